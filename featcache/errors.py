@@ -1,0 +1,88 @@
+"""Every error that featcache raises on purpose.
+
+    FeatcacheError
+    ├── ImageError
+    │   ├── EmptyFolderError        (FileNotFoundError)   no images where images were expected
+    │   ├── DataLayoutError         (ValueError)          folders, classes or a manifest that do not fit
+    │   └── UnreadableImageError    (OSError)             one image that cannot be decoded
+    ├── CacheError
+    │   ├── NotACacheError          (ValueError)          some other file
+    │   ├── CacheVersionError       (ValueError)          written by a newer featcache
+    │   ├── CacheIncompleteError    (ValueError)          a .partial file, or a row that was never extracted
+    │   ├── CacheMismatchError      (ValueError)          made with another spec or from other images
+    │   └── CacheBusyError          (BlockingIOError)     another process has it open
+    ├── BackboneError               (ValueError)          unknown network, or weights that do not fit or are missing
+    ├── HeadError                   (ValueError)          unknown head, bad parameters, or a head file that is refused
+    ├── RunError                    (ValueError)          a fine-tuning folder that does not fit the command
+    ├── DownloadError               (OSError)             a data set that could not be fetched
+    └── MissingExtraError           (ImportError)         an optional package; the message has the pip line
+
+A message says what, where, expected against found, and what to do. The command line prints it and exits with
+status 1; each class also derives from the built-in type that a library user would catch.
+"""
+
+from __future__ import annotations
+
+
+class FeatcacheError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ImageError(FeatcacheError):
+    """Something about the images or their folders."""
+
+
+class EmptyFolderError(ImageError, FileNotFoundError):
+    """No images where images were expected."""
+
+
+class DataLayoutError(ImageError, ValueError):
+    """Folders, classes or a manifest that do not fit together."""
+
+
+class UnreadableImageError(ImageError, OSError):
+    """One image that cannot be decoded; `str(error)` is the reason."""
+
+
+class CacheError(FeatcacheError):
+    """Something about a cache file."""
+
+
+class NotACacheError(CacheError, ValueError):
+    """The file is not a feature cache."""
+
+
+class CacheVersionError(CacheError, ValueError):
+    """The cache was written in a format that this version does not know."""
+
+
+class CacheIncompleteError(CacheError, ValueError):
+    """The cache is unfinished, or lacks the rows or views asked for."""
+
+
+class CacheMismatchError(CacheError, ValueError):
+    """The cache was made with another spec or from other images than asked for."""
+
+
+class CacheBusyError(CacheError, BlockingIOError):
+    """Another process has the cache open."""
+
+
+class BackboneError(FeatcacheError, ValueError):
+    """Unknown network, or weights that do not fit or cannot be had."""
+
+
+class HeadError(FeatcacheError, ValueError):
+    """Unknown head, bad parameters, or a head file that is refused."""
+
+
+class RunError(FeatcacheError, ValueError):
+    """A fine-tuning folder that does not fit what was asked."""
+
+
+class DownloadError(FeatcacheError, OSError):
+    """A data set that could not be fetched or is not the expected one."""
+
+
+class MissingExtraError(FeatcacheError, ImportError):
+    """An optional package is missing; the message says the pip line to type."""

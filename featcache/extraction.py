@@ -1,0 +1,177 @@
+"""`extract`: run the frozen network once over every image and view, into a cache."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones import Backbone, load_backbone
+from featcache.cache import CacheWriter, FeatureCache
+from featcache.loader import ViewLoader
+from featcache.manifest import Manifest, Progress, read_manifest
+from featcache.report import Report, Stopwatch, versions
+from featcache.spec import PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.weights import EMBEDDED
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What `extract` returns.
+
+    cache : the finished cache. extracted : images run through the network by this call; 0 where the cache was
+    there already. skipped : pairs (id, reason). ignored : files that are no images, by reason.
+    """
+
+    cache: FeatureCache
+    extracted: int
+    skipped: list[tuple[str, str]]
+    ignored: dict[str, int]
+    report: Report
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **self.report.to_dict(),
+            "cache": str(self.cache.path),
+            "extracted": self.extracted,
+            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "ignored": self.ignored,
+        }
+
+
+def extract(
+    data: str | os.PathLike[str] | Manifest,
+    out: str | os.PathLike[str],
+    *,
+    backbone: str | Backbone = EMBEDDED,
+    weights: str = "pretrained",
+    views: int = 4,
+    augment: Augment = "tutorial",
+    image_size: int | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    dtype: StorageDtype = "float16",
+    seed: int = 0,
+    layers: Sequence[str] = (PENULTIMATE,),
+    val_fraction: float = 0.2,
+    progress: Progress | None = None,
+) -> Extraction:
+    """Extract features of all images of `data` into the cache `out`.
+
+    Training images get the clean view and `views` augmented ones, val and test images the clean view alone. A
+    run that was killed goes on where it stopped; a cache that is there and fits is left as it is.
+
+    Parameters
+    ----------
+    data : folder or CSV manifest, see `read_manifest`, or a Manifest.
+    backbone : a name, see `load_backbone`, or a Backbone; then weights, device, precision and layers are its own.
+    image_size : pixels; None takes the network's own.
+    batch_size : views, not images, in one forward pass.
+    precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
+
+    Raises
+    ------
+    ImageError, BackboneError, CacheMismatchError, CacheBusyError
+    """
+    watch = Stopwatch()
+    out = Path(out)
+    with watch.phase("hash"):
+        manifest = (
+            data
+            if isinstance(data, Manifest)
+            else read_manifest(data, val_fraction=val_fraction, seed=seed, progress=progress)
+        )
+    if isinstance(backbone, str):
+        with watch.phase("start"):
+            backbone = load_backbone(
+                backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed
+            )
+    spec = ExtractSpec(
+        backbone=backbone.name,
+        weights_sha256=backbone.weights_sha256,
+        view=backbone.view_spec(image_size=image_size, augment=augment, seed=seed),
+        mean=backbone.mean,
+        std=backbone.std,
+        views=views,
+        layers=backbone.layers,
+        precision=backbone.precision,
+        dtype=dtype,
+    )
+    if out.exists():
+        cache = FeatureCache.open(out)
+        cache.check_matches(spec, manifest.samples)
+        extracted = 0
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with CacheWriter(out, spec, manifest.samples, backbone.dims, _provenance(backbone)) as writer:
+            skipped = _fill(writer, manifest, backbone, spec, batch_size, workers, watch, progress)
+            extracted = len(manifest.samples) - len(skipped)
+            cache = writer.finish(skipped)
+    report = Report(
+        method="extract",
+        seconds=watch.seconds(),
+        images=extracted,
+        size_bytes=cache.size_bytes,
+        spec_digest=spec.digest(),
+        seed=seed,
+    )
+    return Extraction(cache, extracted, cache.skipped, manifest.ignored, report)
+
+
+def _fill(
+    writer: CacheWriter,
+    manifest: Manifest,
+    backbone: Backbone,
+    spec: ExtractSpec,
+    batch_size: int,
+    workers: int | None,
+    watch: Stopwatch,
+    progress: Progress | None,
+) -> dict[int, str]:
+    """Extract all pending rows; returns row -> reason of those that could not be read."""
+    pending = writer.pending()
+    total = len(manifest.samples)
+    done = total - len(pending)
+    trained = np.isin(pending, manifest.samples.rows("train"))
+    loader = ViewLoader(manifest, spec.view, workers=workers, watch=watch)
+    try:
+        for rows, numbers in ((pending[trained], range(1 + spec.views)), (pending[~trained], range(1))):
+            images = max(1, batch_size // len(numbers))
+            for batch in loader.batches(rows, numbers, images):
+                with watch.phase("forward"):
+                    features = _embed(backbone, batch.pixels)
+                with watch.phase("write"):
+                    writer.write(batch.rows, features)
+                done += len(batch.rows)
+                if progress:
+                    progress("extract", done + len(loader.skipped), total)
+    finally:
+        loader.close()
+    return loader.skipped
+
+
+def _embed(backbone: Backbone, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
+    """(b, v, s, s, 3) pixels to (b, v, d) features by layer."""
+    b, v = pixels.shape[:2]
+    flat = backbone.embed_layers(pixels.reshape(b * v, *pixels.shape[2:]))
+    return {layer: values.reshape(b, v, -1) for layer, values in flat.items()}
+
+
+def _provenance(backbone: Backbone) -> dict[str, Any]:
+    return {
+        "weights": backbone.weights,
+        "device": str(backbone.device),
+        "versions": versions(),
+        "host": platform.node(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

@@ -1,0 +1,125 @@
+"""`Stopwatch` and `Report`: what a run cost and what it reached."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from featcache.metrics import Accuracy
+
+_PACKAGES = ("featcache", "torch", "torchvision", "timm", "numpy", "h5py", "scikit-learn", "pillow")
+
+
+class Stopwatch:
+    """Adds up seconds by phase, from any thread.
+
+    Phases that run in worker threads (read, decode, view) overlap with those of the main thread, so the sum of
+    the phases can exceed `wall_s`.
+    """
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside as this phase."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds to a phase."""
+        with self._lock:
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, and `wall`, the seconds since the watch was made."""
+        with self._lock:
+            return {**self._seconds, "wall": time.perf_counter() - self._started}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run cost and reached.
+
+    seconds : by phase (start, hash, read, decode, view, forward, write, fit, train, evaluate) and `wall`.
+    images : images worked on. size_bytes : size of the file written, if any.
+    peak_memory_bytes : highest resident memory of the process so far.
+    """
+
+    method: str
+    seconds: dict[str, float]
+    images: int
+    accuracy: Accuracy | None = None
+    test: Accuracy | None = None
+    size_bytes: int | None = None
+    spec_digest: str | None = None
+    seed: int | None = None
+    peak_memory_bytes: int | None = field(default_factory=lambda: peak_memory_bytes())
+    machine: dict[str, Any] = field(default_factory=lambda: machine())
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the val accuracy's fields stand at the top level."""
+        fields = asdict(self)
+        accuracy = self.accuracy.to_dict() if self.accuracy else {}
+        fields.pop("accuracy")
+        fields["test"] = self.test.to_dict() if self.test else None
+        return {"method": fields.pop("method"), **accuracy, **fields}
+
+
+def peak_memory_bytes() -> int | None:
+    """Highest resident memory of this process in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, system."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": _processor(), "cores": cores, "system": platform.platform()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> '1.5 kB'; units of 1000, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,67 @@
+"""`Samples`: the labelled things that a cache has rows for. It does not know that they are images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n labelled samples, one a row.
+
+    ids : n relative POSIX paths, unique.
+    labels : ndarray, shape (n,), int64. Indices into `classes`.
+    split : ndarray, shape (n,), uint8. Indices into `SPLITS`.
+    sha256 : ndarray, shape (n, 32), uint8. Hash of each sample's bytes.
+    classes : c class names, sorted.
+    """
+
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    split: NDArray[np.uint8]
+    sha256: NDArray[np.uint8]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The row numbers of one split, ascending; shape (m,), int64."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """The samples of these rows, in this order."""
+        return Samples(
+            tuple(self.ids[row] for row in rows),
+            self.labels[rows],
+            self.split[rows],
+            self.sha256[rows],
+            self.classes,
+        )
+
+    def differences(self, other: Samples) -> list[str]:
+        """What changed from these samples to the others, one phrase each: added, removed, changed, moved."""
+        here = {name: row for row, name in enumerate(self.ids)}
+        there = {name: row for row, name in enumerate(other.ids)}
+        both = [(here[name], there[name]) for name in here if name in there]
+        counts = {
+            "added": [name for name in there if name not in here],
+            "removed": [name for name in here if name not in there],
+            "changed in content": [
+                self.ids[a] for a, b in both if not np.array_equal(self.sha256[a], other.sha256[b])
+            ],
+            "with another label": [
+                self.ids[a]
+                for a, b in both
+                if self.classes[self.labels[a]] != other.classes[other.labels[b]]
+            ],
+            "in another split": [self.ids[a] for a, b in both if self.split[a] != other.split[b]],
+        }
+        return [
+            f"{len(names)} {what} (for example {names[0]})" for what, names in counts.items() if names
+        ] or ([] if self.ids == other.ids and self.classes == other.classes else ["order or classes differ"])

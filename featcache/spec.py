@@ -1,0 +1,99 @@
+"""What decides the value of a feature: `ViewSpec` for the pixels, `ExtractSpec` for everything.
+
+Two caches with equal digests hold equal features, up to rounding. Whatever cannot change a number (device, batch
+size, workers, versions, host, date) is provenance and is not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Augment = Literal["tutorial", "crop", "trivial", "none"]
+Interpolation = Literal["bilinear", "bicubic"]
+Precision = Literal["fp32", "bf16", "fp16"]
+StorageDtype = Literal["float16", "float32"]
+
+AUGMENTS: tuple[str, ...] = get_args(Augment)
+PENULTIMATE = "penultimate"
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """How pixels become a view: view 0 is resized and centre-cropped, views 1, 2, ... are augmented.
+
+    Sizes are in pixels. `resize_size` is the short side before the centre crop of `image_size`.
+    """
+
+    image_size: int = 224
+    resize_size: int = 256
+    interpolation: Interpolation = "bilinear"
+    augment: Augment = "tutorial"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.augment not in AUGMENTS:
+            raise ValueError(f"augment is {self.augment!r}; it must be one of {', '.join(AUGMENTS)}")
+        if not 1 <= self.image_size <= self.resize_size:
+            raise ValueError(
+                f"image_size {self.image_size} and resize_size {self.resize_size}: "
+                "need 1 <= image_size <= resize_size"
+            )
+
+
+@dataclass(frozen=True)
+class ExtractSpec:
+    """All that decides a feature's value.
+
+    `views` is K, the number of augmented views of each training image; view 0, the clean one, comes on top.
+    `mean` and `std` are per RGB channel, of pixels scaled to 0..1.
+    """
+
+    backbone: str
+    weights_sha256: str
+    view: ViewSpec
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    views: int
+    layers: tuple[str, ...] = (PENULTIMATE,)
+    precision: Precision = "fp32"
+    dtype: StorageDtype = "float16"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.views < 65535:
+            raise ValueError(f"views is {self.views}; it must be between 0 and 65534")
+        if self.dtype not in get_args(StorageDtype):
+            raise ValueError(f"dtype is {self.dtype!r}; it must be float16 or float32")
+        if not self.layers:
+            raise ValueError(f"layers is empty; name at least one, for example {PENULTIMATE}")
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by its name, those of the view spec too, as JSON values."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {**fields.pop("view"), **fields}
+
+    def to_json(self) -> str:
+        """Canonical JSON: the text whose SHA-256 is the digest."""
+        return json.dumps(self.flat(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ExtractSpec:
+        """The spec written by `to_json`. Raises ValueError or TypeError where the text is not one."""
+        fields = json.loads(text)
+        view_names = {field.name for field in dataclasses.fields(ViewSpec)}
+        view = ViewSpec(**{name: fields.pop(name) for name in view_names})
+        for name in ("mean", "std", "layers"):
+            fields[name] = tuple(fields[name])
+        return cls(view=view, **fields)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def differences(self, other: ExtractSpec) -> list[tuple[str, Any, Any]]:
+        """The fields that differ, as (name, value here, value there)."""
+        here, there = self.flat(), other.flat()
+        return [(name, here[name], there[name]) for name in here if here[name] != there[name]]

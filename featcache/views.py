@@ -1,0 +1,167 @@
+"""The view function: from an image's pixels to the square that the network sees.
+
+A view is a pure function of the pixels, the `ViewSpec` and the key (seed, content hash, view number). View 0 is
+the clean evaluation view; view e is what live training shows in epoch e. The content hash, not the path, names
+the image, so that a renamed or relabelled file keeps its views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import exp, log, sqrt
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from featcache.rng import generator
+from featcache.spec import Augment, ViewSpec
+
+_Recipe = Callable[[Tensor, ViewSpec, Generator], Tensor]
+
+# The centre crop throws away what lies beyond; resizing a 20,000 x 10 strip whole would cost gigabytes.
+_MAX_ASPECT = 8
+
+
+def make_views(
+    image: NDArray[np.uint8], spec: ViewSpec, sha256: bytes, numbers: Sequence[int]
+) -> NDArray[np.uint8]:
+    """Some views of one image.
+
+    Parameters
+    ----------
+    image : ndarray, shape (h, w, 3), uint8. Upright RGB.
+    sha256 : hash of the image file's bytes, which names the image.
+    numbers : view numbers; 0 is the clean view.
+
+    Returns
+    -------
+    views : ndarray, shape (len(numbers), s, s, 3), uint8, with s = spec.image_size.
+    """
+    pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w), channels last
+    views = np.empty((len(numbers), spec.image_size, spec.image_size, 3), dtype=np.uint8)
+    for place, number in enumerate(numbers):
+        views[place] = _view(pixels, spec, sha256, number).permute(1, 2, 0).numpy()
+    return views
+
+
+def _view(pixels: Tensor, spec: ViewSpec, sha256: bytes, number: int) -> Tensor:
+    recipe = _RECIPES["none" if number == 0 else spec.augment]
+    return recipe(pixels, spec, generator(spec.seed, "view", sha256, number))
+
+
+def _resize(pixels: Tensor, spec: ViewSpec) -> Tensor:
+    """Short side to resize_size, antialiased, as torchvision's Resize does."""
+    height, width = pixels.shape[-2:]
+    if max(height, width) > _MAX_ASPECT * min(height, width):
+        limit = _MAX_ASPECT * min(height, width)
+        pixels = F.center_crop(pixels, [min(height, limit), min(width, limit)])
+    mode = InterpolationMode(spec.interpolation)
+    return F.resize(pixels, [spec.resize_size], interpolation=mode, antialias=True)
+
+
+def _flip(pixels: Tensor, rng: Generator) -> Tensor:
+    return F.horizontal_flip(pixels) if rng.random() < 0.5 else pixels
+
+
+def _random_resized_crop(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+    """Inception's crop (Szegedy et al. 2015): 8-100 % of the area, aspect ratio 3/4 to 4/3, resized."""
+    top, left, height, width = crop_box(pixels.shape[-2], pixels.shape[-1], rng)
+    mode = InterpolationMode(spec.interpolation)
+    size = [spec.image_size, spec.image_size]
+    return F.resized_crop(pixels, top, left, height, width, size, interpolation=mode, antialias=True)
+
+
+def crop_box(height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
+    """Top, left, height, width of a random crop, drawn as torchvision's RandomResizedCrop draws it."""
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1.0)
+        ratio = exp(rng.uniform(log(3 / 4), log(4 / 3)))
+        h, w = round(sqrt(area / ratio)), round(sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    h, w = height, width  # no crop fitted: the largest central one with an allowed ratio
+    if width < height * 3 / 4:
+        h = round(width / (3 / 4))
+    elif width > height * 4 / 3:
+        w = round(height * (4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _tutorial(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+    """RandomResizedCrop and flip: the PyTorch and MindSpore tutorials."""
+    return _flip(_random_resized_crop(pixels, spec, rng), rng)
+
+
+def _crop(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+    """A random square of the resized image, and flip: the Gluon tutorial."""
+    resized = _resize(pixels, spec)
+    height, width = resized.shape[-2:]
+    size = spec.image_size
+    top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+    return _flip(F.crop(resized, top, left, size, size), rng)
+
+
+def _trivial(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+    """RandomResizedCrop, flip, TrivialAugmentWide: torchvision's training recipe."""
+    return trivial_augment(_tutorial(pixels, spec, rng), rng)
+
+
+def _clean(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+    """Resize and centre crop: view 0 of every recipe."""
+    return F.center_crop(_resize(pixels, spec), [spec.image_size])
+
+
+_RECIPES: dict[Augment, _Recipe] = {
+    "tutorial": _tutorial,
+    "crop": _crop,
+    "trivial": _trivial,
+    "none": _clean,
+}
+
+
+def _shear(pixels: Tensor, x: float, y: float) -> Tensor:
+    degrees = [float(np.degrees(np.arctan(x))), float(np.degrees(np.arctan(y)))]
+    return F.affine(pixels, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0, 0])
+
+
+def _translate(pixels: Tensor, x: float, y: float) -> Tensor:
+    return F.affine(pixels, angle=0.0, translate=[int(x), int(y)], scale=1.0, shear=[0.0, 0.0])
+
+
+# Operation, greatest magnitude, whether its sign is drawn (Müller and Hutter 2021, the "wide" space).
+_TRIVIAL: dict[str, tuple[Callable[[Tensor, float], Tensor], float, bool]] = {
+    "Identity": (lambda p, m: p, 0.0, False),
+    "ShearX": (lambda p, m: _shear(p, m, 0.0), 0.99, True),
+    "ShearY": (lambda p, m: _shear(p, 0.0, m), 0.99, True),
+    "TranslateX": (lambda p, m: _translate(p, m, 0.0), 32.0, True),
+    "TranslateY": (lambda p, m: _translate(p, 0.0, m), 32.0, True),
+    "Rotate": (lambda p, m: F.rotate(p, m), 135.0, True),
+    "Brightness": (lambda p, m: F.adjust_brightness(p, 1 + m), 0.99, True),
+    "Color": (lambda p, m: F.adjust_saturation(p, 1 + m), 0.99, True),
+    "Contrast": (lambda p, m: F.adjust_contrast(p, 1 + m), 0.99, True),
+    "Sharpness": (lambda p, m: F.adjust_sharpness(p, 1 + m), 0.99, True),
+    "Posterize": (lambda p, m: F.posterize(p, 8 - round(m)), 6.0, False),
+    "Solarize": (lambda p, m: F.solarize(p, 255 * (1 - m)), 1.0, False),
+    "AutoContrast": (lambda p, m: F.autocontrast(p), 0.0, False),
+    "Equalize": (lambda p, m: F.equalize(p), 0.0, False),
+}
+_TRIVIAL_BINS = 31
+
+
+def trivial_augment(pixels: Tensor, rng: Generator) -> Tensor:
+    """One random operation at a random strength, as torchvision's TrivialAugmentWide; shape (3, h, w), uint8."""
+    name = str(rng.choice(list(_TRIVIAL)))
+    strength = float(rng.integers(_TRIVIAL_BINS)) / (_TRIVIAL_BINS - 1)
+    sign = -1.0 if rng.random() < 0.5 else 1.0
+    return apply_trivial(pixels, name, strength, sign)
+
+
+def apply_trivial(pixels: Tensor, name: str, strength: float, sign: float) -> Tensor:
+    """One operation of TrivialAugmentWide at a strength of 0..1."""
+    operation, greatest, signed = _TRIVIAL[name]
+    return operation(pixels, greatest * strength * (sign if signed else 1.0))
