@@ -1,0 +1,82 @@
+"""`ModelCard`: the model.json of a saved model, which says what it is and how to load it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from featcache.errors import HeadError
+from featcache.spec import ExtractSpec
+
+_FORMAT = "featcache-model"
+_VERSION = 1
+FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model folder holds.
+
+    kind : "head", a classifier on features of a frozen backbone; "network", a network trained whole.
+    file : the weights beside model.json. head : name of the head. spec : how its features are extracted.
+    weights : where the backbone's weights come from: "pretrained", "none" or a path. layer : of the features.
+    metrics : what it reached on val, see `Accuracy.to_dict`.
+    """
+
+    kind: Literal["head", "network"]
+    file: str
+    head: str
+    classes: tuple[str, ...]
+    spec: ExtractSpec
+    weights: str
+    layer: str
+    metrics: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write model.json, whole or not at all."""
+        fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
+        write_json(folder / FILE, {"format": _FORMAT, "version": _VERSION, **fields})
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelCard:
+        """Read model.json. Raises HeadError where the folder is no model."""
+        path = folder / FILE
+        if not path.is_file():
+            raise HeadError(
+                f"{folder} is not a saved model: it has no {FILE}. Give the folder that "
+                "`featcache fit-head -o` or `featcache finetune -o` wrote."
+            )
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields.pop("format") != _FORMAT or fields.pop("version") != _VERSION:
+                raise HeadError(f"{path} is not a model of this version of featcache")
+            digest = fields.pop("digest")
+            spec = ExtractSpec.from_json(json.dumps(fields.pop("spec")))
+            if spec.digest() != digest:
+                raise HeadError(f"{path} is damaged: its spec does not have its digest")
+            if Path(fields["file"]).name != fields["file"]:
+                raise HeadError(f"{path} names a file outside its folder: {fields['file']}")
+            return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, HeadError):
+                raise
+            raise HeadError(f"{path} is not a featcache model: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to a file, whole or not at all."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder for a model; refuse one that holds other things."""
+    if folder.exists() and not folder.is_dir():
+        raise HeadError(f"{folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
+        raise HeadError(f"{folder} holds other files and no {FILE}. Give an empty or a new folder.")
+    folder.mkdir(parents=True, exist_ok=True)

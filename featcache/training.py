@@ -1,0 +1,196 @@
+"""`train`: the one loop that heads on cached features, frozen networks and whole networks are trained with.
+
+It knows batches and a module. Where the batches come from (a cache, or images decoded live) is the caller's
+business; that is what makes the routes comparable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, StepLR
+
+from featcache.rng import derived_seed
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+"""Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, on the module's device."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults are the PyTorch tutorial's, with a larger batch and the rate scaled with it.
+
+    schedule : "step" multiplies lr by `gamma` every `step_size` epochs; "cosine" takes it to 0 over all epochs;
+        "constant" leaves it.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    step_size: int = 7
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "step_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}; it must be greater than 0")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch reached. Losses are mean cross-entropies in nats; `lr` is the rate it trained with."""
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch:3d}  lr {self.lr:.2g}  loss {self.loss:.4f}  acc {self.accuracy:.4f}  "
+            f"val-loss {self.val_loss:.4f}  val-acc {self.val_accuracy:.4f}  {self.seconds:.1f} s"
+        )
+
+
+@dataclass
+class Training:
+    """The state of a training: what a checkpoint keeps."""
+
+    module: nn.Module
+    recipe: Recipe
+    history: list[Epoch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.optimizer = _optimizer(self.module, self.recipe)
+        self.schedule = _schedule(self.optimizer, self.recipe)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch of the highest val accuracy, the first of equals."""
+        return max(self.history, key=lambda epoch: epoch.val_accuracy, default=None)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors, for torch.save."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history[:] = [Epoch(**epoch) for epoch in state["history"]]
+
+
+def train(
+    training: Training,
+    batches: Callable[[int], Batches],
+    val_batches: Callable[[], Batches],
+    *,
+    seed: int,
+    on_epoch: Callable[[Training], None],
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> None:
+    """Train from the epoch after the last in the history to the recipe's last.
+
+    Parameters
+    ----------
+    batches : gives the training batches of epoch 1, 2, ...
+    val_batches : gives the evaluation batches.
+    seed : of dropout and the like, anew each epoch, so that a resumed training goes on as if never stopped.
+    on_epoch : called after each epoch, its figures being the last in `training.history`.
+    context : what the forward pass runs in, for mixed precision.
+    """
+    module = training.module
+    for epoch in range(len(training.history) + 1, training.recipe.epochs + 1):
+        started = time.perf_counter()
+        lr = training.optimizer.param_groups[0]["lr"]
+        with torch.random.fork_rng():
+            torch.manual_seed(derived_seed(seed, "epoch", epoch))
+            module.train()
+            loss, accuracy = _run(module, batches(epoch), context, training.optimizer)
+        training.schedule.step()
+        val_loss, val_accuracy = evaluate_module(module, val_batches(), context)
+        seconds = time.perf_counter() - started
+        training.history.append(Epoch(epoch, lr, loss, accuracy, val_loss, val_accuracy, seconds))
+        on_epoch(training)
+
+
+def evaluate_module(
+    module: nn.Module,
+    batches: Batches,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[float, float]:
+    """Mean loss and accuracy in `eval()` mode."""
+    module.eval()
+    with torch.no_grad():
+        return _run(module, batches, context, None)
+
+
+def _run(
+    module: nn.Module,
+    batches: Batches,
+    context: Callable[[], AbstractContextManager[Any]],
+    optimizer: torch.optim.Optimizer | None,
+) -> tuple[float, float]:
+    """One pass; with an optimizer it learns. Returns the mean loss and the accuracy over the images seen."""
+    loss_sum, correct, count = 0.0, 0, 0
+    for inputs, labels in batches:
+        with context():
+            logits = module(inputs)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        if optimizer is not None:
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        loss_sum += loss.item() * len(labels)
+        correct += int((logits.argmax(1) == labels).sum())
+        count += len(labels)
+    return (loss_sum / count, correct / count) if count else (float("nan"), 0.0)
+
+
+def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:
+    """The new last layer, drawn with the seed: the same for every route."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(seed, "head"))
+        return nn.Linear(dim, n_classes)
+
+
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> LRScheduler:
+    if recipe.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=recipe.epochs)
+    if recipe.schedule == "step":
+        return StepLR(optimizer, step_size=recipe.step_size, gamma=recipe.gamma)
+    return LambdaLR(optimizer, _constant)
+
+
+def _constant(_epoch: int) -> float:
+    return 1.0
