@@ -200,6 +200,8 @@ def load_backbone(
     BackboneError : unknown name, weights that do not fit, or that cannot be had.
     """
     device = resolve_device(device)
+    if weights not in ("pretrained", "none"):
+        weights = str(Path(weights).resolve())  # recorded with the features, to be found again from elsewhere
     module, preprocessing = _build(name, weights, seed)
     return Backbone(
         module,

@@ -28,6 +28,7 @@ from featcache.errors import (
     NotACacheError,
 )
 from featcache.features import Features
+from featcache.report import human_bytes
 from featcache.samples import SPLITS, Samples
 from featcache.spec import PENULTIMATE, ExtractSpec
 
@@ -123,6 +124,53 @@ class FeatureCache:
     def size_bytes(self) -> int:
         """Size of the file."""
         return self.path.stat().st_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the cache holds, as JSON values."""
+        samples = self.samples
+        counts = {
+            split: {
+                name: int(np.count_nonzero(samples.labels[samples.rows(split)] == label))
+                for label, name in enumerate(samples.classes)
+            }
+            for split in SPLITS
+        }
+        return {
+            "path": str(self.path),
+            "complete": self.complete,
+            "images": len(samples),
+            "extracted": int(np.count_nonzero(self.done)),
+            "classes": list(samples.classes),
+            "images_by_split": {split: sum(found.values()) for split, found in counts.items()},
+            "images_by_class": counts,
+            "layers": self.dims,
+            "views": self.spec.views,
+            "size_bytes": self.size_bytes,
+            "digest": self.spec.digest(),
+            "spec": self.spec.flat(),
+            "provenance": self.provenance,
+            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+        }
+
+    def __str__(self) -> str:
+        """What the cache holds, for people."""
+        samples, spec = self.samples, self.spec.flat()
+        state = "complete" if self.complete else f"NOT FINISHED, {np.count_nonzero(self.done)} rows are there"
+        splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
+        names = ", ".join(samples.classes[:8]) + (", ..." if len(samples.classes) > 8 else "")
+        layers = ", ".join(f"{layer} (width {dim})" for layer, dim in self.dims.items())
+        lines = [
+            f"{self.path}: feature cache, format {VERSION}, {human_bytes(self.size_bytes)}, {state}",
+            f"images      {len(samples)} ({splits}), {len(self.skipped)} skipped",
+            f"classes     {len(samples.classes)} ({names})",
+            f"views       1 clean + {self.spec.views} augmented of each training image",
+            f"layers      {layers}",
+            f"digest      {self.spec.digest()}",
+        ]
+        lines += [f"  {name:15} {_brief(value)}" for name, value in spec.items() if name not in ("views", "layers")]
+        lines += [f"made by     {name}: {_brief(value)}" for name, value in self.provenance.items()]
+        lines += [f"skipped     {name}: {reason}" for name, reason in self.skipped]
+        return "\n".join(lines)
 
     def check_matches(self, spec: ExtractSpec, samples: Samples) -> None:
         """Raise CacheMismatchError unless the cache was made with this spec from these samples."""
@@ -233,6 +281,8 @@ def check_samples(path: Path, found: Samples, asked: Samples) -> None:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"{text[:12]}..." if len(text) == 64 else text
 

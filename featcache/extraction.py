@@ -17,7 +17,7 @@ from featcache.backbones import Backbone, load_backbone
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
-from featcache.report import Report, Stopwatch, versions
+from featcache.report import Report, Stopwatch, human_bytes, versions
 from featcache.spec import PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.weights import EMBEDDED
 
@@ -26,15 +26,34 @@ from featcache.weights import EMBEDDED
 class Extraction:
     """What `extract` returns.
 
-    cache : the finished cache. extracted : images run through the network by this call; 0 where the cache was
-    there already. skipped : pairs (id, reason). ignored : files that are no images, by reason.
+    cache : the finished cache. extracted : images run through the network by this call, 0 where the cache was
+    there already; shown : their views. skipped : pairs (id, reason). ignored : files that are no images, by reason.
     """
 
     cache: FeatureCache
     extracted: int
+    shown: int
     skipped: list[tuple[str, str]]
     ignored: dict[str, int]
     report: Report
+
+    def __str__(self) -> str:
+        """What was done, for people."""
+        seconds, cache = self.report.seconds, self.cache
+        views = int(cache.done.sum())
+        lines = [f"{cache.path}: {len(cache.samples)} images, {views} views, {human_bytes(cache.size_bytes)}"]
+        if self.extracted:
+            shown = self.shown / seconds["wall"]
+            lines.append(
+                f"extracted {self.extracted} images ({self.shown} views) in {seconds['wall']:.1f} s: "
+                f"{self.extracted / seconds['wall']:.0f} images/s, {shown:.0f} views/s"
+            )
+        else:
+            lines.append("nothing to extract: the cache was complete")
+        for reason, count in self.ignored.items():
+            lines.append(f"ignored {count} files: {reason}")
+        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -42,6 +61,7 @@ class Extraction:
             **self.report.to_dict(),
             "cache": str(self.cache.path),
             "extracted": self.extracted,
+            "shown": self.shown,
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "ignored": self.ignored,
         }
@@ -64,6 +84,7 @@ def extract(
     seed: int = 0,
     layers: Sequence[str] = (PENULTIMATE,),
     val_fraction: float = 0.2,
+    split_seed: int = 0,
     progress: Progress | None = None,
 ) -> Extraction:
     """Extract features of all images of `data` into the cache `out`.
@@ -77,6 +98,8 @@ def extract(
     backbone : a name, see `load_backbone`, or a Backbone; then weights, device, precision and layers are its own.
     image_size : pixels; None takes the network's own.
     batch_size : views, not images, in one forward pass.
+    seed : of the augmentation, and of the weights where they are drawn. val_fraction, split_seed : see
+        `read_manifest`; the split does not change with `seed`.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
 
     Raises
@@ -89,7 +112,7 @@ def extract(
         manifest = (
             data
             if isinstance(data, Manifest)
-            else read_manifest(data, val_fraction=val_fraction, seed=seed, progress=progress)
+            else read_manifest(data, val_fraction=val_fraction, seed=split_seed, progress=progress)
         )
     if isinstance(backbone, str):
         with watch.phase("start"):
@@ -110,13 +133,15 @@ def extract(
     if out.exists():
         cache = FeatureCache.open(out)
         cache.check_matches(spec, manifest.samples)
-        extracted = 0
+        extracted = shown = 0
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         with CacheWriter(out, spec, manifest.samples, backbone.dims, _provenance(backbone)) as writer:
+            before = writer.pending()
             skipped = _fill(writer, manifest, backbone, spec, batch_size, workers, watch, progress)
-            extracted = len(manifest.samples) - len(skipped)
             cache = writer.finish(skipped)
+        extracted = len(before) - len(skipped)
+        shown = int(cache.done[before].sum())
     report = Report(
         method="extract",
         seconds=watch.seconds(),
@@ -125,7 +150,7 @@ def extract(
         spec_digest=spec.digest(),
         seed=seed,
     )
-    return Extraction(cache, extracted, cache.skipped, manifest.ignored, report)
+    return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, report)
 
 
 def _fill(

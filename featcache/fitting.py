@@ -15,7 +15,7 @@ from featcache.cache import FeatureCache
 from featcache.card import ModelCard, prepare_folder
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.features import Features
-from featcache.metrics import Accuracy, evaluate
+from featcache.metrics import Accuracy, describe, evaluate
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
 
@@ -40,6 +40,14 @@ class HeadFit:
         if self.report.accuracy is None:
             raise AssertionError("fit_head always evaluates")
         return self.report.accuracy
+
+    def __str__(self) -> str:
+        """What was reached, for people."""
+        seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
+        lines = [f"head {self.name}, val:", describe(self.accuracy)]
+        if self.report.test:
+            lines += ["test:", describe(self.report.test)]
+        return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -14,9 +14,6 @@ from featcache.errors import UnreadableImageError
 # What torchvision.datasets.ImageFolder takes for an image.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
-# Twice Pillow's own warning limit, where Pillow too refuses: a "decompression bomb".
-MAX_PIXELS = 178_956_970
-
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -37,19 +34,20 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
     Raises
     ------
-    UnreadableImageError : whatever is wrong with the file, with the reason as its text.
+    UnreadableImageError : too many pixels for Pillow (a "decompression bomb", above 179 million), or whatever is wrong with the file, with the reason as its text.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImageError(
-                    f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}"
-                )
             return np.array(_to_rgb(_upright(image)))
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they like on a broken file: OSError, SyntaxError, ...
         raise UnreadableImageError(_reason(data, error)) from error
+
+
+def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write grey (h, w) or RGB (h, w, 3) pixels, uint8, as a PNG file."""
+    Image.fromarray(pixels).save(path)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -61,17 +59,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):  # I;16, I;16B, I: 16-bit greys; convert("RGB") would clip at 255
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):  # I;16, I;16B, I: convert("RGB") would clip at 255
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        eight_bits = image.mode == "I" and grey.max() <= 255  # 32-bit integers may hold either
+        return Image.fromarray((grey if eight_bits else grey >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels have no defined range; convert it to 8 bits")
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _reason(data: bytes, error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,26 +28,25 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    C : inverse strength of the penalty. "scale" takes one over the mean squared distance of the features from
-        their mean, which makes the strength independent of the features' unit, as gamma="scale" in SVC.
+    C : inverse strength of the penalty, greater than 0.
     max_iter : the most iterations.
     tol : stop when no component of the gradient of the mean loss exceeds it.
 
     Attributes
     ----------
     classes_ : ndarray, shape (c,). coef_ : ndarray, shape (c, d), or (1, d) for two classes.
-    intercept_ : ndarray, shape (c,) or (1,). n_iter_ : iterations. C_ : the C that was used.
+    intercept_ : ndarray, shape (c,) or (1,). n_iter_ : iterations.
     """
 
-    def __init__(
-        self, C: float | Literal["scale"] = "scale", *, max_iter: int = 1000, tol: float = 1e-6
-    ) -> None:
+    def __init__(self, C: float = 1.0, *, max_iter: int = 1000, tol: float = 1e-6) -> None:
         self.C = C
         self.max_iter = max_iter
         self.tol = tol
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d) and labels y of shape (n,); float16 and float32 are worked on in float32."""
+        if not self.C > 0:
+            raise ValueError(f"C must be greater than 0; got {self.C}")
         x, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, x, dtype=x.dtype)
@@ -60,10 +59,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         spread = float(weight @ np.einsum("nd,nd->n", x, x)) / total  # mean squared distance from the mean
         scale = np.sqrt(spread) or 1.0
         x /= scale
-        self.C_ = 1 / scale**2 if self.C == "scale" else float(self.C)
-        if not self.C_ > 0:
-            raise ValueError(f"C must be greater than 0; got {self.C}")
-        penalty = 1 / (self.C_ * total * scale**2)  # of the scaled coefficients, per unit of weight
+        penalty = 1 / (self.C * total * scale**2)  # of the scaled coefficients, per unit of weight
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         theta, self.n_iter_ = _minimise(x, labels, weight / total, penalty, outputs, self.max_iter, self.tol)
         self.coef_ = theta[:, :-1] / scale

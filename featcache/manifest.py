@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import os
 from collections import Counter
@@ -22,7 +23,7 @@ from featcache.samples import SPLITS, Samples
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total)."""
 
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _CSV_COLUMNS = ("path", "label")
 
 
@@ -82,13 +83,10 @@ def read_manifest(
     else:
         raise EmptyFolderError(f"{source} does not exist. Give a folder of class folders, or a CSV manifest.")
     if not entries:
-        raise EmptyFolderError(
-            f"{source} holds no images. Expected {source / '<class>' / '*.jpg'} or "
-            f"{source / 'train' / '<class>' / '*.jpg'}."
-        )
+        raise EmptyFolderError(f"{source} holds no images. {_expected(source)}")
     entries.sort(key=lambda entry: entry.id)
     classes = _classes(source, entries)
-    sha256 = _hash_files([root / entry.id for entry in entries], progress)
+    sha256 = _hash_files(root, entries, progress)
     labels = np.array([classes.index(entry.label) for entry in entries], dtype=np.int64)
     split = _split(entries, labels, sha256, val_fraction, seed)
     order = np.argsort(split, kind="stable")
@@ -101,12 +99,30 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(_walk(folder, Counter()))
 
 
+def find_images(patterns: Iterable[str]) -> list[Path]:
+    """The images that files, folders and glob patterns name, in that order. Raises EmptyFolderError for none."""
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            images = list_images(path)
+        elif path.exists():
+            images = [path]
+        else:
+            images = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if is_image_name(Path(name))]
+        if not images:
+            raise EmptyFolderError(f"{pattern} names no image: no such file, or a folder or pattern without images.")
+        found += images
+    return found
+
+
 def _walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
-    """Image files below a folder; links are followed, but no folder is entered twice (loops end)."""
+    """Image files below a folder; links are followed, but none that leads back up or to where we were."""
+    top = os.path.realpath(folder)
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable_folder):
         real = os.path.realpath(place)
-        if real in seen:
+        if real in seen or top.startswith(os.path.join(real, "")):
             folders.clear()
             continue
         seen.add(real)
@@ -123,35 +139,49 @@ def _walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
                 yield path
 
 
+def _unreadable_folder(error: OSError) -> None:
+    raise DataLayoutError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _expected(source: Path) -> str:
+    if source.suffix == ".csv":
+        return "Expected a line for each image: path,label[,split]."
+    return f"Expected {source / '<class>' / '*.jpg'} or {source / 'train' / '<class>' / '*.jpg'}."
+
+
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _scan_folder(root: Path, ignored: Counter[str]) -> Iterator[_Entry]:
     folders = _subfolders(root)
-    if not folders and any(_walk(root, Counter())):
-        raise DataLayoutError(
-            f"{root} holds images but no class folders. Expected {root / '<class>' / '*.jpg'}: "
-            "one folder a class, its name is the label."
-        )
-    if any(folder.name == "train" for folder in folders):
-        split_folders = [(folder, _SPLIT_FOLDERS.get(folder.name)) for folder in folders]
-        used = [split for _, split in split_folders if split]
-        if len(used) != len(set(used)):
-            raise DataLayoutError(f"{root} has several folders for val (val, valid, validation). Keep one.")
-        for folder, split in split_folders:
-            if split:
-                yield from _scan_classes(root, folder, split, ignored)
-            else:
-                ignored["in folders other than train, val, test"] += sum(1 for _ in _walk(folder, Counter()))
-    else:
+    split_of = {folder: _SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
+    used = [split for split in split_of.values() if split]
+    if "train" not in used:
+        if folders and len(used) == len(folders):
+            raise DataLayoutError(f"{root} has {_some(path.name for path in folders)} but no train folder.")
         yield from _scan_classes(root, root, None, ignored)
+        return
+    if len(used) != len(set(used)):
+        raise DataLayoutError(f"{root} has several folders for one split: {_some(path.name for path in folders)}.")
+    for folder, split in split_of.items():
+        if split:
+            yield from _scan_classes(root, folder, split, ignored)
+        elif others := sum(1 for _ in _walk(folder, Counter())):
+            ignored["in folders other than train, val, test"] += others
+    _count_beside(root, ignored)
 
 
 def _scan_classes(
     root: Path, folder: Path, split: str | None, ignored: Counter[str]
 ) -> Iterator[_Entry]:
-    for class_folder in _subfolders(folder):
+    class_folders = _subfolders(folder)
+    if not class_folders and any(_walk(folder, Counter())):
+        raise DataLayoutError(
+            f"{folder} holds images but no class folders. Expected {folder / '<class>' / '*.jpg'}: "
+            "one folder a class, its name is the label."
+        )
+    for class_folder in class_folders:
         count = 0
         for path in _walk(class_folder, ignored):
             count += 1
@@ -160,6 +190,14 @@ def _scan_classes(
             raise EmptyFolderError(
                 f"Class folder {class_folder} holds no images. Put images into it, or remove the folder."
             )
+    _count_beside(folder, ignored)
+
+
+def _count_beside(folder: Path, ignored: Counter[str]) -> None:
+    """Count the files that lie beside class folders and so have no label."""
+    for path in folder.iterdir():
+        if not path.is_dir():
+            ignored["hidden" if path.name.startswith(".") else "beside the class folders"] += 1
 
 
 def _read_csv(path: Path) -> Iterator[_Entry]:
@@ -182,20 +220,23 @@ def _csv_entry(path: Path, line: int, row: dict[str, str], seen: dict[str, int])
     name, label, split = row["path"], row["label"], row.get("split") or None
     if not name or not label:
         raise DataLayoutError(f"{path}, line {line}: path and label must not be empty")
-    if split is not None and split not in _SPLIT_FOLDERS:
+    if split is not None and split not in _SPLIT_NAMES:
         raise DataLayoutError(f"{path}, line {line}: split is {split!r}; it must be train, val or test")
-    name = Path(name).as_posix()
+    # Absolute paths become relative, so that an id says the same on every machine.
+    name = Path(os.path.relpath(path.parent / name, path.parent)).as_posix()
     if name in seen:
         raise DataLayoutError(f"{path}, line {line}: {name} stands already in line {seen[name]}")
     seen[name] = line
     if not (path.parent / name).is_file():
         raise DataLayoutError(f"{path}, line {line}: there is no file {path.parent / name}")
-    return _Entry(name, label, _SPLIT_FOLDERS[split] if split else None)
+    return _Entry(name, label, _SPLIT_NAMES[split] if split else None)
 
 
 def _classes(source: Path, entries: list[_Entry]) -> tuple[str, ...]:
     """The class names of the training images, checked against the other splits."""
     trained = {entry.label for entry in entries if entry.split in (None, "train")}
+    if not trained:
+        raise DataLayoutError(f"{source} has no training images: every split is val or test.")
     for entry in entries:
         if entry.label not in trained:
             raise DataLayoutError(
@@ -205,7 +246,7 @@ def _classes(source: Path, entries: list[_Entry]) -> tuple[str, ...]:
     if len(trained) < 2:
         raise DataLayoutError(
             f"{source}: only one class ({_some(trained)}) was found; a classifier needs two or more. "
-            f"Expected {source / '<class>' / '*.jpg'} or {source / 'train' / '<class>' / '*.jpg'}."
+            f"{_expected(source)}"
         )
     return tuple(sorted(trained))
 
@@ -215,22 +256,22 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _hash_files(paths: list[Path], progress: Progress | None) -> NDArray[np.uint8]:
-    """SHA-256 of each file, shape (n, 32); a file that cannot be opened hashes as its name, and fails later."""
+def _hash_files(root: Path, entries: list[_Entry], progress: Progress | None) -> NDArray[np.uint8]:
+    """SHA-256 of each file, shape (n, 32); a file that cannot be opened hashes as its id, and is skipped later."""
 
-    def digest(path: Path) -> bytes:
+    def digest(entry: _Entry) -> bytes:
         try:
-            with path.open("rb") as file:
+            with (root / entry.id).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError:
-            return hashlib.sha256(os.fsencode(path.name)).digest()
+            return hashlib.sha256(os.fsencode(entry.id)).digest()
 
-    rows = np.empty((len(paths), 32), dtype=np.uint8)
+    rows = np.empty((len(entries), 32), dtype=np.uint8)
     with ThreadPoolExecutor() as pool:  # hashing and reading release the GIL
-        for row, value in enumerate(pool.map(digest, paths)):
+        for row, value in enumerate(pool.map(digest, entries)):
             rows[row] = np.frombuffer(value, dtype=np.uint8)
             if progress:
-                progress("hash", row + 1, len(paths))
+                progress("hash", row + 1, len(entries))
     return rows
 
 
@@ -261,21 +302,34 @@ def _split(
 def _draw(
     labels: NDArray[np.int64], sha256: NDArray[np.uint8], fraction: float, seed: int
 ) -> NDArray[np.int64]:
-    """Rows to hold out: in each class the nearest count to the fraction, equal files together."""
-    _, first, group = np.unique(sha256, axis=0, return_index=True, return_inverse=True)
-    group = group.reshape(-1)
-    label_of_group = labels[first]
-    held: list[int] = []
-    for label in np.unique(label_of_group):
-        members = np.flatnonzero(label_of_group == label)
-        if len(members) < 2:
-            continue  # the only image of a class is needed for training
-        sizes = np.bincount(group, minlength=len(first))[members]
-        shuffled = generator(seed, "split", int(label)).permutation(len(members))
-        wanted = max(1, round(fraction * int(sizes.sum())))
-        filled = np.cumsum(sizes[shuffled])
-        count = min(max(1, int(np.searchsorted(filled, wanted, side="left")) + 1), len(members) - 1)
-        held.extend(members[shuffled[:count]])
+    """Rows to hold out: of each class the fraction, at least one and never all; equal files together."""
+    _, first, group, sizes = np.unique(
+        sha256, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    rows_of = np.split(np.argsort(group.reshape(-1), kind="stable"), np.cumsum(sizes)[:-1])
+    training = np.bincount(labels)
+    held: list[NDArray[np.int64]] = []
+
+    def hold(member: int) -> int:
+        """Hold a group out, unless a class would lose its last training image; returns how many rows went."""
+        rows = rows_of[member]
+        classes, counts = np.unique(labels[rows], return_counts=True)
+        if np.any(training[classes] <= counts):
+            return 0
+        training[classes] -= counts
+        held.append(rows)
+        return len(rows)
+
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[first] == label)
+        members = members[generator(seed, "split", int(label)).permutation(len(members))]
+        wanted = max(1, round(fraction * int(sizes[members].sum())))
+        filled = 0
+        for member in members:
+            if filled + sizes[member] <= wanted:  # copies that would overshoot are passed over
+                filled += hold(member)
+        if not filled and len(members) > 1:
+            hold(members[np.argmin(sizes[members])])
     if not held:
         raise DataLayoutError("every class has a single distinct image: nothing can be held out for val")
-    return np.flatnonzero(np.isin(group, held))
+    return np.sort(np.concatenate(held))

@@ -81,3 +81,23 @@ def evaluate(
         ),
         tuple(tuple(int(count) for count in row) for row in confusion),
     )
+
+
+def describe(accuracy: Accuracy, most: int = 20) -> str:
+    """Accuracy, recall of each class and the confusion matrix as text; the worst `most` classes of many."""
+    width = max(map(len, accuracy.classes))
+    few = len(accuracy.classes) <= most
+    recall = [(value, row) for row, value in enumerate(accuracy.recall) if value is not None]
+    rows = range(len(accuracy.classes)) if few else [row for _, row in sorted(recall)[:most]]
+    lines = [f"accuracy {accuracy}", "recall by class" if few else f"recall, the {most} worst classes"]
+    for row in rows:
+        value, total = accuracy.recall[row], sum(accuracy.confusion[row])
+        share = "no images" if value is None else f"{value:.4f}  ({accuracy.confusion[row][row]} of {total})"
+        lines.append(f"  {accuracy.classes[row]:{width}}  {share}")
+    if few:
+        cell = max(width, len(str(accuracy.n)))
+        lines.append("confusion (row: true class, column: predicted)")
+        lines.append("  " + " " * width + "".join(f"  {name:>{cell}}" for name in accuracy.classes))
+        for name, counts in zip(accuracy.classes, accuracy.confusion, strict=True):
+            lines.append(f"  {name:{width}}" + "".join(f"  {count:>{cell}}" for count in counts))
+    return "\n".join(lines)

@@ -22,7 +22,7 @@ class Stopwatch:
     """Adds up seconds by phase, from any thread.
 
     Phases that run in worker threads (read, decode, view) overlap with those of the main thread, so the sum of
-    the phases can exceed `wall_s`.
+    the phases can exceed `wall`.
     """
 
     def __init__(self) -> None:
@@ -82,6 +82,11 @@ class Report:
 
 def peak_memory_bytes() -> int | None:
     """Highest resident memory of this process in bytes; None where the system does not tell."""
+    try:  # Linux: getrusage would count what the parent had before this program was started
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:  # Windows
@@ -118,8 +123,10 @@ def versions() -> dict[str, str]:
 
 def human_bytes(count: float) -> str:
     """1536 -> '1.5 kB'; units of 1000, as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+    if round(count) < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    raise AssertionError("unreachable")
+        if round(count, 1) < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 def _key(seed: int, *parts: object) -> int:
     """128 bits from the seed and the parts, equal on every machine and Python."""
-    return int.from_bytes(hashlib.blake2b(repr((seed, *parts)).encode(), digest_size=16).digest(), "little")
+    plain = tuple(int(part) if isinstance(part, np.integer) else part for part in (seed, *parts))
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=16).digest(), "little")
 
 
 def generator(seed: int, *parts: object) -> np.random.Generator:

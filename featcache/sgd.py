@@ -62,4 +62,4 @@ def fit_sgd(
 
 
 def _tensor(x: NDArray[np.generic]) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(x, dtype=np.float32))
+    return torch.from_numpy(np.array(x, dtype=np.float32))

@@ -21,6 +21,11 @@ AUGMENTS: tuple[str, ...] = get_args(Augment)
 PENULTIMATE = "penultimate"
 
 
+def _check(name: str, value: str, allowed: Any) -> None:
+    if value not in get_args(allowed):
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}")
+
+
 @dataclass(frozen=True)
 class ViewSpec:
     """How pixels become a view: view 0 is resized and centre-cropped, views 1, 2, ... are augmented.
@@ -35,8 +40,8 @@ class ViewSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.augment not in AUGMENTS:
-            raise ValueError(f"augment is {self.augment!r}; it must be one of {', '.join(AUGMENTS)}")
+        _check("augment", self.augment, Augment)
+        _check("interpolation", self.interpolation, Interpolation)
         if not 1 <= self.image_size <= self.resize_size:
             raise ValueError(
                 f"image_size {self.image_size} and resize_size {self.resize_size}: "
@@ -65,8 +70,10 @@ class ExtractSpec:
     def __post_init__(self) -> None:
         if not 0 <= self.views < 65535:
             raise ValueError(f"views is {self.views}; it must be between 0 and 65534")
-        if self.dtype not in get_args(StorageDtype):
-            raise ValueError(f"dtype is {self.dtype!r}; it must be float16 or float32")
+        _check("precision", self.precision, Precision)
+        _check("dtype", self.dtype, StorageDtype)
+        for name in ("mean", "std"):  # 1 and 1.0 are equal, so they must have one digest
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if not self.layers:
             raise ValueError(f"layers is empty; name at least one, for example {PENULTIMATE}")
 
@@ -81,13 +88,16 @@ class ExtractSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ExtractSpec:
-        """The spec written by `to_json`. Raises ValueError or TypeError where the text is not one."""
-        fields = json.loads(text)
+        """The spec written by `to_json`. Raises ValueError where the text is not one."""
         view_names = {field.name for field in dataclasses.fields(ViewSpec)}
-        view = ViewSpec(**{name: fields.pop(name) for name in view_names})
-        for name in ("mean", "std", "layers"):
-            fields[name] = tuple(fields[name])
-        return cls(view=view, **fields)
+        try:
+            fields = dict(json.loads(text))
+            view = ViewSpec(**{name: fields.pop(name) for name in view_names})
+            for name in ("mean", "std", "layers"):
+                fields[name] = tuple(fields[name])
+            return cls(view=view, **fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an extraction spec: {error!r}") from error
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, 64 hex digits."""

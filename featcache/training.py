@@ -67,6 +67,20 @@ class Epoch:
         )
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One pass over some batches: mean loss; true and predicted labels, each shape (n,), int64."""
+
+    loss: float
+    labels: Tensor
+    predicted: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right predictions."""
+        return float((self.predicted == self.labels).double().mean()) if len(self.labels) else 0.0
+
+
 @dataclass
 class Training:
     """The state of a training: what a checkpoint keeps."""
@@ -74,6 +88,7 @@ class Training:
     module: nn.Module
     recipe: Recipe
     history: list[Epoch] = field(default_factory=list)
+    best_val: Pass | None = None
 
     def __post_init__(self) -> None:
         self.optimizer = _optimizer(self.module, self.recipe)
@@ -91,6 +106,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": [asdict(epoch) for epoch in self.history],
+            "best_val": vars(self.best_val) if self.best_val else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -99,6 +115,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history[:] = [Epoch(**epoch) for epoch in state["history"]]
+        self.best_val = Pass(**state["best_val"])
 
 
 def train(
@@ -127,11 +144,15 @@ def train(
         with torch.random.fork_rng():
             torch.manual_seed(derived_seed(seed, "epoch", epoch))
             module.train()
-            loss, accuracy = _run(module, batches(epoch), context, training.optimizer)
+            learnt = _run(module, batches(epoch), context, training.optimizer)
         training.schedule.step()
-        val_loss, val_accuracy = evaluate_module(module, val_batches(), context)
+        val = evaluate_module(module, val_batches(), context)
         seconds = time.perf_counter() - started
-        training.history.append(Epoch(epoch, lr, loss, accuracy, val_loss, val_accuracy, seconds))
+        training.history.append(
+            Epoch(epoch, lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds)
+        )
+        if training.best is training.history[-1]:
+            training.best_val = val
         on_epoch(training)
 
 
@@ -139,8 +160,8 @@ def evaluate_module(
     module: nn.Module,
     batches: Batches,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[float, float]:
-    """Mean loss and accuracy in `eval()` mode."""
+) -> Pass:
+    """A pass in `eval()` mode."""
     module.eval()
     with torch.no_grad():
         return _run(module, batches, context, None)
@@ -151,9 +172,10 @@ def _run(
     batches: Batches,
     context: Callable[[], AbstractContextManager[Any]],
     optimizer: torch.optim.Optimizer | None,
-) -> tuple[float, float]:
-    """One pass; with an optimizer it learns. Returns the mean loss and the accuracy over the images seen."""
-    loss_sum, correct, count = 0.0, 0, 0
+) -> Pass:
+    """One pass; with an optimizer it learns."""
+    loss_sum = 0.0
+    true, predicted = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     for inputs, labels in batches:
         with context():
             logits = module(inputs)
@@ -163,9 +185,10 @@ def _run(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         loss_sum += loss.item() * len(labels)
-        correct += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
-    return (loss_sum / count, correct / count) if count else (float("nan"), 0.0)
+        true.append(labels.cpu())
+        predicted.append(logits.argmax(1).cpu())
+    count = sum(map(len, true))
+    return Pass(loss_sum / count if count else float("nan"), torch.cat(true), torch.cat(predicted))
 
 
 def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:

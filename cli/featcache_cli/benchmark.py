@@ -1,0 +1,41 @@
+"""featcache benchmark"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("data")
+@click.option("-o", "--out", required=True, help="Folder for report.md, report.json, report.png and the runs.")
+@click.option("--routes", default="cached,frozen,finetune,scratch", show_default=True, help="Comma-separated.")
+@options.backbone_option
+@options.weights_option
+@click.option("--views", type=click.IntRange(0), default=4, show_default=True, help="Cached views an image, K.")
+@click.option("--head", default="linear", show_default=True, help="Head of the cached route.")
+@options.augment_option
+@options.image_size_option
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of the live routes.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds to run.")
+@options.machine_options
+@options.precision_option("auto")
+@options.precision_option("fp32", "--train-precision")
+@options.seed_option
+@click.option("--val-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
+@options.as_json
+def command(routes: str, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
+    """Compare cached head, frozen-per-epoch, fine-tuning and from-scratch on DATA: accuracy, time, bytes."""
+    import featcache
+    from featcache.reporting import write_report
+
+    recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    with options.progress_bar() as progress:
+        result = featcache.compare(routes=routes.split(","), recipe=recipe, progress=progress, **settings)
+    text = write_report(result, settings["out"])
+    options.print_json(result.to_dict()) if as_json else click.echo(text)

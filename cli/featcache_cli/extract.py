@@ -1,0 +1,38 @@
+"""featcache extract"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("data")
+@click.option("-o", "--out", required=True, help="The cache to write, for example cache.h5.")
+@options.backbone_option
+@options.weights_option
+@click.option("--views", type=click.IntRange(0), default=4, show_default=True, help="Augmented views an image, K.")
+@options.augment_option
+@options.image_size_option
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Views a forward pass.")
+@options.machine_options
+@options.precision_option("auto")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@options.seed_option
+@click.option("--layers", default="penultimate", show_default=True, help="Comma-separated; inner ones by name: layer3.")
+@options.split_options
+@options.as_json
+def command(out: str, layers: str, as_json: bool, **settings: Any) -> None:
+    """Run the frozen network once over every image and view of DATA, into a cache.
+
+    DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*) or a CSV manifest (path,label[,split]). A run that was
+    stopped goes on where it was.
+    """
+    import featcache
+
+    with options.progress_bar() as progress:
+        result = featcache.extract(out=out, layers=layers.split(","), progress=progress, **settings)
+    options.show(result, as_json)

@@ -1,0 +1,47 @@
+"""featcache finetune"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
+
+
+@click.command()
+@click.argument("data")
+@click.option("-o", "--out", required=True, help="Folder of the run.")
+@click.option("--preset", type=click.Choice(PRESETS), help="A tutorial's settings; other options override them.")
+@click.option("--backbone", help="As in extract. [default: efficientnet_lite0]")
+@click.option("--init", type=click.Choice(["pretrained", "scratch"]), default="pretrained", show_default=True)
+@click.option("--weights", help="Start from this state dict instead.")
+@click.option("--train", "mode", type=click.Choice(["all", "head"]), default="all", show_default=True,
+              help="All layers, or a head on the network frozen in eval() mode.")  # fmt: skip
+@click.option("--augment", type=click.Choice(options.AUGMENTS), help="[default: tutorial]")
+@click.option("--epochs", type=click.IntRange(1), help="[default: 10]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01]")
+@click.option("--momentum", type=click.FloatRange(0, 1), help="[default: 0.9]")
+@click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0]")
+@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd]")
+@click.option("--schedule", type=click.Choice(["step", "cosine", "constant"]), help="[default: step, by 0.1 every 7]")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: 32]")
+@options.image_size_option
+@options.machine_options
+@options.precision_option("fp32")
+@options.seed_option
+@options.split_options
+@click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
+@options.as_json
+def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:
+    """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch."""
+    import featcache
+    from featcache.presets import resolve
+
+    source = "none" if init == "scratch" else weights or "pretrained"
+    with options.progress_bar() as progress:
+        on_epoch = None if as_json else options.echo
+        run = featcache.finetune(**resolve(settings), weights=source, progress=progress, on_epoch=on_epoch)
+    options.show(run, as_json)

@@ -1,0 +1,41 @@
+"""featcache fit-head"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+
+def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """name=value pairs; a value that is no Python literal is a string."""
+    parameters: dict[str, Any] = {}
+    for pair in values:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{pair!r} is not name=value")
+        try:
+            parameters[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            parameters[name] = text
+    return parameters
+
+
+@click.command()
+@click.argument("cache", type=click.Path())
+@click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
+@click.option("--head", default="linear", show_default=True, help="linear, sgd, logreg, svm, knn, ridge, lda, centroid, "
+              "forest, or a dotted path such as sklearn.naive_bayes.GaussianNB.")  # fmt: skip
+@click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
+@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
+@options.seed_option
+@options.as_json
+def command(cache: str, as_json: bool, **settings: Any) -> None:
+    """Train a classifier on the features of CACHE in seconds, evaluate it on val, save it."""
+    import featcache
+
+    fit = featcache.fit_head(cache, on_epoch=None if as_json else options.echo, **settings)
+    options.show(fit, as_json)

@@ -1,0 +1,40 @@
+"""`featcache`: the group of commands. A command's module is imported when it is called or asked for help."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from featcache.errors import FeatcacheError
+
+COMMANDS = ("demo", "extract", "info", "fit-head", "finetune", "predict", "benchmark")
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"featcache_cli.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FeatcacheError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="featcache")
+def main() -> None:
+    """Run the frozen network once, keep the features, train image classifiers in seconds."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What several commands share: options, the progress bar, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from featcache.spec import AUGMENTS as AUGMENTS
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def _all(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+split_options = _all(
+    click.option(
+        "--val-fraction",
+        default=0.2,
+        show_default=True,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Share held out as val where DATA has no val folder.",
+    ),
+    click.option("--split-seed", default=0, show_default=True, help="Seed of that split."),
+)
+machine_options = _all(
+    click.option("--workers", type=click.IntRange(1), help="Threads that decode. [default: one a core]"),
+    click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1."),
+)
+augment_option = click.option(
+    "--augment", type=click.Choice(AUGMENTS), default="tutorial", show_default=True, help="Recipe of the views."
+)
+image_size_option = click.option(
+    "--image-size", type=click.IntRange(1), help="Side of the square in pixels. [default: the network's]"
+)
+seed_option = click.option("--seed", default=0, show_default=True, help="Of views, order and new weights.")
+backbone_option = click.option(
+    "--backbone",
+    default="efficientnet_lite0",
+    show_default=True,
+    help="efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME.",
+)
+weights_option = click.option(
+    "--weights", default="pretrained", show_default=True, help="pretrained, none (random), or a state dict's PATH."
+)
+
+
+def precision_option(default: str, name: str = "--precision") -> Callable[[_F], _F]:
+    """What the network computes in."""
+    choices = click.Choice(["auto", "fp32", "bf16", "fp16"])
+    return click.option(name, type=choices, default=default, show_default=True, help="What the network computes in.")
+
+
+def print_json(value: Any) -> None:
+    """One object on stdout."""
+    click.echo(json.dumps(value, indent=1))
+
+
+def show(result: Any, as_json: bool) -> None:
+    """A result on stdout: `to_dict()` for scripts, `str()` for people."""
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        click.echo(str(result))
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback that draws a bar for each step on stderr."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            close()
+            bars[what] = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False)
+        bars[what].total = total
+        bars[what].update(done - bars[what].n)
+
+    def close() -> None:
+        for bar in bars.values():
+            bar.close()
+        bars.clear()
+
+    try:
+        yield show
+    finally:
+        close()
+
+
+def echo(text: object) -> None:
+    """A line on stdout that does not tear the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(str(text))

@@ -1,0 +1,82 @@
+"""featcache: run the frozen network once, keep the features, train image classifiers in seconds.
+
+Names are imported on first use, so that `import featcache` is cheap and reading a cache needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featcache.backbones import Backbone, load_backbone
+    from featcache.cache import FeatureCache
+    from featcache.classifier import Classifier, Prediction
+    from featcache.comparison import Comparison, compare
+    from featcache.errors import FeatcacheError
+    from featcache.extraction import Extraction, extract
+    from featcache.features import Features
+    from featcache.finetuning import FineTune, finetune
+    from featcache.fitting import HeadFit, fit_head
+    from featcache.linear import LinearHead
+    from featcache.manifest import Manifest, read_manifest
+    from featcache.spec import ExtractSpec, ViewSpec
+    from featcache.training import Recipe
+
+_HOME = {
+    "Backbone": "backbones",
+    "Classifier": "classifier",
+    "Comparison": "comparison",
+    "ExtractSpec": "spec",
+    "Extraction": "extraction",
+    "FeatcacheError": "errors",
+    "FeatureCache": "cache",
+    "Features": "features",
+    "FineTune": "finetuning",
+    "HeadFit": "fitting",
+    "LinearHead": "linear",
+    "Manifest": "manifest",
+    "Prediction": "classifier",
+    "Recipe": "training",
+    "ViewSpec": "spec",
+    "compare": "comparison",
+    "extract": "extraction",
+    "finetune": "finetuning",
+    "fit_head": "fitting",
+    "load_backbone": "backbones",
+    "read_manifest": "manifest",
+}
+
+__all__ = [
+    "Backbone",
+    "Classifier",
+    "Comparison",
+    "ExtractSpec",
+    "Extraction",
+    "FeatcacheError",
+    "FeatureCache",
+    "Features",
+    "FineTune",
+    "HeadFit",
+    "LinearHead",
+    "Manifest",
+    "Prediction",
+    "Recipe",
+    "ViewSpec",
+    "compare",
+    "extract",
+    "finetune",
+    "fit_head",
+    "load_backbone",
+    "read_manifest",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'featcache' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"featcache.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,221 @@
+"""`Classifier`: a saved model that predicts new pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featcache import heads
+from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
+from featcache.card import ModelCard
+from featcache.errors import BackboneError, UnreadableImageError
+from featcache.images import decode
+from featcache.loader import usable_cores
+from featcache.network import Network
+from featcache.spec import PENULTIMATE
+from featcache.training import linear_layer
+from featcache.views import make_views
+
+_Classify = Callable[[NDArray[np.uint8]], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
+"""Clean views (b, s, s, 3) to class indices (b,) and probabilities (b, c), None for heads without any."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture.
+
+    label : the most probable class, None where the picture could not be read; then `error` says why.
+    top : pairs (class, probability), most probable first. The probability is None for heads without one.
+    """
+
+    path: str
+    label: str | None
+    top: tuple[tuple[str, float | None], ...]
+    error: str | None = None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the most probable class."""
+        return self.top[0][1] if self.top else None
+
+    def __str__(self) -> str:
+        """One line: path, class, probability, then the next classes."""
+        if self.error:
+            return f"{self.path}\tunreadable: {self.error}"
+        shown = [label if share is None else f"{label} {share:.4f}" for label, share in self.top]
+        return "\t".join([self.path, *shown])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "top": [{"label": label, "probability": probability} for label, probability in self.top],
+            "error": self.error,
+        }
+
+
+class Classifier:
+    """A backbone with its preprocessing, a head and the class names.
+
+    Use `Classifier.load`. Attributes: `card` (what the model is), `classes`, `backbone`.
+    """
+
+    def __init__(self, card: ModelCard, backbone: Backbone, classify: _Classify) -> None:
+        self.card = card
+        self.classes = card.classes
+        self.backbone = backbone
+        self._classify = classify
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | None = None,
+        device: str = "auto",
+    ) -> Classifier:
+        """Load a folder that `fit_head` or `finetune` wrote; executes no code from its files.
+
+        Parameters
+        ----------
+        weights : where the backbone's weights lie now, if they have moved.
+
+        Raises
+        ------
+        HeadError : not a model, or one that is refused. BackboneError : its backbone's weights are not to be had,
+            or are others than those that the head was fitted on.
+        """
+        folder = Path(path)
+        card = ModelCard.read(folder)
+        spec, device = card.spec, resolve_device(device)
+        whole = card.kind == "network"
+        backbone = load_backbone(
+            spec.backbone,
+            weights="none" if whole else weights or card.weights,
+            layers=(PENULTIMATE,) if whole else (card.layer,),
+            device=device,
+            precision=_precision(spec.precision, device),
+            seed=spec.view.seed,
+        )
+        if whole:
+            network = Network(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
+            network.load(folder / card.file)
+            network.to(backbone.device).eval()
+            return cls(card, backbone, _network_classifier(backbone, network))
+        if backbone.weights_sha256 != spec.weights_sha256:
+            raise BackboneError(
+                f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
+                f"{weights or card.weights} has {backbone.weights_sha256[:12]}.... Give the right file with --weights."
+            )
+        return cls(card, backbone, _head_classifier(backbone, heads.load_head(folder / card.file), len(card.classes)))
+
+    def predict(
+        self,
+        images: Iterable[str | os.PathLike[str] | NDArray[np.uint8]],
+        *,
+        top: int = 5,
+        batch_size: int = 32,
+    ) -> list[Prediction]:
+        """Predict pictures, in their order; see `stream`."""
+        return list(self.stream(images, top=top, batch_size=batch_size))
+
+    def stream(
+        self,
+        images: Iterable[str | os.PathLike[str] | NDArray[np.uint8]],
+        *,
+        top: int = 5,
+        batch_size: int = 32,
+    ) -> Iterator[Prediction]:
+        """Predict pictures as they come.
+
+        Parameters
+        ----------
+        images : paths, or upright RGB arrays of shape (h, w, 3), uint8. An unreadable file gives a Prediction
+            with an error.
+        top : how many classes to name.
+        """
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for batch in _chunks(images, batch_size):
+                loaded = list(pool.map(self._view, batch))
+                good = [view for view in loaded if isinstance(view, np.ndarray)]
+                results = iter(self._results(np.stack(good), top) if good else [])
+                for image, view in zip(batch, loaded, strict=True):
+                    path = "" if isinstance(image, np.ndarray) else os.fspath(image)
+                    if isinstance(view, UnreadableImageError):
+                        yield Prediction(path, None, (), str(view))
+                    else:
+                        label, classes = next(results)
+                        yield Prediction(path, label, classes)
+
+    def _view(
+        self, image: str | os.PathLike[str] | NDArray[np.uint8]
+    ) -> NDArray[np.uint8] | UnreadableImageError:
+        if isinstance(image, np.ndarray):
+            return make_views(image, self.card.spec.view, b"", [0])[0]
+        try:
+            data = Path(image).read_bytes()
+            return make_views(decode(data), self.card.spec.view, hashlib.sha256(data).digest(), [0])[0]
+        except UnreadableImageError as error:
+            return error
+        except OSError as error:
+            return UnreadableImageError(error.strerror or str(error))
+
+    def _results(
+        self, pixels: NDArray[np.uint8], top: int
+    ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
+        predicted, probabilities = self._classify(pixels)
+        if probabilities is None:
+            return [(self.classes[index], ((self.classes[index], None),)) for index in predicted]
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            (self.classes[index], tuple((self.classes[i], float(row[i])) for i in best))
+            for index, row, best in zip(predicted, probabilities, order, strict=True)
+        ]
+
+
+def _precision(precision: str, device: str) -> str:
+    """The precision of the cache, or the best that this device has."""
+    try:
+        return resolve_precision(precision, device)
+    except BackboneError:
+        return "auto"
+
+
+def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int) -> _Classify:
+    def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+        x = backbone.embed(pixels)
+        return heads.predict(estimator, x), heads.probabilities(estimator, x, n_classes)
+
+    return classify
+
+
+def _network_classifier(backbone: Backbone, network: Network) -> _Classify:
+    def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+        with torch.inference_mode(), backbone.autocast():
+            logits = network(backbone.normalise(pixels))
+        probabilities = logits.double().softmax(1).cpu().numpy()
+        return probabilities.argmax(1), probabilities
+
+    return classify
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,279 @@
+"""`compare`: the four routes on the same images, views, split and metrics, with all their costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featcache.card import write_json
+from featcache.errors import RunError
+from featcache.manifest import Progress, read_manifest
+from featcache.metrics import wilson_interval
+from featcache.report import machine, versions
+from featcache.routes import ROUTES, Order, run_in_process
+from featcache.weights import EMBEDDED
+
+COLD, WARM = "cached head, cold", "cached head, warm"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One route, over all its repeats.
+
+    Lists hold one value a repeat. wall_s : seconds from process start to end. epoch_s : median seconds of an
+    epoch, None for the cached head. shown : views that the network was run on. seconds : by phase, of the run
+    with the median time.
+    """
+
+    route: str
+    accuracy: list[float]
+    n: int
+    test_accuracy: list[float]
+    test_n: int
+    wall_s: list[float]
+    seconds: dict[str, float]
+    shown: int
+    epoch_s: float | None
+    peak_memory_bytes: int | None
+    size_bytes: int
+
+    @property
+    def median_s(self) -> float:
+        """Median wall time in seconds."""
+        return statistics.median(self.wall_s)
+
+    @property
+    def median_accuracy(self) -> float:
+        """Median val accuracy over the repeats."""
+        return statistics.median(self.accuracy)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the median val accuracy."""
+        return wilson_interval(round(self.median_accuracy * self.n), self.n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        low, high = self.interval
+        return {
+            **asdict(self),
+            "median_s": self.median_s,
+            "median_accuracy": self.median_accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` returns; `settings` are those of the run."""
+
+    outcomes: list[Outcome]
+    settings: dict[str, Any]
+    machine: dict[str, Any] = field(default_factory=machine)
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def outcome(self, route: str) -> Outcome | None:
+        """The outcome of one route, None where it did not run."""
+        return next((outcome for outcome in self.outcomes if outcome.route == route), None)
+
+    def break_even_epoch(self) -> int | None:
+        """From how many live epochs on the cold cached head is the faster way; None without both routes."""
+        cold, frozen = self.outcome(COLD), self.outcome(ROUTES["frozen"])
+        if cold is None or frozen is None or not frozen.epoch_s:
+            return None
+        fixed = frozen.median_s - self.settings["recipe"]["epochs"] * frozen.epoch_s
+        return max(1, math.ceil((cold.median_s - fixed) / frozen.epoch_s))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "outcomes": [outcome.to_dict() for outcome in self.outcomes],
+            "break_even_epoch": self.break_even_epoch(),
+            "settings": self.settings,
+            "machine": self.machine,
+            "versions": self.versions,
+        }
+
+
+def compare(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    routes: Sequence[str] = tuple(ROUTES),
+    backbone: str = EMBEDDED,
+    weights: str = "pretrained",
+    views: int = 4,
+    head: str = "linear",
+    augment: str = "tutorial",
+    image_size: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    repeats: int = 1,
+    seed: int = 0,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    train_precision: str = "fp32",
+    val_fraction: float = 0.2,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run the routes, each in fresh processes, and gather what they reached and cost.
+
+    Finished routes are kept in `out`; the same call after a crash goes on with the rest.
+
+    Parameters
+    ----------
+    routes : of "cached", "frozen", "finetune", "scratch".
+    recipe : fields of `training.Recipe` for the live routes, such as {"epochs": 10}.
+    repeats : seeds seed, seed + 1, ...; the split stays the same.
+    precision : of the extraction. train_precision : of the live routes, where "fp32" is what the tutorials do.
+
+    Raises
+    ------
+    FeatcacheError
+    """
+    unknown = [route for route in routes if route not in ROUTES]
+    if unknown or not routes:
+        raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
+    out = Path(out)
+    samples = read_manifest(data, val_fraction=val_fraction).samples
+    counts = {split: len(samples.rows(split)) for split in ("train", "val", "test")}
+    shared = {
+        "data": os.path.abspath(data),
+        "backbone": backbone,
+        "augment": augment,
+        "image_size": image_size,
+        "workers": workers,
+        "device": device,
+        "val_fraction": val_fraction,
+    }
+    full_recipe = {"epochs": 10, "batch_size": 32, "lr": 0.01, **(recipe or {})}
+    settings = {
+        **shared,
+        "weights": weights,
+        "views": views,
+        "head": head,
+        "recipe": full_recipe,
+        "precision": precision,
+        "train_precision": train_precision,
+        "images": counts,
+        "seed": seed,
+    }
+    _claim(out, settings)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for repeat in range(repeats):
+        split = {**shared, "seed": seed + repeat}
+        for route in ROUTES:
+            if route not in routes:
+                continue
+            folder = out / "work" / f"{route}-{seed + repeat}"
+            if route == "cached":
+                extraction = {"views": views, "precision": precision, "weights": weights, **split}
+                orders = [
+                    {"task": "extract", "out": str(folder / "cache.h5"), **extraction},
+                    {"task": "fit-head", "cache": str(folder / "cache.h5"), "out": str(folder / "head"), "head": head},
+                ]
+            else:
+                live = {
+                    "mode": "head" if route == "frozen" else "all",
+                    "weights": "none" if route == "scratch" else weights,
+                    "precision": train_precision,
+                    "recipe": full_recipe,
+                }
+                orders = [{"task": "finetune", "out": str(folder / "run"), **live, **split}]
+            runs.setdefault(route, []).append({"parts": _once(folder, orders, progress)})
+    outcomes = [outcome for route, found in runs.items() for outcome in _outcomes(route, found, counts, views)]
+    return Comparison(outcomes, {**settings, "repeats": repeats})
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Take the folder, or take up the same comparison in it; refuse to mix two."""
+    path = out / "settings.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [
+            f"{name}={found.get(name)}, you asked for {value}"
+            for name, value in settings.items()
+            if found.get(name) != value
+        ]
+        if differing:
+            raise RunError(f"{out} holds a comparison with {'; '.join(differing)}. Give another folder.")
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} holds other files. Give an empty or a new folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+
+
+def _once(folder: Path, orders: list[Order], progress: Progress | None) -> list[dict[str, Any]]:
+    """The results of some orders, run one after the other; those of an earlier, finished run if there are any."""
+    path = folder / "result.json"
+    if path.exists():
+        results: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return results
+    shutil.rmtree(folder, ignore_errors=True)  # an unfinished route is timed anew, from its start
+    folder.mkdir(parents=True)
+
+    def named(what: str, done: int, total: int) -> None:
+        if progress:
+            progress(f"{folder.name}: {what}", done, total)
+
+    results = [run_in_process(order, named) for order in orders]
+    write_json(path, results)
+    return results
+
+
+def _outcomes(
+    route: str, runs: list[dict[str, Any]], counts: dict[str, int], views: int
+) -> list[Outcome]:
+    parts: list[list[dict[str, Any]]] = [run["parts"] for run in runs]
+    if route != "cached":
+        epochs = len(parts[0][0]["history"])
+        shown = (counts["train"] + counts["val"]) * epochs + counts["test"]
+        return [_outcome(ROUTES[route], parts, shown, _folder_bytes(parts))]
+    shown = counts["train"] * (1 + views) + counts["val"] + counts["test"]
+    size = max(part[0]["size_bytes"] for part in parts)
+    return [
+        _outcome(COLD, parts, shown, size),
+        _outcome(WARM, [part[1:] for part in parts], 0, size),
+    ]
+
+
+def _outcome(name: str, runs: list[list[dict[str, Any]]], shown: int, size: int) -> Outcome:
+    """Join the processes of each run, then the runs."""
+    last = [run[-1] for run in runs]
+    wall = [sum(part["wall_s"] for part in run) for run in runs]
+    median_run = runs[wall.index(statistics.median_low(wall))]
+    seconds: dict[str, float] = {}
+    for part in median_run:
+        for phase, value in {**part["seconds"], "imports": part["wall_s"] - part["seconds"]["wall"]}.items():
+            if phase != "wall":
+                seconds[phase] = seconds.get(phase, 0.0) + value
+    epochs = [epoch["seconds"] for run in last for epoch in run["history"]] if "best_epoch" in last[0] else []
+    tests = [run["test"] for run in last if run["test"]]
+    memories = [part["peak_memory_bytes"] for run in runs for part in run if part["peak_memory_bytes"]]
+    return Outcome(
+        route=name,
+        accuracy=[run["accuracy"] for run in last],
+        n=last[0]["n"],
+        test_accuracy=[test["accuracy"] for test in tests],
+        test_n=tests[0]["n"] if tests else 0,
+        wall_s=wall,
+        seconds=seconds,
+        shown=shown,
+        epoch_s=statistics.median(epochs) if epochs else None,
+        peak_memory_bytes=max(memories, default=None),
+        size_bytes=size,
+    )
+
+
+def _folder_bytes(runs: list[list[dict[str, Any]]]) -> int:
+    """What a run leaves on disk: the largest of the repeats."""
+    folders = [Path(run[0]["path"]) for run in runs]
+    return max(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders)

@@ -1,0 +1,311 @@
+"""`finetune`: train a network end to end, or its head with the frozen network live, on the shared data layer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featcache import heads
+from featcache.backbones import Backbone, load_backbone
+from featcache.card import ModelCard, prepare_folder, write_json
+from featcache.errors import RunError
+from featcache.linear import LinearHead
+from featcache.loader import ViewLoader
+from featcache.manifest import Manifest, Progress, read_manifest
+from featcache.metrics import Accuracy, evaluate
+from featcache.network import Network
+from featcache.report import Report, Stopwatch
+from featcache.rng import epoch_order
+from featcache.samples import Samples
+from featcache.spec import PENULTIMATE, Augment, ExtractSpec
+from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, linear_layer, train
+from featcache.weights import EMBEDDED
+
+CHECKPOINT = "last.pt"
+_VAL_BATCH = 32
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """What `finetune` returns. The folder `path` holds the weights of the best val epoch."""
+
+    path: Path
+    history: list[Epoch]
+    skipped: list[tuple[str, str]]
+    report: Report
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return max(self.history, key=lambda epoch: epoch.val_accuracy)
+
+    def __str__(self) -> str:
+        """What was reached, for people."""
+        lines = [f"skipped {name}: {reason}" for name, reason in self.skipped]
+        lines.append(
+            f"{len(self.history)} epochs in {sum(epoch.seconds for epoch in self.history):.1f} s; "
+            f"best val accuracy {self.report.accuracy} in epoch {self.best.epoch}"
+        )
+        if self.report.test:
+            lines.append(f"test accuracy {self.report.test}")
+        return "\n".join([*lines, f"saved in {self.path}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **self.report.to_dict(),
+            "path": str(self.path),
+            "best_epoch": self.best.epoch,
+            "history": [asdict(epoch) for epoch in self.history],
+            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+        }
+
+
+def finetune(
+    data: str | os.PathLike[str] | Manifest,
+    out: str | os.PathLike[str],
+    *,
+    backbone: str | Backbone = EMBEDDED,
+    weights: str = "pretrained",
+    mode: Literal["all", "head"] = "all",
+    recipe: Recipe | None = None,
+    augment: Augment = "tutorial",
+    image_size: int | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    seed: int = 0,
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+    resume: bool = False,
+    progress: Progress | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> FineTune:
+    """Train on view e of every image in epoch e; keep the weights of the best val epoch in the folder `out`.
+
+    Parameters
+    ----------
+    weights : "pretrained", "none" (from scratch) or the path of a state dict.
+    mode : "all" trains every layer; "head" a linear layer on the backbone, which stays frozen in `eval()` mode
+        and runs live over every image in every epoch.
+    recipe : epochs, batch size, optimizer, schedule.
+    seed : of views, order, new weights and dropout. val_fraction, split_seed : see `read_manifest`.
+    resume : go on after the last finished epoch of `out`, to the result that an uninterrupted run would give.
+
+    Raises
+    ------
+    ImageError, BackboneError, RunError
+    """
+    watch = Stopwatch()
+    out, recipe = Path(out), recipe or Recipe()
+    if (out / CHECKPOINT).exists() and not resume:
+        raise RunError(f"{out} holds a run already. Go on with --resume, or give another folder.")
+    prepare_folder(out)
+    with watch.phase("hash"):
+        manifest = (
+            data
+            if isinstance(data, Manifest)
+            else read_manifest(data, val_fraction=val_fraction, seed=split_seed, progress=progress)
+        )
+    with watch.phase("start"):
+        if isinstance(backbone, str):
+            backbone = load_backbone(backbone, weights=weights, device=device, precision=precision, seed=seed)
+        spec = _spec(backbone, image_size, augment, seed)
+        loader = ViewLoader(manifest, spec.view, workers=workers, watch=watch)
+        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, progress, on_epoch)
+    try:
+        if (out / CHECKPOINT).exists():
+            run.restore()
+        with watch.phase("train"):
+            run.train()
+        with watch.phase("evaluate"):
+            on_test = run.test()
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            f"the last batch of an epoch has one image, which BatchNorm cannot train on at {spec.view.image_size} "
+            f"pixels. Choose another --batch-size than {recipe.batch_size}, or a larger --image-size."
+        ) from error
+    finally:
+        loader.close()
+    history = run.training.history
+    report = Report(
+        method=f"finetune {'from scratch' if backbone.weights == 'none' else mode}",
+        seconds=watch.seconds(),
+        images=len(manifest.samples.rows("train")) * len(history),
+        accuracy=run.best_accuracy(),
+        test=on_test,
+        spec_digest=spec.digest(),
+        seed=seed,
+    )
+    skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
+    result = FineTune(out, history, skipped, report)
+    write_json(out / "run.json", {"config": run.config, **result.to_dict()})
+    return result
+
+
+def _spec(backbone: Backbone, image_size: int | None, augment: Augment, seed: int) -> ExtractSpec:
+    return ExtractSpec(
+        backbone=backbone.name,
+        weights_sha256=backbone.weights_sha256,
+        view=backbone.view_spec(image_size=image_size, augment=augment, seed=seed),
+        mean=backbone.mean,
+        std=backbone.std,
+        views=0,
+        precision=backbone.precision,
+        dtype="float32",
+    )
+
+
+class _Run:
+    """One fine-tuning run: its batches, its checkpoints, its files."""
+
+    def __init__(
+        self,
+        out: Path,
+        backbone: Backbone,
+        spec: ExtractSpec,
+        manifest: Manifest,
+        loader: ViewLoader,
+        mode: Literal["all", "head"],
+        recipe: Recipe,
+        progress: Progress | None,
+        on_epoch: Callable[[Epoch], None] | None,
+    ) -> None:
+        self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
+        self.manifest, self.loader = manifest, loader
+        self.progress, self.on_epoch = progress, on_epoch
+        head = linear_layer(backbone.dim, len(manifest.samples.classes), spec.view.seed)
+        module: nn.Module = head if mode == "head" else Network(backbone.trainable_module(), head)
+        self.training = Training(module.to(backbone.device), recipe)
+        self.config = {
+            **spec.flat(),
+            "train": mode,
+            **asdict(recipe),
+            "images": _digest(manifest.samples),
+        }
+
+    def train(self) -> None:
+        train(
+            self.training,
+            self._train_batches,
+            lambda: self._clean_batches("val"),
+            seed=self.spec.view.seed,
+            on_epoch=self._finish_epoch,
+            context=self.backbone.autocast if self.mode == "all" else nullcontext,
+        )
+
+    def restore(self) -> None:
+        """Take up the checkpoint, if it is one of the same run."""
+        state = torch.load(self.out / CHECKPOINT, map_location=self.backbone.device, weights_only=True)
+        found = json.loads(state["config"])
+        differing = [
+            f"{name}={found.get(name)}, you asked for {value}"
+            for name, value in self.config.items()
+            if found.get(name) != value
+        ]
+        if differing:
+            raise RunError(
+                f"{self.out} was run with {'; '.join(differing)}. Resume with its own settings, "
+                "or give another folder."
+            )
+        self.training.restore(state)
+        for epoch in self.training.history:
+            if self.on_epoch:
+                self.on_epoch(epoch)
+
+    def best_accuracy(self) -> Accuracy:
+        """On val, of the epoch whose weights were kept."""
+        if self.training.best_val is None:
+            raise AssertionError("a recipe has one epoch or more")
+        return self._accuracy(self.training.best_val)
+
+    def test(self) -> Accuracy | None:
+        """Accuracy of the kept weights on test, where the data has one."""
+        if not len(self.manifest.samples.rows("test")):
+            return None
+        if isinstance(self.training.module, Network):
+            self.training.module.load(self.out / "network.safetensors")
+            return self._accuracy(
+                evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.autocast)
+            )
+        estimator = heads.load_head(self.out / "head.safetensors")
+        pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
+        predicted = heads.predict(estimator, np.concatenate([x for x, _ in pairs]))
+        return evaluate(np.concatenate([y for _, y in pairs]), predicted, self.manifest.samples.classes)
+
+    def _accuracy(self, result: Pass) -> Accuracy:
+        return evaluate(result.labels.numpy(), result.predicted.numpy(), self.manifest.samples.classes)
+
+    def _train_batches(self, epoch: int) -> Batches:
+        samples = self.manifest.samples
+        rows = samples.rows("train")
+        order = rows[epoch_order(samples.sha256[rows], self.spec.view.seed, epoch)]
+        return self._batches(f"epoch {epoch}", order, epoch, self.training.recipe.batch_size)
+
+    def _clean_batches(self, split: str) -> Batches:
+        return self._batches(split, self.manifest.samples.rows(split), 0, _VAL_BATCH)
+
+    def _batches(self, what: str, rows: np.ndarray[Any, Any], view: int, batch_size: int) -> Iterator[Any]:
+        done = 0
+        for batch in self.loader.batches(rows, [view], batch_size):
+            yield self._inputs(batch.pixels[:, 0]), torch.from_numpy(batch.labels).to(self.backbone.device)
+            done += len(batch.rows)
+            if self.progress:
+                self.progress(what, done, len(rows))
+
+    def _inputs(self, pixels: np.ndarray[Any, Any]) -> Tensor:
+        """What the trained module sees: pixels for a network, features for a head."""
+        if self.mode == "all":
+            return self.backbone.normalise(pixels)
+        return torch.from_numpy(self.backbone.embed(pixels)).to(self.backbone.device)
+
+    def _finish_epoch(self, training: Training) -> None:
+        """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
+        if training.best is training.history[-1]:
+            self._save_best()
+        draft = self.out / f"{CHECKPOINT}.{os.getpid()}"
+        torch.save({"config": json.dumps(self.config), **training.state()}, draft)
+        os.replace(draft, self.out / CHECKPOINT)
+        if self.on_epoch:
+            self.on_epoch(training.history[-1])
+
+    def _save_best(self) -> None:
+        module, classes = self.training.module, self.manifest.samples.classes
+        if isinstance(module, Network):
+            file = "network.safetensors"
+            module.save(self.out / file)
+        else:
+            weights = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+            head = LinearHead.from_weights(weights["weight"], weights["bias"], np.arange(len(classes)))
+            file = heads.save_head(head, self.out)
+        card = ModelCard(
+            kind="network" if isinstance(module, Network) else "head",
+            file=file,
+            head="sgd",
+            classes=classes,
+            spec=self.spec,
+            weights=self.backbone.weights,
+            layer=PENULTIMATE,
+            metrics=self.best_accuracy().to_dict(),
+        )
+        card.write(self.out)
+
+
+def _digest(samples: Samples) -> str:
+    """One hash over all images, labels and splits."""
+    digest = hashlib.sha256(repr((samples.ids, samples.classes)).encode("utf-8", "surrogateescape"))
+    for array in (samples.labels, samples.split, samples.sha256):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

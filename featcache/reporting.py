@@ -1,0 +1,163 @@
+"""The comparison as report.md, report.json and report.png: the table, what it means, what the cache loses."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from pathlib import Path
+
+from featcache.card import write_json
+from featcache.comparison import COLD, WARM, Comparison, Outcome
+from featcache.report import human_bytes
+from featcache.routes import ROUTES
+
+
+def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> str:
+    """Write report.md, report.json and report.png into a folder; returns the table with its remarks."""
+    from featcache.plots import plot_comparison
+
+    folder = Path(folder)
+    (folder / "report.md").write_text(comparison_markdown(comparison), encoding="utf-8")
+    write_json(folder / "report.json", comparison.to_dict())
+    plot_comparison(comparison, folder / "report.png")
+    remarked = "\n".join(f"- {line}" for line in remarks(comparison))
+    return f"{comparison_table(comparison)}\n\n{remarked}\n\nreport.md, report.json and report.png are in {folder}"
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The whole report.md."""
+    settings, machine = comparison.settings, comparison.machine
+    recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
+    images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
+    versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
+    sections = [
+        "# featcache benchmark",
+        f"{images} images; {settings['backbone']} ({_weights(settings['weights'])}), augmentation "
+        f"{settings['augment']}, {settings['views']} cached views, head {settings['head']}; live routes: {recipe}. "
+        f"Extraction in {settings['precision']}, live routes in {settings['train_precision']}. "
+        f"{settings['repeats']} repeat(s) from seed {settings['seed']}: medians, (least to most).",
+        comparison_table(comparison),
+        "\n".join(f"- {line}" for line in remarks(comparison)),
+        "## Seconds by phase",
+        _phases(comparison),
+        "![accuracy against seconds](report.png)",
+        f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}. Versions: {versions}.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """One line a route."""
+    test = any(outcome.test_n for outcome in comparison.outcomes)
+    header = ["route", "val accuracy", "95 % interval", *(["test accuracy"] if test else [])]
+    header += ["seconds", "cold cache is", "images/s", "peak memory", "on disk"]
+    cold = comparison.outcome(COLD)
+    rows = []
+    for outcome in comparison.outcomes:
+        low, high = outcome.interval
+        row = [outcome.route, _spread(outcome.accuracy, 4), f"{low:.3f} to {high:.3f}"]
+        row += [_spread(outcome.test_accuracy, 4)] if test else []
+        row += [
+            _spread(outcome.wall_s, 1),
+            _ratio(outcome, cold),
+            f"{outcome.shown / outcome.median_s:.0f}" if outcome.shown else "-",
+            human_bytes(outcome.peak_memory_bytes) if outcome.peak_memory_bytes else "-",
+            human_bytes(outcome.size_bytes),
+        ]
+        rows.append(row)
+    return _table(header, rows)
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the table means, losses included."""
+    cold, warm, frozen = (comparison.outcome(name) for name in (COLD, WARM, ROUTES["frozen"]))
+    n = comparison.outcomes[0].n
+    lines = [
+        "Seconds run from the start of each route's process to its end: imports, reading, decoding, training and "
+        "saving included. The cold cached head is two processes, extraction and fitting; the warm one fits alone."
+    ]
+    epoch = comparison.break_even_epoch()
+    if epoch is not None and cold and warm and frozen:
+        lines.append(
+            f"Break-even: the cache pays from epoch {epoch} of frozen training on, and each further head costs "
+            f"{warm.median_s:.1f} s instead of {frozen.median_s:.1f} s."
+        )
+    lines.append(
+        f"The live routes keep their best epoch by val, so their val accuracy is optimistic; "
+        + (
+            "test is the fair column."
+            if comparison.outcomes[0].test_n
+            else "this data has no test split to settle it."
+        )
+    )
+    lines.append(
+        f"With {n} val images one standard error is about "
+        f"{100 * (0.25 * 0.2 / max(n, 1)) ** 0.5:.1f} to {100 * (0.25 / max(n, 1)) ** 0.5:.1f} points "
+        "(at accuracies of 0.95 and 0.5): smaller differences are noise."
+    )
+    return lines + _losses(comparison)
+
+
+def _losses(comparison: Comparison) -> list[str]:
+    cold = comparison.outcome(COLD)
+    if cold is None:
+        return []
+    lines = []
+    for other in comparison.outcomes:
+        if other.route in (COLD, WARM):
+            continue
+        if other.median_accuracy > cold.median_accuracy:
+            points = 100 * (other.median_accuracy - cold.median_accuracy)
+            lines.append(f"The cached head loses: {other.route} is {points:.1f} points more accurate on val.")
+        if other.median_s < cold.median_s:
+            lines.append(f"The cached head loses: {other.route} is {cold.median_s - other.median_s:.1f} s faster.")
+        if other.size_bytes < cold.size_bytes:
+            lines.append(
+                f"The cached head loses: it keeps {human_bytes(cold.size_bytes)} on disk, {other.route} "
+                f"{human_bytes(other.size_bytes)}."
+            )
+        if (other.peak_memory_bytes or 0) < (cold.peak_memory_bytes or 0):
+            lines.append(
+                f"The cached head loses: it took {human_bytes(cold.peak_memory_bytes or 0)} of memory, "
+                f"{other.route} {human_bytes(other.peak_memory_bytes or 0)}."
+            )
+    return lines
+
+
+def _phases(comparison: Comparison) -> str:
+    names = sorted({name for outcome in comparison.outcomes for name in outcome.seconds})
+    rows = [
+        [outcome.route, *(f"{outcome.seconds[name]:.1f}" if name in outcome.seconds else "-" for name in names)]
+        for outcome in comparison.outcomes
+    ]
+    return (
+        _table(["route", *names], rows)
+        + "\n\nread, decode and view are summed over worker threads and overlap with forward and train."
+    )
+
+
+def _weights(weights: str) -> str:
+    return weights if weights in ("pretrained", "none") else "weights from a file"
+
+
+def _ratio(outcome: Outcome, cold: Outcome | None) -> str:
+    if cold is None or outcome is cold:
+        return "-"
+    ratio = outcome.median_s / cold.median_s
+    return f"{ratio:.1f} x faster" if ratio >= 1 else f"{1 / ratio:.1f} x slower"
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if not values:
+        return "-"
+    text = f"{statistics.median(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )

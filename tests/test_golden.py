@@ -1,0 +1,131 @@
+"""The file format, read with plain h5py. README.md specifies the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from toys import toy_backbone
+
+from featcache.extraction import extract
+
+IDS = [
+    *(
+        f"train/{name}/{number:03d}.png"
+        for name, count in (("ants", 7), ("bees", 6))
+        for number in range(count)
+    ),
+    *(
+        f"val/{name}/{number:03d}.png"
+        for name, count in (("ants", 3), ("bees", 2))
+        for number in range(count)
+    ),
+]
+
+
+@pytest.fixture
+def golden(split_folder: Path, tmp_path: Path) -> h5py.File:
+    """18 images, the second one broken, K = 2, d = 3."""
+    (split_folder / IDS[1]).write_bytes(b"")
+    extract(split_folder, tmp_path / "golden.h5", backbone=toy_backbone(), views=2, seed=11)
+    return h5py.File(tmp_path / "golden.h5", "r")
+
+
+def test_the_file_holds_these_datasets_and_no_other(golden: h5py.File) -> None:
+    found = {}
+    golden.visititems(
+        lambda name, item: (
+            found.update({name: (item.dtype.kind, item.dtype.itemsize, item.shape)})
+            if isinstance(item, h5py.Dataset)
+            else None
+        )
+    )
+    text = ("O", 8)
+    assert found == {
+        "features/penultimate": ("f", 2, (18, 3, 3)),
+        "done": ("u", 2, (18,)),
+        "labels": ("i", 8, (18,)),
+        "split": ("u", 1, (18,)),
+        "sha256": ("u", 1, (18, 32)),
+        "ids": (*text, (18,)),
+        "classes": (*text, (2,)),
+        "skipped": (*text, (1, 2)),
+    }
+
+
+def test_features_and_done_lie_contiguous_from_the_start(golden: h5py.File) -> None:
+    for name in ("features/penultimate", "done"):
+        plist = golden[name].id.get_create_plist()
+        assert plist.get_layout() == h5py.h5d.CONTIGUOUS
+        assert plist.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
+        assert golden[name].id.get_offset() is not None
+    dataset = golden["features/penultimate"]
+    raw = Path(golden.filename).read_bytes()[dataset.id.get_offset() :][: 18 * 3 * 3 * 2]
+    np.testing.assert_array_equal(np.frombuffer(raw, "<f2").reshape(18, 3, 3), dataset[:])
+
+
+def test_numbers_are_little_endian(golden: h5py.File) -> None:
+    assert [
+        golden[name].id.get_type().get_order() for name in ("features/penultimate", "done", "labels")
+    ] == [h5py.h5t.ORDER_LE] * 3
+
+
+def test_split_is_an_enum(golden: h5py.File) -> None:
+    assert h5py.check_enum_dtype(golden["split"].dtype) == {"train": 0, "val": 1, "test": 2}
+    assert golden["split"][:].tolist() == [0] * 13 + [1] * 5
+
+
+def test_text_is_utf8(golden: h5py.File) -> None:
+    for name in ("ids", "classes", "skipped"):
+        assert h5py.check_string_dtype(golden[name].dtype) == ("utf-8", None)
+    assert golden["ids"].asstr()[:].tolist() == IDS
+    assert golden["classes"].asstr()[:].tolist() == ["ants", "bees"]
+    assert golden["skipped"].asstr()[:].tolist() == [[IDS[1], "the file is empty (0 bytes)"]]
+
+
+def test_tables_hold_labels_hashes_and_views_done(golden: h5py.File, split_folder: Path) -> None:
+    assert golden["labels"][:].tolist() == [0] * 7 + [1] * 6 + [0] * 3 + [1] * 2
+    assert golden["done"][:].tolist() == [3, 0] + [3] * 11 + [1] * 5
+    hashes = [hashlib.sha256((split_folder / name).read_bytes()).digest() for name in IDS]
+    assert [bytes(row) for row in golden["sha256"][:]] == hashes
+    x = golden["features/penultimate"][:]
+    assert np.isnan(x[1]).all()
+    assert np.isfinite(x[golden["done"][:] == 3]).all()
+
+
+def test_the_attributes(golden: h5py.File) -> None:
+    assert set(golden.attrs) == {"format", "version", "spec", "digest", "provenance", "complete"}
+    assert golden.attrs["format"] == "featcache"
+    assert golden.attrs["version"] == 1
+    assert golden.attrs["complete"]
+    assert golden.attrs["complete"].dtype == np.bool_
+    spec = golden.attrs["spec"]
+    assert golden.attrs["digest"] == hashlib.sha256(spec.encode()).hexdigest()
+    assert json.loads(spec) == {
+        "augment": "tutorial",
+        "backbone": "toy",
+        "dtype": "float16",
+        "image_size": 8,
+        "interpolation": "bilinear",
+        "layers": ["penultimate"],
+        "mean": [0.5, 0.25, 0.75],
+        "precision": "fp32",
+        "resize_size": 10,
+        "seed": 11,
+        "std": [0.5, 1.0, 0.25],
+        "views": 2,
+        "weights_sha256": toy_backbone().weights_sha256,
+    }
+    assert spec == json.dumps(json.loads(spec), sort_keys=True, separators=(",", ":"))
+    assert set(json.loads(golden.attrs["provenance"])) == {"weights", "device", "versions", "host", "date"}
+
+
+def test_the_float32_file_holds_float32(split_folder: Path, tmp_path: Path) -> None:
+    extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=0, dtype="float32")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["features/penultimate"].dtype == np.dtype("<f4")
+        assert file["features/penultimate"].shape == (18, 1, 3)
