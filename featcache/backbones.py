@@ -146,7 +146,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def resolve_device(device: str = "auto") -> str:
-    """"auto" takes CUDA, then MPS, then the CPU. Raises BackboneError for a device that is not there."""
+    """ "auto" takes CUDA, then MPS, then the CPU. Raises BackboneError for a device that is not there."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -160,7 +160,7 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def resolve_precision(precision: str, device: str) -> Precision:
-    """"auto" takes bf16 where the hardware multiplies matrices in it, fp16 on older GPUs, else fp32."""
+    """ "auto" takes bf16 where the hardware multiplies matrices in it, fp16 on older GPUs, else fp32."""
     kind = torch.device(device).type
     if precision == "auto":
         if kind == "cuda":
@@ -297,9 +297,7 @@ def _build_torchvision(name: str, weights: str) -> tuple[nn.Module, dict[str, An
 def _classifier_name(name: str, network: nn.Module) -> str:
     """The last linear layer, or SqueezeNet's last convolution."""
     linears = [
-        path
-        for path, module in network.named_modules()
-        if isinstance(module, nn.Linear) and "aux" not in path.lower()
+        path for path, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in path.lower()
     ]
     if name.startswith("squeezenet"):
         return "classifier.1"

@@ -259,14 +259,10 @@ class CacheWriter:
 
 def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec) -> None:
     """Raise CacheMismatchError naming each differing field, both values and the way out."""
-    fields = [
-        f"{name}={_brief(here)}, you asked for {_brief(there)}"
-        for name, here, there in found.differences(asked)
-    ]
+    fields = [f"{name}={_brief(here)}, you asked for {_brief(there)}" for name, here, there in found.differences(asked)]
     if fields:
         raise CacheMismatchError(
-            f"{path} was made with {'; '.join(fields)}. Extract again to another file, "
-            "or ask for what the cache has."
+            f"{path} was made with {'; '.join(fields)}. Extract again to another file, or ask for what the cache has."
         )
 
 
@@ -323,9 +319,7 @@ def _create(
         draft.unlink(missing_ok=True)
 
 
-def _allocate(
-    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: bool = False
-) -> None:
+def _allocate(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: bool = False) -> None:
     """A contiguous dataset whose bytes have their place in the file from the start."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)

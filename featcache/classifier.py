@@ -158,9 +158,7 @@ class Classifier:
                         label, classes = next(results)
                         yield Prediction(path, label, classes)
 
-    def _view(
-        self, image: str | os.PathLike[str] | NDArray[np.uint8]
-    ) -> NDArray[np.uint8] | UnreadableImageError:
+    def _view(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> NDArray[np.uint8] | UnreadableImageError:
         if isinstance(image, np.ndarray):
             return make_views(image, self.card.spec.view, b"", [0])[0]
         try:
@@ -171,9 +169,7 @@ class Classifier:
         except OSError as error:
             return UnreadableImageError(error.strerror or str(error))
 
-    def _results(
-        self, pixels: NDArray[np.uint8], top: int
-    ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
+    def _results(self, pixels: NDArray[np.uint8], top: int) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
         predicted, probabilities = self._classify(pixels)
         if probabilities is None:
             return [(self.classes[index], ((self.classes[index], None),)) for index in predicted]

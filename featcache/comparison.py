@@ -229,9 +229,7 @@ def _once(folder: Path, orders: list[Order], progress: Progress | None) -> list[
     return results
 
 
-def _outcomes(
-    route: str, runs: list[dict[str, Any]], counts: dict[str, int], views: int
-) -> list[Outcome]:
+def _outcomes(route: str, runs: list[dict[str, Any]], counts: dict[str, int], views: int) -> list[Outcome]:
     parts: list[list[dict[str, Any]]] = [run["parts"] for run in runs]
     if route != "cached":
         epochs = len(parts[0][0]["history"])

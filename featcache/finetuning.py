@@ -217,8 +217,7 @@ class _Run:
         ]
         if differing:
             raise RunError(
-                f"{self.out} was run with {'; '.join(differing)}. Resume with its own settings, "
-                "or give another folder."
+                f"{self.out} was run with {'; '.join(differing)}. Resume with its own settings, or give another folder."
             )
         self.training.restore(state)
         for epoch in self.training.history:

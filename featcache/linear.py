@@ -87,9 +87,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.classes_[index]  # type: ignore[no-any-return]
 
     @classmethod
-    def from_weights(
-        cls, coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any]
-    ) -> LinearHead:
+    def from_weights(cls, coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any]) -> LinearHead:
         """A fitted head from the weights of a linear layer: coef (c, d), or (1, d) for two classes."""
         if len(coef) == 2:  # two logits say no more than their difference
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]

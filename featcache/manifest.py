@@ -172,9 +172,7 @@ def _scan_folder(root: Path, ignored: Counter[str]) -> Iterator[_Entry]:
     _count_beside(root, ignored)
 
 
-def _scan_classes(
-    root: Path, folder: Path, split: str | None, ignored: Counter[str]
-) -> Iterator[_Entry]:
+def _scan_classes(root: Path, folder: Path, split: str | None, ignored: Counter[str]) -> Iterator[_Entry]:
     class_folders = _subfolders(folder)
     if not class_folders and any(_walk(folder, Counter())):
         raise DataLayoutError(
@@ -299,13 +297,9 @@ def _split(
     return split
 
 
-def _draw(
-    labels: NDArray[np.int64], sha256: NDArray[np.uint8], fraction: float, seed: int
-) -> NDArray[np.int64]:
+def _draw(labels: NDArray[np.int64], sha256: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
     """Rows to hold out: of each class the fraction, at least one and never all; equal files together."""
-    _, first, group, sizes = np.unique(
-        sha256, axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, group, sizes = np.unique(sha256, axis=0, return_index=True, return_inverse=True, return_counts=True)
     rows_of = np.split(np.argsort(group.reshape(-1), kind="stable"), np.cumsum(sizes)[:-1])
     training = np.bincount(labels)
     held: list[NDArray[np.int64]] = []

@@ -23,9 +23,7 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def confusion_matrix(
-    y: NDArray[np.int64], predicted: NDArray[np.int64], n_classes: int
-) -> NDArray[np.int64]:
+def confusion_matrix(y: NDArray[np.int64], predicted: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
     """Counts, shape (c, c), int64: row = true class, column = predicted class."""
     return np.bincount(y * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
@@ -61,9 +59,7 @@ class Accuracy:
         return f"{self.accuracy:.4f} (95 % interval {self.accuracy_low:.4f} to {self.accuracy_high:.4f}, n = {self.n})"
 
 
-def evaluate(
-    y: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]
-) -> Accuracy:
+def evaluate(y: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]) -> Accuracy:
     """Compare predictions with labels; both shape (n,), int64, indices into `classes`."""
     confusion = confusion_matrix(y, predicted, len(classes))
     correct, n = int(np.trace(confusion)), len(y)
@@ -75,10 +71,7 @@ def evaluate(
         high,
         n,
         classes,
-        tuple(
-            float(hit / total) if total else None
-            for hit, total in zip(np.diag(confusion), totals, strict=True)
-        ),
+        tuple(float(hit / total) if total else None for hit, total in zip(np.diag(confusion), totals, strict=True)),
         tuple(tuple(int(count) for count in row) for row in confusion),
     )
 

@@ -83,12 +83,8 @@ def remarks(comparison: Comparison) -> list[str]:
             f"{warm.median_s:.1f} s instead of {frozen.median_s:.1f} s."
         )
     lines.append(
-        f"The live routes keep their best epoch by val, so their val accuracy is optimistic; "
-        + (
-            "test is the fair column."
-            if comparison.outcomes[0].test_n
-            else "this data has no test split to settle it."
-        )
+        "The live routes keep their best epoch by val, so their val accuracy is optimistic; "
+        + ("test is the fair column." if comparison.outcomes[0].test_n else "this data has no test split to settle it.")
     )
     lines.append(
         f"With {n} val images one standard error is about "
@@ -158,6 +154,5 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )

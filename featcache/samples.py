@@ -52,16 +52,12 @@ class Samples:
         counts = {
             "added": [name for name in there if name not in here],
             "removed": [name for name in here if name not in there],
-            "changed in content": [
-                self.ids[a] for a, b in both if not np.array_equal(self.sha256[a], other.sha256[b])
-            ],
+            "changed in content": [self.ids[a] for a, b in both if not np.array_equal(self.sha256[a], other.sha256[b])],
             "with another label": [
-                self.ids[a]
-                for a, b in both
-                if self.classes[self.labels[a]] != other.classes[other.labels[b]]
+                self.ids[a] for a, b in both if self.classes[self.labels[a]] != other.classes[other.labels[b]]
             ],
             "in another split": [self.ids[a] for a, b in both if self.split[a] != other.split[b]],
         }
-        return [
-            f"{len(names)} {what} (for example {names[0]})" for what, names in counts.items() if names
-        ] or ([] if self.ids == other.ids and self.classes == other.classes else ["order or classes differ"])
+        return [f"{len(names)} {what} (for example {names[0]})" for what, names in counts.items() if names] or (
+            [] if self.ids == other.ids and self.classes == other.classes else ["order or classes differ"]
+        )

@@ -44,8 +44,7 @@ class ViewSpec:
         _check("interpolation", self.interpolation, Interpolation)
         if not 1 <= self.image_size <= self.resize_size:
             raise ValueError(
-                f"image_size {self.image_size} and resize_size {self.resize_size}: "
-                "need 1 <= image_size <= resize_size"
+                f"image_size {self.image_size} and resize_size {self.resize_size}: need 1 <= image_size <= resize_size"
             )
 
 

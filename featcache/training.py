@@ -148,9 +148,7 @@ def train(
         training.schedule.step()
         val = evaluate_module(module, val_batches(), context)
         seconds = time.perf_counter() - started
-        training.history.append(
-            Epoch(epoch, lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds)
-        )
+        training.history.append(Epoch(epoch, lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds))
         if training.best is training.history[-1]:
             training.best_val = val
         on_epoch(training)
@@ -202,9 +200,7 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> LRScheduler:

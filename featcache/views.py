@@ -27,9 +27,7 @@ _Recipe = Callable[[Tensor, ViewSpec, Generator], Tensor]
 _MAX_ASPECT = 8
 
 
-def make_views(
-    image: NDArray[np.uint8], spec: ViewSpec, sha256: bytes, numbers: Sequence[int]
-) -> NDArray[np.uint8]:
+def make_views(image: NDArray[np.uint8], spec: ViewSpec, sha256: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
     """Some views of one image.
 
     Parameters

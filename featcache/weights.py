@@ -87,9 +87,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], classifier: str,
     if missing or surplus or wrong:
         parts = [f"{len(missing)} tensors missing (for example {missing[0]})"] if missing else []
         parts += [f"{len(surplus)} unknown (for example {surplus[0]})"] if surplus else []
-        parts += [
-            f"{name} is {tuple(fitting[name].shape)}, expected {tuple(own[name].shape)}" for name in wrong[:1]
-        ]
+        parts += [f"{name} is {tuple(fitting[name].shape)}, expected {tuple(own[name].shape)}" for name in wrong[:1]]
         raise BackboneError(
             f"the weights in {source} are not those of this network: {'; '.join(parts)}. "
             "Name the network they belong to with --backbone."

@@ -76,9 +76,7 @@ def input_of(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
         network,
         layer,
         inputs,
-        lambda module, caught: module.register_forward_pre_hook(
-            lambda _module, args: caught.append(args[0].clone())
-        ),
+        lambda module, caught: module.register_forward_pre_hook(lambda _module, args: caught.append(args[0].clone())),
     )
 
 
@@ -93,9 +91,7 @@ def output_of(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     )
 
 
-def _caught(
-    network: nn.Module, layer: str, inputs: Tensor, hook: Callable[[nn.Module, list[Tensor]], Any]
-) -> Tensor:
+def _caught(network: nn.Module, layer: str, inputs: Tensor, hook: Callable[[nn.Module, list[Tensor]], Any]) -> Tensor:
     caught: list[Tensor] = []
     handle = hook(network.get_submodule(layer), caught)
     with torch.inference_mode():
@@ -208,8 +204,7 @@ def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
     network = build("resnet18")
     pixels = np.stack([np.array(random_image(seed, 64, 64, tint=seed)) for seed in range(4)])
     exact, rough = (
-        load("resnet18", network, tmp_path, precision=precision).embed(pixels)
-        for precision in ("fp32", "bf16")
+        load("resnet18", network, tmp_path, precision=precision).embed(pixels) for precision in ("fp32", "bf16")
     )
     cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
     assert cosine.min() > 0.999
@@ -314,9 +309,7 @@ def test_the_embedded_network_is_timms_with_the_packages_weights() -> None:
     close_to(expected, backbone.embed(pixels))
 
 
-@pytest.mark.parametrize(
-    "model", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", "test_nfnet"]
-)
+@pytest.mark.parametrize("model", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", "test_nfnet"])
 def test_a_timm_network_gives_its_pre_logits(model: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = timm.create_model(model).eval()
@@ -340,8 +333,7 @@ def test_a_timm_network_without_a_classifier_takes_every_tensor_of_the_file(tmp_
 
 def test_a_timm_network_has_seeded_random_weights() -> None:
     hashes = [
-        load_backbone("timm/test_vit", weights="none", device="cpu", seed=seed).weights_sha256
-        for seed in (0, 0, 1)
+        load_backbone("timm/test_vit", weights="none", device="cpu", seed=seed).weights_sha256 for seed in (0, 0, 1)
     ]
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -364,9 +356,7 @@ def test_an_unknown_timm_network_is_refused_with_names_that_are_close() -> None:
 
 
 @pytest.mark.parametrize("model", ["test_vit", "test_vit.r160_in1k"])
-def test_timm_weights_that_cannot_be_had_name_the_ways_out(
-    model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timm_weights_that_cannot_be_had_name_the_ways_out(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise OSError("no route to host\nand more")
 
@@ -387,9 +377,7 @@ def test_a_timm_network_without_published_weights_is_not_given_random_ones() -> 
 
 
 def test_devices_and_precisions_that_cannot_be_are_refused() -> None:
-    with pytest.raises(
-        BackboneError, match=r"^device 'abacus' cannot be used: .*Try --device auto or cpu\.$"
-    ):
+    with pytest.raises(BackboneError, match=r"^device 'abacus' cannot be used: .*Try --device auto or cpu\.$"):
         resolve_device("abacus")
     with pytest.raises(BackboneError) as error:
         resolve_precision("fp8", "cpu")
@@ -422,9 +410,7 @@ def photos(folder: Path, backbone: Backbone, per_class: int) -> tuple[Pixels, ND
         row
         for split in ("train", "val")
         for label in (0, 1)
-        for row in [r for r in manifest.samples.rows(split) if manifest.samples.labels[r] == label][
-            :per_class
-        ]
+        for row in [r for r in manifest.samples.rows(split) if manifest.samples.labels[r] == label][:per_class]
     ]
     images = [decode(manifest.path(row).read_bytes()) for row in chosen]
     return clean_views(backbone, images), manifest.samples.labels[chosen], 2 * per_class
@@ -438,8 +424,6 @@ def test_imagenet_features_separate_ants_from_bees(mobilenet_weights: Path, ants
     centres = np.stack([x[:trained][labels[:trained] == label].mean(0) for label in (0, 1)])
     guesses = (x[trained:] @ centres.T).argmax(1)
     assert (guesses == labels[trained:]).mean() >= 0.85
-    rough = load_backbone(
-        "mobilenet_v2", weights=str(mobilenet_weights), device="cpu", precision="bf16"
-    ).embed(pixels)
+    rough = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), device="cpu", precision="bf16").embed(pixels)
     rough /= np.linalg.norm(rough, axis=1, keepdims=True)
     assert (x * rough).sum(1).min() > 0.98

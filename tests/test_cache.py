@@ -185,8 +185,7 @@ def test_an_unknown_layer_is_refused_by_name(path: Path) -> None:
     with pytest.raises(CacheIncompleteError) as error:
         finished(path).features("train", "layer3")
     assert str(error.value) == (
-        f"{path} has no layer 'layer3'; it has penultimate. "
-        "Extract again to another file with --layers layer3."
+        f"{path} has no layer 'layer3'; it has penultimate. Extract again to another file with --layers layer3."
     )
 
 
@@ -260,9 +259,7 @@ def test_a_writer_goes_on_with_the_rows_that_are_missing(path: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == ["photos.h5"]
 
 
-def test_a_row_counts_only_once_all_its_layers_are_on_file(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_counts_only_once_all_its_layers_are_on_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with writer(path) as w:
         file = w._file
         marks: list[tuple[list[int], float]] = []
@@ -290,9 +287,7 @@ def test_finish_refuses_rows_that_are_neither_there_nor_skipped(path: Path) -> N
     assert not path.exists()
 
 
-def test_a_death_between_the_last_row_and_the_rename_is_mended(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_death_between_the_last_row_and_the_rename_is_mended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -365,9 +360,7 @@ def test_every_field_of_the_spec_is_in_the_mismatch_table() -> None:
 
 def test_all_differing_fields_are_named(path: Path) -> None:
     asked = dataclasses.replace(SPEC, views=5, dtype="float32")
-    with pytest.raises(
-        CacheMismatchError, match="views=2, you asked for 5; dtype=float16, you asked for float32"
-    ):
+    with pytest.raises(CacheMismatchError, match="views=2, you asked for 5; dtype=float16, you asked for float32"):
         finished(path).check_matches(asked, SAMPLES)
 
 
@@ -435,9 +428,7 @@ def test_other_hdf5_is_not_a_cache(path: Path) -> None:
         file["x"] = np.zeros(3)
     with pytest.raises(NotACacheError) as error:
         FeatureCache.open(path)
-    assert str(error.value) == (
-        f"{path} is HDF5, but not a feature cache (attribute format is not 'featcache')."
-    )
+    assert str(error.value) == (f"{path} is HDF5, but not a feature cache (attribute format is not 'featcache').")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
@@ -466,9 +457,7 @@ def test_a_tampered_spec_does_not_have_its_digest(path: Path) -> None:
     tamper(path, set_attribute("spec", SPEC.to_json().replace('"seed":0', '"seed":1')))
     with pytest.raises(NotACacheError) as error:
         FeatureCache.open(path)
-    assert str(error.value) == (
-        f"{path} is a damaged feature cache: its spec does not have its digest. Extract again."
-    )
+    assert str(error.value) == (f"{path} is a damaged feature cache: its spec does not have its digest. Extract again.")
 
 
 DAMAGE = {

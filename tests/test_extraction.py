@@ -50,9 +50,7 @@ def spy_on(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fail_at: int | N
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-def test_features_are_the_networks_answers_to_the_views(
-    split_folder: Path, tmp_path: Path, augment: str
-) -> None:
+def test_features_are_the_networks_answers_to_the_views(split_folder: Path, tmp_path: Path, augment: str) -> None:
     manifest = read_manifest(split_folder)
     out = tmp_path / "a.h5"
     cache = extract(manifest, out, backbone=toy_backbone(), views=VIEWS, augment=augment, seed=5).cache
@@ -81,9 +79,7 @@ def test_workers_and_batch_size_change_no_byte(split_folder: Path, tmp_path: Pat
     files = []
     for workers, batch_size in ((1, 32), (2, 1), (5, 7), (2, 1000)):
         out = tmp_path / f"{workers}-{batch_size}.h5"
-        extract(
-            split_folder, out, backbone=toy_backbone(), views=VIEWS, workers=workers, batch_size=batch_size
-        )
+        extract(split_folder, out, backbone=toy_backbone(), views=VIEWS, workers=workers, batch_size=batch_size)
         files.append(bytes_of(out))
     assert len(set(files)) == 1
 
@@ -107,9 +103,7 @@ def test_a_forward_pass_takes_at_most_batch_size_views(
     assert sizes == [8] * 6 + [4, 5]  # 13 training images of 4 views, two a batch; 5 val images of one view
 
 
-def test_training_images_get_all_views_and_val_images_the_clean_one(
-    split_folder: Path, tmp_path: Path
-) -> None:
+def test_training_images_get_all_views_and_val_images_the_clean_one(split_folder: Path, tmp_path: Path) -> None:
     cache = extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=VIEWS).cache
     assert cache.done.tolist() == [4] * 13 + [1] * 5
     assert cache.features("train").x.shape == (13, 4, 3)
@@ -171,9 +165,7 @@ def test_the_cache_names_network_weights_and_seed(split_folder: Path, tmp_path: 
     assert {"torch", "numpy", "python"} <= cache.provenance["versions"].keys()
 
 
-def test_a_second_call_extracts_nothing(
-    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_call_extracts_nothing(split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "a.h5"
     (split_folder / "train/ants/000.png").write_bytes(b"")
     first = extract(split_folder, out, backbone=toy_backbone(), views=1)
@@ -230,9 +222,7 @@ def test_progress_counts_every_image_up_to_the_total(split_folder: Path, tmp_pat
     assert calls[-1] == ("extract", 18, 18)
 
 
-def test_progress_reaches_the_total_though_the_last_image_is_unreadable(
-    split_folder: Path, tmp_path: Path
-) -> None:
+def test_progress_reaches_the_total_though_the_last_image_is_unreadable(split_folder: Path, tmp_path: Path) -> None:
     (split_folder / "val/bees/001.png").write_bytes(b"")
     calls: list[tuple[str, int, int]] = []
     extract(
@@ -246,9 +236,7 @@ def test_progress_reaches_the_total_though_the_last_image_is_unreadable(
     assert calls[-1] == ("extract", 18, 18)
 
 
-def test_a_file_changed_during_extraction_is_skipped_with_its_reason(
-    split_folder: Path, tmp_path: Path
-) -> None:
+def test_a_file_changed_during_extraction_is_skipped_with_its_reason(split_folder: Path, tmp_path: Path) -> None:
     manifest = read_manifest(split_folder)
     manifest.path(4).write_bytes(manifest.path(5).read_bytes())
     extraction = extract(manifest, tmp_path / "a.h5", backbone=toy_backbone(), views=1)

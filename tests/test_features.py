@@ -18,9 +18,7 @@ def features(contents: list[int], views: int, d: int = 2) -> Features:
     sha256[:, 7] = contents
     labels = np.arange(n, dtype=np.int64) % 2
     ids = tuple(f"{i}.png" for i in range(n))
-    return Features(
-        x.astype(np.float32), Samples(ids, labels, np.zeros(n, np.uint8), sha256, ("ants", "bees"))
-    )
+    return Features(x.astype(np.float32), Samples(ids, labels, np.zeros(n, np.uint8), sha256, ("ants", "bees")))
 
 
 def test_view_0_is_the_clean_one() -> None:

@@ -14,16 +14,8 @@ from toys import toy_backbone
 from featcache.extraction import extract
 
 IDS = [
-    *(
-        f"train/{name}/{number:03d}.png"
-        for name, count in (("ants", 7), ("bees", 6))
-        for number in range(count)
-    ),
-    *(
-        f"val/{name}/{number:03d}.png"
-        for name, count in (("ants", 3), ("bees", 2))
-        for number in range(count)
-    ),
+    *(f"train/{name}/{number:03d}.png" for name, count in (("ants", 7), ("bees", 6)) for number in range(count)),
+    *(f"val/{name}/{number:03d}.png" for name, count in (("ants", 3), ("bees", 2)) for number in range(count)),
 ]
 
 
@@ -69,9 +61,9 @@ def test_features_and_done_lie_contiguous_from_the_start(golden: h5py.File) -> N
 
 
 def test_numbers_are_little_endian(golden: h5py.File) -> None:
-    assert [
-        golden[name].id.get_type().get_order() for name in ("features/penultimate", "done", "labels")
-    ] == [h5py.h5t.ORDER_LE] * 3
+    assert [golden[name].id.get_type().get_order() for name in ("features/penultimate", "done", "labels")] == [
+        h5py.h5t.ORDER_LE
+    ] * 3
 
 
 def test_split_is_an_enum(golden: h5py.File) -> None:

@@ -44,18 +44,11 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def noise(mode: str = "RGB") -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)).convert(
-        mode
-    )
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)).convert(mode)
 
 
 def reason(data: bytes) -> str:
@@ -110,9 +103,7 @@ def test_broken_exif_loses_no_pixels(exif: bytes) -> None:
 def test_grey_becomes_three_equal_channels() -> None:
     grey = Image.fromarray(np.array([[0, 7, 255]], dtype=np.uint8))
     assert decode(encode(grey)).tolist() == [[[0] * 3, [7] * 3, [255] * 3]]
-    assert decode(encode(grey.convert("1", dither=Image.Dither.NONE))).tolist() == [
-        [[0] * 3, [0] * 3, [255] * 3]
-    ]
+    assert decode(encode(grey.convert("1", dither=Image.Dither.NONE))).tolist() == [[[0] * 3, [0] * 3, [255] * 3]]
 
 
 def palette(transparency: int | bytes | None = None) -> bytes:
@@ -177,9 +168,7 @@ def test_cmyk_jpeg_is_not_inverted(ink: tuple[int, ...], colour: tuple[int, ...]
     np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(colour, (16, 16, 3)), atol=2)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
-)
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_an_animation_gives_its_first_frame(kind: str, options: dict[str, object]) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)

@@ -80,9 +80,7 @@ def test_unreadable_images_are_left_out_and_change_no_other(split_folder: Path, 
     assert skipped.pop(9)
     assert skipped == {0: "the file is empty (0 bytes)", 5: "not an image that Pillow can identify"}
     good = [row for row in rows if row not in (0, 5, 9)]
-    assert [batch.rows.tolist() for batch in batches] == [
-        good[start : start + 4] for start in range(0, 15, 4)
-    ]
+    assert [batch.rows.tolist() for batch in batches] == [good[start : start + 4] for start in range(0, 15, 4)]
     for row, pixels in zip(good, np.concatenate([batch.pixels for batch in batches]), strict=True):
         np.testing.assert_array_equal(pixels, expected[row])
 
@@ -108,9 +106,7 @@ def test_read_image_gives_the_bytes_of_the_row(manifest: Manifest) -> None:
     assert read_image(manifest, 7, expected) == (manifest.root / manifest.samples.ids[7]).read_bytes()
 
 
-def test_the_loader_reads_ahead_no_further_than_it_says(
-    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loader_reads_ahead_no_further_than_it_says(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
     def record(manifest: Manifest, row: int, expected: bytes) -> bytes:

@@ -32,10 +32,7 @@ def by_id(manifest: Manifest) -> dict[str, tuple[str, str]]:
 
 def as_torchvision_reads_it(root: Path, split: str) -> dict[str, tuple[str, str]]:
     folder = ImageFolder(str(root / split))
-    return {
-        Path(path).relative_to(root).as_posix(): (folder.classes[label], split)
-        for path, label in folder.samples
-    }
+    return {Path(path).relative_to(root).as_posix(): (folder.classes[label], split) for path, label in folder.samples}
 
 
 def counts(manifest: Manifest) -> list[int]:
@@ -121,9 +118,7 @@ def test_a_folder_may_be_named_by_text(split_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_val_has_three_names(make_folder: MakeFolder, name: str) -> None:
-    root = make_folder(
-        {"train/ants": 2, "train/bees": 2, f"{name}/ants": 1, f"{name}/bees": 1, "test/bees": 3}
-    )
+    root = make_folder({"train/ants": 2, "train/bees": 2, f"{name}/ants": 1, f"{name}/bees": 1, "test/bees": 3})
     manifest = read_manifest(root)
     assert counts(manifest) == [4, 2, 3]
     assert manifest.samples.ids[4:6] == (f"{name}/ants/000.png", f"{name}/bees/000.png")
@@ -157,9 +152,7 @@ def test_nothing_ignored_is_not_mentioned(split_folder: Path) -> None:
     ("fraction", "held"),
     [(0.2, {"ants": 2, "bees": 6}), (0.5, {"ants": 5, "bees": 15}), (0.01, {"ants": 1, "bees": 1})],
 )
-def test_val_fraction_is_held_out_of_each_class(
-    make_folder: MakeFolder, fraction: float, held: dict[str, int]
-) -> None:
+def test_val_fraction_is_held_out_of_each_class(make_folder: MakeFolder, fraction: float, held: dict[str, int]) -> None:
     manifest = read_manifest(make_folder({"ants": 10, "bees": 30}), val_fraction=fraction)
     assert Counter(label for label, split in by_id(manifest).values() if split == "val") == held
 
@@ -195,9 +188,7 @@ def test_identical_files_stay_on_one_side_and_classes_keep_their_shares(
     classes: list[list[int]], fraction: float, seed: int
 ) -> None:
     with TemporaryDirectory() as folder:
-        write_files(
-            Path(folder), {f"c{k}": [100 * k + c for c in contents] for k, contents in enumerate(classes)}
-        )
+        write_files(Path(folder), {f"c{k}": [100 * k + c for c in contents] for k, contents in enumerate(classes)})
         manifest = read_manifest(folder, val_fraction=fraction, seed=seed)
     samples = manifest.samples
     sides: dict[bytes, set[int]] = {}
@@ -354,21 +345,15 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
 
 def test_a_folder_that_does_not_exist_is_said_not_to(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert empty_error(missing) == (
-        f"{missing} does not exist. Give a folder of class folders, or a CSV manifest."
-    )
+    assert empty_error(missing) == (f"{missing} does not exist. Give a folder of class folders, or a CSV manifest.")
 
 
-@pytest.mark.parametrize(
-    "layout", [{"ants": 2, "bees": 0}, {"train/ants": 1, "train/bees": 1, "val/ants": 0}]
-)
+@pytest.mark.parametrize("layout", [{"ants": 2, "bees": 0}, {"train/ants": 1, "train/bees": 1, "val/ants": 0}])
 def test_an_empty_class_is_named(make_folder: MakeFolder, layout: dict[str, int]) -> None:
     root = make_folder(layout)
     empty = root / next(folder for folder, count in layout.items() if not count)
     (empty / "notes.txt").write_text("no image")
-    assert empty_error(root) == (
-        f"Class folder {empty} holds no images. Put images into it, or remove the folder."
-    )
+    assert empty_error(root) == (f"Class folder {empty} holds no images. Put images into it, or remove the folder.")
 
 
 def test_images_without_class_folders_are_not_guessed_at(make_folder: MakeFolder) -> None:
@@ -461,9 +446,7 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
         ),
     ],
 )
-def test_a_csv_that_does_not_fit_says_where(
-    make_folder: MakeFolder, header: str, row: str, message: str
-) -> None:
+def test_a_csv_that_does_not_fit_says_where(make_folder: MakeFolder, header: str, row: str, message: str) -> None:
     root = make_folder({"x": 3})
     path = write_csv(root, header, row)
     assert layout_error(path) == message.format(csv=path, root=root)

@@ -69,9 +69,7 @@ def test_a_phase_that_fails_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_report_is_json_with_the_val_accuracy_at_the_top() -> None:
-    report = Report(
-        "linear", {"fit": 1.5, "wall": 2.0}, 6, VAL, TEST, size_bytes=10, spec_digest="ab", seed=3
-    )
+    report = Report("linear", {"fit": 1.5, "wall": 2.0}, 6, VAL, TEST, size_bytes=10, spec_digest="ab", seed=3)
     fields = report.to_dict()
     assert json.loads(json.dumps(fields, allow_nan=False)) == fields
     assert next(iter(fields)) == "method"

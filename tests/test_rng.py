@@ -88,9 +88,7 @@ def test_epoch_order_sorts_by_the_mixed_hash(sha256: NDArray[np.uint8], seed: in
 def test_deleting_images_keeps_the_order_of_the_others(
     sha256: NDArray[np.uint8], seed: int, epoch: int, data: st.DataObject
 ) -> None:
-    kept = np.array(
-        data.draw(st.lists(st.booleans(), min_size=len(sha256), max_size=len(sha256))), dtype=bool
-    )
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(sha256), max_size=len(sha256))), dtype=bool)
     rows = np.flatnonzero(kept)
     whole = epoch_order(sha256, seed, epoch)
     np.testing.assert_array_equal(rows[epoch_order(sha256[rows], seed, epoch)], whole[kept[whole]])
@@ -98,9 +96,7 @@ def test_deleting_images_keeps_the_order_of_the_others(
 
 @settings(deadline=None)
 @given(SEEDS, st.integers(1, 1000))
-def test_where_an_image_stands_in_the_folder_does_not_decide_when_it_is_visited(
-    seed: int, epoch: int
-) -> None:
+def test_where_an_image_stands_in_the_folder_does_not_decide_when_it_is_visited(seed: int, epoch: int) -> None:
     sha256 = hashes(30)
     shuffled = np.random.default_rng(1).permutation(30)
     np.testing.assert_array_equal(

@@ -43,9 +43,7 @@ def torchvision_clean(image: Pixels, spec: ViewSpec) -> Pixels:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(
-    ("width", "height"), [(50, 37), (37, 50), (16, 16), (5, 3), (1, 1), (2, 16), (97, 13)]
-)
+@pytest.mark.parametrize(("width", "height"), [(50, 37), (37, 50), (16, 16), (5, 3), (1, 1), (2, 16), (97, 13)])
 def test_view_0_is_torchvisions_resize_and_centre_crop(width: int, height: int, interpolation: str) -> None:
     image = noise(width, height)
     spec = ViewSpec(14, 16, interpolation)
@@ -209,9 +207,7 @@ def test_crop_box_lies_inside_the_image(height: int, width: int, seed: int) -> N
     ("height", "width", "box"),
     [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (1, 1, (0, 0, 1, 1))],
 )
-def test_crop_box_without_a_fit_is_the_central_one(
-    height: int, width: int, box: tuple[int, int, int, int]
-) -> None:
+def test_crop_box_without_a_fit_is_the_central_one(height: int, width: int, box: tuple[int, int, int, int]) -> None:
     class Never(np.random.Generator):
         def uniform(self, low: float, high: float) -> float:  # type: ignore[override]
             return high
@@ -234,9 +230,7 @@ def test_crop_box_is_distributed_as_torchvisions(height: int, width: int) -> Non
         error = np.sqrt((a.var() + b.var()) / draws)
         assert abs(a.mean() - b.mean()) < 4 * error
         assert a.std() == pytest.approx(b.std(), rel=0.06)
-        np.testing.assert_allclose(
-            np.quantile(a, [0.1, 0.5, 0.9]), np.quantile(b, [0.1, 0.5, 0.9]), atol=0.2 * b.std()
-        )
+        np.testing.assert_allclose(np.quantile(a, [0.1, 0.5, 0.9]), np.quantile(b, [0.1, 0.5, 0.9]), atol=0.2 * b.std())
 
 
 def _area(boxes: NDArray[np.int64], height: int, width: int) -> NDArray[np.float64]:

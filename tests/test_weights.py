@@ -52,10 +52,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_hash_is_over_names_dtypes_shapes_and_bytes() -> None:
     state = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(3)}
     expected = hashlib.sha256(
-        b"a:torch.int64:();"
-        + np.int64(3).tobytes()
-        + b"b:torch.float32:(1, 2);"
-        + np.float32([1, 2]).tobytes()
+        b"a:torch.int64:();" + np.int64(3).tobytes() + b"b:torch.float32:(1, 2);" + np.float32([1, 2]).tobytes()
     )
     assert sha256_of(state) == expected.hexdigest()
 
@@ -85,9 +82,7 @@ def test_the_hash_of_a_backbone_covers_its_batchnorm_statistics() -> None:
 def test_pth_and_safetensors_of_one_state_have_one_hash(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pth")
     save_file(state, tmp_path / "a.safetensors")
-    pth, safe = (
-        load_backbone(NAME, weights=str(tmp_path / name), device="cpu") for name in ("a.pth", "a.safetensors")
-    )
+    pth, safe = (load_backbone(NAME, weights=str(tmp_path / name), device="cpu") for name in ("a.pth", "a.safetensors"))
     assert pth.weights_sha256 == safe.weights_sha256
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pth.embed(pixels), safe.embed(pixels))
@@ -96,9 +91,7 @@ def test_pth_and_safetensors_of_one_state_have_one_hash(state: dict[str, Tensor]
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_a_file_gives_the_tensors_that_were_saved(
-    state: dict[str, Tensor], tmp_path: Path, name: str
-) -> None:
+def test_a_file_gives_the_tensors_that_were_saved(state: dict[str, Tensor], tmp_path: Path, name: str) -> None:
     (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
     found = read_state(tmp_path / name)
     assert found.keys() == state.keys()
@@ -138,8 +131,7 @@ def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
     message = str(error.value)
     assert message.startswith(f"{path} is not a file of plain weights (")
     assert message.endswith(
-        "). Save it with torch.save(model.state_dict(), PATH) or as safetensors; "
-        "files that hold code are not loaded."
+        "). Save it with torch.save(model.state_dict(), PATH) or as safetensors; files that hold code are not loaded."
     )
     assert not marker.exists()
 
@@ -186,9 +178,7 @@ def _without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 
 
 STATE = dict(Net().state_dict())
-MANY = (
-    "6 tensors missing (for example norm.bias); 1 unknown (for example x); stem.bias is (1,), expected (3,)"
-)
+MANY = "6 tensors missing (for example norm.bias); 1 unknown (for example x); stem.bias is (1,), expected (3,)"
 WRONG = {
     "1 tensors missing (for example norm.running_mean)": _without(STATE, "norm.running_mean"),
     "2 unknown (for example head.bias)": {**STATE, "head.weight": torch.ones(1), "head.bias": torch.ones(1)},
@@ -202,14 +192,11 @@ def test_weights_of_another_network_are_refused(wrong: str) -> None:
     with pytest.raises(BackboneError) as error:
         load_state(Net(), WRONG[wrong], "fc", "w.pth")
     assert str(error.value) == (
-        f"the weights in w.pth are not those of this network: {wrong}. "
-        "Name the network they belong to with --backbone."
+        f"the weights in w.pth are not those of this network: {wrong}. Name the network they belong to with --backbone."
     )
 
 
-def test_weights_of_another_network_are_refused_by_load_backbone(
-    state: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_weights_of_another_network_are_refused_by_load_backbone(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save(state, path)
     with pytest.raises(BackboneError, match=f"^the weights in {path} are not those of this network: "):

@@ -16,9 +16,7 @@ from featcache_cli import options
 @click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
 @click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
 @options.as_json
-def command(
-    model: str, images: tuple[str, ...], top: int, weights: str | None, device: str, as_json: bool
-) -> None:
+def command(model: str, images: tuple[str, ...], top: int, weights: str | None, device: str, as_json: bool) -> None:
     """Name the class of each of IMAGES (files, folders, globs) with MODEL, a saved head or a fine-tuned run."""
     import featcache
     from featcache.manifest import find_images
