@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featcache import weights as weights_
+from featcache.architectures import build
 from featcache.errors import BackboneError
-from featcache.rng import derived_seed
 from featcache.spec import PENULTIMATE, Interpolation, Precision, ViewSpec
-from featcache.weights import EMBEDDED
+from featcache.weights import EMBEDDED, first_line, sha256_of
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,8 +55,8 @@ class Backbone:
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
         self.std = (float(std[0]), float(std[1]), float(std[2]))
         self.device, self.precision = torch.device(device), precision
-        self.weights_sha256 = weights_.sha256_of(module.state_dict())
-        self.module = module.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.weights_sha256 = sha256_of(module.state_dict())
+        self.module = module.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self.layers = tuple(layers)
         self._tapped: dict[str, Tensor] = {}
         self._tap()
@@ -98,7 +97,8 @@ class Backbone:
         """uint8 pixels (b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
-        batch = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True)
+        batch = batch.permute(0, 3, 1, 2)
         return (batch.float() - mean) / std
 
     def autocast(self) -> torch.autocast:
@@ -134,9 +134,15 @@ class Backbone:
 
 
 def _pool(name: str, layer: str, output: Any) -> Tensor:
-    """Maps (b, d, h, w) and tokens (b, t, d) are averaged over their places; vectors stay."""
-    if isinstance(output, Tensor) and output.ndim in (2, 3, 4):
-        return {2: lambda x: x, 3: lambda x: x.mean(1), 4: lambda x: x.mean((2, 3))}[output.ndim](output)
+    """Maps and tokens (b, t, d) are averaged over their places; vectors stay, apart from later in-place changes."""
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output.clone()
+    if isinstance(output, Tensor) and output.ndim == 3:
+        return output.mean(1)
+    if isinstance(output, Tensor) and output.ndim == 4:
+        # Square views give square maps, so the odd axis out holds the channels: (b, h, w, d) in Swin.
+        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
+        return output.mean((1, 2) if channels_last else (2, 3))
     raise BackboneError(f"layer {layer} of {name} does not give one tensor of 2 to 4 dimensions")
 
 
@@ -154,7 +160,7 @@ def resolve_device(device: str = "auto") -> str:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise BackboneError(f"device {device!r} cannot be used: {reason}. Try --device auto or cpu.") from error
     return device
 
@@ -202,7 +208,7 @@ def load_backbone(
     device = resolve_device(device)
     if weights not in ("pretrained", "none"):
         weights = str(Path(weights).resolve())  # recorded with the features, to be found again from elsewhere
-    module, preprocessing = _build(name, weights, seed)
+    module, preprocessing = build(name, weights, seed)
     return Backbone(
         module,
         name=name,
@@ -212,113 +218,3 @@ def load_backbone(
         precision=resolve_precision(precision, device),
         **preprocessing,
     )
-
-
-def _build(name: str, weights: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    with torch.random.fork_rng():
-        torch.manual_seed(derived_seed(seed, "weights"))
-        if name == EMBEDDED:
-            return _build_timm(name, "tf_efficientnet_lite0", weights)
-        if name.startswith("timm/"):
-            return _build_timm(name, name.removeprefix("timm/"), weights)
-        return _build_torchvision(name, weights)
-
-
-def _build_timm(name: str, model: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
-    import timm
-
-    pretrained = weights == "pretrained"
-    try:
-        network = timm.create_model(model, pretrained=pretrained and name != EMBEDDED)
-    except Exception as error:
-        if model not in timm.list_models():
-            close = ", ".join(timm.list_models(f"*{model.split('_')[0]}*")[:5])
-            raise BackboneError(f"timm has no model {model!r}" + (f"; close: {close}" if close else "")) from error
-        raise BackboneError(
-            f"the pretrained weights of {name} cannot be had ({str(error).splitlines()[0]}). Put them into the "
-            f"Hugging Face cache ({_hub_cache()}), give --weights PATH, or use the embedded --backbone {EMBEDDED}, "
-            "which needs no network."
-        ) from error
-    classifier = _classifier_name(name, network)
-    if name == EMBEDDED and pretrained:
-        network.load_state_dict(weights_.embedded_state(network))
-    elif weights not in ("pretrained", "none"):
-        weights_.load_state(network, weights_.read_state(Path(weights)), classifier, weights)
-    config = timm.data.resolve_model_data_config(network)
-    network.reset_classifier(0)
-    size = config["input_size"][-1]
-    return network, {
-        "image_size": size,
-        "resize_size": round(size / config["crop_pct"]),
-        "interpolation": config["interpolation"] if config["interpolation"] == "bicubic" else "bilinear",
-        "mean": config["mean"],
-        "std": config["std"],
-    }
-
-
-def _hub_cache() -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return str(HF_HUB_CACHE)
-
-
-def _build_torchvision(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        close = [model for model in known if model.startswith(name[:4])] or known
-        raise BackboneError(
-            f"there is no backbone {name!r}. Use {EMBEDDED} (embedded), a torchvision model "
-            f"({', '.join(close[:6])}, ...) or timm/<model>."
-        )
-    entries = models.get_model_weights(name)
-    # A file of one's own is taken for the first recipe, the tutorials' one; "pretrained" for the best.
-    entry = entries.DEFAULT if weights == "pretrained" else next(iter(entries))
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    network = models.get_model(name, weights=None, **options)
-    classifier = _classifier_name(name, network)
-    if weights == "pretrained":
-        state = weights_.pretrained_torchvision(name, entry)
-        weights_.load_state(network, state, classifier, entry)
-    elif weights != "none":
-        weights_.load_state(network, weights_.read_state(Path(weights)), classifier, weights)
-    _behead(network, classifier)
-    preset = entry.transforms()
-    return network, {
-        "image_size": preset.crop_size[0],
-        "resize_size": preset.resize_size[0],
-        "interpolation": "bicubic" if preset.interpolation.value == "bicubic" else "bilinear",
-        "mean": preset.mean,
-        "std": preset.std,
-    }
-
-
-def _classifier_name(name: str, network: nn.Module) -> str:
-    """The last linear layer, or SqueezeNet's last convolution."""
-    linears = [
-        path for path, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in path.lower()
-    ]
-    if name.startswith("squeezenet"):
-        return "classifier.1"
-    if not linears:
-        raise BackboneError(f"{name} has no linear layer to take the input of")
-    return linears[-1]
-
-
-def _behead(network: nn.Module, classifier: str) -> None:
-    """Make the network return the input of its classifier, in training and in evaluation alike.
-
-    SqueezeNet classifies with a convolution and averages its output; the input of that convolution, averaged
-    over its places, stands in for the penultimate features.
-    """
-    parent_name, _, child = classifier.rpartition(".")
-    parent = network.get_submodule(parent_name)
-    if isinstance(parent.get_submodule(child), nn.Conv2d):
-        network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    else:
-        setattr(parent, child, nn.Identity())
-    for auxiliary in ("AuxLogits", "aux1", "aux2"):  # Inception and GoogLeNet: extra classifiers for training
-        if hasattr(network, auxiliary):
-            setattr(network, auxiliary, None)
-            network.aux_logits = False

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import (
     CacheBusyError,
+    CacheError,
     CacheIncompleteError,
     CacheMismatchError,
     CacheVersionError,
@@ -66,7 +68,9 @@ class FeatureCache:
         self.skipped = [(_decode(row[0]), _decode(row[1])) for row in file["skipped"][:]]
         self.complete = bool(file.attrs["complete"])
         # Where each dataset's bytes lie, so that features are mapped without HDF5 in between.
-        self._layout = {name: _layout(path, file["features"][name]) for name in self.spec.layers}
+        self._layout = {
+            name: _layout(path, file["features"][name], len(self.samples), self.spec) for name in self.spec.layers
+        }
         self.dims = {name: shape[2] for name, (_, shape, _) in self._layout.items()}
 
     @classmethod
@@ -314,7 +318,8 @@ def _create(
                 complete=False,
             )
         _fsync(draft)
-        os.replace(draft, path)
+        with suppress(FileExistsError):  # another process was first; opening its file says so
+            os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -342,27 +347,32 @@ def _open(path: Path, mode: str) -> h5py.File:
 
 @contextmanager
 def _opened(path: Path, mode: str) -> Iterator[h5py.File]:
+    """An open cache; whatever is wrong inside comes out as a CacheError."""
     with _open(path, mode) as file:
-        if file.attrs.get("format") != FORMAT:
-            raise NotACacheError(f"{path} is HDF5, but not a feature cache (attribute format is not 'featcache').")
-        version = int(file.attrs.get("version", 0))
-        if version != VERSION:
-            raise CacheVersionError(
-                f"{path} has format version {version}; this featcache reads version {VERSION}. "
-                "Use the featcache that wrote it, or extract again."
-            )
         try:
+            if file.attrs.get("format") != FORMAT:
+                raise NotACacheError(f"{path} is HDF5, but not a feature cache (attribute format is not 'featcache').")
+            version = int(file.attrs["version"])
+            if version != VERSION:
+                raise CacheVersionError(
+                    f"{path} has format version {version}; this featcache reads version {VERSION}. "
+                    "Use the featcache that wrote it, or extract again."
+                )
             yield file
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, NotACacheError):
-                raise
-            raise NotACacheError(f"{path} is a damaged feature cache: {error}. Extract again.") from error
+        except CacheError:
+            raise
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> NotACacheError:
+    return NotACacheError(f"{path} is a damaged feature cache: {reason}. Extract again.")
 
 
 def _read_spec(path: Path, file: h5py.File) -> tuple[ExtractSpec, dict[str, Any]]:
     spec = ExtractSpec.from_json(file.attrs["spec"])
     if spec.digest() != file.attrs["digest"]:
-        raise NotACacheError(f"{path} is a damaged feature cache: its spec does not have its digest. Extract again.")
+        raise _damaged(path, "its spec does not have its digest")
     return spec, json.loads(file.attrs["provenance"])
 
 
@@ -376,18 +386,21 @@ def _read_samples(path: Path, file: h5py.File) -> Samples:
     )
     n = len(samples)
     if not (len(samples.labels) == len(samples.split) == len(samples.sha256) == file["done"].shape[0] == n):
-        raise NotACacheError(f"{path} is a damaged feature cache: its tables differ in length. Extract again.")
+        raise _damaged(path, "its tables differ in length")
+    if n and not 0 <= samples.labels.min() <= samples.labels.max() < len(samples.classes):
+        raise _damaged(path, "a label lies outside of its classes")
     return samples
 
 
-def _layout(path: Path, dataset: h5py.Dataset) -> tuple[int, tuple[int, int, int], np.dtype[Any]]:
+def _layout(
+    path: Path, dataset: h5py.Dataset, n: int, spec: ExtractSpec
+) -> tuple[int, tuple[int, int, int], np.dtype[Any]]:
     """Offset in bytes, shape and dtype of a contiguous dataset inside its file."""
+    if dataset.shape[:2] != (n, 1 + spec.views) or dataset.ndim != 3 or dataset.dtype != np.dtype(spec.dtype):
+        raise _damaged(path, f"{dataset.name} has shape {dataset.shape} and dtype {dataset.dtype}")
     offset = dataset.id.get_offset()
-    end = (offset or 0) + dataset.size * dataset.dtype.itemsize
-    if offset is None or dataset.ndim != 3 or end > path.stat().st_size:
-        raise NotACacheError(
-            f"{path} is a damaged feature cache: {dataset.name} does not lie whole in the file. Extract again."
-        )
+    if offset is None or offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
+        raise _damaged(path, f"{dataset.name} does not lie whole in the file")
     return offset, dataset.shape, dataset.dtype
 
 
@@ -395,7 +408,7 @@ def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Ascending rows as slices [start, stop) of consecutive numbers."""
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     edges: Sequence[int] = [0, *breaks.tolist(), len(rows)]
-    return list(zip(edges[:-1], edges[1:], strict=True)) if len(rows) else []
+    return list(pairwise(edges)) if len(rows) else []
 
 
 def _fsync(path: Path) -> None:

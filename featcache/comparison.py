@@ -176,7 +176,7 @@ def compare(
             folder = out / "work" / f"{route}-{seed + repeat}"
             if route == "cached":
                 extraction = {"views": views, "precision": precision, "weights": weights, **split}
-                orders = [
+                orders: list[Order] = [
                     {"task": "extract", "out": str(folder / "cache.h5"), **extraction},
                     {"task": "fit-head", "cache": str(folder / "cache.h5"), "out": str(folder / "head"), "head": head},
                 ]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import CacheWriter, FeatureCache
+from featcache.errors import EmptyFolderError
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, versions
@@ -139,6 +140,12 @@ def extract(
         with CacheWriter(out, spec, manifest.samples, backbone.dims, _provenance(backbone)) as writer:
             before = writer.pending()
             skipped = _fill(writer, manifest, backbone, spec, batch_size, workers, watch, progress)
+            if len(skipped) == len(manifest.samples):
+                row, reason = next(iter(skipped.items()))
+                raise EmptyFolderError(
+                    f"none of the {len(skipped)} images of {manifest.root} could be read; "
+                    f"{manifest.samples.ids[row]}: {reason}"
+                )
             cache = writer.finish(skipped)
         extracted = len(before) - len(skipped)
         shown = int(cache.done[before].sum())
@@ -180,6 +187,8 @@ def _fill(
                 done += len(batch.rows)
                 if progress:
                     progress("extract", done + len(loader.skipped), total)
+        if progress and loader.skipped:
+            progress("extract", done + len(loader.skipped), total)
     finally:
         loader.close()
     return loader.skipped

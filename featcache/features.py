@@ -58,7 +58,7 @@ class Features:
                 f"View {number} was asked for, but these features hold views 0 to {self.views}. "
                 f"Extract with --views {number} or more."
             )
-        return self.x[:, number]  # type: ignore[no-any-return]
+        return self.x[:, number]
 
     def epoch_view(self, epoch: int) -> int:
         """The view that epoch 1, 2, ... trains on: view e in epoch e, from the first again after K."""

@@ -60,7 +60,7 @@ def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEst
         ) from error
     if not (inspect.isclass(cls) and issubclass(cls, BaseEstimator) and hasattr(cls, "predict")):
         raise HeadError(f"{name} is not a scikit-learn classifier")
-    known = cls._get_param_names()
+    known = sorted(inspect.signature(cls).parameters)
     unknown = sorted(set(parameters or {}) - set(known))
     if unknown:
         raise HeadError(f"{name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featcache.errors import UnreadableImageError
 
@@ -34,7 +34,8 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
     Raises
     ------
-    UnreadableImageError : too many pixels for Pillow (a "decompression bomb", above 179 million), or whatever is wrong with the file, with the reason as its text.
+    UnreadableImageError : too many pixels for Pillow (a "decompression bomb", above 179 million), or whatever
+        else is wrong with the file, with the reason as its text.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -74,6 +75,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty (0 bytes)"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can identify"
     return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)

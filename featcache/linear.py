@@ -78,13 +78,13 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         logits = self.decision_function(X)
         if logits.ndim == 1:
             return np.column_stack([expit(-logits), expit(logits)])
-        return softmax(logits, axis=1)  # type: ignore[no-any-return]
+        return softmax(logits, axis=1)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Labels, shape (n,)."""
         logits = self.decision_function(X)
         index = (logits > 0).astype(np.int64) if logits.ndim == 1 else logits.argmax(axis=1)
-        return self.classes_[index]  # type: ignore[no-any-return]
+        return self.classes_[index]
 
     @classmethod
     def from_weights(cls, coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any]) -> LinearHead:

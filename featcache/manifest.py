@@ -321,9 +321,9 @@ def _draw(labels: NDArray[np.int64], sha256: NDArray[np.uint8], fraction: float,
         filled = 0
         for member in members:
             if filled + sizes[member] <= wanted:  # copies that would overshoot are passed over
-                filled += hold(member)
+                filled += hold(int(member))
         if not filled and len(members) > 1:
-            hold(members[np.argmin(sizes[members])])
+            hold(int(members[np.argmin(sizes[members])]))
     if not held:
         raise DataLayoutError("every class has a single distinct image: nothing can be held out for val")
     return np.sort(np.concatenate(held))

@@ -20,7 +20,7 @@ class Network(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, then logits."""
-        return self.head(self.body(pixels))  # type: ignore[no-any-return]
+        return self.head(self.body(pixels))
 
     def save(self, path: Path) -> None:
         """Write all weights as safetensors."""

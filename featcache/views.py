@@ -40,7 +40,7 @@ def make_views(image: NDArray[np.uint8], spec: ViewSpec, sha256: bytes, numbers:
     -------
     views : ndarray, shape (len(numbers), s, s, 3), uint8, with s = spec.image_size.
     """
-    pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w), channels last
+    pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)  # (3, h, w), channels last
     views = np.empty((len(numbers), spec.image_size, spec.image_size, 3), dtype=np.uint8)
     for place, number in enumerate(numbers):
         views[place] = _view(pixels, spec, sha256, number).permute(1, 2, 0).numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -25,7 +25,7 @@ def sha256_of(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -57,10 +57,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise BackboneError(
-            f"{path} is not a file of plain weights ({reason}). Save it with torch.save(model.state_dict(), PATH) "
-            "or as safetensors; files that hold code are not loaded."
+            f"{path} is not a file of plain weights ({first_line(error)}). Save it with "
+            "torch.save(model.state_dict(), PATH) or as safetensors; files that hold code are not loaded."
         ) from error
     for key in _NESTED_KEYS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -70,16 +69,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_state(network: nn.Module, state: Mapping[str, Tensor], classifier: str, source: object) -> None:
-    """Load weights strictly, but for the classifier, which featcache does not use.
+def load_state(network: nn.Module, state: Mapping[str, Tensor], classifiers: Sequence[str], source: object) -> None:
+    """Load weights strictly, but for the classifiers, which featcache does not use.
 
     Parameters
     ----------
-    classifier : prefix of the last layer's parameters; there the file may have other classes, or none.
+    classifiers : names of the last layers; there the file may have other classes, or nothing.
     source : where the weights come from, for the message.
     """
     own = network.state_dict()
-    unused = {name for name in own if name.startswith(f"{classifier}.")}
+    unused = {name for name in own if name.startswith(tuple(f"{layer}." for layer in classifiers))}
     fitting = {name: tensor for name, tensor in state.items() if name not in unused}
     missing = sorted(own.keys() - unused - fitting.keys())
     surplus = sorted(fitting.keys() - own.keys())
@@ -104,10 +103,15 @@ def pretrained_torchvision(name: str, entry: Any) -> dict[str, Tensor]:
     """A torchvision network's weights, from the download cache or the network."""
     file = Path(os.path.basename(urlparse(entry.url).path))
     try:
-        return dict(entry.get_state_dict(progress=False, check_hash=True))
+        return dict(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except Exception as error:  # URLError, HTTPError, a wrong hash, ...
         raise BackboneError(
             f"the pretrained weights of {name} cannot be had: {file} is not in {download_folder()} and the "
             f"download failed ({error}). Put that file there, give --weights PATH, or use the embedded "
             f"--backbone {EMBEDDED}, which needs no network."
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 from toys import ToyNet, random_image, toy_answer, toy_backbone
 
-from featcache import backbones
+from featcache import architectures
 from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
 from featcache.errors import BackboneError
 from featcache.images import decode
@@ -361,7 +361,7 @@ def test_timm_weights_that_cannot_be_had_name_the_ways_out(model: str, monkeypat
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    monkeypatch.setattr(backbones, "_hub_cache", lambda: "HUB")
+    monkeypatch.setattr(architectures, "_hub_cache", lambda: "HUB")
     with pytest.raises(BackboneError) as error:
         load_backbone(f"timm/{model}", device="cpu")
     assert str(error.value) == (

@@ -13,7 +13,7 @@ from toys import toy_answer, toy_backbone
 
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache
-from featcache.errors import CacheIncompleteError, CacheMismatchError
+from featcache.errors import CacheIncompleteError, CacheMismatchError, EmptyFolderError
 from featcache.extraction import extract
 from featcache.images import decode
 from featcache.manifest import Manifest, read_manifest
@@ -275,9 +275,13 @@ def test_a_partial_file_of_another_spec_is_refused(
     )
 
 
-def test_all_images_unreadable_leaves_an_empty_but_whole_cache(split_folder: Path, tmp_path: Path) -> None:
+def test_all_images_unreadable_is_an_error(split_folder: Path, tmp_path: Path) -> None:
     for path in split_folder.rglob("*.png"):
         path.write_bytes(b"broken" + path.name.encode())
-    extraction = extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1)
-    assert (extraction.extracted, len(extraction.skipped)) == (0, 18)
-    assert FeatureCache.open(tmp_path / "a.h5").features("train").x.shape[0] == 0
+    with pytest.raises(EmptyFolderError) as error:
+        extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1)
+    assert str(error.value) == (
+        f"none of the 18 images of {split_folder} could be read; "
+        "train/ants/000.png: not an image that Pillow can identify"
+    )
+    assert not (tmp_path / "a.h5").exists()

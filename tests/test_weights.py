@@ -168,7 +168,7 @@ def test_the_classifier_of_a_file_is_ignored(classes: int | None) -> None:
     source, target = Net(classes or 5), Net(5)
     fc = target.fc.weight.clone()
     state = {k: v for k, v in source.state_dict().items() if classes or not k.startswith("fc.")}
-    load_state(target, state, "fc", "w.pth")
+    load_state(target, state, ["fc"], "w.pth")
     assert torch.equal(target.stem.weight, source.stem.weight)
     assert torch.equal(target.fc.weight, fc)
 
@@ -190,7 +190,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_weights_of_another_network_are_refused(wrong: str) -> None:
     with pytest.raises(BackboneError) as error:
-        load_state(Net(), WRONG[wrong], "fc", "w.pth")
+        load_state(Net(), WRONG[wrong], ["fc"], "w.pth")
     assert str(error.value) == (
         f"the weights in w.pth are not those of this network: {wrong}. Name the network they belong to with --backbone."
     )

@@ -21,12 +21,13 @@ _DIGITS = "--image-size 64 --augment crop"
 def command(ctx: click.Context, folder: Path, dataset: str) -> None:
     """Run the main job from start to end in FOLDER, showing each command: copy them for your own images."""
     from featcache import datasets
+    from featcache.manifest import find_images
 
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
     size = _DIGITS if dataset == "digits" else ""
     cache, head, run = folder / "cache.h5", folder / "head", folder / "run"
-    sample = next(iter(datasets.list_images(data)))
+    sample = find_images([str(data)])[0]
     for line in (
         f"extract {data} -o {cache} --views 2 {size}",
         f"info {cache}",

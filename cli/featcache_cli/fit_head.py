@@ -27,8 +27,8 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.command()
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
-@click.option("--head", default="linear", show_default=True, help="linear, sgd, logreg, svm, knn, ridge, lda, centroid, "
-              "forest, or a dotted path such as sklearn.naive_bayes.GaussianNB.")  # fmt: skip
+@click.option("--head", default="linear", show_default=True, help="linear, sgd, logreg, svm, knn, ridge, lda, "
+              "centroid, forest, or a dotted path such as sklearn.naive_bayes.GaussianNB.")  # fmt: skip
 @click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
 @options.seed_option

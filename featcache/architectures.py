@@ -1,0 +1,131 @@
+"""Networks by name, without their classifiers, from torchvision and timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from featcache import weights as weights_
+from featcache.errors import BackboneError
+from featcache.rng import derived_seed
+from featcache.weights import EMBEDDED, first_line
+
+
+def build(name: str, weights: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """A network without its classifier, and the preprocessing of its weights; see `load_backbone`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(seed, "weights"))
+        if name == EMBEDDED:
+            return _build_timm(name, "tf_efficientnet_lite0", weights)
+        if name.startswith("timm/"):
+            return _build_timm(name, name.removeprefix("timm/"), weights)
+        return _build_torchvision(name, weights)
+
+
+def _build_timm(name: str, model: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    import timm
+
+    pretrained = weights == "pretrained"
+    try:
+        network = timm.create_model(model, pretrained=pretrained and name != EMBEDDED)
+    except Exception as error:
+        if model.split(".")[0] not in timm.list_models():
+            close = ", ".join(timm.list_models(f"*{model.split('_')[0]}*")[:5])
+            raise BackboneError(f"timm has no model {model!r}" + (f"; close: {close}" if close else "")) from error
+        raise BackboneError(
+            f"the pretrained weights of {name} cannot be had ({first_line(error)}). Put them into the "
+            f"Hugging Face cache ({_hub_cache()}), give --weights PATH, or use the embedded --backbone {EMBEDDED}, "
+            "which needs no network."
+        ) from error
+    if name == EMBEDDED and pretrained:
+        network.load_state_dict(weights_.embedded_state(network))
+    elif weights not in ("pretrained", "none"):
+        weights_.load_state(network, weights_.read_state(Path(weights)), _timm_classifiers(network), weights)
+    config = timm.data.resolve_model_data_config(network)
+    network.reset_classifier(0)
+    size = config["input_size"][-1]
+    return network, {
+        "image_size": size,
+        "resize_size": round(size / config["crop_pct"]),
+        "interpolation": config["interpolation"] if config["interpolation"] == "bicubic" else "bilinear",
+        "mean": config["mean"],
+        "std": config["std"],
+    }
+
+
+def _timm_classifiers(network: nn.Module) -> list[str]:
+    """Names of the layers that `reset_classifier` will replace: one, two (distilled), or none (headless)."""
+    found: Any = network.get_classifier()  # type: ignore[operator]
+    layers = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
+    return [path for path, module in network.named_modules() if any(module is layer for layer in layers)]
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
+
+
+def _build_torchvision(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        close = [model for model in known if model.startswith(name[:4])] or known
+        raise BackboneError(
+            f"there is no backbone {name!r}. Use {EMBEDDED} (embedded), a torchvision model "
+            f"({', '.join(close[:6])}, ...) or timm/<model>."
+        )
+    entries = models.get_model_weights(name)
+    # A file of one's own is taken for the first recipe, the tutorials' one; "pretrained" for the best.
+    entry = entries.DEFAULT if weights == "pretrained" else next(iter(entries))
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    network = models.get_model(name, weights=None, **options)
+    classifier = _classifier_name(name, network)
+    if weights == "pretrained":
+        state = weights_.pretrained_torchvision(name, entry)
+        weights_.load_state(network, state, [classifier], entry)
+    elif weights != "none":
+        weights_.load_state(network, weights_.read_state(Path(weights)), [classifier], weights)
+    _behead(network, classifier)
+    preset = entry.transforms()
+    return network, {
+        "image_size": preset.crop_size[0],
+        "resize_size": preset.resize_size[0],
+        "interpolation": "bicubic" if preset.interpolation.value == "bicubic" else "bilinear",
+        "mean": preset.mean,
+        "std": preset.std,
+    }
+
+
+def _classifier_name(name: str, network: nn.Module) -> str:
+    """The last linear layer, or SqueezeNet's last convolution."""
+    linears = [
+        path for path, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in path.lower()
+    ]
+    if name.startswith("squeezenet"):
+        return "classifier.1"
+    if not linears:
+        raise BackboneError(f"{name} has no linear layer to take the input of")
+    return linears[-1]
+
+
+def _behead(network: nn.Module, classifier: str) -> None:
+    """Make the network return the input of its classifier, in training and in evaluation alike.
+
+    SqueezeNet classifies with a convolution and averages its output; the input of that convolution, averaged
+    over its places, stands in for the penultimate features.
+    """
+    parent_name, _, child = classifier.rpartition(".")
+    parent = network.get_submodule(parent_name)
+    if isinstance(parent.get_submodule(child), nn.Conv2d):
+        network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    else:
+        setattr(parent, child, nn.Identity())
+    for auxiliary in ("AuxLogits", "aux1", "aux2"):  # Inception and GoogLeNet: extra classifiers for training
+        if hasattr(network, auxiliary):
+            setattr(network, auxiliary, None)
+            network.aux_logits = False  # type: ignore[assignment]

@@ -1,0 +1,78 @@
+"""A small network that can be trained, and runs of it that kill themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from featcache import finetuning
+from featcache.backbones import Backbone
+from featcache.card import ModelCard
+from featcache.network import Network
+from featcache.training import Epoch, Recipe
+
+RECIPE = Recipe(epochs=4, batch_size=4, lr=0.05, schedule="cosine", weight_decay=1e-3)
+
+
+class TrainableNet(nn.Module):
+    """Convolution, BatchNorm, ReLU, dropout, mean: 4 features."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, kernel)
+        self.norm = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.norm(self.conv(x)).relu()).mean((2, 3))
+
+
+def trainable_backbone(kernel: int = 3, weights: str = "none") -> Backbone:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = TrainableNet(kernel)
+    return Backbone(net, name="trainable", weights=weights, image_size=8, resize_size=10)
+
+
+def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
+    """Start a run and kill the process with SIGKILL at a moment of an epoch."""
+    finished: list[Epoch] = []
+
+    def die(*_args: Any) -> None:
+        if len(finished) == epoch - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def half(self: Network, path: Path) -> None:
+        if len(finished) == epoch - 1:
+            path.write_bytes(b"half")
+        die()
+        save(self, path)
+
+    def card(self: ModelCard, folder: Path) -> None:
+        die()
+        write(self, folder)
+
+    def checkpoint(value: Any, path: Path) -> None:
+        if len(finished) == epoch - 1:
+            Path(path).write_bytes(b"half")
+        die()
+        dump(value, path)
+
+    def on_epoch(value: Epoch) -> None:
+        if moment == "after the epoch":
+            die()
+        finished.append(value)
+
+    save, write, dump = Network.save, ModelCard.write, torch.save
+    if moment == "while weights are written":
+        Network.save = half  # type: ignore[method-assign]
+    if moment == "before model.json":
+        ModelCard.write = card  # type: ignore[method-assign]
+    if moment == "while the checkpoint is written":
+        torch.save = checkpoint  # type: ignore[assignment]
+    finetuning.finetune(data, out, backbone=trainable_backbone(), recipe=RECIPE, on_epoch=on_epoch)
