@@ -190,7 +190,9 @@ def compare(
                 orders = [{"task": "finetune", "out": str(folder / "run"), **live, **split}]
             runs.setdefault(route, []).append({"parts": _once(folder, orders, progress)})
     outcomes = [outcome for route, found in runs.items() for outcome in _outcomes(route, found, counts, views)]
-    return Comparison(outcomes, {**settings, "repeats": repeats})
+    # Reports travel: they name the data and a weights file, not where these lie on this machine.
+    names = {"data": Path(data).resolve().name, "weights": Path(weights).name}
+    return Comparison(outcomes, {**settings, **names, "repeats": repeats})
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:

@@ -12,27 +12,27 @@ from featcache.report import human_bytes
 from featcache.routes import ROUTES
 
 
-def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> str:
-    """Write report.md, report.json and report.png into a folder; returns the table with its remarks."""
+def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: str = "report") -> str:
+    """Write NAME.md, NAME.json and NAME.png into a folder; returns the table with its remarks."""
     from featcache.plots import plot_comparison
 
     folder = Path(folder)
-    (folder / "report.md").write_text(comparison_markdown(comparison), encoding="utf-8")
-    write_json(folder / "report.json", comparison.to_dict())
-    plot_comparison(comparison, folder / "report.png")
+    picture = plot_comparison(comparison, folder / f"{name}.png")
+    (folder / f"{name}.md").write_text(comparison_markdown(comparison, picture.name), encoding="utf-8")
+    write_json(folder / f"{name}.json", comparison.to_dict())
     remarked = "\n".join(f"- {line}" for line in remarks(comparison))
-    return f"{comparison_table(comparison)}\n\n{remarked}\n\nreport.md, report.json and report.png are in {folder}"
+    return f"{comparison_table(comparison)}\n\n{remarked}\n\n{name}.md, {name}.json and {name}.png are in {folder}"
 
 
-def comparison_markdown(comparison: Comparison) -> str:
-    """The whole report.md."""
+def comparison_markdown(comparison: Comparison, picture: str) -> str:
+    """The whole report; `picture` is the name of its plot."""
     settings, machine = comparison.settings, comparison.machine
     recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
     images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     sections = [
         "# featcache benchmark",
-        f"{images} images; {settings['backbone']} ({_weights(settings['weights'])}), augmentation "
+        f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}), augmentation "
         f"{settings['augment']}, {settings['views']} cached views, head {settings['head']}; live routes: {recipe}. "
         f"Extraction in {settings['precision']}, live routes in {settings['train_precision']}. "
         f"{settings['repeats']} repeat(s) from seed {settings['seed']}: medians, (least to most).",
@@ -40,7 +40,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Seconds by phase",
         _phases(comparison),
-        "![accuracy against seconds](report.png)",
+        f"![accuracy against seconds]({picture})",
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}. Versions: {versions}.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -130,10 +130,6 @@ def _phases(comparison: Comparison) -> str:
         _table(["route", *names], rows)
         + "\n\nread, decode and view are summed over worker threads and overlap with forward and train."
     )
-
-
-def _weights(weights: str) -> str:
-    return weights if weights in ("pretrained", "none") else "weights from a file"
 
 
 def _ratio(outcome: Outcome, cold: Outcome | None) -> str:

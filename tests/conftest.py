@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from toys import random_image
 
 MakeFolder = Callable[..., Path]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
-from toys import ToyNet, random_image, toy_answer, toy_backbone
 
 from featcache import architectures
 from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
@@ -24,6 +23,7 @@ from featcache.images import decode
 from featcache.manifest import read_manifest
 from featcache.views import make_views
 from featcache.weights import embedded_state, sha256_of
+from toys import ToyNet, random_image, toy_answer, toy_backbone
 
 # Where each family keeps its classifier, and how wide its input is.
 FAMILIES = {

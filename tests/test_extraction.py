@@ -9,16 +9,15 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from toys import toy_answer, toy_backbone
 
 from featcache.backbones import Backbone
-from featcache.cache import FeatureCache
 from featcache.errors import CacheIncompleteError, CacheMismatchError, EmptyFolderError
 from featcache.extraction import extract
 from featcache.images import decode
 from featcache.manifest import Manifest, read_manifest
 from featcache.spec import AUGMENTS, ViewSpec
 from featcache.views import make_views
+from toys import toy_answer, toy_backbone
 
 VIEWS = 3
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from toys import toy_backbone
 
 from featcache.extraction import extract
+from toys import toy_backbone
 
 IDS = [
     *(f"train/{name}/{number:03d}.png" for name, count in (("ants", 7), ("bees", 6)) for number in range(count)),

@@ -13,11 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from slow_extraction import extract_slowly
-from toys import toy_backbone
 
 from featcache.cache import FeatureCache, partial_path
 from featcache.extraction import extract
+from slow_extraction import extract_slowly
+from toys import toy_backbone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 

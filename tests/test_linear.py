@@ -48,7 +48,7 @@ def test_the_optimum_is_that_of_logistic_regression(classes: int, C: float, weig
     x, y, weights = data(classes)
     w = weights if weighted else np.ones(len(y))
     head = LinearHead(C=C).fit(x, y, w if weighted else None)
-    reference = LogisticRegression(C=C, tol=1e-10, max_iter=20_000).fit(x, y, w)
+    reference = LogisticRegression(C=C, tol=1e-10, solver="newton-cholesky").fit(x, y, w)
     best = loss(reference.coef_, reference.intercept_, x, y, w, C)
     assert abs(loss(head.coef_, head.intercept_, x, y, w, C) / best - 1) <= 1e-4
     np.testing.assert_allclose(head.coef_, reference.coef_, rtol=1e-2, atol=2e-3 * np.abs(reference.coef_).max())
@@ -56,15 +56,14 @@ def test_the_optimum_is_that_of_logistic_regression(classes: int, C: float, weig
     np.testing.assert_array_equal(head.predict(x), head.classes_[head.predict_proba(x).argmax(1)])
 
 
-@pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.parametrize("C", [1e-3, 1.0, 1e4])
-def test_many_more_features_than_samples_in_float16_reach_the_optimum_too(classes: int, C: float) -> None:
+@pytest.mark.parametrize("C", [1e-3, 1.0, 10.0, 100.0])
+def test_the_optimum_is_reached_on_separable_float16_features_too(C: float) -> None:
     rng = np.random.default_rng(3)
-    y = np.arange(60) % classes
-    x = (rng.normal(size=(60, 200)) + 0.5 * rng.normal(size=(classes, 200))[y]).astype(np.float16)
+    y = np.arange(245) % 2
+    x = np.maximum(0, rng.normal(size=(245, 1280)) + 0.3 * rng.normal(size=(2, 1280))[y]).astype(np.float16)
     w = np.ones(len(y))
     head = LinearHead(C=C).fit(x, y)
-    reference = LogisticRegression(C=C, tol=1e-8, max_iter=20_000).fit(x.astype(np.float64), y)
+    reference = LogisticRegression(C=C, tol=1e-9, max_iter=20_000).fit(x.astype(np.float64), y)
     best = loss(reference.coef_, reference.intercept_, x, y, w, C)
     assert loss(head.coef_, head.intercept_, x, y, w, C) / best - 1 <= 1e-4
 

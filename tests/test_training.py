@@ -182,16 +182,16 @@ def timeless(training: Training) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_a_restored_training_goes_on_as_if_never_stopped(stop: int) -> None:
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def halt(training: Training) -> None:
         if len(training.history) == stop:
-            raise Stopped
+            raise StoppedError
 
     whole, first, second = dropping(), dropping(), dropping()
     train(whole, batches(5), batches(5), seed=7, on_epoch=ignore)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(first, batches(5), batches(5), seed=7, on_epoch=halt)
     file = io.BytesIO()
     torch.save(first.state(), file)

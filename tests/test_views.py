@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.transforms import v2
-from toys import random_image
 
 from featcache import views
 from featcache.rng import generator
 from featcache.spec import AUGMENTS, ViewSpec
 from featcache.views import apply_trivial, crop_box, make_views, trivial_augment
+from toys import random_image
 
 SHA = bytes(range(32))
 INTERPOLATIONS = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}

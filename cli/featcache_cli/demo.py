@@ -33,9 +33,9 @@ def command(ctx: click.Context, folder: Path, dataset: str) -> None:
         f"info {cache}",
         f"fit-head {cache} -o {head}",
         f"fit-head {cache} --head knn -o {folder / 'head-knn'}",
-        f"finetune {data} -o {run} --epochs 2 --resume {size}",
+        f"finetune {data} -o {run} --epochs 1 --resume {size}",
         f"predict {head} {sample}",
-        f"benchmark {data} -o {folder / 'report'} --views 2 --epochs 3 {size}",
+        f"benchmark {data} -o {folder / 'report'} --views 2 --epochs 2 {size}",
     ):
         click.secho(f"\n$ featcache {line}", bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)

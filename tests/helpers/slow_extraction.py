@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from toys import ToyNet, toy_backbone
 
 from featcache.backbones import Backbone
 from featcache.extraction import extract
+from toys import ToyNet, toy_backbone
 
 
 class SlowBackbone(Backbone):

@@ -16,7 +16,9 @@ from featcache.card import ModelCard
 from featcache.network import Network
 from featcache.training import Epoch, Recipe
 
-RECIPE = Recipe(epochs=4, batch_size=4, lr=0.05, schedule="cosine", weight_decay=1e-3)
+RECIPE = Recipe(epochs=4, batch_size=4, lr=0.02, schedule="cosine", weight_decay=1e-3)
+
+SEED = 3  # with these, epoch 2 is the best on conftest's split_folder
 
 
 class TrainableNet(nn.Module):
@@ -75,4 +77,4 @@ def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
         ModelCard.write = card  # type: ignore[method-assign]
     if moment == "while the checkpoint is written":
         torch.save = checkpoint  # type: ignore[assignment]
-    finetuning.finetune(data, out, backbone=trainable_backbone(), recipe=RECIPE, on_epoch=on_epoch)
+    finetuning.finetune(data, out, backbone=trainable_backbone(), recipe=RECIPE, seed=SEED, on_epoch=on_epoch)

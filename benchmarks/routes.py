@@ -1,0 +1,61 @@
+"""The four routes on real photos: writes NAME.md, NAME.json and NAME.png under benchmarks/results/.
+
+    python benchmarks/routes.py [DATA] [--name ants-bees] [--repeats 3] [--routes cached,frozen,finetune,scratch]
+
+DATA defaults to FEATCACHE_ANTS_BEES. The clock of each route runs from the start of its process to its end. Finished
+routes are kept in --work; the same call goes on after an interruption. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import featcache
+from featcache.reporting import write_report
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
+    parser.add_argument("--name", default="ants-bees")
+    parser.add_argument("--work", default="demo/benchmark", help="where caches and runs are kept")
+    parser.add_argument("--routes", default="cached,frozen,finetune,scratch")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--weights", default="pretrained")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--train-precision", default="fp32")
+    options = parser.parse_args()
+    if not options.data:
+        sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
+    comparison = featcache.compare(
+        options.data,
+        options.work,
+        routes=options.routes.split(","),
+        backbone=options.backbone,
+        weights=options.weights,
+        views=options.views,
+        recipe={"epochs": options.epochs},
+        repeats=options.repeats,
+        train_precision=options.train_precision,
+    )
+    comparison.versions["commit"] = _commit()
+    print(write_report(comparison, HERE / "results", options.name))
+
+
+def _commit() -> str:
+    """The commit that was measured, marked where the tree differs from it."""
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

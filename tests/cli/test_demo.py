@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from commands import done, featcache_cli, refused, write_folder
+from featcache import datasets
+from featcache_cli.main import COMMANDS, main
+
+STEPS = ["extract", "info", "fit-head", "fit-head", "finetune", "predict", "benchmark"]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eighteen pictures in place of 1,797 digits."""
+    monkeypatch.setattr(
+        datasets, "write_digits", lambda folder: write_folder(folder) if not folder.exists() else folder
+    )
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Commands that are parsed for their options and then do nothing."""
+    seen: list[dict[str, Any]] = []
+    find = main.get_command
+
+    def parsed_only(ctx: click.Context, name: str) -> click.Command | None:
+        command = find(ctx, name)
+        if name == "demo" or command is None:
+            return command
+        note = lambda **given: seen.append({"command": name, **given})  # noqa: E731
+        return click.Command(name, params=command.params, callback=note)
+
+    monkeypatch.setattr(main, "get_command", parsed_only)
+    return seen
+
+
+@pytest.mark.usefixtures("few")
+def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    text = done("demo", folder)
+    shown = [line.removeprefix("$ featcache ") for line in text.splitlines() if line.startswith("$ ")]
+    assert [shlex.split(line)[0] for line in shown] == [line["command"] for line in lines] == STEPS
+    assert set(STEPS) | {"demo"} == set(COMMANDS)
+    made = {folder / name for name in ("cache.h5", "head", "head-knn", "run", "report")}
+    assert {Path(line["out"]) for line in lines if "out" in line} == made
+    assert all(Path(line["data"]) == folder / "digits" for line in lines if "data" in line)
+    assert {line["image_size"] for line in lines if "image_size" in line} == {64}
+    assert Path(lines[5]["images"][0]).is_file()
+    assert text.endswith(
+        f"Everything is in {folder.resolve()}: look at report/report.png and report/report.md.\n"
+    )
+
+
+@pytest.mark.usefixtures("few")
+def test_a_folder_with_a_space_in_its_name_is_one_folder(lines: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "my demo"
+    result = featcache_cli("demo", folder)
+    assert result.exit_code == 0, result.output
+    assert Path(lines[0]["out"]) == folder / "cache.h5"
+
+
+def test_own_photos_keep_the_networks_size(lines: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    done("demo", tmp_path / "demo", "--dataset", data)
+    assert [line["data"] for line in lines if "data" in line] == [str(data)] * 3
+    assert {line["image_size"] for line in lines if "image_size" in line} == {None}
+
+
+@pytest.mark.usefixtures("lines")
+def test_a_csv_manifest_is_a_data_set(data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    names = [f"{path},{path.parent.name}" for path in sorted((data / "train").rglob("*.png"))]
+    table.write_text("\n".join(["path,label", *names]))
+    result = featcache_cli("demo", tmp_path / "demo", "--dataset", table)
+    assert result.exit_code == 0, repr(result.exception)
+
+
+def test_an_empty_folder_is_a_message_not_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in refused("demo", tmp_path / "demo", "--dataset", tmp_path / "empty")
+
+
+def test_what_is_not_to_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused("demo", tmp_path / "demo", "--dataset", "cifar") == (
+        "there is no data set 'cifar': use digits, ants-bees, or the path of a folder or CSV"
+    )
+    monkeypatch.setenv("FEATCACHE_ANTS_BEES", str(tmp_path / "gone"))
+    assert refused("demo", tmp_path / "demo", "--dataset", "ants-bees") == (
+        f"FEATCACHE_ANTS_BEES is set to {tmp_path / 'gone'}, which is not a folder"
+    )
+
+
+@pytest.mark.usefixtures("few")
+def test_an_error_in_a_step_ends_the_demo(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "cache.h5").write_text("mine")
+    message = refused("demo", folder)
+    assert message.startswith(f"{folder / 'cache.h5'} is not a feature cache: ")
+    assert not (folder / "head").exists()

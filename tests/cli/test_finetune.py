@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import featcache
+from commands import SMALL, as_json, done, featcache_cli, refused
+from featcache import plots
+from featcache.presets import PRESETS
+from featcache.training import Recipe
+from featcache_cli.finetune import PRESETS as OFFERED
+
+NETWORK = ("--backbone", "mobilenet_v3_small", "--image-size", 32, "--workers", 2)
+QUICK = (*NETWORK, "--init", "scratch", "--epochs", 2, "--batch-size", 5, "--train", "head")
+LINE = re.compile(
+    r"epoch +(?P<epoch>\d+)  lr (?P<lr>\S+)  loss (?P<loss>\d+\.\d{4})  acc (?P<acc>[01]\.\d{4})  "
+    r"val-loss (?P<val_loss>\d+\.\d{4})  val-acc (?P<val_acc>[01]\.\d{4})  \d+\.\d s"
+)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> tuple[Path, str, str]:
+    out = data.parent / "run"
+    result = featcache_cli("finetune", data, "-o", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    return out, result.stdout, result.stderr
+
+
+def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
+    out, text, progress = run
+    lines = text.splitlines()
+    history = json.loads((out / "run.json").read_text())["history"]
+    assert len(history) == 2
+    for line, epoch in zip(lines, history, strict=False):
+        found = LINE.fullmatch(line)
+        assert found
+        assert (int(found["epoch"]), found["lr"]) == (epoch["epoch"], "0.01")
+        assert found["loss"] == f"{epoch['loss']:.4f}"
+        assert found["acc"] == f"{epoch['accuracy']:.4f}"
+        assert found["val_loss"] == f"{epoch['val_loss']:.4f}"
+        assert found["val_acc"] == f"{epoch['val_accuracy']:.4f}"
+    best = max(history, key=lambda epoch: epoch["val_accuracy"])
+    assert lines[2].startswith("2 epochs in ")
+    assert f"best val accuracy {best['val_accuracy']:.4f} (95 % interval " in lines[2]
+    assert lines[2].endswith(f"n = 5) in epoch {best['epoch']}")
+    assert lines[3:] == [f"saved in {out}"]
+    assert "epoch 1" in progress
+
+
+def test_the_folder_holds_the_model_its_checkpoint_and_its_curves(run: tuple[Path, str, str]) -> None:
+    assert sorted(path.name for path in run[0].iterdir()) == [
+        "curves.png", "head.safetensors", "last.pt", "model.json", "run.json"]  # fmt: skip
+
+
+def test_json_is_one_object_with_the_library_s_numbers(
+    run: tuple[Path, str, str], data: Path, tmp_path: Path
+) -> None:
+    found = as_json("finetune", data, "-o", tmp_path / "run", *QUICK)
+    first = json.loads((run[0] / "run.json").read_text())
+    for name in ("lr", "loss", "accuracy", "val_loss", "val_accuracy"):
+        assert [epoch[name] for epoch in found["history"]] == pytest.approx(
+            [epoch[name] for epoch in first["history"]]
+        )
+    assert found["path"] == str(tmp_path / "run")
+    assert (found["n"], found["images"], found["best_epoch"]) == (5, 26, first["best_epoch"])
+
+
+def test_a_diverged_run_is_json_still(data: Path, tmp_path: Path) -> None:
+    options = ("--init", "scratch", "--epochs", 2, "--batch-size", 5, "--lr", 1e12)
+    found = as_json("finetune", data, "-o", tmp_path / "run", *NETWORK, *options)
+    assert len(found["history"]) == 2
+
+
+def test_a_run_is_not_overwritten_and_resumed_with_its_own_settings_only(
+    run: tuple[Path, str, str], data: Path
+) -> None:
+    out, text, _ = run
+    weights = (out / "head.safetensors").read_bytes()
+    assert refused("finetune", data, "-o", out, *QUICK) == (
+        f"{out} holds a run already. Go on with --resume, or give another folder."
+    )
+    assert refused("finetune", data, "-o", out, *QUICK, "--resume", "--lr", 0.5, "--batch-size", 4) == (
+        f"{out} was run with batch_size=5, you asked for 4; lr=0.01, you asked for 0.5. "
+        "Resume with its own settings, or give another folder."
+    )
+    assert done("finetune", data, "-o", out, *QUICK, "--resume").splitlines()[:2] == text.splitlines()[:2]
+    assert (out / "head.safetensors").read_bytes() == weights
+
+
+def test_a_folder_with_other_things_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert refused("finetune", data, "-o", tmp_path, *QUICK) == (
+        f"{tmp_path} holds other files and no model.json. Give an empty or a new folder."
+    )
+
+
+def test_a_last_batch_of_one_is_explained(data: Path, tmp_path: Path) -> None:
+    message = refused(
+        "finetune", data, "-o", tmp_path / "run", *NETWORK, "--init", "scratch", "--batch-size", 6
+    )
+    assert message == (
+        "the last batch of an epoch has one image, which BatchNorm cannot train on at 32 pixels. "
+        "Choose another --batch-size than 6, or a larger --image-size."
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--backbone", "resnet19", "--init", "scratch"), ("--weights", "gone.pth", "--backbone", "resnet18")],
+)
+def test_a_bad_network_is_refused(arguments: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+    named = "resnet19" if "resnet19" in arguments else "gone.pth"
+    assert re.match(rf"there is no (backbone|weights file) .*{named}", refused(
+        "finetune", data, "-o", tmp_path / "run", *arguments))  # fmt: skip
+
+
+@pytest.fixture
+def got(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the library is called with."""
+    seen: dict[str, Any] = {}
+
+    def finetune(**given: Any) -> SimpleNamespace:
+        seen.update(given)
+        return SimpleNamespace(history=[], path=Path("run"))
+
+    monkeypatch.setitem(vars(featcache), "finetune", finetune)
+    monkeypatch.setattr(plots, "plot_history", lambda *_: None)
+    return seen
+
+
+def _asked(got: dict[str, Any], *arguments: object) -> dict[str, Any]:
+    got.clear()
+    done("finetune", "photos", "-o", "run", *arguments)
+    return got
+
+
+TUTORIALS = {
+    "pytorch-tutorial": ("resnet18", "tutorial", Recipe(10, 4, 1e-3, 0.9, 0.0, "sgd", "step", 7, 0.1)),
+    "gluon-hotdog": ("resnet18", "crop", Recipe(10, 64, 0.01, 0.0, 1e-3, "sgd", "constant")),
+    "mindspore-canidae": ("resnet50", "tutorial", Recipe(20, 24, 1e-3, 0.9, 0.0, "sgd", "constant")),
+}
+
+
+def test_every_preset_is_offered() -> None:
+    assert set(OFFERED) == set(PRESETS) == set(TUTORIALS)
+
+
+@pytest.mark.parametrize("preset", TUTORIALS)
+def test_a_preset_is_the_tutorial_s_and_options_override_it(preset: str, got: dict[str, Any]) -> None:
+    asked = _asked(got, "--preset", preset)
+    assert (asked["backbone"], asked["augment"], asked["recipe"]) == TUTORIALS[preset]
+    assert (asked["mode"], asked["weights"]) == ("all", "pretrained")
+    asked = _asked(got, "--preset", preset, "--lr", 0.3, "--epochs", 2, "--backbone", "vgg11", "--augment", "none",
+                   "--momentum", 0, "--optimizer", "adamw", "--schedule", "cosine")  # fmt: skip
+    assert (asked["backbone"], asked["augment"]) == ("vgg11", "none")
+    recipe = TUTORIALS[preset][2]
+    assert asked["recipe"] == Recipe(2, recipe.batch_size, 0.3, 0.0, recipe.weight_decay, "adamw", "cosine",
+                                     recipe.step_size, recipe.gamma)  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "lr"), [("pytorch-tutorial", 1e-3), ("mindspore-canidae", 0.1)])
+def test_a_preset_has_a_rate_for_the_head_alone(preset: str, lr: float, got: dict[str, Any]) -> None:
+    asked = _asked(got, "--preset", preset, "--train", "head")
+    assert (asked["mode"], asked["recipe"].lr) == ("head", lr)
+
+
+def test_the_defaults_are_in_the_help(got: dict[str, Any]) -> None:
+    asked = _asked(got)
+    assert (asked["backbone"], asked["augment"], asked["recipe"]) == (
+        "efficientnet_lite0",
+        "tutorial",
+        Recipe(),
+    )
+    text = " ".join(done("finetune", "--help").split())
+    recipe = Recipe()
+    for name in ("epochs", "lr", "momentum", "weight_decay", "optimizer", "batch_size"):
+        value = getattr(recipe, name)
+        shown = f"{value:g}" if isinstance(value, float) else value
+        assert re.search(rf"--{name.replace('_', '-')} .*?\[default: {shown}[;\]]", text), name
+    assert f"[default: {recipe.schedule}, by {recipe.gamma:g} every {recipe.step_size}]" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "weights"),
+    [((), "pretrained"), (("--init", "scratch"), "none"), (("--weights", "own.pth"), "own.pth")],
+)
+def test_where_the_weights_come_from(arguments: tuple[str, ...], weights: str, got: dict[str, Any]) -> None:
+    assert _asked(got, *arguments)["weights"] == weights
+
+
+def test_scratch_and_a_weights_file_contradict_each_other(got: dict[str, Any]) -> None:
+    result = featcache_cli("finetune", "photos", "-o", "run", "--init", "scratch", "--weights", "own.pth")
+    assert result.exit_code in (1, 2)
+    assert got == {}
+
+
+def test_scratch_draws_the_weights_with_the_seed(run: tuple[Path, str, str]) -> None:
+    card = json.loads((run[0] / "model.json").read_text())
+    assert card["weights"] == "none"
+    drawn = featcache.load_backbone("mobilenet_v3_small", weights="none", seed=0).weights_sha256
+    assert card["spec"]["weights_sha256"] == drawn
+
+
+def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
+    asked = _asked(got, "--image-size", 96, "--workers", 3, "--device", "cpu", "--precision", "bf16", "--seed", 4,
+                   "--val-fraction", 0.3, "--split-seed", 9, "--resume", "--weight-decay", 0.1,
+                   "--batch-size", 7)  # fmt: skip
+    assert callable(asked.pop("progress"))
+    assert callable(asked.pop("on_epoch"))
+    assert asked == {
+        "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
+        "augment": "tutorial", "recipe": Recipe(batch_size=7, weight_decay=0.1), "image_size": 96, "workers": 3,
+        "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
+        "resume": True}  # fmt: skip
+
+
+def test_small_options_are_those_of_the_other_tests() -> None:
+    assert set(map(str, NETWORK)) < set(SMALL)

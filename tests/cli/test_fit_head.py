@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import featcache
+from commands import as_json, done, featcache_cli, refused
+from featcache.fitting import fit_head
+from featcache.heads import HEADS
+
+
+@pytest.fixture
+def got(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the library is called with."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setitem(vars(featcache), "fit_head", lambda cache, **given: seen.update(cache=cache, **given))
+    return seen
+
+
+def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
+    lines = done("fit-head", cache, "-o", tmp_path / "head").splitlines()
+    assert lines[:7] == [
+        "head linear, val:",
+        "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)",
+        "recall by class",
+        "  ants  1.0000  (3 of 3)",
+        "  bees  1.0000  (2 of 2)",
+        "confusion (row: true class, column: predicted)",
+        "        ants  bees",
+    ]
+    assert lines[-1] == f"saved in {tmp_path / 'head'}"
+    card = json.loads((tmp_path / "head" / "model.json").read_text())
+    assert (card["head"], card["classes"], card["metrics"]["accuracy"]) == ("linear", ["ants", "bees"], 1.0)
+    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["head.safetensors", "model.json"]
+
+
+def test_without_out_nothing_is_saved(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "saved" not in done("fit-head", cache)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("head", [*HEADS, "sklearn.naive_bayes.GaussianNB"])
+def test_json_is_what_the_library_gives(head: str, cache: Path) -> None:
+    found = as_json("fit-head", cache, "--head", head)
+    direct = fit_head(cache, head=head)
+    assert found["confusion"] == [list(row) for row in direct.accuracy.confusion]
+    assert (found["head"], found["images"], found["path"]) == (head, 13, None)
+    assert found["accuracy"] == direct.accuracy.accuracy
+
+
+def test_sgd_prints_its_epochs_and_json_holds_them_instead(cache: Path) -> None:
+    arguments = ("fit-head", cache, "--head", "sgd", "-p", "epochs=3", "-p", "lr=0.5", "-p", "batch_size=4")
+    lines = done(*arguments).splitlines()
+    assert [line.split("  lr")[0] for line in lines[:3]] == ["epoch   1", "epoch   2", "epoch   3"]
+    found = as_json(*arguments)
+    assert [(epoch["epoch"], epoch["lr"]) for epoch in found["history"]] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert f"loss {found['history'][0]['loss']:.4f}" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("C=0.1", 0.1),
+        ("C=1", 1),
+        ("C=-1e3", -1000.0),
+        ("C=None", None),
+        ("C=True", True),
+        ("C='1'", "1"),
+        ("C=balanced", "balanced"),
+        ("C=a=b", "a=b"),
+        ("C=[1, 2]", [1, 2]),
+        ("C=", ""),
+    ],
+)
+def test_a_parameter_arrives_as_the_literal_that_it_is(text: str, value: object, got: dict[str, Any]) -> None:
+    done("fit-head", "c.h5", "-p", text)
+    assert got["parameters"] == {"C": value}
+    assert type(got["parameters"]["C"]) is type(value)
+
+
+def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
+    done("fit-head", "c.h5", "-o", "head", "--head", "knn", "-p", "n_neighbors=3", "-p", "metric=euclidean",
+         "--layer", "layer3", "--seed", 5)  # fmt: skip
+    assert callable(got.pop("on_epoch"))
+    assert got == {"cache": "c.h5", "out": "head", "head": "knn", "layer": "layer3", "seed": 5,
+                   "parameters": {"n_neighbors": 3, "metric": "euclidean"}}  # fmt: skip
+
+
+def test_a_parameter_changes_the_head(cache: Path) -> None:
+    weak = fit_head(cache, parameters={"C": 1e-6}).accuracy
+    assert weak.accuracy == 0.6  # nothing learnt but that ants are more
+    assert as_json("fit-head", cache, "-p", "C=1e-6")["confusion"] == [list(row) for row in weak.confusion]
+    assert as_json("fit-head", cache, "-p", "C=100")["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--head", "linaer"), "there is no head 'linaer'. Use linear, logreg, svm, "),
+        (("--head", "sklearn.svm.SVR"), "sklearn.svm.SVR is not a scikit-learn classifier"),
+        (("--head", "os.path.join"), "os.path.join is not a scikit-learn classifier"),
+        (("-p", "c=1"), "linear has no parameter 'c'; it has C, max_iter, tol"),
+        (("-p", "C=0"), "LinearHead could not be fitted: C must be greater than 0; got 0"),
+        (("-p", "C=big"), "LinearHead could not be fitted: "),
+        (("--head", "logreg", "-p", "C=-1"), "LogisticRegression could not be fitted: The 'C' parameter "),
+        (("--head", "sgd", "-p", "rate=1"), "sgd: "),
+        (("--head", "sgd", "-p", "epochs=0"), "sgd: epochs is 0; it must be 1 or more"),
+        (
+            ("--layer", "layer3"),
+            "{cache} has no layer 'layer3'; it has penultimate. Extract again to another file ",
+        ),
+    ],
+)
+def test_a_bad_head_or_parameter_is_refused(arguments: tuple[str, ...], message: str, cache: Path) -> None:
+    assert refused("fit-head", cache, *arguments).startswith(message.format(cache=cache))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--head", "sklearn.ensemble.VotingClassifier"),
+        ("--head", ".linear.LinearHead"),
+        ("--head", "sgd", "-p", "epochs=many"),
+        ("--head", "sgd", "-p", "optimizer=lion"),
+        ("--head", "sgd", "-p", "epochs=1.5"),
+        ("-p", "C={[]: 1}"),
+    ],
+    ids=" ".join,
+)
+def test_a_strange_head_is_a_message_not_a_traceback(arguments: tuple[str, ...], cache: Path) -> None:
+    result = featcache_cli("fit-head", cache, *arguments)
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code in (1, 2)
+
+
+def test_a_parameter_without_a_value_is_a_usage_error(cache: Path) -> None:
+    assert "'C' is not name=value" in refused("fit-head", cache, "-p", "C", status=2)
+
+
+def test_a_folder_with_other_things_is_not_written_into(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert refused("fit-head", cache, "-o", tmp_path) == (
+        f"{tmp_path} holds other files and no model.json. Give an empty or a new folder."
+    )
+    assert (
+        refused("fit-head", cache, "-o", tmp_path / "notes.txt")
+        == f"{tmp_path / 'notes.txt'} is a file; give a folder"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

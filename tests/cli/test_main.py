@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import featcache
+from commands import done, featcache_cli, in_process, refused
+from featcache import errors
+from featcache.errors import FeatcacheError
+from featcache_cli.main import COMMANDS, main
+
+ERRORS = [
+    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, FeatcacheError)
+]
+
+
+def _command(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return found
+
+
+def test_the_help_names_every_command_and_every_command_is_a_file() -> None:
+    folder = Path(importlib.import_module("featcache_cli").__file__ or "").parent
+    files = {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"--init--", "main", "options"}
+    assert set(COMMANDS) == files
+    text = done("--help")
+    assert [line.split()[0] for line in text.split("Commands:\n")[1].splitlines()] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help(name: str) -> None:
+    text = done(name, "--help")
+    assert text == done(name, "-h")
+    assert text.startswith(f"Usage: main {name} ")
+    assert (_command(name).help or "").split("\n")[0].endswith((".", ":"))
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        pytest.param(name, option, id=f"{name} {option.opts[-1]}")
+        for name in COMMANDS
+        for option in _command(name).params
+        if isinstance(option, click.Option)
+    ],
+)
+def test_an_option_is_documented(name: str, option: click.Option) -> None:
+    assert option.help, f"featcache {name} {option.opts[-1]} has no help"
+    assert option.opts[-1] in done(name, "--help")
+
+
+@pytest.mark.parametrize("name", set(COMMANDS) - {"demo"})
+def test_a_command_that_prints_results_has_json(name: str) -> None:
+    assert any("--json" in option.opts for option in _command(name).params)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert done("--version").strip().endswith(f"version {importlib.metadata.version('featcache')}")
+
+
+def test_an_unknown_command_or_option_is_a_usage_error() -> None:
+    assert "No such command 'extrakt'" in refused("extrakt", status=2)
+    assert "--imagesize" in refused("extract", "data", "-o", "c.h5", "--imagesize", 3, status=2)
+    assert "'-o' / '--out'" in refused("extract", "data", status=2)
+
+
+@pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
+def test_every_error_is_a_message_and_status_1(
+    cls: type[FeatcacheError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise cls("what is wrong, and the cure")
+
+    monkeypatch.setitem(vars(featcache), "fit_head", fails)
+    result = featcache_cli("fit-head", "some.h5")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: what is wrong, and the cure\n")
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setitem(vars(featcache), "fit_head", fails)
+    assert isinstance(featcache_cli("fit-head", "some.h5").exception, RuntimeError)
+
+
+def test_a_real_process_ends_with_status_1_and_no_traceback(tmp_path: Path) -> None:
+    ran = in_process("from featcache_cli.main import main; main()", "info", tmp_path / "gone.h5")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    gone = tmp_path / "gone.h5"
+    assert ran.stderr == f"Error: {gone} does not exist. Make it with `featcache extract DATA -o {gone}`.\n"

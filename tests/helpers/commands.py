@@ -1,0 +1,83 @@
+"""Folders and commands for the tests of the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+import featcache
+from featcache.extraction import extract
+from toys import random_image, toy_backbone
+
+ROOT = Path(featcache.__file__).parents[1]
+COUNTS = {"train/ants": 7, "train/bees": 6, "val/ants": 3, "val/bees": 2}
+SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--workers", "2")
+
+
+def write_folder(root: Path, counts: dict[str, int] | None = None) -> Path:
+    """PNG images, all different, tinted by class."""
+    counts = counts or COUNTS
+    classes = sorted({Path(folder).name for folder in counts})
+    for place, (folder, count) in enumerate(counts.items()):
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            image = random_image(1000 * place + number, tint=classes.index(Path(folder).name))
+            image.save(root / folder / f"{number:03d}.png")
+    return root
+
+
+def toy_cache(data: Path, path: Path, views: int = 2) -> Path:
+    """A cache of the toy backbone's three features: the tint, so that every head is right."""
+    extract(data, path, backbone=toy_backbone(), views=views, workers=2, dtype="float32")
+    return path
+
+
+def featcache_cli(*arguments: object) -> Result:
+    from featcache_cli.main import main
+
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def done(*arguments: object) -> str:
+    """Standard output of a command that must succeed."""
+    result = featcache_cli(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def as_json(*arguments: object) -> dict[str, Any]:
+    """The one JSON object that a command prints."""
+    found = json.loads(done(*arguments, "--json"), parse_constant=_no_json)
+    assert isinstance(found, dict)
+    return found
+
+
+def _no_json(name: str) -> Any:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def refused(*arguments: object, status: int = 1) -> str:
+    """The message of a command that must fail without a traceback."""
+    result = featcache_cli(*arguments)
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    return result.stderr.partition("Error: ")[2].strip()
+
+
+def in_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a fresh interpreter."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )

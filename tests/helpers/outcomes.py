@@ -1,0 +1,70 @@
+"""A comparison made by hand, with numbers that are easy to work with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featcache.comparison import COLD, WARM, Comparison, Outcome
+from featcache.routes import ROUTES
+
+
+def outcome(route: str, **changes: Any) -> Outcome:
+    fields: dict[str, Any] = {
+        "accuracy": [0.9],
+        "n": 100,
+        "test_accuracy": [],
+        "test_n": 0,
+        "wall_s": [20.0],
+        "seconds": {"imports": 2.0},
+        "shown": 1000,
+        "epoch_s": None,
+        "peak_memory_bytes": 3_000_000_000,
+        "size_bytes": 5_000_000,
+    }
+    return Outcome(route=route, **{**fields, **changes})
+
+
+def comparison(*outcomes: Outcome, epochs: int = 10, **settings: Any) -> Comparison:
+    fixed: dict[str, Any] = {
+        "data": "hymenoptera",
+        "backbone": "resnet18",
+        "weights": "pretrained",
+        "augment": "tutorial",
+        "views": 4,
+        "head": "linear",
+        "recipe": {"epochs": epochs, "batch_size": 32, "lr": 0.01},
+        "precision": "auto",
+        "train_precision": "fp32",
+        "images": {"train": 244, "val": 100, "test": 0},
+        "seed": 0,
+        "repeats": 1,
+    }
+    machine = {"processor": "Abacus", "cores": 2, "system": "Linux"}
+    return Comparison(list(outcomes), {**fixed, **settings}, machine, {"python": "3.11.7", "torch": "2.11.0"})
+
+
+def four_routes() -> Comparison:
+    """Cold 60 s, warm 4 s, frozen 10 s + 10 x 11 s, fine-tuning better and slower."""
+    return comparison(
+        outcome(COLD, accuracy=[0.94], wall_s=[60.0], shown=1320, seconds={"imports": 5.0, "forward": 40.25}),
+        outcome(WARM, accuracy=[0.94], wall_s=[4.0], shown=0, seconds={"imports": 1.5, "fit": 0.5}),
+        outcome(
+            ROUTES["frozen"],
+            accuracy=[0.93],
+            wall_s=[120.0],
+            epoch_s=11.0,
+            shown=3440,
+            size_bytes=6_000_000,
+            seconds={"imports": 4.0, "train": 110.0},
+        ),  # fmt: skip
+        outcome(
+            ROUTES["finetune"],
+            accuracy=[0.96],
+            wall_s=[300.0],
+            epoch_s=29.0,
+            shown=3440,
+            size_bytes=14_000_000,
+            seconds={"imports": 4.0, "train": 290.0},
+            peak_memory_bytes=4_000_000_000,
+        ),  # fmt: skip
+    )

@@ -1,0 +1,124 @@
+"""model.json: what is written is read; what was tampered with is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featcache.card import FILE, ModelCard, prepare_folder, write_json
+from featcache.errors import HeadError
+from featcache.spec import ExtractSpec, ViewSpec
+
+SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10, seed=3), (0.5, 0.25, 0.75), (0.5, 1, 0.25), views=2)
+CARD = ModelCard(
+    kind="head",
+    file="head.safetensors",
+    head="linear",
+    classes=("ants", "bees\u00e9"),
+    spec=SPEC,
+    weights="pretrained",
+    layer="penultimate",
+    metrics={"accuracy": 0.5, "n": 4},
+)
+
+
+def change(folder: Path, **fields: Any) -> None:
+    """Write CARD with other fields; None removes one."""
+    CARD.write(folder)
+    found = {**json.loads((folder / FILE).read_text(encoding="utf-8")), **fields}
+    write_json(folder / FILE, {name: value for name, value in found.items() if value is not None})
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(HeadError) as caught:
+        ModelCard.read(folder)
+    return str(caught.value)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    CARD.write(tmp_path)
+    assert ModelCard.read(tmp_path) == CARD
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    fields = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    assert (fields["format"], fields["version"]) == ("featcache-model", 1)
+    assert fields["digest"] == SPEC.digest()
+    assert (fields["spec"]["image_size"], fields["spec"]["seed"], fields["spec"]["backbone"]) == (8, 3, "toy")
+
+
+def test_a_folder_without_model_json_is_no_model(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == (
+        f"{tmp_path} is not a saved model: it has no model.json. Give the folder that "
+        "`featcache fit-head -o` or `featcache finetune -o` wrote."
+    )
+
+
+def test_a_changed_spec_or_digest_is_refused(tmp_path: Path) -> None:
+    damaged = f"{tmp_path / FILE} is damaged: its spec does not have its digest"
+    change(tmp_path, digest="0" * 64)
+    assert refusal(tmp_path) == damaged
+    change(tmp_path, spec={**SPEC.flat(), "image_size": 9})
+    assert refusal(tmp_path) == damaged
+
+
+@pytest.mark.parametrize("name", ["../head.safetensors", "/etc/passwd", "sub/head.skops", "..", "", "."])
+def test_a_file_outside_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    change(tmp_path, file=name)
+    assert refusal(tmp_path) == f"{tmp_path / FILE} names a file outside its folder: {name}"
+
+
+@pytest.mark.parametrize(("field", "value"), [("version", 2), ("format", "other")])
+def test_another_format_or_version_is_refused(field: str, value: object, tmp_path: Path) -> None:
+    change(tmp_path, **{field: value})
+    assert refusal(tmp_path) == f"{tmp_path / FILE} is not a model of this version of featcache"
+
+
+@pytest.mark.parametrize("field", ["format", "digest", "spec", "file", "classes", "kind", "metrics"])
+def test_a_missing_field_is_refused(field: str, tmp_path: Path) -> None:
+    change(tmp_path, **{field: None})
+    assert refusal(tmp_path).startswith(f"{tmp_path / FILE} is not a featcache model: ")
+    assert field in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"", b"[1]", b"3", b"{", b"\xff\xfe", b'{"format": "featcache-model"}'])
+def test_other_json_and_no_json_are_refused(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(text)
+    assert refusal(tmp_path).startswith(f"{tmp_path / FILE} is not a featcache model: ")
+
+
+def test_unknown_fields_and_kinds_are_refused(tmp_path: Path) -> None:
+    change(tmp_path, surplus=1)
+    assert "surplus" in refusal(tmp_path)
+    change(tmp_path, kind="tail")
+    assert "tail" in refusal(tmp_path)
+
+
+def test_a_new_an_empty_and_a_model_folder_are_taken(tmp_path: Path) -> None:
+    new = tmp_path / "a" / "b"
+    prepare_folder(new)
+    assert new.is_dir()
+    prepare_folder(new)
+    CARD.write(new)
+    (new / "head.safetensors").touch()
+    prepare_folder(new)
+    assert sorted(path.name for path in new.iterdir()) == ["head.safetensors", "model.json"]
+
+
+def test_a_file_and_a_folder_with_other_things_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    with pytest.raises(HeadError) as caught:
+        prepare_folder(file)
+    assert str(caught.value) == f"{file} is a file; give a folder"
+    with pytest.raises(HeadError) as caught:
+        prepare_folder(tmp_path)
+    assert str(caught.value) == (f"{tmp_path} holds other files and no model.json. Give an empty or a new folder.")
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(HeadError, match=r"notes\.txt"):
+        prepare_folder(tmp_path / "notes.txt" / "model")

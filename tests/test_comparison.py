@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands import COUNTS, write_folder
+from featcache import comparison as module
+from featcache.comparison import COLD, WARM, Comparison, compare
+from featcache.errors import DataLayoutError, FeatcacheError, NotACacheError, RunError
+from featcache.extraction import extract
+from featcache.finetuning import finetune
+from featcache.fitting import fit_head
+from featcache.metrics import wilson_interval
+from featcache.reporting import write_report
+from featcache.routes import ROUTES
+from featcache.training import Recipe
+from outcomes import comparison, four_routes, outcome
+
+SIZE = {"image_size": 32, "workers": 2}
+RECIPE = {"epochs": 1, "batch_size": 5}
+
+
+def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
+    return compare(data, out, **{**SIZE, "views": 2, "recipe": RECIPE, "precision": "fp32", **changes})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(
+        tmp_path_factory.mktemp("comparison") / "data", {**COUNTS, "test/ants": 2, "test/bees": 2}
+    )
+
+
+@pytest.fixture(scope="module")
+def real(data: Path) -> tuple[Comparison, Path, list[str]]:
+    """All four routes in processes of their own: the one slow thing here."""
+    steps: list[str] = []
+    out = data.parent / "report"
+    result = _compare(data, out, progress=lambda what, _done, _total: steps.append(what))
+    return result, out, steps
+
+
+def _results(out: Path, route: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "work" / f"{route}-0" / "result.json").read_text())
+    return found
+
+
+def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, list[str]]) -> None:
+    result, _, steps = real
+    names = [COLD, WARM, "frozen, live every epoch", "fine-tune", "from scratch"]
+    assert [outcome.route for outcome in result.outcomes] == names
+    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == [f"{route}-0" for route in ROUTES]
+    assert {outcome.n for outcome in result.outcomes} == {5}
+    assert {outcome.test_n for outcome in result.outcomes} == {4}
+    assert result.settings["images"] == {"train": 13, "val": 5, "test": 4}
+
+
+def test_no_second_is_missing_from_the_wall(real: tuple[Comparison, Path, list[str]]) -> None:
+    result, out, _ = real
+    parts = {COLD: _results(out, "cached"), WARM: _results(out, "cached")[1:]}
+    parts |= {name: _results(out, route) for route, name in ROUTES.items() if route != "cached"}
+    for found in result.outcomes:
+        walls = [part["wall_s"] for part in parts[found.route]]
+        phases = [part["seconds"]["wall"] for part in parts[found.route]]
+        assert found.wall_s == [pytest.approx(sum(walls))]
+        assert all(wall > phase for wall, phase in zip(walls, phases, strict=True))
+        assert found.seconds["imports"] == pytest.approx(sum(walls) - sum(phases))
+        assert found.seconds["imports"] > 0.2
+    cold, warm = result.outcomes[:2]
+    assert cold.median_s == pytest.approx(warm.median_s + _results(out, "cached")[0]["wall_s"])
+
+
+def test_views_shown_bytes_and_memory_are_counted(real: tuple[Comparison, Path, list[str]]) -> None:
+    result, out, _ = real
+    cold, warm, *live = result.outcomes
+    assert [found.shown for found in result.outcomes] == [13 * 3 + 5 + 4, 0, *[(13 + 5) * 1 + 4] * 3]
+    assert cold.shown == _results(out, "cached")[0]["shown"]
+    assert cold.size_bytes == warm.size_bytes == (out / "work/cached-0/cache.h5").stat().st_size
+    for found, route in zip(live, ("frozen", "finetune", "scratch"), strict=True):
+        run = out / "work" / f"{route}-0" / "run"
+        assert found.size_bytes == sum(path.stat().st_size for path in run.iterdir())
+    assert all((found.peak_memory_bytes or 0) > 100_000_000 for found in result.outcomes)
+
+
+def test_the_cached_route_is_extract_and_fit_head(
+    real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache.h5"
+    extract(data, cache, views=2, precision="fp32", **SIZE)
+    direct, (extracted, fitted) = fit_head(cache).to_dict(), _results(real[1], "cached")
+    assert extracted["spec_digest"] == fitted["spec_digest"] == direct["spec_digest"]
+    for name in ("accuracy", "confusion", "n"):
+        assert json.loads(json.dumps(direct[name])) == fitted[name]
+    assert json.loads(json.dumps(direct["test"])) == fitted["test"]
+    assert real[0].outcomes[0].accuracy == real[0].outcomes[1].accuracy == [direct["accuracy"]]
+    assert real[0].outcomes[0].test_accuracy == [direct["test"]["accuracy"]]
+
+
+@pytest.mark.parametrize(
+    ("route", "mode", "weights"),
+    [("frozen", "head", "pretrained"), ("finetune", "all", "pretrained"), ("scratch", "all", "none")],
+)
+def test_a_live_route_is_finetune(
+    real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, route: str, mode: Any, weights: str
+) -> None:
+    direct = finetune(
+        data, tmp_path / "run", mode=mode, weights=weights, recipe=Recipe(**RECIPE), **SIZE
+    ).to_dict()
+    (found,) = _results(real[1], route)
+    assert found["spec_digest"] == direct["spec_digest"]
+    assert found["confusion"] == json.loads(json.dumps(direct["confusion"]))
+    for name in ("lr", "loss", "val_loss"):
+        assert found["history"][0][name] == pytest.approx(direct["history"][0][name], rel=1e-3)
+    outcome = real[0].outcome(ROUTES[route])
+    assert outcome is not None
+    assert outcome.accuracy == [direct["accuracy"]]
+    assert outcome.epoch_s == found["history"][0]["seconds"]
+
+
+def test_a_second_call_starts_no_process(
+    real: tuple[Comparison, Path, list[str]], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, out, _ = real
+
+    def never(*_: object) -> dict[str, Any]:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(module, "run_in_process", never)
+    assert _compare(data, out).to_dict() == result.to_dict()
+    assert [found.route for found in _compare(data, out, routes=["scratch", "finetune"]).outcomes] == [
+        "fine-tune",
+        "from scratch",
+    ]
+
+
+def test_other_settings_are_refused_by_name(real: tuple[Comparison, Path, list[str]], data: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        _compare(data, real[1], views=3, head="knn")
+    assert str(caught.value) == (
+        f"{real[1]} holds a comparison with views=2, you asked for 3; head=linear, you asked for knn. "
+        "Give another folder."
+    )
+
+
+def test_the_report_is_written(real: tuple[Comparison, Path, list[str]]) -> None:
+    result, out, _ = real
+    text = write_report(result, out)
+    assert text.endswith(f"report.md, report.json and report.png are in {out}")
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    markdown = (out / "report.md").read_text(encoding="utf-8")
+    assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained), " in markdown
+    assert (out / "report.png").stat().st_size > 0
+
+
+def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders."""
+    orders: list[dict[str, Any]] = []
+
+    def answer(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+        orders.append(order)
+        seed = order.get("seed", 0)
+        result = {
+            "accuracy": 0.5 + seed / 10,
+            "n": 10,
+            "test": None,
+            "peak_memory_bytes": 100 + seed,
+            "wall_s": 10.0 + seed,
+        }
+        result |= {
+            "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
+            "size_bytes": 1000 + seed,
+            "path": order["out"],
+        }
+        if order["task"] == "finetune":
+            Path(order["out"]).mkdir()
+            (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
+            result |= {"best_epoch": 1, "history": [{"seconds": 2.0 + seed}, {"seconds": 4.0 + seed}]}
+        return result
+
+    monkeypatch.setattr(module, "run_in_process", answer)
+    return orders
+
+
+def test_repeats_take_seeds_in_a_row_on_one_split(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = _fake(monkeypatch)
+    result = _compare(data, tmp_path / "out", routes=["frozen"], repeats=3, seed=5)
+    assert [order["seed"] for order in orders] == [5, 6, 7]
+    assert {order.get("split_seed", 0) for order in orders} == {0}
+    (found,) = result.outcomes
+    assert found.accuracy == [1.0, 1.1, 1.2]
+    assert (found.wall_s, found.median_s) == ([15.0, 16.0, 17.0], 16.0)
+    assert found.seconds == {"train": 7.0, "imports": 2.0}
+    assert found.epoch_s == 9.0
+    assert (found.peak_memory_bytes, found.size_bytes) == (107, 14)
+    assert result.settings["repeats"] == 3
+
+
+def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = _fake(monkeypatch)
+    _compare(
+        data, tmp_path / "out", weights="pretrained", train_precision="bf16", augment="crop", device="cpu"
+    )
+    extraction, fitting, *live = orders
+    assert [order["task"] for order in orders] == ["extract", "fit-head", *["finetune"] * 3]
+    assert [(order["mode"], order["weights"]) for order in live] == [
+        ("head", "pretrained"), ("all", "pretrained"), ("all", "none")]  # fmt: skip
+    shared = {"data": str(data), "backbone": "efficientnet_lite0", "augment": "crop", "image_size": 32, "workers": 2,
+              "device": "cpu", "val_fraction": 0.2, "seed": 0}  # fmt: skip
+    for order in (extraction, *live):
+        assert order.items() >= shared.items()
+    assert (extraction["precision"], extraction["views"], extraction["weights"]) == ("fp32", 2, "pretrained")
+    assert {order["precision"] for order in live} == {"bf16"}
+    assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in live)
+    assert fitting["cache"] == extraction["out"]
+
+
+def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = _fake(monkeypatch)
+    answer = module.run_in_process
+
+    def dies(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+        if "finetune-0" in order.get("out", ""):
+            Path(order["out"]).mkdir()
+            raise FeatcacheError("the child died")
+        return answer(order, progress)
+
+    monkeypatch.setattr(module, "run_in_process", dies)
+    with pytest.raises(FeatcacheError, match=r"^the child died$"):
+        _compare(data, tmp_path / "out")
+    orders.clear()
+    monkeypatch.setattr(module, "run_in_process", answer)
+    assert len(_compare(data, tmp_path / "out").outcomes) == 5
+    assert [Path(order["out"]).parent.name for order in orders] == ["finetune-0", "scratch-0"]
+
+
+def test_results_of_other_images_are_not_reused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake(monkeypatch)
+    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    _compare(copy, tmp_path / "out", routes=["frozen"])
+    (copy / "train/ants/000.png").write_bytes((copy / "train/bees/000.png").read_bytes())
+    with pytest.raises(RunError, match="images"):
+        _compare(copy, tmp_path / "out", routes=["frozen"])
+
+
+def test_a_comparison_does_not_tell_where_things_lie(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake(monkeypatch)
+    result = _compare(data, tmp_path / "out", routes=["frozen"], weights=str(tmp_path / "own.pth"))
+    assert (result.settings["data"], result.settings["weights"]) == ("data", "own.pth")
+    assert str(tmp_path) not in json.dumps(result.to_dict())
+
+
+def test_errors_of_a_child_arrive_as_themselves(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(order: dict[str, Any], _progress: Any) -> dict[str, Any]:
+        raise NotACacheError("what the child said")
+
+    monkeypatch.setattr(module, "run_in_process", fails)
+    with pytest.raises(NotACacheError, match=r"^what the child said$"):
+        _compare(data, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("routes", "named"), [(["cached", "warm"], "warm"), (["a", "b"], "a, b"), ([], "(none given)")]
+)
+def test_an_unknown_route_is_refused_before_anything(
+    data: Path, tmp_path: Path, routes: list[str], named: str
+) -> None:
+    with pytest.raises(RunError) as caught:
+        _compare(data, tmp_path / "out", routes=routes)
+    assert str(caught.value) == f"there is no route {named}; use cached, frozen, finetune, scratch"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_things_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError) as caught:
+        _compare(data, tmp_path)
+    assert str(caught.value) == f"{tmp_path} holds other files. Give an empty or a new folder."
+
+
+def test_a_file_in_place_of_the_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FeatcacheError, match=r"notes\.txt"):
+        _compare(data, tmp_path / "notes.txt")
+
+
+def test_bad_data_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(DataLayoutError, match="only one class"):
+        _compare(write_folder(tmp_path / "data", {"train/ants": 3}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_break_even_is_where_frozen_epochs_have_cost_the_cold_cache() -> None:
+    # Frozen: 120 s = 10 s + 10 epochs of 11 s. Cold: 60 s. 10 + 4 x 11 < 60 <= 10 + 5 x 11.
+    assert four_routes().break_even_epoch() == 5
+
+
+@given(cold=st.floats(1, 1e4), start=st.floats(0, 100), epoch=st.floats(0.1, 100), epochs=st.integers(1, 50))
+def test_from_break_even_on_and_not_before_the_cache_is_faster(
+    cold: float, start: float, epoch: float, epochs: int
+) -> None:
+    frozen = outcome(ROUTES["frozen"], wall_s=[start + epochs * epoch], epoch_s=epoch)
+    found = comparison(outcome(COLD, wall_s=[cold]), frozen, epochs=epochs).break_even_epoch()
+    assert found is not None
+    slack = 1e-6 * (cold + start + epochs * epoch)
+    assert start + found * epoch >= cold - slack
+    assert found == 1 or start + (found - 1) * epoch < cold + slack
+
+
+@pytest.mark.parametrize("route", [COLD, ROUTES["frozen"]])
+def test_break_even_needs_both_routes(route: str) -> None:
+    assert (
+        comparison(outcome(route, epoch_s=1.0), outcome(ROUTES["finetune"], epoch_s=1.0)).break_even_epoch()
+        is None
+    )
+
+
+def test_medians_and_interval_of_an_outcome() -> None:
+    found = outcome(COLD, accuracy=[0.8, 0.95, 0.9], wall_s=[3.0, 1.0, 2.0])
+    assert (found.median_accuracy, found.median_s) == (0.9, 2.0)
+    assert found.interval == wilson_interval(90, 100)
+    fields = found.to_dict()
+    assert (fields["accuracy_low"], fields["accuracy_high"]) == found.interval
+    assert (fields["median_s"], fields["median_accuracy"]) == (2.0, 0.9)
+
+
+def test_a_comparison_as_json_has_its_break_even() -> None:
+    found = json.loads(json.dumps(replace(four_routes()).to_dict()))
+    assert found["break_even_epoch"] == 5
+    assert [entry["route"] for entry in found["outcomes"]] == [
+        COLD,
+        WARM,
+        ROUTES["frozen"],
+        ROUTES["finetune"],
+    ]
+    assert found["machine"]["processor"] == "Abacus"

@@ -1,0 +1,351 @@
+"""finetune: a killed run resumes to the very same result, a frozen network stays frozen, the best epoch is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from featcache.card import ModelCard
+from featcache.errors import FeatcacheError, HeadError, RunError
+from featcache.finetuning import FineTune, finetune
+from featcache.heads import load_head, predict
+from featcache.images import decode
+from featcache.manifest import read_manifest
+from featcache.network import Network
+from featcache.spec import ViewSpec
+from featcache.training import Epoch, Recipe, evaluate_module, linear_layer
+from featcache.views import make_views
+from foreign import Payload
+from toys import toy_answer, toy_backbone
+from trainable import RECIPE, SEED, finetune_and_die, trainable_backbone
+
+MakeFolder = Callable[..., Path]
+
+
+def timeless(history: list[Epoch]) -> list[Epoch]:
+    return [dataclasses.replace(epoch, seconds=0.0) for epoch in history]
+
+
+def tune(data: Path, out: Path, **options: Any) -> FineTune:
+    return finetune(data, out, **{"backbone": trainable_backbone(), "recipe": RECIPE, **options})
+
+
+def clean_pixels(data: Path, split: str, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Clean views and labels of the readable images of a split."""
+    manifest = read_manifest(data)
+    rows = manifest.samples.rows(split)
+    pixels = [make_views(decode(manifest.path(row).read_bytes()), spec, b"", [0])[0] for row in rows]
+    return np.stack(pixels), manifest.samples.labels[rows]
+
+
+def saved_network(out: Path) -> Network:
+    network = Network(trainable_backbone().module, linear_layer(4, 2, 9))
+    network.load(out / "network.safetensors")
+    return network
+
+
+def predictions(out: Path, data: Path, split: str, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
+    """What the saved network says of a split, and the labels, without loader and finetune."""
+    pixels, labels = clean_pixels(data, split, spec)
+    x, y = trainable_backbone().normalise(pixels), torch.from_numpy(labels)
+    return evaluate_module(saved_network(out), iter([(x, y)])).predicted.numpy(), labels
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after the epoch",
+        "while weights are written",
+        "before model.json",
+        "while the checkpoint is written",
+    ],
+)
+def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(
+    moment: str, epoch: int, split_folder: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    expected = tune(split_folder, whole, seed=SEED)
+    assert expected.best.epoch == 2
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["featcache.finetuning"])
+    process = context.Process(target=finetune_and_die, args=(str(split_folder), str(out), moment, epoch))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    told: list[Epoch] = []
+    found = tune(split_folder, out, seed=SEED, resume=True, on_epoch=told.append)
+    assert timeless(found.history) == timeless(expected.history) == timeless(told)
+    assert len({value.loss for value in found.history}) == RECIPE.epochs
+    assert found.report.accuracy == expected.report.accuracy
+    for name in ("network.safetensors", "model.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["all", "head"])
+def test_an_interrupted_run_resumes_with_other_workers(mode: Any, split_folder: Path, tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise StopError
+
+    whole = tune(split_folder, tmp_path / "whole", mode=mode, seed=SEED, workers=1)
+    with pytest.raises(StopError):
+        tune(split_folder, tmp_path / "cut", mode=mode, seed=SEED, on_epoch=stop)
+    torch.manual_seed(5)
+    found = tune(split_folder, tmp_path / "cut", mode=mode, seed=SEED, workers=3, resume=True)
+    assert timeless(found.history) == timeless(whole.history)
+    file = ModelCard.read(tmp_path / "cut").file
+    assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(split_folder: Path, tmp_path: Path) -> None:
+    (split_folder / "train/ants/003.png").write_bytes(b"broken")
+    first = tune(split_folder, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != "run.json"}
+    again = tune(split_folder, tmp_path / "run", resume=True)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != "run.json"}
+    assert again.history == first.history
+    assert after == before
+    assert again.report.accuracy == first.report.accuracy
+
+
+def test_a_resumed_run_still_lists_what_was_skipped(split_folder: Path, tmp_path: Path) -> None:
+    (split_folder / "train/ants/003.png").write_bytes(b"broken")
+    first = tune(split_folder, tmp_path / "run")
+    assert [name for name, _ in first.skipped] == ["train/ants/003.png"]
+    assert tune(split_folder, tmp_path / "run", resume=True).skipped == first.skipped
+    found = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [one["path"] for one in found["skipped"]] == ["train/ants/003.png"]
+
+
+def test_resume_begins_a_run_that_is_not_there(split_folder: Path, tmp_path: Path) -> None:
+    assert len(tune(split_folder, tmp_path / "run", resume=True).history) == RECIPE.epochs
+
+
+def test_an_existing_run_is_refused_without_resume(split_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tune(split_folder, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(RunError) as caught:
+        tune(split_folder, out)
+    assert str(caught.value) == f"{out} holds a run already. Go on with --resume, or give another folder."
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"recipe": dataclasses.replace(RECIPE, lr=0.1)}, "lr=0.02, you asked for 0.1"),
+        ({"mode": "head"}, "train=all, you asked for head"),
+        ({"seed": 3}, "seed=0, you asked for 3"),
+        ({"augment": "crop"}, "augment=tutorial, you asked for crop"),
+        (
+            {"image_size": 4, "recipe": dataclasses.replace(RECIPE, batch_size=6, epochs=9)},
+            "image_size=8, you asked for 4; resize_size=10, you asked for 5; "
+            "epochs=4, you asked for 9; batch_size=4, you asked for 6",
+        ),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_naming_them(
+    options: dict[str, Any], phrase: str, split_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    tune(split_folder, out)
+    with pytest.raises(RunError) as caught:
+        tune(split_folder, out, resume=True, **options)
+    assert str(caught.value) == (f"{out} was run with {phrase}. Resume with its own settings, or give another folder.")
+
+
+def test_resuming_on_other_images_is_refused(split_folder: Path, tmp_path: Path) -> None:
+    tune(split_folder, tmp_path / "run")
+    (split_folder / "train/ants/000.png").unlink()
+    with pytest.raises(RunError, match=r"was run with images=[0-9a-f]{64}, you asked for [0-9a-f]{64}\. Resume"):
+        tune(split_folder, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "pickle"])
+def test_a_damaged_checkpoint_is_refused_and_not_run(damage: str, split_folder: Path, tmp_path: Path) -> None:
+    tune(split_folder, tmp_path / "run")
+    file, mark = tmp_path / "run" / "last.pt", tmp_path / "mark"
+    if damage == "pickle":
+        torch.save({"config": Payload(str(mark))}, file)
+    else:
+        file.write_bytes(file.read_bytes()[: 0 if damage == "empty" else 2000])
+    try:
+        with pytest.raises(RunError, match=r"last\.pt"):
+            tune(split_folder, tmp_path / "run", resume=True)
+    finally:
+        assert not mark.exists()
+
+
+def test_a_folder_with_other_things_is_refused(split_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(HeadError, match=r"holds other files and no model\.json"):
+        tune(split_folder, tmp_path / "full")
+
+
+def test_training_the_head_leaves_the_network_in_eval_mode_and_as_it_was(split_folder: Path, tmp_path: Path) -> None:
+    backbone = trainable_backbone()
+    before = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    modes: set[bool] = set()
+    backbone.module.register_forward_hook(lambda module, *_: modes.add(module.training))
+    tune(split_folder, tmp_path / "run", backbone=backbone, mode="head")
+    assert modes == {False}
+    for name, value in backbone.module.state_dict().items():
+        assert torch.equal(before[name], value), name
+    card = ModelCard.read(tmp_path / "run")
+    assert (card.kind, card.file, card.head) == ("head", "head.safetensors", "sgd")
+    assert card.spec.weights_sha256 == backbone.weights_sha256
+
+
+def test_a_live_head_learns_on_the_network_s_answers(split_folder: Path, tmp_path: Path) -> None:
+    """Val figures of the saved head from the toy network's two lines of numpy."""
+    run = finetune(
+        split_folder, tmp_path / "run", backbone=toy_backbone(), mode="head", recipe=Recipe(epochs=4, lr=0.2)
+    )
+    pixels, labels = clean_pixels(split_folder, "val", toy_backbone().view_spec())
+    found = predict(load_head(tmp_path / "run" / "head.safetensors"), toy_answer(pixels))
+    assert run.best.val_accuracy == float((found == labels).mean())
+
+
+def test_training_all_changes_every_weight_of_a_copy(split_folder: Path, tmp_path: Path) -> None:
+    backbone = trainable_backbone()
+    before = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    tune(split_folder, tmp_path / "run", backbone=backbone)
+    for name, value in saved_network(tmp_path / "run").body.state_dict().items():
+        assert not torch.equal(before[name], value), name
+        assert torch.equal(backbone.module.state_dict()[name], before[name]), name
+    assert not backbone.module.training
+
+
+def test_the_first_loss_is_that_of_the_given_weights_on_view_1(split_folder: Path, tmp_path: Path) -> None:
+    backbone = trainable_backbone()
+    backbone.module.dropout.p = 0.0
+    recipe = Recipe(epochs=1, batch_size=13, lr=0.1)
+    run = tune(split_folder, tmp_path / "run", backbone=backbone, recipe=recipe, seed=2)
+    manifest, spec = read_manifest(split_folder), backbone.view_spec(seed=2)
+    rows = manifest.samples.rows("train")
+    views = [
+        make_views(decode(manifest.path(row).read_bytes()), spec, manifest.samples.sha256[row].tobytes(), [1])[0]
+        for row in rows
+    ]
+    network = Network(backbone.trainable_module(), linear_layer(4, 2, 2)).train()
+    loss = torch.nn.functional.cross_entropy(
+        network(backbone.normalise(np.stack(views))), torch.from_numpy(manifest.samples.labels[rows])
+    )
+    assert run.history[0].loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_best_epoch_s_weights_and_accuracy_are_kept(split_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=6, batch_size=3, lr=0.8, momentum=0.9, schedule="constant")
+    run = tune(split_folder, tmp_path / "run", recipe=recipe, seed=1)
+    accuracies = [epoch.val_accuracy for epoch in run.history]
+    assert accuracies[-1] < max(accuracies)
+    assert run.best.epoch == 1 + accuracies.index(max(accuracies))
+    card = ModelCard.read(tmp_path / "run")
+    assert (card.kind, card.classes) == ("network", ("ants", "bees"))
+    assert card.metrics["accuracy"] == run.report.accuracy.accuracy == max(accuracies)
+    found, labels = predictions(tmp_path / "run", split_folder, "val", card.spec.view)
+    assert float((found == labels).mean()) == max(accuracies)
+    assert card.metrics["confusion"] == [
+        [int(((labels == true) & (found == said)).sum()) for said in (0, 1)] for true in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("mode", ["all", "head"])
+def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolder, tmp_path: Path) -> None:
+    data = make_folder({"train/ants": 6, "train/bees": 6, "val/ants": 2, "val/bees": 2, "test/ants": 3, "test/bees": 4})
+    recipe = Recipe(epochs=5, batch_size=3, lr=0.8, schedule="constant")
+    run = tune(data, tmp_path / "run", mode=mode, recipe=recipe)
+    spec = ModelCard.read(tmp_path / "run").spec.view
+    pixels, labels = clean_pixels(data, "test", spec)
+    if mode == "all":
+        found, _ = predictions(tmp_path / "run", data, "test", spec)
+    else:
+        found = predict(load_head(tmp_path / "run" / "head.safetensors"), trainable_backbone().embed(pixels))
+    assert run.report.test is not None
+    assert (run.report.test.n, run.report.test.accuracy) == (7, float((found == labels).mean()))
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["test"]["accuracy"] == run.report.test.accuracy
+    assert f"test accuracy {run.report.test}" in str(run).splitlines()
+
+
+def test_run_json_holds_what_is_returned(split_folder: Path, tmp_path: Path) -> None:
+    run = tune(split_folder, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written.pop("config")["lr"] == RECIPE.lr
+    assert written == json.loads(json.dumps(run.to_dict()))
+    assert [epoch["loss"] for epoch in written["history"]] == [epoch.loss for epoch in run.history]
+    assert (written["best_epoch"], written["test"]) == (run.best.epoch, None)
+    assert written["accuracy"] == run.best.val_accuracy
+
+
+def test_from_scratch_means_random_weights_drawn_with_the_seed(split_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "weights": "none",
+        "image_size": 32,
+        "recipe": Recipe(epochs=1, batch_size=5),
+        "device": "cpu",
+    }
+    runs = {
+        name: finetune(split_folder, tmp_path / name, seed=seed, **options)
+        for name, seed in (("a", 1), ("again", 1), ("b", 2))
+    }
+    digests = {name: ModelCard.read(tmp_path / name).spec.weights_sha256 for name in runs}
+    assert runs["a"].report.method == "finetune from scratch"
+    weights = {name: (tmp_path / name / "network.safetensors").read_bytes() for name in runs}
+    assert weights["a"] == weights["again"] != weights["b"]
+    assert digests["a"] == digests["again"] != digests["b"]
+
+
+def test_a_live_head_on_random_weights_is_not_said_to_be_from_scratch(split_folder: Path, tmp_path: Path) -> None:
+    assert tune(split_folder, tmp_path / "run", mode="head").report.method == "finetune head"
+
+
+def test_a_single_image_that_batchnorm_cannot_train_on_is_said(split_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=2, batch_size=4)  # 13 = 3 * 4 + 1
+    with pytest.raises(RunError) as caught:
+        tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), recipe=recipe)
+    assert str(caught.value) == (
+        "the last batch of an epoch has one image, which BatchNorm cannot train on at 8 pixels. "
+        "Choose another --batch-size than 4, or a larger --image-size."
+    )
+    recipe = Recipe(epochs=2, batch_size=5)
+    assert len(tune(split_folder, tmp_path / "run", backbone=trainable_backbone(8), recipe=recipe).history) == 2
+
+
+def test_unreadable_images_are_skipped_and_listed(split_folder: Path, tmp_path: Path) -> None:
+    for name in ("train/bees/002.png", "val/ants/001.png"):
+        (split_folder / name).write_bytes(b"broken")
+    run = tune(split_folder, tmp_path / "run")
+    assert [name for name, _ in run.skipped] == ["train/bees/002.png", "val/ants/001.png"]
+    assert run.report.accuracy is not None
+    assert run.report.accuracy.n == 4
+    assert str(run).startswith("skipped train/bees/002.png: ")
+
+
+def test_images_that_could_not_be_read_are_not_counted_as_worked_on(split_folder: Path, tmp_path: Path) -> None:
+    (split_folder / "train/bees/002.png").write_bytes(b"broken")
+    assert tune(split_folder, tmp_path / "run").report.images == 12 * RECIPE.epochs
+
+
+def test_data_without_a_readable_val_image_is_refused(split_folder: Path, tmp_path: Path) -> None:
+    for path in (split_folder / "val").rglob("*.png"):
+        path.write_bytes(b"broken")
+    with pytest.raises(FeatcacheError, match="no readable val images"):
+        tune(split_folder, tmp_path / "run")

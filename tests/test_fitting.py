@@ -1,0 +1,198 @@
+"""fit_head: known accuracies on features whose answer is known, and a folder that gives the head back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.linear_model import RidgeClassifier
+
+from featcache.cache import FeatureCache
+from featcache.card import ModelCard
+from featcache.errors import CacheError, CacheIncompleteError, HeadError
+from featcache.extraction import extract
+from featcache.fitting import fit_head
+from featcache.heads import HEADS, load_head, predict
+from featcache.linear import LinearHead
+from foreign import Foreign
+from toys import random_image, toy_backbone
+
+MakeFolder = Callable[..., Path]
+NAMES = ["sgd", *HEADS, "sklearn.naive_bayes.GaussianNB"]
+
+
+def parameters(head: str) -> dict[str, Any]:
+    return {"sgd": {"lr": 0.3, "epochs": 20}, "forest": {"n_jobs": 1}, "svm": {"C": 100.0}}.get(head, {})
+
+
+def cached(data: Path, **options: Any) -> FeatureCache:
+    """Features of the toy network, whose channel means tell the tints of the classes apart."""
+    return extract(data, data.parent / "toy.h5", backbone=toy_backbone(), views=2, **options).cache
+
+
+@pytest.fixture
+def cache(split_folder: Path) -> FeatureCache:
+    return cached(split_folder)
+
+
+@pytest.fixture
+def mislabelled(make_folder: MakeFolder) -> FeatureCache:
+    """Separable, with one of the ants among the three bees of val, and two of the four of test."""
+    data = make_folder({"train/ants": 7, "train/bees": 6, "val/ants": 3, "val/bees": 2, "test/bees": 2})
+    for number, place in enumerate(("val/bees/x.png", "test/bees/x.png", "test/bees/y.png")):
+        random_image(9000 + number, tint=0).save(data / place)
+    return cached(data)
+
+
+@pytest.mark.parametrize("head", NAMES)
+def test_every_head_has_the_accuracy_of_its_wrong_label(head: str, mislabelled: FeatureCache) -> None:
+    fit = fit_head(mislabelled, head=head, parameters=parameters(head))
+    found = json.loads(json.dumps(fit.to_dict()))
+    assert (found["accuracy"], found["n"]) == (5 / 6, 6)
+    assert found["confusion"] == [[3, 0], [1, 2]]
+    assert found["recall"] == [1.0, 2 / 3]
+    assert found["classes"] == ["ants", "bees"]
+    interval = binomtest(5, 6).proportion_ci(method="wilson")
+    assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx((interval.low, interval.high))
+    assert (found["head"], found["path"], found["method"]) == (head, None, f"head {head}")
+    assert (found["images"], found["spec_digest"]) == (13, mislabelled.spec.digest())
+    assert found["test"]["accuracy"] == 0.5
+    assert found["test"]["confusion"] == [[0, 0], [2, 2]]
+    assert set(found["seconds"]) == {"read", "fit", "evaluate", "wall"}
+    assert sum(found["seconds"].values()) <= 2 * found["seconds"]["wall"]
+    assert len(found["history"]) == (20 if head == "sgd" else 0)
+
+
+@pytest.mark.parametrize("head", NAMES)
+def test_the_saved_folder_gives_the_head_and_its_card_back(head: str, cache: FeatureCache, tmp_path: Path) -> None:
+    out = tmp_path / "models" / "head"
+    fit = fit_head(cache.path, out, head=head, parameters=parameters(head), seed=4)
+    card = ModelCard.read(out)
+    assert fit.path == out
+    assert (card.kind, card.head, card.layer, card.weights) == ("head", head, "penultimate", "none")
+    assert (card.spec, card.classes) == (cache.spec, ("ants", "bees"))
+    assert card.metrics == fit.accuracy.to_dict()
+    assert card.metrics["accuracy"] == 1.0
+    x = np.random.default_rng(0).normal(0, 3, (40, 3))
+    np.testing.assert_array_equal(predict(load_head(out / card.file), x), predict(fit.estimator, x))
+    assert len(set(predict(fit.estimator, x))) == 2
+
+
+def test_without_a_test_split_none_is_reported(cache: FeatureCache) -> None:
+    fit = fit_head(cache)
+    assert fit.report.test is None
+    assert fit.to_dict()["test"] is None
+    assert "test:" not in str(fit)
+
+
+def test_the_text_names_head_accuracy_test_and_folder(mislabelled: FeatureCache, tmp_path: Path) -> None:
+    lines = str(fit_head(mislabelled, tmp_path / "head")).splitlines()
+    assert lines[:2] == ["head linear, val:", f"accuracy {fit_head(mislabelled).accuracy}"]
+    assert lines[lines.index("test:") + 1].startswith("accuracy 0.5000 (95 % interval")
+    assert lines[-1] == f"saved in {tmp_path / 'head'}"
+
+
+def test_a_classifier_object_is_fitted_itself(cache: FeatureCache) -> None:
+    mine = RidgeClassifier(alpha=3.0)
+    fit = fit_head(cache, head=mine)
+    assert fit.estimator is mine
+    assert (fit.name, fit.accuracy.accuracy) == ("RidgeClassifier", 1.0)
+
+
+def test_all_views_of_the_training_images_are_learnt_from(cache: FeatureCache) -> None:
+    features = cache.features("train")
+    expected = LinearHead(C=0.5).fit(
+        np.array(features.x).reshape(13 * 3, 3), np.repeat(features.y, 3), np.full(39, 1 / 3)
+    )
+    np.testing.assert_array_equal(fit_head(cache, parameters={"C": 0.5}).estimator.coef_, expected.coef_)
+
+
+def test_the_seed_is_that_of_sgd(cache: FeatureCache) -> None:
+    coefs = [fit_head(cache, head="sgd", seed=seed).estimator.coef_ for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(coefs[0], coefs[1])
+    assert not np.allclose(coefs[0], coefs[2])
+
+
+def test_another_layer_is_learnt_from_and_recorded(split_folder: Path, tmp_path: Path) -> None:
+    cache = cached(split_folder)
+    with pytest.raises(CacheIncompleteError, match="has no layer 'stem'; it has penultimate"):
+        fit_head(cache, tmp_path / "head", layer="stem")
+    layered = extract(
+        split_folder, tmp_path / "layers.h5", backbone=toy_backbone(layers=("penultimate", "norm")), views=1
+    ).cache
+    fit_head(layered, tmp_path / "head", layer="norm")
+    assert ModelCard.read(tmp_path / "head").layer == "norm"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_readable_images_is_refused(split: str, split_folder: Path) -> None:
+    for path in (split_folder / split).rglob("*.png"):
+        path.write_bytes(b"broken")
+    cache = cached(split_folder)
+    with pytest.raises(CacheIncompleteError) as caught:
+        fit_head(cache)
+    assert str(caught.value) == f"{cache.path} has no readable {split} images"
+
+
+def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="does not exist"):
+        fit_head(tmp_path / "nothing.h5")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"epoch": 3},
+        {"epochs": "many"},
+        {"momentum": -1.0},
+        {"weight_decay": -1.0},
+        {"schedule": "cosin"},
+        {"optimizer": "adam"},
+    ],
+    ids=str,
+)
+def test_a_bad_parameter_of_sgd_is_a_head_error(bad: dict[str, Any], cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match=r"^sgd: "):
+        fit_head(cache, head="sgd", parameters=bad)
+
+
+def test_a_folder_that_cannot_hold_a_model_is_refused_before_the_work(cache: FeatureCache, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("mine")
+    for out, message in (
+        (full, f"{full} holds other files and no model.json. Give an empty or a new folder."),
+        (full / "thesis.tex", f"{full / 'thesis.tex'} is a file; give a folder"),
+    ):
+        with pytest.raises(HeadError) as caught:
+            fit_head(cache.path.with_name("nothing.h5"), out)
+        assert str(caught.value) == message
+    assert [path.name for path in full.iterdir()] == ["thesis.tex"]
+
+
+def test_a_saved_head_is_replaced_by_the_next_one(cache: FeatureCache, tmp_path: Path) -> None:
+    out = tmp_path / "head"
+    fit_head(cache, out)
+    fit_head(cache, out, head="centroid")
+    card = ModelCard.read(out)
+    assert (card.head, card.file) == ("centroid", "head.skops")
+
+
+def test_a_classifier_that_cannot_be_saved_is_refused_and_leaves_no_model(cache: FeatureCache, tmp_path: Path) -> None:
+    assert fit_head(cache, head=Foreign()).accuracy.accuracy == 3 / 5
+    with pytest.raises(HeadError, match="Foreign cannot be saved so that loading executes no code"):
+        fit_head(cache, tmp_path / "head", head=Foreign())
+    assert not (tmp_path / "head" / "model.json").exists()
+
+
+def test_a_moved_cache_gives_the_same_head(cache: FeatureCache, tmp_path: Path) -> None:
+    coef = fit_head(cache).estimator.coef_
+    shutil.move(cache.path, tmp_path / "moved.h5")
+    np.testing.assert_array_equal(fit_head(tmp_path / "moved.h5").estimator.coef_, coef)

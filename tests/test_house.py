@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT
+
+RANKS = {
+    name: rank
+    for rank, names in enumerate(
+        (
+            "errors",
+            "rng spec samples metrics images weights linear network",
+            "features report manifest card training views architectures",
+            "datasets cache loader backbones sgd presets heads",
+            "extraction fitting finetuning classifier",
+            "routes",
+            "comparison",
+            "plots",
+            "reporting",
+        )
+    )
+    for name in names.split()
+}
+LIBRARY = sorted((ROOT / "featcache").glob("*.py"))
+CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
+GUARDED = {
+    "h5py": {"featcache/cache.py"},
+    "matplotlib": {"featcache/plots.py"},
+    "PIL": {"featcache/images.py"},
+    "timm": {"featcache/architectures.py"},
+    "click": {f"featcache_cli/{path.name}" for path in CLI},
+    "tqdm": {f"featcache_cli/{path.name}" for path in CLI},
+}
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only type checkers see."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
+            yield from _walk(child)
+
+
+def _imports(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, inside of functions too."""
+    found: set[str] = set()
+    for node in _walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_table_names_every_module_and_no_other() -> None:
+    assert set(RANKS) == {path.stem for path in LIBRARY} - {"__init__"}
+
+
+@pytest.mark.parametrize("path", [path for path in LIBRARY if path.stem in RANKS], ids=lambda path: path.stem)
+def test_a_module_imports_from_lower_ranks_only(path: Path) -> None:
+    used = {name.split(".")[1] for name in _imports(path) if name.startswith("featcache.")}
+    assert {name for name in used if RANKS[name] >= RANKS[path.stem]} == set()
+
+
+def test_the_library_never_imports_the_command_line() -> None:
+    assert [
+        path.name for path in LIBRARY if any(name.startswith("featcache_cli") for name in _imports(path))
+    ] == []
+
+
+@pytest.mark.parametrize("package", GUARDED)
+def test_a_guarded_package_stays_in_its_room(package: str) -> None:
+    rooms = {
+        f"{path.parent.name}/{path.name}"
+        for path in [*LIBRARY, *CLI]
+        if any(name.split(".")[0] == package for name in _imports(path))
+    }
+    assert rooms
+    assert rooms <= GUARDED[package]
+
+
+def test_the_library_prints_nothing() -> None:
+    calls = [
+        f"{path.name}:{node.lineno}"
+        for path in LIBRARY
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert calls == []
+
+
+def test_no_module_is_a_hall() -> None:
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in [*LIBRARY, *CLI]}
+    assert {name: length for name, length in lengths.items() if length >= 450} == {}
+
+
+def test_a_command_is_a_thin_call() -> None:
+    lengths = {}
+    for path in CLI:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "command":
+                body = node.body[1:]
+                lengths[path.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
+    assert len(lengths) == 7
+    assert {name: length for name, length in lengths.items() if length > 25} == {}

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+import featcache
+from commands import in_process, toy_cache, write_folder
+
+CALL = """
+import contextlib, io, json, sys
+said = io.StringIO()
+with contextlib.redirect_stdout(said):
+    from featcache_cli.main import main
+    main(sys.argv[1:], standalone_mode=False)
+print(json.dumps([said.getvalue(), sorted({"torch", "torchvision", "timm"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imports")
+    return toy_cache(write_folder(folder / "data"), folder / "cache.h5")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--help", "Run the frozen network once, keep the features"),
+        ("extract --help", "into a cache"),
+        ("finetune --help", "--preset"),
+        ("info CACHE", "feature cache, format 1"),
+        ("fit-head CACHE --head linear", "head linear, val:\naccuracy 1.0000"),
+        ("fit-head CACHE --head logreg", "head logreg, val:\naccuracy 1.0000"),
+    ],
+)
+def test_the_quick_commands_never_wait_for_torch(cache: Path, line: str, said: str) -> None:
+    ran = in_process(CALL, *line.replace("CACHE", str(cache)).split())
+    assert ran.returncode == 0, ran.stderr
+    text, loaded = json.loads(ran.stdout)
+    assert said in text
+    assert loaded == []
+
+
+def test_the_probe_sees_torch_where_it_is_loaded(cache: Path) -> None:
+    ran = in_process(CALL, "fit-head", cache, "--head", "sgd")
+    assert "torch" in json.loads(ran.stdout)[1], ran.stderr
+
+
+def test_importing_featcache_imports_nothing_else() -> None:
+    ran = in_process(
+        "import sys; old = set(sys.modules); import featcache; print(sorted(set(sys.modules) - old))"
+    )
+    loaded = {name.split(".")[0] for name in eval(ran.stdout)}
+    assert loaded & {"torch", "numpy", "sklearn", "h5py", "matplotlib", "PIL", "click"} == set()
+    assert "featcache" in loaded
+
+
+@pytest.mark.parametrize("name", featcache.__all__)
+def test_a_public_name_resolves_to_its_home(name: str) -> None:
+    home = importlib.import_module(f"featcache.{featcache._HOME[name]}")
+    assert getattr(featcache, name) is getattr(home, name)
+    assert getattr(featcache, name).__module__ == home.__name__
+
+
+def test_the_table_of_contents_is_one() -> None:
+    assert featcache.__all__ == sorted(featcache.__all__)
+    assert set(featcache.__all__) == set(featcache._HOME)
+    assert dir(featcache) == sorted(featcache.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'featcache' has no attribute 'extrakt'$"):
+        featcache.extrakt  # noqa: B018

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from featcache.comparison import COLD, WARM
+from featcache.reporting import comparison_markdown, comparison_table, remarks, write_report
+from featcache.routes import ROUTES
+from outcomes import comparison, four_routes, outcome
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_has_a_line_a_route_with_its_costs() -> None:
+    lines = comparison_table(four_routes()).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    header, rule, *rows = map(_cells, lines)
+    assert header == ["route", "val accuracy", "95 % interval", "seconds", "cold cache is", "images/s", "peak memory",
+                      "on disk"]  # fmt: skip
+    assert all(set(cell) == {"-"} for cell in rule)
+    assert rows == [
+        ["cached head, cold", "0.9400", "0.875 to 0.972", "60.0", "-", "22", "3.0 GB", "5.0 MB"],
+        ["cached head, warm", "0.9400", "0.875 to 0.972", "4.0", "15.0 x slower", "-", "3.0 GB", "5.0 MB"],
+        [
+            "frozen, live every epoch",
+            "0.9300",
+            "0.863 to 0.966",
+            "120.0",
+            "2.0 x faster",
+            "29",
+            "3.0 GB",
+            "6.0 MB",
+        ],
+        ["fine-tune", "0.9600", "0.902 to 0.984", "300.0", "5.0 x faster", "11", "4.0 GB", "14.0 MB"],
+    ]
+
+
+def test_repeats_show_median_and_spread_and_test_has_its_column() -> None:
+    found = outcome(
+        COLD, accuracy=[0.8, 0.9, 0.95], wall_s=[3.0, 1.0, 2.0], test_accuracy=[0.7, 0.6, 0.8], test_n=10
+    )
+    header, _, row = map(_cells, comparison_table(comparison(found)).splitlines())
+    cells = dict(zip(header, row, strict=True))
+    assert cells["val accuracy"] == "0.9000 (0.8000 to 0.9500)"
+    assert cells["test accuracy"] == "0.7000 (0.6000 to 0.8000)"
+    assert cells["seconds"] == "2.0 (1.0 to 3.0)"
+
+
+def test_without_a_cold_cache_nothing_is_compared_with_it() -> None:
+    header, _, row = map(_cells, comparison_table(comparison(outcome(ROUTES["finetune"]))).splitlines())
+    assert row[header.index("cold cache is")] == "-"
+    assert not any(
+        "loses" in line or "Break-even" in line for line in remarks(comparison(outcome("fine-tune")))
+    )
+
+
+def test_unknown_memory_is_a_dash() -> None:
+    header, _, row = map(
+        _cells, comparison_table(comparison(outcome(COLD, peak_memory_bytes=None))).splitlines()
+    )
+    assert row[header.index("peak memory")] == "-"
+
+
+def test_the_remarks_work_out_break_even_noise_and_losses() -> None:
+    lines = remarks(four_routes())
+    assert lines[1:] == [
+        "Break-even: the cache pays from epoch 5 of frozen training on, and each further head costs 4.0 s instead of "
+        "120.0 s.",
+        "The live routes keep their best epoch by val, so their val accuracy is optimistic; this data has no test "
+        "split to settle it.",
+        "With 100 val images one standard error is about 2.2 to 5.0 points (at accuracies of 0.95 and 0.5): smaller "
+        "differences are noise.",
+        "The cached head loses: fine-tune is 2.0 points more accurate on val.",
+    ]
+
+
+def test_every_loss_is_told() -> None:
+    better = outcome(
+        ROUTES["scratch"],
+        accuracy=[0.92],
+        wall_s=[7.5],
+        size_bytes=2_000_000,
+        peak_memory_bytes=1_000_000_000,
+    )
+    losses = [line for line in remarks(comparison(outcome(COLD), better)) if "loses" in line]
+    assert losses == [
+        "The cached head loses: from scratch is 2.0 points more accurate on val.",
+        "The cached head loses: from scratch is 12.5 s faster.",
+        "The cached head loses: it keeps 5.0 MB on disk, from scratch 2.0 MB.",
+        "The cached head loses: it took 3.0 GB of memory, from scratch 1.0 GB.",
+    ]
+
+
+def test_equals_and_the_warm_cache_are_no_losses() -> None:
+    warm = outcome(WARM, wall_s=[1.0], peak_memory_bytes=1, size_bytes=1)
+    found = remarks(comparison(outcome(COLD), warm, outcome(ROUTES["finetune"])))
+    assert not any("loses" in line for line in found)
+
+
+def test_unknown_memory_of_a_rival_is_no_loss() -> None:
+    rival = outcome(ROUTES["finetune"], peak_memory_bytes=None)
+    assert not any("of memory" in line for line in remarks(comparison(outcome(COLD), rival)))
+
+
+def test_test_images_are_the_fair_column() -> None:
+    found = remarks(comparison(outcome(COLD, test_accuracy=[0.9], test_n=50)))
+    assert any(line.endswith("test is the fair column.") for line in found)
+
+
+def test_the_markdown_says_what_was_run() -> None:
+    result = four_routes()
+    text = comparison_markdown(result, "plot.png")
+    paragraphs = text.split("\n\n")
+    assert paragraphs[:2] == [
+        "# featcache benchmark",
+        "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained), augmentation tutorial, 4 cached views, "
+        "head linear; live routes: epochs 10, batch_size 32, lr 0.01. Extraction in auto, live routes in fp32. "
+        "1 repeat(s) from seed 0: medians, (least to most).",
+    ]
+    assert paragraphs[2] == comparison_table(result)
+    assert paragraphs[3] == "\n".join(f"- {line}" for line in remarks(result))
+    assert paragraphs[-1] == "Machine: Abacus, 2 cores, Linux. Versions: python 3.11.7, torch 2.11.0.\n"
+    assert "![accuracy against seconds](plot.png)" in paragraphs
+
+
+def test_the_phases_stand_in_one_table() -> None:
+    text = comparison_markdown(four_routes(), "plot.png")
+    header, _, *rows = map(_cells, text.split("## Seconds by phase\n\n")[1].split("\n\n")[0].splitlines())
+    assert header == ["route", "fit", "forward", "imports", "train"]
+    assert rows[:2] == [
+        ["cached head, cold", "-", "40.2", "5.0", "-"],
+        ["cached head, warm", "0.5", "-", "1.5", "-"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["report", "ants"])
+def test_the_report_is_three_files(name: str, tmp_path: Path) -> None:
+    result = four_routes()
+    text = write_report(result, tmp_path, name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", f"{name}.md", f"{name}.png"]
+    assert text.endswith(f"{name}.md, {name}.json and {name}.png are in {tmp_path}")
+    assert text.startswith(comparison_table(result))
+    assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == comparison_markdown(result, f"{name}.png")
+    assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(result.to_dict()))
