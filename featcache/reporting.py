@@ -112,10 +112,10 @@ def _losses(comparison: Comparison) -> list[str]:
                 f"The cached head loses: it keeps {human_bytes(cold.size_bytes)} on disk, {other.route} "
                 f"{human_bytes(other.size_bytes)}."
             )
-        if (other.peak_memory_bytes or 0) < (cold.peak_memory_bytes or 0):
+        if other.peak_memory_bytes and cold.peak_memory_bytes and other.peak_memory_bytes < cold.peak_memory_bytes:
             lines.append(
-                f"The cached head loses: it took {human_bytes(cold.peak_memory_bytes or 0)} of memory, "
-                f"{other.route} {human_bytes(other.peak_memory_bytes or 0)}."
+                f"The cached head loses: it took {human_bytes(cold.peak_memory_bytes)} of memory, "
+                f"{other.route} {human_bytes(other.peak_memory_bytes)}."
             )
     return lines
 

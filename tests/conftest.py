@@ -7,10 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from toys import random_image
 
 MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Threads that wait for each other make toy networks several times slower, most of all on busy cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

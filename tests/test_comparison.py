@@ -33,9 +33,7 @@ def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(
-        tmp_path_factory.mktemp("comparison") / "data", {**COUNTS, "test/ants": 2, "test/bees": 2}
-    )
+    return write_folder(tmp_path_factory.mktemp("comparison") / "data", {**COUNTS, "test/ants": 2, "test/bees": 2})
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +108,7 @@ def test_the_cached_route_is_extract_and_fit_head(
 def test_a_live_route_is_finetune(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, route: str, mode: Any, weights: str
 ) -> None:
-    direct = finetune(
-        data, tmp_path / "run", mode=mode, weights=weights, recipe=Recipe(**RECIPE), **SIZE
-    ).to_dict()
+    direct = finetune(data, tmp_path / "run", mode=mode, weights=weights, recipe=Recipe(**RECIPE), **SIZE).to_dict()
     (found,) = _results(real[1], route)
     assert found["spec_digest"] == direct["spec_digest"]
     assert found["confusion"] == json.loads(json.dumps(direct["confusion"]))
@@ -188,9 +184,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return orders
 
 
-def test_repeats_take_seeds_in_a_row_on_one_split(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeats_take_seeds_in_a_row_on_one_split(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = _fake(monkeypatch)
     result = _compare(data, tmp_path / "out", routes=["frozen"], repeats=3, seed=5)
     assert [order["seed"] for order in orders] == [5, 6, 7]
@@ -208,9 +202,7 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = _fake(monkeypatch)
-    _compare(
-        data, tmp_path / "out", weights="pretrained", train_precision="bf16", augment="crop", device="cpu"
-    )
+    _compare(data, tmp_path / "out", weights="pretrained", train_precision="bf16", augment="crop", device="cpu")
     extraction, fitting, *live = orders
     assert [order["task"] for order in orders] == ["extract", "fit-head", *["finetune"] * 3]
     assert [(order["mode"], order["weights"]) for order in live] == [
@@ -246,9 +238,7 @@ def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
     assert [Path(order["out"]).parent.name for order in orders] == ["finetune-0", "scratch-0"]
 
 
-def test_results_of_other_images_are_not_reused(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_of_other_images_are_not_reused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _fake(monkeypatch)
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     _compare(copy, tmp_path / "out", routes=["frozen"])
@@ -266,9 +256,7 @@ def test_a_comparison_does_not_tell_where_things_lie(
     assert str(tmp_path) not in json.dumps(result.to_dict())
 
 
-def test_errors_of_a_child_arrive_as_themselves(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_of_a_child_arrive_as_themselves(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(order: dict[str, Any], _progress: Any) -> dict[str, Any]:
         raise NotACacheError("what the child said")
 
@@ -280,9 +268,7 @@ def test_errors_of_a_child_arrive_as_themselves(
 @pytest.mark.parametrize(
     ("routes", "named"), [(["cached", "warm"], "warm"), (["a", "b"], "a, b"), ([], "(none given)")]
 )
-def test_an_unknown_route_is_refused_before_anything(
-    data: Path, tmp_path: Path, routes: list[str], named: str
-) -> None:
+def test_an_unknown_route_is_refused_before_anything(data: Path, tmp_path: Path, routes: list[str], named: str) -> None:
     with pytest.raises(RunError) as caught:
         _compare(data, tmp_path / "out", routes=routes)
     assert str(caught.value) == f"there is no route {named}; use cached, frozen, finetune, scratch"
@@ -327,10 +313,7 @@ def test_from_break_even_on_and_not_before_the_cache_is_faster(
 
 @pytest.mark.parametrize("route", [COLD, ROUTES["frozen"]])
 def test_break_even_needs_both_routes(route: str) -> None:
-    assert (
-        comparison(outcome(route, epoch_s=1.0), outcome(ROUTES["finetune"], epoch_s=1.0)).break_even_epoch()
-        is None
-    )
+    assert comparison(outcome(route, epoch_s=1.0), outcome(ROUTES["finetune"], epoch_s=1.0)).break_even_epoch() is None
 
 
 def test_medians_and_interval_of_an_outcome() -> None:

@@ -119,9 +119,7 @@ def _alone(folder: Path) -> bool:
     return [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_fetch_unpacks_what_it_downloads_once(
-    server: Server, archive: tuple[bytes, str], folder: Path
-) -> None:
+def test_fetch_unpacks_what_it_downloads_once(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
     body, sha256 = archive
     seen: list[tuple[str, int, int]] = []
     for _ in range(2):
@@ -132,14 +130,10 @@ def test_fetch_unpacks_what_it_downloads_once(
     assert _alone(folder)
 
 
-def test_half_a_download_goes_on_where_it_stopped(
-    server: Server, archive: tuple[bytes, str], folder: Path
-) -> None:
+def test_half_a_download_goes_on_where_it_stopped(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
     body, sha256 = archive
     server.breaks_at = len(body) // 2
-    with pytest.raises(
-        DownloadError, match=rf"the connection broke off after {len(body) // 2} of {len(body)} bytes"
-    ):
+    with pytest.raises(DownloadError, match=rf"the connection broke off after {len(body) // 2} of {len(body)} bytes"):
         fetch(server.address, sha256, folder)
     assert not folder.exists()
     server.breaks_at = None
@@ -148,9 +142,7 @@ def test_half_a_download_goes_on_where_it_stopped(
     assert server.sent == len(body)
 
 
-def test_a_server_without_ranges_sends_all_of_it(
-    server: Server, archive: tuple[bytes, str], folder: Path
-) -> None:
+def test_a_server_without_ranges_sends_all_of_it(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
     body, sha256 = archive
     server.ranges, server.breaks_at = False, 100
     with pytest.raises(DownloadError):
@@ -172,9 +164,7 @@ def test_a_whole_download_that_was_not_unpacked_is_not_fetched_again(
     assert _alone(folder)
 
 
-def test_other_images_than_expected_are_removed(
-    server: Server, archive: tuple[bytes, str], folder: Path
-) -> None:
+def test_other_images_than_expected_are_removed(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
     with pytest.raises(DownloadError) as caught:
         fetch(server.address, "0123456789abcdef" * 4, folder)
     assert str(caught.value) == (
@@ -192,9 +182,7 @@ def test_a_page_instead_of_a_zip_is_removed(server: Server, folder: Path) -> Non
     assert list(folder.parent.iterdir()) == []
 
 
-def test_a_zip_with_a_damaged_stream_is_removed(
-    server: Server, archive: tuple[bytes, str], folder: Path
-) -> None:
+def test_a_zip_with_a_damaged_stream_is_removed(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
     body, sha256 = archive
     with zipfile.ZipFile(io.BytesIO(body)) as file:
         entry = max(file.infolist(), key=lambda entry: entry.compress_size)
@@ -284,9 +272,7 @@ def test_ants_bees_are_fetched_into_the_users_cache(
     assert tree_sha256(found) == archive[1]
 
 
-def test_the_cache_lies_in_the_home_folder_by_default(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert datasets.cache_folder() == tmp_path / ".cache" / "featcache"
@@ -300,6 +286,4 @@ def test_prepare_takes_a_path_and_refuses_an_unknown_name(tmp_path: Path) -> Non
     assert prepare(str(tmp_path), tmp_path / "unused") == tmp_path
     with pytest.raises(DownloadError) as caught:
         prepare("cifar", tmp_path)
-    assert str(caught.value) == (
-        "there is no data set 'cifar': use digits, ants-bees, or the path of a folder or CSV"
-    )
+    assert str(caught.value) == ("there is no data set 'cifar': use digits, ants-bees, or the path of a folder or CSV")

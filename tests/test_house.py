@@ -68,9 +68,7 @@ def test_a_module_imports_from_lower_ranks_only(path: Path) -> None:
 
 
 def test_the_library_never_imports_the_command_line() -> None:
-    assert [
-        path.name for path in LIBRARY if any(name.startswith("featcache_cli") for name in _imports(path))
-    ] == []
+    assert [path.name for path in LIBRARY if any(name.startswith("featcache_cli") for name in _imports(path))] == []
 
 
 @pytest.mark.parametrize("package", GUARDED)

@@ -50,9 +50,7 @@ def test_the_probe_sees_torch_where_it_is_loaded(cache: Path) -> None:
 
 
 def test_importing_featcache_imports_nothing_else() -> None:
-    ran = in_process(
-        "import sys; old = set(sys.modules); import featcache; print(sorted(set(sys.modules) - old))"
-    )
+    ran = in_process("import sys; old = set(sys.modules); import featcache; print(sorted(set(sys.modules) - old))")
     loaded = {name.split(".")[0] for name in eval(ran.stdout)}
     assert loaded & {"torch", "numpy", "sklearn", "h5py", "matplotlib", "PIL", "click"} == set()
     assert "featcache" in loaded

@@ -32,9 +32,7 @@ def _colours(path: Path) -> int:
     ],
     ids=["comparison", "history"],
 )
-def test_a_plot_is_a_coloured_picture(
-    draw: Callable[[Path], Path], size: tuple[int, int], tmp_path: Path
-) -> None:
+def test_a_plot_is_a_coloured_picture(draw: Callable[[Path], Path], size: tuple[int, int], tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     assert draw(path) == path
     assert _colours(path) > 10

@@ -40,9 +40,7 @@ def test_the_table_has_a_line_a_route_with_its_costs() -> None:
 
 
 def test_repeats_show_median_and_spread_and_test_has_its_column() -> None:
-    found = outcome(
-        COLD, accuracy=[0.8, 0.9, 0.95], wall_s=[3.0, 1.0, 2.0], test_accuracy=[0.7, 0.6, 0.8], test_n=10
-    )
+    found = outcome(COLD, accuracy=[0.8, 0.9, 0.95], wall_s=[3.0, 1.0, 2.0], test_accuracy=[0.7, 0.6, 0.8], test_n=10)
     header, _, row = map(_cells, comparison_table(comparison(found)).splitlines())
     cells = dict(zip(header, row, strict=True))
     assert cells["val accuracy"] == "0.9000 (0.8000 to 0.9500)"
@@ -53,15 +51,11 @@ def test_repeats_show_median_and_spread_and_test_has_its_column() -> None:
 def test_without_a_cold_cache_nothing_is_compared_with_it() -> None:
     header, _, row = map(_cells, comparison_table(comparison(outcome(ROUTES["finetune"]))).splitlines())
     assert row[header.index("cold cache is")] == "-"
-    assert not any(
-        "loses" in line or "Break-even" in line for line in remarks(comparison(outcome("fine-tune")))
-    )
+    assert not any("loses" in line or "Break-even" in line for line in remarks(comparison(outcome("fine-tune"))))
 
 
 def test_unknown_memory_is_a_dash() -> None:
-    header, _, row = map(
-        _cells, comparison_table(comparison(outcome(COLD, peak_memory_bytes=None))).splitlines()
-    )
+    header, _, row = map(_cells, comparison_table(comparison(outcome(COLD, peak_memory_bytes=None))).splitlines())
     assert row[header.index("peak memory")] == "-"
 
 
@@ -117,9 +111,9 @@ def test_the_markdown_says_what_was_run() -> None:
     paragraphs = text.split("\n\n")
     assert paragraphs[:2] == [
         "# featcache benchmark",
-        "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained), augmentation tutorial, 4 cached views, "
-        "head linear; live routes: epochs 10, batch_size 32, lr 0.01. Extraction in auto, live routes in fp32. "
-        "1 repeat(s) from seed 0: medians, (least to most).",
+        "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained), augmentation tutorial, "
+        "4 cached views, head linear; live routes: epochs 10, batch_size 32, lr 0.01. Extraction in auto, live "
+        "routes in fp32. 1 repeat(s) from seed 0: medians, (least to most).",
     ]
     assert paragraphs[2] == comparison_table(result)
     assert paragraphs[3] == "\n".join(f"- {line}" for line in remarks(result))

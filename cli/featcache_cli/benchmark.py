@@ -20,14 +20,15 @@ from featcache_cli import options
 @options.augment_option
 @options.image_size_option
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of the live routes.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True,
+              help="Learning rate of the live routes.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the live routes.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds to run.")
 @options.machine_options
 @options.precision_option("auto")
 @options.precision_option("fp32", "--train-precision")
 @options.seed_option
-@click.option("--val-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
+@options.val_fraction_option
 @options.as_json
 def command(routes: str, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
     """Compare cached head, frozen-per-epoch, fine-tuning and from-scratch on DATA: accuracy, time, bytes."""

@@ -20,7 +20,8 @@ from featcache_cli import options
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Views a forward pass.")
 @options.machine_options
 @options.precision_option("auto")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
+              help="What the features are stored in.")  # fmt: skip
 @options.seed_option
 @click.option("--layers", default="penultimate", show_default=True, help="Comma-separated; inner ones by name: layer3.")
 @options.split_options

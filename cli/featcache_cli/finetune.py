@@ -16,7 +16,8 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 @click.option("-o", "--out", required=True, help="Folder of the run.")
 @click.option("--preset", type=click.Choice(PRESETS), help="A tutorial's settings; other options override them.")
 @click.option("--backbone", help="As in extract. [default: efficientnet_lite0]")
-@click.option("--init", type=click.Choice(["pretrained", "scratch"]), default="pretrained", show_default=True)
+@click.option("--init", type=click.Choice(["pretrained", "scratch"]), default="pretrained", show_default=True,
+              help="Pretrained weights, or random ones.")  # fmt: skip
 @click.option("--weights", help="Start from this state dict instead.")
 @click.option("--train", "mode", type=click.Choice(["all", "head"]), default="all", show_default=True,
               help="All layers, or a head on the network frozen in eval() mode.")  # fmt: skip

@@ -25,14 +25,15 @@ def _all(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
     return decorate
 
 
+val_fraction_option = click.option(
+    "--val-fraction",
+    default=0.2,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share held out as val where DATA has no val folder.",
+)
 split_options = _all(
-    click.option(
-        "--val-fraction",
-        default=0.2,
-        show_default=True,
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Share held out as val where DATA has no val folder.",
-    ),
+    val_fraction_option,
     click.option("--split-seed", default=0, show_default=True, help="Seed of that split."),
 )
 machine_options = _all(

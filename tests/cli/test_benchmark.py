@@ -82,19 +82,19 @@ def test_a_file_in_place_of_the_folder_is_refused(data: Path, tmp_path: Path) ->
 def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[str, Any] = {}
 
-    class Stop(Exception):
+    class StopHereError(Exception):
         pass
 
     def compare(**given: Any) -> None:
         got.update(given)
-        raise Stop
+        raise StopHereError
 
     monkeypatch.setitem(vars(featcache), "compare", compare)
     result = featcache_cli("benchmark", "photos", "-o", "r", "--routes", "cached,scratch", "--backbone", "vgg11",
         "--weights", "w.pth", "--views", 7, "--head", "knn", "--augment", "crop", "--image-size", 96, "--epochs", 3,
         "--lr", 0.5, "--batch-size", 8, "--repeats", 2, "--workers", 3, "--device", "cpu", "--precision", "bf16",
         "--train-precision", "auto", "--seed", 4, "--val-fraction", 0.3)  # fmt: skip
-    assert isinstance(result.exception, Stop)
+    assert isinstance(result.exception, StopHereError)
     assert callable(got.pop("progress"))
     assert got == {
         "data": "photos", "out": "r", "routes": ["cached", "scratch"], "backbone": "vgg11", "weights": "w.pth",
@@ -105,8 +105,5 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:
     text = " ".join(done("benchmark", "--help").split())
-    said = [
-        text.split(f" {name} ")[1].split("]", 1)[1].split("[")[0]
-        for name in ("--precision", "--train-precision")
-    ]
+    said = [text.split(f" {name} ")[1].split("]", 1)[1].split("[")[0] for name in ("--precision", "--train-precision")]
     assert said[0] != said[1]

@@ -28,9 +28,7 @@ def test_the_cache_holds_what_the_network_says_of_the_views(data: Path, real_cac
     assert train.x.shape == (13, 3, backbone.dim)
     row = 5
     sha256 = train.samples.sha256[row].tobytes()
-    views = make_views(
-        decode((data / train.samples.ids[row]).read_bytes()), cache.spec.view, sha256, [0, 1, 2]
-    )
+    views = make_views(decode((data / train.samples.ids[row]).read_bytes()), cache.spec.view, sha256, [0, 1, 2])
     np.testing.assert_allclose(train.x[row], backbone.embed(views), rtol=2e-3, atol=1e-3)
 
 
@@ -136,9 +134,7 @@ def test_a_folder_that_does_not_fit_is_refused(counts: dict[str, int], message: 
 def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     out = ("-o", tmp_path / "c.h5")
-    assert refused("extract", tmp_path / "empty", *out).startswith(
-        f"{tmp_path / 'empty'} holds no images. Expected "
-    )
+    assert refused("extract", tmp_path / "empty", *out).startswith(f"{tmp_path / 'empty'} holds no images. Expected ")
     assert refused("extract", tmp_path / "gone", *out) == (
         f"{tmp_path / 'gone'} does not exist. Give a folder of class folders, or a CSV manifest."
     )
@@ -180,9 +176,7 @@ def test_weights_that_are_not_to_be_had_name_the_ways_out(
     out = ("-o", tmp_path / "c.h5")
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
     message = refused("extract", data, *out, "--backbone", "resnet18")
-    assert message.startswith(
-        "the pretrained weights of resnet18 cannot be had: resnet18-f37072fd.pth is not in "
-    )
+    assert message.startswith("the pretrained weights of resnet18 cannot be had: resnet18-f37072fd.pth is not in ")
     assert "no route to host" in message
     assert message.endswith("or use the embedded --backbone efficientnet_lite0, which needs no network.")
     monkeypatch.setattr(timm, "create_model", offline)
@@ -196,9 +190,7 @@ def test_a_weights_file_that_is_none_is_refused(data: Path, tmp_path: Path) -> N
     gone, other = tmp_path / "gone.pth", tmp_path / "other.pth"
     other.write_bytes(b"other")
     assert refused("extract", data, *out, "--weights", gone) == f"there is no weights file {gone}"
-    assert refused("extract", data, *out, "--weights", other).startswith(
-        f"{other} is not a file of plain weights ("
-    )
+    assert refused("extract", data, *out, "--weights", other).startswith(f"{other} is not a file of plain weights (")
 
 
 @pytest.mark.parametrize(
@@ -213,9 +205,7 @@ def test_a_weights_file_that_is_none_is_refused(data: Path, tmp_path: Path) -> N
         ("--image-size", 0),
     ],
 )
-def test_values_out_of_range_are_usage_errors(
-    options: tuple[object, ...], data: Path, tmp_path: Path
-) -> None:
+def test_values_out_of_range_are_usage_errors(options: tuple[object, ...], data: Path, tmp_path: Path) -> None:
     message = refused("extract", data, "-o", tmp_path / "c.h5", *options, status=2)
     assert f"'{options[0]}'" in message
 
@@ -231,9 +221,7 @@ def test_values_out_of_range_are_usage_errors(
     ],
     ids=str,
 )
-def test_a_bad_value_is_a_message_not_a_traceback(
-    options: tuple[object, ...], data: Path, tmp_path: Path
-) -> None:
+def test_a_bad_value_is_a_message_not_a_traceback(options: tuple[object, ...], data: Path, tmp_path: Path) -> None:
     result = featcache_cli("extract", data, "-o", tmp_path / "c.h5", *SMALL, *options)
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.exit_code in (1, 2)

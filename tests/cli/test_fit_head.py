@@ -61,6 +61,11 @@ def test_sgd_prints_its_epochs_and_json_holds_them_instead(cache: Path) -> None:
     assert f"loss {found['history'][0]['loss']:.4f}" in lines[0]
 
 
+def test_a_training_that_diverged_is_json_still(cache: Path) -> None:
+    found = as_json("fit-head", cache, "--head", "sgd", "-p", "lr=1e38", "-p", "epochs=4")
+    assert len(found["history"]) == 4
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -147,7 +152,6 @@ def test_a_folder_with_other_things_is_not_written_into(cache: Path, tmp_path: P
         f"{tmp_path} holds other files and no model.json. Give an empty or a new folder."
     )
     assert (
-        refused("fit-head", cache, "-o", tmp_path / "notes.txt")
-        == f"{tmp_path / 'notes.txt'} is a file; give a folder"
+        refused("fit-head", cache, "-o", tmp_path / "notes.txt") == f"{tmp_path / 'notes.txt'} is a file; give a folder"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -73,9 +73,7 @@ def test_something_else_is_no_cache(command: str, tmp_path: Path) -> None:
     h5py.File(hdf5, "w").close()
     assert refused(command, photo).startswith(f"{photo} is not a feature cache: it cannot be read as HDF5 (")
     assert refused(command, folder).startswith(f"{folder} is not a feature cache: ")
-    assert refused(command, hdf5) == (
-        f"{hdf5} is HDF5, but not a feature cache (attribute format is not 'featcache')."
-    )
+    assert refused(command, hdf5) == (f"{hdf5} is HDF5, but not a feature cache (attribute format is not 'featcache').")
 
 
 def test_a_newer_format_is_refused(data: Path, tmp_path: Path) -> None:
@@ -90,9 +88,7 @@ def test_a_newer_format_is_refused(data: Path, tmp_path: Path) -> None:
 
 def test_a_cache_that_is_being_written_is_busy(data: Path, tmp_path: Path) -> None:
     path = toy_cache(data, tmp_path / "busy.h5", views=0)
-    hold = (
-        "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
-    )
+    hold = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

@@ -14,9 +14,7 @@ from featcache import errors
 from featcache.errors import FeatcacheError
 from featcache_cli.main import COMMANDS, main
 
-ERRORS = [
-    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, FeatcacheError)
-]
+ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, FeatcacheError)]
 
 
 def _command(name: str) -> click.Command:
@@ -71,9 +69,7 @@ def test_an_unknown_command_or_option_is_a_usage_error() -> None:
 
 
 @pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
-def test_every_error_is_a_message_and_status_1(
-    cls: type[FeatcacheError], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_error_is_a_message_and_status_1(cls: type[FeatcacheError], monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise cls("what is wrong, and the cure")
 

@@ -60,9 +60,7 @@ def test_files_folders_and_globs_come_in_order(head: Path, data: Path) -> None:
     ]
 
 
-def test_an_unreadable_picture_has_its_line_and_harms_no_other(
-    head: Path, data: Path, tmp_path: Path
-) -> None:
+def test_an_unreadable_picture_has_its_line_and_harms_no_other(head: Path, data: Path, tmp_path: Path) -> None:
     good, bad = tmp_path / "b.png", tmp_path / "a.png"
     shutil.copy(data / "val/ants/000.png", good)
     bad.write_bytes(b"")
@@ -84,9 +82,7 @@ def test_nothing_but_unreadable_pictures_is_status_1(head: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("pattern", ["gone.png", "*.jpg", "."])
-def test_no_picture_is_refused(
-    pattern: str, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_picture_is_refused(pattern: str, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert refused("predict", head, pattern) == (
         f"{pattern} names no image: no such file, or a folder or pattern without images."
@@ -107,16 +103,12 @@ def test_a_damaged_model_is_refused(head: Path, data: Path, tmp_path: Path) -> N
     image = data / "val/ants/000.png"
     copy = Path(shutil.copytree(head, tmp_path / "head"))
     (copy / "head.safetensors").write_bytes(b"broken")
-    assert refused("predict", copy, image).startswith(
-        f"{copy / 'head.safetensors'} is not a head that can be loaded"
-    )
+    assert refused("predict", copy, image).startswith(f"{copy / 'head.safetensors'} is not a head that can be loaded")
     (copy / "model.json").write_text("{")
     assert refused("predict", copy, image).startswith(f"{copy / 'model.json'} is not a featcache model: ")
 
 
-def test_other_weights_than_the_head_was_fitted_on_are_refused(
-    head: Path, data: Path, mobilenet_weights: Path
-) -> None:
+def test_other_weights_than_the_head_was_fitted_on_are_refused(head: Path, data: Path, mobilenet_weights: Path) -> None:
     message = refused("predict", head, data / "val/ants/000.png", "--weights", mobilenet_weights)
     assert "are not those of this network" in message
 

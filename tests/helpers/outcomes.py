@@ -56,7 +56,7 @@ def four_routes() -> Comparison:
             shown=3440,
             size_bytes=6_000_000,
             seconds={"imports": 4.0, "train": 110.0},
-        ),  # fmt: skip
+        ),
         outcome(
             ROUTES["finetune"],
             accuracy=[0.96],
@@ -66,5 +66,5 @@ def four_routes() -> Comparison:
             size_bytes=14_000_000,
             seconds={"imports": 4.0, "train": 290.0},
             peak_memory_bytes=4_000_000_000,
-        ),  # fmt: skip
+        ),
     )

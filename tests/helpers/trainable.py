@@ -43,6 +43,7 @@ def trainable_backbone(kernel: int = 3, weights: str = "none") -> Backbone:
 
 def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
     """Start a run and kill the process with SIGKILL at a moment of an epoch."""
+    torch.set_num_threads(1)  # as conftest does: the results must be equal bit by bit
     finished: list[Epoch] = []
 
     def die(*_args: Any) -> None:
