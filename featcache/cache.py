@@ -79,13 +79,15 @@ class FeatureCache:
 
         Parameters
         ----------
-        partial : also take an unfinished file (NAME.h5.partial).
+        partial : also take an unfinished file, by its own name (NAME.h5.partial) or that of the cache to be.
 
         Raises
         ------
         NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError, FileNotFoundError
         """
         path = Path(path)
+        if partial and not path.exists() and partial_path(path).exists():
+            path = partial_path(path)
         if not path.exists():
             if partial_path(path).exists():
                 raise CacheIncompleteError(

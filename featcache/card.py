@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featcache.errors import HeadError
+from featcache.report import finite
 from featcache.spec import ExtractSpec
 
 _FORMAT = "featcache-model"
 _VERSION = 1
 FILE = "model.json"
+_FILES = {"head": ("head.safetensors", "head.skops"), "network": ("network.safetensors",)}
+_STEMS = ("model", "head", "network", "last", "run", "curves")  # of all files that we write into a model's folder
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,15 @@ class ModelCard:
                 "`featcache fit-head -o` or `featcache finetune -o` wrote."
             )
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = dict(json.loads(path.read_text(encoding="utf-8")))
             if fields.pop("format") != _FORMAT or fields.pop("version") != _VERSION:
                 raise HeadError(f"{path} is not a model of this version of featcache")
             digest = fields.pop("digest")
             spec = ExtractSpec.from_json(json.dumps(fields.pop("spec")))
             if spec.digest() != digest:
                 raise HeadError(f"{path} is damaged: its spec does not have its digest")
-            if Path(fields["file"]).name != fields["file"]:
-                raise HeadError(f"{path} names a file outside its folder: {fields['file']}")
+            if fields["file"] not in _FILES[fields["kind"]]:
+                raise HeadError(f"{path} names a file that is none of a model's: {fields['file']!r}")
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, HeadError):
@@ -69,14 +72,16 @@ class ModelCard:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file, whole or not at all."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(finite(value), indent=1) + "\n", encoding="utf-8")
     os.replace(draft, path)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make a folder for a model; refuse one that holds other things."""
-    if folder.exists() and not folder.is_dir():
-        raise HeadError(f"{folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
-        raise HeadError(f"{folder} holds other files and no {FILE}. Give an empty or a new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make a folder for a model; refuse one that holds other things. Raises HeadError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadError(f"{folder} cannot be made: {error.strerror} ({error.filename})") from error
+    foreign = [path.name for path in folder.iterdir() if path.name.split(".")[0] not in _STEMS]
+    if foreign and not (folder / FILE).exists():
+        raise HeadError(f"{folder} holds other files ({foreign[0]}) and no {FILE}. Give an empty or a new folder.")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache import heads
 from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
 from featcache.card import ModelCard
-from featcache.errors import BackboneError, UnreadableImageError
+from featcache.errors import BackboneError, HeadError, UnreadableImageError
 from featcache.images import decode
 from featcache.loader import usable_cores
 from featcache.network import Network
@@ -118,7 +118,14 @@ class Classifier:
                 f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
                 f"{weights or card.weights} has {backbone.weights_sha256[:12]}.... Give the right file with --weights."
             )
-        return cls(card, backbone, _head_classifier(backbone, heads.load_head(folder / card.file), len(card.classes)))
+        estimator = heads.load_head(folder / card.file)
+        if estimator.n_features_in_ != backbone.dim or np.max(estimator.classes_) >= len(card.classes):
+            raise HeadError(
+                f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
+                f"{len(estimator.classes_)} classes, the backbone gives {backbone.dim} and model.json names "
+                f"{len(card.classes)}."
+            )
+        return cls(card, backbone, _head_classifier(backbone, estimator, len(card.classes)))
 
     def predict(
         self,

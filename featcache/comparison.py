@@ -164,6 +164,7 @@ def compare(
         "precision": precision,
         "train_precision": train_precision,
         "images": counts,
+        "images_sha256": samples.digest(),
         "seed": seed,
     }
     _claim(out, settings)
@@ -207,8 +208,8 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         ]
         if differing:
             raise RunError(f"{out} holds a comparison with {'; '.join(differing)}. Give another folder.")
-    elif out.exists() and any(out.iterdir()):
-        raise RunError(f"{out} holds other files. Give an empty or a new folder.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is a file or holds other files. Give an empty or a new folder.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +89,7 @@ def fetch(url: str, sha256: str, folder: Path, progress: Progress | None = None)
     archive = folder.with_suffix(".zip.part")
     try:
         _download(url, archive, progress)
-    except OSError as error:  # URLError and time-outs are OSErrors
+    except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         raise DownloadError(
             f"{url} could not be fetched ({getattr(error, 'reason', error)}). Run the same command again when there "
             f"is a network (it goes on where it stopped), or set {ANTS_BEES_VARIABLE} to a folder that holds the data."
@@ -97,7 +99,7 @@ def fetch(url: str, sha256: str, folder: Path, progress: Progress | None = None)
     try:
         with zipfile.ZipFile(archive) as file:
             file.extractall(draft)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         archive.unlink()
         raise DownloadError(f"what {url} gave is not a zip archive; it was removed. Try again.") from error
     found = tree_sha256(draft / folder.name)

@@ -5,6 +5,7 @@
     │   ├── EmptyFolderError        (FileNotFoundError)   no images where images were expected
     │   ├── DataLayoutError         (ValueError)          folders, classes or a manifest that do not fit
     │   └── UnreadableImageError    (OSError)             one image that cannot be decoded
+    ├── SpecError                   (ValueError)          settings of an extraction that cannot be
     ├── CacheError
     │   ├── NotACacheError          (ValueError)          some other file
     │   ├── CacheVersionError       (ValueError)          written by a newer featcache
@@ -14,8 +15,7 @@
     ├── BackboneError               (ValueError)          unknown network, or weights that do not fit or are missing
     ├── HeadError                   (ValueError)          unknown head, bad parameters, or a head file that is refused
     ├── RunError                    (ValueError)          a fine-tuning folder that does not fit the command
-    ├── DownloadError               (OSError)             a data set that could not be fetched
-    └── MissingExtraError           (ImportError)         an optional package; the message has the pip line
+    └── DownloadError               (OSError)             a data set that could not be fetched
 
 A message says what, where, expected against found, and what to do. The command line prints it and exits with
 status 1; each class also derives from the built-in type that a library user would catch.
@@ -42,6 +42,10 @@ class DataLayoutError(ImageError, ValueError):
 
 class UnreadableImageError(ImageError, OSError):
     """One image that cannot be decoded; `str(error)` is the reason."""
+
+
+class SpecError(FeatcacheError, ValueError):
+    """Settings of an extraction that cannot be."""
 
 
 class CacheError(FeatcacheError):
@@ -82,7 +86,3 @@ class RunError(FeatcacheError, ValueError):
 
 class DownloadError(FeatcacheError, OSError):
     """A data set that could not be fetched or is not the expected one."""
-
-
-class MissingExtraError(FeatcacheError, ImportError):
-    """An optional package is missing; the message says the pip line to type."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -26,10 +25,9 @@ from featcache.metrics import Accuracy, evaluate
 from featcache.network import Network
 from featcache.report import Report, Stopwatch
 from featcache.rng import epoch_order
-from featcache.samples import Samples
 from featcache.spec import PENULTIMATE, Augment, ExtractSpec
 from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, linear_layer, train
-from featcache.weights import EMBEDDED
+from featcache.weights import EMBEDDED, first_line
 
 CHECKPOINT = "last.pt"
 _VAL_BATCH = 32
@@ -143,7 +141,7 @@ def finetune(
     report = Report(
         method=f"finetune {'from scratch' if backbone.weights == 'none' else mode}",
         seconds=watch.seconds(),
-        images=len(manifest.samples.rows("train")) * len(history),
+        images=len(set(manifest.samples.rows("train").tolist()) - loader.skipped.keys()) * len(history),
         accuracy=run.best_accuracy(),
         test=on_test,
         spec_digest=spec.digest(),
@@ -193,7 +191,7 @@ class _Run:
             **spec.flat(),
             "train": mode,
             **asdict(recipe),
-            "images": _digest(manifest.samples),
+            "images": manifest.samples.digest(),
         }
 
     def train(self) -> None:
@@ -208,8 +206,14 @@ class _Run:
 
     def restore(self) -> None:
         """Take up the checkpoint, if it is one of the same run."""
-        state = torch.load(self.out / CHECKPOINT, map_location=self.backbone.device, weights_only=True)
-        found = json.loads(state["config"])
+        path = self.out / CHECKPOINT
+        try:
+            state = torch.load(path, map_location=self.backbone.device, weights_only=True)
+            found = json.loads(state["config"])
+        except Exception as error:  # truncated, empty, or a file that wants to run code
+            raise RunError(
+                f"{path} is not a checkpoint that can be loaded safely ({first_line(error)}). Remove it to start anew."
+            ) from error
         differing = [
             f"{name}={found.get(name)}, you asked for {value}"
             for name, value in self.config.items()
@@ -220,6 +224,7 @@ class _Run:
                 f"{self.out} was run with {'; '.join(differing)}. Resume with its own settings, or give another folder."
             )
         self.training.restore(state)
+        self.loader.skipped.update(state["skipped"])
         for epoch in self.training.history:
             if self.on_epoch:
                 self.on_epoch(epoch)
@@ -272,10 +277,12 @@ class _Run:
 
     def _finish_epoch(self, training: Training) -> None:
         """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
+        if training.best_val is None or not len(training.best_val.labels):
+            raise RunError(f"none of the val images of {self.manifest.root} could be read")
         if training.best is training.history[-1]:
             self._save_best()
         draft = self.out / f"{CHECKPOINT}.{os.getpid()}"
-        torch.save({"config": json.dumps(self.config), **training.state()}, draft)
+        torch.save({"config": json.dumps(self.config), "skipped": self.loader.skipped, **training.state()}, draft)
         os.replace(draft, self.out / CHECKPOINT)
         if self.on_epoch:
             self.on_epoch(training.history[-1])
@@ -300,11 +307,3 @@ class _Run:
             metrics=self.best_accuracy().to_dict(),
         )
         card.write(self.out)
-
-
-def _digest(samples: Samples) -> str:
-    """One hash over all images, labels and splits."""
-    digest = hashlib.sha256(repr((samples.ids, samples.classes)).encode("utf-8", "surrogateescape"))
-    for array in (samples.labels, samples.split, samples.sha256):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

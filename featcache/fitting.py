@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from featcache import heads
 from featcache.cache import FeatureCache
-from featcache.card import ModelCard, prepare_folder
+from featcache.card import FILE, ModelCard, prepare_folder
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.features import Features
 from featcache.metrics import Accuracy, describe, evaluate
@@ -150,6 +150,7 @@ def _save(
     accuracy: Accuracy,
     folder: Path,
 ) -> None:
+    (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
     card = ModelCard(
         kind="head",
         file=heads.save_head(estimator, folder),

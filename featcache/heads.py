@@ -30,8 +30,10 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 
 # Types from scikit-learn's compiled or private modules that skops does not know, looked through by us: building
 # one runs no code from the file. A tree's node indices are checked after loading, as scikit-learn trusts them.
+_TREE = "sklearn.tree._tree.Tree"
+_TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
 _TRUSTED = (
-    "sklearn.tree._tree.Tree",
+    _TREE,
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
 )
@@ -53,7 +55,7 @@ def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEst
     module_name, _, class_name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise HeadError(
             f"there is no head {name!r}. Use {', '.join(HEADS)}, sgd, or the dotted path of a scikit-learn "
             "classifier, such as sklearn.naive_bayes.GaussianNB."
@@ -64,7 +66,12 @@ def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEst
     unknown = sorted(set(parameters or {}) - set(known))
     if unknown:
         raise HeadError(f"{name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
-    estimator = cls(**{**defaults, **(parameters or {})})
+    try:
+        estimator = cls(**{**defaults, **(parameters or {})})
+    except (TypeError, ValueError) as error:
+        raise HeadError(
+            f"{name} cannot be made: {error}. Give its parameters, or pass an object from Python."
+        ) from error
     if not is_classifier(estimator):
         raise HeadError(f"{name} is not a scikit-learn classifier")
     return estimator
@@ -108,18 +115,24 @@ def save_head(estimator: BaseEstimator, folder: Path) -> str:
         from safetensors.numpy import save_file
 
         arrays = {"coef": estimator.coef_, "intercept": estimator.intercept_, "classes": estimator.classes_}
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "head.safetensors")
+        draft = folder / "head.safetensors.draft"
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft)
+        draft.replace(folder / "head.safetensors")
         return "head.safetensors"
     import skops.io
 
     data = skops.io.dumps(estimator)
-    untrusted = sorted(set(skops.io.get_untrusted_types(data=data)) - set(_TRUSTED))
+    unknown = set(skops.io.get_untrusted_types(data=data))
+    checked = type(estimator).__name__ in _TREES
+    untrusted = sorted(unknown - set(_TRUSTED) | (set() if checked else unknown & {_TREE}))
     if untrusted:
         raise HeadError(
             f"{type(estimator).__name__} cannot be saved so that loading executes no code: it holds "
             f"{', '.join(untrusted)}. Use fit_head() from Python without `out`, or another head."
         )
-    (folder / "head.skops").write_bytes(data)
+    draft = folder / "head.skops.draft"
+    draft.write_bytes(data)
+    draft.replace(folder / "head.skops")
     return "head.skops"
 
 
@@ -135,7 +148,8 @@ def load_head(path: Path) -> BaseEstimator:
 
         found = set(skops.io.get_untrusted_types(file=path))
         estimator = skops.io.load(path, trusted=sorted(found & set(_TRUSTED)))
-        _check_trees(estimator)
+        if _TREE in found:
+            _check_trees(estimator)
         return estimator
     except Exception as error:  # broken zip, unknown keys, untrusted types: all the same to the user
         raise HeadError(f"{path} is not a head that can be loaded safely: {error}") from error
@@ -143,14 +157,17 @@ def load_head(path: Path) -> BaseEstimator:
 
 def _check_trees(estimator: BaseEstimator) -> None:
     """Refuse trees whose nodes point outside of their arrays: predicting would read foreign memory."""
-    for member in [estimator, *np.ravel(getattr(estimator, "estimators_", []))]:
-        tree = getattr(member, "tree_", None)
-        if tree is None:
-            continue
-        nodes, parents = tree.node_count, np.arange(tree.node_count)
+    name = type(estimator).__name__
+    if name not in _TREES:
+        raise HeadError(f"it holds decision trees inside of a {name}; only {', '.join(_TREES)} can be checked")
+    for member in getattr(estimator, "estimators_", [estimator]):
+        tree = member.tree_
+        nodes = np.arange(tree.node_count)
         leaf = tree.children_left == -1
         for children in (tree.children_left, tree.children_right):
-            if not np.all(leaf | ((children > parents) & (children < nodes))):
+            if not np.all(leaf | ((children > nodes) & (children < len(nodes)))):
                 raise HeadError("a decision tree in it has nodes out of range")
-        if not np.all(leaf | ((tree.feature >= 0) & (tree.feature < member.n_features_in_))):
+        # A forest checks the width of what it is given once, by its own attribute.
+        width = estimator.n_features_in_
+        if member.n_features_in_ != width or not np.all(leaf | ((tree.feature >= 0) & (tree.feature < width))):
             raise HeadError("a decision tree in it uses features out of range")

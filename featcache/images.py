@@ -48,7 +48,9 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write grey (h, w) or RGB (h, w, 3) pixels, uint8, as a PNG file."""
-    Image.fromarray(pixels).save(path)
+    draft = path.with_name(f".{path.name}")  # hidden until it is whole
+    Image.fromarray(pixels).save(draft, format="PNG")
+    draft.replace(path)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -30,7 +30,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     C : inverse strength of the penalty, greater than 0.
     max_iter : the most iterations.
-    tol : stop when no component of the gradient of the mean loss exceeds it.
+    tol : stop when no component of the gradient exceeds tol * min(1, objective), both per unit of weight.
 
     Attributes
     ----------
@@ -136,17 +136,19 @@ def _minimise(
         loss = float(weight.astype(np.float64) @ losses) + penalty / 2 * float(np.vdot(coef, coef))
         return loss, gradient.ravel()
 
-    result = minimize(
-        objective,
-        np.zeros(outputs * (d + 1)),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": max_iter, "gtol": tol, "ftol": 0.0, "maxcor": 20},
-    )
-    if result.nit >= max_iter:
+    flat, limit, iterations = np.zeros(outputs * (d + 1)), tol, 0
+    while True:
+        options = {"maxiter": max_iter - iterations, "gtol": limit, "ftol": 0.0, "maxcor": 20}
+        result = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
+        flat, iterations = result.x, iterations + result.nit
+        wanted = tol * min(1.0, float(result.fun))
+        if result.nit == 0 or iterations >= max_iter or np.abs(result.jac).max() <= wanted:
+            break
+        limit = wanted  # separable data: the objective is far below 1, and so must the gradient be
+    if iterations >= max_iter:
         warnings.warn(
             f"LinearHead stopped after max_iter={max_iter} iterations before reaching tol={tol}; raise max_iter",
             ConvergenceWarning,
             stacklevel=3,
         )
-    return result.x.reshape(outputs, d + 1), int(result.nit)
+    return flat.reshape(outputs, d + 1), iterations

@@ -20,7 +20,8 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     centre = p + _Z95**2 / (2 * n)
     half = _Z95 * sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n))
     scale = 1 + _Z95**2 / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # Rounding must not push a bound past the proportion itself, which happens at 0 and 1.
+    return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))
 
 
 def confusion_matrix(y: NDArray[np.int64], predicted: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:

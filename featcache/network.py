@@ -26,7 +26,9 @@ class Network(nn.Module):
         """Write all weights as safetensors."""
         from safetensors.torch import save_file
 
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, path)
+        draft = path.with_name(f"{path.name}.draft")
+        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, draft)
+        draft.replace(path)
 
     def load(self, path: Path) -> None:
         """Read weights that `save` wrote; executes no code from the file."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featcache.errors import RunError
 from featcache.spec import Augment
 from featcache.training import Recipe
 from featcache.weights import EMBEDDED
@@ -28,7 +29,7 @@ PRESETS = {
         "PyTorch, Transfer Learning for Computer Vision: ants and bees",
         "resnet18",
         "tutorial",
-        Recipe(epochs=10, batch_size=4, lr=1e-3, momentum=0.9, schedule="step", step_size=7),
+        Recipe(epochs=25, batch_size=4, lr=1e-3, momentum=0.9, schedule="step", step_size=7),
         head_lr=1e-3,
     ),
     "gluon-hotdog": Preset(
@@ -56,12 +57,15 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     settings : "preset", the fields of `Recipe` and any other argument of `finetune`.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    preset = PRESETS.get(given.pop("preset", ""))
+    name = given.pop("preset", None)
+    if name is not None and name not in PRESETS:
+        raise RunError(f"there is no preset {name!r}; use {', '.join(PRESETS)}")
+    preset = PRESETS.get(name or "")
     recipe = preset.recipe if preset else Recipe()
-    if preset and given["mode"] == "head":
+    if preset and given.get("mode") == "head":
         recipe = dataclasses.replace(recipe, lr=preset.head_lr)
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    own = {name: given.pop(name) for name in names & given.keys()}
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    own = {name: given.pop(name) for name in fields & given.keys()}
     return {
         "backbone": preset.backbone if preset else EMBEDDED,
         "augment": preset.augment if preset else "tutorial",

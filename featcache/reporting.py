@@ -17,9 +17,9 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
     from featcache.plots import plot_comparison
 
     folder = Path(folder)
-    picture = plot_comparison(comparison, folder / f"{name}.png")
-    (folder / f"{name}.md").write_text(comparison_markdown(comparison, picture.name), encoding="utf-8")
     write_json(folder / f"{name}.json", comparison.to_dict())
+    (folder / f"{name}.md").write_text(comparison_markdown(comparison, f"{name}.png"), encoding="utf-8")
+    plot_comparison(comparison, folder / f"{name}.png")
     remarked = "\n".join(f"- {line}" for line in remarks(comparison))
     return f"{comparison_table(comparison)}\n\n{remarked}\n\n{name}.md, {name}.json and {name}.png are in {folder}"
 

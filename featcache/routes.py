@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from featcache import errors
 from featcache.manifest import Progress
+from featcache.report import finite
 
 Order = dict[str, Any]
 
@@ -39,9 +41,11 @@ def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, 
         raise AssertionError("both are pipes")
     result: dict[str, Any] | None = None
     try:
-        child.stdin.write(json.dumps(order))
-        child.stdin.close()
+        with suppress(BrokenPipeError), child.stdin:  # a child that died at once is found out below
+            child.stdin.write(json.dumps(order))
         for line in child.stdout:
+            if not line.endswith("\n"):
+                break  # died in the middle of a word
             message = json.loads(line)
             if "error" in message:
                 raise getattr(errors, message["error"])(message["text"])
@@ -50,8 +54,8 @@ def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, 
             result = message.get("result", result)
         if child.wait() != 0 or result is None:
             raise errors.FeatcacheError(
-                f"the process of route {order['task']} ended with status {child.returncode}; "
-                "its own message stands above. Run the same command again."
+                f"the process that ran {order['task']} died with status {child.returncode} (-9: killed, perhaps "
+                "for memory). What it printed stands above. Run the same command again: finished routes are kept."
             )
     finally:
         child.kill()
@@ -92,7 +96,7 @@ def _main() -> int:
     sys.stdout = sys.stderr  # whatever a library prints must not come between the answers
 
     def say(**message: Any) -> None:
-        answers.write(json.dumps(message) + "\n")
+        answers.write(json.dumps(finite(message)) + "\n")
         answers.flush()
 
     def progress(what: str, done: int, total: int) -> None:

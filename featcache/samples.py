@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,13 @@ class Samples:
             self.sha256[rows],
             self.classes,
         )
+
+    def digest(self) -> str:
+        """SHA-256 over ids, labels, splits, contents and classes, 64 hex digits."""
+        digest = hashlib.sha256(repr((self.ids, self.classes)).encode("utf-8", "surrogateescape"))
+        for array in (self.labels, self.split, self.sha256):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def differences(self, other: Samples) -> list[str]:
         """What changed from these samples to the others, one phrase each: added, removed, changed, moved."""

@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from featcache.errors import SpecError
+
 Augment = Literal["tutorial", "crop", "trivial", "none"]
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -23,7 +25,7 @@ PENULTIMATE = "penultimate"
 
 def _check(name: str, value: str, allowed: Any) -> None:
     if value not in get_args(allowed):
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}")
+        raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ViewSpec:
         _check("augment", self.augment, Augment)
         _check("interpolation", self.interpolation, Interpolation)
         if not 1 <= self.image_size <= self.resize_size:
-            raise ValueError(
+            raise SpecError(
                 f"image_size {self.image_size} and resize_size {self.resize_size}: need 1 <= image_size <= resize_size"
             )
 
@@ -68,13 +70,13 @@ class ExtractSpec:
 
     def __post_init__(self) -> None:
         if not 0 <= self.views < 65535:
-            raise ValueError(f"views is {self.views}; it must be between 0 and 65534")
+            raise SpecError(f"views is {self.views}; it must be between 0 and 65534")
         _check("precision", self.precision, Precision)
         _check("dtype", self.dtype, StorageDtype)
         for name in ("mean", "std"):  # 1 and 1.0 are equal, so they must have one digest
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        if not self.layers:
-            raise ValueError(f"layers is empty; name at least one, for example {PENULTIMATE}")
+        if not all(self.layers) or not self.layers or len(set(self.layers)) < len(self.layers):
+            raise SpecError(f"layers is {list(self.layers)}; name each once, for example {PENULTIMATE}")
 
     def flat(self) -> dict[str, Any]:
         """Every field by its name, those of the view spec too, as JSON values."""
@@ -87,7 +89,7 @@ class ExtractSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ExtractSpec:
-        """The spec written by `to_json`. Raises ValueError where the text is not one."""
+        """The spec written by `to_json`. Raises SpecError where the text is not one."""
         view_names = {field.name for field in dataclasses.fields(ViewSpec)}
         try:
             fields = dict(json.loads(text))
@@ -96,7 +98,7 @@ class ExtractSpec:
                 fields[name] = tuple(fields[name])
             return cls(view=view, **fields)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not an extraction spec: {error!r}") from error
+            raise SpecError(f"not an extraction spec: {error!r}") from error
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, 64 hex digits."""

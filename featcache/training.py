@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, S
 
 from featcache.rng import derived_seed
 
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["step", "cosine", "constant"]
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, on the module's device."""
 
@@ -35,17 +37,24 @@ class Recipe:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0.0
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    schedule: Literal["step", "cosine", "constant"] = "step"
+    optimizer: Optimizer = "sgd"
+    schedule: Schedule = "step"
     step_size: int = 7
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "step_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value}; it must be a whole number, 1 or more")
+        for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; it must be greater than 0")
+        for name in ("momentum", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or greater")
 
 
 @dataclass(frozen=True)

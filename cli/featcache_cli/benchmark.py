@@ -15,7 +15,7 @@ from featcache_cli import options
 @click.option("--routes", default="cached,frozen,finetune,scratch", show_default=True, help="Comma-separated.")
 @options.backbone_option
 @options.weights_option
-@click.option("--views", type=click.IntRange(0), default=4, show_default=True, help="Cached views an image, K.")
+@click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Cached views an image, K.")
 @click.option("--head", default="linear", show_default=True, help="Head of the cached route.")
 @options.augment_option
 @options.image_size_option
@@ -25,8 +25,8 @@ from featcache_cli import options
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the live routes.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds to run.")
 @options.machine_options
-@options.precision_option("auto")
-@options.precision_option("fp32", "--train-precision")
+@options.precision_option("auto", help="What the extraction computes in.")
+@options.precision_option("fp32", "--train-precision", help="What the live routes compute in.")
 @options.seed_option
 @options.val_fraction_option
 @options.as_json

@@ -26,16 +26,17 @@ def command(ctx: click.Context, folder: Path, dataset: str) -> None:
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
     size = _DIGITS if dataset == "digits" else ""
-    cache, head, run = folder / "cache.h5", folder / "head", folder / "run"
     sample = find_images([str(data)])[0]
+    place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head-knn", "run", "report")}
+    source = shlex.quote(str(data))
     for line in (
-        f"extract {data} -o {cache} --views 2 {size}",
-        f"info {cache}",
-        f"fit-head {cache} -o {head}",
-        f"fit-head {cache} --head knn -o {folder / 'head-knn'}",
-        f"finetune {data} -o {run} --epochs 1 --resume {size}",
-        f"predict {head} {sample}",
-        f"benchmark {data} -o {folder / 'report'} --views 2 --epochs 2 {size}",
+        f"extract {source} -o {place['cache.h5']} --views 2 {size}",
+        f"info {place['cache.h5']}",
+        f"fit-head {place['cache.h5']} -o {place['head']}",
+        f"fit-head {place['cache.h5']} -o {place['head-knn']} --head knn",
+        f"finetune {source} -o {place['run']} --epochs 1 --resume {size}",
+        f"predict {place['head']} {shlex.quote(str(sample))}",
+        f"benchmark {source} -o {place['report']} --views 2 --epochs 2 {size}",
     ):
         click.secho(f"\n$ featcache {line}", bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)

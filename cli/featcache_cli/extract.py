@@ -14,7 +14,9 @@ from featcache_cli import options
 @click.option("-o", "--out", required=True, help="The cache to write, for example cache.h5.")
 @options.backbone_option
 @options.weights_option
-@click.option("--views", type=click.IntRange(0), default=4, show_default=True, help="Augmented views an image, K.")
+@click.option(
+    "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image, K."
+)
 @options.augment_option
 @options.image_size_option
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Views a forward pass.")

@@ -42,6 +42,8 @@ def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> N
     from featcache.plots import plot_history
     from featcache.presets import resolve
 
+    if init == "scratch" and weights:
+        raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
     source = "none" if init == "scratch" else weights or "pretrained"
     with options.progress_bar() as progress:
         on_epoch = None if as_json else options.echo

@@ -19,7 +19,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
             raise click.BadParameter(f"{pair!r} is not name=value")
         try:
             parameters[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             parameters[name] = text
     return parameters
 

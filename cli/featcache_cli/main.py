@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import Any
 
@@ -28,6 +29,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except FeatcacheError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:  # no permission, a file where a folder should be, ...
+            if error.errno == errno.EPIPE:
+                raise
+            raise click.ClickException(f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

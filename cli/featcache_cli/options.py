@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from featcache.report import finite
 from featcache.spec import AUGMENTS as AUGMENTS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -58,15 +59,17 @@ weights_option = click.option(
 )
 
 
-def precision_option(default: str, name: str = "--precision") -> Callable[[_F], _F]:
+def precision_option(
+    default: str, name: str = "--precision", help: str = "What the network computes in."
+) -> Callable[[_F], _F]:
     """What the network computes in."""
     choices = click.Choice(["auto", "fp32", "bf16", "fp16"])
-    return click.option(name, type=choices, default=default, show_default=True, help="What the network computes in.")
+    return click.option(name, type=choices, default=default, show_default=True, help=help)
 
 
 def print_json(value: Any) -> None:
     """One object on stdout."""
-    click.echo(json.dumps(value, indent=1))
+    click.echo(json.dumps(finite(value), indent=1))
 
 
 def show(result: Any, as_json: bool) -> None:

@@ -31,6 +31,6 @@ def command(model: str, images: tuple[str, ...], top: int, weights: str | None, 
             if not as_json:
                 options.echo(prediction)
     if as_json:
-        options.print_json([prediction.to_dict() for prediction in predictions])
+        options.print_json({"predictions": [prediction.to_dict() for prediction in predictions]})
     if all(prediction.error for prediction in predictions):
         sys.exit(1)
