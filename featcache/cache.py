@@ -1,21 +1,13 @@
-"""`FeatureCache` and `CacheWriter`: the file format. README.md specifies it; tests/test_golden.py pins it.
-
-The number of samples is known before the first one is extracted, so the feature datasets are allocated whole at
-creation (contiguous, early, unfilled) and rows land by index. A write then touches no metadata, a killed writer
-leaves a file that opens, and finished features can be memory-mapped. Work goes to NAME.h5.partial: rows first,
-then /done, each flushed; `complete`, fsync and the rename come last.
-"""
+"""`FeatureCache`: a cache file, read. README.md specifies the format; tests/test_golden.py pins it."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from itertools import pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
@@ -36,9 +28,6 @@ from featcache.spec import PENULTIMATE, ExtractSpec
 
 FORMAT = "featcache"
 VERSION = 1
-
-_TEXT = h5py.string_dtype("utf-8")
-_SPLIT_DTYPE = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:
@@ -184,85 +173,6 @@ class FeatureCache:
         check_samples(self.path, self.samples, samples)
 
 
-class CacheWriter:
-    """A cache in the making: creates NAME.h5.partial or goes on with it. A context manager.
-
-    Parameters
-    ----------
-    path : where the finished cache shall lie.
-    dims : width d of each layer of spec.layers.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        spec: ExtractSpec,
-        samples: Samples,
-        dims: Mapping[str, int],
-        provenance: Mapping[str, Any],
-    ) -> None:
-        self.path = Path(path)
-        self._partial = partial_path(path)
-        if self._partial.exists():
-            FeatureCache.open(self._partial, partial=True).check_matches(spec, samples)
-        else:
-            _create(self._partial, spec, samples, dims, provenance)
-        self._samples = samples
-        self._file = _open(self._partial, "r+")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def pending(self) -> NDArray[np.int64]:
-        """Rows that are not extracted yet, ascending, int64."""
-        return np.flatnonzero(self._file["done"][:] == 0)
-
-    def write(self, rows: NDArray[np.int64], features: Mapping[str, NDArray[Any]]) -> None:
-        """Store whole rows: the features first, then the mark that they are there.
-
-        Parameters
-        ----------
-        rows : shape (b,), int64, ascending.
-        features : for each layer an ndarray of shape (b, v, d), v <= 1 + K.
-        """
-        for start, stop in _runs(rows):
-            first, last = int(rows[start]), int(rows[stop - 1]) + 1
-            for layer, values in features.items():
-                self._file["features"][layer][first:last, : values.shape[1]] = values[start:stop]
-        self._file.flush()
-        for start, stop in _runs(rows):
-            views = next(iter(features.values())).shape[1]
-            self._file["done"][int(rows[start]) : int(rows[stop - 1]) + 1] = views
-        self._file.flush()
-
-    def finish(self, skipped: Mapping[int, str]) -> FeatureCache:
-        """Record the skipped rows with their reasons, mark the file complete and move it into place."""
-        missing = [int(row) for row in self.pending() if int(row) not in skipped]
-        if missing:
-            raise CacheIncompleteError(
-                f"{self._partial}: {len(missing)} rows are neither extracted nor skipped, "
-                f"for example {self._samples.ids[missing[0]]}. Run the same command again."
-            )
-        for layer in self._file["features"].values():
-            for row in skipped:
-                layer[row] = np.nan
-        table = self._file["skipped"]
-        table.resize((len(skipped), 2))
-        for place, (row, reason) in enumerate(sorted(skipped.items())):
-            table[place] = [_encode(self._samples.ids[row]), _encode(reason)]
-        self._file.attrs["complete"] = True
-        self._file.close()
-        _fsync(self._partial)
-        os.replace(self._partial, self.path)
-        _fsync(self.path.parent)
-        return FeatureCache.open(self.path)
-
-
 def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec) -> None:
     """Raise CacheMismatchError naming each differing field, both values and the way out."""
     fields = [f"{name}={_brief(here)}, you asked for {_brief(there)}" for name, here, there in found.differences(asked)]
@@ -289,54 +199,8 @@ def _brief(value: Any) -> str:
     return f"{text[:12]}..." if len(text) == 64 else text
 
 
-def _create(
-    path: Path,
-    spec: ExtractSpec,
-    samples: Samples,
-    dims: Mapping[str, int],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write the whole skeleton under a name of its own, then give it its name: half a skeleton never shows."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    n = len(samples)
-    try:
-        with h5py.File(draft, "w") as file:
-            for layer in spec.layers:
-                shape = (n, 1 + spec.views, dims[layer])
-                _allocate(file.require_group("features"), layer, shape, np.dtype(spec.dtype))
-            _allocate(file, "done", (n,), np.dtype(np.uint16), fill=True)
-            file.create_dataset("labels", data=samples.labels)
-            file.create_dataset("split", data=samples.split, dtype=_SPLIT_DTYPE)
-            file.create_dataset("sha256", data=samples.sha256)
-            file.create_dataset("ids", data=[_encode(name) for name in samples.ids], dtype=_TEXT)
-            file.create_dataset("classes", data=[_encode(name) for name in samples.classes], dtype=_TEXT)
-            file.create_dataset("skipped", shape=(0, 2), maxshape=(None, 2), dtype=_TEXT)
-            file.attrs.update(
-                format=FORMAT,
-                version=VERSION,
-                spec=spec.to_json(),
-                digest=spec.digest(),
-                provenance=json.dumps(dict(provenance)),
-                complete=False,
-            )
-        _fsync(draft)
-        with suppress(FileExistsError):  # another process was first; opening its file says so
-            os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _allocate(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: bool = False) -> None:
-    """A contiguous dataset whose bytes have their place in the file from the start."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_layout(h5py.h5d.CONTIGUOUS)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC if fill else h5py.h5d.FILL_TIME_NEVER)
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(dtype), space, plist)
-
-
-def _open(path: Path, mode: str) -> h5py.File:
+def open_file(path: Path, mode: str) -> h5py.File:
+    """Open an HDF5 file. Raises CacheBusyError, NotACacheError."""
     try:
         return h5py.File(path, mode)
     except BlockingIOError as error:
@@ -350,7 +214,7 @@ def _open(path: Path, mode: str) -> h5py.File:
 @contextmanager
 def _opened(path: Path, mode: str) -> Iterator[h5py.File]:
     """An open cache; whatever is wrong inside comes out as a CacheError."""
-    with _open(path, mode) as file:
+    with open_file(path, mode) as file:
         try:
             if file.attrs.get("format") != FORMAT:
                 raise NotACacheError(f"{path} is HDF5, but not a feature cache (attribute format is not 'featcache').")
@@ -406,23 +270,8 @@ def _layout(
     return offset, dataset.shape, dataset.dtype
 
 
-def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Ascending rows as slices [start, stop) of consecutive numbers."""
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    edges: Sequence[int] = [0, *breaks.tolist(), len(rows)]
-    return list(pairwise(edges)) if len(rows) else []
-
-
-def _fsync(path: Path) -> None:
-    """Ask the system to put a file, or a folder's names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _encode(text: str) -> bytes:
+def encode(text: str) -> bytes:
+    """Text as stored: file names that are not UTF-8 keep their bytes."""
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
-from featcache.cache import CacheWriter, FeatureCache
+from featcache.cache import FeatureCache
 from featcache.errors import EmptyFolderError
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, versions
 from featcache.spec import PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.weights import EMBEDDED
+from featcache.writer import CacheWriter
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def finetune(
         loader.close()
     history = run.training.history
     report = Report(
-        method=f"finetune {'from scratch' if backbone.weights == 'none' else mode}",
+        method="finetune from scratch" if (mode, backbone.weights) == ("all", "none") else f"finetune {mode}",
         seconds=watch.seconds(),
         images=len(set(manifest.samples.rows("train").tolist()) - loader.skipped.keys()) * len(history),
         accuracy=run.best_accuracy(),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from featcache import cache as cache_module
-from featcache.cache import CacheWriter, FeatureCache, partial_path
+from featcache.cache import FeatureCache, partial_path
 from featcache.errors import (
     CacheBusyError,
     CacheError,
@@ -30,6 +30,7 @@ from featcache.errors import (
 )
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec, ViewSpec
+from featcache.writer import CacheWriter
 
 SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), views=2)
 DIMS = {"penultimate": 4}
@@ -508,8 +509,8 @@ def test_a_cache_whose_text_heap_is_garbage_is_refused(path: Path) -> None:
 _HOLD = """
 import sys, json
 from pathlib import Path
-from featcache.cache import _open
-file = _open(Path(sys.argv[1]), sys.argv[2])
+from featcache.cache import open_file
+file = open_file(Path(sys.argv[1]), sys.argv[2])
 print("open", flush=True)
 sys.stdin.read()
 """

@@ -16,7 +16,8 @@ RANKS = {
             "rng spec samples metrics images weights linear network",
             "features report manifest card training views architectures",
             "datasets cache loader backbones sgd presets heads",
-            "extraction fitting finetuning classifier",
+            "writer fitting finetuning classifier",
+            "extraction",
             "routes",
             "comparison",
             "plots",
@@ -28,7 +29,7 @@ RANKS = {
 LIBRARY = sorted((ROOT / "featcache").glob("*.py"))
 CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
 GUARDED = {
-    "h5py": {"featcache/cache.py"},
+    "h5py": {"featcache/cache.py", "featcache/writer.py"},
     "matplotlib": {"featcache/plots.py"},
     "PIL": {"featcache/images.py"},
     "timm": {"featcache/architectures.py"},

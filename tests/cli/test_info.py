@@ -8,8 +8,9 @@ import h5py
 import pytest
 
 from commands import as_json, done, refused, toy_cache
-from featcache.cache import CacheWriter, FeatureCache
+from featcache.cache import FeatureCache
 from featcache.manifest import read_manifest
+from featcache.writer import CacheWriter
 from toys import toy_backbone
 
 
