@@ -60,8 +60,8 @@ class ModelCard:
             spec = ExtractSpec.from_json(json.dumps(fields.pop("spec")))
             if spec.digest() != digest:
                 raise HeadError(f"{path} is damaged: its spec does not have its digest")
-            if fields["file"] not in _FILES[fields["kind"]]:
-                raise HeadError(f"{path} names a file that is none of a model's: {fields['file']!r}")
+            if fields["file"] not in _FILES[fields["kind"]]:  # a path could lead anywhere
+                raise HeadError(f"{path} names a file outside its folder: {fields['file']}")
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, HeadError):
@@ -78,10 +78,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def prepare_folder(folder: Path) -> None:
     """Make a folder for a model; refuse one that holds other things. Raises HeadError."""
+    if folder.is_file():
+        raise HeadError(f"{folder} is a file; give a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HeadError(f"{folder} cannot be made: {error.strerror} ({error.filename})") from error
-    foreign = [path.name for path in folder.iterdir() if path.name.split(".")[0] not in _STEMS]
+    foreign = any(path.name.split(".")[0] not in _STEMS for path in folder.iterdir())
     if foreign and not (folder / FILE).exists():
-        raise HeadError(f"{folder} holds other files ({foreign[0]}) and no {FILE}. Give an empty or a new folder.")
+        raise HeadError(f"{folder} holds other files and no {FILE}. Give an empty or a new folder.")

@@ -27,7 +27,8 @@ COLD, WARM = "cached head, cold", "cached head, warm"
 class Outcome:
     """One route, over all its repeats.
 
-    Lists hold one value a repeat. wall_s : seconds from process start to end. epoch_s : median seconds of an
+    Lists hold one value a repeat. wall_s : seconds from process start to end. cpu_s : core-seconds of user and
+    system, which other tenants of a shared machine hardly touch. epoch_s : median seconds of an
     epoch, None for the cached head. shown : views that the network was run on. seconds : by phase, of the run
     with the median time.
     """
@@ -38,6 +39,7 @@ class Outcome:
     test_accuracy: list[float]
     test_n: int
     wall_s: list[float]
+    cpu_s: list[float]
     seconds: dict[str, float]
     shown: int
     epoch_s: float | None
@@ -208,8 +210,10 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         ]
         if differing:
             raise RunError(f"{out} holds a comparison with {'; '.join(differing)}. Give another folder.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} is a file or holds other files. Give an empty or a new folder.")
+    elif out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file. Give an empty or a new folder.")
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} holds other files. Give an empty or a new folder.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
@@ -266,6 +270,7 @@ def _outcome(name: str, runs: list[list[dict[str, Any]]], shown: int, size: int)
         test_accuracy=[test["accuracy"] for test in tests],
         test_n=tests[0]["n"] if tests else 0,
         wall_s=wall,
+        cpu_s=[sum(part["cpu_s"] for part in run) for run in runs],
         seconds=seconds,
         shown=shown,
         epoch_s=statistics.median(epochs) if epochs else None,

@@ -278,7 +278,7 @@ class _Run:
     def _finish_epoch(self, training: Training) -> None:
         """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
         if training.best_val is None or not len(training.best_val.labels):
-            raise RunError(f"none of the val images of {self.manifest.root} could be read")
+            raise RunError(f"{self.manifest.root} has no readable val images")
         if training.best is training.history[-1]:
             self._save_best()
         draft = self.out / f"{CHECKPOINT}.{os.getpid()}"

@@ -50,7 +50,7 @@ def comparison_table(comparison: Comparison) -> str:
     """One line a route."""
     test = any(outcome.test_n for outcome in comparison.outcomes)
     header = ["route", "val accuracy", "95 % interval", *(["test accuracy"] if test else [])]
-    header += ["seconds", "cold cache is", "images/s", "peak memory", "on disk"]
+    header += ["seconds", "core-seconds", "cold cache is", "images/s", "peak memory", "on disk"]
     cold = comparison.outcome(COLD)
     rows = []
     for outcome in comparison.outcomes:
@@ -59,6 +59,7 @@ def comparison_table(comparison: Comparison) -> str:
         row += [_spread(outcome.test_accuracy, 4)] if test else []
         row += [
             _spread(outcome.wall_s, 1),
+            _spread(outcome.cpu_s, 1),
             _ratio(outcome, cold),
             f"{outcome.shown / outcome.median_s:.0f}" if outcome.shown else "-",
             human_bytes(outcome.peak_memory_bytes) if outcome.peak_memory_bytes else "-",

@@ -7,6 +7,7 @@ own. The child reads its order as JSON from standard input and answers with JSON
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,11 +30,12 @@ ROUTES = {
 
 
 def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, Any]:
-    """Run one order in a fresh Python; returns its result with `wall_s`, start and imports included.
+    """Run one order in a fresh Python; returns its result with `wall_s` and `cpu_s` (core-seconds),
+    start and imports included.
 
     Raises the FeatcacheError that the child raised.
     """
-    started = time.perf_counter()
+    started, before = time.perf_counter(), os.times()
     child = subprocess.Popen(
         [sys.executable, "-m", "featcache.routes"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -54,14 +56,16 @@ def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, 
             result = message.get("result", result)
         if child.wait() != 0 or result is None:
             raise errors.FeatcacheError(
-                f"the process that ran {order['task']} died with status {child.returncode} (-9: killed, perhaps "
-                "for memory). What it printed stands above. Run the same command again: finished routes are kept."
+                f"the process of route {order['task']} ended with status {child.returncode}; "
+                "its own message stands above. Run the same command again."
             )
     finally:
         child.kill()
         child.wait()
         child.stdout.close()
-    return {**result, "wall_s": time.perf_counter() - started}
+    after = os.times()  # the child has ended, so its processor time is counted among the children's
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+    return {**result, "wall_s": time.perf_counter() - started, "cpu_s": cpu_s}
 
 
 def _extract(order: Order, progress: Progress) -> dict[str, Any]:

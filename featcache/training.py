@@ -45,8 +45,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "step_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value}; it must be a whole number, 1 or more")
+            if not isinstance(value, int):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number")
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
         for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")

@@ -18,6 +18,7 @@ MakeFolder = Callable[..., Path]
 def _one_thread() -> None:
     """Threads that wait for each other make toy networks several times slower, most of all on busy cores."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache import cache as cache_module
+from featcache import writer as writer_module
 from featcache.cache import FeatureCache, partial_path
 from featcache.errors import (
     CacheBusyError,
@@ -293,7 +293,7 @@ def test_a_death_between_the_last_row_and_the_rename_is_mended(path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module.os, "replace", _replace_but(partial_path(path), die))
+        patch.setattr(writer_module.os, "replace", _replace_but(partial_path(path), die))
         with pytest.raises(KeyboardInterrupt):
             finished(path, {2: "broken"})
     assert not path.exists()
@@ -313,7 +313,7 @@ def test_a_failed_creation_leaves_nothing(path: Path, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(cache_module, "_fsync", fail)
+    monkeypatch.setattr(writer_module, "_fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         writer(path)
     assert list(path.parent.iterdir()) == []

@@ -168,6 +168,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "test": None,
             "peak_memory_bytes": 100 + seed,
             "wall_s": 10.0 + seed,
+            "cpu_s": 20.0 + seed,
         }
         result |= {
             "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
@@ -192,6 +193,7 @@ def test_repeats_take_seeds_in_a_row_on_one_split(data: Path, tmp_path: Path, mo
     (found,) = result.outcomes
     assert found.accuracy == [1.0, 1.1, 1.2]
     assert (found.wall_s, found.median_s) == ([15.0, 16.0, 17.0], 16.0)
+    assert found.cpu_s == [25.0, 26.0, 27.0]
     assert found.seconds == {"train": 7.0, "imports": 2.0}
     assert found.epoch_s == 9.0
     assert (found.peak_memory_bytes, found.size_bytes) == (107, 14)

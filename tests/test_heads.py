@@ -216,10 +216,23 @@ def first_tree(estimator: Any) -> Any:
 TREES = [
     DecisionTreeClassifier(),
     RandomForestClassifier(3, random_state=0),
+]
+COMPOSED = [
     GradientBoostingClassifier(n_estimators=2),
     BaggingClassifier(RandomForestClassifier(2, random_state=0), 2, random_state=0),
     make_pipeline(DecisionTreeClassifier()),
 ]
+
+
+@pytest.mark.parametrize("composed", COMPOSED, ids=lambda composed: type(composed).__name__)
+def test_trees_inside_of_other_estimators_cannot_be_checked_and_are_refused(composed: Any, tmp_path: Path) -> None:
+    features = flat()
+    composed.fit(features.x.astype(np.float32), features.y)
+    with pytest.raises(HeadError, match=r"cannot be saved so that loading executes no code: it holds .*_tree\.Tree"):
+        save_head(composed, tmp_path)
+    (tmp_path / "head.skops").write_bytes(skops.io.dumps(composed))
+    with pytest.raises(HeadError, match=rf"(decision trees inside of a {type(composed).__name__}|[Uu]ntrusted)"):
+        load_head(tmp_path / "head.skops")
 
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: type(tree).__name__)

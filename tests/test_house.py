@@ -14,8 +14,8 @@ RANKS = {
         (
             "errors",
             "rng spec samples metrics images weights linear network",
-            "features report manifest card training views architectures",
-            "datasets cache loader backbones sgd presets heads",
+            "features report manifest training views architectures",
+            "datasets cache loader backbones sgd presets heads card",
             "writer fitting finetuning classifier",
             "extraction",
             "routes",

@@ -25,8 +25,8 @@ def test_without_a_preset_the_defaults_stand() -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "backbone", "augment", "recipe"),
     [
-        ("pytorch-tutorial", "all", "resnet18", "tutorial", Recipe(10, 4, 1e-3, 0.9)),
-        ("pytorch-tutorial", "head", "resnet18", "tutorial", Recipe(10, 4, 1e-3, 0.9)),
+        ("pytorch-tutorial", "all", "resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9)),
+        ("pytorch-tutorial", "head", "resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9)),
         ("gluon-hotdog", "all", "resnet18", "crop", Recipe(10, 64, 0.01, 0.0, 1e-3, schedule="constant")),
         ("mindspore-canidae", "all", "resnet50", "tutorial", Recipe(20, 24, 1e-3, schedule="constant")),
         ("mindspore-canidae", "head", "resnet50", "tutorial", Recipe(20, 24, 0.1, schedule="constant")),

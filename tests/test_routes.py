@@ -108,6 +108,7 @@ def test_the_order_goes_in_progress_and_the_result_come_out(monkeypatch: pytest.
     started = time.perf_counter()
     found = run_in_process({"task": "extract", "data": "ü"}, lambda *step: seen.append(step))
     assert 0.3 < found.pop("wall_s") <= time.perf_counter() - started
+    assert 0 < found.pop("cpu_s") < 60
     assert found == {"order": {"task": "extract", "data": "ü"}, "cwd": os.getcwd()}
     assert seen == [("read", 3, 4)]
 

@@ -54,7 +54,7 @@ SPECS = st.builds(
     mean=RGB,
     std=RGB,
     views=st.integers(0, 65534),
-    layers=st.lists(TEXT, min_size=1).map(tuple),
+    layers=st.lists(TEXT.filter(bool), min_size=1, unique=True).map(tuple),
     precision=st.sampled_from(["fp32", "bf16", "fp16"]),
     dtype=st.sampled_from(["float16", "float32"]),
 )
@@ -159,7 +159,9 @@ def test_impossible_views_are_refused(fields: dict[str, Any], message: str) -> N
         ({"views": -1}, "views is -1; it must be between 0 and 65534"),
         ({"views": 65535}, "views is 65535; it must be between 0 and 65534"),
         ({"dtype": "float64"}, "dtype is 'float64'; it must be one of float16, float32"),
-        ({"layers": ()}, "layers is empty; name at least one, for example penultimate"),
+        ({"layers": ()}, "layers is []; name each once, for example penultimate"),
+        ({"layers": ("a", "a")}, "layers is ['a', 'a']; name each once, for example penultimate"),
+        ({"layers": ("",)}, "layers is ['']; name each once, for example penultimate"),
     ],
 )
 def test_impossible_specs_are_refused(fields: dict[str, Any], message: str) -> None:

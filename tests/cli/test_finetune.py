@@ -128,7 +128,7 @@ def _asked(got: dict[str, Any], *arguments: object) -> dict[str, Any]:
 
 
 TUTORIALS = {
-    "pytorch-tutorial": ("resnet18", "tutorial", Recipe(10, 4, 1e-3, 0.9, 0.0, "sgd", "step", 7, 0.1)),
+    "pytorch-tutorial": ("resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9, 0.0, "sgd", "step", 7, 0.1)),
     "gluon-hotdog": ("resnet18", "crop", Recipe(10, 64, 0.01, 0.0, 1e-3, "sgd", "constant")),
     "mindspore-canidae": ("resnet50", "tutorial", Recipe(20, 24, 1e-3, 0.9, 0.0, "sgd", "constant")),
 }

@@ -58,9 +58,12 @@ def test_an_unfinished_file_is_shown_as_such(unfinished: Path) -> None:
     assert (found["complete"], found["extracted"], found["images"]) == (False, 0, 18)
 
 
-@pytest.mark.parametrize("command", ["info", "fit-head"])
-def test_an_unfinished_cache_is_refused_with_the_way_on(command: str, unfinished: Path) -> None:
-    assert refused(command, unfinished) == (
+def test_an_unfinished_cache_is_shown_by_its_future_name(unfinished: Path) -> None:
+    assert as_json("info", unfinished) == as_json("info", unfinished.with_name("half.h5.partial"))
+
+
+def test_an_unfinished_cache_is_refused_with_the_way_on(unfinished: Path) -> None:
+    assert refused("fit-head", unfinished) == (
         f"{unfinished} is not finished: {unfinished}.partial is there. "
         "Run the same `featcache extract` again; it goes on where it stopped."
     )

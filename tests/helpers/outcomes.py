@@ -15,6 +15,7 @@ def outcome(route: str, **changes: Any) -> Outcome:
         "test_accuracy": [],
         "test_n": 0,
         "wall_s": [20.0],
+        "cpu_s": [30.0],
         "seconds": {"imports": 2.0},
         "shown": 1000,
         "epoch_s": None,
