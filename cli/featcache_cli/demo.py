@@ -9,24 +9,28 @@ import click
 
 from featcache_cli import options
 
-# Digits are 8 x 8 pixels in truth: 64 lose nothing and cost a twelfth of 224. Flipping or cropping to 8 % of a digit
-# makes another one, hence the milder recipe.
+# Digits are 8 x 8 pixels in truth: 64 lose nothing and cost a twelfth of 224. A crop to 8 % of a digit shows no digit.
 _DIGITS = "--image-size 64 --augment crop"
 
 
 @click.command()
-@click.argument("folder", default="demo", type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--dataset", default="digits", show_default=True, help="digits, ants-bees, or the path of a data set.")
 @click.pass_context
-def command(ctx: click.Context, folder: Path, dataset: str) -> None:
-    """Run the main job from start to end in FOLDER, showing each command: copy them for your own images."""
-    from featcache import datasets
-    from featcache.manifest import find_images
+def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
+    """Run the main job from start to end, showing each command: copy them for your own images.
 
+    All files go into FOLDER, by default demo/, or demo-NAME/ for another data set than the digits.
+    """
+    from featcache import datasets
+    from featcache.manifest import read_manifest
+
+    folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
     size = _DIGITS if dataset == "digits" else ""
-    sample = find_images([str(data)])[0]
+    manifest = read_manifest(data)
+    sample = manifest.path(manifest.samples.rows("val")[0])
     place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head-knn", "run", "report")}
     source = shlex.quote(str(data))
     for line in (
