@@ -31,4 +31,4 @@ benchmark: install
 	$(BIN)/python benchmarks/routes.py
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo demo-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

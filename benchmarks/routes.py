@@ -36,6 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
+    commit = _commit()  # before the run: what is measured, whatever is committed meanwhile
     comparison = featcache.compare(
         options.data,
         options.work,
@@ -47,7 +48,7 @@ def main() -> None:
         repeats=options.repeats,
         train_precision=options.train_precision,
     )
-    comparison.versions["commit"] = _commit()
+    comparison.versions["commit"] = commit
     print(write_report(comparison, HERE / "results", options.name))
 
 

@@ -82,7 +82,8 @@ def _build_torchvision(name: str, weights: str) -> tuple[nn.Module, dict[str, An
     entries = models.get_model_weights(name)
     # A file of one's own is taken for the first recipe, the tutorials' one; "pretrained" for the best.
     entry = entries.DEFAULT if weights == "pretrained" else next(iter(entries))
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    # Their pretrained weights expect the inputs as TensorFlow scaled them; torchvision sets this for them alike.
+    options = {"init_weights": True, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, **options)
     classifier = _classifier_name(name, network)
     if weights == "pretrained":

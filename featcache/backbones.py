@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,13 @@ class Backbone:
         batch = batch.permute(0, 3, 1, 2)
         return (batch.float() - mean) / std
 
-    def autocast(self) -> torch.autocast:
-        """The context in which the network computes at this precision."""
-        return autocast(self.device, self.precision)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context in which the network computes at this precision; fp32 means fp32, not TF32."""
+        exact = self.device.type == "cuda" and self.precision == "fp32"
+        flags = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if exact else nullcontext()
+        with flags, torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
+            yield
 
     def trainable_module(self) -> nn.Module:
         """A copy of the network with gradients, for fine-tuning."""
@@ -112,8 +117,20 @@ class Backbone:
     def view_spec(self, *, image_size: int | None = None, **fields: Any) -> ViewSpec:
         """A ViewSpec with this network's preprocessing; another image size keeps its resize ratio."""
         size = image_size or self.image_size
+        if size != self.image_size:
+            self._probe(size)
         resize = round(size * self.resize_size / self.image_size)
         return ViewSpec(size, resize, self.interpolation, **fields)
+
+    def _probe(self, size: int) -> None:
+        """Raise BackboneError where the network cannot take views of this size."""
+        try:
+            self.embed_layers(np.zeros((1, size, size, 3), dtype=np.uint8))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise BackboneError(
+                f"{self.name} takes {self.image_size} pixels, you asked for {size} ({first_line(error)}). "
+                "Drop --image-size, or choose another network."
+            ) from error
 
     def _tap(self) -> None:
         """Hook the intermediate layers, so that one forward pass gives them all."""
@@ -144,11 +161,6 @@ def _pool(name: str, layer: str, output: Any) -> Tensor:
         channels_last = output.shape[1] == output.shape[2] != output.shape[3]
         return output.mean((1, 2) if channels_last else (2, 3))
     raise BackboneError(f"layer {layer} of {name} does not give one tensor of 2 to 4 dimensions")
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Mixed precision as PyTorch does it; off in fp32."""
-    return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
 def resolve_device(device: str = "auto") -> str:

@@ -72,7 +72,7 @@ class FeatureCache:
 
         Raises
         ------
-        NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError, FileNotFoundError
+        NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError
         """
         path = Path(path)
         if partial and not path.exists() and partial_path(path).exists():

@@ -181,7 +181,13 @@ def compare(
                 extraction = {"views": views, "precision": precision, "weights": weights, **split}
                 orders: list[Order] = [
                     {"task": "extract", "out": str(folder / "cache.h5"), **extraction},
-                    {"task": "fit-head", "cache": str(folder / "cache.h5"), "out": str(folder / "head"), "head": head},
+                    {
+                        "task": "fit-head",
+                        "cache": str(folder / "cache.h5"),
+                        "out": str(folder / "head"),
+                        "head": head,
+                        "seed": seed + repeat,
+                    },
                 ]
             else:
                 live = {

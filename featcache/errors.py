@@ -8,7 +8,7 @@
     ├── SpecError                   (ValueError)          settings of an extraction that cannot be
     ├── CacheError
     │   ├── NotACacheError          (ValueError)          some other file
-    │   ├── CacheVersionError       (ValueError)          written by a newer featcache
+    │   ├── CacheVersionError       (ValueError)          written in another format version
     │   ├── CacheIncompleteError    (ValueError)          a .partial file, or a row that was never extracted
     │   ├── CacheMismatchError      (ValueError)          made with another spec or from other images
     │   └── CacheBusyError          (BlockingIOError)     another process has it open

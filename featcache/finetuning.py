@@ -118,6 +118,8 @@ def finetune(
     with watch.phase("start"):
         if isinstance(backbone, str):
             backbone = load_backbone(backbone, weights=weights, device=device, precision=precision, seed=seed)
+        if mode == "all" and backbone.precision == "fp16":
+            raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
         spec = _spec(backbone, image_size, augment, seed)
         loader = ViewLoader(manifest, spec.view, workers=workers, watch=watch)
         run = _Run(out, backbone, spec, manifest, loader, mode, recipe, progress, on_epoch)
@@ -208,7 +210,7 @@ class _Run:
         """Take up the checkpoint, if it is one of the same run."""
         path = self.out / CHECKPOINT
         try:
-            state = torch.load(path, map_location=self.backbone.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             found = json.loads(state["config"])
         except Exception as error:  # truncated, empty, or a file that wants to run code
             raise RunError(
@@ -246,6 +248,8 @@ class _Run:
             )
         estimator = heads.load_head(self.out / "head.safetensors")
         pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
+        if not pairs:
+            return None  # none of them could be read
         predicted = heads.predict(estimator, np.concatenate([x for x, _ in pairs]))
         return evaluate(np.concatenate([y for _, y in pairs]), predicted, self.manifest.samples.classes)
 

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from featcache import heads
 from featcache.cache import FeatureCache
-from featcache.card import FILE, ModelCard, prepare_folder
+from featcache.card import FILE, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.features import Features
 from featcache.metrics import Accuracy, describe, evaluate
@@ -111,7 +111,10 @@ def fit_head(
         spec_digest=cache.spec.digest(),
         seed=seed,
     )
-    return HeadFit(estimator, name, report, history, Path(out) if out is not None else None)
+    fit = HeadFit(estimator, name, report, history, Path(out) if out is not None else None)
+    if fit.path:
+        write_json(fit.path / "run.json", fit.to_dict())
+    return fit
 
 
 def evaluate_head(estimator: BaseEstimator, features: Features) -> Accuracy:

@@ -50,7 +50,7 @@ def comparison_table(comparison: Comparison) -> str:
     """One line a route."""
     test = any(outcome.test_n for outcome in comparison.outcomes)
     header = ["route", "val accuracy", "95 % interval", *(["test accuracy"] if test else [])]
-    header += ["seconds", "core-seconds", "cold cache is", "images/s", "peak memory", "on disk"]
+    header += ["seconds", "core-seconds", "cold cache is", "views/s", "peak memory", "on disk"]
     cold = comparison.outcome(COLD)
     rows = []
     for outcome in comparison.outcomes:

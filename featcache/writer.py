@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -140,8 +139,12 @@ def _create(
                 complete=False,
             )
         _fsync(draft)
-        with suppress(FileExistsError):  # another process was first; opening its file says so
+        try:
             os.link(draft, path)
+        except FileExistsError:  # another process was first; opening its file says so
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 

@@ -61,7 +61,7 @@ def nothing_drawn() -> Iterator[None]:
 def build(name: str) -> nn.Module:
     """A plain torchvision network with random weights and the BatchNorm statistics of some noise."""
     torch.manual_seed(1)
-    options = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    options = {"init_weights": False, "transform_input": True} if name in ("inception_v3", "googlenet") else {}
     network = models.get_model(name, weights=None, **options).eval()
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -427,3 +427,14 @@ def test_imagenet_features_separate_ants_from_bees(mobilenet_weights: Path, ants
     rough = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), device="cpu", precision="bf16").embed(pixels)
     rough /= np.linalg.norm(rough, axis=1, keepdims=True)
     assert (x * rough).sum(1).min() > 0.98
+
+
+def test_an_image_size_that_a_network_cannot_take_is_refused() -> None:
+    backbone = load_backbone("vit_b_32", weights="none", device="cpu")
+    with pytest.raises(BackboneError) as error:
+        backbone.view_spec(image_size=64)
+    assert str(error.value) == (
+        "vit_b_32 takes 224 pixels, you asked for 64 (Wrong image height! Expected 224 but got 64!). "
+        "Drop --image-size, or choose another network."
+    )
+    assert load_backbone("resnet18", weights="none", device="cpu").view_spec(image_size=64).image_size == 64

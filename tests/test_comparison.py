@@ -185,6 +185,19 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return orders
 
 
+def test_the_cached_head_of_each_repeat_has_the_seed_of_its_views(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = _fake(monkeypatch)
+    _compare(data, tmp_path / "out", routes=["cached"], repeats=2, seed=3)
+    assert [(order["task"], order["seed"]) for order in orders] == [
+        ("extract", 3),
+        ("fit-head", 3),
+        ("extract", 4),
+        ("fit-head", 4),
+    ]
+
+
 def test_repeats_take_seeds_in_a_row_on_one_split(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = _fake(monkeypatch)
     result = _compare(data, tmp_path / "out", routes=["frozen"], repeats=3, seed=5)

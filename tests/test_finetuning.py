@@ -349,3 +349,10 @@ def test_data_without_a_readable_val_image_is_refused(split_folder: Path, tmp_pa
         path.write_bytes(b"broken")
     with pytest.raises(FeatcacheError, match="no readable val images"):
         tune(split_folder, tmp_path / "run")
+
+
+def test_fp16_training_is_refused_as_its_gradients_would_underflow(split_folder: Path, tmp_path: Path) -> None:
+    backbone = toy_backbone()
+    backbone.precision = "fp16"
+    with pytest.raises(RunError, match="fp16 gradients underflow without loss scaling"):
+        finetune(split_folder, tmp_path / "run", backbone=backbone)

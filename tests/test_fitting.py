@@ -196,3 +196,10 @@ def test_a_moved_cache_gives_the_same_head(cache: FeatureCache, tmp_path: Path) 
     coef = fit_head(cache).estimator.coef_
     shutil.move(cache.path, tmp_path / "moved.h5")
     np.testing.assert_array_equal(fit_head(tmp_path / "moved.h5").estimator.coef_, coef)
+
+
+def test_the_report_with_seconds_by_phase_is_saved_beside_the_head(cache: FeatureCache, tmp_path: Path) -> None:
+    fit = fit_head(cache, tmp_path / "head")
+    saved = json.loads((tmp_path / "head" / "run.json").read_text(encoding="utf-8"))
+    assert saved == json.loads(json.dumps(fit.to_dict()))
+    assert {"read", "fit", "evaluate", "wall"} <= saved["seconds"].keys()

@@ -19,7 +19,7 @@ def test_the_table_has_a_line_a_route_with_its_costs() -> None:
     lines = comparison_table(four_routes()).splitlines()
     assert len({len(line) for line in lines}) == 1
     header, rule, *rows = map(_cells, lines)
-    assert header == ["route", "val accuracy", "95 % interval", "seconds", "core-seconds", "cold cache is", "images/s",
+    assert header == ["route", "val accuracy", "95 % interval", "seconds", "core-seconds", "cold cache is", "views/s",
                       "peak memory", "on disk"]  # fmt: skip
     assert all(set(cell) == {"-"} for cell in rule)
     assert rows == [

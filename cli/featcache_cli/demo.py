@@ -28,8 +28,8 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
+        manifest = read_manifest(data, progress=progress)
     size = _DIGITS if dataset == "digits" else ""
-    manifest = read_manifest(data)
     sample = manifest.path(manifest.samples.rows("val")[0])
     place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head-knn", "run", "report")}
     source = shlex.quote(str(data))
