@@ -17,6 +17,7 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
     from featcache.plots import plot_comparison
 
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", comparison.to_dict())
     (folder / f"{name}.md").write_text(comparison_markdown(comparison, f"{name}.png"), encoding="utf-8")
     plot_comparison(comparison, folder / f"{name}.png")
