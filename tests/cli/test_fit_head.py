@@ -34,7 +34,11 @@ def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
     assert lines[-1] == f"saved in {tmp_path / 'head'}"
     card = json.loads((tmp_path / "head" / "model.json").read_text())
     assert (card["head"], card["classes"], card["metrics"]["accuracy"]) == ("linear", ["ants", "bees"], 1.0)
-    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["head.safetensors", "model.json"]
+    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == [
+        "head.safetensors",
+        "model.json",
+        "run.json",
+    ]
 
 
 def test_without_out_nothing_is_saved(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
