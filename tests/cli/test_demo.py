@@ -49,7 +49,7 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     made = {folder / name for name in ("cache.h5", "head", "head-knn", "run", "report")}
     assert {Path(line["out"]) for line in lines if "out" in line} == made
     assert all(Path(line["data"]) == folder / "digits" for line in lines if "data" in line)
-    assert {line["image_size"] for line in lines if "image_size" in line} == {64}
+    assert {line["image_size"] for line in lines if "image_size" in line} == {48}
     assert Path(lines[5]["images"][0]).is_file()
     assert text.endswith(f"Everything is in {folder.resolve()}: look at report/report.png and report/report.md.\n")
 
