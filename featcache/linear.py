@@ -7,12 +7,13 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit, logsumexp, softmax
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from featcache.lbfgs import Objective, minimise
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -23,14 +24,14 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C * sum_i w_i * loss(x_i, y_i) + ||coef||^2 / 2,
 
     where loss is the cross-entropy in nats, of one logit for two classes and of c logits for c > 2; the intercept
-    is not penalised. Full-batch L-BFGS (Liu and Nocedal 1989) works on features that are centred and scaled by
-    one number: the optimum is the same, the way there much shorter.
+    is not penalised. Full-batch L-BFGS works on features that are centred and scaled by one number: the optimum
+    is the same, the way there much shorter.
 
     Parameters
     ----------
     C : inverse strength of the penalty, greater than 0.
     max_iter : the most iterations.
-    tol : stop when no component of the gradient exceeds tol * min(1, objective), both per unit of weight.
+    tol : stop when the objective is sure to be within this share of its minimum.
 
     Attributes
     ----------
@@ -51,8 +52,9 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, x, dtype=x.dtype)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"LinearHead needs two classes or more; found one class: {self.classes_.tolist()}")
+        seen = self.classes_[np.unique(labels[weight > 0])].tolist()
+        if len(seen) < 2:
+            raise ValueError(f"LinearHead needs two classes or more with weight; found one class: {seen}")
         mean = np.average(x, axis=0, weights=weight)
         x = x - mean
         total = float(weight.sum(dtype=np.float64))
@@ -61,7 +63,18 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         x /= scale
         penalty = 1 / (self.C * total * scale**2)  # of the scaled coefficients, per unit of weight
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        theta, self.n_iter_ = _minimise(x, labels, weight / total, penalty, outputs, self.max_iter, self.tol)
+        objective = _objective(x, labels, weight / total, penalty, outputs)
+
+        def done(value: float, gradient: NDArray[np.float64]) -> bool:
+            # the penalty curves the objective by at least `penalty`: so far above its minimum is it at most
+            return float(gradient @ gradient) / (2 * penalty) <= self.tol * value
+
+        found = minimise(objective, np.zeros(outputs * (x.shape[1] + 1)), done, self.max_iter)
+        self.n_iter_ = found.iterations
+        if not found.converged:
+            said = f"LinearHead stopped after {found.iterations} iterations before reaching tol={self.tol}"
+            warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
+        theta = found.x.reshape(outputs, -1)
         self.coef_ = theta[:, :-1] / scale
         self.intercept_ = theta[:, -1] - self.coef_ @ mean.astype(np.float64)
         return self
@@ -97,58 +110,44 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return head
 
 
-def _minimise(
-    x: NDArray[Any],
-    labels: NDArray[np.int64],
-    weight: NDArray[Any],
-    penalty: float,
-    outputs: int,
-    max_iter: int,
-    tol: float,
-) -> tuple[NDArray[np.float64], int]:
-    """Minimise sum_i weight_i loss_i + penalty/2 ||coef||^2 from zero.
+def _objective(
+    x: NDArray[Any], labels: NDArray[np.int64], weight: NDArray[Any], penalty: float, outputs: int
+) -> Objective:
+    """sum_i weight_i loss_i + penalty/2 ||coef||^2, as a function of the flat (outputs, d + 1), intercept last.
 
-    x : (n, d), centred. weight : (n,), sums to 1. Returns theta (outputs, d + 1), the intercept last, and the
-    number of iterations.
+    x : (n, d), centred. weight : (n,), sums to 1.
     """
-    d = x.shape[1]
-    target = np.zeros((len(x), outputs), dtype=x.dtype)
-    if outputs == 1:
-        target[:, 0] = labels
-    else:
-        target[np.arange(len(x)), labels] = 1
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        theta = flat.reshape(outputs, d + 1)
-        coef = theta[:, :-1]
-        logits = x @ coef.T.astype(x.dtype) + theta[:, -1].astype(x.dtype)
-        if outputs == 1:
-            # -log p(y): log_expit(z) is log of the sigmoid
-            losses = -np.where(target[:, 0] > 0, log_expit(logits[:, 0]), log_expit(-logits[:, 0]))
-            residual = expit(logits) - target
-        else:
-            losses = logsumexp(logits, axis=1) - logits[np.arange(len(x)), labels]
-            residual = softmax(logits, axis=1) - target
+        theta = flat.reshape(outputs, -1)
+        coef, intercept = theta[:, :-1], theta[:, -1]
+        losses, residual = _cross_entropy(x @ coef.T.astype(x.dtype) + intercept.astype(x.dtype), labels)
         residual *= weight[:, None]
         gradient = np.empty_like(theta)
         gradient[:, :-1] = residual.T @ x + penalty * coef
         gradient[:, -1] = residual.sum(axis=0, dtype=np.float64)
-        loss = float(weight.astype(np.float64) @ losses) + penalty / 2 * float(np.vdot(coef, coef))
-        return loss, gradient.ravel()
+        loss = weight.astype(np.float64) @ losses + penalty / 2 * np.vdot(coef, coef)
+        return float(loss), gradient.ravel()
 
-    flat, limit, iterations = np.zeros(outputs * (d + 1)), tol, 0
-    while True:
-        options = {"maxiter": max_iter - iterations, "gtol": limit, "ftol": 0.0, "maxcor": 20}
-        result = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
-        flat, iterations = result.x, iterations + result.nit
-        wanted = tol * min(1.0, float(result.fun))
-        if result.nit == 0 or iterations >= max_iter or np.abs(result.jac).max() <= wanted:
-            break
-        limit = wanted  # separable data: the objective is far below 1, and so must the gradient be
-    if iterations >= max_iter:
-        warnings.warn(
-            f"LinearHead stopped after max_iter={max_iter} iterations before reaching tol={tol}; raise max_iter",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return flat.reshape(outputs, d + 1), iterations
+    return objective
+
+
+def _cross_entropy(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Losses (n,) in nats and their derivatives by the logits (n, outputs).
+
+    Both come from the margins to the own class, so that small ones keep all their digits in float32.
+    """
+    if logits.shape[1] == 1:
+        sign = (1 - 2 * labels).astype(logits.dtype)
+        margin = sign * logits[:, 0]
+        return np.logaddexp(0, margin), (sign * expit(margin))[:, None]
+    rows = np.arange(len(logits))
+    margins = logits - logits[rows, labels][:, None]
+    top = margins.max(axis=1)  # 0 where the own class leads
+    odds = np.exp(margins - top[:, None])
+    own = odds[rows, labels]
+    odds[rows, labels] = 0
+    others = odds.sum(axis=1)
+    losses = np.where(top > 0, top + np.log(own + others), np.log1p(others))
+    odds[rows, labels] = -others
+    return losses, odds / (own + others)[:, None]

@@ -13,8 +13,8 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors",
-            "rng spec samples metrics images weights linear network",
-            "features report manifest training views architectures",
+            "rng spec samples metrics images weights lbfgs network",
+            "linear features report manifest training views architectures",
             "datasets cache loader backbones sgd presets heads card",
             "writer fitting finetuning classifier",
             "extraction",

@@ -102,7 +102,7 @@ def test_features_without_spread_give_the_shares_of_the_classes() -> None:
 
 def test_too_few_iterations_are_said() -> None:
     x, y, _ = data(3)
-    message = "LinearHead stopped after max_iter=2 iterations before reaching tol=1e-06; raise max_iter"
+    message = "LinearHead stopped after 2 iterations before reaching tol=1e-06; raise max_iter, or lower C"
     with pytest.warns(ConvergenceWarning) as caught:
         head = LinearHead(max_iter=2).fit(x, y)
     assert [str(one.message) for one in caught] == [message]
@@ -116,8 +116,10 @@ def test_a_penalty_that_is_none_is_refused(C: float) -> None:
 
 
 def test_one_class_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^LinearHead needs two classes or more; found one class: \[3\]$"):
+    with pytest.raises(ValueError, match=r"^LinearHead needs two classes or more with weight; found one class: \[3\]$"):
         LinearHead().fit([[0.0], [1.0]], [3, 3])
+    with pytest.raises(ValueError, match=r"^LinearHead needs two classes or more with weight; found one class: \[5\]$"):
+        LinearHead().fit([[0.0], [1.0]], [3, 5], sample_weight=[0, 1])
 
 
 def test_class_names_are_given_back() -> None:
