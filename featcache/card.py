@@ -15,6 +15,8 @@ from featcache.spec import ExtractSpec
 _FORMAT = "featcache-model"
 _VERSION = 1
 FILE = "model.json"
+REPORT = "run.json"
+CHECKPOINT = "last.pt"  # of fine-tuning
 _FILES = {"head": ("head.safetensors", "head.skops"), "network": ("network.safetensors",)}
 _STEMS = ("model", "head", "network", "last", "run", "curves")  # of all files that we write into a model's folder
 
@@ -76,8 +78,8 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(draft, path)
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make a folder for a model; refuse one that holds other things. Raises HeadError."""
+def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
+    """Make a folder for a fitted head or a fine-tuning run; refuse one that holds other things. Raises HeadError."""
     if folder.is_file():
         raise HeadError(f"{folder} is a file; give a folder")
     try:
@@ -87,3 +89,8 @@ def prepare_folder(folder: Path) -> None:
     foreign = any(path.name.split(".")[0] not in _STEMS for path in folder.iterdir())
     if foreign and not (folder / FILE).exists():
         raise HeadError(f"{folder} holds other files and no {FILE}. Give an empty or a new folder.")
+    run = (folder / CHECKPOINT).exists()
+    if model == "head" and run:
+        raise HeadError(f"{folder} holds a fine-tuned run. Give another folder.")
+    if model == "run" and not run and (folder / REPORT).exists():
+        raise HeadError(f"{folder} holds a fitted head. Give another folder.")

@@ -22,6 +22,8 @@ from featcache.weights import EMBEDDED
 
 COLD, WARM = "cached head, cold", "cached head, warm"
 
+_Run = list[dict[str, Any]]  # what the processes of one run answered, one after the other
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -94,11 +96,19 @@ class Comparison:
         fixed = frozen.median_s - self.settings["recipe"]["epochs"] * frozen.epoch_s
         return max(1, math.ceil((cold.median_s - fixed) / frozen.epoch_s))
 
+    def break_even_head(self) -> int | None:
+        """From how many heads on one cache, extraction included, is faster than training each live; None without both."""
+        cold, warm, frozen = self.outcome(COLD), self.outcome(WARM), self.outcome(ROUTES["frozen"])
+        if cold is None or warm is None or frozen is None or frozen.median_s <= warm.median_s:
+            return None
+        return max(1, math.ceil((cold.median_s - warm.median_s) / (frozen.median_s - warm.median_s)))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
             "outcomes": [outcome.to_dict() for outcome in self.outcomes],
             "break_even_epoch": self.break_even_epoch(),
+            "break_even_head": self.break_even_head(),
             "settings": self.settings,
             "machine": self.machine,
             "versions": self.versions,
@@ -169,8 +179,8 @@ def compare(
         "images_sha256": samples.digest(),
         "seed": seed,
     }
-    _claim(out, settings)
-    runs: dict[str, list[dict[str, Any]]] = {}
+    _claim(out, {**settings, "versions": versions()})
+    runs: dict[str, list[_Run]] = {}
     for repeat in range(repeats):
         split = {**shared, "seed": seed + repeat}
         for route in ROUTES:
@@ -197,7 +207,7 @@ def compare(
                     "recipe": full_recipe,
                 }
                 orders = [{"task": "finetune", "out": str(folder / "run"), **live, **split}]
-            runs.setdefault(route, []).append({"parts": _once(folder, orders, progress)})
+            runs.setdefault(route, []).append(_once(folder, orders, progress))
     outcomes = [outcome for route, found in runs.items() for outcome in _outcomes(route, found, counts, views)]
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
     names = {"data": Path(data).resolve().name, "weights": Path(weights).name}
@@ -224,11 +234,11 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     write_json(path, settings)
 
 
-def _once(folder: Path, orders: list[Order], progress: Progress | None) -> list[dict[str, Any]]:
+def _once(folder: Path, orders: list[Order], progress: Progress | None) -> _Run:
     """The results of some orders, run one after the other; those of an earlier, finished run if there are any."""
     path = folder / "result.json"
     if path.exists():
-        results: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        results: _Run = json.loads(path.read_text(encoding="utf-8"))
         return results
     shutil.rmtree(folder, ignore_errors=True)  # an unfinished route is timed anew, from its start
     folder.mkdir(parents=True)
@@ -242,21 +252,20 @@ def _once(folder: Path, orders: list[Order], progress: Progress | None) -> list[
     return results
 
 
-def _outcomes(route: str, runs: list[dict[str, Any]], counts: dict[str, int], views: int) -> list[Outcome]:
-    parts: list[list[dict[str, Any]]] = [run["parts"] for run in runs]
+def _outcomes(route: str, runs: list[_Run], counts: dict[str, int], views: int) -> list[Outcome]:
     if route != "cached":
-        epochs = len(parts[0][0]["history"])
+        epochs = len(runs[0][0]["history"])
         shown = (counts["train"] + counts["val"]) * epochs + counts["test"]
-        return [_outcome(ROUTES[route], parts, shown, _folder_bytes(parts))]
+        return [_outcome(ROUTES[route], runs, shown, _folder_bytes(runs))]
     shown = counts["train"] * (1 + views) + counts["val"] + counts["test"]
-    size = max(part[0]["size_bytes"] for part in parts)
+    size = max(run[0]["size_bytes"] for run in runs)
     return [
-        _outcome(COLD, parts, shown, size),
-        _outcome(WARM, [part[1:] for part in parts], 0, size),
+        _outcome(COLD, runs, shown, size),
+        _outcome(WARM, [run[1:] for run in runs], 0, size),
     ]
 
 
-def _outcome(name: str, runs: list[list[dict[str, Any]]], shown: int, size: int) -> Outcome:
+def _outcome(name: str, runs: list[_Run], shown: int, size: int) -> Outcome:
     """Join the processes of each run, then the runs."""
     last = [run[-1] for run in runs]
     wall = [sum(part["wall_s"] for part in run) for run in runs]
@@ -285,7 +294,7 @@ def _outcome(name: str, runs: list[list[dict[str, Any]]], shown: int, size: int)
     )
 
 
-def _folder_bytes(runs: list[list[dict[str, Any]]]) -> int:
+def _folder_bytes(runs: list[_Run]) -> int:
     """What a run leaves on disk: the largest of the repeats."""
     folders = [Path(run[0]["path"]) for run in runs]
     return max(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders)

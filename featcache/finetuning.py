@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from featcache import heads
 from featcache.backbones import Backbone, load_backbone
-from featcache.card import ModelCard, prepare_folder, write_json
+from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import RunError
 from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
@@ -29,7 +29,6 @@ from featcache.spec import PENULTIMATE, Augment, ExtractSpec
 from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, linear_layer, train
 from featcache.weights import EMBEDDED, first_line
 
-CHECKPOINT = "last.pt"
 _VAL_BATCH = 32
 
 
@@ -108,7 +107,7 @@ def finetune(
     out, recipe = Path(out), recipe or Recipe()
     if (out / CHECKPOINT).exists() and not resume:
         raise RunError(f"{out} holds a run already. Go on with --resume, or give another folder.")
-    prepare_folder(out)
+    prepare_folder(out, "run")
     with watch.phase("hash"):
         manifest = (
             data
@@ -151,7 +150,7 @@ def finetune(
     )
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     result = FineTune(out, history, skipped, report)
-    write_json(out / "run.json", {"config": run.config, **result.to_dict()})
+    write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     return result
 
 

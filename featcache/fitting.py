@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from featcache import heads
 from featcache.cache import FeatureCache
-from featcache.card import FILE, ModelCard, prepare_folder, write_json
+from featcache.card import FILE, REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.features import Features
 from featcache.metrics import Accuracy, describe, evaluate
@@ -86,7 +86,7 @@ def fit_head(
     """
     watch = Stopwatch()
     if out is not None:
-        prepare_folder(Path(out))
+        prepare_folder(Path(out), "head")
     if not isinstance(cache, FeatureCache):
         cache = FeatureCache.open(cache)
     with watch.phase("read"):
@@ -113,7 +113,7 @@ def fit_head(
     )
     fit = HeadFit(estimator, name, report, history, Path(out) if out is not None else None)
     if fit.path:
-        write_json(fit.path / "run.json", fit.to_dict())
+        write_json(fit.path / REPORT, fit.to_dict())
     return fit
 
 

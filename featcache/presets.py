@@ -17,7 +17,6 @@ from featcache.weights import EMBEDDED
 class Preset:
     """Backbone, augmentation and recipe of a tutorial; `head_lr` is its rate where only the head is trained."""
 
-    source: str
     backbone: str
     augment: Augment
     recipe: Recipe
@@ -26,21 +25,21 @@ class Preset:
 
 PRESETS = {
     "pytorch-tutorial": Preset(
-        "PyTorch, Transfer Learning for Computer Vision: ants and bees",
+        # PyTorch, Transfer Learning for Computer Vision: ants and bees
         "resnet18",
         "tutorial",
         Recipe(epochs=25, batch_size=4, lr=1e-3, momentum=0.9, schedule="step", step_size=7),
         head_lr=1e-3,
     ),
     "gluon-hotdog": Preset(
-        "Gluon, The Straight Dope, fine-tuning: hot dog or not",
+        # Gluon, The Straight Dope, fine-tuning: hot dog or not
         "resnet18",
         "crop",
         Recipe(epochs=10, batch_size=64, lr=0.01, momentum=0.0, weight_decay=1e-3, schedule="constant"),
         head_lr=0.01,
     ),
     "mindspore-canidae": Preset(
-        "MindSpore, ResNet50 transfer learning: dogs and wolves",
+        # MindSpore, ResNet50 transfer learning: dogs and wolves
         "resnet50",
         "tutorial",
         Recipe(epochs=20, batch_size=24, lr=1e-3, momentum=0.9, schedule="constant"),

@@ -51,8 +51,8 @@ def comparison_table(comparison: Comparison) -> str:
     """One line a route."""
     test = any(outcome.test_n for outcome in comparison.outcomes)
     header = ["route", "val accuracy", "95 % interval", *(["test accuracy"] if test else [])]
-    header += ["seconds", "core-seconds", "cold cache is", "views/s", "peak memory", "on disk"]
-    cold = comparison.outcome(COLD)
+    header += ["seconds", "core-seconds", "cold cache is", "warm cache is", "views/s", "peak memory", "on disk"]
+    cold, warm = comparison.outcome(COLD), comparison.outcome(WARM)
     rows = []
     for outcome in comparison.outcomes:
         low, high = outcome.interval
@@ -62,6 +62,7 @@ def comparison_table(comparison: Comparison) -> str:
             _spread(outcome.wall_s, 1),
             _spread(outcome.cpu_s, 1),
             _ratio(outcome, cold),
+            _ratio(outcome, warm),
             f"{outcome.shown / outcome.median_s:.0f}" if outcome.shown else "-",
             human_bytes(outcome.peak_memory_bytes) if outcome.peak_memory_bytes else "-",
             human_bytes(outcome.size_bytes),
@@ -78,10 +79,12 @@ def remarks(comparison: Comparison) -> list[str]:
         "Seconds run from the start of each route's process to its end: imports, reading, decoding, training and "
         "saving included. The cold cached head is two processes, extraction and fitting; the warm one fits alone."
     ]
-    epoch = comparison.break_even_epoch()
-    if epoch is not None and cold and warm and frozen:
+    epoch, head = comparison.break_even_epoch(), comparison.break_even_head()
+    if epoch is not None and warm and frozen:
+        heads = f"from head {head} on" if head else "with no number of heads"
         lines.append(
-            f"Break-even: the cache pays from epoch {epoch} of frozen training on, and each further head costs "
+            f"Break-even: the cache pays from epoch {epoch} of frozen training on, and at "
+            f"{comparison.settings['recipe']['epochs']} epochs {heads}: each further head costs "
             f"{warm.median_s:.1f} s instead of {frozen.median_s:.1f} s."
         )
     lines.append(
@@ -134,10 +137,10 @@ def _phases(comparison: Comparison) -> str:
     )
 
 
-def _ratio(outcome: Outcome, cold: Outcome | None) -> str:
-    if cold is None or outcome is cold:
+def _ratio(outcome: Outcome, cache: Outcome | None) -> str:
+    if cache is None or outcome is cache:
         return "-"
-    ratio = outcome.median_s / cold.median_s
+    ratio = outcome.median_s / cache.median_s
     return f"{ratio:.1f} x faster" if ratio >= 1 else f"{1 / ratio:.1f} x slower"
 
 

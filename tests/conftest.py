@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from toys import random_image
+from commands import COUNTS, write_folder
 
 MakeFolder = Callable[..., Path]
 
@@ -23,17 +23,10 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
-    """make_folder({"train/ants": 3, "val/ants": 1, ...}): PNG images, all different, tinted by class."""
+    """make_folder({"train/ants": 3, "val/ants": 1, ...}): see `write_folder`."""
 
     def make(counts: dict[str, int], name: str = "data") -> Path:
-        root = tmp_path / name
-        classes = sorted({Path(folder).name for folder in counts})
-        for place, (folder, count) in enumerate(counts.items()):
-            (root / folder).mkdir(parents=True)
-            for number in range(count):
-                image = random_image(1000 * place + number, tint=classes.index(Path(folder).name))
-                image.save(root / folder / f"{number:03d}.png")
-        return root
+        return write_folder(tmp_path / name, counts)
 
     return make
 
@@ -41,7 +34,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 @pytest.fixture
 def split_folder(make_folder: MakeFolder) -> Path:
     """Two classes, 7 + 6 training and 3 + 2 val images."""
-    return make_folder({"train/ants": 7, "train/bees": 6, "val/ants": 3, "val/bees": 2})
+    return make_folder(COUNTS)
 
 
 def _from_environment(name: str) -> Path:

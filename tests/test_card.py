@@ -97,12 +97,12 @@ def test_unknown_fields_and_kinds_are_refused(tmp_path: Path) -> None:
 
 def test_a_new_an_empty_and_a_model_folder_are_taken(tmp_path: Path) -> None:
     new = tmp_path / "a" / "b"
-    prepare_folder(new)
+    prepare_folder(new, "head")
     assert new.is_dir()
-    prepare_folder(new)
+    prepare_folder(new, "head")
     CARD.write(new)
     (new / "head.safetensors").touch()
-    prepare_folder(new)
+    prepare_folder(new, "head")
     assert sorted(path.name for path in new.iterdir()) == ["head.safetensors", "model.json"]
 
 
@@ -110,15 +110,37 @@ def test_a_file_and_a_folder_with_other_things_are_refused(tmp_path: Path) -> No
     file = tmp_path / "notes.txt"
     file.write_text("mine")
     with pytest.raises(HeadError) as caught:
-        prepare_folder(file)
+        prepare_folder(file, "run")
     assert str(caught.value) == f"{file} is a file; give a folder"
     with pytest.raises(HeadError) as caught:
-        prepare_folder(tmp_path)
+        prepare_folder(tmp_path, "run")
     assert str(caught.value) == (f"{tmp_path} holds other files and no model.json. Give an empty or a new folder.")
     assert file.read_text() == "mine"
+
+
+def test_a_head_and_a_run_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for name, file in (("head", "run.json"), ("run", "last.pt")):
+        CARD.write(_made(tmp_path / name))
+        (tmp_path / name / file).touch()
+    prepare_folder(tmp_path / "head", "head")
+    prepare_folder(tmp_path / "run", "run")
+    with pytest.raises(HeadError, match="/run holds a fine-tuned run. Give another folder.$"):
+        prepare_folder(tmp_path / "run", "head")
+    with pytest.raises(HeadError, match="/head holds a fitted head. Give another folder.$"):
+        prepare_folder(tmp_path / "head", "run")
+
+
+def test_a_run_killed_before_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
+    CARD.write(tmp_path)
+    prepare_folder(tmp_path, "run")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(HeadError, match=r"notes\.txt"):
-        prepare_folder(tmp_path / "notes.txt" / "model")
+        prepare_folder(tmp_path / "notes.txt" / "model", "head")

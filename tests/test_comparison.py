@@ -303,6 +303,14 @@ def test_a_file_in_place_of_the_folder_is_refused(data: Path, tmp_path: Path) ->
         _compare(data, tmp_path / "notes.txt")
 
 
+def test_times_of_other_versions_are_not_mixed(
+    real: tuple[Comparison, Path, list[str]], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "versions", lambda: {"torch": "1.0"})
+    with pytest.raises(RunError, match="holds a comparison with versions=.*you asked for {'torch': '1.0'}"):
+        _compare(data, real[1])
+
+
 def test_bad_data_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError, match="only one class"):
         _compare(write_folder(tmp_path / "data", {"train/ants": 3}), tmp_path / "out")
@@ -326,6 +334,20 @@ def test_from_break_even_on_and_not_before_the_cache_is_faster(
     assert found == 1 or start + (found - 1) * epoch < cold + slack
 
 
+@given(cold=st.floats(1, 1e4), warm=st.floats(0.1, 100), live=st.floats(0.1, 1e4))
+def test_from_break_even_on_and_not_before_a_number_of_heads_is_faster(cold: float, warm: float, live: float) -> None:
+    cold += warm
+    found = comparison(
+        outcome(COLD, wall_s=[cold]), outcome(WARM, wall_s=[warm]), outcome(ROUTES["frozen"], wall_s=[live])
+    ).break_even_head()
+    slack = 1e-6 * (cold + live)
+    if found is None:
+        assert live <= warm
+    else:
+        assert found * live >= cold + (found - 1) * warm - slack * found
+        assert found == 1 or (found - 1) * live < cold + (found - 2) * warm + slack * found
+
+
 @pytest.mark.parametrize("route", [COLD, ROUTES["frozen"]])
 def test_break_even_needs_both_routes(route: str) -> None:
     assert comparison(outcome(route, epoch_s=1.0), outcome(ROUTES["finetune"], epoch_s=1.0)).break_even_epoch() is None
@@ -343,6 +365,7 @@ def test_medians_and_interval_of_an_outcome() -> None:
 def test_a_comparison_as_json_has_its_break_even() -> None:
     found = json.loads(json.dumps(replace(four_routes()).to_dict()))
     assert found["break_even_epoch"] == 5
+    assert found["break_even_head"] == 1
     assert [entry["route"] for entry in found["outcomes"]] == [
         COLD,
         WARM,

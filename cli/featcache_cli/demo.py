@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from featcache_cli import options
+
+if TYPE_CHECKING:
+    from featcache.samples import Samples
 
 # Digits are 8 x 8 pixels in truth: 48 lose little and cost a twentieth of 224. A crop to 8 % of a digit shows no digit.
 _DIGITS = "--image-size 48 --augment crop"
@@ -30,7 +34,7 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
         data = datasets.prepare(dataset, folder, progress)
         manifest = read_manifest(data, progress=progress)
     size = _DIGITS if dataset == "digits" else ""
-    sample = manifest.path(manifest.samples.rows("val")[0])
+    some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
     place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head-knn", "run", "report")}
     source = shlex.quote(str(data))
     for line in (
@@ -39,9 +43,14 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
         f"fit-head {place['cache.h5']} -o {place['head']}",
         f"fit-head {place['cache.h5']} -o {place['head-knn']} --head knn",
         f"finetune {source} -o {place['run']} --epochs 1 --resume {size}",
-        f"predict {place['head']} {shlex.quote(str(sample))}",
+        f"predict {place['head']} {some}",
         f"benchmark {source} -o {place['report']} --views 2 --epochs 1 {size}",
     ):
         click.secho(f"\n$ featcache {line}", bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)
     click.echo(f"\nEverything is in {folder.resolve()}: look at report/report.png and report/report.md.")
+
+
+def _one_a_class(samples: Samples) -> list[int]:
+    """The first val image of each class."""
+    return list({samples.labels[row]: row for row in reversed(samples.rows("val"))}.values())[::-1]

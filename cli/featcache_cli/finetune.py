@@ -27,7 +27,8 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 @click.option("--momentum", type=click.FloatRange(0, 1), help="[default: 0.9]")
 @click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0]")
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd]")
-@click.option("--schedule", type=click.Choice(["step", "cosine", "constant"]), help="[default: step, by 0.1 every 7]")
+@click.option("--schedule", type=click.Choice(["step", "cosine", "constant"]), help="[default: step]")
+@click.option("--step-size", type=click.IntRange(1), help="Epochs after which step divides by 10. [default: 7]")
 @click.option("--batch-size", type=click.IntRange(1), help="[default: 32]")
 @options.image_size_option
 @options.machine_options
