@@ -97,7 +97,7 @@ class Comparison:
         return max(1, math.ceil((cold.median_s - fixed) / frozen.epoch_s))
 
     def break_even_head(self) -> int | None:
-        """From how many heads on one cache, extraction included, is faster than training each live; None without both."""
+        """From how many heads on the cold cached head is faster than training each live; None where it never is."""
         cold, warm, frozen = self.outcome(COLD), self.outcome(WARM), self.outcome(ROUTES["frozen"])
         if cold is None or warm is None or frozen is None or frozen.median_s <= warm.median_s:
             return None

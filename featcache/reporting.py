@@ -73,7 +73,7 @@ def comparison_table(comparison: Comparison) -> str:
 
 def remarks(comparison: Comparison) -> list[str]:
     """What the table means, losses included."""
-    cold, warm, frozen = (comparison.outcome(name) for name in (COLD, WARM, ROUTES["frozen"]))
+    warm, frozen = (comparison.outcome(name) for name in (WARM, ROUTES["frozen"]))
     n = comparison.outcomes[0].n
     lines = [
         "Seconds run from the start of each route's process to its end: imports, reading, decoding, training and "

@@ -124,9 +124,9 @@ def test_a_head_and_a_run_do_not_overwrite_each_other(tmp_path: Path) -> None:
         (tmp_path / name / file).touch()
     prepare_folder(tmp_path / "head", "head")
     prepare_folder(tmp_path / "run", "run")
-    with pytest.raises(HeadError, match="/run holds a fine-tuned run. Give another folder.$"):
+    with pytest.raises(HeadError, match=r"/run holds a fine-tuned run\. Give another folder\.$"):
         prepare_folder(tmp_path / "run", "head")
-    with pytest.raises(HeadError, match="/head holds a fitted head. Give another folder.$"):
+    with pytest.raises(HeadError, match=r"/head holds a fitted head\. Give another folder\.$"):
         prepare_folder(tmp_path / "head", "run")
 
 

@@ -307,7 +307,7 @@ def test_times_of_other_versions_are_not_mixed(
     real: tuple[Comparison, Path, list[str]], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "versions", lambda: {"torch": "1.0"})
-    with pytest.raises(RunError, match="holds a comparison with versions=.*you asked for {'torch': '1.0'}"):
+    with pytest.raises(RunError, match=r"holds a comparison with versions=.*you asked for {'torch': '1.0'}"):
         _compare(data, real[1])
 
 
