@@ -1,33 +1,20 @@
-"""`FeatureCache`: a cache file, read. README.md specifies the format; tests/test_golden.py pins it."""
+"""`FeatureCache`: a cache file, read."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import (
-    CacheBusyError,
-    CacheError,
-    CacheIncompleteError,
-    CacheMismatchError,
-    CacheVersionError,
-    NotACacheError,
-)
+from featcache import layout, lock
+from featcache.errors import CacheIncompleteError, CacheMismatchError, NotACacheError
 from featcache.features import Features
 from featcache.report import human_bytes
 from featcache.samples import SPLITS, Samples
 from featcache.spec import PENULTIMATE, ExtractSpec
-
-FORMAT = "featcache"
-VERSION = 1
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:
@@ -41,26 +28,30 @@ class FeatureCache:
     Attributes
     ----------
     path : Path
+    layout : Layout. Where what lies in the file.
     spec : ExtractSpec. What decided the features.
     samples : Samples. One row each.
     done : ndarray, shape (n,), uint16. How many leading views of a row are there; 0 for a skipped sample.
     skipped : pairs (id, reason) of the samples that could not be read.
+    complete : whether every row is there or skipped.
     provenance : dict. Device, versions, host, date, where the weights came from.
     dims : dict. Width d of each layer.
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.spec, self.provenance = _read_spec(path, file)
-        self.samples = _read_samples(path, file)
-        self.done: NDArray[np.uint16] = file["done"][:]
-        self.skipped = [(_decode(row[0]), _decode(row[1])) for row in file["skipped"][:]]
-        self.complete = bool(file.attrs["complete"])
-        # Where each dataset's bytes lie, so that features are mapped without HDF5 in between.
-        self._layout = {
-            name: _layout(path, file["features"][name], len(self.samples), self.spec) for name in self.spec.layers
-        }
-        self.dims = {name: shape[2] for name, (_, shape, _) in self._layout.items()}
+        self.layout = layout.read(path)
+        self.spec, self.samples, self.provenance = self.layout.spec, self.layout.samples, self.layout.provenance
+        self.dims = self.layout.dims
+        self.done: NDArray[np.uint16] = np.array(self.layout.done.map(path))
+        if np.any(self.done > self.layout.wanted):
+            raise layout.damaged(path, "it has more views than there can be")
+        reasons = self.layout.skipped.map(path)
+        told = np.flatnonzero(reasons != b"")
+        if np.any(self.done[told]):
+            raise layout.damaged(path, "rows are there and skipped at once")
+        self.skipped = [(self.samples.ids[row], layout.decode(bytes(reasons[row]))) for row in told]
+        self.complete = int(np.count_nonzero(self.done == self.layout.wanted)) + len(told) == len(self.samples)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, partial: bool = False) -> FeatureCache:
@@ -68,28 +59,26 @@ class FeatureCache:
 
         Parameters
         ----------
-        partial : also take an unfinished file, by its own name (NAME.h5.partial) or that of the cache to be.
+        partial : also take an unfinished file, by its own name (NAME.h5.partial) or that of the cache to be, and
+            one that is being written.
 
         Raises
         ------
         NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError
         """
         path = Path(path)
-        if partial and not path.exists() and partial_path(path).exists():
-            path = partial_path(path)
-        if not path.exists():
-            if partial_path(path).exists():
-                raise CacheIncompleteError(
-                    f"{path} is not finished: {partial_path(path)} is there. "
-                    "Run the same `featcache extract` again; it goes on where it stopped."
-                )
+        unfinished = partial_path(path)
+        if not path.exists() and not unfinished.exists():
             raise NotACacheError(f"{path} does not exist. Make it with `featcache extract DATA -o {path}`.")
-        with _opened(path, "r") as file:
-            cache = cls(path, file)
-        if not (cache.complete or partial):
+        if path.is_dir():
+            raise NotACacheError(f"{path} is a folder, not a feature cache.")
+        cache = cls(path if path.exists() else unfinished)
+        if not partial and (not cache.complete or cache.path == unfinished):
+            if lock.is_held(cache.path):
+                raise lock.busy(cache.path, cache.layout.owner_offset)
             raise CacheIncompleteError(
-                f"{path} is not finished: {np.count_nonzero(cache.done)} of {len(cache.samples)} rows are there. "
-                "Run the same `featcache extract` again; it goes on where it stopped."
+                f"{path} is not finished: {np.count_nonzero(cache.done)} of {len(cache.samples)} rows are in "
+                f"{cache.path}. Run the same command again; it goes on where it stopped."
             )
         return cache
 
@@ -101,16 +90,15 @@ class FeatureCache:
         Features with x of shape (m, v, d): v = 1 + K, or fewer where a split was extracted with fewer views
         (val and test hold the clean view alone).
         """
-        if layer not in self._layout:
+        if layer not in self.layout.layers:
             raise CacheIncompleteError(
-                f"{self.path} has no layer {layer!r}; it has {', '.join(self._layout)}. "
+                f"{self.path} has no layer {layer!r}; it has {', '.join(self.dims)}. "
                 f"Extract again to another file with --layers {layer}."
             )
-        offset, shape, dtype = self._layout[layer]
         rows = self.samples.rows(split)
         rows = rows[self.done[rows] > 0]
         views = int(self.done[rows].min()) if len(rows) else 1
-        mapped = np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
+        mapped = self.layout.layers[layer].map(self.path)
         whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
         x = mapped[rows[0] : rows[-1] + 1, :views] if whole else mapped[rows, :views]
         return Features(x, self.samples.take(rows))
@@ -155,7 +143,7 @@ class FeatureCache:
         names = ", ".join(samples.classes[:8]) + (", ..." if len(samples.classes) > 8 else "")
         layers = ", ".join(f"{layer} (width {dim})" for layer, dim in self.dims.items())
         lines = [
-            f"{self.path}: feature cache, format {VERSION}, {human_bytes(self.size_bytes)}, {state}",
+            f"{self.path}: feature cache, format {layout.VERSION}, {human_bytes(self.size_bytes)}, {state}",
             f"images      {len(samples)} ({splits}), {len(self.skipped)} skipped",
             f"classes     {len(samples.classes)} ({names})",
             f"views       1 clean + {self.spec.views} augmented of each training image",
@@ -197,83 +185,3 @@ def _brief(value: Any) -> str:
         return ", ".join(f"{name} {item}" for name, item in value.items())
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"{text[:12]}..." if len(text) == 64 else text
-
-
-def open_file(path: Path, mode: str) -> h5py.File:
-    """Open an HDF5 file. Raises CacheBusyError, NotACacheError."""
-    try:
-        return h5py.File(path, mode)
-    except BlockingIOError as error:
-        raise CacheBusyError(
-            f"{path} is open in another process. Wait until it ends, or stop it; nothing is lost."
-        ) from error
-    except OSError as error:
-        raise NotACacheError(f"{path} is not a feature cache: it cannot be read as HDF5 ({error}).") from error
-
-
-@contextmanager
-def _opened(path: Path, mode: str) -> Iterator[h5py.File]:
-    """An open cache; whatever is wrong inside comes out as a CacheError."""
-    with open_file(path, mode) as file:
-        try:
-            if file.attrs.get("format") != FORMAT:
-                raise NotACacheError(f"{path} is HDF5, but not a feature cache (attribute format is not 'featcache').")
-            version = int(file.attrs["version"])
-            if version != VERSION:
-                raise CacheVersionError(
-                    f"{path} has format version {version}; this featcache reads version {VERSION}. "
-                    "Use the featcache that wrote it, or extract again."
-                )
-            yield file
-        except CacheError:
-            raise
-        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> NotACacheError:
-    return NotACacheError(f"{path} is a damaged feature cache: {reason}. Extract again.")
-
-
-def _read_spec(path: Path, file: h5py.File) -> tuple[ExtractSpec, dict[str, Any]]:
-    spec = ExtractSpec.from_json(file.attrs["spec"])
-    if spec.digest() != file.attrs["digest"]:
-        raise _damaged(path, "its spec does not have its digest")
-    return spec, json.loads(file.attrs["provenance"])
-
-
-def _read_samples(path: Path, file: h5py.File) -> Samples:
-    samples = Samples(
-        tuple(_decode(name) for name in file["ids"][:]),
-        file["labels"][:],
-        file["split"][:],
-        file["sha256"][:],
-        tuple(_decode(name) for name in file["classes"][:]),
-    )
-    n = len(samples)
-    if not (len(samples.labels) == len(samples.split) == len(samples.sha256) == file["done"].shape[0] == n):
-        raise _damaged(path, "its tables differ in length")
-    if n and not 0 <= samples.labels.min() <= samples.labels.max() < len(samples.classes):
-        raise _damaged(path, "a label lies outside of its classes")
-    return samples
-
-
-def _layout(
-    path: Path, dataset: h5py.Dataset, n: int, spec: ExtractSpec
-) -> tuple[int, tuple[int, int, int], np.dtype[Any]]:
-    """Offset in bytes, shape and dtype of a contiguous dataset inside its file."""
-    if dataset.shape[:2] != (n, 1 + spec.views) or dataset.ndim != 3 or dataset.dtype != np.dtype(spec.dtype):
-        raise _damaged(path, f"{dataset.name} has shape {dataset.shape} and dtype {dataset.dtype}")
-    offset = dataset.id.get_offset()
-    if offset is None or offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
-        raise _damaged(path, f"{dataset.name} does not lie whole in the file")
-    return offset, dataset.shape, dataset.dtype
-
-
-def encode(text: str) -> bytes:
-    """Text as stored: file names that are not UTF-8 keep their bytes."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _decode(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")

@@ -11,7 +11,8 @@
     │   ├── CacheVersionError       (ValueError)          written in another format version
     │   ├── CacheIncompleteError    (ValueError)          a .partial file, or a row that was never extracted
     │   ├── CacheMismatchError      (ValueError)          made with another spec or from other images
-    │   └── CacheBusyError          (BlockingIOError)     another process has it open
+    │   ├── CacheBusyError          (BlockingIOError)     another process writes it
+    │   └── CacheSpaceError         (OSError)             no room on the disk
     ├── BackboneError               (ValueError)          unknown network, or weights that do not fit or are missing
     ├── HeadError                   (ValueError)          unknown head, bad parameters, or a head file that is refused
     ├── RunError                    (ValueError)          a fine-tuning folder that does not fit the command
@@ -69,7 +70,11 @@ class CacheMismatchError(CacheError, ValueError):
 
 
 class CacheBusyError(CacheError, BlockingIOError):
-    """Another process has the cache open."""
+    """Another process writes the cache."""
+
+
+class CacheSpaceError(CacheError, OSError):
+    """The disk, a quota or a limit on file sizes leaves no room for the cache."""
 
 
 class BackboneError(FeatcacheError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
-from featcache.errors import EmptyFolderError
+from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, versions
@@ -87,6 +87,7 @@ def extract(
     layers: Sequence[str] = (PENULTIMATE,),
     val_fraction: float = 0.2,
     split_seed: int = 0,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> Extraction:
     """Extract features of all images of `data` into the cache `out`.
@@ -102,6 +103,7 @@ def extract(
     batch_size : views, not images, in one forward pass.
     seed : of the augmentation, and of the weights where they are drawn. val_fraction, split_seed : see
         `read_manifest`; the split does not change with `seed`.
+    strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
 
     Raises
@@ -138,18 +140,12 @@ def extract(
         extracted = shown = 0
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with CacheWriter(out, spec, manifest.samples, backbone.dims, _provenance(backbone)) as writer:
-            before = writer.pending()
-            skipped = _fill(writer, manifest, backbone, spec, batch_size, workers, watch, progress)
-            if len(skipped) == len(manifest.samples):
-                row, reason = next(iter(skipped.items()))
-                raise EmptyFolderError(
-                    f"none of the {len(skipped)} images of {manifest.root} could be read; "
-                    f"{manifest.samples.ids[row]}: {reason}"
-                )
-            cache = writer.finish(skipped)
-        extracted = len(before) - len(skipped)
-        shown = int(cache.done[before].sum())
+        provenance = {**describe(backbone), "val_fraction": val_fraction, "split_seed": split_seed}
+        with CacheWriter(out, spec, manifest.samples, backbone.dims, provenance) as writer:
+            before = writer.done
+            cache = writer.finish(fill(writer, manifest, backbone, batch_size, workers, watch, progress, strict))
+        extracted = int(np.count_nonzero(cache.done > before))
+        shown = int((cache.done - before).sum())
     report = Report(
         method="extract",
         seconds=watch.seconds(),
@@ -161,38 +157,60 @@ def extract(
     return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, report)
 
 
-def _fill(
+def fill(
     writer: CacheWriter,
     manifest: Manifest,
     backbone: Backbone,
-    spec: ExtractSpec,
     batch_size: int,
     workers: int | None,
     watch: Stopwatch,
-    progress: Progress | None,
+    progress: Progress | None = None,
+    strict: bool = False,
 ) -> dict[int, str]:
-    """Extract all pending rows; returns row -> reason of those that could not be read."""
-    pending = writer.pending()
-    total = len(manifest.samples)
-    done = total - len(pending)
-    trained = np.isin(pending, manifest.samples.rows("train"))
-    loader = ViewLoader(manifest, spec.view, workers=workers, watch=watch)
+    """Extract all pending views; returns row -> reason of the images that could not be read."""
+    pending, total = writer.pending(), len(manifest.samples)
+    left = len(pending)
+    loader = ViewLoader(manifest, writer.spec.view, workers=workers, watch=watch)
     try:
-        for rows, numbers in ((pending[trained], range(1 + spec.views)), (pending[~trained], range(1))):
-            images = max(1, batch_size // len(numbers))
-            for batch in loader.batches(rows, numbers, images):
+        for rows, numbers in _like_each_other(pending, writer.done, writer.wanted):
+            for batch in loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
                 with watch.phase("forward"):
                     features = _embed(backbone, batch.pixels)
                 with watch.phase("write"):
-                    writer.write(batch.rows, features)
-                done += len(batch.rows)
+                    loader.skipped.update(writer.write(batch.rows, features, numbers[0]))
+                left -= len(batch.rows)
+                if strict:
+                    _refuse(manifest, loader.skipped)
                 if progress:
-                    progress("extract", done + len(loader.skipped), total)
-        if progress and loader.skipped:
-            progress("extract", done + len(loader.skipped), total)
+                    progress("extract", total - left, total)
     finally:
         loader.close()
+    if strict:
+        _refuse(manifest, loader.skipped)
+    if len(loader.skipped) == total:
+        row, reason = next(iter(loader.skipped.items()))
+        raise EmptyFolderError(
+            f"none of the {total} images of {manifest.root} could be read; {manifest.samples.ids[row]}: {reason}"
+        )
     return loader.skipped
+
+
+def _like_each_other(
+    rows: NDArray[np.int64], done: NDArray[np.uint16], wanted: NDArray[np.uint16]
+) -> Iterator[tuple[NDArray[np.int64], range]]:
+    """The rows in groups that lack the same views."""
+    lacks = np.stack([done[rows], wanted[rows]], axis=1)
+    for first, last in np.unique(lacks, axis=0)[::-1].tolist():
+        yield rows[np.all(lacks == (first, last), axis=1)], range(first, last)
+
+
+def _refuse(manifest: Manifest, skipped: Mapping[int, str]) -> None:
+    if skipped:
+        row, reason = next(iter(skipped.items()))
+        raise UnreadableImageError(
+            f"{manifest.path(row)} cannot be read: {reason}. Mend or remove it, or extract without --strict, which "
+            "skips and lists such images. What was extracted so far is kept."
+        )
 
 
 def _embed(backbone: Backbone, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
@@ -202,7 +220,8 @@ def _embed(backbone: Backbone, pixels: NDArray[np.uint8]) -> Mapping[str, NDArra
     return {layer: values.reshape(b, v, -1) for layer, values in flat.items()}
 
 
-def _provenance(backbone: Backbone) -> dict[str, Any]:
+def describe(backbone: Backbone) -> dict[str, Any]:
+    """Where, when and with what features are made: shown, not compared."""
     return {
         "weights": backbone.weights,
         "device": str(backbone.device),

@@ -1,32 +1,34 @@
 """`CacheWriter`: a cache file in the making.
 
-The number of samples is known before the first one is extracted, so the feature datasets are allocated whole at
-creation (contiguous, early, unfilled) and rows land by index. A write then touches no metadata, a killed writer
-leaves a file that opens, and finished features can be memory-mapped. Work goes to NAME.h5.partial: rows first,
-then /done, each flushed; `complete`, fsync and the rename come last.
+Work goes to NAME.h5.partial: features first, then their checksum, then the mark that they are there, each at its
+place in the file. A killed writer leaves whole rows and rows that do not count; what a power cut took back is found
+by its checksum. fsync and the rename come last.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import FORMAT, VERSION, FeatureCache, encode, open_file, partial_path
-from featcache.errors import CacheIncompleteError
-from featcache.samples import SPLITS, Samples
+from featcache import lock
+from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
+from featcache.checksums import checksums, damaged_rows
+from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError
+from featcache.layout import REASON_BYTES, Layout, Region, create, encode, read, size_needed
+from featcache.report import human_bytes
+from featcache.samples import Samples
 from featcache.spec import ExtractSpec
 
-_TEXT = h5py.string_dtype("utf-8")
-_SPLIT_DTYPE = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class CacheWriter:
@@ -36,6 +38,10 @@ class CacheWriter:
     ----------
     path : where the finished cache shall lie.
     dims : width d of each layer of spec.layers.
+
+    Raises
+    ------
+    CacheMismatchError, CacheBusyError, CacheSpaceError
     """
 
     def __init__(
@@ -46,14 +52,27 @@ class CacheWriter:
         dims: Mapping[str, int],
         provenance: Mapping[str, Any],
     ) -> None:
-        self.path = Path(path)
-        self._partial = partial_path(path)
-        if self._partial.exists():
-            FeatureCache.open(self._partial, partial=True).check_matches(spec, samples)
-        else:
-            _create(self._partial, spec, samples, dims, provenance)
-        self._samples = samples
-        self._file = open_file(self._partial, "r+")
+        self.path, self._at = Path(path), partial_path(path)
+        if not self._at.exists():
+            _create(self._at, spec, samples, dims, provenance)
+        self._layout = layout = read(self._at)
+        check_spec(self._at, layout.spec, spec)
+        check_samples(self._at, layout.samples, samples)
+        self._file = self._at.open("r+b", buffering=0)
+        try:
+            self._lock()
+            self._done: NDArray[np.uint16] = np.array(layout.done.map(self._at))
+            self._forget(damaged_rows(self._at, layout, np.flatnonzero(self._done)))
+            # A run that was killed while it finished: what could not be read then may be mended now.
+            self._forget(np.flatnonzero(layout.skipped.map(self._at) != b""))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        lock.take(self._at, self._file, self._layout.owner_offset)
+        if not self._at.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._at.stat()):
+            raise CacheBusyError(f"{self.path} was finished by another process just now. Run the same command again.")
 
     def __enter__(self) -> Self:
         return self
@@ -61,51 +80,131 @@ class CacheWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if not self._file.closed:
+            lock.give_back(self._file, self._layout.owner_offset)
+            self._file.close()
+
+    @property
+    def spec(self) -> ExtractSpec:
+        """What decides the features."""
+        return self._layout.spec
+
+    @property
+    def wanted(self) -> NDArray[np.uint16]:
+        """How many views each row shall have, shape (n,)."""
+        return self._layout.wanted
+
+    @property
+    def done(self) -> NDArray[np.uint16]:
+        """How many leading views of each row are there, shape (n,)."""
+        return self._done.copy()
 
     def pending(self) -> NDArray[np.int64]:
-        """Rows that are not extracted yet, ascending, int64."""
-        return np.flatnonzero(self._file["done"][:] == 0)
+        """Rows that lack views, ascending, int64."""
+        return np.flatnonzero(self._done < self._layout.wanted)
 
-    def write(self, rows: NDArray[np.int64], features: Mapping[str, NDArray[Any]]) -> None:
-        """Store whole rows: the features first, then the mark that they are there.
+    def write(
+        self, rows: NDArray[np.int64], features: Mapping[str, NDArray[Any]], first_view: int = 0
+    ) -> dict[int, str]:
+        """Store views of some rows: the features, then the checksums, then the marks that they are there.
 
         Parameters
         ----------
-        rows : shape (b,), int64, ascending.
-        features : for each layer an ndarray of shape (b, v, d), v <= 1 + K.
+        rows : shape (b,), int64, ascending; each with first_view views there.
+        features : for each layer an ndarray of shape (b, v, d): views first_view, first_view + 1, ...
+
+        Returns
+        -------
+        refused : row -> reason of those that hold infinities or NaN, which are not stored.
         """
-        for start, stop in _runs(rows):
-            first, last = int(rows[start]), int(rows[stop - 1]) + 1
-            for layer, values in features.items():
-                self._file["features"][layer][first:last, : values.shape[1]] = values[start:stop]
-        self._file.flush()
-        for start, stop in _runs(rows):
-            views = next(iter(features.values())).shape[1]
-            self._file["done"][int(rows[start]) : int(rows[stop - 1]) + 1] = views
-        self._file.flush()
+        layers = {}
+        with np.errstate(over="ignore"):
+            for name, region in self._layout.layers.items():
+                layers[name] = features[name].astype(region.dtype, copy=False)
+        finite = np.logical_and.reduce([np.isfinite(values).all(axis=(1, 2)) for values in layers.values()])
+        if not finite.all():
+            layers = {name: values[finite] for name, values in layers.items()}
+        good = rows[finite]
+        if len(good):
+            self._store(good, layers, first_view)
+        reason = f"its features are not finite in {self._layout.spec.dtype}"
+        return {int(row): reason for row in rows[~finite]}
 
     def finish(self, skipped: Mapping[int, str]) -> FeatureCache:
-        """Record the skipped rows with their reasons, mark the file complete and move it into place."""
+        """Record the skipped rows with their reasons and move the file into place."""
         missing = [int(row) for row in self.pending() if int(row) not in skipped]
         if missing:
             raise CacheIncompleteError(
-                f"{self._partial}: {len(missing)} rows are neither extracted nor skipped, "
-                f"for example {self._samples.ids[missing[0]]}. Run the same command again."
+                f"{self._at}: {len(missing)} rows are neither extracted nor skipped, "
+                f"for example {self._layout.samples.ids[missing[0]]}. Run the same command again."
             )
-        for layer in self._file["features"].values():
-            for row in skipped:
-                layer[row] = np.nan
-        table = self._file["skipped"]
-        table.resize((len(skipped), 2))
-        for place, (row, reason) in enumerate(sorted(skipped.items())):
-            table[place] = [encode(self._samples.ids[row]), encode(reason)]
-        self._file.attrs["complete"] = True
+        for row, reason in skipped.items():
+            self._skip(row, reason)
+        lock.give_back(self._file, self._layout.owner_offset)
+        self._guarded(os.fsync, self._file.fileno())
+        os.replace(self._at, self.path)
         self._file.close()
-        _fsync(self._partial)
-        os.replace(self._partial, self.path)
-        _fsync(self.path.parent)
+        _fsync_folder(self.path.parent)
         return FeatureCache.open(self.path)
+
+    def _store(self, rows: NDArray[np.int64], layers: dict[str, NDArray[Any]], first_view: int) -> None:
+        """The order is the safety: until its mark is there, a row does not count."""
+        views = next(iter(layers.values())).shape[1]
+        whole = {}
+        for name, values in layers.items():
+            region = self._layout.layers[name]
+            whole[name] = np.zeros((len(rows), *region.shape[1:]), region.dtype)
+            if first_view:
+                whole[name][:, :first_view] = region.map(self._at)[rows, :first_view]
+            whole[name][:, first_view : first_view + views] = values
+        done = np.full(len(rows), first_view + views, np.uint16)
+        crc32 = checksums(whole, done, np.zeros(len(rows), f"S{REASON_BYTES}"))
+        for name, values in whole.items():
+            self._put(self._layout.layers[name], rows, values)
+        self._put(self._layout.crc32, rows, crc32)
+        self._mark(rows, first_view + views)
+
+    def _skip(self, row: int, reason: str) -> None:
+        nan = {
+            name: np.full((1, *region.shape[1:]), np.nan, region.dtype) for name, region in self._layout.layers.items()
+        }
+        text = np.array([_shortened(reason)], dtype=f"S{REASON_BYTES}")
+        rows = np.array([row])
+        self._mark(rows, 0)
+        for name, values in nan.items():
+            self._put(self._layout.layers[name], rows, values)
+        self._put(self._layout.crc32, rows, checksums(nan, np.zeros(1, np.uint16), text))
+        self._put(self._layout.skipped, rows, text)
+
+    def _forget(self, rows: NDArray[np.int64]) -> None:
+        """Take rows for not extracted."""
+        self._mark(rows, 0)
+        self._put(self._layout.skipped, rows, np.zeros(len(rows), f"S{REASON_BYTES}"))
+
+    def _mark(self, rows: NDArray[np.int64], views: int) -> None:
+        self._put(self._layout.done, rows, np.full(len(rows), views, np.uint16))
+        self._done[rows] = views
+
+    def _put(self, region: Region, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Values (b, ...) of ascending rows to their places."""
+        data = memoryview(np.ascontiguousarray(values, region.dtype)).cast("B")
+        for start, stop in _runs(rows):
+            self._file.seek(region.offset + int(rows[start]) * region.stride)
+            rest = data[start * region.stride : stop * region.stride]
+            while rest:
+                rest = rest[self._guarded(self._file.write, rest) :]
+
+    def _guarded(self, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            there = np.count_nonzero(self._done == self._layout.wanted)
+            raise CacheSpaceError(
+                f"{self._at} cannot be written: {error.strerror}. {there} of {len(self._done)} rows are there. "
+                "Make room, then run the same command again: it goes on where it stopped."
+            ) from error
 
 
 def _create(
@@ -115,48 +214,53 @@ def _create(
     dims: Mapping[str, int],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the whole skeleton under a name of its own, then give it its name: half a skeleton never shows."""
+    """Make the whole file under a name of its own, then give it its name: half a file never shows."""
+    needed, free = size_needed(spec, samples, dims), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise _no_room(path, needed, free)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    n = len(samples)
     try:
-        with h5py.File(draft, "w") as file:
-            for layer in spec.layers:
-                shape = (n, 1 + spec.views, dims[layer])
-                _allocate(file.require_group("features"), layer, shape, np.dtype(spec.dtype))
-            _allocate(file, "done", (n,), np.dtype(np.uint16), fill=True)
-            file.create_dataset("labels", data=samples.labels)
-            file.create_dataset("split", data=samples.split, dtype=_SPLIT_DTYPE)
-            file.create_dataset("sha256", data=samples.sha256)
-            file.create_dataset("ids", data=[encode(name) for name in samples.ids], dtype=_TEXT)
-            file.create_dataset("classes", data=[encode(name) for name in samples.classes], dtype=_TEXT)
-            file.create_dataset("skipped", shape=(0, 2), maxshape=(None, 2), dtype=_TEXT)
-            file.attrs.update(
-                format=FORMAT,
-                version=VERSION,
-                spec=spec.to_json(),
-                digest=spec.digest(),
-                provenance=json.dumps(dict(provenance)),
-                complete=False,
-            )
-        _fsync(draft)
+        create(draft, spec, samples, dims, provenance)
+        with draft.open("r+b", buffering=0) as file:
+            _claim_space(path, file.fileno(), needed)
+            os.fsync(file.fileno())
         try:
             os.link(draft, path)
         except FileExistsError:  # another process was first; opening its file says so
             pass
         except OSError:  # a file system without hard links
             os.replace(draft, path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _FULL or isinstance(error, CacheSpaceError):
+            raise
+        raise _no_room(path, needed, shutil.disk_usage(path.parent).free) from error
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _allocate(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: bool = False) -> None:
-    """A contiguous dataset whose bytes have their place in the file from the start."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_layout(h5py.h5d.CONTIGUOUS)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC if fill else h5py.h5d.FILL_TIME_NEVER)
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(dtype), space, plist)
+def _claim_space(path: Path, descriptor: int, needed: int) -> None:
+    """Take the blocks of the whole file now, where the file system can: hours later they would be another's."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _no_room(path, needed, shutil.disk_usage(path.parent).free) from error
+
+
+def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
+    return CacheSpaceError(
+        f"{path} will have {human_bytes(needed)}; {human_bytes(free)} are free in {path.parent.resolve()}, or a limit "
+        "on file sizes is lower. Make room, choose another place with -o, or ask for fewer --views."
+    )
+
+
+def _shortened(reason: str) -> bytes:
+    """A reason that fits its place, cut between characters."""
+    text = encode(reason)
+    return text if len(text) <= REASON_BYTES else text[:REASON_BYTES].decode("utf-8", "ignore").encode()
 
 
 def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -166,8 +270,8 @@ def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(pairwise(edges)) if len(rows) else []
 
 
-def _fsync(path: Path) -> None:
-    """Ask the system to put a file, or a folder's names, on the disk."""
+def _fsync_folder(path: Path) -> None:
+    """Ask the system to put a folder's names on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

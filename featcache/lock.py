@@ -1,0 +1,61 @@
+"""One writer a cache: a lock that dies with its process, and the name of who holds it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from featcache.errors import CacheBusyError
+from featcache.layout import OWNER_BYTES
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+
+def take(path: Path, file: BinaryIO, owner_offset: int) -> None:
+    """Lock an open file and write into its header who holds it. Raises CacheBusyError where another process does."""
+    if not _try(file, shared=False):
+        raise busy(path, owner_offset)
+    command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}: {command}"
+    _write_owner(file, owner_offset, text.encode("utf-8", "replace"))
+
+
+def give_back(file: BinaryIO, owner_offset: int) -> None:
+    """Take one's name out of the header; the lock ends with the open file."""
+    _write_owner(file, owner_offset, b"")
+
+
+def busy(path: Path, owner_offset: int) -> CacheBusyError:
+    """The error that names the process which writes this file."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(owner_offset)
+        owner = file.read(OWNER_BYTES).rstrip(b"\0").decode("utf-8", "replace") or "another process"
+    return CacheBusyError(f"{path} is being written by {owner}. Wait until it ends, or stop it; nothing is lost.")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process writes this file."""
+    with path.open("rb", buffering=0) as file:
+        return not _try(file, shared=True)
+
+
+def _try(file: BinaryIO, shared: bool) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_owner(file: BinaryIO, owner_offset: int, text: bytes) -> None:
+    file.seek(owner_offset)
+    file.write(text[:OWNER_BYTES].ljust(OWNER_BYTES, b"\0"))
