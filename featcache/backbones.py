@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,27 @@ class Backbone:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """The context in which the network computes at this precision; fp32 means fp32, not TF32."""
-        exact = self.device.type == "cuda" and self.precision == "fp32"
-        flags = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if exact else nullcontext()
-        with flags, torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
+        """The context in which a forward pass computes at this precision."""
+        with (
+            self.exact(),
+            torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"),
+        ):
             yield
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """The context in which fp32 means fp32, not TF32, in convolutions forward and backward."""
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = before and self.precision != "fp32"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    @property
+    def device_name(self) -> str:
+        """ "cpu", "mps", or the name of the GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     def trainable_module(self) -> nn.Module:
         """A copy of the network with gradients, for fine-tuning."""

@@ -157,6 +157,8 @@ def extract(
         size_bytes=cache.size_bytes,
         spec_digest=spec.digest(),
         seed=seed,
+        device=backbone.device_name,
+        precision=backbone.precision,
     )
     return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, report)
 
