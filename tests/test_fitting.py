@@ -99,11 +99,12 @@ def test_the_text_names_head_accuracy_test_and_folder(mislabelled: FeatureCache,
 
 
 def test_a_refused_head_leaves_the_saved_one_alone(cache: FeatureCache, tmp_path: Path) -> None:
-    fit_head(cache, tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    folder = tmp_path / "head"
+    fit_head(cache, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(HeadError, match="cannot be saved so that loading executes no code"):
-        fit_head(cache, tmp_path, head="sklearn.ensemble.GradientBoostingClassifier")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        fit_head(cache, folder, head="sklearn.ensemble.GradientBoostingClassifier")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_head_that_cannot_predict_is_a_head_error(cache: FeatureCache) -> None:

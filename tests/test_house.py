@@ -12,7 +12,7 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors",
+            "errors allocator",
             "rng spec samples metrics images weights lbfgs network",
             "linear features report manifest training views architectures",
             "datasets cache loader backbones sgd presets heads card",

@@ -21,7 +21,7 @@ def test_the_table_has_a_line_a_route_with_its_costs() -> None:
     header, rule, *rows = map(_cells, lines)
     expected = """
         route                   | val accuracy | 95 % interval  | seconds | core-seconds | cold cache is | warm cache is | views/s | peak memory | on disk
-        cached head, cold       | 0.9400       | 0.875 to 0.972 | 60.0    | 30.0         | -             | 15.0 x slower | 22      | 3.0 GB      | 5.0 MB
+        cached head, cold       | 0.9400       | 0.875 to 0.972 | 60.0    | 30.0         | -             | 15.0 x faster | 22      | 3.0 GB      | 5.0 MB
         cached head, warm       | 0.9400       | 0.875 to 0.972 | 4.0     | 30.0         | 15.0 x slower | -             | -       | 3.0 GB      | 5.0 MB
         frozen, live every epoch| 0.9300       | 0.863 to 0.966 | 120.0   | 30.0         | 2.0 x faster  | 30.0 x faster | 29      | 3.0 GB      | 6.0 MB
         fine-tune               | 0.9600       | 0.902 to 0.984 | 300.0   | 30.0         | 5.0 x faster  | 75.0 x faster | 11      | 4.0 GB      | 14.0 MB
