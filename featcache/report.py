@@ -55,7 +55,7 @@ class Stopwatch:
 class Report:
     """What one run cost and reached.
 
-    seconds : by phase (start, hash, read, decode, view, forward, write, fit, train, evaluate) and `wall`.
+    seconds : by phase (start, convert, hash, read, decode, view, forward, write, fit, train, evaluate) and `wall`.
     images : images worked on. size_bytes : size of the file written, if any.
     device, precision : where and in what the network computed, if one did. peak_memory_bytes : highest resident
     memory of the process so far; peak_gpu_memory_bytes : the most that PyTorch held on the GPU, None without one.

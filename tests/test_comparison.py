@@ -54,7 +54,7 @@ def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, 
     result, _, steps = real
     names = [COLD, WARM, "frozen, live every epoch", "fine-tune", "from scratch"]
     assert [outcome.route for outcome in result.outcomes] == names
-    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == [f"{route}-0" for route in ROUTES]
+    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == ["hash", *(f"{route}-0" for route in ROUTES)]
     assert {outcome.n for outcome in result.outcomes} == {5}
     assert {outcome.test_n for outcome in result.outcomes} == {4}
     assert result.settings["images"] == {"train": 13, "val": 5, "test": 4}
