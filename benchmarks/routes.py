@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--name", default="ants-bees")
-    parser.add_argument("--work", default="demo/benchmark", help="where caches and runs are kept")
+    parser.add_argument("--work", help="where caches and runs are kept [default: demo/benchmark-COMMIT]")
     parser.add_argument("--routes", default="cached,frozen,finetune,scratch")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="pretrained")
@@ -39,7 +39,7 @@ def main() -> None:
     commit = _commit()  # before the run: what is measured, whatever is committed meanwhile
     comparison = featcache.compare(
         options.data,
-        options.work,
+        options.work or f"demo/benchmark-{commit}",
         routes=options.routes.split(","),
         backbone=options.backbone,
         weights=options.weights,

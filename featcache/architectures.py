@@ -36,7 +36,7 @@ def _build_timm(name: str, model: str, weights: str) -> tuple[nn.Module, dict[st
             close = ", ".join(timm.list_models(f"*{model.split('_')[0]}*")[:5])
             raise BackboneError(f"timm has no model {model!r}" + (f"; close: {close}" if close else "")) from error
         raise BackboneError(
-            f"the pretrained weights of {name} cannot be had ({first_line(error)}). Put them into the "
+            f"the pretrained weights of {name} cannot be had ({first_line(error)}). Put {_hub_file(model)} into the "
             f"Hugging Face cache ({_hub_cache()}), give --weights PATH, or use the embedded --backbone {EMBEDDED}, "
             "which needs no network."
         ) from error
@@ -61,6 +61,14 @@ def _timm_classifiers(network: nn.Module) -> list[str]:
     found: Any = network.get_classifier()  # type: ignore[operator]
     layers = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
     return [path for path, module in network.named_modules() if any(module is layer for layer in layers)]
+
+
+def _hub_file(model: str) -> str:
+    """The file that timm looks for on the Hugging Face hub."""
+    import timm
+
+    config = timm.get_pretrained_cfg(model)
+    return f"model.safetensors of {config.hf_hub_id}" if config and config.hf_hub_id else "them"
 
 
 def _hub_cache() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featcache.architectures import build
+from featcache.engines import (
+    WORTHWHILE_VIEWS,
+    Engine,
+    EngineName,
+    conversion_path,
+    openvino_engine,
+    openvino_is_there,
+)
 from featcache.errors import BackboneError
+from featcache.folders import cache_folder
 from featcache.spec import PENULTIMATE, Interpolation, Precision, ViewSpec
 from featcache.weights import EMBEDDED, first_line, sha256_of
 
@@ -32,7 +41,8 @@ class Backbone:
     dims : dict. Width d of each layer.
     image_size, resize_size, interpolation, mean, std : the preprocessing that belongs to the weights.
     weights_sha256 : hash of the weights.
-    device, precision : where and how `embed` computes.
+    device, precision : where and how `embed` computes. engine : "pytorch" or "openvino". note : why not OpenVINO,
+        where `accelerate` tried it in vain.
     """
 
     def __init__(
@@ -59,6 +69,8 @@ class Backbone:
         self.weights_sha256 = sha256_of(module.state_dict())
         self.module = module.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self.layers = tuple(layers)
+        self.engine, self.note = "pytorch", ""
+        self._converted: tuple[int, Engine] | None = None
         self._tapped: dict[str, Tensor] = {}
         self._tap()
         blank = np.zeros((1, image_size, image_size, 3), dtype=np.uint8)
@@ -89,26 +101,82 @@ class Backbone:
 
     def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Features of every layer asked for, each (b, d), float32."""
-        self._tapped.clear()
+        if self._converted and self._converted[0] == pixels.shape[1]:
+            return dict(zip(self.layers, self._converted[1](pixels), strict=True))
         with torch.inference_mode(), self.autocast():
-            self._tapped[PENULTIMATE] = self.module(self.normalise(pixels))
-        return {layer: self._tapped[layer].float().cpu().numpy() for layer in self.layers}
+            features = self.forward(self.normalise(pixels))
+        return {layer: values.float().cpu().numpy() for layer, values in features.items()}
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Features of every layer asked for, each (b, d), of normalised pixels (b, 3, s, s)."""
+        self._tapped.clear()
+        self._tapped[PENULTIMATE] = self.module(batch)
+        return {layer: self._tapped[layer] for layer in self.layers}
+
+    def accelerate(self, image_size: int, engine: EngineName = "auto", views: int = WORTHWHILE_VIEWS) -> None:
+        """Let `embed` run on the faster engine for pixels of this size; the features stay the same up to rounding.
+
+        Parameters
+        ----------
+        engine : "auto" takes OpenVINO on a CPU where it is installed and `views`, the number of views to come, are
+            worth the conversion, or where that is there from an earlier run.
+
+        Raises
+        ------
+        BackboneError : "openvino" was asked for and cannot be had.
+        """
+        possible = self.device.type == "cpu" and self.precision != "fp16" and openvino_is_there()
+        if engine == "openvino" and not possible:
+            raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16, once it is there: pip install openvino")
+        if engine == "pytorch" or not possible:
+            return
+        path = conversion_path(
+            cache_folder() / "openvino", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size
+        )
+        if engine == "auto" and views < WORTHWHILE_VIEWS and not path.exists():
+            return
+        try:
+            run = openvino_engine(_FromPixels(self), image_size, self.precision, path)
+        except RuntimeError as error:
+            self.note = f"OpenVINO cannot run {self.name} ({error}); PyTorch does"
+            if engine == "openvino":
+                raise BackboneError(f"OpenVINO cannot run {self.name}: {error}. Drop --engine.") from error
+            return
+        self.engine, self._converted = "openvino", (image_size, run)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 pixels (b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""
+        return self.scale(torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True))
+
+    def scale(self, batch: Tensor) -> Tensor:
+        """The same from a tensor that is on the device."""
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
-        batch = torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True)
-        batch = batch.permute(0, 3, 1, 2)
-        return (batch.float() - mean) / std
+        return (batch.permute(0, 3, 1, 2).float() - mean) / std
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """The context in which the network computes at this precision; fp32 means fp32, not TF32."""
-        exact = self.device.type == "cuda" and self.precision == "fp32"
-        flags = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if exact else nullcontext()
-        with flags, torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
+        """The context in which a forward pass computes at this precision."""
+        with (
+            self.exact(),
+            torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"),
+        ):
             yield
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """The context in which fp32 means fp32, not TF32, in convolutions forward and backward."""
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = before and self.precision != "fp32"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    @property
+    def device_name(self) -> str:
+        """ "cpu", "mps", or the name of the GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     def trainable_module(self) -> nn.Module:
         """A copy of the network with gradients, for fine-tuning."""
@@ -148,6 +216,19 @@ class Backbone:
             self._tapped[layer] = _pool(self.name, layer, output)
 
         return hook
+
+
+class _FromPixels(nn.Module):
+    """Normalisation, network and pooled layers in one: what is converted."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.network = backbone.module
+        self._backbone = backbone
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(b, s, s, 3), uint8, to (b, d), float32, of each layer."""
+        return tuple(self._backbone.forward(self._backbone.scale(pixels)).values())
 
 
 def _pool(name: str, layer: str, output: Any) -> Tensor:

@@ -83,7 +83,7 @@ class FeatureCache:
         return cache
 
     def features(self, split: str = "train", layer: str = PENULTIMATE) -> Features:
-        """The features of one split, memory-mapped; skipped samples are left out.
+        """The features of one split, memory-mapped; a split that skipped samples is a copy without them.
 
         Returns
         -------

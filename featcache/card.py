@@ -40,8 +40,13 @@ class ModelCard:
     layer: str
     metrics: dict[str, Any]
 
-    def write(self, folder: Path) -> None:
-        """Write model.json, whole or not at all."""
+    def write(self, folder: Path, weights: bytes | None = None) -> None:
+        """Write the weights' file, if its bytes are given, and model.json, each whole or not at all."""
+        if weights is not None:
+            draft = folder / f"{self.file}.draft"
+            draft.write_bytes(weights)
+            (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
+            draft.replace(folder / self.file)
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
         write_json(folder / FILE, {"format": _FORMAT, "version": _VERSION, **fields})
 
@@ -92,5 +97,15 @@ def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
     run = (folder / CHECKPOINT).exists()
     if model == "head" and run:
         raise HeadError(f"{folder} holds a fine-tuned run. Give another folder.")
-    if model == "run" and not run and (folder / REPORT).exists():
+    if model == "run" and not run and _is_head(folder):
         raise HeadError(f"{folder} holds a fitted head. Give another folder.")
+
+
+def _is_head(folder: Path) -> bool:
+    """Whether `fit_head` wrote here; a run's report has a config, and a run killed early has no report."""
+    try:
+        return "config" not in json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True

@@ -207,7 +207,7 @@ def _network_classifier(backbone: Backbone, network: Network) -> _Classify:
     def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
         with torch.inference_mode(), backbone.autocast():
             logits = network(backbone.normalise(pixels))
-        probabilities = logits.double().softmax(1).cpu().numpy()
+        probabilities = logits.cpu().double().softmax(1).numpy()
         return probabilities.argmax(1), probabilities
 
     return classify

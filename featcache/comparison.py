@@ -14,6 +14,7 @@ from typing import Any
 
 from featcache.card import write_json
 from featcache.errors import RunError
+from featcache.heads import make_head
 from featcache.manifest import Progress, read_manifest
 from featcache.metrics import wilson_interval
 from featcache.report import machine, versions
@@ -32,7 +33,7 @@ class Outcome:
     Lists hold one value a repeat. wall_s : seconds from process start to end. cpu_s : core-seconds of user and
     system, which other tenants of a shared machine hardly touch. epoch_s : median seconds of an
     epoch, None for the cached head. shown : views that the network was run on. seconds : by phase, of the run
-    with the median time.
+    with the median time. skipped : images that could not be read. device, precision : of the network.
     """
 
     route: str
@@ -45,7 +46,11 @@ class Outcome:
     seconds: dict[str, float]
     shown: int
     epoch_s: float | None
+    skipped: list[str]
+    device: str | None
+    precision: str | None
     peak_memory_bytes: int | None
+    peak_gpu_memory_bytes: int | None
     size_bytes: int
 
     @property
@@ -155,7 +160,9 @@ def compare(
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
     out = Path(out)
-    samples = read_manifest(data, val_fraction=val_fraction).samples
+    if head != "sgd":
+        make_head(head)  # a bad name is told before hours of extraction
+    samples = read_manifest(data, val_fraction=val_fraction, progress=progress).samples
     counts = {split: len(samples.rows(split)) for split in ("train", "val", "test")}
     shared = {
         "data": os.path.abspath(data),
@@ -208,7 +215,7 @@ def compare(
                 }
                 orders = [{"task": "finetune", "out": str(folder / "run"), **live, **split}]
             runs.setdefault(route, []).append(_once(folder, orders, progress))
-    outcomes = [outcome for route, found in runs.items() for outcome in _outcomes(route, found, counts, views)]
+    outcomes = [outcome for route, found in runs.items() for outcome in _outcomes(route, found, out)]
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
     names = {"data": Path(data).resolve().name, "weights": Path(weights).name}
     return Comparison(outcomes, {**settings, **names, "repeats": repeats})
@@ -217,7 +224,7 @@ def compare(
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Take the folder, or take up the same comparison in it; refuse to mix two."""
     path = out / "settings.json"
-    if path.exists():
+    if path.exists() and any(out.glob("work/*/result.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         differing = [
             f"{name}={found.get(name)}, you asked for {value}"
@@ -228,7 +235,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             raise RunError(f"{out} holds a comparison with {'; '.join(differing)}. Give another folder.")
     elif out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file. Give an empty or a new folder.")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not path.exists() and any(out.iterdir()):
         raise RunError(f"{out} holds other files. Give an empty or a new folder.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
@@ -252,15 +259,16 @@ def _once(folder: Path, orders: list[Order], progress: Progress | None) -> _Run:
     return results
 
 
-def _outcomes(route: str, runs: list[_Run], counts: dict[str, int], views: int) -> list[Outcome]:
+def _outcomes(route: str, runs: list[_Run], out: Path) -> list[Outcome]:
+    first = runs[0][0]
     if route != "cached":
-        epochs = len(runs[0][0]["history"])
-        shown = (counts["train"] + counts["val"]) * epochs + counts["test"]
-        return [_outcome(ROUTES[route], runs, shown, _folder_bytes(runs))]
-    shown = counts["train"] * (1 + views) + counts["val"] + counts["test"]
+        epochs = len(first["history"])
+        shown = first["images"] + first["n"] * epochs + (first["test"]["n"] if first["test"] else 0)
+        size = max(_folder_bytes(folder) for folder in out.glob(f"work/{route}-*/run"))
+        return [_outcome(ROUTES[route], runs, shown, size)]
     size = max(run[0]["size_bytes"] for run in runs)
     return [
-        _outcome(COLD, runs, shown, size),
+        _outcome(COLD, runs, first["shown"], size),
         _outcome(WARM, [run[1:] for run in runs], 0, size),
     ]
 
@@ -277,7 +285,6 @@ def _outcome(name: str, runs: list[_Run], shown: int, size: int) -> Outcome:
                 seconds[phase] = seconds.get(phase, 0.0) + value
     epochs = [epoch["seconds"] for run in last for epoch in run["history"]] if "best_epoch" in last[0] else []
     tests = [run["test"] for run in last if run["test"]]
-    memories = [part["peak_memory_bytes"] for run in runs for part in run if part["peak_memory_bytes"]]
     return Outcome(
         route=name,
         accuracy=[run["accuracy"] for run in last],
@@ -289,12 +296,18 @@ def _outcome(name: str, runs: list[_Run], shown: int, size: int) -> Outcome:
         seconds=seconds,
         shown=shown,
         epoch_s=statistics.median(epochs) if epochs else None,
-        peak_memory_bytes=max(memories, default=None),
+        skipped=sorted({image["path"] for run in runs for part in run for image in part.get("skipped", [])}),
+        device=runs[0][0]["device"],
+        precision=runs[0][0]["precision"],
+        peak_memory_bytes=_highest(runs, "peak_memory_bytes"),
+        peak_gpu_memory_bytes=_highest(runs, "peak_gpu_memory_bytes"),
         size_bytes=size,
     )
 
 
-def _folder_bytes(runs: list[_Run]) -> int:
-    """What a run leaves on disk: the largest of the repeats."""
-    folders = [Path(run[0]["path"]) for run in runs]
-    return max(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders)
+def _highest(runs: list[_Run], field: str) -> int | None:
+    return max((part[field] for run in runs for part in run if part[field]), default=None)
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.errors import DownloadError
+from featcache.folders import cache_folder
 from featcache.images import write_png
 from featcache.manifest import Progress, list_images
 
@@ -66,12 +67,6 @@ def ants_bees(progress: Progress | None = None) -> Path:
             raise DownloadError(f"{ANTS_BEES_VARIABLE} is set to {given}, which is not a folder")
         return Path(given)
     return fetch(ANTS_BEES_URL, ANTS_BEES_SHA256, cache_folder() / "hymenoptera_data", progress)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $XDG_CACHE_HOME/featcache, or ~/.cache/featcache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "featcache"
 
 
 def fetch(url: str, sha256: str, folder: Path, progress: Progress | None = None) -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
+from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
@@ -30,6 +31,7 @@ class Extraction:
 
     cache : the finished cache. extracted : images run through the network by this call, 0 where the cache was
     there already; shown : their views. skipped : pairs (id, reason). ignored : files that are no images, by reason.
+    note : what the user should know of the network's engine.
     """
 
     cache: FeatureCache
@@ -38,6 +40,7 @@ class Extraction:
     skipped: list[tuple[str, str]]
     ignored: dict[str, int]
     report: Report
+    note: str = ""
 
     def __str__(self) -> str:
         """What was done, for people."""
@@ -52,6 +55,7 @@ class Extraction:
             )
         else:
             lines.append("nothing to extract: the cache was complete")
+        lines += [self.note] if self.note else []
         for reason, count in self.ignored.items():
             lines.append(f"ignored {count} files: {reason}")
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
@@ -66,6 +70,7 @@ class Extraction:
             "shown": self.shown,
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "ignored": self.ignored,
+            "note": self.note,
         }
 
 
@@ -85,6 +90,7 @@ def extract(
     dtype: StorageDtype = "float16",
     seed: int = 0,
     layers: Sequence[str] = (PENULTIMATE,),
+    engine: EngineName = "auto",
     val_fraction: float = 0.2,
     split_seed: int = 0,
     strict: bool = False,
@@ -98,7 +104,9 @@ def extract(
     Parameters
     ----------
     data : folder or CSV manifest, see `read_manifest`, or a Manifest.
-    backbone : a name, see `load_backbone`, or a Backbone; then weights, device, precision and layers are its own.
+    backbone : a name, see `load_backbone`, or a Backbone; then weights, device, precision, layers and engine are
+        its own.
+    engine : what runs the network: "pytorch", "openvino", or "auto", see `Backbone.accelerate`.
     image_size : pixels; None takes the network's own.
     batch_size : views, not images, in one forward pass.
     seed : of the augmentation, and of the weights where they are drawn. val_fraction, split_seed : see
@@ -118,6 +126,7 @@ def extract(
             if isinstance(data, Manifest)
             else read_manifest(data, val_fraction=val_fraction, seed=split_seed, progress=progress)
         )
+    own = isinstance(backbone, str)
     if isinstance(backbone, str):
         with watch.phase("start"):
             backbone = load_backbone(
@@ -140,6 +149,10 @@ def extract(
         extracted = shown = 0
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
+        if own:
+            with watch.phase("convert"):
+                shown = len(manifest.samples) + views * len(manifest.samples.rows("train"))
+                backbone.accelerate(spec.view.image_size, engine, shown)
         provenance = {**describe(backbone), "val_fraction": val_fraction, "split_seed": split_seed}
         with CacheWriter(out, spec, manifest.samples, backbone.dims, provenance) as writer:
             before = writer.done
@@ -153,8 +166,10 @@ def extract(
         size_bytes=cache.size_bytes,
         spec_digest=spec.digest(),
         seed=seed,
+        device=backbone.device_name,
+        precision=backbone.precision,
     )
-    return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, report)
+    return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, report, backbone.note)
 
 
 def fill(
@@ -224,7 +239,8 @@ def describe(backbone: Backbone) -> dict[str, Any]:
     """Where, when and with what features are made: shown, not compared."""
     return {
         "weights": backbone.weights,
-        "device": str(backbone.device),
+        "device": backbone.device_name,
+        "engine": backbone.engine,
         "versions": versions(),
         "host": platform.node(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache import heads
-from featcache.backbones import Backbone, load_backbone
+from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import RunError
 from featcache.linear import LinearHead
@@ -101,7 +101,7 @@ def finetune(
 
     Raises
     ------
-    ImageError, BackboneError, RunError
+    ImageError, BackboneError, RunError, HeadError
     """
     watch = Stopwatch()
     out, recipe = Path(out), recipe or Recipe()
@@ -116,6 +116,8 @@ def finetune(
         )
     with watch.phase("start"):
         if isinstance(backbone, str):
+            if mode == "all" and precision == "auto":
+                precision = _trainable_precision(device)
             backbone = load_backbone(backbone, weights=weights, device=device, precision=precision, seed=seed)
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
@@ -147,11 +149,19 @@ def finetune(
         test=on_test,
         spec_digest=spec.digest(),
         seed=seed,
+        device=backbone.device_name,
+        precision=backbone.precision,
     )
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     result = FineTune(out, history, skipped, report)
     write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     return result
+
+
+def _trainable_precision(device: str) -> str:
+    """ "auto" for training: fp16 would need its losses scaled."""
+    found = resolve_precision("auto", resolve_device(device))
+    return "fp32" if found == "fp16" else found
 
 
 def _spec(backbone: Backbone, image_size: int | None, augment: Augment, seed: int) -> ExtractSpec:
@@ -196,14 +206,15 @@ class _Run:
         }
 
     def train(self) -> None:
-        train(
-            self.training,
-            self._train_batches,
-            lambda: self._clean_batches("val"),
-            seed=self.spec.view.seed,
-            on_epoch=self._finish_epoch,
-            context=self.backbone.autocast if self.mode == "all" else nullcontext,
-        )
+        with self.backbone.exact():
+            train(
+                self.training,
+                self._train_batches,
+                lambda: self._clean_batches("val"),
+                seed=self.spec.view.seed,
+                on_epoch=self._finish_epoch,
+                context=self.backbone.autocast if self.mode == "all" else nullcontext,
+            )
 
     def restore(self) -> None:
         """Take up the checkpoint, if it is one of the same run."""
@@ -292,13 +303,14 @@ class _Run:
 
     def _save_best(self) -> None:
         module, classes = self.training.module, self.manifest.samples.classes
+        weights = None
         if isinstance(module, Network):
             file = "network.safetensors"
             module.save(self.out / file)
         else:
-            weights = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
-            head = LinearHead.from_weights(weights["weight"], weights["bias"], np.arange(len(classes)))
-            file = heads.save_head(head, self.out)
+            layer = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+            head = LinearHead.from_weights(layer["weight"], layer["bias"], np.arange(len(classes)))
+            file, weights = heads.dump_head(head)
         card = ModelCard(
             kind="network" if isinstance(module, Network) else "head",
             file=file,
@@ -309,4 +321,4 @@ class _Run:
             layer=PENULTIMATE,
             metrics=self.best_accuracy().to_dict(),
         )
-        card.write(self.out)
+        card.write(self.out, weights)

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from featcache import heads
 from featcache.cache import FeatureCache
-from featcache.card import FILE, REPORT, ModelCard, prepare_folder, write_json
+from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.features import Features
 from featcache.metrics import Accuracy, describe, evaluate
@@ -118,8 +118,11 @@ def fit_head(
 
 
 def evaluate_head(estimator: BaseEstimator, features: Features) -> Accuracy:
-    """Accuracy of a head on the clean view."""
-    predicted = heads.predict(estimator, features.clean())
+    """Accuracy of a head on the clean view. Raises HeadError where it cannot predict."""
+    try:
+        predicted = heads.predict(estimator, features.clean())
+    except (ValueError, TypeError, MemoryError) as error:
+        raise HeadError(f"{type(estimator).__name__} could not predict: {error}") from error
     return evaluate(features.y, predicted, features.samples.classes)
 
 
@@ -140,6 +143,8 @@ def _fit(
         except (TypeError, ValueError) as error:
             raise HeadError(f"sgd: {error}") from error
         return fit_sgd(train, val, recipe, seed=seed, on_epoch=on_epoch)
+    if not isinstance(head, str) and parameters:
+        raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
     estimator = heads.make_head(head, parameters) if isinstance(head, str) else head
     heads.fit_estimator(estimator, train.flatten())
     return estimator, []
@@ -153,10 +158,10 @@ def _save(
     accuracy: Accuracy,
     folder: Path,
 ) -> None:
-    (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
+    file, weights = heads.dump_head(estimator)
     card = ModelCard(
         kind="head",
-        file=heads.save_head(estimator, folder),
+        file=file,
         head=name,
         classes=cache.samples.classes,
         spec=cache.spec,
@@ -164,4 +169,4 @@ def _save(
         layer=layer,
         metrics=accuracy.to_dict(),
     )
-    card.write(folder)
+    card.write(folder, weights)

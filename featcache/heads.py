@@ -104,21 +104,18 @@ def probabilities(estimator: BaseEstimator, x: NDArray[Any], n_classes: int) -> 
     return full
 
 
-def save_head(estimator: BaseEstimator, folder: Path) -> str:
-    """Write head.safetensors (linear) or head.skops (other scikit-learn); returns the file's name.
+def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
+    """Name and bytes of a head's file: head.safetensors (linear) or head.skops (other scikit-learn).
 
     Raises
     ------
     HeadError : the estimator could not be loaded again without trusting code from outside scikit-learn.
     """
     if isinstance(estimator, LinearHead):
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {"coef": estimator.coef_, "intercept": estimator.intercept_, "classes": estimator.classes_}
-        draft = folder / "head.safetensors.draft"
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft)
-        draft.replace(folder / "head.safetensors")
-        return "head.safetensors"
+        return "head.safetensors", save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     import skops.io
 
     data = skops.io.dumps(estimator)
@@ -130,14 +127,11 @@ def save_head(estimator: BaseEstimator, folder: Path) -> str:
             f"{type(estimator).__name__} cannot be saved so that loading executes no code: it holds "
             f"{', '.join(untrusted)}. Use fit_head() from Python without `out`, or another head."
         )
-    draft = folder / "head.skops.draft"
-    draft.write_bytes(data)
-    draft.replace(folder / "head.skops")
-    return "head.skops"
+    return "head.skops", data
 
 
 def load_head(path: Path) -> BaseEstimator:
-    """Load what `save_head` wrote; executes no code from the file. Raises HeadError."""
+    """Load a file that `dump_head` made; executes no code from the file. Raises HeadError."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file

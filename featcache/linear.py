@@ -31,7 +31,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     C : inverse strength of the penalty, greater than 0.
     max_iter : the most iterations.
-    tol : stop when the objective is sure to be within this share of its minimum.
+    tol : stop when the gradient says that the objective is within this share of its minimum.
 
     Attributes
     ----------
@@ -64,12 +64,17 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         penalty = 1 / (self.C * total * scale**2)  # of the scaled coefficients, per unit of weight
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         objective = _objective(x, labels, weight / total, penalty, outputs)
+        shares = np.bincount(labels, weight.astype(np.float64)) / total
+        start = np.zeros((outputs, x.shape[1] + 1))  # the best without any coefficients
+        start[:, -1] = np.log(shares[1] / shares[0]) if outputs == 1 else np.log(np.maximum(shares, 1e-9))
+        # The penalty curves the objective by at least `penalty` in every coefficient. The intercept has none, but
+        # where the penalty is strong the probabilities stay near the shares, whose curvature is at least the smallest.
+        curvature = min(penalty, float(shares[shares > 0].min()) / 2)
 
         def done(value: float, gradient: NDArray[np.float64]) -> bool:
-            # the penalty curves the objective by at least `penalty`: so far above its minimum is it at most
-            return float(gradient @ gradient) / (2 * penalty) <= self.tol * value
+            return float(gradient @ gradient) / (2 * curvature) <= self.tol * value
 
-        found = minimise(objective, np.zeros(outputs * (x.shape[1] + 1)), done, self.max_iter)
+        found = minimise(objective, start.ravel(), done, self.max_iter)
         self.n_iter_ = found.iterations
         if not found.converged:
             said = f"LinearHead stopped after {found.iterations} iterations before reaching tol={self.tol}"

@@ -55,9 +55,10 @@ class Stopwatch:
 class Report:
     """What one run cost and reached.
 
-    seconds : by phase (start, hash, read, decode, view, forward, write, fit, train, evaluate) and `wall`.
+    seconds : by phase (start, convert, hash, read, decode, view, forward, write, fit, train, evaluate) and `wall`.
     images : images worked on. size_bytes : size of the file written, if any.
-    peak_memory_bytes : highest resident memory of the process so far.
+    device, precision : where and in what the network computed, if one did. peak_memory_bytes : highest resident
+    memory of the process so far; peak_gpu_memory_bytes : the most that PyTorch held on the GPU, None without one.
     """
 
     method: str
@@ -68,6 +69,9 @@ class Report:
     size_bytes: int | None = None
     spec_digest: str | None = None
     seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    peak_gpu_memory_bytes: int | None = field(default_factory=lambda: peak_gpu_memory_bytes())
     peak_memory_bytes: int | None = field(default_factory=lambda: peak_memory_bytes())
     machine: dict[str, Any] = field(default_factory=lambda: machine())
     versions: dict[str, str] = field(default_factory=lambda: versions())
@@ -94,6 +98,12 @@ def peak_memory_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_gpu_memory_bytes() -> int | None:
+    """The most bytes of GPU memory that PyTorch has held; None where it is not imported or has no GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
 
 
 def machine() -> dict[str, Any]:

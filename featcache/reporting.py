@@ -35,7 +35,7 @@ def comparison_markdown(comparison: Comparison, picture: str) -> str:
         "# featcache benchmark",
         f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}), augmentation "
         f"{settings['augment']}, {settings['views']} cached views, head {settings['head']}; live routes: {recipe}. "
-        f"Extraction in {settings['precision']}, live routes in {settings['train_precision']}. "
+        f"Computed: {_computed(comparison)}. "
         f"{settings['repeats']} repeat(s) from seed {settings['seed']}: medians, (least to most).",
         comparison_table(comparison),
         "\n".join(f"- {line}" for line in remarks(comparison)),
@@ -51,7 +51,9 @@ def comparison_table(comparison: Comparison) -> str:
     """One line a route."""
     test = any(outcome.test_n for outcome in comparison.outcomes)
     header = ["route", "val accuracy", "95 % interval", *(["test accuracy"] if test else [])]
-    header += ["seconds", "core-seconds", "cold cache is", "warm cache is", "views/s", "peak memory", "on disk"]
+    header += ["seconds", "core-seconds", "cold cache is", "warm cache is", "views/s", "peak memory"]
+    gpu = any(outcome.peak_gpu_memory_bytes for outcome in comparison.outcomes)
+    header += [*(["GPU memory"] if gpu else []), "on disk"]
     cold, warm = comparison.outcome(COLD), comparison.outcome(WARM)
     rows = []
     for outcome in comparison.outcomes:
@@ -65,8 +67,9 @@ def comparison_table(comparison: Comparison) -> str:
             _ratio(outcome, warm),
             f"{outcome.shown / outcome.median_s:.0f}" if outcome.shown else "-",
             human_bytes(outcome.peak_memory_bytes) if outcome.peak_memory_bytes else "-",
-            human_bytes(outcome.size_bytes),
         ]
+        row += [human_bytes(outcome.peak_gpu_memory_bytes or 0)] if gpu else []
+        row += [human_bytes(outcome.size_bytes)]
         rows.append(row)
     return _table(header, rows)
 
@@ -87,10 +90,15 @@ def remarks(comparison: Comparison) -> list[str]:
             f"{comparison.settings['recipe']['epochs']} epochs {heads}: each further head costs "
             f"{warm.median_s:.1f} s instead of {frozen.median_s:.1f} s."
         )
-    lines.append(
-        "The live routes keep their best epoch by val, so their val accuracy is optimistic; "
-        + ("test is the fair column." if comparison.outcomes[0].test_n else "this data has no test split to settle it.")
-    )
+    chosen = [found.route for found in comparison.outcomes if found.epoch_s or comparison.settings["head"] == "sgd"]
+    if chosen:
+        lines.append(
+            f"Chosen by val is the best epoch of: {'; '.join(chosen)}. So their val accuracy is optimistic; "
+            + ("test is the fair column." if comparison.outcomes[0].test_n else "no test split is there to settle it.")
+        )
+    skipped = sorted({name for found in comparison.outcomes for name in found.skipped})
+    if skipped:
+        lines.append(f"{len(skipped)} image(s) could not be read and are in no figure: {', '.join(skipped[:8])}.")
     lines.append(
         f"With {n} val images one standard error is about "
         f"{100 * (0.25 * 0.2 / max(n, 1)) ** 0.5:.1f} to {100 * (0.25 / max(n, 1)) ** 0.5:.1f} points "
@@ -123,6 +131,12 @@ def _losses(comparison: Comparison) -> list[str]:
                 f"{other.route} {human_bytes(other.peak_memory_bytes)}."
             )
     return lines
+
+
+def _computed(comparison: Comparison) -> str:
+    """Where and in what each network ran."""
+    ran = [found for found in comparison.outcomes if found.precision]
+    return "; ".join(f"{found.route} in {found.precision} on {found.device}" for found in ran)
 
 
 def _phases(comparison: Comparison) -> str:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from featcache import errors
+from featcache.allocator import keep_freed_memory
 from featcache.manifest import Progress
 from featcache.report import finite
 
@@ -95,6 +96,7 @@ _TASKS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
 
 
 def _main() -> int:
+    keep_freed_memory()
     order = json.load(sys.stdin)
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints must not come between the answers

@@ -27,7 +27,7 @@ def fit_sgd(
 ) -> tuple[LinearHead, list[Epoch]]:
     """Train a linear layer with SGD: view e in epoch e, mini-batches in the order of that epoch.
 
-    With K or fewer epochs these are the batches that `finetune(train="head")` sees with the same seed; after K
+    With K or fewer epochs these are the batches that `finetune(mode="head")` sees with the same seed; after K
     epochs the views come round again. The weights of the best val epoch are kept.
 
     Returns

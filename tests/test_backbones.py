@@ -365,9 +365,9 @@ def test_timm_weights_that_cannot_be_had_name_the_ways_out(model: str, monkeypat
     with pytest.raises(BackboneError) as error:
         load_backbone(f"timm/{model}", device="cpu")
     assert str(error.value) == (
-        f"the pretrained weights of timm/{model} cannot be had (no route to host). Put them into the "
-        "Hugging Face cache (HUB), give --weights PATH, or use the embedded --backbone efficientnet_lite0, "
-        "which needs no network."
+        f"the pretrained weights of timm/{model} cannot be had (no route to host). Put model.safetensors of "
+        "timm/test_vit.r160_in1k into the Hugging Face cache (HUB), give --weights PATH, or use the "
+        "embedded --backbone efficientnet_lite0, which needs no network."
     )
 
 

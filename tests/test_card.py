@@ -121,7 +121,7 @@ def test_a_file_and_a_folder_with_other_things_are_refused(tmp_path: Path) -> No
 def test_a_head_and_a_run_do_not_overwrite_each_other(tmp_path: Path) -> None:
     for name, file in (("head", "run.json"), ("run", "last.pt")):
         CARD.write(_made(tmp_path / name))
-        (tmp_path / name / file).touch()
+        (tmp_path / name / file).write_text("{}")
     prepare_folder(tmp_path / "head", "head")
     prepare_folder(tmp_path / "run", "run")
     with pytest.raises(HeadError, match=r"/run holds a fine-tuned run\. Give another folder\.$"):
@@ -132,6 +132,12 @@ def test_a_head_and_a_run_do_not_overwrite_each_other(tmp_path: Path) -> None:
 
 def test_a_run_killed_before_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
     CARD.write(tmp_path)
+    prepare_folder(tmp_path, "run")
+
+
+def test_a_run_without_its_checkpoint_starts_anew(tmp_path: Path) -> None:
+    CARD.write(tmp_path)
+    (tmp_path / "run.json").write_text('{"config": {}}')
     prepare_folder(tmp_path, "run")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from commands import COUNTS, write_folder
 from featcache import comparison as module
 from featcache.comparison import COLD, WARM, Comparison, compare
-from featcache.errors import DataLayoutError, FeatcacheError, NotACacheError, RunError
+from featcache.errors import DataLayoutError, FeatcacheError, HeadError, NotACacheError, RunError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
@@ -54,7 +54,7 @@ def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, 
     result, _, steps = real
     names = [COLD, WARM, "frozen, live every epoch", "fine-tune", "from scratch"]
     assert [outcome.route for outcome in result.outcomes] == names
-    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == [f"{route}-0" for route in ROUTES]
+    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == ["hash", *(f"{route}-0" for route in ROUTES)]
     assert {outcome.n for outcome in result.outcomes} == {5}
     assert {outcome.test_n for outcome in result.outcomes} == {4}
     assert result.settings["images"] == {"train": 13, "val": 5, "test": 4}
@@ -167,6 +167,11 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "n": 10,
             "test": None,
             "peak_memory_bytes": 100 + seed,
+            "peak_gpu_memory_bytes": None,
+            "device": "cpu",
+            "precision": "fp32",
+            "images": 26,
+            "shown": 39,
             "wall_s": 10.0 + seed,
             "cpu_s": 20.0 + seed,
         }
@@ -211,6 +216,46 @@ def test_repeats_take_seeds_in_a_row_on_one_split(data: Path, tmp_path: Path, mo
     assert found.epoch_s == 9.0
     assert (found.peak_memory_bytes, found.size_bytes) == (107, 14)
     assert result.settings["repeats"] == 3
+    assert found.shown == 26 + 2 * 10
+    assert found.skipped == []
+
+
+def test_a_folder_in_which_nothing_finished_takes_other_settings(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(order: dict[str, Any], _progress: Any) -> dict[str, Any]:
+        raise FeatcacheError("no such backbone")
+
+    monkeypatch.setattr(module, "run_in_process", fails)
+    with pytest.raises(FeatcacheError, match="no such backbone"):
+        _compare(data, tmp_path / "out", backbone="resnet19")
+    _fake(monkeypatch)
+    assert _compare(data, tmp_path / "out", routes=["frozen"]).settings["views"] == 2
+
+
+def test_a_bad_head_is_told_before_anything_runs(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match="there is no head 'logrg'"):
+        _compare(data, tmp_path / "out", head="logrg")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_could_not_be_read_are_counted_out(
+    real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [found.shown for found in real[0].outcomes] == [13 * 3 + 5 + 4, 0, 22, 22, 22]
+    orders = _fake(monkeypatch)
+    answer = module.run_in_process
+
+    def skips(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+        return {**answer(order, progress), "skipped": [{"path": f"{order['task']}.png", "reason": "broken"}]}
+
+    monkeypatch.setattr(module, "run_in_process", skips)
+    result = _compare(data, tmp_path / "out", routes=["cached", "frozen"])
+    assert [found.skipped for found in result.outcomes] == [
+        ["extract.png", "fit-head.png"], ["fit-head.png"], ["finetune.png"]
+    ]  # fmt: skip
+    assert [found.shown for found in result.outcomes] == [39, 0, 46]
+    assert len(orders) == 3
 
 
 def test_the_orders_differ_in_what_the_route_is_and_nothing_else(

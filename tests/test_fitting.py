@@ -98,6 +98,25 @@ def test_the_text_names_head_accuracy_test_and_folder(mislabelled: FeatureCache,
     assert lines[-1] == f"saved in {tmp_path / 'head'}"
 
 
+def test_a_refused_head_leaves_the_saved_one_alone(cache: FeatureCache, tmp_path: Path) -> None:
+    folder = tmp_path / "head"
+    fit_head(cache, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(HeadError, match="cannot be saved so that loading executes no code"):
+        fit_head(cache, folder, head="sklearn.ensemble.GradientBoostingClassifier")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_head_that_cannot_predict_is_a_head_error(cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match=r"^KNeighborsClassifier could not predict: "):
+        fit_head(cache, head="knn", parameters={"n_neighbors": 5000})
+
+
+def test_parameters_of_an_object_are_refused(cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match="set them on the classifier object itself"):
+        fit_head(cache, head=RidgeClassifier(), parameters={"alpha": 2.0})
+
+
 def test_a_classifier_object_is_fitted_itself(cache: FeatureCache) -> None:
     mine = RidgeClassifier(alpha=3.0)
     fit = fit_head(cache, head=mine)

@@ -113,7 +113,7 @@ def test_the_attributes(golden: h5py.File) -> None:
         "weights_sha256": toy_backbone().weights_sha256,
     }
     assert spec == json.dumps(json.loads(spec), sort_keys=True, separators=(",", ":"))
-    assert set(json.loads(golden.attrs["provenance"])) == {"weights", "device", "versions", "host", "date"}
+    assert set(json.loads(golden.attrs["provenance"])) == {"weights", "device", "engine", "versions", "host", "date"}
 
 
 def test_the_float32_file_holds_float32(split_folder: Path, tmp_path: Path) -> None:

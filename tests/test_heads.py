@@ -20,12 +20,12 @@ from featcache.errors import HeadError
 from featcache.features import FlatFeatures
 from featcache.heads import (
     HEADS,
+    dump_head,
     fit_estimator,
     load_head,
     make_head,
     predict,
     probabilities,
-    save_head,
 )
 from featcache.linear import LinearHead
 from foreign import Foreign, Payload
@@ -47,8 +47,14 @@ def flat(views: int = 1, n: int = 30, noise: float = 0.5) -> FlatFeatures:
     )
 
 
+def saved(estimator: Any, folder: Path) -> Path:
+    name, data = dump_head(estimator)
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
 def roundtrip(estimator: Any, folder: Path) -> Any:
-    return load_head(folder / save_head(estimator, folder))
+    return load_head(saved(estimator, folder))
 
 
 @pytest.mark.parametrize("name", [*HEADS, "sklearn.naive_bayes.GaussianNB", "sklearn.neural_network.MLPClassifier"])
@@ -157,7 +163,7 @@ def test_a_foreign_classifier_is_neither_saved_nor_loaded(tmp_path: Path) -> Non
     mark, file = tmp_path / "mark", tmp_path / "head.skops"
     estimator = Foreign(str(mark)).fit(CENTRES, [0, 1, 2])
     with pytest.raises(HeadError) as caught:
-        save_head(estimator, tmp_path)
+        dump_head(estimator)
     assert str(caught.value) == (
         "Foreign cannot be saved so that loading executes no code: it holds foreign.Foreign. "
         "Use fit_head() from Python without `out`, or another head."
@@ -190,7 +196,7 @@ def test_a_pickle_in_disguise_is_refused_and_not_run(name: str, tmp_path: Path) 
 def test_a_damaged_head_is_refused(head: str, damage: str, tmp_path: Path) -> None:
     estimator = make_head(head)
     fit_estimator(estimator, flat())
-    file = tmp_path / save_head(estimator, tmp_path)
+    file = saved(estimator, tmp_path)
     if damage == "absent":
         file.unlink()
     else:
@@ -229,7 +235,7 @@ def test_trees_inside_of_other_estimators_cannot_be_checked_and_are_refused(comp
     features = flat()
     composed.fit(features.x.astype(np.float32), features.y)
     with pytest.raises(HeadError, match=r"cannot be saved so that loading executes no code: it holds .*_tree\.Tree"):
-        save_head(composed, tmp_path)
+        dump_head(composed)
     (tmp_path / "head.skops").write_bytes(skops.io.dumps(composed))
     with pytest.raises(HeadError, match=rf"(decision trees inside of a {type(composed).__name__}|[Uu]ntrusted)"):
         load_head(tmp_path / "head.skops")
@@ -251,10 +257,10 @@ def test_a_tree_that_would_read_foreign_memory_is_refused(
 ) -> None:
     features = flat()
     tree.fit(features.x.astype(np.float32), features.y)
-    file = tmp_path / save_head(tree, tmp_path)
+    file = saved(tree, tmp_path)
     np.testing.assert_array_equal(predict(load_head(file), features.x), predict(tree, features.x))
     tamper(first_tree(tree), field, value)
-    save_head(tree, tmp_path)
+    saved(tree, tmp_path)
     with pytest.raises(HeadError) as caught:
         load_head(file)
     assert str(caught.value) == f"{file} is not a head that can be loaded safely: {message}"
@@ -266,7 +272,7 @@ def test_a_forest_whose_tree_takes_more_features_than_it_is_refused(tmp_path: Pa
     tamper(forest.estimators_[0], "feature", 10**6)
     forest.estimators_[0].n_features_in_ = 10**7
     with pytest.raises(HeadError, match="a decision tree in it uses features out of range"):
-        load_head(tmp_path / save_head(forest, tmp_path))
+        load_head(saved(forest, tmp_path))
 
 
 def test_predictions_are_int64_whatever_the_features_are_stored_in() -> None:

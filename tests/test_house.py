@@ -12,9 +12,9 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors",
+            "errors allocator folders",
             "rng spec samples metrics images weights lbfgs network",
-            "linear features report manifest training views architectures",
+            "linear features report manifest training views architectures engines",
             "datasets cache loader backbones sgd presets heads card",
             "writer fitting finetuning classifier",
             "extraction",
@@ -33,6 +33,7 @@ GUARDED = {
     "matplotlib": {"featcache/plots.py"},
     "PIL": {"featcache/images.py"},
     "timm": {"featcache/architectures.py"},
+    "openvino": {"featcache/engines.py"},
     "click": {f"featcache_cli/{path.name}" for path in CLI},
     "tqdm": {f"featcache_cli/{path.name}" for path in CLI},
 }

@@ -100,6 +100,18 @@ def test_features_without_spread_give_the_shares_of_the_classes() -> None:
     np.testing.assert_allclose(head.predict_proba([[7.0, 7.0]]), [[0.25, 0.75]], atol=1e-4)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("C", [1e-9, 1e-6])
+def test_without_any_freedom_the_shares_of_the_classes_are_left(C: float, classes: int) -> None:
+    x, _, _ = data(classes)
+    y = np.arange(len(x)) % (classes + 1)
+    y[y == classes] = 1  # class 1 is twice as frequent as the others
+    shares = np.bincount(y) / len(y)
+    head = LinearHead(C=C).fit(x + np.eye(classes, 6)[y], y)
+    np.testing.assert_allclose(head.predict_proba(x), np.tile(shares, (len(x), 1)), atol=1e-3)
+    assert set(head.predict(x)) == {1}
+
+
 def test_too_few_iterations_are_said() -> None:
     x, y, _ = data(3)
     message = "LinearHead stopped after 2 iterations before reaching tol=1e-06; raise max_iter, or lower C"

@@ -21,7 +21,7 @@ def test_the_table_has_a_line_a_route_with_its_costs() -> None:
     header, rule, *rows = map(_cells, lines)
     expected = """
         route                   | val accuracy | 95 % interval  | seconds | core-seconds | cold cache is | warm cache is | views/s | peak memory | on disk
-        cached head, cold       | 0.9400       | 0.875 to 0.972 | 60.0    | 30.0         | -             | 15.0 x slower | 22      | 3.0 GB      | 5.0 MB
+        cached head, cold       | 0.9400       | 0.875 to 0.972 | 60.0    | 30.0         | -             | 15.0 x faster | 22      | 3.0 GB      | 5.0 MB
         cached head, warm       | 0.9400       | 0.875 to 0.972 | 4.0     | 30.0         | 15.0 x slower | -             | -       | 3.0 GB      | 5.0 MB
         frozen, live every epoch| 0.9300       | 0.863 to 0.966 | 120.0   | 30.0         | 2.0 x faster  | 30.0 x faster | 29      | 3.0 GB      | 6.0 MB
         fine-tune               | 0.9600       | 0.902 to 0.984 | 300.0   | 30.0         | 5.0 x faster  | 75.0 x faster | 11      | 4.0 GB      | 14.0 MB
@@ -55,8 +55,8 @@ def test_the_remarks_work_out_break_even_noise_and_losses() -> None:
     assert lines[1:] == [
         "Break-even: the cache pays from epoch 5 of frozen training on, and at 10 epochs from head 1 on: each further "
         "head costs 4.0 s instead of 120.0 s.",
-        "The live routes keep their best epoch by val, so their val accuracy is optimistic; this data has no test "
-        "split to settle it.",
+        "Chosen by val is the best epoch of: frozen, live every epoch; fine-tune. So their val accuracy is optimistic; "
+        "no test split is there to settle it.",
         "With 100 val images one standard error is about 2.2 to 5.0 points (at accuracies of 0.95 and 0.5): smaller "
         "differences are noise.",
         "The cached head loses: fine-tune is 2.0 points more accurate on val.",
@@ -92,8 +92,25 @@ def test_unknown_memory_of_a_rival_is_no_loss() -> None:
 
 
 def test_test_images_are_the_fair_column() -> None:
-    found = remarks(comparison(outcome(COLD, test_accuracy=[0.9], test_n=50)))
-    assert any(line.endswith("test is the fair column.") for line in found)
+    rival = outcome(ROUTES["finetune"], test_accuracy=[0.9], test_n=50, epoch_s=1.0)
+    assert any(line.endswith("test is the fair column.") for line in remarks(comparison(rival)))
+
+
+def test_nothing_is_optimistic_where_no_epoch_is_chosen() -> None:
+    cold = outcome(COLD)
+    assert not any("optimistic" in line for line in remarks(comparison(cold)))
+    assert any("epoch of: cached head, cold. " in line for line in remarks(comparison(cold, head="sgd")))
+
+
+def test_unreadable_images_are_told() -> None:
+    found = remarks(comparison(outcome(COLD, skipped=["a.png"]), outcome("fine-tune", skipped=["a.png", "b.png"])))
+    assert "2 image(s) could not be read and are in no figure: a.png, b.png." in found
+
+
+def test_gpu_memory_has_its_column_where_there_is_a_gpu() -> None:
+    rival = outcome(ROUTES["finetune"], peak_gpu_memory_bytes=7_000_000_000)
+    header, _, *rows = map(_cells, comparison_table(comparison(outcome(COLD), rival)).splitlines())
+    assert [row[header.index("GPU memory")] for row in rows] == ["0 B", "7.0 GB"]
 
 
 def test_the_markdown_says_what_was_run() -> None:
@@ -103,8 +120,9 @@ def test_the_markdown_says_what_was_run() -> None:
     assert paragraphs[:2] == [
         "# featcache benchmark",
         "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained), augmentation tutorial, "
-        "4 cached views, head linear; live routes: epochs 10, batch_size 32, lr 0.01. Extraction in auto, live "
-        "routes in fp32. 1 repeat(s) from seed 0: medians, (least to most).",
+        "4 cached views, head linear; live routes: epochs 10, batch_size 32, lr 0.01. Computed: cached head, cold in "
+        "fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu. 1 "
+        "repeat(s) from seed 0: medians, (least to most).",
     ]
     assert paragraphs[2] == comparison_table(result)
     assert paragraphs[3] == "\n".join(f"- {line}" for line in remarks(result))

@@ -22,6 +22,8 @@ from featcache_cli import options
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Views a forward pass.")
 @options.machine_options
 @options.precision_option("auto")
+@click.option("--engine", type=click.Choice(["auto", "pytorch", "openvino"]), default="auto", show_default=True,
+              help="What runs the network; auto takes OpenVINO on CPUs where it pays.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="What the features are stored in.")  # fmt: skip
 @options.seed_option

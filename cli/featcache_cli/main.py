@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError
 
 COMMANDS = ("demo", "extract", "info", "fit-head", "finetune", "predict", "benchmark")
@@ -39,6 +40,7 @@ class _Commands(click.Group):
 @click.version_option(package_name="featcache")
 def main() -> None:
     """Run the frozen network once, keep the features, train image classifiers in seconds."""
+    keep_freed_memory()
 
 
 if __name__ == "__main__":

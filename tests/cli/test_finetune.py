@@ -170,7 +170,8 @@ def test_the_defaults_are_in_the_help(got: dict[str, Any]) -> None:
         value = getattr(recipe, name)
         shown = f"{value:g}" if isinstance(value, float) else value
         assert re.search(rf"--{name.replace('_', '-')} .*?\[default: {shown}[;\]]", text), name
-    assert f"[default: {recipe.schedule}, by {recipe.gamma:g} every {recipe.step_size}]" in text
+    assert f"[default: {recipe.schedule}]" in text
+    assert f"Epochs after which step divides by {1 / recipe.gamma:g}. [default: {recipe.step_size}" in text
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,11 @@ def outcome(route: str, **changes: Any) -> Outcome:
         "seconds": {"imports": 2.0},
         "shown": 1000,
         "epoch_s": None,
+        "skipped": [],
+        "device": None if route == WARM else "cpu",
+        "precision": None if route == WARM else "fp32",
         "peak_memory_bytes": 3_000_000_000,
+        "peak_gpu_memory_bytes": None,
         "size_bytes": 5_000_000,
     }
     return Outcome(route=route, **{**fields, **changes})

@@ -56,9 +56,9 @@ def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
         die()
         save(self, path)
 
-    def card(self: ModelCard, folder: Path) -> None:
+    def card(self: ModelCard, folder: Path, weights: bytes | None = None) -> None:
         die()
-        write(self, folder)
+        write(self, folder, weights)
 
     def checkpoint(value: Any, path: Path) -> None:
         if len(finished) == epoch - 1:

@@ -1,0 +1,197 @@
+"""The converted network gives the features of PyTorch in fp32, and is converted once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+from featcache import backbones, engines
+from featcache.backbones import Backbone, load_backbone
+from featcache.engines import WORTHWHILE_VIEWS, conversion_path
+from featcache.errors import BackboneError
+from featcache.extraction import extract
+from featcache.fitting import fit_head
+from featcache.spec import ViewSpec
+from featcache.views import make_views
+from toys import toy_answer, toy_backbone
+
+pytestmark = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of one's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "featcache" / "openvino"
+
+
+def photos(size: int, views: int = 12) -> NDArray[np.uint8]:
+    """Views of scikit-learn's two photos."""
+    spec = ViewSpec(size, round(size * 8 / 7))
+    made = [
+        make_views(image, spec, bytes([n]) * 32, range(views)) for n, image in enumerate(load_sample_images().images)
+    ]
+    return np.concatenate(made)
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+@pytest.mark.parametrize(("precision", "mean", "least"), [("fp32", 0.999999, 0.99999), ("bf16", 0.999, 0.995)])
+def test_the_embedded_network_keeps_its_features(precision: str, mean: float, least: float) -> None:
+    exact = load_backbone(device="cpu")
+    converted = load_backbone(device="cpu", precision=precision)
+    converted.accelerate(224)
+    assert (exact.engine, converted.engine) == ("pytorch", "openvino")
+    pixels = photos(224)
+    expected, found = exact.embed(pixels), converted.embed(pixels)
+    assert (found.shape, found.dtype) == (expected.shape, np.float32)
+    assert cosines(expected, found).mean() >= mean
+    assert cosines(expected, found).min() >= least
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("resnet18", ("layer2", "penultimate", "layer4")),
+        ("squeezenet1_1", ("penultimate",)),
+        ("densenet121", ("penultimate",)),
+        ("vit_b_32", ("penultimate", "encoder.layers.encoder_layer_3")),
+        ("timm/test_efficientnet", ("penultimate",)),
+    ],
+)
+def test_every_layer_of_other_networks_too(name: str, layers: tuple[str, ...]) -> None:
+    size = 224 if name == "vit_b_32" else 64
+    exact, converted = (
+        load_backbone(name, weights="none", layers=layers, device="cpu", precision="fp32") for _ in range(2)
+    )
+    converted.accelerate(size)
+    assert converted.engine == "openvino", converted.note
+    pixels = photos(size, 3)
+    expected, found = exact.embed_layers(pixels), converted.embed_layers(pixels)
+    assert list(found) == list(expected) == list(layers)
+    for layer in layers:
+        scale = np.abs(expected[layer]).max()
+        np.testing.assert_allclose(found[layer], expected[layer], atol=2e-4 * scale, rtol=0)
+
+
+def test_the_answer_of_the_toy_is_known() -> None:
+    toy = toy_backbone()
+    toy.accelerate(8)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    np.testing.assert_allclose(toy.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(toy.embed(pixels), np.concatenate([toy.embed(pixels[:2]), toy.embed(pixels[2:])]))
+
+
+def test_pixels_of_another_size_go_through_pytorch() -> None:
+    toy = toy_backbone()
+    toy.accelerate(8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    np.testing.assert_allclose(toy.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_backbone().accelerate(8)
+    assert sorted(path.suffix for path in home.iterdir()) == [".bin", ".xml"]
+
+    def never(*_: object) -> None:
+        raise AssertionError("it was converted again")
+
+    monkeypatch.setattr(engines, "_convert", never)
+    again = toy_backbone()
+    again.accelerate(8, views=1)  # it is there, so a single view is worth it
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    assert again.engine == "openvino"
+    np.testing.assert_allclose(again.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", [b"", b"<net>", bytes(100)], ids=["empty", "cut", "zeros"])
+def test_a_damaged_conversion_is_made_again(damage: bytes, home: Path) -> None:
+    toy_backbone().accelerate(8)
+    (kept,) = home.glob("*.xml")
+    whole = kept.read_bytes()
+    kept.write_bytes(damage)
+    again = toy_backbone()
+    again.accelerate(8)
+    assert again.engine == "openvino"
+    assert len(kept.read_bytes()) == pytest.approx(len(whole), rel=0.1)
+
+
+def test_all_that_decides_a_conversion_is_in_its_name() -> None:
+    names = {
+        conversion_path(Path(), *identity)
+        for identity in (("a", "w", 8), ("b", "w", 8), ("a", "v", 8), ("a", "w", 9), ("a", "w", 8))
+    }
+    assert len(names) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(home: Path) -> None:
+    home.parent.mkdir(parents=True)
+    home.write_text("a file where the folder should be")
+    toy = toy_backbone()
+    toy.accelerate(8)
+    assert toy.engine == "openvino"
+
+
+def test_few_views_are_not_worth_a_conversion(home: Path) -> None:
+    toy = toy_backbone()
+    toy.accelerate(8, views=WORTHWHILE_VIEWS - 1)
+    assert (toy.engine, toy.note) == ("pytorch", "")
+    toy.accelerate(8, "openvino", views=1)
+    assert toy.engine == "openvino"
+    other = toy_backbone()
+    other.accelerate(8, "pytorch")
+    assert other.engine == "pytorch"
+
+
+class Refused(nn.Module):
+    """Nothing that can be traced: what comes out is no tensor of the graph."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_tracing():
+            raise ValueError("no tracing here\nat all")
+        return x.mean((2, 3))
+
+
+def test_a_network_that_cannot_be_converted_falls_back_and_says_so(home: Path) -> None:
+    stubborn = Backbone(Refused(), name="stubborn", image_size=8, resize_size=8)
+    stubborn.accelerate(8)
+    assert stubborn.engine == "pytorch"
+    assert stubborn.note.startswith("OpenVINO cannot run stubborn (")
+    assert stubborn.embed(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 3)
+    with pytest.raises(BackboneError, match=r"^OpenVINO cannot run stubborn: .* Drop --engine\.$"):
+        stubborn.accelerate(8, "openvino")
+
+
+def test_without_openvino_pytorch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "openvino_is_there", lambda: False)
+    toy = toy_backbone()
+    toy.accelerate(8)
+    assert (toy.engine, toy.note) == ("pytorch", "")
+    with pytest.raises(BackboneError, match=r"pip install openvino$"):
+        toy.accelerate(8, "openvino")
+
+
+def test_the_head_on_real_photos_is_right_as_often(ants_bees: Path, tmp_path: Path) -> None:
+    right = []
+    for engine in ("pytorch", "openvino"):
+        cache = extract(ants_bees, tmp_path / f"{engine}.h5", views=1, engine=engine, precision="auto").cache
+        assert cache.provenance["engine"] == engine
+        fit = fit_head(cache)
+        right.append(round(fit.accuracy.accuracy * fit.accuracy.n))
+    assert abs(right[0] - right[1]) <= 1
+
+
+def test_nothing_is_reported_to_the_makers_of_openvino() -> None:
+    """convert_model would; the frontend that is used in its place knows no telemetry."""
+    assert "convert_model(" not in Path(engines.__file__).read_text().replace("`openvino.convert_model`", "")
+    assert os.path.basename(engines.__file__) == "engines.py"
