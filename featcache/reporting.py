@@ -87,7 +87,7 @@ def remarks(comparison: Comparison) -> list[str]:
         heads = f"from head {head} on" if head else "with no number of heads"
         lines.append(
             f"Break-even: the cache pays from epoch {epoch} of frozen training on, and at "
-            f"{comparison.settings['recipe']['epochs']} epochs {heads}: each further head costs "
+            f"{comparison.settings['recipe']['epochs']} epoch(s) {heads}: each further head costs "
             f"{warm.median_s:.1f} s instead of {frozen.median_s:.1f} s."
         )
     chosen = [found.route for found in comparison.outcomes if found.epoch_s or comparison.settings["head"] == "sgd"]

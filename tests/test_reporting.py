@@ -53,8 +53,8 @@ def test_unknown_memory_is_a_dash() -> None:
 def test_the_remarks_work_out_break_even_noise_and_losses() -> None:
     lines = remarks(four_routes())
     assert lines[1:] == [
-        "Break-even: the cache pays from epoch 5 of frozen training on, and at 10 epochs from head 1 on: each further "
-        "head costs 4.0 s instead of 120.0 s.",
+        "Break-even: the cache pays from epoch 5 of frozen training on, and at 10 epoch(s) from head 1 on: each "
+        "further head costs 4.0 s instead of 120.0 s.",
         "Chosen by val is the best epoch of: frozen, live every epoch; fine-tune. So their val accuracy is optimistic; "
         "no test split is there to settle it.",
         "With 100 val images one standard error is about 2.2 to 5.0 points (at accuracies of 0.95 and 0.5): smaller "
