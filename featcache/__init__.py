@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featcache.classifier import Classifier, Prediction
     from featcache.comparison import Comparison, compare
     from featcache.errors import FeatcacheError
+    from featcache.estimating import Estimate, estimate
     from featcache.extraction import Extraction, extract
     from featcache.features import Features
     from featcache.finetuning import FineTune, finetune
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from featcache.manifest import Manifest, read_manifest
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
+    from featcache.updating import Update, update
+    from featcache.verification import Difference, Verification, diff, verify
 
 _HOME = {
     "Backbone": "backbones",
     "Classifier": "classifier",
     "Comparison": "comparison",
+    "Difference": "verification",
+    "Estimate": "estimating",
     "ExtractSpec": "spec",
     "Extraction": "extraction",
     "FeatcacheError": "errors",
@@ -38,19 +43,27 @@ _HOME = {
     "Manifest": "manifest",
     "Prediction": "classifier",
     "Recipe": "training",
+    "Update": "updating",
+    "Verification": "verification",
     "ViewSpec": "spec",
     "compare": "comparison",
+    "diff": "verification",
+    "estimate": "estimating",
     "extract": "extraction",
     "finetune": "finetuning",
     "fit_head": "fitting",
     "load_backbone": "backbones",
     "read_manifest": "manifest",
+    "update": "updating",
+    "verify": "verification",
 }
 
 __all__ = [
     "Backbone",
     "Classifier",
     "Comparison",
+    "Difference",
+    "Estimate",
     "ExtractSpec",
     "Extraction",
     "FeatcacheError",
@@ -62,13 +75,19 @@ __all__ = [
     "Manifest",
     "Prediction",
     "Recipe",
+    "Update",
+    "Verification",
     "ViewSpec",
     "compare",
+    "diff",
+    "estimate",
     "extract",
     "finetune",
     "fit_head",
     "load_backbone",
     "read_manifest",
+    "update",
+    "verify",
 ]
 
 

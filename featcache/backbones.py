@@ -24,7 +24,7 @@ from featcache.engines import (
 )
 from featcache.errors import BackboneError
 from featcache.folders import cache_folder
-from featcache.spec import PENULTIMATE, Interpolation, Precision, ViewSpec
+from featcache.spec import PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
 from featcache.weights import EMBEDDED, first_line, sha256_of
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -189,6 +189,22 @@ class Backbone:
             self._probe(size)
         resize = round(size * self.resize_size / self.image_size)
         return ViewSpec(size, resize, self.interpolation, **fields)
+
+    def extract_spec(
+        self, *, image_size: int | None, augment: Augment, seed: int, views: int, dtype: StorageDtype
+    ) -> ExtractSpec:
+        """All that decides a feature of this network."""
+        return ExtractSpec(
+            backbone=self.name,
+            weights_sha256=self.weights_sha256,
+            view=self.view_spec(image_size=image_size, augment=augment, seed=seed),
+            mean=self.mean,
+            std=self.std,
+            views=views,
+            layers=self.layers,
+            precision=self.precision,
+            dtype=dtype,
+        )
 
     def _probe(self, size: int) -> None:
         """Raise BackboneError where the network cannot take views of this size."""

@@ -176,7 +176,11 @@ def check_samples(path: Path, found: Samples, asked: Samples) -> None:
     if changes:
         raise CacheMismatchError(
             f"{path} was made from other images: {'; '.join(changes)}. Extract again to another file, "
-            f"or remove {path.name}."
+            + (
+                f"or remove {path.name}."
+                if path.suffix == ".partial"
+                else f"or bring it up to date with `featcache update {path} DATA`."
+            )
         )
 
 

@@ -20,7 +20,7 @@ from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, versions
-from featcache.spec import PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.spec import PENULTIMATE, Augment, StorageDtype
 from featcache.weights import EMBEDDED
 from featcache.writer import CacheWriter
 
@@ -132,17 +132,7 @@ def extract(
             backbone = load_backbone(
                 backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed
             )
-    spec = ExtractSpec(
-        backbone=backbone.name,
-        weights_sha256=backbone.weights_sha256,
-        view=backbone.view_spec(image_size=image_size, augment=augment, seed=seed),
-        mean=backbone.mean,
-        std=backbone.std,
-        views=views,
-        layers=backbone.layers,
-        precision=backbone.precision,
-        dtype=dtype,
-    )
+    spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
     if out.exists():
         cache = FeatureCache.open(out)
         cache.check_matches(spec, manifest.samples)

@@ -121,7 +121,7 @@ def finetune(
             backbone = load_backbone(backbone, weights=weights, device=device, precision=precision, seed=seed)
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
-        spec = _spec(backbone, image_size, augment, seed)
+        spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32")
         loader = ViewLoader(manifest, spec.view, workers=workers, watch=watch)
         run = _Run(out, backbone, spec, manifest, loader, mode, recipe, progress, on_epoch)
     try:
@@ -162,19 +162,6 @@ def _trainable_precision(device: str) -> str:
     """ "auto" for training: fp16 would need its losses scaled."""
     found = resolve_precision("auto", resolve_device(device))
     return "fp32" if found == "fp16" else found
-
-
-def _spec(backbone: Backbone, image_size: int | None, augment: Augment, seed: int) -> ExtractSpec:
-    return ExtractSpec(
-        backbone=backbone.name,
-        weights_sha256=backbone.weights_sha256,
-        view=backbone.view_spec(image_size=image_size, augment=augment, seed=seed),
-        mean=backbone.mean,
-        std=backbone.std,
-        views=0,
-        precision=backbone.precision,
-        dtype="float32",
-    )
 
 
 class _Run:

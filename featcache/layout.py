@@ -87,13 +87,18 @@ class Layout:
 
     @property
     def wanted(self) -> NDArray[np.uint16]:
-        """How many views each row shall have, shape (n,): training images 1 + K, others the clean one."""
-        return np.where(self.samples.split == SPLITS.index("train"), 1 + self.spec.views, 1).astype(np.uint16)
+        """How many views each row shall have, shape (n,), see `wanted_views`."""
+        return wanted_views(self.spec, self.samples)
 
     @property
     def owner_offset(self) -> int:
         """Where the header names the process that writes."""
         return self.header_bytes - OWNER_BYTES
+
+
+def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
+    """How many views each sample shall have, shape (n,): training images 1 + K, others the clean one."""
+    return np.where(samples.split == SPLITS.index("train"), 1 + spec.views, 1).astype(np.uint16)
 
 
 def create(

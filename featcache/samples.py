@@ -52,20 +52,32 @@ class Samples:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def differences(self, other: Samples) -> list[str]:
-        """What changed from these samples to the others, one phrase each: added, removed, changed, moved."""
+    def changes(self, other: Samples) -> dict[str, list[str]]:
+        """What changed from these samples to the others: ids by kind of change; kinds without any are left out."""
         here = {name: row for row, name in enumerate(self.ids)}
         there = {name: row for row, name in enumerate(other.ids)}
         both = [(here[name], there[name]) for name in here if name in there]
-        counts = {
-            "added": [name for name in there if name not in here],
-            "removed": [name for name in here if name not in there],
+        removed = {self.sha256[row].tobytes(): name for name, row in here.items() if name not in there}
+        renamed = {
+            name: removed.pop(content)
+            for name, row in there.items()
+            if name not in here and (content := other.sha256[row].tobytes()) in removed
+        }
+        old_names = set(renamed.values())
+        found = {
+            "added": [name for name in there if name not in here and name not in renamed],
+            "removed": [name for name in here if name not in there and name not in old_names],
+            "renamed": [f"{old} to {new}" for new, old in renamed.items()],
             "changed in content": [self.ids[a] for a, b in both if not np.array_equal(self.sha256[a], other.sha256[b])],
             "with another label": [
                 self.ids[a] for a, b in both if self.classes[self.labels[a]] != other.classes[other.labels[b]]
             ],
             "in another split": [self.ids[a] for a, b in both if self.split[a] != other.split[b]],
         }
-        return [f"{len(names)} {what} (for example {names[0]})" for what, names in counts.items() if names] or (
-            [] if self.ids == other.ids and self.classes == other.classes else ["order or classes differ"]
-        )
+        return {kind: names for kind, names in found.items() if names}
+
+    def differences(self, other: Samples) -> list[str]:
+        """`changes` as one phrase for each kind."""
+        phrases = [f"{len(names)} {kind} (for example {names[0]})" for kind, names in self.changes(other).items()]
+        same_order = self.ids == other.ids and self.classes == other.classes
+        return phrases or ([] if same_order else ["order or classes differ"])

@@ -14,11 +14,13 @@ RANKS = {
         (
             "errors allocator folders",
             "rng spec samples metrics images weights lbfgs network",
-            "linear features report manifest training views architectures engines",
-            "datasets cache loader backbones sgd presets heads card",
-            "writer fitting finetuning classifier",
+            "linear features report manifest training views architectures engines layout",
+            "datasets lock checksums loader backbones sgd presets heads card",
+            "cache",
+            "writer verification fitting finetuning classifier",
             "extraction",
-            "routes",
+            "estimating",
+            "updating routes",
             "comparison",
             "plots",
             "reporting",
@@ -29,7 +31,7 @@ RANKS = {
 LIBRARY = sorted((ROOT / "featcache").glob("*.py"))
 CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
 GUARDED = {
-    "h5py": {"featcache/cache.py", "featcache/writer.py"},
+    "h5py": {"featcache/layout.py"},
     "matplotlib": {"featcache/plots.py"},
     "PIL": {"featcache/images.py"},
     "timm": {"featcache/architectures.py"},

@@ -19,18 +19,19 @@ from featcache_cli import options
 )
 @options.augment_option
 @options.image_size_option
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Views a forward pass.")
+@options.batch_size_option
 @options.machine_options
 @options.precision_option("auto")
-@click.option("--engine", type=click.Choice(["auto", "pytorch", "openvino"]), default="auto", show_default=True,
-              help="What runs the network; auto takes OpenVINO on CPUs where it pays.")  # fmt: skip
+@options.engine_option
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="What the features are stored in.")  # fmt: skip
 @options.seed_option
 @click.option("--layers", default="penultimate", show_default=True, help="Comma-separated; inner ones by name: layer3.")
 @options.split_options
+@options.strict_option
+@click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all would cost.")
 @options.as_json
-def command(out: str, layers: str, as_json: bool, **settings: Any) -> None:
+def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once over every image and view of DATA, into a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*) or a CSV manifest (path,label[,split]). A run that was
@@ -39,5 +40,6 @@ def command(out: str, layers: str, as_json: bool, **settings: Any) -> None:
     import featcache
 
     with options.progress_bar() as progress:
-        result = featcache.extract(out=out, layers=layers.split(","), progress=progress, **settings)
+        run = featcache.estimate if dry_run else featcache.extract
+        result = run(out=out, layers=layers.split(","), progress=progress, **settings)
     options.show(result, as_json)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import importlib
+import sys
 from typing import Any
 
 import click
 
 from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError
+from featcache_cli.options import StoppedError
 
-COMMANDS = ("demo", "extract", "info", "fit-head", "finetune", "predict", "benchmark")
+COMMANDS = ("demo", "extract", "info", "verify", "update", "diff", "fit-head", "finetune", "predict", "benchmark")
 
 
 class _Commands(click.Group):
@@ -28,6 +30,12 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except StoppedError as error:
+            click.echo(f"Stopped. {error}; nothing is lost. Run the same command again: it goes on.", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped at once.", err=True)
+            sys.exit(130)
         except FeatcacheError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:  # no permission, a file where a folder should be, ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -41,6 +42,17 @@ machine_options = _all(
     click.option("--workers", type=click.IntRange(1), help="Threads that decode. [default: one a core]"),
     click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1."),
 )
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Views a forward pass."
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "pytorch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What runs the network; auto takes OpenVINO on CPUs where it pays.",
+)
+strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable image instead of listing it.")
 augment_option = click.option(
     "--augment", type=click.Choice(AUGMENTS), default="tutorial", show_default=True, help="Recipe of the views."
 )
@@ -80,14 +92,33 @@ def show(result: Any, as_json: bool) -> None:
         click.echo(str(result))
 
 
+class StoppedError(Exception):
+    """SIGINT or SIGTERM came; what was under way is on file. `str(error)` says how far it is."""
+
+    def __init__(self, number: int, how_far: str) -> None:
+        super().__init__(how_far)
+        self.exit_code = 128 + number
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that draws a bar for each step on stderr."""
+    """A progress callback that draws a bar for each step on stderr.
+
+    SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report; a second one ends at once.
+    """
     from tqdm import tqdm
 
     bars: dict[str, Any] = {}
+    signals: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        signals.append(number)
+        signal.signal(number, before[number])
 
     def show(what: str, done: int, total: int) -> None:
+        if signals:
+            close()
+            raise StoppedError(signals[0], f"{what}: {done} of {total} done")
         if what not in bars:
             close()
             bars[what] = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False)
@@ -99,9 +130,12 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.close()
         bars.clear()
 
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield show
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         close()
 
 

@@ -1,0 +1,26 @@
+"""featcache diff"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@options.as_json
+def command(a: str, b: str, as_json: bool) -> None:
+    """Compare cache A with cache B, or with a folder or CSV of images: settings and images, by content.
+
+    Exit status 1 where they differ.
+    """
+    import featcache
+
+    with options.progress_bar() as progress:
+        found = featcache.diff(a, b, progress=progress)
+    options.show(found, as_json)
+    sys.exit(0 if found.same else 1)

@@ -1,0 +1,33 @@
+"""featcache update"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("cache", type=click.Path())
+@click.argument("data")
+@click.option("--views", type=click.IntRange(0, 65534), help="Augmented views an image, K. [default: as before]")
+@click.option("--weights", help="Where the network's weights lie now, if they have moved.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done and what it would cost.")
+@options.batch_size_option
+@options.machine_options
+@options.engine_option
+@options.strict_option
+@options.as_json
+def command(cache: str, data: str, as_json: bool, **settings: Any) -> None:
+    """Bring CACHE up to date with DATA: extract what is new or changed, carry over the rest, drop what is gone.
+
+    Images are told by content, so renamed and relabelled ones are not extracted again. The old cache stays until the
+    new one is whole; a run that was stopped goes on where it was.
+    """
+    import featcache
+
+    with options.progress_bar() as progress:
+        result = featcache.update(cache, data, progress=progress, **settings)
+    options.show(result, as_json)

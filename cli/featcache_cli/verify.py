@@ -1,0 +1,27 @@
+"""featcache verify"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("cache", type=click.Path())
+@click.option("--images", help="Also say which images of this folder or CSV changed, vanished or appeared.")
+@click.option("--repair", metavar="DATA", help="Extract damaged rows again from this folder or CSV: see update.")
+@options.as_json
+def command(cache: str, images: str | None, repair: str | None, as_json: bool) -> None:
+    """Read all of CACHE and compare it with its checksums; exit status 1 where something is wrong."""
+    import featcache
+
+    with options.progress_bar() as progress:
+        if repair:
+            options.show(featcache.update(cache, repair, progress=progress), as_json)
+            return
+        found = featcache.verify(cache, images, progress=progress)
+    options.show(found, as_json)
+    sys.exit(0 if found.ok else 1)

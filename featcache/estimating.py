@@ -1,0 +1,142 @@
+"""`Estimate`: what an extraction will cost, measured on a few of its images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones import Backbone, load_backbone
+from featcache.engines import EngineName
+from featcache.layout import size_needed, wanted_views
+from featcache.loader import ViewLoader
+from featcache.manifest import Manifest, Progress, read_manifest
+from featcache.report import human_bytes
+from featcache.spec import PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.weights import EMBEDDED
+
+_MEASURED_VIEWS = 96
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be done and what it will cost.
+
+    images, views : to run through the network. seconds : for them, measured on `measured` views (reading, decoding,
+    network; not imports, not a conversion to another engine). size_bytes : of the file. free_bytes : on its disk.
+    """
+
+    images: int
+    views: int
+    seconds: float
+    measured: int
+    size_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        """For people."""
+        room = "" if self.size_bytes <= self.free_bytes else ": TOO LITTLE"
+        return (
+            f"{self.images} images, {self.views} views: about {human_seconds(self.seconds)} "
+            f"(measured on {self.measured} views)\n"
+            f"{human_bytes(self.size_bytes)} on a disk with {human_bytes(self.free_bytes)} free{room}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def estimate(
+    data: str | os.PathLike[str] | Manifest,
+    out: str | os.PathLike[str],
+    *,
+    backbone: str | Backbone = EMBEDDED,
+    weights: str = "pretrained",
+    views: int = 4,
+    augment: Augment = "tutorial",
+    image_size: int | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    dtype: StorageDtype = "float16",
+    seed: int = 0,
+    layers: Sequence[str] = (PENULTIMATE,),
+    engine: EngineName = "auto",
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+    progress: Progress | None = None,
+) -> Estimate:
+    """What `extract` with these arguments would cost; nothing is written.
+
+    Raises
+    ------
+    ImageError, BackboneError
+    """
+    if not isinstance(data, Manifest):
+        data = read_manifest(data, val_fraction=val_fraction, seed=split_seed, progress=progress)
+    if isinstance(backbone, str):
+        backbone = load_backbone(
+            backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed
+        )
+    spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
+    missing = wanted_views(spec, data.samples)
+    backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
+    return measure(Path(out), data, backbone, spec, missing, batch_size, workers)
+
+
+def measure(
+    out: Path,
+    manifest: Manifest,
+    backbone: Backbone,
+    spec: ExtractSpec,
+    missing: NDArray[np.integer[Any]],
+    batch_size: int,
+    workers: int | None,
+) -> Estimate:
+    """Run a few images, throw their features away, and multiply.
+
+    Parameters
+    ----------
+    missing : shape (n,). How many views of each image are to be extracted.
+    """
+    rows, views = np.flatnonzero(missing), int(missing.sum())
+    per_image = max(1, round(views / max(1, len(rows))))
+    some = rows[:: max(1, len(rows) * per_image // _MEASURED_VIEWS)] if len(rows) else rows
+    images = max(1, batch_size // per_image)
+    loader = ViewLoader(manifest, spec.view, workers=workers)
+    started, measured, first = time.perf_counter(), 0, 0
+    try:
+        for batch in loader.batches(some, range(per_image), images):
+            backbone.embed_layers(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
+            measured += len(batch.rows) * per_image
+            if not first and len(some) > 2 * images:  # the first pass prepares the network
+                started, first = time.perf_counter(), measured
+    finally:
+        loader.close()
+    per_view = (time.perf_counter() - started) / max(1, measured - first)
+    folder = next(place for place in (out.absolute().parent, *out.absolute().parents) if place.exists())
+    return Estimate(
+        images=len(rows),
+        views=views,
+        seconds=views * per_view,
+        measured=measured - first,
+        size_bytes=size_needed(spec, manifest.samples, backbone.dims),
+        free_bytes=shutil.disk_usage(folder).free,
+    )
+
+
+def human_seconds(seconds: float) -> str:
+    """42 -> '42 s'; 5400 -> '1 h 30 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,133 @@
+"""`verify` and `diff`: whether a cache holds what was written, and how it differs from its images or another cache."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.cache import FeatureCache
+from featcache.checksums import damaged_rows
+from featcache.manifest import Progress, read_manifest
+from featcache.samples import Samples
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    rows : how many were read. damaged : ids of the rows without their checksum. changes : how the images differ,
+    see `Samples.changes`; None where they were not asked for.
+    """
+
+    path: Path
+    rows: int
+    damaged: list[str]
+    changes: dict[str, list[str]] | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged and no image differs."""
+        return not self.damaged and not self.changes
+
+    def __str__(self) -> str:
+        """For people."""
+        lines = [f"damaged {name}" for name in self.damaged]
+        lines += [f"{kind}: {name}" for kind, names in (self.changes or {}).items() for name in names]
+        state = f"{len(self.damaged)} damaged" if self.damaged else "every row has its checksum"
+        images = "" if self.changes is None else f"; images: {_counts(self.changes)}"
+        lines.append(f"{self.path}: {self.rows} rows read, {state}{images}")
+        if self.damaged:
+            lines.append(f"Extract the damaged rows again with `featcache verify {self.path} --repair DATA`.")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "cache": str(self.path),
+            "ok": self.ok,
+            "rows": self.rows,
+            "damaged": self.damaged,
+            "changes": self.changes,
+        }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What `diff` found: fields of the spec as (name, value in a, value in b), and changes from a's samples to b's."""
+
+    a: str
+    b: str
+    spec: list[tuple[str, Any, Any]]
+    changes: dict[str, list[str]]
+
+    @property
+    def same(self) -> bool:
+        """Whether there is no difference."""
+        return not self.spec and not self.changes
+
+    def __str__(self) -> str:
+        """For people."""
+        lines = [f"{name}: {here} in {self.a}, {there} in {self.b}" for name, here, there in self.spec]
+        lines += [f"{kind}: {name}" for kind, names in self.changes.items() for name in names]
+        return "\n".join(lines) or f"{self.a} and {self.b} hold the same"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "same": self.same,
+            "spec": {name: [here, there] for name, here, there in self.spec},
+            "changes": self.changes,
+        }
+
+
+def verify(
+    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
+) -> Verification:
+    """Read every row of a cache and compare it with its checksum; the tables are checked on opening.
+
+    Parameters
+    ----------
+    images : the data that the cache was made from, to be compared with it by content.
+
+    Raises
+    ------
+    CacheError, ImageError
+    """
+    cache = FeatureCache.open(path)
+    n = len(cache.samples)
+    tick = (lambda done: progress("verify", done, n)) if progress else None
+    damaged = damaged_rows(cache.path, cache.layout, np.arange(n), tick)
+    changes = None if images is None else cache.samples.changes(_images(cache, images, progress))
+    return Verification(cache.path, n, [cache.samples.ids[row] for row in damaged], changes)
+
+
+def diff(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Progress | None = None
+) -> Difference:
+    """Compare a cache with another one, or with a folder or CSV manifest of images.
+
+    Raises
+    ------
+    CacheError, ImageError
+    """
+    first = FeatureCache.open(a)
+    if Path(b).is_dir() or Path(b).suffix.lower() == ".csv":
+        return Difference(str(a), str(b), [], first.samples.changes(_images(first, b, progress)))
+    second = FeatureCache.open(b)
+    return Difference(str(a), str(b), first.spec.differences(second.spec), first.samples.changes(second.samples))
+
+
+def _images(cache: FeatureCache, data: str | os.PathLike[str], progress: Progress | None) -> Samples:
+    """The samples that data gives now, split as the cache's."""
+    fraction, seed = cache.provenance.get("val_fraction", 0.2), cache.provenance.get("split_seed", 0)
+    return read_manifest(data, val_fraction=fraction, seed=seed, progress=progress).samples
+
+
+def _counts(changes: dict[str, list[str]]) -> str:
+    return ", ".join(f"{len(names)} {kind}" for kind, names in changes.items()) or "as they were"
