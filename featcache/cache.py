@@ -104,6 +104,12 @@ class FeatureCache:
         return Features(x, self.samples.take(rows))
 
     @property
+    def split_options(self) -> dict[str, Any]:
+        """How its images were split: arguments of `read_manifest`."""
+        names = {"val_fraction": "val_fraction", "split_seed": "seed", "allow_leak": "allow_leak"}
+        return {name: self.provenance[key] for key, name in names.items() if key in self.provenance}
+
+    @property
     def size_bytes(self) -> int:
         """Size of the file."""
         return self.path.stat().st_size

@@ -139,6 +139,7 @@ def compare(
     precision: str = "auto",
     train_precision: str = "fp32",
     val_fraction: float = 0.2,
+    allow_leak: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run the routes, each in fresh processes, and gather what they reached and cost.
@@ -162,7 +163,7 @@ def compare(
     out = Path(out)
     if head != "sgd":
         make_head(head)  # a bad name is told before hours of extraction
-    samples = read_manifest(data, val_fraction=val_fraction, progress=progress).samples
+    samples = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress).samples
     counts = {split: len(samples.rows(split)) for split in ("train", "val", "test")}
     shared = {
         "data": os.path.abspath(data),
@@ -172,6 +173,7 @@ def compare(
         "workers": workers,
         "device": device,
         "val_fraction": val_fraction,
+        "allow_leak": allow_leak,
     }
     full_recipe = {"epochs": 10, "batch_size": 32, "lr": 0.01, **(recipe or {})}
     settings = {

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.engines import EngineName
+from featcache.images import MAX_PIXELS
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
@@ -73,6 +74,8 @@ def estimate(
     engine: EngineName = "auto",
     val_fraction: float = 0.2,
     split_seed: int = 0,
+    allow_leak: bool = False,
+    max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Estimate:
     """What `extract` with these arguments would cost; nothing is written.
@@ -82,7 +85,9 @@ def estimate(
     ImageError, BackboneError
     """
     if not isinstance(data, Manifest):
-        data = read_manifest(data, val_fraction=val_fraction, seed=split_seed, progress=progress)
+        data = read_manifest(
+            data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
+        )
     if isinstance(backbone, str):
         backbone = load_backbone(
             backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed
@@ -90,7 +95,7 @@ def estimate(
     spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
     missing = wanted_views(spec, data.samples)
     backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
-    return measure(Path(out), data, backbone, spec, missing, batch_size, workers)
+    return measure(Path(out), data, backbone, spec, missing, batch_size, workers, max_pixels)
 
 
 def measure(
@@ -101,6 +106,7 @@ def measure(
     missing: NDArray[np.integer[Any]],
     batch_size: int,
     workers: int | None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Estimate:
     """Run a few images, throw their features away, and multiply.
 
@@ -112,7 +118,7 @@ def measure(
     per_image = max(1, round(views / max(1, len(rows))))
     some = rows[:: max(1, len(rows) * per_image // _MEASURED_VIEWS)] if len(rows) else rows
     images = max(1, batch_size // per_image)
-    loader = ViewLoader(manifest, spec.view, workers=workers)
+    loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels)
     started, measured, first = time.perf_counter(), 0, 0
     try:
         for batch in loader.batches(some, range(per_image), images):

@@ -17,6 +17,7 @@ from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
+from featcache.images import MAX_PIXELS
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, versions
@@ -31,6 +32,7 @@ class Extraction:
 
     cache : the finished cache. extracted : images run through the network by this call, 0 where the cache was
     there already; shown : their views. skipped : pairs (id, reason). ignored : files that are no images, by reason.
+    conflicts : pairs of ids with equal bytes and different labels.
     note : what the user should know of the network's engine.
     """
 
@@ -39,6 +41,7 @@ class Extraction:
     shown: int
     skipped: list[tuple[str, str]]
     ignored: dict[str, int]
+    conflicts: list[tuple[str, str]]
     report: Report
     note: str = ""
 
@@ -58,6 +61,7 @@ class Extraction:
         lines += [self.note] if self.note else []
         for reason, count in self.ignored.items():
             lines.append(f"ignored {count} files: {reason}")
+        lines += [f"conflict: {a} and {b} are one image with two labels" for a, b in self.conflicts]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)
 
@@ -70,6 +74,7 @@ class Extraction:
             "shown": self.shown,
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "ignored": self.ignored,
+            "conflicts": [list(pair) for pair in self.conflicts],
             "note": self.note,
         }
 
@@ -93,6 +98,8 @@ def extract(
     engine: EngineName = "auto",
     val_fraction: float = 0.2,
     split_seed: int = 0,
+    allow_leak: bool = False,
+    max_pixels: int = MAX_PIXELS,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Extraction:
@@ -109,8 +116,8 @@ def extract(
     engine : what runs the network: "pytorch", "openvino", or "auto", see `Backbone.accelerate`.
     image_size : pixels; None takes the network's own.
     batch_size : views, not images, in one forward pass.
-    seed : of the augmentation, and of the weights where they are drawn. val_fraction, split_seed : see
-        `read_manifest`; the split does not change with `seed`.
+    seed : of the augmentation, and of the weights where they are drawn. val_fraction, split_seed, allow_leak : see
+        `read_manifest`; the split does not change with `seed`. max_pixels : larger images count as unreadable.
     strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
 
@@ -124,7 +131,9 @@ def extract(
         manifest = (
             data
             if isinstance(data, Manifest)
-            else read_manifest(data, val_fraction=val_fraction, seed=split_seed, progress=progress)
+            else read_manifest(
+                data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
+            )
         )
     own = isinstance(backbone, str)
     if isinstance(backbone, str):
@@ -143,10 +152,11 @@ def extract(
             with watch.phase("convert"):
                 shown = len(manifest.samples) + views * len(manifest.samples.rows("train"))
                 backbone.accelerate(spec.view.image_size, engine, shown)
-        provenance = {**describe(backbone), "val_fraction": val_fraction, "split_seed": split_seed}
-        with CacheWriter(out, spec, manifest.samples, backbone.dims, provenance) as writer:
+        split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
+        with CacheWriter(out, spec, manifest.samples, backbone.dims, {**describe(backbone), **split}) as writer:
             before = writer.done
-            cache = writer.finish(fill(writer, manifest, backbone, batch_size, workers, watch, progress, strict))
+            loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
+            cache = writer.finish(fill(writer, loader, backbone, batch_size, watch, progress, strict))
         extracted = int(np.count_nonzero(cache.done > before))
         shown = int((cache.done - before).sum())
     report = Report(
@@ -159,23 +169,22 @@ def extract(
         device=backbone.device_name,
         precision=backbone.precision,
     )
-    return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, report, backbone.note)
+    return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, manifest.conflicts(), report, backbone.note)
 
 
 def fill(
     writer: CacheWriter,
-    manifest: Manifest,
+    loader: ViewLoader,
     backbone: Backbone,
     batch_size: int,
-    workers: int | None,
     watch: Stopwatch,
     progress: Progress | None = None,
     strict: bool = False,
 ) -> dict[int, str]:
-    """Extract all pending views; returns row -> reason of the images that could not be read."""
+    """Extract all pending views and close the loader; returns row -> reason of the images that could not be read."""
+    manifest = loader.manifest
     pending, total = writer.pending(), len(manifest.samples)
     left = len(pending)
-    loader = ViewLoader(manifest, writer.spec.view, workers=workers, watch=watch)
     try:
         for rows, numbers in _like_each_other(pending, writer.done, writer.wanted):
             for batch in loader.batches(rows, numbers, max(1, batch_size // len(numbers))):

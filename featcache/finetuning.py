@@ -19,6 +19,7 @@ from featcache.backbones import Backbone, load_backbone, resolve_device, resolve
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import RunError
 from featcache.linear import LinearHead
+from featcache.images import MAX_PIXELS
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
 from featcache.metrics import Accuracy, evaluate
@@ -84,6 +85,8 @@ def finetune(
     seed: int = 0,
     val_fraction: float = 0.2,
     split_seed: int = 0,
+    allow_leak: bool = False,
+    max_pixels: int = MAX_PIXELS,
     resume: bool = False,
     progress: Progress | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -96,7 +99,8 @@ def finetune(
     mode : "all" trains every layer; "head" a linear layer on the backbone, which stays frozen in `eval()` mode
         and runs live over every image in every epoch.
     recipe : epochs, batch size, optimizer, schedule.
-    seed : of views, order, new weights and dropout. val_fraction, split_seed : see `read_manifest`.
+    seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
+        `read_manifest`. max_pixels : larger images count as unreadable.
     resume : go on after the last finished epoch of `out`, to the result that an uninterrupted run would give.
 
     Raises
@@ -112,7 +116,9 @@ def finetune(
         manifest = (
             data
             if isinstance(data, Manifest)
-            else read_manifest(data, val_fraction=val_fraction, seed=split_seed, progress=progress)
+            else read_manifest(
+                data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
+            )
         )
     with watch.phase("start"):
         if isinstance(backbone, str):
@@ -122,7 +128,7 @@ def finetune(
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
         spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32")
-        loader = ViewLoader(manifest, spec.view, workers=workers, watch=watch)
+        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
         run = _Run(out, backbone, spec, manifest, loader, mode, recipe, progress, on_epoch)
     try:
         if (out / CHECKPOINT).exists():

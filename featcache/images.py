@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from featcache.errors import UnreadableImageError
 
 # What torchvision.datasets.ImageFolder takes for an image.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+
+MAX_PIXELS = 178_956_970
+"""The most pixels that are decoded: twice Pillow's warning limit, a quarter of a gigabyte of RGB each way."""
 
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -22,7 +25,7 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode an image file to upright RGB.
 
     EXIF orientation is applied; animations give their first frame; transparency is laid on white; 16-bit
@@ -34,16 +37,26 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
     Raises
     ------
-    UnreadableImageError : too many pixels for Pillow (a "decompression bomb", above 179 million), or whatever
-        else is wrong with the file, with the reason as its text.
+    UnreadableImageError : more than `max_pixels` (perhaps a "decompression bomb": a small file that fills the
+        memory), or whatever else is wrong with the file, with the reason as its text.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise UnreadableImageError(
+                    f"{image.width} x {image.height} pixels are more than the {max_pixels:,} of --max-pixels"
+                )
             return np.array(_to_rgb(_upright(image)))
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they like on a broken file: OSError, SyntaxError, ...
         raise UnreadableImageError(_reason(data, error)) from error
+
+
+def lift_pillows_limit(max_pixels: int) -> None:
+    """Let Pillow open images of more pixels than its own limit, in the whole process."""
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
 
 
 def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
@@ -68,6 +81,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((grey if eight_bits else grey >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels have no defined range; convert it to 8 bits")
+    if image.mode == "LAB":  # convert("RGB") does not know it
+        profiles = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")  # type: ignore[return-value]
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import UnreadableImageError
-from featcache.images import decode
+from featcache.images import MAX_PIXELS, decode, lift_pillows_limit
 from featcache.manifest import Manifest
 from featcache.report import Stopwatch
 from featcache.spec import ViewSpec
@@ -44,6 +44,7 @@ class ViewLoader:
     Parameters
     ----------
     workers : threads; None takes one per core that the process may use.
+    max_pixels : larger images count as unreadable.
     watch : gets the seconds spent reading, decoding and making views, summed over the threads.
 
     Attributes
@@ -57,8 +58,12 @@ class ViewLoader:
         spec: ViewSpec,
         *,
         workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
         watch: Stopwatch | None = None,
     ) -> None:
+        if max_pixels > MAX_PIXELS:
+            lift_pillows_limit(max_pixels)
+        self._max_pixels = max_pixels
         self.manifest = manifest
         self.spec = spec
         self.skipped: dict[int, str] = {}
@@ -111,7 +116,7 @@ class ViewLoader:
             with self._watch.phase("read"):
                 data = read_image(self.manifest, row, expected)
             with self._watch.phase("decode"):
-                image = decode(data)
+                image = decode(data, self._max_pixels)
         except UnreadableImageError as error:
             return error
         with self._watch.phase("view"):

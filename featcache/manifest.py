@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.images import is_image_name
-from featcache.rng import generator
+from featcache.rng import content_order
 from featcache.samples import SPLITS, Samples
 
 Progress = Callable[[str, int, int], None]
@@ -40,6 +40,11 @@ class Manifest:
     samples: Samples
     ignored: dict[str, int]
 
+    def conflicts(self) -> list[tuple[str, str]]:
+        """Pairs of images with equal bytes and different labels: one of the two labels is wrong."""
+        labels = self.samples.labels
+        return [(self.samples.ids[a], self.samples.ids[b]) for a, b in _copies(self.samples) if labels[a] != labels[b]]
+
     def path(self, row: int) -> Path:
         """Where image `row` lies."""
         return self.root / self.samples.ids[row]
@@ -57,6 +62,7 @@ def read_manifest(
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
+    allow_leak: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
     """Find the images of a folder or of a CSV manifest.
@@ -69,6 +75,7 @@ def read_manifest(
         - a CSV file with the columns `path`, `label` and perhaps `split`; paths are relative to its folder.
     val_fraction : share of the images that is held out as val where the data has no val of its own:
         stratified by class, drawn with `seed`; files with equal bytes stay on one side.
+    allow_leak : take images whose bytes are in train and in val or test as well.
 
     Raises
     ------
@@ -87,11 +94,14 @@ def read_manifest(
     entries.sort(key=lambda entry: entry.id)
     classes = _classes(source, entries)
     sha256 = _hash_files(root, entries, progress)
-    labels = np.array([classes.index(entry.label) for entry in entries], dtype=np.int64)
+    number = {name: place for place, name in enumerate(classes)}
+    labels = np.array([number[entry.label] for entry in entries], dtype=np.int64)
     split = _split(entries, labels, sha256, val_fraction, seed)
     order = np.argsort(split, kind="stable")
-    samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes)
-    return Manifest(root, samples.take(order), dict(ignored))
+    samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes).take(order)
+    if not allow_leak:
+        _refuse_leaks(source, samples)
+    return Manifest(root, samples, dict(ignored))
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -106,7 +116,7 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
         path = Path(pattern)
         if path.is_dir():
             images = list_images(path)
-        elif path.exists():
+        elif path.is_file():
             images = [path]
         else:
             images = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if is_image_name(Path(name))]
@@ -249,6 +259,27 @@ def _classes(source: Path, entries: list[_Entry]) -> tuple[str, ...]:
     return tuple(sorted(trained))
 
 
+def _copies(samples: Samples) -> Iterator[tuple[int, int]]:
+    """Pairs of rows with equal bytes: the first of each content with each other one."""
+    first: dict[bytes, int] = {}
+    for row, content in enumerate(samples.sha256):
+        seen = first.setdefault(content.tobytes(), row)
+        if seen != row:
+            yield seen, row
+
+
+def _refuse_leaks(source: Path, samples: Samples) -> None:
+    """Train rows come first, so a copy outside of train has its first in train."""
+    train = SPLITS.index("train")
+    leaks = [(a, b) for a, b in _copies(samples) if samples.split[a] == train != samples.split[b]]
+    if leaks:
+        pairs = "; ".join(f"{samples.ids[b]} is {samples.ids[a]}" for a, b in leaks[:5])
+        raise DataLayoutError(
+            f"{source}: {len(leaks)} images of val or test are in train, too: {pairs}. The accuracy on them says "
+            "nothing. Remove the copies, or go on with --allow-leak."
+        )
+
+
 def _some(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -316,7 +347,7 @@ def _draw(labels: NDArray[np.int64], sha256: NDArray[np.uint8], fraction: float,
 
     for label in np.unique(labels):
         members = np.flatnonzero(labels[first] == label)
-        members = members[generator(seed, "split", int(label)).permutation(len(members))]
+        members = members[content_order(sha256[first[members]], seed, "split")]  # new images move few old ones
         wanted = max(1, round(fraction * int(sizes[members].sum())))
         filled = 0
         for member in members:

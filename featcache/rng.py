@@ -50,8 +50,13 @@ def epoch_order(sha256: NDArray[np.uint8], seed: int, epoch: int) -> NDArray[np.
     -------
     order : ndarray, shape (n,), int64. A permutation of 0..n-1; identical images keep their relative order.
     """
+    return content_order(sha256, seed, "order", epoch)
+
+
+def content_order(sha256: NDArray[np.uint8], seed: int, *parts: object) -> NDArray[np.int64]:
+    """A shuffle in which each content, shape (n, 32), has a place of its own, whatever other contents there are."""
     word = np.ascontiguousarray(sha256[:, :8]).view("<u8").reshape(-1).astype(np.uint64)
-    word ^= np.uint64(derived_seed(seed, "order", epoch))
+    word ^= np.uint64(derived_seed(seed, *parts))
     # The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that spreads every bit.
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

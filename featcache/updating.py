@@ -17,7 +17,9 @@ from featcache.engines import EngineName
 from featcache.errors import CacheMismatchError
 from featcache.estimating import Estimate, measure
 from featcache.extraction import describe, fill
+from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
+from featcache.loader import ViewLoader
 from featcache.manifest import Progress, read_manifest
 from featcache.report import Stopwatch, human_bytes
 from featcache.samples import Samples
@@ -96,6 +98,7 @@ def update(
     workers: int | None = None,
     device: str = "auto",
     engine: EngineName = "auto",
+    max_pixels: int = MAX_PIXELS,
     strict: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -118,9 +121,8 @@ def update(
     """
     watch = Stopwatch()
     old = FeatureCache.open(path)
-    split = {"val_fraction": old.provenance.get("val_fraction", 0.2), "seed": old.provenance.get("split_seed", 0)}
     with watch.phase("hash"):
-        manifest = read_manifest(data, **split, progress=progress)
+        manifest = read_manifest(data, **old.split_options, progress=progress)
     samples = manifest.samples
     spec = replace(old.spec, views=old.spec.views if views is None else views)
     with watch.phase("verify"):
@@ -146,13 +148,17 @@ def update(
     if backbone:
         backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
     if dry_run:
-        found["estimate"] = measure(old.path, manifest, backbone, spec, missing, batch_size, workers) if backbone else None
+        if backbone:
+            found["estimate"] = measure(
+                old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels
+            )
         return Update(**found, seconds=watch.seconds())
     provenance = {**old.provenance, **(describe(backbone) if backbone else {})}
     with CacheWriter(old.path, spec, samples, old.dims, provenance) as writer:
         with watch.phase("carry"):
             carry(writer, old, source)
-        skipped = fill(writer, manifest, backbone, batch_size, workers, watch, progress, strict) if backbone else {}
+        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
+        skipped = fill(writer, loader, backbone, batch_size, watch, progress, strict) if backbone else {}
         cache = writer.finish(skipped)
     found.update(cache=cache, skipped=cache.skipped)
     return Update(**found, seconds=watch.seconds())

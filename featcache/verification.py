@@ -125,8 +125,7 @@ def diff(
 
 def _images(cache: FeatureCache, data: str | os.PathLike[str], progress: Progress | None) -> Samples:
     """The samples that data gives now, split as the cache's."""
-    fraction, seed = cache.provenance.get("val_fraction", 0.2), cache.provenance.get("split_seed", 0)
-    return read_manifest(data, val_fraction=fraction, seed=seed, progress=progress).samples
+    return read_manifest(data, **{**cache.split_options, "allow_leak": True}, progress=progress).samples
 
 
 def _counts(changes: dict[str, list[str]]) -> str:

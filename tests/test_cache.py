@@ -16,87 +16,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from caches import DIMS, PROVENANCE, SAMPLES, SPEC, N, finished, make_samples, values, write_rows, writer
 from featcache import writer as writer_module
 from featcache.cache import FeatureCache, partial_path
-from featcache.errors import (
-    CacheBusyError,
-    CacheError,
-    CacheIncompleteError,
-    CacheMismatchError,
-    CacheVersionError,
-    NotACacheError,
-)
+from featcache.errors import CacheBusyError, CacheIncompleteError, CacheMismatchError, CacheSpaceError, NotACacheError
+from featcache.layout import OWNER_BYTES
 from featcache.samples import Samples
-from featcache.spec import ExtractSpec, ViewSpec
 from featcache.writer import CacheWriter
-
-SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), views=2)
-DIMS = {"penultimate": 4}
-PROVENANCE = {"device": "cpu"}
-N = 10
-
-
-def make_samples(ids: list[str] | None = None) -> Samples:
-    """Seven training rows and three val rows."""
-    ids = ids or [f"{'train' if row < 7 else 'val'}/{row}.png" for row in range(N)]
-    n = len(ids)
-    hashes = np.random.default_rng(1).integers(0, 256, (n, 32), dtype=np.uint8)
-    labels = np.arange(n, dtype=np.int64) % 2
-    split = np.array([0] * 7 + [1] * 3 + [0] * n, dtype=np.uint8)[:n]
-    return Samples(tuple(ids), labels, split, hashes, ("ants", "bees"))
-
-
-SAMPLES = make_samples()
-
-
-def values(rows: NDArray[np.int64] | list[int], views: int = 3, dim: int = 4) -> NDArray[np.float32]:
-    """Row r, view v, column c holds r + v / 4 + c / 64: exact in float16."""
-    grid = np.arange(views)[:, None] / 4 + np.arange(dim) / 64
-    return (np.asarray(rows)[:, None, None] + grid).astype(np.float32)
-
-
-def writer(path: Path, spec: ExtractSpec = SPEC, samples: Samples = SAMPLES) -> CacheWriter:
-    return CacheWriter(path, spec, samples, DIMS, PROVENANCE)
-
-
-def write_rows(open_writer: CacheWriter, rows: list[int], views: int = 3) -> None:
-    open_writer.write(np.array(rows, dtype=np.int64), {"penultimate": values(rows, views)})
-
-
-def finished(path: Path, skipped: dict[int, str] | None = None) -> FeatureCache:
-    skipped = skipped or {}
-    with writer(path) as w:
-        for rows, views in ((range(7), 3), (range(7, 10), 1)):
-            write_rows(w, [row for row in rows if row not in skipped], views)
-        return w.finish(skipped)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "photos.h5"
-
-
-def tamper(path: Path, change: Callable[[h5py.File], None]) -> None:
-    with h5py.File(path, "r+") as file:
-        change(file)
-
-
-def set_attribute(name: str, value: Any) -> Callable[[h5py.File], None]:
-    return lambda file: file.attrs.__setitem__(name, value)
-
-
-def delete(name: str) -> Callable[[h5py.File], None]:
-    return lambda file: file.__delitem__(name)
-
-
-def replace(name: str, data: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        del file[name]
-        file[name] = data
-
-    return change
 
 
 def test_what_was_written_is_read(path: Path) -> None:
@@ -219,8 +151,8 @@ def test_a_partial_file_is_invisible_and_says_how_to_go_on(path: Path) -> None:
     with pytest.raises(CacheIncompleteError) as error:
         FeatureCache.open(path)
     assert str(error.value) == (
-        f"{path} is not finished: {path}.partial is there. "
-        "Run the same `featcache extract` again; it goes on where it stopped."
+        f"{path} is not finished: 3 of 10 rows are in {path}.partial. "
+        "Run the same command again; it goes on where it stopped."
     )
     partial = FeatureCache.open(partial_path(path), partial=True)
     assert not partial.complete
@@ -235,8 +167,8 @@ def test_a_partial_file_under_the_final_name_is_still_unfinished(path: Path) -> 
     with pytest.raises(CacheIncompleteError) as error:
         FeatureCache.open(path)
     assert str(error.value) == (
-        f"{path} is not finished: 3 of 10 rows are there. "
-        "Run the same `featcache extract` again; it goes on where it stopped."
+        f"{path} is not finished: 3 of 10 rows are in {path}. "
+        "Run the same command again; it goes on where it stopped."
     )
 
 
@@ -260,20 +192,126 @@ def test_a_writer_goes_on_with_the_rows_that_are_missing(path: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == ["photos.h5"]
 
 
-def test_a_row_counts_only_once_all_its_layers_are_on_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_counts_only_once_its_features_and_checksum_are_on_file(path: Path) -> None:
+    """Whatever write is the last one before a crash, a row is there whole or not at all."""
+    expected = values([0, 1])
+    last = 0
+    while True:
+        with writer(path) as w:
+            left = [last]
+
+            def dies(data: Any, left: list[int] = left, write: Any = w._file.write) -> int:
+                if not left[0]:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+                return int(write(data))
+
+            class File:
+                seek, fileno, write = w._file.seek, w._file.fileno, staticmethod(dies)
+
+            file, w._file = w._file, File()  # type: ignore[assignment]
+            try:
+                write_rows(w, [0, 1])
+            except KeyboardInterrupt:
+                pass
+            else:
+                w._file = file
+                break
+            w._file = file
+        partial = FeatureCache.open(path, partial=True)
+        there = np.flatnonzero(partial.done)
+        np.testing.assert_array_equal(partial.features("train").x, expected[: len(there)] if len(there) else 0)
+        partial_path(path).unlink()
+        last += 1
+    assert last == 3  # features, checksums, marks
+
+
+def test_what_a_power_cut_took_back_is_extracted_again(path: Path) -> None:
     with writer(path) as w:
-        file = w._file
-        marks: list[tuple[list[int], float]] = []
-        flush = h5py.File.flush
+        write_rows(w, [0, 1, 2, 3])
+        region = w._layout.layers["penultimate"]
+    with partial_path(path).open("r+b") as file:  # the mark of row 2 reached the disk, its features did not
+        file.seek(region.offset + 2 * region.stride)
+        file.write(bytes(region.stride))
+    with writer(path) as w:
+        assert w.pending().tolist() == [2, 4, 5, 6, 7, 8, 9]
 
-        def record(self: h5py.File) -> None:
-            flush(self)
-            marks.append((file["done"][:2].tolist(), float(file["features/penultimate"][1, 2, 3])))
 
-        monkeypatch.setattr(h5py.File, "flush", record)
+def test_views_are_added_to_rows_that_have_some(path: Path) -> None:
+    with writer(path) as w:
+        write_rows(w, list(range(7)), 1)
+        assert w.pending().tolist() == list(range(N))
+        assert w.done.tolist() == [1] * 7 + [0] * 3
+        w.write(np.arange(7), {"penultimate": values(range(7))[:, 1:]}, first_view=1)
+        write_rows(w, [7, 8, 9], 1)
+        cache = w.finish({})
+    np.testing.assert_array_equal(cache.features("train").x, values(range(7)))
+
+
+def test_features_that_are_not_finite_are_refused_by_row(path: Path) -> None:
+    bad = values([0, 1, 2])
+    bad[1, 2, 3] = 1e6  # infinite in float16
+    with writer(path) as w:
+        refused = w.write(np.arange(3), {"penultimate": bad})
+        assert refused == {1: "its features are not finite in float16"}
+        assert w.done[:3].tolist() == [3, 0, 3]
+
+
+def test_too_little_room_is_refused_before_anything_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Disk:
+        free = 1000
+
+    monkeypatch.setattr(writer_module.shutil, "disk_usage", lambda _: Disk)
+    with pytest.raises(CacheSpaceError) as error:
+        writer(path)
+    assert " will have 67." in str(error.value)
+    assert f"; 1.0 kB are free in {path.parent}" in str(error.value)
+    assert list(path.parent.iterdir()) == []
+
+
+_LIMITED = """
+import resource, sys
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+from caches import write_rows, writer
+from featcache.errors import CacheSpaceError
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+try:
+    if not limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    with writer(path) as w:
         write_rows(w, [0, 1])
-    expected = float(values([1])[0, 2, 3])
-    assert marks == [([0, 0], expected), ([3, 3], expected)]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        write_rows(w, [2, 3, 4])
+except CacheSpaceError as error:
+    print(error)
+"""
+
+
+def limited(path: Path, limit: int) -> str:
+    helpers, root = Path(__file__).parent / "helpers", Path(__file__).parents[1]
+    arguments = [sys.executable, "-c", _LIMITED, str(path), str(limit), str(helpers), str(root)]
+    ran = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_a_limit_on_file_sizes_is_met_at_creation(path: Path) -> None:
+    assert "or a limit on file sizes is lower. Make room" in limited(path, 0)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_what_is_there(path: Path) -> None:
+    with writer(path) as w:
+        write_rows(w, [0, 1])
+        region = w._layout.layers["penultimate"]
+    text = limited(path, region.offset + 3 * region.stride)
+    assert text == (
+        f"{path}.partial cannot be written: File too large. 2 of 10 rows are there. "
+        "Make room, then run the same command again: it goes on where it stopped."
+    )
+    with writer(path) as w:
+        assert w.pending().tolist() == list(range(2, N))
 
 
 def test_finish_refuses_rows_that_are_neither_there_nor_skipped(path: Path) -> None:
@@ -313,7 +351,7 @@ def test_a_failed_creation_leaves_nothing(path: Path, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(writer_module, "_fsync", fail)
+    monkeypatch.setattr(writer_module.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         writer(path)
     assert list(path.parent.iterdir()) == []
@@ -395,7 +433,8 @@ def test_other_images_are_refused_by_name(path: Path, change: str) -> None:
     with pytest.raises(CacheMismatchError) as error:
         finished(path).check_matches(SPEC, samples)
     assert str(error.value) == (
-        f"{path} was made from other images: {change}. Extract again to another file, or remove photos.h5."
+        f"{path} was made from other images: {change}. Extract again to another file, or bring it up to date with "
+        f"`featcache update {path} DATA`."
     )
 
 
@@ -410,116 +449,20 @@ def test_a_partial_file_of_other_images_is_refused(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"path,label\n", b"\x89HDF\r\n\x1a\n", bytes(4096)])
-def test_a_file_that_is_not_hdf5_is_not_a_cache(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    with pytest.raises(NotACacheError) as error:
-        FeatureCache.open(path)
-    assert str(error.value).startswith(f"{path} is not a feature cache: it cannot be read as HDF5 (")
-
-
-def test_a_folder_is_not_a_cache(path: Path) -> None:
-    path.mkdir()
-    with pytest.raises(NotACacheError):
-        FeatureCache.open(path)
-
-
-def test_other_hdf5_is_not_a_cache(path: Path) -> None:
-    with h5py.File(path, "w") as file:
-        file["x"] = np.zeros(3)
-    with pytest.raises(NotACacheError) as error:
-        FeatureCache.open(path)
-    assert str(error.value) == (f"{path} is HDF5, but not a feature cache (attribute format is not 'featcache').")
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_cache_is_refused(path: Path, share: float) -> None:
-    finished(path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(NotACacheError):
-        FeatureCache.open(path)
-
-
-@pytest.mark.parametrize("version", [0, 2, 99])
-def test_another_version_is_refused(path: Path, version: int) -> None:
-    finished(path)
-    tamper(path, set_attribute("version", version))
-    with pytest.raises(CacheVersionError) as error:
-        FeatureCache.open(path)
-    assert str(error.value) == (
-        f"{path} has format version {version}; this featcache reads version 1. "
-        "Use the featcache that wrote it, or extract again."
-    )
-
-
-def test_a_tampered_spec_does_not_have_its_digest(path: Path) -> None:
-    finished(path)
-    tamper(path, set_attribute("spec", SPEC.to_json().replace('"seed":0', '"seed":1')))
-    with pytest.raises(NotACacheError) as error:
-        FeatureCache.open(path)
-    assert str(error.value) == (f"{path} is a damaged feature cache: its spec does not have its digest. Extract again.")
-
-
-DAMAGE = {
-    "spec is not JSON": set_attribute("spec", "{"),
-    "spec is JSON of another kind": set_attribute("spec", '"text"'),
-    "spec lacks a field": set_attribute("spec", "{}"),
-    "digest is another": set_attribute("digest", "0" * 64),
-    "provenance is not JSON": set_attribute("provenance", "x"),
-    "version is text": set_attribute("version", "one"),
-    "no spec": lambda file: file.attrs.__delitem__("spec"),
-    "no complete": lambda file: file.attrs.__delitem__("complete"),
-    "no labels": delete("labels"),
-    "no features": delete("features"),
-    "no layer": delete("features/penultimate"),
-    "labels too short": replace("labels", np.zeros(3, np.int64)),
-    "done too long": replace("done", np.zeros(11, np.uint16)),
-    "ids are numbers": replace("ids", np.arange(10)),
-    "features of another rank": replace("features/penultimate", np.zeros((10, 4), np.float16)),
-    "features of fewer rows": replace("features/penultimate", np.zeros((9, 3, 4), np.float16)),
-    "features of fewer views": replace("features/penultimate", np.zeros((10, 2, 4), np.float16)),
-    "features of another dtype": replace("features/penultimate", np.zeros((10, 3, 4), np.float64)),
-    "labels without a class": replace("labels", np.full(10, 7)),
-    "features are chunked": lambda file: (
-        file.__delitem__("features/penultimate"),
-        file.create_dataset("features/penultimate", data=np.zeros((10, 3, 4), np.float16), chunks=(1, 3, 4)),
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache_is_refused(path: Path, damage: str) -> None:
-    finished(path)
-    tamper(path, DAMAGE[damage])
-    with pytest.raises(CacheError, match=f"^{path} "):
-        FeatureCache.open(path)
-
-
-def test_a_cache_whose_text_heap_is_garbage_is_refused(path: Path) -> None:
-    finished(path)
-    data = bytearray(path.read_bytes())
-    place = data.index(b"GCOL")
-    data[place : place + 16] = b"\xff" * 16
-    path.write_bytes(data)
-    with pytest.raises(CacheError):
-        FeatureCache.open(path)
-
-
-_HOLD = """
-import sys, json
+def hold(path: Path) -> subprocess.Popen[str]:
+    """Another process that writes the cache until its stdin ends."""
+    code = """
+import sys
+sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from featcache.cache import open_file
-file = open_file(Path(sys.argv[1]), sys.argv[2])
-print("open", flush=True)
-sys.stdin.read()
+from caches import writer
+with writer(Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
 """
-
-
-def hold(path: Path, mode: str) -> subprocess.Popen[str]:
-    """Another process that has the file open until its stdin ends."""
+    helpers, root = Path(__file__).parent / "helpers", Path(__file__).parents[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(path), mode],
+        [sys.executable, "-c", code, str(path), str(helpers), str(root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -529,29 +472,39 @@ def hold(path: Path, mode: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_cache_that_another_process_writes_is_busy(path: Path) -> None:
+def test_a_cache_that_another_process_writes_is_busy_and_names_it(path: Path) -> None:
     with writer(path) as w:
         write_rows(w, [0, 1])
-    with hold(partial_path(path), "r+") as process:
-        for attempt in (
-            lambda: writer(path),
-            lambda: FeatureCache.open(partial_path(path), partial=True),
-        ):
+    with hold(path) as process:
+        for attempt in (lambda: writer(path), lambda: FeatureCache.open(path)):
             with pytest.raises(CacheBusyError) as error:
                 attempt()
-            assert str(error.value) == (
-                f"{path}.partial is open in another process. Wait until it ends, or stop it; nothing is lost."
-            )
+            text = str(error.value)
+            assert text.startswith(f"{path}.partial is being written by process {process.pid} on ")
+            assert text.endswith(". Wait until it ends, or stop it; nothing is lost.")
+        assert FeatureCache.open(path, partial=True).done.tolist() == [3, 3] + [0] * 8
         process.communicate("")
     with writer(path) as w:
         assert w.pending().tolist() == list(range(2, N))
 
 
-def test_many_processes_may_read_a_finished_cache(path: Path) -> None:
-    finished(path)
-    with hold(path, "r") as process:
-        np.testing.assert_array_equal(FeatureCache.open(path).features("train").x, values(range(7)))
-        process.communicate("")
+def test_the_lock_of_a_dead_process_blocks_nobody(path: Path) -> None:
+    process = hold(path)
+    process.kill()
+    process.communicate()
+    with pytest.raises(CacheIncompleteError):
+        FeatureCache.open(path)
+    with writer(path) as w:
+        write_rows(w, list(range(7)))
+        write_rows(w, [7, 8, 9], 1)
+        w.finish({})
+    header = path.read_bytes()[:512]
+    assert header[-OWNER_BYTES:] == bytes(OWNER_BYTES)
+
+
+def test_two_writers_of_one_process_are_two(path: Path) -> None:
+    with writer(path), pytest.raises(CacheBusyError, match=f"process {os.getpid()} on "):
+        writer(path)
 
 
 def test_reading_leaves_the_file_closed_and_unchanged(path: Path) -> None:
@@ -559,8 +512,7 @@ def test_reading_leaves_the_file_closed_and_unchanged(path: Path) -> None:
     before = path.read_bytes()
     cache = FeatureCache.open(path)
     x = cache.features("train").x
-    with h5py.File(path, "r+") as file:
-        assert file.attrs["complete"]
     assert path.read_bytes() == before
+    path.unlink()  # what is mapped stays
     assert json.dumps(cache.provenance) == json.dumps(PROVENANCE)
     assert x[6, 2, 3] == 6 + 2 / 4 + 3 / 64

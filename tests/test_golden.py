@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from pathlib import Path
 
 import h5py
@@ -40,17 +41,44 @@ def test_the_file_holds_these_datasets_and_no_other(golden: h5py.File) -> None:
     assert found == {
         "features/penultimate": ("f", 2, (18, 3, 3)),
         "done": ("u", 2, (18,)),
+        "crc32": ("u", 4, (18,)),
+        "skipped": ("S", 120, (18,)),
         "labels": ("i", 8, (18,)),
         "split": ("u", 1, (18,)),
         "sha256": ("u", 1, (18, 32)),
         "ids": (*text, (18,)),
         "classes": (*text, (2,)),
-        "skipped": (*text, (1, 2)),
     }
 
 
+def test_the_header_says_where_the_rows_lie_and_seals_the_rest(golden: h5py.File) -> None:
+    raw = Path(golden.filename).read_bytes()
+    first, second, rest = raw.split(b"\n", 2)
+    assert first == b"featcache 1 1024"
+    assert golden.userblock_size == 1024
+    body = json.loads(second)
+    assert set(body) == {"size", "rows", "sha256"}
+    assert body["size"] == len(raw)
+    names = ("features/penultimate", "done", "crc32", "skipped")
+    assert body["rows"] == {name: [golden[name].id.get_offset(), golden[name].nbytes] for name in names}
+    assert set(rest[: 1024 - len(first) - len(second) - 2]) == {0}
+    digest, start = hashlib.sha256(), 1024
+    for offset, length in sorted(body["rows"].values()):
+        digest.update(raw[start:offset])
+        start = offset + length
+    digest.update(raw[start:])
+    assert body["sha256"] == digest.hexdigest()
+
+
+def test_every_row_has_its_checksum(golden: h5py.File) -> None:
+    x, done, skipped = (golden[name][:] for name in ("features/penultimate", "done", "skipped"))
+    for row in range(18):
+        data = x[row].astype("<f2").tobytes() + done[row].astype("<u2").tobytes() + bytes(skipped[row]).ljust(120, b"\0")
+        assert golden["crc32"][row] == zlib.crc32(data)
+
+
 def test_features_and_done_lie_contiguous_from_the_start(golden: h5py.File) -> None:
-    for name in ("features/penultimate", "done"):
+    for name in ("features/penultimate", "done", "crc32", "skipped"):
         plist = golden[name].id.get_create_plist()
         assert plist.get_layout() == h5py.h5d.CONTIGUOUS
         assert plist.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
@@ -72,11 +100,11 @@ def test_split_is_an_enum(golden: h5py.File) -> None:
 
 
 def test_text_is_utf8(golden: h5py.File) -> None:
-    for name in ("ids", "classes", "skipped"):
+    for name in ("ids", "classes"):
         assert h5py.check_string_dtype(golden[name].dtype) == ("utf-8", None)
     assert golden["ids"].asstr()[:].tolist() == IDS
     assert golden["classes"].asstr()[:].tolist() == ["ants", "bees"]
-    assert golden["skipped"].asstr()[:].tolist() == [[IDS[1], "the file is empty (0 bytes)"]]
+    assert golden["skipped"][:].tolist() == [b"", b"the file is empty (0 bytes)"] + [b""] * 16
 
 
 def test_tables_hold_labels_hashes_and_views_done(golden: h5py.File, split_folder: Path) -> None:
@@ -87,14 +115,13 @@ def test_tables_hold_labels_hashes_and_views_done(golden: h5py.File, split_folde
     x = golden["features/penultimate"][:]
     assert np.isnan(x[1]).all()
     assert np.isfinite(x[golden["done"][:] == 3]).all()
+    assert (x[13:, 1:] == 0).all()
 
 
 def test_the_attributes(golden: h5py.File) -> None:
-    assert set(golden.attrs) == {"format", "version", "spec", "digest", "provenance", "complete"}
+    assert set(golden.attrs) == {"format", "version", "spec", "digest", "provenance"}
     assert golden.attrs["format"] == "featcache"
     assert golden.attrs["version"] == 1
-    assert golden.attrs["complete"]
-    assert golden.attrs["complete"].dtype == np.bool_
     spec = golden.attrs["spec"]
     assert golden.attrs["digest"] == hashlib.sha256(spec.encode()).hexdigest()
     assert json.loads(spec) == {
@@ -113,7 +140,9 @@ def test_the_attributes(golden: h5py.File) -> None:
         "weights_sha256": toy_backbone().weights_sha256,
     }
     assert spec == json.dumps(json.loads(spec), sort_keys=True, separators=(",", ":"))
-    assert set(json.loads(golden.attrs["provenance"])) == {"weights", "device", "engine", "versions", "host", "date"}
+    assert set(json.loads(golden.attrs["provenance"])) == {
+        "weights", "device", "engine", "versions", "host", "date", "val_fraction", "split_seed", "allow_leak"
+    }  # fmt: skip
 
 
 def test_the_float32_file_holds_float32(split_folder: Path, tmp_path: Path) -> None:

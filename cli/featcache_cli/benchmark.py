@@ -29,6 +29,7 @@ from featcache_cli import options
 @options.precision_option("fp32", "--train-precision", help="What the live routes compute in.")
 @options.seed_option
 @options.val_fraction_option
+@options.allow_leak_option
 @options.as_json
 def command(routes: str, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
     """Compare cached head, frozen-per-epoch, fine-tuning and from-scratch on DATA: accuracy, time, bytes."""

@@ -27,7 +27,7 @@ from featcache_cli import options
               help="What the features are stored in.")  # fmt: skip
 @options.seed_option
 @click.option("--layers", default="penultimate", show_default=True, help="Comma-separated; inner ones by name: layer3.")
-@options.split_options
+@options.data_options
 @options.strict_option
 @click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all would cost.")
 @options.as_json
@@ -40,6 +40,8 @@ def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any
     import featcache
 
     with options.progress_bar() as progress:
+        if dry_run:
+            del settings["strict"]
         run = featcache.estimate if dry_run else featcache.extract
         result = run(out=out, layers=layers.split(","), progress=progress, **settings)
     options.show(result, as_json)

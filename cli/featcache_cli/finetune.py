@@ -34,7 +34,7 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 @options.machine_options
 @options.precision_option("fp32")
 @options.seed_option
-@options.split_options
+@options.data_options
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
 @options.as_json
 def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:

@@ -34,9 +34,17 @@ val_fraction_option = click.option(
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Share held out as val where DATA has no val folder.",
 )
-split_options = _all(
+allow_leak_option = click.option(
+    "--allow-leak", is_flag=True, help="Go on where images of val or test are in train, too."
+)
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(1), default=178_956_970, show_default=True, help="Larger images are skipped."
+)
+data_options = _all(
     val_fraction_option,
     click.option("--split-seed", default=0, show_default=True, help="Seed of that split."),
+    allow_leak_option,
+    max_pixels_option,
 )
 machine_options = _all(
     click.option("--workers", type=click.IntRange(1), help="Threads that decode. [default: one a core]"),

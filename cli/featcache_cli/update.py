@@ -18,6 +18,7 @@ from featcache_cli import options
 @options.batch_size_option
 @options.machine_options
 @options.engine_option
+@options.max_pixels_option
 @options.strict_option
 @options.as_json
 def command(cache: str, data: str, as_json: bool, **settings: Any) -> None:

@@ -256,3 +256,23 @@ def test_the_defaults_are_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in got.keys() - {"data", "out", "progress"}:
         default = parameters[name].default
         assert got[name] == (list(default) if isinstance(default, tuple) else default), name
+
+
+def test_a_dry_run_estimates_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "c.h5"
+    text = done("extract", data, "-o", out, "--views", 2, "--dry-run", *SMALL)
+    assert text.startswith("18 images, 44 views: about ")
+    assert " on a disk with " in text
+    found = as_json("extract", data, "-o", out, "--views", 2, "--dry-run", *SMALL)
+    assert (found["images"], found["views"]) == (18, 44)
+    assert 0 < found["seconds"] < 60
+    done("extract", data, "-o", tmp_path / "real.h5", "--views", 2, *SMALL)
+    assert found["size_bytes"] == pytest.approx((tmp_path / "real.h5").stat().st_size, abs=100_000)
+    assert not out.parent.exists()
+
+
+def test_strict_stops_at_an_unreadable_image(tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos")
+    (photos / "train/ants/000.png").write_bytes(b"broken")
+    message = refused("extract", photos, "-o", tmp_path / "c.h5", "--strict", *SMALL)
+    assert message.startswith(f"{photos / 'train/ants/000.png'} cannot be read: not an image that Pillow can identify.")

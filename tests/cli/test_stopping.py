@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM: the block under way is finished, what is there is said, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT, SMALL, done
+from featcache.cache import FeatureCache
+from featcache_cli.options import StoppedError, progress_bar
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
+    number: signal.Signals, status: int, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "cache.h5"
+    command = ["extract", str(data), "-o", str(out), "--batch-size", "1", "--views", "1", *SMALL]
+    code = "import sys; from featcache_cli.main import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    text = ""
+    while not re.search(r"extract: .* [2-9]/18", text):
+        text += process.stderr.read(1)
+    process.send_signal(number)
+    text += process.stderr.read()
+    assert process.wait() == status, text
+    said = re.search(r"Stopped\. extract: (\d+) of 18 done; nothing is lost\. Run the same command again", text)
+    assert said, text
+    assert "Traceback" not in text
+    partial = FeatureCache.open(out, partial=True)
+    assert int((partial.done > 0).sum()) == int(said[1]) >= 2
+    done(*command)
+    assert FeatureCache.open(out).complete
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), progress_bar():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_signals_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(StoppedError) as stopped, progress_bar() as progress:
+        progress("count", 1, 3)
+        signal.raise_signal(signal.SIGTERM)
+        progress("count", 2, 3)
+    assert (str(stopped.value), stopped.value.exit_code) == ("count: 2 of 3 done", 143)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import featcache
+from commands import as_json, done, featcache_cli, refused
+from featcache.cache import FeatureCache
+from toys import random_image
+
+
+def damaged(path: Path, row: int) -> str:
+    cache = FeatureCache.open(path)
+    region = cache.layout.layers["penultimate"]
+    with path.open("r+b") as file:
+        file.seek(region.offset + row * region.stride)
+        file.write(b"\x12\x34\x56")
+    return cache.samples.ids[row]
+
+
+@pytest.fixture
+def copy(real_cache: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(real_cache, tmp_path / "copy.h5"))
+
+
+def test_a_whole_cache_is_said_to_be(copy: Path, data: Path) -> None:
+    assert done("verify", copy) == f"{copy}: 18 rows read, every row has its checksum\n"
+    assert as_json("verify", copy, "--images", data) == {
+        "cache": str(copy), "ok": True, "rows": 18, "damaged": [], "changes": {}
+    }  # fmt: skip
+
+
+def test_damage_is_named_and_repaired(copy: Path, data: Path, real_cache: Path) -> None:
+    name = damaged(copy, 3)
+    result = featcache_cli("verify", copy)
+    assert result.exit_code == 1
+    assert f"damaged {name}\n" in result.stdout
+    assert f"`featcache verify {copy} --repair DATA`" in result.stdout
+    assert "17 images carried over, 1 extracted (3 views)" in done("verify", copy, "--repair", data)
+    assert done("verify", copy)
+    assert (FeatureCache.open(copy).features().x == FeatureCache.open(real_cache).features().x).all()
+
+
+def test_images_that_differ_are_named(copy: Path, data: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+    random_image(99).save(other / "train/ants/new.png")
+    for command in (("verify", copy, "--images", other), ("diff", copy, other)):
+        result = featcache_cli(*command)
+        assert result.exit_code == 1
+        assert "added: train/ants/new.png\n" in result.stdout
+
+
+def test_diff_of_caches(copy: Path, cache: Path) -> None:
+    assert done("diff", copy, copy) == f"{copy} and {copy} hold the same\n"
+    result = featcache_cli("diff", copy, cache)
+    assert result.exit_code == 1
+    assert f"backbone: mobilenet_v3_small in {copy}, toy in {cache}\n" in result.stdout
+
+
+def test_update_extracts_what_is_new(copy: Path, data: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+    random_image(99).save(other / "train/ants/new.png")
+    before = copy.read_bytes()
+    planned = done("update", copy, other, "--dry-run")
+    assert "18 images would be carried over, 1 would be extracted (3 views)" in planned
+    assert "(measured on " in planned
+    assert copy.read_bytes() == before
+    found = as_json("update", copy, other, "--views", 3)
+    assert (found["carried"], found["extracted"], found["shown"], found["views"]) == (18, 14, 13 + 4, [2, 3])
+    assert done("verify", copy, "--images", other)
+    assert done("update", copy, other) == f"{copy} is up to date\n"
+
+
+def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: dict[str, Any] = {}
+    monkeypatch.setitem(vars(featcache), "update", lambda cache, data, **given: got.update(given, cache=cache, data=data))
+    done("update", "c.h5", "photos", "--views", 7, "--weights", "w.pth", "--dry-run", "--batch-size", 8, "--workers", 3,
+         "--device", "cpu", "--engine", "pytorch", "--max-pixels", 9, "--strict")  # fmt: skip
+    assert callable(got.pop("progress"))
+    assert got == {"cache": "c.h5", "data": "photos", "views": 7, "weights": "w.pth", "dry_run": True, "batch_size": 8,
+                   "workers": 3, "device": "cpu", "engine": "pytorch", "max_pixels": 9, "strict": True}  # fmt: skip
+
+
+def test_other_files_are_refused(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for command in ("verify", "update", "diff"):
+        arguments = (data,) if command != "verify" else ()
+        assert "is not a feature cache" in refused(command, tmp_path / "notes.txt", *arguments)

@@ -1,0 +1,251 @@
+"""update: the new cache equals one extracted anew, and only what was missing went through the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from commands import COUNTS, write_folder
+from featcache import updating
+from featcache.backbones import Backbone
+from featcache.cache import FeatureCache, partial_path
+from featcache.errors import CacheIncompleteError, CacheMismatchError
+from featcache.extraction import extract
+from featcache.updating import update
+from featcache.verification import verify
+from toys import ToyNet, random_image, toy_backbone
+
+
+class Counting(Backbone):
+    """The toy, counting the views that it is shown."""
+
+    shown = 0
+
+    def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        type(self).shown += len(pixels)
+        return super().embed_layers(pixels)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
+    """What `update` loads by the name in the cache is the toy."""
+    options = {name: getattr(toy_backbone(), name) for name in ("image_size", "resize_size", "mean", "std", "name")}
+
+    def load(*_: object, **__: object) -> Counting:
+        backbone = Counting(ToyNet(), **options)
+        Counting.shown = 0  # it probes itself
+        return backbone
+
+    Counting.shown = 0
+    monkeypatch.setattr(updating, "load_backbone", load)
+    return Counting
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "data", COUNTS)
+
+
+@pytest.fixture
+def path(data: Path, tmp_path: Path) -> Path:
+    extract(data, tmp_path / "a.h5", backbone=toy_backbone(), views=2)
+    return tmp_path / "a.h5"
+
+
+def equals_a_new_one(path: Path, data: Path, views: int = 2) -> None:
+    expected = extract(data, path.parent / "anew.h5", backbone=toy_backbone(), views=views).cache
+    found = FeatureCache.open(path)
+    found.check_matches(expected.spec, expected.samples)
+    np.testing.assert_array_equal(found.done, expected.done)
+    assert found.skipped == expected.skipped
+    for split in ("train", "val"):
+        np.testing.assert_array_equal(found.features(split).x, expected.features(split).x)
+    assert verify(path, data).ok
+    assert not partial_path(path).exists()
+    (path.parent / "anew.h5").unlink()
+
+
+def add(data: Path) -> None:
+    random_image(77).save(data / "train/bees/new.png")
+
+
+def change(data: Path) -> None:
+    random_image(78).save(data / "train/ants/000.png")
+
+
+def remove(data: Path) -> None:
+    (data / "train/ants/001.png").unlink()
+
+
+def rename(data: Path) -> None:
+    (data / "train/ants/002.png").rename(data / "train/ants/zzz.png")
+
+
+def relabel(data: Path) -> None:
+    (data / "train/ants/003.png").rename(data / "train/bees/ant.png")
+
+
+def train_to_val(data: Path) -> None:
+    (data / "train/ants/004.png").rename(data / "val/ants/more.png")
+
+
+def val_to_train(data: Path) -> None:
+    (data / "val/ants/000.png").rename(data / "train/ants/more.png")
+
+
+def new_class(data: Path) -> None:
+    (data / "train/aaa").mkdir()
+    random_image(79).save(data / "train/aaa/0.png")
+
+
+def break_one(data: Path) -> None:
+    (data / "train/ants/005.png").write_bytes(b"broken")
+
+
+def touch(data: Path) -> None:
+    for file in data.rglob("*.png"):
+        os.utime(file, (1, 1))
+
+
+CASES: dict[str, tuple[Callable[[Path], None], int]] = {
+    "added": (add, 3),
+    "changed": (change, 3),
+    "removed": (remove, 0),
+    "renamed": (rename, 0),
+    "relabelled": (relabel, 0),
+    "train to val": (train_to_val, 0),
+    "val to train": (val_to_train, 2),
+    "new class": (new_class, 3),
+    "broken": (break_one, 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_what_is_new_is_extracted(case: str, data: Path, path: Path, toy: type[Counting]) -> None:
+    edit, shown = CASES[case]
+    edit(data)
+    result = update(path, data)
+    assert toy.shown == shown
+    assert result.shown == (3 if case == "broken" else shown)
+    assert not result.nothing
+    equals_a_new_one(path, data)
+
+
+def test_all_at_once(data: Path, path: Path, toy: type[Counting]) -> None:
+    for edit in (add, change, remove, rename, relabel, train_to_val, val_to_train, new_class):
+        edit(data)
+    result = update(path, data)
+    assert result.shown == toy.shown == 3 + 3 + 2 + 3
+    assert set(result.changes) == {"added", "removed", "renamed", "changed in content"}
+    equals_a_new_one(path, data)
+
+
+@pytest.mark.parametrize("views", [0, 1, 5])
+def test_other_numbers_of_views(views: int, data: Path, path: Path, toy: type[Counting]) -> None:
+    result = update(path, data, views=views)
+    assert result.shown == 13 * max(0, views - 2)
+    assert result.views == (2, views)
+    equals_a_new_one(path, data, views)
+
+
+def test_an_up_to_date_cache_is_left_alone(data: Path, path: Path, toy: type[Counting]) -> None:
+    before = path.stat()
+    touch(data)
+    result = update(path, data)
+    assert result.nothing
+    assert str(result) == f"{path} is up to date"
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_an_unreadable_image_is_no_reason_to_write_the_cache_again(data: Path, path: Path, toy: type[Counting]) -> None:
+    break_one(data)
+    update(path, data)
+    result = update(path, data)
+    assert (result.nothing, len(result.skipped)) == (True, 1)
+
+
+def test_damaged_rows_are_extracted_again(data: Path, path: Path, toy: type[Counting]) -> None:
+    cache = FeatureCache.open(path)
+    region = cache.layout.layers["penultimate"]
+    with path.open("r+b") as file:
+        file.seek(region.offset + 4 * region.stride)
+        file.write(b"\x00\x12")
+    assert not verify(path).ok
+    result = update(path, data)
+    assert (result.damaged, result.shown, result.carried) == ([cache.samples.ids[4]], 3, 17)
+    equals_a_new_one(path, data)
+
+
+def test_a_dry_run_changes_nothing_and_says_all(data: Path, path: Path, toy: type[Counting]) -> None:
+    before = path.read_bytes()
+    add(data)
+    rename(data)
+    result = update(path, data, dry_run=True)
+    assert path.read_bytes() == before
+    assert not partial_path(path).exists()
+    assert (result.carried, result.extracted, result.shown) == (18, 1, 3)
+    assert result.estimate is not None
+    assert (result.estimate.images, result.estimate.views) == (1, 3)
+    assert result.estimate.seconds > 0
+    assert result.estimate.size_bytes > path.stat().st_size - 100_000
+    text = str(result)
+    assert "1 added (for example train/bees/new.png)" in text
+    assert "18 images would be carried over, 1 would be extracted (3 views)" in text
+    assert json.loads(json.dumps(result.to_dict()))["dry_run"] is True
+
+
+def test_the_old_cache_stays_until_the_new_one_is_whole(data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+    for number in range(6):
+        random_image(80 + number).save(data / f"train/bees/new{number}.png")
+    shown: list[int] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "extract":
+            shown.append(done)
+            if len(shown) == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update(path, data, batch_size=1, progress=stop)
+    assert path.read_bytes() == before
+    assert partial_path(path).exists()
+    assert FeatureCache.open(path).complete
+    update(path, data)
+    assert toy.shown == 3 * 3  # three images were there already
+    equals_a_new_one(path, data)
+
+
+def test_other_weights_are_refused(data: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(ToyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm.running_mean = self.norm.running_mean + 1
+
+    add(data)
+    monkeypatch.setattr(updating, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
+    with pytest.raises(CacheMismatchError, match=r"was made with weights .*Give the right file with --weights"):
+        update(path, data)
+
+
+def test_an_unfinished_cache_is_not_updated(data: Path, path: Path) -> None:
+    shutil.move(path, partial_path(path))
+    with pytest.raises(CacheIncompleteError):
+        update(path, data)
+
+
+def test_a_drawn_split_is_drawn_as_it_was(tmp_path: Path, toy: type[Counting]) -> None:
+    data = write_folder(tmp_path / "data", {"ants": 20, "bees": 20})
+    extract(data, tmp_path / "a.h5", backbone=toy_backbone(), views=2, val_fraction=0.3, split_seed=5)
+    assert update(tmp_path / "a.h5", data).nothing
+    random_image(77).save(data / "ants/new.png")
+    result = update(tmp_path / "a.h5", data)
+    assert result.carried == 40
+    assert len(result.changes.get("in another split", [])) <= 2  # one more image moves the share, not the draw
