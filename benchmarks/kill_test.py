@@ -107,7 +107,7 @@ def main() -> None:
         child.start()
         child.join()
         whole_s, undisturbed = time.perf_counter() - started, shown.value
-        expected_done, expected = rows_of(Path(folder, "whole.h5"))
+        _, expected = rows_of(Path(folder, "whole.h5"))
         while counts["kills"] < options.kills:
             counts["rounds"] += 1
             out = Path(folder, f"{counts['rounds']}.h5")

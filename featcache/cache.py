@@ -80,6 +80,8 @@ class FeatureCache:
                 f"{path} is not finished: {np.count_nonzero(cache.done)} of {len(cache.samples)} rows are in "
                 f"{cache.path}. Run the same command again; it goes on where it stopped."
             )
+        if not partial and lock.owner(cache.path, cache.layout.owner_offset):
+            raise layout.damaged(cache.path, "it names a writer, but is finished")
         return cache
 
     def features(self, split: str = "train", layer: str = PENULTIMATE) -> Features:

@@ -30,8 +30,8 @@ def checksums(
     for row in range(len(done)):
         crc = 0
         for values in whole:
-            crc = zlib.crc32(values[row], crc)
-        crc = zlib.crc32(done[row : row + 1].astype("<u2"), crc)
+            crc = zlib.crc32(values[row].data, crc)
+        crc = zlib.crc32(done[row : row + 1].astype("<u2").data, crc)
         found[row] = zlib.crc32(skipped[row : row + 1].tobytes(), crc)
     return found
 

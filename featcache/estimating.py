@@ -85,9 +85,7 @@ def estimate(
     ImageError, BackboneError
     """
     if not isinstance(data, Manifest):
-        data = read_manifest(
-            data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
-        )
+        data = read_manifest(data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress)
     if isinstance(backbone, str):
         backbone = load_backbone(
             backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed

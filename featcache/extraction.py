@@ -169,7 +169,9 @@ def extract(
         device=backbone.device_name,
         precision=backbone.precision,
     )
-    return Extraction(cache, extracted, shown, cache.skipped, manifest.ignored, manifest.conflicts(), report, backbone.note)
+    return Extraction(
+        cache, extracted, shown, cache.skipped, manifest.ignored, manifest.conflicts(), report, backbone.note
+    )
 
 
 def fill(

@@ -18,8 +18,8 @@ from featcache import heads
 from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import RunError
-from featcache.linear import LinearHead
 from featcache.images import MAX_PIXELS
+from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, Progress, read_manifest
 from featcache.metrics import Accuracy, evaluate

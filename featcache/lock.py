@@ -32,12 +32,17 @@ def give_back(file: BinaryIO, owner_offset: int) -> None:
     _write_owner(file, owner_offset, b"")
 
 
-def busy(path: Path, owner_offset: int) -> CacheBusyError:
-    """The error that names the process which writes this file."""
+def owner(path: Path, owner_offset: int) -> str:
+    """Who writes this file, or wrote it last without an end; empty for a finished one."""
     with path.open("rb", buffering=0) as file:
         file.seek(owner_offset)
-        owner = file.read(OWNER_BYTES).rstrip(b"\0").decode("utf-8", "replace") or "another process"
-    return CacheBusyError(f"{path} is being written by {owner}. Wait until it ends, or stop it; nothing is lost.")
+        return file.read(OWNER_BYTES).rstrip(b"\0").decode("utf-8", "replace")
+
+
+def busy(path: Path, owner_offset: int) -> CacheBusyError:
+    """The error that names the process which writes this file."""
+    who = owner(path, owner_offset) or "another process"
+    return CacheBusyError(f"{path} is being written by {who}. Wait until it ends, or stop it; nothing is lost.")
 
 
 def is_held(path: Path) -> bool:

@@ -119,7 +119,8 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
         elif path.is_file():
             images = [path]
         else:
-            images = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if is_image_name(Path(name))]
+            images = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+            images = [image for image in images if is_image_name(image) and image.is_file()]
         if not images:
             raise EmptyFolderError(f"{pattern} names no image: no such file, or a folder or pattern without images.")
         found += images

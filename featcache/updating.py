@@ -62,9 +62,7 @@ class Update:
         lines += [f"{len(self.damaged)} damaged (for example {self.damaged[0]})"] if self.damaged else []
         lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
         will = "would be " if self.cache is None else ""
-        lines.append(
-            f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)"
-        )
+        lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else []
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
         if self.cache:
@@ -149,9 +147,7 @@ def update(
         backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
     if dry_run:
         if backbone:
-            found["estimate"] = measure(
-                old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels
-            )
+            found["estimate"] = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels)
         return Update(**found, seconds=watch.seconds())
     provenance = {**old.provenance, **(describe(backbone) if backbone else {})}
     with CacheWriter(old.path, spec, samples, old.dims, provenance) as writer:
@@ -194,9 +190,7 @@ class Source:
     views: NDArray[np.uint16]
 
 
-def find_source(
-    old: FeatureCache, samples: Samples, wanted: NDArray[np.uint16], damaged: NDArray[np.int64]
-) -> Source:
+def find_source(old: FeatureCache, samples: Samples, wanted: NDArray[np.uint16], damaged: NDArray[np.int64]) -> Source:
     """Match rows by content: names and labels may differ. Damaged rows give nothing."""
     there = old.done.copy()
     there[damaged] = 0

@@ -107,9 +107,7 @@ def verify(
     return Verification(cache.path, n, [cache.samples.ids[row] for row in damaged], changes)
 
 
-def diff(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Progress | None = None
-) -> Difference:
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Progress | None = None) -> Difference:
     """Compare a cache with another one, or with a folder or CSV manifest of images.
 
     Raises

@@ -23,7 +23,7 @@ from featcache import lock
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
 from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError
-from featcache.layout import REASON_BYTES, Layout, Region, create, encode, read, size_needed
+from featcache.layout import REASON_BYTES, Region, create, encode, read, size_needed
 from featcache.report import human_bytes
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
@@ -187,7 +187,7 @@ class CacheWriter:
 
     def _put(self, region: Region, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Values (b, ...) of ascending rows to their places."""
-        data = memoryview(np.ascontiguousarray(values, region.dtype)).cast("B")
+        data = np.ascontiguousarray(values, region.dtype).reshape(-1).view(np.uint8).data
         for start, stop in _runs(rows):
             self._file.seek(region.offset + int(rows[start]) * region.stride)
             rest = data[start * region.stride : stop * region.stride]
@@ -220,9 +220,11 @@ def _create(
         raise _no_room(path, needed, free)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
+        with draft.open("wb", buffering=0) as file:  # HDF5 kills the process where it finds no room
+            _claim_space(path, file.fileno(), needed, needed)
         create(draft, spec, samples, dims, provenance)
         with draft.open("r+b", buffering=0) as file:
-            _claim_space(path, file.fileno(), needed)
+            _claim_space(path, file.fileno(), draft.stat().st_size, needed)
             os.fsync(file.fileno())
         try:
             os.link(draft, path)
@@ -231,20 +233,16 @@ def _create(
         except OSError:  # a file system without hard links
             os.replace(draft, path)
         _fsync_folder(path.parent)
-    except OSError as error:
-        if error.errno not in _FULL or isinstance(error, CacheSpaceError):
-            raise
-        raise _no_room(path, needed, shutil.disk_usage(path.parent).free) from error
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _claim_space(path: Path, descriptor: int, needed: int) -> None:
+def _claim_space(path: Path, descriptor: int, size: int, needed: int) -> None:
     """Take the blocks of the whole file now, where the file system can: hours later they would be another's."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
-        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+        os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         if error.errno in _FULL:
             raise _no_room(path, needed, shutil.disk_usage(path.parent).free) from error

@@ -167,8 +167,7 @@ def test_a_partial_file_under_the_final_name_is_still_unfinished(path: Path) -> 
     with pytest.raises(CacheIncompleteError) as error:
         FeatureCache.open(path)
     assert str(error.value) == (
-        f"{path} is not finished: 3 of 10 rows are in {path}. "
-        "Run the same command again; it goes on where it stopped."
+        f"{path} is not finished: 3 of 10 rows are in {path}. Run the same command again; it goes on where it stopped."
     )
 
 

@@ -73,7 +73,9 @@ def test_the_header_says_where_the_rows_lie_and_seals_the_rest(golden: h5py.File
 def test_every_row_has_its_checksum(golden: h5py.File) -> None:
     x, done, skipped = (golden[name][:] for name in ("features/penultimate", "done", "skipped"))
     for row in range(18):
-        data = x[row].astype("<f2").tobytes() + done[row].astype("<u2").tobytes() + bytes(skipped[row]).ljust(120, b"\0")
+        data = (
+            x[row].astype("<f2").tobytes() + done[row].astype("<u2").tobytes() + bytes(skipped[row]).ljust(120, b"\0")
+        )
         assert golden["crc32"][row] == zlib.crc32(data)
 
 

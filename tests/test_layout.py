@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from caches import DIMS, PROVENANCE, SAMPLES, SPEC, finished
 from featcache import layout
 from featcache.cache import FeatureCache
-from featcache.errors import CacheError, CacheVersionError, NotACacheError
+from featcache.errors import CacheError, CacheVersionError, HeadError, NotACacheError
 from featcache.fitting import fit_head
 from featcache.verification import verify
 
@@ -233,17 +234,13 @@ def test_random_bytes_never_hang_or_crash(tmp_path_factory: pytest.TempPathFacto
     finished(path) if not path.exists() else None
     whole = path.read_bytes()
     start = data.draw(st.integers(0, len(whole)))
-    path.write_bytes(whole[:start] + data.draw(st.binary(max_size=200)) + whole[start + data.draw(st.integers(0, 200)) :])
-    try:
-        for attempt in (FeatureCache.open, verify, fit_head):
-            try:
-                attempt(path)
-            except CacheError:
-                continue
-            except Exception as error:  # rows of garbage may be infinite
-                assert "infinity" in str(error) or "NaN" in str(error), repr(error)
-    finally:
-        path.write_bytes(whole)
+    path.write_bytes(
+        whole[:start] + data.draw(st.binary(max_size=200)) + whole[start + data.draw(st.integers(0, 200)) :]
+    )
+    for attempt in (FeatureCache.open, verify, fit_head):
+        with suppress(CacheError, HeadError):  # rows of garbage may be infinite: HeadError
+            attempt(path)
+    path.write_bytes(whole)
 
 
 def test_provenance_is_kept(path: Path) -> None:

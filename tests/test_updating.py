@@ -201,7 +201,9 @@ def test_a_dry_run_changes_nothing_and_says_all(data: Path, path: Path, toy: typ
     assert json.loads(json.dumps(result.to_dict()))["dry_run"] is True
 
 
-def test_the_old_cache_stays_until_the_new_one_is_whole(data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_cache_stays_until_the_new_one_is_whole(
+    data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = path.read_bytes()
     for number in range(6):
         random_image(80 + number).save(data / f"train/bees/new{number}.png")

@@ -113,7 +113,9 @@ def test_it_is_read_rightly(kind: str) -> None:
 
 
 def extracted(data: Path, **options: object) -> Extraction:
-    return extract(data, data.parent / f"{len(os.listdir(data.parent))}.h5", backbone=toy_backbone(), views=1, **options)
+    return extract(
+        data, data.parent / f"{len(os.listdir(data.parent))}.h5", backbone=toy_backbone(), views=1, **options
+    )
 
 
 @pytest.fixture

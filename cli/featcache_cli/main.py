@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -49,6 +50,7 @@ class _Commands(click.Group):
 def main() -> None:
     """Run the frozen network once, keep the features, train image classifiers in seconds."""
     keep_freed_memory()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata; what cannot be read is listed with its reason
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -138,7 +139,9 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.close()
         bars.clear()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
+        before = {int(number): signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield show
     finally:

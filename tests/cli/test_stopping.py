@@ -46,16 +46,18 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
 
 
 def test_a_second_signal_ends_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), progress_bar():
+    with progress_bar():
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_the_signals_are_given_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(StoppedError) as stopped, progress_bar() as progress:
+    with progress_bar() as progress:
         progress("count", 1, 3)
         signal.raise_signal(signal.SIGTERM)
-        progress("count", 2, 3)
+        with pytest.raises(StoppedError) as stopped:
+            progress("count", 2, 3)
     assert (str(stopped.value), stopped.value.exit_code) == ("count: 2 of 3 done", 143)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -76,7 +76,9 @@ def test_update_extracts_what_is_new(copy: Path, data: Path, tmp_path: Path) -> 
 
 def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[str, Any] = {}
-    monkeypatch.setitem(vars(featcache), "update", lambda cache, data, **given: got.update(given, cache=cache, data=data))
+    monkeypatch.setitem(
+        vars(featcache), "update", lambda cache, data, **given: got.update(given, cache=cache, data=data)
+    )
     done("update", "c.h5", "photos", "--views", 7, "--weights", "w.pth", "--dry-run", "--batch-size", 8, "--workers", 3,
          "--device", "cpu", "--engine", "pytorch", "--max-pixels", 9, "--strict")  # fmt: skip
     assert callable(got.pop("progress"))
