@@ -203,6 +203,8 @@ def fill(
         loader.close()
     if strict:
         _refuse(manifest, loader.skipped)
+    if progress and loader.skipped:
+        progress("extract", total, total)
     if len(loader.skipped) == total:
         row, reason = next(iter(loader.skipped.items()))
         raise EmptyFolderError(

@@ -276,7 +276,7 @@ def test_a_partial_file_of_another_spec_is_refused(
 
 def test_all_images_unreadable_is_an_error(split_folder: Path, tmp_path: Path) -> None:
     for path in split_folder.rglob("*.png"):
-        path.write_bytes(b"broken" + path.name.encode())
+        path.write_bytes(b"broken" + str(path).encode())
     with pytest.raises(EmptyFolderError) as error:
         extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1)
     assert str(error.value) == (

@@ -113,7 +113,7 @@ def test_an_interrupted_run_resumes_with_other_workers(mode: Any, split_folder: 
 
 
 def test_resuming_a_finished_run_changes_nothing(split_folder: Path, tmp_path: Path) -> None:
-    (split_folder / "train/ants/003.png").write_bytes(b"broken")
+    (split_folder / "train/ants/003.png").write_bytes(b"")
     first = tune(split_folder, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != "run.json"}
     again = tune(split_folder, tmp_path / "run", resume=True)
@@ -124,7 +124,7 @@ def test_resuming_a_finished_run_changes_nothing(split_folder: Path, tmp_path: P
 
 
 def test_a_resumed_run_still_lists_what_was_skipped(split_folder: Path, tmp_path: Path) -> None:
-    (split_folder / "train/ants/003.png").write_bytes(b"broken")
+    (split_folder / "train/ants/003.png").write_bytes(b"")
     first = tune(split_folder, tmp_path / "run")
     assert [name for name, _ in first.skipped] == ["train/ants/003.png"]
     assert tune(split_folder, tmp_path / "run", resume=True).skipped == first.skipped
@@ -331,7 +331,7 @@ def test_a_single_image_that_batchnorm_cannot_train_on_is_said(split_folder: Pat
 
 def test_unreadable_images_are_skipped_and_listed(split_folder: Path, tmp_path: Path) -> None:
     for name in ("train/bees/002.png", "val/ants/001.png"):
-        (split_folder / name).write_bytes(b"broken")
+        (split_folder / name).write_bytes(b"")
     run = tune(split_folder, tmp_path / "run")
     assert [name for name, _ in run.skipped] == ["train/bees/002.png", "val/ants/001.png"]
     assert run.report.accuracy is not None
@@ -340,13 +340,13 @@ def test_unreadable_images_are_skipped_and_listed(split_folder: Path, tmp_path: 
 
 
 def test_images_that_could_not_be_read_are_not_counted_as_worked_on(split_folder: Path, tmp_path: Path) -> None:
-    (split_folder / "train/bees/002.png").write_bytes(b"broken")
+    (split_folder / "train/bees/002.png").write_bytes(b"")
     assert tune(split_folder, tmp_path / "run").report.images == 12 * RECIPE.epochs
 
 
 def test_data_without_a_readable_val_image_is_refused(split_folder: Path, tmp_path: Path) -> None:
     for path in (split_folder / "val").rglob("*.png"):
-        path.write_bytes(b"broken")
+        path.write_bytes(b"")
     with pytest.raises(FeatcacheError, match="no readable val images"):
         tune(split_folder, tmp_path / "run")
 

@@ -93,14 +93,15 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     result = featcache_cli("benchmark", "photos", "-o", "r", "--routes", "cached,scratch", "--backbone", "vgg11",
         "--weights", "w.pth", "--views", 7, "--head", "knn", "--augment", "crop", "--image-size", 96, "--epochs", 3,
         "--lr", 0.5, "--batch-size", 8, "--repeats", 2, "--workers", 3, "--device", "cpu", "--precision", "bf16",
-        "--train-precision", "auto", "--seed", 4, "--val-fraction", 0.3)  # fmt: skip
+        "--train-precision", "auto", "--seed", 4, "--val-fraction", 0.3,
+        "--allow-leak")  # fmt: skip
     assert isinstance(result.exception, StopHereError)
     assert callable(got.pop("progress"))
     assert got == {
         "data": "photos", "out": "r", "routes": ["cached", "scratch"], "backbone": "vgg11", "weights": "w.pth",
         "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "repeats": 2, "workers": 3, "device": "cpu",
         "recipe": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
-        "seed": 4, "val_fraction": 0.3}  # fmt: skip
+        "seed": 4, "val_fraction": 0.3, "allow_leak": True}  # fmt: skip
 
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:

@@ -205,6 +205,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
         "augment": "tutorial", "recipe": Recipe(batch_size=7, weight_decay=0.1), "image_size": 96, "workers": 3,
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
+        "allow_leak": False, "max_pixels": 178_956_970,
         "resume": True}  # fmt: skip
 
 

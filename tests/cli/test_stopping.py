@@ -15,6 +15,15 @@ from commands import ROOT, SMALL, done
 from featcache.cache import FeatureCache
 from featcache_cli.options import StoppedError, progress_bar
 
+SLOW = """
+import sys, time
+from featcache.backbones import Backbone
+from featcache_cli.main import main
+embed = Backbone.embed_layers
+Backbone.embed_layers = lambda self, pixels: time.sleep(0.15) or embed(self, pixels)
+main(sys.argv[1:])
+"""
+
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
@@ -22,20 +31,22 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
 ) -> None:
     out = tmp_path / "cache.h5"
     command = ["extract", str(data), "-o", str(out), "--batch-size", "1", "--views", "1", *SMALL]
-    code = "import sys; from featcache_cli.main import main; main(sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *command],
+    text = ""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, *command],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stderr
-    text = ""
-    while not re.search(r"extract: .* [2-9]/18", text):
-        text += process.stderr.read(1)
-    process.send_signal(number)
-    text += process.stderr.read()
-    assert process.wait() == status, text
+    ) as process:
+        assert process.stderr
+        while not re.search(r"extract: .* [2-9]/18", text):
+            character = process.stderr.read(1)
+            assert character, text
+            text += character
+        process.send_signal(number)
+        text += process.stderr.read()
+    assert process.returncode == status, text
     said = re.search(r"Stopped\. extract: (\d+) of 18 done; nothing is lost\. Run the same command again", text)
     assert said, text
     assert "Traceback" not in text
