@@ -1,9 +1,9 @@
-"""The cache file: HDF5 whose tables are sealed by a hash and whose rows lie at known places.
+"""The cache file: HDF5 whose tables are sealed by a hash and whose arrays lie at known places.
 
 README.md specifies the format; tests/test_golden.py pins it. The number of samples is known before the first one is
-extracted, so `create` writes all tables and leaves room for every row. From then on HDF5 writes nothing: rows are
-bytes at an offset. So a crash cannot hurt the structure, and the hash in the header finds a damaged one before HDF5
-tries to read it.
+extracted, so `create` writes all tables and leaves room for every row. That is all that HDF5 does here: rows are
+written, and everything is read, as bytes at an offset that the header names. So a crash cannot hurt the structure, and
+a file with bad intentions never meets the HDF5 library, which hangs or dies on some.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MAGIC = b"featcache "
 OWNER_BYTES = 256  # the end of the header: who is writing; empty in a finished cache
 REASON_BYTES = 120
 
-_ATTRIBUTES = ("format", "version", "spec", "digest", "provenance")
-_TABLES = ("labels", "split", "sha256", "ids", "classes")
+_TABLES = ("index", "labels", "split", "sha256")
+_DTYPES = ("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}")
 _TEXT = h5py.string_dtype("utf-8")
 _SPLIT_DTYPE = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
 _LEAST_HEADER = 512  # HDF5 looks for its own start at 512, 1024, 2048, ...
@@ -107,7 +107,7 @@ def create(
     """Write a cache file without any rows: tables, header, and room for the rows."""
     n = len(samples)
     header_bytes = _LEAST_HEADER
-    while header_bytes < 512 + 128 * len(spec.layers) + OWNER_BYTES:
+    while header_bytes < 768 + 192 * len(spec.layers) + OWNER_BYTES:
         header_bytes *= 2
     with h5py.File(path, "w", userblock_size=header_bytes, locking=False) as file:
         file.attrs.update(
@@ -117,6 +117,8 @@ def create(
             digest=spec.digest(),
             provenance=json.dumps(dict(provenance)),
         )
+        index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
+        file.create_dataset("index", data=np.frombuffer(json.dumps(index).encode(), dtype=np.uint8))
         file.create_dataset("labels", data=samples.labels)
         file.create_dataset("split", data=samples.split, dtype=_SPLIT_DTYPE)
         file.create_dataset("sha256", data=samples.sha256)
@@ -124,22 +126,16 @@ def create(
         file.create_dataset("classes", data=[encode(name) for name in samples.classes], dtype=_TEXT)
         for name, (shape, dtype) in _row_arrays(spec, n, dims).items():
             _reserve(file, name, shape, dtype)
+    with h5py.File(path, "r", locking=False) as file:
+        arrays = {name: _place(file[name]) for name in (*_TABLES, *_row_arrays(spec, n, dims))}
     with path.open("r+b", buffering=0) as raw:
-        with h5py.File(path, "r", locking=False) as file:
-            places = {name: (file[name].id.get_offset(), file[name].nbytes) for name in _row_arrays(spec, n, dims)}
-        size = os.fstat(raw.fileno()).st_size
-        body = {"size": size, "rows": places, "sha256": _seal(raw, header_bytes, size, places)}
-        text = MAGIC + f"{VERSION} {header_bytes}\n{json.dumps(body)}\n".encode()
-        if len(text) > header_bytes - OWNER_BYTES:
-            raise AssertionError("the header was made large enough")
-        raw.seek(0)
-        raw.write(text.ljust(header_bytes, b"\0"))
+        write_header(raw, header_bytes, {"size": os.fstat(raw.fileno()).st_size, "arrays": arrays})
 
 
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:
     """Bytes of the file that `create` would make, within 1 % and 100 kB."""
     rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _row_arrays(spec, len(samples), dims).values())
-    tables = sum(len(encode(name)) + 32 for name in samples.ids) + len(samples) * (8 + 1 + 32)
+    tables = sum(3 * len(encode(name)) + 40 for name in samples.ids) + len(samples) * (8 + 1 + 32)
     return rows + tables + 65536
 
 
@@ -152,13 +148,12 @@ def read(path: Path) -> Layout:
     """
     try:
         with path.open("rb", buffering=0) as raw:
-            header_bytes, places = _check_seal(path, raw)
-        with h5py.File(path, "r", locking=False) as file:
-            return _read(path, file, header_bytes, places)
+            header_bytes, arrays = _check_seal(path, raw)
+            return _read(path, raw, header_bytes, arrays)
     except CacheError:
         raise
-    except Exception as error:  # h5py raises whatever it likes on what it does not understand
-        raise damaged(path, str(error)) from error
+    except Exception as error:  # of JSON or numbers that are not what they should be
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
 def damaged(path: Path, reason: str) -> NotACacheError:
@@ -198,10 +193,34 @@ def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype
     h5py.h5d.create(group.id, os.path.basename(name).encode(), kind, h5py.h5s.create_simple(shape), plist)
 
 
-def _seal(raw: BinaryIO, start: int, size: int, places: Mapping[str, tuple[int, int]]) -> str:
-    """SHA-256 over the bytes of the file from `start` on that are no rows."""
-    digest = hashlib.sha256()
-    for first, last in _gaps(start, size, places):
+def _place(dataset: h5py.Dataset) -> tuple[int, list[int], str]:
+    return dataset.id.get_offset(), list(dataset.shape), dataset.dtype.newbyteorder("<").str
+
+
+_Arrays = Mapping[str, tuple[int, list[int], str]]
+
+
+def _region(place: tuple[int, list[int], str]) -> Region:
+    offset, shape, dtype = place
+    if dtype not in _DTYPES or not all(type(number) is int and 0 <= number < 2**48 for number in (offset, *shape)):
+        raise ValueError("an array has no proper place")
+    return Region(offset, tuple(shape), np.dtype(dtype))
+
+
+def write_header(raw: BinaryIO, header_bytes: int, body: Mapping[str, Any]) -> None:
+    """Write version and places, and seal them with all else that does not change."""
+    text = MAGIC + f"{VERSION} {header_bytes}\n{json.dumps(body)}\n".encode()
+    text += _seal(raw, text, header_bytes, body["size"], body["arrays"]) + b"\n"
+    if len(text) > header_bytes - OWNER_BYTES:
+        raise AssertionError("the header was made large enough")
+    raw.seek(0)
+    raw.write(text.ljust(header_bytes, b"\0"))
+
+
+def _seal(raw: BinaryIO, text: bytes, start: int, size: int, arrays: _Arrays) -> bytes:
+    """SHA-256, as hex digits, over the header's text and the bytes of the file from `start` on that are no rows."""
+    digest = hashlib.sha256(text)
+    for first, last in _gaps(start, size, arrays):
         raw.seek(first)
         while first < last:
             block = raw.read(min(_CHUNK, last - first))
@@ -209,19 +228,20 @@ def _seal(raw: BinaryIO, start: int, size: int, places: Mapping[str, tuple[int, 
                 raise EOFError("the file ends too early")
             digest.update(block)
             first += len(block)
-    return digest.hexdigest()
+    return digest.hexdigest().encode()
 
 
-def _gaps(start: int, size: int, places: Mapping[str, tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    for offset, length in sorted(places.values()):
-        if length:
-            yield start, offset
-            start = offset + length
+def _gaps(start: int, size: int, arrays: _Arrays) -> Iterator[tuple[int, int]]:
+    rows = [_region(place) for name, place in arrays.items() if name not in _TABLES]
+    for region in sorted(rows, key=lambda region: region.offset):
+        if region.size_bytes:
+            yield start, region.offset
+            start = region.offset + region.size_bytes
     yield start, size
 
 
-def _check_seal(path: Path, raw: BinaryIO) -> tuple[int, dict[str, tuple[int, int]]]:
-    """Check header and hash; returns the header's size and the places of the rows."""
+def _check_seal(path: Path, raw: BinaryIO) -> tuple[int, _Arrays]:
+    """Check header and hash; returns the header's size and the places of the arrays."""
     start = raw.read(_LEAST_HEADER)
     if not start.startswith(MAGIC):
         raise NotACacheError(f"{path} is not a feature cache: it does not begin with 'featcache'.")
@@ -235,89 +255,62 @@ def _check_seal(path: Path, raw: BinaryIO) -> tuple[int, dict[str, tuple[int, in
     if not _LEAST_HEADER <= header_bytes <= _MOST_HEADER or header_bytes & (header_bytes - 1):
         raise damaged(path, "its header has no proper size")
     header = start + raw.read(header_bytes - _LEAST_HEADER)
-    text, _, rest = header[: header_bytes - OWNER_BYTES].partition(b"\n")[2].partition(b"\n")
+    first, second, seal, rest = header[: header_bytes - OWNER_BYTES].split(b"\n", 3)
     size = os.fstat(raw.fileno()).st_size
-    body = json.loads(text)
-    places = {str(name): (int(offset), int(length)) for name, (offset, length) in body["rows"].items()}
+    body = json.loads(second)
     if body["size"] != size:
         raise damaged(path, f"it has {size} bytes, {body['size']} were written")
-    ordered = list(_gaps(header_bytes, size, places))
-    if any(rest) or any(first > last for first, last in ordered):
+    arrays: _Arrays = dict(body["arrays"])
+    if any(rest) or any(first > last for first, last in _gaps(header_bytes, size, arrays)):
         raise damaged(path, "its header contradicts itself")
-    if _seal(raw, header_bytes, size, places) != body["sha256"]:
+    if _seal(raw, first + b"\n" + second + b"\n", header_bytes, size, arrays) != seal:
         raise damaged(path, "its tables do not have their hash")
-    return header_bytes, places
+    return header_bytes, arrays
 
 
-def _read(path: Path, file: h5py.File, header_bytes: int, places: dict[str, tuple[int, int]]) -> Layout:
-    size = path.stat().st_size
-    spec = ExtractSpec.from_json(file.attrs["spec"])
-    if set(file.attrs) != set(_ATTRIBUTES) or spec.digest() != file.attrs["digest"]:
-        raise damaged(path, "its spec does not have its digest")
-    names = {f"features/{layer}" for layer in spec.layers}
-    found = {f"features/{name}" for name in file["features"]} | set(file) - {"features"}
-    if found != names | {*_TABLES, "done", "crc32", "skipped"}:
-        raise damaged(path, f"it holds {', '.join(sorted(found))}")
-    tables = {name: _inside(path, file, name, size) for name in _TABLES}
-    n = tables["labels"].shape[0]
+def _read(path: Path, raw: BinaryIO, header_bytes: int, arrays: _Arrays) -> Layout:
+    size = os.fstat(raw.fileno()).st_size
+    regions = {name: _region(place) for name, place in arrays.items()}
+    if any(not header_bytes <= region.offset <= size - region.size_bytes for region in regions.values()):
+        raise damaged(path, "an array does not lie whole in the file")
+
+    def table(name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        region = regions[name]
+        if (region.shape, region.dtype) != (shape, np.dtype(dtype)):
+            raise damaged(path, f"{name} has shape {region.shape} and type {region.dtype}")
+        raw.seek(region.offset)
+        return np.frombuffer(raw.read(region.size_bytes), region.dtype).reshape(shape)
+
+    index = json.loads(table("index", regions["index"].shape, "|u1").tobytes())
+    spec = ExtractSpec.from_json(json.dumps(index["spec"]))
+    n = len(index["ids"])
     samples = Samples(
-        _texts(path, tables["ids"], size),
-        _typed(path, tables["labels"], (n,), np.dtype("<i8")),
-        _typed(path, tables["split"], (n,), np.dtype("u1")),
-        _typed(path, tables["sha256"], (n, 32), np.dtype("u1")),
-        _texts(path, tables["classes"], size),
+        tuple(map(str, index["ids"])),
+        table("labels", (n,), "<i8"),
+        table("split", (n,), "|u1"),
+        table("sha256", (n, 32), "|u1"),
+        tuple(map(str, index["classes"])),
     )
-    if len(samples.ids) != n or len(set(samples.ids)) != n:
+    if len(set(samples.ids)) != n:
         raise damaged(path, "its ids are not one a row")
     if n and not 0 <= samples.labels.min() <= samples.labels.max() < len(samples.classes):
         raise damaged(path, "a label lies outside of its classes")
     if n and samples.split.max() >= len(SPLITS):
         raise damaged(path, "a split lies outside of train, val and test")
-    dims = {layer: int(_inside(path, file, f"features/{layer}", size).shape[-1]) for layer in spec.layers}
-    regions = {}
-    for name, (shape, dtype) in _row_arrays(spec, n, dims).items():
-        dataset = _inside(path, file, name, size)
-        region = Region(dataset.id.get_offset(), shape, dtype)
-        if (dataset.shape, dataset.dtype) != (shape, dtype) or places.get(name) != (region.offset, region.size_bytes):
-            raise damaged(path, f"{name} has shape {dataset.shape} and type {dataset.dtype}")
-        regions[name] = region
-    layers = {layer: regions.pop(f"features/{layer}") for layer in spec.layers}
-    return Layout(spec, samples, json.loads(file.attrs["provenance"]), header_bytes, layers, **regions)
-
-
-def _inside(path: Path, file: h5py.File, name: str, size: int) -> h5py.Dataset:
-    """A dataset whose bytes lie whole in this file; refuses links and virtual or external data before reading any."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise damaged(path, f"{name} leads to another file")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        raise damaged(path, f"{name} is no dataset")
-    plist = dataset.id.get_create_plist()
-    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_external_count():
-        raise damaged(path, f"{name} does not lie in one piece in the file")
-    offset = dataset.id.get_offset()
-    if dataset.nbytes and (offset is None or offset + dataset.nbytes > size):
-        raise damaged(path, f"{name} does not lie whole in the file")
-    return dataset
-
-
-def _typed(path: Path, dataset: h5py.Dataset, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dataset.shape != shape or dataset.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise damaged(path, f"{dataset.name} has shape {dataset.shape} and type {dataset.dtype}")
-    values: NDArray[Any] = dataset[:]
-    return values
-
-
-def _texts(path: Path, dataset: h5py.Dataset, size: int) -> tuple[str, ...]:
-    """UTF-8 strings; together they cannot be longer than the file."""
-    if dataset.ndim != 1 or h5py.check_string_dtype(dataset.dtype) is None:
-        raise damaged(path, f"{dataset.name} is no list of texts")
-    found: list[str] = []
-    left = size
-    for start in range(0, len(dataset), 256):
-        block = [bytes(raw) for raw in dataset[start : start + 256]]
-        left -= sum(map(len, block))
-        if left < 0:
-            raise damaged(path, f"{dataset.name} is longer than the file")
-        found += [decode(raw) for raw in block]
-    return tuple(found)
+    dims = {layer: regions[f"features/{layer}"].shape[-1] for layer in spec.layers}
+    wanted = _row_arrays(spec, n, dims)
+    if set(regions) != {*_TABLES, *wanted}:
+        raise damaged(path, f"it holds {', '.join(sorted(regions))}")
+    for name, (shape, dtype) in wanted.items():
+        if (regions[name].shape, regions[name].dtype) != (shape, dtype):
+            raise damaged(path, f"{name} has shape {regions[name].shape} and type {regions[name].dtype}")
+    return Layout(
+        spec,
+        samples,
+        dict(index["provenance"]),
+        header_bytes,
+        {layer: regions[f"features/{layer}"] for layer in spec.layers},
+        regions["done"],
+        regions["crc32"],
+        regions["skipped"],
+    )

@@ -263,7 +263,7 @@ def test_too_little_room_is_refused_before_anything_is_made(path: Path, monkeypa
     monkeypatch.setattr(writer_module.shutil, "disk_usage", lambda _: Disk)
     with pytest.raises(CacheSpaceError) as error:
         writer(path)
-    assert " will have 67." in str(error.value)
+    assert " will have 68." in str(error.value)
     assert f"; 1.0 kB are free in {path.parent}" in str(error.value)
     assert list(path.parent.iterdir()) == []
 
@@ -497,7 +497,7 @@ def test_the_lock_of_a_dead_process_blocks_nobody(path: Path) -> None:
         write_rows(w, list(range(7)))
         write_rows(w, [7, 8, 9], 1)
         w.finish({})
-    header = path.read_bytes()[:512]
+    header = path.read_bytes()[: FeatureCache.open(path).layout.header_bytes]
     assert header[-OWNER_BYTES:] == bytes(OWNER_BYTES)
 
 

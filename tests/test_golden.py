@@ -48,26 +48,40 @@ def test_the_file_holds_these_datasets_and_no_other(golden: h5py.File) -> None:
         "sha256": ("u", 1, (18, 32)),
         "ids": (*text, (18,)),
         "classes": (*text, (2,)),
+        "index": ("u", 1, golden["index"].shape),
     }
 
 
 def test_the_header_says_where_the_rows_lie_and_seals_the_rest(golden: h5py.File) -> None:
     raw = Path(golden.filename).read_bytes()
-    first, second, rest = raw.split(b"\n", 2)
-    assert first == b"featcache 1 1024"
-    assert golden.userblock_size == 1024
+    first, second, seal, rest = raw.split(b"\n", 3)
+    assert first == b"featcache 1 2048"
+    assert golden.userblock_size == 2048
     body = json.loads(second)
-    assert set(body) == {"size", "rows", "sha256"}
+    assert set(body) == {"size", "arrays"}
     assert body["size"] == len(raw)
-    names = ("features/penultimate", "done", "crc32", "skipped")
-    assert body["rows"] == {name: [golden[name].id.get_offset(), golden[name].nbytes] for name in names}
-    assert set(rest[: 1024 - len(first) - len(second) - 2]) == {0}
-    digest, start = hashlib.sha256(), 1024
-    for offset, length in sorted(body["rows"].values()):
+    rows = ("features/penultimate", "done", "crc32", "skipped")
+    types = {"index": "|u1", "labels": "<i8", "split": "|u1", "sha256": "|u1", "features/penultimate": "<f2",
+             "done": "<u2", "crc32": "<u4", "skipped": "|S120"}  # fmt: skip
+    assert body["arrays"] == {
+        name: [golden[name].id.get_offset(), list(golden[name].shape), kind] for name, kind in types.items()
+    }
+    assert set(rest[: 2048 - len(first) - len(second) - len(seal) - 3]) == {0}
+    digest, start = hashlib.sha256(first + b"\n" + second + b"\n"), 2048
+    for offset, length in sorted((body["arrays"][name][0], golden[name].nbytes) for name in rows):
         digest.update(raw[start:offset])
         start = offset + length
     digest.update(raw[start:])
-    assert body["sha256"] == digest.hexdigest()
+    assert seal == digest.hexdigest().encode()
+
+
+def test_the_index_repeats_the_texts_for_readers_without_hdf5(golden: h5py.File) -> None:
+    index = json.loads(golden["index"][:].tobytes())
+    assert set(index) == {"spec", "provenance", "ids", "classes"}
+    assert index["ids"] == golden["ids"].asstr()[:].tolist()
+    assert index["classes"] == golden["classes"].asstr()[:].tolist()
+    assert index["spec"] == json.loads(golden.attrs["spec"])
+    assert index["provenance"] == json.loads(golden.attrs["provenance"])
 
 
 def test_every_row_has_its_checksum(golden: h5py.File) -> None:
