@@ -1,9 +1,9 @@
 """The cache file: HDF5 whose tables are sealed by a hash and whose arrays lie at known places.
 
 README.md specifies the format; tests/test_golden.py pins it. The number of samples is known before the first one is
-extracted, so `create` writes all tables and leaves room for every row. That is all that HDF5 does here: rows are
-written, and everything is read, as bytes at an offset that the header names. So a crash cannot hurt the structure, and
-a file with bad intentions never meets the HDF5 library, which hangs or dies on some.
+extracted, so `skeleton.create` writes all tables and leaves room for every row. That is all that HDF5 does here: rows
+are written, and everything is read, as bytes at an offset that the header names. So a crash cannot hurt the structure,
+and a file with bad intentions never meets the HDF5 library, which hangs or dies on some.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,11 +28,9 @@ MAGIC = b"featcache "
 OWNER_BYTES = 256  # the end of the header: who is writing; empty in a finished cache
 REASON_BYTES = 120
 
-_TABLES = ("index", "labels", "split", "sha256")
+TABLES = ("index", "labels", "split", "sha256")
 _DTYPES = ("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}")
-_TEXT = h5py.string_dtype("utf-8")
-_SPLIT_DTYPE = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
-_LEAST_HEADER = 512  # HDF5 looks for its own start at 512, 1024, 2048, ...
+LEAST_HEADER = 512  # HDF5 looks for its own start at 512, 1024, 2048, ...
 _MOST_HEADER = 2**20
 _CHUNK = 2**20
 
@@ -101,40 +98,9 @@ def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
     return np.where(samples.split == SPLITS.index("train"), 1 + spec.views, 1).astype(np.uint16)
 
 
-def create(
-    path: Path, spec: ExtractSpec, samples: Samples, dims: Mapping[str, int], provenance: Mapping[str, Any]
-) -> None:
-    """Write a cache file without any rows: tables, header, and room for the rows."""
-    n = len(samples)
-    header_bytes = _LEAST_HEADER
-    while header_bytes < 768 + 192 * len(spec.layers) + OWNER_BYTES:
-        header_bytes *= 2
-    with h5py.File(path, "w", userblock_size=header_bytes, locking=False) as file:
-        file.attrs.update(
-            format="featcache",
-            version=VERSION,
-            spec=spec.to_json(),
-            digest=spec.digest(),
-            provenance=json.dumps(dict(provenance)),
-        )
-        index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
-        file.create_dataset("index", data=np.frombuffer(json.dumps(index).encode(), dtype=np.uint8))
-        file.create_dataset("labels", data=samples.labels)
-        file.create_dataset("split", data=samples.split, dtype=_SPLIT_DTYPE)
-        file.create_dataset("sha256", data=samples.sha256)
-        file.create_dataset("ids", data=[encode(name) for name in samples.ids], dtype=_TEXT)
-        file.create_dataset("classes", data=[encode(name) for name in samples.classes], dtype=_TEXT)
-        for name, (shape, dtype) in _row_arrays(spec, n, dims).items():
-            _reserve(file, name, shape, dtype)
-    with h5py.File(path, "r", locking=False) as file:
-        arrays = {name: _place(file[name]) for name in (*_TABLES, *_row_arrays(spec, n, dims))}
-    with path.open("r+b", buffering=0) as raw:
-        write_header(raw, header_bytes, {"size": os.fstat(raw.fileno()).st_size, "arrays": arrays})
-
-
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:
-    """Bytes of the file that `create` would make, within 1 % and 100 kB."""
-    rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _row_arrays(spec, len(samples), dims).values())
+    """Bytes of the file that `skeleton.create` would make, within 1 % and 100 kB."""
+    rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in row_arrays(spec, len(samples), dims).values())
     tables = sum(3 * len(encode(name)) + 40 for name in samples.ids) + len(samples) * (8 + 1 + 32)
     return rows + tables + 65536
 
@@ -171,7 +137,7 @@ def decode(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shape and dtype of everything that is written after creation."""
     arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         f"features/{layer}": ((n, 1 + spec.views, dims[layer]), np.dtype(spec.dtype)) for layer in spec.layers
@@ -180,21 +146,6 @@ def _row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str,
     arrays["crc32"] = ((n,), np.dtype("<u4"))
     arrays["skipped"] = ((n,), np.dtype(f"S{REASON_BYTES}"))
     return arrays
-
-
-def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """A contiguous dataset whose bytes have their place in the file from the start."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_layout(h5py.h5d.CONTIGUOUS)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    group = file.require_group(os.path.dirname(name) or "/")
-    kind = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(group.id, os.path.basename(name).encode(), kind, h5py.h5s.create_simple(shape), plist)
-
-
-def _place(dataset: h5py.Dataset) -> tuple[int, list[int], str]:
-    return dataset.id.get_offset(), list(dataset.shape), dataset.dtype.newbyteorder("<").str
 
 
 _Arrays = Mapping[str, tuple[int, list[int], str]]
@@ -232,7 +183,7 @@ def _seal(raw: BinaryIO, text: bytes, start: int, size: int, arrays: _Arrays) ->
 
 
 def _gaps(start: int, size: int, arrays: _Arrays) -> Iterator[tuple[int, int]]:
-    rows = [_region(place) for name, place in arrays.items() if name not in _TABLES]
+    rows = [_region(place) for name, place in arrays.items() if name not in TABLES]
     for region in sorted(rows, key=lambda region: region.offset):
         if region.size_bytes:
             yield start, region.offset
@@ -242,7 +193,7 @@ def _gaps(start: int, size: int, arrays: _Arrays) -> Iterator[tuple[int, int]]:
 
 def _check_seal(path: Path, raw: BinaryIO) -> tuple[int, _Arrays]:
     """Check header and hash; returns the header's size and the places of the arrays."""
-    start = raw.read(_LEAST_HEADER)
+    start = raw.read(LEAST_HEADER)
     if not start.startswith(MAGIC):
         raise NotACacheError(f"{path} is not a feature cache: it does not begin with 'featcache'.")
     version, _, length = start[len(MAGIC) :].partition(b"\n")[0].partition(b" ")
@@ -252,9 +203,9 @@ def _check_seal(path: Path, raw: BinaryIO) -> tuple[int, _Arrays]:
             f"{VERSION}. Use the featcache that wrote it, or extract again."
         )
     header_bytes = int(length)
-    if not _LEAST_HEADER <= header_bytes <= _MOST_HEADER or header_bytes & (header_bytes - 1):
+    if not LEAST_HEADER <= header_bytes <= _MOST_HEADER or header_bytes & (header_bytes - 1):
         raise damaged(path, "its header has no proper size")
-    header = start + raw.read(header_bytes - _LEAST_HEADER)
+    header = start + raw.read(header_bytes - LEAST_HEADER)
     first, second, seal, rest = header[: header_bytes - OWNER_BYTES].split(b"\n", 3)
     size = os.fstat(raw.fileno()).st_size
     body = json.loads(second)
@@ -298,8 +249,8 @@ def _read(path: Path, raw: BinaryIO, header_bytes: int, arrays: _Arrays) -> Layo
     if n and samples.split.max() >= len(SPLITS):
         raise damaged(path, "a split lies outside of train, val and test")
     dims = {layer: regions[f"features/{layer}"].shape[-1] for layer in spec.layers}
-    wanted = _row_arrays(spec, n, dims)
-    if set(regions) != {*_TABLES, *wanted}:
+    wanted = row_arrays(spec, n, dims)
+    if set(regions) != {*TABLES, *wanted}:
         raise damaged(path, f"it holds {', '.join(sorted(regions))}")
     for name, (shape, dtype) in wanted.items():
         if (regions[name].shape, regions[name].dtype) != (shape, dtype):

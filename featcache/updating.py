@@ -153,8 +153,10 @@ def update(
     with CacheWriter(old.path, spec, samples, old.dims, provenance) as writer:
         with watch.phase("carry"):
             carry(writer, old, source)
-        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-        skipped = fill(writer, loader, backbone, batch_size, watch, progress, strict) if backbone else {}
+        skipped: dict[int, str] = {}
+        if backbone:
+            loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
+            skipped = fill(writer, loader, backbone, batch_size, watch, progress, strict)
         cache = writer.finish(skipped)
     found.update(cache=cache, skipped=cache.skipped)
     return Update(**found, seconds=watch.seconds())

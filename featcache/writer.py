@@ -23,9 +23,10 @@ from featcache import lock
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
 from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError
-from featcache.layout import REASON_BYTES, Region, create, encode, read, size_needed
+from featcache.layout import REASON_BYTES, Region, encode, read, size_needed
 from featcache.report import human_bytes
 from featcache.samples import Samples
+from featcache.skeleton import create
 from featcache.spec import ExtractSpec
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

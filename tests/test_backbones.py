@@ -438,3 +438,15 @@ def test_an_image_size_that_a_network_cannot_take_is_refused() -> None:
         "Drop --image-size, or choose another network."
     )
     assert load_backbone("resnet18", weights="none", device="cpu").view_spec(image_size=64).image_size == 64
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("fp32", False), ("bf16", True)])
+def test_fp32_is_not_tf32_and_the_setting_is_given_back(precision: Any, inside: bool) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        with toy_backbone(precision=precision).exact():
+            assert torch.backends.cudnn.allow_tf32 is inside
+        assert torch.backends.cudnn.allow_tf32 is True
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

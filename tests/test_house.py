@@ -15,7 +15,7 @@ RANKS = {
             "errors allocator folders",
             "rng spec samples metrics images weights lbfgs network",
             "linear features report manifest training views architectures engines layout",
-            "datasets lock checksums loader backbones sgd presets heads card",
+            "datasets lock checksums skeleton loader backbones sgd presets heads card",
             "cache",
             "writer verification fitting finetuning classifier",
             "extraction",
@@ -31,7 +31,7 @@ RANKS = {
 LIBRARY = sorted((ROOT / "featcache").glob("*.py"))
 CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
 GUARDED = {
-    "h5py": {"featcache/layout.py"},
+    "h5py": {"featcache/skeleton.py"},
     "matplotlib": {"featcache/plots.py"},
     "PIL": {"featcache/images.py"},
     "timm": {"featcache/architectures.py"},

@@ -32,6 +32,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("extract --help", "into a cache"),
         ("finetune --help", "--preset"),
         ("info CACHE", "feature cache, format 1"),
+        ("verify CACHE", "every row has its checksum"),
+        ("diff CACHE CACHE", "hold the same"),
         ("fit-head CACHE --head linear", "head linear, val:\naccuracy 1.0000"),
         ("fit-head CACHE --head logreg", "head logreg, val:\naccuracy 1.0000"),
     ],

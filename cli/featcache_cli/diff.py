@@ -23,4 +23,5 @@ def command(a: str, b: str, as_json: bool) -> None:
     with options.progress_bar() as progress:
         found = featcache.diff(a, b, progress=progress)
     options.show(found, as_json)
-    sys.exit(0 if found.same else 1)
+    if not found.same:
+        sys.exit(1)

@@ -24,4 +24,5 @@ def command(cache: str, images: str | None, repair: str | None, as_json: bool) -
             return
         found = featcache.verify(cache, images, progress=progress)
     options.show(found, as_json)
-    sys.exit(0 if found.ok else 1)
+    if not found.ok:
+        sys.exit(1)

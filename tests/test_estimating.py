@@ -1,0 +1,39 @@
+"""An estimate is what the extraction then takes: on a network whose time is known."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from featcache.backbones import Backbone
+from featcache.estimating import estimate, human_seconds
+from toys import ToyNet
+
+
+class Slow(Backbone):
+    """20 ms a view."""
+
+    def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        time.sleep(0.02 * len(pixels))
+        return super().embed_layers(pixels)
+
+
+def test_the_seconds_are_those_of_all_views(split_folder: Path, tmp_path: Path) -> None:
+    found = estimate(
+        split_folder, tmp_path / "a.h5", backbone=Slow(ToyNet(), name="slow", image_size=8, resize_size=10), views=2
+    )
+    assert (found.images, found.views) == (18, 13 * 3 + 5)
+    assert 44 * 0.02 <= found.seconds < 3 * 44 * 0.02
+    assert list(tmp_path.glob("a.h5*")) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (42, "42 s"), (89, "89 s"), (120, "2 min"), (5340, "89 min"), (5400, "1 h 30 min")],
+)
+def test_seconds_for_people(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text
