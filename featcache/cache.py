@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import layout, lock
-from featcache.errors import CacheIncompleteError, CacheMismatchError, NotACacheError
+from featcache.blocks import Rows
+from featcache.checksums import damaged_rows
+from featcache.errors import CacheDamagedError, CacheIncompleteError, CacheMismatchError, NotACacheError
 from featcache.features import Features
 from featcache.report import human_bytes
 from featcache.samples import SPLITS, Samples
@@ -85,12 +87,17 @@ class FeatureCache:
         return cache
 
     def features(self, split: str = "train", layer: str = PENULTIMATE) -> Features:
-        """The features of one split, memory-mapped; a split that skipped samples is a copy without them.
+        """The features of one split, memory-mapped, after a look at their checksums; without skipped samples.
 
         Returns
         -------
         Features with x of shape (m, v, d): v = 1 + K, or fewer where a split was extracted with fewer views
-        (val and test hold the clean view alone).
+        (val and test hold the clean view alone). x is a memory-mapped ndarray, or `Rows` of one where samples
+        were skipped.
+
+        Raises
+        ------
+        CacheDamagedError : a row does not have its checksum. CacheIncompleteError : there is no such layer.
         """
         if layer not in self.layout.layers:
             raise CacheIncompleteError(
@@ -99,11 +106,17 @@ class FeatureCache:
             )
         rows = self.samples.rows(split)
         rows = rows[self.done[rows] > 0]
+        damaged = damaged_rows(self.path, self.layout, rows)
+        if len(damaged):
+            raise CacheDamagedError(
+                f"{self.path} is damaged: {len(damaged)} images of {split} do not have the checksums of their "
+                f"features, for example {self.samples.ids[damaged[0]]}. Extract those again with `featcache verify "
+                f"{self.path} --repair DATA`."
+            )
         views = int(self.done[rows].min()) if len(rows) else 1
-        mapped = self.layout.layers[layer].map(self.path)
+        x = self.layout.layers[layer].map(self.path)[:, :views]
         whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        x = mapped[rows[0] : rows[-1] + 1, :views] if whole else mapped[rows, :views]
-        return Features(x, self.samples.take(rows))
+        return Features(x[rows[0] : rows[-1] + 1] if whole else Rows(x, rows), self.samples.take(rows))
 
     @property
     def split_options(self) -> dict[str, Any]:

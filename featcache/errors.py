@@ -61,6 +61,10 @@ class CacheVersionError(CacheError, ValueError):
     """The cache was written in a format that this version does not know."""
 
 
+class CacheDamagedError(CacheError, ValueError):
+    """Features are not what was written; the message names the images and how to mend them."""
+
+
 class CacheIncompleteError(CacheError, ValueError):
     """The cache is unfinished, or lacks the rows or views asked for."""
 

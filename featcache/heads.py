@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 
+from featcache.blocks import Rows
 from featcache.errors import HeadError
 from featcache.features import FlatFeatures
 from featcache.linear import LinearHead
@@ -27,6 +28,8 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "centroid": ("sklearn.neighbors.NearestCentroid", {}),
     "forest": ("sklearn.ensemble.RandomForestClassifier", {"n_jobs": -1, "random_state": 0}),
 }
+
+_BLOCK = 8192  # rows that are predicted at a time
 
 # Types from scikit-learn's compiled or private modules that skops does not know, looked through by us: building
 # one runs no code from the file. A tree's node indices are checked after loading, as scikit-learn trusts them.
@@ -82,26 +85,32 @@ def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
     weights = {}
     if "sample_weight" in inspect.signature(estimator.fit).parameters:
         weights["sample_weight"] = features.weights
-    x = features.x if isinstance(estimator, LinearHead) else features.x.astype(np.float32)
+    x = features.x if isinstance(estimator, LinearHead) else np.asarray(features.x, dtype=np.float32)
     try:
         estimator.fit(x, features.y, **weights)
     except (ValueError, TypeError, MemoryError) as error:
         raise HeadError(f"{type(estimator).__name__} could not be fitted: {error}") from error
 
 
-def predict(estimator: BaseEstimator, x: NDArray[Any]) -> NDArray[np.int64]:
+def predict(estimator: BaseEstimator, x: NDArray[Any] | Rows) -> NDArray[np.int64]:
     """Class indices, shape (n,), int64, for features of shape (n, d)."""
-    return np.asarray(estimator.predict(np.asarray(x, dtype=np.float32)), dtype=np.int64)
+    return np.concatenate([np.asarray(estimator.predict(block), dtype=np.int64) for block in _blocks(x)])
 
 
 def probabilities(estimator: BaseEstimator, x: NDArray[Any], n_classes: int) -> NDArray[np.float64] | None:
     """Probabilities, shape (n, c), 0 for a class that the training data lacked; None where it has none."""
     if not hasattr(estimator, "predict_proba"):
         return None
-    found = np.asarray(estimator.predict_proba(np.asarray(x, dtype=np.float32)), dtype=np.float64)
+    found = np.concatenate([np.asarray(estimator.predict_proba(block), dtype=np.float64) for block in _blocks(x)])
     full = np.zeros((len(found), n_classes))
     full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found
     return full
+
+
+def _blocks(x: NDArray[Any] | Rows) -> Iterator[NDArray[np.float32]]:
+    """Some thousand rows at a time, so that memory does not grow with n; one block where there are none."""
+    for start in range(0, max(1, len(x)), _BLOCK):
+        yield np.asarray(x[start : start + _BLOCK], dtype=np.float32)
 
 
 def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:

@@ -11,8 +11,9 @@ from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
+from featcache.blocks import Centred, Rows
 from featcache.lbfgs import Objective, minimise
 
 
@@ -44,27 +45,31 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
         self.tol = tol
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit to X of shape (n, d) and labels y of shape (n,); float16 and float32 are worked on in float32."""
+    def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Fit to X of shape (n, d) and labels y of shape (n,); float16 and float32 are worked on in float32.
+
+        X may be memory-mapped and larger than memory, see `featcache.blocks`.
+        """
         if not self.C > 0:
             raise ValueError(f"C must be greater than 0; got {self.C}")
-        x, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        if isinstance(X, Rows):
+            check_consistent_length(X, y)
+            x, y = validate_data(self, X, skip_check_array=True), np.asarray(y)
+        else:  # whether X is finite is found out block by block
+            kinds = [np.float16, np.float32, np.float64]
+            x, y = validate_data(self, X, y, dtype=kinds, ensure_all_finite=False)
         check_classification_targets(y)
-        weight = _check_sample_weight(sample_weight, x, dtype=x.dtype)
+        weight = _check_sample_weight(sample_weight, x, dtype=np.float64)
         self.classes_, labels = np.unique(y, return_inverse=True)
         seen = self.classes_[np.unique(labels[weight > 0])].tolist()
         if len(seen) < 2:
             raise ValueError(f"LinearHead needs two classes or more with weight; found one class: {seen}")
-        mean = np.average(x, axis=0, weights=weight)
-        x = x - mean
-        total = float(weight.sum(dtype=np.float64))
-        spread = float(weight @ np.einsum("nd,nd->n", x, x)) / total  # mean squared distance from the mean
-        scale = np.sqrt(spread) or 1.0
-        x /= scale
-        penalty = 1 / (self.C * total * scale**2)  # of the scaled coefficients, per unit of weight
+        total = float(weight.sum())
+        centred = Centred(x, weight)
+        penalty = 1 / (self.C * total * centred.spread**2)  # of the scaled coefficients, per unit of weight
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        objective = _objective(x, labels, weight / total, penalty, outputs)
-        shares = np.bincount(labels, weight.astype(np.float64)) / total
+        objective = _objective(centred, labels, weight / total, penalty, outputs)
+        shares = np.bincount(labels, weight) / total
         start = np.zeros((outputs, x.shape[1] + 1))  # the best without any coefficients
         start[:, -1] = np.log(shares[1] / shares[0]) if outputs == 1 else np.log(np.maximum(shares, 1e-9))
         # The penalty curves the objective by at least `penalty` in every coefficient. The intercept has none, but
@@ -80,8 +85,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             said = f"LinearHead stopped after {found.iterations} iterations before reaching tol={self.tol}"
             warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
         theta = found.x.reshape(outputs, -1)
-        self.coef_ = theta[:, :-1] / scale
-        self.intercept_ = theta[:, -1] - self.coef_ @ mean.astype(np.float64)
+        self.coef_ = theta[:, :-1] / centred.spread
+        self.intercept_ = theta[:, -1] - self.coef_ @ centred.mean.astype(np.float64)
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -116,23 +121,26 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _objective(
-    x: NDArray[Any], labels: NDArray[np.int64], weight: NDArray[Any], penalty: float, outputs: int
+    centred: Centred, labels: NDArray[np.int64], weight: NDArray[np.float64], penalty: float, outputs: int
 ) -> Objective:
     """sum_i weight_i loss_i + penalty/2 ||coef||^2, as a function of the flat (outputs, d + 1), intercept last.
 
-    x : (n, d), centred. weight : (n,), sums to 1.
+    coef is that of features scaled to a spread of 1. weight : (n,), sums to 1.
     """
+    dtype, scale = centred.mean.dtype, centred.spread
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         theta = flat.reshape(outputs, -1)
-        coef, intercept = theta[:, :-1], theta[:, -1]
-        losses, residual = _cross_entropy(x @ coef.T.astype(x.dtype) + intercept.astype(x.dtype), labels)
-        residual *= weight[:, None]
-        gradient = np.empty_like(theta)
-        gradient[:, :-1] = residual.T @ x + penalty * coef
-        gradient[:, -1] = residual.sum(axis=0, dtype=np.float64)
-        loss = weight.astype(np.float64) @ losses + penalty / 2 * np.vdot(coef, coef)
-        return float(loss), gradient.ravel()
+        coef, intercept = (theta[:, :-1] / scale).astype(dtype), theta[:, -1].astype(dtype)
+        loss, gradient = 0.0, np.zeros_like(theta)
+        for rows, x in centred:
+            losses, residual = _cross_entropy(x @ coef.T + intercept, labels[rows])
+            residual *= weight[rows, None].astype(dtype)
+            loss += float(weight[rows] @ losses)
+            gradient[:, :-1] += residual.T @ x
+            gradient[:, -1] += residual.sum(axis=0, dtype=np.float64)
+        gradient[:, :-1] = gradient[:, :-1] / scale + penalty * theta[:, :-1]
+        return loss + penalty / 2 * float(np.vdot(theta[:, :-1], theta[:, :-1])), gradient.ravel()
 
     return objective
 

@@ -15,7 +15,7 @@ from sklearn.linear_model import RidgeClassifier
 
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
-from featcache.errors import CacheError, CacheIncompleteError, HeadError
+from featcache.errors import CacheDamagedError, CacheError, CacheIncompleteError, HeadError
 from featcache.extraction import extract
 from featcache.fitting import fit_head
 from featcache.heads import HEADS, load_head, predict
@@ -222,3 +222,31 @@ def test_the_report_with_seconds_by_phase_is_saved_beside_the_head(cache: Featur
     saved = json.loads((tmp_path / "head" / "run.json").read_text(encoding="utf-8"))
     assert saved == json.loads(json.dumps(fit.to_dict()))
     assert {"read", "fit", "evaluate", "wall"} <= saved["seconds"].keys()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_damaged_features_are_not_learnt_from(cache: FeatureCache, split: str, tmp_path: Path) -> None:
+    row = int(cache.samples.rows(split)[1])
+    region = cache.layout.layers["penultimate"]
+    path = tmp_path / "damaged.h5"
+    whole = bytearray(cache.path.read_bytes())
+    whole[region.offset + row * region.stride] ^= 1  # the lowest bit of one float16
+    path.write_bytes(whole)
+    with pytest.raises(CacheDamagedError) as caught:
+        fit_head(path)
+    assert str(caught.value) == (
+        f"{path} is damaged: 1 images of {split} do not have the checksums of their features, for example "
+        f"{cache.samples.ids[row]}. Extract those again with `featcache verify {path} --repair DATA`."
+    )
+
+
+@pytest.mark.parametrize("head", ["linear", "sgd", "logreg"])
+def test_a_cache_with_skipped_images_gives_the_head_of_the_others(split_folder: Path, head: str) -> None:
+    images = sorted(split_folder.rglob("*.png"))
+    (split_folder / "train/ants" / images[0].name).write_bytes(b"broken")
+    fit = fit_head(cached(split_folder), head=head, parameters=parameters(head))
+    (split_folder.parent / "toy.h5").unlink()
+    (split_folder / "train/ants" / images[0].name).unlink()
+    without = fit_head(cached(split_folder), head=head, parameters=parameters(head))
+    np.testing.assert_array_equal(fit.estimator.coef_, without.estimator.coef_)
+    assert fit.report.images == 12

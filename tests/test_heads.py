@@ -16,6 +16,8 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
+from featcache import heads
+from featcache.blocks import Rows
 from featcache.errors import HeadError
 from featcache.features import FlatFeatures
 from featcache.heads import (
@@ -280,3 +282,16 @@ def test_predictions_are_int64_whatever_the_features_are_stored_in() -> None:
     head = LinearHead().fit(x, flat().y)
     assert predict(head, x).dtype == np.int64
     np.testing.assert_array_equal(predict(head, x), predict(head, x.astype(np.float64)))
+
+
+@pytest.mark.parametrize("name", ["linear", "knn", "centroid"])
+def test_predictions_do_not_depend_on_the_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = flat()
+    estimator = make_head(name)
+    fit_estimator(estimator, features)
+    whole, shares = predict(estimator, features.x), probabilities(estimator, np.asarray(features.x), 3)
+    monkeypatch.setattr(heads, "_BLOCK", 7)
+    np.testing.assert_array_equal(predict(estimator, features.x), whole)
+    np.testing.assert_array_equal(predict(estimator, Rows(np.asarray(features.x), np.arange(3, 20))), whole[3:20])
+    if shares is not None:
+        np.testing.assert_allclose(probabilities(estimator, np.asarray(features.x), 3), shares, rtol=1e-6)

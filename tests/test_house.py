@@ -13,7 +13,7 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator folders",
-            "rng spec samples metrics images weights lbfgs network",
+            "rng spec samples metrics images weights lbfgs blocks network",
             "linear features report manifest training views architectures engines layout",
             "datasets lock checksums skeleton loader backbones sgd presets heads card",
             "cache",
