@@ -1,0 +1,118 @@
+"""Peak memory of extract and of fit-head against the number of images.
+
+    python benchmarks/memory.py [--images 10000 100000 1000000]
+
+Each size gets a folder of small images (hard links to 1,000 different ones) and a cheap network of 1,280 features, so
+that a million images are a cache of 2.6 GB. extract and fit-head run in processes of their own. Private memory
+(RssAnon of Linux) is looked at every 20 ms; pages of the memory-mapped cache are the system's, which takes them back
+whenever it likes, and do not count. The same commands on 1,000 images are what the libraries themselves take up.
+fit-head stops after 10 iterations: more take time, not memory. Seconds cover a whole process, imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+FLOOR, DISTINCT, WIDTH = 1_000, 1_000, 1_280
+
+
+def write_images(folder: Path, images: int) -> None:
+    """Noise of 8 x 8 pixels in two classes; equal ones share class and split."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(images):
+        kind = number % DISTINCT
+        place = folder / ("val" if kind % 6 == 0 else "train") / ("a" if kind % 2 else "b") / f"{number:07d}.png"
+        if number < DISTINCT:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(place)
+        else:
+            os.link(place.with_name(f"{kind:07d}.png"), place)
+
+
+def run_extract(data: str, out: str) -> None:
+    """In a process of its own: a fixed random layer on the pixels."""
+    import torch
+    from torch import nn
+
+    from featcache import extract
+    from featcache.backbones import Backbone
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(1), nn.Linear(48, WIDTH), nn.ReLU())
+    extract(data, out, backbone=Backbone(net, name="cheap", image_size=8, resize_size=8), views=0, batch_size=256)
+
+
+def run_fit(cache: str) -> None:
+    """In a process of its own."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    from featcache import fit_head
+
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    fit_head(cache, parameters={"max_iter": 10})
+
+
+def watched(*arguments: str) -> dict[str, float]:
+    """Peak private memory in MB, and seconds, of this script with other arguments."""
+    started, peak = time.perf_counter(), 0
+    process = subprocess.Popen([sys.executable, __file__, *arguments])
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        peak = max(peak, int(lines.get("RssAnon", "0 kB").split()[0]))
+        time.sleep(0.02)
+    if process.wait():
+        sys.exit(f"{' '.join(arguments)} ended with status {process.returncode}")
+    return {"peak MB": round(peak / 1024), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def main() -> None:
+    """Run, print JSON."""
+    from featcache.cache import FeatureCache
+    from featcache.report import machine, versions
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    options = parser.parse_args()
+    found = {}
+    for images in (FLOOR, *options.images):
+        with tempfile.TemporaryDirectory() as folder:
+            data, out = Path(folder, "data"), Path(folder, "cache.h5")
+            write_images(data, images)
+            extracted = watched("extract", str(data), str(out))
+            cache = FeatureCache.open(out)
+            regions = (*cache.layout.layers.values(), cache.layout.crc32, cache.layout.done, cache.layout.skipped)
+            found[f"{images:,}"] = {
+                "features MB": round(cache.layout.layers["penultimate"].size_bytes / 2**20),
+                "ids, labels and hashes in the file MB": round(
+                    (cache.size_bytes - sum(region.size_bytes for region in regions)) / 2**20
+                ),
+                "extract": extracted,
+                "fit-head": watched("fit-head", str(out)),
+            }
+        print(f"{images:,}", found[f"{images:,}"], file=sys.stderr)
+    print(json.dumps({"images": found, "machine": machine(), "versions": versions()}, indent=1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["extract"]:
+        run_extract(*sys.argv[2:])
+    elif sys.argv[1:2] == ["fit-head"]:
+        run_fit(*sys.argv[2:])
+    else:
+        main()
