@@ -4,7 +4,7 @@
 
 A case flips bits, overwrites, cuts, inserts or doubles some bytes, half of the time sealing the file again as somebody
 with bad intentions would. Cases run in children, 250 each: a child that dies is
-counted as a crash and named by its seed. Prints JSON; exit status 1 where anything but a CacheError came out.
+counted as a crash and named by its seed. Writes results/fuzz.json; exit status 1 where anything but a CacheError came out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 
 from featcache import FeatureCache, fit_head, verify
 from featcache.errors import CacheError, HeadError
 from featcache.layout import write_header
-from featcache.report import machine, versions
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec, ViewSpec
 from featcache.writer import CacheWriter
@@ -110,11 +110,12 @@ def child(folder: str, seed: int, results: Any) -> None:
 
 
 def main() -> None:
-    """Run, count, print JSON."""
+    """Run, count, print and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    measured = record.commit()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["featcache.fitting", "featcache.linear", "featcache.writer"])
     outcomes: Counter[str] = Counter()
@@ -138,10 +139,8 @@ def main() -> None:
         "crashes": crashes,
         "slowest_s": slowest,
         "outcomes": dict(sorted(outcomes.items())),
-        "machine": machine(),
-        "versions": versions(),
     }
-    print(json.dumps(answer, indent=1))
+    record.write("fuzz", answer, measured)
     sys.exit(1 if crashes or any("ESCAPED" in name for name in outcomes) else 0)
 
 

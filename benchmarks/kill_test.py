@@ -5,13 +5,12 @@
 Each round makes a cache of 240 images with a cheap network. A child is killed after a random time, or right before a
 random system call of creating, finishing or renaming; then the next child goes on. Counted: files that do not open
 (must be 0), rows that were there and are gone or differ (must be 0), rows extracted twice (at most the block under
-way at each kill), finished caches that differ from an undisturbed one (must be 0).
+way at each kill), finished caches that differ from an undisturbed one (must be 0). Writes results/kills.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 import torch
 from PIL import Image
 from torch import nn
@@ -31,7 +31,6 @@ from featcache import extract
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
 from featcache.checksums import damaged_rows
-from featcache.report import machine, versions
 
 IMAGES, VIEWS, BLOCK = 240, 3, 8
 SECONDS_A_BLOCK = 0.02
@@ -88,11 +87,12 @@ def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Run, count, print JSON."""
+    """Run, count, print and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    measured = record.commit()
     chance = random.Random(options.seed)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["featcache.extraction", __name__])
@@ -149,10 +149,8 @@ def main() -> None:
         "kills by moment": kills_by_moment,
         "images extracted twice per kill, at most": twice,
         "images a block": BLOCK,
-        "machine": machine(),
-        "versions": versions(),
     }
-    print(json.dumps(answer, indent=1))
+    record.write("kills", answer, measured)
     lost = [counts[name] for name in ("unopenable", "rows lost", "rows changed", "rounds that differ")]
     sys.exit(1 if any(lost) or twice > BLOCK else 0)
 

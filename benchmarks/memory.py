@@ -6,13 +6,13 @@ Each size gets a folder of small images (hard links to 1,000 different ones) and
 that a million images are a cache of 2.6 GB. extract and fit-head run in processes of their own. Private memory
 (RssAnon of Linux) is looked at every 20 ms; pages of the memory-mapped cache are the system's, which takes them back
 whenever it likes, and do not count. The same commands on 1,000 images are what the libraries themselves take up.
-fit-head stops after 10 iterations: more take time, not memory. Seconds cover a whole process, imports included.
+fit-head stops after 10 iterations: more take time, not memory. Seconds cover a whole process, imports included. Writes
+results/memory.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -82,14 +82,15 @@ def watched(*arguments: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run, print JSON."""
+    """Run, print and write JSON."""
+    import record
+
     from featcache.cache import FeatureCache
-    from featcache.report import machine, versions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     options = parser.parse_args()
-    found = {}
+    measured, found = record.commit(), {}
     for images in (FLOOR, *options.images):
         with tempfile.TemporaryDirectory() as folder:
             data, out = Path(folder, "data"), Path(folder, "cache.h5")
@@ -106,7 +107,7 @@ def main() -> None:
                 "fit-head": watched("fit-head", str(out)),
             }
         print(f"{images:,}", found[f"{images:,}"], file=sys.stderr)
-    print(json.dumps({"images": found, "machine": machine(), "versions": versions()}, indent=1))
+    record.write("memory", {"images": found}, measured)
 
 
 if __name__ == "__main__":

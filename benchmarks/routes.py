@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
-from pathlib import Path
+
+import record
 
 import featcache
 from featcache.reporting import write_report
-
-HERE = Path(__file__).parent
 
 
 def main() -> None:
@@ -36,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
-    commit = _commit()  # before the run: what is measured, whatever is committed meanwhile
+    commit = record.commit()  # before the run: what is measured, whatever is committed meanwhile
     comparison = featcache.compare(
         options.data,
         options.work or f"demo/benchmark-{commit}",
@@ -49,13 +47,7 @@ def main() -> None:
         train_precision=options.train_precision,
     )
     comparison.versions["commit"] = commit
-    print(write_report(comparison, HERE / "results", options.name))
-
-
-def _commit() -> str:
-    """The commit that was measured, marked where the tree differs from it."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    print(write_report(comparison, record.RESULTS, options.name))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from typing import Any
 
 from featcache.card import write_json
 from featcache.errors import RunError
+from featcache.files import Progress
 from featcache.heads import make_head
-from featcache.manifest import Progress, read_manifest
+from featcache.manifest import read_manifest
 from featcache.metrics import wilson_interval
 from featcache.report import machine, versions
 from featcache.routes import ROUTES, Order, run_in_process

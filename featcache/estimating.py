@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.engines import EngineName
+from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
-from featcache.manifest import Manifest, Progress, read_manifest
+from featcache.manifest import Manifest, read_manifest
 from featcache.report import human_bytes
 from featcache.spec import PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.weights import EMBEDDED
@@ -84,16 +85,15 @@ def estimate(
     ------
     ImageError, BackboneError
     """
-    if not isinstance(data, Manifest):
-        data = read_manifest(data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress)
+    manifest = read_manifest(data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress)
     if isinstance(backbone, str):
         backbone = load_backbone(
             backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed
         )
     spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
-    missing = wanted_views(spec, data.samples)
+    missing = wanted_views(spec, manifest.samples)
     backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
-    return measure(Path(out), data, backbone, spec, missing, batch_size, workers, max_pixels)
+    return measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels)
 
 
 def measure(

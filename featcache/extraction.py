@@ -17,9 +17,10 @@ from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
+from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.loader import ViewLoader
-from featcache.manifest import Manifest, Progress, read_manifest
+from featcache.manifest import Manifest, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, versions
 from featcache.spec import PENULTIMATE, Augment, StorageDtype
 from featcache.weights import EMBEDDED
@@ -128,12 +129,8 @@ def extract(
     watch = Stopwatch()
     out = Path(out)
     with watch.phase("hash"):
-        manifest = (
-            data
-            if isinstance(data, Manifest)
-            else read_manifest(
-                data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
-            )
+        manifest = read_manifest(
+            data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
         )
     own = isinstance(backbone, str)
     if isinstance(backbone, str):

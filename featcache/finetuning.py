@@ -18,10 +18,11 @@ from featcache import heads
 from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import RunError
+from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
-from featcache.manifest import Manifest, Progress, read_manifest
+from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy, evaluate
 from featcache.network import Network
 from featcache.report import Report, Stopwatch
@@ -113,12 +114,8 @@ def finetune(
         raise RunError(f"{out} holds a run already. Go on with --resume, or give another folder.")
     prepare_folder(out, "run")
     with watch.phase("hash"):
-        manifest = (
-            data
-            if isinstance(data, Manifest)
-            else read_manifest(
-                data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
-            )
+        manifest = read_manifest(
+            data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
         )
     with watch.phase("start"):
         if isinstance(backbone, str):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataLayoutError, EmptyFolderError
-from featcache.images import is_image_name
-from featcache.rng import content_order
+from featcache.files import Progress, hash_files, walk
+from featcache.holdout import hold_out
 from featcache.samples import SPLITS, Samples
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total)."""
 
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _CSV_COLUMNS = ("path", "label")
@@ -43,14 +38,14 @@ class Manifest:
     def conflicts(self) -> list[tuple[str, str]]:
         """Pairs of images with equal bytes and different labels: one of the two labels is wrong."""
         labels = self.samples.labels
-        return [(self.samples.ids[a], self.samples.ids[b]) for a, b in _copies(self.samples) if labels[a] != labels[b]]
+        return [(self.samples.ids[a], self.samples.ids[b]) for a, b in self.samples.copies() if labels[a] != labels[b]]
 
     def path(self, row: int) -> Path:
         """Where image `row` lies."""
         return self.root / self.samples.ids[row]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     id: str
     label: str
@@ -58,7 +53,7 @@ class _Entry:
 
 
 def read_manifest(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Manifest,
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
@@ -72,7 +67,8 @@ def read_manifest(
     data : one of
         - a folder with `train/<class>/*` and `val/<class>/*` (`valid`, `validation` too), perhaps `test/`;
         - a folder with `<class>/*`;
-        - a CSV file with the columns `path`, `label` and perhaps `split`; paths are relative to its folder.
+        - a CSV file with the columns `path`, `label` and perhaps `split`; paths are relative to its folder;
+        - a Manifest, which is given back as it is.
     val_fraction : share of the images that is held out as val where the data has no val of its own:
         stratified by class, drawn with `seed`; files with equal bytes stay on one side.
     allow_leak : take images whose bytes are in train and in val or test as well.
@@ -81,6 +77,8 @@ def read_manifest(
     ------
     EmptyFolderError, DataLayoutError
     """
+    if isinstance(data, Manifest):
+        return data
     source = Path(data)
     ignored: Counter[str] = Counter()
     if source.is_dir():
@@ -93,7 +91,7 @@ def read_manifest(
         raise EmptyFolderError(f"{source} holds no images. {_expected(source)}")
     entries.sort(key=lambda entry: entry.id)
     classes = _classes(source, entries)
-    sha256 = _hash_files(root, entries, progress)
+    sha256 = hash_files(root, [entry.id for entry in entries], progress)
     number = {name: place for place, name in enumerate(classes)}
     labels = np.array([number[entry.label] for entry in entries], dtype=np.int64)
     split = _split(entries, labels, sha256, val_fraction, seed)
@@ -102,56 +100,6 @@ def read_manifest(
     if not allow_leak:
         _refuse_leaks(source, samples)
     return Manifest(root, samples, dict(ignored))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The images under a folder, sorted; hidden files and other files are passed over."""
-    return sorted(_walk(folder, Counter()))
-
-
-def find_images(patterns: Iterable[str]) -> list[Path]:
-    """The images that files, folders and glob patterns name, in that order. Raises EmptyFolderError for none."""
-    found: list[Path] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            images = list_images(path)
-        elif path.is_file():
-            images = [path]
-        else:
-            images = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-            images = [image for image in images if is_image_name(image) and image.is_file()]
-        if not images:
-            raise EmptyFolderError(f"{pattern} names no image: no such file, or a folder or pattern without images.")
-        found += images
-    return found
-
-
-def _walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
-    """Image files below a folder; links are followed, but none that leads back up or to where we were."""
-    top = os.path.realpath(folder)
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable_folder):
-        real = os.path.realpath(place)
-        if real in seen or top.startswith(os.path.join(real, "")):
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place, name)
-            if name.startswith("."):
-                ignored["hidden"] += 1
-            elif not is_image_name(path):
-                ignored["not an image name"] += 1
-            elif not path.is_file():
-                ignored["not a regular file"] += 1
-            else:
-                yield path
-
-
-def _unreadable_folder(error: OSError) -> None:
-    raise DataLayoutError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _expected(source: Path) -> str:
@@ -178,21 +126,21 @@ def _scan_folder(root: Path, ignored: Counter[str]) -> Iterator[_Entry]:
     for folder, split in split_of.items():
         if split:
             yield from _scan_classes(root, folder, split, ignored)
-        elif others := sum(1 for _ in _walk(folder, Counter())):
+        elif others := sum(1 for _ in walk(folder, Counter())):
             ignored["in folders other than train, val, test"] += others
     _count_beside(root, ignored)
 
 
 def _scan_classes(root: Path, folder: Path, split: str | None, ignored: Counter[str]) -> Iterator[_Entry]:
     class_folders = _subfolders(folder)
-    if not class_folders and any(_walk(folder, Counter())):
+    if not class_folders and any(walk(folder, Counter())):
         raise DataLayoutError(
             f"{folder} holds images but no class folders. Expected {folder / '<class>' / '*.jpg'}: "
             "one folder a class, its name is the label."
         )
     for class_folder in class_folders:
         count = 0
-        for path in _walk(class_folder, ignored):
+        for path in walk(class_folder, ignored):
             count += 1
             yield _Entry(path.relative_to(root).as_posix(), class_folder.name, split)
         if not count:
@@ -260,22 +208,13 @@ def _classes(source: Path, entries: list[_Entry]) -> tuple[str, ...]:
     return tuple(sorted(trained))
 
 
-def _copies(samples: Samples) -> Iterator[tuple[int, int]]:
-    """Pairs of rows with equal bytes: the first of each content with each other one."""
-    first: dict[bytes, int] = {}
-    for row, content in enumerate(samples.sha256):
-        seen = first.setdefault(content.tobytes(), row)
-        if seen != row:
-            yield seen, row
-
-
 def _refuse_leaks(source: Path, samples: Samples) -> None:
     """Train rows come first, so a copy outside of train has its first in train."""
     train = SPLITS.index("train")
     empty = hashlib.sha256().digest()  # files of no bytes are no images, wherever they lie
     leaks = [
         (a, b)
-        for a, b in _copies(samples)
+        for a, b in samples.copies()
         if samples.split[a] == train != samples.split[b] and samples.sha256[a].tobytes() != empty
     ]
     if leaks:
@@ -289,25 +228,6 @@ def _refuse_leaks(source: Path, samples: Samples) -> None:
 def _some(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _hash_files(root: Path, entries: list[_Entry], progress: Progress | None) -> NDArray[np.uint8]:
-    """SHA-256 of each file, shape (n, 32); a file that cannot be opened hashes as its id, and is skipped later."""
-
-    def digest(entry: _Entry) -> bytes:
-        try:
-            with (root / entry.id).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
-        except OSError:
-            return hashlib.sha256(os.fsencode(entry.id)).digest()
-
-    rows = np.empty((len(entries), 32), dtype=np.uint8)
-    with ThreadPoolExecutor() as pool:  # hashing and reading release the GIL
-        for row, value in enumerate(pool.map(digest, entries)):
-            rows[row] = np.frombuffer(value, dtype=np.uint8)
-            if progress:
-                progress("hash", row + 1, len(entries))
-    return rows
 
 
 def _split(
@@ -330,37 +250,5 @@ def _split(
             f"val_fraction is {val_fraction}; it must lie between 0 and 1, as this data has no val split"
         )
     train = np.flatnonzero(split == SPLITS.index("train"))
-    split[train[_draw(labels[train], sha256[train], val_fraction, seed)]] = SPLITS.index("val")
+    split[train[hold_out(labels[train], sha256[train], val_fraction, seed)]] = SPLITS.index("val")
     return split
-
-
-def _draw(labels: NDArray[np.int64], sha256: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Rows to hold out: of each class the fraction, at least one and never all; equal files together."""
-    _, first, group, sizes = np.unique(sha256, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    rows_of = np.split(np.argsort(group.reshape(-1), kind="stable"), np.cumsum(sizes)[:-1])
-    training = np.bincount(labels)
-    held: list[NDArray[np.int64]] = []
-
-    def hold(member: int) -> int:
-        """Hold a group out, unless a class would lose its last training image; returns how many rows went."""
-        rows = rows_of[member]
-        classes, counts = np.unique(labels[rows], return_counts=True)
-        if np.any(training[classes] <= counts):
-            return 0
-        training[classes] -= counts
-        held.append(rows)
-        return len(rows)
-
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels[first] == label)
-        members = members[content_order(sha256[first[members]], seed, "split")]  # new images move few old ones
-        wanted = max(1, round(fraction * int(sizes[members].sum())))
-        filled = 0
-        for member in members:
-            if filled + sizes[member] <= wanted:  # copies that would overshoot are passed over
-                filled += hold(int(member))
-        if not filled and len(members) > 1:
-            hold(int(members[np.argmin(sizes[members])]))
-    if not held:
-        raise DataLayoutError("every class has a single distinct image: nothing can be held out for val")
-    return np.sort(np.concatenate(held))

@@ -17,7 +17,7 @@ from typing import Any
 
 from featcache import errors
 from featcache.allocator import keep_freed_memory
-from featcache.manifest import Progress
+from featcache.files import Progress
 from featcache.report import finite
 
 Order = dict[str, Any]

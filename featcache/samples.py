@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,14 @@ class Samples:
         for array in (self.labels, self.split, self.sha256):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+    def copies(self) -> Iterator[tuple[int, int]]:
+        """Pairs of rows with equal bytes: the first of each content with each other one."""
+        first: dict[bytes, int] = {}
+        for row, content in enumerate(self.sha256):
+            seen = first.setdefault(content.tobytes(), row)
+            if seen != row:
+                yield seen, row
 
     def changes(self, other: Samples) -> dict[str, list[str]]:
         """What changed from these samples to the others: ids by kind of change; kinds without any are left out."""

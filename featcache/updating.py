@@ -17,10 +17,11 @@ from featcache.engines import EngineName
 from featcache.errors import CacheMismatchError
 from featcache.estimating import Estimate, measure
 from featcache.extraction import describe, fill
+from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
 from featcache.loader import ViewLoader
-from featcache.manifest import Progress, read_manifest
+from featcache.manifest import read_manifest
 from featcache.report import Stopwatch, human_bytes
 from featcache.samples import Samples
 from featcache.writer import CacheWriter

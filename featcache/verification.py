@@ -11,7 +11,8 @@ import numpy as np
 
 from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
-from featcache.manifest import Progress, read_manifest
+from featcache.files import Progress
+from featcache.manifest import read_manifest
 from featcache.samples import Samples
 
 

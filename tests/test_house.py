@@ -14,9 +14,9 @@ RANKS = {
         (
             "errors allocator folders",
             "rng spec samples metrics images weights lbfgs blocks network",
-            "linear features report manifest training views architectures engines layout",
-            "datasets lock checksums skeleton loader backbones sgd presets heads card",
-            "cache",
+            "linear features report files holdout training views architectures engines layout",
+            "datasets manifest lock checksums skeleton backbones sgd presets heads card",
+            "cache loader",
             "writer verification fitting finetuning classifier",
             "extraction",
             "estimating",

@@ -19,7 +19,7 @@ from featcache_cli import options
 def command(model: str, images: tuple[str, ...], top: int, weights: str | None, device: str, as_json: bool) -> None:
     """Name the class of each of IMAGES (files, folders, globs) with MODEL, a saved head or a fine-tuned run."""
     import featcache
-    from featcache.manifest import find_images
+    from featcache.files import find_images
 
     paths = find_images(images)
     classifier = featcache.Classifier.load(model, weights=weights, device=device)

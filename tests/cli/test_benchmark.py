@@ -10,7 +10,7 @@ import pytest
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
 from featcache import comparison, routes
-from featcache.manifest import Progress
+from featcache.files import Progress
 from featcache.routes import Order
 
 QUICK = (*SMALL, "--views", 1, "--epochs", 1, "--batch-size", 5, "--precision", "fp32")

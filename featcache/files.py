@@ -1,0 +1,98 @@
+"""Image files: found below folders, and hashed."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.images import is_image_name
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total)."""
+
+_HASHED_AT_ONCE = 64  # a task for each file would cost more time and memory than small files themselves
+_CHUNK = 1 << 20
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images under a folder, sorted; hidden files and other files are passed over."""
+    return sorted(walk(folder, Counter()))
+
+
+def find_images(patterns: Iterable[str]) -> list[Path]:
+    """The images that files, folders and glob patterns name, in that order. Raises EmptyFolderError for none."""
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            images = list_images(path)
+        elif path.is_file():
+            images = [path]
+        else:
+            images = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+            images = [image for image in images if is_image_name(image) and image.is_file()]
+        if not images:
+            raise EmptyFolderError(f"{pattern} names no image: no such file, or a folder or pattern without images.")
+        found += images
+    return found
+
+
+def walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
+    """Image files below a folder; links are followed, but none that leads back up or to where we were."""
+    top = os.path.realpath(folder)
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable_folder):
+        real = os.path.realpath(place)
+        if real in seen or top.startswith(os.path.join(real, "")):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(place, name)
+            if name.startswith("."):
+                ignored["hidden"] += 1
+            elif not is_image_name(path):
+                ignored["not an image name"] += 1
+            elif not path.is_file():
+                ignored["not a regular file"] += 1
+            else:
+                yield path
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise DataLayoutError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def hash_files(root: Path, ids: Sequence[str], progress: Progress | None = None) -> NDArray[np.uint8]:
+    """SHA-256 of each file, shape (n, 32); a file that cannot be opened hashes as its id, and is skipped later."""
+
+    def digest(name: str) -> bytes:
+        found = hashlib.sha256()
+        try:
+            with open(os.path.join(root, name), "rb", buffering=0) as file:
+                while block := file.read(_CHUNK):
+                    found.update(block)
+        except OSError:
+            return hashlib.sha256(os.fsencode(name)).digest()
+        return found.digest()
+
+    def digests(start: int) -> list[bytes]:
+        return [digest(name) for name in ids[start : start + _HASHED_AT_ONCE]]
+
+    rows: list[bytes] = []
+    with ThreadPoolExecutor() as pool:  # hashing and reading release the GIL
+        for some in pool.map(digests, range(0, len(ids), _HASHED_AT_ONCE)):
+            rows += some
+            if progress:
+                progress("hash", len(rows), len(ids))
+    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)
