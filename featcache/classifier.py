@@ -18,6 +18,7 @@ from featcache import heads
 from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
 from featcache.card import ModelCard
 from featcache.errors import BackboneError, HeadError, UnreadableImageError
+from featcache.headfile import load_head
 from featcache.images import decode
 from featcache.loader import usable_cores
 from featcache.network import Network
@@ -118,7 +119,7 @@ class Classifier:
                 f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
                 f"{weights or card.weights} has {backbone.weights_sha256[:12]}.... Give the right file with --weights."
             )
-        estimator = heads.load_head(folder / card.file)
+        estimator = load_head(folder / card.file)
         if estimator.n_features_in_ != backbone.dim or np.max(estimator.classes_) >= len(card.classes):
             raise HeadError(
                 f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
@@ -198,7 +199,10 @@ def _precision(precision: str, device: str) -> str:
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int) -> _Classify:
     def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
         x = backbone.embed(pixels)
-        return heads.predict(estimator, x), heads.probabilities(estimator, x, n_classes)
+        predicted = heads.predict(estimator, x)
+        if not 0 <= predicted.min() <= predicted.max() < n_classes:
+            raise HeadError(f"{type(estimator).__name__} predicts classes that there are not: its file is damaged")
+        return predicted, heads.probabilities(estimator, x, n_classes)
 
     return classify
 

@@ -19,6 +19,7 @@ from featcache.backbones import Backbone, load_backbone, resolve_device, resolve
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import RunError
 from featcache.files import Progress
+from featcache.headfile import dump_head, load_head
 from featcache.images import MAX_PIXELS
 from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
@@ -246,7 +247,7 @@ class _Run:
             return self._accuracy(
                 evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.autocast)
             )
-        estimator = heads.load_head(self.out / "head.safetensors")
+        estimator = load_head(self.out / "head.safetensors")
         pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
         if not pairs:
             return None  # none of them could be read
@@ -300,7 +301,7 @@ class _Run:
         else:
             layer = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
             head = LinearHead.from_weights(layer["weight"], layer["bias"], np.arange(len(classes)))
-            file, weights = heads.dump_head(head)
+            file, weights = dump_head(head)
         card = ModelCard(
             kind="network" if isinstance(module, Network) else "head",
             file=file,

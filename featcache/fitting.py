@@ -15,6 +15,7 @@ from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.features import Features
+from featcache.headfile import dump_head
 from featcache.metrics import Accuracy, describe, evaluate
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
@@ -119,10 +120,7 @@ def fit_head(
 
 def evaluate_head(estimator: BaseEstimator, features: Features) -> Accuracy:
     """Accuracy of a head on the clean view. Raises HeadError where it cannot predict."""
-    try:
-        predicted = heads.predict(estimator, features.clean())
-    except (ValueError, TypeError, MemoryError) as error:
-        raise HeadError(f"{type(estimator).__name__} could not predict: {error}") from error
+    predicted = heads.predict(estimator, features.clean())
     return evaluate(features.y, predicted, features.samples.classes)
 
 
@@ -158,7 +156,7 @@ def _save(
     accuracy: Accuracy,
     folder: Path,
 ) -> None:
-    file, weights = heads.dump_head(estimator)
+    file, weights = dump_head(estimator)
     card = ModelCard(
         kind="head",
         file=file,

@@ -1,11 +1,11 @@
-"""Heads: any classifier on features, made by name, fitted, saved and loaded without executing code."""
+"""Heads: any classifier on features, made by name and fitted; `headfile` saves and loads them."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,6 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 _BLOCK = 8192  # rows that are predicted at a time
-
-# Types from scikit-learn's compiled or private modules that skops does not know, looked through by us: building
-# one runs no code from the file. A tree's node indices are checked after loading, as scikit-learn trusts them.
-_TREE = "sklearn.tree._tree.Tree"
-_TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
-_TRUSTED = (
-    _TREE,
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-)
 
 
 def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEstimator:
@@ -93,84 +83,35 @@ def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
 
 
 def predict(estimator: BaseEstimator, x: NDArray[Any] | Rows) -> NDArray[np.int64]:
-    """Class indices, shape (n,), int64, for features of shape (n, d)."""
-    return np.concatenate([np.asarray(estimator.predict(block), dtype=np.int64) for block in _blocks(x)])
+    """Class indices, shape (n,), int64, for features of shape (n, d). Raises HeadError."""
+    with _predicting(estimator):
+        return np.concatenate([np.asarray(estimator.predict(block), dtype=np.int64) for block in _blocks(x)])
 
 
 def probabilities(estimator: BaseEstimator, x: NDArray[Any], n_classes: int) -> NDArray[np.float64] | None:
-    """Probabilities, shape (n, c), 0 for a class that the training data lacked; None where it has none."""
+    """Probabilities, shape (n, c), 0 for a class that the training data lacked; None where it has none.
+
+    Raises HeadError.
+    """
     if not hasattr(estimator, "predict_proba"):
         return None
-    found = np.concatenate([np.asarray(estimator.predict_proba(block), dtype=np.float64) for block in _blocks(x)])
-    full = np.zeros((len(found), n_classes))
-    full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found
-    return full
+    with _predicting(estimator):
+        found = np.concatenate([np.asarray(estimator.predict_proba(block), dtype=np.float64) for block in _blocks(x)])
+        full = np.zeros((len(found), n_classes))
+        full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found
+        return full
+
+
+@contextmanager
+def _predicting(estimator: BaseEstimator) -> Iterator[None]:
+    """Whatever goes wrong inside comes from the estimator: its parameters do not fit the data, or its file lies."""
+    try:
+        yield
+    except Exception as error:
+        raise HeadError(f"{type(estimator).__name__} could not predict: {error}") from error
 
 
 def _blocks(x: NDArray[Any] | Rows) -> Iterator[NDArray[np.float32]]:
     """Some thousand rows at a time, so that memory does not grow with n; one block where there are none."""
     for start in range(0, max(1, len(x)), _BLOCK):
         yield np.asarray(x[start : start + _BLOCK], dtype=np.float32)
-
-
-def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
-    """Name and bytes of a head's file: head.safetensors (linear) or head.skops (other scikit-learn).
-
-    Raises
-    ------
-    HeadError : the estimator could not be loaded again without trusting code from outside scikit-learn.
-    """
-    if isinstance(estimator, LinearHead):
-        from safetensors.numpy import save
-
-        arrays = {"coef": estimator.coef_, "intercept": estimator.intercept_, "classes": estimator.classes_}
-        return "head.safetensors", save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    import skops.io
-
-    data = skops.io.dumps(estimator)
-    unknown = set(skops.io.get_untrusted_types(data=data))
-    checked = type(estimator).__name__ in _TREES
-    untrusted = sorted(unknown - set(_TRUSTED) | (set() if checked else unknown & {_TREE}))
-    if untrusted:
-        raise HeadError(
-            f"{type(estimator).__name__} cannot be saved so that loading executes no code: it holds "
-            f"{', '.join(untrusted)}. Use fit_head() from Python without `out`, or another head."
-        )
-    return "head.skops", data
-
-
-def load_head(path: Path) -> BaseEstimator:
-    """Load a file that `dump_head` made; executes no code from the file. Raises HeadError."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            arrays = load_file(path)
-            return LinearHead.from_weights(arrays["coef"], arrays["intercept"], arrays["classes"])
-        import skops.io
-
-        found = set(skops.io.get_untrusted_types(file=path))
-        estimator = skops.io.load(path, trusted=sorted(found & set(_TRUSTED)))
-        if _TREE in found:
-            _check_trees(estimator)
-        return estimator
-    except Exception as error:  # broken zip, unknown keys, untrusted types: all the same to the user
-        raise HeadError(f"{path} is not a head that can be loaded safely: {error}") from error
-
-
-def _check_trees(estimator: BaseEstimator) -> None:
-    """Refuse trees whose nodes point outside of their arrays: predicting would read foreign memory."""
-    name = type(estimator).__name__
-    if name not in _TREES:
-        raise HeadError(f"it holds decision trees inside of a {name}; only {', '.join(_TREES)} can be checked")
-    for member in getattr(estimator, "estimators_", [estimator]):
-        tree = member.tree_
-        nodes = np.arange(tree.node_count)
-        leaf = tree.children_left == -1
-        for children in (tree.children_left, tree.children_right):
-            if not np.all(leaf | ((children > nodes) & (children < len(nodes)))):
-                raise HeadError("a decision tree in it has nodes out of range")
-        # A forest checks the width of what it is given once, by its own attribute.
-        width = estimator.n_features_in_
-        if member.n_features_in_ != width or not np.all(leaf | ((tree.feature >= 0) & (tree.feature < width))):
-            raise HeadError("a decision tree in it uses features out of range")

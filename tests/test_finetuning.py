@@ -18,7 +18,8 @@ import torch
 from featcache.card import ModelCard
 from featcache.errors import FeatcacheError, HeadError, RunError
 from featcache.finetuning import FineTune, finetune
-from featcache.heads import load_head, predict
+from featcache.headfile import load_head
+from featcache.heads import predict
 from featcache.images import decode
 from featcache.manifest import read_manifest
 from featcache.network import Network

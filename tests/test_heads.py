@@ -20,11 +20,10 @@ from featcache import heads
 from featcache.blocks import Rows
 from featcache.errors import HeadError
 from featcache.features import FlatFeatures
+from featcache.headfile import dump_head, load_head
 from featcache.heads import (
     HEADS,
-    dump_head,
     fit_estimator,
-    load_head,
     make_head,
     predict,
     probabilities,
@@ -236,7 +235,7 @@ COMPOSED = [
 def test_trees_inside_of_other_estimators_cannot_be_checked_and_are_refused(composed: Any, tmp_path: Path) -> None:
     features = flat()
     composed.fit(features.x.astype(np.float32), features.y)
-    with pytest.raises(HeadError, match=r"cannot be saved so that loading executes no code: it holds .*_tree\.Tree"):
+    with pytest.raises(HeadError, match=r"(trees inside of a|cannot be saved so that loading executes no code)"):
         dump_head(composed)
     (tmp_path / "head.skops").write_bytes(skops.io.dumps(composed))
     with pytest.raises(HeadError, match=rf"(decision trees inside of a {type(composed).__name__}|[Uu]ntrusted)"):
@@ -262,7 +261,7 @@ def test_a_tree_that_would_read_foreign_memory_is_refused(
     file = saved(tree, tmp_path)
     np.testing.assert_array_equal(predict(load_head(file), features.x), predict(tree, features.x))
     tamper(first_tree(tree), field, value)
-    saved(tree, tmp_path)
+    file.write_bytes(skops.io.dumps(tree))
     with pytest.raises(HeadError) as caught:
         load_head(file)
     assert str(caught.value) == f"{file} is not a head that can be loaded safely: {message}"
@@ -273,8 +272,9 @@ def test_a_forest_whose_tree_takes_more_features_than_it_is_refused(tmp_path: Pa
     forest = RandomForestClassifier(2, random_state=0).fit(features.x.astype(np.float32), features.y)
     tamper(forest.estimators_[0], "feature", 10**6)
     forest.estimators_[0].n_features_in_ = 10**7
+    (tmp_path / "head.skops").write_bytes(skops.io.dumps(forest))
     with pytest.raises(HeadError, match="a decision tree in it uses features out of range"):
-        load_head(saved(forest, tmp_path))
+        load_head(tmp_path / "head.skops")
 
 
 def test_predictions_are_int64_whatever_the_features_are_stored_in() -> None:

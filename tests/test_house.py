@@ -15,7 +15,7 @@ RANKS = {
             "errors allocator folders",
             "rng spec samples metrics images weights lbfgs blocks network",
             "linear features report files holdout training views architectures engines layout",
-            "datasets manifest lock checksums skeleton backbones sgd presets heads card",
+            "datasets manifest lock checksums skeleton backbones sgd presets heads headfile card",
             "cache loader",
             "writer verification fitting finetuning classifier",
             "extraction",

@@ -13,7 +13,7 @@ from featcache.backbones import Backbone, load_backbone
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
-from featcache.heads import load_head
+from featcache.headfile import load_head
 from featcache.spec import Augment
 from featcache.training import Epoch, Recipe
 from toys import toy_backbone

@@ -18,8 +18,8 @@ from featcache.cache import FeatureCache
 from featcache.errors import DataLayoutError, EmptyFolderError, UnreadableImageError
 from featcache.extraction import Extraction, extract
 from featcache.files import find_images
-from featcache.manifest import read_manifest
 from featcache.images import decode
+from featcache.manifest import read_manifest
 from toys import random_image, toy_answer, toy_backbone
 
 RED, GREEN, BLUE = (200, 30, 20), (10, 180, 40), (20, 40, 190)

@@ -1,0 +1,160 @@
+"""Heads as files: saved, and loaded without executing code or reading memory that is not theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from featcache.errors import HeadError
+from featcache.linear import LinearHead
+
+# Types from scikit-learn's compiled or private modules that skops does not know: building one runs no code from the
+# file. What compiled code trusts blindly, node numbers of trees for one, is checked after loading.
+_TRUSTED = (
+    "sklearn.tree._tree.Tree",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+)
+_TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
+
+
+def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
+    """Name and bytes of a head's file: head.safetensors (linear) or head.skops (other scikit-learn).
+
+    Raises
+    ------
+    HeadError : the estimator could not be loaded again without trusting code from outside scikit-learn.
+    """
+    if isinstance(estimator, LinearHead):
+        from safetensors.numpy import save
+
+        arrays = {"coef": estimator.coef_, "intercept": estimator.intercept_, "classes": estimator.classes_}
+        return "head.safetensors", save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    import skops.io
+
+    name = type(estimator).__name__
+    try:
+        data = skops.io.dumps(estimator)
+    except Exception as error:  # whatever it does not know
+        raise HeadError(f"{name} cannot be saved: {error}. Use fit_head() from Python without `out`.") from error
+    untrusted = sorted(set(skops.io.get_untrusted_types(data=data)) - set(_TRUSTED))
+    if untrusted:
+        raise HeadError(
+            f"{name} cannot be saved so that loading executes no code: it holds "
+            f"{', '.join(untrusted)}. Use fit_head() from Python without `out`, or another head."
+        )
+    try:
+        _check(estimator)
+    except ValueError as error:
+        raise HeadError(f"{name} could not be loaded again: {error}. Use another head.") from error
+    return "head.skops", data
+
+
+def load_head(path: Path) -> BaseEstimator:
+    """Load a file that `dump_head` made; executes no code from the file. Raises HeadError."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            arrays = load_file(path)
+            coef, intercept, classes = arrays["coef"], arrays["intercept"], arrays["classes"]
+            _require(coef.ndim == 2 and intercept.shape == (len(coef),), "its weights do not fit each other")
+            _require(classes.shape == (max(2, len(coef)),), "its classes do not fit its weights")
+            return LinearHead.from_weights(coef, intercept, classes)
+        import skops.io
+
+        found = set(skops.io.get_untrusted_types(file=path))
+        estimator = skops.io.load(path, trusted=sorted(found & set(_TRUSTED)))
+        _check(estimator)
+        return estimator
+    except Exception as error:  # broken zip, unknown keys, untrusted types: all the same to the user
+        raise HeadError(f"{path} is not a head that can be loaded safely: {error}") from error
+
+
+def _require(fine: Any, said: str) -> None:
+    if not fine:
+        raise ValueError(said)
+
+
+def _check(estimator: Any) -> None:
+    """Refuse what makes compiled code, which checks nothing, read or write foreign memory."""
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.svm import SVC, NuSVC
+    from sklearn.tree._tree import Tree
+
+    _require(isinstance(estimator, BaseEstimator) and hasattr(estimator, "predict"), "it is no classifier")
+    classes = np.asarray(estimator.classes_)
+    _require(classes.ndim == 1 and classes.dtype.kind == "i" and classes.min() >= 0, "its classes are no numbers")
+    _require(isinstance(estimator.n_features_in_, int), "its number of features is none")
+    for part in _parts(estimator):
+        if isinstance(part, (SVC, NuSVC)):
+            _check_svc(part)
+        elif isinstance(part, KNeighborsClassifier):
+            _check_neighbours(part)
+        elif isinstance(part, Tree):
+            name = type(estimator).__name__
+            _require(
+                name in _TREES, f"it holds decision trees inside of a {name}; only {', '.join(_TREES)} can be checked"
+            )
+    if type(estimator).__name__ in _TREES:
+        for member in getattr(estimator, "estimators_", [estimator]):
+            _check_tree(member, estimator.n_features_in_)
+
+
+def _parts(whole: Any) -> Iterator[Any]:
+    """An object and all that it holds."""
+    stack, seen = [whole], set()
+    while stack:
+        part = stack.pop()
+        if id(part) in seen or isinstance(part, (str, bytes, type)):
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, Mapping):
+            stack += part.values()
+        elif isinstance(part, (list, tuple, set)) or (isinstance(part, np.ndarray) and part.dtype == object):
+            stack += list(part)
+        stack += getattr(part, "__dict__", {}).values()
+
+
+def _check_tree(member: Any, width: int) -> None:
+    """A forest checks the width of what it is given once, by its own attribute."""
+    tree = member.tree_
+    nodes = np.arange(tree.node_count)
+    leaf = tree.children_left == -1
+    for children in (tree.children_left, tree.children_right):
+        inside = (children > nodes) & (children < len(nodes))
+        _require(np.all(leaf | inside), "a decision tree in it has nodes out of range")
+    used = (tree.feature >= 0) & (tree.feature < width)
+    _require(member.n_features_in_ == width and np.all(leaf | used), "a decision tree in it uses features out of range")
+
+
+def _check_svc(svc: Any) -> None:
+    """libsvm takes the number of classes and of support vectors from some arrays and reads others by them."""
+    classes, vectors = len(svc.classes_), len(svc.support_vectors_)
+    pairs = classes * (classes - 1) // 2
+    shapes = {
+        "support_": (vectors,),
+        "support_vectors_": (vectors, svc.n_features_in_),
+        "_n_support": (classes,),
+        "_dual_coef_": (classes - 1, vectors),
+        "_intercept_": (pairs,),
+    }
+    fine = all(getattr(svc, name).shape == shape for name, shape in shapes.items())
+    fine = fine and svc._probA.shape == svc._probB.shape and svc._probA.size in (0, pairs)
+    fine = fine and svc._n_support.min() >= 0 and svc._n_support.sum() == vectors and svc._impl == type(svc)._impl
+    # Another kernel reads the numbers in support_ as columns of what it is given.
+    fine = fine and svc.kernel in ("linear", "poly", "rbf", "sigmoid") and not svc._sparse
+    _require(fine, "its support vectors do not fit each other")
+
+
+def _check_neighbours(neighbours: Any) -> None:
+    """The votes of the neighbours are counted at their labels."""
+    labels, classes = np.asarray(neighbours._y), len(neighbours.classes_)
+    fine = labels.shape == (len(neighbours._fit_X),) and labels.min() >= 0 and labels.max() < classes
+    fine = fine and neighbours._fit_X.shape == (len(labels), neighbours.n_features_in_) and neighbours._tree is None
+    _require(fine, "its neighbours do not fit each other")

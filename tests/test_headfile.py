@@ -1,0 +1,145 @@
+"""Hostile head files: what would make compiled code leave its arrays is refused before anything is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+import skops.io
+from safetensors.numpy import save_file
+from sklearn.base import BaseEstimator
+from sklearn.linear_model import RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, NuSVC
+
+from featcache.errors import HeadError
+from featcache.headfile import dump_head, load_head
+from featcache.heads import predict
+
+Y = np.arange(60) % 3
+X = np.random.default_rng(0).normal(size=(60, 4)) + 3 * np.eye(3, 4)[Y]
+
+
+def written(estimator: BaseEstimator, folder: Path) -> Path:
+    (folder / "head.skops").write_bytes(skops.io.dumps(estimator))
+    return folder / "head.skops"
+
+
+def refused(estimator: BaseEstimator, folder: Path) -> str:
+    file = written(estimator, folder)
+    with pytest.raises(HeadError) as caught:
+        load_head(file)
+    return str(caught.value).removeprefix(f"{file} is not a head that can be loaded safely: ")
+
+
+@pytest.mark.parametrize("svc", [SVC(), SVC(kernel="poly"), NuSVC(nu=0.1)], ids=["rbf", "poly", "nu"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_support_vector_machines_are_loaded(svc: Any, classes: int, pipeline: bool, tmp_path: Path) -> None:
+    estimator = make_pipeline(StandardScaler(), svc) if pipeline else svc
+    estimator.fit(X[classes > Y], Y[classes > Y])
+    name, data = dump_head(estimator)
+    (tmp_path / name).write_bytes(data)
+    np.testing.assert_array_equal(load_head(tmp_path / name).predict(X), estimator.predict(X))
+
+
+SVC_TRICKS: dict[str, Callable[[Any], Any]] = {
+    "_n_support": lambda svc: np.array([10**6, 0, len(svc.support_) - 10**6], np.int32),
+    "_n_support ": lambda svc: np.array([*svc._n_support, 0], np.int32),
+    "support_vectors_": lambda svc: svc.support_vectors_[:2],
+    "support_vectors_ ": lambda svc: np.ascontiguousarray(svc.support_vectors_[:, :1]),
+    "_dual_coef_": lambda svc: np.ascontiguousarray(svc._dual_coef_[:1]),
+    "_dual_coef_ ": lambda svc: np.ascontiguousarray(svc._dual_coef_[:, :1]),
+    "_intercept_": lambda svc: svc._intercept_[:1],
+    "support_": lambda svc: svc.support_[:1],
+    "_probA": lambda svc: np.zeros(1),
+    "classes_": lambda svc: np.arange(9),
+    "kernel": lambda svc: "precomputed",
+    "_sparse": lambda svc: True,
+    "_impl": lambda svc: "epsilon_svr",
+}
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+@pytest.mark.parametrize("trick", SVC_TRICKS)
+def test_support_vectors_that_do_not_fit_are_refused(trick: str, pipeline: bool, tmp_path: Path) -> None:
+    svc = SVC().fit(X, Y)
+    setattr(svc, trick.strip(), SVC_TRICKS[trick](svc))
+    said = refused(make_pipeline(StandardScaler().fit(X), svc) if pipeline else svc, tmp_path)
+    assert said == "its support vectors do not fit each other"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("_y", np.where(Y == 2, 10**9, Y)),
+        ("_y", np.where(Y == 2, -1, Y)),
+        ("_y", Y[:5]),
+        ("_fit_X", X[:, :2]),
+        ("n_features_in_", 7),
+    ],
+)
+def test_neighbours_that_do_not_fit_are_refused(name: str, value: Any, tmp_path: Path) -> None:
+    neighbours = KNeighborsClassifier(algorithm="brute").fit(X, Y)
+    np.testing.assert_array_equal(load_head(written(neighbours, tmp_path)).predict(X), neighbours.predict(X))
+    setattr(neighbours, name, value)
+    assert refused(neighbours, tmp_path) == "its neighbours do not fit each other"
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("kind", ["matrix", "array"])
+def test_sparse_matrices_whose_indices_nobody_checks_are_refused(form: str, kind: str, tmp_path: Path) -> None:
+    model = RidgeClassifier().fit(X, Y)
+    model.more = [{"deep": (getattr(scipy.sparse, f"{form}_{kind}")(X),)}]
+    with pytest.raises(HeadError, match=r"^RidgeClassifier cannot be saved"):
+        dump_head(model)
+    assert refused(model, tmp_path).startswith("Untrusted types found in the file: ['scipy.sparse.")
+
+
+def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:
+    assert refused([1, 2], tmp_path) == "it is no classifier"
+    assert refused(StandardScaler().fit(X), tmp_path) == "it is no classifier"
+
+
+@pytest.mark.parametrize("classes", [np.array([0.5, 1, 2]), np.array([-1, 0, 1]), np.array([[0], [1]]), "abc"])
+def test_classes_must_be_numbers(classes: Any, tmp_path: Path) -> None:
+    model = GaussianNB().fit(X, Y)
+    model.classes_ = classes
+    assert refused(model, tmp_path) == "its classes are no numbers"
+
+
+def test_what_goes_wrong_inside_of_a_loaded_head_is_a_head_error(tmp_path: Path) -> None:
+    model = RidgeClassifier().fit(X, Y)
+    model.coef_ = model.coef_[:, :2]
+    with pytest.raises(HeadError, match=r"^RidgeClassifier could not predict: "):
+        predict(load_head(written(model, tmp_path)), X)
+
+
+def test_a_kernel_of_one_s_own_is_refused_before_it_is_saved() -> None:
+    with pytest.raises(HeadError, match=r"^SVC could not be loaded again: its support vectors do not fit"):
+        dump_head(SVC(kernel="precomputed").fit(X @ X.T, Y))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        (((3,), (3,), (3,)), "its weights do not fit each other"),
+        (((3, 4), (2,), (3,)), "its weights do not fit each other"),
+        (((3, 4), (3,), (2,)), "its classes do not fit its weights"),
+        (((1, 4), (1,), (1,)), "its classes do not fit its weights"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], said: str, tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    save_file(
+        {name: np.zeros(shape) for name, shape in zip(("coef", "intercept", "classes"), shapes, strict=True)}, file
+    )
+    with pytest.raises(HeadError, match=f"is not a head that can be loaded safely: {said}$"):
+        load_head(file)
