@@ -20,8 +20,12 @@ except ImportError:  # Windows: two writers are not noticed
 
 def take(path: Path, file: BinaryIO, owner_offset: int) -> None:
     """Lock an open file and write into its header who holds it. Raises CacheBusyError where another process does."""
-    if not _try(file, shared=False):
-        raise busy(path, owner_offset)
+    tries = 0
+    while not _try(file, shared=False):  # a reader that asks whether the file is held holds it for a moment
+        tries += 1
+        if tries == 5:
+            raise busy(path, owner_offset)
+        time.sleep(0.02)
     command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}: {command}"
     _write_owner(file, owner_offset, text.encode("utf-8", "replace"))

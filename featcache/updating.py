@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ class Update:
     carried: int
     extracted: int
     shown: int
-    cache: FeatureCache | None
-    estimate: Estimate | None
-    skipped: list[tuple[str, str]]
-    seconds: dict[str, float]
+    cache: FeatureCache | None = None
+    estimate: Estimate | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def nothing(self) -> bool:
@@ -128,28 +128,25 @@ def update(
         damaged = damaged_rows(old.path, old.layout, np.arange(len(old.samples)))
     source = find_source(old, samples, wanted_views(spec, samples), damaged)
     missing = wanted_views(spec, samples) - source.views
-    found: dict[str, Any] = {
-        "path": old.path,
-        "changes": old.samples.changes(samples),
-        "damaged": [old.samples.ids[row] for row in damaged],
-        "views": (old.spec.views, spec.views),
-        "carried": int(np.count_nonzero(source.views)),
-        "extracted": int(np.count_nonzero(missing)),
-        "shown": int(missing.sum()),
-        "cache": None,
-        "estimate": None,
-        "skipped": [],
-    }
-    if Update(**found, seconds={}).nothing:
-        found.update(extracted=0, shown=0, skipped=old.skipped)
-        return Update(**found, seconds=watch.seconds())
+    result = Update(
+        path=old.path,
+        changes=old.samples.changes(samples),
+        damaged=[old.samples.ids[row] for row in damaged],
+        views=(old.spec.views, spec.views),
+        carried=int(np.count_nonzero(source.views)),
+        extracted=int(np.count_nonzero(missing)),
+        shown=int(missing.sum()),
+    )
+    if result.nothing:
+        return replace(result, extracted=0, shown=0, skipped=old.skipped, seconds=watch.seconds())
     backbone = _backbone(old, weights, device) if missing.any() else None
     if backbone:
         backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
     if dry_run:
         if backbone:
-            found["estimate"] = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels)
-        return Update(**found, seconds=watch.seconds())
+            cost = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels)
+            result = replace(result, estimate=cost)
+        return replace(result, seconds=watch.seconds())
     provenance = {**old.provenance, **(describe(backbone) if backbone else {})}
     with CacheWriter(old.path, spec, samples, old.dims, provenance) as writer:
         with watch.phase("carry"):
@@ -159,8 +156,7 @@ def update(
             loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
             skipped = fill(writer, loader, backbone, batch_size, watch, progress, strict)
         cache = writer.finish(skipped)
-    found.update(cache=cache, skipped=cache.skipped)
-    return Update(**found, seconds=watch.seconds())
+    return replace(result, cache=cache, skipped=cache.skipped, seconds=watch.seconds())
 
 
 def _backbone(old: FeatureCache, weights: str | None, device: str) -> Backbone:

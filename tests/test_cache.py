@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -500,6 +502,16 @@ def test_the_lock_of_a_dead_process_blocks_nobody(path: Path) -> None:
         w.finish({})
     header = path.read_bytes()[: FeatureCache.open(path).layout.header_bytes]
     assert header[-OWNER_BYTES:] == bytes(OWNER_BYTES)
+
+
+def test_a_reader_who_asks_whether_a_cache_is_held_does_not_stop_a_writer(path: Path) -> None:
+    with writer(path) as w:
+        write_rows(w, [0, 1])
+    with partial_path(path).open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        threading.Timer(0.03, fcntl.flock, (reader, fcntl.LOCK_UN)).start()
+        with writer(path) as w:
+            assert w.pending().tolist() == list(range(2, N))
 
 
 def test_two_writers_of_one_process_are_two(path: Path) -> None:
