@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from featcache import finetuning
 from featcache.card import ModelCard
 from featcache.errors import FeatcacheError, HeadError, RunError
 from featcache.finetuning import FineTune, finetune
@@ -357,3 +358,9 @@ def test_fp16_training_is_refused_as_its_gradients_would_underflow(split_folder:
     backbone.precision = "fp16"
     with pytest.raises(RunError, match="fp16 gradients underflow without loss scaling"):
         finetune(split_folder, tmp_path / "run", backbone=backbone)
+
+
+@pytest.mark.parametrize(("of_the_machine", "in_training"), [("fp16", "fp32"), ("bf16", "bf16"), ("fp32", "fp32")])
+def test_training_takes_no_fp16_by_itself(of_the_machine: str, in_training: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(finetuning, "resolve_precision", lambda precision, device: of_the_machine)
+    assert finetuning._trainable_precision("cpu") == in_training
