@@ -141,7 +141,10 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
-        before = {int(number): signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
+        for number in before:
+            signal.signal(number, stop)
     try:
         yield show
     finally:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from featcache.cache import FeatureCache
 from featcache_cli.options import StoppedError, progress_bar
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has inherited that it is ignored
 from featcache.backbones import Backbone
 from featcache_cli.main import main
 embed = Backbone.embed_layers
@@ -56,7 +58,22 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
     assert FeatureCache.open(out).complete
 
 
-def test_a_second_signal_ends_at_once() -> None:
+@pytest.fixture
+def sigint(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What SIGINT does; a test run in the background of a shell has inherited that it does nothing."""
+    before = signal.signal(signal.SIGINT, getattr(request, "param", signal.default_int_handler))
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("sigint", [signal.SIG_IGN], indirect=True)
+def test_a_signal_that_is_ignored_stays_so(sigint: None) -> None:
+    with progress_bar() as progress:
+        signal.raise_signal(signal.SIGINT)
+        progress("count", 1, 3)
+
+
+def test_a_second_signal_ends_at_once(sigint: None) -> None:
     with progress_bar():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
