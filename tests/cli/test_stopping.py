@@ -18,7 +18,7 @@ from featcache_cli.options import StoppedError, progress_bar
 
 SLOW = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has inherited that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 from featcache.backbones import Backbone
 from featcache_cli.main import main
 embed = Backbone.embed_layers
