@@ -83,7 +83,7 @@ def write_images(folder: Path) -> None:
 def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """How many views of each row are there, and all features."""
     cache = FeatureCache.open(path, partial=True)
-    return cache.done.astype(int), np.array(cache.layout.layers["penultimate"].map(cache.path))
+    return cache.done.astype(int), np.array(cache.layout.layers["penultimate"].of(cache.layout.data))
 
 
 def main() -> None:
@@ -139,7 +139,7 @@ def main() -> None:
                 there = np.flatnonzero(done)
                 counts["rows lost"] += int(np.count_nonzero(before & ~(done > 0)))
                 counts["rows changed"] += int(np.count_nonzero((found[there] != expected[there]).any(axis=(1, 2))))
-                counts["rows changed"] += len(damaged_rows(cache.path, cache.layout, there))
+                counts["rows changed"] += len(damaged_rows(cache.layout, there))
                 before = (done > 0).astype(int)
             twice = max(twice, (shown.value - undisturbed) // max(1, kills_here * (1 + VIEWS)))
             counts["rounds that differ"] += int(not np.array_equal(rows_of(out)[1], expected))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from featcache.manifest import Manifest, read_manifest
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
-    from featcache.updating import Update, update
+    from featcache.updating import Update, repair, update
     from featcache.verification import Difference, Verification, diff, verify
 
 _HOME = {
@@ -54,6 +54,7 @@ _HOME = {
     "fit_head": "fitting",
     "load_backbone": "backbones",
     "read_manifest": "manifest",
+    "repair": "updating",
     "update": "updating",
     "verify": "verification",
 }
@@ -86,6 +87,7 @@ __all__ = [
     "fit_head",
     "load_backbone",
     "read_manifest",
+    "repair",
     "update",
     "verify",
 ]

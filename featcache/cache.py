@@ -35,7 +35,8 @@ class FeatureCache:
     samples : Samples. One row each.
     done : ndarray, shape (n,), uint16. How many leading views of a row are there; 0 for a skipped sample.
     skipped : pairs (id, reason) of the samples that could not be read.
-    complete : whether every row is there or skipped.
+    complete : whether every row is there or skipped. finished : whether it has its final name.
+    problem : what contradicts itself in the marks of what is there; empty in a sound cache.
     provenance : dict. Device, versions, host, date, where the weights came from.
     dims : dict. Width d of each layer.
     """
@@ -45,28 +46,36 @@ class FeatureCache:
         self.layout = layout.read(path)
         self.spec, self.samples, self.provenance = self.layout.spec, self.layout.samples, self.layout.provenance
         self.dims = self.layout.dims
-        self.done: NDArray[np.uint16] = np.array(self.layout.done.map(path))
-        if np.any(self.done > self.layout.wanted):
-            raise layout.damaged(path, "it has more views than there can be")
-        reasons = self.layout.skipped.map(path)
+        self.done: NDArray[np.uint16] = np.array(self.layout.done.of(self.layout.data))
+        reasons = self.layout.skipped.of(self.layout.data)
         told = np.flatnonzero(reasons != b"")
-        if np.any(self.done[told]):
-            raise layout.damaged(path, "rows are there and skipped at once")
+        self.problem = ""
+        if np.any(self.done > self.layout.wanted):
+            self.problem = "it has more views than there can be"
+        elif np.any(self.done[told]):
+            self.problem = "rows are there and skipped at once"
         self.skipped = [(self.samples.ids[row], layout.decode(bytes(reasons[row]))) for row in told]
         self.complete = int(np.count_nonzero(self.done == self.layout.wanted)) + len(told) == len(self.samples)
+        self.finished = path.suffix != ".partial"
+        if self.finished and not self.problem:
+            if not self.complete:
+                self.problem = "rows are missing"
+            elif lock.owner(path, self.layout.owner_offset):
+                self.problem = "its header names a writer"
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, partial: bool = False) -> FeatureCache:
-        """Open a cache for reading; nothing stays open.
+    def open(cls, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> FeatureCache:
+        """Open a cache for reading. What is read stays that of this file, whatever gets its name later.
 
         Parameters
         ----------
         partial : also take an unfinished file, by its own name (NAME.h5.partial) or that of the cache to be, and
             one that is being written.
+        damaged : also take one whose marks of what is there contradict each other; checksums tell which rows.
 
         Raises
         ------
-        NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError
+        NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError, CacheDamagedError
         """
         path = Path(path)
         unfinished = partial_path(path)
@@ -75,15 +84,17 @@ class FeatureCache:
         if path.is_dir():
             raise NotACacheError(f"{path} is a folder, not a feature cache.")
         cache = cls(path if path.exists() else unfinished)
-        if not partial and (not cache.complete or cache.path == unfinished):
+        if not partial and not cache.finished:
             if lock.is_held(cache.path):
                 raise lock.busy(cache.path, cache.layout.owner_offset)
             raise CacheIncompleteError(
                 f"{path} is not finished: {np.count_nonzero(cache.done)} of {len(cache.samples)} rows are in "
-                f"{cache.path}. Run the same command again; it goes on where it stopped."
+                f"{cache.path}. Run the command that makes it again; it goes on where it stopped."
             )
-        if not partial and lock.owner(cache.path, cache.layout.owner_offset):
-            raise layout.damaged(cache.path, "it names a writer, but is finished")
+        if cache.finished and cache.problem and not (partial or damaged):
+            raise CacheDamagedError(
+                f"{path} is damaged: {cache.problem}. Mend it with `featcache verify {path} --repair DATA`."
+            )
         return cache
 
     def features(self, split: str = "train", layer: str = PENULTIMATE) -> Features:
@@ -106,7 +117,7 @@ class FeatureCache:
             )
         rows = self.samples.rows(split)
         rows = rows[self.done[rows] > 0]
-        damaged = damaged_rows(self.path, self.layout, rows)
+        damaged = damaged_rows(self.layout, rows)
         if len(damaged):
             raise CacheDamagedError(
                 f"{self.path} is damaged: {len(damaged)} images of {split} do not have the checksums of their "
@@ -114,7 +125,7 @@ class FeatureCache:
                 f"{self.path} --repair DATA`."
             )
         views = int(self.done[rows].min()) if len(rows) else 1
-        x = self.layout.layers[layer].map(self.path)[:, :views]
+        x = self.layout.layers[layer].of(self.layout.data)[:, :views]
         whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
         return Features(x[rows[0] : rows[-1] + 1] if whole else Rows(x, rows), self.samples.take(rows))
 
@@ -160,6 +171,7 @@ class FeatureCache:
         """What the cache holds, for people."""
         samples, spec = self.samples, self.spec.flat()
         state = "complete" if self.complete else f"NOT FINISHED, {np.count_nonzero(self.done)} rows are there"
+        state = f"DAMAGED: {self.problem}" if self.problem else state
         splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
         names = ", ".join(samples.classes[:8]) + (", ..." if len(samples.classes) > 8 else "")
         layers = ", ".join(f"{layer} (width {dim})" for layer, dim in self.dims.items())

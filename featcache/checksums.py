@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,11 +36,11 @@ def checksums(
 
 
 def damaged_rows(
-    path: Path, layout: Layout, rows: NDArray[np.int64], tick: Callable[[int], None] | None = None
+    layout: Layout, rows: NDArray[np.int64], tick: Callable[[int], None] | None = None
 ) -> NDArray[np.int64]:
     """Those of the rows whose bytes do not have their checksum, ascending. tick : gets how many rows are read."""
-    mapped = {name: region.map(path) for name, region in layout.layers.items()}
-    done, crc32, skipped = (region.map(path) for region in (layout.done, layout.crc32, layout.skipped))
+    mapped = {name: region.of(layout.data) for name, region in layout.layers.items()}
+    done, crc32, skipped = (region.of(layout.data) for region in (layout.done, layout.crc32, layout.skipped))
     block = max(1, _BLOCK_BYTES // sum(region.stride for region in layout.layers.values()))
     bad = []
     for start in range(0, len(rows), block):

@@ -10,6 +10,7 @@
     │   ├── NotACacheError          (ValueError)          some other file
     │   ├── CacheVersionError       (ValueError)          written in another format version
     │   ├── CacheIncompleteError    (ValueError)          a .partial file, or a row that was never extracted
+    │   ├── CacheDamagedError       (ValueError)          features that are not what was written
     │   ├── CacheMismatchError      (ValueError)          made with another spec or from other images
     │   ├── CacheBusyError          (BlockingIOError)     another process writes it
     │   └── CacheSpaceError         (OSError)             no room on the disk

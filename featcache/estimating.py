@@ -93,7 +93,7 @@ def estimate(
     spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
     missing = wanted_views(spec, manifest.samples)
     backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
-    return measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels)
+    return measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
 
 
 def measure(
@@ -105,6 +105,7 @@ def measure(
     batch_size: int,
     workers: int | None,
     max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
 ) -> Estimate:
     """Run a few images, throw their features away, and multiply.
 
@@ -122,6 +123,8 @@ def measure(
         for batch in loader.batches(some, range(per_image), images):
             backbone.embed_layers(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
             measured += len(batch.rows) * per_image
+            if progress:
+                progress("measure", measured, per_image * len(some))
             if not first and len(some) > 2 * images:  # the first pass prepares the network
                 started, first = time.perf_counter(), measured
     finally:

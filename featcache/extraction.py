@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
+from featcache.carrying import set_aside, take_over
 from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.files import Progress
@@ -142,6 +143,8 @@ def extract(
     if out.exists():
         cache = FeatureCache.open(out)
         cache.check_matches(spec, manifest.samples)
+        if strict:
+            refuse_unreadable(manifest, cache.skipped)
         extracted = shown = 0
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +153,11 @@ def extract(
                 shown = len(manifest.samples) + views * len(manifest.samples.rows("train"))
                 backbone.accelerate(spec.view.image_size, engine, shown)
         split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
-        with CacheWriter(out, spec, manifest.samples, backbone.dims, {**describe(backbone), **split}) as writer:
+        provenance = {**describe(backbone), **split}
+        aside = set_aside(out, spec, manifest.samples)
+        with CacheWriter(out, spec, manifest.samples, backbone.dims, provenance, progress) as writer:
+            if aside:
+                take_over(writer, aside, manifest.samples)
             before = writer.done
             loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
             cache = writer.finish(fill(writer, loader, backbone, batch_size, watch, progress, strict))
@@ -193,13 +200,13 @@ def fill(
                     loader.skipped.update(writer.write(batch.rows, features, numbers[0]))
                 left -= len(batch.rows)
                 if strict:
-                    _refuse(manifest, loader.skipped)
+                    refuse_unreadable(manifest, _named(loader))
                 if progress:
                     progress("extract", total - left, total)
     finally:
         loader.close()
     if strict:
-        _refuse(manifest, loader.skipped)
+        refuse_unreadable(manifest, _named(loader))
     if progress and loader.skipped:
         progress("extract", total, total)
     if len(loader.skipped) == total:
@@ -219,11 +226,15 @@ def _like_each_other(
         yield rows[np.all(lacks == (first, last), axis=1)], range(first, last)
 
 
-def _refuse(manifest: Manifest, skipped: Mapping[int, str]) -> None:
-    if skipped:
-        row, reason = next(iter(skipped.items()))
+def _named(loader: ViewLoader) -> list[tuple[str, str]]:
+    return [(loader.manifest.samples.ids[row], reason) for row, reason in loader.skipped.items()]
+
+
+def refuse_unreadable(manifest: Manifest, skipped: Sequence[tuple[str, str]]) -> None:
+    """Raise UnreadableImageError for the first of the skipped images, pairs (id, reason), if there is one."""
+    for name, reason in skipped:
         raise UnreadableImageError(
-            f"{manifest.path(row)} cannot be read: {reason}. Mend or remove it, or extract without --strict, which "
+            f"{manifest.root / name} cannot be read: {reason}. Mend or remove it, or extract without --strict, which "
             "skips and lists such images. What was extracted so far is kept."
         )
 

@@ -1,7 +1,7 @@
 """The cache file: HDF5 whose tables are sealed by a hash and whose arrays lie at known places.
 
 README.md specifies the format; tests/test_golden.py pins it. The number of samples is known before the first one is
-extracted, so `skeleton.create` writes all tables and leaves room for every row. That is all that HDF5 does here: rows
+extracted, so `skeleton.write` writes all tables and leaves room for every row. That is all that HDF5 does here: rows
 are written, and everything is read, as bytes at an offset that the header names. So a crash cannot hurt the structure,
 and a file with bad intentions never meets the HDF5 library, which hangs or dies on some.
 """
@@ -53,24 +53,24 @@ class Region:
         """Bytes of all rows."""
         return self.shape[0] * self.stride
 
-    def map(self, path: Path) -> NDArray[Any]:
-        """The array, memory-mapped for reading."""
-        if not self.size_bytes:
-            return np.empty(self.shape, self.dtype)
-        return np.memmap(path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
+    def of(self, data: NDArray[np.uint8]) -> NDArray[Any]:
+        """The array, of the bytes of the file."""
+        return data[self.offset : self.offset + self.size_bytes].view(self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
 class Layout:
     """What a cache file holds, and where.
 
-    header_bytes : size of the header. layers : features (n, 1 + K, d). done : (n,) uint16. crc32 : (n,) uint32.
-    skipped : (n,) byte strings.
+    data : the bytes of the file, memory-mapped for reading: of the very file that the rest was read from, whatever
+    has its name by now. header_bytes : size of the header. layers : features (n, 1 + K, d). done : (n,) uint16.
+    crc32 : (n,) uint32. skipped : (n,) byte strings.
     """
 
     spec: ExtractSpec
     samples: Samples
     provenance: dict[str, Any]
+    data: NDArray[np.uint8]
     header_bytes: int
     layers: dict[str, Region]
     done: Region
@@ -99,7 +99,7 @@ def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
 
 
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:
-    """Bytes of the file that `skeleton.create` would make, within 1 % and 100 kB."""
+    """Bytes of the file that `skeleton.write` would make, within 1 % and 100 kB."""
     rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in row_arrays(spec, len(samples), dims).values())
     tables = sum(3 * len(encode(name)) + 40 for name in samples.ids) + len(samples) * (8 + 1 + 32)
     return rows + tables + 65536
@@ -124,7 +124,8 @@ def read(path: Path) -> Layout:
 
 def damaged(path: Path, reason: str) -> NotACacheError:
     """The error that says so."""
-    return NotACacheError(f"{path} is a damaged feature cache: {reason}. Extract again.")
+    again = "run the same command again" if path.suffix == ".partial" else "extract again"
+    return NotACacheError(f"{path} is a damaged feature cache: {reason}. Remove it and {again}.")
 
 
 def encode(text: str) -> bytes:
@@ -259,6 +260,7 @@ def _read(path: Path, raw: BinaryIO, header_bytes: int, arrays: _Arrays) -> Layo
         spec,
         samples,
         dict(index["provenance"]),
+        np.memmap(raw, dtype=np.uint8, mode="r"),
         header_bytes,
         {layer: regions[f"features/{layer}"] for layer in spec.layers},
         regions["done"],

@@ -21,11 +21,13 @@ except ImportError:  # Windows: two writers are not noticed
 def take(path: Path, file: BinaryIO, owner_offset: int) -> None:
     """Lock an open file and write into its header who holds it. Raises CacheBusyError where another process does."""
     tries = 0
-    while not _try(file, shared=False):  # a reader that asks whether the file is held holds it for a moment
+    while not try_lock(file):  # a reader that asks whether the file is held holds it for a moment
         tries += 1
         if tries == 5:
             raise busy(path, owner_offset)
         time.sleep(0.02)
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        raise CacheBusyError(f"{path} was finished by another process just now. Run the same command again.")
     command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}: {command}"
     _write_owner(file, owner_offset, text.encode("utf-8", "replace"))
@@ -52,10 +54,11 @@ def busy(path: Path, owner_offset: int) -> CacheBusyError:
 def is_held(path: Path) -> bool:
     """Whether a living process writes this file."""
     with path.open("rb", buffering=0) as file:
-        return not _try(file, shared=True)
+        return not try_lock(file, shared=True)
 
 
-def _try(file: BinaryIO, shared: bool) -> bool:
+def try_lock(file: BinaryIO, shared: bool = False) -> bool:
+    """Whether an open file could be locked; the lock ends with the open file."""
     if fcntl is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""`create`: a cache file with all its tables and room for every row: the one thing that HDF5 does here."""
+"""`write`: a cache file with all its tables and room for every row: the one thing that HDF5 does here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXT = h5py.string_dtype("utf-8")
 _SPLIT_DTYPE = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
 
 
-def create(
+def write(
     path: Path, spec: ExtractSpec, samples: Samples, dims: Mapping[str, int], provenance: Mapping[str, Any]
 ) -> None:
     """Write a cache file without any rows: tables, header, and room for the rows."""

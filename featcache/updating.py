@@ -5,70 +5,92 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
+from featcache.carrying import Source, carry, find_source, set_aside, take_over
 from featcache.checksums import damaged_rows
 from featcache.engines import EngineName
-from featcache.errors import CacheMismatchError
+from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.estimating import Estimate, measure
-from featcache.extraction import describe, fill
+from featcache.extraction import describe, fill, refuse_unreadable
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
 from featcache.loader import ViewLoader
-from featcache.manifest import read_manifest
+from featcache.manifest import Manifest, read_manifest
 from featcache.report import Stopwatch, human_bytes
 from featcache.samples import Samples
+from featcache.spec import ExtractSpec
 from featcache.writer import CacheWriter
 
-_BLOCK_BYTES = 2**24
+
+class Machine(TypedDict, total=False):
+    """What decides how fast features are made, not their values: as in `extract`."""
+
+    batch_size: int
+    workers: int | None
+    device: str
+    engine: EngineName
+    max_pixels: int
+    strict: bool
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
 class Update:
-    """What `update` did, or would do.
+    """What `update` or `repair` did, or would do.
 
     changes : ids by kind of change, see `Samples.changes`. damaged : ids of rows without their checksum.
-    views : K before and after. carried : images whose features are taken over. extracted : images that need the
-    network, for shown views. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
+    problem : of the old cache's marks of what is there. views : K before and after. carried : images whose features
+    are taken over. extracted : images that went through the network, in shown views. ignored, conflicts, skipped : as
+    in `Extraction`. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
     """
 
     path: Path
-    changes: dict[str, list[str]]
     damaged: list[str]
+    problem: str
     views: tuple[int, int]
     carried: int
-    extracted: int
-    shown: int
+    skipped: list[tuple[str, str]]
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
+    extracted: int = 0
+    shown: int = 0
     cache: FeatureCache | None = None
     estimate: Estimate | None = None
-    skipped: list[tuple[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def nothing(self) -> bool:
         """Whether the cache was up to date."""
-        return not self.changes and not self.damaged and self.views[0] == self.views[1]
+        return not (self.changes or self.damaged or self.problem) and self.views[0] == self.views[1]
 
     def __str__(self) -> str:
         """For people."""
         if self.nothing:
-            return f"{self.path} is up to date"
+            return "\n".join([f"{self.path} is up to date", *self._notes()])
         lines = [f"{len(names)} {kind} (for example {names[0]})" for kind, names in self.changes.items()]
         lines += [f"{len(self.damaged)} damaged (for example {self.damaged[0]})"] if self.damaged else []
+        lines += [f"damaged: {self.problem}"] if self.problem else []
         lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else []
-        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
+        lines += self._notes()
         if self.cache:
             lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
         return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        lines = [f"ignored {count} files: {reason}" for reason, count in self.ignored.items()]
+        lines += [f"conflict: {a} and {b} are one image with two labels" for a, b in self.conflicts]
+        return lines + [f"skipped {name}: {reason}" for name, reason in self.skipped]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -76,11 +98,14 @@ class Update:
             "cache": str(self.path),
             "changes": self.changes,
             "damaged": self.damaged,
+            "problem": self.problem,
             "views": list(self.views),
             "carried": self.carried,
             "extracted": self.extracted,
             "shown": self.shown,
             "dry_run": self.cache is None and not self.nothing,
+            "ignored": self.ignored,
+            "conflicts": [list(pair) for pair in self.conflicts],
             "estimate": self.estimate.to_dict() if self.estimate else None,
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "seconds": self.seconds,
@@ -93,14 +118,10 @@ def update(
     *,
     views: int | None = None,
     weights: str | None = None,
-    batch_size: int = 32,
-    workers: int | None = None,
-    device: str = "auto",
-    engine: EngineName = "auto",
-    max_pixels: int = MAX_PIXELS,
-    strict: bool = False,
+    allow_leak: bool | None = None,
+    retry: bool = False,
     dry_run: bool = False,
-    progress: Progress | None = None,
+    **machine: Unpack[Machine],
 ) -> Update:
     """Make a cache that fits `data` now, and put it in the place of the old one.
 
@@ -111,52 +132,143 @@ def update(
     Parameters
     ----------
     views : K; None keeps it. weights : where the network's weights lie now, if they have moved.
+    allow_leak : see `read_manifest`; None does as the cache was made. retry : try skipped images again, though
+        nothing has changed.
     dry_run : change nothing; say what would be done, and measure what it would cost.
-    Others : as in `extract`; all that decides a feature is the cache's own.
+    machine : see `Machine`; all that decides a feature is the cache's own.
 
     Raises
     ------
     CacheError, ImageError, BackboneError
     """
-    watch = Stopwatch()
-    old = FeatureCache.open(path)
+    watch, progress = Stopwatch(), machine.get("progress")
+    old = FeatureCache.open(path, damaged=True)
+    options = {**old.split_options, **({} if allow_leak is None else {"allow_leak": allow_leak})}
     with watch.phase("hash"):
-        manifest = read_manifest(data, **old.split_options, progress=progress)
-    samples = manifest.samples
+        manifest = read_manifest(data, **options, progress=progress)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
-    with watch.phase("verify"):
-        damaged = damaged_rows(old.path, old.layout, np.arange(len(old.samples)))
-    source = find_source(old, samples, wanted_views(spec, samples), damaged)
-    missing = wanted_views(spec, samples) - source.views
+    damaged = _damaged(old, watch, progress)
+    source = find_source(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
     result = Update(
         path=old.path,
-        changes=old.samples.changes(samples),
+        changes=old.samples.changes(manifest.samples),
         damaged=[old.samples.ids[row] for row in damaged],
+        problem=old.problem,
         views=(old.spec.views, spec.views),
         carried=int(np.count_nonzero(source.views)),
-        extracted=int(np.count_nonzero(missing)),
-        shown=int(missing.sum()),
+        ignored=manifest.ignored,
+        conflicts=manifest.conflicts(),
+        skipped=old.skipped,
+    )
+    if result.nothing and not (retry and old.skipped):
+        if machine.get("strict"):
+            refuse_unreadable(manifest, old.skipped)
+        return replace(result, seconds=watch.seconds())
+    return _renew(old, result, spec, manifest.samples, manifest, source, watch, weights, dry_run, machine)
+
+
+def repair(
+    path: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    **machine: Unpack[Machine],
+) -> Update:
+    """Extract the damaged rows of a cache again, and nothing else: its samples stay what they are.
+
+    Parameters
+    ----------
+    data : where the images are, by whatever name and label: they are told by content.
+    Others : as in `update`.
+
+    Raises
+    ------
+    CacheDamagedError : the image of a damaged row is not in `data`; nothing was changed. Others as `update`.
+    """
+    watch, progress = Stopwatch(), machine.get("progress")
+    old = FeatureCache.open(path, damaged=True)
+    damaged = _damaged(old, watch, progress)
+    source = find_source(old, old.samples, old.layout.wanted, damaged)
+    result = Update(
+        path=old.path,
+        damaged=[old.samples.ids[row] for row in damaged],
+        problem=old.problem,
+        views=(old.spec.views, old.spec.views),
+        carried=int(np.count_nonzero(source.views)),
+        skipped=old.skipped,
     )
     if result.nothing:
-        return replace(result, extracted=0, shown=0, skipped=old.skipped, seconds=watch.seconds())
-    backbone = _backbone(old, weights, device) if missing.any() else None
+        return replace(result, seconds=watch.seconds())
+    with watch.phase("hash"):
+        manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=progress)
+    name = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
+    there = [name.get(content.tobytes()) for content in old.samples.sha256]
+    lost = [old.samples.ids[row] for row in damaged if there[row] is None and not source.views[row]]
+    if lost:
+        raise CacheDamagedError(
+            f"{len(lost)} damaged images of {path} are not in {data} (for example {lost[0]}); nothing was changed. "
+            "Put them there, or drop them with `featcache update`."
+        )
+    ids = tuple(new or old_name for new, old_name in zip(there, old.samples.ids, strict=True))
+    places = Manifest(manifest.root, replace(old.samples, ids=ids), {})
+    return _renew(old, result, old.spec, old.samples, places, source, watch, weights, False, machine)
+
+
+def _damaged(old: FeatureCache, watch: Stopwatch, progress: Progress | None) -> NDArray[np.int64]:
+    """Rows without their checksum."""
+    n = len(old.samples)
+    tick = (lambda done: progress("verify", done, n)) if progress else None
+    with watch.phase("verify"):
+        return damaged_rows(old.layout, np.arange(n), tick)
+
+
+def _renew(
+    old: FeatureCache,
+    result: Update,
+    spec: ExtractSpec,
+    samples: Samples,
+    manifest: Manifest,
+    source: Source,
+    watch: Stopwatch,
+    weights: str | None,
+    dry_run: bool,
+    machine: Machine,
+) -> Update:
+    """Carry over what the source gives, extract the rest from the manifest's files, swap."""
+    progress, batch_size = machine.get("progress"), machine.get("batch_size", 32)
+    workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
+    missing = wanted_views(spec, samples) - source.views
+    result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
+    backbone = _backbone(old, weights, machine.get("device", "auto")) if missing.any() else None
     if backbone:
-        backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
+        backbone.accelerate(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()))
     if dry_run:
         if backbone:
-            cost = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels)
+            cost = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
             result = replace(result, estimate=cost)
         return replace(result, seconds=watch.seconds())
     provenance = {**old.provenance, **(describe(backbone) if backbone else {})}
-    with CacheWriter(old.path, spec, samples, old.dims, provenance) as writer:
+    aside = set_aside(old.path, spec, samples)
+    with CacheWriter(old.path, spec, samples, old.dims, provenance, progress) as writer:
         with watch.phase("carry"):
             carry(writer, old, source)
+            if aside:
+                take_over(writer, aside, samples)
+        before = writer.done
         skipped: dict[int, str] = {}
         if backbone:
             loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-            skipped = fill(writer, loader, backbone, batch_size, watch, progress, strict)
+            skipped = fill(writer, loader, backbone, batch_size, watch, progress, machine.get("strict", False))
         cache = writer.finish(skipped)
-    return replace(result, cache=cache, skipped=cache.skipped, seconds=watch.seconds())
+    new = cache.done - before
+    return replace(
+        result,
+        extracted=int(np.count_nonzero(new)),
+        shown=int(new.sum()),
+        cache=cache,
+        skipped=cache.skipped,
+        seconds=watch.seconds(),
+    )
 
 
 def _backbone(old: FeatureCache, weights: str | None, device: str) -> Backbone:
@@ -176,36 +288,3 @@ def _backbone(old: FeatureCache, weights: str | None, device: str) -> Backbone:
             f"{backbone.weights_sha256[:12]}.... Give the right file with --weights, or extract again to another file."
         )
     return backbone
-
-
-@dataclass(frozen=True)
-class Source:
-    """For each row of a cache to be: which row of an older cache has its content, and how many views it gives.
-
-    row : ndarray, shape (n,), int64. views : ndarray, shape (n,), uint16, 0 where the content is new.
-    """
-
-    row: NDArray[np.int64]
-    views: NDArray[np.uint16]
-
-
-def find_source(old: FeatureCache, samples: Samples, wanted: NDArray[np.uint16], damaged: NDArray[np.int64]) -> Source:
-    """Match rows by content: names and labels may differ. Damaged rows give nothing."""
-    there = old.done.copy()
-    there[damaged] = 0
-    # Of copies, the row with the most views serves: it comes last and so stays.
-    best = {old.samples.sha256[row].tobytes(): int(row) for row in np.argsort(there, kind="stable")}
-    row = np.array([best.get(content.tobytes(), -1) for content in samples.sha256], dtype=np.int64)
-    views = np.where(row < 0, 0, np.minimum(there[row], wanted)).astype(np.uint16)
-    return Source(row, views)
-
-
-def carry(writer: CacheWriter, old: FeatureCache, source: Source) -> None:
-    """Copy what the older cache has and the new one lacks."""
-    mapped = {name: region.map(old.path) for name, region in old.layout.layers.items()}
-    block = max(1, _BLOCK_BYTES // sum(region.stride for region in old.layout.layers.values()))
-    for views in np.unique(source.views[source.views > 0]).tolist():
-        rows = np.flatnonzero((source.views == views) & (writer.done < views))
-        for start in range(0, len(rows), block):
-            some = rows[start : start + block]
-            writer.write(some, {name: values[source.row[some], :views] for name, values in mapped.items()})

@@ -20,19 +20,21 @@ from featcache.samples import Samples
 class Verification:
     """What `verify` found.
 
-    rows : how many were read. damaged : ids of the rows without their checksum. changes : how the images differ,
-    see `Samples.changes`; None where they were not asked for.
+    rows : how many were read. damaged : ids of the rows without their checksum. problem : of the marks of what is
+    there, empty where there is none. changes : how the images differ, see `Samples.changes`; None where they were
+    not asked for.
     """
 
     path: Path
     rows: int
     damaged: list[str]
+    problem: str
     changes: dict[str, list[str]] | None
 
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged and no image differs."""
-        return not self.damaged and not self.changes
+        return not self.damaged and not self.problem and not self.changes
 
     def __str__(self) -> str:
         """For people."""
@@ -41,7 +43,9 @@ class Verification:
         state = f"{len(self.damaged)} damaged" if self.damaged else "every row has its checksum"
         images = "" if self.changes is None else f"; images: {_counts(self.changes)}"
         lines.append(f"{self.path}: {self.rows} rows read, {state}{images}")
-        if self.damaged:
+        if self.problem:
+            lines.append(f"damaged: {self.problem}")
+        if self.damaged or self.problem:
             lines.append(f"Extract the damaged rows again with `featcache verify {self.path} --repair DATA`.")
         return "\n".join(lines)
 
@@ -52,6 +56,7 @@ class Verification:
             "ok": self.ok,
             "rows": self.rows,
             "damaged": self.damaged,
+            "problem": self.problem,
             "changes": self.changes,
         }
 
@@ -100,12 +105,12 @@ def verify(
     ------
     CacheError, ImageError
     """
-    cache = FeatureCache.open(path)
+    cache = FeatureCache.open(path, damaged=True)
     n = len(cache.samples)
     tick = (lambda done: progress("verify", done, n)) if progress else None
-    damaged = damaged_rows(cache.path, cache.layout, np.arange(n), tick)
+    damaged = damaged_rows(cache.layout, np.arange(n), tick)
     changes = None if images is None else cache.samples.changes(_images(cache, images, progress))
-    return Verification(cache.path, n, [cache.samples.ids[row] for row in damaged], changes)
+    return Verification(cache.path, n, [cache.samples.ids[row] for row in damaged], cache.problem, changes)
 
 
 def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Progress | None = None) -> Difference:

@@ -7,9 +7,7 @@ by its checksum. fsync and the rename come last.
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,14 +20,12 @@ from numpy.typing import NDArray
 from featcache import lock
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
-from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError
-from featcache.layout import REASON_BYTES, Region, encode, read, size_needed
-from featcache.report import human_bytes
+from featcache.creation import FULL, create, fsync_folder, sweep
+from featcache.errors import CacheIncompleteError, CacheSpaceError
+from featcache.files import Progress
+from featcache.layout import REASON_BYTES, Region, encode, read
 from featcache.samples import Samples
-from featcache.skeleton import create
 from featcache.spec import ExtractSpec
-
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class CacheWriter:
@@ -38,7 +34,7 @@ class CacheWriter:
     Parameters
     ----------
     path : where the finished cache shall lie.
-    dims : width d of each layer of spec.layers.
+    dims : width d of each layer of spec.layers. progress : of the look at what is there already.
 
     Raises
     ------
@@ -52,28 +48,31 @@ class CacheWriter:
         samples: Samples,
         dims: Mapping[str, int],
         provenance: Mapping[str, Any],
+        progress: Progress | None = None,
     ) -> None:
         self.path, self._at = Path(path), partial_path(path)
+        sweep(self._at)
         if not self._at.exists():
-            _create(self._at, spec, samples, dims, provenance)
+            create(self._at, spec, samples, dims, provenance)
         self._layout = layout = read(self._at)
-        check_spec(self._at, layout.spec, spec)
-        check_samples(self._at, layout.samples, samples)
         self._file = self._at.open("r+b", buffering=0)
         try:
-            self._lock()
-            self._done: NDArray[np.uint16] = np.array(layout.done.map(self._at))
-            self._forget(damaged_rows(self._at, layout, np.flatnonzero(self._done)))
-            # A run that was killed while it finished: what could not be read then may be mended now.
-            self._forget(np.flatnonzero(layout.skipped.map(self._at) != b""))
+            lock.take(self._at, self._file, layout.owner_offset)
         except BaseException:
             self._file.close()
             raise
-
-    def _lock(self) -> None:
-        lock.take(self._at, self._file, self._layout.owner_offset)
-        if not self._at.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._at.stat()):
-            raise CacheBusyError(f"{self.path} was finished by another process just now. Run the same command again.")
+        try:
+            check_spec(self._at, layout.spec, spec)
+            check_samples(self._at, layout.samples, samples)
+            self._done: NDArray[np.uint16] = np.array(layout.done.of(layout.data))
+            there = np.flatnonzero(self._done)
+            tick = (lambda done: progress("verify", done, len(there))) if progress else None
+            self._forget(damaged_rows(layout, there, tick))
+            # A run that was killed while it finished: what could not be read then may be mended now.
+            self._forget(np.flatnonzero(layout.skipped.of(layout.data) != b""))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +144,7 @@ class CacheWriter:
         self._guarded(os.fsync, self._file.fileno())
         os.replace(self._at, self.path)
         self._file.close()
-        _fsync_folder(self.path.parent)
+        fsync_folder(self.path.parent)
         return FeatureCache.open(self.path)
 
     def _store(self, rows: NDArray[np.int64], layers: dict[str, NDArray[Any]], first_view: int) -> None:
@@ -156,7 +155,7 @@ class CacheWriter:
             region = self._layout.layers[name]
             whole[name] = np.zeros((len(rows), *region.shape[1:]), region.dtype)
             if first_view:
-                whole[name][:, :first_view] = region.map(self._at)[rows, :first_view]
+                whole[name][:, :first_view] = region.of(self._layout.data)[rows, :first_view]
             whole[name][:, first_view : first_view + views] = values
         done = np.full(len(rows), first_view + views, np.uint16)
         crc32 = checksums(whole, done, np.zeros(len(rows), f"S{REASON_BYTES}"))
@@ -199,61 +198,13 @@ class CacheWriter:
         try:
             return call(*arguments)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             there = np.count_nonzero(self._done == self._layout.wanted)
             raise CacheSpaceError(
                 f"{self._at} cannot be written: {error.strerror}. {there} of {len(self._done)} rows are there. "
                 "Make room, then run the same command again: it goes on where it stopped."
             ) from error
-
-
-def _create(
-    path: Path,
-    spec: ExtractSpec,
-    samples: Samples,
-    dims: Mapping[str, int],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Make the whole file under a name of its own, then give it its name: half a file never shows."""
-    needed, free = size_needed(spec, samples, dims), shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise _no_room(path, needed, free)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb", buffering=0) as file:  # HDF5 kills the process where it finds no room
-            _claim_space(path, file.fileno(), needed, needed)
-        create(draft, spec, samples, dims, provenance)
-        with draft.open("r+b", buffering=0) as file:
-            _claim_space(path, file.fileno(), draft.stat().st_size, needed)
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:  # another process was first; opening its file says so
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(draft, path)
-        _fsync_folder(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _claim_space(path: Path, descriptor: int, size: int, needed: int) -> None:
-    """Take the blocks of the whole file now, where the file system can: hours later they would be another's."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _no_room(path, needed, shutil.disk_usage(path.parent).free) from error
-
-
-def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
-    return CacheSpaceError(
-        f"{path} will have {human_bytes(needed)}; {human_bytes(free)} are free in {path.parent.resolve()}, or a limit "
-        "on file sizes is lower. Make room, choose another place with -o, or ask for fewer --views."
-    )
 
 
 def _shortened(reason: str) -> bytes:
@@ -267,12 +218,3 @@ def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     edges: Sequence[int] = [0, *breaks.tolist(), len(rows)]
     return list(pairwise(edges)) if len(rows) else []
-
-
-def _fsync_folder(path: Path) -> None:
-    """Ask the system to put a folder's names on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,14 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -20,9 +22,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caches import DIMS, PROVENANCE, SAMPLES, SPEC, N, finished, make_samples, values, write_rows, writer
+from featcache import lock
 from featcache import writer as writer_module
 from featcache.cache import FeatureCache, partial_path
-from featcache.errors import CacheBusyError, CacheIncompleteError, CacheMismatchError, CacheSpaceError, NotACacheError
+from featcache.errors import (
+    CacheBusyError,
+    CacheDamagedError,
+    CacheIncompleteError,
+    CacheMismatchError,
+    CacheSpaceError,
+    NotACacheError,
+)
 from featcache.layout import OWNER_BYTES
 from featcache.samples import Samples
 from featcache.writer import CacheWriter
@@ -155,7 +165,7 @@ def test_a_partial_file_is_invisible_and_says_how_to_go_on(path: Path) -> None:
         FeatureCache.open(path)
     assert str(error.value) == (
         f"{path} is not finished: 3 of 10 rows are in {path}.partial. "
-        "Run the same command again; it goes on where it stopped."
+        "Run the command that makes it again; it goes on where it stopped."
     )
     partial = FeatureCache.open(partial_path(path), partial=True)
     assert not partial.complete
@@ -167,10 +177,10 @@ def test_a_partial_file_under_the_final_name_is_still_unfinished(path: Path) -> 
     with writer(path) as w:
         write_rows(w, [0, 1, 2])
     partial_path(path).rename(path)
-    with pytest.raises(CacheIncompleteError) as error:
+    with pytest.raises(CacheDamagedError) as error:
         FeatureCache.open(path)
     assert str(error.value) == (
-        f"{path} is not finished: 3 of 10 rows are in {path}. Run the same command again; it goes on where it stopped."
+        f"{path} is damaged: rows are missing. Mend it with `featcache verify {path} --repair DATA`."
     )
 
 
@@ -263,7 +273,7 @@ def test_too_little_room_is_refused_before_anything_is_made(path: Path, monkeypa
     class Disk:
         free = 1000
 
-    monkeypatch.setattr(writer_module.shutil, "disk_usage", lambda _: Disk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk)
     with pytest.raises(CacheSpaceError) as error:
         writer(path)
     assert " will have 68." in str(error.value)
@@ -512,6 +522,60 @@ def test_a_reader_who_asks_whether_a_cache_is_held_does_not_stop_a_writer(path: 
         threading.Timer(0.03, fcntl.flock, (reader, fcntl.LOCK_UN)).start()
         with writer(path) as w:
             assert w.pending().tolist() == list(range(2, N))
+
+
+def test_a_writer_that_came_too_late_leaves_the_finished_cache_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the partial file and locking it, another process finishes it."""
+    with writer(path) as w:
+        write_rows(w, [0, 1])
+    take = lock.take
+
+    def late(at: Path, file: BinaryIO, offset: int) -> None:
+        monkeypatch.setattr(lock, "take", take)
+        finished(path)
+        take(at, file, offset)
+
+    monkeypatch.setattr(lock, "take", late)
+    with pytest.raises(CacheBusyError, match="was finished by another process just now"):
+        writer(path)
+    assert FeatureCache.open(path).complete
+
+
+def test_what_is_open_stays_what_it_was_when_another_file_takes_its_name(path: Path) -> None:
+    cache = finished(path)
+    other = path.with_name("other.h5")
+    backwards = SAMPLES.take(np.array([6, 5, 4, 3, 2, 1, 0, 7, 8, 9]))
+    with writer(other, samples=backwards) as w:
+        write_rows(w, [0, 1, 2, 3, 4, 5, 6])
+        w.write(np.arange(3), {"penultimate": -values(range(3))})
+        write_rows(w, [7, 8, 9], 1)
+        w.finish({})
+    os.replace(other, path)
+    np.testing.assert_array_equal(cache.features("train").x, values(range(7)))
+
+
+@pytest.mark.parametrize("moment", ["link", "posix_fallocate", "fsync"])
+def test_what_a_kill_at_creation_leaves_is_swept_away(path: Path, moment: str) -> None:
+    code = f"""
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from caches import writer
+call = os.{moment}
+def deadly(*arguments):
+    {"call(*arguments)" if moment == "link" else "pass"}
+    os.kill(os.getpid(), signal.SIGKILL)
+os.{moment} = deadly
+writer(Path(sys.argv[1]))
+"""
+    paths = [str(Path(__file__).parent / "helpers"), str(Path(__file__).parents[1])]
+    ran = subprocess.run([sys.executable, "-c", code, str(path), *paths], timeout=60, check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert len([file for file in path.parent.iterdir() if file.suffix[1:].isdecimal()]) == 1
+    finished(path)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_two_writers_of_one_process_are_two(path: Path) -> None:

@@ -166,7 +166,9 @@ def test_a_file_with_bad_intentions_is_refused(path: Path, damage: str) -> None:
 def test_a_change_without_the_seal_is_found(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["labels"][0] = 1 - file["labels"][0]
-    assert refusal(path) == f"{path} is a damaged feature cache: its tables do not have their hash. Extract again."
+    assert refusal(path) == (
+        f"{path} is a damaged feature cache: its tables do not have their hash. Remove it and extract again."
+    )
 
 
 def test_the_structure_that_hdf5_would_follow_is_never_followed(path: Path) -> None:

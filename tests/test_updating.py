@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,16 @@ from commands import COUNTS, write_folder
 from featcache import updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
-from featcache.errors import CacheIncompleteError, CacheMismatchError
+from featcache.errors import (
+    CacheBusyError,
+    CacheDamagedError,
+    CacheIncompleteError,
+    CacheMismatchError,
+    DataLayoutError,
+    UnreadableImageError,
+)
 from featcache.extraction import extract
-from featcache.updating import update
+from featcache.updating import repair, update
 from featcache.verification import verify
 from toys import ToyNet, random_image, toy_backbone
 
@@ -133,7 +142,7 @@ def test_only_what_is_new_is_extracted(case: str, data: Path, path: Path, toy: t
     edit(data)
     result = update(path, data)
     assert toy.shown == shown
-    assert result.shown == (3 if case == "broken" else shown)
+    assert result.shown == shown
     assert not result.nothing
     equals_a_new_one(path, data)
 
@@ -235,6 +244,188 @@ def test_other_weights_are_refused(data: Path, path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(updating, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
     with pytest.raises(CacheMismatchError, match=r"was made with weights .*Give the right file with --weights"):
         update(path, data)
+
+
+def mark(path: Path, what: str) -> str:
+    """Change a mark of what is there of row 4, or of the whole; returns what is said of it."""
+    layout = FeatureCache.open(path).layout
+    offset, value, said = {
+        "fewer views": (layout.done.offset + 4 * 2, b"\x02", "rows are missing"),
+        "more views": (layout.done.offset + 4 * 2, b"\x07", "it has more views than there can be"),
+        "skipped": (layout.skipped.offset + 4 * layout.skipped.stride, b"x", "rows are there and skipped at once"),
+        "owner": (layout.owner_offset, b"process 7", "its header names a writer"),
+    }[what]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(value)
+    return said
+
+
+@pytest.mark.parametrize("how", ["update", "repair"])
+@pytest.mark.parametrize("what", ["fewer views", "more views", "skipped", "owner"])
+def test_marks_that_contradict_each_other_are_mended(
+    what: str, how: str, data: Path, path: Path, toy: type[Counting]
+) -> None:
+    name = FeatureCache.open(path).samples.ids[4]
+    said = mark(path, what)
+    with pytest.raises(CacheDamagedError) as caught:
+        FeatureCache.open(path)
+    assert str(caught.value) == f"{path} is damaged: {said}. Mend it with `featcache verify {path} --repair DATA`."
+    found = verify(path)
+    assert (found.ok, found.problem, found.damaged) == (False, said, [] if what == "owner" else [name])
+    result = {"update": update, "repair": repair}[how](path, data)
+    assert (result.problem, result.shown, toy.shown) == (said, *([0, 0] if what == "owner" else [3, 3]))
+    equals_a_new_one(path, data)
+
+
+def damage(path: Path, row: int) -> None:
+    region = FeatureCache.open(path).layout.layers["penultimate"]
+    with path.open("r+b") as file:
+        file.seek(region.offset + row * region.stride)
+        file.write(b"\x00\x12")
+
+
+def test_a_repair_extracts_the_damaged_rows_and_changes_no_others(
+    data: Path, path: Path, toy: type[Counting], tmp_path: Path
+) -> None:
+    before = path.read_bytes()
+    damage(path, 4)
+    for edit in (add, change, remove, rename, relabel):
+        edit(data)
+    result = repair(path, data)
+    assert (result.damaged, result.carried, result.shown, toy.shown) == (["train/ants/004.png"], 17, 3, 3)
+    layout = FeatureCache.open(path).layout
+    start = layout.layers["penultimate"].offset
+    assert path.read_bytes()[start : start + 10_000] == before[start : start + 10_000]
+    assert verify(path).ok
+    assert repair(path, data).nothing
+
+
+def test_a_repair_finds_an_image_that_was_renamed_and_keeps_its_old_name(
+    data: Path, path: Path, toy: type[Counting]
+) -> None:
+    damage(path, 2)
+    rename(data)
+    relabel(data)
+    assert repair(path, data).shown == 3
+    assert FeatureCache.open(path).samples.ids[2] == "train/ants/002.png"
+    assert verify(path).ok
+
+
+def test_a_repair_without_the_image_changes_nothing(data: Path, path: Path, toy: type[Counting]) -> None:
+    damage(path, 1)
+    damaged = path.read_bytes()
+    remove(data)
+    with pytest.raises(CacheDamagedError) as caught:
+        repair(path, data)
+    assert str(caught.value) == (
+        f"1 damaged images of {path} are not in {data} (for example train/ants/001.png); nothing was changed. "
+        "Put them there, or drop them with `featcache update`."
+    )
+    assert path.read_bytes() == damaged
+    assert update(path, data).carried == 17
+    equals_a_new_one(path, data)
+
+
+def test_skipped_images_are_tried_again_when_asked(data: Path, path: Path, toy: type[Counting]) -> None:
+    break_one(data)
+    update(path, data, max_pixels=10**6)
+    assert update(path, data).nothing
+    with pytest.raises(UnreadableImageError, match="not an image that Pillow can identify"):
+        update(path, data, strict=True)
+    result = update(path, data, retry=True)
+    assert (result.extracted, len(result.skipped), result.cache is not None) == (0, 1, True)
+    with pytest.raises(UnreadableImageError, match="not an image that Pillow can identify"):
+        extract(data, path, backbone=toy_backbone(), views=2, strict=True)
+
+
+def test_images_too_large_at_first_are_there_after_a_retry(tmp_path: Path, toy: type[Counting]) -> None:
+    data, path = write_folder(tmp_path / "data", COUNTS), tmp_path / "a.h5"
+    random_image(5, 60, 60).save(data / "train/ants/large.png")
+    assert len(extract(data, path, backbone=toy_backbone(), views=2, max_pixels=3000).skipped) == 1
+    assert update(path, data, retry=True).shown == 3
+    equals_a_new_one(path, data)
+
+
+def test_an_update_names_conflicts(data: Path, path: Path, toy: type[Counting]) -> None:
+    shutil.copy(data / "train/ants/000.png", data / "train/bees/same.png")
+    result = update(path, data)
+    assert result.conflicts == [("train/ants/000.png", "train/bees/same.png")]
+    assert "conflict: train/ants/000.png and train/bees/same.png are one image with two labels" in str(result)
+    assert result.to_dict()["conflicts"] == [["train/ants/000.png", "train/bees/same.png"]]
+
+
+def test_a_leak_is_allowed_when_asked(data: Path, path: Path, toy: type[Counting]) -> None:
+    shutil.copy(data / "train/ants/000.png", data / "val/ants/same.png")
+    with pytest.raises(DataLayoutError, match="--allow-leak"):
+        update(path, data)
+    assert update(path, data, allow_leak=True).carried == 19
+
+
+def test_two_updates_at_once_leave_right_rows(
+    data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relabel(data)
+    find = updating.find_source
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(updating, "find_source", find)
+        update(path, data)
+        return find(*arguments)
+
+    monkeypatch.setattr(updating, "find_source", overtaken)
+    update(path, data)
+    equals_a_new_one(path, data)
+
+
+@pytest.mark.parametrize("then", ["extract", "update"])
+def test_an_unfinished_run_of_other_images_is_taken_over(
+    then: str, data: Path, path: Path, toy: type[Counting]
+) -> None:
+    """Killed in the middle; then images come, go and change."""
+    started: list[int] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "extract":
+            started.append(done)
+            if len(started) == 8:
+                raise KeyboardInterrupt
+
+    if then == "extract":
+        path.unlink()
+        run: Callable[..., Any] = lambda **more: extract(data, path, backbone=counting(), views=2, **more)  # noqa: E731
+    else:
+        run = lambda **more: update(path, data, views=2, **more)  # noqa: E731
+        for number in range(10):
+            random_image(200 + number).save(data / f"train/bees/n{number}.png")
+    with pytest.raises(KeyboardInterrupt):
+        run(batch_size=3, progress=stop)
+    there = int(np.count_nonzero(FeatureCache.open(partial_path(path), partial=True).done))
+    assert there > 0
+    remove(data)
+    add(data)
+    Counting.shown = 0
+    result = run()
+    wanted = 13 * 3 + 5 if then == "extract" else 11 * 3
+    assert 0 < toy.shown - (then == "extract") < wanted - 3 * 6
+    assert result.cache.complete
+    assert not Path(f"{path}.partial.old").exists()
+    equals_a_new_one(path, data)
+
+
+def counting() -> Counting:
+    options = {name: getattr(toy_backbone(), name) for name in ("image_size", "resize_size", "mean", "std", "name")}
+    return Counting(ToyNet(), **options)
+
+
+def test_a_run_of_other_images_that_is_under_way_is_not_taken_over(data: Path, path: Path) -> None:
+    shutil.move(path, partial_path(path))
+    add(data)
+    with partial_path(path).open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CacheBusyError):
+            extract(data, path, backbone=toy_backbone(), views=2)
+    assert extract(data, path, backbone=counting(), views=2).extracted == 1
 
 
 def test_an_unfinished_cache_is_not_updated(data: Path, path: Path) -> None:

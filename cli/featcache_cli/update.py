@@ -14,6 +14,8 @@ from featcache_cli import options
 @click.argument("data")
 @click.option("--views", type=click.IntRange(0, 65534), help="Augmented views an image, K. [default: as before]")
 @click.option("--weights", help="Where the network's weights lie now, if they have moved.")
+@click.option("--retry", is_flag=True, help="Try the images again that were skipped.")
+@click.option("--allow-leak", is_flag=True, default=None, help="Take images that are in train and in val or test.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done and what it would cost.")
 @options.batch_size_option
 @options.machine_options

@@ -12,15 +12,20 @@ from featcache_cli import options
 @click.command()
 @click.argument("cache", type=click.Path())
 @click.option("--images", help="Also say which images of this folder or CSV changed, vanished or appeared.")
-@click.option("--repair", metavar="DATA", help="Extract damaged rows again from this folder or CSV: see update.")
+@click.option(
+    "--repair", metavar="DATA", help="Extract the damaged rows again, and only them, from this folder or CSV."
+)
+@click.option("--weights", help="Where the network's weights lie now, if they have moved; for --repair.")
 @options.as_json
-def command(cache: str, images: str | None, repair: str | None, as_json: bool) -> None:
+def command(cache: str, images: str | None, repair: str | None, weights: str | None, as_json: bool) -> None:
     """Read all of CACHE and compare it with its checksums; exit status 1 where something is wrong."""
     import featcache
 
+    if images and repair:
+        raise click.UsageError("--images looks and --repair mends: give one of them")
     with options.progress_bar() as progress:
         if repair:
-            options.show(featcache.update(cache, repair, progress=progress), as_json)
+            options.show(featcache.repair(cache, repair, weights=weights, progress=progress), as_json)
             return
         found = featcache.verify(cache, images, progress=progress)
     options.show(found, as_json)

@@ -29,7 +29,7 @@ def copy(real_cache: Path, tmp_path: Path) -> Path:
 def test_a_whole_cache_is_said_to_be(copy: Path, data: Path) -> None:
     assert done("verify", copy) == f"{copy}: 18 rows read, every row has its checksum\n"
     assert as_json("verify", copy, "--images", data) == {
-        "cache": str(copy), "ok": True, "rows": 18, "damaged": [], "changes": {}
+        "cache": str(copy), "ok": True, "rows": 18, "damaged": [], "problem": "", "changes": {}
     }  # fmt: skip
 
 
@@ -80,10 +80,12 @@ def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPa
         vars(featcache), "update", lambda cache, data, **given: got.update(given, cache=cache, data=data)
     )
     done("update", "c.h5", "photos", "--views", 7, "--weights", "w.pth", "--dry-run", "--batch-size", 8, "--workers", 3,
-         "--device", "cpu", "--engine", "pytorch", "--max-pixels", 9, "--strict")  # fmt: skip
+         "--device", "cpu", "--engine", "pytorch", "--max-pixels", 9, "--strict",
+         "--retry", "--allow-leak")  # fmt: skip
     assert callable(got.pop("progress"))
     assert got == {"cache": "c.h5", "data": "photos", "views": 7, "weights": "w.pth", "dry_run": True, "batch_size": 8,
-                   "workers": 3, "device": "cpu", "engine": "pytorch", "max_pixels": 9, "strict": True}  # fmt: skip
+                   "workers": 3, "device": "cpu", "engine": "pytorch", "max_pixels": 9, "strict": True,
+                   "retry": True, "allow_leak": True}  # fmt: skip
 
 
 def test_other_files_are_refused(tmp_path: Path, data: Path) -> None:

@@ -1,0 +1,90 @@
+"""`create`: the file of a cache to be, with room for all its rows, there as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from featcache import lock, skeleton
+from featcache.errors import CacheSpaceError
+from featcache.layout import size_needed
+from featcache.report import human_bytes
+from featcache.samples import Samples
+from featcache.spec import ExtractSpec
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def create(
+    path: Path,
+    spec: ExtractSpec,
+    samples: Samples,
+    dims: Mapping[str, int],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Make the whole file under a name of its own, then give it its name: half a file never shows.
+
+    Raises CacheSpaceError.
+    """
+    needed, free = size_needed(spec, samples, dims), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise _no_room(path, needed, free)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb", buffering=0) as file:
+            lock.try_lock(file)  # while it is held, `sweep` leaves the draft alone
+            _claim_space(path, file.fileno(), needed, needed)  # HDF5 kills the process where it finds no room
+            skeleton.write(draft, spec, samples, dims, provenance)
+            _claim_space(path, file.fileno(), draft.stat().st_size, needed)
+            os.fsync(file.fileno())
+            try:
+                os.link(draft, path)
+            except FileExistsError:  # another process was first; opening its file says so
+                pass
+            except OSError:  # a file system without hard links
+                os.replace(draft, path)
+        fsync_folder(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove the drafts of processes that were killed while they created this file."""
+    for draft in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        if draft.name.removeprefix(f"{path.name}.").isdecimal():
+            with suppress(OSError), draft.open("rb") as file:
+                if lock.try_lock(file):
+                    draft.unlink()
+
+
+def _claim_space(path: Path, descriptor: int, size: int, needed: int) -> None:
+    """Take the blocks of the whole file now, where the file system can: hours later they would be another's."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _no_room(path, needed, shutil.disk_usage(path.parent).free) from error
+
+
+def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
+    return CacheSpaceError(
+        f"{path} will have {human_bytes(needed)}; {human_bytes(free)} are free in {path.parent.resolve()}, or a limit "
+        "on file sizes is lower. Make room, choose another place, or ask for fewer --views."
+    )
+
+
+def fsync_folder(path: Path) -> None:
+    """Ask the system to put a folder's names on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
