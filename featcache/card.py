@@ -43,8 +43,7 @@ class ModelCard:
     def write(self, folder: Path, weights: bytes | None = None) -> None:
         """Write the weights' file, if its bytes are given, and model.json, each whole or not at all."""
         if weights is not None:
-            draft = folder / f"{self.file}.draft"
-            draft.write_bytes(weights)
+            draft = _draft(folder / self.file, weights)
             (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
             draft.replace(folder / self.file)
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
@@ -69,8 +68,14 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its spec does not have its digest")
             if fields["file"] not in _FILES[fields["kind"]]:  # a path could lead anywhere
                 raise HeadError(f"{path} names a file outside its folder: {fields['file']}")
+            kinds = {"head": str, "weights": str, "layer": str, "classes": list, "metrics": dict}
+            for name, kind in kinds.items():
+                if not isinstance(fields[name], kind):
+                    raise HeadError(f"{path} is damaged: its {name} is {fields[name]!r}")
+            if len(fields["classes"]) < 2 or not all(isinstance(name, str) for name in fields["classes"]):
+                raise HeadError(f"{path} is damaged: its classes are {fields['classes']!r}")
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, HeadError):
                 raise
             raise HeadError(f"{path} is not a featcache model: {error}") from error
@@ -78,9 +83,18 @@ class ModelCard:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file, whole or not at all."""
+    _draft(path, (json.dumps(finite(value), indent=1) + "\n").encode()).replace(path)
+
+
+def _draft(path: Path, content: bytes) -> Path:
+    """The content in a file beside the path, to be moved there; on a full disk nothing is left."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(finite(value), indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return draft
 
 
 def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:

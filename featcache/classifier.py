@@ -99,6 +99,8 @@ class Classifier:
         """
         folder = Path(path)
         card = ModelCard.read(folder)
+        if not (folder / card.file).is_file():  # a pipe would make us wait
+            raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
         spec, device = card.spec, resolve_device(device)
         whole = card.kind == "network"
         backbone = load_backbone(

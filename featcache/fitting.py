@@ -163,7 +163,7 @@ def _save(
         head=name,
         classes=cache.samples.classes,
         spec=cache.spec,
-        weights=cache.provenance["weights"],
+        weights=cache.provenance.get("weights", "pretrained"),
         layer=layer,
         metrics=accuracy.to_dict(),
     )

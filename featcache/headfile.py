@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache.errors import HeadError
@@ -64,9 +66,12 @@ def load_head(path: Path) -> BaseEstimator:
             coef, intercept, classes = arrays["coef"], arrays["intercept"], arrays["classes"]
             _require(coef.ndim == 2 and intercept.shape == (len(coef),), "its weights do not fit each other")
             _require(classes.shape == (max(2, len(coef)),), "its classes do not fit its weights")
+            _require(np.isfinite(coef).all() and np.isfinite(intercept).all(), "its weights are not finite")
+            _check_classes(classes)
             return LinearHead.from_weights(coef, intercept, classes)
         import skops.io
 
+        _check_size(path)
         found = set(skops.io.get_untrusted_types(file=path))
         estimator = skops.io.load(path, trusted=sorted(found & set(_TRUSTED)))
         _check(estimator)
@@ -87,8 +92,7 @@ def _check(estimator: Any) -> None:
     from sklearn.tree._tree import Tree
 
     _require(isinstance(estimator, BaseEstimator) and hasattr(estimator, "predict"), "it is no classifier")
-    classes = np.asarray(estimator.classes_)
-    _require(classes.ndim == 1 and classes.dtype.kind == "i" and classes.min() >= 0, "its classes are no numbers")
+    _check_classes(np.asarray(estimator.classes_))
     _require(isinstance(estimator.n_features_in_, int), "its number of features is none")
     for part in _parts(estimator):
         if isinstance(part, (SVC, NuSVC)):
@@ -103,6 +107,18 @@ def _check(estimator: Any) -> None:
     if type(estimator).__name__ in _TREES:
         for member in getattr(estimator, "estimators_", [estimator]):
             _check_tree(member, estimator.n_features_in_)
+
+
+def _check_classes(classes: NDArray[Any]) -> None:
+    fine = classes.ndim == 1 and classes.dtype.kind == "i" and classes.min() >= 0
+    _require(fine and len(np.unique(classes)) == len(classes), "its classes are no numbers")
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than its size; skops packs without compression."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    _require(unpacked <= 2**24 + 2 * path.stat().st_size, f"it would unpack to {unpacked:,} bytes")
 
 
 def _parts(whole: Any) -> Iterator[Any]:

@@ -32,7 +32,9 @@ TABLES = ("index", "labels", "split", "sha256")
 _DTYPES = ("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}")
 LEAST_HEADER = 512  # HDF5 looks for its own start at 512, 1024, 2048, ...
 _MOST_HEADER = 2**20
+_PROVENANCE = {"weights": str, "val_fraction": float, "split_seed": int, "allow_leak": bool}  # what others rely on
 _CHUNK = 2**20
+_MOST_SEALED, _MOST_SEALED_A_ROW = 2**26, 2**15  # bytes
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:
     """Bytes of the file that `skeleton.write` would make, within 1 % and 100 kB."""
     rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in row_arrays(spec, len(samples), dims).values())
-    tables = sum(3 * len(encode(name)) + 40 for name in samples.ids) + len(samples) * (8 + 1 + 32)
-    return rows + tables + 65536
+    names = [*samples.ids, *samples.classes]
+    as_json = len(json.dumps(names))
+    as_text = sum(len(encode(name)) + 36 for name in names)  # each with its place in HDF5's heap
+    return rows + as_json + as_text + len(samples) * (8 + 1 + 32) + 65536
 
 
 def read(path: Path) -> Layout:
@@ -112,6 +116,8 @@ def read(path: Path) -> Layout:
     ------
     NotACacheError, CacheVersionError
     """
+    if not path.is_file():  # a pipe would make us wait
+        raise NotACacheError(f"{path} is not a feature cache: it is no regular file.")
     try:
         with path.open("rb", buffering=0) as raw:
             header_bytes, arrays = _check_seal(path, raw)
@@ -213,8 +219,11 @@ def _check_seal(path: Path, raw: BinaryIO) -> tuple[int, _Arrays]:
     if body["size"] != size:
         raise damaged(path, f"it has {size} bytes, {body['size']} were written")
     arrays: _Arrays = dict(body["arrays"])
-    if any(rest) or any(first > last for first, last in _gaps(header_bytes, size, arrays)):
+    gaps = list(_gaps(header_bytes, size, arrays))
+    if any(rest) or any(first > last for first, last in gaps):
         raise damaged(path, "its header contradicts itself")
+    if sum(last - first for first, last in gaps) > _MOST_SEALED + _MOST_SEALED_A_ROW * arrays["labels"][1][0]:
+        raise damaged(path, "it holds too much that is no rows")  # hashing gigabytes of nothing takes long
     if _seal(raw, first + b"\n" + second + b"\n", header_bytes, size, arrays) != seal:
         raise damaged(path, "its tables do not have their hash")
     return header_bytes, arrays
@@ -249,7 +258,13 @@ def _read(path: Path, raw: BinaryIO, header_bytes: int, arrays: _Arrays) -> Layo
         raise damaged(path, "a label lies outside of its classes")
     if n and samples.split.max() >= len(SPLITS):
         raise damaged(path, "a split lies outside of train, val and test")
+    provenance = dict(index["provenance"])
+    for name, kind in _PROVENANCE.items():
+        if not isinstance(provenance.get(name, kind()), kind):
+            raise damaged(path, f"its {name} is {provenance[name]!r}")
     dims = {layer: regions[f"features/{layer}"].shape[-1] for layer in spec.layers}
+    if 0 in dims.values():
+        raise damaged(path, "a layer has no features")
     wanted = row_arrays(spec, n, dims)
     if set(regions) != {*TABLES, *wanted}:
         raise damaged(path, f"it holds {', '.join(sorted(regions))}")
@@ -259,7 +274,7 @@ def _read(path: Path, raw: BinaryIO, header_bytes: int, arrays: _Arrays) -> Layo
     return Layout(
         spec,
         samples,
-        dict(index["provenance"]),
+        provenance,
         np.memmap(raw, dtype=np.uint8, mode="r"),
         header_bytes,
         {layer: regions[f"features/{layer}"] for layer in spec.layers},

@@ -19,6 +19,7 @@ from featcache.holdout import hold_out
 from featcache.samples import SPLITS, Samples
 
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_EMPTY = hashlib.sha256().digest()  # of files of no bytes: they are no images, wherever they lie
 _CSV_COLUMNS = ("path", "label")
 
 
@@ -37,8 +38,9 @@ class Manifest:
 
     def conflicts(self) -> list[tuple[str, str]]:
         """Pairs of images with equal bytes and different labels: one of the two labels is wrong."""
-        labels = self.samples.labels
-        return [(self.samples.ids[a], self.samples.ids[b]) for a, b in self.samples.copies() if labels[a] != labels[b]]
+        labels, sha256 = self.samples.labels, self.samples.sha256
+        pairs = [(a, b) for a, b in self.samples.copies() if labels[a] != labels[b] and sha256[a].tobytes() != _EMPTY]
+        return [(self.samples.ids[a], self.samples.ids[b]) for a, b in pairs]
 
     def path(self, row: int) -> Path:
         """Where image `row` lies."""
@@ -211,11 +213,10 @@ def _classes(source: Path, entries: list[_Entry]) -> tuple[str, ...]:
 def _refuse_leaks(source: Path, samples: Samples) -> None:
     """Train rows come first, so a copy outside of train has its first in train."""
     train = SPLITS.index("train")
-    empty = hashlib.sha256().digest()  # files of no bytes are no images, wherever they lie
     leaks = [
         (a, b)
         for a, b in samples.copies()
-        if samples.split[a] == train != samples.split[b] and samples.sha256[a].tobytes() != empty
+        if samples.split[a] == train != samples.split[b] and samples.sha256[a].tobytes() != _EMPTY
     ]
     if leaks:
         pairs = "; ".join(f"{samples.ids[b]} is {samples.ids[a]}" for a, b in leaks[:5])

@@ -21,6 +21,7 @@ StorageDtype = Literal["float16", "float32"]
 
 AUGMENTS: tuple[str, ...] = get_args(Augment)
 PENULTIMATE = "penultimate"
+MOST_PIXELS = 4096  # of a view's side: a file that asks for more is up to no good
 
 
 def _check(name: str, value: str, allowed: Any) -> None:
@@ -44,9 +45,10 @@ class ViewSpec:
     def __post_init__(self) -> None:
         _check("augment", self.augment, Augment)
         _check("interpolation", self.interpolation, Interpolation)
-        if not 1 <= self.image_size <= self.resize_size:
+        if not 1 <= self.image_size <= self.resize_size <= MOST_PIXELS:
             raise SpecError(
-                f"image_size {self.image_size} and resize_size {self.resize_size}: need 1 <= image_size <= resize_size"
+                f"image_size {self.image_size} and resize_size {self.resize_size}: need "
+                f"1 <= image_size <= resize_size <= {MOST_PIXELS}"
             )
 
 

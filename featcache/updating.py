@@ -276,7 +276,7 @@ def _backbone(old: FeatureCache, weights: str | None, device: str) -> Backbone:
     spec = old.spec
     backbone = load_backbone(
         spec.backbone,
-        weights=weights or old.provenance["weights"],
+        weights=weights or old.provenance.get("weights", "pretrained"),
         layers=spec.layers,
         device=device,
         precision=spec.precision,

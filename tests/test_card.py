@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,38 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(HeadError, match=r"notes\.txt"):
         prepare_folder(tmp_path / "notes.txt" / "model", "head")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weights", 7),
+        ("head", [1]),
+        ("layer", {}),
+        ("metrics", "none"),
+        ("classes", "ab"),
+        ("classes", [1, 2]),
+        ("classes", ["one"]),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(field: str, value: object, tmp_path: Path) -> None:
+    change(tmp_path, **{field: value})
+    assert refusal(tmp_path).startswith(f"{tmp_path / FILE} is damaged: its {field} ")
+
+
+def test_brackets_upon_brackets_are_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("[" * 200_000)
+    assert refusal(tmp_path).startswith(f"{tmp_path / FILE} is not a featcache model: ")
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_model(tmp_path: Path) -> None:
+    CARD.write(tmp_path, b"old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            CARD.write(tmp_path, bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert caught.value.filename == str(tmp_path / CARD.file)
+    assert ModelCard.read(tmp_path) == CARD
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head.safetensors", "model.json"]

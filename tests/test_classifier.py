@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -254,3 +255,13 @@ def test_a_fine_tuned_run_loads_and_reproduces_its_val_accuracy(
     truth = [classifier.classes.index(Path(one.path).parent.name) for one in found]
     loss = -np.log(shares[np.arange(len(truth)), truth]).mean()
     assert loss == pytest.approx(run.best.val_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("what", ["pipe", "absent"])
+def test_a_model_without_its_weights_is_refused_and_not_waited_for(what: str, model: Path) -> None:
+    (model / "head.safetensors").unlink()
+    if what == "pipe":
+        os.mkfifo(model / "head.safetensors")
+    with pytest.raises(HeadError) as caught:
+        Classifier.load(model, device="cpu")
+    assert str(caught.value) == f"{model} is damaged: it has no head.safetensors. Fit or train it again."

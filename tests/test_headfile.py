@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,34 @@ def test_sparse_matrices_whose_indices_nobody_checks_are_refused(form: str, kind
 def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:
     assert refused([1, 2], tmp_path) == "it is no classifier"
     assert refused(StandardScaler().fit(X), tmp_path) == "it is no classifier"
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_at_once(tmp_path: Path) -> None:
+    bomb = skops.io.dumps(RidgeClassifier().fit(X, Y))
+    file = tmp_path / "head.skops"
+    file.write_bytes(bomb)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("more.npy", bytes(10**8))
+    assert file.stat().st_size < 10**6
+    with pytest.raises(HeadError, match=r"it would unpack to 100,\d+,\d+ bytes$"):
+        load_head(file)
+
+
+@pytest.mark.parametrize(
+    ("classes", "coef", "said"),
+    [
+        ([0.2, 1.7, 2.0], 0.0, "its classes are no numbers"),
+        ([0, 1, 1], 0.0, "its classes are no numbers"),
+        ([0, 1, 2], np.nan, "its weights are not finite"),
+    ],
+)
+def test_a_linear_head_that_means_nothing_is_refused(
+    classes: list[float], coef: float, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "head.safetensors"
+    save_file({"coef": np.full((3, 4), coef), "intercept": np.zeros(3), "classes": np.array(classes)}, file)
+    with pytest.raises(HeadError, match=f": {said}$"):
+        load_head(file)
 
 
 @pytest.mark.parametrize("classes", [np.array([0.5, 1, 2]), np.array([-1, 0, 1]), np.array([[0], [1]]), "abc"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caches import DIMS, PROVENANCE, SAMPLES, SPEC, finished
+from caches import PROVENANCE, SPEC, finished
 from featcache import layout
 from featcache.cache import FeatureCache
 from featcache.errors import CacheError, CacheVersionError, HeadError, NotACacheError
 from featcache.fitting import fit_head
+from featcache.samples import Samples
 from featcache.verification import verify
+from featcache.writer import CacheWriter
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
 
@@ -60,8 +63,28 @@ def refusal(path: Path) -> str:
     return str(error.value)
 
 
-def test_size_is_known_beforehand(path: Path) -> None:
-    assert abs(layout.size_needed(SPEC, SAMPLES, DIMS) - path.stat().st_size) < 100_000
+NAMES = {
+    "plain": lambda row: f"train/ants/{row:06d}.jpg",
+    "not UTF-8": lambda row: "\udcff" * 40 + f"{row:06d}.jpg",
+    "accents": lambda row: f"ä/{row}/" + "é" * 60,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("classes", [2, 5000])
+def test_size_is_known_beforehand(name: str, classes: int, tmp_path: Path) -> None:
+    n = 20_000
+    samples = Samples(
+        tuple(map(NAMES[name], range(n))),
+        np.arange(n) % classes,
+        np.zeros(n, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (n, 32), dtype=np.uint8),
+        tuple(f"{'class' * 40}{number:05d}" for number in range(classes)),
+    )
+    with CacheWriter(tmp_path / "a.h5", SPEC, samples, {"penultimate": 100}, PROVENANCE):
+        size = (tmp_path / "a.h5.partial").stat().st_size
+    assert abs(layout.size_needed(SPEC, samples, {"penultimate": 100}) - size) < 0.01 * size + 100_000
+    assert size > 12_000_000
 
 
 def test_the_seal_of_an_untouched_file_holds(path: Path) -> None:
@@ -128,6 +151,10 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "an id twice": (entry("ids", ["a"] * 10), "its ids are not one a row"),
     "fewer ids": (entry("ids", ["a", "b"]), "labels has shape (10,)"),
     "ids are a number": (entry("ids", 10), "TypeError"),
+    "weights are a number": (lambda arrays, index: index["provenance"].update(weights=5), "its weights is 5"),
+    "val_fraction is text": (lambda arrays, index: index["provenance"].update(val_fraction="x"), "its val_fraction is"),
+    "a gigantic view": (lambda arrays, index: index["spec"].update(image_size=10**7, resize_size=10**7), "<= 4096"),
+    "features without width": (place("features/penultimate", 1, [10, 3, 0]), "a layer has no features"),
     "fewer classes": (entry("classes", ["ants"]), "a label lies outside of its classes"),
     "no labels": (lambda arrays, index: arrays.pop("labels"), "KeyError: 'labels'"),
     "a layer too many": (lambda arrays, index: arrays.update({"features/x": [2048, [1], "<f2"]}), ""),
@@ -152,6 +179,23 @@ DAMAGE: dict[str, tuple[Change, str]] = {
         "its header contradicts itself",
     ),
 }
+
+
+def test_gigabytes_of_nothing_are_not_hashed(path: Path) -> None:
+    raw = path.read_bytes()
+    first, second, _ = raw.split(b"\n", 2)
+    body = {**json.loads(second), "size": 12 * 2**30}
+    text = first + b"\n" + json.dumps(body).encode() + b"\n" + b"0" * 64 + b"\n"
+    path.write_bytes(text.ljust(int(first.split()[2]), b"\0") + raw[int(first.split()[2]) :])
+    os.truncate(path, body["size"])
+    started = time.perf_counter()
+    assert "it holds too much that is no rows" in refusal(path)
+    assert time.perf_counter() - started < 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.h5")
+    assert refusal(tmp_path / "a.h5") == f"{tmp_path / 'a.h5'} is not a feature cache: it is no regular file."
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -142,9 +142,9 @@ def test_text_that_is_no_spec_raises_what_from_json_promises(text: str) -> None:
         ({"augment": "mixup"}, "augment is 'mixup'; it must be one of tutorial, crop, trivial, none"),
         (
             {"image_size": 300, "resize_size": 256},
-            "image_size 300 and resize_size 256: need 1 <= image_size <= resize_size",
+            "image_size 300 and resize_size 256: need 1 <= image_size <= resize_size <= 4096",
         ),
-        ({"image_size": 0}, "image_size 0 and resize_size 256: need 1 <= image_size <= resize_size"),
+        ({"image_size": 0}, "image_size 0 and resize_size 256: need 1 <= image_size <= resize_size <= 4096"),
     ],
 )
 def test_impossible_views_are_refused(fields: dict[str, Any], message: str) -> None:
