@@ -14,7 +14,7 @@ from featcache.blocks import Rows
 from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, CacheIncompleteError, CacheMismatchError, NotACacheError
 from featcache.features import Features
-from featcache.report import human_bytes
+from featcache.report import human_bytes, printable
 from featcache.samples import SPLITS, Samples
 from featcache.spec import PENULTIMATE, ExtractSpec
 
@@ -185,7 +185,7 @@ class FeatureCache:
         ]
         lines += [f"  {name:15} {_brief(value)}" for name, value in spec.items() if name not in ("views", "layers")]
         lines += [f"made by     {name}: {_brief(value)}" for name, value in self.provenance.items()]
-        lines += [f"skipped     {name}: {reason}" for name, reason in self.skipped]
+        lines += [f"skipped     {printable(name)}: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)
 
     def check_matches(self, spec: ExtractSpec, samples: Samples) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
+from featcache.cache import FeatureCache, check_spec, partial_path
+from featcache.carrying import find_source
 from featcache.engines import EngineName
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
@@ -79,7 +81,7 @@ def estimate(
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Estimate:
-    """What `extract` with these arguments would cost; nothing is written.
+    """What `extract` with these arguments would cost, less what is there already; nothing is written.
 
     Raises
     ------
@@ -92,6 +94,15 @@ def estimate(
         )
     spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
     missing = wanted_views(spec, manifest.samples)
+    there = Path(out) if Path(out).exists() else partial_path(out)
+    if there.exists():
+        cache = FeatureCache.open(there, partial=True)
+        check_spec(there, cache.spec, spec)
+        if cache.finished:
+            cache.check_matches(spec, manifest.samples)
+            missing = np.zeros_like(missing)
+        else:
+            missing = missing - find_source(cache, manifest.samples, missing, np.empty(0, np.int64)).views
     backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
     return measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
 

@@ -9,12 +9,14 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featcache.metrics import Accuracy
+
+Pairs = Sequence[tuple[str, str]]
 
 _PACKAGES = ("featcache", "torch", "torchvision", "timm", "numpy", "h5py", "scikit-learn", "pillow")
 
@@ -139,6 +141,18 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def printable(name: str) -> str:
+    """A file name as one line: control characters and bytes that are no text are escaped, as Python writes them."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
+def notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:
+    """What a user should know of the images, a line each; see `Extraction`."""
+    lines = [f"ignored {count} files: {reason}" for reason, count in ignored.items()]
+    lines += [f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in conflicts]
+    return lines + [f"skipped {printable(name)}: {reason}" for name, reason in skipped]
 
 
 def human_bytes(count: float) -> str:

@@ -23,7 +23,7 @@ from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
-from featcache.report import Stopwatch, human_bytes
+from featcache.report import Stopwatch, human_bytes, printable
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
 from featcache.writer import CacheWriter
@@ -75,8 +75,8 @@ class Update:
         """For people."""
         if self.nothing:
             return "\n".join([f"{self.path} is up to date", *self._notes()])
-        lines = [f"{len(names)} {kind} (for example {names[0]})" for kind, names in self.changes.items()]
-        lines += [f"{len(self.damaged)} damaged (for example {self.damaged[0]})"] if self.damaged else []
+        lines = [f"{len(names)} {kind} (for example {printable(names[0])})" for kind, names in self.changes.items()]
+        lines += [f"{len(self.damaged)} damaged (for example {printable(self.damaged[0])})"] if self.damaged else []
         lines += [f"damaged: {self.problem}"] if self.problem else []
         lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
         will = "would be " if self.cache is None else ""
@@ -89,8 +89,10 @@ class Update:
 
     def _notes(self) -> list[str]:
         lines = [f"ignored {count} files: {reason}" for reason, count in self.ignored.items()]
-        lines += [f"conflict: {a} and {b} are one image with two labels" for a, b in self.conflicts]
-        return lines + [f"skipped {name}: {reason}" for name, reason in self.skipped]
+        lines += [
+            f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in self.conflicts
+        ]
+        return lines + [f"skipped {printable(name)}: {reason}" for name, reason in self.skipped]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -13,6 +13,7 @@ from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
 from featcache.files import Progress
 from featcache.manifest import read_manifest
+from featcache.report import printable
 from featcache.samples import Samples
 
 
@@ -38,8 +39,8 @@ class Verification:
 
     def __str__(self) -> str:
         """For people."""
-        lines = [f"damaged {name}" for name in self.damaged]
-        lines += [f"{kind}: {name}" for kind, names in (self.changes or {}).items() for name in names]
+        lines = [f"damaged {printable(name)}" for name in self.damaged]
+        lines += [f"{kind}: {printable(name)}" for kind, names in (self.changes or {}).items() for name in names]
         state = f"{len(self.damaged)} damaged" if self.damaged else "every row has its checksum"
         images = "" if self.changes is None else f"; images: {_counts(self.changes)}"
         lines.append(f"{self.path}: {self.rows} rows read, {state}{images}")
@@ -78,7 +79,7 @@ class Difference:
     def __str__(self) -> str:
         """For people."""
         lines = [f"{name}: {here} in {self.a}, {there} in {self.b}" for name, here, there in self.spec]
-        lines += [f"{kind}: {name}" for kind, names in self.changes.items() for name in names]
+        lines += [f"{kind}: {printable(name)}" for kind, names in self.changes.items() for name in names]
         return "\n".join(lines) or f"{self.a} and {self.b} hold the same"
 
     def to_dict(self) -> dict[str, Any]:

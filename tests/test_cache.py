@@ -500,6 +500,11 @@ def test_a_cache_that_another_process_writes_is_busy_and_names_it(path: Path) ->
         assert w.pending().tolist() == list(range(2, N))
 
 
+def test_a_cache_under_way_is_busy_whatever_is_asked_of_it(path: Path) -> None:
+    with writer(path), pytest.raises(CacheBusyError):
+        writer(path, dataclasses.replace(SPEC, views=7))
+
+
 def test_the_lock_of_a_dead_process_blocks_nobody(path: Path) -> None:
     process = hold(path)
     process.kill()

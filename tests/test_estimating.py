@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
+from featcache.errors import CacheMismatchError
 from featcache.estimating import estimate, human_seconds
-from toys import ToyNet
+from featcache.extraction import extract
+from toys import ToyNet, toy_backbone
 
 
 class Slow(Backbone):
@@ -29,6 +32,33 @@ def test_the_seconds_are_those_of_all_views(split_folder: Path, tmp_path: Path) 
     assert (found.images, found.views) == (18, 13 * 3 + 5)
     assert 44 * 0.02 <= found.seconds < 3 * 44 * 0.02
     assert list(tmp_path.glob("a.h5*")) == []
+
+
+def test_what_is_there_already_costs_nothing(split_folder: Path, tmp_path: Path) -> None:
+    def missing(**options: Any) -> tuple[int, int]:
+        found = estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2, **options)
+        return found.images, found.views
+
+    calls: list[int] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "extract":
+            calls.append(done)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2, batch_size=12, progress=stop)
+    assert missing() == (18 - 4, 44 - 4 * 3)
+    extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2)
+    assert missing() == (0, 0)
+    with pytest.raises(CacheMismatchError, match="views=2, you asked for 3"):
+        estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=3)
+
+
+def test_an_estimate_can_be_stopped(split_folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), progress=lambda what, *_: told.append(what))
+    assert told[-1] == "measure"
 
 
 @pytest.mark.parametrize(

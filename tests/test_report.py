@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from featcache.metrics import evaluate
-from featcache.report import Report, Stopwatch, human_bytes, machine, peak_memory_bytes, versions
+from featcache.report import Report, Stopwatch, human_bytes, machine, peak_memory_bytes, printable, versions
 
 VAL = evaluate(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]), ("ants", "bees"))
 TEST = evaluate(np.array([0, 1]), np.array([1, 1]), ("ants", "bees"))
@@ -142,3 +142,16 @@ def test_human_bytes(count: float, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(999_950, "1.0 MB"), (999_999_999, "1.0 GB"), (999.9, "1.0 kB")])
 def test_human_bytes_that_round_up_to_a_thousand_take_the_next_unit(count: float, text: str) -> None:
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train/ants/é 1.jpg", "train/ants/é 1.jpg"),
+        ("a\nb.jpg", r"a\nb.jpg"),
+        ("\x1b[31m.jpg", r"\x1b[31m.jpg"),
+        ("\udcff.jpg", r"\udcff.jpg"),
+    ],
+)
+def test_names_are_printed_in_one_line(name: str, text: str) -> None:
+    assert printable(name) == text
