@@ -1,11 +1,13 @@
-"""Kill an extraction with SIGKILL at random moments, again and again: what is lost?
+"""Kill an extraction and an update with SIGKILL at random moments, again and again: what is lost?
 
     python benchmarks/kill_test.py [--kills 200] [--seed 0]
 
-Each round makes a cache of 240 images with a cheap network. A child is killed after a random time, or right before a
-random system call of creating, finishing or renaming; then the next child goes on. Counted: files that do not open
-(must be 0), rows that were there and are gone or differ (must be 0), rows extracted twice (at most the block under
-way at each kill), finished caches that differ from an undisturbed one (must be 0). Writes results/kills.json.
+Each round extracts 240 images with a cheap network, then updates the cache to a folder in which 60 of them are gone
+and 60 are new. A child is killed after a random time, or right before a random system call of creating, finishing or
+renaming; then the next child goes on. Counted: files that do not open (must be 0; while an update runs the old cache
+must open, too), rows that were there and are gone or differ (must be 0), rows extracted twice (at most the block
+under way at each kill), finished caches that differ from an undisturbed one (must be 0), files that are left over (must
+be 0). Writes results/kills.json.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featcache import extract
+from featcache import extract, updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
 from featcache.checksums import damaged_rows
@@ -44,8 +47,29 @@ class Cheap(nn.Module):
         return nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)
 
 
-def run(data: str, out: str, moment: str, skip: int, shown: Any) -> None:
-    """Extract; die right before call number `skip` of a function of os, where one is given."""
+class Counting(Backbone):
+    """Slow, and says how many views it was shown."""
+
+    shown: Any
+
+    def embed_layers(self, pixels: Any) -> Any:
+        """As ever."""
+        found = super().embed_layers(pixels)
+        self.shown.value += len(pixels)
+        time.sleep(SECONDS_A_BLOCK)
+        return found
+
+
+def load(shown: Any) -> Backbone:
+    """The cheap network, counting from its first image on."""
+    Counting.shown = shown
+    backbone = Counting(Cheap(), name="cheap", image_size=32, resize_size=36)
+    shown.value -= 1  # its own probe
+    return backbone
+
+
+def run(step: str, data: str, out: str, moment: str, skip: int, shown: Any) -> None:
+    """Extract or update; die right before call number `skip` of a function of os, where one is given."""
     torch.set_num_threads(1)
     if moment != "time":
         call, left = getattr(os, moment), [skip]
@@ -57,33 +81,91 @@ def run(data: str, out: str, moment: str, skip: int, shown: Any) -> None:
             return call(*arguments, **options)
 
         setattr(os, moment, deadly)
-
-    class Counting(Backbone):
-        def embed_layers(self, pixels: Any) -> Any:
-            found = super().embed_layers(pixels)
-            with shown.get_lock():
-                shown.value += len(pixels)
-            time.sleep(SECONDS_A_BLOCK)
-            return found
-
-    backbone = Counting(Cheap(), name="cheap", image_size=32, resize_size=36)
-    shown.value -= 1  # its own probe
-    extract(data, out, backbone=backbone, views=VIEWS, batch_size=BLOCK * (1 + VIEWS), workers=1)
+    batch_size = BLOCK * (1 + VIEWS)
+    if step == "extract":
+        extract(data, out, backbone=load(shown), views=VIEWS, batch_size=batch_size, workers=1)
+    else:
+        updating.load_backbone = lambda *_, **__: load(shown)  # type: ignore[assignment]
+        updating.update(out, data, batch_size=batch_size, workers=1, engine="pytorch")
 
 
-def write_images(folder: Path) -> None:
+def write_images(folder: Path, first: int) -> None:
     """Noise in two classes."""
-    rng = np.random.default_rng(0)
-    for number in range(IMAGES):
+    for number in range(first, first + IMAGES):
         place = folder / ("val" if number % 6 == 0 else "train") / ("a" if number % 2 else "b") / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(place)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place)
 
 
 def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """How many views of each row are there, and all features."""
-    cache = FeatureCache.open(path, partial=True)
+    cache = FeatureCache(path)
     return cache.done.astype(int), np.array(cache.layout.layers["penultimate"].of(cache.layout.data))
+
+
+class Trial:
+    """Runs children and counts what became of their files."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.chance = folder, random.Random(seed)
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["featcache.updating", __name__])
+        self.shown = self.context.RawValue("q", 0)  # a child that is killed would keep a lock
+        self.kills, self.twice = Counter[str](), 0
+        self.bad = dict.fromkeys(
+            ["unopenable", "rows lost", "rows changed", "rounds that differ", "files left over"], 0
+        )
+
+    def child(self, *arguments: Any) -> Any:
+        """A started child."""
+        process = self.context.Process(target=run, args=(*arguments, self.shown))
+        process.start()
+        return process
+
+    def undisturbed(self, step: str, data: Path, out: Path) -> tuple[np.ndarray, int]:
+        """Features, and how many views were shown, without any kill."""
+        self.shown.value = 0
+        process = self.child(step, str(data), str(out), "time", 0)
+        process.join()
+        if process.exitcode:
+            sys.exit(f"a child ended with status {process.exitcode}")
+        return rows_of(out)[1], self.shown.value
+
+    def survive(self, step: str, data: Path, out: Path, expected: np.ndarray, views: int) -> None:
+        """Kill and go on until the step has ended by itself."""
+        self.shown.value, kills, status = 0, 0, -1
+        before = np.zeros(IMAGES, bool)
+        while status:
+            moment = self.chance.choice(MOMENTS)
+            process = self.child(step, str(data), str(out), moment, self.chance.randrange(2))
+            if moment == "time":
+                process.join(self.chance.uniform(0, SECONDS_A_BLOCK * IMAGES / BLOCK))
+                process.kill()
+            process.join()
+            status = process.exitcode
+            if status == -signal.SIGKILL:
+                self.kills[f"{step}, {moment}"] += 1
+                kills += 1
+            elif status:
+                sys.exit(f"a child ended with status {status}")
+            try:
+                if step == "update" or status == 0:
+                    FeatureCache.open(out)
+                if not partial_path(out).exists():
+                    continue
+                done, found = rows_of(partial_path(out))
+                damaged = damaged_rows(FeatureCache(partial_path(out)).layout, np.flatnonzero(done))
+            except Exception as error:
+                self.bad["unopenable"] += 1
+                sys.exit(f"unopenable after {moment}: {error}")
+            there = done > 0
+            self.bad["rows lost"] += int(np.count_nonzero(before & ~there))
+            self.bad["rows changed"] += int((found[there] != expected[there]).any(axis=(1, 2)).sum()) + len(damaged)
+            before = there
+        self.twice = max(self.twice, (self.shown.value - views) // max(1, kills * (1 + VIEWS)))
+        self.bad["rounds that differ"] += int(not np.array_equal(rows_of(out)[1], expected))
+        self.bad["files left over"] += len([path for path in out.parent.glob(f"{out.name}*") if path != out])
 
 
 def main() -> None:
@@ -93,66 +175,31 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     measured = record.commit()
-    chance = random.Random(options.seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["featcache.extraction", __name__])
-    counts = {"kills": 0, "unopenable": 0, "rows lost": 0, "rows changed": 0, "rounds": 0, "rounds that differ": 0}
-    kills_by_moment: dict[str, int] = {}
-    twice = 0
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder, "data")
-        write_images(data)
-        shown = context.Value("q", 0)
-        child = context.Process(target=run, args=(str(data), str(Path(folder, "whole.h5")), "time", 0, shown))
-        child.start()
-        child.join()
-        undisturbed = shown.value
-        _, expected = rows_of(Path(folder, "whole.h5"))
-        while counts["kills"] < options.kills:
-            counts["rounds"] += 1
-            out = Path(folder, f"{counts['rounds']}.h5")
-            shown.value = 0
-            before = np.zeros(IMAGES, int)
-            kills_here = 0
-            while not out.exists():
-                moment = chance.choice(MOMENTS)
-                child = context.Process(target=run, args=(str(data), str(out), moment, chance.randrange(2), shown))
-                child.start()
-                if moment == "time":
-                    child.join(chance.uniform(0, SECONDS_A_BLOCK * IMAGES / BLOCK))
-                    child.kill()
-                child.join()
-                if child.exitcode == -signal.SIGKILL:
-                    counts["kills"] += 1
-                    kills_here += 1
-                    kills_by_moment[moment] = kills_by_moment.get(moment, 0) + 1
-                elif child.exitcode:
-                    sys.exit(f"a child ended with status {child.exitcode}")
-                if not (out.exists() or partial_path(out).exists()):
-                    continue
-                try:
-                    done, found = rows_of(out)
-                    cache = FeatureCache.open(out, partial=True)
-                except Exception as error:
-                    counts["unopenable"] += 1
-                    sys.exit(f"unopenable after {moment}: {error}")
-                there = np.flatnonzero(done)
-                counts["rows lost"] += int(np.count_nonzero(before & ~(done > 0)))
-                counts["rows changed"] += int(np.count_nonzero((found[there] != expected[there]).any(axis=(1, 2))))
-                counts["rows changed"] += len(damaged_rows(cache.layout, there))
-                before = (done > 0).astype(int)
-            twice = max(twice, (shown.value - undisturbed) // max(1, kills_here * (1 + VIEWS)))
-            counts["rounds that differ"] += int(not np.array_equal(rows_of(out)[1], expected))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        trial = Trial(folder, options.seed)
+        steps = [("extract", folder / "data"), ("update", folder / "later")]
+        for number, (_, data) in enumerate(steps):
+            write_images(data, number * IMAGES // 4)
+        whole = folder / "whole.h5"
+        wanted = [trial.undisturbed(step, data, whole) for step, data in steps]
+        rounds = 0
+        while sum(trial.kills.values()) < options.kills:
+            rounds += 1
+            out = folder / f"round{rounds}.h5"
+            for (step, data), (expected, views) in zip(steps, wanted, strict=True):
+                trial.survive(step, data, out, expected, views)
             out.unlink()
     answer = {
-        **counts,
-        "kills by moment": kills_by_moment,
-        "images extracted twice per kill, at most": twice,
+        "kills": sum(trial.kills.values()),
+        **trial.bad,
+        "rounds": rounds,
+        "kills by moment": dict(sorted(trial.kills.items())),
+        "images extracted twice per kill, at most": trial.twice,
         "images a block": BLOCK,
     }
     record.write("kills", answer, measured)
-    lost = [counts[name] for name in ("unopenable", "rows lost", "rows changed", "rounds that differ")]
-    sys.exit(1 if any(lost) or twice > BLOCK else 0)
+    sys.exit(1 if any(trial.bad.values()) or trial.twice > BLOCK else 0)
 
 
 if __name__ == "__main__":

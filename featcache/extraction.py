@@ -22,7 +22,7 @@ from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
-from featcache.report import Report, Stopwatch, human_bytes, printable, versions
+from featcache.report import Report, Stopwatch, human_bytes, notes, versions
 from featcache.spec import PENULTIMATE, Augment, StorageDtype
 from featcache.weights import EMBEDDED
 from featcache.writer import CacheWriter
@@ -61,13 +61,7 @@ class Extraction:
         else:
             lines.append("nothing to extract: the cache was complete")
         lines += [self.note] if self.note else []
-        for reason, count in self.ignored.items():
-            lines.append(f"ignored {count} files: {reason}")
-        lines += [
-            f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in self.conflicts
-        ]
-        lines += [f"skipped {printable(name)}: {reason}" for name, reason in self.skipped]
-        return "\n".join(lines)
+        return "\n".join(lines + notes(self.ignored, self.conflicts, self.skipped))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -23,7 +23,7 @@ from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
-from featcache.report import Stopwatch, human_bytes, printable
+from featcache.report import Stopwatch, human_bytes, notes, printable
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
 from featcache.writer import CacheWriter
@@ -74,7 +74,7 @@ class Update:
     def __str__(self) -> str:
         """For people."""
         if self.nothing:
-            return "\n".join([f"{self.path} is up to date", *self._notes()])
+            return "\n".join([f"{self.path} is up to date", *notes(self.ignored, self.conflicts, self.skipped)])
         lines = [f"{len(names)} {kind} (for example {printable(names[0])})" for kind, names in self.changes.items()]
         lines += [f"{len(self.damaged)} damaged (for example {printable(self.damaged[0])})"] if self.damaged else []
         lines += [f"damaged: {self.problem}"] if self.problem else []
@@ -82,17 +82,10 @@ class Update:
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else []
-        lines += self._notes()
+        lines += notes(self.ignored, self.conflicts, self.skipped)
         if self.cache:
             lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
         return "\n".join(lines)
-
-    def _notes(self) -> list[str]:
-        lines = [f"ignored {count} files: {reason}" for reason, count in self.ignored.items()]
-        lines += [
-            f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in self.conflicts
-        ]
-        return lines + [f"skipped {printable(name)}: {reason}" for name, reason in self.skipped]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
