@@ -499,3 +499,11 @@ def test_equal_bytes_have_equal_hashes_and_other_bytes_others(tmp_path: Path) ->
     assert hashes["a/000.png"] == hashes["a/002.png"]
     assert len(set(hashes.values())) == 4
     assert np.array_equal(np.unique(samples.labels), [0, 1])
+
+
+def test_files_of_no_bytes_are_no_conflict(split_folder: Path) -> None:
+    (split_folder / "train/ants/empty.png").touch()
+    (split_folder / "train/bees/empty.png").touch()
+    assert read_manifest(split_folder).conflicts() == []
+    (split_folder / "train/bees/same.png").write_bytes((split_folder / "train/ants/000.png").read_bytes())
+    assert read_manifest(split_folder).conflicts() == [("train/ants/000.png", "train/bees/same.png")]

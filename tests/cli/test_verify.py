@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import featcache
-from commands import as_json, done, featcache_cli, refused
+from commands import as_json, done, featcache_cli, refused, write_folder
 from featcache.cache import FeatureCache
 from toys import random_image
 
@@ -93,3 +93,22 @@ def test_other_files_are_refused(tmp_path: Path, data: Path) -> None:
     for command in ("verify", "update", "diff"):
         arguments = (data,) if command != "verify" else ()
         assert "is not a feature cache" in refused(command, tmp_path / "notes.txt", *arguments)
+
+
+def test_looking_and_mending_at_once_is_refused(copy: Path, data: Path) -> None:
+    result = featcache_cli("verify", copy, "--images", data, "--repair", data)
+    assert result.exit_code == 2
+    assert "--images looks and --repair mends: give one of them" in result.stderr
+
+
+def test_a_repair_from_the_wrong_folder_changes_nothing(copy: Path, tmp_path: Path) -> None:
+    other = write_folder(tmp_path / "other", {"train/ants": 2, "train/bees": 2, "val/ants": 1, "val/bees": 1})
+    for number, file in enumerate(sorted(other.rglob("*.png"))):
+        random_image(500 + number).save(file)
+    damaged(copy, 3)
+    before = copy.read_bytes()
+    result = featcache_cli("verify", copy, "--repair", other)
+    assert result.exit_code == 1
+    assert "1 damaged images of" in result.stderr
+    assert "nothing was changed" in result.stderr
+    assert copy.read_bytes() == before
