@@ -60,7 +60,7 @@ class FeatureCache:
         if self.finished and not self.problem:
             if not self.complete:
                 self.problem = "rows are missing"
-            elif lock.owner(path, self.layout.owner_offset):
+            elif self.layout.owner:
                 self.problem = "its header names a writer"
 
     @classmethod

@@ -94,6 +94,11 @@ class Layout:
         """Where the header names the process that writes."""
         return self.header_bytes - OWNER_BYTES
 
+    @property
+    def owner(self) -> bytes:
+        """Who writes this file, or wrote it last without an end; empty for a finished one."""
+        return self.data[self.owner_offset : self.header_bytes].tobytes().rstrip(b"\0")
+
 
 def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
     """How many views each sample shall have, shape (n,): training images 1 + K, others the clean one."""

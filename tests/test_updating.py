@@ -210,22 +210,27 @@ def test_a_dry_run_changes_nothing_and_says_all(data: Path, path: Path, toy: typ
     assert json.loads(json.dumps(result.to_dict()))["dry_run"] is True
 
 
+def stop_after(blocks: int) -> Callable[[str, int, int], None]:
+    """Progress that ends the run after some blocks."""
+    told: list[int] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "extract":
+            told.append(done)
+            if len(told) == blocks:
+                raise KeyboardInterrupt
+
+    return stop
+
+
 def test_the_old_cache_stays_until_the_new_one_is_whole(
     data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = path.read_bytes()
     for number in range(6):
         random_image(80 + number).save(data / f"train/bees/new{number}.png")
-    shown: list[int] = []
-
-    def stop(what: str, done: int, total: int) -> None:
-        if what == "extract":
-            shown.append(done)
-            if len(shown) == 3:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        update(path, data, batch_size=1, progress=stop)
+        update(path, data, batch_size=1, progress=stop_after(3))
     assert path.read_bytes() == before
     assert partial_path(path).exists()
     assert FeatureCache.open(path).complete
@@ -383,14 +388,6 @@ def test_an_unfinished_run_of_other_images_is_taken_over(
     then: str, data: Path, path: Path, toy: type[Counting]
 ) -> None:
     """Killed in the middle; then images come, go and change."""
-    started: list[int] = []
-
-    def stop(what: str, done: int, total: int) -> None:
-        if what == "extract":
-            started.append(done)
-            if len(started) == 8:
-                raise KeyboardInterrupt
-
     if then == "extract":
         path.unlink()
         run: Callable[..., Any] = lambda **more: extract(data, path, backbone=counting(), views=2, **more)  # noqa: E731
@@ -399,7 +396,7 @@ def test_an_unfinished_run_of_other_images_is_taken_over(
         for number in range(10):
             random_image(200 + number).save(data / f"train/bees/n{number}.png")
     with pytest.raises(KeyboardInterrupt):
-        run(batch_size=3, progress=stop)
+        run(batch_size=3, progress=stop_after(8))
     there = int(np.count_nonzero(FeatureCache.open(partial_path(path), partial=True).done))
     assert there > 0
     remove(data)
