@@ -32,6 +32,9 @@ Engine = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
 WORTHWHILE_VIEWS = 700
 """From here on the time that the faster passes save exceeds that of a conversion (3 to 5 s, measured)."""
 
+_VIEWS_AT_ONCE = 8
+"""In one stream: activations of so many stay near the core (32 cost a tenth to a quarter more, measured)."""
+
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -62,7 +65,7 @@ def openvino_engine(module: nn.Module, image_size: int, precision: Precision, pa
     import openvino
 
     core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
     try:
         compiled = core.compile_model(core.read_model(path), "CPU", settings)
     except RuntimeError:  # not there, or damaged
@@ -70,8 +73,23 @@ def openvino_engine(module: nn.Module, image_size: int, precision: Precision, pa
         _keep(model, path)
         compiled = core.compile_model(model, "CPU", settings)
 
+    streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+    queue = openvino.AsyncInferQueue(compiled, streams)
+    parts: list[list[NDArray[np.float32]]] = []
+
+    def keep(request: Any, place: int) -> None:
+        parts[place] = [np.array(tensor.data, dtype=np.float32) for tensor in request.output_tensors]
+
+    queue.set_callback(keep)
+
     def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        return [np.array(values, dtype=np.float32) for values in compiled(pixels).to_tuple()]
+        size = max(1, min(_VIEWS_AT_ONCE, -(-len(pixels) // streams)))
+        starts = range(0, len(pixels), size)
+        parts[:] = [[] for _ in starts]
+        for place, start in enumerate(starts):
+            queue.start_async({0: pixels[start : start + size]}, place)
+        queue.wait_all()
+        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     return run
 

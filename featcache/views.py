@@ -64,7 +64,7 @@ def _resize(pixels: Tensor, spec: ViewSpec) -> Tensor:
 
 
 def _scaled(pixels: Tensor, height: int, width: int, spec: ViewSpec) -> Tensor:
-    """What torchvision's antialiased `resize` gives, in a third of the time: its kernel is told of the pixels' layout."""
+    """What torchvision's antialiased `resize` gives, in a third of the time: the kernel is told of the layout."""
     pixels = pixels[None].contiguous(memory_format=torch.channels_last)
     return interpolate(pixels, [height, width], mode=spec.interpolation, antialias=True)[0]
 
