@@ -35,6 +35,7 @@ GUARDED = {
     "h5py": {"featcache/skeleton.py"},
     "matplotlib": {"featcache/plots.py"},
     "PIL": {"featcache/images.py"},
+    "simplejpeg": {"featcache/images.py"},
     "timm": {"featcache/architectures.py"},
     "openvino": {"featcache/engines.py"},
     "click": {f"featcache_cli/{path.name}" for path in CLI},

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,6 +233,72 @@ def test_a_damaged_file_gives_pixels_or_unreadable_image_error(kind: str, where:
         return
     assert pixels.shape[2:] == (3,)
     assert pixels.dtype == np.uint8
+
+
+@given(
+    width=st.integers(1, 70),
+    height=st.integers(1, 70),
+    options=st.fixed_dictionaries(
+        {
+            "quality": st.sampled_from([5, 75, 100]),
+            "subsampling": st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+            "progressive": st.booleans(),
+            "restart_marker_blocks": st.sampled_from([0, 3]),
+        }
+    ),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    orientation=st.integers(0, 9),
+    damage=st.none() | st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)),
+)
+@settings(deadline=None, max_examples=200)
+def test_the_fast_jpeg_decoder_gives_pillows_pixels(
+    width: int, height: int, options: dict[str, Any], mode: str, orientation: int, damage: tuple[float, int] | None
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    data = bytearray(encode(noise(mode).resize((width, height)), "JPEG", exif=exif, **options))
+    if damage:
+        data[int(damage[0] * len(data))] = damage[1]
+    assert outcome(bytes(data)) == pillows_outcome(bytes(data))
+
+
+def outcome(data: bytes) -> tuple[tuple[int, ...], bytes] | str:
+    try:
+        pixels = decode(data)
+    except UnreadableImageError as error:
+        return str(error)
+    return pixels.shape, pixels.tobytes()
+
+
+def pillows_outcome(data: bytes) -> tuple[tuple[int, ...], bytes] | str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "simplejpeg", None)
+        return outcome(data)
+
+
+def test_the_fast_jpeg_decoder_gives_pillows_pixels_of_photos(ants_bees: Path) -> None:
+    for path in sorted(ants_bees.rglob("*.jpg"))[::7]:
+        data = path.read_bytes()
+        assert outcome(data) == pillows_outcome(data), path
+
+
+def test_most_jpegs_go_through_the_fast_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    simplejpeg = pytest.importorskip("simplejpeg")
+    seen = []
+    decode_jpeg = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda data, **how: seen.append(how) or decode_jpeg(data, **how))
+    decode(encode(noise(), "JPEG"))
+    decode(encode(noise("L"), "JPEG"))
+    assert len(seen) == 2
+
+
+def test_a_jpeg_of_another_size_than_its_first_header_says_is_left_to_pillow() -> None:
+    data = encode(noise(), "JPEG")
+    start = data.index(b"\xff\xc0")
+    frame = data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
+    small = frame[:5] + struct.pack(">HH", 8, 8) + frame[9:]
+    lying = data[:start] + small + data[start:]
+    assert outcome(lying) == pillows_outcome(lying)
 
 
 def test_what_write_png_wrote_decode_reads(tmp_path: Path) -> None:
