@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from featcache import weights as weights_
-from featcache.errors import BackboneError
+from featcache.errors import BackboneError, first_line
 from featcache.rng import derived_seed
-from featcache.weights import EMBEDDED, first_line
+from featcache.spec import EMBEDDED
 
 
 def build(name: str, weights: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,53 +1,63 @@
-"""`Backbone`: a frozen network that turns pixels into features."""
+"""`Backbone`: a frozen network that turns pixels into features.
+
+PyTorch is imported, and the network built, when it is needed: what an earlier run learnt of the network (`known`) and
+its kept conversion do without.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from featcache.architectures import build
-from featcache.engines import (
-    WORTHWHILE_VIEWS,
-    Engine,
-    EngineName,
-    conversion_path,
-    openvino_engine,
-    openvino_is_there,
-)
-from featcache.errors import BackboneError
-from featcache.folders import cache_folder
-from featcache.spec import PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
-from featcache.weights import EMBEDDED, first_line, sha256_of
+from featcache.engines import Engine, EngineName, Features, compiler_is_there, openvino_is_there
+from featcache.errors import BackboneError, first_line
+from featcache.known import Known, kept_path, known_path, recall, remember
+from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from featcache.frozen import Frozen
+
+CONVERSION_PAYS = 700
+"""From so many views on the time that the faster passes save exceeds that of a conversion (3 to 5 s, measured)."""
+
+COMPILING_PAYS = 20_000
+"""The same of torch.compile, which takes half a minute to a minute."""
+
+_PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 class Backbone:
     """A pretrained network without its classifier, in `eval()`, without gradients.
 
+    Parameters
+    ----------
+    module : nn.Module from normalised pixels (b, 3, s, s) float32 to features (b, d), or a function that gives it;
+        it is called when it is needed. known : its hash and widths, where they are known without it.
+
     Attributes
     ----------
     name : as given to `load_backbone`.
     weights : "pretrained", "none" or a path: where the weights came from.
-    module : nn.Module from normalised pixels (b, 3, s, s) float32 to features (b, d). Fine-tuning trains a copy.
     dims : dict. Width d of each layer.
     image_size, resize_size, interpolation, mean, std : the preprocessing that belongs to the weights.
     weights_sha256 : hash of the weights.
-    device, precision : where and how `embed` computes. engine : "pytorch" or "openvino". note : why not OpenVINO,
-        where `accelerate` tried it in vain.
+    device, precision : where and how `embed` computes. engine : "pytorch", "compiled" or "openvino". note : why not
+        a faster one, where `accelerate` tried it in vain.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | Callable[[], nn.Module],
         *,
         name: str,
         weights: str = "none",
@@ -59,22 +69,50 @@ class Backbone:
         layers: Sequence[str] = (PENULTIMATE,),
         device: str = "cpu",
         precision: Precision = "fp32",
+        known: Known | None = None,
     ) -> None:
         self.name, self.weights = name, weights
         self.image_size, self.resize_size = image_size, resize_size
         self.interpolation: Interpolation = interpolation
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
         self.std = (float(std[0]), float(std[1]), float(std[2]))
-        self.device, self.precision = torch.device(device), precision
-        self.weights_sha256 = sha256_of(module.state_dict())
-        self.module = module.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
+        self.device, self.precision = device, precision
         self.layers = tuple(layers)
-        self.engine, self.note = "pytorch", ""
-        self._converted: tuple[int, Engine] | None = None
-        self._tapped: dict[str, Tensor] = {}
-        self._tap()
-        blank = np.zeros((1, image_size, image_size, 3), dtype=np.uint8)
-        self.dims = {layer: values.shape[1] for layer, values in self.embed_layers(blank).items()}
+        self.engine: EngineName = "pytorch"
+        self.note = ""
+        self._given = module
+        self._fast: tuple[int, Engine] | None = None
+        self.weights_sha256 = known.weights_sha256 if known else ""
+        self.dims = known.dims if known else self._measure()
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """The network itself, in PyTorch."""
+        from featcache.frozen import Frozen
+        from featcache.weights import sha256_of
+
+        module: Any = self._given if hasattr(self._given, "state_dict") else self._given()
+        found = sha256_of(module.state_dict())
+        if self.weights_sha256 not in ("", found):
+            raise BackboneError(
+                f"{self.name} has weights {found[:12]}..., an earlier run saw {self.weights_sha256[:12]}... under the "
+                f"same name. Remove {kept_path('').parent} and run the same command again."
+            )
+        self.weights_sha256 = found
+        return Frozen(
+            module,
+            name=self.name,
+            mean=self.mean,
+            std=self.std,
+            layers=self.layers,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """The network: normalised pixels (b, 3, s, s), float32, to features (b, d). Fine-tuning trains a copy."""
+        return self.frozen.network
 
     @property
     def main_layer(self) -> str:
@@ -101,82 +139,62 @@ class Backbone:
 
     def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Features of every layer asked for, each (b, d), float32."""
-        if self._converted and self._converted[0] == pixels.shape[1]:
-            return dict(zip(self.layers, self._converted[1](pixels), strict=True))
-        with torch.inference_mode(), self.autocast():
-            features = self.forward(self.normalise(pixels))
-        return {layer: values.float().cpu().numpy() for layer, values in features.items()}
+        return dict(zip(self.layers, self.submit(pixels)(), strict=True))
 
-    def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """Features of every layer asked for, each (b, d), of normalised pixels (b, 3, s, s)."""
-        self._tapped.clear()
-        self._tapped[PENULTIMATE] = self.module(batch)
-        return {layer: self._tapped[layer] for layer in self.layers}
+    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+        """Start on pixels (b, s, s, 3), uint8; call what is returned to get the features, in the order of `layers`."""
+        if self._fast and self._fast[0] == pixels.shape[1]:
+            return self._fast[1].submit(pixels)
+        return self._pytorch.submit(pixels)
 
-    def accelerate(self, image_size: int, engine: EngineName = "auto", views: int = WORTHWHILE_VIEWS) -> None:
-        """Let `embed` run on the faster engine for pixels of this size; the features stay the same up to rounding.
+    def accelerate(self, image_size: int, engine: EngineName = "auto", views: int = CONVERSION_PAYS) -> None:
+        """Let `embed` run on the fastest engine for pixels of this size; the features stay the same up to rounding.
 
         Parameters
         ----------
-        engine : "auto" takes OpenVINO on a CPU where it is installed and `views`, the number of views to come, are
-            worth the conversion, or where that is there from an earlier run.
+        engine : "auto" takes, on a CPU, OpenVINO where `views`, the number of views to come, are worth the
+            conversion or where that is there from an earlier run; without OpenVINO compiled PyTorch where that pays.
 
         Raises
         ------
-        BackboneError : "openvino" was asked for and cannot be had.
+        BackboneError : the engine asked for cannot be had.
         """
-        possible = self.device.type == "cpu" and self.precision != "fp16" and openvino_is_there()
-        if engine == "openvino" and not possible:
+        path = kept_path(".xml", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size)
+        takes_openvino = self.device == "cpu" and self.precision != "fp16" and openvino_is_there()
+        if engine == "openvino" and not takes_openvino:
             raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16, once it is there: pip install openvino")
-        if engine == "pytorch" or not possible:
-            return
-        path = conversion_path(
-            cache_folder() / "openvino", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size
-        )
-        if engine == "auto" and views < WORTHWHILE_VIEWS and not path.exists():
-            return
+        if engine == "compiled" and not compiler_is_there(self.device):
+            raise BackboneError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --engine.")
+        chosen = engine
+        if engine == "auto":
+            chosen = "pytorch"
+            if takes_openvino and (views >= CONVERSION_PAYS or path.exists()):
+                chosen = "openvino"
+            elif self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and compiler_is_there("cpu"):
+                chosen = "compiled"
         try:
-            run = openvino_engine(_FromPixels(self), image_size, self.precision, path)
+            fast = self._engine(chosen, image_size, path)
         except RuntimeError as error:
-            self.note = f"OpenVINO cannot run {self.name} ({error}); PyTorch does"
-            if engine == "openvino":
-                raise BackboneError(f"OpenVINO cannot run {self.name}: {error}. Drop --engine.") from error
+            tool = "OpenVINO" if chosen == "openvino" else "torch.compile"
+            self.note = f"{tool} cannot run {self.name} ({error}); PyTorch does"
+            if engine != "auto":
+                raise BackboneError(f"{tool} cannot run {self.name}: {error}. Drop --engine.") from error
             return
-        self.engine, self._converted = "openvino", (image_size, run)
+        if fast:
+            self.engine, self._fast = chosen, (image_size, fast)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 pixels (b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""
-        return self.scale(torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True))
-
-    def scale(self, batch: Tensor) -> Tensor:
-        """The same from a tensor that is on the device."""
-        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
-        return (batch.permute(0, 3, 1, 2).float() - mean) / std
-
-    @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """The context in which a forward pass computes at this precision."""
-        with (
-            self.exact(),
-            torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"),
-        ):
-            yield
-
-    @contextmanager
-    def exact(self) -> Iterator[None]:
-        """The context in which fp32 means fp32, not TF32, in convolutions forward and backward."""
-        before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = before and self.precision != "fp32"
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.allow_tf32 = before
+        return self.frozen.normalise(pixels)
 
     @property
     def device_name(self) -> str:
         """ "cpu", "mps", or the name of the GPU."""
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        if not self.device.startswith("cuda"):
+            return self.device
+        import torch
+
+        return torch.cuda.get_device_name(self.device)
 
     def trainable_module(self) -> nn.Module:
         """A copy of the network with gradients, for fine-tuning."""
@@ -216,52 +234,34 @@ class Backbone:
                 "Drop --image-size, or choose another network."
             ) from error
 
-    def _tap(self) -> None:
-        """Hook the intermediate layers, so that one forward pass gives them all."""
-        modules = dict(self.module.named_modules())
-        for layer in self.layers:
-            if layer == PENULTIMATE:
-                continue
-            if layer not in modules:
-                known = ", ".join(name for name, _ in self.module.named_children())
-                raise BackboneError(f"{self.name} has no layer {layer!r}; its stages are {known}")
-            modules[layer].register_forward_hook(self._keep(layer))
+    def _measure(self) -> dict[str, int]:
+        blank = np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8)
+        return {layer: values.shape[1] for layer, values in self.embed_layers(blank).items()}
 
-    def _keep(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._tapped[layer] = _pool(self.name, layer, output)
+    @cached_property
+    def _pytorch(self) -> Engine:
+        from featcache.engines import PyTorchEngine
 
-        return hook
+        return PyTorchEngine(self.frozen)
 
+    def _engine(self, name: EngineName, image_size: int, path: Path) -> Engine | None:
+        if name == "openvino":
+            from featcache.conversion import OpenVinoEngine
 
-class _FromPixels(nn.Module):
-    """Normalisation, network and pooled layers in one: what is converted."""
+            return OpenVinoEngine(lambda: self.frozen, image_size, self.precision, path)
+        if name == "compiled":
+            from featcache.engines import CompiledEngine
 
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.network = backbone.module
-        self._backbone = backbone
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(b, s, s, 3), uint8, to (b, d), float32, of each layer."""
-        return tuple(self._backbone.forward(self._backbone.scale(pixels)).values())
-
-
-def _pool(name: str, layer: str, output: Any) -> Tensor:
-    """Maps and tokens (b, t, d) are averaged over their places; vectors stay, apart from later in-place changes."""
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return output.clone()
-    if isinstance(output, Tensor) and output.ndim == 3:
-        return output.mean(1)
-    if isinstance(output, Tensor) and output.ndim == 4:
-        # Square views give square maps, so the odd axis out holds the channels: (b, h, w, d) in Swin.
-        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
-        return output.mean((1, 2) if channels_last else (2, 3))
-    raise BackboneError(f"layer {layer} of {name} does not give one tensor of 2 to 4 dimensions")
+            return CompiledEngine(self.frozen, image_size)
+        return None
 
 
 def resolve_device(device: str = "auto") -> str:
     """ "auto" takes CUDA, then MPS, then the CPU. Raises BackboneError for a device that is not there."""
+    if device == "cpu" or (device == "auto" and not _accelerator_is_likely()):
+        return "cpu"
+    import torch
+
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -274,19 +274,35 @@ def resolve_device(device: str = "auto") -> str:
     return device
 
 
+def _accelerator_is_likely() -> bool:
+    """Whether PyTorch is worth asking, which takes seconds to import: on Linux a GPU has one of these files."""
+    devices = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+    return sys.platform != "linux" or any(os.path.exists(device) for device in devices)
+
+
 def resolve_precision(precision: str, device: str) -> Precision:
     """ "auto" takes bf16 where the hardware multiplies matrices in it, fp16 on older GPUs, else fp32."""
-    kind = torch.device(device).type
+    kind = device.split(":")[0]
     if precision == "auto":
         if kind == "cuda":
+            import torch
+
             return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-        fast = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        return "bf16" if fast else "fp32"
-    if precision not in _DTYPES:
-        raise BackboneError(f"precision is {precision!r}; it must be auto, {', '.join(_DTYPES)}")
+        return "bf16" if kind == "cpu" and _cpu_multiplies_bf16() else "fp32"
+    if precision not in _PRECISIONS:
+        raise BackboneError(f"precision is {precision!r}; it must be auto, {', '.join(_PRECISIONS)}")
     if precision == "fp16" and kind == "cpu":
         raise BackboneError("fp16 on a CPU is slow and overflows; use bf16 or fp32")
     return precision  # type: ignore[return-value]
+
+
+def _cpu_multiplies_bf16() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:  # not Linux
+        import torch
+
+        return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def load_backbone(
@@ -297,6 +313,7 @@ def load_backbone(
     device: str = "auto",
     precision: str = "fp32",
     seed: int = 0,
+    lazy: bool = False,
 ) -> Backbone:
     """Load a network as a frozen feature extractor.
 
@@ -309,6 +326,7 @@ def load_backbone(
         whose outputs are averaged over their places.
     device : "auto", "cpu", "cuda", "cuda:1", "mps".
     precision : "auto", "fp32", "bf16", "fp16".
+    lazy : where an earlier run knows the network, build it when it is needed: its kept conversion does without.
 
     Raises
     ------
@@ -317,13 +335,18 @@ def load_backbone(
     device = resolve_device(device)
     if weights not in ("pretrained", "none"):
         weights = str(Path(weights).resolve())  # recorded with the features, to be found again from elsewhere
-    module, preprocessing = build(name, weights, seed)
-    return Backbone(
-        module,
-        name=name,
-        weights=weights,
-        layers=layers,
-        device=device,
-        precision=resolve_precision(precision, device),
-        **preprocessing,
-    )
+    given: dict[str, Any] = {"layers": layers, "device": device, "precision": resolve_precision(precision, device)}
+
+    def build() -> tuple[nn.Module, dict[str, Any]]:
+        from featcache import architectures
+
+        return architectures.build(name, weights, seed)
+
+    path = known_path(name, weights, layers, seed)
+    known = recall(path) if lazy else None
+    if known:
+        return Backbone(lambda: build()[0], name=name, weights=weights, known=known, **known.preprocessing, **given)
+    module, preprocessing = build()
+    backbone = Backbone(module, name=name, weights=weights, **preprocessing, **given)
+    remember(path, Known(backbone.weights_sha256, backbone.dims, preprocessing))
+    return backbone

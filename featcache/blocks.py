@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import assert_all_finite
 
 BLOCK_BYTES = 2**22  # of a core's second-level cache, about: passes over 16 MB take half as long again
 KEPT_BYTES = 2**29
@@ -77,6 +76,8 @@ class Centred:
     """
 
     def __init__(self, x: NDArray[Any] | Rows, weight: NDArray[Any]) -> None:
+        from sklearn.utils import assert_all_finite  # takes a second to import, and `info` reads no block
+
         self._x = x
         self._kept: list[tuple[slice, NDArray[Any]]] | None = None
         dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)

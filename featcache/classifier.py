@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from featcache import heads
@@ -21,10 +20,10 @@ from featcache.errors import BackboneError, HeadError, UnreadableImageError
 from featcache.headfile import load_head
 from featcache.images import decode
 from featcache.loader import usable_cores
-from featcache.network import Network
 from featcache.spec import PENULTIMATE
-from featcache.training import linear_layer
-from featcache.views import make_views
+
+if TYPE_CHECKING:
+    from featcache.network import Network
 
 _Classify = Callable[[NDArray[np.uint8]], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
 """Clean views (b, s, s, 3) to class indices (b,) and probabilities (b, c), None for heads without any."""
@@ -110,8 +109,12 @@ class Classifier:
             device=device,
             precision=_precision(spec.precision, device),
             seed=spec.view.seed,
+            lazy=True,
         )
         if whole:
+            from featcache.network import Network
+            from featcache.training import linear_layer
+
             network = Network(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
             network.load(folder / card.file)
             network.to(backbone.device).eval()
@@ -128,6 +131,7 @@ class Classifier:
                 f"{len(estimator.classes_)} classes, the backbone gives {backbone.dim} and model.json names "
                 f"{len(card.classes)}."
             )
+        backbone.accelerate(spec.view.image_size, views=0)  # by what extraction kept
         return cls(card, backbone, _head_classifier(backbone, estimator, len(card.classes)))
 
     def predict(
@@ -169,6 +173,8 @@ class Classifier:
                         yield Prediction(path, label, classes)
 
     def _view(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> NDArray[np.uint8] | UnreadableImageError:
+        from featcache.views import make_views
+
         if isinstance(image, np.ndarray):
             return make_views(image, self.card.spec.view, b"", [0])[0]
         try:
@@ -210,8 +216,10 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int) -> _Cla
 
 
 def _network_classifier(backbone: Backbone, network: Network) -> _Classify:
+    import torch
+
     def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-        with torch.inference_mode(), backbone.autocast():
+        with torch.inference_mode(), backbone.frozen.autocast():
             logits = network(backbone.normalise(pixels))
         probabilities = logits.cpu().double().softmax(1).numpy()
         return probabilities.argmax(1), probabilities

@@ -20,7 +20,7 @@ from featcache.manifest import read_manifest
 from featcache.metrics import wilson_interval
 from featcache.report import machine, versions
 from featcache.routes import ROUTES, Order, run_in_process
-from featcache.weights import EMBEDDED
+from featcache.spec import EMBEDDED
 
 COLD, WARM = "cached head, cold", "cached head, warm"
 

@@ -96,3 +96,8 @@ class RunError(FeatcacheError, ValueError):
 
 class DownloadError(FeatcacheError, OSError):
     """A data set that could not be fetched or is not the expected one."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none: for the errors of others in ours."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -23,8 +23,7 @@ from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import human_bytes
-from featcache.spec import PENULTIMATE, Augment, ExtractSpec, StorageDtype
-from featcache.weights import EMBEDDED
+from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 
 _MEASURED_VIEWS = 96
 
@@ -90,7 +89,7 @@ def estimate(
     manifest = read_manifest(data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress)
     if isinstance(backbone, str):
         backbone = load_backbone(
-            backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed
+            backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
         )
     spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
     missing = wanted_views(spec, manifest.samples)

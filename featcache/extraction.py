@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from numpy.typing import NDArray
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.carrying import set_aside, take_over
-from featcache.engines import EngineName
+from featcache.engines import EngineName, Features
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
-from featcache.loader import ViewLoader
+from featcache.layout import wanted_views
+from featcache.loader import Batch, ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, notes, versions
-from featcache.spec import PENULTIMATE, Augment, StorageDtype
-from featcache.weights import EMBEDDED
+from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
 from featcache.writer import CacheWriter
+
+_SUBMITTED = 1
+"""Batches that the network has beside the one whose features are asked for: it never waits for the writer."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def extract(
     if isinstance(backbone, str):
         with watch.phase("start"):
             backbone = load_backbone(
-                backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed
+                backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
             )
     spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
     if out.exists():
@@ -144,19 +148,23 @@ def extract(
         extracted = shown = 0
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if own:
-            with watch.phase("convert"):
-                shown = len(manifest.samples) + views * len(manifest.samples.rows("train"))
-                backbone.accelerate(spec.view.image_size, engine, shown)
-        split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
-        provenance = {**describe(backbone), **split}
-        aside = set_aside(out, spec, manifest.samples)
-        with CacheWriter(out, spec, manifest.samples, backbone.dims, provenance, progress) as writer:
-            if aside:
-                take_over(writer, aside, manifest.samples)
-            before = writer.done
-            loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-            cache = writer.finish(fill(writer, loader, backbone, batch_size, watch, progress, strict))
+        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
+        try:
+            loader.begin(*next(_like_each_other(wanted_views(spec, manifest.samples))))
+            if own:
+                with watch.phase("convert"):
+                    shown = len(manifest.samples) + views * len(manifest.samples.rows("train"))
+                    backbone.accelerate(spec.view.image_size, engine, shown)
+            split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
+            provenance = {**describe(backbone), **split}
+            aside = set_aside(out, spec, manifest.samples)
+            with CacheWriter(out, spec, manifest.samples, backbone.dims, provenance, progress) as writer:
+                if aside:
+                    take_over(writer, aside, manifest.samples)
+                before = writer.done
+                cache = writer.finish(fill(writer, loader, backbone, batch_size, watch, progress, strict))
+        finally:
+            loader.close()
         extracted = int(np.count_nonzero(cache.done > before))
         shown = int((cache.done - before).sum())
     report = Report(
@@ -185,20 +193,17 @@ def fill(
 ) -> dict[int, str]:
     """Extract all pending views and close the loader; returns row -> reason of the images that could not be read."""
     manifest = loader.manifest
-    pending, total = writer.pending(), len(manifest.samples)
-    left = len(pending)
+    total = len(manifest.samples)
+    left = len(writer.pending())
     try:
-        for rows, numbers in _like_each_other(pending, writer.done, writer.wanted):
-            for batch in loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
-                with watch.phase("forward"):
-                    features = _embed(backbone, batch.pixels)
-                with watch.phase("write"):
-                    loader.skipped.update(writer.write(batch.rows, features, numbers[0]))
-                left -= len(batch.rows)
-                if strict:
-                    refuse_unreadable(manifest, _named(loader))
-                if progress:
-                    progress("extract", total - left, total)
+        for rows, features, first_view in _embedded(writer, loader, backbone, batch_size, watch):
+            with watch.phase("write"):
+                loader.skipped.update(writer.write(rows, features, first_view))
+            left -= len(rows)
+            if strict:
+                refuse_unreadable(manifest, _named(loader))
+            if progress:
+                progress("extract", total - left, total)
     finally:
         loader.close()
     if strict:
@@ -213,10 +218,37 @@ def fill(
     return loader.skipped
 
 
+def _embedded(
+    writer: CacheWriter, loader: ViewLoader, backbone: Backbone, batch_size: int, watch: Stopwatch
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]], int]]:
+    """Rows, the features (b, v, d) of each layer, and their first view; the network has the next batch already."""
+    under_way: deque[tuple[Batch, Features, int]] = deque()
+    for rows, numbers in _like_each_other(writer.wanted, writer.done):
+        for batch in loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
+            with watch.phase("forward"):
+                features = backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
+            under_way.append((batch, features, numbers[0]))
+            if len(under_way) > _SUBMITTED:
+                yield _taken(backbone, watch, *under_way.popleft())
+    while under_way:
+        yield _taken(backbone, watch, *under_way.popleft())
+
+
+def _taken(
+    backbone: Backbone, watch: Stopwatch, batch: Batch, features: Features, first_view: int
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]], int]:
+    with watch.phase("forward"):
+        flat = dict(zip(backbone.layers, features(), strict=True))
+    b, v = batch.pixels.shape[:2]
+    return batch.rows, {layer: values.reshape(b, v, -1) for layer, values in flat.items()}, first_view
+
+
 def _like_each_other(
-    rows: NDArray[np.int64], done: NDArray[np.uint16], wanted: NDArray[np.uint16]
+    wanted: NDArray[np.uint16], done: NDArray[np.uint16] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], range]]:
-    """The rows in groups that lack the same views."""
+    """The rows that lack views, in groups that lack the same ones. wanted, done : views, shape (n,)."""
+    done = np.zeros_like(wanted) if done is None else done
+    rows = np.flatnonzero(done < wanted)
     lacks = np.stack([done[rows], wanted[rows]], axis=1)
     for first, last in np.unique(lacks, axis=0)[::-1].tolist():
         yield rows[np.all(lacks == (first, last), axis=1)], range(first, last)
@@ -233,13 +265,6 @@ def refuse_unreadable(manifest: Manifest, skipped: Sequence[tuple[str, str]]) ->
             f"{manifest.root / name} cannot be read: {reason}. Mend or remove it, or extract without --strict, which "
             "skips and lists such images. What was extracted so far is kept."
         )
-
-
-def _embed(backbone: Backbone, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
-    """(b, v, s, s, 3) pixels to (b, v, d) features by layer."""
-    b, v = pixels.shape[:2]
-    flat = backbone.embed_layers(pixels.reshape(b * v, *pixels.shape[2:]))
-    return {layer: values.reshape(b, v, -1) for layer, values in flat.items()}
 
 
 def describe(backbone: Backbone) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from featcache import heads
 from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
-from featcache.errors import RunError
+from featcache.engines import compiler_is_there
+from featcache.errors import RunError, first_line
 from featcache.files import Progress
 from featcache.headfile import dump_head, load_head
 from featcache.images import MAX_PIXELS
@@ -28,9 +29,8 @@ from featcache.metrics import Accuracy, evaluate
 from featcache.network import Network
 from featcache.report import Report, Stopwatch
 from featcache.rng import epoch_order
-from featcache.spec import PENULTIMATE, Augment, ExtractSpec
+from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec
 from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, linear_layer, train
-from featcache.weights import EMBEDDED, first_line
 
 _VAL_BATCH = 32
 
@@ -49,6 +49,12 @@ class FineTune:
         """The epoch whose weights were kept."""
         return max(self.history, key=lambda epoch: epoch.val_accuracy)
 
+    @property
+    def data_share(self) -> float:
+        """Share of training and evaluating that was spent waiting for images, 0..1; of this call."""
+        seconds = self.report.seconds
+        return seconds.get("data", 0.0) / max(1e-9, seconds.get("train", 0.0) + seconds.get("evaluate", 0.0))
+
     def __str__(self) -> str:
         """What was reached, for people."""
         lines = [f"skipped {name}: {reason}" for name, reason in self.skipped]
@@ -56,6 +62,7 @@ class FineTune:
             f"{len(self.history)} epochs in {sum(epoch.seconds for epoch in self.history):.1f} s; "
             f"best val accuracy {self.report.accuracy} in epoch {self.best.epoch}"
         )
+        lines.append(f"waiting for images took {self.data_share:.0%} of the time")
         if self.report.test:
             lines.append(f"test accuracy {self.report.test}")
         return "\n".join([*lines, f"saved in {self.path}"])
@@ -66,6 +73,7 @@ class FineTune:
             **self.report.to_dict(),
             "path": str(self.path),
             "best_epoch": self.best.epoch,
+            "data_share": self.data_share,
             "history": [asdict(epoch) for epoch in self.history],
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
         }
@@ -84,6 +92,7 @@ def finetune(
     workers: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    compile: bool = False,
     seed: int = 0,
     val_fraction: float = 0.2,
     split_seed: int = 0,
@@ -101,6 +110,7 @@ def finetune(
     mode : "all" trains every layer; "head" a linear layer on the backbone, which stays frozen in `eval()` mode
         and runs live over every image in every epoch.
     recipe : epochs, batch size, optimizer, schedule.
+    compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs.
     seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
         `read_manifest`. max_pixels : larger images count as unreadable.
     resume : go on after the last finished epoch of `out`, to the result that an uninterrupted run would give.
@@ -123,11 +133,15 @@ def finetune(
             if mode == "all" and precision == "auto":
                 precision = _trainable_precision(device)
             backbone = load_backbone(backbone, weights=weights, device=device, precision=precision, seed=seed)
+        if compile and not compiler_is_there(backbone.device):
+            raise RunError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --compile.")
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
         spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32")
         loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, progress, on_epoch)
+        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, watch, progress, on_epoch)
+        if compile:
+            run.training.module.compile()
     try:
         if (out / CHECKPOINT).exists():
             run.restore()
@@ -180,11 +194,12 @@ class _Run:
         loader: ViewLoader,
         mode: Literal["all", "head"],
         recipe: Recipe,
+        watch: Stopwatch,
         progress: Progress | None,
         on_epoch: Callable[[Epoch], None] | None,
     ) -> None:
         self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
-        self.manifest, self.loader = manifest, loader
+        self.manifest, self.loader, self.watch = manifest, loader, watch
         self.progress, self.on_epoch = progress, on_epoch
         head = linear_layer(backbone.dim, len(manifest.samples.classes), spec.view.seed)
         module: nn.Module = head if mode == "head" else Network(backbone.trainable_module(), head)
@@ -197,14 +212,14 @@ class _Run:
         }
 
     def train(self) -> None:
-        with self.backbone.exact():
+        with self.backbone.frozen.exact():
             train(
                 self.training,
                 self._train_batches,
                 lambda: self._clean_batches("val"),
                 seed=self.spec.view.seed,
                 on_epoch=self._finish_epoch,
-                context=self.backbone.autocast if self.mode == "all" else nullcontext,
+                context=self.backbone.frozen.autocast if self.mode == "all" else nullcontext,
             )
 
     def restore(self) -> None:
@@ -245,7 +260,7 @@ class _Run:
         if isinstance(self.training.module, Network):
             self.training.module.load(self.out / "network.safetensors")
             return self._accuracy(
-                evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.autocast)
+                evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.frozen.autocast)
             )
         estimator = load_head(self.out / "head.safetensors")
         pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
@@ -267,8 +282,12 @@ class _Run:
         return self._batches(split, self.manifest.samples.rows(split), 0, _VAL_BATCH)
 
     def _batches(self, what: str, rows: np.ndarray[Any, Any], view: int, batch_size: int) -> Iterator[Any]:
-        done = 0
-        for batch in self.loader.batches(rows, [view], batch_size):
+        done, batches = 0, self.loader.batches(rows, [view], batch_size)
+        while True:
+            with self.watch.phase("data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
             yield self._inputs(batch.pixels[:, 0]), torch.from_numpy(batch.labels).to(self.backbone.device)
             done += len(batch.rows)
             if self.progress:

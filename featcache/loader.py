@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,12 @@ from featcache.images import MAX_PIXELS, decode, lift_pillows_limit
 from featcache.manifest import Manifest
 from featcache.report import Stopwatch
 from featcache.spec import ViewSpec
-from featcache.views import make_views
+
+AHEAD_BYTES = 128 * 2**20
+"""Views that wait for the network, at most: work for the time in which it is loaded or converted."""
+
+_Views = NDArray[np.uint8] | UnreadableImageError
+_Begun = tuple[Iterator[int], deque[tuple[int, Future[_Views]]]]
 
 
 @dataclass(frozen=True)
@@ -70,17 +76,29 @@ class ViewLoader:
         self._watch = watch or Stopwatch()
         self._workers = workers or usable_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="views")
+        self._begun: tuple[list[int], list[int], _Begun] | None = None
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def begin(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int]) -> None:
+        """Let the threads start on what `batches` will probably be asked for first."""
+        rows, numbers = [int(row) for row in rows], list(numbers)
+        self._begun = (rows, numbers, self._start(rows, numbers, 1))
+
     def batches(
         self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], batch_size: int
     ) -> Iterator[Batch]:
         """Views `numbers` of the images `rows`, `batch_size` images a batch; the last batch may be smaller."""
+        rows, numbers = [int(row) for row in rows], list(numbers)
+        begun, self._begun = self._begun, None
+        if begun and begun[:2] != (rows, numbers):
+            for _, future in begun[2][1]:
+                future.cancel()
+            begun = None
         good: list[tuple[int, NDArray[np.uint8]]] = []
-        for row, views in self._stream(rows, numbers, ahead=batch_size + 2 * self._workers):
+        for row, views in self._stream(numbers, *(begun[2] if begun else self._start(rows, numbers, batch_size))):
             if isinstance(views, UnreadableImageError):
                 self.skipped[row] = str(views)
                 continue
@@ -91,25 +109,29 @@ class ViewLoader:
         if good:
             yield self._collate(good)
 
+    def _start(self, rows: list[int], numbers: list[int], batch_size: int) -> _Begun:
+        """The rows still to do, and those under way."""
+        ahead = max(batch_size + 2 * self._workers, AHEAD_BYTES // (len(numbers) * self.spec.image_size**2 * 3))
+        todo = iter(rows)
+        return todo, deque(self._submit(row, numbers) for row in islice(todo, ahead))
+
     def _stream(
-        self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], ahead: int
-    ) -> Iterator[tuple[int, NDArray[np.uint8] | UnreadableImageError]]:
-        """Results in the order of `rows`, with at most `ahead` images under way."""
-        waiting: deque[tuple[int, Future[NDArray[np.uint8] | UnreadableImageError]]] = deque()
+        self, numbers: list[int], todo: Iterator[int], waiting: deque[tuple[int, Future[_Views]]]
+    ) -> Iterator[tuple[int, _Views]]:
+        """Results in the order asked for; for each one that is taken, another image is begun."""
         try:
-            for row in rows:
-                waiting.append((int(row), self._pool.submit(self._load, int(row), numbers)))
-                if len(waiting) > ahead:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
             while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                row, future = waiting.popleft()
+                waiting.extend(self._submit(following, numbers) for following in islice(todo, 1))
+                yield row, future.result()
         finally:
             for _, future in waiting:
                 future.cancel()
 
-    def _load(self, row: int, numbers: Sequence[int]) -> NDArray[np.uint8] | UnreadableImageError:
+    def _submit(self, row: int, numbers: Sequence[int]) -> tuple[int, Future[_Views]]:
+        return row, self._pool.submit(self._load, row, numbers)
+
+    def _load(self, row: int, numbers: Sequence[int]) -> _Views:
         """One decode serves all views of an image."""
         expected = self.manifest.samples.sha256[row].tobytes()
         try:
@@ -119,6 +141,8 @@ class ViewLoader:
                 image = decode(data, self._max_pixels)
         except UnreadableImageError as error:
             return error
+        from featcache.views import make_views  # needs PyTorch, which is imported while others decode
+
         with self._watch.phase("view"):
             return make_views(image, self.spec, expected, numbers)
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.errors import RunError
-from featcache.spec import Augment
+from featcache.spec import EMBEDDED, Augment
 from featcache.training import Recipe
-from featcache.weights import EMBEDDED
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,18 @@ from featcache.metrics import Accuracy
 
 Pairs = Sequence[tuple[str, str]]
 
-_PACKAGES = ("featcache", "torch", "torchvision", "timm", "numpy", "h5py", "scikit-learn", "pillow")
+_PACKAGES = (
+    "featcache",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "h5py",
+    "scikit-learn",
+    "pillow",
+    "simplejpeg",
+    "openvino",
+)
 
 
 class Stopwatch:

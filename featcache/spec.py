@@ -21,6 +21,7 @@ StorageDtype = Literal["float16", "float32"]
 
 AUGMENTS: tuple[str, ...] = get_args(Augment)
 PENULTIMATE = "penultimate"
+EMBEDDED = "efficientnet_lite0"
 MOST_PIXELS = 4096  # of a view's side: a file that asks for more is up to no good
 
 

@@ -183,8 +183,7 @@ def _run(
     optimizer: torch.optim.Optimizer | None,
 ) -> Pass:
     """One pass; with an optimizer it learns."""
-    loss_sum = 0.0
-    true, predicted = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    losses, true, predicted = [], [], []  # on the device until the end: a GPU is not waited for in each batch
     for inputs, labels in batches:
         with context():
             logits = module(inputs)
@@ -193,11 +192,15 @@ def _run(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        loss_sum += loss.item() * len(labels)
-        true.append(labels.cpu())
-        predicted.append(logits.argmax(1).cpu())
-    count = sum(map(len, true))
-    return Pass(loss_sum / count if count else float("nan"), torch.cat(true), torch.cat(predicted))
+        losses.append(loss.detach())
+        true.append(labels)
+        predicted.append(logits.argmax(1))
+    if not losses:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return Pass(float("nan"), nothing, nothing)
+    sizes = [len(labels) for labels in true]
+    mean = sum(loss * size for loss, size in zip(torch.stack(losses).tolist(), sizes, strict=True)) / sum(sizes)
+    return Pass(mean, torch.cat(true).cpu(), torch.cat(predicted).cpu())
 
 
 def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:

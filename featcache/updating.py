@@ -276,6 +276,7 @@ def _backbone(old: FeatureCache, weights: str | None, device: str) -> Backbone:
         device=device,
         precision=spec.precision,
         seed=spec.view.seed,
+        lazy=True,
     )
     if backbone.weights_sha256 != spec.weights_sha256:
         raise CacheMismatchError(

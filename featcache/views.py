@@ -16,7 +16,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import functional as F
 
 from featcache.rng import generator
 from featcache.spec import Augment, ViewSpec
@@ -57,7 +56,7 @@ def _resize(pixels: Tensor, spec: ViewSpec) -> Tensor:
     height, width = pixels.shape[-2:]
     if max(height, width) > _MAX_ASPECT * min(height, width):
         limit = _MAX_ASPECT * min(height, width)
-        pixels = F.center_crop(pixels, [min(height, limit), min(width, limit)])
+        pixels = _centre(pixels, min(height, limit), min(width, limit))
     height, width = pixels.shape[-2:]
     short = min(height, width)
     return _scaled(pixels, spec.resize_size * height // short, spec.resize_size * width // short, spec)
@@ -69,8 +68,14 @@ def _scaled(pixels: Tensor, height: int, width: int, spec: ViewSpec) -> Tensor:
     return interpolate(pixels, [height, width], mode=spec.interpolation, antialias=True)[0]
 
 
+def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
+    """The middle, rounded as torchvision rounds it."""
+    top, left = round((pixels.shape[-2] - height) / 2), round((pixels.shape[-1] - width) / 2)
+    return pixels[:, top : top + height, left : left + width]
+
+
 def _flip(pixels: Tensor, rng: Generator) -> Tensor:
-    return F.horizontal_flip(pixels) if rng.random() < 0.5 else pixels
+    return pixels.flip(-1) if rng.random() < 0.5 else pixels
 
 
 def _random_resized_crop(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
@@ -107,17 +112,19 @@ def _crop(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
     height, width = resized.shape[-2:]
     size = spec.image_size
     top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
-    return _flip(F.crop(resized, top, left, size, size), rng)
+    return _flip(resized[:, top : top + size, left : left + size], rng)
 
 
 def _trivial(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
     """RandomResizedCrop, flip, TrivialAugmentWide: torchvision's training recipe."""
+    from featcache.trivial import trivial_augment  # of torchvision, which takes seconds to import
+
     return trivial_augment(_tutorial(pixels, spec, rng), rng)
 
 
 def _clean(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
     """Resize and centre crop: view 0 of every recipe."""
-    return F.center_crop(_resize(pixels, spec), [spec.image_size])
+    return _centre(_resize(pixels, spec), spec.image_size, spec.image_size)
 
 
 _RECIPES: dict[Augment, _Recipe] = {
@@ -126,46 +133,3 @@ _RECIPES: dict[Augment, _Recipe] = {
     "trivial": _trivial,
     "none": _clean,
 }
-
-
-def _shear(pixels: Tensor, x: float, y: float) -> Tensor:
-    degrees = [float(np.degrees(np.arctan(x))), float(np.degrees(np.arctan(y)))]
-    return F.affine(pixels, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0, 0])
-
-
-def _translate(pixels: Tensor, x: float, y: float) -> Tensor:
-    return F.affine(pixels, angle=0.0, translate=[int(x), int(y)], scale=1.0, shear=[0.0, 0.0])
-
-
-# Operation, greatest magnitude, whether its sign is drawn (Müller and Hutter 2021, the "wide" space).
-_TRIVIAL: dict[str, tuple[Callable[[Tensor, float], Tensor], float, bool]] = {
-    "Identity": (lambda p, m: p, 0.0, False),
-    "ShearX": (lambda p, m: _shear(p, m, 0.0), 0.99, True),
-    "ShearY": (lambda p, m: _shear(p, 0.0, m), 0.99, True),
-    "TranslateX": (lambda p, m: _translate(p, m, 0.0), 32.0, True),
-    "TranslateY": (lambda p, m: _translate(p, 0.0, m), 32.0, True),
-    "Rotate": (lambda p, m: F.rotate(p, m), 135.0, True),
-    "Brightness": (lambda p, m: F.adjust_brightness(p, 1 + m), 0.99, True),
-    "Color": (lambda p, m: F.adjust_saturation(p, 1 + m), 0.99, True),
-    "Contrast": (lambda p, m: F.adjust_contrast(p, 1 + m), 0.99, True),
-    "Sharpness": (lambda p, m: F.adjust_sharpness(p, 1 + m), 0.99, True),
-    "Posterize": (lambda p, m: F.posterize(p, 8 - round(m)), 6.0, False),
-    "Solarize": (lambda p, m: F.solarize(p, 255 * (1 - m)), 1.0, False),
-    "AutoContrast": (lambda p, m: F.autocontrast(p), 0.0, False),
-    "Equalize": (lambda p, m: F.equalize(p), 0.0, False),
-}
-_TRIVIAL_BINS = 31
-
-
-def trivial_augment(pixels: Tensor, rng: Generator) -> Tensor:
-    """One random operation at a random strength, as torchvision's TrivialAugmentWide; shape (3, h, w), uint8."""
-    name = str(rng.choice(list(_TRIVIAL)))
-    strength = float(rng.integers(_TRIVIAL_BINS)) / (_TRIVIAL_BINS - 1)
-    sign = -1.0 if rng.random() < 0.5 else 1.0
-    return apply_trivial(pixels, name, strength, sign)
-
-
-def apply_trivial(pixels: Tensor, name: str, strength: float, sign: float) -> Tensor:
-    """One operation of TrivialAugmentWide at a strength of 0..1."""
-    operation, greatest, signed = _TRIVIAL[name]
-    return operation(pixels, greatest * strength * (sign if signed else 1.0))

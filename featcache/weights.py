@@ -12,9 +12,8 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from featcache.errors import BackboneError
-
-EMBEDDED = "efficientnet_lite0"
+from featcache.errors import BackboneError, first_line
+from featcache.spec import EMBEDDED
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 
@@ -110,8 +109,3 @@ def pretrained_torchvision(name: str, entry: Any) -> dict[str, Tensor]:
             f"download failed ({error}). Put that file there, give --weights PATH, or use the embedded "
             f"--backbone {EMBEDDED}, which needs no network."
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

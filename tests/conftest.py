@@ -21,6 +21,12 @@ def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _home_of_one_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept of networks is kept from test to test, but not from run to run."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
     """make_folder({"train/ants": 3, "val/ants": 1, ...}): see `write_folder`."""

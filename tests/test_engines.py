@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from featcache import backbones, engines
-from featcache.backbones import Backbone, load_backbone
-from featcache.engines import WORTHWHILE_VIEWS, conversion_path
+from featcache import backbones, conversion, engines
+from featcache.backbones import CONVERSION_PAYS, Backbone, load_backbone
 from featcache.errors import BackboneError
 from featcache.extraction import extract
 from featcache.fitting import fit_head
+from featcache.known import kept_path
 from featcache.spec import ViewSpec
 from featcache.views import make_views
 from toys import toy_answer, toy_backbone
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVIN
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of one's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "featcache" / "openvino"
+    return tmp_path / "home" / "featcache" / "networks"
 
 
 def photos(size: int, views: int = 12) -> NDArray[np.uint8]:
@@ -106,7 +106,7 @@ def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch
     def never(*_: object) -> None:
         raise AssertionError("it was converted again")
 
-    monkeypatch.setattr(engines, "_convert", never)
+    monkeypatch.setattr(conversion, "_convert", never)
     again = toy_backbone()
     again.accelerate(8, views=1)  # it is there, so a single view is worth it
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
@@ -128,7 +128,7 @@ def test_a_damaged_conversion_is_made_again(damage: bytes, home: Path) -> None:
 
 def test_all_that_decides_a_conversion_is_in_its_name() -> None:
     names = {
-        conversion_path(Path(), *identity)
+        kept_path(".xml", *identity)
         for identity in (("a", "w", 8), ("b", "w", 8), ("a", "v", 8), ("a", "w", 9), ("a", "w", 8))
     }
     assert len(names) == 4
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(home: Path) -> None:
 
 def test_few_views_are_not_worth_a_conversion(home: Path) -> None:
     toy = toy_backbone()
-    toy.accelerate(8, views=WORTHWHILE_VIEWS - 1)
+    toy.accelerate(8, views=CONVERSION_PAYS - 1)
     assert (toy.engine, toy.note) == ("pytorch", "")
     toy.accelerate(8, "openvino", views=1)
     assert toy.engine == "openvino"
@@ -193,5 +193,5 @@ def test_the_head_on_real_photos_is_right_as_often(ants_bees: Path, tmp_path: Pa
 
 def test_nothing_is_reported_to_the_makers_of_openvino() -> None:
     """convert_model would; the frontend that is used in its place knows no telemetry."""
-    assert "convert_model(" not in Path(engines.__file__).read_text().replace("`openvino.convert_model`", "")
-    assert os.path.basename(engines.__file__) == "engines.py"
+    assert "convert_model(" not in Path(conversion.__file__).read_text().replace("`openvino.convert_model`", "")
+    assert os.path.basename(conversion.__file__) == "conversion.py"

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
+from featcache.engines import Features
 from featcache.errors import CacheMismatchError
 from featcache.estimating import estimate, human_seconds
 from featcache.extraction import extract
@@ -20,9 +21,9 @@ from toys import ToyNet, toy_backbone
 class Slow(Backbone):
     """20 ms a view."""
 
-    def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def submit(self, pixels: NDArray[np.uint8]) -> Features:
         time.sleep(0.02 * len(pixels))
-        return super().embed_layers(pixels)
+        return super().submit(pixels)
 
 
 def test_the_seconds_are_those_of_all_views(split_folder: Path, tmp_path: Path) -> None:

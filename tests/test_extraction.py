@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
+from featcache.engines import Features
 from featcache.errors import CacheIncompleteError, CacheMismatchError, EmptyFolderError
 from featcache.extraction import extract
 from featcache.images import decode
@@ -36,15 +36,15 @@ def bytes_of(path: Path) -> bytes:
 def spy_on(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
     """The number of views in each forward pass; raises at pass number `fail_at`."""
     sizes: list[int] = []
-    embed_layers = backbone.embed_layers
+    submit = backbone.submit
 
-    def embed(pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    def spy(pixels: NDArray[np.uint8]) -> Features:
         if len(sizes) == fail_at:
             raise KeyboardInterrupt
         sizes.append(len(pixels))
-        return embed_layers(pixels)
+        return submit(pixels)
 
-    monkeypatch.setattr(backbone, "embed_layers", embed)
+    monkeypatch.setattr(backbone, "submit", spy)
     return sizes
 
 
@@ -183,7 +183,7 @@ def test_an_interrupted_run_resumes_with_the_missing_rows_only(
     expected, out = tmp_path / "whole.h5", tmp_path / "a.h5"
     extract(split_folder, expected, backbone=toy_backbone(), views=VIEWS)
     interrupted, resumed = toy_backbone(), toy_backbone()
-    spy_on(interrupted, monkeypatch, fail_at=2)
+    spy_on(interrupted, monkeypatch, fail_at=3)  # two are written, the third was never taken
     with pytest.raises(KeyboardInterrupt):
         extract(split_folder, out, backbone=interrupted, views=VIEWS, batch_size=12)
     assert not out.exists()
@@ -198,7 +198,7 @@ def test_a_resumed_run_counts_only_the_images_that_it_extracted(
     split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, interrupted = tmp_path / "a.h5", toy_backbone()
-    spy_on(interrupted, monkeypatch, fail_at=2)
+    spy_on(interrupted, monkeypatch, fail_at=3)
     with pytest.raises(KeyboardInterrupt):
         extract(split_folder, out, backbone=interrupted, views=VIEWS, batch_size=12)
     extraction = extract(split_folder, out, backbone=toy_backbone(), views=VIEWS)

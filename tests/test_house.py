@@ -13,10 +13,11 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator folders",
-            "rng spec samples metrics images weights lbfgs blocks network",
-            "linear features report files holdout training views architectures engines layout",
-            "datasets manifest lock checksums skeleton backbones sgd presets heads headfile card",
-            "cache loader creation",
+            "rng spec samples metrics images lbfgs blocks network",
+            "linear features report files holdout training trivial weights known frozen layout",
+            "datasets manifest lock checksums skeleton views architectures engines sgd presets heads headfile card",
+            "cache loader creation conversion",
+            "backbones",
             "writer verification fitting finetuning classifier",
             "carrying",
             "extraction",
@@ -37,7 +38,7 @@ GUARDED = {
     "PIL": {"featcache/images.py"},
     "simplejpeg": {"featcache/images.py"},
     "timm": {"featcache/architectures.py"},
-    "openvino": {"featcache/engines.py"},
+    "openvino": {"featcache/conversion.py"},
     "click": {f"featcache_cli/{path.name}" for path in CLI},
     "tqdm": {f"featcache_cli/{path.name}" for path in CLI},
 }

@@ -114,6 +114,7 @@ def test_the_loader_reads_ahead_no_further_than_it_says(manifest: Manifest, monk
         return read_image(manifest, row, expected)
 
     monkeypatch.setattr(loader_module, "read_image", record)
+    monkeypatch.setattr(loader_module, "AHEAD_BYTES", 0)
     loader = ViewLoader(manifest, SPEC, workers=1)
     batches = loader.batches(range(18), [0], 2)
     assert next(batches).rows.tolist() == [0, 1]

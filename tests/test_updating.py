@@ -18,6 +18,7 @@ from commands import COUNTS, write_folder
 from featcache import updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
+from featcache.engines import Features
 from featcache.errors import (
     CacheBusyError,
     CacheDamagedError,
@@ -37,9 +38,9 @@ class Counting(Backbone):
 
     shown = 0
 
-    def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def submit(self, pixels: NDArray[np.uint8]) -> Features:
         type(self).shown += len(pixels)
-        return super().embed_layers(pixels)
+        return super().submit(pixels)
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
-from featcache import views
+from featcache import trivial
 from featcache.rng import generator
 from featcache.spec import AUGMENTS, ViewSpec
-from featcache.views import apply_trivial, crop_box, make_views, trivial_augment
+from featcache.trivial import apply_trivial, trivial_augment
+from featcache.views import crop_box, make_views
 from toys import random_image
 
 SHA = bytes(range(32))
@@ -285,7 +286,7 @@ def test_trivial_draws_every_operation_strength_and_sign_alike(monkeypatch: pyte
         drawn.append((name, strength, sign))
         return pixels
 
-    monkeypatch.setattr(views, "apply_trivial", record)
+    monkeypatch.setattr(trivial, "apply_trivial", record)
     blank = torch.zeros(3, 2, 2, dtype=torch.uint8)
     for number in range(3100):
         trivial_augment(blank, generator(0, "draw", number))

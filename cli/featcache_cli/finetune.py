@@ -33,6 +33,7 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 @options.image_size_option
 @options.machine_options
 @options.precision_option("fp32")
+@click.option("--compile", is_flag=True, help="Train through torch.compile: slower to start, faster after.")
 @options.seed_option
 @options.data_options
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")

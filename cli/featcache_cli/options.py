@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.report import finite
 from featcache.spec import AUGMENTS as AUGMENTS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -90,6 +89,8 @@ def precision_option(
 
 def print_json(value: Any) -> None:
     """One object on stdout."""
+    from featcache.report import finite  # of numpy, which help does not wait for
+
     click.echo(json.dumps(finite(value), indent=1))
 
 

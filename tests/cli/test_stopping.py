@@ -21,8 +21,8 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 from featcache.backbones import Backbone
 from featcache_cli.main import main
-embed = Backbone.embed_layers
-Backbone.embed_layers = lambda self, pixels: time.sleep(0.15) or embed(self, pixels)
+submit = Backbone.submit
+Backbone.submit = lambda self, pixels: time.sleep(0.15) or submit(self, pixels)
 main(sys.argv[1:])
 """
 

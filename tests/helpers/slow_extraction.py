@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
+from featcache.engines import Features
 from featcache.extraction import extract
 from toys import ToyNet, toy_backbone
 
@@ -17,9 +18,9 @@ from toys import ToyNet, toy_backbone
 class SlowBackbone(Backbone):
     """The toy backbone, 20 ms slower a batch."""
 
-    def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def submit(self, pixels: NDArray[np.uint8]) -> Features:
         time.sleep(0.02)
-        return super().embed_layers(pixels)
+        return super().submit(pixels)
 
 
 def extract_slowly(data: str, out: str, started: Connection) -> None:

@@ -1,0 +1,217 @@
+"""Extraction against its limits and against others: stages alone, end to end, engines, peers, side by side.
+
+    python benchmarks/extraction.py [DATA] [--networks resnet18 efficientnet_lite0] [--repeats 3] [--peers PYTHON]
+
+DATA defaults to FEATCACHE_ANTS_BEES; all images are in the page cache, weights are random for resnet18. Each repeat
+runs everything once, one after the other, so that a slow moment of the machine does not fall on one of them alone;
+figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most.
+
+- forward: images/s of each engine on pixels in memory, and its share of what torch.mm reaches on 4096 x 4096 in the
+  same precision (the operations counted are the network's multiplications and additions). Features are held against
+  PyTorch in fp32: cosine of each image's, and the error relative to their norm.
+- preparation: reading, decoding and cropping with the loader alone, 1 + K views a training image, images/s.
+- end to end: `extract` from files to the finished cache with K views; imports, hashing, loading and converting the
+  network are not counted. The limit is what the two stages would need one after the other on all cores.
+- peers (see peers.py), clocked likewise; --peers names the Python that has them.
+
+Writes results/extraction.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import record
+import torch
+
+import featcache
+from featcache.allocator import keep_freed_memory
+from featcache.loader import ViewLoader
+from featcache.report import peak_memory_bytes
+
+VIEWS = (0, 4, 8, 16)
+PEERS = ("timm", "thingsvision", "img2vec", "tutorial-pass")
+BATCH = 64
+
+
+def seconds(job: Callable[[], Any]) -> float:
+    """Of one run."""
+    started = time.perf_counter()
+    job()
+    return time.perf_counter() - started
+
+
+def mm_flops(dtype: torch.dtype) -> float:
+    """Operations a second of torch.mm, the best of three: a peak."""
+    a, b = (torch.randn(4096, 4096, dtype=torch.float32).to(dtype) for _ in range(2))
+    return 2 * 4096**3 / min(seconds(lambda: a @ b) for _ in range(3))
+
+
+def operations(backbone: featcache.Backbone) -> int:
+    """Multiplications and additions for one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone.module(torch.zeros(1, 3, backbone.image_size, backbone.image_size))
+    return int(counter.get_total_flops())
+
+
+def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcache.Backbone]:
+    """The network on each engine, ready."""
+    found = {}
+    for engine, precision in (("pytorch", "fp32"), ("pytorch", "auto"), ("compiled", "auto"), ("openvino", "auto")):
+        if engine == "compiled" and not compiled:
+            continue
+        backbone = featcache.load_backbone(network, weights=weights, device="cpu", precision=precision)
+        try:
+            backbone.accelerate(backbone.image_size, engine, 10**9)
+        except featcache.FeatcacheError as error:
+            print(error, file=sys.stderr)
+            continue
+        found[f"{engine} {backbone.precision}"] = backbone
+    return found
+
+
+def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np.ndarray:
+    """BATCH clean views of the data."""
+    loader = ViewLoader(manifest, backbone.view_spec())
+    pixels = next(loader.batches(range(0, len(manifest.samples), len(manifest.samples) // BATCH), [0], BATCH)).pixels
+    loader.close()
+    return pixels[:, 0]
+
+
+def faithfulness(features: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """Of features (b, d) against those of PyTorch in fp32."""
+    cosine = (features * exact).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(exact, axis=1)
+    error = np.linalg.norm(features - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    return {"cosine mean": float(cosine.mean()), "cosine least": float(cosine.min()), "error": float(error.mean())}
+
+
+def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: int) -> None:
+    """Read, decode and crop everything."""
+    loader = ViewLoader(manifest, backbone.view_spec())
+    samples = manifest.samples
+    rest = np.concatenate([samples.rows("val"), samples.rows("test")])
+    for rows, numbers in ((samples.rows("train"), range(1 + views)), (rest, [0])):
+        for _ in loader.batches(rows, numbers, max(1, 32 // len(numbers))):
+            pass
+    loader.close()
+
+
+def peer(python: str, name: str, data: str, network: str) -> float | None:
+    """Images a second; None where it cannot run."""
+    with tempfile.TemporaryDirectory() as folder:
+        line = [python, str(record.HERE / "peers.py"), name, data, f"{folder}/out", "--network", network]
+        ran = subprocess.run(line, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        print(f"{name} {network}: {ran.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    answer = json.loads(ran.stdout.splitlines()[-1])
+    return answer["images"] / answer["seconds"]
+
+
+def one_round(
+    manifest: featcache.Manifest, data: str, network: str, engines: dict[str, featcache.Backbone], python: str | None
+) -> dict[str, float]:
+    """Everything once: rates by name, images or operations a second."""
+    found = {"mm bf16": mm_flops(torch.bfloat16), "mm fp32": mm_flops(torch.float32)}
+    n, trained = len(manifest.samples), len(manifest.samples.rows("train"))
+    pixels = some_views(manifest, engines["pytorch fp32"])
+    for name, backbone in engines.items():
+        backbone.embed(pixels)
+        found[f"forward {name}"] = BATCH / median(seconds(lambda b=backbone: b.embed(pixels)) for _ in range(3))
+    best = list(engines)[-1]
+    for views in VIEWS:
+        found[f"preparation K={views}"] = n / seconds(lambda v=views: prepare(manifest, engines[best], v))
+        for name in engines if views == 0 else [best]:
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder, "cache.h5")
+                took = seconds(
+                    lambda v=views, e=name, o=out: featcache.extract(manifest, o, backbone=engines[e], views=v)
+                )
+            found[f"end to end K={views} {name}"] = n / took
+            limit = n / ((n + trained * views) / found[f"forward {name}"] + n / found[f"preparation K={views}"])
+            found[f"limit K={views} {name}"] = limit
+    for name in PEERS if python else []:
+        model = "tf_efficientnet_lite0" if network == "efficientnet_lite0" else network
+        if model == network or name in ("timm", "thingsvision"):
+            rate = peer(python or "", name, data, model)
+            found |= {} if rate is None else {f"peer {name}": rate}
+    return found
+
+
+def spread(values: list[float]) -> list[float]:
+    """Median, least, most, to four digits."""
+    return [float(f"{value:.4g}") for value in (median(values), min(values), max(values))]
+
+
+def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, Any]:
+    """Medians with least and most, and the ratios that matter."""
+    rates, ratios = defaultdict(list), defaultdict(list)
+    for found in rounds:
+        for name, rate in found.items():
+            rates[name].append(rate)
+            kind, _, rest = name.partition(" ")
+            if kind == "forward":
+                mm = found["mm fp32" if rest.endswith("fp32") else "mm bf16"]
+                ratios[f"{name} / torch.mm"].append(rate * flops / mm)
+            if kind == "end":
+                ratios[f"{name} / limit"].append(rate / found[name.replace("end to end", "limit")])
+            if kind == "peer":
+                ratios[f"end to end K=0 / {rest}"].append(found[f"end to end K=0 {best}"] / rate)
+        for name in found:
+            if "peer timm" in found and name.startswith("end to end K=0 pytorch"):
+                ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
+            if "peer timm" in found and name.startswith("end to end K=0 compiled"):
+                ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
+    return {
+        "rates, images/s (mm: operations/s)": {name: spread(values) for name, values in rates.items()},
+        "ratios": {name: spread(values) for name, values in ratios.items()},
+    }
+
+
+def main() -> None:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "efficientnet_lite0"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peers", metavar="PYTHON", help="a Python with timm, thingsvision and img2vec_pytorch")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile, too: a minute for each network")
+    options = parser.parse_args()
+    if not options.data:
+        sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
+    keep_freed_memory()
+    measured, manifest, found = record.commit(), featcache.read_manifest(options.data), {}
+    for network in options.networks:
+        weights = "pretrained" if network == "efficientnet_lite0" else "none"
+        engines = engines_of(network, weights, options.compiled)
+        pixels = some_views(manifest, engines["pytorch fp32"])
+        exact = engines["pytorch fp32"].embed(pixels)
+        rounds = []
+        for number in range(options.repeats):
+            rounds.append(one_round(manifest, options.data, network, engines, options.peers))
+            print(network, f"repeat {number + 1}", {k: round(v, 1) for k, v in rounds[-1].items()}, file=sys.stderr)
+        found[network] = {
+            "operations an image": operations(engines["pytorch fp32"]),
+            **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1]),
+            "features": {name: faithfulness(b.embed(pixels), exact) for name, b in engines.items()},
+        }
+    found["peak memory MB"] = round((peak_memory_bytes() or 0) / 1e6)
+    record.write("extraction", {"images": len(manifest.samples), "repeats": options.repeats, **found}, measured)
+
+
+if __name__ == "__main__":
+    main()

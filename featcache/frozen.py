@@ -1,0 +1,117 @@
+"""`Frozen`: a network in PyTorch that only looks, from pixels to features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featcache.errors import BackboneError
+from featcache.spec import PENULTIMATE, Precision
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Frozen(nn.Module):
+    """A network without its classifier, in `eval()`, without gradients, on its device.
+
+    Parameters
+    ----------
+    network : from normalised pixels (b, 3, s, s) float32 to features (b, d).
+    mean, std : of the pixels, scaled to 0..1, in each channel.
+    layers : what `forward` gives: "penultimate", and inner modules by name.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layers: Sequence[str],
+        device: str,
+        precision: Precision,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self.device, self.precision = torch.device(device), precision
+        self._name, self._layers = name, tuple(layers)
+        self._mean, self._std = mean, std
+        self._tapped: dict[str, Tensor] = {}
+        self._tap()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(b, s, s, 3), uint8, on the device, to the features (b, d) of each layer."""
+        self._tapped.clear()
+        self._tapped[PENULTIMATE] = self.network(self._scale(pixels))
+        return tuple(self._tapped[layer] for layer in self._layers)
+
+    def embed(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """(b, s, s, 3) to the features (b, d) of each layer."""
+        with torch.inference_mode(), self.autocast():
+            return [values.float().cpu().numpy() for values in self(self._on_device(pixels))]
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""
+        return self._scale(self._on_device(pixels))
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context in which a forward pass computes at this precision."""
+        enabled = self.precision != "fp32"
+        with self.exact(), torch.autocast(self.device.type, _DTYPES[self.precision], enabled=enabled):
+            yield
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """The context in which fp32 means fp32, not TF32, in convolutions forward and backward."""
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = before and self.precision != "fp32"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True)
+
+    def _scale(self, batch: Tensor) -> Tensor:
+        mean = torch.tensor(self._mean, device=self.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self._std, device=self.device).view(1, 3, 1, 1) * 255
+        return (batch.permute(0, 3, 1, 2).float() - mean) / std
+
+    def _tap(self) -> None:
+        """Hook the intermediate layers, so that one forward pass gives them all."""
+        modules = dict(self.network.named_modules())
+        for layer in self._layers:
+            if layer == PENULTIMATE:
+                continue
+            if layer not in modules:
+                known = ", ".join(name for name, _ in self.network.named_children())
+                raise BackboneError(f"{self._name} has no layer {layer!r}; its stages are {known}")
+            modules[layer].register_forward_hook(self._keep(layer))
+
+    def _keep(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            self._tapped[layer] = _pool(self._name, layer, output)
+
+        return hook
+
+
+def _pool(name: str, layer: str, output: Any) -> Tensor:
+    """Maps and tokens (b, t, d) are averaged over their places; vectors stay, apart from later in-place changes."""
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output.clone()
+    if isinstance(output, Tensor) and output.ndim == 3:
+        return output.mean(1)
+    if isinstance(output, Tensor) and output.ndim == 4:
+        # Square views give square maps, so the odd axis out holds the channels: (b, h, w, d) in Swin.
+        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
+        return output.mean((1, 2) if channels_last else (2, 3))
+    raise BackboneError(f"layer {layer} of {name} does not give one tensor of 2 to 4 dimensions")

