@@ -36,8 +36,9 @@ from featcache.errors import CacheError, HeadError
 from featcache.features import FlatFeatures
 from featcache.headfile import dump_head, load_head
 from featcache.heads import HEADS, fit_estimator, make_head, predict, probabilities
-from featcache.layout import write_header
+from featcache.layout import CACHE
 from featcache.samples import Samples
+from featcache.sealed import write_header
 from featcache.spec import ExtractSpec, ViewSpec
 from featcache.writer import CacheWriter
 
@@ -92,7 +93,7 @@ def seal_again(path: Path) -> None:
         first, second, _ = raw.split(b"\n", 2)
         header, body = int(first.split()[2]), json.loads(second)
         with path.open("r+b") as file:
-            write_header(file, header, {"size": len(raw), "arrays": body["arrays"]})
+            write_header(file, CACHE, header, {"size": len(raw), "arrays": body["arrays"]})
     except Exception:  # the header itself is damaged
         return
 

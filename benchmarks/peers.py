@@ -69,7 +69,7 @@ def img2vec(data: Path, out: Path, network: str) -> Job:
     from img2vec_pytorch import Img2Vec
     from PIL import Image
 
-    extractor = Img2Vec(cuda=False, model="resnet-18")
+    extractor = Img2Vec(cuda=False)
 
     def job() -> int:
         files, features = sorted(data.rglob("*.jpg")), []

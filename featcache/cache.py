@@ -176,7 +176,7 @@ class FeatureCache:
         names = ", ".join(samples.classes[:8]) + (", ..." if len(samples.classes) > 8 else "")
         layers = ", ".join(f"{layer} (width {dim})" for layer, dim in self.dims.items())
         lines = [
-            f"{self.path}: feature cache, format {layout.VERSION}, {human_bytes(self.size_bytes)}, {state}",
+            f"{self.path}: feature cache, format {layout.CACHE.version}, {human_bytes(self.size_bytes)}, {state}",
             f"images      {len(samples)} ({splits}), {len(self.skipped)} skipped",
             f"classes     {len(samples.classes)} ({names})",
             f"views       1 clean + {self.spec.views} augmented of each training image",

@@ -1,4 +1,4 @@
-"""`create`: the file of a cache to be, with room for all its rows, there as a whole or not at all."""
+"""`create`: a file to be, with room for all its rows, there as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,33 +6,27 @@ import errno
 import glob
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from featcache import lock, skeleton
+from featcache import lock
 from featcache.errors import CacheSpaceError
-from featcache.layout import size_needed
 from featcache.report import human_bytes
-from featcache.samples import Samples
-from featcache.spec import ExtractSpec
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
-def create(
-    path: Path,
-    spec: ExtractSpec,
-    samples: Samples,
-    dims: Mapping[str, int],
-    provenance: Mapping[str, Any],
-) -> None:
+def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
     """Make the whole file under a name of its own, then give it its name: half a file never shows.
+
+    Parameters
+    ----------
+    needed : its bytes, about. write : writes it, see `skeleton`.
 
     Raises CacheSpaceError.
     """
-    needed, free = size_needed(spec, samples, dims), shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise _no_room(path, needed, free)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
@@ -40,7 +34,7 @@ def create(
         with draft.open("wb", buffering=0) as file:
             lock.try_lock(file)  # while it is held, `sweep` leaves the draft alone
             _claim_space(path, file.fileno(), needed, needed)  # HDF5 kills the process where it finds no room
-            skeleton.write(draft, spec, samples, dims, provenance)
+            write(draft)
             _claim_space(path, file.fileno(), draft.stat().st_size, needed)
             os.fsync(file.fileno())
             try:

@@ -1,17 +1,12 @@
-"""The cache file: HDF5 whose tables are sealed by a hash and whose arrays lie at known places.
+"""What a feature cache holds: a sealed file (see `sealed`) of samples and spec, with room for their features.
 
-README.md specifies the format; tests/test_golden.py pins it. The number of samples is known before the first one is
-extracted, so `skeleton.write` writes all tables and leaves room for every row. That is all that HDF5 does here: rows
-are written, and everything is read, as bytes at an offset that the header names. So a crash cannot hurt the structure,
-and a file with bad intentions never meets the HDF5 library, which hangs or dies on some.
+README.md specifies the format; tests/test_golden.py pins it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,45 +14,22 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheError, CacheVersionError, NotACacheError
+from featcache.errors import CacheError, NotACacheError
 from featcache.samples import SPLITS, Samples
+from featcache.sealed import OWNER_BYTES, Kind, Region, damaged, read_table, unseal
 from featcache.spec import ExtractSpec
 
-VERSION = 1
-MAGIC = b"featcache "
-OWNER_BYTES = 256  # the end of the header: who is writing; empty in a finished cache
 REASON_BYTES = 120
 
-TABLES = ("index", "labels", "split", "sha256")
-_DTYPES = ("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}")
-LEAST_HEADER = 512  # HDF5 looks for its own start at 512, 1024, 2048, ...
-_MOST_HEADER = 2**20
+CACHE = Kind(
+    magic=b"featcache",
+    version=1,
+    what="feature cache",
+    tables=("index", "labels", "split", "sha256"),
+    dtypes=("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}"),
+    remedy="extract again",
+)
 _PROVENANCE = {"weights": str, "val_fraction": float, "split_seed": int, "allow_leak": bool}  # what others rely on
-_CHUNK = 2**20
-_MOST_SEALED, _MOST_SEALED_A_ROW = 2**26, 2**15  # bytes
-
-
-@dataclass(frozen=True)
-class Region:
-    """Where an array lies in the file: row r from offset + r * stride on, in bytes."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def stride(self) -> int:
-        """Bytes of a row."""
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all rows."""
-        return self.shape[0] * self.stride
-
-    def of(self, data: NDArray[np.uint8]) -> NDArray[Any]:
-        """The array, of the bytes of the file."""
-        return data[self.offset : self.offset + self.size_bytes].view(self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -125,18 +97,11 @@ def read(path: Path) -> Layout:
         raise NotACacheError(f"{path} is not a feature cache: it is no regular file.")
     try:
         with path.open("rb", buffering=0) as raw:
-            header_bytes, arrays = _check_seal(path, raw)
-            return _read(path, raw, header_bytes, arrays)
+            return _read(path, raw, *unseal(path, raw, CACHE))
     except CacheError:
         raise
     except Exception as error:  # of JSON or numbers that are not what they should be
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
-
-
-def damaged(path: Path, reason: str) -> NotACacheError:
-    """The error that says so."""
-    again = "run the same command again" if path.suffix == ".partial" else "extract again"
-    return NotACacheError(f"{path} is a damaged feature cache: {reason}. Remove it and {again}.")
+        raise damaged(path, CACHE, f"{type(error).__name__}: {error}") from error
 
 
 def encode(text: str) -> bytes:
@@ -160,92 +125,9 @@ def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, 
     return arrays
 
 
-_Arrays = Mapping[str, tuple[int, list[int], str]]
-
-
-def _region(place: tuple[int, list[int], str]) -> Region:
-    offset, shape, dtype = place
-    if dtype not in _DTYPES or not all(type(number) is int and 0 <= number < 2**48 for number in (offset, *shape)):
-        raise ValueError("an array has no proper place")
-    return Region(offset, tuple(shape), np.dtype(dtype))
-
-
-def write_header(raw: BinaryIO, header_bytes: int, body: Mapping[str, Any]) -> None:
-    """Write version and places, and seal them with all else that does not change."""
-    text = MAGIC + f"{VERSION} {header_bytes}\n{json.dumps(body)}\n".encode()
-    text += _seal(raw, text, header_bytes, body["size"], body["arrays"]) + b"\n"
-    if len(text) > header_bytes - OWNER_BYTES:
-        raise AssertionError("the header was made large enough")
-    raw.seek(0)
-    raw.write(text.ljust(header_bytes, b"\0"))
-
-
-def _seal(raw: BinaryIO, text: bytes, start: int, size: int, arrays: _Arrays) -> bytes:
-    """SHA-256, as hex digits, over the header's text and the bytes of the file from `start` on that are no rows."""
-    digest = hashlib.sha256(text)
-    for first, last in _gaps(start, size, arrays):
-        raw.seek(first)
-        while first < last:
-            block = raw.read(min(_CHUNK, last - first))
-            if not block:
-                raise EOFError("the file ends too early")
-            digest.update(block)
-            first += len(block)
-    return digest.hexdigest().encode()
-
-
-def _gaps(start: int, size: int, arrays: _Arrays) -> Iterator[tuple[int, int]]:
-    rows = [_region(place) for name, place in arrays.items() if name not in TABLES]
-    for region in sorted(rows, key=lambda region: region.offset):
-        if region.size_bytes:
-            yield start, region.offset
-            start = region.offset + region.size_bytes
-    yield start, size
-
-
-def _check_seal(path: Path, raw: BinaryIO) -> tuple[int, _Arrays]:
-    """Check header and hash; returns the header's size and the places of the arrays."""
-    start = raw.read(LEAST_HEADER)
-    if not start.startswith(MAGIC):
-        raise NotACacheError(f"{path} is not a feature cache: it does not begin with 'featcache'.")
-    version, _, length = start[len(MAGIC) :].partition(b"\n")[0].partition(b" ")
-    if version != str(VERSION).encode():
-        raise CacheVersionError(
-            f"{path} has format version {version.decode('ascii', 'replace')[:20]}; this featcache reads version "
-            f"{VERSION}. Use the featcache that wrote it, or extract again."
-        )
-    header_bytes = int(length)
-    if not LEAST_HEADER <= header_bytes <= _MOST_HEADER or header_bytes & (header_bytes - 1):
-        raise damaged(path, "its header has no proper size")
-    header = start + raw.read(header_bytes - LEAST_HEADER)
-    first, second, seal, rest = header[: header_bytes - OWNER_BYTES].split(b"\n", 3)
-    size = os.fstat(raw.fileno()).st_size
-    body = json.loads(second)
-    if body["size"] != size:
-        raise damaged(path, f"it has {size} bytes, {body['size']} were written")
-    arrays: _Arrays = dict(body["arrays"])
-    gaps = list(_gaps(header_bytes, size, arrays))
-    if any(rest) or any(first > last for first, last in gaps):
-        raise damaged(path, "its header contradicts itself")
-    if sum(last - first for first, last in gaps) > _MOST_SEALED + _MOST_SEALED_A_ROW * arrays["labels"][1][0]:
-        raise damaged(path, "it holds too much that is no rows")  # hashing gigabytes of nothing takes long
-    if _seal(raw, first + b"\n" + second + b"\n", header_bytes, size, arrays) != seal:
-        raise damaged(path, "its tables do not have their hash")
-    return header_bytes, arrays
-
-
-def _read(path: Path, raw: BinaryIO, header_bytes: int, arrays: _Arrays) -> Layout:
-    size = os.fstat(raw.fileno()).st_size
-    regions = {name: _region(place) for name, place in arrays.items()}
-    if any(not header_bytes <= region.offset <= size - region.size_bytes for region in regions.values()):
-        raise damaged(path, "an array does not lie whole in the file")
-
-    def table(name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        region = regions[name]
-        if (region.shape, region.dtype) != (shape, np.dtype(dtype)):
-            raise damaged(path, f"{name} has shape {region.shape} and type {region.dtype}")
-        raw.seek(region.offset)
-        return np.frombuffer(raw.read(region.size_bytes), region.dtype).reshape(shape)
+def _read(path: Path, raw: BinaryIO, header_bytes: int, regions: Mapping[str, Region]) -> Layout:
+    def table(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+        return read_table(path, raw, CACHE, regions[name], shape, dtype)
 
     index = json.loads(table("index", regions["index"].shape, "|u1").tobytes())
     spec = ExtractSpec.from_json(json.dumps(index["spec"]))
@@ -258,24 +140,24 @@ def _read(path: Path, raw: BinaryIO, header_bytes: int, arrays: _Arrays) -> Layo
         tuple(map(str, index["classes"])),
     )
     if len(set(samples.ids)) != n:
-        raise damaged(path, "its ids are not one a row")
+        raise damaged(path, CACHE, "its ids are not one a row")
     if n and not 0 <= samples.labels.min() <= samples.labels.max() < len(samples.classes):
-        raise damaged(path, "a label lies outside of its classes")
+        raise damaged(path, CACHE, "a label lies outside of its classes")
     if n and samples.split.max() >= len(SPLITS):
-        raise damaged(path, "a split lies outside of train, val and test")
+        raise damaged(path, CACHE, "a split lies outside of train, val and test")
     provenance = dict(index["provenance"])
     for name, kind in _PROVENANCE.items():
         if not isinstance(provenance.get(name, kind()), kind):
-            raise damaged(path, f"its {name} is {provenance[name]!r}")
+            raise damaged(path, CACHE, f"its {name} is {provenance[name]!r}")
     dims = {layer: regions[f"features/{layer}"].shape[-1] for layer in spec.layers}
     if 0 in dims.values():
-        raise damaged(path, "a layer has no features")
+        raise damaged(path, CACHE, "a layer has no features")
     wanted = row_arrays(spec, n, dims)
-    if set(regions) != {*TABLES, *wanted}:
-        raise damaged(path, f"it holds {', '.join(sorted(regions))}")
+    if set(regions) != {*CACHE.tables, *wanted}:
+        raise damaged(path, CACHE, f"it holds {', '.join(sorted(regions))}")
     for name, (shape, dtype) in wanted.items():
         if (regions[name].shape, regions[name].dtype) != (shape, dtype):
-            raise damaged(path, f"{name} has shape {regions[name].shape} and type {regions[name].dtype}")
+            raise damaged(path, CACHE, f"{name} has shape {regions[name].shape} and type {regions[name].dtype}")
     return Layout(
         spec,
         samples,

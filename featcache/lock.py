@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from featcache.errors import CacheBusyError
-from featcache.layout import OWNER_BYTES
+from featcache.sealed import OWNER_BYTES
 
 try:
     import fcntl

@@ -1,4 +1,4 @@
-"""`write`: a cache file with all its tables and room for every row: the one thing that HDF5 does here."""
+"""A sealed file with all its tables and room for every row: the one thing that HDF5 does here."""
 
 from __future__ import annotations
 
@@ -11,43 +11,56 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache.layout import LEAST_HEADER, OWNER_BYTES, TABLES, VERSION, encode, row_arrays, write_header
+from featcache.layout import CACHE, encode, row_arrays
 from featcache.samples import SPLITS, Samples
+from featcache.sealed import LEAST_HEADER, OWNER_BYTES, Kind, write_header
 from featcache.spec import ExtractSpec
 
 _TEXT = h5py.string_dtype("utf-8")
 _SPLIT_DTYPE = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
 
+Room = tuple[tuple[int, ...], np.dtype[Any]]
+"""Shape and dtype of an array that is written later."""
 
-def write(
+
+def write_cache(
     path: Path, spec: ExtractSpec, samples: Samples, dims: Mapping[str, int], provenance: Mapping[str, Any]
 ) -> None:
     """Write a cache file without any rows: tables, header, and room for the rows."""
-    n = len(samples)
+    attributes = {"spec": spec.to_json(), "digest": spec.digest(), "provenance": json.dumps(dict(provenance))}
+    index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
+    tables: dict[str, dict[str, Any]] = {
+        "index": {"data": np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)},
+        "labels": {"data": samples.labels},
+        "split": {"data": samples.split, "dtype": _SPLIT_DTYPE},
+        "sha256": {"data": samples.sha256},
+        "ids": {"data": [encode(name) for name in samples.ids], "dtype": _TEXT},
+        "classes": {"data": [encode(name) for name in samples.classes], "dtype": _TEXT},
+    }
+    write(path, CACHE, attributes, tables, row_arrays(spec, len(samples), dims))
+
+
+def write(
+    path: Path,
+    kind: Kind,
+    attributes: Mapping[str, str],
+    tables: Mapping[str, Mapping[str, Any]],
+    rooms: Mapping[str, Room],
+) -> None:
+    """Write a sealed file: attributes, tables (arguments of h5py's create_dataset), and room for the rows."""
     header_bytes = LEAST_HEADER
-    while header_bytes < 768 + 192 * len(spec.layers) + OWNER_BYTES:
+    while header_bytes < 192 * (len(rooms) + 1) + OWNER_BYTES:
         header_bytes *= 2
     with h5py.File(path, "w", userblock_size=header_bytes, locking=False) as file:
-        file.attrs.update(
-            format="featcache",
-            version=VERSION,
-            spec=spec.to_json(),
-            digest=spec.digest(),
-            provenance=json.dumps(dict(provenance)),
-        )
-        index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
-        file.create_dataset("index", data=np.frombuffer(json.dumps(index).encode(), dtype=np.uint8))
-        file.create_dataset("labels", data=samples.labels)
-        file.create_dataset("split", data=samples.split, dtype=_SPLIT_DTYPE)
-        file.create_dataset("sha256", data=samples.sha256)
-        file.create_dataset("ids", data=[encode(name) for name in samples.ids], dtype=_TEXT)
-        file.create_dataset("classes", data=[encode(name) for name in samples.classes], dtype=_TEXT)
-        for name, (shape, dtype) in row_arrays(spec, n, dims).items():
+        file.attrs.update(format=kind.magic.decode(), version=kind.version, **attributes)
+        for name, table in tables.items():
+            file.create_dataset(name, **table)
+        for name, (shape, dtype) in rooms.items():
             _reserve(file, name, shape, dtype)
     with h5py.File(path, "r", locking=False) as file:
-        arrays = {name: _place(file[name]) for name in (*TABLES, *row_arrays(spec, n, dims))}
+        arrays = {name: _place(file[name]) for name in (*kind.tables, *rooms)}
     with path.open("r+b", buffering=0) as raw:
-        write_header(raw, header_bytes, {"size": os.fstat(raw.fileno()).st_size, "arrays": arrays})
+        write_header(raw, kind, header_bytes, {"size": os.fstat(raw.fileno()).st_size, "arrays": arrays})
 
 
 def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

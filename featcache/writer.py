@@ -17,14 +17,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache import lock
+from featcache import lock, skeleton
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
 from featcache.creation import FULL, create, fsync_folder, sweep
 from featcache.errors import CacheIncompleteError, CacheSpaceError
 from featcache.files import Progress
-from featcache.layout import REASON_BYTES, Region, encode, read
+from featcache.layout import REASON_BYTES, encode, read, size_needed
 from featcache.samples import Samples
+from featcache.sealed import Region
 from featcache.spec import ExtractSpec
 
 
@@ -53,7 +54,8 @@ class CacheWriter:
         self.path, self._at = Path(path), partial_path(path)
         sweep(self._at)
         if not self._at.exists():
-            create(self._at, spec, samples, dims, provenance)
+            needed = size_needed(spec, samples, dims)
+            create(self._at, needed, lambda draft: skeleton.write_cache(draft, spec, samples, dims, provenance))
         self._layout = layout = read(self._at)
         self._file = self._at.open("r+b", buffering=0)
         try:

@@ -33,8 +33,8 @@ from featcache.errors import (
     CacheSpaceError,
     NotACacheError,
 )
-from featcache.layout import OWNER_BYTES
 from featcache.samples import Samples
+from featcache.sealed import OWNER_BYTES
 from featcache.writer import CacheWriter
 
 

@@ -21,7 +21,9 @@ from featcache import layout
 from featcache.cache import FeatureCache
 from featcache.errors import CacheError, CacheVersionError, HeadError, NotACacheError
 from featcache.fitting import fit_head
+from featcache.layout import CACHE
 from featcache.samples import Samples
+from featcache.sealed import write_header
 from featcache.verification import verify
 from featcache.writer import CacheWriter
 
@@ -53,7 +55,7 @@ def tamper(path: Path, change: Change) -> None:
     with path.open("r+b") as file:
         file.write(f"featcache 1 {header}\n{json.dumps(body)}\n\n".encode().ljust(header, b"\0"))
         with suppress(ValueError, EOFError, OSError):  # the places make no sense, so there is nothing to seal
-            layout.write_header(file, header, body)
+            write_header(file, CACHE, header, body)
 
 
 def refusal(path: Path) -> str:
@@ -225,7 +227,7 @@ def test_the_structure_that_hdf5_would_follow_is_never_followed(path: Path) -> N
     first, second, _ = raw.split(b"\n", 2)
     with path.open("r+b") as sealed:
         body = {"size": len(raw), "arrays": json.loads(second)["arrays"]}
-        layout.write_header(sealed, int(first.split()[2]), body)
+        write_header(sealed, CACHE, int(first.split()[2]), body)
     np.testing.assert_array_equal(FeatureCache.open(path).samples.labels, expected)
 
 

@@ -1,0 +1,166 @@
+"""A sealed file: HDF5 whose tables are sealed by a hash and whose arrays lie at places that its header names.
+
+The number of samples is known before the first one is worked on, so `skeleton.write` writes all tables and leaves room
+for every row. That is all that HDF5 does here: rows are written, and everything is read, as bytes at an offset that the
+header names. So a crash cannot hurt the structure, and a file with bad intentions never meets the HDF5 library, which
+hangs or dies on some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import CacheVersionError, NotACacheError
+
+OWNER_BYTES = 256  # the end of the header: who is writing; empty in a finished file
+LEAST_HEADER = 512  # HDF5 looks for its own start at 512, 1024, 2048, ...
+
+_MOST_HEADER = 2**20
+_CHUNK = 2**20
+_MOST_SEALED, _MOST_SEALED_A_ROW = 2**26, 2**15  # bytes
+
+Place = tuple[int, list[int], str]
+"""Offset in bytes, shape, dtype: where an array lies, as the header says it."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A format.
+
+    magic : how its files begin, followed by version and size of the header. what : it is called that in messages.
+    tables : arrays that are sealed, "sha256" among them, with a row a sample; all others hold rows that come later.
+    dtypes : that arrays may have. remedy : what to do about a damaged file, after having removed it.
+    """
+
+    magic: bytes
+    version: int
+    what: str
+    tables: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where an array lies in the file: row r from offset + r * stride on, in bytes."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def stride(self) -> int:
+        """Bytes of a row."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.shape[0] * self.stride
+
+    def of(self, data: NDArray[np.uint8]) -> NDArray[Any]:
+        """The array, of the bytes of the file."""
+        return data[self.offset : self.offset + self.size_bytes].view(self.dtype).reshape(self.shape)
+
+
+def _region(place: Place, kind: Kind) -> Region:
+    offset, shape, dtype = place
+    if dtype not in kind.dtypes or not all(type(number) is int and 0 <= number < 2**48 for number in (offset, *shape)):
+        raise ValueError("an array has no proper place")
+    return Region(offset, tuple(shape), np.dtype(dtype))
+
+
+def write_header(raw: BinaryIO, kind: Kind, header_bytes: int, body: Mapping[str, Any]) -> None:
+    """Write version and places, and seal them with all else that does not change."""
+    text = kind.magic + f" {kind.version} {header_bytes}\n{json.dumps(body)}\n".encode()
+    text += _seal(raw, kind, text, header_bytes, body["size"], body["arrays"]) + b"\n"
+    if len(text) > header_bytes - OWNER_BYTES:
+        raise AssertionError("the header was made large enough")
+    raw.seek(0)
+    raw.write(text.ljust(header_bytes, b"\0"))
+
+
+def _seal(raw: BinaryIO, kind: Kind, text: bytes, start: int, size: int, arrays: Mapping[str, Place]) -> bytes:
+    """SHA-256, as hex digits, over the header's text and the bytes of the file from `start` on that are no rows."""
+    digest = hashlib.sha256(text)
+    for first, last in _gaps(kind, start, size, arrays):
+        raw.seek(first)
+        while first < last:
+            block = raw.read(min(_CHUNK, last - first))
+            if not block:
+                raise EOFError("the file ends too early")
+            digest.update(block)
+            first += len(block)
+    return digest.hexdigest().encode()
+
+
+def _gaps(kind: Kind, start: int, size: int, arrays: Mapping[str, Place]) -> Iterator[tuple[int, int]]:
+    rows = [_region(place, kind) for name, place in arrays.items() if name not in kind.tables]
+    for region in sorted(rows, key=lambda region: region.offset):
+        if region.size_bytes:
+            yield start, region.offset
+            start = region.offset + region.size_bytes
+    yield start, size
+
+
+def unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region]]:
+    """Check header and hash; returns the header's size and where the arrays lie.
+
+    Raises
+    ------
+    NotACacheError, CacheVersionError; ValueError, KeyError and others of JSON that does not hold what it should.
+    """
+    start = raw.read(LEAST_HEADER)
+    magic = kind.magic + b" "
+    if not start.startswith(magic):
+        raise NotACacheError(f"{path} is not a {kind.what}: it does not begin with '{kind.magic.decode()}'.")
+    version, _, length = start[len(magic) :].partition(b"\n")[0].partition(b" ")
+    if version != str(kind.version).encode():
+        raise CacheVersionError(
+            f"{path} has format version {version.decode('ascii', 'replace')[:20]}; this featcache reads version "
+            f"{kind.version}. Use the featcache that wrote it, or {kind.remedy}."
+        )
+    header_bytes = int(length)
+    if not LEAST_HEADER <= header_bytes <= _MOST_HEADER or header_bytes & (header_bytes - 1):
+        raise damaged(path, kind, "its header has no proper size")
+    header = start + raw.read(header_bytes - LEAST_HEADER)
+    first, second, seal, rest = header[: header_bytes - OWNER_BYTES].split(b"\n", 3)
+    size = os.fstat(raw.fileno()).st_size
+    body = json.loads(second)
+    if body["size"] != size:
+        raise damaged(path, kind, f"it has {size} bytes, {body['size']} were written")
+    arrays: dict[str, Place] = dict(body["arrays"])
+    gaps = list(_gaps(kind, header_bytes, size, arrays))
+    if any(rest) or any(first > last for first, last in gaps):
+        raise damaged(path, kind, "its header contradicts itself")
+    if sum(last - first for first, last in gaps) > _MOST_SEALED + _MOST_SEALED_A_ROW * arrays["sha256"][1][0]:
+        raise damaged(path, kind, "it holds too much that is no rows")  # hashing gigabytes of nothing takes long
+    if _seal(raw, kind, first + b"\n" + second + b"\n", header_bytes, size, arrays) != seal:
+        raise damaged(path, kind, "its tables do not have their hash")
+    regions = {name: _region(place, kind) for name, place in arrays.items()}
+    if any(not header_bytes <= region.offset <= size - region.size_bytes for region in regions.values()):
+        raise damaged(path, kind, "an array does not lie whole in the file")
+    return header_bytes, regions
+
+
+def read_table(path: Path, raw: BinaryIO, kind: Kind, region: Region, shape: tuple[int, ...], dtype: str) -> Any:
+    """A table, as an ndarray of this shape and type."""
+    if (region.shape, region.dtype) != (shape, np.dtype(dtype)):
+        raise damaged(path, kind, f"a table has shape {region.shape} and type {region.dtype}")
+    raw.seek(region.offset)
+    return np.frombuffer(raw.read(region.size_bytes), region.dtype).reshape(shape)
+
+
+def damaged(path: Path, kind: Kind, reason: str) -> NotACacheError:
+    """The error that says so."""
+    again = "run the same command again" if path.suffix == ".partial" else kind.remedy
+    return NotACacheError(f"{path} is a damaged {kind.what}: {reason}. Remove it and {again}.")
