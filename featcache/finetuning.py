@@ -21,6 +21,7 @@ from featcache.engines import compiler_is_there
 from featcache.errors import RunError, first_line
 from featcache.files import Progress
 from featcache.headfile import dump_head, load_head
+from featcache.imagecache import ImageCache
 from featcache.images import MAX_PIXELS
 from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
@@ -33,6 +34,7 @@ from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec
 from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, linear_layer, train
 
 _VAL_BATCH = 32
+_KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def finetune(
     split_seed: int = 0,
     allow_leak: bool = False,
     max_pixels: int = MAX_PIXELS,
+    image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -113,6 +116,8 @@ def finetune(
     compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs.
     seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
         `read_manifest`. max_pixels : larger images count as unreadable.
+    image_cache : a file that keeps the decoded images, for later epochs and runs. In it those whose short side
+        exceeds twice that of the clean view's resize are shrunk to that, so their views differ a little.
     resume : go on after the last finished epoch of `out`, to the result that an uninterrupted run would give.
 
     Raises
@@ -138,8 +143,14 @@ def finetune(
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
         spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32")
-        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, watch, progress, on_epoch)
+    images = None
+    if image_cache is not None:
+        with watch.phase("image cache"):
+            images = ImageCache(image_cache, manifest, _KEPT_SIDES * spec.view.resize_size, progress)
+    with watch.phase("start"):
+        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images)
+        side = images.side if images else None
+        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, watch, side, progress, on_epoch)
         if compile:
             run.training.module.compile()
     try:
@@ -195,6 +206,7 @@ class _Run:
         mode: Literal["all", "head"],
         recipe: Recipe,
         watch: Stopwatch,
+        image_side: int | None,
         progress: Progress | None,
         on_epoch: Callable[[Epoch], None] | None,
     ) -> None:
@@ -209,6 +221,7 @@ class _Run:
             "train": mode,
             **asdict(recipe),
             "images": manifest.samples.digest(),
+            "image_side": image_side,
         }
 
     def train(self) -> None:

@@ -69,6 +69,16 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         raise UnreadableImageError(_reason(data, error)) from error
 
 
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Height and width as `decode` gives them, from the header alone; None where that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # decoders raise whatever they like on a broken file
+        return None
+
+
 def _decode_jpeg(data: bytes, image: Image.Image) -> _Pixels | None:
     """The pixels that Pillow would give, in half its time; None for what is left to Pillow.
 

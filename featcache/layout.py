@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheError, NotACacheError
 from featcache.samples import SPLITS, Samples
-from featcache.sealed import OWNER_BYTES, Kind, Region, damaged, read_table, unseal
+from featcache.sealed import OWNER_BYTES, Kind, Region, Tables, damaged, unseal
 from featcache.spec import ExtractSpec
 
 REASON_BYTES = 120
@@ -126,17 +126,15 @@ def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, 
 
 
 def _read(path: Path, raw: BinaryIO, header_bytes: int, regions: Mapping[str, Region]) -> Layout:
-    def table(name: str, shape: tuple[int, ...], dtype: str) -> Any:
-        return read_table(path, raw, CACHE, regions[name], shape, dtype)
-
-    index = json.loads(table("index", regions["index"].shape, "|u1").tobytes())
+    tables = Tables(path, raw, CACHE, regions)
+    index = tables.index()
     spec = ExtractSpec.from_json(json.dumps(index["spec"]))
     n = len(index["ids"])
     samples = Samples(
         tuple(map(str, index["ids"])),
-        table("labels", (n,), "<i8"),
-        table("split", (n,), "|u1"),
-        table("sha256", (n, 32), "|u1"),
+        tables.read("labels", (n,), "<i8"),
+        tables.read("split", (n,), "|u1"),
+        tables.read("sha256", (n, 32), "|u1"),
         tuple(map(str, index["classes"])),
     )
     if len(set(samples.ids)) != n:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,19 @@ class Batch:
     labels: NDArray[np.int64]
 
 
+class DecodedImages(Protocol):
+    """Keeps decoded images by the SHA-256 of their files: `ImageCache`."""
+
+    def get(self, sha256: bytes) -> NDArray[np.uint8] | None:
+        """Pixels (h, w, 3), or None."""
+
+    def keep(self, sha256: bytes, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Keep an image and return it as `get` will."""
+
+    def close(self) -> None:
+        """No more is asked of it."""
+
+
 class ViewLoader:
     """Views of the images of a manifest, in batches, in the order asked for.
 
@@ -51,6 +65,7 @@ class ViewLoader:
     ----------
     workers : threads; None takes one per core that the process may use.
     max_pixels : larger images count as unreadable.
+    images : keeps decoded images, so that each is decoded once.
     watch : gets the seconds spent reading, decoding and making views, summed over the threads.
 
     Attributes
@@ -66,6 +81,7 @@ class ViewLoader:
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
         watch: Stopwatch | None = None,
+        images: DecodedImages | None = None,
     ) -> None:
         if max_pixels > MAX_PIXELS:
             lift_pillows_limit(max_pixels)
@@ -73,14 +89,17 @@ class ViewLoader:
         self.manifest = manifest
         self.spec = spec
         self.skipped: dict[int, str] = {}
+        self._images = images
         self._watch = watch or Stopwatch()
         self._workers = workers or usable_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="views")
         self._begun: tuple[list[int], list[int], _Begun] | None = None
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads, and close what keeps decoded images."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._images:
+            self._images.close()
 
     def begin(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int]) -> None:
         """Let the threads start on what `batches` will probably be asked for first."""
@@ -134,13 +153,16 @@ class ViewLoader:
     def _load(self, row: int, numbers: Sequence[int]) -> _Views:
         """One decode serves all views of an image."""
         expected = self.manifest.samples.sha256[row].tobytes()
-        try:
-            with self._watch.phase("read"):
-                data = read_image(self.manifest, row, expected)
-            with self._watch.phase("decode"):
-                image = decode(data, self._max_pixels)
-        except UnreadableImageError as error:
-            return error
+        image = self._images.get(expected) if self._images else None
+        if image is None:
+            try:
+                with self._watch.phase("read"):
+                    data = read_image(self.manifest, row, expected)
+                with self._watch.phase("decode"):
+                    image = decode(data, self._max_pixels)
+                    image = self._images.keep(expected, image) if self._images else image
+            except UnreadableImageError as error:
+                return error
         from featcache.views import make_views  # needs PyTorch, which is imported while others decode
 
         with self._watch.phase("view"):

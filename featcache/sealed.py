@@ -122,7 +122,8 @@ def unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region
     start = raw.read(LEAST_HEADER)
     magic = kind.magic + b" "
     if not start.startswith(magic):
-        raise NotACacheError(f"{path} is not a {kind.what}: it does not begin with '{kind.magic.decode()}'.")
+        article = "an" if kind.what[0] in "aeiou" else "a"
+        raise NotACacheError(f"{path} is not {article} {kind.what}: it does not begin with '{kind.magic.decode()}'.")
     version, _, length = start[len(magic) :].partition(b"\n")[0].partition(b" ")
     if version != str(kind.version).encode():
         raise CacheVersionError(
@@ -152,12 +153,23 @@ def unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region
     return header_bytes, regions
 
 
-def read_table(path: Path, raw: BinaryIO, kind: Kind, region: Region, shape: tuple[int, ...], dtype: str) -> Any:
-    """A table, as an ndarray of this shape and type."""
-    if (region.shape, region.dtype) != (shape, np.dtype(dtype)):
-        raise damaged(path, kind, f"a table has shape {region.shape} and type {region.dtype}")
-    raw.seek(region.offset)
-    return np.frombuffer(raw.read(region.size_bytes), region.dtype).reshape(shape)
+class Tables:
+    """The tables of a file that is open and whose seal holds."""
+
+    def __init__(self, path: Path, raw: BinaryIO, kind: Kind, regions: Mapping[str, Region]) -> None:
+        self._path, self._raw, self._kind, self._regions = path, raw, kind, regions
+
+    def read(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """A table of this shape and type. Raises NotACacheError where it has another."""
+        region = self._regions[name]
+        if (region.shape, region.dtype) != (shape, np.dtype(dtype)):
+            raise damaged(self._path, self._kind, f"{name} has shape {region.shape} and type {region.dtype}")
+        self._raw.seek(region.offset)
+        return np.frombuffer(self._raw.read(region.size_bytes), region.dtype).reshape(shape)
+
+    def index(self) -> Any:
+        """The JSON of the table "index"."""
+        return json.loads(self.read("index", self._regions["index"].shape, "|u1").tobytes())
 
 
 def damaged(path: Path, kind: Kind, reason: str) -> NotACacheError:

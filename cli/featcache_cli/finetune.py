@@ -36,6 +36,7 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: slower to start, faster after.")
 @options.seed_option
 @options.data_options
+@click.option("--image-cache", help="Keep the decoded images in this file: later epochs and runs do not decode.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
 @options.as_json
 def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:

@@ -1,0 +1,173 @@
+"""`ImageCache`: decoded images in one file, so that epochs and runs after the first do not decode.
+
+A sealed file (see `sealed`) with room for the pixels of every image, each with its checksum and a mark that it is
+there. Images come in as they are decoded, by what their files hold, so the file is right at any moment: after a kill
+and after a power cut, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache import skeleton
+from featcache.creation import create
+from featcache.errors import CacheError, CacheMismatchError, NotACacheError
+from featcache.files import Progress
+from featcache.images import upright_size
+from featcache.manifest import Manifest
+from featcache.sealed import Kind, Region, Tables, damaged, unseal
+from featcache.views import reduced_size, shrink
+
+IMAGES = Kind(
+    magic=b"featcache-images",
+    version=1,
+    what="image cache",
+    tables=("index", "sha256", "places"),
+    dtypes=("|u1", "<u4", "<i8"),
+    remedy="run the same command again",
+)
+
+
+class ImageCache:
+    """Decoded images by the SHA-256 of their files; made where it is not there.
+
+    Parameters
+    ----------
+    path : the file. manifest : the images that shall have room in it.
+    side : images with a larger short side, in pixels, are kept shrunk to it, antialiased.
+
+    Raises
+    ------
+    CacheMismatchError : the file is for other images or another side. NotACacheError, CacheVersionError,
+    CacheSpaceError
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], manifest: Manifest, side: int, progress: Progress | None = None
+    ) -> None:
+        self.path, self.side = Path(path), side
+        if not self.path.exists():
+            self._create(manifest, progress)
+        self._read()
+        lacking = {row.tobytes() for row in manifest.samples.sha256} - self._row.keys()
+        if lacking:
+            raise CacheMismatchError(
+                f"{path} was made for other images: {len(lacking)} of {len(manifest.samples)} have no room in it. "
+                "Remove it, or give another file with --image-cache."
+            )
+        self._file = self.path.open("r+b", buffering=0)
+        self._write = threading.Lock()
+        self._sound: set[int] = set()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def get(self, sha256: bytes) -> NDArray[np.uint8] | None:
+        """Pixels (h, w, 3), memory-mapped; None for an image that has not been kept yet, or not unharmed."""
+        row = self._row[sha256]
+        if not self._done[row]:
+            return None
+        pixels = self._pixels[self._slice(row)]
+        if row not in self._sound:
+            if zlib.crc32(pixels.data) != self._crc32[row]:
+                return None
+            self._sound.add(row)
+        return pixels.reshape(int(self._places[row, 1]), int(self._places[row, 2]), 3)
+
+    def keep(self, sha256: bytes, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Keep an image (h, w, 3) and return it as `get` will: shrunk where it is too large."""
+        row, image = self._row[sha256], shrink(image, self.side)
+        if image.shape[:2] == (self._places[row, 1], self._places[row, 2]):  # the file's header told the truth
+            data = np.ascontiguousarray(image).reshape(-1).data
+            with self._write:
+                self._put(self._regions["pixels"].offset + int(self._places[row, 0]), data)
+                self._put(self._regions["crc32"].offset + 4 * row, np.uint32(zlib.crc32(data)).tobytes())
+                self._put(self._regions["done"].offset + row, b"\1")
+        return image
+
+    def _put(self, offset: int, data: Any) -> None:
+        self._file.seek(offset)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def _slice(self, row: int) -> slice:
+        start, height, width = self._places[row].tolist()
+        return slice(start, start + height * width * 3)
+
+    def _create(self, manifest: Manifest, progress: Progress | None) -> None:
+        """Room for every image, by the sizes that the headers of their files say."""
+        hashes, rows = np.unique(manifest.samples.sha256, axis=0, return_index=True)
+        sizes = np.zeros((len(rows), 2), np.int64)
+        with ThreadPoolExecutor() as pool:
+            for place, size in enumerate(pool.map(lambda row: upright_size(manifest.path(row)), rows.tolist())):
+                sizes[place] = reduced_size(*size, self.side) if size else (0, 0)
+                if progress and (place + 1 == len(rows) or place % 64 == 0):
+                    progress("measure", place + 1, len(rows))
+        sizes_bytes = sizes.prod(axis=1) * 3
+        places = np.column_stack([np.cumsum(sizes_bytes) - sizes_bytes, sizes])
+        total = int(sizes_bytes.sum())
+        index = json.dumps({"side": self.side}).encode()
+        tables: dict[str, dict[str, Any]] = {
+            "index": {"data": np.frombuffer(index, np.uint8)},
+            "sha256": {"data": hashes},
+            "places": {"data": places},
+        }
+        rooms: dict[str, skeleton.Room] = {
+            "pixels": ((total,), np.dtype("u1")),
+            "crc32": ((len(rows),), np.dtype("<u4")),
+            "done": ((len(rows),), np.dtype("u1")),
+        }
+        needed = total + len(rows) * (32 + 24 + 5) + 65536
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        create(self.path, needed, lambda draft: skeleton.write(draft, IMAGES, {}, tables, rooms))
+
+    def _read(self) -> None:
+        if not self.path.is_file():
+            raise NotACacheError(f"{self.path} is not an image cache: it is no regular file.")
+        try:
+            with self.path.open("rb", buffering=0) as raw:
+                _, regions = unseal(self.path, raw, IMAGES)
+                tables = Tables(self.path, raw, IMAGES, regions)
+                side = int(tables.index()["side"])
+                n = regions["sha256"].shape[0]
+                self._places = tables.read("places", (n, 3), "<i8")
+                hashes = tables.read("sha256", (n, 32), "|u1")
+                data: NDArray[np.uint8] = np.memmap(raw, dtype=np.uint8, mode="r")
+            self._check(regions, n)
+        except CacheError:
+            raise
+        except Exception as error:  # of JSON or numbers that are not what they should be
+            raise damaged(self.path, IMAGES, f"{type(error).__name__}: {error}") from error
+        if side != self.side:
+            raise CacheMismatchError(
+                f"{self.path} holds images of at most {side} pixels (short side), you need {self.side}. "
+                "Remove it, or give another file with --image-cache."
+            )
+        self._regions = regions
+        self._row = {sha.tobytes(): row for row, sha in enumerate(hashes)}
+        self._pixels, self._crc32, self._done = (regions[name].of(data) for name in ("pixels", "crc32", "done"))
+
+    def _check(self, regions: dict[str, Region], n: int) -> None:
+        """Raise unless every image has its room in the file."""
+        total = regions["pixels"].shape[0]
+        shapes = {"pixels": ((total,), "|u1"), "crc32": ((n,), "<u4"), "done": ((n,), "|u1")}
+        for name, (shape, dtype) in shapes.items():
+            if (regions[name].shape, regions[name].dtype) != (shape, np.dtype(dtype)):
+                raise damaged(self.path, IMAGES, f"{name} has shape {regions[name].shape}")
+        places = self._places
+        if (places < 0).any() or (places > 2**31).any():
+            raise damaged(self.path, IMAGES, "an image has no proper size")
+        ends = [start + height * width * 3 for start, height, width in places.tolist()]
+        if max(ends, default=0) > total:
+            raise damaged(self.path, IMAGES, "an image does not lie whole in the file")
