@@ -159,7 +159,7 @@ class Backbone:
         ------
         BackboneError : the engine asked for cannot be had.
         """
-        path = kept_path(".xml", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size)
+        path = self._conversion(image_size)
         takes_openvino = self.device == "cpu" and self.precision != "fp16" and openvino_is_there()
         if engine == "openvino" and not takes_openvino:
             raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16, once it is there: pip install openvino")
@@ -203,7 +203,7 @@ class Backbone:
     def view_spec(self, *, image_size: int | None = None, **fields: Any) -> ViewSpec:
         """A ViewSpec with this network's preprocessing; another image size keeps its resize ratio."""
         size = image_size or self.image_size
-        if size != self.image_size:
+        if size != self.image_size and not self._conversion(size).exists():
             self._probe(size)
         resize = round(size * self.resize_size / self.image_size)
         return ViewSpec(size, resize, self.interpolation, **fields)
@@ -233,6 +233,10 @@ class Backbone:
                 f"{self.name} takes {self.image_size} pixels, you asked for {size} ({first_line(error)}). "
                 "Drop --image-size, or choose another network."
             ) from error
+
+    def _conversion(self, image_size: int) -> Path:
+        """Where OpenVINO's conversion is kept, once it was made."""
+        return kept_path(".xml", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size)
 
     def _measure(self) -> dict[str, int]:
         blank = np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8)

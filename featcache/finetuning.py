@@ -113,7 +113,8 @@ def finetune(
     mode : "all" trains every layer; "head" a linear layer on the backbone, which stays frozen in `eval()` mode
         and runs live over every image in every epoch.
     recipe : epochs, batch size, optimizer, schedule.
-    compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs.
+    compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
+        then draws other random numbers.
     seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
         `read_manifest`. max_pixels : larger images count as unreadable.
     image_cache : a file that keeps the decoded images, for later epochs and runs. In it those whose short side

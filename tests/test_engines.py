@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +190,80 @@ def test_the_head_on_real_photos_is_right_as_often(ants_bees: Path, tmp_path: Pa
         fit = fit_head(cache)
         right.append(round(fit.accuracy.accuracy * fit.accuracy.n))
     assert abs(right[0] - right[1]) <= 1
+
+
+@pytest.mark.parametrize("engine", ["pytorch", "openvino"])
+def test_batches_under_way_at_once_give_each_its_own_features(engine: Any) -> None:
+    toy = toy_backbone()
+    toy.accelerate(8, engine)
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8) for n in (1, 40, 7, 16, 33)]
+    waiting = [toy.submit(batch) for batch in batches]
+    for batch, features in reversed(list(zip(batches, waiting, strict=True))):
+        np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-5, atol=1e-5)
+
+
+def test_openvino_gives_the_same_bits_whatever_the_batch() -> None:
+    backbone = load_backbone("resnet18", weights="none", device="cpu", precision="bf16")
+    backbone.accelerate(64)
+    pixels = photos(64)
+    whole = backbone.embed(pixels)
+    for size in (1, 5, 13):
+        parts = [backbone.embed(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_an_error_inside_of_an_engine_reaches_who_asks_for_the_features() -> None:
+    toy = toy_backbone()
+    toy.accelerate(8)
+    assert toy._fast
+    features = toy._fast[1].submit(np.zeros((3, 8, 8, 5), np.uint8))
+    with pytest.raises((RuntimeError, ValueError)):
+        features()
+    np.testing.assert_allclose(  # and the engine goes on
+        toy.embed(np.zeros((3, 8, 8, 3), np.uint8)), toy_answer(np.zeros((3, 8, 8, 3))), rtol=1e-5, atol=1e-5
+    )
+
+
+needs_a_compiler = pytest.mark.skipif(not engines.compiler_is_there("cpu"), reason="there is no C++ compiler")
+
+
+@needs_a_compiler
+def test_compiled_pytorch_keeps_the_features() -> None:
+    layers = ("features.6", "penultimate")
+    exact = load_backbone("squeezenet1_1", weights="none", layers=layers, device="cpu")
+    compiled = load_backbone("squeezenet1_1", weights="none", layers=layers, device="cpu", precision="bf16")
+    compiled.accelerate(64, "compiled")
+    assert compiled.engine == "compiled"
+    pixels = np.concatenate([photos(64), photos(64)[:11]])  # 35: a whole batch, and one to be filled up
+    expected, found = exact.embed_layers(pixels), compiled.embed_layers(pixels)
+    for layer in layers:
+        assert found[layer].shape == expected[layer].shape
+        assert cosines(expected[layer], found[layer]).mean() >= 0.999
+        assert cosines(expected[layer], found[layer]).min() >= 0.995
+
+
+def test_without_a_compiler_compiling_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "compiler_is_there", lambda _: False)
+    with pytest.raises(BackboneError, match=r"needs a C\+\+ compiler .* Install g\+\+, or drop --engine\.$"):
+        toy_backbone().accelerate(8, "compiled")
+
+
+def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is there and how much is to do; what is taken is not made here."""
+    taken: list[str] = []
+    monkeypatch.setattr(Backbone, "_engine", lambda self, name, *_: taken.append(name))
+    for openvino, compiler, device, precision, views in (
+        (True, True, "cpu", "bf16", 10**6),
+        (True, True, "cpu", "bf16", 10),
+        (False, True, "cpu", "bf16", 10**6),
+        (False, True, "cpu", "bf16", 10**3),
+        (False, False, "cpu", "bf16", 10**6),
+    ):
+        monkeypatch.setattr(backbones, "openvino_is_there", lambda found=openvino: found)
+        monkeypatch.setattr(backbones, "compiler_is_there", lambda _, found=compiler: found)
+        toy_backbone(device=device, precision=precision).accelerate(8, "auto", views)
+    assert taken == ["openvino", "pytorch", "compiled", "pytorch", "pytorch"]
 
 
 def test_nothing_is_reported_to_the_makers_of_openvino() -> None:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from featcache import finetuning
 from featcache.card import ModelCard
+from featcache.engines import compiler_is_there
 from featcache.errors import FeatcacheError, HeadError, RunError
 from featcache.finetuning import FineTune, finetune
 from featcache.headfile import load_head
@@ -364,3 +366,41 @@ def test_fp16_training_is_refused_as_its_gradients_would_underflow(split_folder:
 def test_training_takes_no_fp16_by_itself(of_the_machine: str, in_training: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(finetuning, "resolve_precision", lambda precision, device: of_the_machine)
     assert finetuning._trainable_precision("cpu") == in_training
+
+
+def test_what_waits_for_images_is_told(split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from featcache import loader
+
+    read = loader.read_image
+    shares = []
+    for seconds in (0.0, 0.05):
+        monkeypatch.setattr(loader, "read_image", lambda *given, s=seconds: time.sleep(s) or read(*given))
+        run = tune(split_folder, tmp_path / str(seconds), workers=1)
+        shares.append(run.data_share)
+        assert f"waiting for images took {run.data_share:.0%} of the time" in str(run)
+        assert run.to_dict()["data_share"] == run.data_share
+        waited = RECIPE.epochs * 18 * seconds
+        assert run.report.seconds["data"] >= 0.8 * waited
+    assert 0 < shares[0] < shares[1] <= 1
+    assert shares[1] > 0.5
+
+
+@pytest.mark.skipif(not compiler_is_there("cpu"), reason="there is no C++ compiler")
+def test_a_compiled_network_learns_the_same(split_folder: Path, tmp_path: Path) -> None:
+    backbone = trainable_backbone()
+    backbone.module.dropout.p = 0.0  # the compiler draws other random numbers
+    plain = tune(split_folder, tmp_path / "plain", backbone=backbone, seed=SEED)
+    compiled = tune(split_folder, tmp_path / "compiled", backbone=backbone, seed=SEED, compile=True)
+    np.testing.assert_allclose(
+        [epoch.loss for epoch in compiled.history], [epoch.loss for epoch in plain.history], rtol=1e-4
+    )
+    assert compiled.report.accuracy == plain.report.accuracy
+    saved_network(tmp_path / "compiled")  # the names of the weights are those of the network
+
+
+def test_compiling_without_a_compiler_is_refused_with_the_cure(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: False)
+    with pytest.raises(RunError, match=r"needs a C\+\+ compiler .* Install g\+\+, or drop --compile\.$"):
+        tune(split_folder, tmp_path / "run", compile=True)
