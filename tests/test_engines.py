@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -225,14 +226,22 @@ def test_an_error_inside_of_an_engine_reaches_who_asks_for_the_features() -> Non
     )
 
 
-needs_a_compiler = pytest.mark.skipif(not engines.compiler_is_there("cpu"), reason="there is no C++ compiler")
-
-
-@needs_a_compiler
-def test_compiled_pytorch_keeps_the_features() -> None:
-    layers = ("features.6", "penultimate")
-    exact = load_backbone("squeezenet1_1", weights="none", layers=layers, device="cpu")
-    compiled = load_backbone("squeezenet1_1", weights="none", layers=layers, device="cpu", precision="bf16")
+@pytest.mark.parametrize("back_end", ["eager", "inductor"])
+def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if back_end == "inductor" and not os.environ.get("FEATCACHE_COMPILE"):
+        pytest.skip("FEATCACHE_COMPILE is not set: compiling takes two minutes")
+    if back_end == "eager":  # everything but the compiler's own work
+        compiler = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda module, **_: compiler(module, dynamic=False, backend="eager"))
+        monkeypatch.setattr(backbones, "compiler_is_there", lambda _: True)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 5, 4), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 64)
+    )
+    layers = ("2", "penultimate")
+    options = {"name": "small", "image_size": 64, "resize_size": 72, "layers": layers}
+    exact = Backbone(network, **options)
+    compiled = Backbone(copy.deepcopy(network), precision="bf16", **options)
     compiled.accelerate(64, "compiled")
     assert compiled.engine == "compiled"
     pixels = np.concatenate([photos(64), photos(64)[:11]])  # 35: a whole batch, and one to be filled up
