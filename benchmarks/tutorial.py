@@ -1,0 +1,156 @@
+"""The whole job on ants against bees: the tutorial's ten epochs against featcache, from process start to the end.
+
+    python benchmarks/tutorial.py [DATA] [--views 8] [--repeats 3] [--network resnet18]
+
+DATA defaults to FEATCACHE_ANTS_BEES. Weights are random: time does not depend on them. Each repeat runs every route
+once, each in processes of its own, and is kept in --work, so that an interrupted run goes on. Routes:
+
+- tutorial, fine-tune and tutorial, frozen: the tutorial's code (see peers.py), batches of 4, fp32, no workers.
+- cached, first ever: `featcache extract --views K`, then `featcache fit-head`; nothing is kept from earlier runs.
+- cached, cold: the same for a network that was used before: its conversion is kept, no features are.
+- cached, warm: `featcache fit-head` on the cache that is there.
+- featcache finetune: ten epochs with the tutorial's recipe at batches of 32; fp32, and bf16 with an image cache.
+
+Seconds run from the start of the processes to their ends. "without imports" takes off what the processes need before
+their work begins: for the tutorial all up to the first batch (building the network, too), for featcache Python and the
+imports of its commands; PyTorch is imported while images are decoded, so that is not taken off. Ratios are medians of
+the ratios within a repeat. Writes results/tutorial.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import record
+
+Seconds = tuple[float, float]
+"""From the start of the processes, and without imports."""
+
+COLD = ("cached, first ever", "cached, cold", "cached, warm")
+
+
+def run(line: list[str], home: Path) -> dict[str, Any]:
+    """What a command answers in JSON, and its seconds as "process_s"."""
+    started = time.perf_counter()
+    ran = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": str(home)})
+    if ran.returncode:
+        sys.exit(f"{' '.join(line)} ended with {ran.returncode}: {ran.stderr}")
+    start = ran.stdout.index("{")
+    return {**json.loads(ran.stdout[start:]), "process_s": time.perf_counter() - started}
+
+
+def featcache(home: Path, *arguments: object) -> Seconds:
+    """One command."""
+    answer = run(
+        [sys.executable, "-c", "from featcache_cli.main import main; main()", *map(str, arguments), "--json"], home
+    )
+    return answer["process_s"], answer["seconds"]["wall"]
+
+
+def tutorial(name: str, data: str, network: str, home: Path) -> Seconds:
+    """One of peers.py."""
+    answer = run([sys.executable, str(record.HERE / "peers.py"), name, data, os.devnull, "--network", network], home)
+    return answer["process_s"], answer["seconds"]
+
+
+def both(*parts: Seconds) -> Seconds:
+    """One after the other."""
+    return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+
+def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seconds]:
+    """Every route once."""
+    home, cache = work / "home", work / "cache.h5"
+    options = ("--backbone", network, "--weights", "none")
+    found: dict[str, Seconds] = {}
+
+    def cold() -> Seconds:
+        cache.unlink(missing_ok=True)
+        return both(featcache(home, "extract", data, "-o", cache, "--views", views, *options), warm())
+
+    def warm() -> Seconds:
+        return featcache(home, "fit-head", cache)
+
+    def finetune(*more: object) -> Seconds:
+        shutil.rmtree(work / "run", ignore_errors=True)
+        (work / "images.h5").unlink(missing_ok=True)
+        return featcache(home, "finetune", data, "-o", work / "run", "--epochs", 10, *options, *more)
+
+    shutil.rmtree(home, ignore_errors=True)
+    routes: dict[str, Callable[[], Seconds]] = {
+        "cached, first ever": cold,
+        "cached, cold": cold,
+        "cached, warm": warm,
+        "tutorial, frozen": lambda: tutorial("tutorial-frozen", data, network, home),
+        "tutorial, fine-tune": lambda: tutorial("tutorial-finetune", data, network, home),
+        "featcache finetune, fp32": finetune,
+        "featcache finetune, bf16, image cache": lambda: finetune(
+            "--precision", "auto", "--image-cache", work / "images.h5"
+        ),
+    }
+    for name, route in routes.items():
+        found[name] = route()
+        print(f"{name}: {found[name][0]:.1f} s, {found[name][1]:.1f} s without imports", file=sys.stderr)
+    return found
+
+
+def spread(values: list[float]) -> list[float]:
+    """Median, least, most."""
+    return [round(value, 2) for value in (median(values), min(values), max(values))]
+
+
+def main() -> None:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--work", type=Path, help="where repeats are kept [default: demo/tutorial-COMMIT]")
+    options = parser.parse_args()
+    if not options.data:
+        sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
+    measured, rounds = record.commit(), []
+    work = options.work or Path(f"demo/tutorial-{measured}")
+    work.mkdir(parents=True, exist_ok=True)
+    for number in range(options.repeats):
+        kept = work / f"{options.network}-{options.views}-{number}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(one_round(options.data, options.network, options.views, work)))
+        rounds.append(json.loads(kept.read_text()))
+    record.write(
+        "tutorial",
+        {
+            "network": options.network,
+            "views": options.views,
+            "repeats": options.repeats,
+            "seconds": {
+                clock: {name: spread([found[name][place] for found in rounds]) for name in rounds[0]}
+                for place, clock in enumerate(("from process start", "without imports"))
+            },
+            "times faster": {
+                clock: {
+                    f"{ours} / {theirs}": spread([found[theirs][place] / found[ours][place] for found in rounds])
+                    for ours in rounds[0]
+                    for theirs in ("tutorial, frozen", "tutorial, fine-tune")
+                    if ours in COLD or (ours.startswith("featcache") and theirs.endswith("fine-tune"))
+                }
+                for place, clock in enumerate(("from process start", "without imports"))
+            },
+        },
+        measured,
+    )
+
+
+if __name__ == "__main__":
+    main()
