@@ -6,7 +6,7 @@ Each repeat does everything once; ratios are medians of the ratios within a repe
 
 - write: all rows in blocks of 32 images, with checksums, marks, fsync and rename, against the same bytes in the same
   blocks to a plain file with one fsync at its end; once more into memory-backed files, where no disk hides what the
-  writer itself takes. Creating the file with its tables is not counted.
+  writer itself takes. Creating the files, and giving both their room, is not counted.
 - read, warm: all features once from the page cache, added up: the memory map of the cache against that of a plain
   file. With checksums: `FeatureCache.features` checks all rows before.
 - random mini-batches of 256 rows, copied into an array: the memory map against an array in memory, h5py on the same
@@ -62,13 +62,15 @@ def write_cache(path: Path, x: np.ndarray) -> float:
     return time.perf_counter() - started
 
 
-def write_raw(path: Path, x: np.ndarray) -> None:
-    """The same bytes."""
+def write_raw(path: Path, x: np.ndarray) -> float:
+    """Seconds for the same bytes, into a file that has its room already, as the cache has."""
     with path.open("wb", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 0, x.nbytes)
+        started = time.perf_counter()
         for start in range(0, len(x), BLOCK):
             file.write(x[start : start + BLOCK].data)
         os.fsync(file.fileno())
+    return time.perf_counter() - started
 
 
 def mini_batches(take: Callable[[np.ndarray], np.ndarray], n: int) -> float:
@@ -88,14 +90,15 @@ def add_up(x: np.ndarray) -> int:
     return int(x.reshape(-1).view(np.uint64).sum())
 
 
-def one_round(folder: Path, memory: Path, x: np.ndarray) -> dict[str, float]:
-    """All rates by name: bytes a second, or rows a second."""
+def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[str, float]:
+    """All rates by name: bytes a second, or rows a second. Who writes first changes from repeat to repeat."""
     n = len(x)
     cache, raw = folder / "cache.h5", folder / "raw"
     found = {}
+    writers = [("cache", write_cache, "cache.h5"), ("plain file", write_raw, "raw")]
     for name, place in (("disk", folder), ("memory", memory)):
-        found[f"write to {name}: cache"] = x.nbytes / write_cache(place / "cache.h5", x)
-        found[f"write to {name}: plain file"] = x.nbytes / seconds(lambda p=place: write_raw(p / "raw", x))
+        for what, write, file in writers if number % 2 else reversed(writers):
+            found[f"write to {name}: {what}"] = x.nbytes / write(place / file, x)
     (memory / "cache.h5").unlink()
     (memory / "raw").unlink()
     opened = FeatureCache.open(cache)
@@ -133,9 +136,9 @@ def main() -> None:
     measured = record.commit()
     x = np.random.default_rng(0).standard_normal((options.images, options.width)).astype(np.float16)
     rates, ratios = defaultdict(list), defaultdict(list)
-    for _ in range(options.repeats):
+    for number in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-            found = one_round(Path(folder), Path(memory), x)
+            found = one_round(Path(folder), Path(memory), x, number)
         for name, rate in found.items():
             rates[name].append(rate)
             if name.split(":")[1] != " cache":

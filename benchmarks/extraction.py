@@ -6,13 +6,17 @@ DATA defaults to FEATCACHE_ANTS_BEES; all images are in the page cache, weights 
 runs everything once, one after the other, so that a slow moment of the machine does not fall on one of them alone;
 figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most.
 
-- forward: images/s of each engine on pixels in memory, and its share of what torch.mm reaches on 4096 x 4096 in the
+- read (with the check of the hash), decode, view (the clean one): images/s of each stage alone, in a thread a core.
+- forward: images/s of each engine on pixels in memory, two batches submitted at any time, and its share of what torch.mm reaches on 4096 x 4096 in the
   same precision (the operations counted are the network's multiplications and additions). Features are held against
   PyTorch in fp32: cosine of each image's, and the error relative to their norm.
 - preparation: reading, decoding and cropping with the loader alone, 1 + K views a training image, images/s.
-- end to end: `extract` from files to the finished cache with K views; imports, hashing, loading and converting the
-  network are not counted. The limit is what the two stages would need one after the other on all cores.
-- peers (see peers.py), clocked likewise; --peers names the Python that has them.
+- end to end: `extract` from the folder to the finished cache with K views, listing and hashing included; imports,
+  loading and converting the network are not counted. The limit is what forward and preparation alone would need one
+  after the other on all cores.
+- peers (see peers.py): from the folder to features on disk; imports and building the network are not counted, and the
+  network is run once before. Each is a process of its own; --peers names the Python that has them.
+- peak memory: of `featcache extract --views 8` in a process of its own.
 
 Writes results/extraction.json.
 """
@@ -28,6 +32,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,8 +43,9 @@ import torch
 
 import featcache
 from featcache.allocator import keep_freed_memory
-from featcache.loader import ViewLoader
-from featcache.report import peak_memory_bytes
+from featcache.images import decode
+from featcache.loader import ViewLoader, read_image, usable_cores
+from featcache.views import make_views
 
 VIEWS = (0, 4, 8, 16)
 PEERS = ("timm", "thingsvision", "img2vec", "tutorial-pass")
@@ -87,7 +93,8 @@ def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcach
 def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np.ndarray:
     """BATCH clean views of the data."""
     loader = ViewLoader(manifest, backbone.view_spec())
-    pixels = next(loader.batches(range(0, len(manifest.samples), len(manifest.samples) // BATCH), [0], BATCH)).pixels
+    step = max(1, len(manifest.samples) // BATCH)
+    pixels = next(loader.batches(range(0, len(manifest.samples), step), [0], BATCH)).pixels
     loader.close()
     return pixels[:, 0]
 
@@ -97,6 +104,46 @@ def faithfulness(features: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     cosine = (features * exact).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(exact, axis=1)
     error = np.linalg.norm(features - exact, axis=1) / np.linalg.norm(exact, axis=1)
     return {"cosine mean": float(cosine.mean()), "cosine least": float(cosine.min()), "error": float(error.mean())}
+
+
+def forward_rate(backbone: featcache.Backbone, pixels: np.ndarray) -> float:
+    """Images a second, with two batches submitted at any time."""
+    backbone.embed(pixels)
+    started, waiting = time.perf_counter(), [backbone.submit(pixels)]
+    for _ in range(3):
+        waiting.append(backbone.submit(pixels))
+        waiting.pop(0)()
+    waiting.pop()()
+    return 4 * len(pixels) / (time.perf_counter() - started)
+
+
+def stage_rates(manifest: featcache.Manifest, spec: featcache.ViewSpec) -> dict[str, float]:
+    """Images a second of reading, decoding and making the clean view, each alone, in a thread a core."""
+    rows = list(range(len(manifest.samples)))
+    hashes = [row.tobytes() for row in manifest.samples.sha256]
+    found = {}
+    with ThreadPoolExecutor(usable_cores()) as pool:
+
+        def run(name: str, job: Callable[..., Any], *inputs: list[Any]) -> list[Any]:
+            started = time.perf_counter()
+            outputs = list(pool.map(job, *inputs))
+            found[name] = len(rows) / (time.perf_counter() - started)
+            return outputs
+
+        files = run("read", lambda row, sha: read_image(manifest, row, sha), rows, hashes)
+        images = run("decode", decode, files)
+        run("view", lambda image, sha: make_views(image, spec, sha, [0]), images, hashes)
+    return found
+
+
+def peak_memory_mb(data: str, network: str, weights: str) -> int:
+    """Of `featcache extract --views 8`, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        code = "from featcache_cli.main import main; main()"
+        line = [sys.executable, "-c", code, "extract", data, "-o", f"{folder}/cache.h5", "--views", "8", "--json"]
+        line += ["--backbone", network, "--weights", weights]
+        answer = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    return round(answer["peak_memory_bytes"] / 1e6)
 
 
 def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: int) -> None:
@@ -129,18 +176,16 @@ def one_round(
     found = {"mm bf16": mm_flops(torch.bfloat16), "mm fp32": mm_flops(torch.float32)}
     n, trained = len(manifest.samples), len(manifest.samples.rows("train"))
     pixels = some_views(manifest, engines["pytorch fp32"])
+    found |= stage_rates(manifest, engines["pytorch fp32"].view_spec())
     for name, backbone in engines.items():
-        backbone.embed(pixels)
-        found[f"forward {name}"] = BATCH / median(seconds(lambda b=backbone: b.embed(pixels)) for _ in range(3))
+        found[f"forward {name}"] = forward_rate(backbone, pixels)
     best = list(engines)[-1]
     for views in VIEWS:
         found[f"preparation K={views}"] = n / seconds(lambda v=views: prepare(manifest, engines[best], v))
         for name in engines if views == 0 else [best]:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder, "cache.h5")
-                took = seconds(
-                    lambda v=views, e=name, o=out: featcache.extract(manifest, o, backbone=engines[e], views=v)
-                )
+                took = seconds(lambda v=views, e=name, o=out: featcache.extract(data, o, backbone=engines[e], views=v))
             found[f"end to end K={views} {name}"] = n / took
             limit = n / ((n + trained * views) / found[f"forward {name}"] + n / found[f"preparation K={views}"])
             found[f"limit K={views} {name}"] = limit
@@ -171,10 +216,8 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, 
                 ratios[f"{name} / limit"].append(rate / found[name.replace("end to end", "limit")])
             if kind == "peer":
                 ratios[f"end to end K=0 / {rest}"].append(found[f"end to end K=0 {best}"] / rate)
-        for name in found:
-            if "peer timm" in found and name.startswith("end to end K=0 pytorch"):
-                ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
-            if "peer timm" in found and name.startswith("end to end K=0 compiled"):
+        for name in found:  # without OpenVINO
+            if "peer timm" in found and name.startswith(("end to end K=0 pytorch", "end to end K=0 compiled")):
                 ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
     return {
         "rates, images/s (mm: operations/s)": {name: spread(values) for name, values in rates.items()},
@@ -207,9 +250,9 @@ def main() -> None:
         found[network] = {
             "operations an image": operations(engines["pytorch fp32"]),
             **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1]),
+            "peak memory MB": peak_memory_mb(options.data, network, weights),
             "features": {name: faithfulness(b.embed(pixels), exact) for name, b in engines.items()},
         }
-    found["peak memory MB"] = round((peak_memory_bytes() or 0) / 1e6)
     record.write("extraction", {"images": len(manifest.samples), "repeats": options.repeats, **found}, measured)
 
 

@@ -37,6 +37,8 @@ def thingsvision(data: Path, out: Path, network: str) -> Job:
 
     source = "timm" if network.startswith("tf_") else "torchvision"
     extractor = get_extractor(model_name=network, source=source, device="cpu", pretrained=False)
+    with torch.no_grad():
+        extractor.model(torch.zeros(32, 3, 224, 224))
 
     def job() -> int:
         dataset = ImageDataset(
@@ -70,6 +72,7 @@ def img2vec(data: Path, out: Path, network: str) -> Job:
     from PIL import Image
 
     extractor = Img2Vec(cuda=False)
+    extractor.get_vec([Image.new("RGB", (224, 224))] * 32)
 
     def job() -> int:
         files, features = sorted(data.rglob("*.jpg")), []
@@ -87,6 +90,8 @@ def timm_loader(data: Path, out: Path, network: str) -> Job:
     import timm
 
     model = timm.create_model(network, pretrained=False, num_classes=0).eval()
+    with torch.inference_mode():
+        model(torch.zeros(32, 3, 224, 224))
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 
     def job() -> int:

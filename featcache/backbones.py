@@ -7,8 +7,6 @@ its kept conversion do without.
 from __future__ import annotations
 
 import copy
-import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.devices import resolve_device, resolve_precision
 from featcache.engines import Engine, EngineName, Features, compiler_is_there, openvino_is_there
 from featcache.errors import BackboneError, first_line
 from featcache.known import Known, kept_path, known_path, recall, remember
@@ -33,8 +32,6 @@ CONVERSION_PAYS = 700
 COMPILING_PAYS = 20_000
 """The same of torch.compile, which takes half a minute to a minute."""
 
-_PRECISIONS = ("fp32", "bf16", "fp16")
-
 
 class Backbone:
     """A pretrained network without its classifier, in `eval()`, without gradients.
@@ -43,6 +40,7 @@ class Backbone:
     ----------
     module : nn.Module from normalised pixels (b, 3, s, s) float32 to features (b, d), or a function that gives it;
         it is called when it is needed. known : its hash and widths, where they are known without it.
+    kept : whether its conversion is kept for later runs: where name and weights decide what it computes.
 
     Attributes
     ----------
@@ -70,6 +68,7 @@ class Backbone:
         device: str = "cpu",
         precision: Precision = "fp32",
         known: Known | None = None,
+        kept: bool = False,
     ) -> None:
         self.name, self.weights = name, weights
         self.image_size, self.resize_size = image_size, resize_size
@@ -80,7 +79,7 @@ class Backbone:
         self.layers = tuple(layers)
         self.engine: EngineName = "pytorch"
         self.note = ""
-        self._given = module
+        self._given, self._kept = module, kept
         self._fast: tuple[int, Engine] | None = None
         self.weights_sha256 = known.weights_sha256 if known else ""
         self.dims = known.dims if known else self._measure()
@@ -143,9 +142,16 @@ class Backbone:
 
     def submit(self, pixels: NDArray[np.uint8]) -> Features:
         """Start on pixels (b, s, s, 3), uint8; call what is returned to get the features, in the order of `layers`."""
-        if self._fast and self._fast[0] == pixels.shape[1]:
-            return self._fast[1].submit(pixels)
-        return self._pytorch.submit(pixels)
+        return self._engine_for(pixels.shape[1]).submit(pixels)
+
+    def appetite(self, image_size: int) -> int:
+        """Views that should be under way beside those that are waited for, so that the network is always busy."""
+        return self._engine_for(image_size).appetite
+
+    @property
+    def batch_size(self) -> int:
+        """Views a forward pass that suit the device."""
+        return 256 if self.device.startswith("cuda") else 32
 
     def accelerate(self, image_size: int, engine: EngineName = "auto", views: int = CONVERSION_PAYS) -> None:
         """Let `embed` run on the fastest engine for pixels of this size; the features stay the same up to rounding.
@@ -159,6 +165,7 @@ class Backbone:
         ------
         BackboneError : the engine asked for cannot be had.
         """
+        self.engine, self._fast, self.note = "pytorch", None, ""
         path = self._conversion(image_size)
         takes_openvino = self.device == "cpu" and self.precision != "fp16" and openvino_is_there()
         if engine == "openvino" and not takes_openvino:
@@ -168,17 +175,17 @@ class Backbone:
         chosen = engine
         if engine == "auto":
             chosen = "pytorch"
-            if takes_openvino and (views >= CONVERSION_PAYS or path.exists()):
+            if takes_openvino and (views >= CONVERSION_PAYS or (path and path.exists())):
                 chosen = "openvino"
             elif self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and compiler_is_there("cpu"):
                 chosen = "compiled"
         try:
             fast = self._engine(chosen, image_size, path)
-        except RuntimeError as error:
-            tool = "OpenVINO" if chosen == "openvino" else "torch.compile"
-            self.note = f"{tool} cannot run {self.name} ({error}); PyTorch does"
+        except (RuntimeError, ImportError, OSError, AttributeError) as error:  # or an installation that is broken
+            tool, reason = "OpenVINO" if chosen == "openvino" else "torch.compile", first_line(error)
+            self.note = f"{tool} cannot run {self.name} ({reason}); PyTorch does"
             if engine != "auto":
-                raise BackboneError(f"{tool} cannot run {self.name}: {error}. Drop --engine.") from error
+                raise BackboneError(f"{tool} cannot run {self.name}: {reason}. Drop --engine.") from error
             return
         if fast:
             self.engine, self._fast = chosen, (image_size, fast)
@@ -203,7 +210,8 @@ class Backbone:
     def view_spec(self, *, image_size: int | None = None, **fields: Any) -> ViewSpec:
         """A ViewSpec with this network's preprocessing; another image size keeps its resize ratio."""
         size = image_size or self.image_size
-        if size != self.image_size and not self._conversion(size).exists():
+        path = self._conversion(size)
+        if size != self.image_size and not (path and path.exists()):
             self._probe(size)
         resize = round(size * self.resize_size / self.image_size)
         return ViewSpec(size, resize, self.interpolation, **fields)
@@ -234,13 +242,18 @@ class Backbone:
                 "Drop --image-size, or choose another network."
             ) from error
 
-    def _conversion(self, image_size: int) -> Path:
-        """Where OpenVINO's conversion is kept, once it was made."""
+    def _conversion(self, image_size: int) -> Path | None:
+        """Where OpenVINO's conversion is kept, once it was made; None where it is not to be kept."""
+        if not self._kept:
+            return None
         return kept_path(".xml", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size)
 
     def _measure(self) -> dict[str, int]:
         blank = np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8)
         return {layer: values.shape[1] for layer, values in self.embed_layers(blank).items()}
+
+    def _engine_for(self, image_size: int) -> Engine:
+        return self._fast[1] if self._fast and self._fast[0] == image_size else self._pytorch
 
     @cached_property
     def _pytorch(self) -> Engine:
@@ -248,7 +261,7 @@ class Backbone:
 
         return PyTorchEngine(self.frozen)
 
-    def _engine(self, name: EngineName, image_size: int, path: Path) -> Engine | None:
+    def _engine(self, name: EngineName, image_size: int, path: Path | None) -> Engine | None:
         if name == "openvino":
             from featcache.conversion import OpenVinoEngine
 
@@ -258,55 +271,6 @@ class Backbone:
 
             return CompiledEngine(self.frozen, image_size)
         return None
-
-
-def resolve_device(device: str = "auto") -> str:
-    """ "auto" takes CUDA, then MPS, then the CPU. Raises BackboneError for a device that is not there."""
-    if device == "cpu" or (device == "auto" and not _accelerator_is_likely()):
-        return "cpu"
-    import torch
-
-    if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
-        raise BackboneError(f"device {device!r} cannot be used: {reason}. Try --device auto or cpu.") from error
-    return device
-
-
-def _accelerator_is_likely() -> bool:
-    """Whether PyTorch is worth asking, which takes seconds to import: on Linux a GPU has one of these files."""
-    devices = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
-    return sys.platform != "linux" or any(os.path.exists(device) for device in devices)
-
-
-def resolve_precision(precision: str, device: str) -> Precision:
-    """ "auto" takes bf16 where the hardware multiplies matrices in it, fp16 on older GPUs, else fp32."""
-    kind = device.split(":")[0]
-    if precision == "auto":
-        if kind == "cuda":
-            import torch
-
-            return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-        return "bf16" if kind == "cpu" and _cpu_multiplies_bf16() else "fp32"
-    if precision not in _PRECISIONS:
-        raise BackboneError(f"precision is {precision!r}; it must be auto, {', '.join(_PRECISIONS)}")
-    if precision == "fp16" and kind == "cpu":
-        raise BackboneError("fp16 on a CPU is slow and overflows; use bf16 or fp32")
-    return precision  # type: ignore[return-value]
-
-
-def _cpu_multiplies_bf16() -> bool:
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:  # not Linux
-        import torch
-
-        return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def load_backbone(
@@ -339,7 +303,8 @@ def load_backbone(
     device = resolve_device(device)
     if weights not in ("pretrained", "none"):
         weights = str(Path(weights).resolve())  # recorded with the features, to be found again from elsewhere
-    given: dict[str, Any] = {"layers": layers, "device": device, "precision": resolve_precision(precision, device)}
+    precision = resolve_precision(precision, device)
+    given: dict[str, Any] = {"layers": layers, "device": device, "precision": precision, "kept": True}
 
     def build() -> tuple[nn.Module, dict[str, Any]]:
         from featcache import architectures

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import heads
-from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
+from featcache.backbones import Backbone, load_backbone
 from featcache.card import ModelCard
+from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError, HeadError, UnreadableImageError
 from featcache.headfile import load_head
 from featcache.images import decode
@@ -109,7 +110,7 @@ class Classifier:
             device=device,
             precision=_precision(spec.precision, device),
             seed=spec.view.seed,
-            lazy=True,
+            lazy=not whole,
         )
         if whole:
             from featcache.network import Network

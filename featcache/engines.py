@@ -31,7 +31,12 @@ COMPILED_BATCH = 32
 
 
 class Engine(Protocol):
-    """Runs a network."""
+    """Runs a network.
+
+    appetite : views that it should have beside those whose features are waited for, so that it is always busy.
+    """
+
+    appetite: int
 
     def submit(self, pixels: NDArray[np.uint8]) -> Features:
         """Start on pixels (b, s, s, 3)."""
@@ -54,6 +59,7 @@ class PyTorchEngine:
 
     def __init__(self, frozen: Frozen) -> None:
         self._frozen = frozen
+        self.appetite = 256 if frozen.device.type == "cuda" else 0
 
     def submit(self, pixels: NDArray[np.uint8]) -> Features:
         """See `Engine`."""

@@ -34,6 +34,7 @@ class Estimate:
 
     images, views : to run through the network. seconds : for them, measured on `measured` views (reading, decoding,
     network; not imports, not a conversion to another engine). size_bytes : of the file. free_bytes : on its disk.
+    note : what the user should know of the network's engine.
     """
 
     images: int
@@ -42,15 +43,17 @@ class Estimate:
     measured: int
     size_bytes: int
     free_bytes: int
+    note: str = ""
 
     def __str__(self) -> str:
         """For people."""
         room = "" if self.size_bytes <= self.free_bytes else ": TOO LITTLE"
-        return (
+        lines = [
             f"{self.images} images, {self.views} views: about {human_seconds(self.seconds)} "
-            f"(measured on {self.measured} views)\n"
-            f"{human_bytes(self.size_bytes)} on a disk with {human_bytes(self.free_bytes)} free{room}"
-        )
+            f"(measured on {self.measured} views)",
+            f"{human_bytes(self.size_bytes)} on a disk with {human_bytes(self.free_bytes)} free{room}",
+        ]
+        return "\n".join(lines + ([self.note] if self.note else []))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -66,7 +69,7 @@ def estimate(
     views: int = 4,
     augment: Augment = "tutorial",
     image_size: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -87,6 +90,7 @@ def estimate(
     ImageError, BackboneError
     """
     manifest = read_manifest(data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress)
+    own = isinstance(backbone, str)
     if isinstance(backbone, str):
         backbone = load_backbone(
             backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
@@ -102,7 +106,8 @@ def estimate(
             missing = np.zeros_like(missing)
         else:
             missing = missing - find_source(cache, manifest.samples, missing, np.empty(0, np.int64)).views
-    backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
+    if own:
+        backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
     return measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
 
 
@@ -112,7 +117,7 @@ def measure(
     backbone: Backbone,
     spec: ExtractSpec,
     missing: NDArray[np.integer[Any]],
-    batch_size: int,
+    batch_size: int | None,
     workers: int | None,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
@@ -126,7 +131,7 @@ def measure(
     rows, views = np.flatnonzero(missing), int(missing.sum())
     per_image = max(1, round(views / max(1, len(rows))))
     some = rows[:: max(1, len(rows) * per_image // _MEASURED_VIEWS)] if len(rows) else rows
-    images = max(1, batch_size // per_image)
+    images = max(1, (batch_size or backbone.batch_size) // per_image)
     loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels)
     started, measured, first = time.perf_counter(), 0, 0
     try:
@@ -148,6 +153,7 @@ def measure(
         measured=measured - first,
         size_bytes=size_needed(spec, manifest.samples, backbone.dims),
         free_bytes=shutil.disk_usage(folder).free,
+        note=backbone.note,
     )
 
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,6 @@ from featcache.manifest import Manifest, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, notes, versions
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
 from featcache.writer import CacheWriter
-
-_SUBMITTED = 1
-"""Batches that the network has beside the one whose features are asked for: it never waits for the writer."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def extract(
     views: int = 4,
     augment: Augment = "tutorial",
     image_size: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -115,9 +113,9 @@ def extract(
     data : folder or CSV manifest, see `read_manifest`, or a Manifest.
     backbone : a name, see `load_backbone`, or a Backbone; then weights, device, precision, layers and engine are
         its own.
-    engine : what runs the network: "pytorch", "openvino", or "auto", see `Backbone.accelerate`.
+    engine : what runs the network: "pytorch", "compiled", "openvino", or "auto", see `Backbone.accelerate`.
     image_size : pixels; None takes the network's own.
-    batch_size : views, not images, in one forward pass.
+    batch_size : views, not images, in one forward pass; None takes 32, on a GPU 256.
     seed : of the augmentation, and of the weights where they are drawn. val_fraction, split_seed, allow_leak : see
         `read_manifest`; the split does not change with `seed`. max_pixels : larger images count as unreadable.
     strict : make the first unreadable image an error instead of skipping and listing it.
@@ -186,7 +184,7 @@ def fill(
     writer: CacheWriter,
     loader: ViewLoader,
     backbone: Backbone,
-    batch_size: int,
+    batch_size: int | None,
     watch: Stopwatch,
     progress: Progress | None = None,
     strict: bool = False,
@@ -196,7 +194,7 @@ def fill(
     total = len(manifest.samples)
     left = len(writer.pending())
     try:
-        for rows, features, first_view in _embedded(writer, loader, backbone, batch_size, watch):
+        for rows, features, first_view in _embedded(writer, loader, backbone, batch_size or backbone.batch_size, watch):
             with watch.phase("write"):
                 loader.skipped.update(writer.write(rows, features, first_view))
             left -= len(rows)
@@ -221,14 +219,15 @@ def fill(
 def _embedded(
     writer: CacheWriter, loader: ViewLoader, backbone: Backbone, batch_size: int, watch: Stopwatch
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]], int]]:
-    """Rows, the features (b, v, d) of each layer, and their first view; the network has the next batch already."""
+    """Rows, the features (b, v, d) of each layer, and their first view; the network has more to do already."""
     under_way: deque[tuple[Batch, Features, int]] = deque()
+    appetite = backbone.appetite(loader.spec.image_size)
     for rows, numbers in _like_each_other(writer.wanted, writer.done):
         for batch in loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
             with watch.phase("forward"):
                 features = backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
             under_way.append((batch, features, numbers[0]))
-            if len(under_way) > _SUBMITTED:
+            while under_way and sum(later.views for later, _, _ in islice(under_way, 1, None)) >= appetite:
                 yield _taken(backbone, watch, *under_way.popleft())
     while under_way:
         yield _taken(backbone, watch, *under_way.popleft())

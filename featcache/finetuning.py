@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from featcache import heads
-from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
+from featcache.backbones import Backbone, load_backbone
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
+from featcache.devices import resolve_device, resolve_precision
 from featcache.engines import compiler_is_there
 from featcache.errors import RunError, first_line
 from featcache.files import Progress
@@ -123,7 +124,7 @@ def finetune(
 
     Raises
     ------
-    ImageError, BackboneError, RunError, HeadError
+    ImageError, BackboneError, RunError, HeadError, CacheError : of the image cache.
     """
     watch = Stopwatch()
     out, recipe = Path(out), recipe or Recipe()
@@ -139,37 +140,32 @@ def finetune(
             if mode == "all" and precision == "auto":
                 precision = _trainable_precision(device)
             backbone = load_backbone(backbone, weights=weights, device=device, precision=precision, seed=seed)
+        if compile and mode == "head":
+            raise RunError("a head alone has nothing to compile: drop --compile, or train all layers")
         if compile and not compiler_is_there(backbone.device):
             raise RunError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --compile.")
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
         spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32")
-    images = None
-    if image_cache is not None:
-        with watch.phase("image cache"):
-            images = ImageCache(image_cache, manifest, _KEPT_SIDES * spec.view.resize_size, progress)
-    with watch.phase("start"):
+    with ExitStack() as stack:
+        images = None
+        if image_cache is not None:
+            with watch.phase("image cache"):
+                side = _KEPT_SIDES * spec.view.resize_size
+                images = stack.enter_context(closing(ImageCache(image_cache, manifest, side, max_pixels, progress)))
         loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images)
-        side = images.side if images else None
-        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, watch, side, progress, on_epoch)
-        if compile:
-            run.training.module.compile()
-    try:
+        stack.callback(loader.close)
+        side_kept = images.side if images else None
+        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, watch, side_kept, progress, on_epoch)
         if (out / CHECKPOINT).exists():
             run.restore()
-        with watch.phase("train"):
-            run.train()
-        with watch.phase("evaluate"):
-            on_test = run.test()
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise RunError(
-            f"the last batch of an epoch has one image, which BatchNorm cannot train on at {spec.view.image_size} "
-            f"pixels. Choose another --batch-size than {recipe.batch_size}, or a larger --image-size."
-        ) from error
-    finally:
-        loader.close()
+        with _told_apart(spec, recipe, compile):
+            if compile:
+                run.training.module.compile()
+            with watch.phase("train"):
+                run.train()
+            with watch.phase("evaluate"):
+                on_test = run.test()
     history = run.training.history
     report = Report(
         method="finetune from scratch" if (mode, backbone.weights) == ("all", "none") else f"finetune {mode}",
@@ -186,6 +182,24 @@ def finetune(
     result = FineTune(out, history, skipped, report)
     write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     return result
+
+
+@contextmanager
+def _told_apart(spec: ExtractSpec, recipe: Recipe, compiled: bool) -> Iterator[None]:
+    """Errors of PyTorch that a user's settings cause, as such."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            f"the last batch of an epoch has one image, which BatchNorm cannot train on at {spec.view.image_size} "
+            f"pixels. Choose another --batch-size than {recipe.batch_size}, or a larger --image-size."
+        ) from error
+    except Exception as error:
+        if not compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise RunError(f"torch.compile cannot train this network ({first_line(error)}). Drop --compile.") from error
 
 
 def _trainable_precision(device: str) -> str:

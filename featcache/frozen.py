@@ -42,7 +42,11 @@ class Frozen(nn.Module):
         self.network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.device, self.precision = torch.device(device), precision
         self._name, self._layers = name, tuple(layers)
-        self._mean, self._std = mean, std
+        self._mean: Tensor
+        self._std: Tensor
+        for kind, values in (("_mean", mean), ("_std", std)):  # made once: a copy to a GPU waits for it
+            levels = torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
+            self.register_buffer(kind, levels, persistent=False)
         self._tapped: dict[str, Tensor] = {}
         self._tap()
 
@@ -82,9 +86,7 @@ class Frozen(nn.Module):
         return torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True)
 
     def _scale(self, batch: Tensor) -> Tensor:
-        mean = torch.tensor(self._mean, device=self.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self._std, device=self.device).view(1, 3, 1, 1) * 255
-        return (batch.permute(0, 3, 1, 2).float() - mean) / std
+        return (batch.permute(0, 3, 1, 2).float() - self._mean) / self._std
 
     def _tap(self) -> None:
         """Hook the intermediate layers, so that one forward pass gives them all."""

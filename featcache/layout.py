@@ -27,7 +27,7 @@ CACHE = Kind(
     what="feature cache",
     tables=("index", "labels", "split", "sha256"),
     dtypes=("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}"),
-    remedy="extract again",
+    anew="extract again",
 )
 _PROVENANCE = {"weights": str, "val_fraction": float, "split_seed": int, "allow_leak": bool}  # what others rely on
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +41,11 @@ class Batch:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
+    @property
+    def views(self) -> int:
+        """b times v."""
+        return self.pixels.shape[0] * self.pixels.shape[1]
+
 
 class DecodedImages(Protocol):
     """Keeps decoded images by the SHA-256 of their files: `ImageCache`."""
@@ -49,9 +55,6 @@ class DecodedImages(Protocol):
 
     def keep(self, sha256: bytes, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Keep an image and return it as `get` will."""
-
-    def close(self) -> None:
-        """No more is asked of it."""
 
 
 class ViewLoader:
@@ -96,10 +99,8 @@ class ViewLoader:
         self._begun: tuple[list[int], list[int], _Begun] | None = None
 
     def close(self) -> None:
-        """Stop the threads, and close what keeps decoded images."""
+        """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        if self._images:
-            self._images.close()
 
     def begin(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int]) -> None:
         """Let the threads start on what `batches` will probably be asked for first."""
@@ -163,7 +164,7 @@ class ViewLoader:
                     image = self._images.keep(expected, image) if self._images else image
             except UnreadableImageError as error:
                 return error
-        from featcache.views import make_views  # needs PyTorch, which is imported while others decode
+        from featcache.views import make_views  # needs PyTorch: its import runs beside loading the network
 
         with self._watch.phase("view"):
             return make_views(image, self.spec, expected, numbers)
@@ -185,5 +186,10 @@ def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, or fewer where a container may use less of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores

@@ -38,7 +38,7 @@ class Kind:
 
     magic : how its files begin, followed by version and size of the header. what : it is called that in messages.
     tables : arrays that are sealed, "sha256" among them, with a row a sample; all others hold rows that come later.
-    dtypes : that arrays may have. remedy : what to do about a damaged file, after having removed it.
+    dtypes : that arrays may have. anew : how to get another file.
     """
 
     magic: bytes
@@ -46,7 +46,7 @@ class Kind:
     what: str
     tables: tuple[str, ...]
     dtypes: tuple[str, ...]
-    remedy: str
+    anew: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region
     if version != str(kind.version).encode():
         raise CacheVersionError(
             f"{path} has format version {version.decode('ascii', 'replace')[:20]}; this featcache reads version "
-            f"{kind.version}. Use the featcache that wrote it, or {kind.remedy}."
+            f"{kind.version}. Use the featcache that wrote it, or {kind.anew}."
         )
     header_bytes = int(length)
     if not LEAST_HEADER <= header_bytes <= _MOST_HEADER or header_bytes & (header_bytes - 1):
@@ -174,5 +174,6 @@ class Tables:
 
 def damaged(path: Path, kind: Kind, reason: str) -> NotACacheError:
     """The error that says so."""
-    again = "run the same command again" if path.suffix == ".partial" else kind.remedy
+    whole = path.suffix != ".partial" and kind.anew != "remove it"
+    again = kind.anew if whole else "run the same command again"
     return NotACacheError(f"{path} is a damaged {kind.what}: {reason}. Remove it and {again}.")

@@ -32,7 +32,7 @@ from featcache.writer import CacheWriter
 class Machine(TypedDict, total=False):
     """What decides how fast features are made, not their values: as in `extract`."""
 
-    batch_size: int
+    batch_size: int | None
     workers: int | None
     device: str
     engine: EngineName
@@ -49,6 +49,7 @@ class Update:
     problem : of the old cache's marks of what is there. views : K before and after. carried : images whose features
     are taken over. extracted : images that went through the network, in shown views. ignored, conflicts, skipped : as
     in `Extraction`. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
+    note : what the user should know of the network's engine.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Update:
     cache: FeatureCache | None = None
     estimate: Estimate | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def nothing(self) -> bool:
@@ -81,7 +83,7 @@ class Update:
         lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
-        lines += [str(self.estimate)] if self.estimate else []
+        lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
         lines += notes(self.ignored, self.conflicts, self.skipped)
         if self.cache:
             lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
@@ -104,6 +106,7 @@ class Update:
             "estimate": self.estimate.to_dict() if self.estimate else None,
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "seconds": self.seconds,
+            "note": self.note,
         }
 
 
@@ -230,13 +233,14 @@ def _renew(
     machine: Machine,
 ) -> Update:
     """Carry over what the source gives, extract the rest from the manifest's files, swap."""
-    progress, batch_size = machine.get("progress"), machine.get("batch_size", 32)
+    progress, batch_size = machine.get("progress"), machine.get("batch_size")
     workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
     missing = wanted_views(spec, samples) - source.views
     result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
     backbone = _backbone(old, weights, machine.get("device", "auto")) if missing.any() else None
     if backbone:
         backbone.accelerate(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()))
+        result = replace(result, note=backbone.note)
     if dry_run:
         if backbone:
             cost = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)

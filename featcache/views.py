@@ -14,19 +14,21 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from featcache.rng import generator
 from featcache.spec import Augment, Interpolation, ViewSpec
 
-_Recipe = Callable[[Tensor, ViewSpec, Generator], Tensor]
+Pixels = NDArray[np.uint8]
+"""(h, w, 3). PyTorch resizes them and does nothing else: it would copy and flip with all cores in each thread."""
+
+_Recipe = Callable[[Pixels, ViewSpec, Generator], Pixels]
 
 # The centre crop throws away what lies beyond; resizing a 20,000 x 10 strip whole would cost gigabytes.
 _MAX_ASPECT = 8
 
 
-def make_views(image: NDArray[np.uint8], spec: ViewSpec, sha256: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
+def make_views(image: Pixels, spec: ViewSpec, sha256: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
     """Some views of one image.
 
     Parameters
@@ -39,27 +41,11 @@ def make_views(image: NDArray[np.uint8], spec: ViewSpec, sha256: bytes, numbers:
     -------
     views : ndarray, shape (len(numbers), s, s, 3), uint8, with s = spec.image_size.
     """
-    pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)  # (3, h, w), channels last
     views = np.empty((len(numbers), spec.image_size, spec.image_size, 3), dtype=np.uint8)
     for place, number in enumerate(numbers):
-        torch.from_numpy(views[place]).copy_(_view(pixels, spec, sha256, number).permute(1, 2, 0))
+        recipe = _RECIPES["none" if number == 0 else spec.augment]
+        views[place] = recipe(image, spec, generator(spec.seed, "view", sha256, number))
     return views
-
-
-def _view(pixels: Tensor, spec: ViewSpec, sha256: bytes, number: int) -> Tensor:
-    recipe = _RECIPES["none" if number == 0 else spec.augment]
-    return recipe(pixels, spec, generator(spec.seed, "view", sha256, number))
-
-
-def _resize(pixels: Tensor, spec: ViewSpec) -> Tensor:
-    """Short side to resize_size, antialiased, as torchvision's Resize does."""
-    height, width = pixels.shape[-2:]
-    if max(height, width) > _MAX_ASPECT * min(height, width):
-        limit = _MAX_ASPECT * min(height, width)
-        pixels = _centre(pixels, min(height, limit), min(width, limit))
-    height, width = pixels.shape[-2:]
-    short = min(height, width)
-    return _scaled(pixels, spec.resize_size * height // short, spec.resize_size * width // short, spec.interpolation)
 
 
 def reduced_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -68,35 +54,43 @@ def reduced_size(height: int, width: int, side: int) -> tuple[int, int]:
     return (height, width) if short <= side else (side * height // short, side * width // short)
 
 
-def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Pixels (h, w, 3) with the short side at most `side`, antialiased."""
+def shrink(image: Pixels, side: int) -> Pixels:
+    """An image with the short side at most `side`, antialiased."""
     height, width = reduced_size(image.shape[0], image.shape[1], side)
-    if (height, width) == image.shape[:2]:
-        return image
-    pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
-    return _scaled(pixels, height, width, "bilinear").permute(1, 2, 0).contiguous().numpy()
+    return image if (height, width) == image.shape[:2] else _scaled(image, height, width, "bilinear")
 
 
-def _scaled(pixels: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
+def _resize(pixels: Pixels, spec: ViewSpec) -> Pixels:
+    """Short side to resize_size, antialiased, as torchvision's Resize does."""
+    height, width = pixels.shape[:2]
+    limit = _MAX_ASPECT * min(height, width)
+    pixels = _centre(pixels, min(height, limit), min(width, limit))
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    return _scaled(pixels, spec.resize_size * height // short, spec.resize_size * width // short, spec.interpolation)
+
+
+def _scaled(pixels: Pixels, height: int, width: int, interpolation: Interpolation) -> Pixels:
     """What torchvision's antialiased `resize` gives, in a third of the time: the kernel is told of the layout."""
-    pixels = pixels[None].contiguous(memory_format=torch.channels_last)
-    return interpolate(pixels, [height, width], mode=interpolation, antialias=True)[0]
+    batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]  # channels last
+    resized = interpolate(batch, [height, width], mode=interpolation, antialias=True)[0]
+    return resized.permute(1, 2, 0).numpy()
 
 
-def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
+def _centre(pixels: Pixels, height: int, width: int) -> Pixels:
     """The middle, rounded as torchvision rounds it."""
-    top, left = round((pixels.shape[-2] - height) / 2), round((pixels.shape[-1] - width) / 2)
-    return pixels[:, top : top + height, left : left + width]
+    top, left = round((pixels.shape[0] - height) / 2), round((pixels.shape[1] - width) / 2)
+    return pixels[top : top + height, left : left + width]
 
 
-def _flip(pixels: Tensor, rng: Generator) -> Tensor:
-    return pixels.flip(-1) if rng.random() < 0.5 else pixels
+def _flip(pixels: Pixels, rng: Generator) -> Pixels:
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def _random_resized_crop(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+def _random_resized_crop(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
     """Inception's crop (Szegedy et al. 2015): 8-100 % of the area, aspect ratio 3/4 to 4/3, resized."""
-    top, left, height, width = crop_box(pixels.shape[-2], pixels.shape[-1], rng)
-    crop = pixels[:, top : top + height, left : left + width]
+    top, left, height, width = crop_box(pixels.shape[0], pixels.shape[1], rng)
+    crop = pixels[top : top + height, left : left + width]
     return _scaled(crop, spec.image_size, spec.image_size, spec.interpolation)
 
 
@@ -116,28 +110,29 @@ def crop_box(height: int, width: int, rng: Generator) -> tuple[int, int, int, in
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _tutorial(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+def _tutorial(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
     """RandomResizedCrop and flip: the PyTorch and MindSpore tutorials."""
     return _flip(_random_resized_crop(pixels, spec, rng), rng)
 
 
-def _crop(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+def _crop(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
     """A random square of the resized image, and flip: the Gluon tutorial."""
     resized = _resize(pixels, spec)
-    height, width = resized.shape[-2:]
+    height, width = resized.shape[:2]
     size = spec.image_size
     top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
-    return _flip(resized[:, top : top + size, left : left + size], rng)
+    return _flip(resized[top : top + size, left : left + size], rng)
 
 
-def _trivial(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+def _trivial(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
     """RandomResizedCrop, flip, TrivialAugmentWide: torchvision's training recipe."""
     from featcache.trivial import trivial_augment  # of torchvision, which takes seconds to import
 
-    return trivial_augment(_tutorial(pixels, spec, rng), rng)
+    view = torch.from_numpy(_tutorial(pixels, spec, rng).copy()).permute(2, 0, 1)
+    return trivial_augment(view, rng).permute(1, 2, 0).numpy()
 
 
-def _clean(pixels: Tensor, spec: ViewSpec, rng: Generator) -> Tensor:
+def _clean(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
     """Resize and centre crop: view 0 of every recipe."""
     return _centre(_resize(pixels, spec), spec.image_size, spec.image_size)
 

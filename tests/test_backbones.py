@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from featcache import architectures
-from featcache.backbones import Backbone, load_backbone, resolve_device, resolve_precision
+from featcache.backbones import Backbone, load_backbone
+from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError
 from featcache.images import decode
 from featcache.manifest import read_manifest

@@ -14,7 +14,7 @@ RANKS = {
         (
             "errors allocator folders",
             "rng spec samples metrics images lbfgs blocks network",
-            "linear features report files holdout training trivial weights known frozen sealed",
+            "linear features report files holdout training trivial weights known frozen sealed devices",
             "datasets manifest lock layout views architectures engines sgd presets heads headfile card",
             "checksums skeleton loader creation conversion",
             "cache backbones",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from featcache import creation, loader
+from featcache import creation, imagecache, loader
 from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
 from featcache.finetuning import finetune
 from featcache.imagecache import ImageCache
@@ -78,9 +78,10 @@ def test_plain_h5py_reads_it(manifest: Manifest, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5") as file:
         assert file.attrs["format"] == "featcache-images"
         row = [sha.tobytes() for sha in file["sha256"][:]].index(hash_of(manifest, 5))
-        start, height, width = file["places"][row]
-        pixels = file["pixels"][start : start + height * width * 3].reshape(height, width, 3)
-        np.testing.assert_array_equal(pixels, decoded(manifest, 5))
+        start, height, width, pixels = file["places"][row]
+        assert pixels == 20 * 14
+        found = file["pixels"][start : start + height * width * 3].reshape(height, width, 3)
+        np.testing.assert_array_equal(found, decoded(manifest, 5))
         assert (file["done"][:] == 1).all()
 
 
@@ -200,6 +201,7 @@ def test_the_loader_decodes_each_image_once(
             np.testing.assert_array_equal(found, expected)
         assert list(kept.skipped) == [4]
         kept.close()
+        cache.close()
     assert len(count) == 18 + 18 + 3  # the broken one is tried in each pass
 
 
@@ -210,3 +212,43 @@ def test_fine_tuning_with_kept_images_gives_the_same_result(split_folder: Path, 
         kept = finetune(split_folder, tmp_path / name, image_cache=tmp_path / "images.h5", **options)
         assert [epoch.loss for epoch in kept.history] == [epoch.loss for epoch in plain.history]
         assert ("decode" in kept.report.seconds) == (name == "first")
+
+
+def test_images_of_more_pixels_than_are_allowed_are_not_served(manifest: Manifest, tmp_path: Path) -> None:
+    filled(tmp_path / "a.h5", manifest).close()
+    for allowed in (20 * 14 - 1, 20 * 14):
+        cache = ImageCache(tmp_path / "a.h5", manifest, SIDE, allowed)
+        assert (cache.get(hash_of(manifest, 0)) is None) == (allowed < 20 * 14)
+        cache.close()
+
+
+def test_more_than_2_gb_have_room(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagecache, "upright_size", lambda _: (9000, 9000))
+    monkeypatch.setattr(creation.os, "posix_fallocate", lambda *_: None)  # a sparse file does
+    cache = ImageCache(tmp_path / "a.h5", manifest, 9000)
+    assert cache.path.stat().st_size > 18 * 9000 * 9000 * 3
+    assert cache.get(hash_of(manifest, 17)) is None
+    cache.close()
+
+
+def test_the_draft_of_a_killed_process_is_swept_away(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "a.h5.99999999").write_bytes(b"draft")
+    ImageCache(tmp_path / "a.h5", manifest, SIDE).close()
+    assert [path.name for path in tmp_path.glob("a.h5*")] == ["a.h5"]
+
+
+def test_a_full_disk_in_the_middle_is_told(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ImageCache(tmp_path / "a.h5", manifest, SIDE)
+
+    class Full:
+        def seek(self, _: int) -> None:
+            pass
+
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache.close()
+    monkeypatch.setattr(cache, "_file", Full())
+    with pytest.raises(CacheSpaceError, match="cannot be written: No space left on device"):
+        cache.keep(hash_of(manifest, 1), decoded(manifest, 1))
+    assert cache.get(hash_of(manifest, 1)) is None

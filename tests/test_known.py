@@ -11,17 +11,26 @@ import pytest
 import torch
 
 from commands import in_process
-from featcache import architectures, backbones, engines, known
-from featcache.backbones import load_backbone, resolve_device
+from featcache import architectures, devices, engines, known
+from featcache.backbones import load_backbone
 from featcache.cache import FeatureCache
 from featcache.classifier import Classifier
+from featcache.devices import resolve_device
 from featcache.errors import BackboneError
 from featcache.extraction import extract
 from featcache.fitting import fit_head
 from featcache.known import Known, known_path, recall, remember
 
 NETWORK = {"weights": "none", "device": "cpu", "lazy": True}
-KNOWN = Known("0" * 64, {"penultimate": 3}, {"image_size": 8})
+KNOWN = Known(
+    "0" * 64,
+    {"penultimate": 3},
+    {"image_size": 8, "resize_size": 8, "interpolation": "bilinear", "mean": [0, 0, 0], "std": [1, 1, 1]},
+)
+STRANGE = [
+    json.dumps({"weights_sha256": "0" * 64, "dims": dims, "preprocessing": preprocessing})
+    for dims, preprocessing in (({"penultimate": 3}, None), ({"penultimate": "3"}, KNOWN.preprocessing), ([], {}))
+]
 needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
 
 
@@ -67,7 +76,7 @@ def test_weights_that_are_others_than_an_earlier_run_saw_are_refused(home: Path)
         changed.embed(np.zeros((1, 64, 64, 3), np.uint8))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"weights_sha256": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"weights_sha256": 3}', *STRANGE])
 def test_a_damaged_record_is_no_obstacle(content: str, home: Path) -> None:
     expected = load_backbone("squeezenet1_1", **NETWORK).weights_sha256
     (path,) = home.glob("*.json")
@@ -151,19 +160,19 @@ def test_predicting_builds_no_network_either(
 def test_pytorch_is_asked_for_a_gpu_where_one_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for likely, expected in ((False, "cpu"), (True, "cuda")):
-        monkeypatch.setattr(backbones, "_accelerator_is_likely", lambda found=likely: found)
+        monkeypatch.setattr(devices, "_accelerator_is_likely", lambda found=likely: found)
         assert resolve_device("auto") == expected
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_elsewhere_than_on_linux_pytorch_is_asked(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones.sys, "platform", platform)
-    assert backbones._accelerator_is_likely()
+    monkeypatch.setattr(devices.sys, "platform", platform)
+    assert devices._accelerator_is_likely()
 
 
 def test_on_linux_a_gpu_has_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     there: Callable[[str], bool]
-    monkeypatch.setattr(backbones.sys, "platform", "linux")
+    monkeypatch.setattr(devices.sys, "platform", "linux")
     for there, expected in ((lambda path: path == "/dev/nvidia0", True), (lambda path: False, False)):
-        monkeypatch.setattr(backbones.os.path, "exists", there)
-        assert backbones._accelerator_is_likely() is expected
+        monkeypatch.setattr(devices.os.path, "exists", there)
+        assert devices._accelerator_is_likely() is expected

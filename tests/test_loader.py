@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from commands import in_process
 from featcache import loader as loader_module
 from featcache.images import decode
-from featcache.loader import Batch, ViewLoader, read_image
+from featcache.loader import Batch, ViewLoader, read_image, usable_cores
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import Stopwatch
 from featcache.spec import ViewSpec
@@ -141,3 +143,67 @@ def test_a_loader_serves_many_passes(manifest: Manifest) -> None:
     loader.close()
     np.testing.assert_array_equal(first[0].pixels, second[0].pixels)
     assert second[0].rows.tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("asked", [[4, 2, 9], [4, 2], [9]])
+def test_what_was_begun_is_used_where_it_is_asked_for(
+    asked: list[int], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def record(manifest: Manifest, row: int, expected: bytes) -> bytes:
+        read.append(row)
+        return read_image(manifest, row, expected)
+
+    monkeypatch.setattr(loader_module, "read_image", record)
+    loader = ViewLoader(manifest, SPEC, workers=1)
+    loader.begin([4, 2, 9], NUMBERS)
+    while len(read) < 3:
+        time.sleep(0.001)
+    (batch,) = loader.batches(asked, NUMBERS, 5)
+    (second,) = loader.batches([7], NUMBERS, 5)
+    loader.close()
+    assert batch.rows.tolist() == asked
+    assert second.rows.tolist() == [7]
+    np.testing.assert_array_equal(batch.pixels, [expected_views(manifest, row) for row in asked])
+    assert read == ([4, 2, 9, 7] if asked == [4, 2, 9] else [4, 2, 9, *asked, 7])
+
+
+def test_what_was_begun_and_never_asked_for_stops_with_the_loader(manifest: Manifest) -> None:
+    loader = ViewLoader(manifest, SPEC, workers=1)
+    loader.begin(range(18), NUMBERS)
+    loader.close()
+    assert not any(thread.name.startswith("views") for thread in threading.enumerate())
+
+
+def test_views_are_made_without_teams_of_threads() -> None:
+    """A team for each of the threads that make views would be cores times cores."""
+    code = """
+import os, numpy as np, torch
+from concurrent.futures import ThreadPoolExecutor
+from featcache.spec import ViewSpec
+from featcache.views import make_views
+torch.set_num_threads(4)
+image = np.zeros((400, 600, 3), np.uint8)
+with ThreadPoolExecutor(3) as pool:
+    list(pool.map(lambda n: make_views(image, ViewSpec(), bytes([n]) * 32, range(6)), range(24)))
+    print(len(os.listdir("/proc/self/task")))
+"""
+    before = "import os, numpy, torch; torch.set_num_threads(4); print(len(os.listdir('/proc/self/task')))"
+    assert int(in_process(code).stdout) <= int(in_process(before).stdout) + 3
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8), (None, 8)]
+)
+def test_a_containers_share_of_the_cores_counts(
+    content: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(*_: object, **__: object) -> str:
+        if content is None:
+            raise FileNotFoundError
+        return content
+
+    monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert usable_cores() == expected

@@ -23,6 +23,8 @@ def command(model: str, images: tuple[str, ...], top: int, weights: str | None, 
 
     paths = find_images(images)
     classifier = featcache.Classifier.load(model, weights=weights, device=device)
+    if classifier.backbone.note:
+        click.echo(classifier.backbone.note, err=True)
     predictions = []
     with options.progress_bar() as progress:
         for prediction in classifier.stream(paths, top=top):

@@ -48,7 +48,8 @@ def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
     assert lines[2].startswith("2 epochs in ")
     assert f"best val accuracy {best['val_accuracy']:.4f} (95 % interval " in lines[2]
     assert lines[2].endswith(f"n = 5) in epoch {best['epoch']}")
-    assert lines[3:] == [f"saved in {out}"]
+    assert lines[3].startswith("waiting for images took ")
+    assert lines[4:] == [f"saved in {out}"]
     assert "epoch 1" in progress
 
 
@@ -198,14 +199,14 @@ def test_scratch_draws_the_weights_with_the_seed(run: tuple[Path, str, str]) -> 
 def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     asked = _asked(got, "--image-size", 96, "--workers", 3, "--device", "cpu", "--precision", "bf16", "--seed", 4,
                    "--val-fraction", 0.3, "--split-seed", 9, "--resume", "--weight-decay", 0.1,
-                   "--batch-size", 7)  # fmt: skip
+                   "--batch-size", 7, "--compile", "--image-cache", "i.h5")  # fmt: skip
     assert callable(asked.pop("progress"))
     assert callable(asked.pop("on_epoch"))
     assert asked == {
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
         "augment": "tutorial", "recipe": Recipe(batch_size=7, weight_decay=0.1), "image_size": 96, "workers": 3,
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
-        "allow_leak": False, "max_pixels": 178_956_970,
+        "allow_leak": False, "max_pixels": 178_956_970, "compile": True, "image_cache": "i.h5",
         "resume": True}  # fmt: skip
 
 
