@@ -7,9 +7,9 @@ runs everything once, one after the other, so that a slow moment of the machine 
 figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most.
 
 - read (with the check of the hash), decode, view (the clean one): images/s of each stage alone, in a thread a core.
-- forward: images/s of each engine on pixels in memory, two batches submitted at any time, and its share of what torch.mm reaches on 4096 x 4096 in the
-  same precision (the operations counted are the network's multiplications and additions). Features are held against
-  PyTorch in fp32: cosine of each image's, and the error relative to their norm.
+- forward: images/s of each engine on pixels in memory, two batches submitted at any time, and its share of what
+  torch.mm reaches on 4096 x 4096 in the same precision (the operations counted are the network's multiplications and
+  additions). Features are held against PyTorch in fp32: cosine of each image's, and the error relative to their norm.
 - preparation: reading, decoding and cropping with the loader alone, 1 + K views a training image, images/s.
 - end to end: `extract` from the folder to the finished cache with K views, listing and hashing included; imports,
   loading and converting the network are not counted. The limit is what forward and preparation alone would need one
