@@ -27,7 +27,7 @@ DELAYS = [0.0, 0.03, *(random.Random(5).uniform(0.05, 0.35) for _ in range(5))]
 
 def start(data: Path, out: Path) -> multiprocessing.process.BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["featcache.extraction"])
+    context.set_forkserver_preload(["featcache.extraction", "featcache.views"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=extract_slowly, args=(str(data), str(out), sender))
     process.start()

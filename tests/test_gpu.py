@@ -1,0 +1,74 @@
+"""What only a GPU can show: the features of the CPU, in any precision, with batches under way at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from featcache.backbones import load_backbone
+from featcache.extraction import extract
+from featcache.finetuning import finetune
+from featcache.training import Recipe
+from toys import toy_answer, toy_backbone
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+NETWORK = {"weights": "none", "image_size": 64}
+
+
+def noise(n: int, size: int = 64) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("bf16", 0.995), ("fp16", 0.9999)])
+@pytest.mark.parametrize("engine", ["pytorch", "compiled"])
+def test_a_gpu_gives_the_features_of_the_cpu(precision: str, least: float, engine: str) -> None:
+    exact = load_backbone("resnet18", weights="none", device="cpu")
+    found = load_backbone("resnet18", weights="none", device="cuda", precision=precision)
+    found.accelerate(64, engine)  # type: ignore[arg-type]
+    assert found.engine == engine
+    pixels = noise(41)
+    assert cosines(exact.embed(pixels), found.embed(pixels)).min() >= least
+
+
+def test_batches_under_way_at_once_give_each_its_own_features() -> None:
+    toy = toy_backbone(device="cuda")
+    batches = [noise(n, 8) + np.uint8(n) for n in (1, 40, 7, 300, 16)]
+    waiting = [toy.submit(batch) for batch in batches]
+    for batch, features in reversed(list(zip(batches, waiting, strict=True))):
+        np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_an_extraction_on_a_gpu_is_that_of_the_cpu(split_folder: Path, tmp_path: Path) -> None:
+    found = [
+        extract(
+            split_folder, tmp_path / f"{device}.h5", backbone="resnet18", device=device, precision="fp32", **NETWORK
+        )
+        for device in ("cpu", "cuda")
+    ]
+    x, y = (one.cache.features("train").x.reshape(-1, 512).astype(np.float32) for one in found)
+    assert cosines(x, y).min() > 0.9999
+    assert found[1].report.peak_gpu_memory_bytes
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_fine_tuning_in_bf16_learns(compiled: bool, split_folder: Path, tmp_path: Path) -> None:
+    run = finetune(
+        split_folder,
+        tmp_path / "run",
+        backbone="resnet18",
+        device="cuda",
+        precision="bf16",
+        compile=compiled,
+        recipe=Recipe(epochs=4, batch_size=6),
+        **NETWORK,
+    )
+    assert run.history[-1].loss < run.history[0].loss
