@@ -1,10 +1,12 @@
 """Extraction against its limits and against others: stages alone, end to end, engines, peers, side by side.
 
-    python benchmarks/extraction.py [DATA] [--networks resnet18 efficientnet_lite0] [--repeats 3] [--peers PYTHON]
+    python benchmarks/extraction.py [DATA] [--networks resnet18 efficientnet_lite0] [--repeats 3] [--peers PYTHON ...]
 
 DATA defaults to FEATCACHE_ANTS_BEES; all images are in the page cache, weights are random for resnet18. Each repeat
 runs everything once, one after the other, so that a slow moment of the machine does not fall on one of them alone;
 figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most.
+"best" ratios compare the best end to end with a limit of the best stages: what other tenants of the machine take away
+from one of them at a time does not show there.
 
 - read (with the check of the hash), decode, view (the clean one): images/s of each stage alone, in a thread a core.
 - forward: images/s of each engine on pixels in memory, two batches submitted at any time, and its share of what
@@ -15,7 +17,8 @@ figures are medians over the repeats, ratios medians of the ratios within a repe
   loading and converting the network are not counted. The limit is what forward and preparation alone would need one
   after the other on all cores.
 - peers (see peers.py): from the folder to features on disk; imports and building the network are not counted, and the
-  network is run once before. Each is a process of its own; --peers names the Python that has them.
+  network is run once before. Each is a process of its own;
+  --peers names Pythons that have what this one has not.
 - peak memory: of `featcache extract --views 8` in a process of its own.
 
 Writes results/extraction.json.
@@ -157,20 +160,21 @@ def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: i
     loader.close()
 
 
-def peer(python: str, name: str, data: str, network: str) -> float | None:
-    """Images a second; None where it cannot run."""
-    with tempfile.TemporaryDirectory() as folder:
-        line = [python, str(record.HERE / "peers.py"), name, data, f"{folder}/out", "--network", network]
-        ran = subprocess.run(line, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        print(f"{name} {network}: {ran.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return None
-    answer = json.loads(ran.stdout.splitlines()[-1])
-    return answer["images"] / answer["seconds"]
+def peer(pythons: list[str], name: str, data: str, network: str) -> float | None:
+    """Images a second, in the first Python in which it runs; None where it runs in none."""
+    for python in pythons:
+        with tempfile.TemporaryDirectory() as folder:
+            line = [python, str(record.HERE / "peers.py"), name, data, f"{folder}/out", "--network", network]
+            ran = subprocess.run(line, capture_output=True, text=True, check=False)
+        if not ran.returncode:
+            answer = json.loads(ran.stdout.splitlines()[-1])
+            return answer["images"] / answer["seconds"]
+    print(f"{name} {network}: {ran.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+    return None
 
 
 def one_round(
-    manifest: featcache.Manifest, data: str, network: str, engines: dict[str, featcache.Backbone], python: str | None
+    manifest: featcache.Manifest, data: str, network: str, engines: dict[str, featcache.Backbone], peers: list[str]
 ) -> dict[str, float]:
     """Everything once: rates by name, images or operations a second."""
     found = {"mm bf16": mm_flops(torch.bfloat16), "mm fp32": mm_flops(torch.float32)}
@@ -189,10 +193,10 @@ def one_round(
             found[f"end to end K={views} {name}"] = n / took
             limit = n / ((n + trained * views) / found[f"forward {name}"] + n / found[f"preparation K={views}"])
             found[f"limit K={views} {name}"] = limit
-    for name in PEERS if python else []:
+    for name in PEERS:
         model = "tf_efficientnet_lite0" if network == "efficientnet_lite0" else network
         if model == network or name in ("timm", "thingsvision"):
-            rate = peer(python or "", name, data, model)
+            rate = peer([sys.executable, *peers], name, data, model)
             found |= {} if rate is None else {f"peer {name}": rate}
     return found
 
@@ -202,8 +206,8 @@ def spread(values: list[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in (median(values), min(values), max(values))]
 
 
-def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, Any]:
-    """Medians with least and most, and the ratios that matter."""
+def summary(rounds: list[dict[str, float]], flops: int, best: str, shown: dict[int, float]) -> dict[str, Any]:
+    """Medians with least and most, and the ratios that matter. shown : views an image by K."""
     rates, ratios = defaultdict(list), defaultdict(list)
     for found in rounds:
         for name, rate in found.items():
@@ -219,6 +223,11 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, 
         for name in found:  # without OpenVINO
             if "peer timm" in found and name.startswith(("end to end K=0 pytorch", "end to end K=0 compiled")):
                 ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
+    best_of = {name: max(values) for name, values in rates.items()}
+    for views in VIEWS:
+        name = f"end to end K={views} {best}"
+        per_image = [shown[views] / best_of[f"forward {best}"], 1 / best_of[f"preparation K={views}"]]
+        ratios[f"{name} / limit, best"] = [best_of[name] * sum(per_image)]
     return {
         "rates, images/s (mm: operations/s)": {name: spread(values) for name, values in rates.items()},
         "ratios": {name: spread(values) for name, values in ratios.items()},
@@ -231,7 +240,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--networks", nargs="+", default=["resnet18", "efficientnet_lite0"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peers", metavar="PYTHON", help="a Python with timm, thingsvision and img2vec_pytorch")
+    parser.add_argument("--peers", metavar="PYTHON", nargs="+", default=[], help="has thingsvision or img2vec_pytorch")
     parser.add_argument("--compiled", action="store_true", help="torch.compile, too: a minute for each network")
     options = parser.parse_args()
     if not options.data:
@@ -243,13 +252,14 @@ def main() -> None:
         engines = engines_of(network, weights, options.compiled)
         pixels = some_views(manifest, engines["pytorch fp32"])
         exact = engines["pytorch fp32"].embed(pixels)
-        rounds = []
+        trained = len(manifest.samples.rows("train")) / len(manifest.samples)
+        rounds, shown = [], {views: 1 + views * trained for views in VIEWS}
         for number in range(options.repeats):
             rounds.append(one_round(manifest, options.data, network, engines, options.peers))
             print(network, f"repeat {number + 1}", {k: round(v, 1) for k, v in rounds[-1].items()}, file=sys.stderr)
         found[network] = {
             "operations an image": operations(engines["pytorch fp32"]),
-            **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1]),
+            **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1], shown),
             "peak memory MB": peak_memory_mb(options.data, network, weights),
             "features": {name: faithfulness(b.embed(pixels), exact) for name, b in engines.items()},
         }

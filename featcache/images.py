@@ -99,8 +99,8 @@ def _decode_jpeg(data: bytes, image: Image.Image) -> _Pixels | None:
 
 
 def lift_pillows_limit(max_pixels: int) -> None:
-    """Let Pillow open images of more pixels than its own limit, in the whole process."""
-    if Image.MAX_IMAGE_PIXELS is not None:
+    """Let Pillow open images of more pixels than it would, in the whole process; nothing below MAX_PIXELS."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
 
 

@@ -86,8 +86,7 @@ class ViewLoader:
         watch: Stopwatch | None = None,
         images: DecodedImages | None = None,
     ) -> None:
-        if max_pixels > MAX_PIXELS:
-            lift_pillows_limit(max_pixels)
+        lift_pillows_limit(max_pixels)
         self._max_pixels = max_pixels
         self.manifest = manifest
         self.spec = spec

@@ -22,7 +22,7 @@ from toys import toy_backbone
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
 # Seconds of work allowed before each kill: the skeleton is hardly made, then some way in.
-DELAYS = [0.0, 0.03, *(random.Random(5).uniform(0.05, 0.35) for _ in range(5))]
+DELAYS = [0.0, 0.03, *(random.Random(5).uniform(0.1, 0.5) for _ in range(6))]
 
 
 def start(data: Path, out: Path) -> multiprocessing.process.BaseProcess:
