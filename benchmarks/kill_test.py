@@ -5,7 +5,7 @@
 Each round extracts 240 images with a cheap network, then updates the cache to a folder in which 60 of them are gone
 and 60 are new. A child is killed after a random time, or right before a random system call of creating, finishing or
 renaming; then the next child goes on. Counted: files that do not open (must be 0; while an update runs the old cache
-must open, too), rows that were there and are gone or differ (must be 0), rows extracted twice (at most the two blocks
+must open, too), rows that were there and are gone or differ (must be 0), rows extracted twice (at most the block
 under way at each kill), finished caches that differ from an undisturbed one (must be 0), files that are left over
 (must be 0). Writes results/kills.json.
 """
@@ -199,7 +199,7 @@ def main() -> None:
         "images a block": BLOCK,
     }
     record.write("kills", answer, measured)
-    sys.exit(1 if any(trial.bad.values()) or trial.twice > 2 * BLOCK else 0)
+    sys.exit(1 if any(trial.bad.values()) or trial.twice > BLOCK else 0)
 
 
 if __name__ == "__main__":

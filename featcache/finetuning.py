@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from featcache import heads
 from featcache.backbones import Backbone, load_backbone
-from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
+from featcache.card import CHECKPOINT, REPORT, prepare_folder, write_json
 from featcache.devices import resolve_device, resolve_precision
 from featcache.engines import compiler_is_there
 from featcache.errors import RunError, first_line
 from featcache.files import Progress
-from featcache.headfile import dump_head, load_head
 from featcache.imagecache import ImageCache
 from featcache.images import MAX_PIXELS
-from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
-from featcache.metrics import Accuracy, evaluate
-from featcache.network import Network
 from featcache.report import Report, Stopwatch
-from featcache.rng import epoch_order
-from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec
-from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, linear_layer, train
+from featcache.run import Run
+from featcache.spec import EMBEDDED, Augment, ExtractSpec
+from featcache.training import Epoch, Recipe
 
-_VAL_BATCH = 32
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
 
 
@@ -156,7 +145,7 @@ def finetune(
         loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images)
         stack.callback(loader.close)
         side_kept = images.side if images else None
-        run = _Run(out, backbone, spec, manifest, loader, mode, recipe, watch, side_kept, progress, on_epoch)
+        run = Run(out, backbone, spec, manifest, loader, mode, recipe, watch, side_kept, progress, on_epoch)
         if (out / CHECKPOINT).exists():
             run.restore()
         with _told_apart(spec, recipe, compile):
@@ -206,157 +195,3 @@ def _trainable_precision(device: str) -> str:
     """ "auto" for training: fp16 would need its losses scaled."""
     found = resolve_precision("auto", resolve_device(device))
     return "fp32" if found == "fp16" else found
-
-
-class _Run:
-    """One fine-tuning run: its batches, its checkpoints, its files."""
-
-    def __init__(
-        self,
-        out: Path,
-        backbone: Backbone,
-        spec: ExtractSpec,
-        manifest: Manifest,
-        loader: ViewLoader,
-        mode: Literal["all", "head"],
-        recipe: Recipe,
-        watch: Stopwatch,
-        image_side: int | None,
-        progress: Progress | None,
-        on_epoch: Callable[[Epoch], None] | None,
-    ) -> None:
-        self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
-        self.manifest, self.loader, self.watch = manifest, loader, watch
-        self.progress, self.on_epoch = progress, on_epoch
-        head = linear_layer(backbone.dim, len(manifest.samples.classes), spec.view.seed)
-        module: nn.Module = head if mode == "head" else Network(backbone.trainable_module(), head)
-        self.training = Training(module.to(backbone.device), recipe)
-        self.config = {
-            **spec.flat(),
-            "train": mode,
-            **asdict(recipe),
-            "images": manifest.samples.digest(),
-            "image_side": image_side,
-        }
-
-    def train(self) -> None:
-        with self.backbone.frozen.exact():
-            train(
-                self.training,
-                self._train_batches,
-                lambda: self._clean_batches("val"),
-                seed=self.spec.view.seed,
-                on_epoch=self._finish_epoch,
-                context=self.backbone.frozen.autocast if self.mode == "all" else nullcontext,
-            )
-
-    def restore(self) -> None:
-        """Take up the checkpoint, if it is one of the same run."""
-        path = self.out / CHECKPOINT
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            found = json.loads(state["config"])
-        except Exception as error:  # truncated, empty, or a file that wants to run code
-            raise RunError(
-                f"{path} is not a checkpoint that can be loaded safely ({first_line(error)}). Remove it to start anew."
-            ) from error
-        differing = [
-            f"{name}={found.get(name)}, you asked for {value}"
-            for name, value in self.config.items()
-            if found.get(name) != value
-        ]
-        if differing:
-            raise RunError(
-                f"{self.out} was run with {'; '.join(differing)}. Resume with its own settings, or give another folder."
-            )
-        self.training.restore(state)
-        self.loader.skipped.update(state["skipped"])
-        for epoch in self.training.history:
-            if self.on_epoch:
-                self.on_epoch(epoch)
-
-    def best_accuracy(self) -> Accuracy:
-        """On val, of the epoch whose weights were kept."""
-        if self.training.best_val is None:
-            raise AssertionError("a recipe has one epoch or more")
-        return self._accuracy(self.training.best_val)
-
-    def test(self) -> Accuracy | None:
-        """Accuracy of the kept weights on test, where the data has one."""
-        if not len(self.manifest.samples.rows("test")):
-            return None
-        if isinstance(self.training.module, Network):
-            self.training.module.load(self.out / "network.safetensors")
-            return self._accuracy(
-                evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.frozen.autocast)
-            )
-        estimator = load_head(self.out / "head.safetensors")
-        pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
-        if not pairs:
-            return None  # none of them could be read
-        predicted = heads.predict(estimator, np.concatenate([x for x, _ in pairs]))
-        return evaluate(np.concatenate([y for _, y in pairs]), predicted, self.manifest.samples.classes)
-
-    def _accuracy(self, result: Pass) -> Accuracy:
-        return evaluate(result.labels.numpy(), result.predicted.numpy(), self.manifest.samples.classes)
-
-    def _train_batches(self, epoch: int) -> Batches:
-        samples = self.manifest.samples
-        rows = samples.rows("train")
-        order = rows[epoch_order(samples.sha256[rows], self.spec.view.seed, epoch)]
-        return self._batches(f"epoch {epoch}", order, epoch, self.training.recipe.batch_size)
-
-    def _clean_batches(self, split: str) -> Batches:
-        return self._batches(split, self.manifest.samples.rows(split), 0, _VAL_BATCH)
-
-    def _batches(self, what: str, rows: np.ndarray[Any, Any], view: int, batch_size: int) -> Iterator[Any]:
-        done, batches = 0, self.loader.batches(rows, [view], batch_size)
-        while True:
-            with self.watch.phase("data"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield self._inputs(batch.pixels[:, 0]), torch.from_numpy(batch.labels).to(self.backbone.device)
-            done += len(batch.rows)
-            if self.progress:
-                self.progress(what, done, len(rows))
-
-    def _inputs(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        """What the trained module sees: pixels for a network, features for a head."""
-        if self.mode == "all":
-            return self.backbone.normalise(pixels)
-        return torch.from_numpy(self.backbone.embed(pixels)).to(self.backbone.device)
-
-    def _finish_epoch(self, training: Training) -> None:
-        """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
-        if training.best_val is None or not len(training.best_val.labels):
-            raise RunError(f"{self.manifest.root} has no readable val images")
-        if training.best is training.history[-1]:
-            self._save_best()
-        draft = self.out / f"{CHECKPOINT}.{os.getpid()}"
-        torch.save({"config": json.dumps(self.config), "skipped": self.loader.skipped, **training.state()}, draft)
-        os.replace(draft, self.out / CHECKPOINT)
-        if self.on_epoch:
-            self.on_epoch(training.history[-1])
-
-    def _save_best(self) -> None:
-        module, classes = self.training.module, self.manifest.samples.classes
-        weights = None
-        if isinstance(module, Network):
-            file = "network.safetensors"
-            module.save(self.out / file)
-        else:
-            layer = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
-            head = LinearHead.from_weights(layer["weight"], layer["bias"], np.arange(len(classes)))
-            file, weights = dump_head(head)
-        card = ModelCard(
-            kind="network" if isinstance(module, Network) else "head",
-            file=file,
-            head="sgd",
-            classes=classes,
-            spec=self.spec,
-            weights=self.backbone.weights,
-            layer=PENULTIMATE,
-            metrics=self.best_accuracy().to_dict(),
-        )
-        card.write(self.out, weights)

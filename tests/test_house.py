@@ -18,7 +18,7 @@ RANKS = {
             "datasets manifest lock layout views architectures engines sgd presets heads headfile card",
             "checksums skeleton loader creation conversion",
             "cache backbones",
-            "writer imagecache verification fitting classifier",
+            "writer imagecache run verification fitting classifier",
             "carrying finetuning",
             "extraction",
             "estimating",
