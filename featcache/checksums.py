@@ -24,14 +24,16 @@ def checksums(
     layers : for each layer an ndarray of shape (b, 1 + K, d), as stored: zero where there is no view.
     done : shape (b,). skipped : shape (b,), fixed-length bytes.
     """
-    found = np.empty(len(done), dtype=np.uint32)
-    whole = [np.ascontiguousarray(values) for values in layers.values()]
-    for row in range(len(done)):
+    b = len(done)
+    marks = [np.ascontiguousarray(part).view(np.uint8).reshape(b, -1) for part in (done.astype("<u2"), skipped)]
+    parts = [np.ascontiguousarray(values).view(np.uint8).reshape(b, -1).data for values in layers.values()]
+    parts.append(np.hstack(marks).data)
+    found = np.empty(b, dtype=np.uint32)
+    for row in range(b):
         crc = 0
-        for values in whole:
-            crc = zlib.crc32(values[row].data, crc)
-        crc = zlib.crc32(done[row : row + 1].astype("<u2").data, crc)
-        found[row] = zlib.crc32(skipped[row : row + 1].tobytes(), crc)
+        for part in parts:
+            crc = zlib.crc32(part[row : row + 1], crc)
+        found[row] = crc
     return found
 
 

@@ -155,6 +155,9 @@ class CacheWriter:
         whole = {}
         for name, values in layers.items():
             region = self._layout.layers[name]
+            if values.shape[1:] == region.shape[1:]:
+                whole[name] = values
+                continue
             whole[name] = np.zeros((len(rows), *region.shape[1:]), region.dtype)
             if first_view:
                 whole[name][:, :first_view] = region.of(self._layout.data)[rows, :first_view]
