@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.conversion import OpenVinoEngine
 from featcache.devices import resolve_device, resolve_precision
-from featcache.engines import Engine, EngineName, Features, compiler_is_there, openvino_is_there
+from featcache.engines import (
+    CompiledEngine,
+    Engine,
+    EngineName,
+    Features,
+    PyTorchEngine,
+    compiler_is_there,
+    openvino_is_there,
+)
 from featcache.errors import BackboneError, first_line
 from featcache.known import Known, kept_path, known_path, recall, remember
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
@@ -166,7 +175,6 @@ class Backbone:
         BackboneError : the engine asked for cannot be had.
         """
         self.engine, self._fast, self.note = "pytorch", None, ""
-        path = self._conversion(image_size)
         takes_openvino = self.device == "cpu" and self.precision != "fp16" and openvino_is_there()
         if engine == "openvino" and not takes_openvino:
             raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16, once it is there: pip install openvino")
@@ -175,12 +183,12 @@ class Backbone:
         chosen = engine
         if engine == "auto":
             chosen = "pytorch"
-            if takes_openvino and (views >= CONVERSION_PAYS or (path and path.exists())):
+            if takes_openvino and (views >= CONVERSION_PAYS or self._is_converted(image_size)):
                 chosen = "openvino"
             elif self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and compiler_is_there("cpu"):
                 chosen = "compiled"
         try:
-            fast = self._engine(chosen, image_size, path)
+            fast = self._engine(chosen, image_size)
         except (RuntimeError, ImportError, OSError, AttributeError) as error:  # or an installation that is broken
             tool, reason = "OpenVINO" if chosen == "openvino" else "torch.compile", first_line(error)
             self.note = f"{tool} cannot run {self.name} ({reason}); PyTorch does"
@@ -210,8 +218,7 @@ class Backbone:
     def view_spec(self, *, image_size: int | None = None, **fields: Any) -> ViewSpec:
         """A ViewSpec with this network's preprocessing; another image size keeps its resize ratio."""
         size = image_size or self.image_size
-        path = self._conversion(size)
-        if size != self.image_size and not (path and path.exists()):
+        if size != self.image_size and not self._is_converted(size):
             self._probe(size)
         resize = round(size * self.resize_size / self.image_size)
         return ViewSpec(size, resize, self.interpolation, **fields)
@@ -248,6 +255,10 @@ class Backbone:
             return None
         return kept_path(".xml", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size)
 
+    def _is_converted(self, image_size: int) -> bool:
+        path = self._conversion(image_size)
+        return path is not None and path.exists()
+
     def _measure(self) -> dict[str, int]:
         blank = np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8)
         return {layer: values.shape[1] for layer, values in self.embed_layers(blank).items()}
@@ -257,18 +268,12 @@ class Backbone:
 
     @cached_property
     def _pytorch(self) -> Engine:
-        from featcache.engines import PyTorchEngine
-
         return PyTorchEngine(self.frozen)
 
-    def _engine(self, name: EngineName, image_size: int, path: Path | None) -> Engine | None:
+    def _engine(self, name: EngineName, image_size: int) -> Engine | None:
         if name == "openvino":
-            from featcache.conversion import OpenVinoEngine
-
-            return OpenVinoEngine(lambda: self.frozen, image_size, self.precision, path)
+            return OpenVinoEngine(lambda: self.frozen, image_size, self.precision, self._conversion(image_size))
         if name == "compiled":
-            from featcache.engines import CompiledEngine
-
             return CompiledEngine(self.frozen, image_size)
         return None
 

@@ -26,7 +26,7 @@ EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
 Features = Callable[[], list[NDArray[np.float32]]]
 """Waits for the features (b, d), float32, of each layer."""
 
-COMPILED_BATCH = 32
+_COMPILED_BATCH = 32
 """Compiled code is for one batch size; what is less is filled up."""
 
 
@@ -109,7 +109,9 @@ class CompiledEngine(PyTorchEngine):
 
     def submit(self, pixels: NDArray[np.uint8]) -> Features:
         """See `Engine`."""
-        parts = [self._part(pixels[start : start + COMPILED_BATCH]) for start in range(0, len(pixels), COMPILED_BATCH)]
+        parts = [
+            self._part(pixels[start : start + _COMPILED_BATCH]) for start in range(0, len(pixels), _COMPILED_BATCH)
+        ]
         return lambda: [np.concatenate(layer) for layer in zip(*(part() for part in parts), strict=True)]
 
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -119,7 +121,7 @@ class CompiledEngine(PyTorchEngine):
         import torch
 
         n = len(pixels)
-        full = np.zeros((COMPILED_BATCH, *pixels.shape[1:]), np.uint8)
+        full = np.zeros((_COMPILED_BATCH, *pixels.shape[1:]), np.uint8)
         full[:n] = pixels
         if self._frozen.device.type == "cuda":
             wait = self._queue(full)

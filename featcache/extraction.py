@@ -7,6 +7,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -146,13 +147,12 @@ def extract(
         extracted = shown = 0
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-        try:
-            loader.begin(*next(_like_each_other(wanted_views(spec, manifest.samples))))
+        with closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)) as loader:
+            wanted = wanted_views(spec, manifest.samples)
+            loader.begin(*next(_like_each_other(wanted, np.zeros_like(wanted))))
             if own:
                 with watch.phase("convert"):
-                    shown = len(manifest.samples) + views * len(manifest.samples.rows("train"))
-                    backbone.accelerate(spec.view.image_size, engine, shown)
+                    backbone.accelerate(spec.view.image_size, engine, int(wanted.sum()))
             split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
             provenance = {**describe(backbone), **split}
             aside = set_aside(out, spec, manifest.samples)
@@ -161,8 +161,6 @@ def extract(
                     take_over(writer, aside, manifest.samples)
                 before = writer.done
                 cache = writer.finish(fill(writer, loader, backbone, batch_size, watch, progress, strict))
-        finally:
-            loader.close()
         extracted = int(np.count_nonzero(cache.done > before))
         shown = int((cache.done - before).sum())
     report = Report(
@@ -189,21 +187,18 @@ def fill(
     progress: Progress | None = None,
     strict: bool = False,
 ) -> dict[int, str]:
-    """Extract all pending views and close the loader; returns row -> reason of the images that could not be read."""
+    """Extract all pending views; returns row -> reason of the images that could not be read."""
     manifest = loader.manifest
     total = len(manifest.samples)
     left = len(writer.pending())
-    try:
-        for rows, features, first_view in _embedded(writer, loader, backbone, batch_size or backbone.batch_size, watch):
-            with watch.phase("write"):
-                loader.skipped.update(writer.write(rows, features, first_view))
-            left -= len(rows)
-            if strict:
-                refuse_unreadable(manifest, _named(loader))
-            if progress:
-                progress("extract", total - left, total)
-    finally:
-        loader.close()
+    for rows, features, first_view in _embedded(writer, loader, backbone, batch_size or backbone.batch_size, watch):
+        with watch.phase("write"):
+            loader.skipped.update(writer.write(rows, features, first_view))
+        left -= len(rows)
+        if strict:
+            refuse_unreadable(manifest, _named(loader))
+        if progress:
+            progress("extract", total - left, total)
     if strict:
         refuse_unreadable(manifest, _named(loader))
     if progress and loader.skipped:
@@ -242,11 +237,8 @@ def _taken(
     return batch.rows, {layer: values.reshape(b, v, -1) for layer, values in flat.items()}, first_view
 
 
-def _like_each_other(
-    wanted: NDArray[np.uint16], done: NDArray[np.uint16] | None = None
-) -> Iterator[tuple[NDArray[np.int64], range]]:
+def _like_each_other(wanted: NDArray[np.uint16], done: NDArray[np.uint16]) -> Iterator[tuple[NDArray[np.int64], range]]:
     """The rows that lack views, in groups that lack the same ones. wanted, done : views, shape (n,)."""
-    done = np.zeros_like(wanted) if done is None else done
     rows = np.flatnonzero(done < wanted)
     lacks = np.stack([done[rows], wanted[rows]], axis=1)
     for first, last in np.unique(lacks, axis=0)[::-1].tolist():

@@ -142,8 +142,9 @@ def finetune(
             with watch.phase("image cache"):
                 side = _KEPT_SIDES * spec.view.resize_size
                 images = stack.enter_context(closing(ImageCache(image_cache, manifest, side, max_pixels, progress)))
-        loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images)
-        stack.callback(loader.close)
+        loader = stack.enter_context(
+            closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images))
+        )
         side_kept = images.side if images else None
         run = Run(out, backbone, spec, manifest, loader, mode, recipe, watch, side_kept, progress, on_epoch)
         if (out / CHECKPOINT).exists():

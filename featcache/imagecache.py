@@ -20,20 +20,22 @@ from numpy.typing import NDArray
 
 from featcache import skeleton
 from featcache.creation import create, sweep
-from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
+from featcache.errors import CacheMismatchError, CacheSpaceError
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS, lift_pillows_limit, upright_size
+from featcache.loader import usable_cores
 from featcache.manifest import Manifest
-from featcache.sealed import Kind, Region, Tables, damaged, unseal
+from featcache.sealed import Kind, damaged, opened, write_at
 from featcache.views import reduced_size, shrink
 
 IMAGES = Kind(
     magic=b"featcache-images",
     version=1,  # of the format, and of what decoding and shrinking give
-    what="image cache",
+    what="an image cache",
     tables=("index", "sha256", "places"),
     dtypes=("|u1", "<u4", "<i8"),
     anew="remove it",
+    again="run the same command again",
 )
 
 
@@ -99,16 +101,13 @@ class ImageCache:
             data = np.ascontiguousarray(image).reshape(-1).data
             with self._write:
                 self._put(self._regions["pixels"].offset + int(self._places[row, 0]), data)
-                self._put(self._regions["crc32"].offset + 4 * row, np.uint32(zlib.crc32(data)).tobytes())
-                self._put(self._regions["done"].offset + row, b"\1")
+                self._put(self._regions["crc32"].offset + 4 * row, memoryview(np.uint32(zlib.crc32(data)).tobytes()))
+                self._put(self._regions["done"].offset + row, memoryview(b"\1"))
         return image
 
-    def _put(self, offset: int, data: Any) -> None:
-        self._file.seek(offset)
-        rest = memoryview(data)
+    def _put(self, offset: int, data: memoryview) -> None:
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            write_at(self._file, offset, data)
         except OSError as error:
             raise CacheSpaceError(f"{self.path} cannot be written: {error.strerror}. Make room, then go on.") from error
 
@@ -121,7 +120,7 @@ class ImageCache:
         hashes, rows = np.unique(manifest.samples.sha256, axis=0, return_index=True)
         paths = [manifest.path(row) for row in rows]
         sizes: list[tuple[int, int, int]] = []
-        pool = ThreadPoolExecutor()
+        pool = ThreadPoolExecutor(usable_cores())
         try:
             for some in pool.map(self._sizes, (paths[start : start + 64] for start in range(0, len(paths), 64))):
                 sizes += some
@@ -154,41 +153,27 @@ class ImageCache:
         return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in found]
 
     def _read(self) -> None:
-        if not self.path.is_file():
-            raise NotACacheError(f"{self.path} is not an image cache: it is no regular file.")
-        try:
-            with self.path.open("rb", buffering=0) as raw:
-                _, regions = unseal(self.path, raw, IMAGES)
-                tables = Tables(self.path, raw, IMAGES, regions)
-                side = int(tables.index()["side"])
-                n = regions["sha256"].shape[0]
-                self._places = tables.read("places", (n, 4), "<i8")
-                hashes = tables.read("sha256", (n, 32), "|u1")
-                data: NDArray[np.uint8] = np.memmap(raw, dtype=np.uint8, mode="r")
-            self._check(regions, n)
-        except CacheError:
-            raise
-        except Exception as error:  # of JSON or numbers that are not what they should be
-            raise damaged(self.path, IMAGES, f"{type(error).__name__}: {error}") from error
+        with opened(self.path, IMAGES) as arrays:
+            side, n = int(arrays.index()["side"]), arrays.regions["sha256"].shape[0]
+            total = arrays.regions["pixels"].shape[0]
+            self._places = arrays.table("places", (n, 4), "<i8")
+            hashes = arrays.table("sha256", (n, 32), "|u1")
+            rows = {"pixels": ((total,), "|u1"), "crc32": ((n,), "<u4"), "done": ((n,), "|u1")}
+            self._regions = {name: arrays.region(name, *expected) for name, expected in rows.items()}
+            self._check(total)
+            data = arrays.mapped()
         if side != self.side:
             raise CacheMismatchError(
                 f"{self.path} holds images of at most {side} pixels (short side), you need {self.side}. "
                 "Remove it, or give another file with --image-cache."
             )
-        self._regions = regions
         self._row = {sha.tobytes(): row for row, sha in enumerate(hashes)}
-        self._pixels, self._crc32, self._done = (regions[name].of(data) for name in ("pixels", "crc32", "done"))
+        self._pixels, self._crc32, self._done = (self._regions[name].of(data) for name in ("pixels", "crc32", "done"))
 
-    def _check(self, regions: dict[str, Region], n: int) -> None:
+    def _check(self, total: int) -> None:
         """Raise unless every image has its room in the file."""
-        total = regions["pixels"].shape[0]
-        shapes = {"pixels": ((total,), "|u1"), "crc32": ((n,), "<u4"), "done": ((n,), "|u1")}
-        for name, (shape, dtype) in shapes.items():
-            if (regions[name].shape, regions[name].dtype) != (shape, np.dtype(dtype)):
-                raise damaged(self.path, IMAGES, f"{name} has shape {regions[name].shape}")
-        places = self._places
-        if (places < 0).any():
+        if (self._places < 0).any():
             raise damaged(self.path, IMAGES, "an image has no proper size")
-        ends = [start + height * width * 3 for start, height, width, _ in places.tolist()]  # of Python: no overflow
+        ends = [start + height * width * 3 for start, height, width, _ in self._places.tolist()]  # no overflow
         if max(ends, default=0) > total:
             raise damaged(self.path, IMAGES, "an image does not lie whole in the file")

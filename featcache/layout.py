@@ -9,14 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheError, NotACacheError
 from featcache.samples import SPLITS, Samples
-from featcache.sealed import OWNER_BYTES, Kind, Region, Tables, damaged, unseal
+from featcache.sealed import OWNER_BYTES, Arrays, Kind, Region, damaged, opened
 from featcache.spec import ExtractSpec
 
 REASON_BYTES = 120
@@ -24,10 +23,11 @@ REASON_BYTES = 120
 CACHE = Kind(
     magic=b"featcache",
     version=1,
-    what="feature cache",
+    what="a feature cache",
     tables=("index", "labels", "split", "sha256"),
     dtypes=("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}"),
     anew="extract again",
+    again="extract again",
 )
 _PROVENANCE = {"weights": str, "val_fraction": float, "split_seed": int, "allow_leak": bool}  # what others rely on
 
@@ -93,15 +93,8 @@ def read(path: Path) -> Layout:
     ------
     NotACacheError, CacheVersionError
     """
-    if not path.is_file():  # a pipe would make us wait
-        raise NotACacheError(f"{path} is not a feature cache: it is no regular file.")
-    try:
-        with path.open("rb", buffering=0) as raw:
-            return _read(path, raw, *unseal(path, raw, CACHE))
-    except CacheError:
-        raise
-    except Exception as error:  # of JSON or numbers that are not what they should be
-        raise damaged(path, CACHE, f"{type(error).__name__}: {error}") from error
+    with opened(path, CACHE) as arrays:
+        return _read(path, arrays)
 
 
 def encode(text: str) -> bytes:
@@ -125,16 +118,15 @@ def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, 
     return arrays
 
 
-def _read(path: Path, raw: BinaryIO, header_bytes: int, regions: Mapping[str, Region]) -> Layout:
-    tables = Tables(path, raw, CACHE, regions)
-    index = tables.index()
+def _read(path: Path, arrays: Arrays) -> Layout:
+    index, regions = arrays.index(), arrays.regions
     spec = ExtractSpec.from_json(json.dumps(index["spec"]))
     n = len(index["ids"])
     samples = Samples(
         tuple(map(str, index["ids"])),
-        tables.read("labels", (n,), "<i8"),
-        tables.read("split", (n,), "|u1"),
-        tables.read("sha256", (n, 32), "|u1"),
+        arrays.table("labels", (n,), "<i8"),
+        arrays.table("split", (n,), "|u1"),
+        arrays.table("sha256", (n, 32), "|u1"),
         tuple(map(str, index["classes"])),
     )
     if len(set(samples.ids)) != n:
@@ -153,17 +145,15 @@ def _read(path: Path, raw: BinaryIO, header_bytes: int, regions: Mapping[str, Re
     wanted = row_arrays(spec, n, dims)
     if set(regions) != {*CACHE.tables, *wanted}:
         raise damaged(path, CACHE, f"it holds {', '.join(sorted(regions))}")
-    for name, (shape, dtype) in wanted.items():
-        if (regions[name].shape, regions[name].dtype) != (shape, dtype):
-            raise damaged(path, CACHE, f"{name} has shape {regions[name].shape} and type {regions[name].dtype}")
+    rows = {name: arrays.region(name, *expected) for name, expected in wanted.items()}
     return Layout(
         spec,
         samples,
         provenance,
-        np.memmap(raw, dtype=np.uint8, mode="r"),
-        header_bytes,
-        {layer: regions[f"features/{layer}"] for layer in spec.layers},
-        regions["done"],
-        regions["crc32"],
-        regions["skipped"],
+        arrays.mapped(),
+        arrays.header_bytes,
+        {layer: rows[f"features/{layer}"] for layer in spec.layers},
+        rows["done"],
+        rows["crc32"],
+        rows["skipped"],
     )

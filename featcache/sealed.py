@@ -12,14 +12,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheVersionError, NotACacheError
+from featcache.errors import CacheError, CacheVersionError, NotACacheError
 
 OWNER_BYTES = 256  # the end of the header: who is writing; empty in a finished file
 LEAST_HEADER = 512  # HDF5 looks for its own start at 512, 1024, 2048, ...
@@ -36,9 +38,10 @@ Place = tuple[int, list[int], str]
 class Kind:
     """A format.
 
-    magic : how its files begin, followed by version and size of the header. what : it is called that in messages.
+    magic : how its files begin, followed by version and size of the header. what : their name, with its article.
     tables : arrays that are sealed, "sha256" among them, with a row a sample; all others hold rows that come later.
-    dtypes : that arrays may have. anew : how to get another file.
+    dtypes : that arrays may have. anew : how to get a file of this version. again : how to get one in the place of a
+    damaged one that was removed.
     """
 
     magic: bytes
@@ -47,6 +50,7 @@ class Kind:
     tables: tuple[str, ...]
     dtypes: tuple[str, ...]
     anew: str
+    again: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Region:
     @property
     def stride(self) -> int:
         """Bytes of a row."""
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        return prod(self.shape[1:]) * self.dtype.itemsize
 
     @property
     def size_bytes(self) -> int:
@@ -122,8 +126,7 @@ def unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region
     start = raw.read(LEAST_HEADER)
     magic = kind.magic + b" "
     if not start.startswith(magic):
-        article = "an" if kind.what[0] in "aeiou" else "a"
-        raise NotACacheError(f"{path} is not {article} {kind.what}: it does not begin with '{kind.magic.decode()}'.")
+        raise NotACacheError(f"{path} is not {kind.what}: it does not begin with '{kind.magic.decode()}'.")
     version, _, length = start[len(magic) :].partition(b"\n")[0].partition(b" ")
     if version != str(kind.version).encode():
         raise CacheVersionError(
@@ -153,27 +156,65 @@ def unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region
     return header_bytes, regions
 
 
-class Tables:
-    """The tables of a file that is open and whose seal holds."""
+class Arrays:
+    """The arrays of a file that is open and whose seal holds.
 
-    def __init__(self, path: Path, raw: BinaryIO, kind: Kind, regions: Mapping[str, Region]) -> None:
-        self._path, self._raw, self._kind, self._regions = path, raw, kind, regions
+    header_bytes : size of its header. regions : where they lie.
+    """
 
-    def read(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """A table of this shape and type. Raises NotACacheError where it has another."""
-        region = self._regions[name]
+    def __init__(self, path: Path, raw: BinaryIO, kind: Kind) -> None:
+        self._path, self._raw, self._kind = path, raw, kind
+        self.header_bytes, self.regions = unseal(path, raw, kind)
+
+    def region(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | str) -> Region:
+        """Where an array of this shape and type lies. Raises NotACacheError where it has another."""
+        region = self.regions[name]
         if (region.shape, region.dtype) != (shape, np.dtype(dtype)):
             raise damaged(self._path, self._kind, f"{name} has shape {region.shape} and type {region.dtype}")
+        return region
+
+    def table(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """A table of this shape and type, read."""
+        region = self.region(name, shape, dtype)
         self._raw.seek(region.offset)
         return np.frombuffer(self._raw.read(region.size_bytes), region.dtype).reshape(shape)
 
     def index(self) -> Any:
         """The JSON of the table "index"."""
-        return json.loads(self.read("index", self._regions["index"].shape, "|u1").tobytes())
+        return json.loads(self.table("index", self.regions["index"].shape, "|u1").tobytes())
+
+    def mapped(self) -> NDArray[np.uint8]:
+        """All bytes of the file, memory-mapped for reading: of this very file, whatever has its name later."""
+        return np.memmap(self._raw, dtype=np.uint8, mode="r")
+
+
+@contextmanager
+def opened(path: Path, kind: Kind) -> Iterator[Arrays]:
+    """Open a sealed file for reading; what goes wrong inside is a fault of the file.
+
+    Raises
+    ------
+    NotACacheError, CacheVersionError
+    """
+    if not path.is_file():  # a pipe would make us wait
+        raise NotACacheError(f"{path} is not {kind.what}: it is no regular file.")
+    try:
+        with path.open("rb", buffering=0) as raw:
+            yield Arrays(path, raw, kind)
+    except CacheError:
+        raise
+    except Exception as error:  # of JSON or numbers that are not what they should be
+        raise damaged(path, kind, f"{type(error).__name__}: {error}") from error
+
+
+def write_at(raw: BinaryIO, offset: int, data: memoryview) -> None:
+    """Write all of it, however many calls that takes."""
+    raw.seek(offset)
+    while data:
+        data = data[raw.write(data) :]
 
 
 def damaged(path: Path, kind: Kind, reason: str) -> NotACacheError:
     """The error that says so."""
-    whole = path.suffix != ".partial" and kind.anew != "remove it"
-    again = kind.anew if whole else "run the same command again"
-    return NotACacheError(f"{path} is a damaged {kind.what}: {reason}. Remove it and {again}.")
+    again = "run the same command again" if path.suffix == ".partial" else kind.again
+    return NotACacheError(f"{path} is a damaged {kind.what.partition(' ')[2]}: {reason}. Remove it and {again}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -256,8 +257,10 @@ def _renew(
         before = writer.done
         skipped: dict[int, str] = {}
         if backbone:
-            loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-            skipped = fill(writer, loader, backbone, batch_size, watch, progress, machine.get("strict", False))
+            with closing(
+                ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
+            ) as loader:
+                skipped = fill(writer, loader, backbone, batch_size, watch, progress, machine.get("strict", False))
         cache = writer.finish(skipped)
     new = cache.done - before
     return replace(

@@ -25,7 +25,7 @@ from featcache.errors import CacheIncompleteError, CacheSpaceError
 from featcache.files import Progress
 from featcache.layout import REASON_BYTES, encode, read, size_needed
 from featcache.samples import Samples
-from featcache.sealed import Region
+from featcache.sealed import Region, write_at
 from featcache.spec import ExtractSpec
 
 
@@ -194,14 +194,12 @@ class CacheWriter:
         """Values (b, ...) of ascending rows to their places."""
         data = np.ascontiguousarray(values, region.dtype).reshape(-1).view(np.uint8).data
         for start, stop in _runs(rows):
-            self._file.seek(region.offset + int(rows[start]) * region.stride)
-            rest = data[start * region.stride : stop * region.stride]
-            while rest:
-                rest = rest[self._guarded(self._file.write, rest) :]
+            offset = region.offset + int(rows[start]) * region.stride
+            self._guarded(write_at, self._file, offset, data[start * region.stride : stop * region.stride])
 
-    def _guarded(self, call: Any, *arguments: Any) -> Any:
+    def _guarded(self, call: Any, *arguments: Any) -> None:
         try:
-            return call(*arguments)
+            call(*arguments)
         except OSError as error:
             if error.errno not in FULL:
                 raise
