@@ -1,12 +1,14 @@
 """Writing and reading a cache against raw files and against other ways to keep arrays in HDF5.
 
-    python benchmarks/cache_io.py [--images 100000] [--width 1280] [--repeats 5]
+    python benchmarks/cache_io.py [--mb 256] [--width 1280] [--views 0 8] [--repeats 5]
 
 Each repeat does everything once; ratios are medians of the ratios within a repeat, brackets the least and the most.
+A row holds the 1 + K views of an image.
 
-- write: all rows in blocks of 32 images, with checksums, marks, fsync and rename, against the same bytes in the same
-  blocks to a plain file with one fsync at its end; once more into memory-backed files, where no disk hides what the
-  writer itself takes. Creating the files, and giving both their room, is not counted.
+- write: all rows in blocks of as many images as make 32 views, with checksums, marks, fsync, rename and opening the
+  finished cache, against the same bytes in the same blocks to a plain file with one fsync at its end; once more into
+  memory-backed files, where no disk hides what the writer itself takes. Creating the files, and giving both their
+  room, is not counted.
 - read, warm: all features once from the page cache, added up: the memory map of the cache against that of a plain
   file. With checksums: `FeatureCache.features` checks all rows before.
 - random mini-batches of 256 rows, copied into an array: the memory map against an array in memory, h5py on the same
@@ -24,8 +26,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import h5py
 import numpy as np
@@ -35,29 +35,27 @@ from featcache import ExtractSpec, FeatureCache, ViewSpec
 from featcache.samples import Samples
 from featcache.writer import CacheWriter
 
-BLOCK, MINI_BATCH, MINI_BATCHES = 32, 256, 200
+VIEWS_A_BLOCK, MINI_BATCH = 32, 256
 KEY = "features/penultimate"
 
 
-def seconds(job: Callable[[], Any]) -> float:
-    """Of one run."""
-    started = time.perf_counter()
-    job()
-    return time.perf_counter() - started
+def block_of(x: np.ndarray) -> int:
+    """Images that are written at once."""
+    return max(1, VIEWS_A_BLOCK // x.shape[1])
 
 
 def write_cache(path: Path, x: np.ndarray) -> float:
-    """Seconds for the rows of x (n, d) and the end."""
-    n, d = x.shape
+    """Seconds for the rows of x (n, v, d) and the end."""
+    n, views, d = x.shape
     ids = tuple(f"train/a/{row:07d}.png" for row in range(n))
     hashes = np.random.default_rng(0).integers(0, 256, (n, 32), dtype=np.uint8)
     samples = Samples(ids, np.zeros(n, np.int64), np.zeros(n, np.uint8), hashes, ("a",))
-    spec = ExtractSpec("none", "0" * 64, ViewSpec(), (0.5,) * 3, (0.5,) * 3, views=0)
+    spec = ExtractSpec("none", "0" * 64, ViewSpec(), (0.5,) * 3, (0.5,) * 3, views=views - 1)
     with CacheWriter(path, spec, samples, {"penultimate": d}, {}) as writer:
         started = time.perf_counter()
-        for start in range(0, n, BLOCK):
-            rows = np.arange(start, min(n, start + BLOCK))
-            writer.write(rows, {"penultimate": x[rows][:, None]})
+        for start in range(0, n, block_of(x)):
+            rows = np.arange(start, min(n, start + block_of(x)))
+            writer.write(rows, {"penultimate": x[start : start + len(rows)]})
         writer.finish({})
     return time.perf_counter() - started
 
@@ -67,22 +65,22 @@ def write_raw(path: Path, x: np.ndarray) -> float:
     with path.open("wb", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 0, x.nbytes)
         started = time.perf_counter()
-        for start in range(0, len(x), BLOCK):
-            file.write(x[start : start + BLOCK].data)
+        for start in range(0, len(x), block_of(x)):
+            file.write(x[start : start + block_of(x)].data)
         os.fsync(file.fileno())
     return time.perf_counter() - started
 
 
-def mini_batches(take: Callable[[np.ndarray], np.ndarray], n: int) -> float:
+def mini_batches(take: Callable[[np.ndarray], np.ndarray], n: int, number: int = 200) -> float:
     """Rows a second."""
     rng = np.random.default_rng(1)
-    picks = [np.sort(rng.choice(n, MINI_BATCH, replace=False)) for _ in range(MINI_BATCHES)]
+    picks = [np.sort(rng.choice(n, MINI_BATCH, replace=False)) for _ in range(number)]
 
     def job() -> None:
         for rows in picks:
             take(rows)
 
-    return MINI_BATCH * MINI_BATCHES / seconds(job)
+    return MINI_BATCH * number / record.seconds(job)
 
 
 def add_up(x: np.ndarray) -> int:
@@ -102,25 +100,22 @@ def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[st
     (memory / "cache.h5").unlink()
     (memory / "raw").unlink()
     opened = FeatureCache.open(cache)
-    mapped = opened.layout.layers["penultimate"].of(opened.layout.data)[:, 0]
+    mapped = opened.layout.layers["penultimate"].of(opened.layout.data)
     plain = np.memmap(raw, dtype=x.dtype, mode="r", shape=x.shape)
     for array in (mapped, plain):
         add_up(array)  # warm
-    found["read: cache"] = x.nbytes / seconds(lambda: add_up(mapped))
-    found["read: plain file"] = x.nbytes / seconds(lambda: add_up(plain))
-    found["read: cache with checksums"] = x.nbytes / seconds(lambda: add_up(opened.features("train").clean()))
+    found["read: cache"] = x.nbytes / record.seconds(lambda: add_up(mapped))
+    found["read: plain file"] = x.nbytes / record.seconds(lambda: add_up(plain))
+    found["read: cache with checksums"] = x.nbytes / record.seconds(lambda: add_up(opened.features("train").x))
     found["mini-batches: cache"] = mini_batches(lambda rows: mapped[rows], n)
     found["mini-batches: array in memory"] = mini_batches(lambda rows: x[rows], n)
     with h5py.File(cache, "r") as file:
-        found["mini-batches: h5py, contiguous"] = mini_batches(lambda rows: file[KEY][rows, 0], n)
+        found["mini-batches: h5py, contiguous"] = mini_batches(lambda rows: file[KEY][rows], n)
     for chunk in (64, 1024):
         with h5py.File(folder / "chunked.h5", "w") as file:
-            file.create_dataset("x", data=x, chunks=(chunk, x.shape[1]))
+            file.create_dataset("x", data=x, chunks=(chunk, *x.shape[1:]))
         with h5py.File(folder / "chunked.h5", "r") as file:
-            rng = np.random.default_rng(2)
-            picks = [np.sort(rng.choice(n, MINI_BATCH, replace=False)) for _ in range(10)]
-            took = seconds(lambda f=file, p=picks: [f["x"][rows] for rows in p])
-            found[f"mini-batches: h5py, chunks of {chunk}"] = MINI_BATCH * len(picks) / took
+            found[f"mini-batches: h5py, chunks of {chunk}"] = mini_batches(lambda rows, f=file: f["x"][rows], n, 5)
     for path in folder.iterdir():
         path.unlink()
     return found
@@ -129,37 +124,30 @@ def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[st
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--mb", type=int, default=256, help="features, of each K")
     parser.add_argument("--width", type=int, default=1_280)
+    parser.add_argument("--views", type=int, nargs="+", default=[0, 8])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    measured = record.commit()
-    x = np.random.default_rng(0).standard_normal((options.images, options.width)).astype(np.float16)
-    rates, ratios = defaultdict(list), defaultdict(list)
-    for number in range(options.repeats):
-        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-            found = one_round(Path(folder), Path(memory), x, number)
-        for name, rate in found.items():
-            rates[name].append(rate)
-            if name.split(":")[1] != " cache":
-                ratios[f"{name.split(':')[0]}: cache / {name.split(': ')[1]}"].append(
-                    found[f"{name.split(':')[0]}: cache"] / rate
-                )
-
-    def spread(values: list[float]) -> list[float]:
-        return [float(f"{value:.4g}") for value in (median(values), min(values), max(values))]
-
-    record.write(
-        "cache_io",
-        {
-            "images": options.images,
-            "width": options.width,
-            "repeats": options.repeats,
-            "bytes/s, mini-batches rows/s": {name: spread(values) for name, values in rates.items()},
-            "ratios": {name: spread(values) for name, values in ratios.items()},
-        },
-        measured,
-    )
+    measured, found = record.commit(), {}
+    for views in options.views:
+        shape = (options.mb * 10**6 // (2 * options.width * (1 + views)), 1 + views, options.width)
+        x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
+        rates, ratios = defaultdict(list), defaultdict(list)
+        for number in range(options.repeats):
+            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+                figures = one_round(Path(folder), Path(memory), x, number)
+            for name, rate in figures.items():
+                job, _, what = name.partition(": ")
+                rates[name].append(rate)
+                if what != "cache":
+                    ratios[f"{job}: cache / {what}"].append(figures[f"{job}: cache"] / rate)
+        found[f"K={views}"] = {
+            "images": len(x),
+            "bytes/s, mini-batches rows/s": {name: record.spread(values) for name, values in rates.items()},
+            "ratios": {name: record.spread(values) for name, values in ratios.items()},
+        }
+    record.write("cache_io", {"width": options.width, "repeats": options.repeats, **found}, measured)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -55,17 +54,10 @@ PEERS = ("timm", "thingsvision", "img2vec", "tutorial-pass")
 BATCH = 64
 
 
-def seconds(job: Callable[[], Any]) -> float:
-    """Of one run."""
-    started = time.perf_counter()
-    job()
-    return time.perf_counter() - started
-
-
 def mm_flops(dtype: torch.dtype) -> float:
     """Operations a second of torch.mm, the best of three: a peak."""
     a, b = (torch.randn(4096, 4096, dtype=torch.float32).to(dtype) for _ in range(2))
-    return 2 * 4096**3 / min(seconds(lambda: a @ b) for _ in range(3))
+    return 2 * 4096**3 / min(record.seconds(lambda: a @ b) for _ in range(3))
 
 
 def operations(backbone: featcache.Backbone) -> int:
@@ -185,11 +177,13 @@ def one_round(
         found[f"forward {name}"] = forward_rate(backbone, pixels)
     best = list(engines)[-1]
     for views in VIEWS:
-        found[f"preparation K={views}"] = n / seconds(lambda v=views: prepare(manifest, engines[best], v))
+        found[f"preparation K={views}"] = n / record.seconds(lambda v=views: prepare(manifest, engines[best], v))
         for name in engines if views == 0 else [best]:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder, "cache.h5")
-                took = seconds(lambda v=views, e=name, o=out: featcache.extract(data, o, backbone=engines[e], views=v))
+                took = record.seconds(
+                    lambda v=views, e=name, o=out: featcache.extract(data, o, backbone=engines[e], views=v)
+                )
             found[f"end to end K={views} {name}"] = n / took
             limit = n / ((n + trained * views) / found[f"forward {name}"] + n / found[f"preparation K={views}"])
             found[f"limit K={views} {name}"] = limit
@@ -199,11 +193,6 @@ def one_round(
             rate = peer([sys.executable, *peers], name, data, model)
             found |= {} if rate is None else {f"peer {name}": rate}
     return found
-
-
-def spread(values: list[float]) -> list[float]:
-    """Median, least, most, to four digits."""
-    return [float(f"{value:.4g}") for value in (median(values), min(values), max(values))]
 
 
 def summary(rounds: list[dict[str, float]], flops: int, best: str, shown: dict[int, float]) -> dict[str, Any]:
@@ -229,8 +218,8 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str, shown: dict[i
         per_image = [shown[views] / best_of[f"forward {best}"], 1 / best_of[f"preparation K={views}"]]
         ratios[f"{name} / limit, best"] = [best_of[name] * sum(per_image)]
     return {
-        "rates, images/s (mm: operations/s)": {name: spread(values) for name, values in rates.items()},
-        "ratios": {name: spread(values) for name, values in ratios.items()},
+        "rates, images/s (mm: operations/s)": {name: record.spread(values) for name, values in rates.items()},
+        "ratios": {name: record.spread(values) for name, values in ratios.items()},
     }
 
 

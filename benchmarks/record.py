@@ -1,10 +1,13 @@
-"""What every benchmark writes down beside its figures: the machine, the versions and the commit."""
+"""What every benchmark does alike: take the time, sum up, and write figures with machine, versions and commit."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from featcache.report import machine, versions
@@ -17,6 +20,18 @@ def commit() -> str:
     """The commit that is measured, marked where the tree differs from it. Ask before the run."""
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
     return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def seconds(job: Callable[[], Any]) -> float:
+    """Of one run."""
+    started = time.perf_counter()
+    job()
+    return time.perf_counter() - started
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Median, least, most, to four digits."""
+    return [float(f"{value:.4g}") for value in (median(values), min(values), max(values))]
 
 
 def write(name: str, figures: dict[str, Any], measured: str) -> None:

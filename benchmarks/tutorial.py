@@ -28,7 +28,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import record
@@ -104,11 +103,6 @@ def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seco
     return found
 
 
-def spread(values: list[float]) -> list[float]:
-    """Median, least, most."""
-    return [round(value, 2) for value in (median(values), min(values), max(values))]
-
-
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,12 +129,12 @@ def main() -> None:
             "views": options.views,
             "repeats": options.repeats,
             "seconds": {
-                clock: {name: spread([found[name][place] for found in rounds]) for name in rounds[0]}
+                clock: {name: record.spread([found[name][place] for found in rounds]) for name in rounds[0]}
                 for place, clock in enumerate(("from process start", "without imports"))
             },
             "times faster": {
                 clock: {
-                    f"{ours} / {theirs}": spread([found[theirs][place] / found[ours][place] for found in rounds])
+                    f"{ours} / {theirs}": record.spread([found[theirs][place] / found[ours][place] for found in rounds])
                     for ours in rounds[0]
                     for theirs in ("tutorial, frozen", "tutorial, fine-tune")
                     if ours in COLD or (ours.startswith("featcache") and theirs.endswith("fine-tune"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from featcache.layout import Layout
 
@@ -24,17 +24,10 @@ def checksums(
     layers : for each layer an ndarray of shape (b, 1 + K, d), as stored: zero where there is no view.
     done : shape (b,). skipped : shape (b,), fixed-length bytes.
     """
-    b = len(done)
-    marks = [np.ascontiguousarray(part).view(np.uint8).reshape(b, -1) for part in (done.astype("<u2"), skipped)]
-    parts = [np.ascontiguousarray(values).view(np.uint8).reshape(b, -1).data for values in layers.values()]
-    parts.append(np.hstack(marks).data)
-    found = np.empty(b, dtype=np.uint32)
-    for row in range(b):
-        crc = 0
-        for part in parts:
-            crc = zlib.crc32(part[row : row + 1], crc)
-        found[row] = crc
-    return found
+    found = [0] * len(done)
+    for part in (*map(_as_bytes, layers.values()), np.hstack([_as_bytes(done.astype("<u2")), _as_bytes(skipped)])):
+        found = [crc32(row, crc) for row, crc in zip(part, found, strict=True)]
+    return np.array(found, dtype=np.uint32)
 
 
 def damaged_rows(
@@ -42,13 +35,19 @@ def damaged_rows(
 ) -> NDArray[np.int64]:
     """Those of the rows whose bytes do not have their checksum, ascending. tick : gets how many rows are read."""
     mapped = {name: region.of(layout.data) for name, region in layout.layers.items()}
-    done, crc32, skipped = (region.of(layout.data) for region in (layout.done, layout.crc32, layout.skipped))
+    done, expected, skipped = (region.of(layout.data) for region in (layout.done, layout.crc32, layout.skipped))
     block = max(1, _BLOCK_BYTES // sum(region.stride for region in layout.layers.values()))
     bad = []
     for start in range(0, len(rows), block):
         some = rows[start : start + block]
-        found = checksums({name: values[some] for name, values in mapped.items()}, done[some], skipped[some])
-        bad.append(some[found != crc32[some]])
+        consecutive = some[-1] - some[0] + 1 == len(some)
+        here = slice(some[0], some[-1] + 1) if consecutive else some  # a slice copies nothing
+        found = checksums({name: values[here] for name, values in mapped.items()}, done[here], skipped[here])
+        bad.append(some[found != expected[here]])
         if tick:
             tick(start + len(some))
     return np.concatenate([np.empty(0, np.int64), *bad])
+
+
+def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from featcache import skeleton
 from featcache.creation import create, sweep
@@ -89,7 +89,7 @@ class ImageCache:
             return None
         pixels = self._pixels[self._slice(row)]
         if row not in self._sound:
-            if zlib.crc32(pixels.data) != self._crc32[row]:
+            if crc32(pixels.data) != self._crc32[row]:
                 return None
             self._sound.add(row)
         return pixels.reshape(int(self._places[row, 1]), int(self._places[row, 2]), 3)
@@ -101,7 +101,7 @@ class ImageCache:
             data = np.ascontiguousarray(image).reshape(-1).data
             with self._write:
                 self._put(self._regions["pixels"].offset + int(self._places[row, 0]), data)
-                self._put(self._regions["crc32"].offset + 4 * row, memoryview(np.uint32(zlib.crc32(data)).tobytes()))
+                self._put(self._regions["crc32"].offset + 4 * row, memoryview(np.uint32(crc32(data)).tobytes()))
                 self._put(self._regions["done"].offset + row, memoryview(b"\1"))
         return image
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,8 @@ class Samples:
         """What changed from these samples to the others: ids by kind of change; kinds without any are left out."""
         here = {name: row for row, name in enumerate(self.ids)}
         there = {name: row for row, name in enumerate(other.ids)}
-        both = [(here[name], there[name]) for name in here if name in there]
+        both = [name for name in here if name in there]
+        a, b = ([rows[name] for name in both] for rows in (here, there))
         removed = {self.sha256[row].tobytes(): name for name, row in here.items() if name not in there}
         renamed = {
             name: removed.pop(content)
@@ -77,11 +78,11 @@ class Samples:
             "added": [name for name in there if name not in here and name not in renamed],
             "removed": [name for name in here if name not in there and name not in old_names],
             "renamed": [f"{old} to {new}" for new, old in renamed.items()],
-            "changed in content": [self.ids[a] for a, b in both if not np.array_equal(self.sha256[a], other.sha256[b])],
-            "with another label": [
-                self.ids[a] for a, b in both if self.classes[self.labels[a]] != other.classes[other.labels[b]]
-            ],
-            "in another split": [self.ids[a] for a, b in both if self.split[a] != other.split[b]],
+            "changed in content": _where(both, (self.sha256[a] != other.sha256[b]).any(1)),
+            "with another label": _where(
+                both, np.array(self.classes, object)[self.labels[a]] != np.array(other.classes, object)[other.labels[b]]
+            ),
+            "in another split": _where(both, self.split[a] != other.split[b]),
         }
         return {kind: names for kind, names in found.items() if names}
 
@@ -90,3 +91,7 @@ class Samples:
         phrases = [f"{len(names)} {kind} (for example {names[0]})" for kind, names in self.changes(other).items()]
         same_order = self.ids == other.ids and self.classes == other.classes
         return phrases or ([] if same_order else ["order or classes differ"])
+
+
+def _where(names: Sequence[str], chosen: NDArray[np.bool_]) -> list[str]:
+    return [names[row] for row in np.flatnonzero(chosen).tolist()]

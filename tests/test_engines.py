@@ -26,14 +26,7 @@ from featcache.spec import ViewSpec
 from featcache.views import make_views
 from toys import toy_answer, toy_backbone
 
-WITHOUT_OPENVINO = ("compiled", "auto_takes", "compiler", "without_openvino", "broken_installation", "can_be_given_up")
-
-
-@pytest.fixture(autouse=True)
-def _openvino(request: pytest.FixtureRequest) -> None:
-    """All but a few need it."""
-    if not engines.openvino_is_there() and not any(part in request.node.name for part in WITHOUT_OPENVINO):
-        pytest.skip("OpenVINO has no wheel for this machine")
+needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +50,7 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
     return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
 
+@needs_openvino
 @pytest.mark.parametrize(("precision", "mean", "least"), [("fp32", 0.999999, 0.99999), ("bf16", 0.999, 0.995)])
 def test_the_embedded_network_keeps_its_features(precision: str, mean: float, least: float) -> None:
     exact = load_backbone(device="cpu")
@@ -70,6 +64,7 @@ def test_the_embedded_network_keeps_its_features(precision: str, mean: float, le
     assert cosines(expected, found).min() >= least
 
 
+@needs_openvino
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -95,6 +90,7 @@ def test_every_layer_of_other_networks_too(name: str, layers: tuple[str, ...]) -
         np.testing.assert_allclose(found[layer], expected[layer], atol=2e-4 * scale, rtol=0)
 
 
+@needs_openvino
 def test_the_answer_of_the_toy_is_known() -> None:
     toy = toy_backbone()
     toy.accelerate(8)
@@ -103,6 +99,7 @@ def test_the_answer_of_the_toy_is_known() -> None:
     np.testing.assert_array_equal(toy.embed(pixels), np.concatenate([toy.embed(pixels[:2]), toy.embed(pixels[2:])]))
 
 
+@needs_openvino
 def test_pixels_of_another_size_go_through_pytorch() -> None:
     toy = toy_backbone()
     toy.accelerate(8)
@@ -110,6 +107,7 @@ def test_pixels_of_another_size_go_through_pytorch() -> None:
     np.testing.assert_allclose(toy.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
 
 
+@needs_openvino
 def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_backbone(kept=True).accelerate(8)
     assert sorted(path.suffix for path in home.iterdir()) == [".bin", ".sha256", ".xml"]
@@ -125,6 +123,7 @@ def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_allclose(again.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
 
 
+@needs_openvino
 @pytest.mark.parametrize("suffix", [".xml", ".bin", ".sha256"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "a byte", "gone"])
 def test_a_damaged_conversion_is_made_again(suffix: str, damage: str, home: Path) -> None:
@@ -152,6 +151,7 @@ class Branching(nn.Module):
         return x.mean((2, 3)) if x.max() < 1 else x.amax((2, 3))
 
 
+@needs_openvino
 def test_a_conversion_that_gives_other_features_is_not_taken(home: Path) -> None:
     branching = Backbone(Branching(), name="branching", image_size=8, resize_size=8, kept=True)
     branching.accelerate(8)
@@ -160,6 +160,7 @@ def test_a_conversion_that_gives_other_features_is_not_taken(home: Path) -> None
     assert not home.exists()
 
 
+@needs_openvino
 def test_networks_of_ones_own_share_no_conversion(home: Path) -> None:
     for pool, expected in ((nn.AdaptiveAvgPool2d(1), np.mean), (nn.AdaptiveMaxPool2d(1), np.max)):
         mine = Backbone(
@@ -172,6 +173,7 @@ def test_networks_of_ones_own_share_no_conversion(home: Path) -> None:
     assert not home.exists()
 
 
+@needs_openvino
 def test_an_engine_can_be_given_up_again() -> None:
     toy = toy_backbone()
     toy.accelerate(8)
@@ -196,6 +198,7 @@ def test_all_that_decides_a_conversion_is_in_its_name() -> None:
     assert len(names) == 4
 
 
+@needs_openvino
 def test_a_folder_that_cannot_be_written_is_no_obstacle(home: Path) -> None:
     home.parent.mkdir(parents=True)
     home.write_text("a file where the folder should be")
@@ -204,6 +207,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(home: Path) -> None:
     assert toy.engine == "openvino"
 
 
+@needs_openvino
 def test_few_views_are_not_worth_a_conversion(home: Path) -> None:
     toy = toy_backbone()
     toy.accelerate(8, views=CONVERSION_PAYS - 1)
@@ -224,6 +228,7 @@ class Refused(nn.Module):
         return x.mean((2, 3))
 
 
+@needs_openvino
 def test_a_network_that_cannot_be_converted_falls_back_and_says_so(home: Path) -> None:
     stubborn = Backbone(Refused(), name="stubborn", image_size=8, resize_size=8)
     stubborn.accelerate(8)
@@ -243,6 +248,7 @@ def test_without_openvino_pytorch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         toy.accelerate(8, "openvino")
 
 
+@needs_openvino
 def test_the_head_on_real_photos_is_right_as_often(ants_bees: Path, tmp_path: Path) -> None:
     right = []
     for engine in ("pytorch", "openvino"):
@@ -253,6 +259,7 @@ def test_the_head_on_real_photos_is_right_as_often(ants_bees: Path, tmp_path: Pa
     assert abs(right[0] - right[1]) <= 1
 
 
+@needs_openvino
 @pytest.mark.parametrize("engine", ["pytorch", "openvino"])
 def test_batches_under_way_at_once_give_each_its_own_features(engine: Any) -> None:
     toy = toy_backbone()
@@ -264,6 +271,7 @@ def test_batches_under_way_at_once_give_each_its_own_features(engine: Any) -> No
         np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-5, atol=1e-5)
 
 
+@needs_openvino
 def test_openvino_gives_the_same_bits_whatever_the_batch() -> None:
     backbone = load_backbone("resnet18", weights="none", device="cpu", precision="bf16")
     backbone.accelerate(64)
@@ -274,6 +282,7 @@ def test_openvino_gives_the_same_bits_whatever_the_batch() -> None:
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
+@needs_openvino
 def test_an_error_inside_of_an_engine_reaches_who_asks_for_the_features() -> None:
     toy = toy_backbone()
     toy.accelerate(8)
@@ -335,6 +344,7 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken == ["openvino", "pytorch", "compiled", "pytorch", "pytorch"]
 
 
+@needs_openvino
 def test_nothing_is_reported_to_the_makers_of_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """`openvino.convert_model` would import its telemetry and send."""
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
+from featcache.cache import FeatureCache
 from featcache.engines import Features
 from featcache.errors import CacheIncompleteError, CacheMismatchError, EmptyFolderError
 from featcache.extraction import extract
@@ -100,6 +101,41 @@ def test_a_forward_pass_takes_at_most_batch_size_views(
     sizes = spy_on(backbone, monkeypatch)
     extract(split_folder, tmp_path / "a.h5", backbone=backbone, views=VIEWS, batch_size=11)
     assert sizes == [8] * 6 + [4, 5]  # 13 training images of 4 views, two a batch; 5 val images of one view
+
+
+class Deferred:
+    """An engine that computes only when it is asked, and says how much it was given beyond what it gave back."""
+
+    def __init__(self, appetite: int) -> None:
+        self.appetite = appetite
+        self.under_way: list[int] = []
+        self.most = 0
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+        self.under_way.append(len(pixels))
+        self.most = max(self.most, sum(self.under_way))
+
+        def features() -> list[NDArray[np.float32]]:
+            self.under_way.remove(len(pixels))
+            return [toy_answer(pixels).astype(np.float32)]
+
+        return features
+
+
+@pytest.mark.parametrize(("appetite", "most"), [(0, 8), (8, 8 + 4 + 5), (10, 8 + 8 + 8), (10**6, 13 * 4 + 5)])
+def test_an_engine_gets_its_appetite_and_no_more_and_every_row_its_own_features(
+    appetite: int, most: int, split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(split_folder, tmp_path / "plain.h5", backbone=toy_backbone(), views=VIEWS, dtype="float32")
+    toy, engine = toy_backbone(), Deferred(appetite)
+    monkeypatch.setattr(toy, "_fast", (8, engine))
+    extract(split_folder, tmp_path / "a.h5", backbone=toy, views=VIEWS, batch_size=8, dtype="float32")
+    assert engine.under_way == []
+    assert engine.most == most  # batches of 8 views, then the 13th image's 4, then 5 val images
+    found, expected = (FeatureCache.open(tmp_path / name) for name in ("a.h5", "plain.h5"))
+    for split in ("train", "val"):
+        np.testing.assert_allclose(found.features(split).x, expected.features(split).x, rtol=1e-5, atol=1e-5)
+        assert found.features(split).samples.ids == expected.features(split).samples.ids
 
 
 def test_training_images_get_all_views_and_val_images_the_clean_one(split_folder: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from featcache.heads import predict
 from featcache.images import decode
 from featcache.manifest import read_manifest
 from featcache.network import Network
+from featcache.run import Run
 from featcache.spec import ViewSpec
 from featcache.training import Epoch, Recipe, evaluate_module, linear_layer
 from featcache.views import make_views
@@ -405,6 +406,27 @@ def test_a_compiled_network_learns_the_same(
     assert len(compiled_modules) == 1
     assert compiled.report.accuracy == plain.report.accuracy
     saved_network(tmp_path / "compiled")  # the names of the weights are those of the network
+
+
+def test_what_the_compiler_cannot_do_is_told_with_the_cure(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch._dynamo.exc.Unsupported("no such operation\nand much more")
+
+    monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: True)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    monkeypatch.setattr(Run, "train", refuse)
+    with pytest.raises(RunError, match=r"^torch.compile cannot train this network \(.*\)\. Drop --compile\.$") as told:
+        tune(split_folder, tmp_path / "compiled", compile=True)
+    assert "\n" not in str(told.value)
+    with pytest.raises(torch._dynamo.exc.Unsupported):  # not for us to explain where nobody asked to compile
+        tune(split_folder, tmp_path / "plain")
+
+
+def test_a_head_alone_is_not_compiled(split_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="a head alone has nothing to compile: drop --compile, or train all layers"):
+        tune(split_folder, tmp_path / "run", mode="head", compile=True)
 
 
 def test_compiling_without_a_compiler_is_refused_with_the_cure(

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from featcache import creation, imagecache, loader
+from featcache import creation, imagecache, loader, skeleton
 from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
 from featcache.finetuning import finetune
 from featcache.imagecache import ImageCache
 from featcache.images import decode, upright_size
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
+from featcache.sealed import Kind
 from featcache.spec import ViewSpec
 from featcache.views import reduced_size, shrink
 from trainable import RECIPE, trainable_backbone
@@ -150,6 +152,29 @@ def test_what_is_no_image_cache_is_refused(manifest: Manifest, tmp_path: Path, c
     with pytest.raises(NotACacheError, match="is not an image cache: it does not begin with 'featcache-images'"):
         ImageCache(path, manifest, SIDE)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda places: places.__setitem__((3, 0), -1), "an image has no proper size"),
+        (lambda places: places.__setitem__((3, 1), 10**6), "an image does not lie whole in the file"),
+        (lambda places: places.__setitem__((3, 0), 2**62), "an image does not lie whole in the file"),
+    ],
+)
+def test_images_outside_of_the_file_are_refused(
+    change: Callable[..., None], reason: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a seal that holds: whoever wrote such a file meant it."""
+    write = skeleton.write
+
+    def forge(path: Path, kind: Kind, attributes: Any, tables: Any, rooms: Any) -> None:
+        change(tables["places"]["data"])
+        write(path, kind, attributes, tables, rooms)
+
+    monkeypatch.setattr(skeleton, "write", forge)
+    with pytest.raises(NotACacheError, match=f"is a damaged image cache: {reason}\\. Remove it and run the same"):
+        ImageCache(tmp_path / "a.h5", manifest, SIDE)
 
 
 def test_a_full_disk_leaves_no_file(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,27 @@ def test_the_loader_reads_ahead_no_further_than_it_says(manifest: Manifest, monk
     assert len(started) < 18
 
 
+def test_views_that_wait_take_no_more_bytes_than_they_may(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "AHEAD_BYTES", 7 * len(NUMBERS) * 8 * 8 * 3)  # the views of 7 images
+    made: list[int] = []
+    monkeypatch.setattr(loader_module, "read_image", lambda m, row, sha: made.append(row) or read_image(m, row, sha))
+    loader = ViewLoader(manifest, SPEC, workers=1)
+    loader.begin(range(18), NUMBERS)
+    deadline = time.monotonic() + 10
+    while len(made) < 7 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.1)
+    assert made == list(range(7))  # and none before one of them is taken
+    batches = loader.batches(range(18), NUMBERS, 1)
+    next(batches)
+    while len(made) < 8 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.1)
+    assert made == list(range(8))
+    batches.close()
+    loader.close()
+
+
 def test_the_loader_times_reading_decoding_and_viewing(manifest: Manifest) -> None:
     watch = Stopwatch()
     loader = ViewLoader(manifest, SPEC, workers=2, watch=watch)
