@@ -14,8 +14,9 @@ from one of them at a time does not show there.
   additions). Features are held against PyTorch in fp32: cosine of each image's, and the error relative to their norm.
 - preparation: reading, decoding and cropping with the loader alone, 1 + K views a training image, images/s.
 - end to end: `extract` from the folder to the finished cache with K views, listing and hashing included; imports,
-  loading and converting the network are not counted. The limit is what forward and preparation alone would need one
-  after the other on all cores.
+  loading and converting the network are not counted. The limit is what forward (measured just before and just after)
+  and preparation alone (just before) would need one after the other on all cores; beside it the share of the cores
+  that were busy from start to end.
 - peers (see peers.py): from the folder to features on disk; imports and building the network are not counted, and the
   network is run once before. Each is a process of its own;
   --peers names Pythons that have what this one has not.
@@ -152,6 +153,26 @@ def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: i
     loader.close()
 
 
+def end_to_end(
+    manifest: featcache.Manifest, data: str, backbone: featcache.Backbone, views: int, pixels: np.ndarray
+) -> dict[str, float]:
+    """Images a second of `extract`, of its limit and of preparation; the share of the cores that it kept busy."""
+    n, trained = len(manifest.samples), len(manifest.samples.rows("train"))
+    preparation = record.seconds(lambda: prepare(manifest, backbone, views))
+    before = forward_rate(backbone, pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        out, busy = Path(folder, "cache.h5"), -time.process_time()
+        took = record.seconds(lambda: featcache.extract(data, out, backbone=backbone, views=views))
+        busy += time.process_time()
+    a_view = (1 / before + 1 / forward_rate(backbone, pixels)) / 2
+    return {
+        "end to end": n / took,
+        "limit": n / ((n + trained * views) * a_view + preparation),
+        "preparation": n / preparation,
+        "cores busy": busy / took / usable_cores(),
+    }
+
+
 def peer(pythons: list[str], name: str, data: str, network: str) -> float | None:
     """Images a second, in the first Python in which it runs; None where it runs in none."""
     for python in pythons:
@@ -170,23 +191,15 @@ def one_round(
 ) -> dict[str, float]:
     """Everything once: rates by name, images or operations a second."""
     found = {"mm bf16": mm_flops(torch.bfloat16), "mm fp32": mm_flops(torch.float32)}
-    n, trained = len(manifest.samples), len(manifest.samples.rows("train"))
     pixels = some_views(manifest, engines["pytorch fp32"])
     found |= stage_rates(manifest, engines["pytorch fp32"].view_spec())
     for name, backbone in engines.items():
         found[f"forward {name}"] = forward_rate(backbone, pixels)
     best = list(engines)[-1]
     for views in VIEWS:
-        found[f"preparation K={views}"] = n / record.seconds(lambda v=views: prepare(manifest, engines[best], v))
         for name in engines if views == 0 else [best]:
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder, "cache.h5")
-                took = record.seconds(
-                    lambda v=views, e=name, o=out: featcache.extract(data, o, backbone=engines[e], views=v)
-                )
-            found[f"end to end K={views} {name}"] = n / took
-            limit = n / ((n + trained * views) / found[f"forward {name}"] + n / found[f"preparation K={views}"])
-            found[f"limit K={views} {name}"] = limit
+            figures = end_to_end(manifest, data, engines[name], views, pixels)
+            found |= {f"{what} K={views} {name}": figure for what, figure in figures.items()}
     for name in PEERS:
         model = "tf_efficientnet_lite0" if network == "efficientnet_lite0" else network
         if model == network or name in ("timm", "thingsvision"):
@@ -200,11 +213,14 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str, shown: dict[i
     rates, ratios = defaultdict(list), defaultdict(list)
     for found in rounds:
         for name, rate in found.items():
-            rates[name].append(rate)
+            if not name.startswith("cores busy"):
+                rates[name].append(rate)
             kind, _, rest = name.partition(" ")
             if kind == "forward":
                 mm = found["mm fp32" if rest.endswith("fp32") else "mm bf16"]
                 ratios[f"{name} / torch.mm"].append(rate * flops / mm)
+            if kind == "cores":
+                ratios[name].append(rate)
             if kind == "end":
                 ratios[f"{name} / limit"].append(rate / found[name.replace("end to end", "limit")])
             if kind == "peer":
@@ -215,7 +231,7 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str, shown: dict[i
     best_of = {name: max(values) for name, values in rates.items()}
     for views in VIEWS:
         name = f"end to end K={views} {best}"
-        per_image = [shown[views] / best_of[f"forward {best}"], 1 / best_of[f"preparation K={views}"]]
+        per_image = [shown[views] / best_of[f"forward {best}"], 1 / best_of[f"preparation K={views} {best}"]]
         ratios[f"{name} / limit, best"] = [best_of[name] * sum(per_image)]
     return {
         "rates, images/s (mm: operations/s)": {name: record.spread(values) for name, values in rates.items()},
