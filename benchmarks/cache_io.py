@@ -124,7 +124,7 @@ def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[st
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=int, default=256, help="features, of each K")
+    parser.add_argument("--mb", type=int, default=256, help="of features, for each K; 10 at least")
     parser.add_argument("--width", type=int, default=1_280)
     parser.add_argument("--views", type=int, nargs="+", default=[0, 8])
     parser.add_argument("--repeats", type=int, default=5)

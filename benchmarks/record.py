@@ -1,4 +1,4 @@
-"""What every benchmark does alike: take the time, sum up, and write figures with machine, versions and commit."""
+"""What benchmarks do alike: take the time, sum up, and write figures with machine, versions and commit."""
 
 from __future__ import annotations
 

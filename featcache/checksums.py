@@ -33,7 +33,12 @@ def checksums(
 def damaged_rows(
     layout: Layout, rows: NDArray[np.int64], tick: Callable[[int], None] | None = None
 ) -> NDArray[np.int64]:
-    """Those of the rows whose bytes do not have their checksum, ascending. tick : gets how many rows are read."""
+    """Those of the rows whose bytes do not have their checksum, ascending.
+
+    Parameters
+    ----------
+    rows : shape (m,), int64, ascending. tick : gets how many rows are read.
+    """
     mapped = {name: region.of(layout.data) for name, region in layout.layers.items()}
     done, expected, skipped = (region.of(layout.data) for region in (layout.done, layout.crc32, layout.skipped))
     block = max(1, _BLOCK_BYTES // sum(region.stride for region in layout.layers.values()))

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,8 @@ def measure(
     per_image = max(1, round(views / max(1, len(rows))))
     some = rows[:: max(1, len(rows) * per_image // _MEASURED_VIEWS)] if len(rows) else rows
     images = max(1, (batch_size or backbone.batch_size) // per_image)
-    loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels)
     started, measured, first = time.perf_counter(), 0, 0
-    try:
+    with closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels)) as loader:
         for batch in loader.batches(some, range(per_image), images):
             backbone.embed_layers(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
             measured += len(batch.rows) * per_image
@@ -142,8 +142,6 @@ def measure(
                 progress("measure", measured, per_image * len(some))
             if not first and len(some) > 2 * images:  # the first pass prepares the network
                 started, first = time.perf_counter(), measured
-    finally:
-        loader.close()
     per_view = (time.perf_counter() - started) / max(1, measured - first)
     folder = next(place for place in (out.absolute().parent, *out.absolute().parents) if place.exists())
     return Estimate(

@@ -160,7 +160,9 @@ def extract(
                 if aside:
                     take_over(writer, aside, manifest.samples)
                 before = writer.done
-                cache = writer.finish(fill(writer, loader, backbone, batch_size, watch, progress, strict))
+                skipped = fill(writer, loader, backbone, batch_size, watch, progress, strict)
+                loader.close()  # where nothing was missing, what it has begun need not be decoded
+                cache = writer.finish(skipped)
         extracted = int(np.count_nonzero(cache.done > before))
         shown = int((cache.done - before).sum())
     report = Report(
@@ -187,7 +189,12 @@ def fill(
     progress: Progress | None = None,
     strict: bool = False,
 ) -> dict[int, str]:
-    """Extract all pending views; returns row -> reason of the images that could not be read."""
+    """Extract all pending views; returns row -> reason of the images that could not be read.
+
+    Raises
+    ------
+    EmptyFolderError : none of them can be read. UnreadableImageError : one cannot, if `strict`. CacheSpaceError
+    """
     manifest = loader.manifest
     total = len(manifest.samples)
     left = len(writer.pending())

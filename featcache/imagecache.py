@@ -23,7 +23,6 @@ from featcache.creation import create, sweep
 from featcache.errors import CacheMismatchError, CacheSpaceError
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS, lift_pillows_limit, upright_size
-from featcache.loader import usable_cores
 from featcache.manifest import Manifest
 from featcache.sealed import Kind, damaged, opened, write_at
 from featcache.views import reduced_size, shrink
@@ -101,11 +100,11 @@ class ImageCache:
             data = np.ascontiguousarray(image).reshape(-1).data
             with self._write:
                 self._put(self._regions["pixels"].offset + int(self._places[row, 0]), data)
-                self._put(self._regions["crc32"].offset + 4 * row, memoryview(np.uint32(crc32(data)).tobytes()))
-                self._put(self._regions["done"].offset + row, memoryview(b"\1"))
+                self._put(self._regions["crc32"].offset + 4 * row, crc32(data).to_bytes(4, "little"))
+                self._put(self._regions["done"].offset + row, b"\1")
         return image
 
-    def _put(self, offset: int, data: memoryview) -> None:
+    def _put(self, offset: int, data: bytes | memoryview) -> None:
         try:
             write_at(self._file, offset, data)
         except OSError as error:
@@ -120,7 +119,7 @@ class ImageCache:
         hashes, rows = np.unique(manifest.samples.sha256, axis=0, return_index=True)
         paths = [manifest.path(row) for row in rows]
         sizes: list[tuple[int, int, int]] = []
-        pool = ThreadPoolExecutor(usable_cores())
+        pool = ThreadPoolExecutor()
         try:
             for some in pool.map(self._sizes, (paths[start : start + 64] for start in range(0, len(paths), 64))):
                 sizes += some

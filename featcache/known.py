@@ -87,10 +87,10 @@ def remember(path: Path | None, known: Known) -> None:
 
 
 @cache
-def _installed() -> list[Any]:
+def _installed() -> tuple[Any, ...]:
     """This code, and the versions of what it uses; asking for them takes 20 ms."""
     found: list[Any] = [Path(__file__).with_name(file).read_bytes() for file in _CODE]
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{package} {importlib.metadata.version(package)}")
-    return found
+    return tuple(found)

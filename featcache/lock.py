@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from featcache.errors import CacheBusyError
-from featcache.sealed import OWNER_BYTES
+from featcache.sealed import OWNER_BYTES, write_at
 
 try:
     import fcntl
@@ -69,5 +69,4 @@ def try_lock(file: BinaryIO, shared: bool = False) -> bool:
 
 
 def _write_owner(file: BinaryIO, owner_offset: int, text: bytes) -> None:
-    file.seek(owner_offset)
-    file.write(text[:OWNER_BYTES].ljust(OWNER_BYTES, b"\0"))
+    write_at(file, owner_offset, text[:OWNER_BYTES].ljust(OWNER_BYTES, b"\0"))

@@ -29,6 +29,7 @@ _PACKAGES = (
     "pillow",
     "simplejpeg",
     "openvino",
+    "zlib-ng",
 )
 
 

@@ -89,8 +89,7 @@ def write_header(raw: BinaryIO, kind: Kind, header_bytes: int, body: Mapping[str
     text += _seal(raw, kind, text, header_bytes, body["size"], body["arrays"]) + b"\n"
     if len(text) > header_bytes - OWNER_BYTES:
         raise AssertionError("the header was made large enough")
-    raw.seek(0)
-    raw.write(text.ljust(header_bytes, b"\0"))
+    write_at(raw, 0, text.ljust(header_bytes, b"\0"))
 
 
 def _seal(raw: BinaryIO, kind: Kind, text: bytes, start: int, size: int, arrays: Mapping[str, Place]) -> bytes:
@@ -116,7 +115,7 @@ def _gaps(kind: Kind, start: int, size: int, arrays: Mapping[str, Place]) -> Ite
     yield start, size
 
 
-def unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region]]:
+def _unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region]]:
     """Check header and hash; returns the header's size and where the arrays lie.
 
     Raises
@@ -164,7 +163,7 @@ class Arrays:
 
     def __init__(self, path: Path, raw: BinaryIO, kind: Kind) -> None:
         self._path, self._raw, self._kind = path, raw, kind
-        self.header_bytes, self.regions = unseal(path, raw, kind)
+        self.header_bytes, self.regions = _unseal(path, raw, kind)
 
     def region(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | str) -> Region:
         """Where an array of this shape and type lies. Raises NotACacheError where it has another."""
@@ -174,7 +173,7 @@ class Arrays:
         return region
 
     def table(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """A table of this shape and type, read."""
+        """A table of this shape and type, read. Raises NotACacheError where it has another."""
         region = self.region(name, shape, dtype)
         self._raw.seek(region.offset)
         return np.frombuffer(self._raw.read(region.size_bytes), region.dtype).reshape(shape)
@@ -190,28 +189,29 @@ class Arrays:
 
 @contextmanager
 def opened(path: Path, kind: Kind) -> Iterator[Arrays]:
-    """Open a sealed file for reading; what goes wrong inside is a fault of the file.
+    """Open a sealed file for reading; what its content makes go wrong inside is a fault of the file.
 
     Raises
     ------
-    NotACacheError, CacheVersionError
+    NotACacheError, CacheVersionError, OSError : it cannot be read, which says nothing about its content.
     """
     if not path.is_file():  # a pipe would make us wait
         raise NotACacheError(f"{path} is not {kind.what}: it is no regular file.")
     try:
         with path.open("rb", buffering=0) as raw:
             yield Arrays(path, raw, kind)
-    except CacheError:
+    except (CacheError, OSError, MemoryError):
         raise
     except Exception as error:  # of JSON or numbers that are not what they should be
         raise damaged(path, kind, f"{type(error).__name__}: {error}") from error
 
 
-def write_at(raw: BinaryIO, offset: int, data: memoryview) -> None:
+def write_at(raw: BinaryIO, offset: int, data: bytes | memoryview) -> None:
     """Write all of it, however many calls that takes."""
+    rest = memoryview(data).cast("B")
     raw.seek(offset)
-    while data:
-        data = data[raw.write(data) :]
+    while rest:
+        rest = rest[raw.write(rest) :]
 
 
 def damaged(path: Path, kind: Kind, reason: str) -> NotACacheError:

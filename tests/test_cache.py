@@ -184,6 +184,17 @@ def test_a_partial_file_under_the_final_name_is_still_unfinished(path: Path) -> 
     )
 
 
+def test_a_cache_that_cannot_be_read_is_not_called_damaged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError):
+        FeatureCache.open(path)
+
+
 def test_a_missing_cache_says_how_to_make_it(path: Path) -> None:
     with pytest.raises(NotACacheError) as error:
         FeatureCache.open(path)

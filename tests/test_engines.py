@@ -177,6 +177,7 @@ def test_networks_of_ones_own_share_no_conversion(home: Path) -> None:
 def test_an_engine_can_be_given_up_again() -> None:
     toy = toy_backbone()
     toy.accelerate(8)
+    assert toy.engine == "openvino"
     toy.accelerate(8, "pytorch")
     assert (toy.engine, toy._fast) == ("pytorch", None)
 
@@ -259,8 +260,7 @@ def test_the_head_on_real_photos_is_right_as_often(ants_bees: Path, tmp_path: Pa
     assert abs(right[0] - right[1]) <= 1
 
 
-@needs_openvino
-@pytest.mark.parametrize("engine", ["pytorch", "openvino"])
+@pytest.mark.parametrize("engine", ["pytorch", pytest.param("openvino", marks=needs_openvino)])
 def test_batches_under_way_at_once_give_each_its_own_features(engine: Any) -> None:
     toy = toy_backbone()
     toy.accelerate(8, engine)

@@ -36,6 +36,7 @@ GUARDED = {
     "h5py": {"featcache/skeleton.py"},
     "matplotlib": {"featcache/plots.py"},
     "PIL": {"featcache/images.py"},
+    "zlib_ng": {"featcache/checksums.py", "featcache/imagecache.py"},
     "simplejpeg": {"featcache/images.py"},
     "timm": {"featcache/architectures.py"},
     "openvino": {"featcache/conversion.py"},

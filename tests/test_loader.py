@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -131,21 +132,19 @@ def test_views_that_wait_take_no_more_bytes_than_they_may(manifest: Manifest, mo
     monkeypatch.setattr(loader_module, "AHEAD_BYTES", 7 * len(NUMBERS) * 8 * 8 * 3)  # the views of 7 images
     made: list[int] = []
     monkeypatch.setattr(loader_module, "read_image", lambda m, row, sha: made.append(row) or read_image(m, row, sha))
-    loader = ViewLoader(manifest, SPEC, workers=1)
-    loader.begin(range(18), NUMBERS)
-    deadline = time.monotonic() + 10
-    while len(made) < 7 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.1)
-    assert made == list(range(7))  # and none before one of them is taken
-    batches = loader.batches(range(18), NUMBERS, 1)
-    next(batches)
-    while len(made) < 8 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.1)
-    assert made == list(range(8))
-    batches.close()
-    loader.close()
+    with closing(ViewLoader(manifest, SPEC, workers=1)) as loader:
+
+        def settle() -> None:
+            loader._pool.submit(int).result()  # its one thread has done all that was asked of it before
+
+        loader.begin(range(18), NUMBERS)
+        settle()
+        assert made == list(range(7))
+        batches = loader.batches(range(18), NUMBERS, 1)
+        next(batches)
+        settle()
+        assert made == list(range(8))
+        batches.close()
 
 
 def test_the_loader_times_reading_decoding_and_viewing(manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -27,6 +27,7 @@ def test_a_row_is_finite_where_numpy_finds_all_its_numbers_so(dtype: str) -> Non
     assert 0 < np.count_nonzero(~found) < 2**12
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 40)))
 def test_runs_are_the_rows_and_none_could_be_joined(rows: set[int]) -> None:
     runs = _runs(np.array(sorted(rows), dtype=np.int64))
@@ -34,6 +35,7 @@ def test_runs_are_the_rows_and_none_could_be_joined(rows: set[int]) -> None:
     assert all(stop < start for (_, stop), (start, _) in pairwise(runs))
 
 
+@settings(deadline=None)
 @given(arrays.arrays("<f2", (3, 2, 5)), arrays.arrays("<f4", (3, 2, 1)), st.binary(max_size=120))
 def test_a_checksum_is_zlibs_over_features_views_and_reason(a: np.ndarray, b: np.ndarray, reason: bytes) -> None:
     done, skipped = np.array([2, 0, 1], "<u2"), np.array([reason, b"", b"x"], "S120")
@@ -59,3 +61,9 @@ def test_damage_is_found_among_rows_with_and_without_gaps(rows: list[int], tmp_p
         file.seek(region.offset + hit * region.stride)
         file.write(b"\x01")
     assert damaged_rows(layout, chosen).tolist() == [hit]
+
+
+def test_no_rows_are_no_trouble(tmp_path: Path) -> None:
+    with writer(tmp_path / "photos.h5") as w:
+        assert w.write(np.empty(0, np.int64), {"penultimate": np.empty((0, 3, 4), np.float32)}) == {}
+        assert not w.done.any()
