@@ -17,9 +17,14 @@ RESULTS = HERE / "results"
 
 
 def commit() -> str:
-    """The commit that is measured, marked where the tree differs from it. Ask before the run."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit that is measured, marked where the tree differs from it but in results. Ask before the run."""
+
+    def git(*arguments: str) -> str:
+        line = ["git", "-C", str(HERE), *arguments]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{RESULTS}")
+    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
 
 
 def seconds(job: Callable[[], Any]) -> float:
