@@ -59,7 +59,7 @@ def write_digits(folder: Path) -> Path:
 def ants_bees(progress: Progress | None = None) -> Path:
     """The folder of the tutorial's ants and bees: `FEATCACHE_ANTS_BEES` if set, else fetched once and cached.
 
-    Raises DownloadError.
+    Raises DownloadError; FeatcacheError where there is no place for it.
     """
     given = os.environ.get(ANTS_BEES_VARIABLE)
     if given:

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import FeatcacheError
 from featcache.folders import cache_folder
 
 _CODE = ("architectures.py", "weights.py", "rng.py", "frozen.py", "conversion.py")
@@ -33,10 +34,14 @@ class Known:
     preprocessing: dict[str, Any]
 
 
-def kept_path(suffix: str, *identity: object) -> Path:
-    """Where something that `identity`, this code and the installed versions decide is kept for later runs."""
+def kept_path(suffix: str, *identity: object) -> Path | None:
+    """Where something that `identity`, this code and the installed versions decide is kept; None without a place."""
+    try:
+        folder = cache_folder() / "networks"
+    except FeatcacheError:
+        return None
     name = hashlib.sha256(repr((identity, _installed())).encode()).hexdigest()
-    return cache_folder() / "networks" / f"{name[:32]}{suffix}"
+    return folder / f"{name[:32]}{suffix}"
 
 
 def known_path(name: str, weights: str, layers: Sequence[str], seed: int) -> Path | None:

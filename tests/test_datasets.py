@@ -18,7 +18,8 @@ from sklearn.datasets import load_digits
 from commands import write_folder
 from featcache import datasets
 from featcache.datasets import ANTS_BEES_SHA256, ants_bees, fetch, prepare, tree_sha256, write_digits
-from featcache.errors import DownloadError
+from featcache.errors import DownloadError, FeatcacheError
+from featcache.known import kept_path
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,20 @@ def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch: pytest.Monkey
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert datasets.cache_folder() == tmp_path / ".cache" / "featcache"
+
+
+def test_without_a_home_downloads_are_refused_with_the_cure_and_networks_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def homeless() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("FEATCACHE_ANTS_BEES", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(FeatcacheError, match=r"no home folder .* Set XDG_CACHE_HOME to a folder"):
+        ants_bees()
+    assert kept_path(".json", "a") is None
 
 
 def test_the_real_photos_are_those_of_the_tutorial(ants_bees: Path) -> None:

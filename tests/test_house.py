@@ -12,8 +12,8 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator folders",
-            "rng spec samples metrics images lbfgs blocks network",
+            "errors allocator",
+            "folders rng spec samples metrics images lbfgs blocks network",
             "linear features report files holdout training trivial weights known frozen sealed devices",
             "datasets manifest lock layout views architectures engines sgd presets heads headfile card",
             "checksums skeleton loader creation conversion",
