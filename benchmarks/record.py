@@ -23,7 +23,7 @@ def commit() -> str:
         line = ["git", "-C", str(HERE), *arguments]
         return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{RESULTS}")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
     return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
 
 
