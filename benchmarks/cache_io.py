@@ -11,8 +11,8 @@ A row holds the 1 + K views of an image.
   room, is not counted.
 - read, warm: all features once from the page cache, added up: the memory map of the cache against that of a plain
   file. With checksums: `FeatureCache.features` checks all rows before.
-- random mini-batches of 256 rows, copied into an array: the memory map against an array in memory, h5py on the same
-  contiguous data, and h5py on chunks of 64 and of 1,024 rows.
+- random mini-batches of 256 rows (200 of them, from chunks 5), copied into an array: the memory map against an array
+  in memory, h5py on the same contiguous data, and h5py on chunks of 64 and of 1,024 rows.
 
 Writes results/cache_io.json.
 """

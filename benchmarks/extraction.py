@@ -4,23 +4,24 @@
 
 DATA defaults to FEATCACHE_ANTS_BEES; all images are in the page cache, weights are random for resnet18. Each repeat
 runs everything once, one after the other, so that a slow moment of the machine does not fall on one of them alone;
-figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most.
-"best" ratios compare the best end to end with a limit of the best stages: what other tenants of the machine take away
-from one of them at a time does not show there.
+figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most;
+memory and the likeness of features are measured once.
 
 - read (with the check of the hash), decode, view (the clean one): images/s of each stage alone, in a thread a core.
-- forward: images/s of each engine on pixels in memory, two batches submitted at any time, and its share of what
-  torch.mm reaches on 4096 x 4096 in the same precision (the operations counted are the network's multiplications and
-  additions). Features are held against PyTorch in fp32: cosine of each image's, and the error relative to their norm.
+- forward: images/s of each engine on pixels in memory, 256 images, where the engine takes them two batches of 64
+  submitted at any time; and its share of what torch.mm reaches just before and just after on 4096 x 4096 in the same
+  precision (the operations counted are the network's multiplications and additions). Features are held against
+  PyTorch in fp32: cosine of each image's, and the error relative to their norm.
 - preparation: reading, decoding and cropping with the loader alone, 1 + K views a training image, images/s.
 - end to end: `extract` from the folder to the finished cache with K views, listing and hashing included; imports,
   loading and converting the network are not counted. The limit is what forward (measured just before and just after)
   and preparation alone (just before) would need one after the other on all cores; beside it the share of the cores
-  that were busy from start to end.
+  that were busy from start to end, and the seconds of reading, decoding, views and writing, added up over the threads,
+  as shares of the cores' time.
 - peers (see peers.py): from the folder to features on disk; imports and building the network are not counted, and the
-  network is run once before. Each is a process of its own;
-  --peers names Pythons that have what this one has not.
-- peak memory: of `featcache extract --views 8` in a process of its own.
+  network is run once before. tutorial-pass is one pass of the tutorial over its training images, nothing written. Each
+  is a process of its own; --peers names Pythons that have what this one has not.
+- peak memory: of `featcache extract --views 8` in a process of its own, the network's conversion kept already.
 
 Writes results/extraction.json.
 """
@@ -156,21 +157,22 @@ def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: i
 def end_to_end(
     manifest: featcache.Manifest, data: str, backbone: featcache.Backbone, views: int, pixels: np.ndarray
 ) -> dict[str, float]:
-    """Images a second of `extract`, its limit, preparation, the network; the share of the cores that were busy."""
+    """Images a second of `extract`, of its limit and of preparation; shares of the cores' time."""
     n, trained = len(manifest.samples), len(manifest.samples.rows("train"))
     preparation = record.seconds(lambda: prepare(manifest, backbone, views))
     before = forward_rate(backbone, pixels)
     with tempfile.TemporaryDirectory() as folder:
         out, started = Path(folder, "cache.h5"), time.process_time()
-        took = record.seconds(lambda: featcache.extract(data, out, backbone=backbone, views=views))
-        busy = time.process_time() - started
+        clock = time.perf_counter()
+        seconds = featcache.extract(data, out, backbone=backbone, views=views).report.seconds
+        took, busy = time.perf_counter() - clock, time.process_time() - started
     a_view = (1 / before + 1 / forward_rate(backbone, pixels)) / 2
     return {
         "end to end": n / took,
         "limit": n / ((n + trained * views) * a_view + preparation),
         "preparation": n / preparation,
-        "network": 1 / a_view,
         "cores busy": busy / took / usable_cores(),
+        **{f"share {stage}": seconds[stage] / took / usable_cores() for stage in ("read", "decode", "view", "write")},
     }
 
 
@@ -191,11 +193,13 @@ def one_round(
     manifest: featcache.Manifest, data: str, network: str, engines: dict[str, featcache.Backbone], peers: list[str]
 ) -> dict[str, float]:
     """Everything once: rates by name, images or operations a second, and shares of busy cores."""
-    found = {"mm bf16": mm_flops(torch.bfloat16), "mm fp32": mm_flops(torch.float32)}
     pixels = some_views(manifest, engines["pytorch fp32"])
-    found |= stage_rates(manifest, engines["pytorch fp32"].view_spec())
+    found = stage_rates(manifest, engines["pytorch fp32"].view_spec())
     for name, backbone in engines.items():
+        dtype = torch.float32 if name.endswith("fp32") else torch.bfloat16
+        before = mm_flops(dtype)
         found[f"forward {name}"] = forward_rate(backbone, pixels)
+        found[f"mm at {name}"] = 2 / (1 / before + 1 / mm_flops(dtype))
     best = list(engines)[-1]
     for views in VIEWS:
         for name in engines if views == 0 else [best]:
@@ -209,19 +213,15 @@ def one_round(
     return found
 
 
-def summary(rounds: list[dict[str, float]], flops: int, best: str, shown: dict[int, float]) -> dict[str, Any]:
-    """Medians with least and most, and the ratios that matter. shown : views an image by K."""
+def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, Any]:
+    """Medians with least and most, and the ratios that matter."""
     rates, ratios = defaultdict(list), defaultdict(list)
     for found in rounds:
         for name, rate in found.items():
-            if not name.startswith("cores busy"):
-                rates[name].append(rate)
             kind, _, rest = name.partition(" ")
+            (ratios if kind in ("cores", "share") else rates)[name].append(rate)
             if kind == "forward":
-                mm = found["mm fp32" if rest.endswith("fp32") else "mm bf16"]
-                ratios[f"{name} / torch.mm"].append(rate * flops / mm)
-            if kind == "cores":
-                ratios[name].append(rate)
+                ratios[f"{name} / torch.mm"].append(rate * flops / found[f"mm at {rest}"])
             if kind == "end":
                 ratios[f"{name} / limit"].append(rate / found[name.replace("end to end", "limit")])
             if kind == "peer":
@@ -229,12 +229,6 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str, shown: dict[i
         for name in found:  # without OpenVINO
             if "peer timm" in found and name.startswith(("end to end K=0 pytorch", "end to end K=0 compiled")):
                 ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
-    best_of = {name: max(values) for name, values in rates.items()}
-    best_network = max(rate for name, rate in best_of.items() if name.startswith("network") and name.endswith(best))
-    for views in VIEWS:
-        name = f"end to end K={views} {best}"
-        per_image = [shown[views] / best_network, 1 / best_of[f"preparation K={views} {best}"]]
-        ratios[f"{name} / limit, best"] = [best_of[name] * sum(per_image)]
     return {
         "rates, images/s (mm: operations/s)": {name: record.spread(values) for name, values in rates.items()},
         "ratios": {name: record.spread(values) for name, values in ratios.items()},
@@ -259,14 +253,13 @@ def main() -> None:
         engines = engines_of(network, weights, options.compiled)
         pixels = some_views(manifest, engines["pytorch fp32"])
         exact = engines["pytorch fp32"].embed(pixels)
-        trained = len(manifest.samples.rows("train")) / len(manifest.samples)
-        rounds, shown = [], {views: 1 + views * trained for views in VIEWS}
+        rounds = []
         for number in range(options.repeats):
             rounds.append(one_round(manifest, options.data, network, engines, options.peers))
             print(network, f"repeat {number + 1}", {k: round(v, 1) for k, v in rounds[-1].items()}, file=sys.stderr)
         found[network] = {
             "operations an image": operations(engines["pytorch fp32"]),
-            **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1], shown),
+            **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1]),
             "peak memory MB": peak_memory_mb(options.data, network, weights),
             "features": {name: faithfulness(b.embed(pixels), exact) for name, b in engines.items()},
         }

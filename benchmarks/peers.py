@@ -5,8 +5,9 @@
 NAME: thingsvision, img2vec, timm (with torch's DataLoader) write the features of all images of DATA to OUT.npy;
 tutorial-pass is one pass of the PyTorch tutorial's loader and frozen network; tutorial-frozen and tutorial-finetune
 train ten epochs as the tutorial does. Prints one JSON line: images, seconds (from the first file to the last byte
-written or the last epoch; imports, building the network and one pass of it before not counted). Weights are random:
-speed does not depend on them. Needs what it names in the Python that runs it, and not featcache.
+written or the last epoch; imports, building the network and, but for the tutorial's, one pass of it before are not
+counted). Weights are random: speed does not depend on them. Needs what it names in the Python that runs it, and not
+featcache.
 """
 
 from __future__ import annotations

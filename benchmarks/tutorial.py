@@ -9,12 +9,12 @@ once, each in processes of its own, and is kept in --work, so that an interrupte
 - cached, first ever: `featcache extract --views K`, then `featcache fit-head`; nothing is kept from earlier runs.
 - cached, cold: the same for a network that was used before: its conversion is kept, no features are.
 - cached, warm: `featcache fit-head` on the cache that is there.
-- featcache finetune: ten epochs with the tutorial's recipe at batches of 32; fp32, and bf16 with an image cache.
+- featcache finetune: ten epochs with its own recipe (batches of 32, lr 0.01); fp32, and bf16 with an image cache.
 
 Seconds run from the start of the processes to their ends. "without imports" takes off what the processes need before
-their work begins: for the tutorial all up to the first batch (building the network, too), for featcache Python and the
-imports of its commands; PyTorch is imported while images are decoded, so that is not taken off. Ratios are medians of
-the ratios within a repeat. Writes results/tutorial.json.
+their work begins: for the tutorial all up to the first batch (building the network, too), for featcache Python and
+the imports of its commands; extraction imports PyTorch while images are decoded, so that is not taken off there.
+Ratios are medians of the ratios within a repeat. Writes results/tutorial.json.
 """
 
 from __future__ import annotations
@@ -110,15 +110,15 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--network", default="resnet18")
-    parser.add_argument("--work", type=Path, help="where repeats are kept [default: demo/tutorial-COMMIT]")
+    parser.add_argument("--work", type=Path, help="where repeats are kept [default: demo/tutorial]")
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
     measured, rounds = record.commit(), []
-    work = options.work or Path(f"demo/tutorial-{measured}")
+    work = options.work or Path("demo/tutorial")
     work.mkdir(parents=True, exist_ok=True)
     for number in range(options.repeats):
-        kept = work / f"{options.network}-{options.views}-{number}.json"
+        kept = work / f"{measured}-{options.network}-{options.views}-{number}.json"
         if not kept.exists():
             kept.write_text(json.dumps(one_round(options.data, options.network, options.views, work)))
         rounds.append(json.loads(kept.read_text()))

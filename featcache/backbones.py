@@ -27,6 +27,7 @@ from featcache.engines import (
     openvino_is_there,
 )
 from featcache.errors import BackboneError, first_line
+from featcache.folders import cache_folder
 from featcache.known import Known, kept_path, known_path, recall, remember
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
 
@@ -104,7 +105,7 @@ class Backbone:
         if self.weights_sha256 not in ("", found):
             raise BackboneError(
                 f"{self.name} has weights {found[:12]}..., an earlier run saw {self.weights_sha256[:12]}... under the "
-                f"same name. Remove {kept_path('').parent} and run the same command again."
+                f"same name. Remove {cache_folder() / 'networks'} and run the same command again."
             )
         self.weights_sha256 = found
         return Frozen(

@@ -21,7 +21,7 @@ from featcache.manifest import Manifest
 from featcache.report import Stopwatch
 from featcache.spec import ViewSpec
 
-AHEAD_BYTES = 128 * 2**20
+AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
 """Views that wait for the network, at most: work for the time in which it is loaded or converted."""
 
 _Views = NDArray[np.uint8] | UnreadableImageError
@@ -130,7 +130,8 @@ class ViewLoader:
 
     def _start(self, rows: list[int], numbers: list[int], batch_size: int) -> _Begun:
         """The rows still to do, and those under way."""
-        ahead = max(batch_size + 2 * self._workers, AHEAD_BYTES // (len(numbers) * self.spec.image_size**2 * 3))
+        room = AHEAD_BYTES // (len(numbers) * self.spec.image_size**2 * 3)
+        ahead = max(batch_size + 2 * self._workers, min(room, AHEAD_IMAGES))
         todo = iter(rows)
         return todo, deque(self._submit(row, numbers) for row in islice(todo, ahead))
 

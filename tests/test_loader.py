@@ -128,8 +128,11 @@ def test_the_loader_reads_ahead_no_further_than_it_says(manifest: Manifest, monk
     assert len(started) < 18
 
 
-def test_views_that_wait_take_no_more_bytes_than_they_may(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "AHEAD_BYTES", 7 * len(NUMBERS) * 8 * 8 * 3)  # the views of 7 images
+@pytest.mark.parametrize(("name", "most"), [("AHEAD_BYTES", 7 * len(NUMBERS) * 8 * 8 * 3), ("AHEAD_IMAGES", 7)])
+def test_views_of_no_more_images_wait_than_may(
+    name: str, most: int, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, name, most)
     made: list[int] = []
     monkeypatch.setattr(loader_module, "read_image", lambda m, row, sha: made.append(row) or read_image(m, row, sha))
     with closing(ViewLoader(manifest, SPEC, workers=1)) as loader:
