@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from featcache.frozen import Frozen
 
 CONVERSION_PAYS = 700
-"""From so many views on a conversion (3 to 5 s) pays: 600 of the embedded network, 1,100 of resnet18, measured on two
-cores with AMX. It is kept, so that later runs gain from the first view on."""
+"""From so many views on a conversion (3 to 5 s) pays: from 600 of the embedded network and 1,000 of resnet18, by the
+rates in benchmarks/results/extraction.json. It is kept, so that later runs gain from the first view on."""
 
 COMPILING_PAYS = 20_000
 """The same of torch.compile, which takes half a minute to a minute."""

@@ -13,6 +13,13 @@ BLOCK_BYTES = 2**22  # of a core's second-level cache, about: passes over 16 MB 
 KEPT_BYTES = 2**29
 
 
+def as_slice(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Ascending row numbers (n,) as a slice, which copies nothing, where they are consecutive; else as they are."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Some rows of an array, read when they are asked for: `rows[3:7]` gives an ndarray, `np.asarray(rows)` them all.

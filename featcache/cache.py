@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import layout, lock
-from featcache.blocks import Rows
+from featcache.blocks import Rows, as_slice
 from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, CacheIncompleteError, CacheMismatchError, NotACacheError
 from featcache.features import Features
@@ -126,8 +126,8 @@ class FeatureCache:
             )
         views = int(self.done[rows].min()) if len(rows) else 1
         x = self.layout.layers[layer].of(self.layout.data)[:, :views]
-        whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        return Features(x[rows[0] : rows[-1] + 1] if whole else Rows(x, rows), self.samples.take(rows))
+        here = as_slice(rows)
+        return Features(x[here] if isinstance(here, slice) else Rows(x, rows), self.samples.take(rows))
 
     @property
     def split_options(self) -> dict[str, Any]:

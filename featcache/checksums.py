@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng.zlib_ng import crc32
 
+from featcache.blocks import as_slice
 from featcache.layout import Layout
 
 _BLOCK_BYTES = 2**24
@@ -45,8 +46,7 @@ def damaged_rows(
     bad = []
     for start in range(0, len(rows), block):
         some = rows[start : start + block]
-        consecutive = some[-1] - some[0] + 1 == len(some)
-        here = slice(some[0], some[-1] + 1) if consecutive else some  # a slice copies nothing
+        here = as_slice(some)
         found = checksums({name: values[here] for name, values in mapped.items()}, done[here], skipped[here])
         bad.append(some[found != expected[here]])
         if tick:

@@ -88,6 +88,8 @@ class Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             found = json.loads(state["config"])
+        except (OSError, MemoryError):  # which say nothing about its content
+            raise
         except Exception as error:  # truncated, empty, or a file that wants to run code
             raise RunError(
                 f"{path} is not a checkpoint that can be loaded safely ({first_line(error)}). Remove it to start anew."

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import lock, skeleton
+from featcache.blocks import as_slice
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
 from featcache.creation import FULL, create, fsync_folder, sweep
@@ -224,8 +225,9 @@ def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Ascending rows as ranges [start, stop) of consecutive numbers."""
     if not len(rows):
         return []
-    if rows[-1] - rows[0] + 1 == len(rows):  # nearly always
-        return [(int(rows[0]), int(rows[-1]) + 1)]
+    here = as_slice(rows)
+    if isinstance(here, slice):  # nearly always
+        return [(here.start, here.stop)]
     last = np.flatnonzero(rows[1:] - rows[:-1] != 1)
     return list(zip(rows[[0, *(last + 1)]].tolist(), (rows[[*last, -1]] + 1).tolist(), strict=True))
 

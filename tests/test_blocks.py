@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from featcache import blocks
-from featcache.blocks import Centred, Rows
+from featcache.blocks import Centred, Rows, as_slice
 from featcache.linear import LinearHead
 
 INDEX = np.array([0, 1, 3, 6])
@@ -30,6 +30,15 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     if request.param == "streamed":
         monkeypatch.setattr(blocks, "KEPT_BYTES", 0)
     return bool(request.param == "kept")
+
+
+@given(st.sets(st.integers(0, 12)))
+@settings(deadline=None)
+def test_a_slice_stands_for_consecutive_rows_and_for_no_others(chosen: set[int]) -> None:
+    rows = np.array(sorted(chosen), dtype=np.int64)
+    here = as_slice(rows)
+    np.testing.assert_array_equal(np.arange(20)[here], rows)
+    assert isinstance(here, slice) == (len(rows) > 0 and np.all(np.diff(rows) == 1))
 
 
 @pytest.mark.parametrize("key", [slice(1, 3), slice(None), 2, np.array([3, 0]), (slice(0, 2), 1), (1, 2, 0)])

@@ -196,6 +196,19 @@ def test_a_damaged_checkpoint_is_refused_and_not_run(damage: str, split_folder: 
         assert not mark.exists()
 
 
+def test_a_checkpoint_that_cannot_be_read_is_not_said_to_be_damaged(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(split_folder, tmp_path / "run")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError):
+        tune(split_folder, tmp_path / "run", resume=True)
+
+
 def test_a_folder_with_other_things_is_refused(split_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -86,3 +87,67 @@ def test_links_and_pictures_exist() -> None:
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+FIGURES = {  # of a script's row: the format, and the way to the median in its results
+    "tutorial": [
+        ("{:.0f} s", "seconds", "from process start", "cached, cold"),
+        ("{:.0f} s", "seconds", "from process start", "cached, first ever"),
+        ("{:.1f} s", "seconds", "from process start", "cached, warm"),
+        ("{:.0f} s", "seconds", "from process start", "tutorial, frozen"),
+        ("{:.0f} s", "seconds", "from process start", "tutorial, fine-tune"),
+        ("{:.0f} s", "seconds", "from process start", "featcache finetune, fp32"),
+        ("{:.0f} s", "seconds", "from process start", "featcache finetune, bf16, image cache"),
+        ("{:.1f} and", "times faster", "from process start", "cached, cold / tutorial, frozen"),
+        ("{:.0f} times", "times faster", "from process start", "cached, cold / tutorial, fine-tune"),
+        ("{:.1f} and", "times faster", "from process start", "cached, first ever / tutorial, frozen"),
+        ("{:.0f} times", "times faster", "from process start", "cached, first ever / tutorial, fine-tune"),
+        ("{:.0f} and", "times faster", "from process start", "cached, warm / tutorial, frozen"),
+        ("{:.0f} times", "times faster", "from process start", "cached, warm / tutorial, fine-tune"),
+    ],
+    "extraction": [
+        (form, network, "ratios", name)
+        for name, forms in {
+            "end to end K=0 / timm": ("{:.1f} and", "{:.1f} times the images/s of timm"),
+            "end to end K=0 / thingsvision": ("{:.1f} and", "{:.1f} times thingsvision"),
+            "end to end K=0 / img2vec": ("{:.1f} times img2vec", None),
+            "end to end K=0 pytorch bf16 / timm": ("in bf16 {:.1f} and", "{:.1f} times timm's"),
+            "forward openvino bf16 / torch.mm": ("at {:.2f} (resnet18)", "and {:.2f} of what bf16"),
+            "end to end K=8 openvino bf16 / limit": ("extraction at {:.2f} and", "{:.2f} of what the stages"),
+            "cores busy K=8 openvino bf16": ("the cores {:.0%}", "{:.0%} busy"),
+            "share write K=8 openvino bf16": ("writing {:.1%}", "{:.1%}; 0.9 GB"),
+        }.items()
+        for network, form in zip(("resnet18", "efficientnet_lite0"), forms, strict=True)
+        if form
+    ],
+    "cache_io": [
+        (form, views, "ratios", name)
+        for name, forms in {
+            "mini-batches: cache / array in memory": ("mini-batches at {:.2f} and", "{:.2f} of memory"),
+            "mini-batches: cache / h5py, contiguous": ("take {:.0f} and", "{:.0f} times as long"),
+            "write to disk: cache / plain file": ("writing reaches {:.2f} and", "{:.2f} of a plain"),
+            "write to memory: cache / plain file": ("files {:.2f} and", "{:.2f}, and a read"),
+            "read: cache / cache with checksums": ("takes {:.1f} and", "{:.1f} times as long as one"),
+        }.items()
+        for views, form in zip(("K=0", "K=8"), forms, strict=True)
+    ],
+    "safety": [
+        ("images {:.1%}", "shares", "hash, of extract"),
+        ("checksums {:.2%}", "shares", "checksums, of extract"),
+        ("fsync {:.2%}", "shares", "fsync, of extract"),
+        ("checksums {:.1%}", "shares", "look at the checksums, of fit_head"),
+        ("({:.2f} s)", "seconds", "fit_head"),
+    ],
+}
+
+
+@pytest.mark.parametrize("script", FIGURES)
+def test_the_figures_of_the_readme_are_those_of_the_results(script: str) -> None:
+    (row,) = re.findall(rf"^\| `{script}\.py` \|.*$", README, re.MULTILINE)
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{script}.json").read_text(encoding="utf-8"))
+    for form, *way in FIGURES[script]:
+        found = results
+        for step in way:
+            found = found[step]
+        figure = form.format(found["median"] if isinstance(found, dict) else found[0]).replace("%", "")
+        assert figure in row.replace(" %", ""), way
