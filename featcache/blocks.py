@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 BLOCK_BYTES = 2**22  # of a core's second-level cache, about: passes over 16 MB take half as long again
 KEPT_BYTES = 2**29
+_FLOAT16_LIMIT = 2.0**16  # what `_widen` makes of infinity; NaN becomes more
 
 
 def as_slice(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
@@ -75,7 +76,6 @@ class Centred:
     Attributes
     ----------
     mean : ndarray, shape (d,), of the blocks' dtype.
-    spread : float, the root of the weighted mean squared distance from the mean; 1 where that is 0.
 
     Raises
     ------
@@ -83,36 +83,60 @@ class Centred:
     """
 
     def __init__(self, x: NDArray[Any] | Rows, weight: NDArray[Any]) -> None:
-        from sklearn.utils import assert_all_finite  # takes a second to import, and `info` reads no block
-
         self._x = x
-        self._kept: list[tuple[slice, NDArray[Any]]] | None = None
         dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         self.mean: NDArray[Any] = np.zeros(x.shape[1], dtype)
-        total = weight.sum(dtype=np.float64)
+        fits = x.shape[0] * x.shape[1] * dtype.itemsize <= KEPT_BYTES
+        self._kept = np.empty(x.shape, dtype) if fits else None
+        limit = _FLOAT16_LIMIT if x.dtype == np.float16 else np.inf
         mean = np.zeros(x.shape[1])
-        for rows, block in self:
-            assert_all_finite(x[rows], estimator_name="LinearHead", input_name="X")
+        for rows, block in self._widened():
+            if not (block.max() < limit and block.min() > -limit):
+                self._refuse(rows)
             mean += weight[rows].astype(dtype) @ block
-        self.mean = (mean / total).astype(dtype)
-        if x.shape[0] * x.shape[1] * dtype.itemsize <= KEPT_BYTES:
-            self._kept = [(rows, block.copy()) for rows, block in self]
-        squares = sum(float(weight[rows].astype(dtype) @ np.einsum("nd,nd->n", block, block)) for rows, block in self)
-        self.spread = float(np.sqrt(squares / total)) or 1.0
+        self.mean = (mean / weight.sum(dtype=np.float64)).astype(dtype)
+        if self._kept is not None:
+            for rows in self._slices():
+                self._kept[rows] -= self.mean
 
     def __iter__(self) -> Iterator[tuple[slice, NDArray[Any]]]:
         if self._kept is not None:
-            yield from self._kept
+            yield from ((rows, self._kept[rows]) for rows in self._slices())
             return
-        n, d = self._x.shape
-        step = max(1, BLOCK_BYTES // (d * self.mean.itemsize))
-        buffer = np.empty((min(n, step), d), self.mean.dtype)
-        for start in range(0, n, step):
-            rows = slice(start, min(n, start + step))
-            block = buffer[: rows.stop - rows.start]
-            _widen(self._x[rows], block)
+        for rows, block in self._widened():
             block -= self.mean
             yield rows, block
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Some rows, shape (m, d)."""
+        if self._kept is not None:
+            return self._kept[rows]
+        block = np.empty((len(rows), len(self.mean)), self.mean.dtype)
+        _widen(self._x[rows], block)
+        block -= self.mean
+        return block
+
+    def _slices(self) -> Iterator[slice]:
+        n, d = self._x.shape
+        step = max(1, BLOCK_BYTES // (d * self.mean.itemsize))
+        yield from (slice(start, min(n, start + step)) for start in range(0, n, step))
+
+    def _widened(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Blocks as they are in x, where they will be kept or each in place of the one before."""
+        buffer = None
+        for rows in self._slices():
+            if self._kept is not None:
+                block = self._kept[rows]
+            else:
+                buffer = np.empty((rows.stop, len(self.mean)), self.mean.dtype) if buffer is None else buffer
+                block = buffer[: rows.stop - rows.start]
+            _widen(self._x[rows], block)
+            yield rows, block
+
+    def _refuse(self, rows: slice) -> None:
+        from sklearn.utils import assert_all_finite  # takes a second to import, and `info` reads no block
+
+        assert_all_finite(self._x[rows], estimator_name="LinearHead", input_name="X")
 
 
 def _widen(x: NDArray[Any], out: NDArray[Any]) -> None:

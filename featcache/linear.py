@@ -10,11 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
 from featcache.blocks import Centred, Rows
-from featcache.lbfgs import Objective, minimise
+from featcache.softmax import Problems, solve_path
+from featcache.spectrum import Spectrum
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -25,14 +27,14 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C * sum_i w_i * loss(x_i, y_i) + ||coef||^2 / 2,
 
     where loss is the cross-entropy in nats, of one logit for two classes and of c logits for c > 2; the intercept
-    is not penalised. Full-batch L-BFGS works on features that are centred and scaled by one number: the optimum
-    is the same, the way there much shorter.
+    is not penalised; w_i is the sample's weight times its class's. See `featcache.softmax` for how.
 
     Parameters
     ----------
     C : inverse strength of the penalty, greater than 0.
+    class_weight : None, "balanced" (n / (c * images of the class)), or a dict of class to weight.
     max_iter : the most iterations.
-    tol : stop when the gradient says that the objective is within this share of its minimum.
+    tol : stop when the objective lies above its minimum by about this share or less.
 
     Attributes
     ----------
@@ -40,8 +42,9 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     intercept_ : ndarray, shape (c,) or (1,). n_iter_ : iterations.
     """
 
-    def __init__(self, C: float = 1.0, *, max_iter: int = 1000, tol: float = 1e-6) -> None:
+    def __init__(self, C: float = 1.0, *, class_weight: Any = None, max_iter: int = 1000, tol: float = 1e-8) -> None:
         self.C = C
+        self.class_weight = class_weight
         self.max_iter = max_iter
         self.tol = tol
 
@@ -59,34 +62,22 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             kinds = [np.float16, np.float32, np.float64]
             x, y = validate_data(self, X, y, dtype=kinds, ensure_all_finite=False)
         check_classification_targets(y)
-        weight = _check_sample_weight(sample_weight, x, dtype=np.float64)
+        weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         self.classes_, labels = np.unique(y, return_inverse=True)
+        if self.class_weight is not None:
+            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weight)
+            weight = weight * by_class[labels]
         seen = self.classes_[np.unique(labels[weight > 0])].tolist()
         if len(seen) < 2:
             raise ValueError(f"LinearHead needs two classes or more with weight; found one class: {seen}")
-        total = float(weight.sum())
-        centred = Centred(x, weight)
-        penalty = 1 / (self.C * total * centred.spread**2)  # of the scaled coefficients, per unit of weight
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        objective = _objective(centred, labels, weight / total, penalty, outputs)
-        shares = np.bincount(labels, weight) / total
-        start = np.zeros((outputs, x.shape[1] + 1))  # the best without any coefficients
-        start[:, -1] = np.log(shares[1] / shares[0]) if outputs == 1 else np.log(np.maximum(shares, 1e-9))
-        # The penalty curves the objective by at least `penalty` in every coefficient. The intercept has none, but
-        # where the penalty is strong the probabilities stay near the shares, whose curvature is at least the smallest.
-        curvature = min(penalty, float(shares[shares > 0].min()) / 2)
-
-        def done(value: float, gradient: NDArray[np.float64]) -> bool:
-            return float(gradient @ gradient) / (2 * curvature) <= self.tol * value
-
-        found = minimise(objective, start.ravel(), done, self.max_iter)
-        self.n_iter_ = found.iterations
-        if not found.converged:
-            said = f"LinearHead stopped after {found.iterations} iterations before reaching tol={self.tol}"
+        problem = Problems(Centred(x, weight), labels, weight, np.full(len(labels), -1), 1, outputs)
+        spectrum = Spectrum.of(problem.x, weight)
+        solution = next(solve_path(problem, spectrum, [self.C], self.tol, self.max_iter))
+        self.coef_, self.intercept_, self.n_iter_ = solution.coef[0], solution.intercept[0], int(solution.iterations[0])
+        if not solution.converged[0]:
+            said = f"LinearHead stopped after {self.n_iter_} iterations before reaching tol={self.tol}"
             warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
-        theta = found.x.reshape(outputs, -1)
-        self.coef_ = theta[:, :-1] / centred.spread
-        self.intercept_ = theta[:, -1] - self.coef_ @ centred.mean.astype(np.float64)
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -118,49 +109,3 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head.coef_, head.intercept_ = coef.astype(np.float64), intercept.astype(np.float64)
         head.classes_, head.n_features_in_ = classes, coef.shape[1]
         return head
-
-
-def _objective(
-    centred: Centred, labels: NDArray[np.int64], weight: NDArray[np.float64], penalty: float, outputs: int
-) -> Objective:
-    """sum_i weight_i loss_i + penalty/2 ||coef||^2, as a function of the flat (outputs, d + 1), intercept last.
-
-    coef is that of features scaled to a spread of 1. weight : (n,), sums to 1.
-    """
-    dtype, scale = centred.mean.dtype, centred.spread
-
-    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        theta = flat.reshape(outputs, -1)
-        coef, intercept = (theta[:, :-1] / scale).astype(dtype), theta[:, -1].astype(dtype)
-        loss, gradient = 0.0, np.zeros_like(theta)
-        for rows, x in centred:
-            losses, residual = _cross_entropy(x @ coef.T + intercept, labels[rows])
-            residual *= weight[rows, None].astype(dtype)
-            loss += float(weight[rows] @ losses)
-            gradient[:, :-1] += residual.T @ x
-            gradient[:, -1] += residual.sum(axis=0, dtype=np.float64)
-        gradient[:, :-1] = gradient[:, :-1] / scale + penalty * theta[:, :-1]
-        return loss + penalty / 2 * float(np.vdot(theta[:, :-1], theta[:, :-1])), gradient.ravel()
-
-    return objective
-
-
-def _cross_entropy(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Losses (n,) in nats and their derivatives by the logits (n, outputs).
-
-    Both come from the margins to the own class, so that small ones keep all their digits in float32.
-    """
-    if logits.shape[1] == 1:
-        sign = (1 - 2 * labels).astype(logits.dtype)
-        margin = sign * logits[:, 0]
-        return np.logaddexp(0, margin), (sign * expit(margin))[:, None]
-    rows = np.arange(len(logits))
-    margins = logits - logits[rows, labels][:, None]
-    top = margins.max(axis=1)  # 0 where the own class leads
-    odds = np.exp(margins - top[:, None])
-    own = odds[rows, labels]
-    odds[rows, labels] = 0
-    others = odds.sum(axis=1)
-    losses = np.where(top > 0, top + np.log(own + others), np.log1p(others))
-    odds[rows, labels] = -others
-    return losses, odds / (own + others)[:, None]

@@ -80,8 +80,8 @@ def test_blocks_are_the_rows_less_their_weighted_mean(dtype: str, kept: bool) ->
     mean = np.average(exact, axis=0, weights=weight)
     rtol = 1e-12 if dtype == "float64" else 1e-6
     np.testing.assert_allclose(centred.mean, mean, rtol=rtol)
-    spread = np.sqrt(np.average(((exact - mean) ** 2).sum(1), weights=weight))
-    np.testing.assert_allclose(centred.spread, spread, rtol=rtol)
+    some = np.array([3, 40, 7])
+    np.testing.assert_allclose(centred.take(some), exact[some] - mean, atol=10 * rtol)
     seen = 0
     for _ in range(2):
         for rows, block in centred:

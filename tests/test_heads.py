@@ -122,7 +122,7 @@ def test_a_classifier_that_needs_arguments_is_refused_without_them(name: str) ->
 def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
     with pytest.raises(HeadError) as caught:
         make_head("linear", {"c": 1})
-    assert str(caught.value) == "linear has no parameter 'c'; it has C, max_iter, tol"
+    assert str(caught.value) == "linear has no parameter 'c'; it has C, class_weight, max_iter, tol"
 
 
 def test_what_the_classifier_says_of_bad_data_or_parameters_is_passed_on() -> None:
@@ -139,7 +139,7 @@ def test_what_the_classifier_says_of_bad_data_or_parameters_is_passed_on() -> No
 
 @pytest.mark.parametrize("views", [2, 5])
 def test_identical_views_of_an_image_count_as_one(views: int) -> None:
-    once, often = LinearHead(tol=1e-8), LinearHead(tol=1e-8)
+    once, often = LinearHead(tol=1e-10), LinearHead(tol=1e-10)
     fit_estimator(once, flat(noise=2.0))
     fit_estimator(often, flat(views, noise=2.0))
     np.testing.assert_allclose(often.coef_, once.coef_, atol=1e-4)

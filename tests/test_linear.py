@@ -89,8 +89,8 @@ def test_large_float16_features_do_not_overflow() -> None:
 def test_a_weight_of_two_is_the_sample_twice_and_of_zero_not_at_all(classes: int) -> None:
     x, y, _ = data(classes)
     counts = np.arange(len(y)) % 3
-    weighted = LinearHead(tol=1e-8).fit(x, y, counts.astype(np.float64))
-    repeated = LinearHead(tol=1e-8).fit(np.repeat(x, counts, axis=0), np.repeat(y, counts))
+    weighted = LinearHead(tol=1e-12).fit(x, y, counts.astype(np.float64))
+    repeated = LinearHead(tol=1e-12).fit(np.repeat(x, counts, axis=0), np.repeat(y, counts))
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-4)
     np.testing.assert_allclose(weighted.intercept_, repeated.intercept_, atol=1e-4)
 
@@ -114,7 +114,7 @@ def test_without_any_freedom_the_shares_of_the_classes_are_left(C: float, classe
 
 def test_too_few_iterations_are_said() -> None:
     x, y, _ = data(3)
-    message = "LinearHead stopped after 2 iterations before reaching tol=1e-06; raise max_iter, or lower C"
+    message = "LinearHead stopped after 2 iterations before reaching tol=1e-08; raise max_iter, or lower C"
     with pytest.warns(ConvergenceWarning) as caught:
         head = LinearHead(max_iter=2).fit(x, y)
     assert [str(one.message) for one in caught] == [message]

@@ -1,0 +1,168 @@
+"""`solve_path`: softmax regression along a path of L2 strengths, of several folds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from featcache.blocks import Centred
+from featcache.lbfgs import minimise
+from featcache.spectrum import Spectrum
+
+_LEAST = 1e-9  # share of a class, and curvature of a logit
+
+
+class Problems(NamedTuple):
+    """k softmax regressions on the same n rows: problem f leaves out the rows of fold f, the last one none.
+
+    x : the rows. labels : (n,), int64. weight : (n,), float64, not negative. fold : (n,), int64, from 0 to k - 2, or -1
+    for rows that no problem leaves out. k : their number. outputs : logits; 1 for two classes, else c.
+    """
+
+    x: Centred
+    labels: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    fold: NDArray[np.int64]
+    k: int
+    outputs: int
+
+    def shares(self) -> NDArray[np.float64]:
+        """The weight of each class in each problem, shape (k, c)."""
+        folds = range(self.k)
+        return np.stack([
+            np.bincount(self.labels, self.weight * (self.fold != fold), minlength=max(2, self.outputs))
+            for fold in folds
+        ])  # fmt: skip
+
+
+class Solution(NamedTuple):
+    """The k minima at one strength.
+
+    coef : (k, outputs, d), float64. intercept : (k, outputs), float64. iterations, converged : (k,).
+    """
+
+    C: float
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+
+
+def solve_path(
+    problems: Problems, spectrum: Spectrum, Cs: Sequence[float], tol: float, max_iter: int
+) -> Iterator[Solution]:
+    """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2, for one C after the other, each found from the one before.
+
+    From weak to strong C that takes the fewest steps. `minimise` needs few of them because its first estimate of the
+    inverse Hessian is that of a softmax as curved at every row as this one is on average: a covariance, of which the
+    leading directions suffice (Frangella, Tropp and Udell 2023), times the curvature of each logit, plus the penalty.
+
+    spectrum : of problems.x. tol, max_iter : see `minimise`.
+    """
+    mean, dtype = problems.x.mean.astype(np.float64), problems.x.mean.dtype
+    k, outputs, d = problems.k, problems.outputs, len(mean)
+    weights = problems.shares()
+    totals = weights.sum(axis=1)
+    logs = np.log(np.maximum(weights / totals[:, None], _LEAST))
+    logs -= logs.mean(axis=1, keepdims=True)
+    theta = np.zeros((k, outputs, d + 1), dtype)  # the best without any coefficients
+    theta[..., -1] = logs if outputs > 1 else logs[:, 1:] - logs[:, :1]
+    memory = max(3, min(10, _MEMORY_BYTES // (2 * theta.nbytes)))
+    for C in Cs:
+        step = _Step(problems, spectrum, totals, 1 / (C * totals))
+        found = minimise(step.objective, theta.reshape(k, -1), step.precondition, tol, max_iter, memory)
+        theta = found.x.reshape(theta.shape)
+        coef = theta[..., :-1].astype(np.float64)
+        yield Solution(C, coef, theta[..., -1] - coef @ mean, found.iterations, found.converged)
+
+
+_MEMORY_BYTES = 2**29  # of the steps that L-BFGS remembers
+
+
+class _Step:
+    """What `minimise` asks of one strength; objectives are divided by C and by the problems' weights.
+
+    totals, penalty : shape (k,).
+    """
+
+    def __init__(
+        self, problems: Problems, spectrum: Spectrum, totals: NDArray[np.float64], penalty: NDArray[np.float64]
+    ) -> None:
+        self._problems, self._spectrum, self._totals, self._penalty = problems, spectrum, totals, penalty
+        self._curvature: NDArray[np.float64] | None = None  # where the strength before left it
+
+    def objective(self, points: NDArray[Any], which: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        theta = self._shaped(points)
+        losses, gradient, curvature = _pass(self._problems, theta, which, self._totals)
+        if self._curvature is None:
+            self._curvature = np.maximum(curvature, _LEAST)
+        penalty, coef = self._penalty[which], theta[..., :-1]
+        gradient[..., :-1] += penalty[:, None, None].astype(coef.dtype) * coef
+        squares = np.einsum("kod,kod->k", coef, coef, dtype=np.float64)
+        return losses + penalty / 2 * squares, gradient.reshape(points.shape)
+
+    def precondition(self, gradients: NDArray[Any], which: NDArray[np.int64]) -> NDArray[Any]:
+        gradient = self._shaped(gradients)
+        if self._curvature is None:
+            raise AssertionError("the objective comes first")
+        curvature = self._curvature[which]
+        found = np.empty_like(gradient)
+        found[..., :-1] = self._spectrum.times_inverse(gradient[..., :-1], curvature, self._penalty[which, None])
+        found[..., -1] = gradient[..., -1] / curvature
+        if curvature.shape[1] > 1:  # what all classes have in common changes no probability, and is 0 at the minimum
+            found -= found.mean(axis=1, keepdims=True)
+        return found.reshape(gradients.shape)
+
+    def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """(a, outputs, d + 1), the intercept last."""
+        return flat.reshape(len(flat), self._problems.outputs, len(self._problems.x.mean) + 1)
+
+
+def _pass(
+    problems: Problems, theta: NDArray[Any], which: NDArray[np.int64], totals: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
+    """Mean losses (a,), their gradients (a, outputs, d + 1), and mean curvatures p (1 - p) of the logits (a, outputs).
+
+    theta : (a, outputs, d + 1), of the problems `which`.
+    """
+    a, outputs, width = theta.shape
+    weights = theta.swapaxes(0, 1).reshape(outputs * a, width)
+    coef, intercept = weights[:, :-1], weights[:, -1]
+    losses, gradient, curvature = np.zeros(a), np.zeros_like(weights), np.zeros((outputs, a))
+    for rows, x in problems.x:
+        share = problems.weight[rows] * (problems.fold[rows] != which[:, None]) / totals[which, None]  # (a, b)
+        logits = np.ascontiguousarray((x @ coef.T + intercept).T).reshape(outputs, a, len(x))
+        loss, slope = cross_entropy(logits, problems.labels[rows])
+        losses += np.einsum("ab,ab->a", share, loss)
+        share = share.astype(x.dtype)
+        size = np.abs(slope)
+        curvature += np.einsum("ab,oab->oa", share, size * (1 - size))
+        slope *= share
+        gradient[:, :-1] += slope.reshape(outputs * a, -1) @ x
+        gradient[:, -1] += slope.sum(axis=2).ravel()
+    return losses, gradient.reshape(outputs, a, width).swapaxes(0, 1), curvature.T
+
+
+def cross_entropy(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Losses (a, b) in nats of logits (outputs, a, b), and their derivatives by the logits.
+
+    Both come from the margins to the own class, so that small ones keep all their digits in float32.
+    """
+    if len(logits) == 1:
+        sign = (1 - 2 * labels).astype(logits.dtype)
+        margin = sign * logits[0]
+        return np.logaddexp(0, margin), (sign * expit(margin))[None]
+    rows = np.arange(len(labels))
+    margins = logits - logits[labels, :, rows].T
+    top = margins.max(axis=0)  # 0 where the own class leads
+    odds = np.exp(margins - top)
+    own = odds[labels, :, rows].T
+    odds[labels, :, rows] = 0
+    others = odds.sum(axis=0)
+    losses = np.where(top > 0, top + np.log(own + others), np.log1p(others))
+    odds[labels, :, rows] = -others.T
+    return losses, odds / (own + others)
