@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featcache.cache import FeatureCache
     from featcache.classifier import Classifier, Prediction
     from featcache.comparison import Comparison, compare
+    from featcache.curves import Curve, label_curve, view_curve
     from featcache.errors import FeatcacheError
     from featcache.estimating import Estimate, estimate
     from featcache.extraction import Extraction, extract
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from featcache.fitting import HeadFit, fit_head
     from featcache.linear import LinearHead
     from featcache.manifest import Manifest, read_manifest
+    from featcache.predictions import HeadComparison, compare_heads
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
     from featcache.updating import Update, repair, update
@@ -30,6 +32,7 @@ _HOME = {
     "Backbone": "backbones",
     "Classifier": "classifier",
     "Comparison": "comparison",
+    "Curve": "curves",
     "Difference": "verification",
     "Estimate": "estimating",
     "ExtractSpec": "spec",
@@ -38,6 +41,7 @@ _HOME = {
     "FeatureCache": "cache",
     "Features": "features",
     "FineTune": "finetuning",
+    "HeadComparison": "predictions",
     "HeadFit": "fitting",
     "LinearHead": "linear",
     "Manifest": "manifest",
@@ -47,22 +51,26 @@ _HOME = {
     "Verification": "verification",
     "ViewSpec": "spec",
     "compare": "comparison",
+    "compare_heads": "predictions",
     "diff": "verification",
     "estimate": "estimating",
     "extract": "extraction",
     "finetune": "finetuning",
     "fit_head": "fitting",
+    "label_curve": "curves",
     "load_backbone": "backbones",
     "read_manifest": "manifest",
     "repair": "updating",
     "update": "updating",
     "verify": "verification",
+    "view_curve": "curves",
 }
 
 __all__ = [
     "Backbone",
     "Classifier",
     "Comparison",
+    "Curve",
     "Difference",
     "Estimate",
     "ExtractSpec",
@@ -71,6 +79,7 @@ __all__ = [
     "FeatureCache",
     "Features",
     "FineTune",
+    "HeadComparison",
     "HeadFit",
     "LinearHead",
     "Manifest",
@@ -80,16 +89,19 @@ __all__ = [
     "Verification",
     "ViewSpec",
     "compare",
+    "compare_heads",
     "diff",
     "estimate",
     "extract",
     "finetune",
     "fit_head",
+    "label_curve",
     "load_backbone",
     "read_manifest",
     "repair",
     "update",
     "verify",
+    "view_curve",
 ]
 
 

@@ -58,6 +58,8 @@ class Rows:
     def flatten_views(self) -> Rows:
         """All views of (n, v, d) as rows: (n * v, d)."""
         views, d = self.base.shape[1:]
+        if not self.base.flags.c_contiguous:  # some of an array's views
+            return Rows(self[:].reshape(-1, d), np.arange(len(self) * views))
         return Rows(self.base.reshape(-1, d), (self.index[:, None] * views + np.arange(views)).reshape(-1))
 
 

@@ -18,7 +18,15 @@ FILE = "model.json"
 REPORT = "run.json"
 CHECKPOINT = "last.pt"  # of fine-tuning
 _FILES = {"head": ("head.safetensors", "head.skops"), "network": ("network.safetensors",)}
-_STEMS = ("model", "head", "network", "last", "run", "curves")  # of all files that we write into a model's folder
+_STEMS = (
+    "model",
+    "head",
+    "network",
+    "last",
+    "run",
+    "curves",
+    "val",
+)  # of all files that we write into a model's folder
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,12 @@ class ModelCard:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file, whole or not at all."""
-    _draft(path, (json.dumps(finite(value), indent=1) + "\n").encode()).replace(path)
+    write_file(path, (json.dumps(finite(value), indent=1) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    _draft(path, content).replace(path)
 
 
 def _draft(path: Path, content: bytes) -> Path:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.blocks import Rows
+from featcache.blocks import BLOCK_BYTES, Rows
 from featcache.errors import CacheIncompleteError
 from featcache.samples import Samples
+
+ViewUse = Literal["all", "mean", "clean"]
 
 
 @dataclass(frozen=True)
 class FlatFeatures:
-    """All views as rows of their own.
+    """The rows that a head is trained on: v for each image, image by image.
 
     x : ndarray or Rows, shape (n * v, d). y : shape (n * v,), int64.
-    groups : shape (n * v,), int64. Equal for all views of an image and for images with equal bytes.
-    weights : shape (n * v,), float64. 1 / v, so that an image counts once however many views it has.
+    groups : shape (n * v,), int64. Equal for all rows of an image and for images with equal bytes.
+    weights : shape (n * v,), float64. 1 / v, so that an image counts once however many rows it has.
     """
 
     x: NDArray[Any] | Rows
@@ -66,13 +68,38 @@ class Features:
         """The view that epoch 1, 2, ... trains on: view e in epoch e, from the first again after K."""
         return 1 + (epoch - 1) % self.views if self.views else 0
 
-    def flatten(self) -> FlatFeatures:
-        """All views as rows, image by image."""
+    def first(self, views: int) -> Features:
+        """The same with K = `views` augmented views of each image."""
+        if not 0 <= views <= self.views:
+            raise CacheIncompleteError(
+                f"{views} augmented views were asked for, but these features hold {self.views}. "
+                f"Extract with --views {views}."
+            )
+        x = Rows(self.x.base[:, : views + 1], self.x.index) if isinstance(self.x, Rows) else self.x[:, : views + 1]
+        return Features(x, self.samples)
+
+    def flatten(self, use: ViewUse = "all") -> FlatFeatures:
+        """Rows to train on: all views, the mean of an image's views (float32), or its clean view."""
         n, v, d = self.x.shape
+        x: NDArray[Any] | Rows
+        if use == "clean":
+            x, v = self.clean(), 1
+        elif use == "mean":
+            x, v = self._mean(), 1
+        else:
+            x = self.x.flatten_views() if isinstance(self.x, Rows) else self.x.reshape(n * v, d)
         _, groups = np.unique(self.samples.sha256, axis=0, return_inverse=True)
         return FlatFeatures(
-            self.x.flatten_views() if isinstance(self.x, Rows) else self.x.reshape(n * v, d),
+            x,
             np.repeat(self.y, v),
             np.repeat(groups.reshape(-1).astype(np.int64), v),
             np.full(n * v, 1.0 / v),
         )
+
+    def _mean(self) -> NDArray[np.float32]:
+        n, v, d = self.x.shape
+        mean = np.empty((n, d), np.float32)
+        step = max(1, BLOCK_BYTES // (4 * v * d))
+        for start in range(0, n, step):
+            mean[start : start + step] = self.x[start : start + step].mean(axis=1, dtype=np.float32)
+        return mean

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.base import BaseEstimator
 
 from featcache import heads
+from featcache.auto import Entrant, Selection, select
 from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError, HeadError
-from featcache.features import Features
+from featcache.families import FAMILIES, Tuning
+from featcache.features import Features, ViewUse
 from featcache.headfile import dump_head
 from featcache.metrics import Accuracy, describe, evaluate
+from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
+from featcache.validation import calibrated, cross_validate
+
+BUDGET_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,8 @@ class HeadFit:
     """What `fit_head` returns.
 
     estimator : the fitted classifier. name : of the head. history : epochs of `sgd`, else empty.
-    path : where it was saved, if it was.
+    path : where it was saved, if it was. selection : what cross-validation said, if it was asked.
+    before : val accuracy before the temperature was set, where one was.
     """
 
     estimator: BaseEstimator
@@ -34,6 +45,8 @@ class HeadFit:
     report: Report
     history: list[Any]
     path: Path | None
+    selection: Selection | None = None
+    before: Accuracy | None = None
 
     @property
     def accuracy(self) -> Accuracy:
@@ -45,18 +58,30 @@ class HeadFit:
     def __str__(self) -> str:
         """What was reached, for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
-        lines = [f"head {self.name}, val:", describe(self.accuracy)]
+        lines = [str(self.selection)] if self.selection else []
+        lines += [f"head {self.name}, val:", describe(self.accuracy)]
+        if self.before and self.selection:
+            lines.append(
+                f"before its temperature of {self.selection.temperature:.3g}: log-loss {self.before.log_loss:.4f}, "
+                f"calibration error {self.before.calibration_error:.4f}"
+            )
         if self.report.test:
             lines += ["test:", describe(self.report.test)]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
+        before = self.before and {
+            "log_loss": self.before.log_loss,
+            "calibration_error": self.before.calibration_error,
+        }
         return {
             **self.report.to_dict(),
             "head": self.name,
             "path": str(self.path) if self.path else None,
             "history": [vars(epoch) for epoch in self.history],
+            "selection": self.selection.to_dict() if self.selection else None,
+            "before_temperature": before,
         }
 
 
@@ -67,6 +92,11 @@ def fit_head(
     head: str | BaseEstimator = "linear",
     parameters: Mapping[str, Any] | None = None,
     layer: str = PENULTIMATE,
+    use_views: Literal["all", "mean", "clean", "cycle"] | None = None,
+    cv: int | None = None,
+    budget_s: float | None = None,
+    scaling: Literal["standard", "l2"] | None = None,
+    calibrate: bool = False,
     seed: int = 0,
     on_epoch: Callable[[Any], None] | None = None,
 ) -> HeadFit:
@@ -75,10 +105,19 @@ def fit_head(
     Parameters
     ----------
     out : folder to save the head in; None does not save it.
-    head : "linear", "sgd", another short name of `featcache.heads.HEADS`, the dotted path of a scikit-learn
-        classifier, or a classifier object.
-    parameters : of the head's constructor; of the `Recipe` for "sgd".
-    seed : of the order and the first weights of "sgd".
+    head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on images left
+        out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do. Else
+        another short name of `featcache.heads.HEADS`, the dotted path of a scikit-learn classifier, or a classifier
+        object.
+    parameters : of the head's constructor; of the `Recipe` for "sgd". They fix the settings of a tuned head, but for
+        "class_weight".
+    use_views : train on "all" views, on their "mean", on the "clean" one; sgd on one an epoch ("cycle"). None takes
+        what is usual: "cycle" for sgd, else "all".
+    cv : folds of the cross-validation. None takes what suits the data for tuned heads, and none for others.
+    budget_s : seconds for "auto"; None takes 10.
+    scaling : a first step of heads that are not tuned: "standard" or "l2".
+    calibrate : give a head that has no probabilities some, see `featcache.validation.calibrated`.
+    seed : of the folds, and of the order and the first weights of "sgd".
     on_epoch : called with each Epoch of "sgd".
 
     Raises
@@ -95,16 +134,31 @@ def fit_head(
     for split, features in (("train", train), ("val", val)):
         if not len(features.samples):
             raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
-    name = head if isinstance(head, str) else type(head).__name__
     with watch.phase("fit"):
-        estimator, history = _fit(head, dict(parameters or {}), train, val, seed, on_epoch)
+        if head == "sgd":
+            _refuse(cv=cv, budget_s=budget_s, scaling=scaling, calibrate=calibrate, only="heads that are not sgd")
+            fitted = _fit_sgd(dict(parameters or {}), train, val, use_views, seed, on_epoch)
+        elif use_views == "cycle":
+            raise HeadError("cycle trains on one view an epoch, as sgd alone does; use all, mean or clean")
+        elif _is_tuned(head, parameters or {}, scaling):
+            _refuse(calibrate=calibrate, only="heads that have no probabilities of their own")
+            fitted = _tune(str(head), parameters or {}, train, use_views or "all", cv, budget_s, seed)
+        else:
+            _refuse(budget_s=budget_s, only="auto")
+            estimator = _make(head, parameters or {}, scaling)
+            fitted = _fit_any(estimator, head, train, use_views or "all", cv, calibrate, seed)
     with watch.phase("evaluate"):
-        accuracy = evaluate_head(estimator, val)
-        on_test = evaluate_head(estimator, test) if len(test.samples) else None
-    if out is not None:
-        _save(estimator, name, cache, layer, accuracy, Path(out))
+        predicted, probabilities = _predict(fitted.estimator, val)
+        accuracy = evaluate(val.y, predicted, val.samples.classes, probabilities)
+        temperature = fitted.selection.temperature if fitted.selection else None
+        before = None if temperature is None else _before(val, predicted, probabilities, temperature)
+        on_test = evaluate_head(fitted.estimator, test) if len(test.samples) else None
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        _save(fitted.estimator, fitted.name, cache, layer, accuracy, folder)
+        write_predictions(folder, val.samples, predicted, probabilities)
     report = Report(
-        method=f"head {name}",
+        method=f"head {fitted.name}",
         seconds=watch.seconds(),
         images=len(train.samples),
         accuracy=accuracy,
@@ -112,40 +166,122 @@ def fit_head(
         spec_digest=cache.spec.digest(),
         seed=seed,
     )
-    fit = HeadFit(estimator, name, report, history, Path(out) if out is not None else None)
-    if fit.path:
-        write_json(fit.path / REPORT, fit.to_dict())
+    fit = HeadFit(fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before)
+    if folder is not None:
+        write_json(folder / REPORT, fit.to_dict())
     return fit
 
 
 def evaluate_head(estimator: BaseEstimator, features: Features) -> Accuracy:
-    """Accuracy of a head on the clean view. Raises HeadError where it cannot predict."""
-    predicted = heads.predict(estimator, features.clean())
-    return evaluate(features.y, predicted, features.samples.classes)
+    """Figures of a head on the clean view. Raises HeadError where it cannot predict."""
+    predicted, probabilities = _predict(estimator, features)
+    return evaluate(features.y, predicted, features.samples.classes, probabilities)
 
 
-def _fit(
-    head: str | BaseEstimator,
+def _predict(estimator: BaseEstimator, features: Features) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    x, classes = features.clean(), len(features.samples.classes)
+    return heads.predict(estimator, x), heads.probabilities(estimator, x, classes)
+
+
+def _before(
+    val: Features, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, temperature: float
+) -> Accuracy:
+    """Figures without the temperature that the head's logits were divided by."""
+    if probabilities is None:
+        raise AssertionError("what has a temperature has probabilities")
+    logits = temperature * np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    return evaluate(val.y, predicted, val.samples.classes, softmax(logits, axis=1))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    estimator: BaseEstimator
+    name: str
+    history: list[Any] = field(default_factory=list)
+    selection: Selection | None = None
+
+
+def _refuse(only: str, **options: Any) -> None:
+    """Options that would be silently without effect."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise HeadError(f"{given[0]} is for {only}")
+
+
+def _is_tuned(head: str | BaseEstimator, parameters: Mapping[str, Any], scaling: str | None) -> bool:
+    return head == "auto" or (head in FAMILIES and set(parameters) <= {"class_weight"} and scaling is None)
+
+
+def _fit_sgd(
     parameters: dict[str, Any],
     train: Features,
     val: Features,
+    use_views: str | None,
     seed: int,
     on_epoch: Callable[[Any], None] | None,
-) -> tuple[BaseEstimator, list[Any]]:
-    if head == "sgd":
-        from featcache.sgd import fit_sgd  # torch is imported for this head alone
-        from featcache.training import Recipe
+) -> _Fitted:
+    from featcache.sgd import fit_sgd  # torch is imported for this head alone
+    from featcache.training import Recipe
 
-        try:
-            recipe = Recipe(**{"lr": 1e-3, **parameters})
-        except (TypeError, ValueError) as error:
-            raise HeadError(f"sgd: {error}") from error
-        return fit_sgd(train, val, recipe, seed=seed, on_epoch=on_epoch)
+    if use_views not in (None, "cycle", "clean"):
+        raise HeadError(f"sgd trains on one view an epoch (cycle) or on the clean one; {use_views} is for other heads")
+    try:
+        recipe = Recipe(**{"lr": 1e-3, **parameters})
+    except (TypeError, ValueError) as error:
+        raise HeadError(f"sgd: {error}") from error
+    features = train.first(0) if use_views == "clean" else train
+    estimator, history = fit_sgd(features, val, recipe, seed=seed, on_epoch=on_epoch)
+    return _Fitted(estimator, "sgd", history)
+
+
+def _tune(
+    head: str,
+    parameters: Mapping[str, Any],
+    train: Features,
+    use: ViewUse,
+    cv: int | None,
+    budget_s: float | None,
+    seed: int,
+) -> _Fitted:
+    if set(parameters) - {"class_weight"}:
+        raise HeadError(f"{head} chooses its settings itself; it takes class_weight alone")
+    auto = head == "auto"
+    if not auto:
+        _refuse(budget_s=budget_s, only="auto")
+    tuning = Tuning(train, use, class_weight=parameters.get("class_weight"), folds=cv, seed=seed)
+    budget = (BUDGET_S if budget_s is None else budget_s) if auto else None
+    estimator, selection = select(tuning, list(FAMILIES) if auto else [head], train.samples.classes, budget)
+    return _Fitted(estimator, selection.chosen.head, selection=selection)
+
+
+def _make(head: str | BaseEstimator, parameters: Mapping[str, Any], scaling: str | None) -> BaseEstimator:
     if not isinstance(head, str) and parameters:
         raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
     estimator = heads.make_head(head, parameters) if isinstance(head, str) else head
-    heads.fit_estimator(estimator, train.flatten())
-    return estimator, []
+    return heads.with_scaling(estimator, scaling) if scaling else estimator
+
+
+def _fit_any(
+    estimator: BaseEstimator,
+    head: str | BaseEstimator,
+    train: Features,
+    use: ViewUse,
+    cv: int | None,
+    calibrate: bool,
+    seed: int,
+) -> _Fitted:
+    name = head if isinstance(head, str) else type(head).__name__
+    selection = None
+    if cv:
+        started = time.perf_counter()
+        rows, predicted, probabilities = cross_validate(estimator, train, use, cv, seed)
+        found = evaluate(train.y[rows], predicted, train.samples.classes, probabilities)
+        selection = Selection((Entrant(name, "", found, time.perf_counter() - started, 1.0),), len(rows), cv)
+    if calibrate and not hasattr(estimator, "predict_proba"):
+        estimator = calibrated(estimator, train, use, cv or 5, seed)
+    else:
+        heads.fit_estimator(estimator, train.flatten(use))
+    return _Fitted(estimator, name, selection=selection)
 
 
 def _save(

@@ -20,6 +20,9 @@ _TRUSTED = (
     "sklearn.tree._tree.Tree",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "featcache.linear.LinearHead",
 )
 _TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
 
@@ -95,9 +98,9 @@ def _check(estimator: Any) -> None:
     _check_classes(np.asarray(estimator.classes_))
     _require(isinstance(estimator.n_features_in_, int), "its number of features is none")
     for part in _parts(estimator):
-        if isinstance(part, (SVC, NuSVC)):
+        if isinstance(part, (SVC, NuSVC)) and hasattr(part, "support_vectors_"):  # a template is not fitted
             _check_svc(part)
-        elif isinstance(part, KNeighborsClassifier):
+        elif isinstance(part, KNeighborsClassifier) and hasattr(part, "_fit_X"):
             _check_neighbours(part)
         elif isinstance(part, Tree):
             name = type(estimator).__name__

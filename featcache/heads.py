@@ -70,16 +70,31 @@ def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEst
     return estimator
 
 
+def with_scaling(estimator: BaseEstimator, scaling: str) -> BaseEstimator:
+    """A pipeline that first gives each feature mean 0 and variance 1 ("standard"), or each image length 1 ("l2")."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer, StandardScaler
+
+    return make_pipeline({"standard": StandardScaler, "l2": Normalizer}[scaling](), estimator)
+
+
 def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
-    """Fit on all views, an image counting once where the estimator takes sample weights."""
-    weights = {}
-    if "sample_weight" in inspect.signature(estimator.fit).parameters:
-        weights["sample_weight"] = features.weights
+    """Fit on all rows, an image counting once where the estimator takes sample weights. Raises HeadError."""
+    name = _weight_parameter(estimator)
     x = features.x if isinstance(estimator, LinearHead) else np.asarray(features.x, dtype=np.float32)
     try:
-        estimator.fit(x, features.y, **weights)
+        estimator.fit(x, features.y, **({name: features.weights} if name else {}))
     except (ValueError, TypeError, MemoryError) as error:
         raise HeadError(f"{type(estimator).__name__} could not be fitted: {error}") from error
+
+
+def _weight_parameter(estimator: BaseEstimator) -> str | None:
+    """What `fit` calls the sample weights."""
+    steps = getattr(estimator, "steps", None)
+    if steps:  # of a pipeline, whose last step learns
+        inner = _weight_parameter(steps[-1][1])
+        return inner and f"{steps[-1][0]}__{inner}"
+    return "sample_weight" if "sample_weight" in inspect.signature(estimator.fit).parameters else None
 
 
 def predict(estimator: BaseEstimator, x: NDArray[Any] | Rows) -> NDArray[np.int64]:
@@ -88,7 +103,7 @@ def predict(estimator: BaseEstimator, x: NDArray[Any] | Rows) -> NDArray[np.int6
         return np.concatenate([np.asarray(estimator.predict(block), dtype=np.int64) for block in _blocks(x)])
 
 
-def probabilities(estimator: BaseEstimator, x: NDArray[Any], n_classes: int) -> NDArray[np.float64] | None:
+def probabilities(estimator: BaseEstimator, x: NDArray[Any] | Rows, n_classes: int) -> NDArray[np.float64] | None:
     """Probabilities, shape (n, c), 0 for a class that the training data lacked; None where it has none.
 
     Raises HeadError.
@@ -98,7 +113,7 @@ def probabilities(estimator: BaseEstimator, x: NDArray[Any], n_classes: int) -> 
     with _predicting(estimator):
         found = np.concatenate([np.asarray(estimator.predict_proba(block), dtype=np.float64) for block in _blocks(x)])
         full = np.zeros((len(found), n_classes))
-        full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found
+        full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found / found.sum(axis=1, keepdims=True)  # of float32
         return full
 
 

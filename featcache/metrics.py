@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featcache.calibration import expected_calibration_error
 
 _Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
@@ -31,9 +34,12 @@ def confusion_matrix(y: NDArray[np.int64], predicted: NDArray[np.int64], n_class
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on n images with its 95 % Wilson interval, per-class recall and the confusion matrix.
+    """How good predictions for n images are: accuracy with its 95 % Wilson interval, and per class.
 
-    `recall` has None for a class without images in this split.
+    balanced_accuracy, macro_f1 : means over the classes that have images. recall, precision : None for a class
+    without images, or without predictions. top5 : share of images with the true class among the five most probable.
+    log_loss : mean, in nats. calibration_error : see `expected_calibration_error`. The last three need probabilities;
+    top5 needs more than five classes, too.
     """
 
     accuracy: float
@@ -41,52 +47,110 @@ class Accuracy:
     accuracy_high: float
     n: int
     classes: tuple[str, ...]
+    balanced_accuracy: float
+    macro_f1: float
     recall: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
+    top5: float | None = None
+    log_loss: float | None = None
+    calibration_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {
-            "accuracy": self.accuracy,
-            "accuracy_low": self.accuracy_low,
-            "accuracy_high": self.accuracy_high,
-            "n": self.n,
-            "classes": list(self.classes),
-            "recall": list(self.recall),
-            "confusion": [list(row) for row in self.confusion],
-        }
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        lists = {name: list(fields[name]) for name in ("classes", "recall", "precision")}
+        return {**fields, **lists, "confusion": [list(row) for row in self.confusion]}
 
     def __str__(self) -> str:
         return f"{self.accuracy:.4f} (95 % interval {self.accuracy_low:.4f} to {self.accuracy_high:.4f}, n = {self.n})"
 
 
-def evaluate(y: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]) -> Accuracy:
-    """Compare predictions with labels; both shape (n,), int64, indices into `classes`."""
+def evaluate(
+    y: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    classes: tuple[str, ...],
+    probabilities: NDArray[np.float64] | None = None,
+) -> Accuracy:
+    """Compare predictions with labels; both shape (n,), int64, indices into `classes`.
+
+    probabilities : of the classes, shape (n, c).
+    """
     confusion = confusion_matrix(y, predicted, len(classes))
     correct, n = int(np.trace(confusion)), len(y)
-    totals = confusion.sum(axis=1)
+    totals, guesses, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
     low, high = wilson_interval(correct, n)
+    there = totals > 0
+    f1 = 2 * hits / np.maximum(totals + guesses, 1)
     return Accuracy(
-        correct / n if n else 0.0,
-        low,
-        high,
-        n,
-        classes,
-        tuple(float(hit / total) if total else None for hit, total in zip(np.diag(confusion), totals, strict=True)),
-        tuple(tuple(int(count) for count in row) for row in confusion),
+        accuracy=correct / n if n else 0.0,
+        accuracy_low=low,
+        accuracy_high=high,
+        n=n,
+        classes=classes,
+        balanced_accuracy=float((hits[there] / totals[there]).mean()) if n else 0.0,
+        macro_f1=float(f1[there].mean()) if n else 0.0,
+        recall=_shares(hits, totals),
+        precision=_shares(hits, guesses),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        **(_of_probabilities(y, probabilities) if probabilities is not None and n else {}),
     )
 
 
+def _shares(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> tuple[float | None, ...]:
+    return tuple(float(hit / total) if total else None for hit, total in zip(hits, totals, strict=True))
+
+
+def _of_probabilities(y: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float | None]:
+    from sklearn.metrics import log_loss, top_k_accuracy_score  # a second, which `info` does not wait for
+
+    labels = np.arange(probabilities.shape[1])
+    many = len(labels) > 5
+    return {
+        "top5": float(top_k_accuracy_score(y, probabilities, k=5, labels=labels)) if many else None,
+        "log_loss": float(log_loss(y, probabilities, labels=labels)),
+        "calibration_error": expected_calibration_error(probabilities, y),
+    }
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two classifiers on the same n images: how many only the first, only the second got right.
+
+    p : of the exact two-sided McNemar test, the chance of so uneven a split were both equally good.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    p: float
+
+
+def paired_test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedTest:
+    """McNemar's test (1947), exact. first, second : shape (n,), whether each classifier was right."""
+    from scipy.special import bdtr
+
+    a, b = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    p = min(1.0, 2 * float(bdtr(min(a, b), a + b, 0.5))) if a + b else 1.0
+    return PairedTest(len(first), a, b, p)
+
+
 def describe(accuracy: Accuracy, most: int = 20) -> str:
-    """Accuracy, recall of each class and the confusion matrix as text; the worst `most` classes of many."""
-    width = max(map(len, accuracy.classes))
+    """The figures and the confusion matrix as text; the worst `most` classes of many."""
+    width = max(5, *map(len, accuracy.classes))
     few = len(accuracy.classes) <= most
     recall = [(value, row) for row, value in enumerate(accuracy.recall) if value is not None]
     rows = range(len(accuracy.classes)) if few else [row for _, row in sorted(recall)[:most]]
-    lines = [f"accuracy {accuracy}", "recall by class" if few else f"recall, the {most} worst classes"]
+    lines = [f"accuracy {accuracy}", _others(accuracy)]
+    lines += [f"{'class' if few else f'the {most} worst classes':{width + 2}}  recall  precision"]
     for row in rows:
-        value, total = accuracy.recall[row], sum(accuracy.confusion[row])
-        share = "no images" if value is None else f"{value:.4f}  ({accuracy.confusion[row][row]} of {total})"
+        value, precision, total = accuracy.recall[row], accuracy.precision[row], sum(accuracy.confusion[row])
+        share = (
+            "no images"
+            if value is None
+            else f"{value:.4f}  {'none  ' if precision is None else f'{precision:.4f}'}     "
+            f"({accuracy.confusion[row][row]} of {total})"
+        )
         lines.append(f"  {accuracy.classes[row]:{width}}  {share}")
     if few:
         cell = max(width, len(str(accuracy.n)))
@@ -95,3 +159,14 @@ def describe(accuracy: Accuracy, most: int = 20) -> str:
         for name, counts in zip(accuracy.classes, accuracy.confusion, strict=True):
             lines.append(f"  {name:{width}}" + "".join(f"  {count:>{cell}}" for count in counts))
     return "\n".join(lines)
+
+
+def _others(accuracy: Accuracy) -> str:
+    figures = {
+        "balanced": accuracy.balanced_accuracy,
+        "macro F1": accuracy.macro_f1,
+        "top 5": accuracy.top5,
+        "log-loss": accuracy.log_loss,
+        "calibration error": accuracy.calibration_error,
+    }
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)

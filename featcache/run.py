@@ -25,6 +25,8 @@ from featcache.loader import ViewLoader
 from featcache.manifest import Manifest
 from featcache.metrics import Accuracy, evaluate
 from featcache.network import Network
+from featcache.predictions import FILE as PREDICTIONS
+from featcache.predictions import write_predictions
 from featcache.report import Stopwatch
 from featcache.rng import epoch_order
 from featcache.spec import PENULTIMATE, ExtractSpec
@@ -194,3 +196,13 @@ class Run:
             metrics=self.best_accuracy().to_dict(),
         )
         card.write(self.out, weights)
+        self._save_predictions()
+
+    def _save_predictions(self) -> None:
+        """Of the val images that the best epoch could read; a file that came or went meanwhile leaves none."""
+        samples, best = self.manifest.samples, self.training.best_val
+        rows = np.array([row for row in samples.rows("val") if row not in self.loader.skipped], dtype=np.int64)
+        if best is not None and np.array_equal(samples.labels[rows], best.labels.numpy()):
+            write_predictions(self.out, samples.take(rows), best.predicted.numpy(), None)
+        else:
+            (self.out / PREDICTIONS).unlink(missing_ok=True)

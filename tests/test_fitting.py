@@ -94,7 +94,9 @@ def test_without_a_test_split_none_is_reported(cache: FeatureCache) -> None:
 
 def test_the_text_names_head_accuracy_test_and_folder(mislabelled: FeatureCache, tmp_path: Path) -> None:
     lines = str(fit_head(mislabelled, tmp_path / "head")).splitlines()
-    assert lines[:2] == ["head linear, val:", f"accuracy {fit_head(mislabelled).accuracy}"]
+    assert lines[0] == "5-fold cross-validation, 13 training images:"
+    start = lines.index("head linear, val:")
+    assert lines[start + 1] == f"accuracy {fit_head(mislabelled).accuracy}"
     assert lines[lines.index("test:") + 1].startswith("accuracy 0.5000 (95 % interval")
     assert lines[-1] == f"saved in {tmp_path / 'head'}"
 
@@ -200,9 +202,9 @@ def test_a_folder_that_cannot_hold_a_model_is_refused_before_the_work(cache: Fea
 def test_a_saved_head_is_replaced_by_the_next_one(cache: FeatureCache, tmp_path: Path) -> None:
     out = tmp_path / "head"
     fit_head(cache, out)
-    fit_head(cache, out, head="centroid")
+    fit_head(cache, out, head="svm")
     card = ModelCard.read(out)
-    assert (card.head, card.file) == ("centroid", "head.skops")
+    assert (card.head, card.file) == ("svm", "head.skops")
 
 
 def test_a_classifier_that_cannot_be_saved_is_refused_and_leaves_no_model(cache: FeatureCache, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from featcache.metrics import confusion_matrix, evaluate, wilson_interval
+from featcache.metrics import confusion_matrix, evaluate, paired_test, wilson_interval
 
 COUNTS = st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
@@ -61,6 +61,40 @@ def test_confusion_accuracy_and_recall_are_those_of_sklearn(pairs: list[tuple[in
     assert (result.n, result.classes) == (len(y), CLASSES)
 
 
+@settings(deadline=None)
+@given(PAIRS)
+def test_balanced_accuracy_f1_and_precision_are_those_of_sklearn(pairs: list[tuple[int, int]]) -> None:
+    y, predicted = np.array(pairs, dtype=np.int64).T
+    result = evaluate(y, predicted, CLASSES)
+    there = np.unique(y)
+    recall = recall_score(y, predicted, labels=there, average="macro", zero_division=0)
+    assert result.balanced_accuracy == pytest.approx(recall)
+    assert result.macro_f1 == pytest.approx(f1_score(y, predicted, labels=there, average="macro", zero_division=0))
+    precision = precision_score(y, predicted, labels=range(4), average=None, zero_division=np.nan)
+    assert result.precision == pytest.approx([None if np.isnan(value) else value for value in precision])
+
+
+def test_figures_of_probabilities() -> None:
+    """Six classes; the true one is first, second, sixth."""
+    shares = np.array([[0.5, 0.1, 0.1, 0.1, 0.1, 0.1], [0.6, 0.4, 0, 0, 0, 0], [0.3, 0.2, 0.2, 0.15, 0.1, 0.05]])
+    y = np.array([0, 1, 5])
+    result = evaluate(y, shares.argmax(1), tuple("abcdef"), shares)
+    assert result.top5 == pytest.approx(2 / 3)
+    assert result.log_loss == pytest.approx(-np.log([0.5, 0.4, 0.05]).mean())
+    assert result.calibration_error == pytest.approx((0.5 + 0.6 + 0.3) / 3)  # bins of their own: right, wrong, wrong
+    assert evaluate(y, shares.argmax(1), tuple("abcde") + ("f",)).log_loss is None
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 20))
+def test_the_paired_test_is_the_sign_test_of_the_images_that_one_alone_gets_right(a: int, b: int, both: int) -> None:
+    first = np.array([True] * (a + both) + [False] * (b + 3))
+    second = np.array([False] * a + [True] * (both + b) + [False] * 3)
+    found = paired_test(first, second)
+    assert (found.n, found.only_first, found.only_second) == (a + b + both + 3, a, b)
+    assert found.p == pytest.approx(binomtest(a, a + b).pvalue if a + b else 1.0)
+
+
 def test_rows_are_true_and_columns_predicted() -> None:
     assert confusion_matrix(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), 2).tolist() == [[1, 2], [0, 1]]
 
@@ -75,7 +109,13 @@ def test_to_dict_is_json_and_a_class_without_images_has_no_recall() -> None:
         "accuracy_high": result.accuracy_high,
         "n": 4,
         "classes": ["ants", "bees", "wasps"],
+        "balanced_accuracy": pytest.approx(5 / 6),
+        "macro_f1": pytest.approx((0.8 + 1) / 2),
         "recall": [pytest.approx(2 / 3), 1.0, None],
+        "precision": [1.0, 1.0, 0.0],
+        "top5": None,
+        "log_loss": None,
+        "calibration_error": None,
         "confusion": [[2, 0, 1], [0, 1, 0], [0, 0, 0]],
     }
     assert str(result) == "0.7500 (95 % interval 0.3006 to 0.9544, n = 4)"

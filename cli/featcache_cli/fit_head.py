@@ -27,9 +27,16 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.command()
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
-@click.option("--head", default="linear", show_default=True, help="linear, sgd, logreg, svm, knn, ridge, lda, "
-              "centroid, forest, or a dotted path such as sklearn.naive_bayes.GaussianNB.")  # fmt: skip
+@click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn choose their own "
+              "settings; auto keeps the best of them; sgd, logreg, svm, forest, or a dotted path such as "
+              "sklearn.naive_bayes.GaussianNB.")  # fmt: skip
 @click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
+@click.option("--use-views", type=click.Choice(["all", "mean", "clean", "cycle"]), help="Train on all views of an "
+              "image, their mean, the clean one, one an epoch. [default: all; of sgd: cycle]")  # fmt: skip
+@click.option("--cv", type=click.IntRange(2), help="Folds of the cross-validation within train.")
+@click.option("--budget", "budget_s", type=options.Duration(), help="Of auto: 30s, 2m. [default: 10s]")
+@click.option("--scaling", type=click.Choice(["standard", "l2"]), help="Scale features, or images to length 1, first.")
+@click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
 @options.seed_option
 @options.as_json

@@ -14,7 +14,20 @@ from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError
 from featcache_cli.options import StoppedError
 
-COMMANDS = ("demo", "extract", "info", "verify", "update", "diff", "fit-head", "finetune", "predict", "benchmark")
+COMMANDS = (
+    "demo",
+    "extract",
+    "info",
+    "verify",
+    "update",
+    "diff",
+    "fit-head",
+    "compare-heads",
+    "curve",
+    "finetune",
+    "predict",
+    "benchmark",
+)
 
 
 class _Commands(click.Group):

@@ -22,14 +22,15 @@ def got(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
     lines = done("fit-head", cache, "-o", tmp_path / "head").splitlines()
-    assert lines[:7] == [
-        "head linear, val:",
-        "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)",
-        "recall by class",
-        "  ants  1.0000  (3 of 3)",
-        "  bees  1.0000  (2 of 2)",
+    start = lines.index("head linear, val:")
+    assert lines[0] == "5-fold cross-validation, 13 training images:"
+    assert lines[start + 1] == "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)"
+    assert lines[start + 3 : start + 8] == [
+        "class    recall  precision",
+        "  ants   1.0000  1.0000     (3 of 3)",
+        "  bees   1.0000  1.0000     (2 of 2)",
         "confusion (row: true class, column: predicted)",
-        "        ants  bees",
+        "          ants   bees",
     ]
     assert lines[-1] == f"saved in {tmp_path / 'head'}"
     card = json.loads((tmp_path / "head" / "model.json").read_text())
@@ -38,6 +39,7 @@ def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
         "head.safetensors",
         "model.json",
         "run.json",
+        "val.csv",
     ]
 
 
@@ -93,9 +95,11 @@ def test_a_parameter_arrives_as_the_literal_that_it_is(text: str, value: object,
 
 def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     done("fit-head", "c.h5", "-o", "head", "--head", "knn", "-p", "n_neighbors=3", "-p", "metric=euclidean",
-         "--layer", "layer3", "--seed", 5)  # fmt: skip
+         "--layer", "layer3", "--seed", 5, "--use-views", "mean", "--cv", 4, "--budget", "2m",
+         "--scaling", "l2", "--calibrate")  # fmt: skip
     assert callable(got.pop("on_epoch"))
     assert got == {"cache": "c.h5", "out": "head", "head": "knn", "layer": "layer3", "seed": 5,
+                   "use_views": "mean", "cv": 4, "budget_s": 120.0, "scaling": "l2", "calibrate": True,
                    "parameters": {"n_neighbors": 3, "metric": "euclidean"}}  # fmt: skip
 
 
@@ -112,7 +116,7 @@ def test_a_parameter_changes_the_head(cache: Path) -> None:
         (("--head", "linaer"), "there is no head 'linaer'. Use linear, logreg, svm, "),
         (("--head", "sklearn.svm.SVR"), "sklearn.svm.SVR is not a scikit-learn classifier"),
         (("--head", "os.path.join"), "os.path.join is not a scikit-learn classifier"),
-        (("-p", "c=1"), "linear has no parameter 'c'; it has C, max_iter, tol"),
+        (("-p", "c=1"), "linear has no parameter 'c'; it has C, class_weight, max_iter, tol"),
         (("-p", "C=0"), "LinearHead could not be fitted: C must be greater than 0; got 0"),
         (("-p", "C=big"), "LinearHead could not be fitted: "),
         (("--head", "logreg", "-p", "C=-1"), "LogisticRegression could not be fitted: The 'C' parameter "),

@@ -1,0 +1,141 @@
+"""`select`: several tuned heads compared on the same left-out images, and the best of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from featcache.errors import HeadError
+from featcache.families import FAMILIES, Tuned, Tuning
+from featcache.metrics import Accuracy, evaluate, paired_test
+from featcache.selection import Trial
+
+_NOISE = 0.05
+
+
+class Entrant(NamedTuple):
+    """One head on the left-out images. p : of McNemar's test against the chosen head."""
+
+    head: str
+    setting: str
+    accuracy: Accuracy
+    seconds: float
+    p: float
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What cross-validation says.
+
+    entrants : best first. images : left out in turn. folds : how often the rest was trained on; 1 for a held-out part.
+    temperature : that the chosen head's logits were divided by. missed : heads that the budget left out.
+    """
+
+    entrants: tuple[Entrant, ...]
+    images: int
+    folds: int
+    temperature: float | None = None
+    missed: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> Entrant:
+        """The one with the highest accuracy; of equals, with the lowest log-loss."""
+        return self.entrants[0]
+
+    def __str__(self) -> str:
+        how = f"{self.folds}-fold cross-validation" if self.folds > 1 else "a part of train held out"
+        lines = [f"{how}, {self.images} training images:"]
+        heads = [f"{one.head} {one.setting}".strip() for one in self.entrants]
+        width = max(4, *map(len, heads))
+        lines.append(f"  {'head':{width}}  accuracy  95 % interval     log-loss  seconds")
+        for name, one in zip(heads, self.entrants, strict=True):
+            found = one.accuracy
+            loss = "none    " if found.log_loss is None else f"{found.log_loss:.4f}  "
+            interval = f"{found.accuracy_low:.4f} to {found.accuracy_high:.4f}"
+            lines.append(f"  {name:{width}}  {found.accuracy:.4f}    {interval}  {loss}  {one.seconds:.2f}")
+        alike = [one.head for one in self.entrants[1:] if one.p >= _NOISE]
+        if alike:
+            lines.append(f"{self.chosen.head} and {', '.join(alike)} differ by no more than noise (McNemar p >= 0.05)")
+        lines += [f"{name} was left out: the budget was spent" for name in self.missed]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "folds": self.folds,
+            "images": self.images,
+            "temperature": self.temperature,
+            "entrants": [
+                {
+                    "head": one.head,
+                    "setting": one.setting,
+                    "seconds": one.seconds,
+                    "p": one.p,
+                    **one.accuracy.to_dict(),
+                    "trials": [trial._asdict() for trial in one.trials],
+                }
+                for one in self.entrants
+            ],
+            "missed": list(self.missed),
+        }
+
+
+def select(
+    tuning: Tuning, names: Sequence[str], class_names: tuple[str, ...], budget_s: float | None = None
+) -> tuple[BaseEstimator, Selection]:
+    """Tune each of FAMILIES that is named, till the budget is spent, and keep the best.
+
+    Parameters
+    ----------
+    budget_s : seconds from now; the first head ends its path early then, others are left out.
+
+    Raises
+    ------
+    HeadError : nothing came of any within the budget.
+    """
+    end = time.perf_counter() + (float("inf") if budget_s is None else budget_s)
+    found: dict[str, tuple[Tuned, float]] = {}
+    missed = []
+    for name in names:
+        started = time.perf_counter()
+        tuned = FAMILIES[name](tuning, lambda: time.perf_counter() > end) if started < end else None
+        if tuned is None:
+            missed.append(name)
+        else:
+            found[name] = tuned, time.perf_counter() - started
+    if not found:
+        raise HeadError(f"a budget of {budget_s:g} s is too short for {', '.join(names)}")
+    rows = tuning.left_out.rows
+    y = tuning.classes[tuning.left_out.labels[rows]]
+    judged = {name: _judge(tuned, y, tuning.classes, class_names) for name, (tuned, _) in found.items()}
+    order = sorted(judged, key=lambda name: (-judged[name][0].accuracy, judged[name][0].log_loss))
+    best, _ = found[order[0]]
+    right = {name: predicted == y for name, (_, predicted) in judged.items()}
+    entrants = tuple(
+        Entrant(
+            name,
+            found[name][0].setting,
+            judged[name][0],
+            found[name][1],
+            paired_test(right[order[0]], right[name]).p,
+            found[name][0].trials,
+        )
+        for name in order
+    )
+    return best.estimator, Selection(entrants, len(rows), tuning.problems.k - 1, best.temperature, tuple(missed))
+
+
+def _judge(
+    tuned: Tuned, y: NDArray[np.int64], classes: NDArray[np.int64], names: tuple[str, ...]
+) -> tuple[Accuracy, NDArray[np.int64]]:
+    predicted = classes[tuned.probabilities.argmax(axis=1)]
+    full = np.zeros((len(y), len(names)))
+    full[:, classes] = tuned.probabilities
+    return evaluate(y, predicted, names, full), predicted

@@ -1,0 +1,123 @@
+"""Linear classifiers that have a closed form: ridge, linear discriminant analysis, nearest centroid.
+
+One pass gathers moments by fold; a problem's moments are those of all folds but its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.blocks import Centred
+from featcache.selection import Weights
+
+
+class Moments(NamedTuple):
+    """Of weighted rows: counts (c,), sums (c, d) by class, sums of rows of length 1 (c, d), squares (d, d)."""
+
+    counts: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
+def gather(
+    x: Centred, labels: NDArray[np.int64], weight: NDArray[np.float64], fold: NDArray[np.int64], k: int, classes: int
+) -> list[Moments]:
+    """The moments of k problems, see `featcache.softmax.Problems`; x are the rows less the mean of all."""
+    d = len(x.mean)
+    parts = [
+        Moments(*(np.zeros(shape) for shape in ((classes,), (classes, d), (classes, d), (d, d)))) for _ in range(k)
+    ]
+    for rows, block in x:
+        for number in np.unique(fold[rows]):
+            here = np.flatnonzero(fold[rows] == number)
+            some, w = block[here], weight[rows][here].astype(block.dtype)
+            one_hot = (labels[rows][here] == np.arange(classes)[:, None]) * w  # (c, b)
+            part = parts[number]  # those that no problem leaves out have fold -1, the last place
+            part.counts[:] += one_hot.sum(axis=1, dtype=np.float64)
+            part.sums[:] += one_hot @ some
+            lengths = np.sqrt(np.einsum("bd,bd->b", some, some))
+            part.directions[:] += (one_hot / np.maximum(lengths, np.finfo(block.dtype).tiny)) @ some
+            some *= np.sqrt(w)[:, None]
+            part.squares[:] += some.T @ some
+    whole = Moments(*(sum(arrays) for arrays in zip(*parts, strict=True)))
+    return [Moments(*(a - b for a, b in zip(whole, part, strict=True))) for part in parts[:-1]] + [whole]
+
+
+class Spectra:
+    """The eigendecomposition of each problem's covariance, from which every strength of ridge and LDA follows.
+
+    mean : of the rows that were centred, shape (d,).
+    """
+
+    def __init__(self, moments: Sequence[Moments], mean: NDArray[Any]) -> None:
+        self._moments, self._mean = moments, mean.astype(np.float64)
+        self._parts = []
+        for part in moments:
+            total = part.counts.sum()
+            centre = part.sums.sum(axis=0) / total
+            values, vectors = np.linalg.eigh(part.squares / total - np.outer(centre, centre))
+            between = part.sums / np.maximum(part.counts, 1)[:, None] - centre  # class means less the mean, (c, d)
+            between[part.counts == 0] = 0
+            self._parts.append((part.counts / total, centre, np.maximum(values, 0), vectors, between))
+
+    @property
+    def scale(self) -> float:
+        """The mean variance of a feature."""
+        return float(self._parts[-1][2].mean())
+
+    def ridge(self, strengths: Sequence[float]) -> Iterator[Weights]:
+        """Least squares to targets of 1 for the own class and -1 for others, as scikit-learn's RidgeClassifier.
+
+        The penalty of the mean squared error is strength * scale * ||coef||^2.
+        """
+        return self._path(strengths, _ridge)
+
+    def lda(self, strengths: Sequence[float]) -> Iterator[Weights]:
+        """Linear discriminant analysis; strength * scale is added to the variance within the classes."""
+        return self._path(strengths, _discriminant)
+
+    def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[Weights]:
+        rotated = [between @ vectors for _, _, _, vectors, between in self._parts]
+        for strength in strengths:
+            layers = []
+            for (shares, centre, values, vectors, between), inside in zip(self._parts, rotated, strict=True):
+                whitened = (inside / (values + strength * self.scale)) @ vectors.T  # (covariance + ridge)^-1 of means
+                coef, offset = solve(shares, between, whitened)
+                layers.append(_layer(coef, offset - coef @ (centre + self._mean)))
+            yield Weights(strength, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+
+
+def _ridge(
+    shares: NDArray[np.float64], _between: NDArray[np.float64], whitened: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    coef: NDArray[np.float64] = 2 * shares[:, None] * whitened
+    return coef, 2 * shares - 1
+
+
+def _discriminant(
+    shares: NDArray[np.float64], between: NDArray[np.float64], whitened: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The covariance within the classes is the whole one less that of their means, of rank c - 1 (Woodbury)."""
+    spread = between @ whitened.T
+    coef = np.asarray(np.linalg.solve(np.eye(len(shares)) - spread * shares, whitened), np.float64)
+    return coef, np.log(np.maximum(shares, 1e-9)) - np.einsum("cd,cd->c", coef, between) / 2
+
+
+def centroids(moments: Sequence[Moments], mean: NDArray[Any]) -> Iterator[Weights]:
+    """The cosine between a row less the mean of all and each class's mean direction: a path of one."""
+    layers = []
+    for part in moments:
+        lengths = np.linalg.norm(part.directions, axis=1, keepdims=True)
+        coef = part.directions / np.maximum(lengths, np.finfo(float).tiny)
+        layers.append(_layer(coef, -coef @ mean.astype(np.float64)))
+    yield Weights(0.0, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+
+
+def _layer(coef: NDArray[np.float64], offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One logit for two classes."""
+    return (coef[1:] - coef[:1], offset[1:] - offset[:1]) if len(coef) == 2 else (coef, offset)

@@ -1,0 +1,171 @@
+"""What more labels, or more views, would bring: accuracy and seconds of heads on parts of one cache."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.auto import select
+from featcache.cache import FeatureCache
+from featcache.errors import CacheIncompleteError, HeadError
+from featcache.families import Tuning
+from featcache.features import Features
+from featcache.fitting import evaluate_head
+from featcache.metrics import wilson_interval
+from featcache.rng import content_order
+from featcache.spec import PENULTIMATE
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+_LEAST = 2  # images of a class: one to train on, one to choose the strength by
+Progress = Callable[[str, int, int], None]
+
+
+class Point(NamedTuple):
+    """One place on a curve: the median of its repeats.
+
+    share : of the labels. images : trained on. views : K. accuracies : on val, one a repeat. seconds : median, to tune
+    and fit one head. interval : 95 % Wilson interval of the median accuracy.
+    """
+
+    share: float
+    images: int
+    views: int
+    accuracies: tuple[float, ...]
+    seconds: float
+    interval: tuple[float, float]
+
+    @property
+    def accuracy(self) -> float:
+        """The median."""
+        return float(np.median(self.accuracies))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Val accuracy of one head against "labels" or "views". n : val images."""
+
+    over: Literal["labels", "views"]
+    head: str
+    points: tuple[Point, ...]
+    n: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.head}, val accuracy (n = {self.n}) against {self.over}",
+            "  labels  images  views  accuracy  lowest  highest  95 % interval     seconds",
+        ]
+        for point in self.points:
+            low, high = point.interval
+            lines.append(
+                f"  {point.share:5.0%}  {point.images:7}  {point.views:5}  {point.accuracy:8.4f}  "
+                f"{min(point.accuracies):.4f}  {max(point.accuracies):.4f}   {low:.4f} to {high:.4f}  "
+                f"{point.seconds:.2f}"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        points = [{**point._asdict(), "accuracy": point.accuracy} for point in self.points]
+        return {"over": self.over, "head": self.head, "n": self.n, "points": points}
+
+
+def label_curve(
+    cache: str | os.PathLike[str] | FeatureCache,
+    *,
+    head: str = "linear",
+    shares: Sequence[float] = SHARES,
+    repeats: int = 5,
+    layer: str = PENULTIMATE,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Curve:
+    """Fit the head to shares of the training labels, `repeats` times each with others drawn, and judge it on val.
+
+    Of each class at least two images are drawn, where it has them; shares that come to the same number of images are
+    one point.
+
+    Parameters
+    ----------
+    head : one of `featcache.families.FAMILIES`.
+
+    Raises
+    ------
+    CacheError, HeadError
+    """
+    train, val = _features(cache, layer)
+    points = []
+    for place, share in enumerate(shares):
+        if points and len(draw(train, share, seed)) == points[-1].images:
+            continue
+        drawn = [draw(train, share, seed + repeat) for repeat in range(repeats if share < 1 else 1)]
+        points.append(_point(head, [_some(train, rows) for rows in drawn], val, share, seed))
+        if progress:
+            progress("labels", place + 1, len(shares))
+    return Curve("labels", head, tuple(points), len(val.samples))
+
+
+def view_curve(
+    cache: str | os.PathLike[str] | FeatureCache,
+    *,
+    head: str = "linear",
+    layer: str = PENULTIMATE,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Curve:
+    """Fit the head with 0, 1, 2, 4, 8, ... augmented views of each training image, up to all, and judge it on val.
+
+    Raises
+    ------
+    CacheError, HeadError
+    """
+    train, val = _features(cache, layer)
+    counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
+    points = []
+    for place, views in enumerate(counts):
+        points.append(_point(head, [train.first(views)], val, 1.0, seed))
+        if progress:
+            progress("views", place + 1, len(counts))
+    return Curve("views", head, tuple(points), len(val.samples))
+
+
+def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
+    """Rows of a share of each class, ascending: those that come first in an order drawn by content."""
+    if not 0 < share <= 1:
+        raise HeadError(f"a share of the labels lies above 0 and up to 1; got {share:g}")
+    order = content_order(train.samples.sha256, seed, "labels")
+    rows = []
+    for label in np.unique(train.y):
+        members = order[train.y[order] == label]
+        rows.append(members[: max(_LEAST, round(share * len(members)))])
+    return np.sort(np.concatenate(rows))
+
+
+def _features(cache: str | os.PathLike[str] | FeatureCache, layer: str) -> tuple[Features, Features]:
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    train, val = cache.features("train", layer), cache.features("val", layer)
+    for split, features in (("train", train), ("val", val)):
+        if not len(features.samples):
+            raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
+    return train, val
+
+
+def _some(features: Features, rows: NDArray[np.int64]) -> Features:
+    return Features(np.asarray(features.x[rows]), features.samples.take(rows))
+
+
+def _point(head: str, draws: Sequence[Features], val: Features, share: float, seed: int) -> Point:
+    accuracies, seconds = [], []
+    for train in draws:
+        started = time.perf_counter()
+        estimator, _ = select(Tuning(train, seed=seed), [head], train.samples.classes)
+        seconds.append(time.perf_counter() - started)
+        accuracies.append(evaluate_head(estimator, val).accuracy)
+    n, median = len(val.samples), float(np.median(accuracies))
+    interval = wilson_interval(round(median * n), n)
+    return Point(share, len(draws[0].samples), draws[0].views, tuple(accuracies), float(np.median(seconds)), interval)

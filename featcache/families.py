@@ -1,0 +1,170 @@
+"""`Tuning`: heads that choose their own settings, each judged on the same left-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.base import BaseEstimator
+from sklearn.metrics import log_loss
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.class_weight import compute_class_weight
+
+from featcache.blocks import Centred
+from featcache.closed import Moments, Spectra, centroids, gather
+from featcache.errors import HeadError
+from featcache.features import Features, ViewUse
+from featcache.folds import NEVER, assign_folds
+from featcache.neighbours import votes
+from featcache.selection import LeftOut, Trial, Weights, choose
+from featcache.softmax import Problems, solve_path
+from featcache.spectrum import Spectrum
+
+STRENGTHS = tuple(np.logspace(4, -6, 16).tolist())  # of a penalty, in shares of a feature's mean variance
+_FOLDS, _MOST = 5, 1_000_000  # where images times classes are more, a fifth is held out once
+_TOL, _MAX_ITER = 1e-5, 1000
+
+Stop = Callable[[], bool]
+
+
+class Tuned(NamedTuple):
+    """A head with the setting that left-out images prefer.
+
+    setting : as text, "C=0.2". trials : of all settings. probabilities : of the left-out images, shape (m, c).
+    temperature : what the head's logits were divided by, if they were.
+    """
+
+    estimator: BaseEstimator
+    setting: str
+    trials: tuple[Trial, ...]
+    probabilities: NDArray[np.float64]
+    temperature: float | None = None
+
+
+class Tuning:
+    """Training features in the form that the families share; what several of them need is worked out once.
+
+    Parameters
+    ----------
+    features : of train. use : the views to train on. class_weight : see `LinearHead`. folds : None takes 5, or holds
+    a fifth out once where images times classes are more than a million. seed : of the folds.
+
+    Attributes
+    ----------
+    classes : labels in the training data, ascending. left_out : the clean views that heads are judged on.
+
+    Raises
+    ------
+    HeadError : one class, or features that are not finite.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        use: ViewUse = "all",
+        *,
+        class_weight: Any = None,
+        folds: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.classes, labels = np.unique(features.y, return_inverse=True)
+        if len(self.classes) < 2:
+            only = features.samples.classes[self.classes[0]]
+            raise HeadError(f"a head needs two classes or more, and all training images are {only}")
+        k = 1 + (folds or _FOLDS)
+        fold = assign_folds(labels, features.samples.sha256, k - 1, seed)
+        if folds is None and len(labels) * len(self.classes) > _MOST:
+            fold, k = np.where(fold == 0, 0, NEVER), 2
+        if np.all(fold == NEVER):
+            raise HeadError("no class has two different training images, so no head can be tuned; give -p C=1")
+        flat = features.flatten(use)
+        views = len(flat.y) // len(labels)
+        try:
+            by_class = compute_class_weight(class_weight, classes=self.classes, y=features.y)[labels]
+            weight = flat.weights * np.repeat(by_class, views)
+            rows = Centred(flat.x, weight)
+            clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
+        except ValueError as error:
+            raise HeadError(f"the head could not be fitted: {error}") from error
+        outputs = 1 if len(self.classes) == 2 else len(self.classes)
+        self.problems = Problems(rows, np.repeat(labels, views), weight, np.repeat(fold, views), k, outputs)
+        self.left_out = LeftOut(clean, labels, fold, by_class)
+        self.groups = flat.groups[::views]
+        self._features = features
+
+    @property
+    def clean(self) -> NDArray[np.float32]:
+        """The clean views, shape (n, d), in memory."""
+        return np.asarray(self._features.clean(), dtype=np.float32)
+
+    @cached_property
+    def moments(self) -> list[Moments]:
+        """Of each problem."""
+        rows, labels, weight, fold, k, _ = self.problems
+        return gather(rows, labels, weight, fold, k, len(self.classes))
+
+    @cached_property
+    def spectra(self) -> Spectra:
+        """Of each problem's covariance."""
+        return Spectra(self.moments, self.problems.x.mean)
+
+
+def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
+    """Softmax regression along the path of L2 strengths."""
+    problems = tuning.problems
+    spectrum = Spectrum.of(problems.x, problems.weight)
+    scale = max(spectrum.mean, float(np.finfo(np.float64).tiny)) * problems.weight.sum()
+    path = solve_path(problems, spectrum, [1 / (strength * scale) for strength in STRENGTHS], _TOL, _MAX_ITER)
+    return _chosen(tuning, (Weights(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
+
+
+def ridge(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
+    """Least squares, all strengths from one eigendecomposition."""
+    return _chosen(tuning, tuning.spectra.ridge(STRENGTHS), "strength={:.3g}", stop)
+
+
+def lda(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
+    """Linear discriminant analysis, all strengths of shrinkage from the same eigendecomposition."""
+    return _chosen(tuning, tuning.spectra.lda(STRENGTHS), "strength={:.3g}", stop)
+
+
+def centroid(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
+    """The nearest mean direction of a class."""
+    return _chosen(tuning, centroids(tuning.moments, tuning.problems.x.mean), "", stop)
+
+
+def _chosen(tuning: Tuning, path: Iterable[Weights], setting: str, stop: Stop) -> Tuned:
+    found = choose(path, tuning.left_out, tuning.classes, stop)
+    probabilities = softmax(found.logits / found.temperature, axis=1)
+    return Tuned(found.head, setting.format(found.strength), found.trials, probabilities, found.temperature)
+
+
+def knn(tuning: Tuning, stop: Stop = lambda: False) -> Tuned | None:
+    """The nearest clean views by cosine; each image is left out alone."""
+    x, labels = tuning.clean, tuning.left_out.labels
+    found = votes(x, labels, tuning.groups, len(tuning.classes), stop)
+    if found is None:
+        return None
+    rows, weight = tuning.left_out.rows, tuning.left_out.weight
+    trials = [
+        Trial(k, log_loss(labels[rows], shares[rows], sample_weight=weight[rows], labels=range(len(tuning.classes))),
+              float(np.average(shares[rows].argmax(axis=1) == labels[rows], weights=weight[rows])))
+        for k, shares in found.items()
+    ]  # fmt: skip
+    best = max(trials, key=lambda trial: (trial.accuracy, -trial.log_loss))
+    k = int(best.strength)
+    estimator = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(x, tuning.classes[labels])
+    return Tuned(estimator, f"k={k}", tuple(trials), found[k][rows])
+
+
+FAMILIES: Mapping[str, Callable[[Tuning, Stop], Tuned | None]] = {
+    "centroid": centroid,
+    "ridge": ridge,
+    "lda": lda,
+    "linear": linear,
+    "knn": knn,
+}

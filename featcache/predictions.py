@@ -1,0 +1,94 @@
+"""A model's predictions for the images of val, kept beside it: what two models are compared by."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.card import write_file
+from featcache.errors import HeadError
+from featcache.metrics import PairedTest, paired_test
+from featcache.samples import Samples
+
+FILE = "val.csv"
+_COLUMNS = ["image", "label", "predicted", "probability"]
+
+
+def write_predictions(
+    folder: Path, samples: Samples, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None
+) -> None:
+    """val.csv: a row an image; the probability is that of the predicted class, empty where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row, (name, label, guess) in enumerate(zip(samples.ids, samples.labels, predicted, strict=True)):
+        share = "" if probabilities is None else f"{probabilities[row, guess]:.6f}"
+        writer.writerow([name, samples.classes[label], samples.classes[guess], share])
+    write_file(folder / FILE, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+class HeadComparison(NamedTuple):
+    """Two models on the same val images; `test.p` below 0.05 says that they differ."""
+
+    first: str
+    second: str
+    right: tuple[int, int]
+    test: PairedTest
+
+    def __str__(self) -> str:
+        n, names = self.test.n, (self.first, self.second)
+        width = max(map(len, names))
+        lines = [
+            f"{name:{width}}  {right / n:.4f}  ({right} of {n} right, {alone} of them alone)"
+            for name, right, alone in zip(names, self.right, (self.test.only_first, self.test.only_second), strict=True)
+        ]
+        better = self.first if self.right[0] > self.right[1] else self.second
+        verdict = f"{better} is better" if self.test.p < 0.05 else "the difference is not distinguishable from noise"
+        return "\n".join([*lines, f"McNemar p = {self.test.p:.2g}: {verdict}"])
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "accuracy": [right / self.test.n for right in self.right],
+            **asdict(self.test),
+        }
+
+
+def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
+    """McNemar's exact test on the val predictions of two folders of `fit_head` or `finetune`.
+
+    Raises
+    ------
+    HeadError : a folder without predictions, or predictions for other images.
+    """
+    one, two = (_read(Path(folder)) for folder in (first, second))
+    if {name: label for name, (label, _) in one.items()} != {name: label for name, (label, _) in two.items()}:
+        common = len(one.keys() & two.keys())
+        raise HeadError(
+            f"{first} and {second} were evaluated on other images or labels: {len(one)} and {len(two)} val images, "
+            f"{common} in common. Fit both on caches of the same data."
+        )
+    right = [np.array([found[name][0] == found[name][1] for name in one]) for found in (one, two)]
+    return HeadComparison(
+        str(first), str(second), (int(right[0].sum()), int(right[1].sum())), paired_test(right[0], right[1])
+    )
+
+
+def _read(folder: Path) -> dict[str, tuple[str, str]]:
+    """Image -> label, predicted."""
+    path = folder / FILE
+    if not path.is_file():
+        raise HeadError(f"{folder} has no {FILE}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.reader(file))
+    if not rows or rows[0] != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows) or len(rows) < 2:
+        raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.")
+    return {name: (label, guess) for name, label, guess, _ in rows[1:]}

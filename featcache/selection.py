@@ -1,0 +1,122 @@
+"""`choose`: the member of a path of linear heads that predicts images best which it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.blocks import Centred
+from featcache.calibration import fit_temperature, mean_log_loss
+from featcache.linear import LinearHead
+
+_PATIENCE, _RISE = 2, 1e-3
+
+
+class Weights(NamedTuple):
+    """Linear layers of k problems, the last of which saw all images.
+
+    strength : of the penalty. coef : shape (k, outputs, d). intercept : (k, outputs). outputs is 1 for two classes.
+    """
+
+    strength: float
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+
+
+class Trial(NamedTuple):
+    """What one strength reached on left-out images: log-loss in nats at the temperature that suits it, accuracy."""
+
+    strength: float
+    log_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The clean views of the images that cross-validation leaves out.
+
+    x : (n, d). labels : (n,). fold : (n,), see `featcache.folds`. weight : (n,), how much each counts.
+    """
+
+    x: Centred
+    labels: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Those that some problem leaves out."""
+        return np.flatnonzero(self.fold >= 0)
+
+    def logits(self, weights: Weights) -> NDArray[np.float64]:
+        """Of `rows`, each by the problem that left it out; shape (m, c), c >= 2."""
+        k, outputs, d = weights.coef.shape
+        coef = weights.coef[:-1].reshape(-1, d)
+        intercept = weights.intercept[:-1].ravel() + coef @ self.x.mean.astype(np.float64)
+        coef = coef.astype(self.x.mean.dtype)
+        found = []
+        for rows, x in self.x:
+            here = np.flatnonzero(self.fold[rows] >= 0)
+            logits = (x @ coef.T + intercept).reshape(len(x), k - 1, outputs)
+            found.append(logits[here, self.fold[rows][here]])
+        return two_sided(np.concatenate(found))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A head with its temperature folded in, and what cross-validation says of it.
+
+    strength : of the penalty. temperature : that its logits were divided by. trials : of all strengths.
+    logits : of the left-out images, shape (m, c), before the temperature.
+    """
+
+    head: LinearHead
+    strength: float
+    temperature: float
+    trials: tuple[Trial, ...]
+    logits: NDArray[np.float64]
+
+
+def choose(
+    path: Iterable[Weights], left_out: LeftOut, classes: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
+) -> Chosen:
+    """The member with the least log-loss on left-out images, each judged at the temperature that suits it best.
+
+    A path ends early where the log-loss has risen twice since the best, or where `stop` says so.
+
+    Parameters
+    ----------
+    path : from strong to weak penalties. left_out.labels index classes, which are the labels that heads predict.
+    """
+    rows = left_out.rows
+    y, weight = left_out.labels[rows], left_out.weight[rows]
+    trials: list[Trial] = []
+    best: tuple[float, Weights, float, NDArray[np.float64]] | None = None
+    risen, temperature = 0, 1.0
+    for weights in path:
+        logits = left_out.logits(weights)
+        temperature = fit_temperature(logits, y, weight, temperature)
+        loss = mean_log_loss(logits / temperature, y, weight)
+        trials.append(Trial(weights.strength, loss, float(np.mean(logits.argmax(axis=1) == y))))
+        if best is None or loss < best[0]:
+            best, risen = (loss, weights, temperature, logits), 0
+        elif loss > best[0] * (1 + _RISE):  # where nothing is learnt yet, all losses are alike
+            risen += 1
+        if risen == _PATIENCE or stop():
+            break
+    if best is None:
+        raise AssertionError("a path has members")
+    _, weights, temperature, logits = best
+    coef, intercept = weights.coef[-1] / temperature, weights.intercept[-1] / temperature
+    head = LinearHead.from_weights(coef, intercept, classes)
+    return Chosen(head, weights.strength, temperature, tuple(trials), logits)
+
+
+def two_sided(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """(m, 1) log-odds of the second of two classes as (m, 2) logits; more columns as they are."""
+    logits = np.asarray(logits, np.float64)
+    return np.hstack([-logits / 2, logits / 2]) if logits.shape[1] == 1 else logits

@@ -1,0 +1,72 @@
+"""Any scikit-learn classifier judged on images that it was not trained on, and made to give probabilities."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+
+from featcache.errors import HeadError
+from featcache.features import Features, FlatFeatures, ViewUse
+from featcache.folds import assign_folds
+from featcache.heads import fit_estimator, predict, probabilities
+
+
+def cross_validate(
+    estimator: BaseEstimator, features: Features, use: ViewUse, folds: int, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64] | None]:
+    """Fit once for each fold, and predict the clean views of the images that it leaves out.
+
+    Returns
+    -------
+    rows : the images that some fold leaves out, shape (m,). predicted : their classes, (m,). probabilities : (m, c),
+    None where the estimator has none.
+
+    Raises
+    ------
+    HeadError : the estimator cannot be fitted, or every class has one distinct image.
+    """
+    fold = assign_folds(features.y, features.samples.sha256, folds, seed)
+    rows = np.flatnonzero(fold >= 0)
+    if not len(rows):
+        raise HeadError("no class has two different training images, so nothing can be left out")
+    flat, clean, classes = features.flatten(use), features.clean(), len(features.samples.classes)
+    predicted = np.zeros(len(fold), np.int64)
+    shares = np.zeros((len(fold), classes))
+    for number in np.unique(fold[rows]):
+        copy, here = clone(estimator), np.flatnonzero(fold == number)
+        fit_estimator(copy, _take(flat, np.flatnonzero(_spread(fold, flat) != number)))
+        predicted[here] = predict(copy, clean[here])
+        found = probabilities(copy, clean[here], classes)
+        if found is not None:
+            shares[here] = found
+    return rows, predicted[rows], shares[rows] if shares.any() else None
+
+
+def calibrated(
+    estimator: BaseEstimator, features: Features, use: ViewUse, folds: int = 5, seed: int = 0
+) -> BaseEstimator:
+    """An estimator that also gives probabilities: a sigmoid of its scores for images left out (Platt 1999).
+
+    All views of an image, and its copies, are left out together.
+    """
+    from sklearn.calibration import CalibratedClassifierCV
+
+    flat = features.flatten(use)
+    fold = _spread(assign_folds(features.y, features.samples.sha256, folds, seed), flat)
+    parts = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold[fold >= 0])]
+    found = CalibratedClassifierCV(estimator, cv=parts, ensemble=False)
+    with warnings.catch_warnings():  # it passes no weights on to a pipeline; all that it is given are equal
+        warnings.filterwarnings("ignore", message="Since Pipeline does not appear to accept sample_weight")
+        fit_estimator(found, flat)
+    return found.set_params(cv=None)  # its file need not hold the folds
+
+
+def _spread(fold: NDArray[np.int64], flat: FlatFeatures) -> NDArray[np.int64]:
+    return np.repeat(fold, len(flat.y) // len(fold))
+
+
+def _take(flat: FlatFeatures, rows: NDArray[np.int64]) -> FlatFeatures:
+    return FlatFeatures(flat.x[rows], flat.y[rows], flat.groups[rows], flat.weights[rows])
