@@ -99,7 +99,7 @@ def label_curve(
     CacheError, HeadError
     """
     train, val = _features(cache, layer)
-    points = []
+    points: list[Point] = []
     for place, share in enumerate(shares):
         if points and len(draw(train, share, seed)) == points[-1].images:
             continue

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator
 from sklearn.metrics import log_loss
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.class_weight import compute_class_weight
 
 from featcache.blocks import Centred
@@ -145,6 +144,8 @@ def _chosen(tuning: Tuning, path: Iterable[Weights], setting: str, stop: Stop) -
 
 def knn(tuning: Tuning, stop: Stop = lambda: False) -> Tuned | None:
     """The nearest clean views by cosine; each image is left out alone."""
+    from sklearn.neighbors import KNeighborsClassifier  # a tenth of a second, which no other head waits for
+
     x, labels = tuning.clean, tuning.left_out.labels
     found = votes(x, labels, tuning.groups, len(tuning.classes), stop)
     if found is None:

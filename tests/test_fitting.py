@@ -13,6 +13,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.linear_model import RidgeClassifier
 
+from caches import cache_of, clouds
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
 from featcache.errors import CacheDamagedError, CacheError, CacheIncompleteError, HeadError
@@ -253,3 +254,93 @@ def test_a_cache_with_skipped_images_gives_the_head_of_the_others(split_folder: 
     without = fit_head(cached(split_folder), head=head, parameters=parameters(head))
     np.testing.assert_array_equal(fit.estimator.coef_, without.estimator.coef_)
     assert fit.report.images == 12
+
+
+def test_a_tuned_head_is_not_chosen_by_val(tmp_path: Path) -> None:
+    """Other val labels give the same head."""
+    train, (x, y) = clouds(60, 2, views=3), clouds(30, 2, seed=1)
+    fits = [
+        fit_head(cache_of(tmp_path / f"{shift}.h5", train, (x[:, 0], (y + shift) % 2)), head="auto", budget_s=60)
+        for shift in (0, 1)
+    ]
+    np.testing.assert_array_equal(fits[0].estimator.coef_, fits[1].estimator.coef_)
+    assert fits[0].accuracy.accuracy == pytest.approx(1 - fits[1].accuracy.accuracy)
+
+
+def test_the_tuned_head_says_how_it_was_chosen(mislabelled: FeatureCache, tmp_path: Path) -> None:
+    fit = fit_head(mislabelled, tmp_path / "head")
+    assert fit.selection is not None
+    found = json.loads((tmp_path / "head" / "run.json").read_text())["selection"]
+    (entrant,) = found["entrants"]
+    assert (found["folds"], found["images"], entrant["head"], entrant["n"]) == (5, 13, "linear", 13)
+    losses = [loss for _, loss, _ in (trial.values() for trial in entrant["trials"])]
+    best = entrant["trials"][int(np.argmin(losses))]
+    assert entrant["setting"] == f"C={best['strength']:.3g}"
+    assert entrant["log_loss"] == pytest.approx(min(losses))
+    assert fit.before is not None
+    val = mislabelled.features("val")
+    logits = fit.estimator.decision_function(np.asarray(val.clean())) * fit.selection.temperature
+    assert fit.before.log_loss == pytest.approx(np.logaddexp(0, np.where(val.y, -logits, logits)).mean())
+    assert "before its temperature of " in str(fit)
+
+
+def test_parameters_fix_the_settings(cache: FeatureCache) -> None:
+    assert fit_head(cache, parameters={"C": 0.1}).selection is None
+    assert fit_head(cache, parameters={"class_weight": "balanced"}).selection is not None
+    assert isinstance(fit_head(cache, head="ridge", parameters={"alpha": 2.0}).estimator, RidgeClassifier)
+
+
+def test_auto_keeps_the_best_and_names_it(cache: FeatureCache, tmp_path: Path) -> None:
+    fit = fit_head(cache, tmp_path / "head", head="auto", budget_s=60)
+    assert fit.selection is not None
+    assert fit.name == fit.selection.chosen.head == ModelCard.read(tmp_path / "head").head
+    assert len(fit.selection.entrants) == 5
+    assert fit.accuracy.accuracy == 1.0
+
+
+def test_any_classifier_is_cross_validated_when_asked(mislabelled: FeatureCache) -> None:
+    fit = fit_head(mislabelled, head="logreg", cv=3)
+    assert fit.selection is not None
+    assert (fit.selection.folds, fit.selection.images, fit.selection.chosen.head) == (3, 13, "logreg")
+    assert fit.selection.temperature is None
+    assert fit.before is None
+    assert fit.selection.chosen.accuracy.n == 13
+
+
+def test_a_head_without_probabilities_gets_some_when_asked(cache: FeatureCache) -> None:
+    assert fit_head(cache, head="svm", parameters={"C": 100.0}).accuracy.log_loss is None
+    assert fit_head(cache, head="svm", parameters={"C": 100.0}, calibrate=True).accuracy.log_loss is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"head": "sgd", "cv": 5}, "cv is for heads that are not sgd"),
+        ({"head": "sgd", "use_views": "mean"}, "sgd trains on one view an epoch (cycle) or on the clean one; mean is "),
+        ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd alone does; use all, mean or clean"),
+        ({"budget_s": 5.0}, "budget_s is for auto"),
+        ({"head": "logreg", "budget_s": 5.0}, "budget_s is for auto"),
+        ({"calibrate": True}, "calibrate is for heads that have no probabilities of their own"),
+        ({"head": "auto", "parameters": {"C": 1}}, "auto chooses its settings itself; it takes class_weight alone"),
+        ({"parameters": {"class_weight": "even"}}, "the head could not be fitted: "),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_refused(given: dict[str, Any], message: str, cache: FeatureCache) -> None:
+    with pytest.raises(HeadError) as caught:
+        fit_head(cache, **given)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("use", ["all", "mean", "clean"])
+def test_views_are_used_as_asked(use: Any, cache: FeatureCache) -> None:
+    features = cache.features("train")
+    flat = features.flatten(use)
+    expected = LinearHead(C=0.5).fit(np.asarray(flat.x), flat.y, flat.weights)
+    np.testing.assert_array_equal(fit_head(cache, parameters={"C": 0.5}, use_views=use).estimator.coef_, expected.coef_)
+
+
+def test_sgd_on_clean_views_sees_nothing_else(cache: FeatureCache, split_folder: Path, tmp_path: Path) -> None:
+    bare = extract(split_folder, tmp_path / "bare.h5", backbone=toy_backbone(), views=0).cache
+    clean = fit_head(cache, head="sgd", use_views="clean", parameters={"epochs": 2}).estimator.coef_
+    np.testing.assert_array_equal(clean, fit_head(bare, head="sgd", parameters={"epochs": 2}).estimator.coef_)

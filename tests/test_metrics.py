@@ -82,7 +82,7 @@ def test_figures_of_probabilities() -> None:
     assert result.top5 == pytest.approx(2 / 3)
     assert result.log_loss == pytest.approx(-np.log([0.5, 0.4, 0.05]).mean())
     assert result.calibration_error == pytest.approx((0.5 + 0.6 + 0.3) / 3)  # bins of their own: right, wrong, wrong
-    assert evaluate(y, shares.argmax(1), tuple("abcde") + ("f",)).log_loss is None
+    assert evaluate(y, shares.argmax(1), tuple("abcdef")).log_loss is None
 
 
 @settings(deadline=None)

@@ -34,7 +34,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option("--use-views", type=click.Choice(["all", "mean", "clean", "cycle"]), help="Train on all views of an "
               "image, their mean, the clean one, one an epoch. [default: all; of sgd: cycle]")  # fmt: skip
 @click.option("--cv", type=click.IntRange(2), help="Folds of the cross-validation within train.")
-@click.option("--budget", "budget_s", type=options.Duration(), help="Of auto: 30s, 2m. [default: 10s]")
+@click.option("--budget", "budget_s", callback=options.duration, help="Of auto: 30s, 2m. [default: 10s]")
 @click.option("--scaling", type=click.Choice(["standard", "l2"]), help="Scale features, or images to length 1, first.")
 @click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")

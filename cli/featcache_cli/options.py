@@ -87,21 +87,18 @@ def precision_option(
     return click.option(name, type=choices, default=default, show_default=True, help=help)
 
 
-class Duration(click.ParamType[float]):
-    """Seconds as a float, from 10, 10s, 1.5m or 2h."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value)
-        unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
-        try:
-            seconds = float(text[:-1] if unit else text) * (unit or 1)
-        except ValueError:
-            seconds = -1.0
-        if not 0 < seconds < float("inf"):
-            self.fail(f"{text!r} is no duration such as 30s, 2m or 1.5h", param, ctx)
-        return seconds
+def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """A callback: seconds from 10, 10s, 1.5m or 2h."""
+    if text is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        seconds = float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise click.BadParameter(f"{text!r} is no duration such as 30s, 2m or 1.5h")
+    return seconds
 
 
 def print_json(value: Any) -> None:

@@ -163,3 +163,14 @@ def test_a_folder_with_other_things_is_not_written_into(cache: Path, tmp_path: P
         refused("fit-head", cache, "-o", tmp_path / "notes.txt") == f"{tmp_path / 'notes.txt'} is a file; give a folder"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10", 10.0), ("30s", 30.0), ("1.5m", 90.0), ("2h", 7200.0)])
+def test_a_budget_is_a_duration(text: str, seconds: float, got: dict[str, Any]) -> None:
+    done("fit-head", "c.h5", "--budget", text)
+    assert got["budget_s"] == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1s", "0", "nan", "infs", "5d"])
+def test_what_is_no_duration_is_a_usage_error(text: str) -> None:
+    assert f"{text!r} is no duration such as 30s, 2m or 1.5h" in refused("fit-head", "c.h5", "--budget", text, status=2)

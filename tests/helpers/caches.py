@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,40 @@ def finished(path: Path, skipped: dict[int, str] | None = None) -> FeatureCache:
         for rows, views in ((range(7), 3), (range(7, 10), 1)):
             write_rows(w, [row for row in rows if row not in skipped], views)
         return w.finish(skipped)
+
+
+def cache_of(
+    path: Path,
+    train: tuple[NDArray[np.float32], NDArray[np.int64]],
+    val: tuple[NDArray[np.float32], NDArray[np.int64]],
+    sha256: NDArray[np.uint8] | None = None,
+) -> FeatureCache:
+    """A cache of features (n, v, d) with labels (n,) in train, and (m, d) with (m,) in val."""
+    (x, y), (x_val, y_val) = train, val
+    n, m = len(x), len(x_val)
+    classes = tuple("abcdefghij"[: int(max(y.max(), y_val.max())) + 1])
+    if sha256 is None:
+        sha256 = np.random.default_rng(2).integers(0, 256, (n + m, 32), dtype=np.uint8)
+    samples = Samples(
+        tuple(f"{'train' if row < n else 'val'}/{classes[label]}/{row:04d}.png"
+              for row, label in enumerate([*y.tolist(), *y_val.tolist()])),
+        np.concatenate([y, y_val]), np.array([0] * n + [1] * m, np.uint8), sha256, classes,
+    )  # fmt: skip
+    spec = dataclasses.replace(SPEC, views=x.shape[1] - 1, dtype="float32")
+    with CacheWriter(path, spec, samples, {"penultimate": x.shape[2]}, PROVENANCE) as w:
+        w.write(np.arange(n), {"penultimate": x})
+        w.write(np.arange(n, n + m), {"penultimate": x_val[:, None]})
+        return w.finish({})
+
+
+def clouds(
+    n: int, classes: int, views: int = 1, d: int = 8, apart: float = 1.5, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Overlapping Gaussian clouds around fixed centres; views (n, views, d) lie near the first one."""
+    centres = apart * np.random.default_rng(99).normal(size=(classes, d))
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    clean = centres[y] + rng.normal(size=(n, d))
+    moved = clean[:, None] + 0.3 * rng.normal(size=(n, views, d))
+    moved[:, 0] = clean
+    return moved.astype(np.float32), y

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import featcache
+from commands import as_json, done, refused
+from featcache.curves import label_curve, view_curve
+
+
+def without_seconds(found: dict[str, Any]) -> dict[str, Any]:
+    points = [{name: value for name, value in point.items() if name != "seconds"} for point in found["points"]]
+    return {**found, "points": points}
+
+
+def test_labels_are_the_default(cache: Path) -> None:
+    found = as_json("curve", cache, "--repeats", 2, "--head", "centroid")
+    direct = label_curve(cache, repeats=2, head="centroid").to_dict()
+    for point in direct["points"]:
+        point["accuracies"], point["interval"] = list(point["accuracies"]), list(point["interval"])
+    assert without_seconds(found) == without_seconds(direct)
+    assert found["points"][-1]["images"] == 13
+
+
+def test_views_are_drawn(cache: Path, tmp_path: Path) -> None:
+    text = done("curve", cache, "--over", "views", "-o", tmp_path / "views.png")
+    assert len(text.splitlines()) == 2 + len(view_curve(cache).points) == 5
+    with Image.open(tmp_path / "views.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def curve(cache: str, **given: Any) -> Any:
+        seen.update(cache=cache, **given)
+        raise featcache.FeatcacheError("enough")
+
+    monkeypatch.setitem(vars(featcache), "label_curve", curve)
+    refused("curve", "c.h5", "--head", "lda", "--repeats", 3, "--layer", "x", "--seed", 4)
+    assert callable(seen.pop("progress"))
+    assert seen == {"cache": "c.h5", "head": "lda", "repeats": 3, "layer": "x", "seed": 4}
+
+
+def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refused("curve", tmp_path / "nothing.h5")

@@ -1,0 +1,95 @@
+"""Heads that compete for the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caches import cache_of, clouds
+from featcache import auto
+from featcache.auto import select
+from featcache.errors import HeadError
+from featcache.families import FAMILIES, Tuned, Tuning
+from featcache.features import Features
+from featcache.metrics import paired_test
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Features:
+    x, y = clouds(90, 3, views=2)
+    return cache_of(tmp_path / "c.h5", (x, y), (x[:3, 0], y[:3])).features("train")
+
+
+class Fixed:
+    """Families whose left-out predictions are given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: list[float] | None = None) -> None:
+        self.clock = clock or [0.0]
+        monkeypatch.setattr(auto, "FAMILIES", self)
+        monkeypatch.setattr(auto.time, "perf_counter", lambda: self.clock[0])
+        self.wrong: dict[str, int] = {}
+        self.took: dict[str, float] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        def family(tuning: Any, stop: Any) -> Tuned | None:
+            self.clock[0] += self.took.get(name, 0)
+            y = tuning.left_out.labels
+            right = np.where(np.arange(len(y)) < self.wrong[name], (y + 1) % 3, y)
+            return None if stop() and name == "knn" else Tuned(name, "s", (), np.eye(3)[right] * 0.9 + 0.1 / 3, None)
+
+        return family
+
+
+def tuning(n: int = 60) -> Any:
+    left_out = SimpleNamespace(labels=np.arange(n) % 3, rows=np.arange(n), weight=np.ones(n))
+    return SimpleNamespace(left_out=left_out, classes=np.arange(3), problems=SimpleNamespace(k=6))
+
+
+def test_the_most_accurate_wins_and_the_others_are_told_apart_from_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 3, "linear": 2, "lda": 40}
+    estimator, found = select(tuning(), list(fixed.wrong), NAMES)
+    assert (estimator, found.chosen.head, found.folds, found.images) == ("linear", "linear", 5, 60)
+    assert [one.head for one in found.entrants] == ["linear", "ridge", "lda"]
+    assert [one.accuracy.accuracy for one in found.entrants] == [58 / 60, 57 / 60, 20 / 60]
+    assert [one.p for one in found.entrants] == [
+        1.0,
+        paired_test(np.arange(60) > 1, np.arange(60) > 2).p,
+        pytest.approx(2**-37),
+    ]
+    assert "linear and ridge differ by no more than noise (McNemar p >= 0.05)" in str(found)
+    assert [one["head"] for one in found.to_dict()["entrants"]] == ["linear", "ridge", "lda"]
+
+
+def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong, fixed.took = {"ridge": 3, "linear": 2, "lda": 1}, {"ridge": 4, "linear": 7}
+    _, found = select(tuning(), list(fixed.wrong), NAMES, 10.0)
+    assert [one.head for one in found.entrants] == ["linear", "ridge"]
+    assert [one.seconds for one in found.entrants] == [7, 4]
+    assert found.missed == ("lda",)
+    assert str(found).endswith("lda was left out: the budget was spent")
+
+
+def test_a_budget_in_which_nothing_is_done_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong, fixed.took = {"knn": 0}, {"knn": 11}
+    with pytest.raises(HeadError, match=r"^a budget of 10 s is too short for knn$"):
+        select(tuning(), ["knn"], NAMES, 10.0)
+
+
+def test_every_family_competes_on_the_same_images(train: Features) -> None:
+    estimator, found = select(Tuning(train), list(FAMILIES), train.samples.classes)
+    assert {one.head for one in found.entrants} == set(FAMILIES)
+    assert {one.accuracy.n for one in found.entrants} == {90}
+    accuracies = [one.accuracy.accuracy for one in found.entrants]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert min(accuracies) > 0.6
+    assert found.missed == ()
+    assert hasattr(estimator, "predict_proba")

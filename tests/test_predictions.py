@@ -1,0 +1,85 @@
+"""val.csv and the paired test of two models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from featcache.errors import HeadError
+from featcache.predictions import compare_heads, write_predictions
+from featcache.samples import Samples
+
+
+def samples(n: int, prefix: str = "val") -> Samples:
+    ids = tuple(f'{prefix}/a,"{row}".png' for row in range(n))  # a comma and quotes, as file names may have
+    return Samples(ids, np.arange(n) % 2, np.ones(n, np.uint8), np.zeros((n, 32), np.uint8), ("ants", "bees"))
+
+
+def model(folder: Path, wrong: set[int], n: int = 40, prefix: str = "val") -> Path:
+    folder.mkdir()
+    of = samples(n, prefix)
+    predicted = np.array([1 - label if row in wrong else label for row, label in enumerate(of.labels)])
+    write_predictions(folder, of, predicted, None)
+    return folder
+
+
+def test_the_table_has_a_row_an_image(tmp_path: Path) -> None:
+    shares = np.array([[0.75, 0.25], [0.4, 0.6]])
+    write_predictions(tmp_path, samples(2), np.array([0, 1]), shares)
+    assert (tmp_path / "val.csv").read_text() == (
+        'image,label,predicted,probability\n"val/a,""0"".png",ants,ants,0.750000\n'
+        '"val/a,""1"".png",bees,bees,0.600000\n'
+    )
+
+
+def test_two_models_are_compared_image_by_image(tmp_path: Path) -> None:
+    first, second = model(tmp_path / "first", {0, 1}), model(tmp_path / "second", {1, *range(5, 15)})
+    found = compare_heads(first, second)
+    assert (found.right, found.test.n, found.test.only_first, found.test.only_second) == ((38, 29), 40, 10, 1)
+    assert found.test.p == pytest.approx(binomtest(1, 11).pvalue)
+    assert found.to_dict() == {
+        "first": str(first),
+        "second": str(second),
+        "accuracy": [38 / 40, 29 / 40],
+        "n": 40,
+        "only_first": 10,
+        "only_second": 1,
+        "p": found.test.p,
+    }
+    lines = str(found).splitlines()
+    assert lines[0].endswith("0.9500  (38 of 40 right, 10 of them alone)")
+    assert lines[1].endswith("0.7250  (29 of 40 right, 1 of them alone)")
+    assert lines[2] == f"McNemar p = 0.012: {first} is better"
+    assert str(compare_heads(second, first)).endswith(f"{first} is better")
+
+
+def test_noise_is_called_noise(tmp_path: Path) -> None:
+    found = compare_heads(model(tmp_path / "first", {0}), model(tmp_path / "second", {1, 2}))
+    assert found.test.p == 1.0
+    assert str(found).endswith("McNemar p = 1: the difference is not distinguishable from noise")
+
+
+def test_models_of_other_images_are_refused(tmp_path: Path) -> None:
+    first, second = model(tmp_path / "first", set()), model(tmp_path / "second", set(), 30, "other")
+    with pytest.raises(HeadError) as caught:
+        compare_heads(first, second)
+    assert str(caught.value) == (
+        f"{first} and {second} were evaluated on other images or labels: 40 and 30 val images, 0 in common. "
+        "Fit both on caches of the same data."
+    )
+
+
+@pytest.mark.parametrize("text", ["", "image,label\n", "image,label,predicted,probability\na,b\n", "\0", "a\nb\n"])
+def test_a_damaged_table_is_refused(text: str, tmp_path: Path) -> None:
+    first = model(tmp_path / "first", set())
+    (first / "val.csv").write_text(text)
+    with pytest.raises(HeadError, match=r"val\.csv is damaged: it is no table of image, label, predicted"):
+        compare_heads(first, first)
+
+
+def test_a_folder_without_predictions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match=rf"^{tmp_path} has no val\.csv\. Give folders that `featcache fit-head -o` "):
+        compare_heads(tmp_path, tmp_path)
