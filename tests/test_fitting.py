@@ -259,10 +259,7 @@ def test_a_cache_with_skipped_images_gives_the_head_of_the_others(split_folder: 
 def test_a_tuned_head_is_not_chosen_by_val(tmp_path: Path) -> None:
     """Other val labels give the same head."""
     train, (x, y) = clouds(60, 2, views=3), clouds(30, 2, seed=1)
-    fits = [
-        fit_head(cache_of(tmp_path / f"{shift}.h5", train, (x[:, 0], (y + shift) % 2)), head="auto", budget_s=60)
-        for shift in (0, 1)
-    ]
+    fits = [fit_head(cache_of(tmp_path / f"{shift}.h5", train, (x[:, 0], (y + shift) % 2))) for shift in (0, 1)]
     np.testing.assert_array_equal(fits[0].estimator.coef_, fits[1].estimator.coef_)
     assert fits[0].accuracy.accuracy == pytest.approx(1 - fits[1].accuracy.accuracy)
 
