@@ -226,7 +226,14 @@ class Backbone:
         return ViewSpec(size, resize, self.interpolation, **fields)
 
     def extract_spec(
-        self, *, image_size: int | None, augment: Augment, seed: int, views: int, dtype: StorageDtype
+        self,
+        *,
+        image_size: int | None,
+        augment: Augment,
+        seed: int,
+        views: int,
+        dtype: StorageDtype,
+        val_views: int = 0,
     ) -> ExtractSpec:
         """All that decides a feature of this network."""
         return ExtractSpec(
@@ -239,6 +246,7 @@ class Backbone:
             layers=self.layers,
             precision=self.precision,
             dtype=dtype,
+            val_views=val_views,
         )
 
     def _probe(self, size: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,16 +141,18 @@ class Classifier:
         images: Iterable[str | os.PathLike[str] | NDArray[np.uint8]],
         *,
         top: int = 5,
+        tta: int = 0,
         batch_size: int = 32,
     ) -> list[Prediction]:
         """Predict pictures, in their order; see `stream`."""
-        return list(self.stream(images, top=top, batch_size=batch_size))
+        return list(self.stream(images, top=top, tta=tta, batch_size=batch_size))
 
     def stream(
         self,
         images: Iterable[str | os.PathLike[str] | NDArray[np.uint8]],
         *,
         top: int = 5,
+        tta: int = 0,
         batch_size: int = 32,
     ) -> Iterator[Prediction]:
         """Predict pictures as they come.
@@ -158,13 +161,15 @@ class Classifier:
         ----------
         images : paths, or upright RGB arrays of shape (h, w, 3), uint8. An unreadable file gives a Prediction
             with an error.
-        top : how many classes to name.
+        top : how many classes to name. tta : augmented views of each picture, averaged with the clean one; those
+            of a file are what extraction would have made of it.
         """
+        views = range(1 + tta)
         with ThreadPoolExecutor(usable_cores()) as pool:
-            for batch in _chunks(images, batch_size):
-                loaded = list(pool.map(self._view, batch))
+            for batch in _chunks(images, max(1, batch_size // len(views))):
+                loaded = list(pool.map(partial(self._views, numbers=views), batch))
                 good = [view for view in loaded if isinstance(view, np.ndarray)]
-                results = iter(self._results(np.stack(good), top) if good else [])
+                results = iter(self._results(np.concatenate(good), top, len(views)) if good else [])
                 for image, view in zip(batch, loaded, strict=True):
                     path = "" if isinstance(image, np.ndarray) else os.fspath(image)
                     if isinstance(view, UnreadableImageError):
@@ -173,21 +178,26 @@ class Classifier:
                         label, classes = next(results)
                         yield Prediction(path, label, classes)
 
-    def _view(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> NDArray[np.uint8] | UnreadableImageError:
+    def _views(
+        self, image: str | os.PathLike[str] | NDArray[np.uint8], numbers: Sequence[int]
+    ) -> NDArray[np.uint8] | UnreadableImageError:
         from featcache.views import make_views
 
         if isinstance(image, np.ndarray):
-            return make_views(image, self.card.spec.view, b"", [0])[0]
+            return make_views(image, self.card.spec.view, hashlib.sha256(image.tobytes()).digest(), numbers)
         try:
             data = Path(image).read_bytes()
-            return make_views(decode(data), self.card.spec.view, hashlib.sha256(data).digest(), [0])[0]
+            return make_views(decode(data), self.card.spec.view, hashlib.sha256(data).digest(), numbers)
         except UnreadableImageError as error:
             return error
         except OSError as error:
             return UnreadableImageError(error.strerror or str(error))
 
-    def _results(self, pixels: NDArray[np.uint8], top: int) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
-        predicted, probabilities = self._classify(pixels)
+    def _results(
+        self, pixels: NDArray[np.uint8], top: int, views: int
+    ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
+        """pixels : `views` of each image."""
+        predicted, probabilities = heads.average_views(*self._classify(pixels), views, len(self.classes))
         if probabilities is None:
             return [(self.classes[index], ((self.classes[index], None),)) for index in predicted]
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]

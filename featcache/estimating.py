@@ -68,6 +68,7 @@ def estimate(
     backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
     views: int = 4,
+    val_views: int = 0,
     augment: Augment = "tutorial",
     image_size: int | None = None,
     batch_size: int | None = None,
@@ -96,7 +97,9 @@ def estimate(
         backbone = load_backbone(
             backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
         )
-    spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
+    spec = backbone.extract_spec(
+        image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype, val_views=val_views
+    )
     missing = wanted_views(spec, manifest.samples)
     there = Path(out) if Path(out).exists() else partial_path(out)
     if there.exists():

@@ -87,6 +87,7 @@ def extract(
     backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
     views: int = 4,
+    val_views: int = 0,
     augment: Augment = "tutorial",
     image_size: int | None = None,
     batch_size: int | None = None,
@@ -106,8 +107,9 @@ def extract(
 ) -> Extraction:
     """Extract features of all images of `data` into the cache `out`.
 
-    Training images get the clean view and `views` augmented ones, val and test images the clean view alone. A
-    run that was killed goes on where it stopped; a cache that is there and fits is left as it is.
+    Training images get the clean view and `views` augmented ones, val and test images the clean view and `val_views`
+    augmented ones, which test-time augmentation averages over. A run that was killed goes on where it stopped; a cache
+    that is there and fits is left as it is.
 
     Parameters
     ----------
@@ -138,7 +140,9 @@ def extract(
             backbone = load_backbone(
                 backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
             )
-    spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype)
+    spec = backbone.extract_spec(
+        image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype, val_views=val_views
+    )
     if out.exists():
         cache = FeatureCache.open(out)
         cache.check_matches(spec, manifest.samples)

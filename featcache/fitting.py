@@ -97,10 +97,11 @@ def fit_head(
     budget_s: float | None = None,
     scaling: Literal["standard", "l2"] | None = None,
     calibrate: bool = False,
+    tta: int = 0,
     seed: int = 0,
     on_epoch: Callable[[Any], None] | None = None,
 ) -> HeadFit:
-    """Train a head on the cached training views and evaluate it on the clean view of val.
+    """Train a head on the cached training views and evaluate it on val.
 
     Parameters
     ----------
@@ -117,6 +118,7 @@ def fit_head(
     budget_s : seconds for "auto"; None takes 10.
     scaling : a first step of heads that are not tuned: "standard" or "l2".
     calibrate : give a head that has no probabilities some, see `featcache.validation.calibrated`.
+    tta : augmented views of a val or test image that are averaged with the clean one.
     seed : of the folds, and of the order and the first weights of "sgd".
     on_epoch : called with each Epoch of "sgd".
 
@@ -148,11 +150,11 @@ def fit_head(
             estimator = _make(head, parameters or {}, scaling)
             fitted = _fit_any(estimator, head, train, use_views or "all", cv, calibrate, seed)
     with watch.phase("evaluate"):
-        predicted, probabilities = _predict(fitted.estimator, val)
+        predicted, probabilities = _predict(fitted.estimator, val, tta)
         accuracy = evaluate(val.y, predicted, val.samples.classes, probabilities)
         temperature = fitted.selection.temperature if fitted.selection else None
         before = None if temperature is None else _before(val, predicted, probabilities, temperature)
-        on_test = evaluate_head(fitted.estimator, test) if len(test.samples) else None
+        on_test = evaluate_head(fitted.estimator, test, tta) if len(test.samples) else None
     folder = Path(out) if out is not None else None
     if folder is not None:
         _save(fitted.estimator, fitted.name, cache, layer, accuracy, folder)
@@ -172,15 +174,24 @@ def fit_head(
     return fit
 
 
-def evaluate_head(estimator: BaseEstimator, features: Features) -> Accuracy:
-    """Figures of a head on the clean view. Raises HeadError where it cannot predict."""
-    predicted, probabilities = _predict(estimator, features)
+def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) -> Accuracy:
+    """Figures of a head on the clean view, averaged with `tta` augmented ones. Raises HeadError, CacheError."""
+    predicted, probabilities = _predict(estimator, features, tta)
     return evaluate(features.y, predicted, features.samples.classes, probabilities)
 
 
-def _predict(estimator: BaseEstimator, features: Features) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    x, classes = features.clean(), len(features.samples.classes)
-    return heads.predict(estimator, x), heads.probabilities(estimator, x, classes)
+def _predict(
+    estimator: BaseEstimator, features: Features, tta: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    if tta > features.views:
+        raise CacheIncompleteError(
+            f"tta averages {tta} augmented views of an image, but the cache has {features.views} of its val images. "
+            f"Extract with --val-views {tta}."
+        )
+    x, classes = features.first(tta).flatten().x if tta else features.clean(), len(features.samples.classes)
+    return heads.average_views(
+        heads.predict(estimator, x), heads.probabilities(estimator, x, classes), 1 + tta, classes
+    )
 
 
 def _before(

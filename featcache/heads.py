@@ -117,6 +117,22 @@ def probabilities(estimator: BaseEstimator, x: NDArray[Any] | Rows, n_classes: i
         return full
 
 
+def average_views(
+    predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, views: int, n_classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    """Of `views` rows an image, image by image: the mean probabilities and their first class; votes where none are.
+
+    predicted : shape (n * views,). probabilities : (n * views, c). Returns shapes (n,) and (n, c).
+    """
+    if views == 1:
+        return predicted, probabilities
+    if probabilities is None:
+        votes = np.eye(n_classes)[predicted].reshape(-1, views, n_classes).sum(axis=1)
+        return votes.argmax(axis=1), None
+    mean = probabilities.reshape(-1, views, n_classes).mean(axis=1)
+    return mean.argmax(axis=1), mean
+
+
 @contextmanager
 def _predicting(estimator: BaseEstimator) -> Iterator[None]:
     """Whatever goes wrong inside comes from the estimator: its parameters do not fit the data, or its file lies."""

