@@ -67,8 +67,8 @@ class Spectra:
 
     @property
     def scale(self) -> float:
-        """The mean variance of a feature."""
-        return float(self._parts[-1][2].mean())
+        """The mean variance of a feature; 1 where all are constant."""
+        return float(self._parts[-1][2].mean()) or 1.0
 
     def ridge(self, strengths: Sequence[float]) -> Iterator[Weights]:
         """Least squares to targets of 1 for the own class and -1 for others, as scikit-learn's RidgeClassifier.

@@ -116,7 +116,7 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Softmax regression along the path of L2 strengths."""
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
-    scale = max(spectrum.mean, float(np.finfo(np.float64).tiny)) * problems.weight.sum()
+    scale = (spectrum.mean or 1.0) * problems.weight.sum()  # features may all be constant
     path = solve_path(problems, spectrum, [1 / (strength * scale) for strength in STRENGTHS], _TOL, _MAX_ITER)
     return _chosen(tuning, (Weights(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
 

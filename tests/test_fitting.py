@@ -341,3 +341,14 @@ def test_sgd_on_clean_views_sees_nothing_else(cache: FeatureCache, split_folder:
     bare = extract(split_folder, tmp_path / "bare.h5", backbone=toy_backbone(), views=0).cache
     clean = fit_head(cache, head="sgd", use_views="clean", parameters={"epochs": 2}).estimator.coef_
     np.testing.assert_array_equal(clean, fit_head(bare, head="sgd", parameters={"epochs": 2}).estimator.coef_)
+
+
+@pytest.mark.parametrize("head", ["linear", "auto", "ridge", "lda", "centroid", "knn"])
+@pytest.mark.parametrize("constant", [0.0, 7.0, 1e4])
+def test_features_that_say_nothing_give_the_more_frequent_class(head: str, constant: float, tmp_path: Path) -> None:
+    x, y = np.full((30, 2, 4), constant, np.float32), (np.arange(30) % 3 == 0).astype(np.int64)
+    fit = fit_head(cache_of(tmp_path / "c.h5", (x, y), (x[:9, 0], y[:9])), head=head)
+    if head not in ("centroid", "knn", "auto"):  # those know no shares
+        assert fit.accuracy.confusion == ((6, 0), (3, 0))
+    assert fit.accuracy.log_loss is not None
+    assert np.isfinite(fit.accuracy.log_loss)
