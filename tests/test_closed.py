@@ -249,8 +249,8 @@ def test_features_without_spread_give_the_shares_of_the_classes(solve: str) -> N
     some = some._replace(x=np.full_like(some.x, 7.0))
     spectra = Spectra(some.moments(3), some.mean())
     shares = np.bincount(some.y, some.weight) / some.weight.sum()
-    # FAILS: `_path` divides by values + strength * scale, which is 0 / 0 (a RuntimeWarning, and weights of NaN) or
-    # rounding over rounding (a logit of 8.8e12 where the mean is wrong in its last digit).
+    # FAILS: the mean is wrong in its last digit, so the scale is not 0 but a rounding error squared, by which the
+    # difference of rounding errors is divided: a logit of 8.8e12.
     for found in getattr(spectra, solve)([1e4, 1e-6]):
         logits = np.full(6, 7.0) @ found.coef[-1].T + found.intercept[-1]
         np.testing.assert_allclose(logits, 2 * shares - 1 if solve == "ridge" else np.log(shares), atol=1e-9)
