@@ -487,20 +487,20 @@ def test_class_weights_that_are_none_are_an_error() -> None:
         Tuning(clouds(2), class_weight="equal")
 
 
-@pytest.mark.parametrize("value", [7.0, 0.1])
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("value", [0.0, 7.0, 0.1])
+@pytest.mark.parametrize("name", ["ridge", "lda", "linear"])
 def test_features_without_spread_give_the_shares_of_the_classes(name: str, value: float) -> None:
-    # FAILS for ridge and lda at 0.1, of which the mean is wrong in its last digit: the scale is 2.5e-40, the log-losses
-    # of ridge are 60 to 470, and it is sure of class 0.
+    # FAILS for ridge and lda at 7.0, where the float32 mean is wrong in its last digit: the scale is not 0 but a
+    # rounding error squared, 6e-36, the log-losses of ridge are 6126 and more, and both heads say 0.5.
     labels = np.where(np.arange(60) < 33, 0, 2)
     found = tune(name, Tuning(features(np.full((60, 1, 8), value, np.float32), labels), class_weight={0: 1.0, 2: 0.7}))
     share = 33 / (33 + 0.7 * 27)
-    expected = [0.5, 0.5] if name == "centroid" else [share, 1 - share]
     new = np.full((1, 8), value, np.float32)
-    np.testing.assert_allclose(found.estimator.predict_proba(new)[0], expected, atol=0.05)
-    assert found.trials[0].log_loss < np.log(2) + 1e-3
+    np.testing.assert_allclose(found.estimator.predict_proba(new)[0], [share, 1 - share], atol=0.05)
+    assert found.trials[0].log_loss < np.log(2)
 
 
-def test_neighbours_of_features_without_spread_are_no_error() -> None:
-    found = tune("knn", Tuning(features(np.full((60, 1, 8), 0.1, np.float32), np.arange(60) % 2)))
+@pytest.mark.parametrize("name", ["centroid", "knn"])
+def test_directions_of_features_without_spread_are_no_error(name: str) -> None:
+    found = tune(name, Tuning(features(np.full((60, 1, 8), 0.1, np.float32), np.arange(60) % 2)))
     assert np.isfinite(found.probabilities).all()
