@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 BLOCK_BYTES = 2**22  # of a core's second-level cache, about: passes over 16 MB take half as long again
 KEPT_BYTES = 2**29
+_ROUNDING = 1e-12  # of float32, squared, and some hundred times that
 _FLOAT16_LIMIT = 2.0**16  # what `_widen` makes of infinity; NaN becomes more
 
 
@@ -139,6 +140,11 @@ class Centred:
         from sklearn.utils import assert_all_finite  # takes a second to import, and `info` reads no block
 
         assert_all_finite(self._x[rows], estimator_name="LinearHead", input_name="X")
+
+
+def told_apart(variance: float, mean: NDArray[Any]) -> float:
+    """The mean variance of features with this mean, (d,); 1 where it is no more than rounding of constants."""
+    return variance if variance > _ROUNDING * float(np.mean(mean.astype(np.float64) ** 2)) else 1.0
 
 
 def _widen(x: NDArray[Any], out: NDArray[Any]) -> None:

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_STEPS = 50
-_LARGEST = (
-    1e3  # temperature, and the inverse of the smallest; where logits say nothing, or the contrary, there is no best
-)
+_STEPS = 100
+_LARGEST = 1e3  # temperature in spreads of the logits, and its inverse: where they say nothing there is no best
 
 
 def fit_temperature(
@@ -27,21 +25,22 @@ def fit_temperature(
     from scipy.special import softmax  # half a second, which `info` does not wait for
 
     z = np.asarray(logits, np.float64)
-    lot = 1 / (len(y) + 1)
-    own = (1 - lot) * z[np.arange(len(y)), y] + lot * z.mean(axis=1)
-    beta = 1 / start
+    z = z - z.mean(axis=1, keepdims=True)
+    spread = float(np.sqrt(np.mean(z * z))) or 1.0
+    z /= spread
+    own = (1 - 1 / (len(y) + 1)) * z[np.arange(len(y)), y]  # the label drawn by lot has the mean logit, 0
+    beta = min(max(spread / start, 1 / _LARGEST), _LARGEST)
     for _ in range(_STEPS):  # Newton's method: the loss is convex in 1 / T
         p = softmax(beta * z, axis=1)
         mean = np.einsum("nc,nc->n", p, z)
         slope = float(weight @ (mean - own))
-        curvature = float(weight @ (np.einsum("nc,nc,nc->n", p, z, z) - mean**2))
-        if curvature <= 0:
-            break
-        step = slope / curvature
-        beta, before = min(max(beta - step, beta / 4, 1 / _LARGEST), beta * 4, _LARGEST), beta
+        curvature = float(weight @ np.einsum("nc,nc->n", p, (z - mean[:, None]) ** 2))
+        step = slope / curvature if curvature * beta > abs(slope) * 1e-6 else np.copysign(np.inf, slope)
+        before = beta
+        beta = min(max(beta - step, beta / 4, 1 / _LARGEST), beta * 4, _LARGEST)
         if abs(beta - before) <= 1e-6 * before:
             break
-    return float(1 / beta)
+    return float(spread / beta)
 
 
 def mean_log_loss(logits: NDArray[Any], y: NDArray[np.int64], weight: NDArray[np.float64]) -> float:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.blocks import Centred
+from featcache.blocks import Centred, told_apart
 from featcache.selection import Weights
 
 
@@ -61,14 +61,15 @@ class Spectra:
             total = part.counts.sum()
             centre = part.sums.sum(axis=0) / total
             values, vectors = np.linalg.eigh(part.squares / total - np.outer(centre, centre))
-            between = part.sums / np.maximum(part.counts, 1)[:, None] - centre  # class means less the mean, (c, d)
+            counts = np.where(part.counts > 0, part.counts, 1)
+            between = part.sums / counts[:, None] - centre  # class means less the mean, (c, d)
             between[part.counts == 0] = 0
             self._parts.append((part.counts / total, centre, np.maximum(values, 0), vectors, between))
 
     @property
     def scale(self) -> float:
         """The mean variance of a feature; 1 where all are constant."""
-        return float(self._parts[-1][2].mean()) or 1.0
+        return told_apart(float(self._parts[-1][2].mean()), self._mean)
 
     def ridge(self, strengths: Sequence[float]) -> Iterator[Weights]:
         """Least squares to targets of 1 for the own class and -1 for others, as scikit-learn's RidgeClassifier.
@@ -105,7 +106,10 @@ def _discriminant(
     """The covariance within the classes is the whole one less that of their means, of rank c - 1 (Woodbury)."""
     spread = between @ whitened.T
     coef = np.asarray(np.linalg.solve(np.eye(len(shares)) - spread * shares, whitened), np.float64)
-    return coef, np.log(np.maximum(shares, 1e-9)) - np.einsum("cd,cd->c", coef, between) / 2
+    offset = np.log(np.maximum(shares, 1e-9)) - np.einsum("cd,cd->c", coef, between) / 2
+    absent, most = shares == 0, int(shares.argmax())  # of what was never seen only that it is rare is known
+    coef[absent], offset[absent] = coef[most], offset[most] + np.log(1e-9)
+    return coef, offset
 
 
 def centroids(moments: Sequence[Moments], mean: NDArray[Any]) -> Iterator[Weights]:

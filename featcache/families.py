@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from featcache.blocks import Centred
+from featcache.blocks import Centred, told_apart
 from featcache.closed import Moments, Spectra, centroids, gather
 from featcache.errors import HeadError
 from featcache.features import Features, ViewUse
@@ -74,6 +74,8 @@ class Tuning:
         if len(self.classes) < 2:
             only = features.samples.classes[self.classes[0]]
             raise HeadError(f"a head needs two classes or more, and all training images are {only}")
+        if folds is not None and folds < 2:
+            raise HeadError(f"cross-validation takes two folds or more; got {folds}")
         k = 1 + (folds or _FOLDS)
         fold = assign_folds(labels, features.samples.sha256, k - 1, seed)
         if folds is None and len(labels) * len(self.classes) > _MOST:
@@ -84,6 +86,8 @@ class Tuning:
         views = len(flat.y) // len(labels)
         try:
             by_class = compute_class_weight(class_weight, classes=self.classes, y=features.y)[labels]
+            if not by_class.min() > 0:
+                raise ValueError("class_weight must be greater than 0 for every class")
             weight = flat.weights * np.repeat(by_class, views)
             rows = Centred(flat.x, weight)
             clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
@@ -116,7 +120,9 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Softmax regression along the path of L2 strengths."""
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
-    scale = (spectrum.mean or 1.0) * problems.weight.sum()  # features may all be constant
+    squares = sum(float(problems.weight[rows] @ np.einsum("bd,bd->b", x, x)) for rows, x in problems.x)
+    total = float(problems.weight.sum())
+    scale = told_apart(squares / total / len(problems.x.mean), problems.x.mean) * total
     path = solve_path(problems, spectrum, [1 / (strength * scale) for strength in STRENGTHS], _TOL, _MAX_ITER)
     return _chosen(tuning, (Weights(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
 
@@ -148,16 +154,17 @@ def knn(tuning: Tuning, stop: Stop = lambda: False) -> Tuned | None:
 
     x, labels = tuning.clean, tuning.left_out.labels
     found = votes(x, labels, tuning.groups, len(tuning.classes), stop)
-    if found is None:
+    if not found:  # no time, or no other image
         return None
-    rows, weight = tuning.left_out.rows, tuning.left_out.weight
-    trials = [
-        Trial(k, log_loss(labels[rows], shares[rows], sample_weight=weight[rows], labels=range(len(tuning.classes))),
-              float(np.average(shares[rows].argmax(axis=1) == labels[rows], weights=weight[rows])))
-        for k, shares in found.items()
-    ]  # fmt: skip
-    best = max(trials, key=lambda trial: (trial.accuracy, -trial.log_loss))
-    k = int(best.strength)
+    rows = tuning.left_out.rows
+    y, weight, names = labels[rows], tuning.left_out.weight[rows], range(len(tuning.classes))
+    trials, scores = [], {}
+    for k, shares in found.items():
+        right = shares[rows].argmax(axis=1) == y
+        loss = log_loss(y, shares[rows], sample_weight=weight, labels=names)
+        trials.append(Trial(k, loss, float(right.mean())))
+        scores[k] = float(np.average(right, weights=weight)), -loss
+    k = max(scores, key=lambda k: scores[k])
     estimator = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(x, tuning.classes[labels])
     return Tuned(estimator, f"k={k}", tuple(trials), found[k][rows])
 

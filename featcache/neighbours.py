@@ -19,7 +19,9 @@ def votes(
     classes: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[int, NDArray[np.float64]] | None:
-    """For each k of KS below n, the share of each class among the k nearest other images; None where `stop` says so.
+    """The share of each class among the k nearest other images, for each k of KS; None where `stop` says so.
+
+    A k for which not every image has as many neighbours is left out.
 
     Parameters
     ----------
@@ -30,7 +32,9 @@ def votes(
     k -> shape (n, classes), rows that sum to 1.
     """
     n = len(x)
-    ks = [k for k in KS if k < n]
+    ks = [k for k in KS if k <= n - np.bincount(groups).max()]
+    if not ks:
+        return {}
     x = np.asarray(x, np.float32)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     found = {k: np.zeros((n, classes)) for k in ks}

@@ -19,7 +19,8 @@ _PATIENCE, _RISE = 2, 1e-3
 class Weights(NamedTuple):
     """Linear layers of k problems, the last of which saw all images.
 
-    strength : of the penalty. coef : shape (k, outputs, d). intercept : (k, outputs). outputs is 1 for two classes.
+    strength : what sets them apart on the path: C, or the strength of a penalty. coef : shape (k, outputs, d).
+    intercept : (k, outputs). outputs is 1 for two classes.
     """
 
     strength: float

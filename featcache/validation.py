@@ -28,6 +28,8 @@ def cross_validate(
     ------
     HeadError : the estimator cannot be fitted, or every class has one distinct image.
     """
+    if folds < 2:
+        raise HeadError(f"cross-validation takes two folds or more; got {folds}")
     fold = assign_folds(features.y, features.samples.sha256, folds, seed)
     rows = np.flatnonzero(fold >= 0)
     if not len(rows):
