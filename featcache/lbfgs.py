@@ -45,8 +45,8 @@ def minimise(
     """Minimise k smooth convex functions by preconditioned L-BFGS (Liu and Nocedal 1989; Nocedal and Wright, 7.2).
 
     start : shape (k, p). precondition : the first estimate of the inverse Hessian. tol : a problem is done where half
-    its Newton decrement, which is about what its value lies above the minimum, is at most this share of the value.
-    memory : the steps remembered. A step is halved until the value falls (Armijo 1966) or, where rounding hides
+    its Newton decrement, which is about what its value lies above the minimum, is at most this share of the value, and
+    the last step, without which that estimate may be far off, gained no more. memory : the steps remembered. A step is halved until the value falls (Armijo 1966) or, where rounding hides
     that, until the slope says that it did (Hager and Zhang 2005).
     """
     x = start.copy()
@@ -55,12 +55,14 @@ def minimise(
     direction, slope = np.zeros_like(x), np.zeros(k)
     step, halvings = np.ones(k), np.zeros(k, np.int64)
     iterations, converged = np.zeros(k, np.int64), np.zeros(k, bool)
+    fallen = np.full(k, np.inf)  # by the last step
     remembered = _Memory(memory, x, precondition)
     going = moved = np.arange(k)
     while True:
         direction[moved] = -remembered.times_inverse_hessian(gradient[moved], moved)
         slope[moved] = _dot(gradient[moved], direction[moved])
-        converged[moved] = -slope[moved] <= 2 * tol * np.abs(value[moved])
+        enough = tol * np.abs(value[moved])
+        converged[moved] = (-slope[moved] / 2 <= enough) & (fallen[moved] <= enough) | (slope[moved] == 0)
         going = going[~converged[going] & (iterations[going] < max_iter) & (halvings[going] < MOST_HALVINGS)]
         if not len(going):
             return Minimum(x, iterations, converged)
@@ -75,6 +77,7 @@ def minimise(
         moved = going[taken]
         if len(moved):
             remembered.add(moved, new[taken] - x[moved], new_gradient[taken] - gradient[moved])
+            fallen[moved] = value[moved] - new_value[taken]
             x[moved], value[moved], gradient[moved] = new[taken], new_value[taken], new_gradient[taken]
             step[moved], halvings[moved] = 1, 0
             iterations[moved] += 1

@@ -57,8 +57,6 @@ def test_no_temperature_from_a_hundredth_to_a_hundredfold_has_less_loss(
         method="bounded",
         options={"xatol": 1e-6},
     )
-    # FAILS where `start` is so low that all probabilities are 0 or 1: the curvature is 0, or less by rounding, and the
-    # search ends at `start`; n=1, start=0.015625, seed=0 has a loss of 12.38 at 0.0156 where 0.56 can be had.
     assert smoothed(z, y, weight, found) <= best.fun + 1e-7
 
 
@@ -78,8 +76,6 @@ def test_logits_so_many_times_as_large_have_a_temperature_so_many_times_as_high(
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 1e4, 1e6])
 def test_logits_of_any_size_can_be_mended(size: float) -> None:
     """Those of nearest centroids are as long as the features, and those of LDA grow without end with a weak ridge."""
-    # FAILS where the temperature is not from 0.001 to 1000, and where the search begins at no curvature: 1e-6 gives
-    # 0.001, and 1e4 and 1e6 give 1000 and 1.
     z, y = drawn(2000, 3, 1.0, seed=0)
     np.testing.assert_allclose(fit_temperature(size * z, y, np.ones(2000)) / size, 1, atol=0.1)
 
@@ -104,7 +100,6 @@ def test_a_weight_is_how_often_a_row_counts() -> None:
 @pytest.mark.parametrize("start", [1e-3, 1.0, 1e3])
 def test_logits_that_say_the_contrary_end_at_a_temperature_that_says_nothing(start: float) -> None:
     y = np.arange(20) % 2
-    # FAILS for a start of 0.001, which it does not leave: see above.
     found = fit_temperature(5.0 * np.eye(2)[1 - y], y, np.ones(20), start)
     assert np.isfinite(found)
     np.testing.assert_allclose(softmax(np.array([0, 5]) / found), 0.5, atol=0.01)

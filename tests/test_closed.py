@@ -195,8 +195,6 @@ def test_the_unit_of_the_features_changes_no_logit(factor: float) -> None:
 @pytest.mark.parametrize("unit", [1e-4, 0.01, 100.0])
 @pytest.mark.parametrize("solve", ["ridge", "lda", "centroids"])
 def test_the_unit_of_the_weights_changes_no_logit(solve: str, unit: float) -> None:
-    # FAILS for ridge and lda where a class weighs less than 1 in all: its sum is then divided by 1, `np.maximum(counts,
-    # 1)`, and its mean lies too near the mean of all.
     some = data(3)
     lighter = some._replace(weight=some.weight * unit)
     for one, other in zip(path(some, solve), path(lighter, solve), strict=True):
@@ -238,8 +236,6 @@ def test_a_class_without_rows_in_a_problem_is_not_what_it_predicts(n: int, d: in
     new = some.x.mean(axis=0) + np.random.default_rng(1).normal(size=(200, d)) * some.x.std(axis=0)
     for found in getattr(Spectra(some.moments(3), some.mean()), solve)([1e4, 1.0, 1e-6]):
         logits = new @ found.coef[1].T + found.intercept[1]
-        # FAILS for lda where features are more than rows: the logit of a class without weight is log(1e-9), and those
-        # of others fall far below that between the classes: at strength 1e-6, 134 of 200 rows are called class 2.
         assert (logits.argmax(axis=1) == 2).sum() == 0
 
 
@@ -249,8 +245,6 @@ def test_features_without_spread_give_the_shares_of_the_classes(solve: str) -> N
     some = some._replace(x=np.full_like(some.x, 7.0))
     spectra = Spectra(some.moments(3), some.mean())
     shares = np.bincount(some.y, some.weight) / some.weight.sum()
-    # FAILS: the mean is wrong in its last digit, so the scale is not 0 but a rounding error squared, by which the
-    # difference of rounding errors is divided: a logit of 8.8e12.
     for found in getattr(spectra, solve)([1e4, 1e-6]):
         logits = np.full(6, 7.0) @ found.coef[-1].T + found.intercept[-1]
         np.testing.assert_allclose(logits, 2 * shares - 1 if solve == "ridge" else np.log(shares), atol=1e-9)

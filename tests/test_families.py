@@ -74,8 +74,6 @@ def test_every_head_is_right_on_clouds_far_apart(name: str, classes: int) -> Non
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 8000.0])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_unit_of_the_features_changes_no_choice(name: str, factor: float) -> None:
-    # FAILS for centroid at 0.001 and 8000: its logits grow with the features, its best temperatures are 0.0008 and
-    # 6000, and `fit_temperature` ends at 0.001 and 1000.
     some = clouds(3, apart=2.0)
     plain, scaled = Tuning(some), Tuning(Features(some.x * np.float32(factor), some.samples))
     one, other = tune(name, plain), tune(name, scaled)
@@ -363,7 +361,6 @@ def test_balanced_weights_give_each_class_as_much() -> None:
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_unit_of_class_weights_changes_no_head(name: str) -> None:
-    # FAILS for ridge and lda: see `test_the_unit_of_the_weights_changes_no_logit` in test_closed.py.
     some = clouds(3, apart=2.0)
     one, other = (tune(name, Tuning(some, class_weight=dict.fromkeys(range(3), unit))) for unit in (1.0, 0.01))
     np.testing.assert_allclose(other.probabilities, one.probabilities, atol=0.01)
@@ -490,8 +487,6 @@ def test_class_weights_that_are_none_are_an_error() -> None:
 @pytest.mark.parametrize("value", [0.0, 7.0, 0.1])
 @pytest.mark.parametrize("name", ["ridge", "lda", "linear"])
 def test_features_without_spread_give_the_shares_of_the_classes(name: str, value: float) -> None:
-    # FAILS for ridge and lda at 7.0, where the float32 mean is wrong in its last digit: the scale is not 0 but a
-    # rounding error squared, 6e-36, the log-losses of ridge are 6126 and more, and both heads say 0.5.
     labels = np.where(np.arange(60) < 33, 0, 2)
     found = tune(name, Tuning(features(np.full((60, 1, 8), value, np.float32), labels), class_weight={0: 1.0, 2: 0.7}))
     share = 33 / (33 + 0.7 * 27)

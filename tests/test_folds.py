@@ -94,7 +94,6 @@ def test_all_folds_are_equally_large_even_where_classes_are_small() -> None:
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0]])
 def test_a_class_whose_only_image_another_class_has_too_is_trained_on(order: list[int]) -> None:
     """An image of class 0 lies in the folder of class 1 too, which has no other."""
-    # FAILS: the class of the first copy alone counts, so where class 0 comes first, its fold leaves out all of class 1.
     labels, sha256 = np.array([0, 0, 0, 1])[order], hashes(3)[[0, 1, 2, 0]][order]
     fold = assign_folds(labels, sha256, 3)
     for number in range(3):
@@ -104,7 +103,6 @@ def test_a_class_whose_only_image_another_class_has_too_is_trained_on(order: lis
 @settings(deadline=None, max_examples=20)
 @given(SEEDS)
 def test_the_order_of_copies_with_two_labels_does_not_change_a_fold(seed: int) -> None:
-    # FAILS: the class of the first copy alone counts.
     labels, sha256 = np.arange(12) % 2, hashes(9)[[*range(9), 0, 3, 5]]
     shuffled = np.random.default_rng(seed).permutation(12)
     np.testing.assert_array_equal(

@@ -102,7 +102,6 @@ def test_copies_are_no_neighbours_even_where_there_are_few_others(n: int) -> Non
     found = votes(x, labels, groups, 2)
     assert found is not None
     for k, shares in found.items():
-        # FAILS: where k is more than the others, the rest of the k are the image itself and its copies.
         assert (k, shares[: n - 2].tolist()) == (k, [[0, 1]] * (n - 2))
 
 

@@ -121,10 +121,6 @@ def test_float32_that_is_ill_conditioned_ends_well() -> None:
 
 def test_what_is_said_to_have_converged_has() -> None:
     """Classes that can nearly be told apart, along a path to hardly any penalty."""
-    # FAILS at the end of the path for the first problem, whose classes can just be told apart. Each strength begins
-    # without remembered steps, and the mean curvature of all rows is far from that of the few that still matter: half
-    # the estimated decrement is then below tol at once. At C = 2154 and 10000 it takes one step, and the objective
-    # ends 0.17 and 0.96 above its minimum, as shares of it. (With tol 1e-8 the gap is 3.5e-5.)
     rng = np.random.default_rng(6)
     y = rng.permutation(np.arange(120) % 3)
     means = 2 * np.linalg.qr(rng.normal(size=(12, 12)))[0][:3]
