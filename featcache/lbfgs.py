@@ -46,8 +46,9 @@ def minimise(
 
     start : shape (k, p). precondition : the first estimate of the inverse Hessian. tol : a problem is done where half
     its Newton decrement, which is about what its value lies above the minimum, is at most this share of the value, and
-    the last step, without which that estimate may be far off, gained no more. memory : the steps remembered. A step is halved until the value falls (Armijo 1966) or, where rounding hides
-    that, until the slope says that it did (Hager and Zhang 2005).
+    the last step, without which that estimate may be far off, gained no more. memory : the steps remembered. A step is
+    halved until the value falls (Armijo 1966) or, where rounding hides that, until the slope says that it did (Hager
+    and Zhang 2005).
     """
     x = start.copy()
     k = len(x)

@@ -218,7 +218,7 @@ def test_columns_without_spread_get_no_weight(dtype: str) -> None:
     some = data(3, dtype=dtype)
     wider = some._replace(x=np.insert(some.x, [0, 3], [7.0, -40.0], axis=1).astype(dtype))
     (found,), (plain,) = solve(wider, [1.0]), solve(some, [1.0])
-    np.testing.assert_allclose(found.coef[..., [0, 4]], 0, atol=1e-3 if dtype == "float32" else 1e-6)
+    np.testing.assert_allclose(found.coef[..., [0, 4]], 0, atol=1e-3 if dtype == "float32" else 1e-5)
     np.testing.assert_allclose(np.delete(found.coef, [0, 4], axis=-1), plain.coef, atol=1e-3)
 
 

@@ -240,10 +240,12 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     done("extract", "photos", "-o", "c.h5", "--backbone", "resnet50", "--weights", "w.pth", "--views", 7, "--augment",
          "crop", "--image-size", 96, "--batch-size", 8, "--workers", 3, "--device", "cpu", "--precision", "bf16",
          "--dtype", "float32", "--seed", 4, "--layers", "layer3,penultimate", "--val-fraction", 0.3,
-         "--split-seed", 9, "--engine", "compiled", "--strict", "--allow-leak", "--max-pixels", 9, "--val-views", 3)  # fmt: skip
+         "--split-seed", 9, "--engine", "compiled", "--strict", "--allow-leak", "--max-pixels", 9,
+         "--val-views", 3)  # fmt: skip
     assert callable(got.pop("progress"))
     assert got == {
-        "data": "photos", "out": "c.h5", "backbone": "resnet50", "weights": "w.pth", "views": 7, "val_views": 3, "augment": "crop",
+        "data": "photos", "out": "c.h5", "backbone": "resnet50", "weights": "w.pth", "views": 7, "augment": "crop",
+        "val_views": 3,
         "image_size": 96, "batch_size": 8, "workers": 3, "device": "cpu", "precision": "bf16", "dtype": "float32",
         "seed": 4, "layers": ["layer3", "penultimate"], "val_fraction": 0.3, "split_seed": 9,
         "engine": "compiled", "strict": True, "allow_leak": True, "max_pixels": 9}  # fmt: skip
