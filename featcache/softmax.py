@@ -97,9 +97,10 @@ class _Step:
 
     def objective(self, points: NDArray[Any], which: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
         theta = self._shaped(points)
-        losses, gradient, curvature = _pass(self._problems, theta, which, self._totals)
-        if self._curvature is None:
-            self._curvature = np.maximum(curvature, _LEAST)
+        first = np.zeros(theta.shape[:2]) if self._curvature is None else None
+        losses, gradient = _pass(self._problems, theta, which, self._totals, first)
+        if first is not None:
+            self._curvature = np.maximum(first, _LEAST)
         penalty, coef = self._penalty[which], theta[..., :-1]
         gradient[..., :-1] += penalty[:, None, None].astype(coef.dtype) * coef
         squares = np.einsum("kod,kod->k", coef, coef, dtype=np.float64)
@@ -123,32 +124,40 @@ class _Step:
 
 
 def _pass(
-    problems: Problems, theta: NDArray[Any], which: NDArray[np.int64], totals: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
-    """Mean losses (a,), their gradients (a, outputs, d + 1), and mean curvatures p (1 - p) of the logits (a, outputs).
+    problems: Problems,
+    theta: NDArray[Any],
+    which: NDArray[np.int64],
+    totals: NDArray[np.float64],
+    curvature: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Mean losses (a,) and their gradients (a, outputs, d + 1).
 
-    theta : (a, outputs, d + 1), of the problems `which`.
+    theta : (a, outputs, d + 1), of the problems `which`. curvature : of zeros, (a, outputs); the mean p (1 - p) of each
+    logit is added to it.
     """
     a, outputs, width = theta.shape
-    weights = theta.swapaxes(0, 1).reshape(outputs * a, width)
-    coef, intercept = weights[:, :-1], weights[:, -1]
-    losses, gradient, curvature = np.zeros(a), np.zeros_like(weights), np.zeros((outputs, a))
+    weights = np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width)
+    coef, intercept = weights[:, :-1], weights[:, -1:]
+    losses, gradient = np.zeros(a), np.zeros_like(weights)
     for rows, x in problems.x:
         share = problems.weight[rows] * (problems.fold[rows] != which[:, None]) / totals[which, None]  # (a, b)
-        logits = np.ascontiguousarray((x @ coef.T + intercept).T).reshape(outputs, a, len(x))
-        loss, slope = cross_entropy(logits, problems.labels[rows])
+        logits = np.empty((outputs * a, len(x)), x.dtype)  # rows of one class lie together: its sums are over axis 0
+        np.add((x @ coef.T).T, intercept, out=logits)
+        loss, slope = cross_entropy(logits.reshape(outputs, a, len(x)), problems.labels[rows])
         losses += np.einsum("ab,ab->a", share, loss)
         share = share.astype(x.dtype)
-        size = np.abs(slope)
-        curvature += np.einsum("ab,oab->oa", share, size * (1 - size))
+        if curvature is not None:
+            size = np.abs(slope)
+            curvature += np.einsum("ab,oab->ao", share, size * (1 - size))
         slope *= share
-        gradient[:, :-1] += slope.reshape(outputs * a, -1) @ x
-        gradient[:, -1] += slope.sum(axis=2).ravel()
-    return losses, gradient.reshape(outputs, a, width).swapaxes(0, 1), curvature.T
+        slope = slope.reshape(outputs * a, len(x))
+        gradient[:, :-1] += slope @ x
+        gradient[:, -1] += slope.sum(axis=1)
+    return losses, gradient.reshape(outputs, a, width).swapaxes(0, 1)
 
 
 def cross_entropy(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Losses (a, b) in nats of logits (outputs, a, b), and their derivatives by the logits.
+    """Losses (a, b) in nats of logits (outputs, a, b), and their derivatives by the logits, in the logits' place.
 
     Both come from the margins to the own class, so that small ones keep all their digits in float32.
     """
@@ -157,12 +166,13 @@ def cross_entropy(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDAr
         margin = sign * logits[0]
         return np.logaddexp(0, margin), (sign * expit(margin))[None]
     rows = np.arange(len(labels))
-    margins = logits - logits[labels, :, rows].T
-    top = margins.max(axis=0)  # 0 where the own class leads
-    odds = np.exp(margins - top)
-    own = odds[labels, :, rows].T
+    logits -= logits[labels, :, rows].T
+    top = logits.max(axis=0)  # 0 where the own class leads
+    logits -= top
+    odds, own = np.exp(logits, out=logits), np.exp(-top)
     odds[labels, :, rows] = 0
     others = odds.sum(axis=0)
     losses = np.where(top > 0, top + np.log(own + others), np.log1p(others))
     odds[labels, :, rows] = -others.T
-    return losses, odds / (own + others)
+    odds /= own + others
+    return losses, odds

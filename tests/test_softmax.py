@@ -260,7 +260,7 @@ def test_cross_entropy_is_that_of_scipy(outputs: int, a: int, b: int, decades: f
     logits = 10**decades * rng.normal(size=(outputs, a, b))
     labels = rng.integers(0, max(2, outputs), b)
     full = np.concatenate([np.zeros((1, a, b)), logits]) if outputs == 1 else logits
-    losses, slopes = cross_entropy(logits, labels)
+    losses, slopes = cross_entropy(logits.copy(), labels)
     logs = log_softmax(full, axis=0)
     np.testing.assert_allclose(losses, -logs[labels, :, np.arange(b)].T, rtol=1e-9, atol=1e-12)
     expected = np.exp(logs) - (labels == np.arange(len(full))[:, None])[:, None]
@@ -271,7 +271,7 @@ def test_cross_entropy_is_that_of_scipy(outputs: int, a: int, b: int, decades: f
 def test_the_slope_of_cross_entropy_is_that_of_finite_differences(outputs: int) -> None:
     rng = np.random.default_rng(outputs)
     logits, labels = 3 * rng.normal(size=(outputs, 2, 4)), rng.integers(0, max(2, outputs), 4)
-    _, slopes = cross_entropy(logits, labels)
+    _, slopes = cross_entropy(logits.copy(), labels)
     for number in range(outputs):
         step = np.zeros_like(logits)
         step[number] = 1e-5
@@ -284,7 +284,7 @@ def test_small_losses_keep_all_their_digits_in_float32(outputs: int) -> None:
     """A margin of m, above one other class or two, is a loss of e^-m or 2 e^-m, far below float32's 1 + 6e-8."""
     margins = np.array([20.0, 40.0, 80.0], dtype=np.float32)
     logits = margins[None, None] if outputs == 1 else np.stack([0 * margins, margins, 0 * margins])[:, None]
-    losses, slopes = cross_entropy(logits, np.ones(3, np.int64))
+    losses, slopes = cross_entropy(logits.copy(), np.ones(3, np.int64))
     assert losses.dtype == slopes.dtype == np.float32
     expected = max(1, outputs - 1) * np.exp(-margins.astype(np.float64))
     np.testing.assert_allclose(losses[0], expected, rtol=1e-5)
