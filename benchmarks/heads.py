@@ -2,15 +2,15 @@
 
     python benchmarks/heads.py [--repeats 5] [--cases ...] [--path-repeats 1]
 
-Features are float32 in memory, made with a known difficulty: clouds of Gaussians, one a class, with the variance of
-direction i falling as 1 / i, rotated, then cut at zero as after a ReLU and not centred ("ill"), or with equal variances
-and neither ("well"). C is that of a penalty of a hundredth of a feature's mean variance (a path: ten of them from 10 to
-3e-4). Equal loss: of a ladder of tolerances, the loosest with which the objective, worked out in float64, lies at most
-1e-4 above the least that is known; it is found once, before the clock runs, for one strength, and taken for its path,
-too: the gaps that it leaves there are in the results (no path for the larger ill one, on which scikit-learn would spend
-a quarter of an hour). The clock covers `fit` from the arrays, with everything that it
-works out of them. Ratios are medians of the ratios within a repeat, brackets the least and the most. scikit-learn's
-path fits each C from the one before (warm_start).
+Features are float32 in memory, made with a known difficulty: clouds of Gaussians, one a class, with the deviation of
+direction i falling as 1 / i, rotated, then cut at zero as after a ReLU and not centred ("ill"), or with equal
+deviations and neither ("well"). C is that of a penalty of a hundredth of a feature's mean variance (a path: ten of them
+from 10 to 3e-4). Equal loss: of a ladder of tolerances, the loosest with which the objective, worked out in float64,
+lies at most 1e-4 above the least that is known; it is found once, before the clock runs, for one strength, and taken
+for its path, too: the gaps that it leaves there are in the results (no path for the larger ill one, on which
+scikit-learn would spend a quarter of an hour). The clock covers `fit` from the arrays, with everything that it works
+out of them. Ratios are medians of the ratios within a repeat, brackets the least and the most. scikit-learn's path fits
+each C from the one before (warm_start).
 
 - ridge: fifty strengths of `featcache.closed.Spectra.ridge` against one, both from the centred rows.
 - small: problems where scikit-learn may win.

@@ -35,18 +35,18 @@ class Selection:
     """What cross-validation says.
 
     entrants : best first. images : left out in turn. folds : how often the rest was trained on; 1 for a held-out part.
-    temperature : that the chosen head's logits were divided by. missed : heads that the budget left out.
+    temperature : that the chosen head's logits were divided by. missed : heads that were left out, and why.
     """
 
     entrants: tuple[Entrant, ...]
     images: int
     folds: int
     temperature: float | None = None
-    missed: tuple[str, ...] = ()
+    missed: tuple[tuple[str, str], ...] = ()
 
     @property
     def chosen(self) -> Entrant:
-        """The one with the highest accuracy; of equals, with the lowest log-loss."""
+        """Of those that noise could explain to be as good as the most accurate one, that with the lowest log-loss."""
         return self.entrants[0]
 
     def __str__(self) -> str:
@@ -60,10 +60,11 @@ class Selection:
             loss = "none    " if found.log_loss is None else f"{found.log_loss:.4f}  "
             interval = f"{found.accuracy_low:.4f} to {found.accuracy_high:.4f}"
             lines.append(f"  {name:{width}}  {found.accuracy:.4f}    {interval}  {loss}  {one.seconds:.2f}")
+        lines.append("  (settings were chosen on these images: the figures of val are the unbiased ones)")
         alike = [one.head for one in self.entrants[1:] if one.p >= _NOISE]
         if alike:
             lines.append(f"{self.chosen.head} and {', '.join(alike)} differ by no more than noise (McNemar p >= 0.05)")
-        lines += [f"{name} was left out: the budget was spent" for name in self.missed]
+        lines += [f"{name} was left out: {why}" for name, why in self.missed]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class Selection:
                 }
                 for one in self.entrants
             ],
-            "missed": list(self.missed),
+            "missed": [list(pair) for pair in self.missed],
         }
 
 
@@ -94,42 +95,53 @@ def select(
 
     Parameters
     ----------
-    budget_s : seconds from now; the first head ends its path early then, others are left out.
+    budget_s : seconds from now. A head whose time runs out ends its path where it is; those behind it are left out, as
+        is one that fails.
 
     Raises
     ------
-    HeadError : nothing came of any within the budget.
+    HeadError : nothing came of any.
     """
     end = time.perf_counter() + (float("inf") if budget_s is None else budget_s)
     found: dict[str, tuple[Tuned, float]] = {}
-    missed = []
+    missed: list[tuple[str, str]] = []
     for name in names:
         started = time.perf_counter()
-        tuned = FAMILIES[name](tuning, lambda: time.perf_counter() > end) if started < end else None
+        if started >= end:
+            missed.append((name, "the budget was spent"))
+            continue
+        try:
+            tuned = FAMILIES[name](tuning, lambda: time.perf_counter() > end)
+        except (ValueError, MemoryError) as error:  # LinAlgError is one
+            missed.append((name, f"it failed ({error})"))
+            continue
         if tuned is None:
-            missed.append(name)
+            missed.append((name, "the budget was spent, or there are too few images"))
         else:
             found[name] = tuned, time.perf_counter() - started
     if not found:
-        raise HeadError(f"a budget of {budget_s:g} s is too short for {', '.join(names)}")
+        raise HeadError("; ".join(f"{name} could not be fitted: {why}" for name, why in missed))
     rows = tuning.left_out.rows
-    y = tuning.classes[tuning.left_out.labels[rows]]
+    y, weight = tuning.classes[tuning.left_out.labels[rows]], tuning.left_out.weight[rows]
     judged = {name: _judge(tuned, y, tuning.classes, class_names) for name, (tuned, _) in found.items()}
-    order = sorted(judged, key=lambda name: (-judged[name][0].accuracy, judged[name][0].log_loss))
-    best, _ = found[order[0]]
     right = {name: predicted == y for name, (_, predicted) in judged.items()}
+    order = sorted(judged, key=lambda name: (-np.average(right[name], weights=weight), judged[name][0].log_loss))
+    alike = [name for name in order if paired_test(right[order[0]], right[name]).p >= _NOISE]
+    best = min(alike, key=lambda name: judged[name][0].log_loss or 0.0)
+    order.remove(best)
     entrants = tuple(
         Entrant(
             name,
             found[name][0].setting,
             judged[name][0],
             found[name][1],
-            paired_test(right[order[0]], right[name]).p,
+            paired_test(right[best], right[name]).p,
             found[name][0].trials,
         )
-        for name in order
+        for name in (best, *order)
     )
-    return best.estimator, Selection(entrants, len(rows), tuning.problems.k - 1, best.temperature, tuple(missed))
+    kept = found[best][0]
+    return kept.estimator, Selection(entrants, len(rows), tuning.problems.k - 1, kept.temperature, tuple(missed))
 
 
 def _judge(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.blocks import Centred, told_apart
-from featcache.selection import Weights
+from featcache.selection import Layers
 
 
 class Moments(NamedTuple):
@@ -71,18 +71,18 @@ class Spectra:
         """The mean variance of a feature; 1 where all are constant."""
         return told_apart(float(self._parts[-1][2].mean()), self._mean)
 
-    def ridge(self, strengths: Sequence[float]) -> Iterator[Weights]:
+    def ridge(self, strengths: Sequence[float]) -> Iterator[Layers]:
         """Least squares to targets of 1 for the own class and -1 for others, as scikit-learn's RidgeClassifier.
 
         The penalty of the mean squared error is strength * scale * ||coef||^2.
         """
         return self._path(strengths, _ridge)
 
-    def lda(self, strengths: Sequence[float]) -> Iterator[Weights]:
+    def lda(self, strengths: Sequence[float]) -> Iterator[Layers]:
         """Linear discriminant analysis; strength * scale is added to the variance within the classes."""
         return self._path(strengths, _discriminant)
 
-    def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[Weights]:
+    def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[Layers]:
         rotated = [between @ vectors for _, _, _, vectors, between in self._parts]
         for strength in strengths:
             layers = []
@@ -90,7 +90,7 @@ class Spectra:
                 whitened = (inside / (values + strength * self.scale)) @ vectors.T  # (covariance + ridge)^-1 of means
                 coef, offset = solve(shares, between, whitened)
                 layers.append(_layer(coef, offset - coef @ (centre + self._mean)))
-            yield Weights(strength, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+            yield Layers(strength, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
 
 
 def _ridge(
@@ -112,14 +112,14 @@ def _discriminant(
     return coef, offset
 
 
-def centroids(moments: Sequence[Moments], mean: NDArray[Any]) -> Iterator[Weights]:
-    """The cosine between a row less the mean of all and each class's mean direction: a path of one."""
+def centroids(moments: Sequence[Moments], mean: NDArray[Any]) -> Iterator[Layers]:
+    """A row less the mean of all, along each class's mean direction, as nearest by cosine: a path of one."""
     layers = []
     for part in moments:
         lengths = np.linalg.norm(part.directions, axis=1, keepdims=True)
         coef = part.directions / np.maximum(lengths, np.finfo(float).tiny)
         layers.append(_layer(coef, -coef @ mean.astype(np.float64)))
-    yield Weights(0.0, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+    yield Layers(0.0, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
 
 
 def _layer(coef: NDArray[np.float64], offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.auto import select
+from featcache.blocks import Rows
 from featcache.cache import FeatureCache
 from featcache.errors import CacheIncompleteError, HeadError
-from featcache.families import Tuning
+from featcache.families import FAMILIES, Tuning
 from featcache.features import Features
 from featcache.fitting import evaluate_head
 from featcache.metrics import wilson_interval
@@ -29,8 +30,8 @@ Progress = Callable[[str, int, int], None]
 class Point(NamedTuple):
     """One place on a curve: the median of its repeats.
 
-    share : of the labels. images : trained on. views : K. accuracies : on val, one a repeat. seconds : median, to tune
-    and fit one head. interval : 95 % Wilson interval of the median accuracy.
+    share : of the labels, as drawn. images : trained on. views : K. accuracies : on val, one a repeat. seconds : to
+    tune and fit one head, median. interval : 95 % Wilson interval of the median accuracy.
     """
 
     share: float
@@ -98,13 +99,15 @@ def label_curve(
     ------
     CacheError, HeadError
     """
+    if repeats < 1:
+        raise HeadError(f"a curve takes one repeat or more; got {repeats}")
     train, val = _features(cache, layer)
     points: list[Point] = []
     for place, share in enumerate(shares):
         if points and len(draw(train, share, seed)) == points[-1].images:
             continue
-        drawn = [draw(train, share, seed + repeat) for repeat in range(repeats if share < 1 else 1)]
-        points.append(_point(head, [_some(train, rows) for rows in drawn], val, share, seed))
+        drawn = (draw(train, share, seed + repeat) for repeat in range(repeats if share < 1 else 1))
+        points.append(_point(head, (_some(train, rows) for rows in drawn), val, len(train.y), seed))
         if progress:
             progress("labels", place + 1, len(shares))
     return Curve("labels", head, tuple(points), len(val.samples))
@@ -128,7 +131,7 @@ def view_curve(
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
     for place, views in enumerate(counts):
-        points.append(_point(head, [train.first(views)], val, 1.0, seed))
+        points.append(_point(head, iter([train.first(views)]), val, len(train.y), seed))
         if progress:
             progress("views", place + 1, len(counts))
     return Curve("views", head, tuple(points), len(val.samples))
@@ -142,7 +145,10 @@ def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
     rows = []
     for label in np.unique(train.y):
         members = order[train.y[order] == label]
-        rows.append(members[: max(_LEAST, round(share * len(members)))])
+        _, first, content = np.unique(train.samples.sha256[members], axis=0, return_index=True, return_inverse=True)
+        place = np.empty(len(first), np.int64)  # of each distinct image in that order
+        place[np.argsort(first)] = np.arange(len(first))
+        rows.append(members[place[content.reshape(-1)] < max(_LEAST, round(share * len(first)))])
     return np.sort(np.concatenate(rows))
 
 
@@ -156,16 +162,22 @@ def _features(cache: str | os.PathLike[str] | FeatureCache, layer: str) -> tuple
 
 
 def _some(features: Features, rows: NDArray[np.int64]) -> Features:
-    return Features(np.asarray(features.x[rows]), features.samples.take(rows))
+    x = features.x
+    some = Rows(x.base, x.index[rows]) if isinstance(x, Rows) else Rows(x, rows)
+    return Features(some, features.samples.take(rows))
 
 
-def _point(head: str, draws: Sequence[Features], val: Features, share: float, seed: int) -> Point:
-    accuracies, seconds = [], []
+def _point(head: str, draws: Iterator[Features], val: Features, labels: int, seed: int) -> Point:
+    """labels : training images in all."""
+    if head not in FAMILIES:
+        raise HeadError(f"a curve is of one of {', '.join(FAMILIES)}; got {head}")
+    accuracies, seconds, images, views = [], [], 0, 0
     for train in draws:
         started = time.perf_counter()
         estimator, _ = select(Tuning(train, seed=seed), [head], train.samples.classes)
         seconds.append(time.perf_counter() - started)
         accuracies.append(evaluate_head(estimator, val).accuracy)
+        images, views = len(train.samples), train.views
     n, median = len(val.samples), float(np.median(accuracies))
     interval = wilson_interval(round(median * n), n)
-    return Point(share, len(draws[0].samples), draws[0].views, tuple(accuracies), float(np.median(seconds)), interval)
+    return Point(images / labels, images, views, tuple(accuracies), float(np.median(seconds)), interval)

@@ -19,12 +19,13 @@ from featcache.errors import HeadError
 from featcache.features import Features, ViewUse
 from featcache.folds import NEVER, assign_folds
 from featcache.neighbours import votes
-from featcache.selection import LeftOut, Trial, Weights, choose
+from featcache.selection import Layers, LeftOut, Trial, choose
 from featcache.softmax import Problems, solve_path
 from featcache.spectrum import Spectrum
 
 STRENGTHS = tuple(np.logspace(4, -6, 16).tolist())  # of a penalty, in shares of a feature's mean variance
-_FOLDS, _MOST = 5, 1_000_000  # where images times classes are more, a fifth is held out once
+_FOLDS, _MOST = 5, 1_000_000  # where images times classes are more, a fifth is held out once, or
+_MOST_LOGITS = 20_000_000  # as many images as have that many logits
 _TOL, _MAX_ITER = 1e-5, 1000
 
 Stop = Callable[[], bool]
@@ -78,13 +79,19 @@ class Tuning:
             raise HeadError(f"cross-validation takes two folds or more; got {folds}")
         k = 1 + (folds or _FOLDS)
         fold = assign_folds(labels, features.samples.sha256, k - 1, seed)
-        if folds is None and len(labels) * len(self.classes) > _MOST:
+        if folds is None and (logits := len(labels) * len(self.classes)) > _MOST:
+            parts = max(_FOLDS, -(-logits // _MOST_LOGITS))
+            fold = assign_folds(labels, features.samples.sha256, parts, seed)
             fold, k = np.where(fold == 0, 0, NEVER), 2
         if np.all(fold == NEVER):
-            raise HeadError("no class has two different training images, so no head can be tuned; give -p C=1")
+            raise HeadError(
+                "no class has two different training images, so none can be left out to choose settings by. "
+                "Fit a head with settings of your own, such as linear with C=1 (--head linear -p C=1)."
+            )
         flat = features.flatten(use)
         views = len(flat.y) // len(labels)
         try:
+            class_weight = _by_index(class_weight, features.samples.classes)
             by_class = compute_class_weight(class_weight, classes=self.classes, y=features.y)[labels]
             if not by_class.min() > 0:
                 raise ValueError("class_weight must be greater than 0 for every class")
@@ -95,8 +102,8 @@ class Tuning:
             raise HeadError(f"the head could not be fitted: {error}") from error
         outputs = 1 if len(self.classes) == 2 else len(self.classes)
         self.problems = Problems(rows, np.repeat(labels, views), weight, np.repeat(fold, views), k, outputs)
+        self.class_weight = class_weight
         self.left_out = LeftOut(clean, labels, fold, by_class)
-        self.groups = flat.groups[::views]
         self._features = features
 
     @property
@@ -116,6 +123,16 @@ class Tuning:
         return Spectra(self.moments, self.problems.x.mean)
 
 
+def _by_index(class_weight: Any, names: tuple[str, ...]) -> Any:
+    """Weights by class name as weights by index."""
+    if not isinstance(class_weight, Mapping):
+        return class_weight
+    unknown = [name for name in class_weight if isinstance(name, str) and name not in names]
+    if unknown:
+        raise ValueError(f"class_weight names {unknown[0]!r}; the classes are {', '.join(names)}")
+    return {names.index(name) if isinstance(name, str) else name: weight for name, weight in class_weight.items()}
+
+
 def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Softmax regression along the path of L2 strengths."""
     problems = tuning.problems
@@ -124,55 +141,58 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     total = float(problems.weight.sum())
     scale = told_apart(squares / total / len(problems.x.mean), problems.x.mean) * total
     path = solve_path(problems, spectrum, [1 / (strength * scale) for strength in STRENGTHS], _TOL, _MAX_ITER)
-    return _chosen(tuning, (Weights(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
+    tuned, C = _chosen(tuning, (Layers(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
+    tuned.estimator.set_params(C=C, class_weight=tuning.class_weight)
+    return tuned
 
 
 def ridge(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Least squares, all strengths from one eigendecomposition."""
-    return _chosen(tuning, tuning.spectra.ridge(STRENGTHS), "strength={:.3g}", stop)
+    return _chosen(tuning, tuning.spectra.ridge(STRENGTHS), "strength={:.3g}", stop)[0]
 
 
 def lda(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Linear discriminant analysis, all strengths of shrinkage from the same eigendecomposition."""
-    return _chosen(tuning, tuning.spectra.lda(STRENGTHS), "strength={:.3g}", stop)
+    return _chosen(tuning, tuning.spectra.lda(STRENGTHS), "strength={:.3g}", stop)[0]
 
 
 def centroid(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """The nearest mean direction of a class."""
-    return _chosen(tuning, centroids(tuning.moments, tuning.problems.x.mean), "", stop)
+    return _chosen(tuning, centroids(tuning.moments, tuning.problems.x.mean), "", stop)[0]
 
 
-def _chosen(tuning: Tuning, path: Iterable[Weights], setting: str, stop: Stop) -> Tuned:
+def _chosen(tuning: Tuning, path: Iterable[Layers], setting: str, stop: Stop) -> tuple[Tuned, float]:
     found = choose(path, tuning.left_out, tuning.classes, stop)
     probabilities = softmax(found.logits / found.temperature, axis=1)
-    return Tuned(found.head, setting.format(found.strength), found.trials, probabilities, found.temperature)
+    text = setting.format(found.value) + (", cut short" if found.cut and setting else "")
+    return Tuned(found.head, text, found.trials, probabilities, found.temperature), found.value
 
 
 def knn(tuning: Tuning, stop: Stop = lambda: False) -> Tuned | None:
-    """The nearest clean views by cosine; each image is left out alone."""
+    """The nearest clean views by cosine, none of them of the fold that the image is left out with."""
     from sklearn.neighbors import KNeighborsClassifier  # a tenth of a second, which no other head waits for
 
-    x, labels = tuning.clean, tuning.left_out.labels
-    found = votes(x, labels, tuning.groups, len(tuning.classes), stop)
+    left_out, names = tuning.left_out, range(len(tuning.classes))
+    x, labels, rows = tuning.clean, left_out.labels, left_out.rows
+    found = votes(x, labels, left_out.fold, rows, len(names), stop)
     if not found:  # no time, or no other image
         return None
-    rows = tuning.left_out.rows
-    y, weight, names = labels[rows], tuning.left_out.weight[rows], range(len(tuning.classes))
+    y, weight = labels[rows], left_out.weight[rows]
     trials, scores = [], {}
     for k, shares in found.items():
-        right = shares[rows].argmax(axis=1) == y
-        loss = log_loss(y, shares[rows], sample_weight=weight, labels=names)
+        right = shares.argmax(axis=1) == y
+        loss = log_loss(y, shares, sample_weight=weight, labels=names)
         trials.append(Trial(k, loss, float(right.mean())))
         scores[k] = float(np.average(right, weights=weight)), -loss
     k = max(scores, key=lambda k: scores[k])
     estimator = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(x, tuning.classes[labels])
-    return Tuned(estimator, f"k={k}", tuple(trials), found[k][rows])
+    return Tuned(estimator, f"k={k}", tuple(trials), found[k])
 
 
-FAMILIES: Mapping[str, Callable[[Tuning, Stop], Tuned | None]] = {
+FAMILIES: Mapping[str, Callable[[Tuning, Stop], Tuned | None]] = {  # in the order in which `auto` tries them
+    "linear": linear,
     "centroid": centroid,
     "ridge": ridge,
     "lda": lda,
-    "linear": linear,
     "knn": knn,
 }

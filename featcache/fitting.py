@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 
 from featcache import heads
 from featcache.auto import Entrant, Selection, select
@@ -22,6 +21,7 @@ from featcache.errors import CacheIncompleteError, HeadError
 from featcache.families import FAMILIES, Tuning
 from featcache.features import Features, ViewUse
 from featcache.headfile import dump_head
+from featcache.linear import LinearHead
 from featcache.metrics import Accuracy, describe, evaluate
 from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch
@@ -136,13 +136,19 @@ def fit_head(
     for split, features in (("train", train), ("val", val)):
         if not len(features.samples):
             raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
+    if tta > val.views:
+        raise CacheIncompleteError(
+            f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
+            f"Extract with --val-views {tta}."
+        )
     with watch.phase("fit"):
         if head == "sgd":
             _refuse(cv=cv, budget_s=budget_s, scaling=scaling, calibrate=calibrate, only="heads that are not sgd")
             fitted = _fit_sgd(dict(parameters or {}), train, val, use_views, seed, on_epoch)
         elif use_views == "cycle":
             raise HeadError("cycle trains on one view an epoch, as sgd alone does; use all, mean or clean")
-        elif _is_tuned(head, parameters or {}, scaling):
+        elif _is_tuned(head, parameters or {}):
+            _refuse(scaling=scaling, only="heads that are not tuned: fix their settings with -p, or name another")
             _refuse(calibrate=calibrate, only="heads that have no probabilities of their own")
             fitted = _tune(str(head), parameters or {}, train, use_views or "all", cv, budget_s, seed)
         else:
@@ -152,8 +158,7 @@ def fit_head(
     with watch.phase("evaluate"):
         predicted, probabilities = _predict(fitted.estimator, val, tta)
         accuracy = evaluate(val.y, predicted, val.samples.classes, probabilities)
-        temperature = fitted.selection.temperature if fitted.selection else None
-        before = None if temperature is None else _before(val, predicted, probabilities, temperature)
+        before = _before(fitted, val, tta)
         on_test = evaluate_head(fitted.estimator, test, tta) if len(test.samples) else None
     folder = Path(out) if out is not None else None
     if folder is not None:
@@ -183,25 +188,10 @@ def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) ->
 def _predict(
     estimator: BaseEstimator, features: Features, tta: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    if tta > features.views:
-        raise CacheIncompleteError(
-            f"tta averages {tta} augmented views of an image, but the cache has {features.views} of its val images. "
-            f"Extract with --val-views {tta}."
-        )
     x, classes = features.first(tta).flatten().x if tta else features.clean(), len(features.samples.classes)
     return heads.average_views(
         heads.predict(estimator, x), heads.probabilities(estimator, x, classes), 1 + tta, classes
     )
-
-
-def _before(
-    val: Features, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, temperature: float
-) -> Accuracy:
-    """Figures without the temperature that the head's logits were divided by."""
-    if probabilities is None:
-        raise AssertionError("what has a temperature has probabilities")
-    logits = temperature * np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    return evaluate(val.y, predicted, val.samples.classes, softmax(logits, axis=1))
 
 
 @dataclass(frozen=True)
@@ -212,6 +202,15 @@ class _Fitted:
     selection: Selection | None = None
 
 
+def _before(fitted: _Fitted, val: Features, tta: int) -> Accuracy | None:
+    """Figures without the temperature that the head's logits were divided by, where they were."""
+    head, temperature = fitted.estimator, fitted.selection.temperature if fitted.selection else None
+    if temperature is None or not isinstance(head, LinearHead):
+        return None
+    hot = LinearHead.from_weights(head.coef_ * temperature, head.intercept_ * temperature, head.classes_)
+    return evaluate_head(hot, val, tta)
+
+
 def _refuse(only: str, **options: Any) -> None:
     """Options that would be silently without effect."""
     given = [name for name, value in options.items() if value]
@@ -219,8 +218,8 @@ def _refuse(only: str, **options: Any) -> None:
         raise HeadError(f"{given[0]} is for {only}")
 
 
-def _is_tuned(head: str | BaseEstimator, parameters: Mapping[str, Any], scaling: str | None) -> bool:
-    return head == "auto" or (head in FAMILIES and set(parameters) <= {"class_weight"} and scaling is None)
+def _is_tuned(head: str | BaseEstimator, parameters: Mapping[str, Any]) -> bool:
+    return isinstance(head, str) and (head == "auto" or (head in FAMILIES and set(parameters) <= {"class_weight"}))
 
 
 def _fit_sgd(
@@ -269,6 +268,8 @@ def _make(head: str | BaseEstimator, parameters: Mapping[str, Any], scaling: str
     if not isinstance(head, str) and parameters:
         raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
     estimator = heads.make_head(head, parameters) if isinstance(head, str) else head
+    if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
+        raise HeadError(f"{type(head).__name__} is not a scikit-learn classifier; give an object of one")
     return heads.with_scaling(estimator, scaling) if scaling else estimator
 
 
@@ -288,7 +289,9 @@ def _fit_any(
         rows, predicted, probabilities = cross_validate(estimator, train, use, cv, seed)
         found = evaluate(train.y[rows], predicted, train.samples.classes, probabilities)
         selection = Selection((Entrant(name, "", found, time.perf_counter() - started, 1.0),), len(rows), cv)
-    if calibrate and not hasattr(estimator, "predict_proba"):
+    if calibrate and hasattr(estimator, "predict_proba"):
+        raise HeadError(f"calibrate is for heads that have no probabilities of their own; {name} has some")
+    if calibrate:
         estimator = calibrated(estimator, train, use, cv or 5, seed)
     else:
         heads.fit_estimator(estimator, train.flatten(use))

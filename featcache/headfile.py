@@ -24,6 +24,21 @@ _TRUSTED = (
     "sklearn.calibration._SigmoidCalibration",
     "featcache.linear.LinearHead",
 )
+# Estimators that a head may hold: they predict with numpy alone, or what their compiled code reads is checked below.
+_ROOMS = (
+    "featcache.linear",
+    "sklearn.calibration",
+    "sklearn.decomposition",
+    "sklearn.discriminant_analysis",
+    "sklearn.dummy",
+    "sklearn.linear_model",
+    "sklearn.multiclass",
+    "sklearn.naive_bayes",
+    "sklearn.neural_network",
+    "sklearn.pipeline",
+    "sklearn.preprocessing",
+)
+_CHECKED = ("SVC", "NuSVC", "LinearSVC", "KNeighborsClassifier", "NearestCentroid")
 _TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
 
 
@@ -67,10 +82,7 @@ def load_head(path: Path) -> BaseEstimator:
 
             arrays = load_file(path)
             coef, intercept, classes = arrays["coef"], arrays["intercept"], arrays["classes"]
-            _require(coef.ndim == 2 and intercept.shape == (len(coef),), "its weights do not fit each other")
-            _require(classes.shape == (max(2, len(coef)),), "its classes do not fit its weights")
-            _require(np.isfinite(coef).all() and np.isfinite(intercept).all(), "its weights are not finite")
-            _check_classes(classes)
+            _check_linear(coef, intercept, classes)
             return LinearHead.from_weights(coef, intercept, classes)
         import skops.io
 
@@ -98,6 +110,12 @@ def _check(estimator: Any) -> None:
     _check_classes(np.asarray(estimator.classes_))
     _require(isinstance(estimator.n_features_in_, int), "its number of features is none")
     for part in _parts(estimator):
+        if isinstance(part, BaseEstimator):
+            kind = type(part)
+            known = kind.__name__ in (*_CHECKED, *_TREES) or kind.__module__.startswith(_ROOMS)
+            _require(known, f"it holds a {kind.__name__}, whose file nothing checks")
+        if isinstance(part, LinearHead) and hasattr(part, "coef_"):
+            _check_linear(part.coef_, part.intercept_, part.classes_)
         if isinstance(part, (SVC, NuSVC)) and hasattr(part, "support_vectors_"):  # a template is not fitted
             _check_svc(part)
         elif isinstance(part, KNeighborsClassifier) and hasattr(part, "_fit_X"):
@@ -110,6 +128,13 @@ def _check(estimator: Any) -> None:
     if type(estimator).__name__ in _TREES:
         for member in getattr(estimator, "estimators_", [estimator]):
             _check_tree(member, estimator.n_features_in_)
+
+
+def _check_linear(coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any]) -> None:
+    _require(coef.ndim == 2 and intercept.shape == (len(coef),), "its weights do not fit each other")
+    _require(classes.shape == (max(2, len(coef)),), "its classes do not fit its weights")
+    _require(np.isfinite(coef).all() and np.isfinite(intercept).all(), "its weights are not finite")
+    _check_classes(classes)
 
 
 def _check_classes(classes: NDArray[Any]) -> None:

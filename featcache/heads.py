@@ -50,7 +50,7 @@ def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEst
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise HeadError(
-            f"there is no head {name!r}. Use {', '.join(HEADS)}, sgd, or the dotted path of a scikit-learn "
+            f"there is no head {name!r}. Use {', '.join(HEADS)}, auto, sgd, or the dotted path of a scikit-learn "
             "classifier, such as sklearn.naive_bayes.GaussianNB."
         ) from error
     if not (inspect.isclass(cls) and issubclass(cls, BaseEstimator) and hasattr(cls, "predict")):
@@ -84,7 +84,7 @@ def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
     x = features.x if isinstance(estimator, LinearHead) else np.asarray(features.x, dtype=np.float32)
     try:
         estimator.fit(x, features.y, **({name: features.weights} if name else {}))
-    except (ValueError, TypeError, MemoryError) as error:
+    except Exception as error:  # its parameters do not fit the data, or each other
         raise HeadError(f"{type(estimator).__name__} could not be fitted: {error}") from error
 
 

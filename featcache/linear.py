@@ -32,7 +32,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     C : inverse strength of the penalty, greater than 0.
-    class_weight : None, "balanced" (n / (c * images of the class)), or a dict of class to weight.
+    class_weight : None, "balanced" (all weights / (c * those of the class)), or a dict of class to weight.
     max_iter : the most iterations.
     tol : stop when the objective lies above its minimum by about this share or less.
 
@@ -53,8 +53,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         X may be memory-mapped and larger than memory, see `featcache.blocks`.
         """
-        if not self.C > 0:
-            raise ValueError(f"C must be greater than 0; got {self.C}")
+        if not 0 < self.C < np.inf:
+            raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
         if isinstance(X, Rows):
             check_consistent_length(X, y)
             x, y = validate_data(self, X, skip_check_array=True), np.asarray(y)
@@ -65,8 +65,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if self.class_weight is not None:
-            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weight)
-            weight = weight * by_class[labels]
+            weight = weight * self._by_class(y, labels, weight)[labels]
         seen = self.classes_[np.unique(labels[weight > 0])].tolist()
         if len(seen) < 2:
             raise ValueError(f"LinearHead needs two classes or more with weight; found one class: {seen}")
@@ -79,6 +78,13 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             said = f"LinearHead stopped after {self.n_iter_} iterations before reaching tol={self.tol}"
             warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
         return self
+
+    def _by_class(self, y: Any, labels: NDArray[np.int64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.class_weight != "balanced":
+            found: NDArray[np.float64] = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            return found
+        sums = np.bincount(labels, weight)
+        return np.where(sums > 0, weight.sum() / (np.count_nonzero(sums) * np.where(sums > 0, sums, 1)), 0)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Logits, shape (n, c); for two classes the log-odds of the second, shape (n,)."""

@@ -16,22 +16,22 @@ from featcache.linear import LinearHead
 _PATIENCE, _RISE = 2, 1e-3
 
 
-class Weights(NamedTuple):
+class Layers(NamedTuple):
     """Linear layers of k problems, the last of which saw all images.
 
-    strength : what sets them apart on the path: C, or the strength of a penalty. coef : shape (k, outputs, d).
+    value : of what changes along the path: C, or the strength of a penalty. coef : shape (k, outputs, d).
     intercept : (k, outputs). outputs is 1 for two classes.
     """
 
-    strength: float
+    value: float
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
 
 
 class Trial(NamedTuple):
-    """What one strength reached on left-out images: log-loss in nats at the temperature that suits it, accuracy."""
+    """What one value reached on left-out images: log-loss in nats at the temperature that suits it, accuracy."""
 
-    strength: float
+    value: float
     log_loss: float
     accuracy: float
 
@@ -53,17 +53,17 @@ class LeftOut:
         """Those that some problem leaves out."""
         return np.flatnonzero(self.fold >= 0)
 
-    def logits(self, weights: Weights) -> NDArray[np.float64]:
+    def logits(self, layers: Layers) -> NDArray[np.float64]:
         """Of `rows`, each by the problem that left it out; shape (m, c), c >= 2."""
-        k, outputs, d = weights.coef.shape
-        coef = weights.coef[:-1].reshape(-1, d)
-        intercept = weights.intercept[:-1].ravel() + coef @ self.x.mean.astype(np.float64)
+        k, outputs, d = layers.coef.shape
+        coef = layers.coef[:-1].reshape(-1, d)
+        intercept = layers.intercept[:-1].ravel() + coef @ self.x.mean.astype(np.float64)
         coef = coef.astype(self.x.mean.dtype)
         found = []
         for rows, x in self.x:
             here = np.flatnonzero(self.fold[rows] >= 0)
-            logits = (x @ coef.T + intercept).reshape(len(x), k - 1, outputs)
-            found.append(logits[here, self.fold[rows][here]])
+            logits = (x[here] @ coef.T + intercept).reshape(len(here), k - 1, outputs)
+            found.append(logits[np.arange(len(here)), self.fold[rows][here]])
         return two_sided(np.concatenate(found))
 
 
@@ -71,19 +71,20 @@ class LeftOut:
 class Chosen:
     """A head with its temperature folded in, and what cross-validation says of it.
 
-    strength : of the penalty. temperature : that its logits were divided by. trials : of all strengths.
-    logits : of the left-out images, shape (m, c), before the temperature.
+    value : see `Layers`. temperature : that the logits were divided by. trials : of all values that were tried.
+    logits : of the left-out images, shape (m, c), before the temperature. cut : whether `stop` ended the path.
     """
 
     head: LinearHead
-    strength: float
+    value: float
     temperature: float
     trials: tuple[Trial, ...]
     logits: NDArray[np.float64]
+    cut: bool
 
 
 def choose(
-    path: Iterable[Weights], left_out: LeftOut, classes: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
+    path: Iterable[Layers], left_out: LeftOut, classes: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
 ) -> Chosen:
     """The member with the least log-loss on left-out images, each judged at the temperature that suits it best.
 
@@ -96,25 +97,26 @@ def choose(
     rows = left_out.rows
     y, weight = left_out.labels[rows], left_out.weight[rows]
     trials: list[Trial] = []
-    best: tuple[float, Weights, float, NDArray[np.float64]] | None = None
-    risen, temperature = 0, 1.0
-    for weights in path:
-        logits = left_out.logits(weights)
+    best: tuple[float, Layers, float, NDArray[np.float64]] | None = None
+    risen, temperature, cut = 0, 1.0, False
+    for layers in path:
+        logits = left_out.logits(layers)
         temperature = fit_temperature(logits, y, weight, temperature)
         loss = mean_log_loss(logits / temperature, y, weight)
-        trials.append(Trial(weights.strength, loss, float(np.mean(logits.argmax(axis=1) == y))))
+        trials.append(Trial(layers.value, loss, float(np.mean(logits.argmax(axis=1) == y))))
         if best is None or loss < best[0]:
-            best, risen = (loss, weights, temperature, logits), 0
+            best, risen = (loss, layers, temperature, logits), 0
         elif loss > best[0] * (1 + _RISE):  # where nothing is learnt yet, all losses are alike
             risen += 1
-        if risen == _PATIENCE or stop():
+        cut = risen < _PATIENCE and stop()
+        if cut or risen == _PATIENCE:
             break
     if best is None:
         raise AssertionError("a path has members")
-    _, weights, temperature, logits = best
-    coef, intercept = weights.coef[-1] / temperature, weights.intercept[-1] / temperature
+    _, layers, temperature, logits = best
+    coef, intercept = layers.coef[-1] / temperature, layers.intercept[-1] / temperature
     head = LinearHead.from_weights(coef, intercept, classes)
-    return Chosen(head, weights.strength, temperature, tuple(trials), logits)
+    return Chosen(head, layers.value, temperature, tuple(trials), logits, cut)
 
 
 def two_sided(logits: NDArray[Any]) -> NDArray[np.float64]:

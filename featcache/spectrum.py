@@ -24,12 +24,6 @@ class Spectrum(NamedTuple):
     values: NDArray[np.float64]
     rest: float
 
-    @property
-    def mean(self) -> float:
-        """Of all d eigenvalues: the mean variance of a feature."""
-        d, r = self.vectors.shape
-        return float(self.values.sum() + (d - r) * self.rest) / d
-
     @classmethod
     def of(cls, centred: Centred, weight: NDArray[np.float64]) -> Spectrum:
         """Randomised subspace iteration (Halko, Martinsson and Tropp 2011) on rows at equal distances."""

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 
 from featcache.errors import HeadError
 from featcache.features import Features, FlatFeatures, ViewUse
-from featcache.folds import assign_folds
+from featcache.folds import NEVER, assign_folds
 from featcache.heads import fit_estimator, predict, probabilities
 
 
@@ -56,12 +56,16 @@ def calibrated(
     """
     from sklearn.calibration import CalibratedClassifierCV
 
+    fold = assign_folds(features.y, features.samples.sha256, folds, seed)
+    if np.any(fold == NEVER):
+        name = features.samples.classes[features.y[fold == NEVER][0]]
+        raise HeadError(f"calibration takes two different training images of each class; {name} has one")
     flat = features.flatten(use)
-    fold = _spread(assign_folds(features.y, features.samples.sha256, folds, seed), flat)
-    parts = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold[fold >= 0])]
+    fold = _spread(fold, flat)
+    parts = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold)]
     found = CalibratedClassifierCV(estimator, cv=parts, ensemble=False)
     with warnings.catch_warnings():  # it passes no weights on to a pipeline; all that it is given are equal
-        warnings.filterwarnings("ignore", message="Since Pipeline does not appear to accept sample_weight")
+        warnings.filterwarnings("ignore", message=r"Since \w+ does not appear to accept sample_weight")
         fit_estimator(found, flat)
     return found.set_params(cv=None)  # its file need not hold the folds
 

@@ -73,14 +73,16 @@ def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     _, found = select(tuning(), list(fixed.wrong), NAMES, 10.0)
     assert [one.head for one in found.entrants] == ["linear", "ridge"]
     assert [one.seconds for one in found.entrants] == [7, 4]
-    assert found.missed == ("lda",)
+    assert found.missed == (("lda", "the budget was spent"),)
     assert str(found).endswith("lda was left out: the budget was spent")
 
 
 def test_a_budget_in_which_nothing_is_done_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = Fixed(monkeypatch)
     fixed.wrong, fixed.took = {"knn": 0}, {"knn": 11}
-    with pytest.raises(HeadError, match=r"^a budget of 10 s is too short for knn$"):
+    with pytest.raises(
+        HeadError, match=r"^knn could not be fitted: the budget was spent, or there are too few images$"
+    ):
         select(tuning(), ["knn"], NAMES, 10.0)
 
 
@@ -93,3 +95,31 @@ def test_every_family_competes_on_the_same_images(train: Features) -> None:
     assert min(accuracies) > 0.6
     assert found.missed == ()
     assert hasattr(estimator, "predict_proba")
+
+
+def test_a_head_that_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 3}
+
+    def fails(tuning: Any, stop: Any) -> None:
+        raise np.linalg.LinAlgError("no convergence")
+
+    monkeypatch.setattr(auto, "FAMILIES", {"linear": fails, "ridge": fixed["ridge"]})
+    _, found = select(tuning(), ["linear", "ridge"], NAMES)
+    assert found.chosen.head == "ridge"
+    assert str(found).endswith("linear was left out: it failed (no convergence)")
+
+
+def test_of_heads_that_noise_could_explain_the_surest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 3, "linear": 2}
+    plain = fixed["linear"]
+
+    def sure_and_wrong(tuning: Any, stop: Any) -> Any:
+        found = plain(tuning, stop)
+        return found._replace(probabilities=np.eye(3)[found.probabilities.argmax(1)])
+
+    monkeypatch.setattr(auto, "FAMILIES", {"linear": sure_and_wrong, "ridge": fixed["ridge"]})
+    estimator, found = select(tuning(), ["linear", "ridge"], NAMES)
+    assert estimator == "ridge"
+    assert [one.accuracy.accuracy for one in found.entrants] == [57 / 60, 58 / 60]

@@ -15,7 +15,7 @@ from sklearn.linear_model import RidgeClassifier
 from featcache import blocks
 from featcache.blocks import Centred
 from featcache.closed import Moments, Spectra, centroids, gather
-from featcache.selection import Weights
+from featcache.selection import Layers
 
 K = 4  # problems: three folds, and all rows
 
@@ -103,7 +103,7 @@ def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength
     some = data(classes)
     spectra = Spectra(some.moments(classes), some.mean())
     (found,) = spectra.ridge([strength])
-    assert found.strength == strength
+    assert found.value == strength
     half = 2 if classes == 2 else 1
     for problem in range(K):
         rows = some.seen(problem)
@@ -202,7 +202,7 @@ def test_the_unit_of_the_weights_changes_no_logit(solve: str, unit: float) -> No
         np.testing.assert_allclose(other.intercept, one.intercept, rtol=1e-6, atol=1e-8)
 
 
-def path(some: Data, solve: str) -> list[Weights]:
+def path(some: Data, solve: str) -> list[Layers]:
     moments = some.moments(3)
     spectra = Spectra(moments, some.mean())
     return list(centroids(moments, some.mean()) if solve == "centroids" else getattr(spectra, solve)([1e4, 1.0, 1e-6]))

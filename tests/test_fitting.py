@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import LinearRegression, RidgeClassifier
 
 from caches import cache_of, clouds
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
 from featcache.errors import CacheDamagedError, CacheError, CacheIncompleteError, HeadError
 from featcache.extraction import extract
+from featcache.families import Tuning
+from featcache.features import Features
 from featcache.fitting import fit_head
 from featcache.headfile import load_head
 from featcache.heads import HEADS, predict
@@ -272,7 +274,7 @@ def test_the_tuned_head_says_how_it_was_chosen(mislabelled: FeatureCache, tmp_pa
     assert (found["folds"], found["images"], entrant["head"], entrant["n"]) == (5, 13, "linear", 13)
     losses = [loss for _, loss, _ in (trial.values() for trial in entrant["trials"])]
     best = entrant["trials"][int(np.argmin(losses))]
-    assert entrant["setting"] == f"C={best['strength']:.3g}"
+    assert entrant["setting"] == f"C={best['value']:.3g}"
     assert entrant["log_loss"] == pytest.approx(min(losses))
     assert fit.before is not None
     val = mislabelled.features("val")
@@ -320,6 +322,15 @@ def test_a_head_without_probabilities_gets_some_when_asked(cache: FeatureCache) 
         ({"calibrate": True}, "calibrate is for heads that have no probabilities of their own"),
         ({"head": "auto", "parameters": {"C": 1}}, "auto chooses its settings itself; it takes class_weight alone"),
         ({"parameters": {"class_weight": "even"}}, "the head could not be fitted: "),
+        (
+            {"parameters": {"class_weight": {"wasps": 2}}},
+            "the head could not be fitted: class_weight names 'wasps'; the classes are ants, bees",
+        ),
+        ({"scaling": "l2"}, "scaling is for heads that are not tuned: fix their settings with -p, or name another"),
+        ({"head": "auto", "scaling": "l2"}, "scaling is for heads that are not tuned"),
+        ({"head": "logreg", "calibrate": True}, "calibrate is for heads that have no probabilities of their own; "),
+        ({"head": LinearRegression()}, "LinearRegression is not a scikit-learn classifier; give an object of one"),
+        ({"head": RidgeClassifier}, "ABCMeta is not a scikit-learn classifier; give an object of one"),
     ],
     ids=str,
 )
@@ -352,3 +363,61 @@ def test_features_that_say_nothing_give_the_more_frequent_class(head: str, const
         assert fit.accuracy.confusion == ((6, 0), (3, 0))
     assert fit.accuracy.log_loss is not None
     assert np.isfinite(fit.accuracy.log_loss)
+
+
+@pytest.mark.parametrize("head", ["linear", "auto"])
+def test_two_images_a_class_are_enough(head: str, tmp_path: Path) -> None:
+    x, y = clouds(20, 10, views=2, d=16, apart=8)
+    fit = fit_head(cache_of(tmp_path / "c.h5", (x, y), (x[:, 0], y)), head=head)
+    assert fit.accuracy.accuracy == 1.0
+    assert fit.selection is not None
+    assert fit.selection.images == 20
+
+
+def test_one_image_a_class_cannot_be_tuned_but_fitted(tmp_path: Path) -> None:
+    x, y = clouds(10, 10, d=16, apart=8)
+    cache = cache_of(tmp_path / "c.h5", (x, y), (x[:, 0], y))
+    with pytest.raises(HeadError, match=r"^no class has two different training images, so none can be left out to "):
+        fit_head(cache)
+    assert fit_head(cache, parameters={"C": 1}).accuracy.accuracy == 1.0
+
+
+def test_a_thousand_to_one(tmp_path: Path) -> None:
+    """The rare class lies apart: it is found although leaving one image out leaves two of it."""
+    rng = np.random.default_rng(0)
+    y = (np.arange(3003) >= 3000).astype(np.int64)
+    x = (rng.normal(size=(3003, 1, 4)) + 12 * y[:, None, None]).astype(np.float32)
+    fit = fit_head(cache_of(tmp_path / "c.h5", (x, y), (x[:, 0], y)))
+    assert fit.accuracy.recall == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_said(value: float, tmp_path: Path) -> None:
+    x, y = clouds(12, 2)
+    cache = cache_of(tmp_path / "c.h5", (x, y), (x[:, 0], y))
+    broken = x.copy()
+    broken[5, 0, 3] = value
+    with pytest.raises(HeadError, match=r"^the head could not be fitted: Input X contains (NaN|infinity)"):
+        Tuning(Features(broken, cache.features("train").samples))
+
+
+def test_one_class_is_said(tmp_path: Path) -> None:
+    x, _ = clouds(12, 2)
+    y = np.zeros(12, np.int64)
+    y[-2:] = 1
+    cache = cache_of(tmp_path / "c.h5", (x[:10], y[:10]), (x[:, 0], y))
+    with pytest.raises(HeadError, match=r"^a head needs two classes or more, and all training images are a$"):
+        fit_head(cache)
+
+
+def test_class_weights_are_given_by_name(cache: FeatureCache) -> None:
+    by_name = fit_head(cache, parameters={"class_weight": {"ants": 3.0, "bees": 0.5}}).estimator
+    by_index = fit_head(cache, parameters={"class_weight": {0: 3.0, 1: 0.5}}).estimator
+    np.testing.assert_array_equal(by_name.coef_, by_index.coef_)
+    assert not np.allclose(by_name.coef_, fit_head(cache).estimator.coef_)
+
+
+def test_the_tuned_head_knows_its_strength(cache: FeatureCache) -> None:
+    fit = fit_head(cache)
+    assert fit.selection is not None
+    assert f"C={fit.estimator.C:.3g}" == fit.selection.chosen.setting

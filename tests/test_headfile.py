@@ -13,16 +13,18 @@ import scipy.sparse
 import skops.io
 from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
+from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, NuSVC
+from sklearn.svm import SVC, SVR, NuSVC
 
 from featcache.errors import HeadError
 from featcache.headfile import dump_head, load_head
 from featcache.heads import predict
+from featcache.linear import LinearHead
 
 Y = np.arange(60) % 3
 X = np.random.default_rng(0).normal(size=(60, 4)) + 3 * np.eye(3, 4)[Y]
@@ -172,3 +174,29 @@ def test_weights_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...]
     )
     with pytest.raises(HeadError, match=f"is not a head that can be loaded safely: {said}$"):
         load_head(file)
+
+
+@pytest.mark.parametrize("estimator", [RadiusNeighborsClassifier(9.0), GaussianProcessClassifier(), SVR()], ids=repr)
+def test_what_nothing_checks_is_neither_saved_nor_loaded(estimator: Any, tmp_path: Path) -> None:
+    """Compiled code would take the numbers in such a file for places in memory."""
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    estimator.fit(x, np.arange(20) % 2)
+    estimator.classes_ = np.array([0, 1])  # as a forged file would say
+    with pytest.raises(HeadError):
+        dump_head(estimator)
+    path = tmp_path / "head.skops"
+    skops.io.dump(estimator, path)
+    with pytest.raises(HeadError, match=r"whose file nothing checks|[Uu]ntrusted"):
+        load_head(path)
+
+
+def test_a_linear_head_inside_of_a_pipeline_is_checked(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+    pipe = make_pipeline(StandardScaler(), LinearHead()).fit(x, y)
+    name, data = dump_head(pipe)
+    (tmp_path / name).write_bytes(data)
+    np.testing.assert_array_equal(load_head(tmp_path / name).predict_proba(x), pipe.predict_proba(x))
+    pipe[-1].coef_ = np.full((1, 3), np.nan)
+    skops.io.dump(pipe, tmp_path / "head.skops")
+    with pytest.raises(HeadError, match="its weights are not finite"):
+        load_head(tmp_path / "head.skops")

@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.special import softmax
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featcache.linear import LinearHead
@@ -123,7 +128,7 @@ def test_too_few_iterations_are_said() -> None:
 
 @pytest.mark.parametrize("C", [0, -1.0, float("nan")])
 def test_a_penalty_that_is_none_is_refused(C: float) -> None:
-    with pytest.raises(ValueError, match=f"^C must be greater than 0; got {C}$"):
+    with pytest.raises(ValueError, match=f"^C must be greater than 0 and finite; got {C}$"):
         LinearHead(C=C).fit([[0.0], [1.0]], [0, 1])
 
 
@@ -158,3 +163,50 @@ def test_one_row_of_weights_is_the_log_odds_of_the_second_class() -> None:
     head = LinearHead.from_weights(np.array([[2.0]]), np.array([-1.0]), np.array([0, 1]))
     assert head.decision_function([[0.5], [1.0]]).tolist() == [0.0, 1.0]
     np.testing.assert_allclose(head.predict_proba([[1.0]])[0, 1], 1 / (1 + np.exp(-1)))
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 3.0, 2: 0.5}])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_class_weights_are_those_of_logistic_regression(class_weight: Any, classes: int) -> None:
+    x, y, w = data(classes)
+    if classes == 2 and class_weight != "balanced":
+        class_weight = {0: 3.0, 1: 0.5}
+    rare = (y > 0) | (np.arange(len(y)) % 4 == 0)
+    x, y, w = x[rare], y[rare], w[rare]
+    head = LinearHead(class_weight=class_weight).fit(x, y, w)
+    reference = LogisticRegression(class_weight=class_weight, tol=1e-10, solver="newton-cholesky").fit(x, y, w)
+    np.testing.assert_allclose(head.coef_, reference.coef_, atol=2e-3)
+    np.testing.assert_allclose(head.predict_proba(x), reference.predict_proba(x), atol=2e-3)
+
+
+def test_a_grid_search_through_a_pipeline_finds_what_it_finds_with_logistic_regression() -> None:
+    x, y, _ = data(3)
+    grid = {"head__C": [1e-4, 1e-2, 1.0]}
+    found = [
+        GridSearchCV(Pipeline([("scale", StandardScaler()), ("head", head)]), grid, cv=4, scoring="neg_log_loss").fit(
+            x, y
+        )
+        for head in (LinearHead(), LogisticRegression(tol=1e-8))
+    ]
+    assert found[0].best_params_ == found[1].best_params_
+    mine, theirs = (search.cv_results_["mean_test_score"] for search in found)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-3)
+
+
+def test_it_can_be_calibrated() -> None:
+    x, y, _ = data(3)
+    shares = CalibratedClassifierCV(LinearHead(), cv=3).fit(x, y).predict_proba(x)
+    assert (shares.argmax(1) == y).mean() > 0.7
+
+
+def test_sparse_features_are_refused_clearly() -> None:
+    with pytest.raises(TypeError, match=r"Sparse data was passed.*dense"):
+        LinearHead().fit(csr_matrix(np.eye(4)), [0, 1, 0, 1])
+
+
+def test_a_thousand_classes_of_two_images_each() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(1000, 32))
+    x = (np.repeat(centres, 2, axis=0) + 0.1 * rng.normal(size=(2000, 32))).astype(np.float32)
+    head = LinearHead(C=100.0, tol=1e-4).fit(x, np.repeat(np.arange(1000), 2))
+    assert (head.predict(centres.astype(np.float32)) == np.arange(1000)).mean() > 0.99

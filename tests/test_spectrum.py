@@ -17,6 +17,12 @@ from featcache.spectrum import Spectrum
 SEEDS = st.integers(0, 2**32 - 1)
 
 
+def mean(spectrum: Spectrum) -> float:
+    """Of all eigenvalues."""
+    d, r = spectrum.vectors.shape
+    return float(spectrum.values.sum() + (d - r) * spectrum.rest) / d
+
+
 def matrix(n: int, d: int, decay: float, seed: int = 0) -> NDArray[np.float64]:
     """Rows off centre, of standard deviations 1, 2^-decay, 3^-decay, ... along directions of their own."""
     rng = np.random.default_rng(seed)
@@ -44,7 +50,7 @@ def test_the_leading_eigenvalues_are_those_of_the_weighted_covariance(decay: flo
     np.testing.assert_allclose(found.values[-10:], values[-10:], rtol=0.02)
     assert (found.values <= values[-64:] * (1 + 1e-3)).all()  # of a part of the space, none can be larger
     np.testing.assert_allclose(found.values.sum(), values[-64:].sum(), rtol=0.02)
-    np.testing.assert_allclose(found.mean, values.mean(), rtol=1e-4)
+    np.testing.assert_allclose(mean(found), values.mean(), rtol=1e-4)
     np.testing.assert_allclose(abs((found.vectors[:, -3:] * vectors[:, -3:]).sum(axis=0)), 1, atol=0.02)
 
 
@@ -92,7 +98,7 @@ def test_what_is_left_out_counts_as_much_in_every_direction() -> None:
     x = np.vstack([np.eye(100), -np.eye(100)])
     spectrum = Spectrum.of(Centred(x, np.ones(200)), np.ones(200))
     np.testing.assert_allclose(spectrum.values, 0.01, rtol=1e-9)
-    np.testing.assert_allclose([spectrum.rest, spectrum.mean], 0.01, rtol=1e-9)
+    np.testing.assert_allclose([spectrum.rest, mean(spectrum)], 0.01, rtol=1e-9)
     np.testing.assert_allclose(inverse(spectrum, 3.0, 0.5), np.eye(100) / 0.53, atol=1e-9)
 
 
@@ -112,7 +118,7 @@ def test_a_sample_of_many_rows_tells_about_all() -> None:
     found = Spectrum.of(Centred(x, np.ones(5000)), np.ones(5000))
     values = np.linalg.eigvalsh(covariance(x, np.ones(5000)))
     np.testing.assert_allclose(found.values[-3:], values[-3:], rtol=0.35)
-    np.testing.assert_allclose(found.mean, values.mean(), rtol=0.2)
+    np.testing.assert_allclose(mean(found), values.mean(), rtol=0.2)
 
 
 def test_rows_that_are_read_anew_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +134,7 @@ def test_rows_that_are_read_anew_give_the_same(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("n", [1, 50])
 def test_features_without_spread_leave_the_ridge_alone(n: int, d: int) -> None:
     spectrum = Spectrum.of(Centred(np.full((n, d), 7.0), np.ones(n)), np.ones(n))
-    assert spectrum.mean == 0
+    assert mean(spectrum) == 0
     np.testing.assert_allclose(inverse(spectrum, 1.0, 0.25), 4 * np.eye(d), atol=1e-12)
 
 

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from featcache_cli import options
+
+
+def _picture(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """Refused before the work, not after it."""
+    if name and Path(name).suffix not in (".png", ".svg", ".pdf"):
+        raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
+    if name and not Path(name).parent.is_dir():
+        raise click.BadParameter(f"{Path(name).parent} is no folder")
+    return name
 
 
 @click.command()
@@ -13,23 +25,24 @@ from featcache_cli import options
               help="Shares of the training labels, or augmented views of each image.")  # fmt: skip
 @click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn"]), default="linear",
               show_default=True, help="The head that is fitted.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Draws of each share of labels.")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="Picture: curve.png, curve.svg. [default: none]")
+@click.option("--repeats", type=click.IntRange(1), help="Draws of each share of labels. [default: 5]")
+@click.option("-o", "--out", callback=_picture, help="Picture: curve.png, .svg, .pdf. [default: none]")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
-@options.seed_option
+@click.option("--seed", default=0, show_default=True, help="Of the draws and of the folds.")
 @options.as_json
-def command(cache: str, over: str, head: str, repeats: int, out: str | None, layer: str, seed: int,
-            as_json: bool) -> None:  # fmt: skip
+def command(cache: str, over: str, repeats: int | None, out: str | None, as_json: bool, **settings: Any) -> None:
     """How accuracy and seconds grow with labels, or with views, all from one CACHE."""
     import featcache
 
-    with options.progress_bar() as progress:
+    if over == "views" and repeats:
+        raise click.UsageError("--repeats is for labels: there is one way to take the first views")
+    with options.progress_bar(resumes=False) as progress:
         if over == "labels":
-            found = featcache.label_curve(cache, head=head, repeats=repeats, layer=layer, seed=seed, progress=progress)
+            found = featcache.label_curve(cache, repeats=repeats or 5, progress=progress, **settings)
         else:
-            found = featcache.view_curve(cache, head=head, layer=layer, seed=seed, progress=progress)
+            found = featcache.view_curve(cache, progress=progress, **settings)
+    options.show(found, as_json)
     if out:
         from featcache.plots import plot_curve
 
         plot_curve(found, out)
-    options.show(found, as_json)

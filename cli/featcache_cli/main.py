@@ -45,7 +45,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except StoppedError as error:
-            click.echo(f"Stopped. {error}; nothing is lost. Run the same command again: it goes on.", err=True)
+            click.echo(f"Stopped. {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Stopped at once.", err=True)

@@ -117,7 +117,7 @@ def show(result: Any, as_json: bool) -> None:
 
 
 class StoppedError(Exception):
-    """SIGINT or SIGTERM came; what was under way is on file. `str(error)` says how far it is."""
+    """SIGINT or SIGTERM came. `str(error)` says how far the work is, and what is left of it."""
 
     def __init__(self, number: int, how_far: str) -> None:
         super().__init__(how_far)
@@ -125,10 +125,11 @@ class StoppedError(Exception):
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(resumes: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """A progress callback that draws a bar for each step on stderr.
 
     SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report; a second one ends at once.
+    resumes : whether the same command goes on where it was.
     """
     from tqdm import tqdm
 
@@ -142,7 +143,8 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     def show(what: str, done: int, total: int) -> None:
         if signals:
             close()
-            raise StoppedError(signals[0], f"{what}: {done} of {total} done")
+            after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
+            raise StoppedError(signals[0], f"{what}: {done} of {total} done; {after}")
         if what not in bars:
             close()
             bars[what] = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False)

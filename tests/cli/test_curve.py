@@ -47,3 +47,15 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     assert "does not exist" in refused("curve", tmp_path / "nothing.h5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "curve.txt"), "curve.txt is no picture; end it in .png, .svg or .pdf"),
+        (("-o", "nowhere/curve.png"), "nowhere is no folder"),
+        (("--over", "views", "--repeats", 3), "--repeats is for labels: there is one way to take the first views"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_work(arguments: tuple[object, ...], message: str) -> None:
+    assert message in refused("curve", "nothing.h5", *arguments, status=2)

@@ -117,7 +117,7 @@ def test_a_parameter_changes_the_head(cache: Path) -> None:
         (("--head", "sklearn.svm.SVR"), "sklearn.svm.SVR is not a scikit-learn classifier"),
         (("--head", "os.path.join"), "os.path.join is not a scikit-learn classifier"),
         (("-p", "c=1"), "linear has no parameter 'c'; it has C, class_weight, max_iter, tol"),
-        (("-p", "C=0"), "LinearHead could not be fitted: C must be greater than 0; got 0"),
+        (("-p", "C=0"), "LinearHead could not be fitted: C must be greater than 0 and finite; got 0"),
         (("-p", "C=big"), "LinearHead could not be fitted: "),
         (("--head", "logreg", "-p", "C=-1"), "LogisticRegression could not be fitted: The 'C' parameter "),
         (("--head", "sgd", "-p", "rate=1"), "sgd: "),

@@ -87,5 +87,6 @@ def test_the_signals_are_given_back() -> None:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StoppedError) as stopped:
             progress("count", 2, 3)
-    assert (str(stopped.value), stopped.value.exit_code) == ("count: 2 of 3 done", 143)
+    said = "count: 2 of 3 done; nothing is lost. Run the same command again: it goes on."
+    assert (str(stopped.value), stopped.value.exit_code) == (said, 143)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
