@@ -172,7 +172,7 @@ def test_class_weights_are_those_of_logistic_regression(class_weight: Any, class
     if classes == 2 and class_weight != "balanced":
         class_weight = {0: 3.0, 1: 0.5}
     rare = (y > 0) | (np.arange(len(y)) % 4 == 0)
-    x, y, w = x[rare], y[rare], w[rare]
+    x, y, w = x[rare], y[rare], w[rare] if class_weight != "balanced" else np.ones(rare.sum())
     head = LinearHead(class_weight=class_weight).fit(x, y, w)
     reference = LogisticRegression(class_weight=class_weight, tol=1e-10, solver="newton-cholesky").fit(x, y, w)
     np.testing.assert_allclose(head.coef_, reference.coef_, atol=2e-3)
@@ -210,3 +210,14 @@ def test_a_thousand_classes_of_two_images_each() -> None:
     x = (np.repeat(centres, 2, axis=0) + 0.1 * rng.normal(size=(2000, 32))).astype(np.float32)
     head = LinearHead(C=100.0, tol=1e-4).fit(x, np.repeat(np.arange(1000), 2))
     assert (head.predict(centres.astype(np.float32)) == np.arange(1000)).mean() > 0.99
+
+
+def test_balanced_weights_make_classes_equal_whatever_their_samples_weigh() -> None:
+    x, y, w = data(3)
+    w[y == 1] *= 0.01
+    shares = np.array([w[y == label].sum() for label in range(3)])
+    expected = LinearHead().fit(x, y, w * (w.sum() / (3 * shares))[y])
+    np.testing.assert_allclose(LinearHead(class_weight="balanced").fit(x, y, w).coef_, expected.coef_, atol=1e-9)
+    w[y == 1] = 0  # a class without any weight has no share in the balance
+    left = LinearHead(class_weight="balanced").fit(x, y, w)
+    assert np.isfinite(left.coef_).all()

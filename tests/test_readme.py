@@ -131,6 +131,22 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         }.items()
         for views, form in zip(("K=0", "K=8"), forms, strict=True)
     ],
+    "heads": [
+        ("features {:.0f} and", "20k-1280-10 ill", "one", "ratio"),
+        ("and {:.0f} times faster", "100k-512-100 ill", "one", "ratio"),
+        ("strengths {:.0f} times", "20k-1280-10 ill", "path of ten", "ratio"),
+        ("ones {:.1f} and", "20k-1280-10 well", "one", "ratio"),
+        ("and {:.1f} times, paths", "100k-512-100 well", "one", "ratio"),
+        ("paths {:.1f} and", "20k-1280-10 well", "path of ten", "ratio"),
+        ("and {:.1f} times, where", "100k-512-100 well", "path of ten", "ratio"),
+        ("cost {:.2f} times", "ridge", "ratio"),
+        ("takes {:.1f} (no views)", "ants_bees", "views 0", "ratio"),
+        ("and {:.1f} times (8 views)", "ants_bees", "views 8", "ratio"),
+        ("does {:.0%} and", "20k-1280-10 well", "one", "share_of_peak"),
+        ("and {:.0%} of the multiplications", "100k-512-100 well", "one", "share_of_peak"),
+        ("take {:.2f} and", "100-16-2 well", "one", "ratio"),
+        ("and {:.2f} of scikit-learn", "500-64-3 well", "one", "ratio"),
+    ],
     "safety": [
         ("images {:.1%}", "shares", "hash, of extract"),
         ("checksums {:.2%}", "shares", "checksums, of extract"),
