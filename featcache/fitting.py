@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import BaseEstimator
 
 from featcache import heads
-from featcache.auto import Entrant, Selection, select
+from featcache.auto import Selection
 from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
-from featcache.errors import CacheIncompleteError, HeadError
-from featcache.families import FAMILIES, Tuning
-from featcache.features import Features, ViewUse
+from featcache.errors import CacheIncompleteError
+from featcache.features import Features
+from featcache.fitters import Fitted, Options, UseViews, fit
 from featcache.headfile import dump_head
 from featcache.linear import LinearHead
 from featcache.metrics import Accuracy, describe, evaluate
 from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
-from featcache.validation import calibrated, cross_validate
-
-BUDGET_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def fit_head(
     head: str | BaseEstimator = "linear",
     parameters: Mapping[str, Any] | None = None,
     layer: str = PENULTIMATE,
-    use_views: Literal["all", "mean", "clean", "cycle"] | None = None,
+    use_views: UseViews | None = None,
     cv: int | None = None,
     budget_s: float | None = None,
     scaling: Literal["standard", "l2"] | None = None,
@@ -141,20 +137,9 @@ def fit_head(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
             f"Extract with --val-views {tta}."
         )
+    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed)
     with watch.phase("fit"):
-        if head == "sgd":
-            _refuse(cv=cv, budget_s=budget_s, scaling=scaling, calibrate=calibrate, only="heads that are not sgd")
-            fitted = _fit_sgd(dict(parameters or {}), train, val, use_views, seed, on_epoch)
-        elif use_views == "cycle":
-            raise HeadError("cycle trains on one view an epoch, as sgd alone does; use all, mean or clean")
-        elif _is_tuned(head, parameters or {}):
-            _refuse(scaling=scaling, only="heads that are not tuned: fix their settings with -p, or name another")
-            _refuse(calibrate=calibrate, only="heads that have no probabilities of their own")
-            fitted = _tune(str(head), parameters or {}, train, use_views or "all", cv, budget_s, seed)
-        else:
-            _refuse(budget_s=budget_s, only="auto")
-            estimator = _make(head, parameters or {}, scaling)
-            fitted = _fit_any(estimator, head, train, use_views or "all", cv, calibrate, seed)
+        fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
         predicted, probabilities = _predict(fitted.estimator, val, tta)
         accuracy = evaluate(val.y, predicted, val.samples.classes, probabilities)
@@ -173,10 +158,10 @@ def fit_head(
         spec_digest=cache.spec.digest(),
         seed=seed,
     )
-    fit = HeadFit(fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before)
+    found = HeadFit(fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before)
     if folder is not None:
-        write_json(folder / REPORT, fit.to_dict())
-    return fit
+        write_json(folder / REPORT, found.to_dict())
+    return found
 
 
 def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) -> Accuracy:
@@ -194,108 +179,13 @@ def _predict(
     )
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    estimator: BaseEstimator
-    name: str
-    history: list[Any] = field(default_factory=list)
-    selection: Selection | None = None
-
-
-def _before(fitted: _Fitted, val: Features, tta: int) -> Accuracy | None:
+def _before(fitted: Fitted, val: Features, tta: int) -> Accuracy | None:
     """Figures without the temperature that the head's logits were divided by, where they were."""
     head, temperature = fitted.estimator, fitted.selection.temperature if fitted.selection else None
     if temperature is None or not isinstance(head, LinearHead):
         return None
     hot = LinearHead.from_weights(head.coef_ * temperature, head.intercept_ * temperature, head.classes_)
     return evaluate_head(hot, val, tta)
-
-
-def _refuse(only: str, **options: Any) -> None:
-    """Options that would be silently without effect."""
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise HeadError(f"{given[0]} is for {only}")
-
-
-def _is_tuned(head: str | BaseEstimator, parameters: Mapping[str, Any]) -> bool:
-    return isinstance(head, str) and (head == "auto" or (head in FAMILIES and set(parameters) <= {"class_weight"}))
-
-
-def _fit_sgd(
-    parameters: dict[str, Any],
-    train: Features,
-    val: Features,
-    use_views: str | None,
-    seed: int,
-    on_epoch: Callable[[Any], None] | None,
-) -> _Fitted:
-    from featcache.sgd import fit_sgd  # torch is imported for this head alone
-    from featcache.training import Recipe
-
-    if use_views not in (None, "cycle", "clean"):
-        raise HeadError(f"sgd trains on one view an epoch (cycle) or on the clean one; {use_views} is for other heads")
-    try:
-        recipe = Recipe(**{"lr": 1e-3, **parameters})
-    except (TypeError, ValueError) as error:
-        raise HeadError(f"sgd: {error}") from error
-    features = train.first(0) if use_views == "clean" else train
-    estimator, history = fit_sgd(features, val, recipe, seed=seed, on_epoch=on_epoch)
-    return _Fitted(estimator, "sgd", history)
-
-
-def _tune(
-    head: str,
-    parameters: Mapping[str, Any],
-    train: Features,
-    use: ViewUse,
-    cv: int | None,
-    budget_s: float | None,
-    seed: int,
-) -> _Fitted:
-    if set(parameters) - {"class_weight"}:
-        raise HeadError(f"{head} chooses its settings itself; it takes class_weight alone")
-    auto = head == "auto"
-    if not auto:
-        _refuse(budget_s=budget_s, only="auto")
-    tuning = Tuning(train, use, class_weight=parameters.get("class_weight"), folds=cv, seed=seed)
-    budget = (BUDGET_S if budget_s is None else budget_s) if auto else None
-    estimator, selection = select(tuning, list(FAMILIES) if auto else [head], train.samples.classes, budget)
-    return _Fitted(estimator, selection.chosen.head, selection=selection)
-
-
-def _make(head: str | BaseEstimator, parameters: Mapping[str, Any], scaling: str | None) -> BaseEstimator:
-    if not isinstance(head, str) and parameters:
-        raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
-    estimator = heads.make_head(head, parameters) if isinstance(head, str) else head
-    if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
-        raise HeadError(f"{type(head).__name__} is not a scikit-learn classifier; give an object of one")
-    return heads.with_scaling(estimator, scaling) if scaling else estimator
-
-
-def _fit_any(
-    estimator: BaseEstimator,
-    head: str | BaseEstimator,
-    train: Features,
-    use: ViewUse,
-    cv: int | None,
-    calibrate: bool,
-    seed: int,
-) -> _Fitted:
-    name = head if isinstance(head, str) else type(head).__name__
-    selection = None
-    if cv:
-        started = time.perf_counter()
-        rows, predicted, probabilities = cross_validate(estimator, train, use, cv, seed)
-        found = evaluate(train.y[rows], predicted, train.samples.classes, probabilities)
-        selection = Selection((Entrant(name, "", found, time.perf_counter() - started, 1.0),), len(rows), cv)
-    if calibrate and hasattr(estimator, "predict_proba"):
-        raise HeadError(f"calibrate is for heads that have no probabilities of their own; {name} has some")
-    if calibrate:
-        estimator = calibrated(estimator, train, use, cv or 5, seed)
-    else:
-        heads.fit_estimator(estimator, train.flatten(use))
-    return _Fitted(estimator, name, selection=selection)
 
 
 def _save(

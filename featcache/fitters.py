@@ -1,0 +1,134 @@
+"""`fit`: a fitted classifier from a head's name and options."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sklearn.base import BaseEstimator, is_classifier
+
+from featcache import heads
+from featcache.auto import Entrant, Selection, select
+from featcache.errors import HeadError
+from featcache.families import FAMILIES, Tuning
+from featcache.features import Features, ViewUse
+from featcache.metrics import evaluate
+from featcache.validation import calibrated, cross_validate
+
+UseViews = Literal["all", "mean", "clean", "cycle"]
+OnEpoch = Callable[[Any], None]
+
+_BUDGET_S = 10.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a head is fitted; see `fit_head`."""
+
+    parameters: dict[str, Any] = field(default_factory=dict)
+    use_views: UseViews | None = None
+    cv: int | None = None
+    budget_s: float | None = None
+    scaling: Literal["standard", "l2"] | None = None
+    calibrate: bool = False
+    seed: int = 0
+
+    @property
+    def rows(self) -> ViewUse:
+        """The views that heads other than sgd train on."""
+        if self.use_views == "cycle":
+            raise HeadError("cycle trains on one view an epoch, as sgd alone does; use all, mean or clean")
+        return self.use_views or "all"
+
+    def refuse(self, *names: str, only: str) -> None:
+        """Raise HeadError for options that would silently be without effect."""
+        given = [name for name in names if getattr(self, name)]
+        if given:
+            raise HeadError(f"{given[0]} is for {only}")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted classifier. name : of the head. history : epochs of sgd. selection : what cross-validation said."""
+
+    estimator: BaseEstimator
+    name: str
+    history: list[Any] = field(default_factory=list)
+    selection: Selection | None = None
+
+
+def fit(
+    head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None = None
+) -> Fitted:
+    """Fit a head to train; val chooses the epoch of "sgd" and nothing else. Raises HeadError."""
+    if isinstance(head, str):
+        if head == "sgd":
+            return _fit_sgd(options, train, val, on_epoch)
+        if head == "auto":
+            return _tune("auto", list(FAMILIES), options, train)
+        if head in FAMILIES and set(options.parameters) <= {"class_weight"}:
+            options.refuse("budget_s", only="auto")
+            return _tune(head, [head], options, train)
+    return _fit_any(head, options, train)
+
+
+def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch | None) -> Fitted:
+    from featcache.sgd import fit_sgd  # torch is imported for this head alone
+    from featcache.training import Recipe
+
+    options.refuse("cv", "budget_s", "scaling", "calibrate", only="heads that are not sgd")
+    if options.use_views not in (None, "cycle", "clean"):
+        raise HeadError(
+            f"sgd trains on one view an epoch (cycle) or on the clean one; {options.use_views} is for other heads"
+        )
+    try:
+        recipe = Recipe(**{"lr": 1e-3, **options.parameters})
+    except (TypeError, ValueError) as error:
+        raise HeadError(f"sgd: {error}") from error
+    features = train.first(0) if options.use_views == "clean" else train
+    estimator, history = fit_sgd(features, val, recipe, seed=options.seed, on_epoch=on_epoch)
+    return Fitted(estimator, "sgd", history)
+
+
+def _tune(head: str, names: list[str], options: Options, train: Features) -> Fitted:
+    """The best of the families that are named, within the budget where there are several."""
+    options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
+    options.refuse("calibrate", only="heads that have no probabilities of their own")
+    if set(options.parameters) - {"class_weight"}:
+        raise HeadError(f"{head} chooses its settings itself; it takes class_weight alone")
+    class_weight = options.parameters.get("class_weight")
+    tuning = Tuning(train, options.rows, class_weight=class_weight, folds=options.cv, seed=options.seed)
+    budget_s = (options.budget_s or _BUDGET_S) if len(names) > 1 else None
+    estimator, selection = select(tuning, names, train.samples.classes, budget_s)
+    return Fitted(estimator, selection.chosen.head, selection=selection)
+
+
+def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
+    """Any scikit-learn classifier, by name or as an object."""
+    options.refuse("budget_s", only="auto")
+    if not isinstance(head, str) and options.parameters:
+        raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
+    estimator = heads.make_head(head, options.parameters) if isinstance(head, str) else head
+    if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
+        raise HeadError(f"{type(head).__name__} is not a scikit-learn classifier; give an object of one")
+    name = head if isinstance(head, str) else type(head).__name__
+    if options.calibrate and hasattr(estimator, "predict_proba"):
+        raise HeadError(f"calibrate is for heads that have no probabilities of their own; {name} has some")
+    if options.scaling:
+        estimator = heads.with_scaling(estimator, options.scaling)
+    selection = _validate(estimator, name, options, train) if options.cv else None
+    if options.calibrate:
+        estimator = calibrated(estimator, train, options.rows, options.cv or 5, options.seed)
+    else:
+        heads.fit_estimator(estimator, train.flatten(options.rows))
+    return Fitted(estimator, name, selection=selection)
+
+
+def _validate(estimator: BaseEstimator, name: str, options: Options, train: Features) -> Selection:
+    folds = options.cv or 0
+    started = time.perf_counter()
+    rows, predicted, probabilities = cross_validate(estimator, train, options.rows, folds, options.seed)
+    found = evaluate(train.y[rows], predicted, train.samples.classes, probabilities)
+    return Selection((Entrant(name, "", found, time.perf_counter() - started, 1.0),), len(rows), folds)
