@@ -60,7 +60,8 @@ class Selection:
             loss = "none    " if found.log_loss is None else f"{found.log_loss:.4f}  "
             interval = f"{found.accuracy_low:.4f} to {found.accuracy_high:.4f}"
             lines.append(f"  {name:{width}}  {found.accuracy:.4f}    {interval}  {loss}  {one.seconds:.2f}")
-        lines.append("  (settings were chosen on these images: the figures of val are the unbiased ones)")
+        if any(one.trials for one in self.entrants):
+            lines.append("  (settings were chosen on these images: the figures of val are the unbiased ones)")
         alike = [one.head for one in self.entrants[1:] if one.p >= _NOISE]
         if alike:
             lines.append(f"{self.chosen.head} and {', '.join(alike)} differ by no more than noise (McNemar p >= 0.05)")
