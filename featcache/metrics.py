@@ -36,7 +36,7 @@ def confusion_matrix(y: NDArray[np.int64], predicted: NDArray[np.int64], n_class
 class Accuracy:
     """How good predictions for n images are: accuracy with its 95 % Wilson interval, and per class.
 
-    balanced_accuracy, macro_f1 : means over the classes that have images. recall, precision : None for a class
+    balanced_accuracy, macro_f1 : means over the classes that have images. recall, class_precision : None for a class
     without images, or without predictions. top5 : share of images with the true class among the five most probable.
     log_loss : mean, in nats. calibration_error : see `expected_calibration_error`. The last three need probabilities;
     top5 needs more than five classes, too.
@@ -50,7 +50,7 @@ class Accuracy:
     balanced_accuracy: float
     macro_f1: float
     recall: tuple[float | None, ...]
-    precision: tuple[float | None, ...]
+    class_precision: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
     top5: float | None = None
     log_loss: float | None = None
@@ -59,7 +59,7 @@ class Accuracy:
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        lists = {name: list(fields[name]) for name in ("classes", "recall", "precision")}
+        lists = {name: list(fields[name]) for name in ("classes", "recall", "class_precision")}
         return {**fields, **lists, "confusion": [list(row) for row in self.confusion]}
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ def evaluate(
         balanced_accuracy=float((hits[there] / totals[there]).mean()) if n else 0.0,
         macro_f1=float(f1[there].mean()) if n else 0.0,
         recall=_shares(hits, totals),
-        precision=_shares(hits, guesses),
+        class_precision=_shares(hits, guesses),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         **(_of_probabilities(y, probabilities) if probabilities is not None and n else {}),
     )
@@ -144,7 +144,7 @@ def describe(accuracy: Accuracy, most: int = 20) -> str:
     lines = [f"accuracy {accuracy}", _others(accuracy)]
     lines += [f"{'class' if few else f'the {most} worst classes':{width + 2}}  recall  precision"]
     for row in rows:
-        value, precision, total = accuracy.recall[row], accuracy.precision[row], sum(accuracy.confusion[row])
+        value, precision, total = accuracy.recall[row], accuracy.class_precision[row], sum(accuracy.confusion[row])
         share = (
             "no images"
             if value is None

@@ -71,7 +71,7 @@ def test_balanced_accuracy_f1_and_precision_are_those_of_sklearn(pairs: list[tup
     assert result.balanced_accuracy == pytest.approx(recall)
     assert result.macro_f1 == pytest.approx(f1_score(y, predicted, labels=there, average="macro", zero_division=0))
     precision = precision_score(y, predicted, labels=range(4), average=None, zero_division=np.nan)
-    assert result.precision == pytest.approx([None if np.isnan(value) else value for value in precision])
+    assert result.class_precision == pytest.approx([None if np.isnan(value) else value for value in precision])
 
 
 def test_figures_of_probabilities() -> None:
@@ -112,7 +112,7 @@ def test_to_dict_is_json_and_a_class_without_images_has_no_recall() -> None:
         "balanced_accuracy": pytest.approx(5 / 6),
         "macro_f1": pytest.approx((0.8 + 1) / 2),
         "recall": [pytest.approx(2 / 3), 1.0, None],
-        "precision": [1.0, 1.0, 0.0],
+        "class_precision": [1.0, 1.0, 0.0],
         "top5": None,
         "log_loss": None,
         "calibration_error": None,

@@ -55,7 +55,7 @@ def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
 
 def test_the_folder_holds_the_model_its_checkpoint_and_its_curves(run: tuple[Path, str, str]) -> None:
     assert sorted(path.name for path in run[0].iterdir()) == [
-        "curves.png", "head.safetensors", "last.pt", "model.json", "run.json"]  # fmt: skip
+        "curves.png", "head.safetensors", "last.pt", "model.json", "run.json", "val.csv"]  # fmt: skip
 
 
 def test_json_is_one_object_with_the_library_s_numbers(run: tuple[Path, str, str], data: Path, tmp_path: Path) -> None:
