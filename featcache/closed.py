@@ -55,7 +55,7 @@ class Spectra:
     """
 
     def __init__(self, moments: Sequence[Moments], mean: NDArray[Any]) -> None:
-        self._moments, self._mean = moments, mean.astype(np.float64)
+        self._mean = mean.astype(np.float64)
         self._parts = []
         for part in moments:
             total = part.counts.sum()

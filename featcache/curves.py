@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.auto import select
-from featcache.blocks import Rows
 from featcache.cache import FeatureCache
-from featcache.errors import CacheIncompleteError, HeadError
+from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuning
 from featcache.features import Features
-from featcache.fitting import evaluate_head
+from featcache.files import Progress
+from featcache.fitting import evaluate_head, read_splits
 from featcache.metrics import wilson_interval
 from featcache.rng import content_order
 from featcache.spec import PENULTIMATE
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 _LEAST = 2  # images of a class: one to train on, one to choose the strength by
-Progress = Callable[[str, int, int], None]
 
 
 class Point(NamedTuple):
@@ -101,13 +100,13 @@ def label_curve(
     """
     if repeats < 1:
         raise HeadError(f"a curve takes one repeat or more; got {repeats}")
-    train, val = _features(cache, layer)
+    train, val = read_splits(cache, layer)
     points: list[Point] = []
     for place, share in enumerate(shares):
         if points and len(draw(train, share, seed)) == points[-1].images:
             continue
         drawn = (draw(train, share, seed + repeat) for repeat in range(repeats if share < 1 else 1))
-        points.append(_point(head, (_some(train, rows) for rows in drawn), val, len(train.y), seed))
+        points.append(_point(head, (train.take(rows) for rows in drawn), val, len(train.y), seed))
         if progress:
             progress("labels", place + 1, len(shares))
     return Curve("labels", head, tuple(points), len(val.samples))
@@ -127,7 +126,7 @@ def view_curve(
     ------
     CacheError, HeadError
     """
-    train, val = _features(cache, layer)
+    train, val = read_splits(cache, layer)
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
     for place, views in enumerate(counts):
@@ -150,21 +149,6 @@ def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
         place[np.argsort(first)] = np.arange(len(first))
         rows.append(members[place[content.reshape(-1)] < max(_LEAST, round(share * len(first)))])
     return np.sort(np.concatenate(rows))
-
-
-def _features(cache: str | os.PathLike[str] | FeatureCache, layer: str) -> tuple[Features, Features]:
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
-    train, val = cache.features("train", layer), cache.features("val", layer)
-    for split, features in (("train", train), ("val", val)):
-        if not len(features.samples):
-            raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
-    return train, val
-
-
-def _some(features: Features, rows: NDArray[np.int64]) -> Features:
-    x = features.x
-    some = Rows(x.base, x.index[rows]) if isinstance(x, Rows) else Rows(x, rows)
-    return Features(some, features.samples.take(rows))
 
 
 def _point(head: str, draws: Iterator[Features], val: Features, labels: int, seed: int) -> Point:

@@ -77,11 +77,11 @@ class Tuning:
             raise HeadError(f"a head needs two classes or more, and all training images are {only}")
         if folds is not None and folds < 2:
             raise HeadError(f"cross-validation takes two folds or more; got {folds}")
-        k = 1 + (folds or _FOLDS)
-        fold = assign_folds(labels, features.samples.sha256, k - 1, seed)
-        if folds is None and (logits := len(labels) * len(self.classes)) > _MOST:
-            parts = max(_FOLDS, -(-logits // _MOST_LOGITS))
-            fold = assign_folds(labels, features.samples.sha256, parts, seed)
+        logits = len(labels) * len(self.classes)
+        once = folds is None and logits > _MOST
+        parts = max(_FOLDS, -(-logits // _MOST_LOGITS)) if once else folds or _FOLDS
+        fold, k = assign_folds(labels, features.samples.sha256, parts, seed), 1 + parts
+        if once:
             fold, k = np.where(fold == 0, 0, NEVER), 2
         if np.all(fold == NEVER):
             raise HeadError(

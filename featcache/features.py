@@ -78,6 +78,11 @@ class Features:
         x = Rows(self.x.base[:, : views + 1], self.x.index) if isinstance(self.x, Rows) else self.x[:, : views + 1]
         return Features(x, self.samples)
 
+    def take(self, rows: NDArray[np.int64]) -> Features:
+        """The features of these samples, in this order; read when they are asked for."""
+        x = Rows(self.x.base, self.x.index[rows]) if isinstance(self.x, Rows) else Rows(self.x, rows)
+        return Features(x, self.samples.take(rows))
+
     def flatten(self, use: ViewUse = "all") -> FlatFeatures:
         """Rows to train on: all views, the mean of an image's views (float32), or its clean view."""
         n, v, d = self.x.shape

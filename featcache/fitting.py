@@ -128,10 +128,8 @@ def fit_head(
     if not isinstance(cache, FeatureCache):
         cache = FeatureCache.open(cache)
     with watch.phase("read"):
-        train, val, test = (cache.features(split, layer) for split in ("train", "val", "test"))
-    for split, features in (("train", train), ("val", val)):
-        if not len(features.samples):
-            raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
+        train, val = read_splits(cache, layer)
+        test = cache.features("test", layer)
     if tta > val.views:
         raise CacheIncompleteError(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
@@ -162,6 +160,17 @@ def fit_head(
     if folder is not None:
         write_json(folder / REPORT, found.to_dict())
     return found
+
+
+def read_splits(cache: str | os.PathLike[str] | FeatureCache, layer: str) -> tuple[Features, Features]:
+    """The features of train and of val. Raises CacheError, where a split has no readable images, too."""
+    if not isinstance(cache, FeatureCache):
+        cache = FeatureCache.open(cache)
+    train, val = cache.features("train", layer), cache.features("val", layer)
+    for split, features in (("train", train), ("val", val)):
+        if not len(features.samples):
+            raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
+    return train, val
 
 
 def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) -> Accuracy:

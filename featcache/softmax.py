@@ -14,6 +14,7 @@ from featcache.lbfgs import minimise
 from featcache.spectrum import Spectrum
 
 _LEAST = 1e-9  # share of a class, and curvature of a logit
+_MEMORY_BYTES = 2**29  # of the steps that L-BFGS remembers
 
 
 class Problems(NamedTuple):
@@ -78,9 +79,6 @@ def solve_path(
         theta = found.x.reshape(theta.shape)
         coef = theta[..., :-1].astype(np.float64)
         yield Solution(C, coef, theta[..., -1] - coef @ mean, found.iterations, found.converged)
-
-
-_MEMORY_BYTES = 2**29  # of the steps that L-BFGS remembers
 
 
 class _Step:

@@ -9,11 +9,8 @@ from numpy.typing import NDArray
 
 from featcache.blocks import Centred
 
-_RANK, _SPARE, _ROUNDS = (
-    64,
-    8,
-    2,
-)  # 16 directions leave five times as many iterations to the solver, 256 save one in six
+_RANK = 64  # 16 directions leave five times as many iterations to the solver, 256 save one in six
+_SPARE, _ROUNDS = 8, 2
 _ROWS = 2  # sampled, for each feature
 
 

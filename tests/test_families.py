@@ -497,3 +497,12 @@ def test_features_without_spread_give_the_shares_of_the_classes(name: str, value
 def test_directions_of_features_without_spread_are_no_error(name: str) -> None:
     found = tune(name, Tuning(features(np.full((60, 1, 8), 0.1, np.float32), np.arange(60) % 2)))
     assert np.isfinite(found.probabilities).all()
+
+
+def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """180 logits where 18 are to be held out: a tenth of the images, not a fifth."""
+    monkeypatch.setattr(families, "_MOST", 1)
+    monkeypatch.setattr(families, "_MOST_LOGITS", 18)
+    tuning = Tuning(clouds(3))
+    assert len(tuning.left_out.rows) == 6
+    assert tuning.problems.k == 2

@@ -17,7 +17,7 @@ from sklearn.svm import SVC
 
 from caches import cache_of, clouds
 from featcache.errors import HeadError
-from featcache.features import Features
+from featcache.features import Features, ViewUse
 from featcache.folds import assign_folds
 from featcache.headfile import dump_head, load_head
 from featcache.heads import fit_estimator, with_scaling
@@ -67,9 +67,9 @@ def test_neither_views_nor_copies_of_an_image_help_to_predict_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize("use", ["all", "mean", "clean"])
-def test_the_use_of_views_is_that_of_flatten(use: str, tmp_path: Path) -> None:
+def test_the_use_of_views_is_that_of_flatten(use: ViewUse, tmp_path: Path) -> None:
     train = features(tmp_path)
-    flat = train.flatten(use)  # type: ignore[arg-type]
+    flat = train.flatten(use)
     x = np.asarray(train.x)
     expected = {"all": x.reshape(-1, 8), "mean": x.mean(axis=1), "clean": x[:, 0]}[use]
     np.testing.assert_allclose(np.asarray(flat.x), expected, atol=1e-6)

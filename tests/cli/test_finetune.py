@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +58,18 @@ def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
 def test_the_folder_holds_the_model_its_checkpoint_and_its_curves(run: tuple[Path, str, str]) -> None:
     assert sorted(path.name for path in run[0].iterdir()) == [
         "curves.png", "head.safetensors", "last.pt", "model.json", "run.json", "val.csv"]  # fmt: skip
+
+
+def test_the_predictions_beside_it_are_those_of_its_accuracy(run: tuple[Path, str, str], data: Path) -> None:
+    with (run[0] / "val.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == sorted(
+        path.relative_to(data).as_posix() for path in (data / "val").rglob("*.png")
+    )
+    assert [row["label"] for row in rows] == [row["image"].split("/")[1] for row in rows]
+    confusion = json.loads((run[0] / "model.json").read_text())["metrics"]["confusion"]
+    found = Counter((row["label"], row["predicted"]) for row in rows)
+    assert [[found[label, guess] for guess in ("ants", "bees")] for label in ("ants", "bees")] == confusion
 
 
 def test_json_is_one_object_with_the_library_s_numbers(run: tuple[Path, str, str], data: Path, tmp_path: Path) -> None:
