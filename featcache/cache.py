@@ -14,6 +14,7 @@ from featcache.blocks import Rows, as_slice
 from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, CacheIncompleteError, CacheMismatchError, NotACacheError
 from featcache.features import Features
+from featcache.labels import count_images
 from featcache.report import human_bytes, printable
 from featcache.samples import SPLITS, Samples
 from featcache.spec import PENULTIMATE, ExtractSpec
@@ -143,12 +144,15 @@ class FeatureCache:
     def to_dict(self) -> dict[str, Any]:
         """What the cache holds, as JSON values."""
         samples = self.samples
+        rows_of = {split: samples.rows(split) for split in SPLITS}
         counts = {
             split: {
-                name: int(np.count_nonzero(samples.labels[samples.rows(split)] == label))
-                for label, name in enumerate(samples.classes)
+                name: int(count)
+                for name, count in zip(
+                    samples.classes, count_images(samples.labels[rows], len(samples.classes)), strict=True
+                )
             }
-            for split in SPLITS
+            for split, rows in rows_of.items()
         }
         return {
             "path": str(self.path),
@@ -156,7 +160,8 @@ class FeatureCache:
             "images": len(samples),
             "extracted": int(np.count_nonzero(self.done)),
             "classes": list(samples.classes),
-            "images_by_split": {split: sum(found.values()) for split, found in counts.items()},
+            "multilabel": samples.multilabel,
+            "images_by_split": {split: len(rows) for split, rows in rows_of.items()},
             "images_by_class": counts,
             "layers": self.dims,
             "views": self.spec.views,
@@ -178,7 +183,7 @@ class FeatureCache:
         lines = [
             f"{self.path}: feature cache, format {layout.CACHE.version}, {human_bytes(self.size_bytes)}, {state}",
             f"images      {len(samples)} ({splits}), {len(self.skipped)} skipped",
-            f"classes     {len(samples.classes)} ({names})",
+            f"classes     {len(samples.classes)} ({names}){', several an image' if samples.multilabel else ''}",
             f"views       1 clean + {self.spec.views} augmented of each training image",
             f"layers      {layers}",
             f"digest      {self.spec.digest()}",

@@ -164,7 +164,8 @@ def compare(
     out = Path(out)
     if head != "sgd":
         make_head(head)  # a bad name is told before hours of extraction
-    samples = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress).samples
+    manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress)
+    samples = manifest.single_label("benchmark").samples
     counts = {split: len(samples.rows(split)) for split in ("train", "val", "test")}
     shared = {
         "data": os.path.abspath(data),

@@ -123,7 +123,7 @@ def finetune(
     with watch.phase("hash"):
         manifest = read_manifest(
             data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
-        )
+        ).single_label("finetune")
     with watch.phase("start"):
         if isinstance(backbone, str):
             if mode == "all" and precision == "auto":

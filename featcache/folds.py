@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.labels import Labels, is_multilabel, strata
 from featcache.rng import content_order
 
 NEVER = -1  # the fold of images that are always trained on
 
 
-def assign_folds(labels: NDArray[np.int64], sha256: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
+def assign_folds(labels: Labels, sha256: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
     """A fold from 0 to k - 1 for each image, shape (n,), int64; each class is spread evenly.
 
     Images with equal bytes share a fold. The distinct images of a class, ordered by content, are dealt in turn. Every
@@ -19,20 +22,27 @@ def assign_folds(labels: NDArray[np.int64], sha256: NDArray[np.uint8], k: int, s
 
     Parameters
     ----------
-    labels : shape (n,). sha256 : shape (n, 32), uint8, of the images' bytes. k : 2 or more.
+    labels : see `featcache.labels`. sha256 : shape (n, 32), uint8, of the images' bytes. k : 2 or more.
     """
     content, group = np.unique(sha256, axis=0, return_inverse=True)
     group = group.reshape(-1)
     owner = np.full(len(content), np.iinfo(np.int64).max)
-    np.minimum.at(owner, group, labels)  # of one image with two labels
+    np.minimum.at(owner, group, strata(labels))  # of one image with two labels
     order = content_order(content, seed, "fold")
     order = order[np.argsort(owner[order], kind="stable")]
     fold = np.empty(len(content), np.int64)
     fold[order] = np.arange(len(content)) % k
     place = np.empty(len(content), np.int64)
     place[order] = np.arange(len(content))
-    for label in np.unique(labels):
-        members = np.unique(group[labels == label])
+    for members in _members(labels, group):
         if np.all(fold[members] == fold[members[0]]):
             fold[members[np.argmin(place[members])]] = NEVER
     return fold[group]
+
+
+def _members(labels: Labels, group: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The distinct images of each class that has any."""
+    if is_multilabel(labels):
+        yield from (np.unique(group[has != 0]) for has in labels.T if has.any())
+    else:
+        yield from (np.unique(group[labels == label]) for label in np.unique(labels))

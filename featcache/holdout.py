@@ -6,28 +6,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataLayoutError
+from featcache.labels import Labels, count_images, strata
 from featcache.rng import content_order
 
 
-def hold_out(labels: NDArray[np.int64], sha256: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
+def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
     """Rows to hold out: of each class the fraction, at least one and never all; equal files together."""
     _, first, group, sizes = np.unique(sha256, axis=0, return_index=True, return_inverse=True, return_counts=True)
     rows_of = np.split(np.argsort(group.reshape(-1), kind="stable"), np.cumsum(sizes)[:-1])
-    training = np.bincount(labels)
+    stratum, n_classes = strata(labels), labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    training = count_images(labels, n_classes)
     held: list[NDArray[np.int64]] = []
 
     def hold(member: int) -> int:
         """Hold a group out, unless a class would lose its last training image; returns how many rows went."""
         rows = rows_of[member]
-        classes, counts = np.unique(labels[rows], return_counts=True)
-        if np.any(training[classes] <= counts):
+        counts = count_images(labels[rows], n_classes)
+        if np.any((counts > 0) & (training <= counts)):
             return 0
-        training[classes] -= counts
+        training[:] -= counts
         held.append(rows)
         return len(rows)
 
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels[first] == label)
+    for label in np.unique(stratum):
+        members = np.flatnonzero(stratum[first] == label)
         members = members[content_order(sha256[first[members]], seed, "split")]  # new images move few old ones
         wanted = max(1, round(fraction * int(sizes[members].sum())))
         filled = 0

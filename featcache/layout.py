@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.labels import Labels
 from featcache.samples import SPLITS, Samples
 from featcache.sealed import OWNER_BYTES, Arrays, Kind, Region, damaged, opened
 from featcache.spec import ExtractSpec
@@ -83,7 +84,7 @@ def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) ->
     names = [*samples.ids, *samples.classes]
     as_json = len(json.dumps(names))
     as_text = sum(len(encode(name)) + 36 for name in names)  # each with its place in HDF5's heap
-    return rows + as_json + as_text + len(samples) * (8 + 1 + 32) + 65536
+    return rows + as_json + as_text + samples.labels.nbytes + len(samples) * (1 + 32) + 65536
 
 
 def read(path: Path) -> Layout:
@@ -124,15 +125,13 @@ def _read(path: Path, arrays: Arrays) -> Layout:
     n = len(index["ids"])
     samples = Samples(
         tuple(map(str, index["ids"])),
-        arrays.table("labels", (n,), "<i8"),
+        _labels(path, arrays, n, len(index["classes"])),
         arrays.table("split", (n,), "|u1"),
         arrays.table("sha256", (n, 32), "|u1"),
         tuple(map(str, index["classes"])),
     )
     if len(set(samples.ids)) != n:
         raise damaged(path, CACHE, "its ids are not one a row")
-    if n and not 0 <= samples.labels.min() <= samples.labels.max() < len(samples.classes):
-        raise damaged(path, CACHE, "a label lies outside of its classes")
     if n and samples.split.max() >= len(SPLITS):
         raise damaged(path, CACHE, "a split lies outside of train, val and test")
     provenance = dict(index["provenance"])
@@ -157,3 +156,12 @@ def _read(path: Path, arrays: Arrays) -> Layout:
         rows["crc32"],
         rows["skipped"],
     )
+
+
+def _labels(path: Path, arrays: Arrays, n: int, n_classes: int) -> Labels:
+    """One label a row, or 0 and 1 for each class."""
+    several = len(arrays.regions["labels"].shape) == 2
+    labels = arrays.table("labels", (n, n_classes), "|u1") if several else arrays.table("labels", (n,), "<i8")
+    if labels.size and not 0 <= labels.min() <= labels.max() < (2 if several else n_classes):
+        raise damaged(path, CACHE, "a label lies outside of its classes")
+    return labels

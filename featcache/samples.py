@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.labels import Labels, is_multilabel, spell
+
 SPLITS = ("train", "val", "test")
 
 
@@ -17,20 +19,26 @@ class Samples:
     """n labelled samples, one a row.
 
     ids : n relative POSIX paths, unique.
-    labels : ndarray, shape (n,), int64. Indices into `classes`.
+    labels : ndarray, shape (n,), int64: indices into `classes`. Of images with several labels (n, c), uint8: 1 where
+        an image has the class.
     split : ndarray, shape (n,), uint8. Indices into `SPLITS`.
     sha256 : ndarray, shape (n, 32), uint8. Hash of each sample's bytes.
     classes : c class names, sorted.
     """
 
     ids: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: Labels
     split: NDArray[np.uint8]
     sha256: NDArray[np.uint8]
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have several labels."""
+        return is_multilabel(self.labels)
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """The row numbers of one split, ascending; shape (m,), int64."""
@@ -79,9 +87,7 @@ class Samples:
             "removed": [name for name in here if name not in there and name not in old_names],
             "renamed": [f"{old} to {new}" for new, old in renamed.items()],
             "changed in content": _where(both, (self.sha256[a] != other.sha256[b]).any(1)),
-            "with another label": _where(
-                both, np.array(self.classes, object)[self.labels[a]] != np.array(other.classes, object)[other.labels[b]]
-            ),
+            "with another label": _where(both, _spelt(self, a) != _spelt(other, b)),
             "in another split": _where(both, self.split[a] != other.split[b]),
         }
         return {kind: names for kind, names in found.items() if names}
@@ -91,6 +97,10 @@ class Samples:
         phrases = [f"{len(names)} {kind} (for example {names[0]})" for kind, names in self.changes(other).items()]
         same_order = self.ids == other.ids and self.classes == other.classes
         return phrases or ([] if same_order else ["order or classes differ"])
+
+
+def _spelt(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:
+    return np.array(spell(samples.labels[rows], samples.classes), object)
 
 
 def _where(names: Sequence[str], chosen: NDArray[np.bool_]) -> list[str]:

@@ -12,12 +12,12 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator calibration",
+            "errors allocator calibration labels",
             "folders rng spec samples metrics neighbours images lbfgs blocks network",
             "folds spectrum features report files holdout training trivial weights known frozen sealed devices",
-            "softmax datasets manifest lock layout views architectures engines presets card",
-            "predictions linear checksums skeleton loader creation conversion",
-            "heads headfile sgd selection cache backbones",
+            "entries softmax datasets lock layout views architectures engines presets card",
+            "manifest predictions linear checksums skeleton creation conversion",
+            "loader heads headfile sgd selection cache backbones",
             "closed writer imagecache run verification classifier",
             "families validation carrying finetuning",
             "auto extraction",

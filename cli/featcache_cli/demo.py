@@ -32,7 +32,7 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
-        manifest = read_manifest(data, progress=progress)
+        manifest = read_manifest(data, progress=progress).single_label("demo")
     size = _DIGITS if dataset == "digits" else ""
     some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
     place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head-knn", "run", "report")}
