@@ -35,7 +35,7 @@ from featcache import FeatureCache, fit_head, verify
 from featcache.errors import CacheError, HeadError
 from featcache.features import FlatFeatures
 from featcache.headfile import dump_head, load_head
-from featcache.heads import HEADS, fit_estimator, make_head, predict, probabilities
+from featcache.heads import HEADS, classify, fit_estimator, make_head
 from featcache.layout import CACHE
 from featcache.samples import Samples
 from featcache.sealed import write_header
@@ -161,8 +161,7 @@ def broken_heads(folder: Path, chance: random.Random) -> Iterator[Calls]:
 
         def use(path: Path = path) -> None:
             head = load_head(path)
-            predict(head, x)
-            probabilities(head, x, 3)
+            classify(head, x, 3)
 
         yield {"load and predict": use}
 

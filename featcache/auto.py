@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
+from featcache.label_metrics import LabelAccuracy
 from featcache.metrics import Accuracy, evaluate, paired_test
 from featcache.selection import Trial
 
@@ -24,7 +25,7 @@ class Entrant(NamedTuple):
 
     head: str
     setting: str
-    accuracy: Accuracy
+    accuracy: Accuracy | LabelAccuracy
     seconds: float
     p: float
     trials: tuple[Trial, ...] = ()
@@ -35,13 +36,14 @@ class Selection:
     """What cross-validation says.
 
     entrants : best first. images : left out in turn. folds : how often the rest was trained on; 1 for a held-out part.
-    temperature : that the chosen head's logits were divided by. missed : heads that were left out, and why.
+    temperature : that the chosen head's logits were divided by; one a label of several. missed : heads that were left
+    out, and why.
     """
 
     entrants: tuple[Entrant, ...]
     images: int
     folds: int
-    temperature: float | None = None
+    temperature: float | tuple[float, ...] | None = None
     missed: tuple[tuple[str, str], ...] = ()
 
     @property

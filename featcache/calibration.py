@@ -43,6 +43,44 @@ def fit_temperature(
     return float(spread / beta)
 
 
+def fit_label_temperatures(
+    logits: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64], start: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """For each of c labels the T > 0 for which sigmoid(logits / T) has the least log-loss, shape (c,).
+
+    See `fit_temperature`, which does the same for classes that exclude each other.
+
+    Parameters
+    ----------
+    logits, y, weight : shape (n, c); y is 1 where an image has the label. start : shape (c,).
+    """
+    from scipy.special import expit
+
+    z = np.asarray(logits, np.float64)
+    spread = np.sqrt(np.mean(z * z, axis=0))
+    spread[spread == 0] = 1.0
+    z = z / spread
+    wanted = (1 - 1 / (len(z) + 1)) * (y - 0.5) + 0.5
+    beta = np.clip(spread / start, 1 / _LARGEST, _LARGEST)
+    for _ in range(_STEPS):
+        p = expit(beta * z)
+        slope = np.einsum("nc,nc,nc->c", weight, z, p - wanted)
+        curvature = np.einsum("nc,nc,nc->c", weight, z * z, p * (1 - p))
+        sound = curvature * beta > np.abs(slope) * 1e-6
+        step = np.where(sound, slope / np.where(sound, curvature, 1), np.copysign(np.inf, slope))
+        before = beta
+        beta = np.clip(beta - step, np.maximum(beta / 4, 1 / _LARGEST), np.minimum(beta * 4, _LARGEST))
+        if np.all(np.abs(beta - before) <= 1e-6 * before):
+            break
+    return np.asarray(spread / beta, np.float64)
+
+
+def label_log_loss(logits: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each label the weighted mean negative log-probability that it is there or not, in nats; (n, c) to (c,)."""
+    z = np.asarray(logits, np.float64)
+    return np.average(np.logaddexp(0, np.where(y, -z, z)), axis=0, weights=weight)
+
+
 def mean_log_loss(logits: NDArray[Any], y: NDArray[np.int64], weight: NDArray[np.float64]) -> float:
     """Weighted mean of the labels' negative log-probabilities, in nats; logits of shape (n, c)."""
     from scipy.special import logsumexp

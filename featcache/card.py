@@ -36,7 +36,7 @@ class ModelCard:
     kind : "head", a classifier on features of a frozen backbone; "network", a network trained whole.
     file : the weights beside model.json. head : name of the head. spec : how its features are extracted.
     weights : where the backbone's weights come from: "pretrained", "none" or a path. layer : of the features.
-    metrics : what it reached on val, see `Accuracy.to_dict`.
+    metrics : what it reached on val, see `Accuracy.to_dict`. multilabel : whether an image can have several classes.
     """
 
     kind: Literal["head", "network"]
@@ -47,6 +47,7 @@ class ModelCard:
     weights: str
     layer: str
     metrics: dict[str, Any]
+    multilabel: bool = False
 
     def write(self, folder: Path, weights: bytes | None = None) -> None:
         """Write the weights' file, if its bytes are given, and model.json, each whole or not at all."""
@@ -82,6 +83,8 @@ class ModelCard:
                     raise HeadError(f"{path} is damaged: its {name} is {fields[name]!r}")
             if len(fields["classes"]) < 2 or not all(isinstance(name, str) for name in fields["classes"]):
                 raise HeadError(f"{path} is damaged: its classes are {fields['classes']!r}")
+            if not isinstance(fields.get("multilabel", False), bool):
+                raise HeadError(f"{path} is damaged: its multilabel is {fields['multilabel']!r}")
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, HeadError):

@@ -21,6 +21,7 @@ from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError, HeadError, UnreadableImageError
 from featcache.headfile import load_head
 from featcache.images import decode
+from featcache.labels import spell
 from featcache.loader import usable_cores
 from featcache.spec import PENULTIMATE
 
@@ -35,7 +36,8 @@ _Classify = Callable[[NDArray[np.uint8]], tuple[NDArray[np.int64], NDArray[np.fl
 class Prediction:
     """What a model says of one picture.
 
-    label : the most probable class, None where the picture could not be read; then `error` says why.
+    label : the most probable class; of a model of several labels those that are more probable than not, as "a|b".
+        None where the picture could not be read; then `error` says why.
     top : pairs (class, probability), most probable first. The probability is None for heads without one.
     """
 
@@ -134,7 +136,7 @@ class Classifier:
                 f"{len(card.classes)}."
             )
         backbone.accelerate(spec.view.image_size, views=0)  # by what extraction kept
-        return cls(card, backbone, _head_classifier(backbone, estimator, len(card.classes)))
+        return cls(card, backbone, _head_classifier(backbone, estimator, len(card.classes), card.multilabel))
 
     def predict(
         self,
@@ -198,12 +200,13 @@ class Classifier:
     ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
         """pixels : `views` of each image."""
         predicted, probabilities = heads.average_views(*self._classify(pixels), views, len(self.classes))
+        named = spell(predicted, self.classes)
         if probabilities is None:
-            return [(self.classes[index], ((self.classes[index], None),)) for index in predicted]
+            return [(name, ((name, None),)) for name in named]
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
-            (self.classes[index], tuple((self.classes[i], float(row[i])) for i in best))
-            for index, row, best in zip(predicted, probabilities, order, strict=True)
+            (name, tuple((self.classes[i], float(row[i])) for i in best))
+            for name, row, best in zip(named, probabilities, order, strict=True)
         ]
 
 
@@ -215,13 +218,9 @@ def _precision(precision: str, device: str) -> str:
         return "auto"
 
 
-def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int) -> _Classify:
+def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
     def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-        x = backbone.embed(pixels)
-        predicted = heads.predict(estimator, x)
-        if not 0 <= predicted.min() <= predicted.max() < n_classes:
-            raise HeadError(f"{type(estimator).__name__} predicts classes that there are not: its file is damaged")
-        return predicted, heads.probabilities(estimator, x, n_classes)
+        return heads.classify(estimator, backbone.embed(pixels), n_classes, multilabel=multilabel)
 
     return classify
 

@@ -17,16 +17,14 @@ from featcache.blocks import Centred, told_apart
 from featcache.closed import Moments, Spectra, centroids, gather
 from featcache.errors import HeadError
 from featcache.features import Features, ViewUse
-from featcache.folds import NEVER, assign_folds
+from featcache.folds import NEVER, plan_folds
 from featcache.neighbours import votes
 from featcache.selection import Layers, LeftOut, Trial, choose
 from featcache.softmax import Problems, solve_path
 from featcache.spectrum import Spectrum
 
 STRENGTHS = tuple(np.logspace(4, -6, 16).tolist())  # of a penalty, in shares of a feature's mean variance
-_FOLDS, _MOST = 5, 1_000_000  # where images times classes are more, a fifth is held out once, or
-_MOST_LOGITS = 20_000_000  # as many images as have that many logits
-_TOL, _MAX_ITER = 1e-5, 1000
+TOL, MAX_ITER = 1e-5, 1000
 
 Stop = Callable[[], bool]
 
@@ -77,12 +75,7 @@ class Tuning:
             raise HeadError(f"a head needs two classes or more, and all training images are {only}")
         if folds is not None and folds < 2:
             raise HeadError(f"cross-validation takes two folds or more; got {folds}")
-        logits = len(labels) * len(self.classes)
-        once = folds is None and logits > _MOST
-        parts = max(_FOLDS, -(-logits // _MOST_LOGITS)) if once else folds or _FOLDS
-        fold, k = assign_folds(labels, features.samples.sha256, parts, seed), 1 + parts
-        if once:
-            fold, k = np.where(fold == 0, 0, NEVER), 2
+        fold, parts = plan_folds(labels, len(self.classes), features.samples.sha256, folds, seed)
         if np.all(fold == NEVER):
             raise HeadError(
                 "no class has two different training images, so none can be left out to choose settings by. "
@@ -91,7 +84,7 @@ class Tuning:
         flat = features.flatten(use)
         views = len(flat.y) // len(labels)
         try:
-            class_weight = _by_index(class_weight, features.samples.classes)
+            class_weight = weights_by_index(class_weight, features.samples.classes)
             by_class = compute_class_weight(class_weight, classes=self.classes, y=features.y)[labels]
             if not by_class.min() > 0:
                 raise ValueError("class_weight must be greater than 0 for every class")
@@ -101,7 +94,7 @@ class Tuning:
         except ValueError as error:
             raise HeadError(f"the head could not be fitted: {error}") from error
         outputs = 1 if len(self.classes) == 2 else len(self.classes)
-        self.problems = Problems(rows, np.repeat(labels, views), weight, np.repeat(fold, views), k, outputs)
+        self.problems = Problems(rows, np.repeat(labels, views), weight, np.repeat(fold, views), 1 + parts, outputs)
         self.class_weight = class_weight
         self.left_out = LeftOut(clean, labels, fold, by_class)
         self._features = features
@@ -123,7 +116,7 @@ class Tuning:
         return Spectra(self.moments, self.problems.x.mean)
 
 
-def _by_index(class_weight: Any, names: tuple[str, ...]) -> Any:
+def weights_by_index(class_weight: Any, names: tuple[str, ...]) -> Any:
     """Weights by class name as weights by index."""
     if not isinstance(class_weight, Mapping):
         return class_weight
@@ -137,13 +130,19 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Softmax regression along the path of L2 strengths."""
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
-    squares = sum(float(problems.weight[rows] @ np.einsum("bd,bd->b", x, x)) for rows, x in problems.x)
-    total = float(problems.weight.sum())
-    scale = told_apart(squares / total / len(problems.x.mean), problems.x.mean) * total
-    path = solve_path(problems, spectrum, [1 / (strength * scale) for strength in STRENGTHS], _TOL, _MAX_ITER)
+    Cs = inverse_strengths(problems.x, problems.weight)
+    path = solve_path(problems, spectrum, Cs, TOL, MAX_ITER)
     tuned, C = _chosen(tuning, (Layers(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
     tuned.estimator.set_params(C=C, class_weight=tuning.class_weight)
     return tuned
+
+
+def inverse_strengths(x: Centred, weight: NDArray[np.float64]) -> list[float]:
+    """STRENGTHS as C of `LinearHead`; weight : of the rows, shape (n,)."""
+    squares = sum(float(weight[rows] @ np.einsum("bd,bd->b", block, block)) for rows, block in x)
+    total = float(weight.sum())
+    scale = told_apart(squares / total / len(x.mean), x.mean) * total
+    return [1 / (strength * scale) for strength in STRENGTHS]
 
 
 def ridge(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:

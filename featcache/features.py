@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from featcache.blocks import BLOCK_BYTES, Rows
 from featcache.errors import CacheIncompleteError
+from featcache.labels import Labels
 from featcache.samples import Samples
 
 ViewUse = Literal["all", "mean", "clean"]
@@ -19,13 +20,13 @@ ViewUse = Literal["all", "mean", "clean"]
 class FlatFeatures:
     """The rows that a head is trained on: v for each image, image by image.
 
-    x : ndarray or Rows, shape (n * v, d). y : shape (n * v,), int64.
+    x : ndarray or Rows, shape (n * v, d). y : labels of n * v rows, see `featcache.labels`.
     groups : shape (n * v,), int64. Equal for all rows of an image and for images with equal bytes.
     weights : shape (n * v,), float64. 1 / v, so that an image counts once however many rows it has.
     """
 
     x: NDArray[Any] | Rows
-    y: NDArray[np.int64]
+    y: Labels
     groups: NDArray[np.int64]
     weights: NDArray[np.float64]
 
@@ -42,8 +43,8 @@ class Features:
     samples: Samples
 
     @property
-    def y(self) -> NDArray[np.int64]:
-        """Labels, shape (n,), int64."""
+    def y(self) -> Labels:
+        """Labels, shape (n,), int64; of images with several (n, c), uint8."""
         return self.samples.labels
 
     @property
@@ -96,7 +97,7 @@ class Features:
         _, groups = np.unique(self.samples.sha256, axis=0, return_inverse=True)
         return FlatFeatures(
             x,
-            np.repeat(self.y, v),
+            np.repeat(self.y, v, axis=0),
             np.repeat(groups.reshape(-1).astype(np.int64), v),
             np.full(n * v, 1.0 / v),
         )

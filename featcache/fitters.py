@@ -14,7 +14,9 @@ from featcache.auto import Entrant, Selection, select
 from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuning
 from featcache.features import Features, ViewUse
-from featcache.metrics import evaluate
+from featcache.label_metrics import judge
+from featcache.linear import LinearHead
+from featcache.multilabel import tune_labels
 from featcache.validation import calibrated, cross_validate
 
 UseViews = Literal["all", "mean", "clean", "cycle"]
@@ -51,18 +53,25 @@ class Options:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted classifier. name : of the head. history : epochs of sgd. selection : what cross-validation said."""
+    """A fitted classifier.
+
+    name : of the head. history : epochs of sgd. selection : what cross-validation said. untempered : the head without
+    the temperature that its logits were divided by, where they were.
+    """
 
     estimator: BaseEstimator
     name: str
     history: list[Any] = field(default_factory=list)
     selection: Selection | None = None
+    untempered: BaseEstimator | None = None
 
 
 def fit(
     head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None = None
 ) -> Fitted:
     """Fit a head to train; val chooses the epoch of "sgd" and nothing else. Raises HeadError."""
+    if train.samples.multilabel:
+        return _fit_labels(head, options, train)
     if isinstance(head, str):
         if head == "sgd":
             return _fit_sgd(options, train, val, on_epoch)
@@ -102,18 +111,18 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
     tuning = Tuning(train, options.rows, class_weight=class_weight, folds=options.cv, seed=options.seed)
     budget_s = (options.budget_s or _BUDGET_S) if len(names) > 1 else None
     estimator, selection = select(tuning, names, train.samples.classes, budget_s)
-    return Fitted(estimator, selection.chosen.head, selection=selection)
+    hot, temperature = None, selection.temperature
+    if temperature is not None and isinstance(estimator, LinearHead):
+        hot = LinearHead.from_weights(
+            estimator.coef_ * temperature, estimator.intercept_ * temperature, estimator.classes_
+        )
+    return Fitted(estimator, selection.chosen.head, selection=selection, untempered=hot)
 
 
 def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
     """Any scikit-learn classifier, by name or as an object."""
     options.refuse("budget_s", only="auto")
-    if not isinstance(head, str) and options.parameters:
-        raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
-    estimator = heads.make_head(head, options.parameters) if isinstance(head, str) else head
-    if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
-        raise HeadError(f"{type(head).__name__} is not a scikit-learn classifier; give an object of one")
-    name = head if isinstance(head, str) else type(head).__name__
+    estimator, name = _made(head, options)
     if options.calibrate and hasattr(estimator, "predict_proba"):
         raise HeadError(f"calibrate is for heads that have no probabilities of their own; {name} has some")
     if options.scaling:
@@ -126,9 +135,48 @@ def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fi
     return Fitted(estimator, name, selection=selection)
 
 
+def _made(head: str | BaseEstimator, options: Options) -> tuple[BaseEstimator, str]:
+    """An unfitted classifier and its name."""
+    if not isinstance(head, str) and options.parameters:
+        raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
+    estimator = heads.make_head(head, options.parameters) if isinstance(head, str) else head
+    if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
+        raise HeadError(f"{type(head).__name__} is not a scikit-learn classifier; give an object of one")
+    return estimator, head if isinstance(head, str) else type(head).__name__
+
+
+def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
+    """One classifier a label: our own solved together, any other of scikit-learn's one after the other."""
+    options.refuse("budget_s", "calibrate", only="images with one label")
+    if head in ("auto", "sgd"):
+        raise HeadError(f"{head} is for images with one label; use linear, or another head with probabilities")
+    if head == "linear" and set(options.parameters) <= {"class_weight"}:
+        options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
+        found = tune_labels(
+            train,
+            options.rows,
+            class_weight=options.parameters.get("class_weight"),
+            folds=options.cv,
+            seed=options.seed,
+        )
+        return Fitted(found.head, "linear", selection=found.selection, untempered=found.untempered)
+    estimator, name = _made("featcache.onevsrest.OneVsRestHead" if head == "linear" else head, options)
+    if not hasattr(estimator, "predict_proba"):
+        raise HeadError(f"{name} has no probabilities, which labels are judged by; use linear, or one that has")
+    if options.scaling:
+        estimator = heads.with_scaling(estimator, options.scaling)
+    if head != "linear":
+        from sklearn.multiclass import OneVsRestClassifier  # half a second, which no other head waits for
+
+        estimator = OneVsRestClassifier(estimator)
+    selection = _validate(estimator, name, options, train) if options.cv else None
+    heads.fit_estimator(estimator, train.flatten(options.rows))
+    return Fitted(estimator, "linear" if head == "linear" else name, selection=selection)
+
+
 def _validate(estimator: BaseEstimator, name: str, options: Options, train: Features) -> Selection:
     folds = options.cv or 0
     started = time.perf_counter()
     rows, predicted, probabilities = cross_validate(estimator, train, options.rows, folds, options.seed)
-    found = evaluate(train.y[rows], predicted, train.samples.classes, probabilities)
+    found = judge(train.y[rows], predicted, probabilities, train.samples.classes)
     return Selection((Entrant(name, "", found, time.perf_counter() - started, 1.0),), len(rows), folds)

@@ -18,10 +18,10 @@ from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
-from featcache.fitters import Fitted, Options, UseViews, fit
+from featcache.fitters import Options, UseViews, fit
 from featcache.headfile import dump_head
-from featcache.linear import LinearHead
-from featcache.metrics import Accuracy, describe, evaluate
+from featcache.label_metrics import LabelAccuracy, judge
+from featcache.metrics import Accuracy
 from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
@@ -33,7 +33,7 @@ class HeadFit:
 
     estimator : the fitted classifier. name : of the head. history : epochs of `sgd`, else empty.
     path : where it was saved, if it was. selection : what cross-validation said, if it was asked.
-    before : val accuracy before the temperature was set, where one was.
+    before : val figures before the temperature was set, where one was.
     """
 
     estimator: BaseEstimator
@@ -42,10 +42,10 @@ class HeadFit:
     history: list[Any]
     path: Path | None
     selection: Selection | None = None
-    before: Accuracy | None = None
+    before: Accuracy | LabelAccuracy | None = None
 
     @property
-    def accuracy(self) -> Accuracy:
+    def accuracy(self) -> Accuracy | LabelAccuracy:
         """On val."""
         if self.report.accuracy is None:
             raise AssertionError("fit_head always evaluates")
@@ -55,14 +55,14 @@ class HeadFit:
         """What was reached, for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
         lines = [str(self.selection)] if self.selection else []
-        lines += [f"head {self.name}, val:", describe(self.accuracy)]
+        lines += [f"head {self.name}, val:", self.accuracy.describe()]
         if self.before and self.selection:
             lines.append(
-                f"before its temperature of {self.selection.temperature:.3g}: log-loss {self.before.log_loss:.4f}, "
-                f"calibration error {self.before.calibration_error:.4f}"
+                f"before its temperature of {np.median(np.array(self.selection.temperature, float)):.3g}: log-loss "
+                f"{self.before.log_loss:.4f}, calibration error {self.before.calibration_error:.4f}"
             )
         if self.report.test:
-            lines += ["test:", describe(self.report.test)]
+            lines += ["test:", self.report.test.describe()]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def fit_head(
         fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
         predicted, probabilities = _predict(fitted.estimator, val, tta)
-        accuracy = evaluate(val.y, predicted, val.samples.classes, probabilities)
-        before = _before(fitted, val, tta)
+        accuracy = judge(val.y, predicted, probabilities, val.samples.classes)
+        before = evaluate_head(fitted.untempered, val, tta) if fitted.untempered else None
         on_test = evaluate_head(fitted.estimator, test, tta) if len(test.samples) else None
     folder = Path(out) if out is not None else None
     if folder is not None:
@@ -173,28 +173,16 @@ def read_splits(cache: str | os.PathLike[str] | FeatureCache, layer: str) -> tup
     return train, val
 
 
-def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) -> Accuracy:
+def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) -> Accuracy | LabelAccuracy:
     """Figures of a head on the clean view, averaged with `tta` augmented ones. Raises HeadError, CacheError."""
-    predicted, probabilities = _predict(estimator, features, tta)
-    return evaluate(features.y, predicted, features.samples.classes, probabilities)
+    return judge(features.y, *_predict(estimator, features, tta), features.samples.classes)
 
 
 def _predict(
     estimator: BaseEstimator, features: Features, tta: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    x, classes = features.first(tta).flatten().x if tta else features.clean(), len(features.samples.classes)
-    return heads.average_views(
-        heads.predict(estimator, x), heads.probabilities(estimator, x, classes), 1 + tta, classes
-    )
-
-
-def _before(fitted: Fitted, val: Features, tta: int) -> Accuracy | None:
-    """Figures without the temperature that the head's logits were divided by, where they were."""
-    head, temperature = fitted.estimator, fitted.selection.temperature if fitted.selection else None
-    if temperature is None or not isinstance(head, LinearHead):
-        return None
-    hot = LinearHead.from_weights(head.coef_ * temperature, head.intercept_ * temperature, head.classes_)
-    return evaluate_head(hot, val, tta)
+    x, samples = features.first(tta).flatten().x if tta else features.clean(), features.samples
+    return heads.classify(estimator, x, len(samples.classes), views=1 + tta, multilabel=samples.multilabel)
 
 
 def _save(
@@ -202,7 +190,7 @@ def _save(
     name: str,
     cache: FeatureCache,
     layer: str,
-    accuracy: Accuracy,
+    accuracy: Accuracy | LabelAccuracy,
     folder: Path,
 ) -> None:
     file, weights = dump_head(estimator)
@@ -215,5 +203,6 @@ def _save(
         weights=cache.provenance.get("weights", "pretrained"),
         layer=layer,
         metrics=accuracy.to_dict(),
+        multilabel=cache.samples.multilabel,
     )
     card.write(folder, weights)

@@ -12,6 +12,23 @@ from featcache.rng import content_order
 
 NEVER = -1  # the fold of images that are always trained on
 
+_FOLDS, _MOST = 5, 1_000_000  # where images times classes are more, a fifth is held out once, or
+_MOST_LOGITS = 20_000_000  # as many images as have that many logits
+
+
+def plan_folds(
+    labels: Labels, n_classes: int, sha256: NDArray[np.uint8], folds: int | None, seed: int
+) -> tuple[NDArray[np.int64], int]:
+    """The fold of each image, shape (n,), and the number of folds that settings are chosen by: 1 is a held-out part.
+
+    folds : None takes 5, or holds a fifth out once where images times classes are more than a million.
+    """
+    logits = len(labels) * n_classes
+    if folds is not None or logits <= _MOST:
+        return assign_folds(labels, sha256, folds or _FOLDS, seed), folds or _FOLDS
+    fold = assign_folds(labels, sha256, max(_FOLDS, -(-logits // _MOST_LOGITS)), seed)
+    return np.where(fold == 0, 0, NEVER), 1
+
 
 def assign_folds(labels: Labels, sha256: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
     """A fold from 0 to k - 1 for each image, shape (n,), int64; each class is spread evenly.

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from featcache.errors import HeadError
 from featcache.linear import LinearHead
+from featcache.onevsrest import OneVsRestHead
 
 # Types from scikit-learn's compiled or private modules that skops does not know: building one runs no code from the
 # file. What compiled code trusts blindly, node numbers of trees for one, is checked after loading.
@@ -23,10 +24,12 @@ _TRUSTED = (
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "featcache.linear.LinearHead",
+    "featcache.onevsrest.OneVsRestHead",
 )
 # Estimators that a head may hold: they predict with numpy alone, or what their compiled code reads is checked below.
 _ROOMS = (
     "featcache.linear",
+    "featcache.onevsrest",
     "sklearn.calibration",
     "sklearn.decomposition",
     "sklearn.discriminant_analysis",
@@ -49,10 +52,12 @@ def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
     ------
     HeadError : the estimator could not be loaded again without trusting code from outside scikit-learn.
     """
-    if isinstance(estimator, LinearHead):
+    if isinstance(estimator, (LinearHead, OneVsRestHead)):
         from safetensors.numpy import save
 
-        arrays = {"coef": estimator.coef_, "intercept": estimator.intercept_, "classes": estimator.classes_}
+        arrays = {"coef": estimator.coef_, "intercept": estimator.intercept_}
+        if isinstance(estimator, LinearHead):  # the other's labels are the rows of its weights
+            arrays["classes"] = estimator.classes_
         return "head.safetensors", save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     import skops.io
 
@@ -81,7 +86,11 @@ def load_head(path: Path) -> BaseEstimator:
             from safetensors.numpy import load_file
 
             arrays = load_file(path)
-            coef, intercept, classes = arrays["coef"], arrays["intercept"], arrays["classes"]
+            coef, intercept = arrays["coef"], arrays["intercept"]
+            if "classes" not in arrays:
+                _check_layer(coef, intercept)
+                return OneVsRestHead.from_weights(coef, intercept)
+            classes = arrays["classes"]
             _check_linear(coef, intercept, classes)
             return LinearHead.from_weights(coef, intercept, classes)
         import skops.io
@@ -116,6 +125,8 @@ def _check(estimator: Any) -> None:
             _require(known, f"it holds a {kind.__name__}, whose file nothing checks")
         if isinstance(part, LinearHead) and hasattr(part, "coef_"):
             _check_linear(part.coef_, part.intercept_, part.classes_)
+        if isinstance(part, OneVsRestHead) and hasattr(part, "coef_"):
+            _check_layer(part.coef_, part.intercept_)
         if isinstance(part, (SVC, NuSVC)) and hasattr(part, "support_vectors_"):  # a template is not fitted
             _check_svc(part)
         elif isinstance(part, KNeighborsClassifier) and hasattr(part, "_fit_X"):
@@ -131,10 +142,14 @@ def _check(estimator: Any) -> None:
 
 
 def _check_linear(coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any]) -> None:
-    _require(coef.ndim == 2 and intercept.shape == (len(coef),), "its weights do not fit each other")
+    _check_layer(coef, intercept)
     _require(classes.shape == (max(2, len(coef)),), "its classes do not fit its weights")
-    _require(np.isfinite(coef).all() and np.isfinite(intercept).all(), "its weights are not finite")
     _check_classes(classes)
+
+
+def _check_layer(coef: NDArray[Any], intercept: NDArray[Any]) -> None:
+    _require(coef.ndim == 2 and intercept.shape == (len(coef),), "its weights do not fit each other")
+    _require(np.isfinite(coef).all() and np.isfinite(intercept).all(), "its weights are not finite")
 
 
 def _check_classes(classes: NDArray[Any]) -> None:

@@ -97,24 +97,44 @@ def _weight_parameter(estimator: BaseEstimator) -> str | None:
     return "sample_weight" if "sample_weight" in inspect.signature(estimator.fit).parameters else None
 
 
-def predict(estimator: BaseEstimator, x: NDArray[Any] | Rows) -> NDArray[np.int64]:
-    """Class indices, shape (n,), int64, for features of shape (n, d). Raises HeadError."""
-    with _predicting(estimator):
-        return np.concatenate([np.asarray(estimator.predict(block), dtype=np.int64) for block in _blocks(x)])
+def classify(
+    estimator: BaseEstimator, x: NDArray[Any] | Rows, n_classes: int, *, views: int = 1, multilabel: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    """The classes of images with `views` rows each, features of shape (n * views, d), read once.
 
+    Returns
+    -------
+    predicted : class indices, shape (n,), int64; of several labels 0 or 1, (n, c).
+    probabilities : shape (n, c), 0 for a class that the training data lacked; None where the estimator has none.
 
-def probabilities(estimator: BaseEstimator, x: NDArray[Any] | Rows, n_classes: int) -> NDArray[np.float64] | None:
-    """Probabilities, shape (n, c), 0 for a class that the training data lacked; None where it has none.
-
-    Raises HeadError.
+    Raises
+    ------
+    HeadError
     """
-    if not hasattr(estimator, "predict_proba"):
-        return None
+    predicted, shares = [], []
     with _predicting(estimator):
-        found = np.concatenate([np.asarray(estimator.predict_proba(block), dtype=np.float64) for block in _blocks(x)])
+        has_shares = hasattr(estimator, "predict_proba")
+        for block in _blocks(x):
+            predicted.append(np.asarray(estimator.predict(block), dtype=np.int64))
+            if has_shares:
+                shares.append(np.asarray(estimator.predict_proba(block), dtype=np.float64))
+        guesses = np.concatenate(predicted)
+        if not 0 <= guesses.min(initial=0) <= guesses.max(initial=0) < n_classes:
+            raise ValueError("it names classes that there are not")
+        if not has_shares:
+            return average_views(guesses, None, views, n_classes)
+        found = np.concatenate(shares)
+        if multilabel:
+            return average_views(*_several(found, n_classes), views, n_classes)
         full = np.zeros((len(found), n_classes))
         full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found / found.sum(axis=1, keepdims=True)  # of float32
-        return full
+    return average_views(guesses, full, views, n_classes)
+
+
+def _several(shares: NDArray[np.float64], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    if shares.shape[1:] != (n_classes,):
+        raise ValueError(f"it gives probabilities of shape {shares.shape} for {n_classes} labels")
+    return (shares > 0.5).astype(np.int64), shares
 
 
 def average_views(
@@ -122,7 +142,8 @@ def average_views(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
     """Of `views` rows an image, image by image: the mean probabilities and their first class; votes where none are.
 
-    predicted : shape (n * views,). probabilities : (n * views, c). Returns shapes (n,) and (n, c).
+    predicted : shape (n * views,); of several labels (n * views, c). probabilities : (n * views, c). Returns the same
+    with n rows.
     """
     if views == 1:
         return predicted, probabilities
@@ -130,7 +151,7 @@ def average_views(
         votes = np.eye(n_classes)[predicted].reshape(-1, views, n_classes).sum(axis=1)
         return votes.argmax(axis=1), None
     mean = probabilities.reshape(-1, views, n_classes).mean(axis=1)
-    return mean.argmax(axis=1), mean
+    return (mean > 0.5).astype(np.int64) if predicted.ndim == 2 else mean.argmax(axis=1), mean
 
 
 @contextmanager

@@ -27,7 +27,8 @@ def count_images(labels: Labels, n_classes: int) -> NDArray[np.int64]:
 def strata(labels: Labels) -> NDArray[np.int64]:
     """What an image is dealt by when a split shall be even, shape (n,): its label; of several the rarest one, else c.
 
-    Rare labels have little room, so they come first (Sechidis et al. 2011, "On the stratification of multi-label data").
+    Rare labels have little room, so they come first (Sechidis et al. 2011, "On the stratification of
+    multi-label data").
     """
     if not is_multilabel(labels):
         return labels

@@ -65,6 +65,41 @@ class Accuracy:
     def __str__(self) -> str:
         return f"{self.accuracy:.4f} (95 % interval {self.accuracy_low:.4f} to {self.accuracy_high:.4f}, n = {self.n})"
 
+    def describe(self, most: int = 20) -> str:
+        """The figures and the confusion matrix as text; the worst `most` classes of many."""
+        width = max(5, *map(len, self.classes))
+        few = len(self.classes) <= most
+        recall = [(value, row) for row, value in enumerate(self.recall) if value is not None]
+        rows = range(len(self.classes)) if few else [row for _, row in sorted(recall)[:most]]
+        lines = [f"accuracy {self}", self._others()]
+        lines += [f"{'class' if few else f'the {most} worst classes':{width + 2}}  recall  precision"]
+        for row in rows:
+            value, precision, total = self.recall[row], self.class_precision[row], sum(self.confusion[row])
+            share = (
+                "no images"
+                if value is None
+                else f"{value:.4f}  {'none  ' if precision is None else f'{precision:.4f}'}     "
+                f"({self.confusion[row][row]} of {total})"
+            )
+            lines.append(f"  {self.classes[row]:{width}}  {share}")
+        if few:
+            cell = max(width, len(str(self.n)))
+            lines.append("confusion (row: true class, column: predicted)")
+            lines.append("  " + " " * width + "".join(f"  {name:>{cell}}" for name in self.classes))
+            for name, counts in zip(self.classes, self.confusion, strict=True):
+                lines.append(f"  {name:{width}}" + "".join(f"  {count:>{cell}}" for count in counts))
+        return "\n".join(lines)
+
+    def _others(self) -> str:
+        figures = {
+            "balanced": self.balanced_accuracy,
+            "macro F1": self.macro_f1,
+            "top 5": self.top5,
+            "log-loss": self.log_loss,
+            "calibration error": self.calibration_error,
+        }
+        return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
+
 
 def evaluate(
     y: NDArray[np.int64],
@@ -133,40 +168,3 @@ def paired_test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedTe
     a, b = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     p = min(1.0, 2 * float(bdtr(min(a, b), a + b, 0.5))) if a + b else 1.0
     return PairedTest(len(first), a, b, p)
-
-
-def describe(accuracy: Accuracy, most: int = 20) -> str:
-    """The figures and the confusion matrix as text; the worst `most` classes of many."""
-    width = max(5, *map(len, accuracy.classes))
-    few = len(accuracy.classes) <= most
-    recall = [(value, row) for row, value in enumerate(accuracy.recall) if value is not None]
-    rows = range(len(accuracy.classes)) if few else [row for _, row in sorted(recall)[:most]]
-    lines = [f"accuracy {accuracy}", _others(accuracy)]
-    lines += [f"{'class' if few else f'the {most} worst classes':{width + 2}}  recall  precision"]
-    for row in rows:
-        value, precision, total = accuracy.recall[row], accuracy.class_precision[row], sum(accuracy.confusion[row])
-        share = (
-            "no images"
-            if value is None
-            else f"{value:.4f}  {'none  ' if precision is None else f'{precision:.4f}'}     "
-            f"({accuracy.confusion[row][row]} of {total})"
-        )
-        lines.append(f"  {accuracy.classes[row]:{width}}  {share}")
-    if few:
-        cell = max(width, len(str(accuracy.n)))
-        lines.append("confusion (row: true class, column: predicted)")
-        lines.append("  " + " " * width + "".join(f"  {name:>{cell}}" for name in accuracy.classes))
-        for name, counts in zip(accuracy.classes, accuracy.confusion, strict=True):
-            lines.append(f"  {name:{width}}" + "".join(f"  {count:>{cell}}" for count in counts))
-    return "\n".join(lines)
-
-
-def _others(accuracy: Accuracy) -> str:
-    figures = {
-        "balanced": accuracy.balanced_accuracy,
-        "macro F1": accuracy.macro_f1,
-        "top 5": accuracy.top5,
-        "log-loss": accuracy.log_loss,
-        "calibration error": accuracy.calibration_error,
-    }
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.card import write_file
 from featcache.errors import HeadError
+from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test
 from featcache.samples import Samples
 
@@ -23,13 +24,22 @@ _COLUMNS = ["image", "label", "predicted", "probability"]
 def write_predictions(
     folder: Path, samples: Samples, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None
 ) -> None:
-    """val.csv: a row an image; the probability is that of the predicted class, empty where there is none."""
+    """val.csv: a row an image; the probability is that of the predicted class, empty where there is none.
+
+    Several labels are written as `a|b`, and so are their probabilities.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for row, (name, label, guess) in enumerate(zip(samples.ids, samples.labels, predicted, strict=True)):
-        share = "" if probabilities is None else f"{probabilities[row, guess]:.6f}"
-        writer.writerow([name, samples.classes[label], samples.classes[guess], share])
+    shares = [""] * len(samples)
+    if probabilities is not None:
+        named = ([row] if row.ndim == 0 else np.flatnonzero(row) for row in predicted)
+        shares = [
+            SEPARATOR.join(f"{row[place]:.6f}" for place in places)
+            for row, places in zip(probabilities, named, strict=True)
+        ]
+    labels, guesses = (spell(one, samples.classes) for one in (samples.labels, predicted))
+    writer.writerows(zip(samples.ids, labels, guesses, shares, strict=True))
     write_file(folder / FILE, text.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from featcache.metrics import Accuracy
+if TYPE_CHECKING:
+    from featcache.label_metrics import LabelAccuracy
+    from featcache.metrics import Accuracy
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -80,8 +82,8 @@ class Report:
     method: str
     seconds: dict[str, float]
     images: int
-    accuracy: Accuracy | None = None
-    test: Accuracy | None = None
+    accuracy: Accuracy | LabelAccuracy | None = None
+    test: Accuracy | LabelAccuracy | None = None
     size_bytes: int | None = None
     spec_digest: str | None = None
     seed: int | None = None

@@ -130,8 +130,9 @@ class Run:
         pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
         if not pairs:
             return None  # none of them could be read
-        predicted = heads.predict(estimator, np.concatenate([x for x, _ in pairs]))
-        return evaluate(np.concatenate([y for _, y in pairs]), predicted, self.manifest.samples.classes)
+        classes = self.manifest.samples.classes
+        predicted, _ = heads.classify(estimator, np.concatenate([x for x, _ in pairs]), len(classes))
+        return evaluate(np.concatenate([y for _, y in pairs]), predicted, classes)
 
     def _accuracy(self, result: Pass) -> Accuracy:
         return evaluate(result.labels.numpy(), result.predicted.numpy(), self.manifest.samples.classes)

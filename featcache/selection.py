@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from featcache.blocks import Centred
 from featcache.calibration import fit_temperature, mean_log_loss
+from featcache.labels import Labels
 from featcache.linear import LinearHead
 
-_PATIENCE, _RISE = 2, 1e-3
+PATIENCE, RISE = 2, 1e-3
 
 
 class Layers(NamedTuple):
@@ -40,11 +41,12 @@ class Trial(NamedTuple):
 class LeftOut:
     """The clean views of the images that cross-validation leaves out.
 
-    x : (n, d). labels : (n,). fold : (n,), see `featcache.folds`. weight : (n,), how much each counts.
+    x : (n, d). labels : see `featcache.labels`. fold : (n,), see `featcache.folds`. weight : (n,), how much each
+    counts.
     """
 
     x: Centred
-    labels: NDArray[np.int64]
+    labels: Labels
     fold: NDArray[np.int64]
     weight: NDArray[np.float64]
 
@@ -106,10 +108,10 @@ def choose(
         trials.append(Trial(layers.value, loss, float(np.mean(logits.argmax(axis=1) == y))))
         if best is None or loss < best[0]:
             best, risen = (loss, layers, temperature, logits), 0
-        elif loss > best[0] * (1 + _RISE):  # where nothing is learnt yet, all losses are alike
+        elif loss > best[0] * (1 + RISE):  # where nothing is learnt yet, all losses are alike
             risen += 1
-        cut = risen < _PATIENCE and stop()
-        if cut or risen == _PATIENCE:
+        cut = risen < PATIENCE and stop()
+        if cut or risen == PATIENCE:
             break
     if best is None:
         raise AssertionError("a path has members")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,29 @@ from featcache.spectrum import Spectrum
 
 _LEAST = 1e-9  # share of a class, and curvature of a logit
 _MEMORY_BYTES = 2**29  # of the steps that L-BFGS remembers
+
+
+class Regressions(Protocol):
+    """k regressions on the same n rows: what `solve_path` asks of them.
+
+    x : the rows. k : their number. outputs : logits of each; 1 for two classes, else c.
+    """
+
+    @property
+    def x(self) -> Centred: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+
+    def shares(self) -> NDArray[np.float64]:
+        """The weight of each class in each problem, shape (k, c)."""
+
+    def weights(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of b rows in the a problems `which`, shape (a, b)."""
+
+    def targets(self, rows: slice, which: NDArray[np.int64]) -> NDArray[Any]:
+        """Classes of b rows, shape (b,), or (a, b) where the problems have each their own."""
 
 
 class Problems(NamedTuple):
@@ -39,6 +62,15 @@ class Problems(NamedTuple):
             for fold in folds
         ])  # fmt: skip
 
+    def weights(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of b rows in the a problems `which`, shape (a, b)."""
+        found: NDArray[np.float64] = self.weight[rows] * (self.fold[rows] != which[:, None])
+        return found
+
+    def targets(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Classes of b rows, shape (b,)."""
+        return self.labels[rows]
+
 
 class Solution(NamedTuple):
     """The k minima at one strength.
@@ -54,7 +86,7 @@ class Solution(NamedTuple):
 
 
 def solve_path(
-    problems: Problems, spectrum: Spectrum, Cs: Sequence[float], tol: float, max_iter: int
+    problems: Regressions, spectrum: Spectrum, Cs: Sequence[float], tol: float, max_iter: int
 ) -> Iterator[Solution]:
     """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2, for one C after the other, each found from the one before.
 
@@ -88,7 +120,7 @@ class _Step:
     """
 
     def __init__(
-        self, problems: Problems, spectrum: Spectrum, totals: NDArray[np.float64], penalty: NDArray[np.float64]
+        self, problems: Regressions, spectrum: Spectrum, totals: NDArray[np.float64], penalty: NDArray[np.float64]
     ) -> None:
         self._problems, self._spectrum, self._totals, self._penalty = problems, spectrum, totals, penalty
         self._curvature: NDArray[np.float64] | None = None  # where the strength before left it
@@ -122,7 +154,7 @@ class _Step:
 
 
 def _pass(
-    problems: Problems,
+    problems: Regressions,
     theta: NDArray[Any],
     which: NDArray[np.int64],
     totals: NDArray[np.float64],
@@ -138,10 +170,10 @@ def _pass(
     coef, intercept = weights[:, :-1], weights[:, -1:]
     losses, gradient = np.zeros(a), np.zeros_like(weights)
     for rows, x in problems.x:
-        share = problems.weight[rows] * (problems.fold[rows] != which[:, None]) / totals[which, None]  # (a, b)
+        share = problems.weights(rows, which) / totals[which, None]  # (a, b)
         logits = np.empty((outputs * a, len(x)), x.dtype)  # rows of one class lie together: its sums are over axis 0
         np.add((x @ coef.T).T, intercept, out=logits)
-        loss, slope = cross_entropy(logits.reshape(outputs, a, len(x)), problems.labels[rows])
+        loss, slope = cross_entropy(logits.reshape(outputs, a, len(x)), problems.targets(rows, which))
         losses += np.einsum("ab,ab->a", share, loss)
         share = share.astype(x.dtype)
         if curvature is not None:
@@ -154,13 +186,15 @@ def _pass(
     return losses, gradient.reshape(outputs, a, width).swapaxes(0, 1)
 
 
-def cross_entropy(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+def cross_entropy(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Losses (a, b) in nats of logits (outputs, a, b), and their derivatives by the logits, in the logits' place.
+
+    labels : shape (b,), or (a, b) where outputs is 1.
 
     Both come from the margins to the own class, so that small ones keep all their digits in float32.
     """
     if len(logits) == 1:
-        sign = (1 - 2 * labels).astype(logits.dtype)
+        sign = 1 - 2 * labels.astype(logits.dtype)
         margin = sign * logits[0]
         return np.logaddexp(0, margin), (sign * expit(margin))[None]
     rows = np.arange(len(labels))

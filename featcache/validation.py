@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, clone
 from featcache.errors import HeadError
 from featcache.features import Features, FlatFeatures, ViewUse
 from featcache.folds import NEVER, assign_folds
-from featcache.heads import fit_estimator, predict, probabilities
+from featcache.heads import classify, fit_estimator
 
 
 def cross_validate(
@@ -21,8 +21,7 @@ def cross_validate(
 
     Returns
     -------
-    rows : the images that some fold leaves out, shape (m,). predicted : their classes, (m,). probabilities : (m, c),
-    None where the estimator has none.
+    rows : the images that some fold leaves out, shape (m,). predicted, probabilities : see `featcache.heads.classify`.
 
     Raises
     ------
@@ -34,14 +33,12 @@ def cross_validate(
     rows = np.flatnonzero(fold >= 0)
     if not len(rows):
         raise HeadError("no class has two different training images, so nothing can be left out")
-    flat, clean, classes = features.flatten(use), features.clean(), len(features.samples.classes)
-    predicted = np.zeros(len(fold), np.int64)
-    shares = np.zeros((len(fold), classes))
+    flat, clean, samples = features.flatten(use), features.clean(), features.samples
+    predicted, shares = np.zeros_like(features.y, np.int64), np.zeros((len(fold), len(samples.classes)))
     for number in np.unique(fold[rows]):
         copy, here = clone(estimator), np.flatnonzero(fold == number)
         fit_estimator(copy, _take(flat, np.flatnonzero(_spread(fold, flat) != number)))
-        predicted[here] = predict(copy, clean[here])
-        found = probabilities(copy, clean[here], classes)
+        predicted[here], found = classify(copy, clean[here], len(samples.classes), multilabel=samples.multilabel)
         if found is not None:
             shares[here] = found
     return rows, predicted[rows], shares[rows] if shares.any() else None

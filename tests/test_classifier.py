@@ -20,7 +20,7 @@ from featcache.errors import BackboneError, HeadError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
-from featcache.heads import probabilities
+from featcache.heads import classify
 from featcache.images import decode
 from featcache.manifest import read_manifest
 from featcache.spec import StorageDtype
@@ -76,7 +76,7 @@ def test_cached_features_and_files_give_the_same_probabilities(
 ) -> None:
     cache = cached(data, dtype, seed=4)
     fit = fit_head(cache, tmp_path / "model", head=head, parameters={"lr": 0.1} if head == "sgd" else {})
-    expected = probabilities(fit.estimator, cache.features("val").clean(), 3)
+    expected = classify(fit.estimator, cache.features("val").clean(), 3)[1]
     classifier = Classifier.load(tmp_path / "model", device="cpu")
     found = classifier.predict(paths, batch_size=5)
     assert expected is not None
@@ -231,7 +231,7 @@ def test_another_layer_is_predicted_from(data: Path, paths: list[Path], tmp_path
     cache = extract(data, tmp_path / "a.h5", views=0, dtype="float32", layers=("penultimate", "blocks.3"), **NET).cache
     fit = fit_head(cache, tmp_path / "model", layer="blocks.3")
     classifier = Classifier.load(tmp_path / "model", device="cpu")
-    expected = probabilities(fit.estimator, cache.features("val", "blocks.3").clean(), 3)
+    expected = classify(fit.estimator, cache.features("val", "blocks.3").clean(), 3)[1]
     np.testing.assert_allclose(table(classifier.predict(paths), classifier.classes), expected, atol=1e-5)
 
 

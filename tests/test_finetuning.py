@@ -21,7 +21,7 @@ from featcache.card import ModelCard
 from featcache.errors import FeatcacheError, HeadError, RunError
 from featcache.finetuning import FineTune, finetune
 from featcache.headfile import load_head
-from featcache.heads import predict
+from featcache.heads import classify
 from featcache.images import decode
 from featcache.manifest import read_manifest
 from featcache.network import Network
@@ -236,7 +236,7 @@ def test_a_live_head_learns_on_the_network_s_answers(split_folder: Path, tmp_pat
         split_folder, tmp_path / "run", backbone=toy_backbone(), mode="head", recipe=Recipe(epochs=4, lr=0.2)
     )
     pixels, labels = clean_pixels(split_folder, "val", toy_backbone().view_spec())
-    found = predict(load_head(tmp_path / "run" / "head.safetensors"), toy_answer(pixels))
+    found = classify(load_head(tmp_path / "run" / "head.safetensors"), toy_answer(pixels), 3)[0]
     assert run.best.val_accuracy == float((found == labels).mean())
 
 
@@ -294,7 +294,7 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
     if mode == "all":
         found, _ = predictions(tmp_path / "run", data, "test", spec)
     else:
-        found = predict(load_head(tmp_path / "run" / "head.safetensors"), trainable_backbone().embed(pixels))
+        found = classify(load_head(tmp_path / "run" / "head.safetensors"), trainable_backbone().embed(pixels), 3)[0]
     assert run.report.test is not None
     assert (run.report.test.n, run.report.test.accuracy) == (7, float((found == labels).mean()))
     written = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -22,7 +22,7 @@ from featcache.families import Tuning
 from featcache.features import Features
 from featcache.fitting import fit_head
 from featcache.headfile import load_head
-from featcache.heads import HEADS, predict
+from featcache.heads import HEADS, classify
 from featcache.linear import LinearHead
 from foreign import Foreign
 from toys import random_image, toy_backbone
@@ -84,8 +84,8 @@ def test_the_saved_folder_gives_the_head_and_its_card_back(head: str, cache: Fea
     assert card.metrics == fit.accuracy.to_dict()
     assert card.metrics["accuracy"] == 1.0
     x = np.random.default_rng(0).normal(0, 3, (40, 3))
-    np.testing.assert_array_equal(predict(load_head(out / card.file), x), predict(fit.estimator, x))
-    assert len(set(predict(fit.estimator, x))) == 2
+    np.testing.assert_array_equal(classify(load_head(out / card.file), x, 2)[0], classify(fit.estimator, x, 2)[0])
+    assert len(set(classify(fit.estimator, x, 2)[0])) == 2
 
 
 def test_without_a_test_split_none_is_reported(cache: FeatureCache) -> None:

@@ -23,7 +23,7 @@ from sklearn.svm import SVC, SVR, NuSVC
 
 from featcache.errors import HeadError
 from featcache.headfile import dump_head, load_head
-from featcache.heads import predict
+from featcache.heads import classify
 from featcache.linear import LinearHead
 
 Y = np.arange(60) % 3
@@ -150,7 +150,7 @@ def test_what_goes_wrong_inside_of_a_loaded_head_is_a_head_error(tmp_path: Path)
     model = RidgeClassifier().fit(X, Y)
     model.coef_ = model.coef_[:, :2]
     with pytest.raises(HeadError, match=r"^RidgeClassifier could not predict: "):
-        predict(load_head(written(model, tmp_path)), X)
+        classify(load_head(written(model, tmp_path)), X, 3)[0]
 
 
 def test_a_kernel_of_one_s_own_is_refused_before_it_is_saved() -> None:

@@ -23,10 +23,9 @@ from featcache.features import FlatFeatures
 from featcache.headfile import dump_head, load_head
 from featcache.heads import (
     HEADS,
+    classify,
     fit_estimator,
     make_head,
-    predict,
-    probabilities,
 )
 from featcache.linear import LinearHead
 from foreign import Foreign, Payload
@@ -64,13 +63,13 @@ def test_every_head_learns_clouds_and_predicts_the_same_after_loading(name: str,
     features = flat(views=2)
     estimator = make_head(name, {"n_jobs": 1} if name == "forest" else {})
     fit_estimator(estimator, features)
-    assert predict(estimator, features.x).tolist() == features.y.tolist()
-    assert predict(estimator, CENTRES).tolist() == [0, 1, 2]
+    assert classify(estimator, features.x, 3)[0].tolist() == features.y.tolist()
+    assert classify(estimator, CENTRES, 3)[0].tolist() == [0, 1, 2]
     loaded = roundtrip(estimator, tmp_path)
     assert type(loaded) is type(estimator)
     x = np.random.default_rng(1).normal(1, 2, (50, 3)).astype(np.float32)
-    np.testing.assert_array_equal(predict(loaded, x), predict(estimator, x))
-    here, there = probabilities(estimator, x, 3), probabilities(loaded, x, 3)
+    np.testing.assert_array_equal(classify(loaded, x, 3)[0], classify(estimator, x, 3)[0])
+    here, there = classify(estimator, x, 3)[1], classify(loaded, x, 3)[1]
     if here is None:
         assert there is None
     else:
@@ -84,7 +83,7 @@ def test_a_linear_head_of_two_classes_predicts_the_same_after_loading(tmp_path: 
     head = LinearHead().fit(features.x[kept], features.y[kept])
     loaded = roundtrip(head, tmp_path)
     x = np.random.default_rng(1).normal(size=(9, 3))
-    np.testing.assert_array_equal(probabilities(loaded, x, 2), probabilities(head, x, 2))
+    np.testing.assert_array_equal(classify(loaded, x, 2)[1], classify(head, x, 2)[1])
 
 
 def test_parameters_override_the_defaults() -> None:
@@ -156,7 +155,7 @@ def test_a_class_without_training_data_has_probability_0() -> None:
     features = flat()
     kept = features.y != 1
     head = GaussianNB().fit(features.x[kept], features.y[kept])
-    found = probabilities(head, CENTRES, 4)
+    found = classify(head, CENTRES, 4)[1]
     assert found is not None
     np.testing.assert_allclose(found[:, [0, 2]], head.predict_proba(CENTRES.astype(np.float32)), rtol=1e-6)
     assert found[:, [1, 3]].tolist() == [[0, 0]] * 3
@@ -267,7 +266,7 @@ def test_a_tree_that_would_read_foreign_memory_is_refused(
     features = flat()
     tree.fit(features.x.astype(np.float32), features.y)
     file = saved(tree, tmp_path)
-    np.testing.assert_array_equal(predict(load_head(file), features.x), predict(tree, features.x))
+    np.testing.assert_array_equal(classify(load_head(file), features.x, 3)[0], classify(tree, features.x, 3)[0])
     tamper(first_tree(tree), field, value)
     file.write_bytes(skops.io.dumps(tree))
     with pytest.raises(HeadError) as caught:
@@ -288,8 +287,8 @@ def test_a_forest_whose_tree_takes_more_features_than_it_is_refused(tmp_path: Pa
 def test_predictions_are_int64_whatever_the_features_are_stored_in() -> None:
     x: NDArray[np.float16] = flat().x
     head = LinearHead().fit(x, flat().y)
-    assert predict(head, x).dtype == np.int64
-    np.testing.assert_array_equal(predict(head, x), predict(head, x.astype(np.float64)))
+    assert classify(head, x, 3)[0].dtype == np.int64
+    np.testing.assert_array_equal(classify(head, x, 3)[0], classify(head, x.astype(np.float64), 3)[0])
 
 
 @pytest.mark.parametrize("name", ["linear", "knn", "centroid"])
@@ -297,9 +296,11 @@ def test_predictions_do_not_depend_on_the_block(name: str, monkeypatch: pytest.M
     features = flat()
     estimator = make_head(name)
     fit_estimator(estimator, features)
-    whole, shares = predict(estimator, features.x), probabilities(estimator, np.asarray(features.x), 3)
+    whole, shares = classify(estimator, features.x, 3)[0], classify(estimator, np.asarray(features.x), 3)[1]
     monkeypatch.setattr(heads, "_BLOCK", 7)
-    np.testing.assert_array_equal(predict(estimator, features.x), whole)
-    np.testing.assert_array_equal(predict(estimator, Rows(np.asarray(features.x), np.arange(3, 20))), whole[3:20])
+    np.testing.assert_array_equal(classify(estimator, features.x, 3)[0], whole)
+    np.testing.assert_array_equal(
+        classify(estimator, Rows(np.asarray(features.x), np.arange(3, 20)), 3)[0], whole[3:20]
+    )
     if shares is not None:
-        np.testing.assert_allclose(probabilities(estimator, np.asarray(features.x), 3), shares, rtol=1e-6)
+        np.testing.assert_allclose(classify(estimator, np.asarray(features.x), 3)[1], shares, rtol=1e-6)

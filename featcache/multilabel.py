@@ -1,0 +1,125 @@
+"""`tune_labels`: a head for images with several labels, each label with the strength that left-out images prefer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from featcache.auto import Entrant, Selection
+from featcache.blocks import Centred
+from featcache.calibration import fit_label_temperatures, label_log_loss
+from featcache.errors import HeadError
+from featcache.families import MAX_ITER, TOL, inverse_strengths, weights_by_index
+from featcache.features import Features, ViewUse
+from featcache.folds import plan_folds
+from featcache.label_metrics import evaluate_labels
+from featcache.onevsrest import OneVsRest, OneVsRestHead, balance_labels
+from featcache.selection import PATIENCE, RISE, Layers, LeftOut, Trial
+from featcache.softmax import solve_path
+from featcache.spectrum import Spectrum
+
+
+class TunedLabels(NamedTuple):
+    """A head with its temperatures folded in, what cross-validation says of it, and the head without them."""
+
+    head: OneVsRestHead
+    selection: Selection
+    untempered: OneVsRestHead
+
+
+def tune_labels(
+    features: Features, use: ViewUse = "all", *, class_weight: Any = None, folds: int | None = None, seed: int = 0
+) -> TunedLabels:
+    """One logistic regression a label, all labels, strengths and folds solved together.
+
+    Parameters
+    ----------
+    features : of train, with several labels an image. class_weight : see `OneVsRestHead`; names stand for labels, too.
+    folds, seed : see `featcache.families.Tuning`.
+
+    Raises
+    ------
+    HeadError : features that are not finite, or nothing to choose by.
+    """
+    started = time.perf_counter()
+    samples, labels, c = features.samples, features.y, len(features.samples.classes)
+    fold, parts = plan_folds(labels, c, samples.sha256, folds, seed)
+    flat = features.flatten(use)
+    try:
+        balance = balance_labels(weights_by_index(class_weight, samples.classes), flat.y, flat.weights)
+        rows = Centred(flat.x, flat.weights)
+        clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
+    except ValueError as error:
+        raise HeadError(f"the head could not be fitted: {error}") from error
+    left_out = LeftOut(clean, labels, fold, np.ones(len(labels)))
+    if not len(left_out.rows):
+        raise HeadError(
+            "no label has two different training images, so none can be left out to choose strengths by. "
+            "Fit a head with one of your own (-p C=1)."
+        )
+    spread = np.repeat(fold, len(flat.y) // len(labels))
+    problems = OneVsRest(rows, flat.y, flat.weights, balance, spread, parts + 1)
+    path = solve_path(problems, Spectrum.of(rows, flat.weights), inverse_strengths(rows, flat.weights), TOL, MAX_ITER)
+    layers = (
+        Layers(one.C, one.coef.reshape(parts + 1, c, -1), one.intercept.reshape(parts + 1, c)) for one in path
+    )  # one layer a fold
+    best = _choose(layers, left_out, balance)
+    found = evaluate_labels(labels[left_out.rows], expit(best.logits / best.temperature), samples.classes)
+    low, high = best.C.min(), best.C.max()
+    setting = f"C={low:.3g}" + ("" if low == high else f" to {high:.3g} by label")
+    entrant = Entrant("linear", setting, found, time.perf_counter() - started, 1.0, best.trials)
+    selection = Selection((entrant,), len(left_out.rows), parts, tuple(best.temperature.tolist()))
+    return TunedLabels(
+        OneVsRestHead.from_weights(best.coef / best.temperature[:, None], best.intercept / best.temperature),
+        selection,
+        OneVsRestHead.from_weights(best.coef, best.intercept),
+    )
+
+
+class _Best:
+    """The best of a path so far, label by label.
+
+    C, temperature, log_loss, intercept : shape (c,). coef : (c, d). logits : (m, c), of left-out images. trials : of
+    all labels together.
+    """
+
+    def __init__(self, c: int, d: int, m: int) -> None:
+        self.C, self.temperature, self.intercept = np.ones(c), np.ones(c), np.zeros(c)
+        self.log_loss, self.risen = np.full(c, np.inf), np.zeros(c, np.int64)
+        self.coef, self.logits = np.zeros((c, d)), np.zeros((m, c))
+        self.trials: tuple[Trial, ...] = ()
+
+    def offer(
+        self, layers: Layers, logits: NDArray[np.float64], temperature: NDArray[np.float64], loss: NDArray[np.float64]
+    ) -> None:
+        """Take for each label what is better than before."""
+        self.risen += loss > self.log_loss * (1 + RISE)
+        better = loss < self.log_loss
+        self.risen[better] = 0
+        self.log_loss[better], self.temperature[better] = loss[better], temperature[better]
+        self.C[better] = layers.value
+        self.coef[better], self.intercept[better] = layers.coef[-1][better], layers.intercept[-1][better]
+        self.logits[:, better] = logits[:, better]
+
+
+def _choose(path: Iterable[Layers], left_out: LeftOut, balance: NDArray[np.float64]) -> _Best:
+    """See `featcache.selection.choose`, which does the same for classes that exclude each other."""
+    y = left_out.labels[left_out.rows]
+    weight = np.where(y, balance[:, 1], balance[:, 0])
+    best = _Best(y.shape[1], len(left_out.x.mean), len(y))
+    temperature = np.ones(y.shape[1])
+    for layers in path:
+        logits = left_out.logits(layers)
+        temperature = fit_label_temperatures(logits, y, weight, temperature)
+        loss = label_log_loss(logits / temperature, y, weight)
+        right = float(np.mean(np.all((logits > 0) == y, axis=1)))
+        best.trials += (Trial(layers.value, float(loss.mean()), right),)
+        best.offer(layers, logits, temperature, loss)
+        if best.risen.min() >= PATIENCE:
+            break
+    return best

@@ -1,0 +1,154 @@
+"""`OneVsRestHead`: for each of several labels whether an image has it, all solved together."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
+
+from featcache.blocks import Centred, Rows
+from featcache.softmax import solve_path
+from featcache.spectrum import Spectrum
+
+
+class OneVsRest:
+    """c logistic regressions for each of some folds, on the same n rows: problem f * c + l is that of label l without
+    the rows of fold f; those of the last f leave out none. See `featcache.softmax.Regressions`.
+
+    A problem that sees a label on all rows or on none has nothing to learn, and stays at the odds that it starts from.
+
+    Parameters
+    ----------
+    labels : (n, c), uint8, 0 or 1. weight : (n,), of the rows, not negative. balance : (c, 2), of those without and of
+    those with a label. fold : (n,), int64, or -1 for rows that no problem leaves out. folds : one more than there are.
+    """
+
+    outputs = 1
+
+    def __init__(
+        self,
+        x: Centred,
+        labels: NDArray[np.uint8],
+        weight: NDArray[np.float64],
+        balance: NDArray[np.float64],
+        fold: NDArray[np.int64],
+        folds: int,
+    ) -> None:
+        self.x, self.weight = x, weight
+        self.k = folds * len(balance)
+        self._labels, self._fold, self._balance = labels, fold, balance
+        here = [weight * (fold != number) for number in range(folds)]
+        counts = [[some.sum() - (some * has).sum(), (some * has).sum()] for some in here for has in labels.T]
+        self._shares = np.tile(balance, (folds, 1)) * counts
+        self._learns = (self._shares.min(axis=1) > 0).astype(np.float64)
+
+    def shares(self) -> NDArray[np.float64]:
+        """The weight without and with the label in each problem, shape (k, 2)."""
+        return self._shares
+
+    def weights(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of b rows in the a problems `which`, shape (a, b)."""
+        fold, label = np.divmod(which, len(self._balance))
+        found = self.weight[rows] * (self._fold[rows] != fold[:, None])
+        found *= np.where(self.targets(rows, which), self._balance[label, 1:], self._balance[label, :1])
+        found *= self._learns[which, None]
+        return found
+
+    def targets(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Whether b rows have the labels of the a problems `which`, shape (a, b)."""
+        return self._labels[rows].T[which % len(self._balance)]
+
+
+def balance_labels(class_weight: Any, labels: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much images without and with each label count, shape (c, 2); see `OneVsRestHead`."""
+    counts = np.ones((labels.shape[1], 2))
+    if class_weight is None:
+        return counts
+    if class_weight == "balanced":
+        with_label = weight @ labels
+        sums = np.stack([weight.sum() - with_label, with_label], axis=1)
+        return np.where(sums > 0, weight.sum() / (2 * np.where(sums > 0, sums, 1)), 1)
+    for label, factor in dict(class_weight).items():
+        if not (0 <= label < len(counts) and factor > 0):
+            raise ValueError(
+                f"class_weight has {label!r}: {factor!r}; it takes labels 0 to {len(counts) - 1} and weights above 0"
+            )
+        counts[label, 1] = factor
+    return counts
+
+
+class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Logistic regression with an L2 penalty for each of c labels, which an image may have together.
+
+    For each label it minimises what `LinearHead` does for two classes: that the image lacks it, and that it has it.
+
+    Parameters
+    ----------
+    C : inverse strength of the penalty, greater than 0.
+    class_weight : None, "balanced" (of each label, images with and without it count as much), or a dict of label to the
+        weight of images that have it.
+    max_iter, tol : see `LinearHead`.
+
+    Attributes
+    ----------
+    classes_ : 0 to c - 1. coef_ : ndarray, shape (c, d). intercept_ : (c,).
+    """
+
+    multilabel_ = True
+
+    def __init__(self, C: float = 1.0, *, class_weight: Any = None, max_iter: int = 1000, tol: float = 1e-8) -> None:
+        self.C = C
+        self.class_weight = class_weight
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def fit(self, X: NDArray[Any] | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Fit to X of shape (n, d), perhaps memory-mapped, and labels y of shape (n, c), 0 or 1."""
+        if not 0 < self.C < np.inf:
+            raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
+        check_consistent_length(X, y)
+        labels = np.asarray(y)
+        if labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
+            raise ValueError("y must have a column of 0 and 1 for each label")
+        labels = labels.astype(np.uint8)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        balance = balance_labels(self.class_weight, labels, weight)
+        problems = OneVsRest(Centred(X, weight), labels, weight, balance, np.full(len(labels), -1), 1)
+        found = next(solve_path(problems, Spectrum.of(problems.x, weight), [self.C], self.tol, self.max_iter))
+        self._set(found.coef[:, 0], found.intercept[:, 0])
+        if not found.converged.all():
+            said = f"OneVsRestHead stopped after {self.max_iter} iterations before reaching tol={self.tol}"
+            warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
+        return self
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Log-odds of each label, shape (n, c)."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
+        logits: NDArray[np.float64] = x @ self.coef_.T + self.intercept_
+        return logits
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """The probability of each label, shape (n, c)."""
+        return expit(self.decision_function(X))
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """1 for the labels that are more probable than not, shape (n, c)."""
+        return (self.decision_function(X) > 0).astype(np.int64)
+
+    def _set(self, coef: NDArray[Any], intercept: NDArray[Any]) -> None:
+        self.coef_, self.intercept_ = coef.astype(np.float64), intercept.astype(np.float64)
+        self.classes_, self.n_features_in_ = np.arange(len(coef)), coef.shape[1]
+
+    @classmethod
+    def from_weights(cls, coef: NDArray[Any], intercept: NDArray[Any]) -> OneVsRestHead:
+        """A fitted head from coef (c, d) and intercept (c,)."""
+        head = cls()
+        head._set(coef, intercept)
+        return head
