@@ -50,6 +50,7 @@ class Tuning:
     ----------
     features : of train. use : the views to train on. class_weight : see `LinearHead`. folds : None takes 5, or holds
     a fifth out once where images times classes are more than a million. seed : of the folds.
+    device : of linear, see `LinearHead`.
 
     Attributes
     ----------
@@ -68,6 +69,7 @@ class Tuning:
         class_weight: Any = None,
         folds: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.classes, labels = np.unique(features.y, return_inverse=True)
         if len(self.classes) < 2:
@@ -95,7 +97,7 @@ class Tuning:
             raise HeadError(f"the head could not be fitted: {error}") from error
         outputs = 1 if len(self.classes) == 2 else len(self.classes)
         self.problems = Problems(rows, np.repeat(labels, views), weight, np.repeat(fold, views), 1 + parts, outputs)
-        self.class_weight = class_weight
+        self.class_weight, self.device = class_weight, device
         self.left_out = LeftOut(clean, labels, fold, by_class)
         self._features = features
 
@@ -131,7 +133,7 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
     Cs = inverse_strengths(problems.x, problems.weight)
-    path = solve_path(problems, spectrum, Cs, TOL, MAX_ITER)
+    path = solve_path(problems, spectrum, Cs, TOL, MAX_ITER, tuning.device)
     tuned, C = _chosen(tuning, (Layers(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
     tuned.estimator.set_params(C=C, class_weight=tuning.class_weight)
     return tuned

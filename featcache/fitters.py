@@ -36,6 +36,7 @@ class Options:
     scaling: Literal["standard", "l2"] | None = None
     calibrate: bool = False
     seed: int = 0
+    device: str = "cpu"
 
     @property
     def rows(self) -> ViewUse:
@@ -44,11 +45,22 @@ class Options:
             raise HeadError("cycle trains on one view an epoch, as sgd alone does; use all, mean or clean")
         return self.use_views or "all"
 
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """Arguments of `Tuning` and `tune_labels`."""
+        class_weight = self.parameters.get("class_weight")
+        return {"class_weight": class_weight, "folds": self.cv, "seed": self.seed, "device": self.device}
+
     def refuse(self, *names: str, only: str) -> None:
         """Raise HeadError for options that would silently be without effect."""
         given = [name for name in names if getattr(self, name)]
         if given:
             raise HeadError(f"{given[0]} is for {only}")
+
+    def refuse_device(self) -> None:
+        """Raise HeadError for a device that a head would not work on."""
+        if self.device != "cpu":
+            raise HeadError(f"only linear and auto work on {self.device}; leave out the device")
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,7 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
     from featcache.training import Recipe
 
     options.refuse("cv", "budget_s", "scaling", "calibrate", only="heads that are not sgd")
+    options.refuse_device()
     if options.use_views not in (None, "cycle", "clean"):
         raise HeadError(
             f"sgd trains on one view an epoch (cycle) or on the clean one; {options.use_views} is for other heads"
@@ -107,8 +120,9 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
     options.refuse("calibrate", only="heads that have no probabilities of their own")
     if set(options.parameters) - {"class_weight"}:
         raise HeadError(f"{head} chooses its settings itself; it takes class_weight alone")
-    class_weight = options.parameters.get("class_weight")
-    tuning = Tuning(train, options.rows, class_weight=class_weight, folds=options.cv, seed=options.seed)
+    if "linear" not in names:
+        options.refuse_device()
+    tuning = Tuning(train, options.rows, **options.tuning)
     budget_s = (options.budget_s or _BUDGET_S) if len(names) > 1 else None
     estimator, selection = select(tuning, names, train.samples.classes, budget_s)
     hot, temperature = None, selection.temperature
@@ -135,10 +149,14 @@ def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fi
     return Fitted(estimator, name, selection=selection)
 
 
-def _made(head: str | BaseEstimator, options: Options) -> tuple[BaseEstimator, str]:
+def _made(head: str | BaseEstimator, options: Options, multilabel: bool = False) -> tuple[BaseEstimator, str]:
     """An unfitted classifier and its name."""
     if not isinstance(head, str) and options.parameters:
         raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
+    if head == "linear":
+        path = "featcache.onevsrest.OneVsRestHead" if multilabel else head
+        return heads.make_head(path, {"device": options.device, **options.parameters}), head
+    options.refuse_device()
     estimator = heads.make_head(head, options.parameters) if isinstance(head, str) else head
     if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
         raise HeadError(f"{type(head).__name__} is not a scikit-learn classifier; give an object of one")
@@ -152,15 +170,9 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         raise HeadError(f"{head} is for images with one label; use linear, or another head with probabilities")
     if head == "linear" and set(options.parameters) <= {"class_weight"}:
         options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
-        found = tune_labels(
-            train,
-            options.rows,
-            class_weight=options.parameters.get("class_weight"),
-            folds=options.cv,
-            seed=options.seed,
-        )
+        found = tune_labels(train, options.rows, **options.tuning)
         return Fitted(found.head, "linear", selection=found.selection, untempered=found.untempered)
-    estimator, name = _made("featcache.onevsrest.OneVsRestHead" if head == "linear" else head, options)
+    estimator, name = _made(head, options, multilabel=True)
     if not hasattr(estimator, "predict_proba"):
         raise HeadError(f"{name} has no probabilities, which labels are judged by; use linear, or one that has")
     if options.scaling:
@@ -171,7 +183,7 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         estimator = OneVsRestClassifier(estimator)
     selection = _validate(estimator, name, options, train) if options.cv else None
     heads.fit_estimator(estimator, train.flatten(options.rows))
-    return Fitted(estimator, "linear" if head == "linear" else name, selection=selection)
+    return Fitted(estimator, name, selection=selection)
 
 
 def _validate(estimator: BaseEstimator, name: str, options: Options, train: Features) -> Selection:

@@ -16,6 +16,7 @@ from featcache import heads
 from featcache.auto import Selection
 from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
+from featcache.devices import resolve_device
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
 from featcache.fitters import Options, UseViews, fit
@@ -95,6 +96,7 @@ def fit_head(
     calibrate: bool = False,
     tta: int = 0,
     seed: int = 0,
+    device: str = "cpu",
     on_epoch: Callable[[Any], None] | None = None,
 ) -> HeadFit:
     """Train a head on the cached training views and evaluate it on val.
@@ -116,11 +118,13 @@ def fit_head(
     calibrate : give a head that has no probabilities some, see `featcache.validation.calibrated`.
     tta : augmented views of a val or test image that are averaged with the clean one.
     seed : of the folds, and of the order and the first weights of "sgd".
+    device : where linear's passes over the features are made: "cpu", which needs no PyTorch, "auto", "cuda",
+        "cuda:1", "mps".
     on_epoch : called with each Epoch of "sgd".
 
     Raises
     ------
-    CacheError, HeadError
+    CacheError, HeadError, BackboneError
     """
     watch = Stopwatch()
     if out is not None:
@@ -135,7 +139,7 @@ def fit_head(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
             f"Extract with --val-views {tta}."
         )
-    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed)
+    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, resolve_device(device))
     with watch.phase("fit"):
         fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):

@@ -35,6 +35,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     class_weight : None, "balanced" (all weights / (c * those of the class)), or a dict of class to weight.
     max_iter : the most iterations.
     tol : stop when the objective lies above its minimum by about this share or less.
+    device : where the passes over the rows are made; other than "cpu", such as "cuda", by PyTorch.
 
     Attributes
     ----------
@@ -42,11 +43,20 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     intercept_ : ndarray, shape (c,) or (1,). n_iter_ : iterations.
     """
 
-    def __init__(self, C: float = 1.0, *, class_weight: Any = None, max_iter: int = 1000, tol: float = 1e-8) -> None:
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        class_weight: Any = None,
+        max_iter: int = 1000,
+        tol: float = 1e-8,
+        device: str = "cpu",
+    ) -> None:
         self.C = C
         self.class_weight = class_weight
         self.max_iter = max_iter
         self.tol = tol
+        self.device = device
 
     def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d) and labels y of shape (n,); float16 and float32 are worked on in float32.
@@ -72,7 +82,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         problem = Problems(Centred(x, weight), labels, weight, np.full(len(labels), -1), 1, outputs)
         spectrum = Spectrum.of(problem.x, weight)
-        solution = next(solve_path(problem, spectrum, [self.C], self.tol, self.max_iter))
+        solution = next(solve_path(problem, spectrum, [self.C], self.tol, self.max_iter, self.device))
         self.coef_, self.intercept_, self.n_iter_ = solution.coef[0], solution.intercept[0], int(solution.iterations[0])
         if not solution.converged[0]:
             said = f"LinearHead stopped after {self.n_iter_} iterations before reaching tol={self.tol}"

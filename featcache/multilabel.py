@@ -33,14 +33,20 @@ class TunedLabels(NamedTuple):
 
 
 def tune_labels(
-    features: Features, use: ViewUse = "all", *, class_weight: Any = None, folds: int | None = None, seed: int = 0
+    features: Features,
+    use: ViewUse = "all",
+    *,
+    class_weight: Any = None,
+    folds: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> TunedLabels:
     """One logistic regression a label, all labels, strengths and folds solved together.
 
     Parameters
     ----------
     features : of train, with several labels an image. class_weight : see `OneVsRestHead`; names stand for labels, too.
-    folds, seed : see `featcache.families.Tuning`.
+    folds, seed, device : see `featcache.families.Tuning`.
 
     Raises
     ------
@@ -64,7 +70,8 @@ def tune_labels(
         )
     spread = np.repeat(fold, len(flat.y) // len(labels))
     problems = OneVsRest(rows, flat.y, flat.weights, balance, spread, parts + 1)
-    path = solve_path(problems, Spectrum.of(rows, flat.weights), inverse_strengths(rows, flat.weights), TOL, MAX_ITER)
+    Cs = inverse_strengths(rows, flat.weights)
+    path = solve_path(problems, Spectrum.of(rows, flat.weights), Cs, TOL, MAX_ITER, device)
     layers = (
         Layers(one.C, one.coef.reshape(parts + 1, c, -1), one.intercept.reshape(parts + 1, c)) for one in path
     )  # one layer a fold

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -54,15 +56,23 @@ class OneVsRest:
 
     def weights(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of b rows in the a problems `which`, shape (a, b)."""
-        fold, label = np.divmod(which, len(self._balance))
-        found = self.weight[rows] * (self._fold[rows] != fold[:, None])
-        found *= np.where(self.targets(rows, which), self._balance[label, 1:], self._balance[label, :1])
+        c = len(self._balance)
+        without, more = self._balance[which % c, :1], self._balance[which % c, 1:] - self._balance[which % c, :1]
+        found = self.weight[rows] * (self._fold[rows] != (which // c)[:, None])
+        found *= without + more * self.targets(rows, which)
         found *= self._learns[which, None]
         return found
 
     def targets(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Whether b rows have the labels of the a problems `which`, shape (a, b)."""
         return self._labels[rows].T[which % len(self._balance)]
+
+    def moved(self, move: Callable[[NDArray[Any]], Any]) -> OneVsRest:
+        """See `featcache.softmax.Regressions`."""
+        there = copy(self)
+        for name in ("weight", "_labels", "_fold", "_balance", "_learns"):
+            setattr(there, name, move(getattr(self, name)))
+        return there
 
 
 def balance_labels(class_weight: Any, labels: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -93,7 +103,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     C : inverse strength of the penalty, greater than 0.
     class_weight : None, "balanced" (of each label, images with and without it count as much), or a dict of label to the
         weight of images that have it.
-    max_iter, tol : see `LinearHead`.
+    max_iter, tol, device : see `LinearHead`.
 
     Attributes
     ----------
@@ -102,11 +112,20 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     multilabel_ = True
 
-    def __init__(self, C: float = 1.0, *, class_weight: Any = None, max_iter: int = 1000, tol: float = 1e-8) -> None:
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        class_weight: Any = None,
+        max_iter: int = 1000,
+        tol: float = 1e-8,
+        device: str = "cpu",
+    ) -> None:
         self.C = C
         self.class_weight = class_weight
         self.max_iter = max_iter
         self.tol = tol
+        self.device = device
 
     def fit(self, X: NDArray[Any] | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d), perhaps memory-mapped, and labels y of shape (n, c), 0 or 1."""
@@ -120,7 +139,8 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         balance = balance_labels(self.class_weight, labels, weight)
         problems = OneVsRest(Centred(X, weight), labels, weight, balance, np.full(len(labels), -1), 1)
-        found = next(solve_path(problems, Spectrum.of(problems.x, weight), [self.C], self.tol, self.max_iter))
+        spectrum = Spectrum.of(problems.x, weight)
+        found = next(solve_path(problems, spectrum, [self.C], self.tol, self.max_iter, self.device))
         self._set(found.coef[:, 0], found.intercept[:, 0])
         if not found.converged.all():
             said = f"OneVsRestHead stopped after {self.max_iter} iterations before reaching tol={self.tol}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -39,6 +40,9 @@ class Regressions(Protocol):
     def targets(self, rows: slice, which: NDArray[np.int64]) -> NDArray[Any]:
         """Classes of b rows, shape (b,), or (a, b) where the problems have each their own."""
 
+    def moved(self, move: Callable[[NDArray[Any]], Any]) -> Any:
+        """The same with arrays that `move` gives, such as tensors on a GPU, but for x."""
+
 
 class Problems(NamedTuple):
     """k softmax regressions on the same n rows: problem f leaves out the rows of fold f, the last one none.
@@ -71,6 +75,17 @@ class Problems(NamedTuple):
         """Classes of b rows, shape (b,)."""
         return self.labels[rows]
 
+    def moved(self, move: Callable[[NDArray[Any]], Any]) -> Problems:
+        """See `Regressions`."""
+        return self._replace(labels=move(self.labels), weight=move(self.weight), fold=move(self.fold))
+
+
+Pass = Callable[
+    [NDArray[Any], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64] | None],
+    tuple[NDArray[np.float64], NDArray[Any]],
+]
+"""See `numpy_pass`."""
+
 
 class Solution(NamedTuple):
     """The k minima at one strength.
@@ -86,7 +101,7 @@ class Solution(NamedTuple):
 
 
 def solve_path(
-    problems: Regressions, spectrum: Spectrum, Cs: Sequence[float], tol: float, max_iter: int
+    problems: Regressions, spectrum: Spectrum, Cs: Sequence[float], tol: float, max_iter: int, device: str = "cpu"
 ) -> Iterator[Solution]:
     """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2, for one C after the other, each found from the one before.
 
@@ -94,7 +109,7 @@ def solve_path(
     inverse Hessian is that of a softmax as curved at every row as this one is on average: a covariance, of which the
     leading directions suffice (Frangella, Tropp and Udell 2023), times the curvature of each logit, plus the penalty.
 
-    spectrum : of problems.x. tol, max_iter : see `minimise`.
+    spectrum : of problems.x. tol, max_iter : see `minimise`. device : other than "cpu", PyTorch works there.
     """
     mean, dtype = problems.x.mean.astype(np.float64), problems.x.mean.dtype
     k, outputs, d = problems.k, problems.outputs, len(mean)
@@ -105,8 +120,13 @@ def solve_path(
     theta = np.zeros((k, outputs, d + 1), dtype)  # the best without any coefficients
     theta[..., -1] = logs if outputs > 1 else logs[:, 1:] - logs[:, :1]
     memory = max(3, min(10, _MEMORY_BYTES // (2 * theta.nbytes)))
+    one_pass: Pass = partial(numpy_pass, problems)
+    if device != "cpu":
+        from featcache.device_pass import DevicePass  # PyTorch takes seconds to import
+
+        one_pass = DevicePass(problems, device)
     for C in Cs:
-        step = _Step(problems, spectrum, totals, 1 / (C * totals))
+        step = _Step(problems, one_pass, spectrum, totals, 1 / (C * totals))
         found = minimise(step.objective, theta.reshape(k, -1), step.precondition, tol, max_iter, memory)
         theta = found.x.reshape(theta.shape)
         coef = theta[..., :-1].astype(np.float64)
@@ -120,15 +140,21 @@ class _Step:
     """
 
     def __init__(
-        self, problems: Regressions, spectrum: Spectrum, totals: NDArray[np.float64], penalty: NDArray[np.float64]
+        self,
+        problems: Regressions,
+        one_pass: Pass,
+        spectrum: Spectrum,
+        totals: NDArray[np.float64],
+        penalty: NDArray[np.float64],
     ) -> None:
-        self._problems, self._spectrum, self._totals, self._penalty = problems, spectrum, totals, penalty
+        self._problems, self._pass, self._spectrum = problems, one_pass, spectrum
+        self._totals, self._penalty = totals, penalty
         self._curvature: NDArray[np.float64] | None = None  # where the strength before left it
 
     def objective(self, points: NDArray[Any], which: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
         theta = self._shaped(points)
         first = np.zeros(theta.shape[:2]) if self._curvature is None else None
-        losses, gradient = _pass(self._problems, theta, which, self._totals, first)
+        losses, gradient = self._pass(theta, which, self._totals, first)
         if first is not None:
             self._curvature = np.maximum(first, _LEAST)
         penalty, coef = self._penalty[which], theta[..., :-1]
@@ -153,7 +179,7 @@ class _Step:
         return flat.reshape(len(flat), self._problems.outputs, len(self._problems.x.mean) + 1)
 
 
-def _pass(
+def numpy_pass(
     problems: Regressions,
     theta: NDArray[Any],
     which: NDArray[np.int64],

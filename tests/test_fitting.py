@@ -421,3 +421,17 @@ def test_the_tuned_head_knows_its_strength(cache: FeatureCache) -> None:
     fit = fit_head(cache)
     assert fit.selection is not None
     assert f"C={fit.estimator.C:.3g}" == fit.selection.chosen.setting
+
+
+def test_pytorch_solves_what_numpy_solves(cache: FeatureCache) -> None:
+    """On the CPU here; on a GPU in test_gpu.py."""
+    here, there = fit_head(cache), fit_head(cache, device="cpu:0")
+    np.testing.assert_allclose(there.estimator.coef_, here.estimator.coef_, rtol=1e-2, atol=1e-4)
+    fixed = [fit_head(cache, parameters={"C": 1.0}, device=device).estimator.coef_ for device in ("cpu", "cpu:0")]
+    np.testing.assert_allclose(fixed[1], fixed[0], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["knn", "sgd", "logreg"])
+def test_a_device_that_a_head_would_not_work_on_is_refused(cache: FeatureCache, head: str) -> None:
+    with pytest.raises(HeadError, match="only linear and auto work on cpu:0"):
+        fit_head(cache, head=head, device="cpu:0")

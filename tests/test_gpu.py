@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from featcache.backbones import load_backbone
 from featcache.extraction import extract
 from featcache.finetuning import finetune
+from featcache.fitting import fit_head
+from featcache.linear import LinearHead
+from featcache.onevsrest import OneVsRestHead
 from featcache.training import Recipe
 from toys import toy_answer, toy_backbone
 
@@ -37,6 +40,24 @@ def test_a_gpu_gives_the_features_of_the_cpu(precision: str, least: float, engin
     assert found.engine == engine
     pixels = noise(41)
     assert cosines(exact.embed(pixels), found.embed(pixels)).min() >= least
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_linear_head_solved_on_a_gpu_is_that_of_the_cpu(classes: int) -> None:
+    """Blocks, folds and weights: test_device_pass.py, which needs no GPU."""
+    chance = np.random.default_rng(0)
+    x = chance.standard_normal((5000, 64))
+    y = (x[:, :classes] + chance.gumbel(size=(5000, classes))).argmax(1)
+    for head in (LinearHead, OneVsRestHead):
+        labels = y if head is LinearHead else np.eye(classes)[y]
+        here, there = (head(1.0, device=device).fit(x, labels) for device in ("cpu", "cuda"))
+        np.testing.assert_allclose(there.coef_, here.coef_, rtol=1e-3, atol=1e-5)
+
+
+def test_fit_head_works_on_a_gpu(split_folder: Path, tmp_path: Path) -> None:
+    extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), views=2)
+    here, there = (fit_head(tmp_path / "c.h5", device=device) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.estimator.coef_, here.estimator.coef_, rtol=1e-2, atol=1e-4)
 
 
 def test_batches_under_way_at_once_give_each_its_own_features() -> None:

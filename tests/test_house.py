@@ -15,7 +15,7 @@ RANKS = {
             "errors allocator calibration labels",
             "folders rng spec samples metrics neighbours images lbfgs blocks network",
             "folds spectrum label_metrics features report files holdout training trivial weights known frozen sealed "
-            "devices",
+            "devices device_pass",
             "entries softmax datasets lock layout views architectures engines presets card",
             "manifest predictions linear onevsrest checksums skeleton creation conversion",
             "loader heads headfile sgd selection cache backbones",

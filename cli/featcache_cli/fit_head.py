@@ -39,6 +39,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
 @click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views of a val image that "
               "are averaged with the clean one; needs `extract --val-views`.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="Where linear works: auto, cpu, cuda:1, mps.")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
 @options.seed_option
 @options.as_json
