@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from featcache.card import write_json
-from featcache.errors import RunError
+from featcache.curves import Curve
+from featcache.errors import HeadError, RunError
+from featcache.families import FAMILIES
 from featcache.files import Progress
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
@@ -22,6 +24,7 @@ from featcache.report import machine, versions
 from featcache.routes import ROUTES, Order, run_in_process
 from featcache.spec import EMBEDDED
 
+_DRAWS = 3  # of each share of the labels
 COLD, WARM = "cached head, cold", "cached head, warm"
 
 _Run = list[dict[str, Any]]  # what the processes of one run answered, one after the other
@@ -83,12 +86,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` returns; `settings` are those of the run."""
+    """What `compare` returns; `settings` are those of the run. curves : over views and over labels, of the cache."""
 
     outcomes: list[Outcome]
     settings: dict[str, Any]
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
+    curves: list[Curve] = field(default_factory=list)
 
     def outcome(self, route: str) -> Outcome | None:
         """The outcome of one route, None where it did not run."""
@@ -113,6 +117,7 @@ class Comparison:
         """JSON values."""
         return {
             "outcomes": [outcome.to_dict() for outcome in self.outcomes],
+            "curves": [curve.to_dict() for curve in self.curves],
             "break_even_epoch": self.break_even_epoch(),
             "break_even_head": self.break_even_head(),
             "settings": self.settings,
@@ -220,9 +225,10 @@ def compare(
                 orders = [{"task": "finetune", "out": str(folder / "run"), **live, **split}]
             runs.setdefault(route, []).append(_once(folder, orders, progress))
     outcomes = [outcome for route, found in runs.items() for outcome in _outcomes(route, found, out)]
+    curves = _curves(out, seed, head, progress) if "cached" in runs else []
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
     names = {"data": Path(data).resolve().name, "weights": Path(weights).name}
-    return Comparison(outcomes, {**settings, **names, "repeats": repeats})
+    return Comparison(outcomes, {**settings, **names, "repeats": repeats}, curves=curves)
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -261,6 +267,21 @@ def _once(folder: Path, orders: list[Order], progress: Progress | None) -> _Run:
     results = [run_in_process(order, named) for order in orders]
     write_json(path, results)
     return results
+
+
+def _curves(out: Path, seed: int, head: str, progress: Progress | None) -> list[Curve]:
+    """What more views and more labels bring, from the first repeat's cache; none where there is too little to tune."""
+    order = {
+        "task": "curve",
+        "cache": str(out / "work" / f"cached-{seed}" / "cache.h5"),
+        "head": head if head in FAMILIES else "linear",
+        "seed": seed,
+    }
+    orders = [{**order, "over": "views"}, {**order, "over": "labels", "repeats": _DRAWS}]
+    try:
+        return [Curve.from_dict(found) for found in _once(out / "work" / "curves", orders, progress)]
+    except HeadError:
+        return []
 
 
 def _outcomes(route: str, runs: list[_Run], out: Path) -> list[Outcome]:

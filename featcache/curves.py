@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.auto import select
 from featcache.cache import FeatureCache
 from featcache.errors import HeadError
-from featcache.families import FAMILIES, Tuning
+from featcache.families import FAMILIES
 from featcache.features import Features
 from featcache.files import Progress
+from featcache.fitters import Options, fit
 from featcache.fitting import evaluate_head, read_splits
+from featcache.labels import strata
 from featcache.metrics import wilson_interval
 from featcache.rng import content_order
 from featcache.spec import PENULTIMATE
@@ -48,7 +49,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """Val accuracy of one head against "labels" or "views". n : val images."""
+    """Val accuracy of one head against "labels" or "views"; of several labels an image, that all of them are right.
+
+    n : val images.
+    """
 
     over: Literal["labels", "views"]
     head: str
@@ -73,6 +77,15 @@ class Curve:
         """JSON values."""
         points = [{**point._asdict(), "accuracy": point.accuracy} for point in self.points]
         return {"over": self.over, "head": self.head, "n": self.n, "points": points}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Curve:
+        """The reverse of `to_dict`."""
+        points = []
+        for fields in found["points"]:
+            lists = {name: tuple(fields[name]) for name in ("accuracies", "interval")}
+            points.append(Point(**{name: lists.get(name, fields[name]) for name in Point._fields}))
+        return cls(found["over"], found["head"], tuple(points), found["n"])
 
 
 def label_curve(
@@ -142,8 +155,9 @@ def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
         raise HeadError(f"a share of the labels lies above 0 and up to 1; got {share:g}")
     order = content_order(train.samples.sha256, seed, "labels")
     rows = []
-    for label in np.unique(train.y):
-        members = order[train.y[order] == label]
+    stratum = strata(train.y)
+    for label in np.unique(stratum):
+        members = order[stratum[order] == label]
         _, first, content = np.unique(train.samples.sha256[members], axis=0, return_index=True, return_inverse=True)
         place = np.empty(len(first), np.int64)  # of each distinct image in that order
         place[np.argsort(first)] = np.arange(len(first))
@@ -158,7 +172,7 @@ def _point(head: str, draws: Iterator[Features], val: Features, labels: int, see
     accuracies, seconds, images, views = [], [], 0, 0
     for train in draws:
         started = time.perf_counter()
-        estimator, _ = select(Tuning(train, seed=seed), [head], train.samples.classes)
+        estimator = fit(head, Options(seed=seed), train, val).estimator
         seconds.append(time.perf_counter() - started)
         accuracies.append(evaluate_head(estimator, val).accuracy)
         images, views = len(train.samples), train.views

@@ -8,25 +8,28 @@ from pathlib import Path
 
 from featcache.card import write_json
 from featcache.comparison import COLD, WARM, Comparison, Outcome
+from featcache.curves import Curve
 from featcache.report import human_bytes
 from featcache.routes import ROUTES
 
 
 def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: str = "report") -> str:
     """Write NAME.md, NAME.json and NAME.png into a folder; returns the table with its remarks."""
-    from featcache.plots import plot_comparison
+    from featcache.plots import plot_comparison, plot_curve
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", comparison.to_dict())
-    (folder / f"{name}.md").write_text(comparison_markdown(comparison, f"{name}.png"), encoding="utf-8")
+    (folder / f"{name}.md").write_text(comparison_markdown(comparison, name), encoding="utf-8")
     plot_comparison(comparison, folder / f"{name}.png")
+    for curve in comparison.curves:
+        plot_curve(curve, folder / f"{name}-{curve.over}.png")
     remarked = "\n".join(f"- {line}" for line in remarks(comparison))
     return f"{comparison_table(comparison)}\n\n{remarked}\n\n{name}.md, {name}.json and {name}.png are in {folder}"
 
 
-def comparison_markdown(comparison: Comparison, picture: str) -> str:
-    """The whole report; `picture` is the name of its plot."""
+def comparison_markdown(comparison: Comparison, name: str) -> str:
+    """The whole report; its pictures are NAME.png, NAME-views.png and NAME-labels.png."""
     settings, machine = comparison.settings, comparison.machine
     recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
     images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
@@ -41,7 +44,8 @@ def comparison_markdown(comparison: Comparison, picture: str) -> str:
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Seconds by phase",
         _phases(comparison),
-        f"![accuracy against seconds]({picture})",
+        f"![accuracy against seconds]({name}.png)",
+        *(_curve_section(curve, f"{name}-{curve.over}.png") for curve in comparison.curves),
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}. Versions: {versions}.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -131,6 +135,18 @@ def _losses(comparison: Comparison) -> list[str]:
                 f"{other.route} {human_bytes(other.peak_memory_bytes)}."
             )
     return lines
+
+
+def _curve_section(curve: Curve, picture: str) -> str:
+    """What more views, or more labels, bring; one fit each, within a process that has imported all it needs."""
+    header = ["labels", "images", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
+    rows = []
+    for point in curve.points:
+        low, high = point.interval
+        row = [f"{point.share:.0%}", f"{point.images}", f"{point.views}", _spread(list(point.accuracies), 4)]
+        rows.append([*row, f"{low:.3f} to {high:.3f}", f"{point.seconds:.2f}"])
+    title = f"## What more {curve.over} bring ({curve.head} head, the same cache)"
+    return f"{title}\n\n{_table(header, rows)}\n\n![accuracy and seconds against {curve.over}]({picture})"
 
 
 def _computed(comparison: Comparison) -> str:

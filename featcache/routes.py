@@ -88,10 +88,18 @@ def _finetune(order: Order, progress: Progress) -> dict[str, Any]:
     return finetune(recipe=Recipe(**order.pop("recipe")), progress=progress, **order).to_dict()
 
 
+def _curve(order: Order, progress: Progress) -> dict[str, Any]:
+    from featcache.curves import label_curve, view_curve
+
+    draw = view_curve if order.pop("over") == "views" else label_curve
+    return draw(progress=progress, **order).to_dict()
+
+
 _TASKS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
     "extract": _extract,
     "fit-head": _fit_head,
     "finetune": _finetune,
+    "curve": _curve,
 }
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from commands import COUNTS, write_folder
 from featcache import comparison as module
 from featcache.comparison import COLD, WARM, Comparison, compare
+from featcache.curves import label_curve, view_curve
 from featcache.errors import DataLayoutError, FeatcacheError, HeadError, NotACacheError, RunError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
@@ -54,7 +55,11 @@ def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, 
     result, _, steps = real
     names = [COLD, WARM, "frozen, live every epoch", "fine-tune", "from scratch"]
     assert [outcome.route for outcome in result.outcomes] == names
-    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == ["hash", *(f"{route}-0" for route in ROUTES)]
+    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == [
+        "hash",
+        *(f"{route}-0" for route in ROUTES),
+        "curves",
+    ]
     assert {outcome.n for outcome in result.outcomes} == {5}
     assert {outcome.test_n for outcome in result.outcomes} == {4}
     assert result.settings["images"] == {"train": 13, "val": 5, "test": 4}
@@ -149,17 +154,58 @@ def test_the_report_is_written(real: tuple[Comparison, Path, list[str]]) -> None
     result, out, _ = real
     text = write_report(result, out)
     assert text.endswith(f"report.md, report.json and report.png are in {out}")
+    for curve in result.curves:
+        assert (out / f"report-{curve.over}.png").stat().st_size > 0
+        assert (
+            f"![accuracy and seconds against {curve.over}](report-{curve.over}.png)" in (out / "report.md").read_text()
+        )
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(result.to_dict()))
     markdown = (out / "report.md").read_text(encoding="utf-8")
     assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained), " in markdown
     assert (out / "report.png").stat().st_size > 0
 
 
+def test_the_curves_are_those_of_the_first_cache(real: tuple[Comparison, Path, list[str]]) -> None:
+    result, out, _ = real
+    cache = out / "work/cached-0/cache.h5"
+    expected = [view_curve(cache), label_curve(cache, repeats=3)]
+    assert [curve.over for curve in result.curves] == ["views", "labels"]
+    for found, curve in zip(result.curves, expected, strict=True):
+        assert [point._replace(seconds=0) for point in found.points] == [
+            point._replace(seconds=0) for point in curve.points
+        ]
+    assert [point.views for point in result.curves[0].points] == [0, 1, 2]
+    assert result.curves[0].points[-1].accuracies == tuple(result.outcomes[1].accuracy)
+
+
+def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_little(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake(monkeypatch)
+    answer = module.run_in_process
+    heads = {"knn": "knn", "svm": "linear"}
+    for head, drawn in heads.items():
+        found = _compare(data, tmp_path / head, routes=["cached"], head=head).curves
+        assert [curve.head for curve in found] == [drawn, drawn]
+
+    def too_little(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+        if order["task"] == "curve":
+            raise HeadError("no class has two different training images")
+        return answer(order, progress)
+
+    monkeypatch.setattr(module, "run_in_process", too_little)
+    found = _compare(data, tmp_path / "little", routes=["cached"])
+    assert (len(found.outcomes), found.curves) == (2, [])
+    assert _compare(data, tmp_path / "frozen", routes=["frozen"]).curves == []
+
+
 def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders."""
+    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders, but for those of curves."""
     orders: list[dict[str, Any]] = []
 
     def answer(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+        if order["task"] == "curve":
+            return {"over": order["over"], "head": order["head"], "n": 10, "points": []}
         orders.append(order)
         seed = order.get("seed", 0)
         result = {

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from featcache.comparison import COLD, WARM
+from featcache.curves import Curve, Point
 from featcache.reporting import comparison_markdown, comparison_table, remarks, write_report
 from featcache.routes import ROUTES
 from outcomes import comparison, four_routes, outcome
@@ -115,7 +117,7 @@ def test_gpu_memory_has_its_column_where_there_is_a_gpu() -> None:
 
 def test_the_markdown_says_what_was_run() -> None:
     result = four_routes()
-    text = comparison_markdown(result, "plot.png")
+    text = comparison_markdown(result, "plot")
     paragraphs = text.split("\n\n")
     assert paragraphs[:2] == [
         "# featcache benchmark",
@@ -131,7 +133,7 @@ def test_the_markdown_says_what_was_run() -> None:
 
 
 def test_the_phases_stand_in_one_table() -> None:
-    text = comparison_markdown(four_routes(), "plot.png")
+    text = comparison_markdown(four_routes(), "plot")
     header, _, *rows = map(_cells, text.split("## Seconds by phase\n\n")[1].split("\n\n")[0].splitlines())
     assert header == ["route", "fit", "forward", "imports", "train"]
     assert rows[:2] == [
@@ -147,5 +149,25 @@ def test_the_report_is_three_files(name: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", f"{name}.md", f"{name}.png"]
     assert text.endswith(f"{name}.md, {name}.json and {name}.png are in {tmp_path}")
     assert text.startswith(comparison_table(result))
-    assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == comparison_markdown(result, f"{name}.png")
+    assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == comparison_markdown(result, name)
     assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+
+
+def test_a_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
+    points = (
+        Point(0.1, 24, 4, (0.8, 0.9, 0.85), 0.123, (0.77, 0.908)),
+        Point(1.0, 244, 4, (0.95,), 1.5, (0.889, 0.978)),
+    )
+    result = replace(four_routes(), curves=[Curve("labels", "ridge", points, 100)])
+    write_report(result, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    section = text.split("## What more labels bring (ridge head, the same cache)\n\n")[1].split("\n\n")
+    header, _, *rows = map(_cells, section[0].splitlines())
+    assert header == ["labels", "images", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
+    assert rows == [
+        ["10%", "24", "4", "0.8500 (0.8000 to 0.9000)", "0.770 to 0.908", "0.12"],
+        ["100%", "244", "4", "0.9500", "0.889 to 0.978", "1.50"],
+    ]
+    assert section[1] == "![accuracy and seconds against labels](report-labels.png)"
+    assert (tmp_path / "report-labels.png").stat().st_size > 0
+    assert Curve.from_dict(json.loads((tmp_path / "report.json").read_text())["curves"][0]) == result.curves[0]
