@@ -15,7 +15,7 @@ CLASSES = ("ants", "bees", "cats", "dogs", "eels")
 
 @st.composite
 def several(draw: st.DrawFn) -> NDArray[np.uint8]:
-    """Labels of up to twelve images, none of them to all five."""
+    """Labels of one to twelve images, of one to five classes; an image may have none or all."""
     c = draw(st.integers(1, 5))
     rows = draw(st.lists(st.lists(st.integers(0, 1), min_size=c, max_size=c), min_size=1, max_size=12))
     return np.array(rows, np.uint8)

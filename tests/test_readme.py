@@ -34,6 +34,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for number in range(count):
                 image = random_image(100 * count + 10 * tint + number, 40, 30, tint)
                 image.save(tmp_path / "photos" / split / name / f"{number:03d}.jpg", quality=95)
+    (tmp_path / "traits.csv").write_text(*blocks("csv"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "photos"
 

@@ -45,7 +45,9 @@ def list_pictures(root: Path, labels: dict[int, str] | None = None) -> Path:
     return root / "list.csv"
 
 
-def features(x: NDArray[Any], labels: NDArray[Any], contents: Any = None, names: Sequence[str] = "abcdefgh") -> Features:
+def features(
+    x: NDArray[Any], labels: NDArray[Any], contents: Any = None, names: Sequence[str] = "abcdefgh"
+) -> Features:
     """Training images of x (n, v, d) with labels (n, c), or (n,); those with equal `contents` have equal bytes."""
     n = len(labels)
     sha256 = np.random.default_rng(5).integers(0, 256, (n, 32), dtype=np.uint8)
