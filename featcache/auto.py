@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from featcache.closed import OutOfTimeError
 from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
 from featcache.label_metrics import LabelAccuracy
@@ -98,8 +99,8 @@ def select(
 
     Parameters
     ----------
-    budget_s : seconds from now. A head whose time runs out ends its path where it is; those behind it are left out, as
-        is one that fails.
+    budget_s : seconds from now. A head whose time runs out ends its path where it is, the first one after its first
+        setting; those behind it are left out, as is one that fails.
 
     Raises
     ------
@@ -110,11 +111,14 @@ def select(
     missed: list[tuple[str, str]] = []
     for name in names:
         started = time.perf_counter()
-        if started >= end:
+        if found and started >= end:
             missed.append((name, "the budget was spent"))
             continue
         try:
             tuned = FAMILIES[name](tuning, lambda: time.perf_counter() > end)
+        except OutOfTimeError:
+            missed.append((name, "the budget was spent"))
+            continue
         except (ValueError, MemoryError) as error:  # LinAlgError is one
             missed.append((name, f"it failed ({error})"))
             continue

@@ -5,7 +5,7 @@ One pass gathers moments by fold; a problem's moments are those of all folds but
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 from featcache.blocks import Centred, told_apart
 from featcache.selection import Layers
+
+
+class OutOfTimeError(Exception):
+    """Work ended before it had a result, as it was told to."""
 
 
 class Moments(NamedTuple):
@@ -51,13 +55,24 @@ def gather(
 class Spectra:
     """The eigendecomposition of each problem's covariance, from which every strength of ridge and LDA follows.
 
-    mean : of the rows that were centred, shape (d,).
+    Parameters
+    ----------
+    mean : of the rows that were centred, shape (d,). stop : asked before each problem, of which one takes seconds where
+    features are wide.
+
+    Raises
+    ------
+    OutOfTimeError : `stop` said so.
     """
 
-    def __init__(self, moments: Sequence[Moments], mean: NDArray[Any]) -> None:
+    def __init__(
+        self, moments: Sequence[Moments], mean: NDArray[Any], stop: Callable[[], bool] = lambda: False
+    ) -> None:
         self._mean = mean.astype(np.float64)
         self._parts = []
         for part in moments:
+            if stop():
+                raise OutOfTimeError
             total = part.counts.sum()
             centre = part.sums.sum(axis=0) / total
             values, vectors = np.linalg.eigh(part.squares / total - np.outer(centre, centre))

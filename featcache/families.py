@@ -100,6 +100,7 @@ class Tuning:
         self.class_weight, self.device = class_weight, device
         self.left_out = LeftOut(clean, labels, fold, by_class)
         self._features = features
+        self._spectra: Spectra | None = None
 
     @property
     def clean(self) -> NDArray[np.float32]:
@@ -112,10 +113,11 @@ class Tuning:
         rows, labels, weight, fold, k, _ = self.problems
         return gather(rows, labels, weight, fold, k, len(self.classes))
 
-    @cached_property
-    def spectra(self) -> Spectra:
-        """Of each problem's covariance."""
-        return Spectra(self.moments, self.problems.x.mean)
+    def spectra(self, stop: Stop = lambda: False) -> Spectra:
+        """Of each problem's covariance. Raises OutOfTimeError."""
+        if self._spectra is None:
+            self._spectra = Spectra(self.moments, self.problems.x.mean, stop)
+        return self._spectra
 
 
 def weights_by_index(class_weight: Any, names: tuple[str, ...]) -> Any:
@@ -149,12 +151,12 @@ def inverse_strengths(x: Centred, weight: NDArray[np.float64]) -> list[float]:
 
 def ridge(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Least squares, all strengths from one eigendecomposition."""
-    return _chosen(tuning, tuning.spectra.ridge(STRENGTHS), "strength={:.3g}", stop)[0]
+    return _chosen(tuning, tuning.spectra(stop).ridge(STRENGTHS), "strength={:.3g}", stop)[0]
 
 
 def lda(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Linear discriminant analysis, all strengths of shrinkage from the same eigendecomposition."""
-    return _chosen(tuning, tuning.spectra.lda(STRENGTHS), "strength={:.3g}", stop)[0]
+    return _chosen(tuning, tuning.spectra(stop).lda(STRENGTHS), "strength={:.3g}", stop)[0]
 
 
 def centroid(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featcache.blocks import BLOCK_BYTES, Rows
 from featcache.errors import CacheIncompleteError
 from featcache.labels import Labels
+from featcache.rng import content_words
 from featcache.samples import Samples
 
 ViewUse = Literal["all", "mean", "clean"]
@@ -94,11 +95,11 @@ class Features:
             x, v = self._mean(), 1
         else:
             x = self.x.flatten_views() if isinstance(self.x, Rows) else self.x.reshape(n * v, d)
-        _, groups = np.unique(self.samples.sha256, axis=0, return_inverse=True)
+        _, groups = np.unique(content_words(self.samples.sha256), return_inverse=True)
         return FlatFeatures(
             x,
             np.repeat(self.y, v, axis=0),
-            np.repeat(groups.reshape(-1).astype(np.int64), v),
+            np.repeat(groups.astype(np.int64), v),
             np.full(n * v, 1.0 / v),
         )
 

@@ -122,8 +122,10 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
         raise HeadError(f"{head} chooses its settings itself; it takes class_weight alone")
     if "linear" not in names:
         options.refuse_device()
+    started = time.perf_counter()
     tuning = Tuning(train, options.rows, **options.tuning)
-    budget_s = (options.budget_s or _BUDGET_S) if len(names) > 1 else None
+    spent = time.perf_counter() - started
+    budget_s = (options.budget_s or _BUDGET_S) - spent if len(names) > 1 else None
     estimator, selection = select(tuning, names, train.samples.classes, budget_s)
     hot, temperature = None, selection.temperature
     if temperature is not None and isinstance(estimator, LinearHead):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.labels import Labels, is_multilabel, strata
-from featcache.rng import content_order
+from featcache.rng import content_order, content_words
 
 NEVER = -1  # the fold of images that are always trained on
 
@@ -41,16 +41,14 @@ def assign_folds(labels: Labels, sha256: NDArray[np.uint8], k: int, seed: int = 
     ----------
     labels : see `featcache.labels`. sha256 : shape (n, 32), uint8, of the images' bytes. k : 2 or more.
     """
-    content, group = np.unique(sha256, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    owner = np.full(len(content), np.iinfo(np.int64).max)
+    _, first, group = np.unique(content_words(sha256), return_index=True, return_inverse=True)
+    owner = np.full(len(first), np.iinfo(np.int64).max)
     np.minimum.at(owner, group, strata(labels))  # of one image with two labels
-    order = content_order(content, seed, "fold")
+    order = content_order(sha256[first], seed, "fold")
     order = order[np.argsort(owner[order], kind="stable")]
-    fold = np.empty(len(content), np.int64)
-    fold[order] = np.arange(len(content)) % k
-    place = np.empty(len(content), np.int64)
-    place[order] = np.arange(len(content))
+    fold, place = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
+    place[order] = np.arange(len(first))
+    fold[order] = np.arange(len(first)) % k
     for members in _members(labels, group):
         if np.all(fold[members] == fold[members[0]]):
             fold[members[np.argmin(place[members])]] = NEVER

@@ -7,13 +7,15 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataLayoutError
 from featcache.labels import Labels, count_images, strata
-from featcache.rng import content_order
+from featcache.rng import content_order, content_words
 
 
 def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
     """Rows to hold out: of each class the fraction, at least one and never all; equal files together."""
-    _, first, group, sizes = np.unique(sha256, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    rows_of = np.split(np.argsort(group.reshape(-1), kind="stable"), np.cumsum(sizes)[:-1])
+    _, first, group, sizes = np.unique(
+        content_words(sha256), return_index=True, return_inverse=True, return_counts=True
+    )
+    rows_of = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     stratum, n_classes = strata(labels), labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
     training = count_images(labels, n_classes)
     held: list[NDArray[np.int64]] = []

