@@ -1,0 +1,133 @@
+"""What fit-head costs as a process, in time and in memory.
+
+    python benchmarks/fit_head.py [--repeats 5] [--rows 200000]
+
+- ants_bees: `featcache fit-head` from process start to saved head (FEATCACHE_ANTS_BEES; the cache is made before)
+  against `python -c "import sklearn.linear_model"`, in turns. Ratios are medians of the ratios within a repeat,
+  brackets the least and the most.
+- memory: peak resident memory of a process that fits a head on a memory-mapped float16 file, less that of one that
+  does all but fitting, over the bytes of the features; kept in memory (float32) and streamed.
+- streamed: the same fit of --rows x 1280, streamed from the file against kept in memory: what it costs that features
+  larger than half a gigabyte are widened and centred anew in each pass. In turns; the file is in the system's cache.
+
+Writes results/fit_head.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+
+ROWS, WIDTH = 20_000, 1280
+
+
+def features(path: Path, rows: int) -> int:
+    """Write noise as float16, not centred, as after a ReLU; returns its bytes."""
+    rng = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(path, "w+", np.float16, (rows, WIDTH))
+    for start in range(0, rows, 10_000):
+        x[start : start + 10_000] = np.maximum(rng.standard_normal((len(x[start : start + 10_000]), WIDTH)) + 0.3, 0)
+    x.flush()
+    return x.nbytes
+
+
+def ants_bees(folder: Path, repeats: int) -> dict[str, Any] | None:
+    data = os.environ.get("FEATCACHE_ANTS_BEES")
+    if not data:
+        return None
+    found: dict[str, Any] = {}
+    for views in (0, 8):
+        cache = folder / f"ants-bees-{views}.h5"
+        tool = [sys.executable, "-m", "featcache_cli.main"]
+        subprocess.run([*tool, "extract", data, "-o", cache, "--views", str(views)], check=True, capture_output=True)
+        fit = [*tool, "fit-head", cache, "-o", folder / "head"]
+        bare = [sys.executable, "-c", "import sklearn.linear_model"]
+        times = []
+        for _ in range(repeats + 1):  # the first warms the disk's cache and is not counted
+            times.append(tuple(
+                record.seconds(lambda line=line: subprocess.run(line, check=True, capture_output=True))
+                for line in (fit, bare)
+            ))  # fmt: skip
+        times = times[1:]
+        found[f"views {views}"] = {
+            "fit_head_s": record.spread([a for a, _ in times]),
+            "import_s": record.spread([b for _, b in times]),
+            "ratio": record.spread([a / b for a, b in times]),
+        }
+    return found
+
+
+_FIT = """
+import sys
+import time
+import numpy as np
+from featcache import LinearHead, blocks
+from featcache.report import peak_memory_bytes
+blocks.KEPT_BYTES = int(sys.argv[2])
+x = np.load(sys.argv[1], mmap_mode="r")
+y = np.arange(len(x)) % 10
+started = time.perf_counter()
+if sys.argv[3] == "fit":
+    LinearHead(max_iter=20, tol=1e-12).fit(x, y)
+print(peak_memory_bytes(), time.perf_counter() - started)
+"""
+KEPT, STREAMED = 2**40, 0
+
+
+def fit(path: Path, kept: int, what: str = "fit") -> tuple[int, float]:
+    """Peak memory in bytes, and seconds, of a process that fits for twenty iterations, or does all but that."""
+    line = [sys.executable, "-W", "ignore", "-c", _FIT, str(path), str(kept), what]
+    memory, took = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
+    return int(memory), float(took)
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    """The pages of the file itself count, too: the system keeps them while there is room."""
+    path = folder / "features.npy"
+    size = features(path, ROWS)
+    return {
+        "feature_bytes": size,
+        "kept_over_features": (fit(path, KEPT)[0] - fit(path, KEPT, "load")[0]) / size,
+        "streamed_over_features": (fit(path, STREAMED)[0] - fit(path, STREAMED, "load")[0]) / size,
+    }
+
+
+def streamed(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
+    path = folder / "many.npy"
+    size = features(path, rows)
+    runs = [(fit(path, STREAMED), fit(path, KEPT)) for _ in range(repeats)]
+    return {
+        "feature_bytes": size,
+        "streamed_s": record.spread([here[1] for here, _ in runs]),
+        "kept_s": record.spread([there[1] for _, there in runs]),
+        "ratio": record.spread([here[1] / there[1] for here, there in runs]),
+        "memory_ratio": record.spread([here[0] / there[0] for here, there in runs]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=200_000)
+    options = parser.parse_args()
+    measured = record.commit()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        figures = {
+            "ants_bees": ants_bees(folder, options.repeats),
+            "memory": memory(folder),
+            "streamed": streamed(folder, options.rows, options.repeats),
+        }
+    record.write("fit_head", figures, measured)
+
+
+if __name__ == "__main__":
+    main()
