@@ -171,7 +171,7 @@ def test_a_row_without_a_split_among_others_is_named(tmp_path: Path) -> None:
 # Holding out
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(st.data(), st.integers(1, 5), st.floats(0.01, 0.99), SEEDS)
 def test_each_label_keeps_an_image_to_train_on_and_copies_stay_together(
     data: st.DataObject, c: int, fraction: float, seed: int

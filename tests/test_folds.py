@@ -126,7 +126,7 @@ def several(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDAr
     return contents, labels, hashes(21)[contents]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(several(), st.integers(2, 7), SEEDS)
 def test_every_fold_leaves_each_label_an_image_to_train_on(
     images: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]], k: int, seed: int
@@ -144,7 +144,7 @@ def test_every_fold_leaves_each_label_an_image_to_train_on(
         assert min(len(np.unique(folds[folds != NEVER])) for folds in having) <= 1
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(several(), st.integers(2, 7), SEEDS)
 def test_images_of_one_rarest_label_are_spread_evenly(
     images: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]], k: int, seed: int

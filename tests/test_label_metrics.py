@@ -92,7 +92,7 @@ def average_precision(y: NDArray[Any], scores: NDArray[Any]) -> float:
     return float(np.mean([y[scores >= score].mean() for score in scores[y == 1]]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 12), st.integers(2, 5), st.integers(0, 2**32 - 1))
 def test_every_figure_is_what_its_name_says(n: int, c: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

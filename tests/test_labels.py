@@ -37,7 +37,7 @@ def test_a_label_of_all_images_is_rarer_than_none() -> None:
     assert strata(np.zeros((3, 2), np.uint8)).tolist() == [2, 2, 2]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(several())
 def test_no_label_of_an_image_is_rarer_than_the_one_it_is_dealt_by(labels: NDArray[np.uint8]) -> None:
     counts = [sum(column) for column in zip(*labels.tolist(), strict=True)]

@@ -42,13 +42,14 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
         f"info {place['cache.h5']}",
         f"fit-head {place['cache.h5']} -o {place['head']}",
         f"fit-head {place['cache.h5']} -o {place['head-knn']} --head knn",
+        f"compare-heads {place['head']} {place['head-knn']}",
         f"finetune {source} -o {place['run']} --epochs 1 --resume {size}",
         f"predict {place['head']} {some}",
         f"benchmark {source} -o {place['report']} --views 2 --epochs 1 {size}",
     ):
         click.secho(f"\n$ featcache {line}", bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)
-    click.echo(f"\nEverything is in {folder.resolve()}: look at report/report.png and report/report.md.")
+    click.echo(f"\nEverything is in {folder.resolve()}: look at report/report.md and its pictures.")
 
 
 def _one_a_class(samples: Samples) -> list[int]:

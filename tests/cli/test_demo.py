@@ -11,7 +11,7 @@ from commands import done, featcache_cli, refused, write_folder
 from featcache import datasets
 from featcache_cli.main import COMMANDS, main
 
-STEPS = ["extract", "info", "fit-head", "fit-head", "finetune", "predict", "benchmark"]
+STEPS = ["extract", "info", "fit-head", "fit-head", "compare-heads", "finetune", "predict", "benchmark"]
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     text = done("demo", folder)
     shown = [line.removeprefix("$ featcache ") for line in text.splitlines() if line.startswith("$ ")]
     assert [shlex.split(line)[0] for line in shown] == [line["command"] for line in lines] == STEPS
-    assert set(STEPS) | {"demo", "verify", "update", "diff", "compare-heads", "curve"} == set(COMMANDS)
+    assert set(STEPS) | {"demo", "verify", "update", "diff", "curve"} == set(COMMANDS)
     made = {folder / name for name in ("cache.h5", "head", "head-knn", "run", "report")}
     assert {Path(line["out"]) for line in lines if "out" in line} == made
     assert all(Path(line["data"]) == folder / "digits" for line in lines if "data" in line)
     assert {line["image_size"] for line in lines if "image_size" in line} == {48}
     assert [Path(image).parent.name for image in lines[5]["images"]] == ["ants", "bees"]
     assert all(Path(image).is_file() for image in lines[5]["images"])
-    assert text.endswith(f"Everything is in {folder.resolve()}: look at report/report.png and report/report.md.\n")
+    assert text.endswith(f"Everything is in {folder.resolve()}: look at report/report.md and its pictures.\n")
 
 
 @pytest.mark.usefixtures("few")
