@@ -39,12 +39,14 @@ class Prediction:
     label : the most probable class; of a model of several labels those that are more probable than not, as "a|b".
         None where the picture could not be read; then `error` says why.
     top : pairs (class, probability), most probable first. The probability is None for heads without one.
+    several : whether a picture can have several labels.
     """
 
     path: str
     label: str | None
     top: tuple[tuple[str, float | None], ...]
     error: str | None = None
+    several: bool = False
 
     @property
     def probability(self) -> float | None:
@@ -52,11 +54,12 @@ class Prediction:
         return self.top[0][1] if self.top else None
 
     def __str__(self) -> str:
-        """One line: path, class, probability, then the next classes."""
+        """One line: path, class, probability, then the next classes; of several labels first those that it has."""
         if self.error:
             return f"{self.path}\tunreadable: {self.error}"
         shown = [label if share is None else f"{label} {share:.4f}" for label, share in self.top]
-        return "\t".join([self.path, *shown])
+        named = [self.label or "none"] if self.several else []
+        return "\t".join([self.path, *named, *shown])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -129,7 +132,12 @@ class Classifier:
                 f"{weights or card.weights} has {backbone.weights_sha256[:12]}.... Give the right file with --weights."
             )
         estimator = load_head(folder / card.file)
-        if estimator.n_features_in_ != backbone.dim or np.max(estimator.classes_) >= len(card.classes):
+        if heads.is_multilabel(estimator) != card.multilabel:
+            raise HeadError(
+                f"{folder} is damaged: its head and model.json do not agree on how many labels an image has."
+            )
+        wrong = len(estimator.classes_) != len(card.classes) if card.multilabel else False
+        if wrong or estimator.n_features_in_ != backbone.dim or np.max(estimator.classes_) >= len(card.classes):
             raise HeadError(
                 f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
                 f"{len(estimator.classes_)} classes, the backbone gives {backbone.dim} and model.json names "
@@ -178,7 +186,7 @@ class Classifier:
                         yield Prediction(path, None, (), str(view))
                     else:
                         label, classes = next(results)
-                        yield Prediction(path, label, classes)
+                        yield Prediction(path, label, classes, several=self.card.multilabel)
 
     def _views(
         self, image: str | os.PathLike[str] | NDArray[np.uint8], numbers: Sequence[int]

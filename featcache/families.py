@@ -75,8 +75,6 @@ class Tuning:
         if len(self.classes) < 2:
             only = features.samples.classes[self.classes[0]]
             raise HeadError(f"a head needs two classes or more, and all training images are {only}")
-        if folds is not None and folds < 2:
-            raise HeadError(f"cross-validation takes two folds or more; got {folds}")
         fold, parts = plan_folds(labels, len(self.classes), features.samples.sha256, folds, seed)
         if np.all(fold == NEVER):
             raise HeadError(
@@ -93,7 +91,7 @@ class Tuning:
             weight = flat.weights * np.repeat(by_class, views)
             rows = Centred(flat.x, weight)
             clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise HeadError(f"the head could not be fitted: {error}") from error
         outputs = 1 if len(self.classes) == 2 else len(self.classes)
         self.problems = Problems(rows, np.repeat(labels, views), weight, np.repeat(fold, views), 1 + parts, outputs)

@@ -11,12 +11,14 @@ from sklearn.base import BaseEstimator, is_classifier
 
 from featcache import heads
 from featcache.auto import Entrant, Selection, select
+from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError
-from featcache.families import FAMILIES, Tuning
+from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
 from featcache.label_metrics import judge
 from featcache.linear import LinearHead
 from featcache.multilabel import tune_labels
+from featcache.samples import Samples
 from featcache.validation import calibrated, cross_validate
 
 UseViews = Literal["all", "mean", "clean", "cycle"]
@@ -138,7 +140,7 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
 def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
     """Any scikit-learn classifier, by name or as an object."""
     options.refuse("budget_s", only="auto")
-    estimator, name = _made(head, options)
+    estimator, name = _made(head, options, train.samples)
     if options.calibrate and hasattr(estimator, "predict_proba"):
         raise HeadError(f"calibrate is for heads that have no probabilities of their own; {name} has some")
     if options.scaling:
@@ -151,13 +153,17 @@ def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fi
     return Fitted(estimator, name, selection=selection)
 
 
-def _made(head: str | BaseEstimator, options: Options, multilabel: bool = False) -> tuple[BaseEstimator, str]:
+def _made(head: str | BaseEstimator, options: Options, samples: Samples) -> tuple[BaseEstimator, str]:
     """An unfitted classifier and its name."""
     if not isinstance(head, str) and options.parameters:
         raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
     if head == "linear":
-        path = "featcache.onevsrest.OneVsRestHead" if multilabel else head
-        return heads.make_head(path, {"device": options.device, **options.parameters}), head
+        parameters = {"device": options.device, **options.parameters}
+        try:
+            parameters["class_weight"] = weights_by_index(parameters.get("class_weight"), samples.classes)
+        except ValueError as error:
+            raise HeadError(f"the head could not be fitted: {error}") from error
+        return heads.make_head("featcache.onevsrest.OneVsRestHead" if samples.multilabel else head, parameters), head
     options.refuse_device()
     estimator = heads.make_head(head, options.parameters) if isinstance(head, str) else head
     if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
@@ -174,15 +180,14 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
         found = tune_labels(train, options.rows, **options.tuning)
         return Fitted(found.head, "linear", selection=found.selection, untempered=found.untempered)
-    estimator, name = _made(head, options, multilabel=True)
+    estimator, name = _made(head, options, train.samples)
     if not hasattr(estimator, "predict_proba"):
         raise HeadError(f"{name} has no probabilities, which labels are judged by; use linear, or one that has")
+    own = heads.is_multilabel(estimator)
     if options.scaling:
         estimator = heads.with_scaling(estimator, options.scaling)
-    if head != "linear":
-        from sklearn.multiclass import OneVsRestClassifier  # half a second, which no other head waits for
-
-        estimator = OneVsRestClassifier(estimator)
+    if not own:
+        estimator = EachLabel(estimator)
     selection = _validate(estimator, name, options, train) if options.cv else None
     heads.fit_estimator(estimator, train.flatten(options.rows))
     return Fitted(estimator, name, selection=selection)

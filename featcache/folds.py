@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import HeadError
 from featcache.labels import Labels, is_multilabel, strata
 from featcache.rng import content_order, content_words
 
@@ -21,8 +22,11 @@ def plan_folds(
 ) -> tuple[NDArray[np.int64], int]:
     """The fold of each image, shape (n,), and the number of folds that settings are chosen by: 1 is a held-out part.
 
-    folds : None takes 5, or holds a fifth out once where images times classes are more than a million.
+    folds : 2 or more; None takes 5, or holds a fifth out once where images times classes are more than a million.
+    Raises HeadError.
     """
+    if folds is not None and folds < 2:
+        raise HeadError(f"cross-validation takes two folds or more; got {folds}")
     logits = len(labels) * n_classes
     if folds is not None or logits <= _MOST:
         return assign_folds(labels, sha256, folds or _FOLDS, seed), folds or _FOLDS

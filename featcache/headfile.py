@@ -25,11 +25,13 @@ _TRUSTED = (
     "sklearn.calibration._SigmoidCalibration",
     "featcache.linear.LinearHead",
     "featcache.onevsrest.OneVsRestHead",
+    "featcache.eachlabel.EachLabel",
 )
 # Estimators that a head may hold: they predict with numpy alone, or what their compiled code reads is checked below.
 _ROOMS = (
     "featcache.linear",
     "featcache.onevsrest",
+    "featcache.eachlabel",
     "sklearn.calibration",
     "sklearn.decomposition",
     "sklearn.discriminant_analysis",
@@ -148,7 +150,7 @@ def _check_linear(coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[
 
 
 def _check_layer(coef: NDArray[Any], intercept: NDArray[Any]) -> None:
-    _require(coef.ndim == 2 and intercept.shape == (len(coef),), "its weights do not fit each other")
+    _require(coef.ndim == 2 and len(coef) and intercept.shape == (len(coef),), "its weights do not fit each other")
     _require(np.isfinite(coef).all() and np.isfinite(intercept).all(), "its weights are not finite")
 
 

@@ -16,6 +16,7 @@ from featcache.blocks import Rows
 from featcache.errors import HeadError
 from featcache.features import FlatFeatures
 from featcache.linear import LinearHead
+from featcache.onevsrest import OneVsRestHead
 
 # Short name -> class, parameters.
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -80,21 +81,27 @@ def with_scaling(estimator: BaseEstimator, scaling: str) -> BaseEstimator:
 
 def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
     """Fit on all rows, an image counting once where the estimator takes sample weights. Raises HeadError."""
-    name = _weight_parameter(estimator)
-    x = features.x if isinstance(estimator, LinearHead) else np.asarray(features.x, dtype=np.float32)
+    name = weight_parameter(estimator)
+    x = features.x if isinstance(estimator, (LinearHead, OneVsRestHead)) else np.asarray(features.x, dtype=np.float32)
     try:
         estimator.fit(x, features.y, **({name: features.weights} if name else {}))
     except Exception as error:  # its parameters do not fit the data, or each other
         raise HeadError(f"{type(estimator).__name__} could not be fitted: {error}") from error
 
 
-def _weight_parameter(estimator: BaseEstimator) -> str | None:
+def weight_parameter(estimator: BaseEstimator) -> str | None:
     """What `fit` calls the sample weights."""
     steps = getattr(estimator, "steps", None)
     if steps:  # of a pipeline, whose last step learns
-        inner = _weight_parameter(steps[-1][1])
+        inner = weight_parameter(steps[-1][1])
         return inner and f"{steps[-1][0]}__{inner}"
     return "sample_weight" if "sample_weight" in inspect.signature(estimator.fit).parameters else None
+
+
+def is_multilabel(estimator: BaseEstimator) -> bool:
+    """Whether it gives several labels an image, as `OneVsRestHead` and `EachLabel` do, perhaps at a pipeline's end."""
+    steps = getattr(estimator, "steps", None)
+    return bool(getattr(steps[-1][1] if steps else estimator, "multilabel_", False))
 
 
 def classify(

@@ -6,18 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataLayoutError
-from featcache.labels import Labels, count_images, strata
+from featcache.labels import Labels, count_images, is_multilabel, strata
 from featcache.rng import content_order, content_words
 
 
 def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Rows to hold out: of each class the fraction, at least one and never all; equal files together."""
+    """Rows to hold out: of each class the fraction, at least one and never all; equal files together.
+
+    Rare classes are served first, and one that is still missing afterwards gets an image if it has two: where images
+    have several labels, each is held out for the rarest of them. So is what has no label.
+    """
     _, first, group, sizes = np.unique(
         content_words(sha256), return_index=True, return_inverse=True, return_counts=True
     )
     rows_of = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
-    stratum, n_classes = strata(labels), labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
-    training = count_images(labels, n_classes)
+    stratum, several = strata(labels), is_multilabel(labels)
+    if several:
+        labels = np.column_stack([labels, ~labels.any(axis=1)])  # the last for images without any
+    n_classes = labels.shape[1] if several else int(labels.max()) + 1
+    images = count_images(labels, n_classes)
+    training, order = images.copy(), np.argsort(images, kind="stable")
     held: list[NDArray[np.int64]] = []
 
     def hold(member: int) -> int:
@@ -30,9 +38,12 @@ def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: i
         held.append(rows)
         return len(rows)
 
-    for label in np.unique(stratum):
-        members = np.flatnonzero(stratum[first] == label)
-        members = members[content_order(sha256[first[members]], seed, "split")]  # new images move few old ones
+    def by_content(members: NDArray[np.int64]) -> NDArray[np.int64]:
+        """In an order in which new images move few old ones."""
+        return members[content_order(sha256[first[members]], seed, "split")]
+
+    for label in order[np.isin(order, stratum)]:
+        members = by_content(np.flatnonzero(stratum[first] == label))
         wanted = max(1, round(fraction * int(sizes[members].sum())))
         filled = 0
         for member in members:
@@ -40,6 +51,10 @@ def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: i
                 filled += hold(int(member))
         if not filled and len(members) > 1:
             hold(int(members[np.argmin(sizes[members])]))
+    for label in order:
+        if training[label] == images[label]:  # none is held out
+            has = labels[first, label] if several else labels[first] == label
+            any(hold(int(member)) for member in by_content(np.flatnonzero(has)))
     if not held:
         raise DataLayoutError("every class has a single distinct image: nothing can be held out for val")
     return np.sort(np.concatenate(held))

@@ -113,10 +113,12 @@ def _expected(source: Path) -> str:
 def _classes(source: Path, entries: list[Entry]) -> tuple[str, ...]:
     """The class names of the training images, checked against the other splits."""
     trained = {name for entry in entries if entry.split in (None, "train") for name in entry.classes}
+    if not trained and any(entry.split in (None, "train") for entry in entries):
+        raise DataLayoutError(f"{source}: no training image has a label.")
     if not trained:
         raise DataLayoutError(f"{source} has no training images: every split is val or test.")
     for entry in entries:
-        for name in set(entry.classes) - trained:
+        for name in sorted(set(entry.classes) - trained):
             raise DataLayoutError(
                 f"{source}: class {name!r} is in {entry.split} ({entry.id}) but not in train. "
                 f"Train has {some(trained)}. Add training images for it, or remove it."

@@ -60,7 +60,7 @@ def tune_labels(
         balance = balance_labels(weights_by_index(class_weight, samples.classes), flat.y, flat.weights)
         rows = Centred(flat.x, flat.weights)
         clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise HeadError(f"the head could not be fitted: {error}") from error
     left_out = LeftOut(clean, labels, fold, np.ones(len(labels)))
     if not len(left_out.rows):
@@ -115,15 +115,22 @@ class _Best:
 
 
 def _choose(path: Iterable[Layers], left_out: LeftOut, balance: NDArray[np.float64]) -> _Best:
-    """See `featcache.selection.choose`, which does the same for classes that exclude each other."""
+    """See `featcache.selection.choose`, which does the same for classes that exclude each other.
+
+    A label that all left-out images have, or none, says nothing: it gets the strength that is best for the others.
+    """
     y = left_out.labels[left_out.rows]
+    silent = np.all(y == y[0], axis=0)
     weight = np.where(y, balance[:, 1], balance[:, 0])
     best = _Best(y.shape[1], len(left_out.x.mean), len(y))
     temperature = np.ones(y.shape[1])
     for layers in path:
         logits = left_out.logits(layers)
         temperature = fit_label_temperatures(logits, y, weight, temperature)
+        temperature[silent] = 1.0
         loss = label_log_loss(logits / temperature, y, weight)
+        if not silent.all():
+            loss[silent] = loss[~silent].mean()
         right = float(np.mean(np.all((logits > 0) == y, axis=1)))
         best.trials += (Trial(layers.value, float(loss.mean()), right),)
         best.offer(layers, logits, temperature, loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, Self
 
@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 from featcache.blocks import Centred, Rows
 from featcache.softmax import solve_path
@@ -84,8 +90,11 @@ def balance_labels(class_weight: Any, labels: NDArray[np.uint8], weight: NDArray
         with_label = weight @ labels
         sums = np.stack([weight.sum() - with_label, with_label], axis=1)
         return np.where(sums > 0, weight.sum() / (2 * np.where(sums > 0, sums, 1)), 1)
-    for label, factor in dict(class_weight).items():
-        if not (0 <= label < len(counts) and factor > 0):
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(f"class_weight must be None, 'balanced' or a dict; got {class_weight!r}")
+    for label, factor in class_weight.items():
+        known = isinstance(label, (int, np.integer)) and 0 <= label < len(counts)
+        if not (known and isinstance(factor, (int, float, np.number)) and 0 < factor < np.inf):
             raise ValueError(
                 f"class_weight has {label!r}: {factor!r}; it takes labels 0 to {len(counts) - 1} and weights above 0"
             )
@@ -127,18 +136,21 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.tol = tol
         self.device = device
 
-    def fit(self, X: NDArray[Any] | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d), perhaps memory-mapped, and labels y of shape (n, c), 0 or 1."""
         if not 0 < self.C < np.inf:
             raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
-        check_consistent_length(X, y)
+        x: Any = X
+        if not isinstance(X, Rows):  # whether X is finite is found out block by block
+            x = check_array(X, dtype=[np.float16, np.float32, np.float64], ensure_all_finite=False)
+        check_consistent_length(x, y)
         labels = np.asarray(y)
-        if labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
+        if labels.ndim != 2 or not labels.shape[1] or not np.isin(labels, (0, 1)).all():
             raise ValueError("y must have a column of 0 and 1 for each label")
         labels = labels.astype(np.uint8)
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         balance = balance_labels(self.class_weight, labels, weight)
-        problems = OneVsRest(Centred(X, weight), labels, weight, balance, np.full(len(labels), -1), 1)
+        problems = OneVsRest(Centred(x, weight), labels, weight, balance, np.full(len(labels), -1), 1)
         spectrum = Spectrum.of(problems.x, weight)
         found = next(solve_path(problems, spectrum, [self.C], self.tol, self.max_iter, self.device))
         self._set(found.coef[:, 0], found.intercept[:, 0])
@@ -146,6 +158,11 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             said = f"OneVsRestHead stopped after {self.max_iter} iterations before reaching tol={self.tol}"
             warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Log-odds of each label, shape (n, c)."""

@@ -96,7 +96,8 @@ class Samples:
         """`changes` as one phrase for each kind."""
         phrases = [f"{len(names)} {kind} (for example {names[0]})" for kind, names in self.changes(other).items()]
         same_order = self.ids == other.ids and self.classes == other.classes
-        return phrases or ([] if same_order else ["order or classes differ"])
+        same = same_order and self.multilabel == other.multilabel
+        return phrases or ([] if same else ["order, classes, or how many labels an image can have differ"])
 
 
 def _spelt(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:

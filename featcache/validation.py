@@ -35,13 +35,15 @@ def cross_validate(
         raise HeadError("no class has two different training images, so nothing can be left out")
     flat, clean, samples = features.flatten(use), features.clean(), features.samples
     predicted, shares = np.zeros_like(features.y, np.int64), np.zeros((len(fold), len(samples.classes)))
+    given = True
     for number in np.unique(fold[rows]):
         copy, here = clone(estimator), np.flatnonzero(fold == number)
         fit_estimator(copy, _take(flat, np.flatnonzero(_spread(fold, flat) != number)))
         predicted[here], found = classify(copy, clean[here], len(samples.classes), multilabel=samples.multilabel)
+        given = found is not None
         if found is not None:
             shares[here] = found
-    return rows, predicted[rows], shares[rows] if shares.any() else None
+    return rows, predicted[rows], shares[rows] if given else None
 
 
 def calibrated(

@@ -442,7 +442,7 @@ OTHER_SAMPLES = {
     "1 changed in content (for example train/4.png)": _with("sha256", 4, 0),
     "1 with another label (for example val/8.png)": _with("labels", 8, 1),
     "1 in another split (for example train/0.png)": _with("split", 0, 2),
-    "order or classes differ": SAMPLES.take(np.arange(N)[::-1]),
+    "order, classes, or how many labels an image can have differ": SAMPLES.take(np.arange(N)[::-1]),
     "10 with another label (for example train/0.png)": dataclasses.replace(SAMPLES, classes=("a", "b")),
 }
 

@@ -20,7 +20,7 @@ RANKS = {
             "manifest predictions linear onevsrest checksums skeleton creation conversion",
             "loader heads headfile sgd selection cache backbones",
             "closed writer imagecache run verification classifier",
-            "families validation carrying finetuning",
+            "eachlabel families validation carrying finetuning",
             "auto extraction",
             "multilabel estimating",
             "fitters",

@@ -57,8 +57,11 @@ def test_take_keeps_each_row_together() -> None:
         (samples(("a", "ants", "train", 9), *ROWS[1:]), ["1 changed in content (for example a)"]),
         (samples(("a", "bees", "train", 1), *ROWS[1:]), ["1 with another label (for example a)"]),
         (samples(*ROWS[:3], ("d", "bees", "val", 4)), ["1 in another split (for example d)"]),
-        (samples(*reversed(ROWS)), ["order or classes differ"]),
-        (samples(*ROWS, classes=("ants", "bees", "wasps")), ["order or classes differ"]),
+        (samples(*reversed(ROWS)), ["order, classes, or how many labels an image can have differ"]),
+        (
+            samples(*ROWS, classes=("ants", "bees", "wasps")),
+            ["order, classes, or how many labels an image can have differ"],
+        ),
         (
             samples(("a", "bees", "val", 9), *ROWS[1:3], ("e", "ants", "train", 5)),
             [
@@ -78,4 +81,4 @@ def test_differences_name_each_change_once(there: Samples, phrases: list[str]) -
 def test_labels_are_compared_by_class_name_not_by_number() -> None:
     renumbered = samples(*ROWS, classes=("aardvarks", "ants", "bees"))
     assert renumbered.labels.tolist() != HERE.labels.tolist()
-    assert HERE.differences(renumbered) == ["order or classes differ"]
+    assert HERE.differences(renumbered) == ["order, classes, or how many labels an image can have differ"]

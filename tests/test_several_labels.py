@@ -169,7 +169,6 @@ def test_views_and_settings_are_used_as_asked(use: Any, cache: FeatureCache) -> 
     assert (fit.selection, fit.before, fit.name) == (None, None, "linear")
 
 
-@pytest.mark.xfail(strict=True, raises=HeadError, reason="names are turned into indices for tuned heads alone")
 def test_class_weights_of_fixed_settings_are_given_by_name_too(cache: FeatureCache) -> None:
     by_name = fit_head(cache, parameters={"C": 0.5, "class_weight": {"red": 3.0}}).estimator
     by_index = fit_head(cache, parameters={"C": 0.5, "class_weight": {2: 3.0}}).estimator
@@ -218,9 +217,6 @@ def test_any_head_with_probabilities_is_fitted_to_each_label(cache: FeatureCache
     assert (fit.name, figures(fit).mean_average_precision) == ("logreg", 1.0)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="OneVsRestClassifier takes no sample weights: an image counts once for each view"
-)
 def test_an_image_counts_once_however_many_views_it_has(cache: FeatureCache) -> None:
     """As it does for images with one label, so that C means the same."""
     fit = fit_head(cache, head="logreg")
@@ -285,7 +281,6 @@ def test_a_saved_head_gives_the_same_probabilities(
     np.testing.assert_array_equal(shares, fit.estimator.predict_proba(x))
 
 
-@pytest.mark.xfail(strict=True, raises=HeadError, reason="it is wrapped into OneVsRestClassifier, as others are")
 @pytest.mark.parametrize("given", [OneVsRestHead(), "featcache.onevsrest.OneVsRestHead"], ids=["object", "path"])
 def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureCache) -> None:
     assert figures(fit_head(cache, head=given)).accuracy == 1.0
@@ -321,7 +316,6 @@ def test_what_several_labels_cannot_have_is_refused(given: dict[str, Any], messa
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="no probability above 0 is taken for a head without any")
 def test_a_head_that_finds_no_label_is_judged(cache: FeatureCache) -> None:
     """Probabilities of 0 throughout, as nearest neighbours give of rare labels."""
     options = {"head": "sklearn.dummy.DummyClassifier", "parameters": {"strategy": "constant", "constant": 0}}
@@ -332,7 +326,6 @@ def test_a_head_that_finds_no_label_is_judged(cache: FeatureCache) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Label .* is present in all training examples")
-@pytest.mark.xfail(strict=True, raises=HeadError, reason="scikit-learn's stand-in for a constant label is not trusted")
 def test_a_label_of_all_training_images_can_be_saved(tmp_path: Path) -> None:
     always = {row: "|".join({*MIXTURES[row % 8].split("|"), "red"} - {""}) for row in range(24)}
     cache = cached(write_pictures(tmp_path / "data", always), tmp_path / "toy.h5")
@@ -441,7 +434,6 @@ def test_weights_of_another_shape_are_refused(shape: tuple[int, int], data: Path
 
 
 @pytest.mark.usefixtures("_toy")
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the largest of no classes")
 def test_weights_of_no_label_are_refused(head: Path) -> None:
     save_file({"coef": np.ones((0, 3)), "intercept": np.ones(0)}, head / "head.safetensors")
     with pytest.raises(HeadError):
@@ -474,7 +466,6 @@ def test_a_card_that_does_not_say_yes_or_no_is_refused(value: Any, head: Path) -
 
 
 @pytest.mark.usefixtures("_toy")
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="its probabilities are divided by their sum")
 def test_a_head_of_several_labels_whose_card_denies_it_is_refused(data: Path, head: Path) -> None:
     with pytest.raises(HeadError):
         Classifier.load(forged(head, multilabel=False), device="cpu").predict(pictures(data))

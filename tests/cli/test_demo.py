@@ -50,8 +50,8 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     assert {Path(line["out"]) for line in lines if "out" in line} == made
     assert all(Path(line["data"]) == folder / "digits" for line in lines if "data" in line)
     assert {line["image_size"] for line in lines if "image_size" in line} == {48}
-    assert [Path(image).parent.name for image in lines[5]["images"]] == ["ants", "bees"]
-    assert all(Path(image).is_file() for image in lines[5]["images"])
+    assert [Path(image).parent.name for image in lines[6]["images"]] == ["ants", "bees"]
+    assert all(Path(image).is_file() for image in lines[6]["images"])
     assert text.endswith(f"Everything is in {folder.resolve()}: look at report/report.md and its pictures.\n")
 
 
