@@ -171,7 +171,7 @@ def share_of_peak(x: np.ndarray, y: np.ndarray, C: float, tol: float, repeats: i
     for _ in range(repeats):
         head = LinearHead(C=C, tol=tol)
         took = record.seconds(lambda head=head: head.fit(x, y))
-        shares.append(4 * n * d * (int(y.max()) + 1) * head.n_iter_ / took / peak_flops())
+        shares.append(4 * n * d * len(head.coef_) * head.n_iter_ / took / peak_flops())
     return record.spread(shares)
 
 

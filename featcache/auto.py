@@ -119,7 +119,7 @@ def select(
         except OutOfTimeError:
             missed.append((name, "the budget was spent"))
             continue
-        except (ValueError, MemoryError) as error:  # LinAlgError is one
+        except (ValueError, MemoryError, RuntimeError) as error:  # LinAlgError; a GPU's memory
             missed.append((name, f"it failed ({error})"))
             continue
         if tuned is None:

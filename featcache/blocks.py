@@ -110,6 +110,11 @@ class Centred:
             block -= self.mean
             yield rows, block
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return self._x.shape[0], self._x.shape[1]
+
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows, shape (m, d)."""
         if self._kept is not None:

@@ -29,14 +29,25 @@ class Moments(NamedTuple):
 
 
 def gather(
-    x: Centred, labels: NDArray[np.int64], weight: NDArray[np.float64], fold: NDArray[np.int64], k: int, classes: int
+    x: Centred,
+    labels: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    fold: NDArray[np.int64],
+    k: int,
+    classes: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Moments]:
-    """The moments of k problems, see `featcache.softmax.Problems`; x are the rows less the mean of all."""
+    """The moments of k problems, see `featcache.softmax.Problems`; x are the rows less the mean of all.
+
+    Raises OutOfTimeError where `stop`, asked at each block, says so.
+    """
     d = len(x.mean)
     parts = [
         Moments(*(np.zeros(shape) for shape in ((classes,), (classes, d), (classes, d), (d, d)))) for _ in range(k)
     ]
     for rows, block in x:
+        if stop():
+            raise OutOfTimeError
         for number in np.unique(fold[rows]):
             here = np.flatnonzero(fold[rows] == number)
             some, w = block[here], weight[rows][here].astype(block.dtype)

@@ -14,7 +14,7 @@ from typing import Any
 
 from featcache.card import write_json
 from featcache.curves import Curve
-from featcache.errors import HeadError, RunError
+from featcache.errors import FeatcacheError, RunError
 from featcache.families import FAMILIES
 from featcache.files import Progress
 from featcache.heads import make_head
@@ -86,13 +86,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` returns; `settings` are those of the run. curves : over views and over labels, of the cache."""
+    """What `compare` returns; `settings` are those of the run. curves : over views and over labels, of the
+    cache. no_curves : why there are none."""
 
     outcomes: list[Outcome]
     settings: dict[str, Any]
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
     curves: list[Curve] = field(default_factory=list)
+    no_curves: str = ""
 
     def outcome(self, route: str) -> Outcome | None:
         """The outcome of one route, None where it did not run."""
@@ -167,7 +169,7 @@ def compare(
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
     out = Path(out)
-    if head != "sgd":
+    if head not in ("sgd", "auto"):
         make_head(head)  # a bad name is told before hours of extraction
     manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress)
     samples = manifest.single_label("benchmark").samples
@@ -225,10 +227,10 @@ def compare(
                 orders = [{"task": "finetune", "out": str(folder / "run"), **live, **split}]
             runs.setdefault(route, []).append(_once(folder, orders, progress))
     outcomes = [outcome for route, found in runs.items() for outcome in _outcomes(route, found, out)]
-    curves = _curves(out, seed, head, progress) if "cached" in runs else []
+    curves, no_curves = _curves(out, seed, head, progress) if "cached" in runs else ([], "")
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
     names = {"data": Path(data).resolve().name, "weights": Path(weights).name}
-    return Comparison(outcomes, {**settings, **names, "repeats": repeats}, curves=curves)
+    return Comparison(outcomes, {**settings, **names, "repeats": repeats}, curves=curves, no_curves=no_curves)
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -269,8 +271,8 @@ def _once(folder: Path, orders: list[Order], progress: Progress | None) -> _Run:
     return results
 
 
-def _curves(out: Path, seed: int, head: str, progress: Progress | None) -> list[Curve]:
-    """What more views and more labels bring, from the first repeat's cache; none where there is too little to tune."""
+def _curves(out: Path, seed: int, head: str, progress: Progress | None) -> tuple[list[Curve], str]:
+    """What more views and more labels bring, from the first repeat's cache, or why that cannot be told."""
     order = {
         "task": "curve",
         "cache": str(out / "work" / f"cached-{seed}" / "cache.h5"),
@@ -279,9 +281,9 @@ def _curves(out: Path, seed: int, head: str, progress: Progress | None) -> list[
     }
     orders = [{**order, "over": "views"}, {**order, "over": "labels", "repeats": _DRAWS}]
     try:
-        return [Curve.from_dict(found) for found in _once(out / "work" / "curves", orders, progress)]
-    except HeadError:
-        return []
+        return [Curve.from_dict(found) for found in _once(out / "work" / "curves", orders, progress)], ""
+    except FeatcacheError as error:  # too little to tune by, or the cache is gone: the routes have run
+        return [], str(error)
 
 
 def _outcomes(route: str, runs: list[_Run], out: Path) -> list[Outcome]:

@@ -20,7 +20,7 @@ from featcache.fitters import Options, fit
 from featcache.fitting import evaluate_head, read_splits
 from featcache.labels import strata
 from featcache.metrics import wilson_interval
-from featcache.rng import content_order
+from featcache.rng import content_order, content_words
 from featcache.spec import PENULTIMATE
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -100,8 +100,8 @@ def label_curve(
 ) -> Curve:
     """Fit the head to shares of the training labels, `repeats` times each with others drawn, and judge it on val.
 
-    Of each class at least two images are drawn, where it has them; shares that come to the same number of images are
-    one point.
+    Of each class (with several labels, of images of which it is the rarest) at least two images are drawn, where it has
+    them; shares that come to the same number of images are one point.
 
     Parameters
     ----------
@@ -158,10 +158,11 @@ def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
     stratum = strata(train.y)
     for label in np.unique(stratum):
         members = order[stratum[order] == label]
-        _, first, content = np.unique(train.samples.sha256[members], axis=0, return_index=True, return_inverse=True)
+        words = content_words(train.samples.sha256[members])
+        _, first, content = np.unique(words, return_index=True, return_inverse=True)
         place = np.empty(len(first), np.int64)  # of each distinct image in that order
         place[np.argsort(first)] = np.arange(len(first))
-        rows.append(members[place[content.reshape(-1)] < max(_LEAST, round(share * len(first)))])
+        rows.append(members[place[content] < max(_LEAST, round(share * len(first)))])
     return np.sort(np.concatenate(rows))
 
 

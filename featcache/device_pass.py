@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache import blocks
+
 if TYPE_CHECKING:
     from featcache.softmax import Regressions
 
@@ -27,9 +29,13 @@ class DevicePass:
         self._x, self._outputs, self._device = problems.x, problems.outputs, torch.device(device)
         self._dtype = torch.from_numpy(problems.x.mean).dtype
         self._problems = problems.moved(self._moved)
-        size = sum(block.nbytes for _, block in problems.x)
-        fits = self._device.type != "cuda" or size <= _KEPT_SHARE * torch.cuda.mem_get_info(self._device)[0]
-        self._kept = [(rows, self._moved(block)) for rows, block in problems.x] if fits else None
+        self._kept: Tensor | None = None
+        n, d = problems.x.shape
+        if n * d * problems.x.mean.itemsize <= _KEPT_SHARE * _free_bytes(self._device):
+            self._kept = torch.empty((n, d), dtype=self._dtype, device=self._device)
+            for rows, block in problems.x:
+                self._kept[rows] = torch.from_numpy(block).to(self._device)
+        self._sums = self._dtype if self._device.type == "mps" else torch.float64  # MPS has none
 
     def __call__(
         self,
@@ -43,12 +49,13 @@ class DevicePass:
         weights = self._moved(np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width))
         coef, intercept = weights[:, :-1], weights[:, -1:]
         number, total = self._moved(which), self._moved(totals[which, None])
-        losses, gradient, bend = weights.new_zeros(a), torch.zeros_like(weights), weights.new_zeros(a, outputs)
+        losses, gradient = torch.zeros(a, dtype=self._sums, device=self._device), torch.zeros_like(weights)
+        bend = weights.new_zeros(a, outputs)
         for rows, x in self._blocks(outputs * a):
             share = self._problems.weights(rows, number) / total
             logits = torch.addmm(intercept, coef, x.T).view(outputs, a, len(x))
             loss, slope = _cross_entropy(logits, self._problems.targets(rows, number))
-            losses += (share * loss).sum(1)
+            losses += (share * loss).sum(1, dtype=self._sums)
             if curvature is not None:
                 size = slope.abs()
                 bend += (share * size * (1 - size)).sum(2).T
@@ -68,11 +75,19 @@ class DevicePass:
     def _blocks(self, logits: int) -> Iterator[tuple[slice, Tensor]]:
         """Rows on the device, no more at a time than have `logits` each fit in _LOGITS_BYTES."""
         step = max(1, _LOGITS_BYTES // (logits * self._x.mean.itemsize))
-        blocks = self._kept if self._kept is not None else ((rows, self._moved(x)) for rows, x in self._x)
-        for rows, x in blocks:
+        whole = [] if self._kept is None else [(slice(0, len(self._kept)), self._kept)]
+        for rows, x in whole or ((rows, self._moved(x)) for rows, x in self._x):
             for start in range(0, len(x), step):
                 part = x[start : start + step]
                 yield slice(rows.start + start, rows.start + start + len(part)), part
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
+    return 2 * blocks.KEPT_BYTES
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

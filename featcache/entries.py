@@ -102,7 +102,7 @@ def read_csv(path: Path) -> tuple[list[Entry], bool]:
 
 def _csv_entry(folder: Path, where: str, row: dict[str, str | None], several: bool) -> Entry:
     name, label, split = row["path"], row["label"], row.get("split") or None
-    if not name or label is None or not (label or several):
+    if not name or label is None or not (label.strip() or several):
         raise DataLayoutError(f"{where}: path and label must not be empty")
     if split is not None and split not in _SPLIT_NAMES:
         raise DataLayoutError(f"{where}: split is {split!r}; it must be train, val or test")
@@ -110,10 +110,10 @@ def _csv_entry(folder: Path, where: str, row: dict[str, str | None], several: bo
     name = Path(os.path.relpath(folder / name, folder)).as_posix()
     if not (folder / name).is_file():
         raise DataLayoutError(f"{where}: there is no file {folder / name}")
-    classes = tuple(part.strip() for part in label.split(SEPARATOR)) if several and label.strip() else ()
+    classes = tuple(part.strip() for part in label.split(SEPARATOR)) if label.strip() else ()
     if "" in classes:
         raise DataLayoutError(f"{where}: an empty label stands in {label!r}")
-    return Entry(name, classes if several else (label,), _SPLIT_NAMES[split] if split else None)
+    return Entry(name, classes, _SPLIT_NAMES[split] if split else None)
 
 
 def some(names: Iterable[str]) -> str:

@@ -64,6 +64,9 @@ class Extraction:
         else:
             lines.append("nothing to extract: the cache was complete")
         lines += [self.note] if self.note else []
+        if cache.samples.multilabel:
+            without = len(cache.samples) - int(cache.samples.labels.any(axis=1).sum())
+            lines.append(f"an image can have several labels; {without} images have none")
         return "\n".join(lines + notes(self.ignored, self.conflicts, self.skipped))
 
     def to_dict(self) -> dict[str, Any]:

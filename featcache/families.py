@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,6 +97,7 @@ class Tuning:
         self.class_weight, self.device = class_weight, device
         self.left_out = LeftOut(clean, labels, fold, by_class)
         self._features = features
+        self._moments: list[Moments] | None = None
         self._spectra: Spectra | None = None
 
     @property
@@ -105,16 +105,17 @@ class Tuning:
         """The clean views, shape (n, d), in memory."""
         return np.asarray(self._features.clean(), dtype=np.float32)
 
-    @cached_property
-    def moments(self) -> list[Moments]:
-        """Of each problem."""
-        rows, labels, weight, fold, k, _ = self.problems
-        return gather(rows, labels, weight, fold, k, len(self.classes))
+    def moments(self, stop: Stop = lambda: False) -> list[Moments]:
+        """Of each problem. Raises OutOfTimeError."""
+        if self._moments is None:
+            rows, labels, weight, fold, k, _ = self.problems
+            self._moments = gather(rows, labels, weight, fold, k, len(self.classes), stop)
+        return self._moments
 
     def spectra(self, stop: Stop = lambda: False) -> Spectra:
         """Of each problem's covariance. Raises OutOfTimeError."""
         if self._spectra is None:
-            self._spectra = Spectra(self.moments, self.problems.x.mean, stop)
+            self._spectra = Spectra(self.moments(stop), self.problems.x.mean, stop)
         return self._spectra
 
 
@@ -159,7 +160,7 @@ def lda(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
 
 def centroid(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """The nearest mean direction of a class."""
-    return _chosen(tuning, centroids(tuning.moments, tuning.problems.x.mean), "", stop)[0]
+    return _chosen(tuning, centroids(tuning.moments(stop), tuning.problems.x.mean), "", stop)[0]
 
 
 def _chosen(tuning: Tuning, path: Iterable[Layers], setting: str, stop: Stop) -> tuple[Tuned, float]:

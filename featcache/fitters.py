@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, is_classifier
 
 from featcache import heads
 from featcache.auto import Entrant, Selection, select
+from featcache.devices import resolve_device
 from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuning, weights_by_index
@@ -50,8 +51,8 @@ class Options:
     @property
     def tuning(self) -> dict[str, Any]:
         """Arguments of `Tuning` and `tune_labels`."""
-        class_weight = self.parameters.get("class_weight")
-        return {"class_weight": class_weight, "folds": self.cv, "seed": self.seed, "device": self.device}
+        class_weight, device = self.parameters.get("class_weight"), resolve_device(self.device)
+        return {"class_weight": class_weight, "folds": self.cv, "seed": self.seed, "device": device}
 
     def refuse(self, *names: str, only: str) -> None:
         """Raise HeadError for options that would silently be without effect."""
@@ -61,7 +62,7 @@ class Options:
 
     def refuse_device(self) -> None:
         """Raise HeadError for a device that a head would not work on."""
-        if self.device != "cpu":
+        if self.device not in ("cpu", "auto"):
             raise HeadError(f"only linear and auto work on {self.device}; leave out the device")
 
 
@@ -124,6 +125,8 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
         raise HeadError(f"{head} chooses its settings itself; it takes class_weight alone")
     if "linear" not in names:
         options.refuse_device()
+    if names == ["knn"] and options.rows == "mean":
+        raise HeadError("neighbours vote with their clean views; leave out use_views")
     started = time.perf_counter()
     tuning = Tuning(train, options.rows, **options.tuning)
     spent = time.perf_counter() - started
@@ -158,7 +161,7 @@ def _made(head: str | BaseEstimator, options: Options, samples: Samples) -> tupl
     if not isinstance(head, str) and options.parameters:
         raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
     if head == "linear":
-        parameters = {"device": options.device, **options.parameters}
+        parameters = {"device": resolve_device(options.device), **options.parameters}
         try:
             parameters["class_weight"] = weights_by_index(parameters.get("class_weight"), samples.classes)
         except ValueError as error:
@@ -178,16 +181,18 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         raise HeadError(f"{head} is for images with one label; use linear, or another head with probabilities")
     if head == "linear" and set(options.parameters) <= {"class_weight"}:
         options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
-        found = tune_labels(train, options.rows, **options.tuning)
+        try:
+            found = tune_labels(train, options.rows, **options.tuning)
+        except (MemoryError, RuntimeError) as error:  # a GPU's memory
+            raise HeadError(f"linear could not be fitted: {error}") from error
         return Fitted(found.head, "linear", selection=found.selection, untempered=found.untempered)
     estimator, name = _made(head, options, train.samples)
     if not hasattr(estimator, "predict_proba"):
         raise HeadError(f"{name} has no probabilities, which labels are judged by; use linear, or one that has")
-    own = heads.is_multilabel(estimator)
+    if not heads.is_multilabel(estimator):
+        estimator = EachLabel(estimator)
     if options.scaling:
         estimator = heads.with_scaling(estimator, options.scaling)
-    if not own:
-        estimator = EachLabel(estimator)
     selection = _validate(estimator, name, options, train) if options.cv else None
     heads.fit_estimator(estimator, train.flatten(options.rows))
     return Fitted(estimator, name, selection=selection)

@@ -16,7 +16,6 @@ from featcache import heads
 from featcache.auto import Selection
 from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
-from featcache.devices import resolve_device
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
 from featcache.fitters import Options, UseViews, fit
@@ -59,7 +58,7 @@ class HeadFit:
         lines += [f"head {self.name}, val:", self.accuracy.describe()]
         if self.before and self.selection:
             lines.append(
-                f"before its temperature of {np.median(np.array(self.selection.temperature, float)):.3g}: log-loss "
+                f"before {_temperature(self.selection.temperature)}: log-loss "
                 f"{self.before.log_loss:.4f}, calibration error {self.before.calibration_error:.4f}"
             )
         if self.report.test:
@@ -107,7 +106,8 @@ def fit_head(
     head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on images left
         out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do. Else
         another short name of `featcache.heads.HEADS`, the dotted path of a scikit-learn classifier, or a classifier
-        object.
+        object; one that cross-validates inside (GridSearchCV) is given rows, not images: with several views of an image
+        take use_views="mean" or "clean", or they lie in several of its folds.
     parameters : of the head's constructor; of the `Recipe` for "sgd". They fix the settings of a tuned head, but for
         "class_weight".
     use_views : train on "all" views, on their "mean", on the "clean" one; sgd on one an epoch ("cycle"). None takes
@@ -139,7 +139,7 @@ def fit_head(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
             f"Extract with --val-views {tta}."
         )
-    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, resolve_device(device))
+    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device)
     with watch.phase("fit"):
         fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
@@ -187,6 +187,12 @@ def _predict(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
     x, samples = features.first(tta).flatten().x if tta else features.clean(), features.samples
     return heads.classify(estimator, x, len(samples.classes), views=1 + tta, multilabel=samples.multilabel)
+
+
+def _temperature(found: float | tuple[float, ...] | None) -> str:
+    if isinstance(found, tuple):
+        return f"its temperatures of {min(found):.3g} to {max(found):.3g} by label"
+    return f"its temperature of {found:.3g}"
 
 
 def _save(

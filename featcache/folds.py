@@ -37,9 +37,10 @@ def plan_folds(
 def assign_folds(labels: Labels, sha256: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
     """A fold from 0 to k - 1 for each image, shape (n,), int64; each class is spread evenly.
 
-    Images with equal bytes share a fold. The distinct images of a class, ordered by content, are dealt in turn. Every
-    fold leaves an image of each class to train on: one of a class that would lose all, as one with a single distinct
-    image would, is never left out (NEVER).
+    Images with equal bytes share a fold. The distinct images of a class (with several labels, of the rarest one),
+    ordered by content, are dealt in turn. Every fold leaves an image of each class to train on, and with several labels
+    one without it: one of a class that would lose all, as one with a single distinct image would, is never left out
+    (NEVER).
 
     Parameters
     ----------
@@ -53,15 +54,17 @@ def assign_folds(labels: Labels, sha256: NDArray[np.uint8], k: int, seed: int = 
     fold, place = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
     place[order] = np.arange(len(first))
     fold[order] = np.arange(len(first)) % k
-    for members in _members(labels, group):
+    for rows in _kinds(labels):
+        members = group[rows]
         if np.all(fold[members] == fold[members[0]]):
             fold[members[np.argmin(place[members])]] = NEVER
     return fold[group]
 
 
-def _members(labels: Labels, group: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """The distinct images of each class that has any."""
+def _kinds(labels: Labels) -> Iterator[NDArray[np.int64]]:
+    """The rows of each class that has any; of several labels those without one, too."""
     if is_multilabel(labels):
-        yield from (np.unique(group[has != 0]) for has in labels.T if has.any())
+        found = (np.flatnonzero(here) for has in labels.T for here in (has != 0, has == 0))
     else:
-        yield from (np.unique(group[labels == label]) for label in np.unique(labels))
+        found = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    yield from (rows for rows in found if len(rows))

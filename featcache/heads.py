@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
+from sklearn.pipeline import Pipeline
 
 from featcache.blocks import Rows
 from featcache.errors import HeadError
@@ -91,17 +92,17 @@ def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
 
 def weight_parameter(estimator: BaseEstimator) -> str | None:
     """What `fit` calls the sample weights."""
-    steps = getattr(estimator, "steps", None)
-    if steps:  # of a pipeline, whose last step learns
-        inner = weight_parameter(steps[-1][1])
-        return inner and f"{steps[-1][0]}__{inner}"
+    if isinstance(estimator, Pipeline):  # its last step learns
+        name, last = estimator.steps[-1]
+        inner = weight_parameter(last)
+        return inner and f"{name}__{inner}"
     return "sample_weight" if "sample_weight" in inspect.signature(estimator.fit).parameters else None
 
 
 def is_multilabel(estimator: BaseEstimator) -> bool:
     """Whether it gives several labels an image, as `OneVsRestHead` and `EachLabel` do, perhaps at a pipeline's end."""
-    steps = getattr(estimator, "steps", None)
-    return bool(getattr(steps[-1][1] if steps else estimator, "multilabel_", False))
+    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+    return bool(getattr(last, "multilabel_", False))
 
 
 def classify(
@@ -120,19 +121,20 @@ def classify(
     """
     predicted, shares = [], []
     with _predicting(estimator):
-        has_shares = hasattr(estimator, "predict_proba")
+        has_shares = multilabel or hasattr(estimator, "predict_proba")
         for block in _blocks(x):
-            predicted.append(np.asarray(estimator.predict(block), dtype=np.int64))
+            if not multilabel:
+                predicted.append(np.asarray(estimator.predict(block), dtype=np.int64))
             if has_shares:
                 shares.append(np.asarray(estimator.predict_proba(block), dtype=np.float64))
+        if multilabel:
+            return average_views(*_several(np.concatenate(shares), n_classes), views, n_classes)
         guesses = np.concatenate(predicted)
         if not 0 <= guesses.min(initial=0) <= guesses.max(initial=0) < n_classes:
             raise ValueError("it names classes that there are not")
         if not has_shares:
             return average_views(guesses, None, views, n_classes)
         found = np.concatenate(shares)
-        if multilabel:
-            return average_views(*_several(found, n_classes), views, n_classes)
         full = np.zeros((len(found), n_classes))
         full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found / found.sum(axis=1, keepdims=True)  # of float32
     return average_views(guesses, full, views, n_classes)

@@ -106,7 +106,7 @@ class _Best:
     ) -> None:
         """Take for each label what is better than before."""
         self.risen += loss > self.log_loss * (1 + RISE)
-        better = loss < self.log_loss
+        better = (loss < self.log_loss) & (self.risen < PATIENCE)
         self.risen[better] = 0
         self.log_loss[better], self.temperature[better] = loss[better], temperature[better]
         self.C[better] = layers.value

@@ -14,13 +14,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import (
     _check_sample_weight,
-    check_array,
     check_consistent_length,
     check_is_fitted,
     validate_data,
 )
 
-from featcache.blocks import Centred, Rows
+from featcache.blocks import BLOCK_BYTES, Centred, Rows
 from featcache.softmax import solve_path
 from featcache.spectrum import Spectrum
 
@@ -51,9 +50,8 @@ class OneVsRest:
         self.x, self.weight = x, weight
         self.k = folds * len(balance)
         self._labels, self._fold, self._balance = labels, fold, balance
-        here = [weight * (fold != number) for number in range(folds)]
-        counts = [[some.sum() - (some * has).sum(), (some * has).sum()] for some in here for has in labels.T]
-        self._shares = np.tile(balance, (folds, 1)) * counts
+        here = weight * (fold != np.arange(folds)[:, None])
+        self._shares = np.tile(balance, (folds, 1)) * _weigh(labels, here).reshape(-1, 2)
         self._learns = (self._shares.min(axis=1) > 0).astype(np.float64)
 
     def shares(self) -> NDArray[np.float64]:
@@ -81,14 +79,24 @@ class OneVsRest:
         return there
 
 
+def _weigh(labels: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weight of rows without and with each label, exactly 0 where there are none; (f, n) to (f, c, 2)."""
+    found = np.zeros((len(weight), labels.shape[1], 2))
+    step = max(1, BLOCK_BYTES // (8 * labels.shape[1]))
+    for start in range(0, len(labels), step):
+        has, some = labels[start : start + step].astype(np.float64), weight[:, start : start + step]
+        found[..., 0] += some @ (1 - has)
+        found[..., 1] += some @ has
+    return found
+
+
 def balance_labels(class_weight: Any, labels: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much images without and with each label count, shape (c, 2); see `OneVsRestHead`."""
     counts = np.ones((labels.shape[1], 2))
     if class_weight is None:
         return counts
     if class_weight == "balanced":
-        with_label = weight @ labels
-        sums = np.stack([weight.sum() - with_label, with_label], axis=1)
+        sums = _weigh(labels, weight[None])[0]
         return np.where(sums > 0, weight.sum() / (2 * np.where(sums > 0, sums, 1)), 1)
     if not isinstance(class_weight, Mapping):
         raise ValueError(f"class_weight must be None, 'balanced' or a dict; got {class_weight!r}")
@@ -116,7 +124,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes
     ----------
-    classes_ : 0 to c - 1. coef_ : ndarray, shape (c, d). intercept_ : (c,).
+    classes_ : 0 to c - 1. coef_ : ndarray, shape (c, d). intercept_ : (c,). n_iter_ : the most of a label.
     """
 
     multilabel_ = True
@@ -140,9 +148,11 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit to X of shape (n, d), perhaps memory-mapped, and labels y of shape (n, c), 0 or 1."""
         if not 0 < self.C < np.inf:
             raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
-        x: Any = X
-        if not isinstance(X, Rows):  # whether X is finite is found out block by block
-            x = check_array(X, dtype=[np.float16, np.float32, np.float64], ensure_all_finite=False)
+        if isinstance(X, Rows):
+            x = validate_data(self, X, skip_check_array=True)
+        else:  # whether X is finite is found out block by block
+            kinds = [np.float16, np.float32, np.float64]
+            x = validate_data(self, X, dtype=kinds, ensure_all_finite=False)
         check_consistent_length(x, y)
         labels = np.asarray(y)
         if labels.ndim != 2 or not labels.shape[1] or not np.isin(labels, (0, 1)).all():
@@ -154,6 +164,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         spectrum = Spectrum.of(problems.x, weight)
         found = next(solve_path(problems, spectrum, [self.C], self.tol, self.max_iter, self.device))
         self._set(found.coef[:, 0], found.intercept[:, 0])
+        self.n_iter_ = int(found.iterations.max())
         if not found.converged.all():
             said = f"OneVsRestHead stopped after {self.max_iter} iterations before reaching tol={self.tol}"
             warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)

@@ -108,6 +108,8 @@ def remarks(comparison: Comparison) -> list[str]:
         f"{100 * (0.25 * 0.2 / max(n, 1)) ** 0.5:.1f} to {100 * (0.25 / max(n, 1)) ** 0.5:.1f} points "
         "(at accuracies of 0.95 and 0.5): smaller differences are noise."
     )
+    if comparison.no_curves:
+        lines.append(f"What more views and labels bring could not be told: {comparison.no_curves}")
     return lines + _losses(comparison)
 
 

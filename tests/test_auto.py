@@ -82,10 +82,26 @@ def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 def test_decompositions_end_with_the_budget(name: str, train: Features) -> None:
     """Three of six problems are decomposed, then the time is up; a later call starts again."""
     some, asked = Tuning(train), iter([False, False, False, True])
+    some.moments()
     with pytest.raises(OutOfTimeError):
         FAMILIES[name](some, lambda: next(asked))
     assert next(asked, None) is None
     assert FAMILIES[name](some, lambda: False) is not None
+
+
+def test_gathering_moments_ends_with_the_budget(train: Features) -> None:
+    with pytest.raises(OutOfTimeError):
+        FAMILIES["centroid"](Tuning(train), lambda: True)
+
+
+def test_a_head_that_fails_on_its_device_leaves_the_others(train: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("featcache.families.solve_path", full)
+    _, found = select(Tuning(train), ["linear", "centroid"], train.samples.classes)
+    assert [one.head for one in found.entrants] == ["centroid"]
+    assert found.missed == (("linear", "it failed (CUDA out of memory)"),)
 
 
 def test_the_first_head_has_a_setting_however_short_the_budget(train: Features) -> None:

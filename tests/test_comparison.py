@@ -19,7 +19,7 @@ from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
 from featcache.metrics import wilson_interval
-from featcache.reporting import write_report
+from featcache.reporting import remarks, write_report
 from featcache.routes import ROUTES
 from featcache.training import Recipe
 from outcomes import comparison, four_routes, outcome
@@ -183,7 +183,7 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
 ) -> None:
     _fake(monkeypatch)
     answer = module.run_in_process
-    heads = {"knn": "knn", "svm": "linear"}
+    heads = {"knn": "knn", "svm": "linear", "auto": "linear"}
     for head, drawn in heads.items():
         found = _compare(data, tmp_path / head, routes=["cached"], head=head).curves
         assert [curve.head for curve in found] == [drawn, drawn]
@@ -196,6 +196,8 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
     monkeypatch.setattr(module, "run_in_process", too_little)
     found = _compare(data, tmp_path / "little", routes=["cached"])
     assert (len(found.outcomes), found.curves) == (2, [])
+    text = "What more views and labels bring could not be told: no class has two different training images"
+    assert text in remarks(found)
     assert _compare(data, tmp_path / "frozen", routes=["frozen"]).curves == []
 
 

@@ -431,6 +431,20 @@ def test_pytorch_solves_what_numpy_solves(cache: FeatureCache) -> None:
     np.testing.assert_allclose(fixed[1], fixed[0], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("head", ["knn", "logreg"])
+def test_the_best_device_there_is_suits_every_head(
+    head: str, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache.fitters.resolve_device", lambda device: "cuda" if device == "auto" else device)
+    assert fit_head(cache, head=head, device="auto").accuracy == fit_head(cache, head=head).accuracy
+
+
+def test_neighbours_do_not_vote_with_means(cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match="neighbours vote with their clean views; leave out use_views"):
+        fit_head(cache, head="knn", use_views="mean")
+    assert fit_head(cache, head="knn", use_views="clean").accuracy == fit_head(cache, head="knn").accuracy
+
+
 @pytest.mark.parametrize("head", ["knn", "sgd", "logreg"])
 def test_a_device_that_a_head_would_not_work_on_is_refused(cache: FeatureCache, head: str) -> None:
     with pytest.raises(HeadError, match="only linear and auto work on cpu:0"):

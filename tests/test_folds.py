@@ -128,7 +128,7 @@ def several(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDAr
 
 @settings(deadline=None, max_examples=80)
 @given(several(), st.integers(2, 7), SEEDS)
-def test_every_fold_leaves_each_label_an_image_to_train_on(
+def test_every_fold_leaves_each_label_an_image_with_it_and_one_without_to_train_on(
     images: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]], k: int, seed: int
 ) -> None:
     contents, labels, sha256 = images
@@ -138,10 +138,15 @@ def test_every_fold_leaves_each_label_an_image_to_train_on(
         assert len(set(fold[contents == content].tolist())) == 1
     for number in range(k):
         np.testing.assert_array_equal(labels[fold != number].any(axis=0), labels.any(axis=0))
+        np.testing.assert_array_equal((labels[fold != number] == 0).any(axis=0), (labels == 0).any(axis=0))
     for content in set(contents[fold == NEVER].tolist()):  # no more than that takes: the others share a fold
-        others, own = fold[contents != content], labels[contents == content].any(axis=0)
-        having = [others[labels[contents != content, label] == 1] for label in np.flatnonzero(own)]
-        assert min(len(np.unique(folds[folds != NEVER])) for folds in having) <= 1
+        others = fold[contents != content]
+        alike = [
+            others[labels[contents != content, label] == value]
+            for value in (0, 1)
+            for label in np.flatnonzero((labels[contents == content] == value).any(axis=0))
+        ]
+        assert min(len(np.unique(folds[folds != NEVER])) for folds in alike) <= 1
 
 
 @settings(deadline=None, max_examples=60)

@@ -14,7 +14,7 @@ import skops.io
 from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 from sklearn.gaussian_process import GaussianProcessClassifier
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -23,7 +23,7 @@ from sklearn.svm import SVC, SVR, NuSVC
 
 from featcache.errors import HeadError
 from featcache.headfile import dump_head, load_head
-from featcache.heads import classify
+from featcache.heads import classify, is_multilabel
 from featcache.linear import LinearHead
 
 Y = np.arange(60) % 3
@@ -200,3 +200,11 @@ def test_a_linear_head_inside_of_a_pipeline_is_checked(tmp_path: Path) -> None:
     skops.io.dump(pipe, tmp_path / "head.skops")
     with pytest.raises(HeadError, match="its weights are not finite"):
         load_head(tmp_path / "head.skops")
+
+
+def test_steps_that_are_none_are_no_pipeline() -> None:
+    """What a file may hold where a pipeline has its steps."""
+    odd = LogisticRegression().fit(np.eye(2), [0, 1])
+    odd.steps = 5
+    assert not is_multilabel(odd)
+    assert classify(odd, np.eye(2), 2)[0].tolist() == [0, 1]

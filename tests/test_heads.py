@@ -121,7 +121,7 @@ def test_a_classifier_that_needs_arguments_is_refused_without_them(name: str) ->
 def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
     with pytest.raises(HeadError) as caught:
         make_head("linear", {"c": 1})
-    assert str(caught.value) == "linear has no parameter 'c'; it has C, class_weight, max_iter, tol"
+    assert str(caught.value) == "linear has no parameter 'c'; it has C, class_weight, device, max_iter, tol"
 
 
 def test_what_the_classifier_says_of_bad_data_or_parameters_is_passed_on() -> None:

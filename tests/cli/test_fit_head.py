@@ -96,10 +96,11 @@ def test_a_parameter_arrives_as_the_literal_that_it_is(text: str, value: object,
 def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     done("fit-head", "c.h5", "-o", "head", "--head", "knn", "-p", "n_neighbors=3", "-p", "metric=euclidean",
          "--layer", "layer3", "--seed", 5, "--use-views", "mean", "--cv", 4, "--budget", "2m",
-         "--scaling", "l2", "--calibrate", "--tta", 2)  # fmt: skip
+         "--scaling", "l2", "--calibrate", "--tta", 2, "--device", "cuda:1")  # fmt: skip
     assert callable(got.pop("on_epoch"))
     assert got == {"cache": "c.h5", "out": "head", "head": "knn", "layer": "layer3", "seed": 5,
                    "use_views": "mean", "cv": 4, "budget_s": 120.0, "scaling": "l2", "calibrate": True, "tta": 2,
+                   "device": "cuda:1",
                    "parameters": {"n_neighbors": 3, "metric": "euclidean"}}  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def test_a_parameter_changes_the_head(cache: Path) -> None:
         (("--head", "linaer"), "there is no head 'linaer'. Use linear, logreg, svm, "),
         (("--head", "sklearn.svm.SVR"), "sklearn.svm.SVR is not a scikit-learn classifier"),
         (("--head", "os.path.join"), "os.path.join is not a scikit-learn classifier"),
-        (("-p", "c=1"), "linear has no parameter 'c'; it has C, class_weight, max_iter, tol"),
+        (("-p", "c=1"), "linear has no parameter 'c'; it has C, class_weight, device, max_iter, tol"),
         (("-p", "C=0"), "LinearHead could not be fitted: C must be greater than 0 and finite; got 0"),
         (("-p", "C=big"), "LinearHead could not be fitted: "),
         (("--head", "logreg", "-p", "C=-1"), "LogisticRegression could not be fitted: The 'C' parameter "),
