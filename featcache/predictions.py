@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.card import write_file
+from featcache.card import REPORT, write_file
 from featcache.errors import HeadError
 from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test
@@ -44,12 +45,16 @@ def write_predictions(
 
 
 class HeadComparison(NamedTuple):
-    """Two models on the same val images; `test.p` below 0.05 says that they differ."""
+    """Two models on the same val images; `test.p` below 0.05 says that they differ.
+
+    optimistic : those that kept their best epoch of these very images.
+    """
 
     first: str
     second: str
     right: tuple[int, int]
     test: PairedTest
+    optimistic: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         n, names = self.test.n, (self.first, self.second)
@@ -60,13 +65,17 @@ class HeadComparison(NamedTuple):
         ]
         better = self.first if self.right[0] > self.right[1] else self.second
         verdict = f"{better} is better" if self.test.p < 0.05 else "the difference is not distinguishable from noise"
-        return "\n".join([*lines, f"McNemar p = {self.test.p:.2g}: {verdict}"])
+        chosen = [
+            f"{name} kept its best epoch of these very images: it looks better than it is" for name in self.optimistic
+        ]
+        return "\n".join([*lines, f"McNemar p = {self.test.p:.2g}: {verdict}", *chosen])
 
     def to_dict(self) -> dict[str, object]:
         """JSON values."""
         return {
             "first": self.first,
             "second": self.second,
+            "optimistic": list(self.optimistic),
             "accuracy": [right / self.test.n for right in self.right],
             **asdict(self.test),
         }
@@ -88,8 +97,20 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
         )
     right = [np.array([found[name][0] == found[name][1] for name in one]) for found in (one, two)]
     return HeadComparison(
-        str(first), str(second), (int(right[0].sum()), int(right[1].sum())), paired_test(right[0], right[1])
+        str(first),
+        str(second),
+        (int(right[0].sum()), int(right[1].sum())),
+        paired_test(right[0], right[1]),
+        tuple(str(folder) for folder in (first, second) if _chose_by_val(Path(folder))),
     )
+
+
+def _chose_by_val(folder: Path) -> bool:
+    """Whether the report tells of epochs, of which the best of val is kept."""
+    try:
+        return bool(json.loads((folder / REPORT).read_text(encoding="utf-8"))["history"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _read(folder: Path) -> dict[str, tuple[str, str]]:

@@ -43,6 +43,7 @@ def test_two_models_are_compared_image_by_image(tmp_path: Path) -> None:
     assert found.to_dict() == {
         "first": str(first),
         "second": str(second),
+        "optimistic": [],
         "accuracy": [38 / 40, 29 / 40],
         "n": 40,
         "only_first": 10,
@@ -54,6 +55,16 @@ def test_two_models_are_compared_image_by_image(tmp_path: Path) -> None:
     assert lines[1].endswith("0.7250  (29 of 40 right, 1 of them alone)")
     assert lines[2] == f"McNemar p = 0.012: {first} is better"
     assert str(compare_heads(second, first)).endswith(f"{first} is better")
+
+
+@pytest.mark.parametrize("report", ["", "{", "[]", "{}", '{"history": []}'])
+def test_models_that_kept_their_best_epoch_of_val_are_named(report: str, tmp_path: Path) -> None:
+    first, second = model(tmp_path / "first", {0, 1}), model(tmp_path / "second", {1})
+    (first / "run.json").write_text(report)
+    (second / "run.json").write_text('{"history": [{"epoch": 1}]}')
+    found = compare_heads(first, second)
+    assert found.optimistic == (str(second),)
+    assert str(found).endswith(f"{second} kept its best epoch of these very images: it looks better than it is")
 
 
 def test_noise_is_called_noise(tmp_path: Path) -> None:
