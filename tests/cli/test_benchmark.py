@@ -36,14 +36,14 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     out = tmp_path / "report"
     result = featcache_cli("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert result.exit_code == 0, result.output
-    assert here == ["extract", "fit-head", "finetune"]
+    assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
     names = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("|")]
     assert names[0] == "route"
     assert names[2:] == ["cached head, cold", "cached head, warm", "frozen, live every epoch"]
     assert result.stdout.endswith(f"report.md, report.json and report.png are in {out}\n")
     assert "cached-0: extract" in result.stderr
     found = as_json("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
-    assert here == ["extract", "fit-head", "finetune"]
+    assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
     assert found == json.loads((out / "report.json").read_text())
     accuracy = json.loads((out / "work/cached-0/result.json").read_text())[1]["accuracy"]
     assert [entry["accuracy"] for entry in found["outcomes"][:2]] == [[accuracy]] * 2
