@@ -24,7 +24,7 @@ from featcache.report import machine, versions
 from featcache.routes import ROUTES, Order, run_in_process
 from featcache.spec import EMBEDDED
 
-_DRAWS = 3  # of each share of the labels
+_DRAWS = 1  # of each share of the labels: `featcache curve` repeats, which takes minutes
 COLD, WARM = "cached head, cold", "cached head, warm"
 
 _Run = list[dict[str, Any]]  # what the processes of one run answered, one after the other
