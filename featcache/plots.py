@@ -89,6 +89,8 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> Path:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
             axes.set_xticks(x)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.suptitle(f"{curve.head} head against {curve.over}", fontsize="medium")
     return _save(figure, path)
