@@ -86,21 +86,23 @@ def read_csv(path: Path) -> tuple[list[Entry], bool]:
                 raise DataLayoutError(
                     f"{path}: the first line must name the columns path,label[,split]; found {','.join(columns)}"
                 )
-            rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
+            rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataLayoutError(f"{path} is not a CSV file in UTF-8: {error}") from error
     several = any(SEPARATOR in (row["label"] or "") for _, row in rows)
-    entries: dict[str, Entry] = {}
-    seen: dict[str, str] = {}
-    for where, row in rows:
-        entry = _csv_entry(path.parent, where, row, several)
+    entries: list[Entry] = []
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        entry = _csv_entry(path, line, row, several)
         if entry.id in seen:
-            raise DataLayoutError(f"{where}: {entry.id} stands already in {seen[entry.id]}")
-        seen[entry.id], entries[entry.id] = where.rpartition(", ")[2], entry
-    return list(entries.values()), several
+            raise DataLayoutError(f"{path}, line {line}: {entry.id} stands already in line {seen[entry.id]}")
+        seen[entry.id] = line
+        entries.append(entry)
+    return entries, several
 
 
-def _csv_entry(folder: Path, where: str, row: dict[str, str | None], several: bool) -> Entry:
+def _csv_entry(path: Path, line: int, row: dict[str, str | None], several: bool) -> Entry:
+    folder, where = path.parent, f"{path}, line {line}"
     name, label, split = row["path"], row["label"], row.get("split") or None
     if not name or label is None or not (label.strip() or several):
         raise DataLayoutError(f"{where}: path and label must not be empty")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
-from sklearn.pipeline import Pipeline
 
 from featcache.blocks import Rows
 from featcache.errors import HeadError
@@ -92,8 +91,8 @@ def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
 
 def weight_parameter(estimator: BaseEstimator) -> str | None:
     """What `fit` calls the sample weights."""
-    if isinstance(estimator, Pipeline):  # its last step learns
-        name, last = estimator.steps[-1]
+    name, last = _last_step(estimator)
+    if name:
         inner = weight_parameter(last)
         return inner and f"{name}__{inner}"
     return "sample_weight" if "sample_weight" in inspect.signature(estimator.fit).parameters else None
@@ -101,8 +100,18 @@ def weight_parameter(estimator: BaseEstimator) -> str | None:
 
 def is_multilabel(estimator: BaseEstimator) -> bool:
     """Whether it gives several labels an image, as `OneVsRestHead` and `EachLabel` do, perhaps at a pipeline's end."""
-    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    return bool(getattr(last, "multilabel_", False))
+    return bool(getattr(_last_step(estimator)[1], "multilabel_", False))
+
+
+def _last_step(estimator: BaseEstimator) -> tuple[str, BaseEstimator]:
+    """Name and estimator of a pipeline's step that learns; "" and the estimator itself where it is no pipeline."""
+    if hasattr(estimator, "steps"):
+        from sklearn.pipeline import Pipeline  # 20 ms, which no other head waits for
+
+        if isinstance(estimator, Pipeline):
+            name, last = estimator.steps[-1]
+            return str(name), last
+    return "", estimator
 
 
 def classify(

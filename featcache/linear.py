@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
 from featcache.blocks import Centred, Rows
-from featcache.softmax import Problems, solve_path
-from featcache.spectrum import Spectrum
+from featcache.regression import DTYPES, Regression
+from featcache.softmax import Problems
 
 
-class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearHead(Regression):
     """Softmax regression with an L2 penalty: a scikit-learn classifier.
 
     It minimises, as `sklearn.linear_model.LogisticRegression` does,
@@ -43,34 +40,17 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     intercept_ : ndarray, shape (c,) or (1,). n_iter_ : iterations.
     """
 
-    def __init__(
-        self,
-        C: float = 1.0,
-        *,
-        class_weight: Any = None,
-        max_iter: int = 1000,
-        tol: float = 1e-8,
-        device: str = "cpu",
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-
     def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d) and labels y of shape (n,); float16 and float32 are worked on in float32.
 
         X may be memory-mapped and larger than memory, see `featcache.blocks`.
         """
-        if not 0 < self.C < np.inf:
-            raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
+        self._check_strength()
         if isinstance(X, Rows):
             check_consistent_length(X, y)
             x, y = validate_data(self, X, skip_check_array=True), np.asarray(y)
         else:  # whether X is finite is found out block by block
-            kinds = [np.float16, np.float32, np.float64]
-            x, y = validate_data(self, X, y, dtype=kinds, ensure_all_finite=False)
+            x, y = validate_data(self, X, y, dtype=list(DTYPES), ensure_all_finite=False)
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -81,12 +61,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"LinearHead needs two classes or more with weight; found one class: {seen}")
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         problem = Problems(Centred(x, weight), labels, weight, np.full(len(labels), -1), 1, outputs)
-        spectrum = Spectrum.of(problem.x, weight)
-        solution = next(solve_path(problem, spectrum, [self.C], self.tol, self.max_iter, self.device))
-        self.coef_, self.intercept_, self.n_iter_ = solution.coef[0], solution.intercept[0], int(solution.iterations[0])
-        if not solution.converged[0]:
-            said = f"LinearHead stopped after {self.n_iter_} iterations before reaching tol={self.tol}"
-            warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
+        solution = self._solve(problem, weight)
+        self.coef_, self.intercept_ = solution.coef[0], solution.intercept[0]
         return self
 
     def _by_class(self, y: Any, labels: NDArray[np.int64], weight: NDArray[np.float64]) -> NDArray[np.float64]:

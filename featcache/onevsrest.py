@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, Self
@@ -10,8 +9,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
@@ -20,8 +17,7 @@ from sklearn.utils.validation import (
 )
 
 from featcache.blocks import BLOCK_BYTES, Centred, Rows
-from featcache.softmax import solve_path
-from featcache.spectrum import Spectrum
+from featcache.regression import DTYPES, Regression
 
 
 class OneVsRest:
@@ -110,7 +106,7 @@ def balance_labels(class_weight: Any, labels: NDArray[np.uint8], weight: NDArray
     return counts
 
 
-class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class OneVsRestHead(Regression):
     """Logistic regression with an L2 penalty for each of c labels, which an image may have together.
 
     For each label it minimises what `LinearHead` does for two classes: that the image lacks it, and that it has it.
@@ -129,30 +125,13 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     multilabel_ = True
 
-    def __init__(
-        self,
-        C: float = 1.0,
-        *,
-        class_weight: Any = None,
-        max_iter: int = 1000,
-        tol: float = 1e-8,
-        device: str = "cpu",
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-
     def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d), perhaps memory-mapped, and labels y of shape (n, c), 0 or 1."""
-        if not 0 < self.C < np.inf:
-            raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
+        self._check_strength()
         if isinstance(X, Rows):
             x = validate_data(self, X, skip_check_array=True)
         else:  # whether X is finite is found out block by block
-            kinds = [np.float16, np.float32, np.float64]
-            x = validate_data(self, X, dtype=kinds, ensure_all_finite=False)
+            x = validate_data(self, X, dtype=list(DTYPES), ensure_all_finite=False)
         check_consistent_length(x, y)
         labels = np.asarray(y)
         if labels.ndim != 2 or not labels.shape[1] or not np.isin(labels, (0, 1)).all():
@@ -161,13 +140,8 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         balance = balance_labels(self.class_weight, labels, weight)
         problems = OneVsRest(Centred(x, weight), labels, weight, balance, np.full(len(labels), -1), 1)
-        spectrum = Spectrum.of(problems.x, weight)
-        found = next(solve_path(problems, spectrum, [self.C], self.tol, self.max_iter, self.device))
+        found = self._solve(problems, weight)
         self._set(found.coef[:, 0], found.intercept[:, 0])
-        self.n_iter_ = int(found.iterations.max())
-        if not found.converged.all():
-            said = f"OneVsRestHead stopped after {self.max_iter} iterations before reaching tol={self.tol}"
-            warnings.warn(f"{said}; raise max_iter, or lower C", ConvergenceWarning, stacklevel=2)
         return self
 
     def __sklearn_tags__(self) -> Any:

@@ -17,7 +17,8 @@ RANKS = {
             "folds spectrum label_metrics features report files holdout training trivial weights known frozen sealed "
             "devices device_pass",
             "entries softmax datasets lock layout views architectures engines presets card",
-            "manifest predictions linear onevsrest checksums skeleton creation conversion",
+            "manifest predictions regression checksums skeleton creation conversion",
+            "linear onevsrest",
             "loader heads headfile sgd selection cache backbones",
             "closed writer imagecache run verification classifier",
             "eachlabel families validation carrying finetuning",

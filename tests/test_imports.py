@@ -15,7 +15,8 @@ said = io.StringIO()
 with contextlib.redirect_stdout(said):
     from featcache_cli.main import main
     main(sys.argv[1:], standalone_mode=False)
-print(json.dumps([said.getvalue(), sorted({"torch", "torchvision", "timm", "sklearn", "numpy"} & set(sys.modules))]))
+watched = {"torch", "torchvision", "timm", "sklearn", "sklearn.pipeline", "numpy"}
+print(json.dumps([said.getvalue(), sorted(watched & set(sys.modules))]))
 """
 
 
