@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import heads
-from featcache.backbones import Backbone, load_backbone
+from featcache.backbones import Backbone
 from featcache.card import ModelCard
-from featcache.devices import resolve_device, resolve_precision
-from featcache.errors import BackboneError, HeadError, UnreadableImageError
-from featcache.headfile import load_head
+from featcache.errors import UnreadableImageError
 from featcache.images import decode
 from featcache.labels import spell
 from featcache.loader import usable_cores
-from featcache.spec import PENULTIMATE
+from featcache.saved import open_model
 
 if TYPE_CHECKING:
     from featcache.network import Network
@@ -103,48 +101,12 @@ class Classifier:
         HeadError : not a model, or one that is refused. BackboneError : its backbone's weights are not to be had,
             or are others than those that the head was fitted on.
         """
-        folder = Path(path)
-        card = ModelCard.read(folder)
-        if not (folder / card.file).is_file():  # a pipe would make us wait
-            raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
-        spec, device = card.spec, resolve_device(device)
-        whole = card.kind == "network"
-        backbone = load_backbone(
-            spec.backbone,
-            weights="none" if whole else weights or card.weights,
-            layers=(PENULTIMATE,) if whole else (card.layer,),
-            device=device,
-            precision=_precision(spec.precision, device),
-            seed=spec.view.seed,
-            lazy=not whole,
-        )
-        if whole:
-            from featcache.network import Network
-            from featcache.training import linear_layer
-
-            network = Network(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
-            network.load(folder / card.file)
-            network.to(backbone.device).eval()
-            return cls(card, backbone, _network_classifier(backbone, network))
-        if backbone.weights_sha256 != spec.weights_sha256:
-            raise BackboneError(
-                f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
-                f"{weights or card.weights} has {backbone.weights_sha256[:12]}.... Give the right file with --weights."
-            )
-        estimator = load_head(folder / card.file)
-        if heads.is_multilabel(estimator) != card.multilabel:
-            raise HeadError(
-                f"{folder} is damaged: its head and model.json do not agree on how many labels an image has."
-            )
-        wrong = len(estimator.classes_) != len(card.classes) if card.multilabel else False
-        if wrong or estimator.n_features_in_ != backbone.dim or np.max(estimator.classes_) >= len(card.classes):
-            raise HeadError(
-                f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
-                f"{len(estimator.classes_)} classes, the backbone gives {backbone.dim} and model.json names "
-                f"{len(card.classes)}."
-            )
-        backbone.accelerate(spec.view.image_size, views=0)  # by what extraction kept
-        return cls(card, backbone, _head_classifier(backbone, estimator, len(card.classes), card.multilabel))
+        saved = open_model(path, weights=weights, device=device)
+        card, backbone = saved.card, saved.backbone
+        if card.kind == "network":
+            return cls(card, backbone, _network_classifier(backbone, saved.model))
+        backbone.accelerate(card.spec.view.image_size, views=0)  # by what extraction kept
+        return cls(card, backbone, _head_classifier(backbone, saved.model, len(card.classes), card.multilabel))
 
     def predict(
         self,
@@ -216,14 +178,6 @@ class Classifier:
             (name, tuple((self.classes[i], float(row[i])) for i in best))
             for name, row, best in zip(named, probabilities, order, strict=True)
         ]
-
-
-def _precision(precision: str, device: str) -> str:
-    """The precision of the cache, or the best that this device has."""
-    try:
-        return resolve_precision(precision, device)
-    except BackboneError:
-        return "auto"
 
 
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:

@@ -26,6 +26,9 @@ COMMANDS = (
     "curve",
     "finetune",
     "predict",
+    "show",
+    "export",
+    "serve",
     "benchmark",
 )
 

@@ -1,0 +1,112 @@
+"""`SavedModel`: what `fit_head` or `finetune` wrote, loaded and held against what it says of itself."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache import heads
+from featcache.backbones import Backbone, load_backbone
+from featcache.card import ModelCard
+from featcache.devices import resolve_device, resolve_precision
+from featcache.errors import BackboneError, HeadError
+from featcache.headfile import load_head
+from featcache.spec import PENULTIMATE
+
+if TYPE_CHECKING:
+    from featcache.network import Network
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model's card, its backbone, and what stands on it.
+
+    model : a fitted classifier on the backbone's features; or the whole `Network`, with the trained copy of the
+        backbone's module in it.
+    """
+
+    card: ModelCard
+    backbone: Backbone
+    model: Any
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    lazy: bool = True,
+) -> SavedModel:
+    """Load a folder that `fit_head` or `finetune` wrote; executes no code from its files.
+
+    Parameters
+    ----------
+    weights : where the backbone's weights lie now, if they have moved.
+    precision : in what the backbone computes; None takes that of the cache, or the best that the device has.
+    lazy : see `load_backbone`.
+
+    Raises
+    ------
+    HeadError : not a model, or one that is refused. BackboneError : its backbone's weights are not to be had,
+        or are others than those that the head was fitted on.
+    """
+    folder = Path(path)
+    card = ModelCard.read(folder)
+    if not (folder / card.file).is_file():  # a pipe would make us wait
+        raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
+    spec, device = card.spec, resolve_device(device)
+    whole = card.kind == "network"
+    backbone = load_backbone(
+        spec.backbone,
+        weights="none" if whole else weights or card.weights,
+        layers=(PENULTIMATE,) if whole else (card.layer,),
+        device=device,
+        precision=precision or _precision(spec.precision, device),
+        seed=spec.view.seed,
+        lazy=lazy and not whole,
+    )
+    if whole:
+        return SavedModel(card, backbone, _load_network(folder, card, backbone))
+    if backbone.weights_sha256 != spec.weights_sha256:
+        raise BackboneError(
+            f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
+            f"{weights or card.weights} has {backbone.weights_sha256[:12]}.... Give the right file with --weights."
+        )
+    return SavedModel(card, backbone, _load_head(folder, card, backbone))
+
+
+def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> Network:
+    from featcache.network import Network
+    from featcache.training import linear_layer
+
+    network = Network(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
+    network.load(folder / card.file)
+    network.to(backbone.device).eval()
+    return network
+
+
+def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
+    estimator = load_head(folder / card.file)
+    if heads.is_multilabel(estimator) != card.multilabel:
+        raise HeadError(f"{folder} is damaged: its head and model.json do not agree on how many labels an image has.")
+    wrong = len(estimator.classes_) != len(card.classes) if card.multilabel else False
+    if wrong or estimator.n_features_in_ != backbone.dim or np.max(estimator.classes_) >= len(card.classes):
+        raise HeadError(
+            f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
+            f"{len(estimator.classes_)} classes, the backbone gives {backbone.dim} and model.json names "
+            f"{len(card.classes)}."
+        )
+    return estimator
+
+
+def _precision(precision: str, device: str) -> str:
+    """The precision of the cache, or the best that this device has."""
+    try:
+        return resolve_precision(precision, device)
+    except BackboneError:
+        return "auto"
