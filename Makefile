@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test lint format benchmark clean
+.PHONY: install demo test lint format benchmark pictures clean
 
 install: $(VENV)/installed
 
@@ -29,6 +29,9 @@ format: install
 
 benchmark: install
 	$(BIN)/python benchmarks/routes.py
+
+pictures: install
+	$(BIN)/python benchmarks/pictures.py
 
 clean:
 	rm -rf $(VENV) demo demo-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -89,6 +89,21 @@ def mean_log_loss(logits: NDArray[Any], y: NDArray[np.int64], weight: NDArray[np
     return float(np.average(logsumexp(z, axis=1) - z[np.arange(len(y)), y], weights=weight))
 
 
+def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> NDArray[np.float64]:
+    """Of each of the bins of equal width: how many predictions are in it, their sum of confidence, how many are right.
+
+    Parameters
+    ----------
+    confidence : shape (n,), 0..1, of the class that was predicted. right : shape (n,).
+
+    Returns
+    -------
+    sums : shape (bins, 3).
+    """
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return np.stack([np.bincount(place, values, minlength=bins) for values in (None, confidence, right)], axis=1)
+
+
 def expected_calibration_error(probabilities: NDArray[np.float64], y: NDArray[np.int64], bins: int = 15) -> float:
     """Mean distance of confidence and accuracy over bins of equal width (Naeini et al. 2015), from 0 to 1.
 
@@ -98,8 +113,5 @@ def expected_calibration_error(probabilities: NDArray[np.float64], y: NDArray[np
     """
     if not len(y):
         return 0.0
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == y
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(place, confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(y))
+    _, confidence, right = reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == y, bins).T
+    return float(np.abs(confidence - right).sum() / len(y))

@@ -17,6 +17,9 @@
     ├── BackboneError               (ValueError)          unknown network, or weights that do not fit or are missing
     ├── HeadError                   (ValueError)          unknown head, bad parameters, or a head file that is refused
     ├── RunError                    (ValueError)          a fine-tuning folder that does not fit the command
+    ├── PictureError                (ValueError)          a picture that cannot be drawn or written
+    ├── ExportError                 (ValueError)          a model that cannot be what was asked for
+    ├── MissingExtraError           (ImportError)         a package that is installed with an extra of featcache
     └── DownloadError               (OSError)             a data set that could not be fetched
 
 A message says what, where, expected against found, and what to do. The command line prints it and exits with
@@ -92,6 +95,21 @@ class HeadError(FeatcacheError, ValueError):
 
 class RunError(FeatcacheError, ValueError):
     """A fine-tuning folder that does not fit what was asked."""
+
+
+class PictureError(FeatcacheError, ValueError):
+    """A picture that cannot be drawn from what is there, or not be written where it was asked for."""
+
+
+class ExportError(FeatcacheError, ValueError):
+    """A model that cannot be exported as asked, or whose export gives other results."""
+
+
+class MissingExtraError(FeatcacheError, ImportError):
+    """A package that comes with an extra of featcache is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f'this needs {package}, which is not installed: pip install "featcache[{extra}]"')
 
 
 class DownloadError(FeatcacheError, OSError):

@@ -1,65 +1,72 @@
-"""Pictures of results."""
+"""Figures of numbers: routes, epochs, curves, confusions, calibration. `drawing.save` makes files of them."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from featcache.calibration import reliability
+from featcache.drawing import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
+from featcache.metrics import wilson_interval
 
 if TYPE_CHECKING:
     from featcache.comparison import Comparison
     from featcache.curves import Curve
     from featcache.training import Epoch
 
-_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#999999")  # Okabe and Ito: told apart by everyone
+_SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", f"{BLUE}ff"])  # from paper, dark or light, to blue
+_NAMED, _NUMBERED = 40, 20  # classes whose names, and whose counts, find room beside and in a confusion matrix
 
 
-def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
+def plot_comparison(comparison: Comparison) -> Figure:
     """Val accuracy, with its 95 % interval, against seconds on a log axis; one point a route."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for place, outcome in enumerate(comparison.outcomes):
         low, high = outcome.interval
         x, y = outcome.median_s, outcome.median_accuracy
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = COLOURS[place % len(COLOURS)]
         label = f"{outcome.route}: {y:.3f} in {x:.1f} s"
         axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o", ms=8, capsize=4, color=colour, label=label)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    _plain_numbers(axes)
     axes.set_xlabel("seconds from process start to saved model (log scale)")
     axes.set_ylabel("val accuracy (95 % interval)")
     axes.set_title(f"{comparison.settings['backbone']}, {comparison.settings['recipe']['epochs']} live epochs")
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(which="both")
     axes.legend(loc="best", fontsize="small")
-    return _save(figure, path)
+    return figure
 
 
-def plot_history(history: list[Epoch], path: str | os.PathLike[str]) -> Path:
+def plot_history(history: Sequence[Epoch]) -> Figure:
     """Loss and accuracy of each epoch, train and val."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [epoch.epoch for epoch in history]
     best = max(history, key=lambda epoch: epoch.val_accuracy)
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [epoch.loss for epoch in history], "o-", color=_COLOURS[2], label="train, augmented")
-    left.plot(epochs, [epoch.val_loss for epoch in history], "o-", color=_COLOURS[0], label="val")
+    left.plot(epochs, [epoch.loss for epoch in history], "o-", color=ORANGE, label="train, augmented")
+    left.plot(epochs, [epoch.val_loss for epoch in history], "o-", color=BLUE, label="val")
     left.set_ylabel("cross-entropy (nats)")
-    right.plot(epochs, [epoch.accuracy for epoch in history], "o-", color=_COLOURS[2], label="train, augmented")
-    right.plot(epochs, [epoch.val_accuracy for epoch in history], "o-", color=_COLOURS[0], label="val")
-    right.axvline(best.epoch, color="#999999", linestyle="--", label=f"kept: epoch {best.epoch}")
+    right.plot(epochs, [epoch.accuracy for epoch in history], "o-", color=ORANGE, label="train, augmented")
+    right.plot(epochs, [epoch.val_accuracy for epoch in history], "o-", color=BLUE, label="val")
+    right.axvline(best.epoch, color=GREY, linestyle="--", label=f"kept: epoch {best.epoch}")
     right.set_ylabel("accuracy")
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
+        axes.grid()
         axes.legend(fontsize="small")
-    return _save(figure, path)
+    return figure
 
 
-def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> Path:
+def plot_curve(curve: Curve) -> Figure:
     """Val accuracy, each repeat a dot, and seconds to fit one head, against labels or views."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -70,32 +77,95 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> Path:
         x,
         [point.interval[0] for point in curve.points],
         [point.interval[1] for point in curve.points],
-        color=_COLOURS[1],
+        color=SKY,
         alpha=0.25,
         label=f"95 % interval (n = {curve.n})",
     )
     if len(dots) > len(x):
-        left.plot(*zip(*dots, strict=True), ".", color=_COLOURS[4], label="each draw of the labels")
-    left.plot(x, [point.accuracy for point in curve.points], "o-", color=_COLOURS[0], label="median")
+        left.plot(*zip(*dots, strict=True), ".", color=GREY, label="each draw of the labels")
+    left.plot(x, [point.accuracy for point in curve.points], "o-", color=BLUE, label="median")
     left.set_ylabel("val accuracy")
     left.legend(fontsize="small", loc="lower right")
-    right.plot(x, [point.seconds for point in curve.points], "o-", color=_COLOURS[3])
+    right.plot(x, [point.seconds for point in curve.points], "o-", color=VERMILION)
     right.set_ylabel("seconds to tune and fit")
     right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.set_xlabel("training images (log scale)" if labels else "augmented views of each image")
         if labels:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+            _plain_numbers(axes)
             axes.set_xticks(x)
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
+        axes.grid()
     figure.suptitle(f"{curve.head} head against {curve.over}", fontsize="medium")
-    return _save(figure, path)
+    return figure
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    figure.savefig(path, dpi=120)
-    return Path(path)
+def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Where each true class went: a row's shares as shades, its counts as numbers; names where there is room.
+
+    Parameters
+    ----------
+    confusion : shape (c, c), images; row = true class, column = predicted class. classes : their c names.
+    """
+    c = len(classes)
+    side = min(9.0, max(3.2, 1.6 + 0.45 * c))
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    shades = axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(shades, ax=axes, fraction=0.046, format=lambda value, _: f"{value:.0%}")
+    bar.set_label("share of the true class")
+    for (row, column), count in np.ndenumerate(confusion) if c <= _NUMBERED else ():
+        if count:
+            number = axes.text(column, row, f"{count}", ha="center", va="center", fontsize="small")
+            if shares[row, column] > 0.5:
+                number.set_color("white")
+    places = range(c) if c <= _NAMED else ()
+    names = [shorten(name, 18) for name in classes] if places else []
+    turned = c > 4 or max(map(len, names), default=0) > 8
+    axes.set_xticks(places, names, rotation=90 if turned else 0, fontsize="small")
+    axes.set_yticks(places, names, fontsize="small")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    right, n = int(np.trace(confusion)), int(confusion.sum())
+    axes.set_title(f"{right} of {n} val images right ({right / max(n, 1):.1%})", fontsize="medium")
+    return figure
+
+
+def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> Figure:
+    """How often predictions of each confidence are right, with 95 % intervals, and how many there are.
+
+    Parameters
+    ----------
+    confidence : shape (n,), probability of the predicted class. right : shape (n,).
+    """
+    sums = reliability(confidence, right, bins)
+    there = sums[:, 0] > 0
+    counts, mean, rate = sums[there, 0], sums[there, 1] / sums[there, 0], sums[there, 2] / sums[there, 0]
+    low, high = np.array([wilson_interval(int(hits), int(n)) for n, _, hits in sums[there]]).T
+    error = float(np.abs(sums[:, 1] - sums[:, 2]).sum() / max(1, len(right)))
+    figure = Figure(figsize=(4.6, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    top.plot([0, 1], [0, 1], "--", color=GREY, label="as often right as it says")
+    bars: Any = (rate - low, high - rate)
+    top.errorbar(mean, rate, yerr=bars, fmt="o", ms=6, capsize=3, color=BLUE, label="val images (95 % interval)")
+    top.set_ylabel("share that is right")
+    top.set_ylim(-0.03, 1.03)
+    top.set_title(f"calibration error {error:.3f} (n = {len(right)})", fontsize="medium")
+    top.legend(fontsize="small", loc="upper left")
+    bottom.bar((np.flatnonzero(there) + 0.5) / bins, counts, width=0.9 / bins, color=SKY)
+    bottom.set_xlabel("probability of the predicted class")
+    bottom.set_ylabel("images")
+    bottom.set_xlim(0, 1)
+    for axes in (top, bottom):
+        axes.grid()
+    return figure
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """10 instead of a power of ten, on a log axis."""
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))

@@ -88,14 +88,14 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
     ------
     HeadError : a folder without predictions, or predictions for other images.
     """
-    one, two = (_read(Path(folder)) for folder in (first, second))
-    if {name: label for name, (label, _) in one.items()} != {name: label for name, (label, _) in two.items()}:
+    one, two = ({row.image: row for row in read_predictions(Path(folder))} for folder in (first, second))
+    if {name: row.label for name, row in one.items()} != {name: row.label for name, row in two.items()}:
         common = len(one.keys() & two.keys())
         raise HeadError(
             f"{first} and {second} were evaluated on other images or labels: {len(one)} and {len(two)} val images, "
             f"{common} in common. Fit both on caches of the same data."
         )
-    right = [np.array([found[name][0] == found[name][1] for name in one]) for found in (one, two)]
+    right = [np.array([found[name].right for name in one]) for found in (one, two)]
     return HeadComparison(
         str(first),
         str(second),
@@ -113,13 +113,33 @@ def _chose_by_val(folder: Path) -> bool:
         return False
 
 
-def _read(folder: Path) -> dict[str, tuple[str, str]]:
-    """Image -> label, predicted."""
+class ValPrediction(NamedTuple):
+    """One line of val.csv; several labels as "a|b". probabilities : of the predicted labels, where there are some."""
+
+    image: str
+    label: str
+    predicted: str
+    probabilities: tuple[float, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether exactly the right label, or labels, were predicted."""
+        return self.label == self.predicted
+
+
+def read_predictions(folder: Path) -> list[ValPrediction]:
+    """What `write_predictions` wrote. Raises HeadError where there is nothing, or something else."""
     path = folder / FILE
     if not path.is_file():
         raise HeadError(f"{folder} has no {FILE}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
-    if not rows or rows[0] != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows) or len(rows) < 2:
-        raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.")
-    return {name: (label, guess) for name, label, guess, _ in rows[1:]}
+    try:
+        if rows.pop(0) != _COLUMNS or not rows:
+            raise ValueError
+        return [
+            ValPrediction(image, label, guess, tuple(float(share) for share in shares.split(SEPARATOR) if share))
+            for image, label, guess, shares in rows
+        ]
+    except (ValueError, IndexError) as error:
+        raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.") from error

@@ -1,31 +1,35 @@
-"""The comparison as report.md, report.json and report.png: the table, what it means, what the cache loses."""
+"""The comparison as text: the table, what it means, what the cache loses; and its files."""
 
 from __future__ import annotations
 
 import os
 import statistics
+from functools import partial
 from pathlib import Path
 
 from featcache.card import write_json
 from featcache.comparison import COLD, WARM, Comparison, Outcome
 from featcache.curves import Curve
+from featcache.page import Table
 from featcache.report import human_bytes
 from featcache.routes import ROUTES
 
 
 def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: str = "report") -> str:
     """Write NAME.md, NAME.json and NAME.png into a folder; returns the table with its remarks."""
+    from featcache.drawing import save
     from featcache.plots import plot_comparison, plot_curve
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", comparison.to_dict())
     (folder / f"{name}.md").write_text(comparison_markdown(comparison, name), encoding="utf-8")
-    plot_comparison(comparison, folder / f"{name}.png")
+    save(partial(plot_comparison, comparison), folder / f"{name}.png")
     for curve in comparison.curves:
-        plot_curve(curve, folder / f"{name}-{curve.over}.png")
+        save(partial(plot_curve, curve), folder / f"{name}-{curve.over}.png")
     remarked = "\n".join(f"- {line}" for line in remarks(comparison))
-    return f"{comparison_table(comparison)}\n\n{remarked}\n\n{name}.md, {name}.json and {name}.png are in {folder}"
+    files = f"{name}.md, {name}.json and {name}.png are in {folder}"
+    return f"{comparison_table(comparison).markdown()}\n\n{remarked}\n\n{files}"
 
 
 def comparison_markdown(comparison: Comparison, name: str) -> str:
@@ -38,12 +42,13 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
         "# featcache benchmark",
         f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}), augmentation "
         f"{settings['augment']}, {settings['views']} cached views, head {settings['head']}; live routes: {recipe}. "
-        f"Computed: {_computed(comparison)}. "
+        f"Computed: {computed(comparison)}. "
         f"{settings['repeats']} repeat(s) from seed {settings['seed']}: medians, (least to most).",
-        comparison_table(comparison),
+        comparison_table(comparison).markdown(),
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Seconds by phase",
-        _phases(comparison),
+        phase_table(comparison).markdown(),
+        "read, decode and view are summed over worker threads and overlap with forward and train.",
         f"![accuracy against seconds]({name}.png)",
         *(_curve_section(curve, f"{name}-{curve.over}.png") for curve in comparison.curves),
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}. Versions: {versions}.",
@@ -51,7 +56,7 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def comparison_table(comparison: Comparison) -> str:
+def comparison_table(comparison: Comparison) -> Table:
     """One line a route."""
     test = any(outcome.test_n for outcome in comparison.outcomes)
     header = ["route", "val accuracy", "95 % interval", *(["test accuracy"] if test else [])]
@@ -75,7 +80,7 @@ def comparison_table(comparison: Comparison) -> str:
         row += [human_bytes(outcome.peak_gpu_memory_bytes or 0)] if gpu else []
         row += [human_bytes(outcome.size_bytes)]
         rows.append(row)
-    return _table(header, rows)
+    return Table(header, rows)
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -139,7 +144,7 @@ def _losses(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _curve_section(curve: Curve, picture: str) -> str:
+def curve_table(curve: Curve) -> Table:
     """What more views, or more labels, bring; one fit each, within a process that has imported all it needs."""
     header = ["labels", "images", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
     rows = []
@@ -147,26 +152,28 @@ def _curve_section(curve: Curve, picture: str) -> str:
         low, high = point.interval
         row = [f"{point.share:.0%}", f"{point.images}", f"{point.views}", _spread(list(point.accuracies), 4)]
         rows.append([*row, f"{low:.3f} to {high:.3f}", f"{point.seconds:.2f}"])
+    return Table(header, rows)
+
+
+def _curve_section(curve: Curve, picture: str) -> str:
     title = f"## What more {curve.over} bring ({curve.head} head, the same cache)"
-    return f"{title}\n\n{_table(header, rows)}\n\n![accuracy and seconds against {curve.over}]({picture})"
+    return f"{title}\n\n{curve_table(curve).markdown()}\n\n![accuracy and seconds against {curve.over}]({picture})"
 
 
-def _computed(comparison: Comparison) -> str:
+def computed(comparison: Comparison) -> str:
     """Where and in what each network ran."""
     ran = [found for found in comparison.outcomes if found.precision]
     return "; ".join(f"{found.route} in {found.precision} on {found.device}" for found in ran)
 
 
-def _phases(comparison: Comparison) -> str:
+def phase_table(comparison: Comparison) -> Table:
+    """Seconds of each route, phase by phase."""
     names = sorted({name for outcome in comparison.outcomes for name in outcome.seconds})
     rows = [
         [outcome.route, *(f"{outcome.seconds[name]:.1f}" if name in outcome.seconds else "-" for name in names)]
         for outcome in comparison.outcomes
     ]
-    return (
-        _table(["route", *names], rows)
-        + "\n\nread, decode and view are summed over worker threads and overlap with forward and train."
-    )
+    return Table(["route", *names], rows)
 
 
 def _ratio(outcome: Outcome, cache: Outcome | None) -> str:
@@ -181,11 +188,3 @@ def _spread(values: list[float], digits: int) -> str:
         return "-"
     text = f"{statistics.median(values):.{digits}f}"
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )

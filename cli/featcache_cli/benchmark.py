@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,10 +35,12 @@ from featcache_cli import options
 def command(routes: str, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
     """Compare cached head, frozen-per-epoch, fine-tuning and from-scratch on DATA: accuracy, time, bytes."""
     import featcache
+    from featcache.pages import write_benchmark_page
     from featcache.reporting import write_report
 
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar() as progress:
         result = featcache.compare(routes=routes.split(","), recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])
-    options.print_json(result.to_dict()) if as_json else click.echo(text)
+    page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
+    options.print_json(result.to_dict()) if as_json else click.echo(f"{text}\nAll of it, with pictures: {page}")

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import click
 
 from featcache_cli import options
-
-
-def _picture(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
-    """Refused before the work, not after it."""
-    if name and Path(name).suffix not in (".png", ".svg", ".pdf"):
-        raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
-    if name and not Path(name).parent.is_dir():
-        raise click.BadParameter(f"{Path(name).parent} is no folder")
-    return name
 
 
 @click.command()
@@ -26,7 +17,7 @@ def _picture(_ctx: click.Context, _option: click.Parameter, name: str | None) ->
 @click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn"]), default="linear",
               show_default=True, help="The head that is fitted.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), help="Draws of each share of labels. [default: 5]")
-@click.option("-o", "--out", callback=_picture, help="Picture: curve.png, .svg, .pdf. [default: none]")
+@options.picture_option
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
 @click.option("--seed", default=0, show_default=True, help="Of the draws and of the folds.")
 @options.as_json
@@ -43,6 +34,7 @@ def command(cache: str, over: str, repeats: int | None, out: str | None, as_json
             found = featcache.view_curve(cache, progress=progress, **settings)
     options.show(found, as_json)
     if out:
+        from featcache.drawing import save
         from featcache.plots import plot_curve
 
-        plot_curve(found, out)
+        save(partial(plot_curve, found), out)

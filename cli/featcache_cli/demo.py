@@ -35,12 +35,12 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
         manifest = read_manifest(data, progress=progress).single_label("demo")
     size = _DIGITS if dataset == "digits" else ""
     some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
-    place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head-knn", "run", "report")}
+    place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head.html", "head-knn", "run", "report")}
     source = shlex.quote(str(data))
     for line in (
         f"extract {source} -o {place['cache.h5']} --views 2 {size}",
         f"info {place['cache.h5']}",
-        f"fit-head {place['cache.h5']} -o {place['head']}",
+        f"fit-head {place['cache.h5']} -o {place['head']} --report {place['head.html']} --images {source}",
         f"fit-head {place['cache.h5']} -o {place['head-knn']} --head knn",
         f"compare-heads {place['head']} {place['head-knn']}",
         f"finetune {source} -o {place['run']} --epochs 1 --resume {size}",
@@ -49,7 +49,7 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     ):
         click.secho(f"\n$ featcache {line}", bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)
-    click.echo(f"\nEverything is in {folder.resolve()}: look at report/report.md and its pictures.")
+    click.echo(f"\nEverything is in {folder.resolve()}: look at head.html and report/report.html.")
 
 
 def _one_a_class(samples: Samples) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -42,6 +43,7 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:
     """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch."""
     import featcache
+    from featcache.drawing import save
     from featcache.plots import plot_history
     from featcache.presets import resolve
 
@@ -51,5 +53,5 @@ def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> N
     with options.progress_bar() as progress:
         on_epoch = None if as_json else options.echo
         run = featcache.finetune(**resolve(settings), weights=source, progress=progress, on_epoch=on_epoch)
-    plot_history(run.history, run.path / "curves.png")
+    save(partial(plot_history, run.history), run.path / "curves.png")
     options.show(run, as_json)

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -85,6 +86,25 @@ def precision_option(
     """What the network computes in."""
     choices = click.Choice(["auto", "fp32", "bf16", "fp16"])
     return click.option(name, type=choices, default=default, show_default=True, help=help)
+
+
+def _picture(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """Refused before the work, not after it."""
+    if name is None:
+        return None
+    suffix, folder = Path(name).suffix.lower(), Path(name).parent
+    if suffix not in (".png", ".svg", ".pdf"):
+        raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
+    if not folder.is_dir():
+        raise click.BadParameter(f"{folder} is no folder")
+    return name
+
+
+def picture_option(function: _F, required: bool = False) -> _F:
+    """Where a picture goes."""
+    default = "" if required else " [default: none]"
+    told = f"Picture: a file that ends in .png, .svg or .pdf.{default}"
+    return click.option("-o", "--out", required=required, callback=_picture, help=told)(function)
 
 
 def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:

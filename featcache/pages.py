@@ -1,0 +1,160 @@
+"""The HTML reports of a head and of a benchmark: tables, pictures, where all of it comes from, and how to repeat it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from featcache import pictures
+from featcache.cache import FeatureCache
+from featcache.commands import extract_command, spell_command
+from featcache.comparison import Comparison
+from featcache.drawing import Picture
+from featcache.errors import FeatcacheError
+from featcache.fitting import HeadFit
+from featcache.page import Figure, Section, Table, write_page
+from featcache.plots import plot_comparison, plot_curve
+from featcache.reporting import comparison_table, computed, curve_table, phase_table, remarks
+from featcache.routes import ROUTES
+
+_HIDDEN = ("host", "weights", "val_fraction", "split_seed", "allow_leak")  # of this machine, or in the command
+
+
+def write_head_page(
+    path: str | os.PathLike[str],
+    fit: HeadFit,
+    cache: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    data: str | os.PathLike[str] | None = None,
+) -> Path:
+    """The report of a saved head as one HTML file.
+
+    Parameters
+    ----------
+    settings : of `featcache fit-head`, by the names of its options. data : the folder, or the CSV, that the cache was
+        made from; without it the report has no photos.
+    """
+    if fit.path is None:
+        raise AssertionError("the pictures are drawn from what a saved head holds")
+    opened = FeatureCache.open(cache)
+    name = Path(cache).name
+    commands = [_extraction(opened, data, name), spell_command("fit-head", [name], {**settings, "out": fit.path.name})]
+    sections = [
+        Section("Result", code=str(replace(fit, path=None))),  # pages travel: they do not tell where it lies
+        _pictures(fit.path, opened, data),
+        _origin(opened, fit.report.machine, fit.report.versions),
+        Section("To repeat it", code="\n".join(commands)),
+    ]
+    return write_page(path, f"featcache: {fit.name} head on {opened.spec.backbone}", sections)
+
+
+def write_benchmark_page(
+    path: str | os.PathLike[str],
+    comparison: Comparison,
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+) -> Path:
+    """The report of a comparison as one HTML file.
+
+    Parameters
+    ----------
+    out : the folder that `compare` worked in; its heads, runs and cache are drawn where they are still there.
+    data : the folder, or the CSV, that was compared on; without it the report has no photos.
+    """
+    settings, work = comparison.settings, Path(out) / "work"
+    images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
+    overview = Section(
+        "Result",
+        [
+            f"{settings['data']}: {images} images; {settings['repeats']} repeat(s) from seed {settings['seed']}",
+            f"Computed: {computed(comparison)}",
+        ],
+        tables=[comparison_table(comparison)],
+        figures=[Figure(partial(plot_comparison, comparison), "Val accuracy against seconds")],
+        notes=remarks(comparison),
+    )
+    phases = Section("Seconds by phase", tables=[phase_table(comparison)])
+    phases.notes.append("read, decode and view are summed over threads and overlap with forward and train.")
+    sections = [overview, phases]
+    for curve in comparison.curves:
+        caption = f"Accuracy and seconds against {curve.over}"
+        title = f"What more {curve.over} bring"
+        figures = [Figure(partial(plot_curve, curve), caption)]
+        sections.append(Section(title, tables=[curve_table(curve)], figures=figures))
+    histories = _histories(work, settings["seed"])
+    sections += [histories] if histories.figures else []
+    cached = work / f"cached-{settings['seed']}"
+    if (cached / "cache.h5").exists():
+        cache = FeatureCache.open(cached / "cache.h5")
+        sections.append(_pictures(cached / "head", cache, data))
+        sections.append(_origin(cache, comparison.machine, comparison.versions))
+    sections.append(Section("To repeat it", code=_benchmark_command(comparison)))
+    return write_page(path, f"featcache: benchmark of {settings['data']}", sections)
+
+
+def _pictures(head: Path, cache: FeatureCache, data: str | os.PathLike[str] | None) -> Section:
+    section = Section("The head, looked at")
+    draw = partial(_draw, section, local=[head, cache.path, *([] if data is None else [data])])
+    draw(lambda: pictures.confusion_picture(head), "Which classes are taken for which")
+    draw(lambda: pictures.reliability_picture(head), "Whether its probabilities can be trusted")
+    caption = "The features of val on a plane" + ("" if data is None else ", with images that lie among other classes")
+    draw(lambda: pictures.map_picture(cache, data), caption)
+    if data is not None:
+        draw(lambda: pictures.predictions_picture(head, data), "Right and wrong predictions of val images")
+        draw(lambda: pictures.views_picture(cache, data), "What the cache has seen of training images")
+    return section
+
+
+def _histories(work: Path, seed: int) -> Section:
+    section = Section("Learning curves")
+    for route in ("frozen", "finetune", "scratch"):
+        run = work / f"{route}-{seed}" / "run"
+        if run.is_dir():
+            _draw(section, partial(pictures.history_picture, run), ROUTES[route], [run])
+    return section
+
+
+def _draw(section: Section, make: Callable[[], Picture], caption: str, local: Sequence[str | os.PathLike[str]]) -> None:
+    """Add a picture, or say why there is none: a report is not lost for a photo that was moved.
+
+    local : paths that the reason may tell of; a page travels, so it does not say where on this machine they lie.
+    """
+    try:
+        section.figures.append(Figure(make(), caption))
+    except FeatcacheError as error:
+        reason = str(error)
+        for path in filter(os.path.isabs, local):
+            reason = reason.replace(f"{Path(path).parent}{os.sep}", "")
+        section.notes.append(f"{caption}: left out. {reason}")
+
+
+def _origin(cache: FeatureCache, machine: Mapping[str, Any], versions: Mapping[str, str]) -> Section:
+    fields = {name: value for name, value in cache.provenance.items() if name not in _HIDDEN and name != "versions"}
+    fields |= {"digest": cache.spec.digest(), **cache.spec.flat()}
+    fields |= {"machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"}
+    fields |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
+    rows = [
+        [name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)] for name, value in fields.items()
+    ]
+    return Section("Where the features come from", tables=[Table(["field", "value"], rows)])
+
+
+def _extraction(cache: FeatureCache, data: str | os.PathLike[str] | None, out: str) -> str:
+    name = "DATA" if data is None else Path(data).resolve().name
+    return extract_command(cache.spec, cache.provenance, name, out)
+
+
+def _benchmark_command(comparison: Comparison) -> str:
+    settings = comparison.settings
+    ran = {found.route for found in comparison.outcomes}
+    routes = [route for route, name in ROUTES.items() if any(found.startswith(name) for found in ran)]
+    kept = ("backbone", "weights", "views", "head", "augment", "image_size", "precision", "train_precision",
+            "repeats", "seed", "workers", "device", "val_fraction", "allow_leak")  # fmt: skip
+    options = {name: settings.get(name) for name in kept}
+    return spell_command(
+        "benchmark", [settings["data"]], {"out": "report", "routes": routes, **settings["recipe"], **options}
+    )

@@ -1,0 +1,234 @@
+"""The pictures of `featcache show` and of the reports: what they need is read at once, drawn when they are saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache import FeatureCache
+from featcache.card import REPORT, ModelCard
+from featcache.curves import Curve
+from featcache.drawing import Picture
+from featcache.errors import PictureError, UnreadableImageError
+from featcache.galleries import Shown, Thumbnail, plot_map, plot_predictions, plot_views
+from featcache.images import decode
+from featcache.labels import spell, strata
+from featcache.plots import plot_confusion, plot_curve, plot_history, plot_reliability
+from featcache.predictions import ValPrediction, read_predictions
+from featcache.projection import NAMES, Method, apart, outliers, project
+from featcache.rng import content_order
+from featcache.samples import Samples
+from featcache.spec import PENULTIMATE, ViewSpec
+
+_Path = str | os.PathLike[str]
+
+_SIDE, _THUMB = 160, 64  # pixels of a picture in a gallery, and on a map
+_MOST_VIEWS = 8
+_MISTAKES = 0.75  # of a gallery, at most: right predictions are to be seen, too
+
+
+def views_picture(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed: int = 0) -> Picture:
+    """What the cache has seen of some training images: the clean view and up to eight augmented ones.
+
+    Parameters
+    ----------
+    data : the folder, or the CSV, that the cache was made from. images : how many, of all classes in turn.
+
+    Raises
+    ------
+    CacheError. PictureError : no image, or one that is not there, or not the one that the cache has seen.
+    """
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    numbers = range(1 + min(cache.spec.views, _MOST_VIEWS))
+    rows = cache.samples.rows("train")
+    rows = _in_turn(cache.samples, rows[cache.done[rows] > 0], images, seed)
+    if not len(rows):
+        raise PictureError(f"{cache.path} has no readable train images")
+    views = [_read(data, cache.samples, int(row), cache.spec.view, numbers) for row in rows]
+    labels = spell(cache.samples.labels[rows], cache.samples.classes)
+    return partial(plot_views, views, labels, cache.spec.view.augment)
+
+
+def predictions_picture(model: _Path, data: _Path, images: int = 24) -> Picture:
+    """Val images with what the model takes them for: mistakes first, the surest ones at the front, then the least
+    sure of those that are right.
+
+    Parameters
+    ----------
+    model : a folder of `fit_head` or `finetune`. data : the folder, or the CSV, that it was evaluated on.
+
+    Raises
+    ------
+    HeadError : no model. PictureError : an image is not there, or cannot be read.
+    """
+    card, rows = ModelCard.read(Path(model)), read_predictions(Path(model))
+    wrong = sorted((row for row in rows if not row.right), key=_confidence, reverse=True)
+    right = sorted((row for row in rows if row.right), key=_confidence)
+    some = wrong[: max(images - len(right), round(images * _MISTAKES))]
+    some += right[: images - len(some)]
+    shown = [
+        Shown(
+            _load(data, row.image, card.spec.view, range(1), None, _SIDE)[0],
+            row.label,
+            row.predicted,
+            _confidence(row) if row.probabilities else None,
+        )
+        for row in some
+    ]
+    mistakes = sum(not row.right for row in some)
+    said = f"{mistakes} of {len(wrong)} mistakes, the surest first" if wrong else "no mistakes"
+    return partial(plot_predictions, shown, f"{said}; {len(rows)} val images")
+
+
+def confusion_picture(model: _Path) -> Picture:
+    """The confusion matrix of a model on val. Raises HeadError; PictureError where images have several labels."""
+    card = _single_label(model, "A confusion matrix")
+    return partial(plot_confusion, np.array(card.metrics["confusion"], np.int64), card.classes)
+
+
+def reliability_picture(model: _Path) -> Picture:
+    """How often a model is right that says so, on val. Raises HeadError; PictureError without probabilities."""
+    _single_label(model, "A reliability diagram")
+    rows = read_predictions(Path(model))
+    if not all(row.probabilities for row in rows):
+        raise PictureError(f"{model} gives no probabilities: fit it with --calibrate, or take another head.")
+    confidence = np.array([row.probabilities[0] for row in rows])
+    return partial(plot_reliability, confidence, np.array([row.right for row in rows]))
+
+
+def history_picture(model: _Path) -> Picture:
+    """Loss and accuracy by epoch. Raises PictureError where the model was not trained in epochs."""
+    from featcache.training import Epoch  # of PyTorch, which the other pictures do not wait for
+
+    epochs = _json(Path(model) / REPORT).get("history")
+    if not epochs:
+        raise PictureError(
+            f"{model} was not trained in epochs: give a run of `featcache finetune` or a head of `fit-head --head sgd`."
+        )
+    return partial(plot_history, [Epoch(**epoch) for epoch in epochs])
+
+
+def curve_picture(report: _Path, over: str | None = None) -> Picture:
+    """A curve of a file that `featcache curve --json` or `featcache benchmark` wrote.
+
+    Parameters
+    ----------
+    over : "views" or "labels"; None takes the first that is there.
+
+    Raises
+    ------
+    PictureError : there is none.
+    """
+    found = _json(Path(report))
+    try:
+        curves = [Curve.from_dict(curve) for curve in found.get("curves", [found])]
+    except (KeyError, TypeError) as error:
+        raise PictureError(
+            f"{report} holds no curve: give what `featcache curve --json` printed, or a benchmark's report.json."
+        ) from error
+    chosen = [curve for curve in curves if over in (None, curve.over)]
+    if not chosen:
+        raise PictureError(f"{report} has no curve over {over or 'views or labels'}.")
+    return partial(plot_curve, chosen[0])
+
+
+def map_picture(
+    cache: _Path | FeatureCache,
+    data: _Path | None = None,
+    *,
+    method: Method = "pca",
+    split: str = "val",
+    images: int = 2000,
+    thumbnails: int = 12,
+    layer: str = PENULTIMATE,
+    seed: int = 0,
+) -> Picture:
+    """Clean features on a plane, coloured by class; with `data` small pictures of those that lie among other classes.
+
+    Parameters
+    ----------
+    data : the folder, or the CSV, that the cache was made from. method : see `project`. images : at most, of all
+        classes in turn. thumbnails : at most, see `outliers`.
+
+    Raises
+    ------
+    CacheError, MissingExtraError. PictureError : too few images, or one that is not there or not the one that was seen.
+    """
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    features = cache.features(split, layer)
+    some = np.sort(_in_turn(features.samples, np.arange(len(features.samples)), images, seed))
+    samples, x = features.samples.take(some), np.asarray(features.take(some).clean()[:])
+    labels = spell(samples.labels, samples.classes)
+    points = project(x, method, seed)
+    pictures = []
+    if data is not None:
+        _, kinds = np.unique(labels, return_inverse=True)
+        for row in apart(points, outliers(x, kinds, len(x)), thumbnails):
+            pictures.append(Thumbnail(row, _read(data, samples, row, cache.spec.view, range(1), _THUMB)[0]))
+    title = f"features of {len(some)} {split} images"
+    return partial(plot_map, points, labels, NAMES[method], title, pictures)
+
+
+def _in_turn(samples: Samples, rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Some of the rows, by lot, one of each class in turn."""
+    rows = rows[content_order(samples.sha256[rows], seed, "show")]
+    kinds = strata(samples.labels[rows])
+    order = np.argsort(kinds, kind="stable")
+    turn = np.empty(len(rows), np.int64)
+    turn[order] = np.arange(len(rows)) - np.searchsorted(kinds[order], kinds[order])
+    return rows[np.argsort(turn, kind="stable")[:most]]
+
+
+def _confidence(row: ValPrediction) -> float:
+    """Of several labels that of the one it is least sure of."""
+    return min(row.probabilities, default=0.0)
+
+
+def _single_label(model: _Path, what: str) -> ModelCard:
+    card = ModelCard.read(Path(model))
+    if card.multilabel:
+        raise PictureError(f"{what} is of one label an image; the images of {model} have several.")
+    return card
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise PictureError(f"{path} does not exist.") from error
+    except (ValueError, TypeError) as error:
+        raise PictureError(f"{path} is not JSON that featcache wrote: {error}") from error
+
+
+def _read(
+    data: _Path, samples: Samples, row: int, spec: ViewSpec, numbers: range, side: int = _SIDE
+) -> NDArray[np.uint8]:
+    return _load(data, samples.ids[row], spec, numbers, samples.sha256[row].tobytes(), side)
+
+
+def _load(
+    data: _Path, name: str, spec: ViewSpec, numbers: range, expected: bytes | None, side: int
+) -> NDArray[np.uint8]:
+    """Views of an image, made small: (len(numbers), s, s, 3). expected : hash of the file that is meant."""
+    from featcache.views import make_views, shrink  # of PyTorch, which the other pictures do not wait for
+
+    root = Path(data) if Path(data).is_dir() else Path(data).parent
+    try:
+        content = (root / name).read_bytes()
+        found = hashlib.sha256(content).digest()
+        if expected not in (None, found):
+            raise PictureError(f"{root / name} is not the image that the cache was made from. See `featcache diff`.")
+        return np.stack([shrink(view, side) for view in make_views(decode(content), spec, found, numbers)])
+    except UnreadableImageError as error:
+        raise PictureError(f"{root / name} cannot be read: {error}") from error
+    except FileNotFoundError as error:
+        raise PictureError(
+            f"{root / name} does not exist. Give the folder or the CSV that the images were taken from."
+        ) from error
