@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featcache.backbones import Backbone, load_backbone
     from featcache.cache import FeatureCache
-    from featcache.classifier import Classifier, Prediction
+    from featcache.classifier import Classifier
     from featcache.comparison import Comparison, compare
     from featcache.curves import Curve, label_curve, view_curve
     from featcache.errors import FeatcacheError
     from featcache.estimating import Estimate, estimate
+    from featcache.exporting import Exported, export
     from featcache.extraction import Extraction, extract
     from featcache.features import Features
     from featcache.finetuning import FineTune, finetune
     from featcache.fitting import HeadFit, fit_head
     from featcache.linear import LinearHead
     from featcache.manifest import Manifest, read_manifest
+    from featcache.prediction import Prediction
     from featcache.predictions import HeadComparison, compare_heads
+    from featcache.serving import serve
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
     from featcache.updating import Update, repair, update
@@ -35,6 +38,7 @@ _HOME = {
     "Curve": "curves",
     "Difference": "verification",
     "Estimate": "estimating",
+    "Exported": "exporting",
     "ExtractSpec": "spec",
     "Extraction": "extraction",
     "FeatcacheError": "errors",
@@ -45,7 +49,7 @@ _HOME = {
     "HeadFit": "fitting",
     "LinearHead": "linear",
     "Manifest": "manifest",
-    "Prediction": "classifier",
+    "Prediction": "prediction",
     "Recipe": "training",
     "Update": "updating",
     "Verification": "verification",
@@ -54,6 +58,7 @@ _HOME = {
     "compare_heads": "predictions",
     "diff": "verification",
     "estimate": "estimating",
+    "export": "exporting",
     "extract": "extraction",
     "finetune": "finetuning",
     "fit_head": "fitting",
@@ -61,6 +66,7 @@ _HOME = {
     "load_backbone": "backbones",
     "read_manifest": "manifest",
     "repair": "updating",
+    "serve": "serving",
     "update": "updating",
     "verify": "verification",
     "view_curve": "curves",
@@ -73,6 +79,7 @@ __all__ = [
     "Curve",
     "Difference",
     "Estimate",
+    "Exported",
     "ExtractSpec",
     "Extraction",
     "FeatcacheError",
@@ -92,6 +99,7 @@ __all__ = [
     "compare_heads",
     "diff",
     "estimate",
+    "export",
     "extract",
     "finetune",
     "fit_head",
@@ -99,6 +107,7 @@ __all__ = [
     "load_backbone",
     "read_manifest",
     "repair",
+    "serve",
     "update",
     "verify",
     "view_curve",

@@ -18,11 +18,33 @@ def build(name: str, weights: str, seed: int) -> tuple[nn.Module, dict[str, Any]
     """A network without its classifier, and the preprocessing of its weights; see `load_backbone`."""
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, "weights"))
-        if name == EMBEDDED:
-            return _build_timm(name, "tf_efficientnet_lite0", weights)
-        if name.startswith("timm/"):
-            return _build_timm(name, name.removeprefix("timm/"), weights)
-        return _build_torchvision(name, weights)
+        model = timm_name(name)
+        return _build_torchvision(name, weights) if model is None else _build_timm(name, model, weights)
+
+
+def timm_name(name: str) -> str | None:
+    """What timm calls a network; None for torchvision's."""
+    if name == EMBEDDED:
+        return "tf_efficientnet_lite0"
+    return name.removeprefix("timm/") if name.startswith("timm/") else None
+
+
+def linear_classifiers(name: str) -> list[str]:
+    """Names of the last layers of the network as its makers build it, where those are linear and give the logits: one,
+    or two (distilled), whose logits are averaged. None where a head cannot take their place, as in SqueezeNet.
+    """
+    model = timm_name(name)
+    with torch.random.fork_rng():  # of weights that are thrown away
+        if model is None:
+            network = _plain_torchvision(name)
+            found = [_classifier_name(name, network)]
+        else:
+            import timm
+
+            network = timm.create_model(model, num_classes=1)  # those without a classifier get one
+            found = _timm_classifiers(network)
+    linear = all(isinstance(network.get_submodule(path), nn.Linear) for path in found)
+    return found if linear else []
 
 
 def _build_timm(name: str, model: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -90,9 +112,7 @@ def _build_torchvision(name: str, weights: str) -> tuple[nn.Module, dict[str, An
     entries = models.get_model_weights(name)
     # A file of one's own is taken for the first recipe, the tutorials' one; "pretrained" for the best.
     entry = entries.DEFAULT if weights == "pretrained" else next(iter(entries))
-    # Their pretrained weights expect the inputs as TensorFlow scaled them; torchvision sets this for them alike.
-    options = {"init_weights": True, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
-    network = models.get_model(name, weights=None, **options)
+    network = _plain_torchvision(name)
     classifier = _classifier_name(name, network)
     if weights == "pretrained":
         state = weights_.pretrained_torchvision(name, entry)
@@ -108,6 +128,15 @@ def _build_torchvision(name: str, weights: str) -> tuple[nn.Module, dict[str, An
         "mean": preset.mean,
         "std": preset.std,
     }
+
+
+def _plain_torchvision(name: str) -> nn.Module:
+    """A network with random weights and its own classifier."""
+    from torchvision import models
+
+    # Their pretrained weights expect the inputs as TensorFlow scaled them; torchvision sets this for them alike.
+    options = {"init_weights": True, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, weights=None, **options)
 
 
 def _classifier_name(name: str, network: nn.Module) -> str:

@@ -1,13 +1,18 @@
-"""`Classifier`: a saved model that predicts new pictures."""
+"""`Classifier`: a saved model that predicts new pictures.
+
+Three stages work at once, each on a later batch than the next: threads read, decode and crop; a thread gives the
+network its pixels; a thread takes the features and asks the head. Pictures are taken from the caller's iterable in the
+caller's thread, no further ahead than keeps the stages busy.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+import stat
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,57 +22,26 @@ from numpy.typing import NDArray
 from featcache import heads
 from featcache.backbones import Backbone
 from featcache.card import ModelCard
-from featcache.errors import UnreadableImageError
-from featcache.images import decode
+from featcache.errors import DataLayoutError, UnreadableImageError
+from featcache.images import Picture, decode, is_picture, rgb_of
 from featcache.labels import spell
 from featcache.loader import usable_cores
+from featcache.prediction import Prediction as Prediction
 from featcache.saved import open_model
 
 if TYPE_CHECKING:
     from featcache.network import Network
 
-_Classify = Callable[[NDArray[np.uint8]], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
-"""Clean views (b, s, s, 3) to class indices (b,) and probabilities (b, c), None for heads without any."""
+_Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
+"""Waits for class indices (b,) and probabilities (b, c), None for heads without any."""
 
+_Classify = Callable[[NDArray[np.uint8]], _Answer]
+"""Starts on clean views (b, s, s, 3)."""
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one picture.
-
-    label : the most probable class; of a model of several labels those that are more probable than not, as "a|b".
-        None where the picture could not be read; then `error` says why.
-    top : pairs (class, probability), most probable first. The probability is None for heads without one.
-    several : whether a picture can have several labels.
-    """
-
-    path: str
-    label: str | None
-    top: tuple[tuple[str, float | None], ...]
-    error: str | None = None
-    several: bool = False
-
-    @property
-    def probability(self) -> float | None:
-        """Of the most probable class."""
-        return self.top[0][1] if self.top else None
-
-    def __str__(self) -> str:
-        """One line: path, class, probability, then the next classes; of several labels first those that it has."""
-        if self.error:
-            return f"{self.path}\tunreadable: {self.error}"
-        shown = [label if share is None else f"{label} {share:.4f}" for label, share in self.top]
-        named = [self.label or "none"] if self.several else []
-        return "\t".join([self.path, *named, *shown])
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "path": self.path,
-            "label": self.label,
-            "probability": self.probability,
-            "top": [{"label": label, "probability": probability} for label, probability in self.top],
-            "error": self.error,
-        }
+_Image = str | os.PathLike[str] | Picture
+_Views = NDArray[np.uint8] | UnreadableImageError
+_Begun = list[tuple[str, Future[_Views]]]
+"""Names of images, and their views to come, (v, s, s, 3)."""
 
 
 class Classifier:
@@ -89,12 +63,15 @@ class Classifier:
         *,
         weights: str | None = None,
         device: str = "auto",
+        views: int = 0,
     ) -> Classifier:
         """Load a folder that `fit_head` or `finetune` wrote; executes no code from its files.
 
         Parameters
         ----------
         weights : where the backbone's weights lie now, if they have moved.
+        views : how many will be predicted, where that is known: many pay for converting the network, which else is
+            done only by extraction. See `Backbone.accelerate`.
 
         Raises
         ------
@@ -105,71 +82,130 @@ class Classifier:
         card, backbone = saved.card, saved.backbone
         if card.kind == "network":
             return cls(card, backbone, _network_classifier(backbone, saved.model))
-        backbone.accelerate(card.spec.view.image_size, views=0)  # by what extraction kept
+        backbone.accelerate(card.spec.view.image_size, views=views)
         return cls(card, backbone, _head_classifier(backbone, saved.model, len(card.classes), card.multilabel))
 
     def predict(
         self,
-        images: Iterable[str | os.PathLike[str] | NDArray[np.uint8]],
+        images: _Image | Iterable[_Image],
         *,
         top: int = 5,
         tta: int = 0,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ) -> list[Prediction]:
         """Predict pictures, in their order; see `stream`."""
         return list(self.stream(images, top=top, tta=tta, batch_size=batch_size))
 
     def stream(
         self,
-        images: Iterable[str | os.PathLike[str] | NDArray[np.uint8]],
+        images: _Image | Iterable[_Image],
         *,
         top: int = 5,
         tta: int = 0,
-        batch_size: int = 32,
-    ) -> Iterator[Prediction]:
+        batch_size: int | None = None,
+    ) -> Generator[Prediction, None, None]:
         """Predict pictures as they come.
 
         Parameters
         ----------
-        images : paths, or upright RGB arrays of shape (h, w, 3), uint8. An unreadable file gives a Prediction
-            with an error.
+        images : one or several of: paths; Pillow images, which give what their files give; arrays (h, w, 3), (h, w)
+            or (h, w, 4), uint8, upright. An array (n, h, w, 3) is n images. An unreadable file gives a Prediction with
+            an error.
         top : how many classes to name. tta : augmented views of each picture, averaged with the clean one; those
-            of a file are what extraction would have made of it.
+            of a file are what extraction would have made of it, those of others are drawn by their pixels.
+        batch_size : views, not images, in one forward pass; None takes 32, on a GPU 256. Where images come slowly,
+            their predictions wait for a batch.
+
+        Raises
+        ------
+        DataLayoutError : what is no image, or an array of another shape or type.
         """
-        views = range(1 + tta)
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            for batch in _chunks(images, max(1, batch_size // len(views))):
-                loaded = list(pool.map(partial(self._views, numbers=views), batch))
-                good = [view for view in loaded if isinstance(view, np.ndarray)]
-                results = iter(self._results(np.concatenate(good), top, len(views)) if good else [])
-                for image, view in zip(batch, loaded, strict=True):
-                    path = "" if isinstance(image, np.ndarray) else os.fspath(image)
-                    if isinstance(view, UnreadableImageError):
-                        yield Prediction(path, None, (), str(view))
-                    else:
-                        label, classes = next(results)
-                        yield Prediction(path, label, classes, several=self.card.multilabel)
+        numbers, workers = range(1 + tta), usable_cores()
+        size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
+        appetite = self.backbone.appetite(self.card.spec.view.image_size)
+        ahead = 2 * size + 2 * workers + appetite // len(numbers)  # images for the threads, the network and the head
+        decoders, network, head = pools = [ThreadPoolExecutor(threads) for threads in (workers, 1, 1)]
 
-    def _views(
-        self, image: str | os.PathLike[str] | NDArray[np.uint8], numbers: Sequence[int]
-    ) -> NDArray[np.uint8] | UnreadableImageError:
-        from featcache.views import make_views
+        def predict(batch: _Begun) -> Future[list[Prediction]]:
+            answer = network.submit(self._start, batch)
+            return head.submit(self._predictions, batch, answer, top, len(numbers))
 
-        if isinstance(image, np.ndarray):
-            return make_views(image, self.card.spec.view, hashlib.sha256(image.tobytes()).digest(), numbers)
+        batch: _Begun = []
+        waiting: deque[Future[list[Prediction]]] = deque()
         try:
-            data = Path(image).read_bytes()
-            return make_views(decode(data), self.card.spec.view, hashlib.sha256(data).digest(), numbers)
+            for place, image in enumerate(_each(images)):
+                batch.append(self._begin(decoders, image, f"image {place}", numbers))
+                if len(batch) == size:
+                    waiting.append(predict(batch))
+                    batch = []
+                while waiting and (waiting[0].done() or len(waiting) * size > ahead):
+                    yield from waiting.popleft().result()
+            if batch:
+                waiting.append(predict(batch))
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for pool in pools:
+                pool.shutdown(cancel_futures=True)
+
+    def _begin(
+        self, decoders: ThreadPoolExecutor, image: _Image, name: str, numbers: Sequence[int]
+    ) -> tuple[str, Future[_Views]]:
+        """A path, "" for what is in memory, and the image's views to come."""
+        if isinstance(image, (str, os.PathLike)):
+            path = os.fspath(image)
+            return path, decoders.submit(self._views_of_file, path, numbers)
+        try:
+            pixels = rgb_of(image, name)  # at once: its owner may change or close it afterwards
+        except UnreadableImageError as error:
+            unreadable: Future[_Views] = Future()
+            unreadable.set_result(error)
+            return "", unreadable
+        return "", decoders.submit(self._views, pixels, pixels.data, numbers)
+
+    def _views_of_file(self, path: str, numbers: Sequence[int]) -> _Views:
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+                return UnreadableImageError("not a regular file")  # a pipe would make us wait
+            data = Path(path).read_bytes()
+            return self._views(decode(data), data, numbers)
         except UnreadableImageError as error:
             return error
         except OSError as error:
             return UnreadableImageError(error.strerror or str(error))
+        except ValueError as error:  # a name with NUL in it
+            return UnreadableImageError(str(error))
+
+    def _views(self, pixels: NDArray[np.uint8], content: bytes | memoryview, numbers: Sequence[int]) -> _Views:
+        """content : what the views are drawn by."""
+        from featcache.views import make_views
+
+        return make_views(pixels, self.card.spec.view, hashlib.sha256(content).digest(), numbers)
+
+    def _start(self, batch: _Begun) -> _Answer | None:
+        """Give the network what could be read of a batch."""
+        views = [future.result() for _, future in batch]
+        good = [one for one in views if isinstance(one, np.ndarray)]
+        return self._classify(np.concatenate(good)) if good else None
+
+    def _predictions(self, batch: _Begun, started: Future[_Answer | None], top: int, views: int) -> list[Prediction]:
+        """views : of each image."""
+        answer = started.result()
+        results = iter(self._results(*answer(), top, views) if answer else ())
+        predictions = []
+        for path, future in batch:
+            found = future.result()
+            if isinstance(found, UnreadableImageError):
+                predictions.append(Prediction(path, None, (), str(found)))
+            else:
+                predictions.append(Prediction(path, *next(results), several=self.card.multilabel))
+        return predictions
 
     def _results(
-        self, pixels: NDArray[np.uint8], top: int, views: int
+        self, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, top: int, views: int
     ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
-        """pixels : `views` of each image."""
-        predicted, probabilities = heads.average_views(*self._classify(pixels), views, len(self.classes))
+        """Label and top classes of each image."""
+        predicted, probabilities = heads.average_views(predicted, probabilities, views, len(self.classes))
         named = spell(predicted, self.classes)
         if probabilities is None:
             return [(name, ((name, None),)) for name in named]
@@ -180,9 +216,21 @@ class Classifier:
         ]
 
 
+def _each(images: Any) -> Iterator[Any]:
+    """One image, or each of several."""
+    if isinstance(images, (str, os.PathLike)) or is_picture(images):
+        return iter((images,))
+    if isinstance(images, bytes) or not isinstance(images, Iterable):
+        raise DataLayoutError(f"images is of type {type(images).__name__}; give paths, Pillow images or arrays.")
+    return iter(images)
+
+
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
-    def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-        return heads.classify(estimator, backbone.embed(pixels), n_classes, multilabel=multilabel)
+    layer = backbone.layers.index(backbone.main_layer)
+
+    def classify(pixels: NDArray[np.uint8]) -> _Answer:
+        features = backbone.submit(pixels)
+        return lambda: heads.classify(estimator, features()[layer], n_classes, multilabel=multilabel)
 
     return classify
 
@@ -190,21 +238,14 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multila
 def _network_classifier(backbone: Backbone, network: Network) -> _Classify:
     import torch
 
-    def classify(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    def classify(pixels: NDArray[np.uint8]) -> _Answer:
         with torch.inference_mode(), backbone.frozen.autocast():
             logits = network(backbone.normalise(pixels))
-        probabilities = logits.cpu().double().softmax(1).numpy()
-        return probabilities.argmax(1), probabilities
+
+        def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+            probabilities = logits.cpu().double().softmax(1).numpy()
+            return probabilities.argmax(1), probabilities
+
+        return answer
 
     return classify
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -1,4 +1,4 @@
-"""Image files: found below folders, and hashed."""
+"""Image files: found below folders, named on a stream, and hashed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +46,43 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
             raise EmptyFolderError(f"{pattern} names no image: no such file, or a folder or pattern without images.")
         found += images
     return found
+
+
+def read_names(stream: Any, end: bytes = b"\n") -> Iterator[str]:
+    """File names as they come on a stream, each ended by a newline, or by NUL as of `find -print0`.
+
+    stream : binary and buffered, as sys.stdin.buffer is. Raises DataLayoutError for a line with NUL in it.
+    """
+    for name in _split(stream, end):
+        if b"\0" in name:
+            raise DataLayoutError("the names on stdin have NUL characters in them; find -print0 needs -0 here.")
+        if name:
+            yield os.fsdecode(name)
+
+
+def _split(stream: Any, end: bytes) -> Iterator[bytes]:
+    rest = b""
+    while block := stream.read1(_CHUNK):  # what is there: `read` would wait for more
+        *whole, rest = (rest + block).split(end)
+        yield from whole
+    yield rest
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[TextIO]:
+    """A text file, UTF-8, that gets its name when it is whole; after an error nothing is left of it."""
+    if path.exists() and not path.is_file():
+        raise DataLayoutError(f"{path} is no file. Give the name of a file, or none for standard output.")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        draft.replace(path)
+    except BaseException as error:
+        draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(draft):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:

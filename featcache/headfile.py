@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache.errors import HeadError
+from featcache.folding import fold
 from featcache.linear import LinearHead
 from featcache.onevsrest import OneVsRestHead
 
@@ -48,18 +49,20 @@ _TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifi
 
 
 def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
-    """Name and bytes of a head's file: head.safetensors (linear) or head.skops (other scikit-learn).
+    """Name and bytes of a head's file: head.safetensors (what folds to a linear layer) or head.skops (other
+    scikit-learn).
 
     Raises
     ------
     HeadError : the estimator could not be loaded again without trusting code from outside scikit-learn.
     """
-    if isinstance(estimator, (LinearHead, OneVsRestHead)):
+    head = fold(estimator)
+    if head is not None:
         from safetensors.numpy import save
 
-        arrays = {"coef": estimator.coef_, "intercept": estimator.intercept_}
-        if isinstance(estimator, LinearHead):  # the other's labels are the rows of its weights
-            arrays["classes"] = estimator.classes_
+        arrays = {"coef": head.coef_, "intercept": head.intercept_}
+        if isinstance(head, LinearHead):  # the other's labels are the rows of its weights
+            arrays["classes"] = head.classes_
         return "head.safetensors", save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     import skops.io
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from featcache.errors import UnreadableImageError
+from featcache.errors import DataLayoutError, UnreadableImageError
 
 # What torchvision.datasets.ImageFolder takes for an image.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
@@ -21,6 +21,11 @@ MAX_PIXELS = 178_956_970
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 _Pixels = NDArray[np.uint8]
+
+Picture = Image.Image | NDArray[np.uint8]
+"""An image in memory: Pillow's, or pixels (h, w), (h, w, 3) or (h, w, 4), uint8."""
+
+_MODES = {(): "L", (3,): "RGB", (4,): "RGBA"}  # what follows h and w in an array's shape -> Pillow's mode
 
 # EXIF orientation -> how stored pixels (h, w, 3) are turned upright.
 _TURNS: dict[int, Callable[[_Pixels], _Pixels]] = {
@@ -57,16 +62,63 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > max_pixels:
-                raise UnreadableImageError(
-                    f"{image.width} x {image.height} pixels are more than the {max_pixels:,} of --max-pixels"
-                )
+            _refuse_large(image, max_pixels)
             pixels = _decode_jpeg(data, image)
             return np.array(_to_rgb(_upright(image))) if pixels is None else pixels
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they like on a broken file: OSError, SyntaxError, ...
         raise UnreadableImageError(_reason(data, error)) from error
+
+
+def is_picture(thing: object) -> bool:
+    """Whether it is one `Picture`, by its type and dimensions."""
+    return isinstance(thing, Image.Image) or (isinstance(thing, np.ndarray) and thing.ndim in (2, 3))
+
+
+def rgb_of(picture: object, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Upright RGB of a `Picture`, by the rules of `decode`: what Pillow opened gives the pixels of its file.
+
+    Parameters
+    ----------
+    name : what errors call it.
+
+    Returns
+    -------
+    pixels : ndarray, shape (h, w, 3), uint8. A copy: its owner may change, close or fill the picture again.
+
+    Raises
+    ------
+    UnreadableImageError : as of `decode`. DataLayoutError : no `Picture`, or an array of another shape or type.
+    """
+    if not isinstance(picture, Image.Image):
+        return _rgb_of_array(picture, name)
+    try:
+        _refuse_large(picture, max_pixels)
+        return np.array(_to_rgb(_upright(picture)))
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow reads the file only now, and it is broken
+        raise UnreadableImageError(_reason(b"opened", error)) from error
+
+
+def _rgb_of_array(array: object, name: str) -> _Pixels:
+    if not isinstance(array, np.ndarray):
+        raise DataLayoutError(f"{name} is of type {type(array).__name__}; give a path, a Pillow image or an array.")
+    mode = _MODES.get(array.shape[2:]) if array.ndim > 1 and array.size else None
+    if not mode or array.dtype != np.uint8:
+        raise DataLayoutError(
+            f"{name} has shape {array.shape} and type {array.dtype}; give pixels of shape (h, w, 3) (RGB), (h, w) "
+            "(grey) or (h, w, 4) (RGBA), of type uint8, 0 to 255."
+        )
+    return np.array(array if mode == "RGB" else _to_rgb(Image.fromarray(array)), order="C")
+
+
+def _refuse_large(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise UnreadableImageError(
+            f"{image.width} x {image.height} pixels are more than the {max_pixels:,} of --max-pixels"
+        )
 
 
 def upright_size(path: Path) -> tuple[int, int] | None:

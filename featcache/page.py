@@ -1,4 +1,4 @@
-"""`write_page`: one HTML file with everything in it, that needs no network and follows the reader into light and dark."""
+"""`write_page`: one HTML file with all in it, that needs no network and follows the reader into light and dark."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from featcache.calibration import (
     fit_temperature,
     label_log_loss,
     mean_log_loss,
+    reliability,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -141,6 +142,16 @@ def test_a_log_loss_by_hand() -> None:
     found = mean_log_loss(z, np.array([1, 2]), np.array([1.0, 3.0]))
     np.testing.assert_allclose(found, -(np.log(0.25) + 3 * np.log(0.8)) / 4)
     assert mean_log_loss(np.array([[0.0, -5000.0]]), np.array([1]), np.ones(1)) == 5000
+
+
+def test_each_bin_counts_its_predictions_their_confidence_and_the_right_ones() -> None:
+    confidence = np.array([0.0, 0.125, 0.25, 0.5, 0.625, 1.0, 1.0])
+    right = np.array([False, True, True, False, True, True, False])
+    np.testing.assert_array_equal(
+        reliability(confidence, right, bins=4), [[2, 0.125, 1], [1, 0.25, 1], [2, 1.125, 1], [2, 2, 1]]
+    )
+    np.testing.assert_array_equal(reliability(confidence, right, bins=1), [[7, 3.5, 4]])
+    assert reliability(confidence, right).shape == (15, 3)
 
 
 def test_a_calibration_error_by_hand() -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from featcache.backbones import load_backbone
+from featcache.backbones import CONVERSION_PAYS, Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.card import FILE, write_json
 from featcache.classifier import Classifier, Prediction
-from featcache.errors import BackboneError, HeadError
+from featcache.errors import BackboneError, DataLayoutError, HeadError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
 from featcache.heads import classify
-from featcache.images import decode
+from featcache.images import decode, rgb_of
 from featcache.manifest import read_manifest
 from featcache.spec import StorageDtype
 from featcache.training import Recipe
@@ -138,23 +141,189 @@ def test_arrays_are_taken_like_files(model: Path, paths: list[Path]) -> None:
     classifier = Classifier.load(model, device="cpu")
     arrays = [decode(path.read_bytes()) for path in paths]
     found = classifier.predict(arrays)
+    expected = classifier.predict(paths)
     assert [one.path for one in found] == [""] * len(paths)
-    assert [one.top for one in found] == [one.top for one in classifier.predict(paths)]
+    assert [one.top for one in found] == [one.top for one in expected]
+    assert [one.top for one in classifier.predict(np.stack(arrays))] == [one.top for one in expected]
     assert classifier.predict([]) == []
 
 
-def test_pictures_are_predicted_as_they_come(model: Path, paths: list[Path]) -> None:
+def test_one_image_is_as_good_as_a_list(model: Path, paths: list[Path]) -> None:
+    classifier = Classifier.load(model, device="cpu")
+    (expected,) = classifier.predict(paths[:1])
+    assert classifier.predict(paths[0]) == classifier.predict(str(paths[0])) == [expected]
+    for picture in (decode(paths[0].read_bytes()), Image.open(paths[0])):
+        (found,) = classifier.predict(picture)
+        assert found.top == expected.top
+
+
+GREY = np.linspace(0, 255, 50 * 40).reshape(40, 50).astype(np.uint8)
+COLOUR = np.stack([GREY, GREY.T.reshape(40, 50), GREY[::-1]], axis=2)
+CLEAR = np.dstack([COLOUR, GREY])
+
+
+def files(folder: Path) -> list[Path]:
+    """What Pillow opens in many ways: turned, transparent, of 16 bits, CMYK, with a palette, grey."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "a.png": (Image.fromarray(COLOUR), {}),
+        "b.jpg": (Image.fromarray(COLOUR), {}),
+        "turned.jpg": (Image.fromarray(COLOUR), {"exif": turned}),
+        "turned.png": (Image.fromarray(COLOUR), {"exif": turned}),
+        "clear.png": (Image.fromarray(CLEAR), {}),
+        "deep.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {}),
+        "cmyk.jpg": (Image.fromarray(COLOUR).convert("CMYK"), {}),
+        "grey.jpg": (Image.fromarray(GREY), {}),
+        "palette.png": (Image.fromarray(COLOUR).convert("P"), {"transparency": 7}),
+    }
+    for name, (image, how) in pictures.items():
+        image.save(folder / name, **how)
+    return [folder / name for name in pictures]
+
+
+def test_what_pillow_opened_gives_what_its_file_gives(model: Path, tmp_path: Path) -> None:
+    paths = files(tmp_path)
+    for path in paths:
+        np.testing.assert_array_equal(rgb_of(Image.open(path), "x"), decode(path.read_bytes()), str(path))
+    classifier = Classifier.load(model, device="cpu")
+    expected = [one.top for one in classifier.predict(paths)]
+    assert [one.top for one in classifier.predict([Image.open(path) for path in paths])] == expected
+    assert len(set(expected)) == len(paths)
+    white = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert rgb_of(white, "x").tolist() == [[[255] * 3] * 8] * 8
+
+
+def test_arrays_are_grey_colour_or_transparent() -> None:
+    np.testing.assert_array_equal(rgb_of(COLOUR, "x"), COLOUR)
+    assert not np.shares_memory(rgb_of(COLOUR, "x"), COLOUR)  # its owner may fill it again
+    np.testing.assert_array_equal(rgb_of(COLOUR[::-1, ::2], "x"), COLOUR[::-1, ::2])
+    np.testing.assert_array_equal(rgb_of(GREY, "x"), np.dstack([GREY] * 3))
+    on_white = CLEAR[..., :3] * (GREY / 255)[..., None] + 255 - GREY[..., None]
+    assert np.abs(rgb_of(CLEAR, "x") - on_white).max() < 2
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((4, 5, 3), np.float32), "has shape (4, 5, 3) and type float32"),
+        (np.zeros((3, 4, 5), np.uint8), "has shape (3, 4, 5) and type uint8"),
+        (np.zeros((4, 5, 2), np.uint8), "has shape (4, 5, 2) and type uint8"),
+        (np.zeros((0, 5, 3), np.uint8), "has shape (0, 5, 3) and type uint8"),
+        (np.zeros(5, np.uint8), "has shape (5,) and type uint8"),
+    ],
+)
+def test_other_arrays_are_refused(image: np.ndarray, found: str, model: Path, paths: list[Path]) -> None:
+    with pytest.raises(DataLayoutError) as caught:
+        Classifier.load(model, device="cpu").predict([paths[0], image])
+    assert str(caught.value) == (
+        f"image 1 {found}; give pixels of shape (h, w, 3) (RGB), (h, w) (grey) or (h, w, 4) (RGBA), of type uint8, "
+        "0 to 255."
+    )
+
+
+def test_what_is_no_image_is_refused(model: Path) -> None:
+    classifier = Classifier.load(model, device="cpu")
+    with pytest.raises(DataLayoutError, match=r"^image 0 is of type int; give a path, a Pillow image or an array\.$"):
+        classifier.predict([3])  # type: ignore[list-item]
+    for images in (3, b"a.png", None):
+        with pytest.raises(DataLayoutError, match=r"^images is of type \w+; give paths, Pillow images or arrays\.$"):
+            classifier.predict(images)  # type: ignore[arg-type]
+
+
+def test_a_broken_picture_of_pillow_has_its_error(model: Path, paths: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "half.jpg").write_bytes(files(tmp_path)[1].read_bytes()[:-300])
+    with Image.open(tmp_path / "half.jpg") as image:
+        bad, good = Classifier.load(model, device="cpu").predict([image, paths[0]])
+    assert (bad.path, bad.label, bad.error is not None, good.error) == ("", None, True, None)
+    assert "truncated" in str(bad.error).lower()
+
+
+def test_what_is_no_file_is_not_waited_for(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    found = Classifier.load(model, device="cpu").predict([tmp_path / "pipe.png", "a\0.png"])
+    assert found[0].error == "not a regular file"
+    assert "null" in str(found[1].error)
+
+
+def test_an_owner_may_fill_or_close_a_picture_again(model: Path, paths: list[Path]) -> None:
+    def frames() -> Any:
+        buffer = np.zeros((40, 50, 3), np.uint8)
+        for path in paths:
+            buffer[:] = decode(path.read_bytes())
+            yield buffer
+        for path in paths:
+            with Image.open(path) as image:
+                yield image
+            image.close()
+
+    classifier = Classifier.load(model, device="cpu")
+    expected = [one.top for one in classifier.predict(paths * 2)]
+    assert [one.top for one in classifier.predict(frames())] == expected
+
+
+def test_pictures_are_taken_as_far_ahead_as_keeps_the_network_busy(model: Path, paths: list[Path]) -> None:
     taken: list[Path] = []
 
     def give() -> Any:
-        for path in paths:
-            taken.append(path)
-            yield path
+        for number in range(1000):
+            taken.append(paths[number % len(paths)])
+            yield taken[-1]
 
     stream = Classifier.load(model, device="cpu").stream(give(), batch_size=3)
-    assert next(stream).path == str(paths[0])
-    assert taken == paths[:3]
+    found = [next(stream) for _ in range(5)]
+    assert [one.path for one in found] == [str(path) for path in taken[:5]]
+    assert len(taken) < 200
     stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def test_what_has_come_slowly_waits_for_a_batch_and_not_for_the_end(model: Path, paths: list[Path]) -> None:
+    found: list[Prediction] = []
+
+    def give() -> Any:
+        yield from paths[:3]
+        for number in range(6):  # fewer than are taken ahead where nobody waits
+            time.sleep(0 if number == 0 else 0.5)
+            yield paths[3 + number]
+            if len(found) >= 3:
+                ended_early.append(True)
+                return
+
+    ended_early: list[bool] = []
+    for one in Classifier.load(model, device="cpu").stream(give(), batch_size=3):
+        found.append(one)
+    assert ended_early == [True]
+
+
+def test_batches_and_unreadable_files_change_nothing_but_rounding(model: Path, paths: list[Path]) -> None:
+    classifier = Classifier.load(model, device="cpu")
+    mixed = [paths[0], Path("gone.png"), *paths[1:7], Path("gone.png"), *paths[7:]] * 4
+    expected = classifier.predict(mixed, tta=2)
+    for batch_size in (1, 3, 7, 64):
+        found = classifier.predict(mixed, tta=2, batch_size=batch_size)
+        assert [(one.path, one.label, one.error) for one in found] == [
+            (one.path, one.label, one.error) for one in expected
+        ]
+        good = [[one for one in some if not one.error] for some in (found, expected)]
+        np.testing.assert_allclose(table(good[0], classifier.classes), table(good[1], classifier.classes), atol=1e-5)
+
+
+def test_an_error_of_the_head_comes_out(model: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Classifier.load(model, device="cpu")
+    monkeypatch.setattr(classifier, "classes", ("ants",))
+    with pytest.raises(IndexError):
+        classifier.predict(paths)
+
+
+@pytest.mark.parametrize("views", [0, CONVERSION_PAYS])
+def test_the_network_is_told_how_many_views_are_to_come(
+    views: int, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(Backbone, "accelerate", lambda _, size, views: told.append((size, views)))
+    Classifier.load(model, device="cpu", views=views)
+    assert told == [(32, views)]
 
 
 def test_a_head_without_probabilities_gives_the_class_alone(

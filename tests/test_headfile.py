@@ -13,6 +13,7 @@ import scipy.sparse
 import skops.io
 from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
@@ -21,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, NuSVC
 
+from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError
 from featcache.headfile import dump_head, load_head
 from featcache.heads import classify, is_multilabel
@@ -193,13 +195,47 @@ def test_what_nothing_checks_is_neither_saved_nor_loaded(estimator: Any, tmp_pat
 def test_a_linear_head_inside_of_a_pipeline_is_checked(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
     pipe = make_pipeline(StandardScaler(), LinearHead()).fit(x, y)
-    name, data = dump_head(pipe)
-    (tmp_path / name).write_bytes(data)
-    np.testing.assert_array_equal(load_head(tmp_path / name).predict_proba(x), pipe.predict_proba(x))
+    np.testing.assert_array_equal(load_head(written(pipe, tmp_path)).predict_proba(x), pipe.predict_proba(x))
     pipe[-1].coef_ = np.full((1, 3), np.nan)
-    skops.io.dump(pipe, tmp_path / "head.skops")
-    with pytest.raises(HeadError, match="its weights are not finite"):
-        load_head(tmp_path / "head.skops")
+    assert refused(pipe, tmp_path) == "its weights are not finite"
+
+
+LINEAR = {
+    "linear": LinearHead(),
+    "logreg": LogisticRegression(),
+    "lda": LinearDiscriminantAnalysis(),
+    "scaled linear": make_pipeline(StandardScaler(), LinearHead()),
+    "scaled logreg": make_pipeline(StandardScaler(), LogisticRegression()),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_classifier_that_is_a_linear_layer_is_saved_as_one(name: str, classes: int, tmp_path: Path) -> None:
+    estimator = LINEAR[name].fit(X[classes > Y], 2 * Y[classes > Y])
+    file, content = dump_head(estimator)
+    assert file == "head.safetensors"
+    (tmp_path / file).write_bytes(content)
+    again = load_head(tmp_path / file)
+    assert isinstance(again, LinearHead)
+    for found, expected in zip(classify(again, X, 5), classify(estimator, X, 5), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)  # of float32, some of them computed in it
+
+
+def test_labels_with_a_linear_layer_each_are_saved_as_one(tmp_path: Path) -> None:
+    labels = np.column_stack([Y == 0, Y > 0, np.ones(60)]).astype(np.int64)
+    estimator = make_pipeline(StandardScaler(), EachLabel(LogisticRegression())).fit(X, labels)
+    file, content = dump_head(estimator)
+    assert file == "head.safetensors"
+    (tmp_path / file).write_bytes(content)
+    again = load_head(tmp_path / file)
+    assert is_multilabel(again)
+    np.testing.assert_allclose(again.predict_proba(X), estimator.predict_proba(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", [RidgeClassifier(), GaussianNB()], ids=str)
+def test_others_are_saved_as_they_are(estimator: Any) -> None:
+    assert dump_head(estimator.fit(X, Y))[0] == "head.skops"
 
 
 def test_steps_that_are_none_are_no_pipeline() -> None:

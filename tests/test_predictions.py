@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from featcache.errors import HeadError
-from featcache.predictions import compare_heads, write_predictions
+from featcache.predictions import ValPrediction, compare_heads, read_predictions, write_predictions
 from featcache.samples import Samples
 
 
@@ -33,6 +33,43 @@ def test_the_table_has_a_row_an_image(tmp_path: Path) -> None:
         'image,label,predicted,probability\n"val/a,""0"".png",ants,ants,0.750000\n'
         '"val/a,""1"".png",bees,bees,0.600000\n'
     )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    shares = np.array([[0.75, 0.25], [0.4, 0.6]])
+    write_predictions(tmp_path, samples(2), np.array([0, 0]), shares)
+    found = read_predictions(tmp_path)
+    assert found == [
+        ValPrediction('val/a,"0".png', "ants", "ants", (0.75,)),
+        ValPrediction('val/a,"1".png', "bees", "ants", (0.4,)),
+    ]
+    assert [row.right for row in found] == [True, False]
+
+
+def test_without_probabilities_none_are_read(tmp_path: Path) -> None:
+    write_predictions(tmp_path, samples(2), np.array([0, 1]), None)
+    assert [row.probabilities for row in read_predictions(tmp_path)] == [(), ()]
+
+
+def test_several_labels_are_read_with_the_probability_of_each_that_was_predicted(tmp_path: Path) -> None:
+    labels = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 1]], np.uint8)
+    of = Samples(("a", "b", "c"), labels, np.ones(3, np.uint8), np.zeros((3, 32), np.uint8), ("x", "y", "z"))
+    predicted = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0]])
+    shares = np.array([[0.75, 0.5, 0.25], [0.125, 0.25, 0.375], [0.0, 1.0, 0.4]])
+    write_predictions(tmp_path, of, predicted, shares)
+    found = read_predictions(tmp_path)
+    assert found == [
+        ValPrediction("a", "x|y", "x|y", (0.75, 0.5)),
+        ValPrediction("b", "", "", ()),
+        ValPrediction("c", "y|z", "y", (1.0,)),
+    ]
+    assert [row.right for row in found] == [True, True, False]
+
+
+def test_names_that_are_no_text_are_read_as_they_were(tmp_path: Path) -> None:
+    of = Samples(("a\udcff\n.png",), np.array([0]), np.ones(1, np.uint8), np.zeros((1, 32), np.uint8), ("x", "y"))
+    write_predictions(tmp_path, of, np.array([0]), None)
+    assert [row.image for row in read_predictions(tmp_path)] == ["a\udcff\n.png"]
 
 
 def test_two_models_are_compared_image_by_image(tmp_path: Path) -> None:
@@ -83,7 +120,13 @@ def test_models_of_other_images_are_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "image,label\n", "image,label,predicted,probability\na,b\n", "\0", "a\nb\n"])
+HEADER = "image,label,predicted,probability\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "image,label\n", HEADER, f"{HEADER}a,b\n", f"{HEADER}a,b,b,x\n", f"{HEADER}a,b,b,1,2\n", "\0", "a\nb\n"],
+)
 def test_a_damaged_table_is_refused(text: str, tmp_path: Path) -> None:
     first = model(tmp_path / "first", set())
     (first / "val.csv").write_text(text)

@@ -18,7 +18,7 @@ def _cells(line: str) -> list[str]:
 
 
 def test_the_table_has_a_line_a_route_with_its_costs() -> None:
-    lines = comparison_table(four_routes()).splitlines()
+    lines = comparison_table(four_routes()).markdown().splitlines()
     assert len({len(line) for line in lines}) == 1
     header, rule, *rows = map(_cells, lines)
     expected = """
@@ -34,7 +34,7 @@ def test_the_table_has_a_line_a_route_with_its_costs() -> None:
 
 def test_repeats_show_median_and_spread_and_test_has_its_column() -> None:
     found = outcome(COLD, accuracy=[0.8, 0.9, 0.95], wall_s=[3.0, 1.0, 2.0], test_accuracy=[0.7, 0.6, 0.8], test_n=10)
-    header, _, row = map(_cells, comparison_table(comparison(found)).splitlines())
+    header, _, row = map(_cells, comparison_table(comparison(found)).markdown().splitlines())
     cells = dict(zip(header, row, strict=True))
     assert cells["val accuracy"] == "0.9000 (0.8000 to 0.9500)"
     assert cells["test accuracy"] == "0.7000 (0.6000 to 0.8000)"
@@ -42,13 +42,15 @@ def test_repeats_show_median_and_spread_and_test_has_its_column() -> None:
 
 
 def test_without_a_cold_cache_nothing_is_compared_with_it() -> None:
-    header, _, row = map(_cells, comparison_table(comparison(outcome(ROUTES["finetune"]))).splitlines())
+    header, _, row = map(_cells, comparison_table(comparison(outcome(ROUTES["finetune"]))).markdown().splitlines())
     assert row[header.index("cold cache is")] == "-"
     assert not any("loses" in line or "Break-even" in line for line in remarks(comparison(outcome("fine-tune"))))
 
 
 def test_unknown_memory_is_a_dash() -> None:
-    header, _, row = map(_cells, comparison_table(comparison(outcome(COLD, peak_memory_bytes=None))).splitlines())
+    header, _, row = map(
+        _cells, comparison_table(comparison(outcome(COLD, peak_memory_bytes=None))).markdown().splitlines()
+    )
     assert row[header.index("peak memory")] == "-"
 
 
@@ -111,7 +113,7 @@ def test_unreadable_images_are_told() -> None:
 
 def test_gpu_memory_has_its_column_where_there_is_a_gpu() -> None:
     rival = outcome(ROUTES["finetune"], peak_gpu_memory_bytes=7_000_000_000)
-    header, _, *rows = map(_cells, comparison_table(comparison(outcome(COLD), rival)).splitlines())
+    header, _, *rows = map(_cells, comparison_table(comparison(outcome(COLD), rival)).markdown().splitlines())
     assert [row[header.index("GPU memory")] for row in rows] == ["0 B", "7.0 GB"]
 
 
@@ -126,7 +128,7 @@ def test_the_markdown_says_what_was_run() -> None:
         "fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu. 1 "
         "repeat(s) from seed 0: medians, (least to most).",
     ]
-    assert paragraphs[2] == comparison_table(result)
+    assert paragraphs[2] == comparison_table(result).markdown()
     assert paragraphs[3] == "\n".join(f"- {line}" for line in remarks(result))
     assert paragraphs[-1] == "Machine: Abacus, 2 cores, Linux. Versions: python 3.11.7, torch 2.11.0.\n"
     assert "![accuracy against seconds](plot.png)" in paragraphs
@@ -148,7 +150,7 @@ def test_the_report_is_three_files(name: str, tmp_path: Path) -> None:
     text = write_report(result, tmp_path, name)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", f"{name}.md", f"{name}.png"]
     assert text.endswith(f"{name}.md, {name}.json and {name}.png are in {tmp_path}")
-    assert text.startswith(comparison_table(result))
+    assert text.startswith(comparison_table(result).markdown())
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == comparison_markdown(result, name)
     assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(result.to_dict()))
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from commands import as_json, done, refused
-from featcache import classifier, updating
+from featcache import saved, updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache
 from featcache.card import FILE, ModelCard
@@ -74,7 +74,7 @@ def head(cache: FeatureCache, tmp_path: Path) -> Path:
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a saved head loads by the name in its card is the toy."""
-    monkeypatch.setattr(classifier, "load_backbone", lambda *_, **__: toy_backbone())
+    monkeypatch.setattr(saved, "load_backbone", lambda *_, **__: toy_backbone())
 
 
 def figures(fit: Any) -> LabelAccuracy:
@@ -281,7 +281,7 @@ def test_a_saved_head_gives_the_same_probabilities(
     shares = again.predict_proba(x)
     assert shares.shape == (40, 3)
     assert len({tuple(row) for row in (shares > 0.5).tolist()}) > 3
-    np.testing.assert_array_equal(shares, fit.estimator.predict_proba(x))
+    np.testing.assert_allclose(shares, fit.estimator.predict_proba(x), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("given", [OneVsRestHead(), "featcache.onevsrest.OneVsRestHead"], ids=["object", "path"])

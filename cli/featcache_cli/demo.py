@@ -35,7 +35,8 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
         manifest = read_manifest(data, progress=progress).single_label("demo")
     size = _DIGITS if dataset == "digits" else ""
     some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
-    place = {name: shlex.quote(str(folder / name)) for name in ("cache.h5", "head", "head.html", "head-knn", "run", "report")}
+    names = ("cache.h5", "head", "head.html", "head-knn", "run", "report")
+    place = {name: shlex.quote(str(folder / name)) for name in names}
     source = shlex.quote(str(data))
     for line in (
         f"extract {source} -o {place['cache.h5']} --views 2 {size}",

@@ -3,40 +3,152 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featcache_cli import options
 
+if TYPE_CHECKING:
+    from featcache.prediction import Format, Prediction
+    from featcache.sorting import Sorter
+
+_NAMED = 20  # bad pictures that are named at the end
+
 
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
+@click.option("-0", "--null", is_flag=True, help="Names on stdin end with NUL, as of find -print0.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to name.")
 @click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views that are averaged "
               "with the clean one.")  # fmt: skip
+@click.option("--format", "kind", type=click.Choice(["text", "csv", "json", "jsonl"]), default="text",
+              show_default=True, help="json is one object, jsonl an object a line.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("-o", "--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout.")
+@click.option("--move-to", metavar="DIR", help="Move each file to DIR/CLASS; nothing is overwritten.")
+@click.option("--link-to", metavar="DIR", help="Make a symbolic link to each file in DIR/CLASS instead.")
+@click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")
 @click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
 @click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
-@options.as_json
 def command(
-    model: str, images: tuple[str, ...], top: int, tta: int, weights: str | None, device: str, as_json: bool
-) -> None:
-    """Name the class of each of IMAGES (files, folders, globs) with MODEL, a saved head or a fine-tuned run."""
-    import featcache
-    from featcache.files import find_images
+    model: str, images: tuple[str, ...], null: bool, top: int, tta: int, kind: Format, as_json: bool, out: str | None,
+    move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, device: str,
+) -> None:  # fmt: skip
+    """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
 
-    paths = find_images(images)
-    classifier = featcache.Classifier.load(model, weights=weights, device=device)
+    IMAGES are files, folders and globs; - stands for names on stdin, one a line. Predictions are written as they come.
+    Exit status 1 where no picture could be read, or where a file could not be moved or linked.
+    """
+    import featcache
+    from featcache.prediction import formatted
+    from featcache.sorting import Sorter
+
+    if (move_to and link_to) or (dry_run and not (move_to or link_to)):
+        raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
+    paths, total = _listed(images, null, once=bool(move_to))
+    classifier = featcache.Classifier.load(model, weights=weights, device=device, views=total * (1 + tta))
     if classifier.backbone.note:
         click.echo(classifier.backbone.note, err=True)
-    predictions = []
-    with options.progress_bar() as progress:
-        for prediction in classifier.stream(paths, top=top, tta=tta):
-            predictions.append(prediction)
-            progress("predict", len(predictions), len(paths))
-            if not as_json:
-                options.echo(prediction)
-    if as_json:
-        options.print_json({"predictions": [prediction.to_dict() for prediction in predictions]})
-    if all(prediction.error for prediction in predictions):
-        sys.exit(1)
+    sorter = None
+    if folder := move_to or link_to:
+        several = classifier.card.multilabel
+        sorter = Sorter(folder, "move" if move_to else "link", classifier.classes, multilabel=several, dry_run=dry_run)
+    tally = _Tally(total)
+    with (
+        options.progress_bar() as progress,
+        _output(out) as write,
+        closing(classifier.stream(paths, top=top, tta=tta)) as stream,
+    ):
+        predictions = map(sorter.place, stream) if sorter else stream
+        for text in formatted(tally.watch(predictions, progress), "json" if as_json else kind, bool(sorter)):
+            write(text)
+    tally.end(sorter)
+
+
+def _listed(images: Sequence[str], null: bool, once: bool) -> tuple[Iterable[str | Path], int]:
+    """The pictures and their number, 0 where names on stdin are among them. once : each file but once."""
+    from featcache.files import find_images, read_names
+    from featcache.sorting import distinct
+
+    found: Iterable[str | Path] = find_images(name for name in images if name != "-")
+    if "-" in images:
+        found = chain(found, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
+        return (distinct(found) if once else found), 0
+    found = list(distinct(found) if once else found)
+    return found, len(found)
+
+
+@contextmanager
+def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
+    """Writes to a file, or at once to stdout, where it does not tear the progress bar."""
+    from tqdm import tqdm
+
+    from featcache.files import draft_of
+
+    if out:
+        with draft_of(Path(out)) as file:
+            yield file.write
+        return
+
+    def write(text: str) -> None:
+        with tqdm.external_write_mode():
+            sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "surrogateescape"))
+            sys.stdout.buffer.flush()
+
+    yield write
+
+
+class _Tally:
+    """How far the work is, and what went wrong. total : 0 where it is not known."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.unreadable: list[Prediction] = []
+        self.unsorted: list[Prediction] = []
+        self.stopped: options.StoppedError | None = None
+
+    def watch(
+        self, predictions: Iterable[Prediction], progress: Callable[[str, int, int], None]
+    ) -> Iterator[Prediction]:
+        """The predictions, up to where Ctrl-C comes."""
+        for self.done, one in enumerate(predictions, 1):
+            if one.error:
+                (self.unreadable if one.label is None else self.unsorted).append(one)
+            yield one
+            try:
+                progress("predict", self.done, self.total)
+            except options.StoppedError as error:
+                self.stopped = error
+                return
+
+    def end(self, sorter: Sorter | None) -> None:
+        """Say what people should know, and exit with the status."""
+        from featcache.errors import EmptyFolderError
+
+        if not self.done:
+            raise EmptyFolderError("stdin names no image: nothing came.")
+        self._name(self.unreadable, "pictures could not be read")
+        self._name(self.unsorted, "files are not where they should be")
+        if sorter:
+            click.echo(str(sorter), err=True)
+        if self.stopped:
+            of = f" of {self.total}" if self.total else ""
+            text = f"predict: {self.done}{of} done; what was written of them is kept."
+            raise options.StoppedError(self.stopped.exit_code - 128, text)
+        if self.unsorted or len(self.unreadable) == self.done:
+            sys.exit(1)
+
+    def _name(self, bad: list[Prediction], what: str) -> None:
+        from featcache.report import printable
+
+        if bad:
+            lines = [f"{len(bad)} of {self.done} {what}:"]
+            lines += [f"  {printable(one.path)}: {one.error}" for one in bad[:_NAMED]]
+            lines += [f"  and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
+            click.echo("\n".join(lines), err=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from commands import SMALL, as_json, done, featcache_cli, refused
 from featcache import comparison, routes
 from featcache.files import Progress
 from featcache.routes import Order
+from pagereader import read_page
 
 QUICK = (*SMALL, "--views", 1, "--epochs", 1, "--batch-size", 5, "--precision", "fp32")
 
@@ -37,10 +39,17 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     result = featcache_cli("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert result.exit_code == 0, result.output
     assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
-    names = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("|")]
-    assert names[0] == "route"
-    assert names[2:] == ["cached head, cold", "cached head, warm", "frozen, live every epoch"]
-    assert result.stdout.endswith(f"report.md, report.json and report.png are in {out}\n")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines() if line[:1] == "|"
+    ]
+    assert [row[0] for row in rows[:1] + rows[2:]] == [
+        "route", "cached head, cold", "cached head, warm", "frozen, live every epoch"]  # fmt: skip
+    assert result.stdout.endswith(
+        f"report.md, report.json and report.png are in {out}\nAll of it, with pictures: {out / 'report.html'}\n"
+    )
+    page = read_page(out / "report.html")
+    assert [len(page.sections[name].captions) for name in ("Learning curves", "The head, looked at")] == [1, 5]
+    assert page.sections["Result"].tables == [[rows[0], *rows[2:]]]
     assert "cached-0: extract" in result.stderr
     found = as_json("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
@@ -51,6 +60,25 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     message = refused("benchmark", data, "-o", out, *QUICK, "--views", 3, "--lr", 0.5)
     assert message.startswith(f"{out} holds a comparison with views=1, you asked for 3; recipe=")
     assert message.endswith(". Give another folder.")
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_on_the_page_repeats_the_benchmark(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = as_json("benchmark", data, "-o", tmp_path / "first/report", *QUICK, "--routes", "cached", "--seed", 3)
+    page = read_page(tmp_path / "first/report/report.html")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / data.name).symlink_to(data)
+    done(*shlex.split(page.sections["To repeat it"].code)[1:])
+    again = json.loads((tmp_path / "report/report.json").read_text())
+    assert again["settings"] == first["settings"]
+    assert [one["accuracy"] for one in again["outcomes"]] == [one["accuracy"] for one in first["outcomes"]]
+    tables = [
+        dict(one.sections["Where the features come from"].tables[0][1:])  # type: ignore[arg-type]
+        for one in (page, read_page(tmp_path / "report/report.html"))
+    ]
+    assert tables[0]["digest"] == tables[1]["digest"]
 
 
 def test_an_unknown_route_is_refused(data: Path, tmp_path: Path) -> None:

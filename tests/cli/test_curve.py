@@ -32,6 +32,13 @@ def test_views_are_drawn(cache: Path, tmp_path: Path) -> None:
         assert picture.size[0] > 500
 
 
+def test_what_is_drawn_is_what_show_draws_of_what_is_printed(cache: Path, tmp_path: Path) -> None:
+    found = done("curve", cache, "--over", "views", "-o", tmp_path / "a.svg", "--json")
+    (tmp_path / "curve.json").write_text(found)
+    done("show", "curve", tmp_path / "curve.json", "-o", tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
 def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 

@@ -45,14 +45,14 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     text = done("demo", folder)
     shown = [line.removeprefix("$ featcache ") for line in text.splitlines() if line.startswith("$ ")]
     assert [shlex.split(line)[0] for line in shown] == [line["command"] for line in lines] == STEPS
-    assert set(STEPS) | {"demo", "verify", "update", "diff", "curve"} == set(COMMANDS)
+    assert set(STEPS) | {"demo", "verify", "update", "diff", "curve", "show", "export", "serve"} == set(COMMANDS)
     made = {folder / name for name in ("cache.h5", "head", "head-knn", "run", "report")}
     assert {Path(line["out"]) for line in lines if "out" in line} == made
     assert all(Path(line["data"]) == folder / "digits" for line in lines if "data" in line)
     assert {line["image_size"] for line in lines if "image_size" in line} == {48}
     assert [Path(image).parent.name for image in lines[6]["images"]] == ["ants", "bees"]
     assert all(Path(image).is_file() for image in lines[6]["images"])
-    assert text.endswith(f"Everything is in {folder.resolve()}: look at report/report.md and its pictures.\n")
+    assert text.endswith(f"Everything is in {folder.resolve()}: look at head.html and report/report.html.\n")
 
 
 @pytest.mark.usefixtures("few")

@@ -12,7 +12,7 @@ import pytest
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
-from featcache import plots
+from featcache import drawing
 from featcache.presets import PRESETS
 from featcache.training import Recipe
 from featcache_cli.finetune import PRESETS as OFFERED
@@ -58,6 +58,11 @@ def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
 def test_the_folder_holds_the_model_its_checkpoint_and_its_curves(run: tuple[Path, str, str]) -> None:
     assert sorted(path.name for path in run[0].iterdir()) == [
         "curves.png", "head.safetensors", "last.pt", "model.json", "run.json", "val.csv"]  # fmt: skip
+
+
+def test_the_curves_are_those_that_show_draws(run: tuple[Path, str, str], tmp_path: Path) -> None:
+    done("show", "history", run[0], "-o", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes() == (run[0] / "curves.png").read_bytes()
 
 
 def test_the_predictions_beside_it_are_those_of_its_accuracy(run: tuple[Path, str, str], data: Path) -> None:
@@ -132,7 +137,7 @@ def got(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return SimpleNamespace(history=[], path=Path("run"))
 
     monkeypatch.setitem(vars(featcache), "finetune", finetune)
-    monkeypatch.setattr(plots, "plot_history", lambda *_: None)
+    monkeypatch.setattr(drawing, "save", lambda *_: None)
     return seen
 
 

@@ -10,6 +10,7 @@ import featcache
 from commands import as_json, done, featcache_cli, refused
 from featcache.fitting import fit_head
 from featcache.heads import HEADS
+from pagereader import read_page
 
 
 @pytest.fixture
@@ -175,3 +176,33 @@ def test_a_budget_is_a_duration(text: str, seconds: float, got: dict[str, Any]) 
 @pytest.mark.parametrize("text", ["", "soon", "-1s", "0", "nan", "infs", "5d"])
 def test_what_is_no_duration_is_a_usage_error(text: str) -> None:
     assert f"{text!r} is no duration such as 30s, 2m or 1.5h" in refused("fit-head", "c.h5", "--budget", text, status=2)
+
+
+def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp_path: Path) -> None:
+    page = tmp_path / "head.html"
+    text = done("fit-head", cache, "-o", tmp_path / "head", "-p", "C=0.1", "--report", page, "--images", data)
+    found = read_page(page)
+    assert found.sections["Result"].code == text.partition("\nsaved in ")[0]
+    assert len(found.sections["The head, looked at"].captions) == 5
+    assert found.sections["To repeat it"].code.splitlines()[1] == (
+        "featcache fit-head toy.h5 -o head -p C=0.1 --head linear --tta 0 --device cpu --layer penultimate --seed 0"
+    )
+    done("fit-head", cache, "-o", tmp_path / "head", "--report", page)
+    assert len(read_page(page).sections["The head, looked at"].captions) == 3
+
+
+def test_a_report_needs_a_saved_head_and_images_a_report(got: dict[str, Any]) -> None:
+    assert "--report draws what is saved: give -o, too" in refused(
+        "fit-head", "c.h5", "--report", "head.html", status=2
+    )
+    assert "--images is for the pictures of --report" in refused(
+        "fit-head", "c.h5", "-o", "head", "--images", "photos", status=2
+    )
+    assert got == {}
+
+
+def test_a_report_that_cannot_be_written_is_a_message(cache: Path, tmp_path: Path) -> None:
+    page = tmp_path / "gone" / "head.html"
+    assert refused("fit-head", cache, "-o", tmp_path / "head", "--report", page) == (
+        f"{page}: No such file or directory"
+    )

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
-from commands import done, featcache_cli, refused
+from commands import ROOT, done, featcache_cli, refused
+from featcache import sorting
+from featcache.backbones import CONVERSION_PAYS
 from featcache.classifier import Classifier
+from featcache_cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +131,233 @@ def test_a_fine_tuned_network_predicts(data: Path, tmp_path: Path) -> None:
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert (card["kind"], len(labels)) == ("network", 5)
     assert sum(labels) / 5 == pytest.approx(card["metrics"]["accuracy"])
+
+
+# Formats and names
+
+
+def test_csv_goes_to_a_file_that_is_whole(head: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copy(data / "val/ants/000.png", tmp_path / os.fsdecode(b'a,"\n\xe9.png'))
+    (tmp_path / "bad.png").write_bytes(b"")
+    out = tmp_path / "out.csv"
+    assert done("predict", head, tmp_path, "--format", "csv", "-o", out) == ""
+    direct = Classifier.load(head).predict(sorted(tmp_path.glob("*.png")))
+    with out.open(newline="", errors="surrogateescape") as file:
+        assert list(csv.reader(file)) == [
+            ["path", "label", "probability", "error"],
+            [direct[0].path, direct[0].label, f"{direct[0].probability:.6f}", ""],
+            [str(tmp_path / "bad.png"), "", "", "the file is empty (0 bytes)"],
+        ]
+    raw = CliRunner().invoke(main, ["predict", str(head), str(tmp_path), "--format", "csv"]).stdout_bytes
+    assert raw == out.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".png") == ["out.csv"]
+
+
+def test_json_lines_and_the_json_option_agree(head: Path, data: Path) -> None:
+    lines = done("predict", head, data / "val", "--format", "jsonl").splitlines()
+    assert [json.loads(line) for line in lines] == _json(head, data / "val")
+    assert json.loads(done("predict", head, data / "val", "--format", "json"))["predictions"] == _json(
+        head, data / "val"
+    )
+
+
+def _from_stdin(head: Path, names: bytes, *options: str) -> Result:
+    return CliRunner().invoke(main, ["predict", str(head), "-", *options], input=names)
+
+
+def test_names_on_stdin_that_are_no_pictures_are_listed(head: Path, data: Path, tmp_path: Path) -> None:
+    good, text = data / "val/ants/000.png", tmp_path / "text.png"
+    text.write_text("text")
+    os.mkfifo(tmp_path / "pipe.png")
+    names = [good, tmp_path / "gone.png", text, tmp_path / "pipe.png", tmp_path, good]
+    reasons = ["No such file or directory", "not an image that Pillow can identify", "not a regular file",
+               "Is a directory"]  # fmt: skip
+    for end, option in ((b"\n", []), (b"\0", ["-0"])):
+        result = _from_stdin(head, end.join(map(os.fsencode, names)), "--format", "jsonl", *option)
+        assert result.exit_code == 0
+        found = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [one["path"] for one in found] == list(map(str, names))
+        assert [one["error"] for one in found] == [None, *reasons, None]
+        expected = [f"  {name}: {reason}" for name, reason in zip(names[1:5], reasons, strict=True)]
+        assert result.stderr.splitlines()[-5:] == ["4 of 6 pictures could not be read:", *expected]
+
+
+def test_files_and_stdin_together(head: Path, data: Path) -> None:
+    image, named = data / "val/ants/000.png", data / "val/bees/000.png"
+    result = CliRunner().invoke(main, ["predict", str(head), "-", str(image), "--json"], input=f"{named}\n")
+    assert [one["path"] for one in json.loads(result.stdout)["predictions"]] == [str(image), str(named)]
+
+
+def test_nothing_on_stdin_is_refused(head: Path) -> None:
+    result = _from_stdin(head, b"\n")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: stdin names no image: nothing came.")
+    result = _from_stdin(head, b"a.png\0b.png\0")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("the names on stdin have NUL characters in them; find -print0 needs -0 here.\n")
+
+
+def test_twenty_of_many_bad_pictures_are_named(head: Path, data: Path) -> None:
+    names = [f"gone{number}.png" for number in range(23)]
+    result = _from_stdin(head, "\n".join([*names, str(data / "val/ants/000.png")]).encode())
+    assert result.exit_code == 0
+    expected = [f"  {name}: No such file or directory" for name in names[:20]]
+    assert result.stderr.splitlines()[-22:] == ["23 of 24 pictures could not be read:", *expected, "  and 3 more"]
+
+
+def test_many_files_are_worth_a_conversion_and_names_on_stdin_are_not_counted(
+    head: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    load = Classifier.load
+
+    def note(*arguments: Any, views: int, **options: Any) -> Classifier:
+        told.append(views)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(Classifier, "load", note)
+    done("predict", head, *[data / "val/ants/000.png"] * 3, "--tta", 1)
+    _from_stdin(head, os.fsencode(data / "val/ants/000.png"))
+    assert told == [6, 0]
+    assert CONVERSION_PAYS > 6
+
+
+def test_a_stopped_prediction_keeps_what_was_done(
+    head: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Classifier.stream
+
+    def stopping(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for number, prediction in enumerate(stream(*arguments, **options)):
+            if number == 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield prediction
+
+    monkeypatch.setattr(Classifier, "stream", stopping)
+    result = featcache_cli("predict", head, data / "val", "--json", "-o", tmp_path / "out.json")
+    assert result.exit_code == 143
+    assert result.stderr.endswith("Stopped. predict: 2 of 5 done; what was written of them is kept.\n")
+    found = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert [Path(one["path"]).name for one in found] == ["000.png", "001.png"]
+    result = _from_stdin(head, b"\n".join(os.fsencode(path) for path in (data / "val").rglob("*.png")))
+    assert result.stderr.endswith("Stopped. predict: 2 done; what was written of them is kept.\n")
+
+
+def test_predictions_come_while_names_come_and_a_closed_pipe_is_quiet(head: Path, data: Path) -> None:
+    name = os.fsencode(data / "val/ants/000.png") + b"\n"
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from featcache_cli.main import main; main()",
+            "predict",
+            head,
+            "-",
+            "--format",
+            "jsonl",
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        for _ in range(200):  # enough for the first batch to be seen; stdin stays open
+            process.stdin.write(name)
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["error"] is None
+        process.stdout.close()
+        process.stdin.write(name)
+        process.stdin.close()
+        said = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "rror" not in said
+
+
+# Sorting
+
+
+@pytest.fixture
+def inbox(data: Path, tmp_path: Path) -> Path:
+    """The val images, all in one folder, and a bad one."""
+    (tmp_path / "in").mkdir()
+    for path in (data / "val").rglob("*.png"):
+        shutil.copy(path, tmp_path / "in" / f"{path.parent.name}{path.name}")
+    (tmp_path / "in/bad.png").write_bytes(b"")
+    return tmp_path / "in"
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", ["move", "link"])
+def test_files_are_sorted_into_the_folders_of_their_classes(how: str, head: Path, inbox: Path) -> None:
+    out = inbox.parent / "out"
+    expected = {one.path: f"{out}/{one.label}/{Path(one.path).name}" for one in
+                Classifier.load(head).predict(sorted(inbox.iterdir())) if one.label}  # fmt: skip
+    before = _tree(inbox.parent)
+    line = ("predict", head, inbox, f"--{how}-to", out, "--format", "csv")
+    dry = featcache_cli(*line, "--dry-run")
+    assert _tree(inbox.parent) == before
+    result = featcache_cli(*line)
+    assert (dry.exit_code, result.exit_code, dry.stdout) == (0, 0, result.stdout)
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    assert {row["path"]: row["moved_to"] for row in rows} == {**expected, str(inbox / "bad.png"): ""}
+    assert _tree(out) == {
+        str(Path(to).relative_to(out)): before[f"in/{Path(path).name}"] for path, to in expected.items()
+    }
+    left = [path.name for path in inbox.iterdir()]
+    assert left == ["bad.png"] if how == "move" else len(left) == 6
+    ants, bees = (sum(f"/{name}/" in to for to in expected.values()) for name in ("ants", "bees"))
+    shares = ", ".join(f"{count} to {name}" for name, count in (("ants", ants), ("bees", bees)) if count)
+    assert result.stderr.splitlines()[-1] == f"{how.replace('move', 'mov')}ed 5 files into {out}: {shares}"
+    assert dry.stderr.splitlines()[-1] == f"would have {how.replace('move', 'mov')}ed 5 files into {out}: {shares}"
+    after = _tree(inbox.parent)
+    again = featcache_cli("predict", head, inbox, out, f"--{how}-to", out)
+    assert _tree(inbox.parent) == after
+    there = 5 if how == "move" else 10
+    assert again.stderr.splitlines()[-1].endswith(f" 0 files into {out}; {there} were there already")
+
+
+def test_a_file_that_is_named_twice_is_moved_once(head: Path, inbox: Path) -> None:
+    file = inbox / "ants000.png"
+    found = _json(head, file, inbox, file, "--move-to", inbox)
+    assert [one["path"] for one in found].count(str(file)) == 1
+    assert len(found) == 6
+    assert [one["error"] for one in found].count(None) == 5
+    assert all(Path(place).is_file() for one in found for place in one["moved_to"])
+
+
+def test_what_cannot_be_moved_is_status_1(head: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sorting, "_move", full)
+    result = featcache_cli("predict", head, inbox / "ants000.png", "--move-to", inbox.parent / "out")
+    assert result.exit_code == 1
+    assert result.stdout.endswith("\tcould not be moved: No space left on device\n")
+    assert result.stderr.splitlines()[-3:] == [
+        "1 of 1 files are not where they should be:",
+        f"  {inbox / 'ants000.png'}: could not be moved: No space left on device",
+        f"moved 0 files into {inbox.parent / 'out'}",
+    ]
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--move-to", "a", "--link-to", "b"]], ids=str)
+def test_options_that_do_not_fit_are_refused(options: list[str], head: Path, data: Path) -> None:
+    assert refused("predict", head, data / "val", *options, status=2) == (
+        "--move-to and --link-to exclude each other, and --dry-run needs one of them"
+    )
+
+
+def test_a_class_that_is_no_folder_s_name_is_refused_before_anything_is_done(head: Path, inbox: Path) -> None:
+    copy = Path(shutil.copytree(head, inbox.parent / "head"))
+    card = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps({**card, "classes": ["ants", "../bees"]}))
+    before = _tree(inbox)
+    message = refused("predict", copy, inbox, "--move-to", inbox.parent / "out")
+    assert message.startswith("the class '../bees' cannot be the name of a folder")
+    assert (_tree(inbox), (inbox.parent / "out").exists()) == (before, False)

@@ -1,0 +1,76 @@
+"""What exports give and cost: each network in each format, with a head fitted on its features.
+
+    python benchmarks/export.py [DATA] [--weights PATH]
+
+DATA defaults to FEATCACHE_ANTS_BEES, PATH (a state dict of torchvision's mobilenet_v2) to FEATCACHE_WEIGHTS. The
+networks: the embedded one; mobilenet_v2 with PATH; resnet18 and timm's vit_small_patch16_224 with random weights, which
+cost the same as others. Heads are `linear`, fitted on the clean views.
+
+- difference: of the exported model's logits in a fresh process without featcache from those of featcache's network and
+  head in PyTorch, fp32; the largest of four pictures of noise, one alone and all four at once, over the largest logit.
+- seconds: of one call of export(), after one that is not counted (imports): loading, writing, and checking in the
+  fresh process, whose imports count, each by itself.
+- bytes: of the file.
+
+Writes results/export.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import record
+
+from featcache import extract, fit_head
+from featcache.exporting import Format, export
+
+NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "timm/vit_small_patch16_224")
+
+
+def measure(model: Path, out: Path, format: Format) -> dict[str, Any]:
+    """One export."""
+    moments = []
+    done = export(model, out, format, on_step=lambda step: moments.append(time.perf_counter()))
+    moments.append(time.perf_counter())
+    load, write, check = (round(after - before, 2) for before, after in pairwise(moments))
+    out.unlink()
+    return {
+        "difference": float(f"{done.difference:.2g}"),
+        "seconds": {"load": load, "write": write, "check": check},
+        "bytes": done.size_bytes,
+    }
+
+
+def main() -> None:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
+    parser.add_argument("--weights", default=os.environ.get("FEATCACHE_WEIGHTS"))
+    options = parser.parse_args()
+    if not options.data or not options.weights:
+        sys.exit("give DATA and --weights, or set FEATCACHE_ANTS_BEES and FEATCACHE_WEIGHTS")
+    commit = record.commit()
+    weights = {"efficientnet_lite0": "pretrained", "mobilenet_v2": options.weights}
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for name in NETWORKS:
+            folder = Path(work, name.replace("/", "-"))
+            cache = Path(f"{folder}.h5")
+            extract(options.data, cache, backbone=name, weights=weights.get(name, "none"), views=0, precision="fp32")
+            fit_head(cache, folder)
+            if not found:
+                for format in get_args(Format):
+                    measure(folder, Path(work, "mine.pt2"), format)
+            found[name] = {format: measure(folder, Path(work, "mine.pt2"), format) for format in get_args(Format)}
+    record.write("export", {"data": Path(options.data).name, "networks": found}, commit)
+
+
+if __name__ == "__main__":
+    main()

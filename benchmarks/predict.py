@@ -1,0 +1,111 @@
+"""`featcache predict` against `featcache extract --views 0` on the same 2,000 photos, with the same networks.
+
+    python benchmarks/predict.py [DATA] [--images 2000] [--networks efficientnet_lite0 resnet18] [--repeats 5]
+
+DATA defaults to FEATCACHE_ANTS_BEES; its JPEG photos are copied in turn until there are as many as asked for. Each
+command is a process of its own, timed from its start to its end, imports and loading included. Beside each runs the
+same command on the first 20 photos, which is what starting costs; the rate after the start is that of the other photos
+in the difference. Each repeat runs all commands once, one after the other, so that a slow moment of the machine does
+not fall on one of them alone; figures are medians over the repeats with the least and the most, ratios those within a
+repeat. All photos are in the page cache and the networks' conversions are kept by a run that is not timed; resnet18 has
+random weights. extract reads every file twice (it hashes all of them first) and writes a cache; predict reads them once
+and writes CSV to a file.
+
+Writes results/predict.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import record
+
+import featcache
+
+START = 20
+COMMAND = [sys.executable, "-c", "from featcache_cli.main import main; main()"]
+
+
+def run(*arguments: object) -> float:
+    """Seconds of one command, from the start of its process to its end."""
+    line = [*COMMAND, *map(str, arguments)]
+    return record.seconds(lambda: subprocess.run(line, capture_output=True, check=True))
+
+
+def copied(data: str, images: int, folder: Path) -> Path:
+    """The photos of DATA in two class folders, copied in turn."""
+    photos = sorted(path for path in Path(data).rglob("*.jpg") if path.is_file())
+    for number, photo in zip(range(images), cycle(photos), strict=False):
+        target = folder / "ab"[number % 2] / f"{number:05d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(photo, target)
+    return folder
+
+
+def one_round(photos: Path, few: Path, network: list[str], head: Path, scratch: Path) -> dict[str, float]:
+    """Seconds of each command on all and on the first photos."""
+    found = {}
+    for name, data in (("few", few), ("all", photos)):
+        cache = scratch / "cache.h5"
+        cache.unlink(missing_ok=True)
+        found[f"extract {name}"] = run("extract", data, "-o", cache, "--views", 0, "--allow-leak", *network)
+        found[f"predict {name}"] = run("predict", head, data, "--format", "csv", "-o", scratch / "out.csv")
+    return found
+
+
+def summary(rounds: list[dict[str, float]], images: int, few: int) -> dict[str, Any]:
+    """Rates and ratios: median, least, most."""
+    figures = defaultdict(list)
+    for found in rounds:
+        for name in ("extract", "predict"):
+            whole, start = found[f"{name} all"], found[f"{name} few"]
+            figures[f"{name}, s"].append(whole)
+            figures[f"{name}, s to start (with {few} photos)"].append(start)
+            figures[f"{name}, images/s from start to end"].append(images / whole)
+            figures[f"{name}, images/s after the start"].append((images - few) / (whole - start))
+        for what in ("from start to end", "after the start"):
+            ratio = figures[f"predict, images/s {what}"][-1] / figures[f"extract, images/s {what}"][-1]
+            figures[f"predict / extract, {what}"].append(ratio)
+    return {name: record.spread(values) for name, values in figures.items()}
+
+
+def main() -> None:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--networks", nargs="+", default=["efficientnet_lite0", "resnet18"])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    if not options.data:
+        sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of photos")
+    measured, results = record.commit(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        photos = copied(options.data, options.images, scratch / "photos")
+        few = copied(options.data, START, scratch / "few")
+        for name in options.networks:
+            weights = "pretrained" if name == "efficientnet_lite0" else "none"
+            network = ["--backbone", name, "--weights", weights]
+            first = scratch / f"{name}.h5"
+            run("extract", photos, "-o", first, "--views", 0, "--allow-leak", *network)
+            featcache.fit_head(first, scratch / name, parameters={"C": 0.1})
+            rounds = []
+            for number in range(options.repeats):
+                rounds.append(one_round(photos, few, network, scratch / name, scratch))
+                print(name, number + 1, {k: round(v, 2) for k, v in rounds[-1].items()}, file=sys.stderr)
+            results[name] = summary(rounds, options.images, START)
+    record.write("predict", {"images": options.images, "repeats": options.repeats, **results}, measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""featcache export"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+FORMATS = ("state-dict", "onnx", "torch-export")
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--format", type=click.Choice(FORMATS), required=True, help="Weights for the plain network of "
+              "torchvision or timm; a graph for ONNX Runtime; a graph for PyTorch (.pt2).")  # fmt: skip
+@click.option("-o", "--out", required=True, help="File to write; it must not exist.")
+@click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
+@options.as_json
+def command(model: str, as_json: bool, **settings: Any) -> None:
+    """Write MODEL, a saved head or a fine-tuned run, as a file that needs no featcache.
+
+    It is run in a fresh process first, by the program that is printed, and must give the same logits.
+    """
+    from featcache.exporting import export
+
+    exported = export(model, **settings, on_step=partial(click.echo, err=True))
+    options.show(exported, as_json)

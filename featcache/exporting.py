@@ -1,0 +1,152 @@
+"""`export`: a saved model as a file that needs no featcache, tried in a fresh process before it gets its name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featcache.errors import ExportError, MissingExtraError
+from featcache.folding import Layer, fold, layer
+from featcache.formats import WRITERS
+from featcache.parity import make_pictures, run_example
+from featcache.report import human_bytes
+from featcache.saved import SavedModel, open_model
+from featcache.views import make_views
+
+Format = Literal["state-dict", "onnx", "torch-export"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+LIMIT = 1e-4
+"""How far logits of the exported model may lie from ours, as a share of the largest."""
+
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # they come with the extra of the format's name
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that holds a model.
+
+    difference : the largest of its logits from ours, in a fresh process, over the largest of ours. snippet : the
+        program that was run there. notes : what a user should know, a line each.
+    """
+
+    path: Path
+    format: Format
+    size_bytes: int
+    difference: float
+    snippet: str
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.path}: {self.format}, {human_bytes(self.size_bytes)}",
+            f"in a fresh process without featcache its logits differ by {self.difference:.1e} of the largest",
+            *self.notes,
+        ]
+        return "\n".join([*lines, "", "how to use it, as it was run there:", "", self.snippet.rstrip()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def export(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    format: Format,
+    *,
+    weights: str | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Exported:
+    """Write a folder of `fit_head` or `finetune` as a file for PyTorch or ONNX Runtime alone, which computes in fp32.
+
+    Parameters
+    ----------
+    format : "state-dict", weights for the plain network of torchvision or timm with its last layer replaced; "onnx"
+        and "torch-export", graphs from pixels (b, s, s, 3), uint8, to logits and probabilities (b, c).
+    weights : where the backbone's weights lie now, if they have moved.
+    on_step : called with what is done next.
+
+    Raises
+    ------
+    ExportError : a model that the format cannot hold, a file that exists, or one that gives other logits; then nothing
+        is written. MissingExtraError : "onnx" without its packages. HeadError, BackboneError : see `open_model`.
+    """
+    out = Path(out)
+    _check_target(out, format)
+    on_step(f"loading {model}")
+    saved = open_model(model, weights=weights, device="cpu", precision="fp32")
+    view, last = saved.card.spec.view, _last_layer(saved, Path(model))
+    pictures = make_pictures(view.resize_size)  # resizing leaves them as they are, whoever does it
+    squares = np.concatenate([make_views(picture, view, b"", [0]) for picture in pictures])
+    expected = saved.backbone.embed(squares) @ last.weight.T + last.bias
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        draft = Path(folder, out.name)
+        on_step(f"writing {format}")
+        snippet = WRITERS[format](saved, last, draft)
+        on_step("running it in a fresh process")
+        found = run_example(snippet, draft.parent, pictures if format == "state-dict" else squares)
+        difference = _difference(found, expected, last)
+        if not difference <= LIMIT:
+            raise ExportError(
+                f"{model} as {format} gives other logits in a fresh process: they differ by {difference:.1e} of the "
+                f"largest, at most {LIMIT:.0e} is allowed. Nothing was written. Use another format."
+            )
+        size = draft.stat().st_size
+        draft.replace(out)
+    return Exported(out, format, size, difference, snippet, _notes(saved, last, format))
+
+
+def _check_target(out: Path, format: str) -> None:
+    """Refuse what cannot be written before the work, not after it."""
+    if format not in FORMATS:
+        raise ExportError(f"there is no format {format!r}; use {', '.join(FORMATS)}")
+    for package in _PACKAGES.get(format, ()):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, format)
+    if os.path.lexists(out):
+        raise ExportError(f"{out} exists. Give another name, or remove it.")
+    if not out.parent.is_dir():
+        raise ExportError(f"{out.parent} is no folder: make it first")
+
+
+def _last_layer(saved: SavedModel, folder: Path) -> Layer:
+    """From the backbone's features to logits."""
+    card = saved.card
+    if card.kind == "network":
+        head = saved.model.head
+        return Layer(head.weight.detach().double().numpy(), head.bias.detach().double().numpy())
+    folded = fold(saved.model)
+    if folded is None:
+        raise ExportError(
+            f"{folder} holds a head {card.head}, whose probabilities are not those of a linear layer: it cannot be "
+            "exported. Fit linear, ridge, lda, centroid, sgd or logreg (with --scaling standard, too)."
+        )
+    return layer(folded, len(card.classes))
+
+
+def _difference(found: NDArray[np.float32], expected: NDArray[np.float64], last: Layer) -> float:
+    """The largest of all logits, over the largest of those that depend on the picture; the others may be far off."""
+    largest = np.abs(expected[:, last.learnt]).max(initial=np.finfo(np.float32).tiny)
+    return float(np.abs(found - np.concatenate([expected[:1], expected])).max() / largest)
+
+
+def _notes(saved: SavedModel, last: Layer, format: Format) -> tuple[str, ...]:
+    card = saved.card
+    notes = []
+    if card.kind == "head" and card.spec.precision != "fp32":
+        notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
+    for name in np.array(card.classes)[~last.learnt]:
+        notes.append(f"{name} has the same logit for every picture: train had nothing to tell it by")
+    if format == "torch-export":
+        notes.append(f"written by PyTorch {torch.__version__}; other versions may not read it")
+    return tuple(notes)

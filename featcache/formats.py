@@ -1,0 +1,216 @@
+"""The formats that a model is exported in: each writes its file and gives the program that uses it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from featcache.architectures import linear_classifiers, timm_name
+from featcache.card import ModelCard
+from featcache.errors import ExportError, first_line
+from featcache.folding import Layer
+from featcache.frozen import Frozen
+from featcache.report import human_bytes
+from featcache.spec import PENULTIMATE
+
+if TYPE_CHECKING:
+    from featcache.saved import SavedModel
+
+_ONNX_BYTES = 2_000_000_000  # an ONNX file is one message of protobuf, which holds 2 GiB at most
+
+_PROGRAM = """import sys
+
+import numpy as np
+{imports}
+
+classes = {classes!r}
+{run}for row in {rows}:
+    {show}
+"""
+_SHOW = "print(classes[row.argmax()], float(row.max()))"
+_SHOW_LABELS = "print([(name, float(share)) for name, share in zip(classes, row) if share > 0.5])"
+
+_STATE_DICT = """{build}
+model.load_state_dict(torch.load({file!r}, weights_only=True))
+model.eval()
+prepare = v2.Compose([
+    v2.Resize({resize}, interpolation=v2.InterpolationMode.{interpolation}, antialias=True),
+    v2.CenterCrop({size}),
+    v2.ToDtype(torch.float32, scale=True),
+    v2.Normalize(mean={mean!r}, std={std!r}),
+])
+# pictures: RGB, uint8, (b, height, width, 3)
+pictures = torch.from_numpy(np.load(sys.argv[1])).permute(0, 3, 1, 2)
+with torch.inference_mode():
+    logits = model(prepare(pictures))
+"""
+
+_ONNX = """{input}
+pixels = np.load(sys.argv[1])
+session = onnxruntime.InferenceSession({file!r}, providers=["CPUExecutionProvider"])
+logits, probabilities = session.run(["logits", "probabilities"], {{"pixels": pixels}})
+"""
+
+_TORCH_EXPORT = """{input}
+pixels = torch.from_numpy(np.load(sys.argv[1]))
+model = torch.export.load({file!r}).module()
+with torch.inference_mode():
+    logits, probabilities = model(pixels)
+"""
+
+
+def write_state_dict(saved: SavedModel, last: Layer, path: Path) -> str:
+    """Weights for the network as torchvision or timm builds it with as many classes. Raises ExportError."""
+    card, name = saved.card, saved.card.spec.backbone
+    if card.layer != PENULTIMATE:
+        raise ExportError(
+            f"the head works on layer {card.layer} of {name}, behind which the plain network goes on, so no state "
+            "dict holds them both. Use onnx or torch-export."
+        )
+    classifiers = linear_classifiers(name)
+    if not classifiers:
+        raise ExportError(
+            f"the plain {name} does not end in a linear layer, so its state dict has no place for the head. "
+            "Use onnx or torch-export."
+        )
+    state = saved.backbone.module.state_dict()
+    for layer in classifiers:
+        state[f"{layer}.weight"], state[f"{layer}.bias"] = (torch.from_numpy(part).float() for part in last)
+    with _exporting(saved, "state-dict"):
+        torch.save({name: value.contiguous() for name, value in state.items()}, path)
+    imports, build = _plain_network(name, classifiers[0], last)
+    view = card.spec.view
+    run = _STATE_DICT.format(
+        build=build,
+        file=path.name,
+        resize=view.resize_size,
+        interpolation=view.interpolation.upper(),
+        size=view.image_size,
+        mean=list(card.spec.mean),
+        std=list(card.spec.std),
+    )
+    return _program(card, imports, run, rows="logits.sigmoid()" if card.multilabel else "logits.softmax(1)")
+
+
+def _plain_network(backbone: str, classifier: str, last: Layer) -> tuple[str, str]:
+    """The imports of a program that uses a network without featcache, and the lines that build it."""
+    (classes, width), model = last.weight.shape, timm_name(backbone)
+    views = "from torchvision.transforms import v2"
+    if model is not None:
+        return f"import timm\nimport torch\n{views}", f"model = timm.create_model({model!r}, num_classes={classes})"
+    inception = backbone in ("googlenet", "inception_v3")  # as featcache builds them
+    options = "aux_logits=False, transform_input=True, init_weights=False" if inception else ""
+    place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in classifier.split("."))
+    build = f"model = {backbone}({options})\nmodel{place} = torch.nn.Linear({width}, {classes})"
+    return f"import torch\nfrom torchvision.models import {backbone}\n{views}", build
+
+
+class _Deployed(nn.Module):
+    """RGB squares (b, s, s, 3), uint8, to logits and probabilities, each (b, c)."""
+
+    def __init__(self, frozen: Frozen, last: Layer, multilabel: bool) -> None:
+        super().__init__()
+        self.frozen, self.multilabel = frozen, multilabel
+        self.weight, self.bias = (nn.Parameter(torch.from_numpy(part).float(), requires_grad=False) for part in last)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = nn.functional.linear(self.frozen(pixels)[0], self.weight, self.bias)
+        return logits, logits.sigmoid() if self.multilabel else logits.softmax(1)
+
+
+def write_onnx(saved: SavedModel, last: Layer, path: Path) -> str:
+    """A graph for ONNX Runtime, in one file. Raises ExportError."""
+    module, example = _deployed(saved, last)
+    size = sum(value.nbytes for value in module.state_dict().values())
+    if size > _ONNX_BYTES:
+        raise ExportError(f"an ONNX file holds 2 GB, and this network has {human_bytes(size)}. Use torch-export.")
+    with _exporting(saved, "onnx"):
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: "batch"},),
+            input_names=["pixels"],
+            output_names=["logits", "probabilities"],
+            verbose=False,
+        )
+        assert program is not None  # it is with dynamo=True
+        program.model.metadata_props.update(_metadata(saved.card))
+        program.save(path, external_data=False)
+    return _program(saved.card, "import onnxruntime", _ONNX.format(file=path.name, input=_comment(saved.card)))
+
+
+def write_torch_export(saved: SavedModel, last: Layer, path: Path) -> str:
+    """A graph for PyTorch. Raises ExportError."""
+    module, example = _deployed(saved, last)
+    with _exporting(saved, "torch-export"):
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(_metadata(saved.card))})
+    return _program(saved.card, "import torch", _TORCH_EXPORT.format(file=path.name, input=_comment(saved.card)))
+
+
+WRITERS: Mapping[str, Callable[[SavedModel, Layer, Path], str]] = {
+    "state-dict": write_state_dict,
+    "onnx": write_onnx,
+    "torch-export": write_torch_export,
+}
+
+
+def _deployed(saved: SavedModel, last: Layer) -> tuple[nn.Module, Tensor]:
+    """The module to export, and an input."""
+    size = saved.card.spec.view.image_size
+    module = _Deployed(saved.backbone.frozen, last, saved.card.multilabel).eval()
+    return module, torch.zeros(2, size, size, 3, dtype=torch.uint8)
+
+
+def _preprocessing(card: ModelCard) -> tuple[str, str]:
+    """What the input of a graph is, and how a picture becomes it."""
+    view = card.spec.view
+    return (
+        f"RGB, uint8, (b, {view.image_size}, {view.image_size}, 3); mean and deviation are part of the graph",
+        f"the middle of each picture, its short side resized to {view.resize_size} ({view.interpolation}, antialiased)",
+    )
+
+
+def _comment(card: ModelCard) -> str:
+    what, how = _preprocessing(card)
+    return f"# pixels: {what},\n# {how}"
+
+
+def _metadata(card: ModelCard) -> dict[str, str]:
+    """What the file says of itself: texts, as ONNX wants them."""
+    view = card.spec.view
+    return {
+        "classes": json.dumps(card.classes),
+        "several_labels": json.dumps(card.multilabel),
+        "pixels": ", ".join(_preprocessing(card)),
+        "resize_size": str(view.resize_size),
+        "image_size": str(view.image_size),
+        "interpolation": view.interpolation,
+    }
+
+
+def _program(card: ModelCard, imports: str, run: str, *, rows: str = "probabilities") -> str:
+    show = _SHOW_LABELS if card.multilabel else _SHOW
+    return _PROGRAM.format(imports=imports, classes=list(card.classes), run=run, rows=rows, show=show)
+
+
+@contextmanager
+def _exporting(saved: SavedModel, format: str) -> Iterator[None]:
+    """Exporters print and warn of their own affairs, and raise whatever they like."""
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise ExportError(
+            f"PyTorch cannot export {saved.card.spec.backbone} as {format} ({first_line(error)}). Use another format."
+        ) from error

@@ -1,0 +1,96 @@
+"""`Prediction`: what a model says of one picture; and many of them as text, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from featcache.labels import SEPARATOR
+from featcache.report import finite, printable
+
+Format = Literal["text", "csv", "json", "jsonl"]
+_COLUMNS = ["path", "label", "probability", "error"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture.
+
+    path : "" for a picture that was not given as a file.
+    label : the most probable class; of a model of several labels those that are more probable than not, as "a|b".
+        None where the picture could not be read; then `error` says why.
+    top : pairs (class, probability), most probable first. The probability is None for heads without one.
+    several : whether a picture can have several labels.
+    moved_to : where a `Sorter` put the file; None where nothing is sorted. Beside a label, `error` says why it could
+        not be put there.
+    """
+
+    path: str
+    label: str | None
+    top: tuple[tuple[str, float | None], ...]
+    error: str | None = None
+    several: bool = False
+    moved_to: tuple[str, ...] | None = None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the most probable class."""
+        return self.top[0][1] if self.top else None
+
+    def __str__(self) -> str:
+        """One line: path, class, probability, then the next classes; of several labels first those that it has."""
+        if self.label is None:
+            return f"{printable(self.path)}\tunreadable: {self.error}"
+        shown = [label if share is None else f"{label} {share:.4f}" for label, share in self.top]
+        named = [self.label or "none"] if self.several else []
+        moved = [f"-> {place}" for place in self.moved_to or ()]
+        failed = [self.error] if self.error else []
+        return "\t".join(map(printable, [self.path, *named, *shown, *moved, *failed]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; `moved_to` only where files are sorted."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "top": [{"label": label, "probability": probability} for label, probability in self.top],
+            "error": self.error,
+            **({} if self.moved_to is None else {"moved_to": list(self.moved_to)}),
+        }
+
+
+def formatted(predictions: Iterable[Prediction], kind: Format, moved: bool = False) -> Iterator[str]:
+    """Predictions as text, piece by piece as they come.
+
+    Parameters
+    ----------
+    kind : "text", a line each; "csv"; "json", one object; "jsonl", an object a line. Bytes of a path that are no text
+        are kept as surrogates: write with errors="surrogateescape". JSON is ASCII.
+    moved : whether CSV has the column `moved_to`; several places are written as "a|b".
+    """
+    if kind == "csv":
+        yield _csv_row([*_COLUMNS, "moved_to"] if moved else _COLUMNS)
+    if kind == "json":
+        yield '{"predictions": ['
+    for number, one in enumerate(predictions):
+        if kind == "text":
+            yield f"{one}\n"
+        elif kind == "csv":
+            share = "" if one.probability is None else f"{one.probability:.6f}"
+            places = [SEPARATOR.join(one.moved_to or ())] if moved else []
+            yield _csv_row([one.path, one.label or "", share, one.error or "", *places])
+        else:
+            text = json.dumps(finite(one.to_dict()))
+            yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"
+    if kind == "json":
+        yield "\n]}\n"
+
+
+def _csv_row(values: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)  # its rows end in \r\n: else it would leave a \r in a name without quotes
+    return text.getvalue().removesuffix("\r\n") + "\n"

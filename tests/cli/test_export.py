@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from commands import as_json, done, featcache_cli, refused
+from featcache import exporting
+from featcache.classifier import Classifier
+from featcache.images import decode
+from featcache_cli import export
+
+
+@pytest.fixture(scope="module")
+def head(data: Path) -> Path:
+    """On the embedded network, whose features tell pictures of 32 pixels apart."""
+    cache, model = data.parent / "to-export.h5", data.parent / "to-export"
+    done("extract", data, "-o", cache, "--views", 0, "--precision", "fp32", "--image-size", 32)
+    done("fit-head", cache, "-o", model, "--head", "logreg", "--scaling", "standard")
+    return model
+
+
+def test_the_program_that_is_printed_says_what_predict_says(
+    head: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = featcache_cli("export", head, "--format", "state-dict", "-o", tmp_path / "mine.pth")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines() == [f"loading {head}", "writing state-dict", "running it in a fresh process"]
+    first, second, empty, intro, *program = result.stdout.splitlines()
+    size = (tmp_path / "mine.pth").stat().st_size
+    assert first == f"{tmp_path / 'mine.pth'}: state-dict, {size / 1e6:.1f} MB"
+    said, _, difference = second.removesuffix(" of the largest").rpartition(" ")
+    assert said == "in a fresh process without featcache its logits differ by"
+    assert 0 < float(difference) < 1e-5
+    assert (empty, intro) == ("", "how to use it, as it was run there:")
+    (tmp_path / "program.py").write_text("\n".join(program))
+    photos = [data / "val/ants/000.png", data / "val/bees/000.png"]
+    np.save(tmp_path / "photos.npy", np.stack([decode(photo.read_bytes()) for photo in photos]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["program.py", "photos.npy"])
+    runpy.run_path("program.py")
+    for line, one in zip(capsys.readouterr().out.splitlines(), Classifier.load(head).predict(photos), strict=True):
+        label, share = line.split()
+        assert label == one.label
+        assert float(share) == pytest.approx(one.probability, abs=1e-4)
+
+
+def test_json_is_one_object_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    found = exporting.Exported(Path("mine.onnx"), "onnx", 12, 2e-7, "import sys\n", ("mind this",))
+
+    def fake(model: str, **settings: Any) -> exporting.Exported:
+        given.update(settings, model=model)
+        settings["on_step"]("working")
+        return found
+
+    monkeypatch.setattr(exporting, "export", fake)
+    line = ("export", "head", "--format", "onnx", "-o", "mine.onnx", "--weights", "moved.pth")
+    assert as_json(*line) == found.to_dict() | {"notes": ["mind this"]}
+    del given["on_step"]
+    assert given == {"model": "head", "format": "onnx", "out": "mine.onnx", "weights": "moved.pth"}
+
+
+def test_weights_are_looked_for_where_they_are_said_to_lie(head: Path, tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    said = refused("export", head, "--format", "onnx", "-o", tmp_path / "a.onnx", "--weights", tmp_path / "other.pth")
+    assert said.startswith(f"the weights in {tmp_path / 'other.pth'} are not those of this network: ")
+
+
+def test_what_cannot_be_exported_is_refused(data: Path, real_cache: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "head", tmp_path / "mine.onnx"
+    assert refused("export", tmp_path, "--format", "onnx", "-o", out) == (
+        f"{tmp_path} is not a saved model: it has no model.json. Give the folder that "
+        "`featcache fit-head -o` or `featcache finetune -o` wrote."
+    )
+    done("fit-head", real_cache, "-o", model, "--head", "knn", "-p", "n_neighbors=3")
+    assert refused("export", model, "--format", "onnx", "-o", out) == (
+        f"{model} holds a head knn, whose probabilities are not those of a linear layer: it cannot be exported. "
+        "Fit linear, ridge, lda, centroid, sgd or logreg (with --scaling standard, too)."
+    )
+    assert not out.exists()
+    out.touch()
+    assert refused("export", model, "--format", "onnx", "-o", out) == f"{out} exists. Give another name, or remove it."
+
+
+def test_format_and_file_must_be_given() -> None:
+    assert export.FORMATS == exporting.FORMATS
+    assert "Missing option '--format'" in refused("export", "head", "-o", "out", status=2)
+    assert "Missing option '-o'" in refused("export", "head", "--format", "onnx", status=2)
+    assert "'tflite' is not one of 'state-dict', 'onnx', 'torch-export'" in refused(
+        "export", "head", "--format", "tflite", "-o", "out", status=2
+    )
+
+
+def test_help_names_the_formats() -> None:
+    assert json.dumps(done("export", "--help")).count("state-dict|onnx|torch-export") == 1
