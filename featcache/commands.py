@@ -19,7 +19,7 @@ def spell_command(name: str, arguments: Sequence[str], settings: Mapping[str, An
 
     A mapping under "parameters" becomes -p name=value; sequences are joined by commas.
     """
-    words = ["featcache", name, *arguments]
+    words = ["featcache", name, *(f"./{one}" if one.startswith("-") else one for one in arguments)]
     for option, value in settings.items():
         if option == "parameters":
             for parameter, given in (value or {}).items():

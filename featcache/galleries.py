@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from featcache.drawing import COLOURS, GREY, RIGHT, WRONG, shorten
 
-_CELL = 1.35  # inches
+_CELL, _TITLE = 1.35, 4.5  # inches: a picture, and at least what a title needs
 _COLUMNS = 6
 
 
 class Shown(NamedTuple):
-    """A picture and what a model says of it. pixels : (s, s, 3), uint8. probability : None where there is none."""
+    """A picture and what a model says of it. pixels : (s, s, 3), uint8. label, predicted : "" for none.
+
+    probability : None where there is none.
+    """
 
     pixels: NDArray[np.uint8]
     label: str
@@ -41,7 +44,8 @@ def plot_views(views: Sequence[NDArray[np.uint8]], labels: Sequence[str], augmen
     views : of each image (v, s, s, 3), uint8. labels : their classes. augment : name of the recipe.
     """
     columns = max(len(row) for row in views)
-    figure = Figure(figsize=(columns * _CELL + 0.5, len(views) * _CELL + 0.6), layout="constrained")
+    width = max(_TITLE, columns * _CELL + 0.5)
+    figure = Figure(figsize=(width, len(views) * _CELL + 0.6), layout="constrained")
     grid = figure.subplots(len(views), columns, squeeze=False)
     for row, (line, label) in enumerate(zip(views, labels, strict=True)):
         for column in range(columns):
@@ -60,7 +64,8 @@ def plot_predictions(shown: Sequence[Shown], title: str) -> Figure:
     """Pictures with what they are taken for; frame and text tell right from wrong, and so does a mark."""
     columns = min(_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(columns * (_CELL + 0.25), rows * (_CELL + 0.5) + 0.4), layout="constrained")
+    width = max(_TITLE, columns * (_CELL + 0.25))
+    figure = Figure(figsize=(width, rows * (_CELL + 0.5) + 0.4), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(shown) :]:
         axes.set_axis_off()
@@ -72,9 +77,11 @@ def plot_predictions(shown: Sequence[Shown], title: str) -> Figure:
         for edge in axes.spines.values():
             edge.set(visible=True, color=colour, linewidth=2.5)
         share = "" if one.probability is None else f" {one.probability:.0%}"
-        axes.set_title(f"{'✓' if right else '✗'} {shorten(one.predicted, 14)}{share}", fontsize="small", color=colour)
+        axes.set_title(
+            f"{'✓' if right else '✗'} {shorten(one.predicted or 'none', 14)}{share}", fontsize="small", color=colour
+        )
         if not right:
-            axes.set_xlabel(f"is {shorten(one.label, 16)}", fontsize="small")
+            axes.set_xlabel(f"is {shorten(one.label or 'none', 16)}", fontsize="small")
     figure.suptitle(title, fontsize="medium")
     return figure
 

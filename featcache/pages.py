@@ -89,9 +89,12 @@ def write_benchmark_page(
     sections += [histories] if histories.figures else []
     cached = work / f"cached-{settings['seed']}"
     if (cached / "cache.h5").exists():
-        cache = FeatureCache.open(cached / "cache.h5")
-        sections.append(_pictures(cached / "head", cache, data))
-        sections.append(_origin(cache, comparison.machine, comparison.versions))
+        try:
+            cache = FeatureCache.open(cached / "cache.h5")
+            sections.append(_pictures(cached / "head", cache, data))
+            sections.append(_origin(cache, comparison.machine, comparison.versions))
+        except FeatcacheError as error:
+            overview.notes.append(f"The cache could not be looked at: {_travelling(error, [cached / 'cache.h5'])}")
     sections.append(Section("To repeat it", code=_benchmark_command(comparison)))
     return write_page(path, f"featcache: benchmark of {settings['data']}", sections)
 
@@ -101,8 +104,9 @@ def _pictures(head: Path, cache: FeatureCache, data: str | os.PathLike[str] | No
     draw = partial(_draw, section, local=[head, cache.path, *([] if data is None else [data])])
     draw(lambda: pictures.confusion_picture(head), "Which classes are taken for which")
     draw(lambda: pictures.reliability_picture(head), "Whether its probabilities can be trusted")
-    caption = "The features of val on a plane" + ("" if data is None else ", with images that lie among other classes")
-    draw(lambda: pictures.map_picture(cache, data), caption)
+    plane = "The features of val on a plane"
+    if data is None or not draw(lambda: pictures.map_picture(cache, data), f"{plane}, with images among other classes"):
+        draw(lambda: pictures.map_picture(cache), plane)
     if data is not None:
         draw(lambda: pictures.predictions_picture(head, data), "Right and wrong predictions of val images")
         draw(lambda: pictures.views_picture(cache, data), "What the cache has seen of training images")
@@ -118,18 +122,25 @@ def _histories(work: Path, seed: int) -> Section:
     return section
 
 
-def _draw(section: Section, make: Callable[[], Picture], caption: str, local: Sequence[str | os.PathLike[str]]) -> None:
-    """Add a picture, or say why there is none: a report is not lost for a photo that was moved.
+def _draw(section: Section, make: Callable[[], Picture], caption: str, local: Sequence[str | os.PathLike[str]]) -> bool:
+    """Add a picture, or say why there is none: a report is not lost for a photo that was moved. Whether there is one.
 
-    local : paths that the reason may tell of; a page travels, so it does not say where on this machine they lie.
+    local : paths that the reason may tell of.
     """
     try:
         section.figures.append(Figure(make(), caption))
+        return True
     except FeatcacheError as error:
-        reason = str(error)
-        for path in filter(os.path.isabs, local):
-            reason = reason.replace(f"{Path(path).parent}{os.sep}", "")
-        section.notes.append(f"{caption}: left out. {reason}")
+        section.notes.append(f"{caption}: left out. {_travelling(error, local)}")
+        return False
+
+
+def _travelling(error: FeatcacheError, local: Sequence[str | os.PathLike[str]]) -> str:
+    """The message, without where these absolute paths lie on this machine."""
+    reason = str(error)
+    for path in filter(os.path.isabs, local):
+        reason = reason.replace(f"{Path(path).parent}{os.sep}", "")
+    return reason
 
 
 def _origin(cache: FeatureCache, machine: Mapping[str, Any], versions: Mapping[str, str]) -> Section:
@@ -154,7 +165,6 @@ def _benchmark_command(comparison: Comparison) -> str:
     routes = [route for route, name in ROUTES.items() if any(found.startswith(name) for found in ran)]
     kept = ("backbone", "weights", "views", "head", "augment", "image_size", "precision", "train_precision",
             "repeats", "seed", "workers", "device", "val_fraction", "allow_leak")  # fmt: skip
+    recipe = {name: settings["recipe"][name] for name in ("epochs", "batch_size", "lr")}
     options = {name: settings.get(name) for name in kept}
-    return spell_command(
-        "benchmark", [settings["data"]], {"out": "report", "routes": routes, **settings["recipe"], **options}
-    )
+    return spell_command("benchmark", [settings["data"]], {"out": "report", "routes": routes, **recipe, **options})

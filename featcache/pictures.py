@@ -112,7 +112,10 @@ def history_picture(model: _Path) -> Picture:
         raise PictureError(
             f"{model} was not trained in epochs: give a run of `featcache finetune` or a head of `fit-head --head sgd`."
         )
-    return partial(plot_history, [Epoch(**epoch) for epoch in epochs])
+    try:
+        return partial(plot_history, [Epoch(**epoch) for epoch in epochs])
+    except TypeError as error:
+        raise PictureError(f"{Path(model) / REPORT} is damaged: its history is none.") from error
 
 
 def curve_picture(report: _Path, over: str | None = None) -> Picture:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from featcache.labels import SEPARATOR
-from featcache.report import finite, printable
+from featcache.report import csv_row, finite, printable
 
 Format = Literal["text", "csv", "json", "jsonl"]
 _COLUMNS = ["path", "label", "probability", "error"]
@@ -73,7 +71,7 @@ def formatted(predictions: Iterable[Prediction], kind: Format, moved: bool = Fal
     moved : whether CSV has the column `moved_to`; several places are written as "a|b".
     """
     if kind == "csv":
-        yield _csv_row([*_COLUMNS, "moved_to"] if moved else _COLUMNS)
+        yield csv_row([*_COLUMNS, "moved_to"] if moved else _COLUMNS)
     if kind == "json":
         yield '{"predictions": ['
     for number, one in enumerate(predictions):
@@ -82,15 +80,9 @@ def formatted(predictions: Iterable[Prediction], kind: Format, moved: bool = Fal
         elif kind == "csv":
             share = "" if one.probability is None else f"{one.probability:.6f}"
             places = [SEPARATOR.join(one.moved_to or ())] if moved else []
-            yield _csv_row([one.path, one.label or "", share, one.error or "", *places])
+            yield csv_row([one.path, one.label or "", share, one.error or "", *places])
         else:
             text = json.dumps(finite(one.to_dict()))
             yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"
     if kind == "json":
         yield "\n]}\n"
-
-
-def _csv_row(values: list[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow(values)  # its rows end in \r\n: else it would leave a \r in a name without quotes
-    return text.getvalue().removesuffix("\r\n") + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from featcache.card import REPORT, write_file
 from featcache.errors import HeadError
 from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test
+from featcache.report import csv_row
 from featcache.samples import Samples
 
 FILE = "val.csv"
@@ -29,9 +29,6 @@ def write_predictions(
 
     Several labels are written as `a|b`, and so are their probabilities.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
     shares = [""] * len(samples)
     if probabilities is not None:
         named = ([row] if row.ndim == 0 else np.flatnonzero(row) for row in predicted)
@@ -40,8 +37,8 @@ def write_predictions(
             for row, places in zip(probabilities, named, strict=True)
         ]
     labels, guesses = (spell(one, samples.classes) for one in (samples.labels, predicted))
-    writer.writerows(zip(samples.ids, labels, guesses, shares, strict=True))
-    write_file(folder / FILE, text.getvalue().encode("utf-8", "surrogateescape"))
+    text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
+    write_file(folder / FILE, text.encode("utf-8", "surrogateescape"))
 
 
 class HeadComparison(NamedTuple):

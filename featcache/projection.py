@@ -15,6 +15,7 @@ NAMES: dict[Method, str] = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 _COMPONENTS = 50  # that t-SNE and UMAP start from, as their authors advise
 _NEIGHBOURS = 10
+_BLOCK_BYTES = 2**26  # of similarities
 _ROOM = 0.1  # of the map's sides, from one small picture to the next
 
 
@@ -56,20 +57,30 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
 def outliers(x: NDArray[Any], labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Rows of which most of the nearest ten, by cosine, are of another class; the farthest from their own first.
 
+    Of a class with fewer images as many neighbours are looked at as it has others; one that is alone is no outlier.
+
     Parameters
     ----------
-    x : shape (n, d). labels : shape (n,). most : of them.
+    x : shape (n, d). labels : shape (n,), 0 or more. most : of them.
     """
     x = np.asarray(x, np.float32)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    k = min(_NEIGHBOURS, len(x) - 1)
-    near = x @ x.T
-    np.fill_diagonal(near, -np.inf)
-    nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
-    foreign = (labels[nearest] != labels[:, None]).mean(axis=1)
-    own = np.where(labels[:, None] == labels, near, -np.inf).max(axis=1)
-    order = np.lexsort((own, -foreign))
-    return order[foreign[order] > 0.5][:most]
+    looked_at = np.minimum(_NEIGHBOURS, np.bincount(labels)[labels] - 1)
+    foreign, own = np.zeros(len(x)), np.zeros(len(x))
+    k = int(looked_at.max(initial=0))
+    step = max(1, _BLOCK_BYTES // (4 * max(1, len(x))))
+    for start in range(0, len(x) if k else 0, step):
+        rows = np.arange(start, min(len(x), start + step))
+        near = x[rows] @ x.T
+        near[rows - start, rows] = -np.inf
+        nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(near, nearest, axis=1), axis=1, kind="stable")
+        others = labels[np.take_along_axis(nearest, order, axis=1)] != labels[rows, None]
+        counted = np.arange(k) < looked_at[rows, None]
+        foreign[rows] = (others & counted).sum(axis=1) / np.maximum(looked_at[rows], 1)
+        own[rows] = np.where(labels[rows, None] == labels, near, -np.inf).max(axis=1)
+    first = np.lexsort((own, -foreign))
+    return first[foreign[first] > 0.5][:most]
 
 
 def apart(points: NDArray[np.float64], rows: NDArray[np.int64], most: int) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
+import io
 import math
 import os
 import platform
@@ -162,6 +164,13 @@ def finite(value: Any) -> Any:
 def printable(name: str) -> str:
     """A file name as one line: control characters and bytes that are no text are escaped, as Python writes them."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
+def csv_row(values: Sequence[str]) -> str:
+    """A line of CSV; \r in a value is quoted, as csv does where it ends a line, too."""
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:

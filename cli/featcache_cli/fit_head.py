@@ -40,7 +40,9 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views of a val image that "
               "are averaged with the clean one; needs `extract --val-views`.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="Where linear works: auto, cpu, cuda:1, mps.")
-@click.option("--report", type=click.Path(), help="Draw and write all of it into this HTML file, too; needs -o.")
+@click.option(
+    "--report", callback=options.file_in_a_folder, help="Draw and write all of it into this HTML file, too; needs -o."
+)
 @click.option("--images", "data", help="Where the images of CACHE lie: the report shows some.")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
 @options.seed_option
@@ -54,8 +56,8 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
     if data and not report:
         raise click.UsageError("--images is for the pictures of --report")
     fit = featcache.fit_head(cache, on_epoch=None if as_json else options.echo, **settings)
+    options.show(fit, as_json)
     if report:
         from featcache.pages import write_head_page
 
         write_head_page(report, fit, cache, settings, data)
-    options.show(fit, as_json)

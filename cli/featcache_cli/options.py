@@ -88,16 +88,19 @@ def precision_option(
     return click.option(name, type=choices, default=default, show_default=True, help=help)
 
 
-def _picture(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
-    """Refused before the work, not after it."""
-    if name is None:
-        return None
-    suffix, folder = Path(name).suffix.lower(), Path(name).parent
-    if suffix not in (".png", ".svg", ".pdf"):
-        raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
-    if not folder.is_dir():
-        raise click.BadParameter(f"{folder} is no folder")
+def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """A callback: the name of a file to write, refused before the work, not after it."""
+    if name and not Path(name).parent.is_dir():
+        raise click.BadParameter(f"{Path(name).parent} is no folder")
+    if name and Path(name).is_dir():
+        raise click.BadParameter(f"{name} is a folder; give a file")
     return name
+
+
+def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    if name and Path(name).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
+    return file_in_a_folder(ctx, option, name)
 
 
 def picture_option(function: _F, required: bool = False) -> _F:
