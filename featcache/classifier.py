@@ -124,7 +124,7 @@ class Classifier:
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
         appetite = self.backbone.appetite(self.card.spec.view.image_size)
         ahead = 2 * size + 2 * workers + appetite // len(numbers)  # images for the threads, the network and the head
-        decoders, network, head = pools = [ThreadPoolExecutor(threads) for threads in (workers, 1, 1)]
+        decoders, network, head = pools = [ThreadPoolExecutor(n, "predict") for n in (workers, 1, 1)]
 
         def predict(batch: _Begun) -> Future[list[Prediction]]:
             answer = network.submit(self._start, batch)

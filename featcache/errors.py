@@ -108,8 +108,10 @@ class ExportError(FeatcacheError, ValueError):
 class MissingExtraError(FeatcacheError, ImportError):
     """A package that comes with an extra of featcache is not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f'this needs {package}, which is not installed: pip install "featcache[{extra}]"')
+    @classmethod
+    def of(cls, package: str, extra: str) -> MissingExtraError:
+        """With the line to type."""
+        return cls(f'this needs {package}, which is not installed: pip install "featcache[{extra}]"')
 
 
 class DownloadError(FeatcacheError, OSError):

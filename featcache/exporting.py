@@ -112,7 +112,7 @@ def _check_target(out: Path, format: str) -> None:
         raise ExportError(f"there is no format {format!r}; use {', '.join(FORMATS)}")
     for package in _PACKAGES.get(format, ()):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, format)
+            raise MissingExtraError.of(package, format)
     if os.path.lexists(out):
         raise ExportError(f"{out} exists. Give another name, or remove it.")
     if not out.parent.is_dir():

@@ -165,6 +165,6 @@ def _benchmark_command(comparison: Comparison) -> str:
     routes = [route for route, name in ROUTES.items() if any(found.startswith(name) for found in ran)]
     kept = ("backbone", "weights", "views", "head", "augment", "image_size", "precision", "train_precision",
             "repeats", "seed", "workers", "device", "val_fraction", "allow_leak")  # fmt: skip
-    recipe = {name: settings["recipe"][name] for name in ("epochs", "batch_size", "lr")}
+    recipe = {name: settings["recipe"].get(name) for name in ("epochs", "batch_size", "lr")}
     options = {name: settings.get(name) for name in kept}
     return spell_command("benchmark", [settings["data"]], {"out": "report", "routes": routes, **recipe, **options})

@@ -50,7 +50,7 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
         perplexity = min(30.0, (len(x) - 1) / 3)
         return np.asarray(TSNE(perplexity=perplexity, init=plane, random_state=seed).fit_transform(reduced))
     if importlib.util.find_spec("umap") is None:
-        raise MissingExtraError("UMAP", "umap")
+        raise MissingExtraError.of("UMAP", "umap")
     return _umap(reduced, seed)
 
 

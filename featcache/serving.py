@@ -189,7 +189,7 @@ def _import_gradio() -> Any:
     try:
         import gradio
     except ModuleNotFoundError as error:
-        raise MissingExtraError("gradio", "serve") from error
+        raise MissingExtraError.of("gradio", "serve") from error
     return gradio
 
 

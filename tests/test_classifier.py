@@ -275,7 +275,7 @@ def test_pictures_are_taken_as_far_ahead_as_keeps_the_network_busy(model: Path, 
     assert [one.path for one in found] == [str(path) for path in taken[:5]]
     assert len(taken) < 200
     stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("predict")]
 
 
 def test_what_has_come_slowly_waits_for_a_batch_and_not_for_the_end(model: Path, paths: list[Path]) -> None:

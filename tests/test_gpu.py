@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.backbones import load_backbone
+from featcache.classifier import Classifier
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
@@ -78,6 +79,16 @@ def test_an_extraction_on_a_gpu_is_that_of_the_cpu(split_folder: Path, tmp_path:
     x, y = (one.cache.features("train").x.reshape(-1, 512).astype(np.float32) for one in found)
     assert cosines(x, y).min() > 0.9999
     assert found[1].report.peak_gpu_memory_bytes
+
+
+def test_a_classifier_on_a_gpu_says_what_it_says_on_the_cpu(split_folder: Path, tmp_path: Path) -> None:
+    extract(split_folder, tmp_path / "c.h5", backbone="resnet18", weights="none", image_size=64, precision="fp32")
+    fit_head(tmp_path / "c.h5", tmp_path / "head")
+    images = sorted(split_folder.rglob("*.png"))
+    one, two = (Classifier.load(tmp_path / "head", device=device).predict(images) for device in ("cpu", "cuda"))
+    assert [found.label for found in one] == [found.label for found in two]
+    shares = [[found.probability for found in several] for several in (one, two)]
+    np.testing.assert_allclose(*shares, rtol=1e-3)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -66,14 +66,14 @@ def test_every_head_learns_clouds_and_predicts_the_same_after_loading(name: str,
     assert classify(estimator, features.x, 3)[0].tolist() == features.y.tolist()
     assert classify(estimator, CENTRES, 3)[0].tolist() == [0, 1, 2]
     loaded = roundtrip(estimator, tmp_path)
-    assert type(loaded) is type(estimator)
+    assert type(loaded) is (LinearHead if name in ("logreg", "lda") else type(estimator))  # what is linear is folded
     x = np.random.default_rng(1).normal(1, 2, (50, 3)).astype(np.float32)
     np.testing.assert_array_equal(classify(loaded, x, 3)[0], classify(estimator, x, 3)[0])
     here, there = classify(estimator, x, 3)[1], classify(loaded, x, 3)[1]
     if here is None:
         assert there is None
     else:
-        np.testing.assert_array_equal(there, here)
+        np.testing.assert_allclose(there, here, rtol=1e-5, atol=1e-12)
         np.testing.assert_allclose(here.sum(1), 1, atol=1e-5)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import featcache
@@ -31,7 +32,7 @@ from toys import toy_backbone
 HOST = "abacus-17.example.org"
 CONFUSION, RELIABILITY = "Which classes are taken for which", "Whether its probabilities can be trusted"
 MAP, MAP_WITH = ("The features of val on a plane",
-                 "The features of val on a plane, with images that lie among other classes")  # fmt: skip
+                 "The features of val on a plane, with images among other classes")  # fmt: skip
 PREDICTIONS, VIEWS = "Right and wrong predictions of val images", "What the cache has seen of training images"
 SETTINGS: dict[str, Any] = {"out": "elsewhere", "head": "linear", "parameters": {}, "seed": 0, "layer": "penultimate"}
 
@@ -98,10 +99,13 @@ def test_without_data_there_are_no_photos(work: Path, tmp_path: Path) -> None:
     assert found.sections["To repeat it"].code.startswith("featcache extract DATA -o toy.h5 ")
 
 
-def test_what_cannot_be_drawn_is_left_out_with_its_reason(work: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_drawn_is_left_out_with_its_reason(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache.pictures.outliers", lambda x, *_: np.arange(len(x)))  # small pictures are wanted
     (tmp_path / "moved").mkdir()
     found = head_page(work, tmp_path, tmp_path / "moved", "svm").sections["The head, looked at"]
-    assert found.captions == [CONFUSION]
+    assert found.captions == [CONFUSION, MAP]  # the map without its small pictures
     reasons = [note.split(": left out. ") for note in found.notes]
     assert [caption for caption, _ in reasons] == [RELIABILITY, MAP_WITH, PREDICTIONS, VIEWS]
     assert reasons[0][1] == "head gives no probabilities: fit it with --calibrate, or take another head."

@@ -274,15 +274,15 @@ def test_of_several_labels_the_least_sure_one_counts(data: Path, tmp_path: Path)
         "val/ants/004.png,ants|bees,ants|bees,0.600000|0.900000\n"
     )
     picture = predictions_picture(model(tmp_path / "head", rows, multilabel=True), data)
-    assert [text for _, text in said(picture)] == ["✗ ants|bees 80%", "✗ ants 70%", "✗ ", "✓ ants|bees 60%"]
+    assert [text for _, text in said(picture)] == ["✗ ants|bees 80%", "✗ ants 70%", "✗ none", "✓ ants|bees 60%"]
     assert [axes.get_xlabel() for axes in picture().axes] == ["is ants", "is ants|bees", "is bees", ""]
 
 
 def test_a_real_head_of_several_labels_is_shown(several: Path) -> None:
     found = said(predictions_picture(several.parent / "head", several))
     assert len(found) == 8
-    assert {text.split()[1] for _, text in found if not text.endswith("✓ ")} <= {
-        "blue", "green", "red", "blue|green", "blue|red", "green|red", "blue|green|red"}  # fmt: skip
+    assert {text.split()[1] for _, text in found} <= {
+        "none", "blue", "green", "red", "blue|green", "blue|red", "green|red", "blue|green|red"}  # fmt: skip
 
 
 def test_an_image_that_is_gone_or_no_picture_is_named(data: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Digits are 8 x 8 pixels in truth: 48 lose little and cost a twentieth of 224. A crop to 8 % of a digit shows no digit.
 _DIGITS = "--image-size 48 --augment crop"
+_MADE = ("cache.h5", "head", "head.html", "head-knn", "run", "report")
 
 
 @click.command()
@@ -30,13 +31,13 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     from featcache.manifest import read_manifest
 
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
+    folder.mkdir(parents=True, exist_ok=True)
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
         manifest = read_manifest(data, progress=progress).single_label("demo")
     size = _DIGITS if dataset == "digits" else ""
     some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
-    names = ("cache.h5", "head", "head.html", "head-knn", "run", "report")
-    place = {name: shlex.quote(str(folder / name)) for name in names}
+    place = {name: shlex.quote(str(folder / name)) for name in _MADE}
     source = shlex.quote(str(data))
     for line in (
         f"extract {source} -o {place['cache.h5']} --views 2 {size}",

@@ -203,6 +203,7 @@ def test_a_report_needs_a_saved_head_and_images_a_report(got: dict[str, Any]) ->
 
 def test_a_report_that_cannot_be_written_is_a_message(cache: Path, tmp_path: Path) -> None:
     page = tmp_path / "gone" / "head.html"
-    assert refused("fit-head", cache, "-o", tmp_path / "head", "--report", page) == (
-        f"{page}: No such file or directory"
+    assert refused("fit-head", cache, "-o", tmp_path / "head", "--report", page, status=2) == (
+        f"Invalid value for '--report': {tmp_path / 'gone'} is no folder"
     )
+    assert not (tmp_path / "head").exists()

@@ -14,11 +14,7 @@ from featcache import errors
 from featcache.errors import FeatcacheError
 from featcache_cli.main import COMMANDS, main
 
-ERRORS = [
-    value
-    for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, FeatcacheError) and value is not errors.MissingExtraError
-]
+ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, FeatcacheError)]
 
 
 def _command(name: str) -> click.Command:

@@ -183,8 +183,8 @@ def test_without_umap_its_extra_is_named(cache: Path, tmp_path: Path, monkeypatc
 
 def test_a_folder_in_place_of_the_picture_is_refused(heads: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
-    assert refused("show", "confusion", heads / "head", "-o", tmp_path / "a.png") == (
-        f"{tmp_path / 'a.png'} is a folder: give a file"
+    assert refused("show", "confusion", heads / "head", "-o", tmp_path / "a.png", status=2) == (
+        f"Invalid value for '-o' / '--out': {tmp_path / 'a.png'} is a folder; give a file"
     )
     assert [one.name for one in tmp_path.iterdir()] == ["a.png"]
 
