@@ -15,8 +15,9 @@ $(VENV)/installed: pyproject.toml
 demo: install
 	$(BIN)/featcache demo
 
+# The order of the names starts long files early; by default those with few tests, one of them the longest, come last.
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

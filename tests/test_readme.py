@@ -157,6 +157,26 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("takes {:.1f} times as long as keeping", "streamed", "ratio"),
         ("and {:.2f} of the memory", "streamed", "memory_ratio"),
     ],
+    "predict": [
+        ("{:.2f} and", "efficientnet_lite0", "predict / extract, from start to end"),
+        ("and {:.2f} times the images/s", "resnet18", "predict / extract, from start to end"),
+        ("end, {:.2f} and", "efficientnet_lite0", "predict / extract, after the start"),
+        ("and {:.2f} times after", "resnet18", "predict / extract, after the start"),
+        ("start: {:.1f} s", "efficientnet_lite0", "predict, s to start (with 20 photos)"),
+        ("and {:.1f} s instead", "resnet18", "predict, s to start (with 20 photos)"),
+        ("of {:.1f} s and", "efficientnet_lite0", "extract, s to start (with 20 photos)"),
+        ("and {:.1f} s, as", "resnet18", "extract, s to start (with 20 photos)"),
+    ],
+    "export": [
+        (form, "networks", network, kind, "difference")
+        for network, name in {
+            "efficientnet_lite0": "embedded",
+            "mobilenet_v2": "mobilenet_v2 (real weights)",
+            "resnet18": "resnet18",
+            "timm/vit_small_patch16_224": "ViT-S/16",
+        }.items()
+        for kind, form in {"state-dict": f"{name} {{:.1e}}", "onnx": ", {:.1e}, ", "torch-export": ", {:.1e}"}.items()
+    ],
     "safety": [
         ("images {:.1%}", "shares", "hash, of extract"),
         ("checksums {:.2%}", "shares", "checksums, of extract"),
@@ -175,5 +195,6 @@ def test_the_figures_of_the_readme_are_those_of_the_results(script: str) -> None
         found = results
         for step in way:
             found = found[step]
-        figure = form.format(found["median"] if isinstance(found, dict) else found[0]).replace("%", "")
+        value = found["median"] if isinstance(found, dict) else found[0] if isinstance(found, list) else found
+        figure = form.format(value).replace("%", "")
         assert figure in row.replace(" %", ""), way
