@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 
 from featcache.cache import FeatureCache, partial_path
+from featcache.errors import NotACacheError
 from featcache.extraction import extract
 from slow_extraction import extract_slowly
 from toys import toy_backbone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
-# Seconds of work allowed before each kill: the skeleton is hardly made, then some way in.
-DELAYS = [0.0, 0.03, *(random.Random(5).uniform(0.1, 0.5) for _ in range(6))]
+# Seconds before each kill: the skeleton is hardly made; then counted from the first new row, however slow that is.
+EARLY, LATER = [0.0, 0.03], [random.Random(5).uniform(0.0, 0.15) for _ in range(6)]
 
 
 def start(data: Path, out: Path) -> multiprocessing.process.BaseProcess:
@@ -36,14 +38,27 @@ def start(data: Path, out: Path) -> multiprocessing.process.BaseProcess:
     return process
 
 
+def wait_for_more(out: Path, rows: int) -> None:
+    """Until the unfinished cache has more rows than these."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(NotACacheError):  # not there yet
+            if np.count_nonzero(FeatureCache.open(out, partial=True).done) > rows:
+                return
+        time.sleep(0.005)
+    raise AssertionError(f"no new row came to the {rows} in a minute")
+
+
 def test_a_killed_run_resumes_to_the_same_features(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     data = make_folder({"train/ants": 40, "train/bees": 40, "val/ants": 6, "val/bees": 6})
     (data / "train/bees/007.png").write_bytes(b"broken")
     expected_path, out = tmp_path / "whole.h5", tmp_path / "killed.h5"
     expected = extract(data, expected_path, backbone=toy_backbone(), views=2).cache
     progress = []
-    for delay in DELAYS:
+    for number, delay in enumerate(EARLY + LATER):
         process = start(data, out)
+        if number >= len(EARLY):
+            wait_for_more(out, max(progress, default=0))
         time.sleep(delay)
         process.kill()
         process.join()
@@ -60,7 +75,7 @@ def test_a_killed_run_resumes_to_the_same_features(make_folder: Callable[..., Pa
                         found["features/penultimate"][row, there], wanted["features/penultimate"][row, there]
                     )
     assert progress == sorted(progress)
-    assert len({count for count in progress if 0 < count < 91}) >= 4
+    assert len({count for count in progress if 0 < count < 91}) >= len(LATER)
     process = start(data, out)
     process.join()
     assert process.exitcode == 0
