@@ -95,6 +95,7 @@ def plot_curve(curve: Curve) -> Figure:
             axes.set_xscale("log")
             _plain_numbers(axes)
             axes.set_xticks(x)
+            axes.set_xticks([], minor=True)
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid()
@@ -166,6 +167,12 @@ def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], 
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """10 instead of a power of ten, on a log axis."""
+    """10 instead of a power of ten, on a log axis; numbers between powers where the axis spans about one or none."""
+
+    def between(value: float, _: object) -> str:
+        low, high = axes.get_xlim()
+        named = "123456789" if high < 4 * low else "25" if high < 40 * low else ""
+        return f"{value:g}" if f"{value:e}"[0] in named else ""
+
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axes.xaxis.set_minor_formatter(FuncFormatter(between))

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featcache.comparison import COLD
+from featcache.comparison import COLD, WARM
 from featcache.curves import Curve, Point
 from featcache.drawing import save
 from featcache.metrics import wilson_interval
@@ -71,6 +71,19 @@ def test_a_route_is_a_point_with_its_interval() -> None:
 def test_a_perfect_or_hopeless_route_can_be_drawn(n: int, accuracy: float) -> None:
     (axes,) = plot_comparison(comparison(outcome(COLD, accuracy=[accuracy], n=n))).axes
     assert axes.containers[0].lines[0].get_ydata()[0] == accuracy
+
+
+@pytest.mark.parametrize("slowest", [17.0, 30.0, 100.0, 400.0, 5000.0])
+def test_the_seconds_have_numbers_however_near_the_routes_are(slowest: float) -> None:
+    figure = plot_comparison(comparison(outcome(COLD, wall_s=[16.0]), outcome(WARM, wall_s=[slowest])))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    named = {tick.get_loc(): tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high}
+    shown = {place: text for place, text in named.items() if text}
+    assert 2 <= len(shown) <= 12
+    assert all(float(text) == pytest.approx(place) for place, text in shown.items())
 
 
 def test_more_routes_than_colours_can_be_drawn() -> None:
