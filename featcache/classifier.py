@@ -131,9 +131,10 @@ class Classifier:
             return head.submit(self._predictions, batch, answer, top, len(numbers))
 
         batch: _Begun = []
+        failed: list[Exception] = []
         waiting: deque[Future[list[Prediction]]] = deque()
         try:
-            for place, image in enumerate(_each(images)):
+            for place, image in enumerate(_until_error(images, failed)):
                 batch.append(self._begin(decoders, image, f"image {place}", numbers))
                 if len(batch) == size:
                     waiting.append(predict(batch))
@@ -144,6 +145,8 @@ class Classifier:
                 waiting.append(predict(batch))
             while waiting:
                 yield from waiting.popleft().result()
+            if failed:
+                raise failed[0]
         finally:
             for pool in pools:
                 pool.shutdown(cancel_futures=True)
@@ -214,6 +217,14 @@ class Classifier:
             (name, tuple((self.classes[i], float(row[i])) for i in best))
             for name, row, best in zip(named, probabilities, order, strict=True)
         ]
+
+
+def _until_error(images: Any, failed: list[Exception]) -> Iterator[Any]:
+    """Each image; an error of the iterable ends them, and is kept until those that came are predicted."""
+    try:
+        yield from _each(images)
+    except Exception as error:
+        failed.append(error)
 
 
 def _each(images: Any) -> Iterator[Any]:

@@ -70,17 +70,16 @@ def _split(stream: Any, end: bytes) -> Iterator[bytes]:
 
 @contextmanager
 def draft_of(path: Path) -> Iterator[TextIO]:
-    """A text file, UTF-8, that gets its name when it is whole; after an error nothing is left of it."""
+    """A text file, UTF-8, that gets its name when it is whole; after an error what there is stays in NAME.partial."""
     if path.exists() and not path.is_file():
         raise DataLayoutError(f"{path} is no file. Give the name of a file, or none for standard output.")
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f"{path.name}.partial")
     try:
         with draft.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file
         draft.replace(path)
-    except BaseException as error:
-        draft.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(draft):
+    except OSError as error:
+        if error.filename == str(draft):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -210,6 +210,8 @@ def _exporting(saved: SavedModel, format: str) -> Iterator[None]:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
+    except OSError:  # a full disk is nothing that another format helps against
+        raise
     except Exception as error:
         raise ExportError(
             f"PyTorch cannot export {saved.card.spec.backbone} as {format} ({first_line(error)}). Use another format."

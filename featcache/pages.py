@@ -11,10 +11,11 @@ from typing import Any
 
 from featcache import pictures
 from featcache.cache import FeatureCache
+from featcache.card import ModelCard
 from featcache.commands import extract_command, spell_command
 from featcache.comparison import Comparison
 from featcache.drawing import Picture
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, PictureError
 from featcache.fitting import HeadFit
 from featcache.page import Figure, Section, Table, write_page
 from featcache.plots import plot_comparison, plot_curve
@@ -39,13 +40,16 @@ def write_head_page(
         made from; without it the report has no photos.
     """
     if fit.path is None:
-        raise AssertionError("the pictures are drawn from what a saved head holds")
+        raise PictureError("the report is drawn from a saved head: fit it with `out`.")
     opened = FeatureCache.open(cache)
     name = Path(cache).name
     commands = [_extraction(opened, data, name), spell_command("fit-head", [name], {**settings, "out": fit.path.name})]
+    looked_at = _pictures(fit.path, opened, data)
+    if fit.history:
+        _draw(looked_at, partial(pictures.history_picture, fit.path), "Loss and accuracy by epoch", [fit.path])
     sections = [
         Section("Result", code=str(replace(fit, path=None))),  # pages travel: they do not tell where it lies
-        _pictures(fit.path, opened, data),
+        looked_at,
         _origin(opened, fit.report.machine, fit.report.versions),
         Section("To repeat it", code="\n".join(commands)),
     ]
@@ -104,9 +108,10 @@ def _pictures(head: Path, cache: FeatureCache, data: str | os.PathLike[str] | No
     draw = partial(_draw, section, local=[head, cache.path, *([] if data is None else [data])])
     draw(lambda: pictures.confusion_picture(head), "Which classes are taken for which")
     draw(lambda: pictures.reliability_picture(head), "Whether its probabilities can be trusted")
-    plane = "The features of val on a plane"
-    if data is None or not draw(lambda: pictures.map_picture(cache, data), f"{plane}, with images among other classes"):
-        draw(lambda: pictures.map_picture(cache), plane)
+    plane, layer = "The features of val on a plane", ModelCard.read(head).layer
+    among = f"{plane}, with images among other classes"
+    if data is None or not draw(lambda: pictures.map_picture(cache, data, layer=layer), among):
+        draw(lambda: pictures.map_picture(cache, layer=layer), plane)
     if data is not None:
         draw(lambda: pictures.predictions_picture(head, data), "Right and wrong predictions of val images")
         draw(lambda: pictures.views_picture(cache, data), "What the cache has seen of training images")

@@ -52,7 +52,7 @@ def run_example(example: str, folder: Path, pictures: NDArray[np.uint8]) -> NDAr
     np.save(check / "one.npy", pictures[:1])
     np.save(check / "all.npy", pictures)
     (check / "example.py").write_text(example, encoding="utf-8")
-    line = [sys.executable, "-I", "-c", _ALONE]  # -I: neither this process's settings nor its folder
+    line = [sys.executable, "-P", "-c", _ALONE]  # -P: packages from where they are installed, not from this folder
     ran = subprocess.run(line, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode:
         said = ran.stderr.strip().rpartition("\n")[2]

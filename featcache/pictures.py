@@ -16,7 +16,7 @@ from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard
 from featcache.curves import Curve
 from featcache.drawing import Picture
-from featcache.errors import PictureError, UnreadableImageError
+from featcache.errors import HeadError, PictureError, UnreadableImageError
 from featcache.galleries import Shown, Thumbnail, plot_map, plot_predictions, plot_views
 from featcache.images import decode
 from featcache.labels import spell, strata
@@ -90,7 +90,10 @@ def predictions_picture(model: _Path, data: _Path, images: int = 24) -> Picture:
 def confusion_picture(model: _Path) -> Picture:
     """The confusion matrix of a model on val. Raises HeadError; PictureError where images have several labels."""
     card = _single_label(model, "A confusion matrix")
-    return partial(plot_confusion, np.array(card.metrics["confusion"], np.int64), card.classes)
+    found = np.array(card.metrics.get("confusion", ()))
+    if found.shape != (len(card.classes),) * 2 or found.dtype.kind != "i":
+        raise HeadError(f"{model} is damaged: its model.json has no confusion matrix. Fit it again.")
+    return partial(plot_confusion, found.astype(np.int64), card.classes)
 
 
 def reliability_picture(model: _Path) -> Picture:
@@ -175,7 +178,7 @@ def map_picture(
         _, kinds = np.unique(labels, return_inverse=True)
         for row in apart(points, outliers(x, kinds, len(x)), thumbnails):
             pictures.append(Thumbnail(row, _read(data, samples, row, cache.spec.view, range(1), _THUMB)[0]))
-    title = f"features of {len(some)} {split} images"
+    title = f"{'' if layer == PENULTIMATE else layer + ': '}features of {len(some)} {split} images"
     return partial(plot_map, points, labels, NAMES[method], title, pictures)
 
 
@@ -235,3 +238,5 @@ def _load(
         raise PictureError(
             f"{root / name} does not exist. Give the folder or the CSV that the images were taken from."
         ) from error
+    except OSError as error:
+        raise PictureError(f"{root / name} cannot be read: {error.strerror or error}") from error

@@ -48,7 +48,8 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(x) - 1) / 3)
-        return np.asarray(TSNE(perplexity=perplexity, init=plane, random_state=seed).fit_transform(reduced))
+        start = 1e-4 * plane / max(float(plane[:, 0].std()), np.finfo(float).tiny)  # as scikit-learn's init="pca"
+        return np.asarray(TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced))
     if importlib.util.find_spec("umap") is None:
         raise MissingExtraError.of("UMAP", "umap")
     return _umap(reduced, seed)

@@ -19,7 +19,7 @@ from featcache.classifier import Classifier, Prediction
 from featcache.errors import MissingExtraError, UnreadableImageError
 from featcache.files import find_images
 from featcache.hosting import Gate, bracketed, is_loopback, listen, run
-from featcache.images import MAX_PIXELS, decode, lift_pillows_limit
+from featcache.images import decode, lift_pillows_limit
 
 MAX_UPLOAD = 20 << 20
 """Bytes of a picture."""
@@ -82,7 +82,7 @@ def serve(
     examples: Iterable[str] = (),
     top: int = 5,
     max_upload: int = MAX_UPLOAD,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = 50_000_000,
     on_start: Callable[[Page], None] | None = None,
 ) -> None:
     """Serve a page that classifies pictures, until KeyboardInterrupt.
@@ -107,6 +107,8 @@ def serve(
     one_at_a_time = threading.Lock()
 
     def answer(path: Path) -> dict[str, Any]:
+        if not _is_in(path, uploads) or path.is_dir():  # gradio does not look at all that it is sent
+            raise UnreadableImageError("it was not uploaded")
         with one_at_a_time:
             pixels = decode(path.read_bytes(), max_pixels)
             (prediction,) = classifier.predict([pixels], top=top)
@@ -118,6 +120,7 @@ def serve(
         _only_files_of(Path(folder).resolve(), gr),
         listen(host, port) as listener,
     ):
+        uploads = Path(folder).resolve()
         page = _page(host, listener.getsockname()[1])
         app = _app(gr, answer, classifier.card, shown, max_upload, loopback=page.note is None)
         run(app, listener, lambda: on_start(page) if on_start else None)
@@ -141,10 +144,10 @@ def _app(
     """The page as an ASGI application. answer : what gr.Label shows of a picture file."""
     import fastapi
 
-    def predict(picture: dict[str, Any] | None) -> dict[str, Any]:
+    def predict(picture: Any) -> dict[str, Any]:
         if picture is None:
             return {}
-        if picture["path"] is None:
+        if not isinstance(picture, dict) or not isinstance(picture.get("path"), str):
             raise _refused(gr, "send it to /gradio_api/upload first, and then the path that this answers")
         try:
             return answer(Path(picture["path"]))
@@ -198,13 +201,20 @@ def _refused(gr: Any, reason: str) -> Any:
     return gr.Error(escape(f"This picture cannot be read: {reason}.", quote=False), print_exception=False)
 
 
+def _is_in(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder)
+    except (OSError, ValueError):  # a loop of links, a NUL in its name
+        return False
+
+
 @contextmanager
 def _only_files_of(folder: Path, gr: Any) -> Iterator[None]:
     """Refuse what was not uploaded: where a page is mounted, gradio copies any file or address that it is sent."""
     move = gr.blocks.Block.async_move_resource_to_block_cache
 
     async def move_file(self: Any, path: str | Path | None) -> str | None:
-        if path is not None and not Path(path).resolve().is_relative_to(folder):
+        if path is not None and not _is_in(Path(path), folder):
             raise _refused(gr, "it was not uploaded")
         return await move(self, path)
 

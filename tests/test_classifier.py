@@ -278,6 +278,17 @@ def test_pictures_are_taken_as_far_ahead_as_keeps_the_network_busy(model: Path, 
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("predict")]
 
 
+def test_what_came_before_an_error_of_the_caller_is_predicted(model: Path, paths: list[Path]) -> None:
+    def give() -> Any:
+        yield from paths[:4]
+        raise RuntimeError("the list ends here")
+
+    stream = Classifier.load(model, device="cpu").stream(give(), batch_size=3)
+    assert [next(stream).path for _ in range(4)] == [str(path) for path in paths[:4]]
+    with pytest.raises(RuntimeError, match="the list ends here"):
+        next(stream)
+
+
 def test_what_has_come_slowly_waits_for_a_batch_and_not_for_the_end(model: Path, paths: list[Path]) -> None:
     found: list[Prediction] = []
 

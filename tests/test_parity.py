@@ -44,7 +44,6 @@ def test_what_does_not_run_alone_is_refused_with_its_last_line(code: str, said: 
     )
 
 
-def test_settings_of_this_process_are_not_those_of_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_in_the_folder_is_not_taken_for_a_package(tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert len(run_example(MEANS, tmp_path, make_pictures(8))) == 5

@@ -59,7 +59,7 @@ def command(
     if folder := move_to or link_to:
         several = classifier.card.multilabel
         sorter = Sorter(folder, "move" if move_to else "link", classifier.classes, multilabel=several, dry_run=dry_run)
-    tally = _Tally(total)
+    tally = _Tally(total, sorter)
     with (
         options.progress_bar() as progress,
         _output(out) as write,
@@ -68,7 +68,7 @@ def command(
         predictions = map(sorter.place, stream) if sorter else stream
         for text in formatted(tally.watch(predictions, progress), "json" if as_json else kind, bool(sorter)):
             write(text)
-    tally.end(sorter)
+    tally.end()
 
 
 def _listed(images: Sequence[str], null: bool, once: bool) -> tuple[Iterable[str | Path], int]:
@@ -107,8 +107,9 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
 class _Tally:
     """How far the work is, and what went wrong. total : 0 where it is not known."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, sorter: Sorter | None) -> None:
         self.total, self.done = total, 0
+        self._sorter, self._ended = sorter, False
         self.unreadable: list[Prediction] = []
         self.unsorted: list[Prediction] = []
         self.stopped: options.StoppedError | None = None
@@ -116,27 +117,35 @@ class _Tally:
     def watch(
         self, predictions: Iterable[Prediction], progress: Callable[[str, int, int], None]
     ) -> Iterator[Prediction]:
-        """The predictions, up to where Ctrl-C comes."""
-        for self.done, one in enumerate(predictions, 1):
-            if one.error:
-                (self.unreadable if one.label is None else self.unsorted).append(one)
-            yield one
-            try:
-                progress("predict", self.done, self.total)
-            except options.StoppedError as error:
-                self.stopped = error
-                return
+        """The predictions, up to where Ctrl-C comes; after an error what people should know of them all the same."""
+        try:
+            for self.done, one in enumerate(predictions, 1):
+                if one.error:
+                    (self.unreadable if one.label is None else self.unsorted).append(one)
+                yield one
+                try:
+                    progress("predict", self.done, self.total)
+                except options.StoppedError as error:
+                    self.stopped = error
+                    break
+            self._ended = True
+        finally:
+            if not self._ended and self.done:
+                self._report()
 
-    def end(self, sorter: Sorter | None) -> None:
+    def _report(self) -> None:
+        self._name(self.unreadable, "pictures could not be read")
+        self._name(self.unsorted, "files are not where they should be")
+        if self._sorter:
+            click.echo(str(self._sorter), err=True)
+
+    def end(self) -> None:
         """Say what people should know, and exit with the status."""
         from featcache.errors import EmptyFolderError
 
         if not self.done:
             raise EmptyFolderError("stdin names no image: nothing came.")
-        self._name(self.unreadable, "pictures could not be read")
-        self._name(self.unsorted, "files are not where they should be")
-        if sorter:
-            click.echo(str(sorter), err=True)
+        self._report()
         if self.stopped:
             of = f" of {self.total}" if self.total else ""
             text = f"predict: {self.done}{of} done; what was written of them is kept."

@@ -18,7 +18,7 @@ from featcache_cli import options
               "can use the page.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), help="[default: 7860, or the next that is free]; 0 for any.")
 @click.option("--max-upload", type=click.IntRange(1), default=20, show_default=True, help="Largest file, in MiB.")
-@click.option("--max-pixels", type=click.IntRange(1), default=178_956_970, show_default=True, help="Largest picture.")
+@click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True, help="Largest picture.")
 @click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
 @click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
 @options.as_json

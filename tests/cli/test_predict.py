@@ -196,6 +196,24 @@ def test_nothing_on_stdin_is_refused(head: Path) -> None:
     assert result.stderr.endswith("the names on stdin have NUL characters in them; find -print0 needs -0 here.\n")
 
 
+def test_an_error_on_the_way_loses_nothing_of_what_was_done(head: Path, data: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, path in enumerate(sorted((data / "val").rglob("*.png"))):
+        shutil.copyfile(path, photos / f"{number}.png")
+    names = "".join(f"{path}\n" for path in sorted(photos.iterdir())) + "a\0b\n"
+    out = tmp_path / "out.csv"
+    given = ["predict", str(head), "-", "--move-to", str(tmp_path / "sorted"), "--format", "csv", "-o", str(out)]
+    result = CliRunner().invoke(main, given, input=names)
+    assert result.exit_code == 1
+    assert not list(photos.iterdir())
+    rows = list(csv.DictReader(Path(f"{out}.partial").read_text().splitlines()))
+    assert {row["moved_to"] for row in rows} == {str(path) for path in (tmp_path / "sorted").rglob("*.png")}
+    assert len(rows) == 5
+    assert not out.exists()
+    assert "moved 5 files into" in result.stderr
+
+
 def test_twenty_of_many_bad_pictures_are_named(head: Path, data: Path) -> None:
     names = [f"gone{number}.png" for number in range(23)]
     result = _from_stdin(head, "\n".join([*names, str(data / "val/ants/000.png")]).encode())

@@ -243,6 +243,10 @@ def test_nothing_but_uploads_is_read(served: Served, head: Path, data: Path) -> 
     for place in (data / "val/ants/000.png", head / "model.json", "http://127.0.0.1:9/a.png", "../../etc/hostname"):
         event, found = served.call(_file(str(place)))
         assert (event, found["error"]) == refusal
+        event, found = served.call({**_file(str(place)), "is_stream": True})
+        assert (event, found["error"]) == refusal
+    event, found = served.call(_file("/proc/\0"))
+    assert (event, found["error"]) == refusal
     event, found = served.call(_file(None, url="data:image/png;base64,AAAA"))
     assert found["error"] == (
         "This picture cannot be read: send it to /gradio_api/upload first, and then the path that this answers."
