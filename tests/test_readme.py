@@ -59,9 +59,10 @@ def test_every_shell_command_runs_in_the_order_of_the_readme(tmp_path: Path) -> 
 def test_commands_that_need_a_download_are_spelt_rightly() -> None:
     assert commands("console")
     for command in commands("console"):
-        subcommand = main.get_command(main.make_context("featcache", [], resilient_parsing=True), command[0])
+        context = main.make_context("featcache", [], resilient_parsing=True)
+        subcommand = main.get_command(context, command[0])
         assert subcommand is not None
-        subcommand.make_context(command[0], command[1:])
+        subcommand.make_context(command[0], command[1:], parent=context)  # else click would forget main's -h for good
 
 
 @pytest.mark.usefixtures("photos")
