@@ -26,7 +26,7 @@ from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.images import Picture, decode, is_picture, rgb_of
 from featcache.labels import spell
 from featcache.loader import usable_cores
-from featcache.prediction import Prediction as Prediction
+from featcache.prediction import Prediction
 from featcache.saved import open_model
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from featcache.card import ModelCard
-from featcache.classifier import Classifier, Prediction
+from featcache.classifier import Classifier
 from featcache.errors import MissingExtraError, UnreadableImageError
 from featcache.files import find_images
 from featcache.hosting import Gate, bracketed, is_loopback, listen, run
 from featcache.images import decode, lift_pillows_limit
+from featcache.prediction import Prediction
 
 MAX_UPLOAD = 20 << 20
 """Bytes of a picture."""

@@ -18,7 +18,7 @@ from PIL import Image
 from featcache.backbones import CONVERSION_PAYS, Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.card import FILE, write_json
-from featcache.classifier import Classifier, Prediction
+from featcache.classifier import Classifier
 from featcache.errors import BackboneError, DataLayoutError, HeadError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
@@ -26,6 +26,7 @@ from featcache.fitting import fit_head
 from featcache.heads import classify
 from featcache.images import decode, rgb_of
 from featcache.manifest import read_manifest
+from featcache.prediction import Prediction
 from featcache.spec import StorageDtype
 from featcache.training import Recipe
 from toys import random_image, toy_backbone

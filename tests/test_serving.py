@@ -13,9 +13,9 @@ import pytest
 from caches import SPEC
 from featcache import hosting, serving
 from featcache.card import ModelCard
-from featcache.classifier import Prediction
 from featcache.errors import MissingExtraError
 from featcache.hosting import PORTS
+from featcache.prediction import Prediction
 from featcache.serving import Page
 
 METRICS = {"n": 80, "accuracy": 0.95, "accuracy_low": 0.8777, "accuracy_high": 0.9804}

@@ -16,6 +16,8 @@ from featcache.spec import AUGMENTS as AUGMENTS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+PICTURES = (".png", ".svg", ".pdf")  # as of `featcache.drawing`, whose import help does not wait for
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
@@ -98,7 +100,7 @@ def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | 
 
 
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    if name and Path(name).suffix.lower() not in (".png", ".svg", ".pdf"):
+    if name and Path(name).suffix.lower() not in PICTURES:
         raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
     return file_in_a_folder(ctx, option, name)
 

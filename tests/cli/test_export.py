@@ -100,3 +100,11 @@ def test_format_and_file_must_be_given() -> None:
 
 def test_help_names_the_formats() -> None:
     assert json.dumps(done("export", "--help")).count("state-dict|onnx|torch-export") == 1
+
+
+def test_the_formats_are_the_librarys() -> None:
+    from featcache import drawing, exporting
+    from featcache_cli import export, options
+
+    assert export.FORMATS == exporting.FORMATS
+    assert options.PICTURES == drawing.FORMATS
