@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
+from featcache.card import write_file
 from featcache.errors import PictureError
 from featcache.report import printable
 
@@ -49,12 +50,7 @@ def save(picture: Picture, path: str | os.PathLike[str], dark: bool = False) -> 
     suffix = path.suffix.lower()
     adapts = suffix == ".svg" and not dark
     content = _render(picture, suffix, _DARK if dark else _LIGHT)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(_adapt(content) if adapts else content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_file(path, _adapt(content) if adapts else content)
     return path
 
 

@@ -16,9 +16,10 @@ RANKS = {
             "projection parity hosting folders rng spec samples metrics neighbours images lbfgs blocks network",
             "folds spectrum label_metrics features report files holdout training trivial weights known frozen sealed "
             "devices device_pass",
-            "drawing prediction",
-            "plots galleries",
+            "prediction",
             "entries softmax datasets lock layout views architectures engines presets card commands",
+            "drawing",
+            "plots galleries",
             "manifest predictions page regression checksums skeleton creation conversion",
             "linear onevsrest",
             "folding",
