@@ -15,7 +15,7 @@ RANKS = {
             "errors allocator calibration labels",
             "projection parity hosting folders rng spec samples metrics neighbours images lbfgs blocks network",
             "folds spectrum label_metrics features report files holdout training trivial weights known frozen sealed "
-            "devices device_pass",
+            "devices device_pass stages",
             "prediction",
             "entries softmax datasets lock layout views architectures engines presets card commands",
             "drawing",
