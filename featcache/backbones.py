@@ -29,6 +29,7 @@ from featcache.engines import (
 from featcache.errors import BackboneError, first_line
 from featcache.folders import cache_folder
 from featcache.known import Known, kept_path, known_path, recall, remember
+from featcache.layers import ALL, LAST, STAGES
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Backbone:
     ----------
     name : as given to `load_backbone`.
     weights : "pretrained", "none" or a path: where the weights came from.
-    dims : dict. Width d of each layer.
+    layers : names of what `embed_layers` gives, see `featcache.layers`. dims : dict. Width d of each layer.
     image_size, resize_size, interpolation, mean, std : the preprocessing that belongs to the weights.
     weights_sha256 : hash of the weights.
     device, precision : where and how `embed` computes. engine : "pytorch", "compiled" or "openvino". note : why not
@@ -87,10 +88,10 @@ class Backbone:
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
         self.std = (float(std[0]), float(std[1]), float(std[2]))
         self.device, self.precision = device, precision
-        self.layers = tuple(layers)
         self.engine: EngineName = "pytorch"
         self.note = ""
         self._given, self._kept = module, kept
+        self.layers = tuple(known.dims) if known else self._expand(tuple(layers))
         self._fast: tuple[int, Engine] | None = None
         self.weights_sha256 = known.weights_sha256 if known else ""
         self.dims = known.dims if known else self._measure()
@@ -101,7 +102,7 @@ class Backbone:
         from featcache.frozen import Frozen
         from featcache.weights import sha256_of
 
-        module: Any = self._given if hasattr(self._given, "state_dict") else self._given()
+        module = self._build()
         found = sha256_of(module.state_dict())
         if self.weights_sha256 not in ("", found):
             raise BackboneError(
@@ -249,6 +250,21 @@ class Backbone:
             val_views=val_views,
         )
 
+    def _build(self) -> nn.Module:
+        """The network as it was given, built once."""
+        if not hasattr(self._given, "state_dict"):
+            self._given = self._given()
+        module: Any = self._given
+        return module
+
+    def _expand(self, layers: tuple[str, ...]) -> tuple[str, ...]:
+        """Layers by name; sets of them need the network."""
+        if not {LAST, STAGES, ALL} & set(layers):
+            return layers
+        from featcache.pooling import expand_layers
+
+        return expand_layers(self._build().eval(), layers, self.image_size)
+
     def _probe(self, size: int) -> None:
         """Raise BackboneError where the network cannot take views of this size."""
         try:
@@ -305,8 +321,8 @@ def load_backbone(
     name : `efficientnet_lite0` (embedded, needs no network), any torchvision classification model such as
         `resnet18`, or `timm/<model>`.
     weights : "pretrained"; "none" for random weights drawn with `seed`; or the path of a state dict.
-    layers : "penultimate" (the input of the last linear layer) and names of inner modules, such as `layer3`,
-        whose outputs are averaged over their places.
+    layers : "penultimate" (the input of the last linear layer), inner modules such as `layer3` or `layer3:max`, or the
+        sets "last", "stages" and "all", see `featcache.layers`.
     device : "auto", "cpu", "cuda", "cuda:1", "mps".
     precision : "auto", "fp32", "bf16", "fp16".
     lazy : where an earlier run knows the network, build it when it is needed: its kept conversion does without.

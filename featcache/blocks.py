@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.joined import Joined
+
 BLOCK_BYTES = 2**22  # of a core's second-level cache, about: passes over 16 MB take half as long again
 KEPT_BYTES = 2**29
 _ROUNDING = 1e-12  # of float32, squared, and some hundred times that
@@ -26,10 +28,10 @@ def as_slice(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
 class Rows:
     """Some rows of an array, read when they are asked for: `rows[3:7]` gives an ndarray, `np.asarray(rows)` them all.
 
-    base : ndarray, shape (m, ...), perhaps memory-mapped. index : shape (n,), int64, the rows.
+    base : ndarray, shape (m, ...), perhaps memory-mapped; or several `Joined`. index : shape (n,), int64, the rows.
     """
 
-    base: NDArray[Any]
+    base: NDArray[Any] | Joined
     index: NDArray[np.int64]
 
     @property
@@ -52,16 +54,17 @@ class Rows:
     def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
-    def view(self, number: int) -> Rows:
-        """View `number` of (n, v, d): (n, d)."""
-        return Rows(self.base[:, number], self.index)
+    def select(self, views: int | slice) -> Rows:
+        """Of (n, v, d) one view, (n, d), or some, (n, w, d)."""
+        return Rows(self.base.select(views) if isinstance(self.base, Joined) else self.base[:, views], self.index)
 
     def flatten_views(self) -> Rows:
         """All views of (n, v, d) as rows: (n * v, d)."""
         views, d = self.base.shape[1:]
-        if not self.base.flags.c_contiguous:  # some of an array's views
+        if not (self.base.contiguous if isinstance(self.base, Joined) else self.base.flags.c_contiguous):  # some views
             return Rows(self[:].reshape(-1, d), np.arange(len(self) * views))
-        return Rows(self.base.reshape(-1, d), (self.index[:, None] * views + np.arange(views)).reshape(-1))
+        flat = self.base.rows() if isinstance(self.base, Joined) else self.base.reshape(-1, d)
+        return Rows(flat, (self.index[:, None] * views + np.arange(views)).reshape(-1))
 
 
 class Centred:

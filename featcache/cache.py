@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from featcache import layout, lock
 from featcache.blocks import Rows, as_slice
 from featcache.checksums import damaged_rows
-from featcache.errors import CacheDamagedError, CacheIncompleteError, CacheMismatchError, NotACacheError
+from featcache.errors import CacheDamagedError, CacheIncompleteError, CacheMismatchError, NotACacheError, SpecError
 from featcache.features import Features
+from featcache.joined import Joined
 from featcache.labels import count_images
+from featcache.layers import choose_layers
 from featcache.report import human_bytes, printable
 from featcache.samples import SPLITS, Samples
 from featcache.spec import PENULTIMATE, ExtractSpec
@@ -101,21 +103,19 @@ class FeatureCache:
     def features(self, split: str = "train", layer: str = PENULTIMATE) -> Features:
         """The features of one split, memory-mapped, after a look at their checksums; without skipped samples.
 
+        layer : one, several joined by commas, or "all", which then lie side by side.
+
         Returns
         -------
         Features with x of shape (m, v, d): v = 1 + K, or fewer where a split was extracted with fewer views
         (val and test hold the clean view alone). x is a memory-mapped ndarray, or `Rows` of one where samples
-        were skipped.
+        were skipped, or of several layers.
 
         Raises
         ------
         CacheDamagedError : a row does not have its checksum. CacheIncompleteError : there is no such layer.
         """
-        if layer not in self.layout.layers:
-            raise CacheIncompleteError(
-                f"{self.path} has no layer {layer!r}; it has {', '.join(self.dims)}. "
-                f"Extract again to another file with --layers {layer}."
-            )
+        names = self.layers(layer)
         rows = self.samples.rows(split)
         rows = rows[self.done[rows] > 0]
         damaged = damaged_rows(self.layout, rows)
@@ -126,9 +126,21 @@ class FeatureCache:
                 f"{self.path} --repair DATA`."
             )
         views = int(self.done[rows].min()) if len(rows) else 1
-        x = self.layout.layers[layer].of(self.layout.data)[:, :views]
-        here = as_slice(rows)
+        parts = [self.layout.layers[name].of(self.layout.data)[:, :views] for name in names]
+        if len(parts) > 1:
+            return Features(Rows(Joined(tuple(parts)), rows), self.samples.take(rows))
+        x, here = parts[0], as_slice(rows)
         return Features(x[here] if isinstance(here, slice) else Rows(x, rows), self.samples.take(rows))
+
+    def layers(self, asked: str) -> tuple[str, ...]:
+        """The layers that a text asks for, see `featcache.layers.choose_layers`. Raises CacheIncompleteError."""
+        try:
+            return choose_layers(asked, tuple(self.dims))
+        except SpecError as error:
+            raise CacheIncompleteError(
+                f"{self.path} has no layer {asked!r}; it has {', '.join(self.dims)}. "
+                f"Extract again to another file with --layers {asked}."
+            ) from error
 
     @property
     def split_options(self) -> dict[str, Any]:

@@ -237,11 +237,9 @@ def _each(images: Any) -> Iterator[Any]:
 
 
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
-    layer = backbone.layers.index(backbone.main_layer)
-
     def classify(pixels: NDArray[np.uint8]) -> _Answer:
         features = backbone.submit(pixels)
-        return lambda: heads.classify(estimator, features()[layer], n_classes, multilabel=multilabel)
+        return lambda: heads.classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
 
     return classify
 

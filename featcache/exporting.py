@@ -88,7 +88,8 @@ def export(
     view, last = saved.card.spec.view, _last_layer(saved, Path(model))
     pictures = make_pictures(view.resize_size)  # resizing leaves them as they are, whoever does it
     squares = np.concatenate([make_views(picture, view, b"", [0]) for picture in pictures])
-    expected = saved.backbone.embed(squares) @ last.weight.T + last.bias
+    features = np.concatenate([*saved.backbone.embed_layers(squares).values()], axis=1)
+    expected = features @ last.weight.T + last.bias
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         draft = Path(folder, out.name)
         on_step(f"writing {format}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,9 @@ from featcache.closed import Moments, Spectra, centroids, gather
 from featcache.errors import HeadError
 from featcache.features import Features, ViewUse
 from featcache.folds import NEVER, plan_folds
+from featcache.head2toe import select_features
 from featcache.neighbours import votes
-from featcache.selection import Layers, LeftOut, Trial, choose
+from featcache.selection import Chosen, Layers, LeftOut, Trial, choose
 from featcache.softmax import Problems, solve_path
 from featcache.spectrum import Spectrum
 
@@ -140,6 +141,22 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     return tuned
 
 
+def head2toe(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
+    """Softmax regression on the features that it leans on most, see `featcache.head2toe`."""
+    problems = tuning.problems
+    spectrum = Spectrum.of(problems.x, problems.weight)
+    strengths = inverse_strengths(problems.x, problems.weight)
+
+    def fit(kept: NDArray[np.bool_] | None, Cs: Sequence[float] | None) -> Chosen:
+        path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, tuning.device, kept)
+        return choose((Layers(one.C, one.coef, one.intercept) for one in path), tuning.left_out, tuning.classes, stop)
+
+    found, fraction = select_features(problems.x, problems.weight, fit, strengths, stop)
+    d = len(problems.x.mean)
+    tuned, _ = _tuned(found, f"{round(fraction * d)} of {d} features, C={{:.3g}}")
+    return tuned
+
+
 def inverse_strengths(x: Centred, weight: NDArray[np.float64]) -> list[float]:
     """STRENGTHS as C of `LinearHead`; weight : of the rows, shape (n,)."""
     squares = sum(float(weight[rows] @ np.einsum("bd,bd->b", block, block)) for rows, block in x)
@@ -164,7 +181,10 @@ def centroid(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
 
 
 def _chosen(tuning: Tuning, path: Iterable[Layers], setting: str, stop: Stop) -> tuple[Tuned, float]:
-    found = choose(path, tuning.left_out, tuning.classes, stop)
+    return _tuned(choose(path, tuning.left_out, tuning.classes, stop), setting)
+
+
+def _tuned(found: Chosen, setting: str) -> tuple[Tuned, float]:
     probabilities = softmax(found.logits / found.temperature, axis=1)
     text = setting.format(found.value) + (", cut short" if found.cut and setting else "")
     return Tuned(found.head, text, found.trials, probabilities, found.temperature), found.value
@@ -197,4 +217,5 @@ FAMILIES: Mapping[str, Callable[[Tuning, Stop], Tuned | None]] = {  # in the ord
     "ridge": ridge,
     "lda": lda,
     "knn": knn,
+    "head2toe": head2toe,
 }

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from featcache.blocks import BLOCK_BYTES, Rows
 from featcache.errors import CacheIncompleteError
+from featcache.joined import Joined
 from featcache.labels import Labels
 from featcache.rng import content_words
 from featcache.samples import Samples
@@ -64,7 +65,7 @@ class Features:
                 f"View {number} was asked for, but these features hold views 0 to {self.views}. "
                 f"Extract with --views {number} or more."
             )
-        return self.x.view(number) if isinstance(self.x, Rows) else self.x[:, number]
+        return self.x.select(number) if isinstance(self.x, Rows) else self.x[:, number]
 
     def epoch_view(self, epoch: int) -> int:
         """The view that epoch 1, 2, ... trains on: view e in epoch e, from the first again after K."""
@@ -77,8 +78,19 @@ class Features:
                 f"{views} augmented views were asked for, but these features hold {self.views}. "
                 f"Extract with --views {views}."
             )
-        x = Rows(self.x.base[:, : views + 1], self.x.index) if isinstance(self.x, Rows) else self.x[:, : views + 1]
-        return Features(x, self.samples)
+        some = slice(views + 1)
+        return Features(self.x.select(some) if isinstance(self.x, Rows) else self.x[:, some], self.samples)
+
+    @property
+    def joined(self) -> Joined | None:
+        """The layers that lie side by side in x, where there are several."""
+        return self.x.base if isinstance(self.x, Rows) and isinstance(self.x.base, Joined) else None
+
+    def scaled(self, scale: NDArray[np.float32]) -> Features:
+        """The same with each feature of several layers multiplied by its scale, shape (d,)."""
+        if self.joined is None or not isinstance(self.x, Rows):
+            raise AssertionError("these are of one layer")
+        return Features(Rows(self.joined.scaled(scale), self.x.index), self.samples)
 
     def take(self, rows: NDArray[np.int64]) -> Features:
         """The features of these samples, in this order; read when they are asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sklearn.base import BaseEstimator, is_classifier
@@ -20,6 +20,7 @@ from featcache.label_metrics import judge
 from featcache.linear import LinearHead
 from featcache.multilabel import tune_labels
 from featcache.samples import Samples
+from featcache.scaling import equalise, unscaled
 from featcache.validation import calibrated, cross_validate
 
 UseViews = Literal["all", "mean", "clean", "cycle"]
@@ -85,13 +86,25 @@ def fit(
     head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None = None
 ) -> Fitted:
     """Fit a head to train; val chooses the epoch of "sgd" and nothing else. Raises HeadError."""
+    if train.joined is None:
+        return _fit(head, options, train, val, on_epoch)
+    scale = equalise(train)
+    fitted = _fit(head, options, train.scaled(scale), val.scaled(scale), on_epoch)
+    hot = fitted.untempered and unscaled(fitted.untempered, scale)
+    return replace(fitted, estimator=unscaled(fitted.estimator, scale), untempered=hot)
+
+
+def _fit(
+    head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None
+) -> Fitted:
     if train.samples.multilabel:
         return _fit_labels(head, options, train)
     if isinstance(head, str):
         if head == "sgd":
             return _fit_sgd(options, train, val, on_epoch)
         if head == "auto":
-            return _tune("auto", list(FAMILIES), options, train)
+            several = train.joined is not None
+            return _tune("auto", [name for name in FAMILIES if several or name != "head2toe"], options, train)
         if head in FAMILIES and set(options.parameters) <= {"class_weight"}:
             options.refuse("budget_s", only="auto")
             return _tune(head, [head], options, train)
@@ -123,7 +136,7 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
     options.refuse("calibrate", only="heads that have no probabilities of their own")
     if set(options.parameters) - {"class_weight"}:
         raise HeadError(f"{head} chooses its settings itself; it takes class_weight alone")
-    if "linear" not in names:
+    if not {"linear", "head2toe"} & set(names):
         options.refuse_device()
     if names == ["knn"] and options.rows == "mean":
         raise HeadError("neighbours vote with their clean views; leave out use_views")
@@ -177,7 +190,7 @@ def _made(head: str | BaseEstimator, options: Options, samples: Samples) -> tupl
 def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
     """One classifier a label: our own solved together, any other of scikit-learn's one after the other."""
     options.refuse("budget_s", "calibrate", only="images with one label")
-    if head in ("auto", "sgd"):
+    if head in ("auto", "sgd", "head2toe"):
         raise HeadError(f"{head} is for images with one label; use linear, or another head with probabilities")
     if head == "linear" and set(options.parameters) <= {"class_weight"}:
         options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")

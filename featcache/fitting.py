@@ -21,6 +21,7 @@ from featcache.features import Features
 from featcache.fitters import Options, UseViews, fit
 from featcache.headfile import dump_head
 from featcache.label_metrics import LabelAccuracy, judge
+from featcache.layers import join_layers
 from featcache.metrics import Accuracy
 from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch
@@ -103,6 +104,8 @@ def fit_head(
     Parameters
     ----------
     out : folder to save the head in; None does not save it.
+    layer : which features of the cache: one layer, several joined by commas, or "all", see `featcache.layers`. Several
+        are made alike, see `featcache.scaling`, and heads see them side by side.
     head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on images left
         out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do. Else
         another short name of `featcache.heads.HEADS`, the dotted path of a scikit-learn classifier, or a classifier
@@ -149,7 +152,7 @@ def fit_head(
         on_test = evaluate_head(fitted.estimator, test, tta) if len(test.samples) else None
     folder = Path(out) if out is not None else None
     if folder is not None:
-        _save(fitted.estimator, fitted.name, cache, layer, accuracy, folder)
+        _save(fitted.estimator, fitted.name, cache, join_layers(cache.layers(layer)), accuracy, folder)
         write_predictions(folder, val.samples, predicted, probabilities)
     report = Report(
         method=f"head {fitted.name}",

@@ -122,7 +122,7 @@ class _Deployed(nn.Module):
         self.weight, self.bias = (nn.Parameter(torch.from_numpy(part).float(), requires_grad=False) for part in last)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = nn.functional.linear(self.frozen(pixels)[0], self.weight, self.bias)
+        logits = nn.functional.linear(torch.cat(self.frozen(pixels), 1), self.weight, self.bias)
         return logits, logits.sigmoid() if self.multilabel else logits.softmax(1)
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featcache.errors import BackboneError
+from featcache.layers import parse_layer
+from featcache.pooling import check_layer, pool
 from featcache.spec import PENULTIMATE, Precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,7 +26,7 @@ class Frozen(nn.Module):
     ----------
     network : from normalised pixels (b, 3, s, s) float32 to features (b, d).
     mean, std : of the pixels, scaled to 0..1, in each channel.
-    layers : what `forward` gives: "penultimate", and inner modules by name.
+    layers : what `forward` gives, see `featcache.layers`.
     """
 
     def __init__(
@@ -56,9 +58,9 @@ class Frozen(nn.Module):
         self._tapped[PENULTIMATE] = self.network(self._scale(pixels))
         return tuple(self._tapped[layer] for layer in self._layers)
 
-    def embed(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """(b, s, s, 3) to the features (b, d) of each layer."""
-        with torch.inference_mode(), self.autocast():
+    def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:
+        """(b, s, s, 3) to the features (b, d) of each layer; precision : None takes the network's own."""
+        with torch.inference_mode(), self.autocast(precision):
             return [values.float().cpu().numpy() for values in self(self._on_device(pixels))]
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -66,10 +68,10 @@ class Frozen(nn.Module):
         return self._scale(self._on_device(pixels))
 
     @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """The context in which a forward pass computes at this precision."""
-        enabled = self.precision != "fp32"
-        with self.exact(), torch.autocast(self.device.type, _DTYPES[self.precision], enabled=enabled):
+    def autocast(self, precision: Precision | None = None) -> Iterator[None]:
+        """The context in which a forward pass computes at this precision, or another."""
+        precision = precision or self.precision
+        with self.exact(), torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"):
             yield
 
     @contextmanager
@@ -90,30 +92,17 @@ class Frozen(nn.Module):
 
     def _tap(self) -> None:
         """Hook the intermediate layers, so that one forward pass gives them all."""
-        modules = dict(self.network.named_modules())
         for layer in self._layers:
-            if layer == PENULTIMATE:
-                continue
-            if layer not in modules:
-                known = ", ".join(name for name, _ in self.network.named_children())
-                raise BackboneError(f"{self._name} has no layer {layer!r}; its stages are {known}")
-            modules[layer].register_forward_hook(self._keep(layer))
+            if layer != PENULTIMATE:
+                check_layer(self.network, self._name, layer)
+                module, kind = parse_layer(layer)
+                self.network.get_submodule(module).register_forward_hook(self._keep(layer, kind))
 
-    def _keep(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _keep(self, layer: str, kind: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._tapped[layer] = _pool(self._name, layer, output)
+            try:
+                self._tapped[layer] = pool(output, kind)
+            except ValueError as error:
+                raise BackboneError(f"layer {layer} of {self._name}: {error}") from error
 
         return hook
-
-
-def _pool(name: str, layer: str, output: Any) -> Tensor:
-    """Maps and tokens (b, t, d) are averaged over their places; vectors stay, apart from later in-place changes."""
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return output.clone()
-    if isinstance(output, Tensor) and output.ndim == 3:
-        return output.mean(1)
-    if isinstance(output, Tensor) and output.ndim == 4:
-        # Square views give square maps, so the odd axis out holds the channels: (b, h, w, d) in Swin.
-        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
-        return output.mean((1, 2) if channels_last else (2, 3))
-    raise BackboneError(f"layer {layer} of {name} does not give one tensor of 2 to 4 dimensions")

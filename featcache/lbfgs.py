@@ -20,6 +20,7 @@ Precondition = Callable[[Matrix, NDArray[np.int64]], Matrix]
 
 ARMIJO, NOISE = 1e-4, 1e-6  # the decrease asked of a step; what a float32 sum may be wrong by, relatively
 MOST_HALVINGS = 30
+_LAST = 2  # steps: one alone can be small by chance, where classes can nearly be told apart
 
 
 class Minimum(NamedTuple):
@@ -46,7 +47,7 @@ def minimise(
 
     start : shape (k, p). precondition : the first estimate of the inverse Hessian. tol : a problem is done where half
     its Newton decrement, which is about what its value lies above the minimum, is at most this share of the value, and
-    the last step, without which that estimate may be far off, gained no more. memory : the steps remembered. A step is
+    the last steps, without which that estimate may be far off, gained no more each. memory : the steps remembered. A step is
     halved until the value falls (Armijo 1966) or, where rounding hides that, until the slope says that it did (Hager
     and Zhang 2005).
     """
@@ -56,14 +57,16 @@ def minimise(
     direction, slope = np.zeros_like(x), np.zeros(k)
     step, halvings = np.ones(k), np.zeros(k, np.int64)
     iterations, converged = np.zeros(k, np.int64), np.zeros(k, bool)
-    fallen = np.full(k, np.inf)  # by the last step
+    fallen = np.full((_LAST, k), np.inf)  # by the last steps, in turn
     remembered = _Memory(memory, x, precondition)
     going = moved = np.arange(k)
     while True:
         direction[moved] = -remembered.times_inverse_hessian(gradient[moved], moved)
         slope[moved] = _dot(gradient[moved], direction[moved])
         enough = tol * np.abs(value[moved])
-        converged[moved] = (-slope[moved] / 2 <= enough) & (fallen[moved] <= enough) | (slope[moved] == 0)
+        converged[moved] = (-slope[moved] / 2 <= enough) & (fallen[:, moved].max(axis=0) <= enough) | (
+            slope[moved] == 0
+        )
         going = going[~converged[going] & (iterations[going] < max_iter) & (halvings[going] < MOST_HALVINGS)]
         if not len(going):
             return Minimum(x, iterations, converged)
@@ -78,7 +81,7 @@ def minimise(
         moved = going[taken]
         if len(moved):
             remembered.add(moved, new[taken] - x[moved], new_gradient[taken] - gradient[moved])
-            fallen[moved] = value[moved] - new_value[taken]
+            fallen[iterations[moved] % _LAST, moved] = value[moved] - new_value[taken]
             x[moved], value[moved], gradient[moved] = new[taken], new_value[taken], new_gradient[taken]
             step[moved], halvings[moved] = 1, 0
             iterations[moved] += 1

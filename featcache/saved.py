@@ -15,6 +15,7 @@ from featcache.card import ModelCard
 from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError, HeadError
 from featcache.headfile import load_head
+from featcache.layers import split_layers
 from featcache.spec import PENULTIMATE
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def open_model(
     backbone = load_backbone(
         spec.backbone,
         weights="none" if whole else weights or card.weights,
-        layers=(PENULTIMATE,) if whole else (card.layer,),
+        layers=(PENULTIMATE,) if whole else split_layers(card.layer),
         device=device,
         precision=precision or _precision(spec.precision, device),
         seed=spec.view.seed,
@@ -95,10 +96,11 @@ def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
     if heads.is_multilabel(estimator) != card.multilabel:
         raise HeadError(f"{folder} is damaged: its head and model.json do not agree on how many labels an image has.")
     wrong = len(estimator.classes_) != len(card.classes) if card.multilabel else False
-    if wrong or estimator.n_features_in_ != backbone.dim or np.max(estimator.classes_) >= len(card.classes):
+    width = sum(backbone.dims.values())
+    if wrong or estimator.n_features_in_ != width or np.max(estimator.classes_) >= len(card.classes):
         raise HeadError(
             f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
-            f"{len(estimator.classes_)} classes, the backbone gives {backbone.dim} and model.json names "
+            f"{len(estimator.classes_)} classes, the backbone gives {width} and model.json names "
             f"{len(card.classes)}."
         )
     return estimator

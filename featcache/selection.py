@@ -75,6 +75,7 @@ class Chosen:
 
     value : see `Layers`. temperature : that the logits were divided by. trials : of all values that were tried.
     logits : of the left-out images, shape (m, c), before the temperature. cut : whether `stop` ended the path.
+    layers : the member that was chosen. log_loss : its, on the left-out images.
     """
 
     head: LinearHead
@@ -83,6 +84,8 @@ class Chosen:
     trials: tuple[Trial, ...]
     logits: NDArray[np.float64]
     cut: bool
+    layers: Layers
+    log_loss: float
 
 
 def choose(
@@ -115,10 +118,10 @@ def choose(
             break
     if best is None:
         raise AssertionError("a path has members")
-    _, layers, temperature, logits = best
+    loss, layers, temperature, logits = best
     coef, intercept = layers.coef[-1] / temperature, layers.intercept[-1] / temperature
     head = LinearHead.from_weights(coef, intercept, classes)
-    return Chosen(head, layers.value, temperature, tuple(trials), logits, cut)
+    return Chosen(head, layers.value, temperature, tuple(trials), logits, cut, layers, loss)
 
 
 def two_sided(logits: NDArray[Any]) -> NDArray[np.float64]:

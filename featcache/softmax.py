@@ -101,7 +101,13 @@ class Solution(NamedTuple):
 
 
 def solve_path(
-    problems: Regressions, spectrum: Spectrum, Cs: Sequence[float], tol: float, max_iter: int, device: str = "cpu"
+    problems: Regressions,
+    spectrum: Spectrum,
+    Cs: Sequence[float],
+    tol: float,
+    max_iter: int,
+    device: str = "cpu",
+    kept: NDArray[np.bool_] | None = None,
 ) -> Iterator[Solution]:
     """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2, for one C after the other, each found from the one before.
 
@@ -110,6 +116,7 @@ def solve_path(
     leading directions suffice (Frangella, Tropp and Udell 2023), times the curvature of each logit, plus the penalty.
 
     spectrum : of problems.x. tol, max_iter : see `minimise`. device : other than "cpu", PyTorch works there.
+    kept : the features that each problem may use, shape (k, d); None for all. The others have coefficients of 0.
     """
     mean, dtype = problems.x.mean.astype(np.float64), problems.x.mean.dtype
     k, outputs, d = problems.k, problems.outputs, len(mean)
@@ -126,7 +133,7 @@ def solve_path(
 
         one_pass = DevicePass(problems, device)
     for C in Cs:
-        step = _Step(problems, one_pass, spectrum, totals, 1 / (C * totals))
+        step = _Step(problems, one_pass, spectrum, totals, 1 / (C * totals), kept)
         found = minimise(step.objective, theta.reshape(k, -1), step.precondition, tol, max_iter, memory)
         theta = found.x.reshape(theta.shape)
         coef = theta[..., :-1].astype(np.float64)
@@ -136,7 +143,7 @@ def solve_path(
 class _Step:
     """What `minimise` asks of one strength; objectives are divided by C and by the problems' weights.
 
-    totals, penalty : shape (k,).
+    totals, penalty : shape (k,). kept : see `solve_path`.
     """
 
     def __init__(
@@ -146,9 +153,10 @@ class _Step:
         spectrum: Spectrum,
         totals: NDArray[np.float64],
         penalty: NDArray[np.float64],
+        kept: NDArray[np.bool_] | None,
     ) -> None:
         self._problems, self._pass, self._spectrum = problems, one_pass, spectrum
-        self._totals, self._penalty = totals, penalty
+        self._totals, self._penalty, self._kept = totals, penalty, kept
         self._curvature: NDArray[np.float64] | None = None  # where the strength before left it
 
     def objective(self, points: NDArray[Any], which: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
@@ -159,6 +167,7 @@ class _Step:
             self._curvature = np.maximum(first, _LEAST)
         penalty, coef = self._penalty[which], theta[..., :-1]
         gradient[..., :-1] += penalty[:, None, None].astype(coef.dtype) * coef
+        self._leave_out(gradient, which)
         squares = np.einsum("kod,kod->k", coef, coef, dtype=np.float64)
         return losses + penalty / 2 * squares, gradient.reshape(points.shape)
 
@@ -172,7 +181,13 @@ class _Step:
         found[..., -1] = gradient[..., -1] / curvature
         if curvature.shape[1] > 1:  # what all classes have in common changes no probability, and is 0 at the minimum
             found -= found.mean(axis=1, keepdims=True)
+        self._leave_out(found, which)
         return found.reshape(gradients.shape)
+
+    def _leave_out(self, directions: NDArray[Any], which: NDArray[np.int64]) -> None:
+        """Never leave 0 where a coefficient shall be 0: minimising goes along sums of such directions."""
+        if self._kept is not None:
+            directions[..., :-1] *= self._kept[which][:, None]
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
         """(a, outputs, d + 1), the intercept last."""

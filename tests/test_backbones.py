@@ -280,7 +280,10 @@ def test_a_layer_is_kept_as_it_was_before_an_activation_in_place(tmp_path: Path)
 def test_an_unknown_layer_is_refused_with_the_names_of_the_stages() -> None:
     with pytest.raises(BackboneError) as error:
         load_backbone("squeezenet1_1", weights="none", layers=("layer9",), device="cpu")
-    assert str(error.value) == "squeezenet1_1 has no layer 'layer9'; its stages are features, classifier"
+    assert str(error.value) == (
+        "squeezenet1_1 has no layer 'layer9'; its parts are features, classifier. `--layers stages` takes the ends of "
+        "its stages."
+    )
 
 
 def test_view_spec_has_the_networks_preprocessing() -> None:

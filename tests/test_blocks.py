@@ -54,7 +54,7 @@ def test_views_of_rows_are_those_of_the_array() -> None:
     rows = Rows(x, INDEX)
     np.testing.assert_array_equal(rows, x[INDEX])
     np.testing.assert_array_equal(np.asarray(rows, dtype=np.float32), x[INDEX].astype(np.float32))
-    np.testing.assert_array_equal(rows.view(2), x[INDEX][:, 2])
+    np.testing.assert_array_equal(rows.select(2), x[INDEX][:, 2])
     np.testing.assert_array_equal(rows.flatten_views(), x[INDEX].reshape(12, 2))
     assert np.shares_memory(rows.flatten_views().base, x)
 

@@ -12,19 +12,19 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator calibration labels",
-            "projection parity hosting folders rng spec samples metrics neighbours images lbfgs blocks network",
-            "folds spectrum label_metrics features report files holdout training trivial weights known frozen sealed "
-            "devices device_pass stages",
-            "prediction",
-            "entries softmax datasets lock layout views architectures engines presets card commands",
+            "errors allocator calibration labels joined",
+            "projection parity hosting folders rng spec samples metrics neighbours images lbfgs blocks network stages",
+            "folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
+            "devices device_pass",
+            "prediction pooling",
+            "frozen entries softmax datasets lock layout views architectures engines presets card commands",
             "drawing",
             "plots galleries",
             "manifest predictions page regression checksums skeleton creation conversion",
             "linear onevsrest",
-            "folding",
+            "folding scaling",
             "loader heads headfile sgd selection cache backbones",
-            "closed writer imagecache run verification saved",
+            "closed head2toe writer imagecache run verification saved",
             "eachlabel families validation carrying finetuning classifier formats",
             "serving sorting exporting",
             "auto extraction",

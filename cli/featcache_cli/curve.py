@@ -14,7 +14,7 @@ from featcache_cli import options
 @click.argument("cache", type=click.Path())
 @click.option("--over", type=click.Choice(["labels", "views"]), default="labels", show_default=True,
               help="Shares of the training labels, or augmented views of each image.")  # fmt: skip
-@click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn"]), default="linear",
+@click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn", "head2toe"]), default="linear",
               show_default=True, help="The head that is fitted.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), help="Draws of each share of labels. [default: 5]")
 @options.picture_option

@@ -28,7 +28,8 @@ from featcache_cli import options
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="What the features are stored in.")  # fmt: skip
 @options.seed_option
-@click.option("--layers", default="penultimate", show_default=True, help="Comma-separated; inner ones by name: layer3.")
+@click.option("--layers", default="penultimate", show_default=True, help="Comma-separated: last, stages (the mean of "
+              "each one's end, too), all (maxima, deviations and grids, too), or by name: layer3:max.")  # fmt: skip
 @options.data_options
 @options.strict_option
 @click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all would cost.")

@@ -27,8 +27,8 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.command()
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
-@click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn choose their own "
-              "settings; auto keeps the best of them; sgd, logreg, svm, forest, or a dotted path such as "
+@click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn, head2toe choose "
+              "their own settings; auto keeps the best of them; sgd, logreg, svm, forest, or a dotted path such as "
               "sklearn.naive_bayes.GaussianNB.")  # fmt: skip
 @click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
 @click.option("--use-views", type=click.Choice(["all", "mean", "clean", "cycle"]), help="Train on all views of an "
@@ -44,7 +44,8 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
     "--report", callback=options.file_in_a_folder, help="Draw and write all of it into this HTML file, too; needs -o."
 )
 @click.option("--images", "data", help="Where the images of CACHE lie: the report shows some.")
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
+@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache: names joined by "
+              "commas, stages, or all.")  # fmt: skip
 @options.seed_option
 @options.as_json
 def command(cache: str, report: str | None, data: str | None, as_json: bool, **settings: Any) -> None:

@@ -1,0 +1,58 @@
+"""Names of layers: which module's output is kept, and how it becomes features.
+
+A layer is `penultimate`, the input of the network's last linear layer, or `MODULE[:POOL]`: what a module gives, pooled
+over its places. Several layers are written as one text, joined by commas; heads see them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from featcache.errors import SpecError
+from featcache.spec import PENULTIMATE
+
+LAST, STAGES, ALL = "last", "stages", "all"
+"""Sets of layers: the penultimate one; the mean of each stage besides; and all that is pooled of each stage."""
+
+POOLS = ("mean", "max", "std", "grid", "cls", "tokens")
+"""Over places: mean, maximum, standard deviation; means of a 2 x 2 grid, side by side; the class token; every
+place of a map or token of a transformer, side by side, for attention pooling. Class and other prefix tokens are no
+places; without a pool, the mean is of all tokens."""
+
+
+def split_layers(text: str) -> tuple[str, ...]:
+    """The layers of a text, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def join_layers(layers: Iterable[str]) -> str:
+    """The reverse of `split_layers`."""
+    return ",".join(layers)
+
+
+def parse_layer(layer: str) -> tuple[str, str]:
+    """The module and the pool, "" where none is named. Raises SpecError."""
+    module, colon, pool = layer.partition(":")
+    if colon and pool not in POOLS:
+        raise SpecError(f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}")
+    return module, pool
+
+
+def choose_layers(asked: str, there: Sequence[str]) -> tuple[str, ...]:
+    """Which of the layers that are there a text asks for: by name, "last", "stages" (those without a pool, or with the
+    mean or the class token) or "all" (but for tokens). Raises SpecError for others.
+    """
+    chosen: list[str] = []
+    for name in split_layers(asked):
+        if name in there:
+            chosen.append(name)
+        elif name == LAST and PENULTIMATE in there:
+            chosen.append(PENULTIMATE)
+        elif name in (STAGES, ALL):
+            pools = ("", "mean", "cls") if name == STAGES else ("", *POOLS[:-1])
+            chosen += [layer for layer in there if parse_layer(layer)[1] in pools]
+        else:
+            raise SpecError(f"there is no layer {name!r}, but {', '.join(there)}")
+    if not chosen:
+        raise SpecError(f"{asked!r} names no layer; there are {', '.join(there)}")
+    return tuple(dict.fromkeys(chosen))
