@@ -47,9 +47,9 @@ def minimise(
 
     start : shape (k, p). precondition : the first estimate of the inverse Hessian. tol : a problem is done where half
     its Newton decrement, which is about what its value lies above the minimum, is at most this share of the value, and
-    the last steps, without which that estimate may be far off, gained no more each. memory : the steps remembered. A step is
-    halved until the value falls (Armijo 1966) or, where rounding hides that, until the slope says that it did (Hager
-    and Zhang 2005).
+    the last steps, without which that estimate may be far off, gained no more each. memory : the steps remembered. A
+    step is halved until the value falls (Armijo 1966) or, where rounding hides that, until the slope says that it did
+    (Hager and Zhang 2005).
     """
     x = start.copy()
     k = len(x)
@@ -100,7 +100,7 @@ class _Memory:
     def add(self, which: NDArray[np.int64], step: Matrix, change: Matrix) -> None:
         """A step without curvature, which rounding alone can bring about, is not remembered."""
         curvature = _dot(step, change)
-        bent = curvature > 0
+        bent = curvature > np.finfo(np.float64).tiny
         which, step, change, curvature = which[bent], step[bent], change[bent], curvature[bent]
         if not len(which):
             return
