@@ -31,7 +31,7 @@ _BUDGET_S = 10.0
 
 @dataclass(frozen=True)
 class Options:
-    """How a head is fitted; see `fit_head`."""
+    """How a head is fitted; see `fit_head`. places : of a map in its features, 0 where they are none."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
     use_views: UseViews | None = None
@@ -41,6 +41,7 @@ class Options:
     calibrate: bool = False
     seed: int = 0
     device: str = "cpu"
+    places: int = 0
 
     @property
     def rows(self) -> ViewUse:
@@ -102,6 +103,8 @@ def _fit(
     if isinstance(head, str):
         if head == "sgd":
             return _fit_sgd(options, train, val, on_epoch)
+        if head == "attention":
+            return _fit_attention(options, train)
         if head == "auto":
             several = train.joined is not None
             return _tune("auto", [name for name in FAMILIES if several or name != "head2toe"], options, train)
@@ -128,6 +131,28 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
     features = train.first(0) if options.use_views == "clean" else train
     estimator, history = fit_sgd(features, val, recipe, seed=options.seed, on_epoch=on_epoch)
     return Fitted(estimator, "sgd", history)
+
+
+def _fit_attention(options: Options, train: Features) -> Fitted:
+    from featcache.attention import AttentionRecipe, fit_attention
+
+    options.refuse("cv", "budget_s", "scaling", "calibrate", only="other heads")
+    options.refuse_device()
+    if options.use_views not in (None, "cycle", "clean"):
+        raise HeadError(
+            f"attention trains on one view an epoch (cycle) or on the clean one; not on {options.use_views}"
+        )
+    if not options.places:
+        raise HeadError(
+            "attention looks at the places of a map, and these features have none. Extract such a layer (`--layers "
+            "blocks.6:grid7` of maps of 7 x 7; `--dry-run` says how many bytes), and name it with --layer."
+        )
+    try:
+        recipe = AttentionRecipe(**options.parameters)
+    except TypeError as error:
+        raise HeadError(f"attention: {error}; it takes {', '.join(AttentionRecipe._fields)}") from error
+    features = train.first(0) if options.use_views == "clean" else train
+    return Fitted(fit_attention(features, options.places, recipe, options.seed), "attention")
 
 
 def _tune(head: str, names: list[str], options: Options, train: Features) -> Fitted:
@@ -190,7 +215,7 @@ def _made(head: str | BaseEstimator, options: Options, samples: Samples) -> tupl
 def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
     """One classifier a label: our own solved together, any other of scikit-learn's one after the other."""
     options.refuse("budget_s", "calibrate", only="images with one label")
-    if head in ("auto", "sgd", "head2toe"):
+    if head in ("auto", "sgd", "head2toe", "attention"):
         raise HeadError(f"{head} is for images with one label; use linear, or another head with probabilities")
     if head == "linear" and set(options.parameters) <= {"class_weight"}:
         options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")

@@ -21,7 +21,7 @@ from featcache.features import Features
 from featcache.fitters import Options, UseViews, fit
 from featcache.headfile import dump_head
 from featcache.label_metrics import LabelAccuracy, judge
-from featcache.layers import join_layers
+from featcache.layers import grid_side, join_layers, parse_layer
 from featcache.metrics import Accuracy
 from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch
@@ -107,14 +107,15 @@ def fit_head(
     layer : which features of the cache: one layer, several joined by commas, or "all", see `featcache.layers`. Several
         are made alike, see `featcache.scaling`, and heads see them side by side.
     head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on images left
-        out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do. Else
-        another short name of `featcache.heads.HEADS`, the dotted path of a scikit-learn classifier, or a classifier
-        object; one that cross-validates inside (GridSearchCV) is given rows, not images: with several views of an image
-        take use_views="mean" or "clean", or they lie in several of its folds.
-    parameters : of the head's constructor; of the `Recipe` for "sgd". They fix the settings of a tuned head, but for
-        "class_weight".
-    use_views : train on "all" views, on their "mean", on the "clean" one; sgd on one an epoch ("cycle"). None takes
-        what is usual: "cycle" for sgd, else "all".
+        out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do,
+        "attention" looks at the places of a grid's layer, see `featcache.attention`. Else another short name of
+        `featcache.heads.HEADS`, the dotted path of a scikit-learn classifier, or a classifier object; one that
+        cross-validates inside (GridSearchCV) is given rows, not images: with several views of an image take
+        use_views="mean" or "clean", or they lie in several of its folds.
+    parameters : of the head's constructor; of the `Recipe` for "sgd", of `AttentionRecipe` for "attention". They fix
+        the settings of a tuned head, but for "class_weight".
+    use_views : train on "all" views, on their "mean", on the "clean" one; sgd and attention on one an epoch ("cycle").
+        None takes what is usual: "cycle" for those two, else "all".
     cv : folds of the cross-validation. None takes what suits the data for tuned heads, and none for others.
     budget_s : seconds for "auto"; None takes 10.
     scaling : a first step of heads that are not tuned: "standard" or "l2".
@@ -135,14 +136,16 @@ def fit_head(
     if not isinstance(cache, FeatureCache):
         cache = FeatureCache.open(cache)
     with watch.phase("read"):
+        names = cache.layers(layer)
         train, val = read_splits(cache, layer)
         test = cache.features("test", layer)
+    places = grid_side(parse_layer(names[0])[1]) ** 2 if len(names) == 1 else 0
     if tta > val.views:
         raise CacheIncompleteError(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
             f"Extract with --val-views {tta}."
         )
-    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device)
+    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device, places)
     with watch.phase("fit"):
         fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
@@ -152,7 +155,7 @@ def fit_head(
         on_test = evaluate_head(fitted.estimator, test, tta) if len(test.samples) else None
     folder = Path(out) if out is not None else None
     if folder is not None:
-        _save(fitted.estimator, fitted.name, cache, join_layers(cache.layers(layer)), accuracy, folder)
+        _save(fitted.estimator, fitted.name, cache, join_layers(names), accuracy, folder)
         write_predictions(folder, val.samples, predicted, probabilities)
     report = Report(
         method=f"head {fitted.name}",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from featcache.attention import AttentionHead
 from featcache.errors import HeadError
 from featcache.folding import fold
 from featcache.linear import LinearHead
@@ -49,20 +50,17 @@ _TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifi
 
 
 def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
-    """Name and bytes of a head's file: head.safetensors (what folds to a linear layer) or head.skops (other
+    """Name and bytes of a head's file: head.safetensors (what folds to a linear layer, attention) or head.skops (other
     scikit-learn).
 
     Raises
     ------
     HeadError : the estimator could not be loaded again without trusting code from outside scikit-learn.
     """
-    head = fold(estimator)
-    if head is not None:
+    arrays = _arrays(estimator)
+    if arrays:
         from safetensors.numpy import save
 
-        arrays = {"coef": head.coef_, "intercept": head.intercept_}
-        if isinstance(head, LinearHead):  # the other's labels are the rows of its weights
-            arrays["classes"] = head.classes_
         return "head.safetensors", save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     import skops.io
 
@@ -84,6 +82,26 @@ def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
     return "head.skops", data
 
 
+def _arrays(estimator: BaseEstimator) -> dict[str, NDArray[Any]]:
+    """What a linear layer, or attention and one, consists of; nothing for other classifiers."""
+    if isinstance(estimator, AttentionHead):
+        width = np.array([estimator.n_features_in_])
+        return {
+            "queries": estimator.queries_,
+            "coef": estimator.coef_,
+            "intercept": estimator.intercept_,
+            "classes": estimator.classes_,
+            "features": width,
+        }
+    head = fold(estimator)
+    if head is None:
+        return {}
+    arrays = {"coef": head.coef_, "intercept": head.intercept_}
+    if isinstance(head, LinearHead):  # the other's labels are the rows of its weights
+        arrays["classes"] = head.classes_
+    return arrays
+
+
 def load_head(path: Path) -> BaseEstimator:
     """Load a file that `dump_head` made; executes no code from the file. Raises HeadError."""
     try:
@@ -92,6 +110,8 @@ def load_head(path: Path) -> BaseEstimator:
 
             arrays = load_file(path)
             coef, intercept = arrays["coef"], arrays["intercept"]
+            if "queries" in arrays:
+                return _attention(arrays)
             if "classes" not in arrays:
                 _check_layer(coef, intercept)
                 return OneVsRestHead.from_weights(coef, intercept)
@@ -107,6 +127,19 @@ def load_head(path: Path) -> BaseEstimator:
         return estimator
     except Exception as error:  # broken zip, unknown keys, untrusted types: all the same to the user
         raise HeadError(f"{path} is not a head that can be loaded safely: {error}") from error
+
+
+def _attention(arrays: dict[str, NDArray[Any]]) -> AttentionHead:
+    queries, coef, intercept = arrays["queries"], arrays["coef"], arrays["intercept"]
+    _check_layer(coef, intercept)
+    _require(queries.ndim == 2 and queries.size and np.isfinite(queries).all(), "its queries are none")
+    _require(coef.shape[1] == queries.size, "its weights do not fit its queries")
+    _require(arrays["classes"].shape == (len(coef),), "its classes do not fit its weights")
+    _check_classes(arrays["classes"])
+    _require(arrays["features"].shape == (1,) and arrays["features"].dtype.kind == "i", "its width is no number")
+    width = int(arrays["features"][0])
+    _require(width > 0 and width % queries.shape[1] == 0, "its width does not fit its queries")
+    return AttentionHead.from_weights(queries, coef, intercept, arrays["classes"], width)
 
 
 def _require(fine: Any, said: str) -> None:

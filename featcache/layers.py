@@ -14,10 +14,11 @@ from featcache.spec import PENULTIMATE
 LAST, STAGES, ALL = "last", "stages", "all"
 """Sets of layers: the penultimate one; the mean of each stage besides; and all that is pooled of each stage."""
 
-POOLS = ("mean", "max", "std", "grid", "cls", "tokens")
-"""Over places: mean, maximum, standard deviation; means of a 2 x 2 grid, side by side; the class token; every
-place of a map or token of a transformer, side by side, for attention pooling. Class and other prefix tokens are no
-places; without a pool, the mean is of all tokens."""
+POOLS = ("mean", "max", "std", "grid", "cls")
+"""Over places: mean, maximum, standard deviation; means of a 2 x 2 grid (of 7 x 7: "grid7"), place by place for each
+channel; the class token. Class and other prefix tokens are no places; without a pool, the mean is of all tokens."""
+
+_GRID = 2
 
 
 def split_layers(text: str) -> tuple[str, ...]:
@@ -33,14 +34,24 @@ def join_layers(layers: Iterable[str]) -> str:
 def parse_layer(layer: str) -> tuple[str, str]:
     """The module and the pool, "" where none is named. Raises SpecError."""
     module, colon, pool = layer.partition(":")
-    if colon and pool not in POOLS:
-        raise SpecError(f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}")
+    if colon and pool not in POOLS and not grid_side(pool):
+        raise SpecError(
+            f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}, or such as grid7"
+        )
     return module, pool
+
+
+def grid_side(pool: str) -> int:
+    """The side of a grid's pool, 2 of "grid", 7 of "grid7"; 0 of other pools."""
+    number = pool.removeprefix("grid")
+    if not pool.startswith("grid") or not ((number.isascii() and number.isdigit()) or not number):
+        return 0
+    return int(number) if number else _GRID
 
 
 def choose_layers(asked: str, there: Sequence[str]) -> tuple[str, ...]:
     """Which of the layers that are there a text asks for: by name, "last", "stages" (those without a pool, or with the
-    mean or the class token) or "all" (but for tokens). Raises SpecError for others.
+    mean or the class token) or "all" (but for finer grids). Raises SpecError for others.
     """
     chosen: list[str] = []
     for name in split_layers(asked):
@@ -49,7 +60,7 @@ def choose_layers(asked: str, there: Sequence[str]) -> tuple[str, ...]:
         elif name == LAST and PENULTIMATE in there:
             chosen.append(PENULTIMATE)
         elif name in (STAGES, ALL):
-            pools = ("", "mean", "cls") if name == STAGES else ("", *POOLS[:-1])
+            pools = ("", "mean", "cls") if name == STAGES else ("", *POOLS)
             chosen += [layer for layer in there if parse_layer(layer)[1] in pools]
         else:
             raise SpecError(f"there is no layer {name!r}, but {', '.join(there)}")

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from featcache.errors import BackboneError
-from featcache.layers import ALL, LAST, STAGES, parse_layer
+from featcache.layers import ALL, LAST, STAGES, grid_side, parse_layer
 from featcache.spec import PENULTIMATE
 from featcache.stages import channels_last, find_stages
-
-_GRID = 2
 
 
 def pool(output: Any, kind: str) -> Tensor:
     """Features (b, d) of maps (b, d, h, w) or (b, h, w, d), of tokens (b, t, d), or of vectors (b, d), which stay.
 
-    kind : "" or one of `featcache.layers.POOLS`; "grid" gives (b, 4 * d), "tokens" (b, t * d), token by token.
-    Raises ValueError for anything else.
+    kind : see `featcache.layers.POOLS`; "grid" gives (b, 4 * d). Raises ValueError for anything else.
     """
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
         raise ValueError("it does not give one tensor of 2 to 4 dimensions")
@@ -42,9 +39,7 @@ def pool(output: Any, kind: str) -> Tensor:
     if kind == "std":
         maps = maps.float()
         return (maps - maps.mean((2, 3), keepdim=True)).square().mean((2, 3)).sqrt()
-    if kind == "grid":
-        return nn.functional.adaptive_avg_pool2d(maps, _GRID).flatten(1)
-    return maps.flatten(2).transpose(1, 2).flatten(1).clone()  # or a view of what later layers may work in
+    return nn.functional.adaptive_avg_pool2d(maps, grid_side(kind)).flatten(1).clone()  # or a view, where it fits
 
 
 def prefix_tokens(tokens: Tensor) -> int:

@@ -22,7 +22,7 @@ RANKS = {
             "plots galleries",
             "manifest predictions page regression checksums skeleton creation conversion",
             "linear onevsrest",
-            "folding scaling",
+            "folding scaling attention",
             "loader heads headfile sgd selection cache backbones",
             "closed head2toe writer imagecache run verification saved",
             "eachlabel families validation carrying finetuning classifier formats",

@@ -28,7 +28,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
 @click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn, head2toe choose "
-              "their own settings; auto keeps the best of them; sgd, logreg, svm, forest, or a dotted path such as "
+              "their own settings; auto keeps the best of them; attention, sgd, logreg, svm, forest, or a dotted path, "
               "sklearn.naive_bayes.GaussianNB.")  # fmt: skip
 @click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
 @click.option("--use-views", type=click.Choice(["all", "mean", "clean", "cycle"]), help="Train on all views of an "
