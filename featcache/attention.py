@@ -25,8 +25,8 @@ class AttentionRecipe(NamedTuple):
     queries: int = 4
     epochs: int = 30
     batch_size: int = 32
-    lr: float = 2e-3
-    weight_decay: float = 0.05
+    lr: float = 1e-2
+    weight_decay: float = 0.5
 
 
 class AttentionHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
