@@ -4,8 +4,9 @@
 
 Each set (benchmarks/sets.py) has three parts. The forecast sees the cached features of train and val. The head is
 fitted to train; fine-tuning trains on train and keeps its best epoch of val; both are then judged on test, which
-neither has seen. Fine-tuning paid where it gains a point or more there and McNemar's exact test gives p < 0.05. Once,
-with one recipe and one seed: a better recipe might pay where this one did not.
+neither has seen. Fine-tuning paid where it gains a point or more there and McNemar's exact test gives p < 0.05. It has
+two recipes, of which the one with the better val accuracy counts; each runs once, and another seed can move it by
+points: what a pair's line says is noisier than p tells.
 
 The rule was committed before the first pair of the table ran, and it has not been changed since: no part of the table
 fitted it. (Two sets, scratches and gratings, were made harder before that, when a run that took the time showed that
@@ -24,6 +25,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,17 @@ from featcache.metrics import paired_test
 
 LITE, MOBILE = "efficientnet_lite0", "mobilenet_v2"
 RANDOM = ("digits", "gratings", "colours")
+FEW = ("digits", "digits, 900 labels", "digits, pale", "ants and bees", "scratches", "gratings", "dots", "pairs")
 PAIRS = [
     *((name, LITE, "pretrained") for name in sets.SETS),
-    *((name, MOBILE, "imagenet") for name in sets.SETS),
+    *((name, MOBILE, "imagenet") for name in FEW),
     *((name, LITE, "none") for name in RANDOM),
 ]
-SIZE, VIEWS, EPOCHS, LR = 96, 2, 8, 0.01
+SIZE, VIEWS = 96, 2
+RECIPES = {
+    "sgd": Recipe(epochs=8, lr=0.01),
+    "adamw": Recipe(epochs=8, lr=1e-3, optimizer="adamw", schedule="cosine", weight_decay=0.01),
+}
 SCORES = ("room", "gap", "doubling", "fit", "purity", "h_score", "log_me", "accuracy", "cv_accuracy")
 SIGNIFICANT = 0.05
 
@@ -58,6 +65,7 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
     path = {"imagenet": os.environ.get("FEATCACHE_WEIGHTS", "")}.get(weights, weights)
     augment = "tutorial" if name.startswith("ants") else "crop"
     shared = {"backbone": backbone, "weights": path, "image_size": SIZE, "augment": augment}
+    live = {"precision": "auto", "image_cache": folder / "images.h5", "resume": True}
     started = time.perf_counter()
     featcache.extract(data, folder / "cache.h5", views=VIEWS, precision="fp32", **shared)
     extracted_s = time.perf_counter() - started
@@ -66,15 +74,13 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
     head = featcache.fit_head(folder / "cache.h5", folder / "head")
     test = FeatureCache.open(folder / "cache.h5").features("test")
     cached = head.estimator.predict(np.asarray(test.clean(), np.float32)) == test.y
-    started = time.perf_counter()
-    run = featcache.finetune(
-        data, folder / "run", recipe=Recipe(epochs=EPOCHS, lr=LR), precision="auto",
-        image_cache=folder / "images.h5", resume=True, **shared,
-    )  # fmt: skip
-    finetuned_s = time.perf_counter() - started
-    classes = test.samples.classes
-    predicted = featcache.Classifier.load(folder / "run").predict([data / one for one in test.samples.ids], top=1)
-    tuned = np.array([one.label for one in predicted]) == np.array(classes)[test.y]
+    runs = {
+        kind: featcache.finetune(data, folder / kind, recipe=recipe, **live, **shared)
+        for kind, recipe in RECIPES.items()
+    }
+    best = max(runs, key=lambda kind: runs[kind].best.val_accuracy)
+    predicted = featcache.Classifier.load(folder / best).predict([data / one for one in test.samples.ids], top=1)
+    tuned = np.array([one.label for one in predicted]) == np.array(test.samples.classes)[test.y]
     compared = paired_test(tuned, cached)
     gain = float(tuned.mean() - cached.mean())
     result = {
@@ -84,13 +90,18 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
         "images": _counts(folder / "cache.h5"),
         "cached": float(cached.mean()),
         "tuned": float(tuned.mean()),
-        "tuned_epochs": [epoch.val_accuracy for epoch in run.history],
+        "recipe": best,
+        "val_accuracy": {kind: [epoch.val_accuracy for epoch in run.history] for kind, run in runs.items()},
         "gain": gain,
         "p": compared.p,
         "paid": bool(gain >= LEAST_GAIN and compared.p < SIGNIFICANT),
         "said": found.pays,
         "forecast": {key: value for key, value in found.to_dict().items() if key != "record"},
-        "seconds": {"extract": extracted_s, "forecast": found.seconds, "finetune": finetuned_s},
+        "seconds": {
+            "extract": extracted_s,
+            "forecast": found.seconds,
+            "finetune": {kind: sum(epoch.seconds for epoch in run.history) for kind, run in runs.items()},
+        },
     }
     (folder / "result.json").write_text(json.dumps(result))
     return result
@@ -150,7 +161,9 @@ def main() -> None:
         "record": {**counted._asdict(), "pairs": counted.pairs, "right": counted.right},
         "rank correlation with the gain": correlations(pairs),
         "rank correlation with the gain, pretrained": correlations(pretrained),
-        "recipe": {"epochs": EPOCHS, "lr": LR, "image_size": SIZE, "views": VIEWS},
+        "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
+        "image_size": SIZE,
+        "views": VIEWS,
         "pairs": pairs,
     }
     record.write("forecast", figures, measured)
