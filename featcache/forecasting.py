@@ -57,10 +57,13 @@ class Record(NamedTuple):
     def __str__(self) -> str:
         paid = self.said_paid + self.denied_paid
         constant = max(paid, self.pairs - paid)
+        answer = "will pay" if paid > self.pairs - paid else "will not"
+        worth = "fewer than it" if self.right > constant else "so it is no better than that: weigh the figures yourself"
         return (
             f'right for {self.right} of {self.pairs} pairs of a set and a network: "will pay" was right '
             f'{self.said_paid} of {self.said_paid + self.said_not} times, "will not" {self.denied_not} of '
-            f"{self.denied_paid + self.denied_not}; one answer for all would have been right {constant} times"
+            f'{self.denied_paid + self.denied_not}. Always saying "{answer}" would have been right {constant} times, '
+            f"{worth}"
         )
 
 

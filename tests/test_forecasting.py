@@ -233,13 +233,17 @@ def test_the_text_names_every_figure_and_the_record() -> None:
         assert part in text
 
 
-def test_a_record_counts() -> None:
+def test_a_record_counts_and_says_whether_it_beats_one_answer_for_all() -> None:
     record = Record(5, 1, 2, 4)
     assert (record.pairs, record.right) == (12, 9)
     assert str(record) == (
-        'right for 9 of 12 pairs of a set and a network: "will pay" was right 5 of 6 times, "will not" 4 of 6; '
-        "one answer for all would have been right 7 times"
+        'right for 9 of 12 pairs of a set and a network: "will pay" was right 5 of 6 times, "will not" 4 of 6. '
+        'Always saying "will pay" would have been right 7 times, fewer than it'
     )
+    assert str(Record(1, 2, 1, 5)).endswith(
+        'Always saying "will not" would have been right 7 times, so it is no better than that: weigh the figures yourself'
+    )
+    assert str(Record(0, 0, 0, 3)).endswith("right 3 times, so it is no better than that: weigh the figures yourself")
 
 
 def test_the_record_is_that_of_the_results() -> None:
