@@ -240,9 +240,8 @@ def test_a_record_counts_and_says_whether_it_beats_one_answer_for_all() -> None:
         'right for 9 of 12 pairs of a set and a network: "will pay" was right 5 of 6 times, "will not" 4 of 6. '
         'Always saying "will pay" would have been right 7 times, fewer than it'
     )
-    assert str(Record(1, 2, 1, 5)).endswith(
-        'Always saying "will not" would have been right 7 times, so it is no better than that: weigh the figures yourself'
-    )
+    told = 'saying "will not" would have been right 7 times, so it is no better than that: weigh the figures yourself'
+    assert str(Record(1, 2, 1, 5)).endswith(told)
     assert str(Record(0, 0, 0, 3)).endswith("right 3 times, so it is no better than that: weigh the figures yourself")
 
 
