@@ -67,7 +67,7 @@ class Record(NamedTuple):
         )
 
 
-RECORD = Record(0, 0, 0, 0)
+RECORD = Record(said_paid=4, said_not=5, denied_paid=2, denied_not=10)
 """Of benchmarks/results/forecast.json."""
 
 
