@@ -11,9 +11,10 @@ points: what a pair's line says is noisier than p tells.
 The rule was committed before the first pair of the table ran, and it has not been changed since: no part of the table
 fitted it. (Two sets, scratches and gratings, were made harder before that, when a run that took the time showed that
 every route got them right. The second recipe came, and ten of 31 pairs that were planned went, for want of time, when
-the first results of two pairs were known: digits with either network.) The single scores are judged by their rank correlation (Spearman) with the gain, over all
-pairs and over those with pretrained weights. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS, the photos lie in
-FEATCACHE_ANTS_BEES.
+the first results of two pairs were known: digits with either network.)
+
+The single scores are judged by their rank correlation (Spearman) with the gain, over all pairs and over those with
+pretrained weights. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS, the photos lie in FEATCACHE_ANTS_BEES.
 
 Finished pairs are kept in --work; the same call goes on after an interruption, and calls with --part I M share the
 work between processes. Writes results/forecast.json. Seconds are those of a shared machine: they say what a forecast

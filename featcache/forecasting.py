@@ -1,6 +1,7 @@
 """`forecast`: from the cache alone, whether fine-tuning will pay, by a plain rule whose record is told with it.
 
 The rule was fixed before the table of its hits was measured (benchmarks/forecast.py); nothing in it was fitted on that.
+By that table it is no better than always saying no, which `RECORD` tells whoever asks for a forecast.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class Forecast:
             ("LogME", f"{self.log_me:.4f}", "evidence of a linear model, nats an image: ranks networks likewise"),
         ]  # fmt: skip
         lines = [f"{name:9} {value:>8}  {told}" for name, value, told in rows]
-        lines.append(f"Fine-tuning will {'' if self.pays else 'not '}pay: {self.reason}.")
+        lines.append(f"By the rule fine-tuning will {'' if self.pays else 'not '}pay: {self.reason}.")
         return "\n".join(
             [*lines, f"This rule was {RECORD} (benchmarks/results/forecast.json).", f"{self.seconds:.1f} s"]
         )

@@ -86,7 +86,7 @@ def test_features_that_part_the_classes_leave_no_room(tmp_path: Path) -> None:
     found = forecast(planted(tmp_path / "c.h5", clouds(120, 3, apart=6), clouds(90, 3, apart=6, seed=1)))
     assert (found.accuracy, found.purity, found.pays) == (1.0, 1.0, False)
     assert found.reason.startswith("there is too little room: a third of the head's 0 errors is 0.0 of 90 val images")
-    assert "\nFine-tuning will not pay: there is too little room" in str(found)
+    assert "\nBy the rule fine-tuning will not pay: there is too little room" in str(found)
 
 
 def test_features_that_know_nothing_are_said_not_to_carry_the_classes(tmp_path: Path) -> None:

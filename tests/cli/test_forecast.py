@@ -23,8 +23,8 @@ def test_people_are_told_the_verdict_and_how_often_it_was_right(cache: Path) -> 
     assert [line.split()[0] for line in lines[:7]] == [
         "accuracy", "room", "gap", "labels", "purity", "H-score", "LogME",
     ]  # fmt: skip
-    assert lines[7].startswith("Fine-tuning will not pay: there is too little room")
-    assert lines[8] == f"This rule was {RECORD}. (benchmarks/results/forecast.json)"
+    assert lines[7].startswith("By the rule fine-tuning will not pay: there is too little room")
+    assert lines[8] == f"This rule was {RECORD} (benchmarks/results/forecast.json)."
 
 
 def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
