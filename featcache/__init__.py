@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featcache.features import Features
     from featcache.finetuning import FineTune, finetune
     from featcache.fitting import HeadFit, fit_head
+    from featcache.forecasting import Forecast, forecast
     from featcache.linear import LinearHead
     from featcache.manifest import Manifest, read_manifest
     from featcache.prediction import Prediction
@@ -45,6 +46,7 @@ _HOME = {
     "FeatureCache": "cache",
     "Features": "features",
     "FineTune": "finetuning",
+    "Forecast": "forecasting",
     "HeadComparison": "predictions",
     "HeadFit": "fitting",
     "LinearHead": "linear",
@@ -62,6 +64,7 @@ _HOME = {
     "extract": "extraction",
     "finetune": "finetuning",
     "fit_head": "fitting",
+    "forecast": "forecasting",
     "label_curve": "curves",
     "load_backbone": "backbones",
     "read_manifest": "manifest",
@@ -86,6 +89,7 @@ __all__ = [
     "FeatureCache",
     "Features",
     "FineTune",
+    "Forecast",
     "HeadComparison",
     "HeadFit",
     "LinearHead",
@@ -103,6 +107,7 @@ __all__ = [
     "extract",
     "finetune",
     "fit_head",
+    "forecast",
     "label_curve",
     "load_backbone",
     "read_manifest",

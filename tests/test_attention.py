@@ -81,7 +81,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 
 def test_view_e_is_seen_in_epoch_e() -> None:
-    """Of three views the second augmented one matters from the second epoch on, and the clean one never but for units."""
+    """Of two augmented views the second one matters from the second epoch on."""
     train = scenes(60)
     views = np.concatenate([train.x, train.x, train.x], axis=1)
     other = views.copy()

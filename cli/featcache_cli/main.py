@@ -24,6 +24,7 @@ COMMANDS = (
     "fit-head",
     "compare-heads",
     "curve",
+    "forecast",
     "finetune",
     "predict",
     "show",

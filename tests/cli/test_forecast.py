@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import featcache
+from commands import as_json, done, refused
+from featcache.forecasting import RECORD, forecast
+
+
+def test_what_is_printed_is_what_the_library_finds(cache: Path) -> None:
+    found, direct = as_json("forecast", cache), forecast(cache).to_dict()
+    direct["curve"] = [list(point) for point in direct["curve"]]
+    assert {**found, "seconds": 0} == {**direct, "seconds": 0}
+    assert found["record"]["right"] == RECORD.right
+    assert found["pays"] is False
+
+
+def test_people_are_told_the_verdict_and_how_often_it_was_right(cache: Path) -> None:
+    lines = done("forecast", cache).splitlines()
+    assert [line.split()[0] for line in lines[:7]] == [
+        "accuracy", "room", "gap", "labels", "purity", "H-score", "LogME",
+    ]  # fmt: skip
+    assert lines[7].startswith("By the rule fine-tuning will not pay: there is too little room")
+    assert lines[8] == f"This rule was {RECORD} (benchmarks/results/forecast.json)."
+
+
+def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def given(cache: str, **settings: Any) -> Any:
+        seen.update(cache=cache, **settings)
+        raise featcache.FeatcacheError("enough")
+
+    monkeypatch.setitem(vars(featcache), "forecast", given)
+    assert refused("forecast", "c.h5", "--layer", "x", "--seed", 4) == "enough"
+    assert callable(seen.pop("progress"))
+    assert seen == {"cache": "c.h5", "layer": "x", "seed": 4}
+
+
+def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refused("forecast", tmp_path / "nothing.h5")
