@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from featcache.backbones import Backbone, load_backbone
     from featcache.cache import FeatureCache
     from featcache.classifier import Classifier
-    from featcache.comparison import Comparison, compare
+    from featcache.comparison import compare
     from featcache.curves import Curve, label_curve, view_curve
     from featcache.errors import FeatcacheError
     from featcache.estimating import Estimate, estimate
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from featcache.fitting import HeadFit, fit_head
     from featcache.linear import LinearHead
     from featcache.manifest import Manifest, read_manifest
+    from featcache.outcomes import Comparison
     from featcache.prediction import Prediction
     from featcache.predictions import HeadComparison, compare_heads
     from featcache.serving import serve
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
     from featcache.updating import Update, repair, update
+    from featcache.verdict import Verdict, reach_verdict
     from featcache.verification import Difference, Verification, diff, verify
 
 _HOME = {
     "Backbone": "backbones",
     "Classifier": "classifier",
-    "Comparison": "comparison",
+    "Comparison": "outcomes",
     "Curve": "curves",
     "Difference": "verification",
     "Estimate": "estimating",
@@ -52,6 +54,7 @@ _HOME = {
     "Prediction": "prediction",
     "Recipe": "training",
     "Update": "updating",
+    "Verdict": "verdict",
     "Verification": "verification",
     "ViewSpec": "spec",
     "compare": "comparison",
@@ -64,6 +67,7 @@ _HOME = {
     "fit_head": "fitting",
     "label_curve": "curves",
     "load_backbone": "backbones",
+    "reach_verdict": "verdict",
     "read_manifest": "manifest",
     "repair": "updating",
     "serve": "serving",
@@ -93,6 +97,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Update",
+    "Verdict",
     "Verification",
     "ViewSpec",
     "compare",
@@ -105,6 +110,7 @@ __all__ = [
     "fit_head",
     "label_curve",
     "load_backbone",
+    "reach_verdict",
     "read_manifest",
     "repair",
     "serve",

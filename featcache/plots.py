@@ -17,8 +17,8 @@ from featcache.drawing import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, short
 from featcache.metrics import wilson_interval
 
 if TYPE_CHECKING:
-    from featcache.comparison import Comparison
     from featcache.curves import Curve
+    from featcache.outcomes import Comparison
     from featcache.training import Epoch
 
 _SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", f"{BLUE}ff"])  # from paper, dark or light, to blue

@@ -12,20 +12,23 @@ from hypothesis import strategies as st
 
 from commands import COUNTS, write_folder
 from featcache import comparison as module
-from featcache.comparison import COLD, WARM, Comparison, compare
+from featcache import work
+from featcache.comparison import compare
 from featcache.curves import label_curve, view_curve
 from featcache.errors import DataLayoutError, FeatcacheError, HeadError, NotACacheError, RunError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
 from featcache.metrics import wilson_interval
-from featcache.reporting import remarks, write_report
+from featcache.outcomes import COLD, WARM, Comparison
+from featcache.reporting import comparison_values, remarks, write_report
 from featcache.routes import ROUTES
 from featcache.training import Recipe
 from outcomes import comparison, four_routes, outcome
 
 SIZE = {"image_size": 32, "workers": 2}
 RECIPE = {"epochs": 1, "batch_size": 5}
+FOUR = ("cached", "frozen", "finetune", "scratch")
 
 
 def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
@@ -39,10 +42,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(data: Path) -> tuple[Comparison, Path, list[str]]:
-    """All four routes in processes of their own: the one slow thing here."""
+    """Four routes in processes of their own: the one slow thing here."""
     steps: list[str] = []
     out = data.parent / "report"
-    result = _compare(data, out, progress=lambda what, _done, _total: steps.append(what))
+    result = _compare(data, out, routes=FOUR, progress=lambda what, _done, _total: steps.append(what))
     return result, out, steps
 
 
@@ -57,7 +60,7 @@ def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, 
     assert [outcome.route for outcome in result.outcomes] == names
     assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == [
         "hash",
-        *(f"{route}-0" for route in ROUTES),
+        *(f"{route}-0" for route in FOUR),
         "curves",
     ]
     assert {outcome.n for outcome in result.outcomes} == {5}
@@ -68,7 +71,7 @@ def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, 
 def test_no_second_is_missing_from_the_wall(real: tuple[Comparison, Path, list[str]]) -> None:
     result, out, _ = real
     parts = {COLD: _results(out, "cached"), WARM: _results(out, "cached")[1:]}
-    parts |= {name: _results(out, route) for route, name in ROUTES.items() if route != "cached"}
+    parts |= {name: _results(out, route) for route, name in ROUTES.items() if route in FOUR[1:]}
     for found in result.outcomes:
         walls = [part["wall_s"] for part in parts[found.route]]
         phases = [part["seconds"]["wall"] for part in parts[found.route]]
@@ -133,8 +136,8 @@ def test_a_second_call_starts_no_process(
     def never(*_: object) -> dict[str, Any]:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(module, "run_in_process", never)
-    assert _compare(data, out).to_dict() == result.to_dict()
+    monkeypatch.setattr(work, "run_in_process", never)
+    assert _compare(data, out, routes=FOUR).to_dict() == result.to_dict()
     assert [found.route for found in _compare(data, out, routes=["scratch", "finetune"]).outcomes] == [
         "fine-tune",
         "from scratch",
@@ -159,7 +162,7 @@ def test_the_report_is_written(real: tuple[Comparison, Path, list[str]]) -> None
         assert (
             f"![accuracy and seconds against {curve.over}](report-{curve.over}.png)" in (out / "report.md").read_text()
         )
-    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(comparison_values(result)))
     markdown = (out / "report.md").read_text(encoding="utf-8")
     assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained), " in markdown
     assert (out / "report.png").stat().st_size > 0
@@ -182,7 +185,7 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fake(monkeypatch)
-    answer = module.run_in_process
+    answer = work.run_in_process
     heads = {"knn": "knn", "svm": "linear", "auto": "linear"}
     for head, drawn in heads.items():
         found = _compare(data, tmp_path / head, routes=["cached"], head=head).curves
@@ -193,7 +196,7 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
             raise HeadError("no class has two different training images")
         return answer(order, progress)
 
-    monkeypatch.setattr(module, "run_in_process", too_little)
+    monkeypatch.setattr(work, "run_in_process", too_little)
     found = _compare(data, tmp_path / "little", routes=["cached"])
     assert (len(found.outcomes), found.curves) == (2, [])
     text = "What more views and labels bring could not be told: no class has two different training images"
@@ -222,6 +225,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "shown": 39,
             "wall_s": 10.0 + seed,
             "cpu_s": 20.0 + seed,
+            "history": [],
         }
         result |= {
             "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
@@ -229,12 +233,12 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "path": order["out"],
         }
         if order["task"] == "finetune":
-            Path(order["out"]).mkdir()
+            Path(order["out"]).mkdir(parents=True)
             (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
             result |= {"best_epoch": 1, "history": [{"seconds": 2.0 + seed}, {"seconds": 4.0 + seed}]}
         return result
 
-    monkeypatch.setattr(module, "run_in_process", answer)
+    monkeypatch.setattr(work, "run_in_process", answer)
     return orders
 
 
@@ -274,7 +278,7 @@ def test_a_folder_in_which_nothing_finished_takes_other_settings(
     def fails(order: dict[str, Any], _progress: Any) -> dict[str, Any]:
         raise FeatcacheError("no such backbone")
 
-    monkeypatch.setattr(module, "run_in_process", fails)
+    monkeypatch.setattr(work, "run_in_process", fails)
     with pytest.raises(FeatcacheError, match="no such backbone"):
         _compare(data, tmp_path / "out", backbone="resnet19")
     _fake(monkeypatch)
@@ -292,12 +296,12 @@ def test_images_that_could_not_be_read_are_counted_out(
 ) -> None:
     assert [found.shown for found in real[0].outcomes] == [13 * 3 + 5 + 4, 0, 22, 22, 22]
     orders = _fake(monkeypatch)
-    answer = module.run_in_process
+    answer = work.run_in_process
 
     def skips(order: dict[str, Any], progress: Any) -> dict[str, Any]:
         return {**answer(order, progress), "skipped": [{"path": f"{order['task']}.png", "reason": "broken"}]}
 
-    monkeypatch.setattr(module, "run_in_process", skips)
+    monkeypatch.setattr(work, "run_in_process", skips)
     result = _compare(data, tmp_path / "out", routes=["cached", "frozen"])
     assert [found.skipped for found in result.outcomes] == [
         ["extract.png", "fit-head.png"], ["fit-head.png"], ["finetune.png"]
@@ -311,17 +315,25 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
 ) -> None:
     orders = _fake(monkeypatch)
     _compare(data, tmp_path / "out", weights="pretrained", train_precision="bf16", augment="crop", device="cpu")
-    extraction, fitting, *live = orders
-    assert [order["task"] for order in orders] == ["extract", "fit-head", *["finetune"] * 3]
+    extraction, fitting, of_stages, on_stages, frozen, lpft, *others = orders
+    live = [frozen, lpft, *others]
+    assert [order["task"] for order in orders] == ["extract", "fit-head"] * 2 + ["finetune"] * 4
     assert [(order["mode"], order["weights"]) for order in live] == [
-        ("head", "pretrained"), ("all", "pretrained"), ("all", "none")]  # fmt: skip
+        ("head", "pretrained"), ("all", "pretrained"), ("all", "pretrained"), ("all", "none")]  # fmt: skip
+    work = tmp_path / "out/work"
+    folder = {"out": str(work / "stages-0/cache.h5")}
+    assert of_stages == {**extraction, **folder, "layers": ["stages"]}
+    cache, out = str(work / "stages-0/cache.h5"), str(work / "stages-0/head")
+    assert on_stages == {**fitting, "cache": cache, "out": out, "layer": "all"}
+    started = {"out": str(work / "lpft-0/run"), "init_head": str(work / "cached-0/head")}
+    assert lpft == {**others[0], **started, "recipe": {**lpft["recipe"], "lr": pytest.approx(0.001)}}
     shared = {"data": str(data), "backbone": "efficientnet_lite0", "augment": "crop", "image_size": 32, "workers": 2,
               "device": "cpu", "val_fraction": 0.2, "seed": 0}  # fmt: skip
-    for order in (extraction, *live):
+    for order in (extraction, of_stages, *live):
         assert order.items() >= shared.items()
     assert (extraction["precision"], extraction["views"], extraction["weights"]) == ("fp32", 2, "pretrained")
     assert {order["precision"] for order in live} == {"bf16"}
-    assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in live)
+    assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in (frozen, *others))
     assert fitting["cache"] == extraction["out"]
 
 
@@ -329,7 +341,7 @@ def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = _fake(monkeypatch)
-    answer = module.run_in_process
+    answer = work.run_in_process
 
     def dies(order: dict[str, Any], progress: Any) -> dict[str, Any]:
         if "finetune-0" in order.get("out", ""):
@@ -337,12 +349,12 @@ def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
             raise FeatcacheError("the child died")
         return answer(order, progress)
 
-    monkeypatch.setattr(module, "run_in_process", dies)
+    monkeypatch.setattr(work, "run_in_process", dies)
     with pytest.raises(FeatcacheError, match=r"^the child died$"):
         _compare(data, tmp_path / "out")
     orders.clear()
-    monkeypatch.setattr(module, "run_in_process", answer)
-    assert len(_compare(data, tmp_path / "out").outcomes) == 5
+    monkeypatch.setattr(work, "run_in_process", answer)
+    assert len(_compare(data, tmp_path / "out").outcomes) == 8
     assert [Path(order["out"]).parent.name for order in orders] == ["finetune-0", "scratch-0"]
 
 
@@ -368,7 +380,7 @@ def test_errors_of_a_child_arrive_as_themselves(data: Path, tmp_path: Path, monk
     def fails(order: dict[str, Any], _progress: Any) -> dict[str, Any]:
         raise NotACacheError("what the child said")
 
-    monkeypatch.setattr(module, "run_in_process", fails)
+    monkeypatch.setattr(work, "run_in_process", fails)
     with pytest.raises(NotACacheError, match=r"^what the child said$"):
         _compare(data, tmp_path / "out")
 
@@ -379,7 +391,7 @@ def test_errors_of_a_child_arrive_as_themselves(data: Path, tmp_path: Path, monk
 def test_an_unknown_route_is_refused_before_anything(data: Path, tmp_path: Path, routes: list[str], named: str) -> None:
     with pytest.raises(RunError) as caught:
         _compare(data, tmp_path / "out", routes=routes)
-    assert str(caught.value) == f"there is no route {named}; use cached, frozen, finetune, scratch"
+    assert str(caught.value) == f"there is no route {named}; use cached, stages, frozen, lpft, finetune, scratch"
     assert not (tmp_path / "out").exists()
 
 

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featcache.comparison import COLD, WARM
 from featcache.curves import Curve, Point
 from featcache.drawing import save
 from featcache.metrics import wilson_interval
+from featcache.outcomes import COLD, WARM
 from featcache.plots import plot_comparison, plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.training import Epoch
 from outcomes import comparison, four_routes, outcome
