@@ -21,6 +21,7 @@ from featcache.report import human_duration
 from featcache.routes import ROUTES
 
 ALPHA = 0.05
+_CLOSE = 0.05  # share of its time by which a route may be faster before that is told: clocks vary by as much
 RELEVANT = 0.02  # a gain of two points: below it the price decides, and an interval that admits it leaves a question
 
 _WORDS = {
@@ -157,15 +158,16 @@ class _Court:
 
     def _speed(self, rival: Rival) -> str:
         """How its time compares, and what follows."""
-        ratio, warm = rival.cold_ratio, rival.warm_ratio
-        again = f", {_times(warm)} once the features are cached" if warm and warm >= 1.05 else ""
+        ratio, warm = rival.cold_ratio, rival.warm_ratio or 0.0
         times = f"{human_duration(self.cached.median_s)} against {human_duration(rival.seconds)}"
-        if ratio >= 1.05:
+        if ratio >= 1 + _CLOSE:
+            again = f", {_times(warm)} once the features are cached" if warm else ""
             return f"and was {_times(ratio)} faster ({times}{again}): stay with it"
-        if ratio > 0.95:
-            return f"and took about as long ({times}{again and f'; {again[2:]} faster'}): stay with it"
+        if ratio > 1 - _CLOSE:
+            again = f", and {_times(warm)} faster once the features are cached" if warm > 1 + _CLOSE else ""
+            return f"and took about as long ({times}{again}): stay with it"
         slower = f"but was {_times(1 / ratio)} slower ({times})"
-        if not again or warm is None:
+        if warm <= 1 + _CLOSE:
             return f"{slower}: here nothing speaks for a cache"
         each = human_duration(rival.seconds / warm)
         return f"{slower}: stay with it for more than one head, each further one takes {each}"
@@ -175,7 +177,7 @@ class _Court:
         against, base = human_duration(self.cached.median_s), _WORDS[self.cached.route]
         found = f"{_capital(name)} gains {_points(best.gain)} here ({self._figure(best.route)} against "
         found += f"{self._figure(self.cached.route)}; 95 % interval {_range(best)}, {self._p(best.p)})"
-        if best.cold_ratio <= 1.05:
+        if best.cold_ratio <= 1 + _CLOSE:
             text = f"{found} and took no longer than {base} ({cost} against {against}): take it."
         elif best.gain >= RELEVANT:
             text = f"{found}: worth its {cost}, against {against} of {base}."
