@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
 from featcache.metrics import wilson_interval
-from featcache.outcomes import COLD, WARM, Comparison
+from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.predictions import read_predictions
 from featcache.reporting import comparison_values, remarks, write_report
 from featcache.routes import ROUTES
 from featcache.training import Recipe
-from outcomes import comparison, four_routes, outcome
+from featcache.verdict import reach_verdict
+from outcomes import comparison, fake_processes, four_routes, outcome
 
 SIZE = {"image_size": 32, "workers": 2}
 RECIPE = {"epochs": 1, "batch_size": 5}
@@ -184,7 +188,7 @@ def test_the_curves_are_those_of_the_first_cache(real: tuple[Comparison, Path, l
 def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_little(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fake(monkeypatch)
+    fake_processes(monkeypatch)
     answer = work.run_in_process
     heads = {"knn": "knn", "svm": "linear", "auto": "linear"}
     for head, drawn in heads.items():
@@ -204,48 +208,10 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
     assert _compare(data, tmp_path / "frozen", routes=["frozen"]).curves == []
 
 
-def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders, but for those of curves."""
-    orders: list[dict[str, Any]] = []
-
-    def answer(order: dict[str, Any], progress: Any) -> dict[str, Any]:
-        if order["task"] == "curve":
-            return {"over": order["over"], "head": order["head"], "n": 10, "points": []}
-        orders.append(order)
-        seed = order.get("seed", 0)
-        result = {
-            "accuracy": 0.5 + seed / 10,
-            "n": 10,
-            "test": None,
-            "peak_memory_bytes": 100 + seed,
-            "peak_gpu_memory_bytes": None,
-            "device": "cpu",
-            "precision": "fp32",
-            "images": 26,
-            "shown": 39,
-            "wall_s": 10.0 + seed,
-            "cpu_s": 20.0 + seed,
-            "history": [],
-        }
-        result |= {
-            "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
-            "size_bytes": 1000 + seed,
-            "path": order["out"],
-        }
-        if order["task"] == "finetune":
-            Path(order["out"]).mkdir(parents=True)
-            (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
-            result |= {"best_epoch": 1, "history": [{"seconds": 2.0 + seed}, {"seconds": 4.0 + seed}]}
-        return result
-
-    monkeypatch.setattr(work, "run_in_process", answer)
-    return orders
-
-
 def test_the_cached_head_of_each_repeat_has_the_seed_of_its_views(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", routes=["cached"], repeats=2, seed=3)
     assert [(order["task"], order["seed"]) for order in orders] == [
         ("extract", 3),
@@ -256,7 +222,7 @@ def test_the_cached_head_of_each_repeat_has_the_seed_of_its_views(
 
 
 def test_repeats_take_seeds_in_a_row_on_one_split(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     result = _compare(data, tmp_path / "out", routes=["frozen"], repeats=3, seed=5)
     assert [order["seed"] for order in orders] == [5, 6, 7]
     assert {order.get("split_seed", 0) for order in orders} == {0}
@@ -281,7 +247,7 @@ def test_a_folder_in_which_nothing_finished_takes_other_settings(
     monkeypatch.setattr(work, "run_in_process", fails)
     with pytest.raises(FeatcacheError, match="no such backbone"):
         _compare(data, tmp_path / "out", backbone="resnet19")
-    _fake(monkeypatch)
+    fake_processes(monkeypatch)
     assert _compare(data, tmp_path / "out", routes=["frozen"]).settings["views"] == 2
 
 
@@ -295,7 +261,7 @@ def test_images_that_could_not_be_read_are_counted_out(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [found.shown for found in real[0].outcomes] == [13 * 3 + 5 + 4, 0, 22, 22, 22]
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     answer = work.run_in_process
 
     def skips(order: dict[str, Any], progress: Any) -> dict[str, Any]:
@@ -313,7 +279,7 @@ def test_images_that_could_not_be_read_are_counted_out(
 def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", weights="pretrained", train_precision="bf16", augment="crop", device="cpu")
     extraction, fitting, of_stages, on_stages, frozen, lpft, *others = orders
     live = [frozen, lpft, *others]
@@ -340,7 +306,7 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
 def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     answer = work.run_in_process
 
     def dies(order: dict[str, Any], progress: Any) -> dict[str, Any]:
@@ -359,7 +325,7 @@ def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
 
 
 def test_results_of_other_images_are_not_reused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake(monkeypatch)
+    fake_processes(monkeypatch)
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     _compare(copy, tmp_path / "out", routes=["frozen"])
     (copy / "train/ants/000.png").write_bytes((copy / "train/bees/000.png").read_bytes())
@@ -370,7 +336,7 @@ def test_results_of_other_images_are_not_reused(data: Path, tmp_path: Path, monk
 def test_a_comparison_does_not_tell_where_things_lie(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fake(monkeypatch)
+    fake_processes(monkeypatch)
     result = _compare(data, tmp_path / "out", routes=["frozen"], weights=str(tmp_path / "own.pth"))
     assert (result.settings["data"], result.settings["weights"]) == ("data", "own.pth")
     assert str(tmp_path) not in json.dumps(result.to_dict())
@@ -478,3 +444,34 @@ def test_a_comparison_as_json_has_its_break_even() -> None:
         ROUTES["finetune"],
     ]
     assert found["machine"]["processor"] == "Abacus"
+
+
+def test_the_images_that_were_right_are_those_of_the_models(real: tuple[Comparison, Path, list[str]]) -> None:
+    result, out, _ = real
+    folders = ["cached-0/head", "cached-0/head", *(f"{route}-0/run" for route in FOUR[1:])]
+    for found, folder in zip(result.outcomes, folders, strict=True):
+        for file, right, accuracy in (
+            ("val.csv", found.right, found.accuracy),
+            ("test.csv", found.test_right, found.test_accuracy),
+        ):
+            assert right == [{row.image: row.right for row in read_predictions(out / "work" / folder, file)}]
+            assert [sum(right[0].values()) / len(right[0])] == accuracy
+    verdict = reach_verdict(result)
+    assert (verdict.split, verdict.n) == ("test", 4)
+    assert [rival.route for rival in verdict.rivals] == [ROUTES[route] for route in FOUR[1:]]
+    assert verdict.decision == "stay"  # four images cannot tell
+
+
+MERGED = "init_head" in inspect.signature(finetune).parameters and find_spec("featcache.layers") is not None
+
+
+@pytest.mark.skipif(not MERGED, reason="finetune(init_head=...) and fit_head(layer='all') are not there yet")
+def test_a_head_of_all_stages_and_lpft_run(data: Path, tmp_path: Path) -> None:
+    result = _compare(data, tmp_path / "out", routes=["lpft", "stages"])
+    assert [found.route for found in result.outcomes] == [STAGES_COLD, STAGES_WARM, ROUTES["lpft"]]
+    stages, _, lpft = result.outcomes
+    extracted, fitted, tuned = _results(tmp_path / "out", "lpft")
+    assert lpft.wall_s == [pytest.approx(extracted["wall_s"] + fitted["wall_s"] + tuned["wall_s"])]
+    assert tuned["start"]["accuracy"] == fitted["accuracy"]
+    assert tuned["history"][0]["lr"] == pytest.approx(0.001)
+    assert len(stages.right[0]) == len(lpft.right[0]) == 5

@@ -167,9 +167,9 @@ def test_ties_are_named_before_those_that_are_worse() -> None:
         comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=tied), outcome(SCRATCH, right=worse))
     )
     assert found.text == (
-        "The cached head (0.800 ± 0.078) is not distinguishable from fine-tuning (0.810 ± 0.076, McNemar p = 1) and took "
-        "about as long (20 seconds against 20 seconds): stay with it. It is better than training from scratch (0.500 ± "
-        "0.096) by 30 points (McNemar p < 0.001)."
+        "The cached head (0.800 ± 0.078) is not distinguishable from fine-tuning (0.810 ± 0.076, McNemar p = 1) and "
+        "took about as long (20 seconds against 20 seconds): stay with it. It is better than training from scratch "
+        "(0.500 ± 0.096) by 30 points (McNemar p < 0.001)."
     )
 
 
@@ -188,8 +188,12 @@ def test_a_cache_that_was_not_faster_says_so(rival_s: float, warm_s: float, word
 
 
 def test_a_p_near_the_limit_is_not_rounded_onto_it() -> None:
-    # of 37 tosses at most 12 heads, or at least 25: 0.04703
-    assert "McNemar p = 0.047" in reach_verdict(_two(12, 25, n=200, cached=150)).text
+    # of 67 tosses at most 25 heads, or at least 42: 0.04980; of 32 at most 10, or at least 22: 0.05010
+    sure, unsure = (reach_verdict(_two(*alone, n=200, cached=150)) for alone in ((25, 42), (10, 22)))
+    assert "McNemar p = 0.0498" in sure.text
+    assert sure.decision == "switch"
+    assert "McNemar p = 0.0501" in unsure.text
+    assert unsure.decision == "stay"
 
 
 def test_test_settles_it_where_all_routes_kept_their_predictions_of_it() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from featcache import work
 from featcache.outcomes import COLD, WARM, Comparison, Outcome
 from featcache.routes import ROUTES
 
@@ -88,3 +92,41 @@ def four_routes() -> Comparison:
             peak_memory_bytes=4_000_000_000,
         ),
     )
+
+
+def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders, but for those of curves."""
+    orders: list[dict[str, Any]] = []
+
+    def answer(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+        if order["task"] == "curve":
+            return {"over": order["over"], "head": order["head"], "n": 10, "points": []}
+        orders.append(order)
+        seed = order.get("seed", 0)
+        result = {
+            "accuracy": 0.5 + seed / 10,
+            "n": 10,
+            "test": None,
+            "peak_memory_bytes": 100 + seed,
+            "peak_gpu_memory_bytes": None,
+            "device": "cpu",
+            "precision": "fp32",
+            "images": 26,
+            "shown": 39,
+            "wall_s": 10.0 + seed,
+            "cpu_s": 20.0 + seed,
+            "history": [],
+        }
+        result |= {
+            "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
+            "size_bytes": 1000 + seed,
+            "path": order["out"],
+        }
+        if order["task"] == "finetune":
+            Path(order["out"]).mkdir(parents=True)
+            (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
+            result |= {"best_epoch": 1, "history": [{"seconds": 2.0 + seed}, {"seconds": 4.0 + seed}]}
+        return result
+
+    monkeypatch.setattr(work, "run_in_process", answer)
+    return orders
