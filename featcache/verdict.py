@@ -222,6 +222,8 @@ class _Court:
         if rival.high <= RELEVANT:
             return f"{line}: a gain of more than {_points(max(0.0, rival.high))} by {name} can be ruled out."
         line += f": {name} could still gain up to {_points(rival.high)} (95 % interval {_range(rival)})."
+        if rival.low > 0:
+            line += f" Of this pair alone that would be a gain; among {len(self.rivals)} comparisons it is too little."
         needed = self.n * (half / RELEVANT) ** 2
         if half <= RELEVANT:
             return f"{line} More {self.split} images would be needed to tell."

@@ -85,6 +85,21 @@ def test_the_four_routes_of_the_other_tests() -> None:
     assert found.notes[0] == "It rests on 100 val images. p is corrected for 2 comparisons (Holm)."
 
 
+def test_what_would_be_a_gain_of_a_single_pair_is_none_among_several() -> None:
+    ours, better = _against(2, 10)
+    names = (FINETUNE, LPFT, FROZEN)
+    rivals = [outcome(name, right=right) for name, right in zip(names, (better, ours, ours), strict=True)]
+    alone = reach_verdict(comparison(outcome(COLD, right=ours), rivals[0]))
+    among = reach_verdict(comparison(outcome(COLD, right=ours), *rivals))
+    assert (alone.decision, alone.rivals[0].p) == ("switch", pytest.approx(0.0386, abs=5e-5))
+    assert (among.decision, among.rivals[0].p) == ("stay", pytest.approx(3 * 0.0386, abs=2e-4))
+    assert among.notes[1] == (
+        "So many images show differences from about 7 points on: fine-tuning could still gain up to 14.9 points (95 % "
+        "interval +0.8 to +14.9 points). Of this pair alone that would be a gain; among 3 comparisons it is too "
+        "little. To tell 2 points, about 1300 val images would be needed."
+    )
+
+
 def test_many_images_without_a_difference_rule_a_gain_out() -> None:
     found = reach_verdict(_two(20, 20, n=10_000, cached=9_000))
     assert found.notes[1] == (
