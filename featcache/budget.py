@@ -4,8 +4,8 @@ The run is its own probe. What it reports of its progress gives its rate, and so
 from its first batches on, of a training from its first epoch. A run that would not end within the budget is stopped
 there; one that would goes on, and nothing was spent on a rehearsal. Once a tenth of an extraction, or the first epoch,
 is over, a run is no longer stopped: it can exceed the budget by what was mistaken about it. Fitting a head is not
-foreseen, being short beside its extraction. Further seeds take what the first took, and so does every training of all
-layers: those are not even begun where they do not fit.
+foreseen, being short beside its extraction. Further seeds take what the first took, every training of all layers takes
+what another took, and no less than the frozen network run live: where that does not fit they are not even begun.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from featcache.files import Progress
 from featcache.report import human_duration
@@ -30,32 +30,41 @@ _FORWARD = 1 / 3  # the cost of an image that is only evaluated, of one that all
 _END_TO_END = ("lpft", "finetune", "scratch")
 
 
-class OverBudgetError(Exception):
-    """A run that would not end in time; `seconds` is what it would take in all. It never leaves `compare`."""
+class Expected(NamedTuple):
+    """Seconds that a run takes, or would; least : that, or more."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+    seconds: float
+    least: bool = False
+
+
+class OverBudgetError(Exception):
+    """A run that would not end in time, and what it would take in all. It never leaves `compare`."""
+
+    def __init__(self, expected: Expected) -> None:
+        super().__init__(expected)
+        self.expected = expected
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """A route that did not fit, from this seed on: what a run would have taken, and what was left, in seconds.
 
-    predicted_s : None where it was not tried, because what it starts from was left out.
+    predicted_s : None where it was not tried, because what it starts from was left out. least : that, or more.
     """
 
     route: str
     seed: int
     predicted_s: float | None
     left_s: float
+    least: bool = False
 
     def __str__(self) -> str:
         if self.predicted_s is None:
             return f"{ROUTES[self.route]}, which starts from the cached head"
         left = human_duration(self.left_s)
         were = "was" if left.startswith("1 ") else "were"
-        return f"{ROUTES[self.route]}, about {human_duration(self.predicted_s)}, {left} {were} left"
+        about = "at least" if self.least else "about"
+        return f"{ROUTES[self.route]}, {about} {human_duration(self.predicted_s)}, {left} {were} left"
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,15 @@ class Spending:
 class Pace:
     """How many seconds an order still needs, from its progress.
 
-    images : counts by split, of the data. settled : whether enough was seen to say so for good.
+    images : counts by split, of the data. foresees : whether it can be told of such an order at all. settled :
+    whether enough was seen to say so for good.
     """
 
     def __init__(self, order: Order, images: Mapping[str, int], clock: Clock) -> None:
         self._clock, self.settled = clock, False
         self._first: tuple[float, float] | None = None
         self._kind, self._train = order["task"], images["train"]
+        self.foresees = self._kind in ("extract", "finetune")
         self._each = self._total = self._settles = 0.0
         if self._kind == "extract":
             self._each = order["views"] + 1  # of a training image
@@ -122,13 +133,13 @@ class Budget:
 
     Attributes
     ----------
-    expected : route -> seconds, of those that ran, and of those that were seen not to fit. left_out : in order.
+    expected : of the routes that ran, and of those that were seen not to fit. left_out : in order.
     """
 
     def __init__(self, seconds: float, already: float = 0.0, clock: Clock = time.perf_counter) -> None:
         self.seconds, self._already, self._clock = seconds, already, clock
         self._started = clock()
-        self.expected: dict[str, float] = {}
+        self.expected: dict[str, Expected] = {}
         self.left_out: list[LeftOut] = []
 
     @property
@@ -141,10 +152,16 @@ class Budget:
         """None of it is left where it is overdrawn."""
         return max(0.0, self.seconds - self.spent_s)
 
-    def expect(self, route: str) -> float | None:
-        """Seconds that a run of this route will take, by those before it; None where nothing is known."""
-        alike = (route, *(_END_TO_END if route in _END_TO_END else ()))
-        return next((self.expected[one] for one in alike if one in self.expected), None)
+    def expect(self, route: str) -> Expected | None:
+        """What a run of this route will take, by those before it; None where nothing is known.
+
+        Training all layers takes no less than running the frozen network as often.
+        """
+        if route not in _END_TO_END:
+            return self.expected.get(route)
+        known = next((self.expected[one] for one in (route, *_END_TO_END) if one in self.expected), None)
+        frozen = self.expected.get("frozen")
+        return known or (Expected(frozen.seconds, least=True) if frozen else None)
 
     def watch(self, order: Order, images: Mapping[str, int], since_s: float, progress: Progress) -> Progress:
         """A progress callback that raises OverBudgetError as soon as it is clear that the order will not end in time.
@@ -155,9 +172,11 @@ class Budget:
 
         def report(what: str, done: int, total: int) -> None:
             progress(what, done, total)
-            needs = pace.left_s(what, done)
+            needs, so_far = pace.left_s(what, done), self.spent_s - since_s
             if needs is not None and needs > self.left_s * (1.0 if pace.settled else _SLACK):
-                raise OverBudgetError(self.spent_s - since_s + needs)
+                raise OverBudgetError(Expected(so_far + needs))
+            if pace.foresees and not pace.settled and not self.left_s:
+                raise OverBudgetError(Expected(so_far, least=True))
 
         return report
 

@@ -280,11 +280,8 @@ def _left_out(comparison: Comparison) -> list[str]:
     if spending is None or not spending.left_out:
         return []
     first = comparison.settings["seed"]
-    lines = []
-    for one in spending.left_out:
-        what = "left out" if one.seed == first else f"left out from seed {one.seed} on"
-        lines.append(f"Budget {human_duration(spending.budget_s)}; {what}: {one}.")
-    return lines
+    runs = [f"{'' if one.seed == first else f'from seed {one.seed} on '}{one}" for one in spending.left_out]
+    return [f"Left out of the budget of {human_duration(spending.budget_s)}: {'; '.join(runs)}."]
 
 
 def _capital(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.budget import Budget, LeftOut, OverBudgetError
+from featcache.budget import Budget, Expected, LeftOut, OverBudgetError
 from featcache.card import write_json
 from featcache.curves import Curve
 from featcache.errors import FeatcacheError
@@ -99,19 +99,20 @@ class Work:
         if budget is None:
             return self._once(folder, orders)
         left, foreseen = budget.left_s, folder / _FORESEEN
-        expected = _read(foreseen)["seconds"] if foreseen.exists() else budget.expect(route)
-        if (folder / _ANSWERS).exists() or expected is None or expected <= left:
+        expected = Expected(*_read(foreseen)["expected"]) if foreseen.exists() else budget.expect(route)
+        if (folder / _ANSWERS).exists() or (left and (expected is None or expected.seconds <= left)):
             try:
                 found = self._once(folder, orders)
-                budget.expected[route] = _seconds(found)
+                budget.expected[route] = Expected(_seconds(found))
                 return found
             except OverBudgetError as over:
-                expected = over.seconds
+                expected = over.expected
             shutil.rmtree(folder)  # a cache that will not be finished is large
             folder.mkdir()
-            write_json(foreseen, {"seconds": expected, "tried_s": left - budget.left_s})
-        budget.expected[route] = expected
-        budget.left_out.append(LeftOut(route, seed, expected, left))
+            write_json(foreseen, {"expected": expected, "tried_s": left - budget.left_s})
+        expected = expected or Expected(0.0, least=True)
+        budget.expected.setdefault(route, expected)
+        budget.left_out.append(LeftOut(route, seed, expected.seconds, left, expected.least))
         return None
 
     def _once(self, folder: Path, orders: list[Order]) -> Run:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.budget import Budget, LeftOut, OverBudgetError, Pace, Spending
+from featcache.budget import Budget, Expected, LeftOut, OverBudgetError, Pace, Spending
 from featcache.report import human_duration
 
 IMAGES = {"train": 200, "val": 60, "test": 30}
@@ -114,7 +114,7 @@ def test_a_run_that_would_not_end_is_stopped_within_its_first_epoch_where_that_i
     with pytest.raises(OverBudgetError) as caught:
         _first_epoch(budget, clock, FINETUNE, 50.0)
     # 50 s for 200 of 2210 images: 552.5 s after imports; known after two batches of 5 s
-    assert caught.value.seconds == pytest.approx(562.5)
+    assert caught.value.expected.seconds == pytest.approx(562.5)
     assert clock.now == 100 + 10 + 5
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_nearly_fits_gets_its_first_epoch() -> None:
     with pytest.raises(OverBudgetError) as caught:
         _first_epoch(budget, clock, FINETUNE, 50.0)
     assert clock.now == 100 + 10 + 55
-    assert caught.value.seconds == pytest.approx(562.5)
+    assert caught.value.expected.seconds == pytest.approx(562.5)
 
 
 def test_a_run_that_fits_goes_on_and_is_not_stopped_later() -> None:
@@ -149,7 +149,7 @@ def test_what_came_before_the_order_counts_into_the_run() -> None:
     clock.now += 30
     with pytest.raises(OverBudgetError) as caught:
         _first_epoch(budget, clock, FINETUNE, 50.0, since_s=40.0)
-    assert caught.value.seconds == pytest.approx(30 + 562.5)
+    assert caught.value.expected.seconds == pytest.approx(30 + 562.5)
 
 
 def test_progress_is_passed_on() -> None:
@@ -161,22 +161,44 @@ def test_progress_is_passed_on() -> None:
 def test_trainings_of_all_layers_are_expected_to_take_what_one_took() -> None:
     budget = Budget(100.0)
     assert budget.expect("finetune") is None
-    budget.expected["lpft"] = 40.0
-    assert [budget.expect(route) for route in ("finetune", "scratch", "lpft", "frozen", "cached")] == [
-        40.0, 40.0, 40.0, None, None]  # fmt: skip
-    budget.expected["finetune"] = 45.0
-    assert budget.expect("finetune") == 45.0
+    budget.expected["frozen"] = Expected(30.0)
+    assert [budget.expect(route) for route in ("frozen", "lpft", "scratch", "cached")] == [
+        (30.0, False), (30.0, True), (30.0, True), None]  # fmt: skip
+    budget.expected["lpft"] = Expected(40.0)
+    assert [budget.expect(route) for route in ("finetune", "scratch", "lpft", "stages")] == [
+        (40.0, False), (40.0, False), (40.0, False), None]  # fmt: skip
+    budget.expected["finetune"] = Expected(45.0)
+    assert budget.expect("finetune") == (45.0, False)
+
+
+def test_a_run_of_which_nothing_is_known_when_the_time_is_up_is_stopped() -> None:
+    clock = Clock()
+    report = Budget(20.0, clock=clock).watch(FINETUNE, IMAGES, 0.0, ignore)
+    clock.now += 19
+    report("hash", 64, 290)
+    clock.now += 2
+    with pytest.raises(OverBudgetError) as caught:
+        report("hash", 128, 290)
+    assert caught.value.expected == (21.0, True)
+
+
+def test_a_curve_is_not_stopped() -> None:
+    clock = Clock()
+    report = Budget(20.0, clock=clock).watch({"task": "curve"}, IMAGES, 0.0, ignore)
+    clock.now += 30
+    report("curve", 1, 7)
 
 
 def test_what_was_left_out_in_words_and_as_json() -> None:
     assert str(LeftOut("finetune", 0, 540.0, 240.0)) == "fine-tune, about 9 minutes, 4 minutes were left"
     assert str(LeftOut("scratch", 0, 90.0, 60.0)) == "from scratch, about 90 seconds, 60 seconds were left"
+    assert str(LeftOut("scratch", 0, 90.0, 60.0, least=True)).startswith("from scratch, at least 90 seconds, ")
     assert str(LeftOut("stages", 0, 90.0, 1.0)) == "cached head of all stages, about 90 seconds, 1 second was left"
     spent = Spending(600.0, 10.5, (LeftOut("lpft", 1, None, 0.0),))
     assert spent.to_dict() == {
         "budget_s": 600.0,
         "spent_s": 10.5,
-        "left_out": [{"route": "lpft", "seed": 1, "predicted_s": None, "left_s": 0.0}],
+        "left_out": [{"route": "lpft", "seed": 1, "predicted_s": None, "left_s": 0.0, "least": False}],
     }
 
 

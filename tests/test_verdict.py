@@ -261,9 +261,9 @@ def test_sgd_chooses_by_val_too() -> None:
 def test_what_the_budget_left_out_is_said() -> None:
     spent = Spending(600.0, 400.0, (LeftOut("finetune", 0, 540.0, 240.0), LeftOut("lpft", 1, 300.0, 20.0)))
     found = reach_verdict(replace(_two(0, 0), spending=spent))
-    assert found.notes[-2:] == (
-        "Budget 10 minutes; left out: fine-tune, about 9 minutes, 4 minutes were left.",
-        "Budget 10 minutes; left out from seed 1 on: LP-FT, about 5 minutes, 20 seconds were left.",
+    assert found.notes[-1] == (
+        "Left out of the budget of 10 minutes: fine-tune, about 9 minutes, 4 minutes were left; from seed 1 on LP-FT, "
+        "about 5 minutes, 20 seconds were left."
     )
 
 
