@@ -1,6 +1,7 @@
-"""The four routes on real photos: writes NAME.md, NAME.json and NAME.png under benchmarks/results/.
+"""The six routes on real photos: writes NAME.md, NAME.json and NAME.png under benchmarks/results/.
 
-    python benchmarks/routes.py [DATA] [--name ants-bees] [--repeats 3] [--routes cached,frozen,finetune,scratch]
+    python benchmarks/routes.py [DATA] [--name ants-bees] [--repeats 3] [--budget 600]
+        [--routes cached,stages,frozen,lpft,finetune,scratch]
 
 DATA defaults to FEATCACHE_ANTS_BEES. The clock of each route runs from the start of its process to its end. Finished
 routes are kept in --work; the same call goes on after an interruption. Run it on a machine that does nothing else.
@@ -24,13 +25,14 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--name", default="ants-bees")
     parser.add_argument("--work", help="where caches and runs are kept [default: demo/benchmark-COMMIT]")
-    parser.add_argument("--routes", default="cached,frozen,finetune,scratch")
+    parser.add_argument("--routes", default="cached,stages,frozen,lpft,finetune,scratch")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="pretrained")
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train-precision", default="fp32")
+    parser.add_argument("--budget", type=float, help="seconds for all of it [default: no limit]")
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
@@ -45,9 +47,11 @@ def main() -> None:
         recipe={"epochs": options.epochs},
         repeats=options.repeats,
         train_precision=options.train_precision,
+        budget_s=options.budget,
     )
     comparison.versions["commit"] = commit
     print(write_report(comparison, record.RESULTS, options.name))
+    print(f"\n{featcache.reach_verdict(comparison)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from featcache.backbones import Backbone, load_backbone
     from featcache.cache import FeatureCache
     from featcache.classifier import Classifier
-    from featcache.comparison import Comparison, compare
+    from featcache.comparison import compare
     from featcache.curves import Curve, label_curve, view_curve
     from featcache.errors import FeatcacheError
     from featcache.estimating import Estimate, estimate
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     from featcache.forecasting import Forecast, forecast
     from featcache.linear import LinearHead
     from featcache.manifest import Manifest, read_manifest
+    from featcache.outcomes import Comparison
     from featcache.prediction import Prediction
     from featcache.predictions import HeadComparison, compare_heads
     from featcache.serving import serve
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
     from featcache.updating import Update, repair, update
+    from featcache.verdict import Verdict, reach_verdict
     from featcache.verification import Difference, Verification, diff, verify
 
 _HOME = {
     "Backbone": "backbones",
     "Classifier": "classifier",
-    "Comparison": "comparison",
+    "Comparison": "outcomes",
     "Curve": "curves",
     "Difference": "verification",
     "Estimate": "estimating",
@@ -54,6 +56,7 @@ _HOME = {
     "Prediction": "prediction",
     "Recipe": "training",
     "Update": "updating",
+    "Verdict": "verdict",
     "Verification": "verification",
     "ViewSpec": "spec",
     "compare": "comparison",
@@ -67,6 +70,7 @@ _HOME = {
     "forecast": "forecasting",
     "label_curve": "curves",
     "load_backbone": "backbones",
+    "reach_verdict": "verdict",
     "read_manifest": "manifest",
     "repair": "updating",
     "serve": "serving",
@@ -97,6 +101,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Update",
+    "Verdict",
     "Verification",
     "ViewSpec",
     "compare",
@@ -110,6 +115,7 @@ __all__ = [
     "forecast",
     "label_curve",
     "load_backbone",
+    "reach_verdict",
     "read_manifest",
     "repair",
     "serve",

@@ -26,6 +26,7 @@ _STEMS = (
     "run",
     "curves",
     "val",
+    "test",
 )  # of all files that we write into a model's folder
 
 

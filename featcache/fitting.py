@@ -23,7 +23,7 @@ from featcache.headfile import dump_head
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.layers import grid_side, join_layers, parse_layer
 from featcache.metrics import Accuracy
-from featcache.predictions import write_predictions
+from featcache.predictions import TEST, write_predictions
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
 
@@ -152,11 +152,16 @@ def fit_head(
         predicted, probabilities = _predict(fitted.estimator, val, tta)
         accuracy = judge(val.y, predicted, probabilities, val.samples.classes)
         before = evaluate_head(fitted.untempered, val, tta) if fitted.untempered else None
-        on_test = evaluate_head(fitted.estimator, test, tta) if len(test.samples) else None
+        guessed = _predict(fitted.estimator, test, tta) if len(test.samples) else None
+        on_test = judge(test.y, *guessed, test.samples.classes) if guessed else None
     folder = Path(out) if out is not None else None
     if folder is not None:
         _save(fitted.estimator, fitted.name, cache, join_layers(names), accuracy, folder)
         write_predictions(folder, val.samples, predicted, probabilities)
+        if guessed:
+            write_predictions(folder, test.samples, *guessed, file=TEST)
+        else:
+            (folder / TEST).unlink(missing_ok=True)  # of an earlier head
     report = Report(
         method=f"head {fitted.name}",
         seconds=watch.seconds(),

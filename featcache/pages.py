@@ -13,14 +13,15 @@ from featcache import pictures
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
 from featcache.commands import extract_command, spell_command
-from featcache.comparison import Comparison
 from featcache.drawing import Picture
 from featcache.errors import FeatcacheError, PictureError
 from featcache.fitting import HeadFit
+from featcache.outcomes import Comparison
 from featcache.page import Figure, Section, Table, write_page
 from featcache.plots import plot_comparison, plot_curve
 from featcache.reporting import comparison_table, computed, curve_table, phase_table, remarks
-from featcache.routes import ROUTES
+from featcache.routes import CACHED, ROUTES
+from featcache.verdict import reach_verdict
 
 _HIDDEN = ("host", "weights", "val_fraction", "split_seed", "allow_leak")  # of this machine, or in the command
 
@@ -69,7 +70,7 @@ def write_benchmark_page(
     out : the folder that `compare` worked in; its heads, runs and cache are drawn where they are still there.
     data : the folder, or the CSV, that was compared on; without it the report has no photos.
     """
-    settings, work = comparison.settings, Path(out) / "work"
+    settings, work, verdict = comparison.settings, Path(out) / "work", reach_verdict(comparison)
     images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
     overview = Section(
         "Result",
@@ -83,7 +84,7 @@ def write_benchmark_page(
     )
     phases = Section("Seconds by phase", tables=[phase_table(comparison)])
     phases.notes.append("read, decode and view are summed over threads and overlap with forward and train.")
-    sections = [overview, phases]
+    sections = [Section("Verdict", [verdict.text], notes=list(verdict.notes)), overview, phases]
     for curve in comparison.curves:
         caption = f"Accuracy and seconds against {curve.over}"
         title = f"What more {curve.over} bring"
@@ -120,7 +121,7 @@ def _pictures(head: Path, cache: FeatureCache, data: str | os.PathLike[str] | No
 
 def _histories(work: Path, seed: int) -> Section:
     section = Section("Learning curves")
-    for route in ("frozen", "finetune", "scratch"):
+    for route in (name for name in ROUTES if name not in CACHED):
         run = work / f"{route}-{seed}" / "run"
         if run.is_dir():
             _draw(section, partial(pictures.history_picture, run), ROUTES[route], [run])
@@ -166,10 +167,8 @@ def _extraction(cache: FeatureCache, data: str | os.PathLike[str] | None, out: s
 
 def _benchmark_command(comparison: Comparison) -> str:
     settings = comparison.settings
-    ran = {found.route for found in comparison.outcomes}
-    routes = [route for route, name in ROUTES.items() if any(found.startswith(name) for found in ran)]
-    kept = ("backbone", "weights", "views", "head", "augment", "image_size", "precision", "train_precision",
-            "repeats", "seed", "workers", "device", "val_fraction", "allow_leak")  # fmt: skip
+    kept = ("routes", "budget_s", "backbone", "weights", "views", "head", "augment", "image_size", "precision",
+            "train_precision", "repeats", "seed", "workers", "device", "val_fraction", "allow_leak")  # fmt: skip
     recipe = {name: settings["recipe"].get(name) for name in ("epochs", "batch_size", "lr")}
     options = {name: settings.get(name) for name in kept}
-    return spell_command("benchmark", [settings["data"]], {"out": "report", "routes": routes, **recipe, **options})
+    return spell_command("benchmark", [settings["data"]], {"out": "report", **recipe, **options})

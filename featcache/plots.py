@@ -17,17 +17,19 @@ from featcache.drawing import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, short
 from featcache.metrics import wilson_interval
 
 if TYPE_CHECKING:
-    from featcache.comparison import Comparison
     from featcache.curves import Curve
+    from featcache.outcomes import Comparison
     from featcache.training import Epoch
 
 _SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", f"{BLUE}ff"])  # from paper, dark or light, to blue
+_BESIDE = 5  # routes whose legend finds room among the points
 _NAMED, _NUMBERED = 40, 20  # classes whose names, and whose counts, find room beside and in a confusion matrix
 
 
 def plot_comparison(comparison: Comparison) -> Figure:
     """Val accuracy, with its 95 % interval, against seconds on a log axis; one point a route."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    many = len(comparison.outcomes) > _BESIDE
+    figure = Figure(figsize=(10 if many else 7, 4), layout="constrained")
     axes = figure.subplots()
     for place, outcome in enumerate(comparison.outcomes):
         low, high = outcome.interval
@@ -41,7 +43,10 @@ def plot_comparison(comparison: Comparison) -> Figure:
     axes.set_ylabel("val accuracy (95 % interval)")
     axes.set_title(f"{comparison.settings['backbone']}, {comparison.settings['recipe']['epochs']} live epochs")
     axes.grid(which="both")
-    axes.legend(loc="best", fontsize="small")
+    if many:
+        figure.legend(loc="outside right upper", fontsize="small")
+    else:
+        axes.legend(loc="best", fontsize="small")
     return figure
 
 

@@ -1,9 +1,10 @@
-"""A model's predictions for the images of val, kept beside it: what two models are compared by."""
+"""A model's predictions for the images of val and of test, kept beside it: what two models are compared by."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +19,16 @@ from featcache.metrics import PairedTest, paired_test
 from featcache.report import csv_row
 from featcache.samples import Samples
 
-FILE = "val.csv"
+FILE, TEST = "val.csv", "test.csv"
 _COLUMNS = ["image", "label", "predicted", "probability"]
 
 
 def write_predictions(
-    folder: Path, samples: Samples, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None
+    folder: Path,
+    samples: Samples,
+    predicted: NDArray[np.int64],
+    probabilities: NDArray[np.float64] | None,
+    file: str = FILE,
 ) -> None:
     """val.csv: a row an image; the probability is that of the predicted class, empty where there is none.
 
@@ -38,7 +43,27 @@ def write_predictions(
         ]
     labels, guesses = (spell(one, samples.classes) for one in (samples.labels, predicted))
     text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
-    write_file(folder / FILE, text.encode("utf-8", "surrogateescape"))
+    write_file(folder / file, text.encode("utf-8", "surrogateescape"))
+
+
+def keep_predictions(
+    folder: Path,
+    samples: Samples,
+    split: str,
+    skipped: Container[int],
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+) -> None:
+    """val.csv or test.csv, of the images of a split that could be read; one that came or went meanwhile leaves none.
+
+    samples : of all splits. skipped : rows of them. labels, predicted : of the images read, in order.
+    """
+    rows = np.array([row for row in samples.rows(split) if row not in skipped], dtype=np.int64)
+    file = f"{split}.csv"
+    if np.array_equal(samples.labels[rows], labels):
+        write_predictions(folder, samples.take(rows), predicted, None, file)
+    else:
+        (folder / file).unlink(missing_ok=True)
 
 
 class HeadComparison(NamedTuple):
@@ -111,7 +136,7 @@ def _chose_by_val(folder: Path) -> bool:
 
 
 class ValPrediction(NamedTuple):
-    """One line of val.csv; several labels as "a|b". probabilities : of the predicted labels, where there are some."""
+    """One line of val.csv or test.csv; several labels as "a|b". probabilities : of the predicted labels, if any."""
 
     image: str
     label: str
@@ -124,13 +149,13 @@ class ValPrediction(NamedTuple):
         return self.label == self.predicted
 
 
-def read_predictions(folder: Path) -> list[ValPrediction]:
+def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
     """What `write_predictions` wrote. Raises HeadError where there is nothing, or something else."""
-    path = folder / FILE
+    path = folder / file
     if not path.is_file():
-        raise HeadError(f"{folder} has no {FILE}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.reader(file))
+        raise HeadError(f"{folder} has no {file}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        rows = list(csv.reader(stream))
     try:
         if rows.pop(0) != _COLUMNS or not rows:
             raise ValueError

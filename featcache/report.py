@@ -189,3 +189,12 @@ def human_bytes(count: float) -> str:
         if round(count, 1) < 1000:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} TB"
+
+
+def human_duration(seconds: float) -> str:
+    """13.4 -> '13 seconds', 540 -> '9 minutes': seconds under two minutes, minutes under two hours, then hours."""
+    for unit, length, most in (("second", 1, 120), ("minute", 60, 120), ("hour", 3600, 48), ("day", 86400, math.inf)):
+        text = f"{seconds / length:.1f}".removesuffix(".0") if seconds < 9.95 * length else f"{seconds / length:.0f}"
+        if float(text) < most:
+            return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
+    raise ValueError(f"{seconds} seconds is no duration")

@@ -1,4 +1,4 @@
-"""The comparison as text: the table, what it means, what the cache loses; and its files."""
+"""The comparison as text: verdict, table, what it means, what the cache loses; and its files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import statistics
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from featcache.card import write_json
-from featcache.comparison import COLD, WARM, Comparison, Outcome
 from featcache.curves import Curve
+from featcache.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.page import Table
-from featcache.report import human_bytes
+from featcache.report import human_bytes, human_duration
 from featcache.routes import ROUTES
+from featcache.verdict import reach_verdict
 
 
 def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: str = "report") -> str:
@@ -22,7 +24,7 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{name}.json", comparison.to_dict())
+    write_json(folder / f"{name}.json", comparison_values(comparison))
     (folder / f"{name}.md").write_text(comparison_markdown(comparison, name), encoding="utf-8")
     save(partial(plot_comparison, comparison), folder / f"{name}.png")
     for curve in comparison.curves:
@@ -32,14 +34,23 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
     return f"{comparison_table(comparison).markdown()}\n\n{remarked}\n\n{files}"
 
 
+def comparison_values(comparison: Comparison) -> dict[str, Any]:
+    """JSON values, the verdict first."""
+    return {"verdict": reach_verdict(comparison).to_dict(), **comparison.to_dict()}
+
+
 def comparison_markdown(comparison: Comparison, name: str) -> str:
     """The whole report; its pictures are NAME.png, NAME-views.png and NAME-labels.png."""
-    settings, machine = comparison.settings, comparison.machine
+    settings, machine, verdict = comparison.settings, comparison.machine, reach_verdict(comparison)
     recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
     images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     sections = [
         "# featcache benchmark",
+        "## Verdict",
+        verdict.text,
+        *(["\n".join(f"- {note}" for note in verdict.notes)] if verdict.notes else []),
+        "## What was run",
         f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}), augmentation "
         f"{settings['augment']}, {settings['views']} cached views, head {settings['head']}; live routes: {recipe}. "
         f"Computed: {computed(comparison)}. "
@@ -105,6 +116,12 @@ def remarks(comparison: Comparison) -> list[str]:
             f"Chosen by val is the best epoch of: {'; '.join(chosen)}. So their val accuracy is optimistic; "
             + ("test is the fair column." if comparison.outcomes[0].test_n else "no test split is there to settle it.")
         )
+    if comparison.spending:
+        allowed, spent = (
+            human_duration(value) for value in (comparison.spending.budget_s, comparison.spending.spent_s)
+        )
+        left_out = "; ".join(map(str, comparison.spending.left_out)) or "nothing"
+        lines.append(f"Budget: {allowed}; spent: {spent}; left out: {left_out}.")
     skipped = sorted({name for found in comparison.outcomes for name in found.skipped})
     if skipped:
         lines.append(f"{len(skipped)} image(s) could not be read and are in no figure: {', '.join(skipped[:8])}.")
@@ -124,7 +141,7 @@ def _losses(comparison: Comparison) -> list[str]:
         return []
     lines = []
     for other in comparison.outcomes:
-        if other.route in (COLD, WARM):
+        if other.route in (COLD, WARM, STAGES_WARM):
             continue
         if other.median_accuracy > cold.median_accuracy:
             points = 100 * (other.median_accuracy - cold.median_accuracy)

@@ -1,4 +1,5 @@
-"""The routes to a classifier, each run in a process of its own: `python -m featcache.routes` is the child's side.
+"""The routes to a classifier: what each is ordered to do, in processes of its own. `python -m featcache.routes` is the
+child's side.
 
 A route's wall time runs from the start of its process to its end, imports included, and its peak memory is its
 own. The child reads its order as JSON from standard input and answers with JSON lines.
@@ -11,8 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from featcache import errors
@@ -22,12 +24,58 @@ from featcache.report import finite
 
 Order = dict[str, Any]
 
+# In the order of what they can be expected to cost.
 ROUTES = {
     "cached": "cached head",
+    "stages": "cached head of all stages",
     "frozen": "frozen, live every epoch",
+    "lpft": "LP-FT",
     "finetune": "fine-tune",
     "scratch": "from scratch",
 }
+CACHED = ("cached", "stages")  # those that extract, and fit a head on the cache
+
+_FOLDABLE = ("linear", "sgd", "logreg", "lda")  # heads that are one linear layer, as a network's own
+_GENTLE = 0.1  # of the rate of the live routes: a fitted head has less to learn, and features to lose
+
+
+def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True) -> list[Order]:
+    """What a route does for one seed, in its folder `work`/ROUTE-SEED; each order is a process.
+
+    settings : of `compare`. shares_cache : whether LP-FT starts from the cache, and the head, of the route "cached"
+    with this seed. Without, or where that head is no linear layer, it makes its own.
+    """
+    folder, head = work / f"{route}-{seed}", settings["head"]
+    named = ("data", "backbone", "augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
+    shared = {**{name: settings[name] for name in named}, "weights": settings["weights"], "seed": seed}
+    if route in CACHED:
+        return [_extraction(folder, route, shared, settings), _fitting(folder, folder, head, route, seed)]
+    live = {"task": "finetune", "out": str(folder / "run"), **shared, "mode": "head" if route == "frozen" else "all"}
+    live |= {"precision": settings["train_precision"], "recipe": settings["recipe"]}
+    if route == "scratch":
+        live["weights"] = "none"
+    if route != "lpft":
+        return [live]
+    cached = work / f"cached-{seed}" if shares_cache else folder
+    starts = cached if head in _FOLDABLE else folder
+    live |= {"init_head": str(starts / "head")}
+    live |= {"recipe": {**settings["recipe"], "lr": _GENTLE * settings["recipe"]["lr"]}}
+    extraction = [] if shares_cache else [_extraction(folder, "cached", shared, settings)]
+    fitted = starts == cached and shares_cache
+    fitting = [] if fitted else [_fitting(folder, cached, head if head in _FOLDABLE else "linear", "cached", seed)]
+    return [*extraction, *fitting, live]
+
+
+def _extraction(folder: Path, route: str, shared: Order, settings: Mapping[str, Any]) -> Order:
+    own = {"views": settings["views"], "precision": settings["precision"]}
+    layers = {"layers": ["stages"]} if route == "stages" else {}
+    return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **own, **layers}
+
+
+def _fitting(folder: Path, cached: Path, head: str, route: str, seed: int) -> Order:
+    layer = {"layer": "all"} if route == "stages" else {}
+    order = {"task": "fit-head", "cache": str(cached / "cache.h5"), "out": str(folder / "head")}
+    return {**order, "head": head, "seed": seed, **layer}
 
 
 def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, Any]:

@@ -25,8 +25,7 @@ from featcache.loader import ViewLoader
 from featcache.manifest import Manifest
 from featcache.metrics import Accuracy, evaluate
 from featcache.network import Network
-from featcache.predictions import FILE as PREDICTIONS
-from featcache.predictions import write_predictions
+from featcache.predictions import keep_predictions
 from featcache.report import Stopwatch
 from featcache.rng import epoch_order
 from featcache.spec import PENULTIMATE, ExtractSpec
@@ -123,16 +122,18 @@ class Run:
             return None
         if isinstance(self.training.module, Network):
             self.training.module.load(self.out / "network.safetensors")
-            return self._accuracy(
-                evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.frozen.autocast)
-            )
+            found = evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.frozen.autocast)
+            self._keep("test", found.labels.numpy(), found.predicted.numpy())
+            return self._accuracy(found)
         estimator = load_head(self.out / "head.safetensors")
         pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
         if not pairs:
             return None  # none of them could be read
         classes = self.manifest.samples.classes
         predicted, _ = heads.classify(estimator, np.concatenate([x for x, _ in pairs]), len(classes))
-        return evaluate(np.concatenate([y for _, y in pairs]), predicted, classes)
+        labels = np.concatenate([y for _, y in pairs])
+        self._keep("test", labels, predicted)
+        return evaluate(labels, predicted, classes)
 
     def _accuracy(self, result: Pass) -> Accuracy:
         return evaluate(result.labels.numpy(), result.predicted.numpy(), self.manifest.samples.classes)
@@ -197,13 +198,9 @@ class Run:
             metrics=self.best_accuracy().to_dict(),
         )
         card.write(self.out, weights)
-        self._save_predictions()
+        if self.training.best_val is not None:
+            self._keep("val", self.training.best_val.labels.numpy(), self.training.best_val.predicted.numpy())
 
-    def _save_predictions(self) -> None:
-        """Of the val images that the best epoch could read; a file that came or went meanwhile leaves none."""
-        samples, best = self.manifest.samples, self.training.best_val
-        rows = np.array([row for row in samples.rows("val") if row not in self.loader.skipped], dtype=np.int64)
-        if best is not None and np.array_equal(samples.labels[rows], best.labels.numpy()):
-            write_predictions(self.out, samples.take(rows), best.predicted.numpy(), None)
-        else:
-            (self.out / PREDICTIONS).unlink(missing_ok=True)
+    def _keep(self, split: str, labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> None:
+        """What was predicted, beside the weights that did."""
+        keep_predictions(self.out, self.manifest.samples, split, self.loader.skipped, labels, predicted)

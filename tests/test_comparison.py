@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -12,20 +13,26 @@ from hypothesis import strategies as st
 
 from commands import COUNTS, write_folder
 from featcache import comparison as module
-from featcache.comparison import COLD, WARM, Comparison, compare
+from featcache import work
+from featcache.cache import FeatureCache
+from featcache.comparison import compare
 from featcache.curves import label_curve, view_curve
 from featcache.errors import DataLayoutError, FeatcacheError, HeadError, NotACacheError, RunError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
 from featcache.metrics import wilson_interval
-from featcache.reporting import remarks, write_report
+from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.predictions import read_predictions
+from featcache.reporting import comparison_values, remarks, write_report
 from featcache.routes import ROUTES
 from featcache.training import Recipe
-from outcomes import comparison, four_routes, outcome
+from featcache.verdict import reach_verdict
+from outcomes import comparison, fake_processes, four_routes, outcome
 
 SIZE = {"image_size": 32, "workers": 2}
 RECIPE = {"epochs": 1, "batch_size": 5}
+FOUR = ("cached", "frozen", "finetune", "scratch")
 
 
 def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
@@ -39,10 +46,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(data: Path) -> tuple[Comparison, Path, list[str]]:
-    """All four routes in processes of their own: the one slow thing here."""
+    """Four routes in processes of their own: the one slow thing here."""
     steps: list[str] = []
     out = data.parent / "report"
-    result = _compare(data, out, progress=lambda what, _done, _total: steps.append(what))
+    result = _compare(data, out, routes=FOUR, progress=lambda what, _done, _total: steps.append(what))
     return result, out, steps
 
 
@@ -57,7 +64,7 @@ def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, 
     assert [outcome.route for outcome in result.outcomes] == names
     assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == [
         "hash",
-        *(f"{route}-0" for route in ROUTES),
+        *(f"{route}-0" for route in FOUR),
         "curves",
     ]
     assert {outcome.n for outcome in result.outcomes} == {5}
@@ -68,7 +75,7 @@ def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, 
 def test_no_second_is_missing_from_the_wall(real: tuple[Comparison, Path, list[str]]) -> None:
     result, out, _ = real
     parts = {COLD: _results(out, "cached"), WARM: _results(out, "cached")[1:]}
-    parts |= {name: _results(out, route) for route, name in ROUTES.items() if route != "cached"}
+    parts |= {name: _results(out, route) for route, name in ROUTES.items() if route in FOUR[1:]}
     for found in result.outcomes:
         walls = [part["wall_s"] for part in parts[found.route]]
         phases = [part["seconds"]["wall"] for part in parts[found.route]]
@@ -101,7 +108,9 @@ def test_the_cached_route_is_extract_and_fit_head(
     assert extracted["spec_digest"] == fitted["spec_digest"] == direct["spec_digest"]
     for name in ("accuracy", "confusion", "n"):
         assert json.loads(json.dumps(direct[name])) == fitted[name]
-    assert json.loads(json.dumps(direct["test"])) == fitted["test"]
+    rounded = {"log_loss": pytest.approx(fitted["test"]["log_loss"], rel=1e-5),
+               "calibration_error": pytest.approx(fitted["test"]["calibration_error"], rel=1e-5)}  # fmt: skip
+    assert json.loads(json.dumps(direct["test"])) == {**fitted["test"], **rounded}
     assert real[0].outcomes[0].accuracy == real[0].outcomes[1].accuracy == [direct["accuracy"]]
     assert real[0].outcomes[0].test_accuracy == [direct["test"]["accuracy"]]
 
@@ -133,8 +142,8 @@ def test_a_second_call_starts_no_process(
     def never(*_: object) -> dict[str, Any]:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(module, "run_in_process", never)
-    assert _compare(data, out).to_dict() == result.to_dict()
+    monkeypatch.setattr(work, "run_in_process", never)
+    assert _compare(data, out, routes=FOUR).to_dict() == result.to_dict()
     assert [found.route for found in _compare(data, out, routes=["scratch", "finetune"]).outcomes] == [
         "fine-tune",
         "from scratch",
@@ -159,7 +168,7 @@ def test_the_report_is_written(real: tuple[Comparison, Path, list[str]]) -> None
         assert (
             f"![accuracy and seconds against {curve.over}](report-{curve.over}.png)" in (out / "report.md").read_text()
         )
-    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(comparison_values(result)))
     markdown = (out / "report.md").read_text(encoding="utf-8")
     assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained), " in markdown
     assert (out / "report.png").stat().st_size > 0
@@ -181,8 +190,8 @@ def test_the_curves_are_those_of_the_first_cache(real: tuple[Comparison, Path, l
 def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_little(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fake(monkeypatch)
-    answer = module.run_in_process
+    fake_processes(monkeypatch)
+    answer = work.run_in_process
     heads = {"knn": "knn", "svm": "linear", "auto": "linear"}
     for head, drawn in heads.items():
         found = _compare(data, tmp_path / head, routes=["cached"], head=head).curves
@@ -193,7 +202,7 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
             raise HeadError("no class has two different training images")
         return answer(order, progress)
 
-    monkeypatch.setattr(module, "run_in_process", too_little)
+    monkeypatch.setattr(work, "run_in_process", too_little)
     found = _compare(data, tmp_path / "little", routes=["cached"])
     assert (len(found.outcomes), found.curves) == (2, [])
     text = "What more views and labels bring could not be told: no class has two different training images"
@@ -201,47 +210,10 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
     assert _compare(data, tmp_path / "frozen", routes=["frozen"]).curves == []
 
 
-def _fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders, but for those of curves."""
-    orders: list[dict[str, Any]] = []
-
-    def answer(order: dict[str, Any], progress: Any) -> dict[str, Any]:
-        if order["task"] == "curve":
-            return {"over": order["over"], "head": order["head"], "n": 10, "points": []}
-        orders.append(order)
-        seed = order.get("seed", 0)
-        result = {
-            "accuracy": 0.5 + seed / 10,
-            "n": 10,
-            "test": None,
-            "peak_memory_bytes": 100 + seed,
-            "peak_gpu_memory_bytes": None,
-            "device": "cpu",
-            "precision": "fp32",
-            "images": 26,
-            "shown": 39,
-            "wall_s": 10.0 + seed,
-            "cpu_s": 20.0 + seed,
-        }
-        result |= {
-            "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
-            "size_bytes": 1000 + seed,
-            "path": order["out"],
-        }
-        if order["task"] == "finetune":
-            Path(order["out"]).mkdir()
-            (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
-            result |= {"best_epoch": 1, "history": [{"seconds": 2.0 + seed}, {"seconds": 4.0 + seed}]}
-        return result
-
-    monkeypatch.setattr(module, "run_in_process", answer)
-    return orders
-
-
 def test_the_cached_head_of_each_repeat_has_the_seed_of_its_views(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", routes=["cached"], repeats=2, seed=3)
     assert [(order["task"], order["seed"]) for order in orders] == [
         ("extract", 3),
@@ -252,7 +224,7 @@ def test_the_cached_head_of_each_repeat_has_the_seed_of_its_views(
 
 
 def test_repeats_take_seeds_in_a_row_on_one_split(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     result = _compare(data, tmp_path / "out", routes=["frozen"], repeats=3, seed=5)
     assert [order["seed"] for order in orders] == [5, 6, 7]
     assert {order.get("split_seed", 0) for order in orders} == {0}
@@ -274,10 +246,10 @@ def test_a_folder_in_which_nothing_finished_takes_other_settings(
     def fails(order: dict[str, Any], _progress: Any) -> dict[str, Any]:
         raise FeatcacheError("no such backbone")
 
-    monkeypatch.setattr(module, "run_in_process", fails)
+    monkeypatch.setattr(work, "run_in_process", fails)
     with pytest.raises(FeatcacheError, match="no such backbone"):
         _compare(data, tmp_path / "out", backbone="resnet19")
-    _fake(monkeypatch)
+    fake_processes(monkeypatch)
     assert _compare(data, tmp_path / "out", routes=["frozen"]).settings["views"] == 2
 
 
@@ -291,13 +263,13 @@ def test_images_that_could_not_be_read_are_counted_out(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [found.shown for found in real[0].outcomes] == [13 * 3 + 5 + 4, 0, 22, 22, 22]
-    orders = _fake(monkeypatch)
-    answer = module.run_in_process
+    orders = fake_processes(monkeypatch)
+    answer = work.run_in_process
 
     def skips(order: dict[str, Any], progress: Any) -> dict[str, Any]:
         return {**answer(order, progress), "skipped": [{"path": f"{order['task']}.png", "reason": "broken"}]}
 
-    monkeypatch.setattr(module, "run_in_process", skips)
+    monkeypatch.setattr(work, "run_in_process", skips)
     result = _compare(data, tmp_path / "out", routes=["cached", "frozen"])
     assert [found.skipped for found in result.outcomes] == [
         ["extract.png", "fit-head.png"], ["fit-head.png"], ["finetune.png"]
@@ -309,27 +281,35 @@ def test_images_that_could_not_be_read_are_counted_out(
 def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = _fake(monkeypatch)
+    orders = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", weights="pretrained", train_precision="bf16", augment="crop", device="cpu")
-    extraction, fitting, *live = orders
-    assert [order["task"] for order in orders] == ["extract", "fit-head", *["finetune"] * 3]
+    extraction, fitting, of_stages, on_stages, frozen, lpft, *others = orders
+    live = [frozen, lpft, *others]
+    assert [order["task"] for order in orders] == ["extract", "fit-head"] * 2 + ["finetune"] * 4
     assert [(order["mode"], order["weights"]) for order in live] == [
-        ("head", "pretrained"), ("all", "pretrained"), ("all", "none")]  # fmt: skip
+        ("head", "pretrained"), ("all", "pretrained"), ("all", "pretrained"), ("all", "none")]  # fmt: skip
+    work = tmp_path / "out/work"
+    folder = {"out": str(work / "stages-0/cache.h5")}
+    assert of_stages == {**extraction, **folder, "layers": ["stages"]}
+    cache, out = str(work / "stages-0/cache.h5"), str(work / "stages-0/head")
+    assert on_stages == {**fitting, "cache": cache, "out": out, "layer": "all"}
+    started = {"out": str(work / "lpft-0/run"), "init_head": str(work / "cached-0/head")}
+    assert lpft == {**others[0], **started, "recipe": {**lpft["recipe"], "lr": pytest.approx(0.001)}}
     shared = {"data": str(data), "backbone": "efficientnet_lite0", "augment": "crop", "image_size": 32, "workers": 2,
               "device": "cpu", "val_fraction": 0.2, "seed": 0}  # fmt: skip
-    for order in (extraction, *live):
+    for order in (extraction, of_stages, *live):
         assert order.items() >= shared.items()
     assert (extraction["precision"], extraction["views"], extraction["weights"]) == ("fp32", 2, "pretrained")
     assert {order["precision"] for order in live} == {"bf16"}
-    assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in live)
+    assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in (frozen, *others))
     assert fitting["cache"] == extraction["out"]
 
 
 def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = _fake(monkeypatch)
-    answer = module.run_in_process
+    orders = fake_processes(monkeypatch)
+    answer = work.run_in_process
 
     def dies(order: dict[str, Any], progress: Any) -> dict[str, Any]:
         if "finetune-0" in order.get("out", ""):
@@ -337,17 +317,17 @@ def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
             raise FeatcacheError("the child died")
         return answer(order, progress)
 
-    monkeypatch.setattr(module, "run_in_process", dies)
+    monkeypatch.setattr(work, "run_in_process", dies)
     with pytest.raises(FeatcacheError, match=r"^the child died$"):
         _compare(data, tmp_path / "out")
     orders.clear()
-    monkeypatch.setattr(module, "run_in_process", answer)
-    assert len(_compare(data, tmp_path / "out").outcomes) == 5
+    monkeypatch.setattr(work, "run_in_process", answer)
+    assert len(_compare(data, tmp_path / "out").outcomes) == 8
     assert [Path(order["out"]).parent.name for order in orders] == ["finetune-0", "scratch-0"]
 
 
 def test_results_of_other_images_are_not_reused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake(monkeypatch)
+    fake_processes(monkeypatch)
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     _compare(copy, tmp_path / "out", routes=["frozen"])
     (copy / "train/ants/000.png").write_bytes((copy / "train/bees/000.png").read_bytes())
@@ -358,7 +338,7 @@ def test_results_of_other_images_are_not_reused(data: Path, tmp_path: Path, monk
 def test_a_comparison_does_not_tell_where_things_lie(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fake(monkeypatch)
+    fake_processes(monkeypatch)
     result = _compare(data, tmp_path / "out", routes=["frozen"], weights=str(tmp_path / "own.pth"))
     assert (result.settings["data"], result.settings["weights"]) == ("data", "own.pth")
     assert str(tmp_path) not in json.dumps(result.to_dict())
@@ -368,7 +348,7 @@ def test_errors_of_a_child_arrive_as_themselves(data: Path, tmp_path: Path, monk
     def fails(order: dict[str, Any], _progress: Any) -> dict[str, Any]:
         raise NotACacheError("what the child said")
 
-    monkeypatch.setattr(module, "run_in_process", fails)
+    monkeypatch.setattr(work, "run_in_process", fails)
     with pytest.raises(NotACacheError, match=r"^what the child said$"):
         _compare(data, tmp_path / "out")
 
@@ -379,7 +359,7 @@ def test_errors_of_a_child_arrive_as_themselves(data: Path, tmp_path: Path, monk
 def test_an_unknown_route_is_refused_before_anything(data: Path, tmp_path: Path, routes: list[str], named: str) -> None:
     with pytest.raises(RunError) as caught:
         _compare(data, tmp_path / "out", routes=routes)
-    assert str(caught.value) == f"there is no route {named}; use cached, frozen, finetune, scratch"
+    assert str(caught.value) == f"there is no route {named}; use cached, stages, frozen, lpft, finetune, scratch"
     assert not (tmp_path / "out").exists()
 
 
@@ -466,3 +446,44 @@ def test_a_comparison_as_json_has_its_break_even() -> None:
         ROUTES["finetune"],
     ]
     assert found["machine"]["processor"] == "Abacus"
+
+
+def test_the_images_that_were_right_are_those_of_the_models(real: tuple[Comparison, Path, list[str]]) -> None:
+    result, out, _ = real
+    folders = ["cached-0/head", "cached-0/head", *(f"{route}-0/run" for route in FOUR[1:])]
+    for found, folder in zip(result.outcomes, folders, strict=True):
+        for file, right, accuracy in (
+            ("val.csv", found.right, found.accuracy),
+            ("test.csv", found.test_right, found.test_accuracy),
+        ):
+            assert right == [{row.image: row.right for row in read_predictions(out / "work" / folder, file)}]
+            assert [sum(right[0].values()) / len(right[0])] == accuracy
+    verdict = reach_verdict(result)
+    assert (verdict.split, verdict.n) == ("test", 4)
+    assert [rival.route for rival in verdict.rivals] == [ROUTES[route] for route in FOUR[1:]]
+    assert verdict.decision == "stay"  # four images cannot tell
+
+
+def test_a_head_of_all_stages_is_extract_and_fit_head(data: Path, tmp_path: Path) -> None:
+    cold, warm = _compare(data, tmp_path / "out", routes=["stages"]).outcomes
+    assert (cold.route, warm.route) == (STAGES_COLD, STAGES_WARM)
+    extracted, fitted = _results(tmp_path / "out", "stages")
+    direct = fit_head(tmp_path / "out/work/stages-0/cache.h5", layer="all").to_dict()
+    assert fitted["spec_digest"] == extracted["spec_digest"] == direct["spec_digest"]
+    assert fitted["confusion"] == json.loads(json.dumps(direct["confusion"]))
+    layers = FeatureCache.open(tmp_path / "out/work/stages-0/cache.h5").spec.layers
+    assert len(layers) > 3
+    assert len(cold.right[0]) == len(warm.right[0]) == 5
+
+
+LPFT = "init_head" in inspect.signature(finetune).parameters
+
+
+@pytest.mark.skipif(not LPFT, reason="finetune(init_head=...) is not there yet")
+def test_lpft_is_extract_fit_head_and_finetune_from_that_head(data: Path, tmp_path: Path) -> None:
+    (lpft,) = _compare(data, tmp_path / "out", routes=["lpft"]).outcomes
+    extracted, fitted, tuned = _results(tmp_path / "out", "lpft")
+    assert lpft.wall_s == [pytest.approx(extracted["wall_s"] + fitted["wall_s"] + tuned["wall_s"])]
+    assert tuned["start"]["accuracy"] == fitted["accuracy"]
+    assert tuned["history"][0]["lr"] == pytest.approx(0.001)
+    assert len(lpft.right[0]) == 5

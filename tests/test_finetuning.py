@@ -25,6 +25,7 @@ from featcache.heads import classify
 from featcache.images import decode
 from featcache.manifest import read_manifest
 from featcache.network import Network
+from featcache.predictions import read_predictions
 from featcache.run import Run
 from featcache.spec import ViewSpec
 from featcache.training import Epoch, Recipe, evaluate_module, linear_layer
@@ -300,6 +301,10 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     assert written["test"]["accuracy"] == run.report.test.accuracy
     assert f"test accuracy {run.report.test}" in str(run).splitlines()
+    kept = read_predictions(tmp_path / "run", "test.csv")
+    assert [(row.image.split("/")[0], row.label, row.predicted) for row in kept] == [
+        ("test", ("ants", "bees")[label], ("ants", "bees")[said]) for label, said in zip(labels, found, strict=True)
+    ]
 
 
 def test_run_json_holds_what_is_returned(split_folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LinearRegression, RidgeClassifier
 
 from caches import cache_of, clouds
+from commands import COUNTS, write_folder
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
 from featcache.errors import CacheDamagedError, CacheError, CacheIncompleteError, HeadError
@@ -24,6 +25,7 @@ from featcache.fitting import fit_head
 from featcache.headfile import load_head
 from featcache.heads import HEADS, classify
 from featcache.linear import LinearHead
+from featcache.predictions import read_predictions
 from foreign import Foreign
 from toys import random_image, toy_backbone
 
@@ -86,6 +88,16 @@ def test_the_saved_folder_gives_the_head_and_its_card_back(head: str, cache: Fea
     x = np.random.default_rng(0).normal(0, 3, (40, 3))
     np.testing.assert_array_equal(classify(load_head(out / card.file), x, 2)[0], classify(fit.estimator, x, 2)[0])
     assert len(set(classify(fit.estimator, x, 2)[0])) == 2
+
+
+def test_predictions_of_test_are_kept_and_go_with_the_next_head(mislabelled: FeatureCache, tmp_path: Path) -> None:
+    fit_head(mislabelled, tmp_path / "head")
+    kept = {row.image: row.right for row in read_predictions(tmp_path / "head", "test.csv")}
+    assert kept == {image: image[-5] not in "xy" for image in kept}
+    assert len(kept) == 4
+    fit_head(cached(write_folder(tmp_path / "other" / "data", COUNTS)), tmp_path / "head")
+    assert len(read_predictions(tmp_path / "head")) == 5
+    assert not (tmp_path / "head" / "test.csv").exists()
 
 
 def test_without_a_test_split_none_is_reported(cache: FeatureCache) -> None:

@@ -13,7 +13,8 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration labels joined",
-            "projection parity hosting folders rng spec samples metrics neighbours images lbfgs blocks network stages",
+            "projection parity hosting folders rng spec samples metrics pairing neighbours images lbfgs blocks "
+            "network stages",
             "folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
             "devices device_pass transferability",
             "prediction pooling",
@@ -33,8 +34,10 @@ RANKS = {
             "fitting updating",
             "curves",
             "pictures routes forecasting",
-            "comparison",
-            "reporting",
+            "budget",
+            "outcomes",
+            "verdict work",
+            "comparison reporting",
             "pages",
         )
     )

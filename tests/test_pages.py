@@ -16,14 +16,15 @@ import pytest
 import featcache
 from commands import as_json, done, featcache_cli, toy_cache, write_folder
 from featcache.cache import FeatureCache
-from featcache.comparison import Comparison
 from featcache.curves import Curve, Point
 from featcache.extraction import extract
 from featcache.fitting import fit_head
+from featcache.outcomes import Comparison
 from featcache.pages import write_benchmark_page, write_head_page
 from featcache.reporting import comparison_table, curve_table, phase_table, remarks
 from featcache.routes import ROUTES
 from featcache.training import Epoch
+from featcache.verdict import reach_verdict
 from outcomes import four_routes
 from pagereader import Page, read_page
 from several import write_pictures
@@ -184,9 +185,10 @@ def test_the_report_of_a_benchmark_has_all_of_it(work: Path, out: Path) -> None:
     found = benchmark_page(out, comparison, work / "photos")
     assert found.title == "featcache: benchmark of hymenoptera"
     assert list(found.sections) == [
-        "Result", "Seconds by phase", "What more views bring", "What more labels bring", "Learning curves",
+        "Verdict", "Result", "Seconds by phase", "What more views bring", "What more labels bring", "Learning curves",
         "The head, looked at", "Where the features come from", "To repeat it"]  # fmt: skip
-    result = found.sections["Result"]
+    verdict, result = found.sections["Verdict"], found.sections["Result"]
+    assert [verdict.lines, verdict.notes] == [[reach_verdict(comparison).text], list(reach_verdict(comparison).notes)]
     assert result.lines == [
         "hymenoptera: 244 train, 100 val images; 1 repeat(s) from seed 0",
         "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu",
@@ -216,7 +218,7 @@ def test_the_report_of_a_benchmark_has_all_of_it(work: Path, out: Path) -> None:
 
 def test_what_was_deleted_of_the_work_is_no_section(tmp_path: Path) -> None:
     found = benchmark_page(tmp_path, four_routes())
-    assert list(found.sections) == ["Result", "Seconds by phase", "To repeat it"]
+    assert list(found.sections) == ["Verdict", "Result", "Seconds by phase", "To repeat it"]
 
 
 def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,13 +237,15 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
         "data": "hymenoptera", "out": "report", "routes": ["cached", "frozen", "finetune"], "backbone": "resnet18",
         "weights": "pretrained", "views": 4, "head": "linear", "augment": "tutorial", "image_size": None, "repeats": 1,
         "recipe": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
-        "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False}  # fmt: skip
+        "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
+        "budget_s": None}  # fmt: skip
     other = replace(four_routes(), outcomes=four_routes().outcomes[2:3])
     other.settings.update(weights="own.pth", views=7, head="knn", augment="crop", image_size=96, repeats=2, seed=4,
                           workers=3, device="cpu", precision="bf16", train_precision="auto", val_fraction=0.3,
-                          allow_leak=True, data="my photos", recipe={"epochs": 3, "lr": 0.5})  # fmt: skip
+                          allow_leak=True, data="my photos", recipe={"epochs": 3, "lr": 0.5}, budget_s=90.0,
+                          routes=["stages", "lpft"])  # fmt: skip
     featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["To repeat it"].code)[1:])
-    wanted = {**other.settings, "out": "report", "routes": ["frozen"]}
+    wanted = {**other.settings, "out": "report"}
     wanted["recipe"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
     del wanted["images"]
     assert {name: got[name] for name in wanted} == wanted

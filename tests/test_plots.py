@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featcache.comparison import COLD, WARM
 from featcache.curves import Curve, Point
 from featcache.drawing import save
 from featcache.metrics import wilson_interval
+from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
 from featcache.plots import plot_comparison, plot_confusion, plot_curve, plot_history, plot_reliability
+from featcache.routes import ROUTES
 from featcache.training import Epoch
 from outcomes import comparison, four_routes, outcome
 
@@ -64,6 +65,18 @@ def test_a_route_is_a_point_with_its_interval() -> None:
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[0] == "cached head, cold: 0.940 in 60.0 s"
     assert axes.xaxis.get_major_formatter()(100) == "100"
+
+
+def test_the_names_of_many_routes_stand_beside_their_points() -> None:
+    """Cold and warm, with and without stages, and four live routes."""
+    names = (COLD, WARM, STAGES_COLD, STAGES_WARM, *list(ROUTES.values())[2:])
+    figure = plot_comparison(comparison(*(outcome(name, wall_s=[10.0 + place]) for place, name in enumerate(names))))
+    figure.draw_without_rendering()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert axes.get_legend() is None
+    assert len(names) == len(legend.get_texts()) == len(axes.containers) == 8
+    assert len({bars.lines[0].get_color() for bars in axes.containers}) == 8
+    assert legend.get_window_extent().x0 > axes.get_window_extent().x1
 
 
 @pytest.mark.parametrize("n", [3, 10, 27, 153])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ import pytest
 from scipy.stats import binomtest
 
 from featcache.errors import HeadError
-from featcache.predictions import ValPrediction, compare_heads, read_predictions, write_predictions
+from featcache.predictions import (
+    ValPrediction,
+    compare_heads,
+    keep_predictions,
+    read_predictions,
+    write_predictions,
+)
 from featcache.samples import Samples
 
 
@@ -44,6 +51,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ValPrediction('val/a,"1".png', "bees", "ants", (0.4,)),
     ]
     assert [row.right for row in found] == [True, False]
+
+
+def test_those_of_a_split_are_of_the_images_that_could_be_read(tmp_path: Path) -> None:
+    of = replace(samples(6), split=np.array([1, 2, 2, 1, 2, 2], np.uint8))
+    keep_predictions(tmp_path, of, "test", {2}, np.array([1, 0, 1]), np.array([1, 1, 0]))
+    found = read_predictions(tmp_path, "test.csv")
+    assert [(row.image, row.label, row.right) for row in found] == [
+        ('val/a,"1".png', "bees", True), ('val/a,"4".png', "ants", False), ('val/a,"5".png', "bees", False)
+    ]  # fmt: skip
+    assert not (tmp_path / "val.csv").exists()
+    keep_predictions(tmp_path, of, "test", {1, 2}, np.array([1, 0, 1]), np.array([1, 1, 0]))  # one came back meanwhile
+    assert not (tmp_path / "test.csv").exists()
 
 
 def test_without_probabilities_none_are_read(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from featcache.comparison import COLD, WARM
+from featcache.budget import LeftOut, Spending
 from featcache.curves import Curve, Point
-from featcache.reporting import comparison_markdown, comparison_table, remarks, write_report
+from featcache.outcomes import COLD, WARM
+from featcache.reporting import comparison_markdown, comparison_table, comparison_values, remarks, write_report
 from featcache.routes import ROUTES
+from featcache.verdict import reach_verdict
 from outcomes import comparison, four_routes, outcome
 
 
@@ -106,6 +108,17 @@ def test_nothing_is_optimistic_where_no_epoch_is_chosen() -> None:
     assert any("epoch of: cached head, cold. " in line for line in remarks(comparison(cold, head="sgd")))
 
 
+def test_the_budget_is_told_with_what_it_had_no_room_for() -> None:
+    spent = Spending(600.0, 412.0, (LeftOut("finetune", 0, 540.0, 240.0), LeftOut("lpft", 0, None, 0.0)))
+    assert remarks(replace(four_routes(), spending=spent))[3] == (
+        "Budget: 10 minutes; spent: 6.9 minutes; left out: fine-tune, about 9 minutes, 4 minutes were left; LP-FT, "
+        "which starts from the cached head."
+    )
+    assert remarks(replace(four_routes(), spending=Spending(600.0, 60.0, ())))[3] == (
+        "Budget: 10 minutes; spent: 60 seconds; left out: nothing."
+    )
+
+
 def test_unreadable_images_are_told() -> None:
     found = remarks(comparison(outcome(COLD, skipped=["a.png"]), outcome("fine-tune", skipped=["a.png", "b.png"])))
     assert "2 image(s) could not be read and are in no figure: a.png, b.png." in found
@@ -121,15 +134,20 @@ def test_the_markdown_says_what_was_run() -> None:
     result = four_routes()
     text = comparison_markdown(result, "plot")
     paragraphs = text.split("\n\n")
-    assert paragraphs[:2] == [
+    verdict = reach_verdict(result)
+    assert paragraphs[:6] == [
         "# featcache benchmark",
+        "## Verdict",
+        verdict.text,
+        "\n".join(f"- {note}" for note in verdict.notes),
+        "## What was run",
         "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained), augmentation tutorial, "
         "4 cached views, head linear; live routes: epochs 10, batch_size 32, lr 0.01. Computed: cached head, cold in "
         "fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu. 1 "
         "repeat(s) from seed 0: medians, (least to most).",
     ]
-    assert paragraphs[2] == comparison_table(result).markdown()
-    assert paragraphs[3] == "\n".join(f"- {line}" for line in remarks(result))
+    assert paragraphs[6] == comparison_table(result).markdown()
+    assert paragraphs[7] == "\n".join(f"- {line}" for line in remarks(result))
     assert paragraphs[-1] == "Machine: Abacus, 2 cores, Linux. Versions: python 3.11.7, torch 2.11.0.\n"
     assert "![accuracy against seconds](plot.png)" in paragraphs
 
@@ -152,7 +170,7 @@ def test_the_report_is_three_files(name: str, tmp_path: Path) -> None:
     assert text.endswith(f"{name}.md, {name}.json and {name}.png are in {tmp_path}")
     assert text.startswith(comparison_table(result).markdown())
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == comparison_markdown(result, name)
-    assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(comparison_values(result)))
 
 
 def test_a_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:

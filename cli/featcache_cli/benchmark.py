@@ -13,7 +13,8 @@ from featcache_cli import options
 @click.command()
 @click.argument("data")
 @click.option("-o", "--out", required=True, help="Folder for report.md, report.json, report.png and the runs.")
-@click.option("--routes", default="cached,frozen,finetune,scratch", show_default=True, help="Comma-separated.")
+@click.option("--routes", default="cached,stages,frozen,lpft,finetune,scratch", show_default=True,
+              help="Comma-separated.")  # fmt: skip
 @options.backbone_option
 @options.weights_option
 @click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Cached views an image, K.")
@@ -22,9 +23,11 @@ from featcache_cli import options
 @options.image_size_option
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of the live routes.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True,
-              help="Learning rate of the live routes.")  # fmt: skip
+              help="Learning rate of the live routes; LP-FT takes a tenth.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the live routes.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds to run.")
+@click.option("--budget", "budget_s", callback=options.duration, help="Time for all of it, such as 10m: what would not "
+              "fit is left out and named. [default: no limit]")  # fmt: skip
 @options.machine_options
 @options.precision_option("auto", help="What the extraction computes in.")
 @options.precision_option("fp32", "--train-precision", help="What the live routes compute in.")
@@ -33,14 +36,15 @@ from featcache_cli import options
 @options.allow_leak_option
 @options.as_json
 def command(routes: str, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
-    """Compare cached head, frozen-per-epoch, fine-tuning and from-scratch on DATA: accuracy, time, bytes."""
+    """Compare cached heads, frozen-per-epoch, LP-FT, fine-tuning and from-scratch on DATA, down to a verdict."""
     import featcache
     from featcache.pages import write_benchmark_page
-    from featcache.reporting import write_report
+    from featcache.reporting import comparison_values, write_report
 
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar() as progress:
         result = featcache.compare(routes=routes.split(","), recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
-    options.print_json(result.to_dict()) if as_json else click.echo(f"{text}\nAll of it, with pictures: {page}")
+    text = f"{text}\nAll of it, with pictures: {page}\n\n{featcache.reach_verdict(result)}"
+    options.print_json(comparison_values(result)) if as_json else click.echo(text)

@@ -10,8 +10,9 @@ import pytest
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
-from featcache import comparison, routes
+from featcache import routes, work
 from featcache.files import Progress
+from featcache.predictions import read_predictions
 from featcache.routes import Order
 from pagereader import read_page
 
@@ -30,7 +31,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         result = json.loads(json.dumps(routes._TASKS[tasks[-1]](order, progress)))
         return {**result, "wall_s": time.perf_counter() - started, "cpu_s": 1.0}
 
-    monkeypatch.setattr(comparison, "run_in_process", run)
+    monkeypatch.setattr(work, "run_in_process", run)
     return tasks
 
 
@@ -44,8 +45,17 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     ]
     assert [row[0] for row in rows[:1] + rows[2:]] == [
         "route", "cached head, cold", "cached head, warm", "frozen, live every epoch"]  # fmt: skip
+    written = json.loads((out / "report.json").read_text())["verdict"]
+    verdict = "\n".join([written["text"], *(f"- {note}" for note in written["notes"])])
     assert result.stdout.endswith(
-        f"report.md, report.json and report.png are in {out}\nAll of it, with pictures: {out / 'report.html'}\n"
+        f"report.md, report.json and report.png are in {out}\nAll of it, with pictures: {out / 'report.html'}\n\n"
+        f"{verdict}\n"
+    )
+    assert written["text"].startswith("The cached head (")
+    assert (written["decision"], written["split"], written["n"]) == (
+        "stay",
+        "val",
+        len(read_predictions(out / "work/cached-0/head")),
     )
     page = read_page(out / "report.html")
     assert [len(page.sections[name].captions) for name in ("Learning curves", "The head, looked at")] == [1, 5]
@@ -83,7 +93,7 @@ def test_the_command_on_the_page_repeats_the_benchmark(
 
 def test_an_unknown_route_is_refused(data: Path, tmp_path: Path) -> None:
     assert refused("benchmark", data, "-o", tmp_path / "r", "--routes", "cached,warm") == (
-        "there is no route warm; use cached, frozen, finetune, scratch"
+        "there is no route warm; use cached, stages, frozen, lpft, finetune, scratch"
     )
 
 
@@ -121,7 +131,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     result = featcache_cli("benchmark", "photos", "-o", "r", "--routes", "cached,scratch", "--backbone", "vgg11",
         "--weights", "w.pth", "--views", 7, "--head", "knn", "--augment", "crop", "--image-size", 96, "--epochs", 3,
         "--lr", 0.5, "--batch-size", 8, "--repeats", 2, "--workers", 3, "--device", "cpu", "--precision", "bf16",
-        "--train-precision", "auto", "--seed", 4, "--val-fraction", 0.3,
+        "--train-precision", "auto", "--budget", "10m", "--seed", 4, "--val-fraction", 0.3,
         "--allow-leak")  # fmt: skip
     assert isinstance(result.exception, StopHereError)
     assert callable(got.pop("progress"))
@@ -129,7 +139,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "data": "photos", "out": "r", "routes": ["cached", "scratch"], "backbone": "vgg11", "weights": "w.pth",
         "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "repeats": 2, "workers": 3, "device": "cpu",
         "recipe": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
-        "seed": 4, "val_fraction": 0.3, "allow_leak": True}  # fmt: skip
+        "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0}  # fmt: skip
 
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from featcache.comparison import COLD, WARM, Comparison, Outcome
+import pytest
+
+from featcache import work
+from featcache.outcomes import COLD, WARM, Comparison, Outcome
 from featcache.routes import ROUTES
 
 
@@ -43,19 +47,33 @@ def comparison(*outcomes: Outcome, epochs: int = 10, **settings: Any) -> Compari
         "images": {"train": 244, "val": 100, "test": 0},
         "seed": 0,
         "repeats": 1,
+        "routes": ["cached", "frozen", "finetune"],
     }
     machine = {"processor": "Abacus", "cores": 2, "system": "Linux"}
     return Comparison(list(outcomes), {**fixed, **settings}, machine, {"python": "3.11.7", "torch": "2.11.0"})
 
 
+def answers(*right: int, n: int = 100) -> list[dict[str, bool]]:
+    """Of each repeat, as many of n images right, the first ones."""
+    return [{f"{image:03d}.png": image < count for image in range(n)} for count in right]
+
+
 def four_routes() -> Comparison:
     """Cold 60 s, warm 4 s, frozen 10 s + 10 x 11 s, fine-tuning better and slower."""
     return comparison(
-        outcome(COLD, accuracy=[0.94], wall_s=[60.0], shown=1320, seconds={"imports": 5.0, "forward": 40.25}),
-        outcome(WARM, accuracy=[0.94], wall_s=[4.0], shown=0, seconds={"imports": 1.5, "fit": 0.5}),
+        outcome(
+            COLD,
+            accuracy=[0.94],
+            right=answers(94),
+            wall_s=[60.0],
+            shown=1320,
+            seconds={"imports": 5.0, "forward": 40.25},
+        ),
+        outcome(WARM, accuracy=[0.94], right=answers(94), wall_s=[4.0], shown=0, seconds={"imports": 1.5, "fit": 0.5}),
         outcome(
             ROUTES["frozen"],
             accuracy=[0.93],
+            right=answers(93),
             wall_s=[120.0],
             epoch_s=11.0,
             shown=3440,
@@ -65,6 +83,7 @@ def four_routes() -> Comparison:
         outcome(
             ROUTES["finetune"],
             accuracy=[0.96],
+            right=answers(96),
             wall_s=[300.0],
             epoch_s=29.0,
             shown=3440,
@@ -73,3 +92,41 @@ def four_routes() -> Comparison:
             peak_memory_bytes=4_000_000_000,
         ),
     )
+
+
+def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders, but for those of curves."""
+    orders: list[dict[str, Any]] = []
+
+    def answer(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+        if order["task"] == "curve":
+            return {"over": order["over"], "head": order["head"], "n": 10, "points": []}
+        orders.append(order)
+        seed = order.get("seed", 0)
+        result = {
+            "accuracy": 0.5 + seed / 10,
+            "n": 10,
+            "test": None,
+            "peak_memory_bytes": 100 + seed,
+            "peak_gpu_memory_bytes": None,
+            "device": "cpu",
+            "precision": "fp32",
+            "images": 26,
+            "shown": 39,
+            "wall_s": 10.0 + seed,
+            "cpu_s": 20.0 + seed,
+            "history": [],
+        }
+        result |= {
+            "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
+            "size_bytes": 1000 + seed,
+            "path": order["out"],
+        }
+        if order["task"] == "finetune":
+            Path(order["out"]).mkdir(parents=True)
+            (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
+            result |= {"best_epoch": 1, "history": [{"seconds": 2.0 + seed}, {"seconds": 4.0 + seed}]}
+        return result
+
+    monkeypatch.setattr(work, "run_in_process", answer)
+    return orders
