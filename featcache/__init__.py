@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from featcache.classifier import Classifier
     from featcache.comparison import Comparison, compare
     from featcache.curves import Curve, label_curve, view_curve
+    from featcache.doctor import examine
     from featcache.errors import FeatcacheError
     from featcache.estimating import Estimate, estimate
     from featcache.exporting import Exported, export
     from featcache.extraction import Extraction, extract
     from featcache.features import Features
+    from featcache.findings import Diagnosis, Finding
     from featcache.finetuning import FineTune, finetune
     from featcache.fitting import HeadFit, fit_head
     from featcache.linear import LinearHead
@@ -36,6 +38,7 @@ _HOME = {
     "Classifier": "classifier",
     "Comparison": "comparison",
     "Curve": "curves",
+    "Diagnosis": "findings",
     "Difference": "verification",
     "Estimate": "estimating",
     "Exported": "exporting",
@@ -44,6 +47,7 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureCache": "cache",
     "Features": "features",
+    "Finding": "findings",
     "FineTune": "finetuning",
     "HeadComparison": "predictions",
     "HeadFit": "fitting",
@@ -58,6 +62,7 @@ _HOME = {
     "compare_heads": "predictions",
     "diff": "verification",
     "estimate": "estimating",
+    "examine": "doctor",
     "export": "exporting",
     "extract": "extraction",
     "finetune": "finetuning",
@@ -77,6 +82,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "Curve",
+    "Diagnosis",
     "Difference",
     "Estimate",
     "Exported",
@@ -85,6 +91,7 @@ __all__ = [
     "FeatcacheError",
     "FeatureCache",
     "Features",
+    "Finding",
     "FineTune",
     "HeadComparison",
     "HeadFit",
@@ -99,6 +106,7 @@ __all__ = [
     "compare_heads",
     "diff",
     "estimate",
+    "examine",
     "export",
     "extract",
     "finetune",
