@@ -86,8 +86,8 @@ def examine(
     some = seen.samples.rows("train")[:: max(1, len(seen.rows) // _RANKED)]
     rank = effective_rank(seen.x[some], strata(seen.samples.labels[some]))
     add(check_values(spread, rank))
-    add(_check_views(cache, train, seed))
     collapsed = any(finding.kind == "collapse" for finding in checks[1].findings)
+    add(_check_views(cache, train, collapsed, seed))
     add(*check_alike(seen.x, seen.samples, len(rows), collapsed))
     add(*check_labels(train, parts.get("val"), MOST_IMAGES, seed))
     if data is not None:
@@ -137,7 +137,9 @@ def _check_images(cache: FeatureCache) -> Check:
     return Check("images", said, tuple(found))
 
 
-def _check_views(cache: FeatureCache, train: Features, seed: int) -> Check:
+def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int) -> Check:
+    if collapsed:
+        return Check("views", "not compared: the features are all alike", looked=False)
     if not train.views:
         return Check("views", "train has no augmented views", looked=False)
     if len(train.samples) < 2:

@@ -24,7 +24,7 @@ from featcache.suspects import gain
 
 _TOLERANCE = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.15}  # of a feature's length, engines and processors between them
 _SIDE = 8  # of the pixels that a head is trained on
-_SURE = 3.0  # standard errors
+_SURE, _MANY = 3.0, 25  # standard errors, and left-out images not of the commonest class
 _ENOUGH = 0.5  # of the uncertainty: features that explain as much are no worse for pixels that do, too
 _SCALED, _GOOD, _BETTER = 96, 0.95, 0.05  # images; right, so that no scale need be tried; more right, to be named
 _SCALES = {
@@ -140,7 +140,7 @@ def check_pixels(train: Features, rows: NDArray[np.int64], pixels: Pixels, seed:
         "The pretrained network is worth nothing here: look at the spec's mean, std, image_size and backbone "
         "(`featcache info`), that its weights are not none, and at the labels."
     )
-    severity = "error" if len(labels) >= 50 else "note"
+    severity = "error" if len(labels) - np.bincount(labels).max() >= _MANY else "note"
     return Check("pixels", said, (Finding("no better than pixels", severity, said, todo),))  # type: ignore[arg-type]
 
 
@@ -227,10 +227,10 @@ def _small(pixels: Pixels) -> NDArray[np.float32]:
     """Means of 8 by 8 squares, (m, 8, 8, 3); a side that is no multiple of 8 loses its last pixels."""
     m, side = pixels.shape[:2]
     if side < _SIDE:
-        return pixels.astype(np.float32) / 255
+        return np.asarray(pixels / 255, np.float32)
     step = side // _SIDE
     cut = pixels[:, : step * _SIDE, : step * _SIDE].reshape(m, _SIDE, step, _SIDE, step, 3)
-    return np.asarray(cut.mean(axis=(2, 4), dtype=np.float32) / 255, np.float32)
+    return np.asarray(cut.mean(axis=(2, 4)) / 255, np.float32)
 
 
 def _apart(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -124,22 +124,33 @@ def thresholds(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) ->
 def doubt_labels(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64], sure: NDArray[np.float64] | None = None
 ) -> Doubts:
-    """Labels off the diagonal of the confident joint (Northcutt, Jiang and Chuang 2021, "Confident learning").
+    """Labels that confident learning doubts (Northcutt, Jiang and Chuang 2021): it prunes by noise rate.
 
-    An image counts as of the class whose probability is the largest of those that reach the class's threshold.
+    An image counts as of the class whose probability is the largest of those that reach the class's threshold. These
+    counts, the confident joint, say how many images of label i are of class j; so many, those with the largest
+    margins p_j - p_i above 0, are named.
 
     Parameters
     ----------
     probabilities : shape (n, c), of images that the head was not trained on. labels : given ones, (n,).
     sure : see `thresholds`; None takes those of these images.
     """
+    c = probabilities.shape[1]
     sure = thresholds(probabilities, labels) if sure is None else sure
     reached = np.where(probabilities >= sure, probabilities, -1.0)
-    rather = reached.argmax(axis=1)
-    rows = np.flatnonzero((reached.max(axis=1, initial=-1.0) >= 0) & (rather != labels))
-    margin = probabilities[rows, rather[rows]] - probabilities[rows, labels[rows]]
-    order = np.lexsort((rows, -margin))
-    return Doubts(rows[order], rather[rows][order], margin[order])
+    counted = reached.max(axis=1, initial=-1.0) >= 0
+    joint = confusion_matrix(labels[counted], reached[counted].argmax(axis=1), c).astype(np.float64)
+    counts = np.bincount(labels, minlength=c)
+    joint *= (counts / np.maximum(joint.sum(axis=1), 1))[:, None]  # to all images, not those alone that are sure
+    rather = probabilities.argmax(axis=1)
+    margin = probabilities.max(axis=1, initial=0.0) - probabilities[np.arange(len(labels)), labels]
+    rows = []
+    for i, j in np.argwhere(np.round(joint) > 0).tolist():
+        here = np.flatnonzero((labels == i) & (rather == j) & (i != j))
+        rows.append(here[np.lexsort((here, -margin[here]))][: round(joint[i, j])])
+    found = np.concatenate([np.empty(0, np.int64), *rows])
+    found = found[np.lexsort((found, -margin[found]))]
+    return Doubts(found, rather[found], margin[found])
 
 
 class Overlap(NamedTuple):

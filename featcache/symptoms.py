@@ -13,7 +13,7 @@ from featcache.findings import Check, Finding, Suspect
 
 _MOST_IDLE = 0.5  # of the dimensions; a sound network has 0 to 6 % that are never above zero
 _LEAST_SPREAD = 0.05  # of the features' length; sound networks have 0.8 to 1.4, one of random weights 0.13
-_LEAST_RANK, _WIDE, _MANY = 2.0, 16, 50  # sound networks have 25 and more within the classes
+_LEAST_RANK, _WIDE, _MANY = 3.0, 16, 50  # sound networks have 27 and more within the classes, random weights 11
 _SAME = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 2e-2}  # of a feature's length: storage, and what computing rounds
 _FEW_VIEWS = 20
 _PREPROCESSING = "the spec's mean, std, interpolation and image_size (`featcache info`) and the weights"
@@ -69,12 +69,14 @@ def measure_spread(parts: Iterable[NDArray[Any] | Rows]) -> Spread:
 
 
 def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> float:
-    """Dimensions that the rows of x (n, d) fill within their groups: (sum of the covariance's eigenvalues)^2 over the
-    sum of their squares, the participation ratio.
+    """Dimensions that the directions of the rows of x (n, d) from their group's middle fill: (sum of the covariance's
+    eigenvalues)^2 over the sum of their squares, the participation ratio. Of directions, as one row may be far off.
     """
     x = np.array(x, np.float64)
     for group in np.unique(groups):
-        x[groups == group] -= x[groups == group].mean(axis=0)
+        x[groups == group] -= np.median(x[groups == group], axis=0)
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    x /= np.where(lengths > 0, lengths, 1)
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     total = float((gram**2).sum())
     return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
