@@ -187,8 +187,8 @@ def map_picture(
 
 def findings_picture(
     cache: _Path | FeatureCache, findings: Sequence[Finding], data: _Path, images: int = 36
-) -> Picture:
-    """The images that findings of `examine` name, the first ones of each; of pairs both.
+) -> Picture | None:
+    """The images that findings of `examine` name, the first ones of each; of pairs both. None where no image is named.
 
     Parameters
     ----------
@@ -196,12 +196,12 @@ def findings_picture(
 
     Raises
     ------
-    CacheError. PictureError : no image is named, or one is not there or not the one that was seen.
+    CacheError. PictureError : an image is not there, or not the one that was seen.
     """
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     named = [finding for finding in findings if finding.images and finding.kind not in _UNSEEN]
     if not named:
-        raise PictureError(f"nothing that was found in {cache.path} is an image: there is no picture to draw")
+        return None
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
     each, sections = max(2, images // len(named)), []
     for finding in named:

@@ -8,6 +8,7 @@ import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,7 @@ def check_network(
     except (ValueError, RuntimeError) as error:
         what = f"the network does not take one image alone: {first_line(error)}"
         return Check("network", what, (*own, Finding("drift with batch", "error", what, _MODE)))
-    drift, change = _apart(alone, together), _apart(together, stored)
+    drift, change = _apart(alone, together), _apart(together, stored, region.dtype)
     said = f"{len(rows)} images alone and in a batch differ by {drift.max():.2%}, from the cache by {change.max():.2%}"
     if drift.max() > tolerance:
         what = f"features of {int((drift > tolerance).sum())} of {len(rows)} images depend on the batch, by up to "
@@ -233,11 +234,16 @@ def _small(pixels: Pixels) -> NDArray[np.float32]:
     return np.asarray(cut.mean(axis=(2, 4)) / 255, np.float32)
 
 
-def _apart(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How far rows are apart, over their length, or the usual one where a blank picture has hardly any."""
+def _apart(a: NDArray[np.float32], b: NDArray[np.float32], stored: np.dtype[Any] | None = None) -> NDArray[np.float64]:
+    """How far rows are apart, over their length, or the usual one where a blank picture has hardly any.
+
+    stored : dtype of which b was; what it has no bits for does not count.
+    """
+    least = float(np.finfo(stored).smallest_subnormal) * np.sqrt(b.shape[1]) if stored else 0.0
     length = np.linalg.norm(b, axis=1)
     usual = max(float(np.median(length)), float(np.finfo(np.float32).tiny))
-    return np.asarray(np.linalg.norm(a - b, axis=1) / np.maximum(length, usual), np.float64)
+    apart = np.maximum(np.linalg.norm(a - b, axis=1) - least, 0)
+    return np.asarray(apart / np.maximum(length, usual), np.float64)
 
 
 def _named(names: list[Suspect], apart: NDArray[np.float64], tolerance: float) -> tuple[Suspect, ...]:

@@ -41,8 +41,8 @@ def command(
     if listed:
         found.write_list(listed)
     if out and data:
-        from featcache import pictures
-        from featcache.drawing import save
+        from featcache import drawing, pictures
 
-        save(pictures.findings_picture(cache, found.findings, data, images), out, dark)
+        picture = pictures.findings_picture(cache, found.findings, data, images)
+        drawing.save(picture, out, dark) if picture else click.echo(f"nothing to draw for {out}", err=as_json)
     sys.exit(found.status)
