@@ -19,14 +19,14 @@ from featcache.suspects import Overlap, doubt_labels, gain, overlaps, thresholds
 
 _MOST_LOGITS = 5_000_000  # images times classes that are left out in five folds; of more, a part is left out once
 _FEW, _ENOUGH, _SURE = 10, 25, 3.0  # left-out images not of the commonest class, and standard errors
-_MANY_DOUBTS = 0.02  # of the images; good photos have none, digits 0.7 %
+_SURE_DOUBT, _MANY_DOUBTS = 0.8, 0.015  # margin, and images with so large a one; good photos have none, digits 0.7 %
 
 
-def check_labels(train: Features, val: Features | None, most: int, seed: int = 0) -> list[Check]:
+def check_labels(train: Features, held_out: Sequence[Features], most: int, seed: int = 0) -> list[Check]:
     """Whether features tell classes apart, which labels are doubted, which classes overlap.
 
     A linear head is fitted to the clean views of `most` images of train at most, by lot, in leak-free folds; of train
-    it judges the images that it was not fitted to, and all of val.
+    it judges the images that it was not fitted to, and all of val and test.
     """
     names = ("classes", "labels", "overlap")
     if train.samples.multilabel:
@@ -62,12 +62,12 @@ def check_labels(train: Features, val: Features | None, most: int, seed: int = 0
         return [Check("classes", said, (found,)), *rest]
     doubted = _doubts(train.samples, rows, shares, y, thresholds(shares, y))
     looked_at = len(y)
-    if val is not None:
-        _, of_val = classify(tuned.estimator, val.clean(), len(classes))
-        if of_val is not None:
-            every = np.arange(len(val.samples))
-            doubted += _doubts(val.samples, every, of_val, val.y, thresholds(shares, y))
-            looked_at += len(val.samples)
+    for others in held_out:
+        _, of_others = classify(tuned.estimator, others.clean(), len(classes))
+        if of_others is not None:
+            every = np.arange(len(others.samples))
+            doubted += _doubts(others.samples, every, of_others, others.y, thresholds(shares, y))
+            looked_at += len(others.samples)
     doubted.sort(key=lambda one: -(one.score or 0.0))
     pairs = overlaps(shares.argmax(axis=1), y, len(classes))
     return [
@@ -91,7 +91,8 @@ def _doubted(images: list[Suspect], looked_at: int) -> Check:
     said = f"{len(images)} of {looked_at} labels are doubted by heads that have not seen them"
     if not images:
         return Check("labels", said)
-    severity: Severity = "warning" if len(images) > max(2, _MANY_DOUBTS * looked_at) else "note"
+    sure = sum((one.score or 0.0) >= _SURE_DOUBT for one in images)  # a poor head doubts many labels, of few it is sure
+    severity: Severity = "warning" if sure > max(2, _MANY_DOUBTS * looked_at) else "note"
     todo = "Look at them, the surest first (-o FILE.png with DATA), correct the wrong ones, then `featcache update`."
     return Check("labels", said, (Finding("wrong labels", severity, said, todo, tuple(images)),))
 

@@ -11,8 +11,8 @@ from featcache.metrics import confusion_matrix, wilson_interval
 
 K = 10  # neighbours that are looked at
 _BLOCK_BYTES = 2**25  # of similarities
-_CHANCE = 0.01  # of one false alarm in a whole set without duplicates
-_FAR, _FAINT = 5.0, -5.0  # robust z; good photos and digits stay within -3.2 and 3.6
+_CHANCE = 0.02  # of one false alarm in a whole set without duplicates; the likest photos of ants and bees have 0.1
+_FAR, _FAINT = 5.0, -4.0  # robust z; good photos and digits stay below 3.6 and above -3.2
 _OVERLAP = 0.2  # confused, of the images of two classes; half are where nothing tells them apart
 
 
@@ -70,19 +70,23 @@ def near_duplicates(near: Near) -> list[Pair]:
 
     Among m-dimensional, locally even neighbours (chord_1 / chord_k)^m is the least of k - 1 uniform numbers; m is
     estimated from the set itself, by the same ratios (Levina and Bickel 2004; Facco et al. 2017). A pair is named where
-    a set of this size has so small a ratio once in 100 sets, seen from both rows. So a set of pictures that are all
-    alike (digits) has no duplicates, and photos that were cropped, recompressed, mirrored or brightened do.
+    one set of this size in 50 has so small a ratio, the geometric mean of both rows' chances. So a set of pictures that
+    are all alike (digits) has no duplicates, and photos that were cropped, recompressed, mirrored or brightened do.
     """
     n, k = near.chord.shape
     chord = np.maximum(near.chord, 1e-3)  # less is rounding of float32
     logs = np.log(chord[:, -1:] / chord[:, 1:-1]).mean(axis=1)
     dimension = float(np.median(1 / np.maximum(logs, 1e-3)))
     chance = (k - 1) * (chord / chord[:, -1:]) ** dimension
-    near_by = {
-        (int(row), int(near.row[row, place])): 1 - float(near.chord[row, place]) ** 2 / 2
-        for row, place in np.argwhere(chance < _CHANCE / n)
+    small = {
+        (int(row), int(near.row[row, place])): (chance[row, place], near.chord[row, place])
+        for row, place in np.argwhere(chance < 1 / n)
     }
-    pairs = [Pair(a, b, cosine) for (a, b), cosine in near_by.items() if a < b and (b, a) in near_by]
+    pairs = [
+        Pair(a, b, 1 - float(chord) ** 2 / 2)
+        for (a, b), (here, chord) in small.items()
+        if a < b and (b, a) in small and here * small[b, a][0] < (_CHANCE / n) ** 2
+    ]
     return sorted(pairs, key=lambda pair: (-pair.cosine, pair.first, pair.second))
 
 

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from caches import SPEC, cache_of, clouds
 from featcache import doctor
+from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.datasets import write_digits
 from featcache.doctor import examine
 from featcache.errors import CacheIncompleteError
 from featcache.extraction import extract
 from featcache.findings import Diagnosis
+from featcache.probes import check_scale
 from featcache.samples import Samples
 from featcache.writer import CacheWriter
 
@@ -294,7 +296,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for path in sorted(folder.rglob("*.png")):
         if int(path.stem) >= 300:
             path.unlink()
-    return folder, extract(folder, folder.parent / "a.h5", views=1, image_size=48, precision="fp32").cache.path
+    return folder, extract(folder, folder.parent / "a.h5", views=1, image_size=48).cache.path
 
 
 def test_digits_are_sound(digits: tuple[Path, Path]) -> None:
@@ -307,6 +309,16 @@ def test_digits_are_sound(digits: tuple[Path, Path]) -> None:
     hits = len(doubted & flipped[1])
     assert hits >= 0.5 * len(flipped[1])
     assert hits >= 0.4 * len(doubted)
+
+
+def test_digits_divided_by_255_twice_are_an_error(digits: tuple[Path, Path], tmp_path: Path) -> None:
+    own = load_backbone()
+    twice = Backbone(own.module, name=own.name, mean=(127.5,) * 3, std=(127.5,) * 3, image_size=own.image_size)
+    cache = extract(digits[0], tmp_path / "a.h5", backbone=twice, views=0, image_size=48).cache
+    found = examine(cache)
+    assert found.status == 4
+    assert {"dead dimensions", "collapse"} <= set(found.kinds("error"))
+    assert [finding.kind for finding in check_scale(cache, own)] == ["input scale"]
 
 
 def _flipped(path: Path, share: float) -> tuple[Diagnosis, set[str]]:
