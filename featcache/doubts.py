@@ -49,8 +49,10 @@ def check_labels(train: Features, held_out: Sequence[Features], most: int, seed:
     said = f"a linear head is right of {right:.1%} of {len(y)} left-out images ({most_common:.0%} are of one class), "
     said += f"{max(0.0, explained):.0%} less log-loss than by guessing"
     if sure <= _SURE:
-        others = len(y) - int(np.bincount(y).max())  # they say whether a head knows more than the shares of the classes
-        severity: Severity = "error" if others >= _ENOUGH else "warning" if others >= _FEW else "note"
+        minority = len(y) - int(
+            np.bincount(y).max()
+        )  # they say whether a head knows more than the shares of the classes
+        severity: Severity = "error" if minority >= _ENOUGH else "warning" if minority >= _FEW else "note"
         todo = (
             "Look at the spec's mean, std and image_size and at the weights (`featcache info`), and whether labels "
             "belong to their images; with DATA the doctor compares with pixels and other scales."
