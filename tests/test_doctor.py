@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.datasets import write_digits
 from featcache.doctor import examine
+from featcache.doubts import _doubted
 from featcache.errors import CacheIncompleteError
 from featcache.extraction import extract
-from featcache.findings import Diagnosis
+from featcache.findings import Diagnosis, Suspect
 from featcache.probes import check_scale
 from featcache.samples import Samples
 from featcache.writer import CacheWriter
@@ -90,6 +92,15 @@ def test_two_doubted_labels_are_a_note(tmp_path: Path) -> None:
     sound.y[[8, 21]] = (sound.y[[8, 21]] + 1) % 4
     found = sound.examine(tmp_path)
     assert (found.kinds("note"), found.status) == (["wrong labels"], 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "looked_at", "severity"),
+    [([0.9] * 2, 20, "note"), ([0.9] * 3, 20, "warning"), ([0.9] * 3, 1000, "note"), ([0.7] * 9, 20, "note")],
+)
+def test_doubts_are_a_warning_where_heads_are_sure_of_many(scores: list[float], looked_at: int, severity: str) -> None:
+    check = _doubted([Suspect("a.png", "train", "a", "b", score=score) for score in scores], looked_at)
+    assert [finding.severity for finding in check.findings] == [severity]
 
 
 def test_copies_are_told_by_where_they_are(tmp_path: Path) -> None:
@@ -291,10 +302,12 @@ def test_a_layer_that_is_not_there_and_progress(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """300 digits, and their features of the embedded network at 48 pixels."""
+    """Two hundred digits from 0 to 4, and their features of the embedded network at 48 pixels."""
     folder = write_digits(tmp_path_factory.mktemp("doctor") / "digits")
-    for path in sorted(folder.rglob("*.png")):
-        if int(path.stem) >= 300:
+    for label in "56789":
+        shutil.rmtree(folder / label)
+    for path in folder.rglob("*.png"):
+        if int(path.stem) >= 400:
             path.unlink()
     return folder, extract(folder, folder.parent / "a.h5", views=1, image_size=48).cache.path
 
