@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from featcache.classifier import Classifier
     from featcache.comparison import compare
     from featcache.curves import Curve, label_curve, view_curve
+    from featcache.doctor import examine
     from featcache.errors import FeatcacheError
     from featcache.estimating import Estimate, estimate
     from featcache.exporting import Exported, export
     from featcache.extraction import Extraction, extract
     from featcache.features import Features
+    from featcache.findings import Diagnosis, Finding
     from featcache.finetuning import FineTune, finetune
     from featcache.fitting import HeadFit, fit_head
     from featcache.forecasting import Forecast, forecast
@@ -39,6 +41,7 @@ _HOME = {
     "Classifier": "classifier",
     "Comparison": "outcomes",
     "Curve": "curves",
+    "Diagnosis": "findings",
     "Difference": "verification",
     "Estimate": "estimating",
     "Exported": "exporting",
@@ -47,6 +50,7 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureCache": "cache",
     "Features": "features",
+    "Finding": "findings",
     "FineTune": "finetuning",
     "Forecast": "forecasting",
     "HeadComparison": "predictions",
@@ -63,6 +67,7 @@ _HOME = {
     "compare_heads": "predictions",
     "diff": "verification",
     "estimate": "estimating",
+    "examine": "doctor",
     "export": "exporting",
     "extract": "extraction",
     "finetune": "finetuning",
@@ -84,6 +89,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "Curve",
+    "Diagnosis",
     "Difference",
     "Estimate",
     "Exported",
@@ -92,6 +98,7 @@ __all__ = [
     "FeatcacheError",
     "FeatureCache",
     "Features",
+    "Finding",
     "FineTune",
     "Forecast",
     "HeadComparison",
@@ -108,6 +115,7 @@ __all__ = [
     "compare_heads",
     "diff",
     "estimate",
+    "examine",
     "export",
     "extract",
     "finetune",

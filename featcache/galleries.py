@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,14 @@ class Shown(NamedTuple):
     label: str
     predicted: str
     probability: float | None
+
+
+class Exhibit(NamedTuple):
+    """A picture that a finding names. pixels : (s, s, 3), uint8. above, below : what is said of it."""
+
+    pixels: NDArray[np.uint8]
+    above: str
+    below: str
 
 
 class Thumbnail(NamedTuple):
@@ -82,6 +91,28 @@ def plot_predictions(shown: Sequence[Shown], title: str) -> Figure:
         )
         if not right:
             axes.set_xlabel(f"is {shorten(one.label or 'none', 16)}", fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_findings(sections: Sequence[tuple[str, Sequence[Exhibit]]], title: str) -> Figure:
+    """Pictures under headings, a heading for each finding; six a line."""
+    lines = [
+        (heading if start == 0 else "", shown[start : start + _COLUMNS])
+        for heading, shown in sections
+        for start in range(0, len(shown), _COLUMNS)
+    ]
+    figure = Figure(figsize=(_COLUMNS * (_CELL + 0.35), len(lines) * (_CELL + 0.75) + 0.5), layout="constrained")
+    parts = np.atleast_1d(np.array(figure.subfigures(len(lines), 1, squeeze=False), object)[:, 0])
+    for part, (heading, shown) in zip(parts, lines, strict=True):
+        if heading:
+            part.suptitle(heading, fontsize="small", fontweight="bold", x=0.01, ha="left")
+        for axes, one in zip_longest(part.subplots(1, _COLUMNS), shown):
+            _blank(axes)
+            if one is not None:
+                axes.imshow(one.pixels, interpolation="antialiased")
+                axes.set_title(shorten(one.above, 22), fontsize="x-small")
+                axes.set_xlabel(shorten(one.below, 26), fontsize="x-small")
     figure.suptitle(title, fontsize="medium")
     return figure
 

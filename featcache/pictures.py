@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from featcache.card import REPORT, ModelCard
 from featcache.curves import Curve
 from featcache.drawing import Picture
 from featcache.errors import HeadError, PictureError, UnreadableImageError
-from featcache.galleries import Shown, Thumbnail, plot_map, plot_predictions, plot_views
+from featcache.findings import Finding, Suspect
+from featcache.galleries import Exhibit, Shown, Thumbnail, plot_findings, plot_map, plot_predictions, plot_views
 from featcache.images import decode
 from featcache.labels import spell, strata
 from featcache.plots import plot_confusion, plot_curve, plot_history, plot_reliability
@@ -31,6 +33,7 @@ _Path = str | os.PathLike[str]
 
 _SIDE, _THUMB = 160, 64  # pixels of a picture in a gallery, and on a map
 _MOST_VIEWS = 8
+_UNSEEN = ("skipped", "other images")  # findings of images that cannot be drawn
 _MISTAKES = 0.75  # of a gallery, at most: right predictions are to be seen, too
 
 
@@ -180,6 +183,45 @@ def map_picture(
             pictures.append(Thumbnail(row, _read(data, samples, row, cache.spec.view, range(1), _THUMB)[0]))
     title = f"{'' if layer == PENULTIMATE else layer + ': '}features of {len(some)} {split} images"
     return partial(plot_map, points, labels, NAMES[method], title, pictures)
+
+
+def findings_picture(
+    cache: _Path | FeatureCache, findings: Sequence[Finding], data: _Path, images: int = 36
+) -> Picture | None:
+    """The images that findings of `examine` name, the first ones of each; of pairs both. None where no image is named.
+
+    Parameters
+    ----------
+    data : the folder, or the CSV, that the cache was made from. images : at most, shared evenly among the findings.
+
+    Raises
+    ------
+    CacheError. PictureError : an image is not there, or not the one that was seen.
+    """
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    named = [finding for finding in findings if finding.images and finding.kind not in _UNSEEN]
+    if not named:
+        return None
+    rows = {name: row for row, name in enumerate(cache.samples.ids)}
+    each, sections = max(2, images // len(named)), []
+    for finding in named:
+        shown: list[Exhibit] = []
+        for one in finding.images:
+            if len(shown) + 1 + bool(one.other) > each:
+                break
+            for name in filter(None, (one.other, one.image)):
+                pixels = _read(data, cache.samples, rows[name], cache.spec.view, range(1))[0]
+                shown.append(Exhibit(pixels, *_told(one, cache.samples, rows[name])))
+        sections.append((f"{finding.kind}: {finding.what}", shown))
+    return partial(plot_findings, sections, f"{len(named)} findings in {cache.path.name}")
+
+
+def _told(one: Suspect, samples: Samples, row: int) -> tuple[str, str]:
+    """What stands above and below the picture of a row."""
+    (label,) = spell(samples.labels[[row]], samples.classes)
+    if one.suggested:
+        return f"is {label}", f"rather {one.suggested}"
+    return label or "none", samples.ids[row]
 
 
 def _in_turn(samples: Samples, rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

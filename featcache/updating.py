@@ -238,7 +238,7 @@ def _renew(
     workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
     missing = wanted_views(spec, samples) - source.views
     result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
-    backbone = _backbone(old, weights, machine.get("device", "auto")) if missing.any() else None
+    backbone = network_of(old, weights, machine.get("device", "auto")) if missing.any() else None
     if backbone:
         backbone.accelerate(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()))
         result = replace(result, note=backbone.note)
@@ -273,8 +273,8 @@ def _renew(
     )
 
 
-def _backbone(old: FeatureCache, weights: str | None, device: str) -> Backbone:
-    """The network that made a cache."""
+def network_of(old: FeatureCache, weights: str | None, device: str) -> Backbone:
+    """The network that made a cache. Raises BackboneError; CacheMismatchError : its weights are others now."""
     spec = old.spec
     backbone = load_backbone(
         spec.backbone,

@@ -19,6 +19,7 @@ COMMANDS = (
     "extract",
     "info",
     "verify",
+    "doctor",
     "update",
     "diff",
     "fit-head",

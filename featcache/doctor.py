@@ -1,0 +1,186 @@
+"""`examine`: what is wrong with a cache and its images, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache import FeatureCache
+from featcache.doubts import check_labels
+from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
+from featcache.features import Features
+from featcache.files import Progress
+from featcache.findings import Check, Diagnosis, Finding, name_row
+from featcache.labels import count_images, strata
+from featcache.likeness import check_alike, find_copies
+from featcache.report import Stopwatch
+from featcache.rng import content_order
+from featcache.samples import SPLITS, Samples
+from featcache.spec import PENULTIMATE
+from featcache.suspects import K
+from featcache.symptoms import check_values, check_views, compare_views, effective_rank, measure_spread
+
+MOST_IMAGES = 50_000  # that are compared with each other, by lot: of 8,000 it takes 2 s on a core
+_MOST_BYTES = 2**29
+_RANKED, _VIEWED, _RUN, _COMPARED = 2000, 400, 12, 400  # images that a check takes
+
+
+class _Seen(NamedTuple):
+    """The images that are looked at: rows of the cache (n,), their clean features (n, d), float32, and samples."""
+
+    rows: NDArray[np.int64]
+    x: NDArray[np.float32]
+    samples: Samples
+
+
+def examine(
+    cache: str | os.PathLike[str] | FeatureCache,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    layer: str = PENULTIMATE,
+    backbone: Any = None,
+    weights: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Look for faults in the features of a cache, in its labels and splits, and, with `data`, in how it was made.
+
+    Parameters
+    ----------
+    data : the folder, or the CSV, that the cache was made from: some images go through the network again.
+    backbone : the `Backbone` that made it, where that cannot be loaded by its name. weights : where the network's
+        weights lie now, if they have moved. device : of the network.
+    seed : of the folds, and of the lot where there are more than 50,000 images.
+
+    Raises
+    ------
+    CacheError. EmptyFolderError : `data` is not what the cache was made from.
+    """
+    watch = Stopwatch()
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    steps = 7 if data is not None else 6
+    checks: list[Check] = []
+
+    def add(*found: Check) -> None:
+        checks.extend(found)
+        if progress:
+            progress("examine", len(checks), max(steps, len(checks)))
+
+    parts = {split: cache.features(split, layer) for split in SPLITS}
+    parts = {split: features for split, features in parts.items() if len(features.samples)}
+    if "train" not in parts:
+        raise CacheIncompleteError(f"{cache.path} has no readable train images")
+    train = parts["train"]
+    add(_check_images(cache))
+    spread = measure_spread(features.clean() for features in parts.values())
+    rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
+    if len(spread.lost):
+        lost = tuple(name_row(cache.samples, int(rows[place])) for place in spread.lost)
+        add(check_values(spread, 0.0, lost))
+        return Diagnosis(cache.path, layer, len(rows), tuple(checks), watch.seconds()["wall"])
+    seen = _look(cache, parts, rows, seed)
+    some = seen.samples.rows("train")[:: max(1, len(seen.rows) // _RANKED)]
+    rank = effective_rank(seen.x[some], strata(seen.samples.labels[some]))
+    add(check_values(spread, rank))
+    collapsed = any(finding.kind == "collapse" for finding in checks[1].findings)
+    add(_check_views(cache, train, collapsed, seed))
+    add(*check_alike(seen.x, seen.samples, len(rows), collapsed))
+    add(*check_labels(train, [parts[split] for split in parts if split != "train"], MOST_IMAGES, seed))
+    if data is not None:
+        add(*_probe(cache, data, layer, train, backbone, weights, device, seed))
+    return Diagnosis(cache.path, layer, len(rows), tuple(checks), watch.seconds()["wall"])
+
+
+def _look(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int64], seed: int) -> _Seen:
+    """All images, or as many as are compared with each other."""
+    width = next(iter(parts.values())).x.shape[2]
+    most = max(2 * K, min(MOST_IMAGES, _MOST_BYTES // (4 * width)))
+    places = np.sort(content_order(cache.samples.sha256[rows], seed, "examine")[:most])
+    blocks, start = [], 0
+    for features in parts.values():
+        n = len(features.samples)
+        here = places[(places >= start) & (places < start + n)] - start
+        blocks.append(np.asarray(features.clean()[here], np.float32))
+        start += n
+    return _Seen(rows[places], np.concatenate(blocks), cache.samples.take(rows[places]))
+
+
+def _check_images(cache: FeatureCache) -> Check:
+    """Copies, and numbers: what needs no feature."""
+    samples = cache.samples
+    counts = {split: count_images(samples.labels[samples.rows(split)], len(samples.classes)) for split in SPLITS}
+    copies = [(a, b) for a, b in samples.copies() if cache.done[a] and cache.done[b]]
+    found = find_copies(samples, copies)
+    if cache.skipped:
+        reasons = sorted({reason for _, reason in cache.skipped})
+        what = f"{len(cache.skipped)} images were skipped: {'; '.join(reasons[:3])}"
+        images = tuple(name_row(samples, samples.ids.index(name)) for name, _ in cache.skipped)
+        found.append(Finding("skipped", "note", what, "Mend or remove them, then `featcache update`.", images))
+    train = counts["train"]
+    if train.min() * 20 < train.max():
+        rare, common = samples.classes[int(train.argmin())], samples.classes[int(train.argmax())]
+        what = f"{common} has {train.max()} images in train, {rare} {train.min()}"
+        todo = "Fit with -p class_weight=balanced, and look at the recall of each class, not at accuracy alone."
+        found.append(Finding("imbalance", "note", what, todo))
+    empty = [name for name, count in zip(samples.classes, counts["val"], strict=True) if not count]
+    if empty and len(samples.rows("val")):
+        what = f"val has no images of {', '.join(empty[:8])}"
+        found.append(Finding("missing in val", "note", what, "Their recall cannot be known: put some there."))
+    told = ", ".join(f"{len(samples.rows(split))} {split}" for split in SPLITS if len(samples.rows(split)))
+    said = (
+        f"{told}, {len(samples.classes)} classes of {train.min()} to {train.max()} train images, {len(copies)} copies"
+    )
+    return Check("images", said, tuple(found))
+
+
+def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int) -> Check:
+    if collapsed:
+        return Check("views", "not compared: the features are all alike", looked=False)
+    if not train.views:
+        return Check("views", "train has no augmented views", looked=False)
+    if len(train.samples) < 2:
+        return Check("views", "one image has nothing to be compared with", looked=False)
+    some = np.sort(content_order(train.samples.sha256, seed, "examine")[:_VIEWED])
+    found = compare_views(np.asarray(train.take(some).x[:, :9]), cache.spec.precision)
+    return check_views(found, len(some), min(train.views, 8), cache.spec.view.augment)
+
+
+def _probe(
+    cache: FeatureCache, data: Any, layer: str, train: Features, backbone: Any, weights: str | None, device: str,
+    seed: int,
+) -> list[Check]:  # fmt: skip
+    """What the images and the network tell, see `featcache.probes`."""
+    from featcache.probes import check_network, check_pixels, check_scales, read_clean
+    from featcache.updating import network_of
+
+    rows = cache.samples.rows("train")
+    rows = rows[cache.done[rows] > 0]
+    place = {int(row): number for number, row in enumerate(rows)}
+    order = rows[content_order(cache.samples.sha256[rows], seed, "examine")]
+    rows, pixels, lost = read_clean(cache, data, order[:_COMPARED])
+    at = np.array([place[int(row)] for row in rows], np.int64)
+    checks = []
+    if lost:
+        named = tuple(name_row(cache.samples, row) for row in lost)
+        what = (
+            f"{len(lost)} of {len(lost) + len(rows)} images are not in {data} as they were: {next(iter(lost.values()))}"
+        )
+        checks.append(Check("files", what, (Finding("other images", "warning", what, "See `featcache diff`.", named),)))
+    one_label = not cache.samples.multilabel
+    pixel_check = check_pixels(train, at, pixels, seed) if one_label else None
+    checks += [pixel_check] if pixel_check else []
+    try:
+        backbone = backbone or network_of(cache, weights, device)
+    except BackboneError as error:
+        return [*checks, Check("network", f"not run again: {error}", looked=False)]
+    except CacheMismatchError as error:
+        todo = "Give the right file with --weights, or extract again."
+        return [*checks, Check("network", str(error), (Finding("other weights", "error", str(error), todo),))]
+    checks.append(check_network(cache, layer, backbone, rows[:_RUN], pixels[:_RUN]))
+    if one_label:
+        checks.append(check_scales(cache, layer, backbone, train, at, pixels))
+    return checks

@@ -1,0 +1,144 @@
+"""`featcache doctor`: its exit statuses, its files, its options."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import featcache
+from caches import cache_of, clouds
+from commands import as_json, done, featcache_cli, refused, toy_cache
+from featcache.findings import Check, Diagnosis, Finding, Severity, Suspect
+from featcache.pictures import findings_picture
+
+
+def diagnosis(*severities: Severity) -> Diagnosis:
+    found = tuple(Finding(f"kind {one}", one, "what", "todo") for one in severities)
+    return Diagnosis(Path("c.h5"), "penultimate", 3, (Check("images", "said", found),), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("severities", "status"), [((), 0), (("note",), 0), (("note", "warning"), 3), (("error", "warning", "note"), 4)]
+)
+def test_the_exit_status_is_that_of_the_worst_finding(
+    severities: tuple[Severity, ...], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(featcache), "examine", lambda *_, **__: diagnosis(*severities))
+    assert featcache_cli("doctor", "c.h5").exit_code == status
+    assert json.loads(featcache_cli("doctor", "c.h5", "--json").stdout)["status"] == status
+
+
+def test_the_worst_comes_first() -> None:
+    assert diagnosis("note", "error", "warning").kinds() == ["kind error", "kind warning", "kind note"]
+    assert str(diagnosis("note", "note", "error")).splitlines()[:2] == [
+        "c.h5, penultimate: 3 images, 0.5 s: 1 error, 2 notes",
+        "ERROR    images     said",
+    ]
+    assert str(diagnosis()).splitlines() == ["c.h5, penultimate: 3 images, 0.5 s: sound", "ok       images     said"]
+
+
+def test_a_long_list_is_cut_in_text_and_whole_in_csv(tmp_path: Path) -> None:
+    images = tuple(Suspect(f"{row},\n.png", "train", "a", "b", score=row / 64) for row in range(20))
+    check = Check("images", "said", (Finding("kind", "note", "what", "todo", images),))
+    found = Diagnosis(Path("c.h5"), "penultimate", 20, (check,), 0.5)
+    assert "     0,\\n.png: a, rather b (0)\n" in str(found)
+    assert str(found).endswith("     and 12 more: --list FILE.csv names them all")
+    found.write_list(tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["severity", "finding", "image", "split", "label", "suggested", "other", "score"]
+    assert rows[20] == ["note", "kind", "19,\n.png", "train", "a", "b", "", "0.296875"]
+
+
+def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: dict[str, Any] = {}
+    monkeypatch.setitem(vars(featcache), "examine", lambda *given, **more: got.update(more, given=given) or diagnosis())
+    done("doctor", "c.h5", "photos", "--layer", "layer3", "--weights", "w.pth", "--device", "cpu", "--seed", 3)
+    assert callable(got.pop("progress"))
+    assert got == {"given": ("c.h5", "photos"), "layer": "layer3", "weights": "w.pth", "device": "cpu", "seed": 3}
+
+
+def test_a_sound_cache_is_said_to_be(cache: Path, data: Path) -> None:
+    said = done("doctor", cache)
+    assert said.startswith(f"{cache}, penultimate: 18 images, ")
+    assert ": sound\n" in said
+    assert as_json("doctor", cache, data)["status"] == 0
+
+
+@pytest.fixture
+def leaking(data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A folder with a copy of a train image in val, and its cache."""
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    shutil.copy(folder / "train/ants/000.png", folder / "val/ants/copy.png")
+    from featcache.extraction import extract
+    from toys import toy_backbone
+
+    extract(folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1, allow_leak=True, workers=2)
+    return folder, tmp_path / "a.h5"
+
+
+def test_a_leak_is_drawn_listed_and_exits_with_4(leaking: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, cache = leaking
+    result = featcache_cli("doctor", cache, folder, "-o", tmp_path / "a.png", "--list", tmp_path / "a.csv", "--dark")
+    assert result.exit_code == 4, result.output
+    assert "ERROR copies across splits: 1 pairs of copies\n" in result.stdout
+    assert "     val/ants/copy.png: ants, like train/ants/000.png (1)\n" in result.stdout
+    assert (
+        "error,copies across splits,val/ants/copy.png,val,ants,,train/ants/000.png,1\n"
+        in (tmp_path / "a.csv").read_text()
+    )
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert tuple(pixels[-1, -1]) == (13, 17, 22)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_picture_has_both_of_a_pair_and_no_more_than_asked(leaking: tuple[Path, Path]) -> None:
+    folder, cache = leaking
+    leak = featcache.examine(cache).find("copies across splits")
+    assert leak is not None
+    doubts = tuple(Suspect(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(5))
+    doubted = Finding("wrong labels", "note", "5 of 19", "look", doubts)
+    picture = findings_picture(cache, [leak, doubted], folder, images=8)
+    assert picture is not None
+    figure = picture()
+    told = [(axes.get_title(), axes.get_xlabel()) for axes in figure.axes if axes.images]
+    assert told == [
+        ("ants", "train/ants/000.png"),
+        ("ants", "val/ants/copy.png"),
+        *[("is bees", "rather ants")] * 4,
+    ]
+    headings = [part.get_suptitle() for part in figure.subfigs]
+    assert headings == ["copies across splits: 1 pairs of copies", "wrong labels: 5 of 19"]
+
+
+def test_nothing_to_draw_is_a_message(cache: Path, data: Path, tmp_path: Path) -> None:
+    assert done("doctor", cache, data, "-o", tmp_path / "a.png").endswith(f"nothing to draw for {tmp_path / 'a.png'}\n")
+    assert not (tmp_path / "a.png").exists()
+    assert "-o draws images of DATA: give it, too" in featcache_cli("doctor", cache, "-o", tmp_path / "a.png").stderr
+    assert "a.txt is no picture" in refused("doctor", cache, data, "-o", tmp_path / "a.txt", status=2)
+    assert "gone is no folder" in refused("doctor", cache, "--list", tmp_path / "gone/a.csv", status=2)
+    assert refused("doctor", tmp_path / "gone.h5").startswith(f"{tmp_path / 'gone.h5'} does not exist")
+    assert "has no layer 'layer3'" in refused("doctor", cache, "--layer", "layer3")
+
+
+def test_warnings_exit_with_3(tmp_path: Path) -> None:
+    x, y = clouds(60, 2, views=2, d=20)
+    x[:, 1:] = x[::-1, 1:]
+    cache_of(tmp_path / "a.h5", (x, y), (clouds(20, 2, d=20, seed=4)[0][:, 0], y[:20]))
+    result = featcache_cli("doctor", tmp_path / "a.h5")
+    assert (result.exit_code, "WARNING views astray" in result.stdout) == (3, True)
+
+
+def test_toy_is_made_by_hand(data: Path, tmp_path: Path) -> None:
+    """A network that no name loads: what does not need it is looked at all the same."""
+    path = toy_cache(data, tmp_path / "t.h5")
+    checks = {check["name"]: check for check in as_json("doctor", path, data)["checks"]}
+    assert (checks["network"]["looked"], checks["pixels"]["looked"]) == (False, True)
