@@ -18,8 +18,9 @@ from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
-from featcache.fitters import Options, UseViews, fit
+from featcache.fitters import Options, UseViews, borrow, fit
 from featcache.headfile import dump_head
+from featcache.imagenet import is_imagenet
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.metrics import Accuracy
 from featcache.predictions import write_predictions
@@ -104,10 +105,12 @@ def fit_head(
     ----------
     out : folder to save the head in; None does not save it.
     head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on images left
-        out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do. Else
-        another short name of `featcache.heads.HEADS`, the dotted path of a scikit-learn classifier, or a classifier
-        object; one that cross-validates inside (GridSearchCV) is given rows, not images: with several views of an image
-        take use_views="mean" or "clean", or they lie in several of its folds.
+        out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do.
+        "imagenet:ant,bee" does not train: it takes the rows of the network's own classifier for classes that ImageNet
+        knows, see `featcache.imagenet.choose_classes`. Else another short name of `featcache.heads.HEADS`, the dotted
+        path of a scikit-learn classifier, or a classifier object; one that cross-validates inside (GridSearchCV) is
+        given rows, not images: with several views of an image take use_views="mean" or "clean", or they lie in several
+        of its folds.
     parameters : of the head's constructor; of the `Recipe` for "sgd". They fix the settings of a tuned head, but for
         "class_weight".
     use_views : train on "all" views, on their "mean", on the "clean" one; sgd on one an epoch ("cycle"). None takes
@@ -141,7 +144,11 @@ def fit_head(
         )
     options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device)
     with watch.phase("fit"):
-        fitted = fit(head, options, train, val, on_epoch)
+        if is_imagenet(head):
+            weights = cache.provenance.get("weights", "pretrained")
+            fitted = borrow(str(head), options, cache.samples, cache.spec, weights, layer)
+        else:
+            fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
         predicted, probabilities = _predict(fitted.estimator, val, tta)
         accuracy = judge(val.y, predicted, probabilities, val.samples.classes)
