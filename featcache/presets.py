@@ -9,7 +9,7 @@ from typing import Any
 
 from featcache.errors import RunError
 from featcache.spec import EMBEDDED, Augment
-from featcache.training import Recipe
+from featcache.training import GENTLE, Recipe
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     recipe = preset.recipe if preset else Recipe()
     if preset and given.get("mode") == "head":
         recipe = dataclasses.replace(recipe, lr=preset.head_lr)
+    if "init_head" in given:  # the tutorials begin with a random head
+        recipe = dataclasses.replace(recipe, lr=GENTLE.lr)
     fields = {field.name for field in dataclasses.fields(Recipe)}
     own = {name: given.pop(name) for name in fields & given.keys()}
     return {

@@ -36,7 +36,7 @@ ROUTES = {
 CACHED = ("cached", "stages")  # those that extract, and fit a head on the cache
 
 _FOLDABLE = ("linear", "sgd", "logreg", "lda")  # heads that are one linear layer, as a network's own
-_GENTLE = 0.1  # of the rate of the live routes: a fitted head has less to learn, and features to lose
+_GENTLE = 0.03  # of the rate of the live routes, as that of `training.GENTLE` is of the usual one
 
 
 def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True) -> list[Order]:
