@@ -1,0 +1,170 @@
+"""How near the cache comes to fine-tuning, and at what price: writes results/gap.json and results/gap.png.
+
+    python benchmarks/gap.py [--sets digits,ants-bees,FOLDER] [--backbones efficientnet_lite0,mobilenet_v2]
+                             [--seeds 0,1,2] [--routes ROUTE,...] [--work FOLDER] [--minutes 60]
+
+Each step of a route (extraction, fitting, training) is a process of its own; the clock runs from its start to its end.
+A route's cold seconds are those of all its steps; warm ones, of cached routes, are of the fit alone. The network was
+converted before, as by any earlier extraction: what the first one costs is listed apart. The split stays the same, the
+seeds change views, order and new weights. Live routes train in the best precision that the machine has, for 10 epochs
+up to 500 training images, else for 5, and keep their best epoch by val, which flatters them.
+
+Runs that stand in gap.json are not repeated, so that seeds can be run on several days; times are compared within one
+seed alone, where all routes ran on the same machine. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS, ants-bees
+its photos from FEATCACHE_ANTS_BEES. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gap_report
+import record
+
+from featcache.datasets import prepare
+from featcache.drawing import save
+from featcache.manifest import read_manifest
+from featcache.predictions import read_predictions
+from featcache.report import machine, versions
+from featcache.routes import Order, run_in_process
+
+RESULT = record.RESULTS / "gap.json"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A head on what one extraction gave."""
+
+    layers: str
+    views: int
+    layer: str = "penultimate"
+    head: str = "linear"
+
+
+@dataclass(frozen=True)
+class Live:
+    """A network that is trained; from the head of `START`, where `starts` says so."""
+
+    starts: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+    weights: str | None = None
+
+
+START = Cached("last", 4)
+ROUTES: dict[str, Cached | Live] = {
+    **{f"penultimate, K={views}": Cached("last", views) for views in (0, 1, 2, 4, 8, 16)},
+    "all stages": Cached("all", 0, "stages"),
+    "all stages, all pools": Cached("all", 0, "all"),
+    "Head2Toe": Cached("all", 0, "all", "head2toe"),
+    "all stages, all pools, K=4": Cached("all", 4, "all"),
+    "LP-FT": Live(starts=True),
+    "LP-FT, last stage": Live(starts=True, options=(("unfreeze", "last-stage"),)),
+    "fine-tune": Live(),
+    "from scratch": Live(weights="none"),
+}
+
+
+class Group:
+    """All routes on one set with one network and one seed, which share steps: each is run, and timed, once."""
+
+    def __init__(self, data: Path, backbone: str, seed: int, epochs: int, folder: Path) -> None:
+        self.data, self.backbone, self.seed, self.epochs, self.folder = data, backbone, seed, epochs, folder
+        self.weights = os.environ["FEATCACHE_WEIGHTS"] if backbone == "mobilenet_v2" else "pretrained"
+        self.first: dict[str, float] = {}  # seconds of the extraction that converts the network
+
+    def run(self, route: Cached | Live) -> dict[str, Any]:
+        """Accuracy and seconds of a route."""
+        if isinstance(route, Cached):
+            extracted, fitted, out = self._cached(route)
+            return {**self._judged(fitted, out), "cold_s": extracted + fitted["wall_s"], "warm_s": fitted["wall_s"]}
+        before, start = 0.0, {}
+        if route.starts:
+            extracted, fitted, out = self._cached(START)
+            before, start = extracted + fitted["wall_s"], {"init_head": str(out)}
+        recipe = {"epochs": self.epochs} if not route.starts else {"epochs": self.epochs, "lr": 3e-4}
+        options = {**dict(route.options), **start, "weights": route.weights or self.weights, "recipe": recipe}
+        out = self.folder / ("run-" + "-".join(map(str, sorted(options))) + f"-{route.weights}")
+        found = self._step({"task": "finetune", "precision": "auto", **options}, out)
+        return {**self._judged(found, out), "cold_s": before + found["wall_s"], "warm_s": None}
+
+    def _cached(self, route: Cached) -> tuple[float, dict[str, Any], Path]:
+        """Seconds of the extraction, what fitting answered, and the folder of the head."""
+        if route.layers not in self.first:
+            shutil.rmtree(self.folder / "first", ignore_errors=True)
+            order = {"task": "extract", "layers": [route.layers], "views": 4, "weights": self.weights}
+            self.first[route.layers] = self._step(order, self.folder / "first" / f"{route.layers}.h5")["wall_s"]
+        cache = self.folder / f"{route.layers}-{route.views}.h5"
+        order = {"task": "extract", "layers": [route.layers], "views": route.views, "weights": self.weights}
+        extracted = self._step(order, cache)
+        out = self.folder / f"head-{route.layers}-{route.views}-{route.layer}-{route.head}"
+        fit: Order = {"task": "fit-head", "cache": str(cache), "layer": route.layer, "head": route.head}
+        fitted = self._step(fit, out)
+        return extracted["wall_s"], fitted | {"size_bytes": extracted["size_bytes"]}, out
+
+    def _step(self, order: Order, out: Path) -> dict[str, Any]:
+        """Run one process, or recall what it answered."""
+        kept = out.with_name(f"{out.name}.json")
+        if not kept.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shared = {"out": str(out), "seed": self.seed}
+            if order["task"] != "fit-head":
+                shared |= {"data": str(self.data), "backbone": self.backbone}
+            kept.write_text(json.dumps(run_in_process({**order, **shared})))
+        answer: dict[str, Any] = json.loads(kept.read_text())
+        return answer
+
+    def _judged(self, found: dict[str, Any], out: Path) -> dict[str, Any]:
+        wrong = [one.image for one in read_predictions(out) if one.label != one.predicted]
+        return {"accuracy": found["accuracy"], "n": found["n"], "wrong": wrong, "size_bytes": found["size_bytes"]}
+
+
+def main() -> None:
+    """Run what is missing, write, and say what it means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default="digits,ants-bees")
+    parser.add_argument("--backbones", default="efficientnet_lite0,mobilenet_v2")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--routes", help="separated by ';' [default: all]")
+    parser.add_argument("--work", default="demo/gap", help="where caches and runs are kept meanwhile")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no route after so many")
+    options = parser.parse_args()
+    commit, end = record.commit(), time.perf_counter() + 60 * options.minutes
+    work = Path(options.work)
+    os.environ["XDG_CACHE_HOME"] = str((work / "home").absolute())  # the children's: networks are converted anew
+    figures = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
+    runs = figures["runs"]
+    chosen = options.routes.split(";") if options.routes else list(ROUTES)
+    for seed in map(int, options.seeds.split(",")):
+        for name in options.sets.split(","):
+            data = prepare(name, work)
+            train = len(read_manifest(data).samples.rows("train"))
+            for backbone in options.backbones.split(","):
+                here = {"set": Path(name).name, "backbone": backbone, "seed": seed, "epochs": 10 if train <= 500 else 5}
+                group = Group(data, backbone, seed, here["epochs"], work / f"{here['set']}-{backbone}-{seed}")
+                for route in chosen:
+                    there = any({**here, "route": route}.items() <= run.items() for run in runs)
+                    if there or time.perf_counter() > end:
+                        continue
+                    made = {"commit": commit, "versions": versions(), "machine": machine()}
+                    runs.append(
+                        {**here, "route": route, **group.run(ROUTES[route]), **made, "first_s": dict(group.first)}
+                    )
+                    RESULT.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+                    print(f"{here['set']} {backbone} seed {seed} {route}: {runs[-1]['accuracy']:.4f} "
+                          f"in {runs[-1]['cold_s']:.1f} s", flush=True)  # fmt: skip
+    summary = gap_report.summarise(runs)
+    RESULT.write_text(json.dumps({"summary": summary, "runs": runs}, indent=1) + "\n")
+    save(partial(gap_report.draw, summary), record.RESULTS / "gap.png")
+    print(gap_report.describe(summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""What the runs of gap.py say: accuracies and seconds of each route, what was to be reached, and what was not."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from featcache.drawing import BLUE, GREEN, GREY, PURPLE, VERMILION
+from featcache.metrics import wilson_interval
+from featcache.pairing import paired_difference
+
+TUNED = ("fine-tune", "LP-FT", "LP-FT, last stage", "from scratch")
+WITHIN, FRACTION = {"digits": -0.005}, {"digits": 20, "ants-bees": 15}
+"""What was to be reached: how far below fine-tuning, as a share, and how many times as fast."""
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each set and network: its routes over the seeds, and what was to be reached."""
+    keys = list(dict.fromkeys((run["set"], run["backbone"]) for run in runs))
+    found = []
+    for name, backbone in keys:
+        here = [run for run in runs if (run["set"], run["backbone"]) == (name, backbone)]
+        names = dict.fromkeys(run["route"] for run in here)
+        routes = {route: _route([run for run in here if run["route"] == route], here) for route in names}
+        found.append({"set": name, "backbone": backbone, "routes": routes, "reached": _reached(name, here, routes)})
+    return found
+
+
+def _route(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the seeds; times as fast as fine-tuning is of runs with the same seed."""
+    mean = statistics.mean(run["accuracy"] for run in runs)
+    low, high = wilson_interval(round(mean * runs[0]["n"]), runs[0]["n"])
+    tuned = {run["seed"]: run["cold_s"] for run in here if run["route"] == "fine-tune"}
+    ratios = [tuned[run["seed"]] / run["cold_s"] for run in runs if run["seed"] in tuned]
+    warm = [run["warm_s"] for run in runs if run["warm_s"] is not None]
+    return {
+        "accuracy": mean,
+        "accuracies": [run["accuracy"] for run in runs],
+        "low": low,
+        "high": high,
+        "n": runs[0]["n"],
+        "cold_s": statistics.median(run["cold_s"] for run in runs),
+        "warm_s": statistics.median(warm) if warm else None,
+        "times_as_fast": statistics.median(ratios) if ratios else None,
+        "size_bytes": runs[0]["size_bytes"],
+    }
+
+
+def _right(runs: Iterable[dict[str, Any]], images: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Whether each run got each image right, shape (r, n)."""
+    return np.array([[image not in wrong for image in images] for wrong in (set(run["wrong"]) for run in runs)])
+
+
+def _pair(here: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, float]:
+    """How much more accurate the second route is than the first, over the seeds that both have."""
+    one, two = ([run for run in here if run["route"] == route] for route in (first, second))
+    seeds = {run["seed"] for run in one} & {run["seed"] for run in two}
+    one, two = ([run for run in some if run["seed"] in seeds] for some in (one, two))
+    named = sorted({image for run in (*one, *two) for image in run["wrong"]})
+    images = [*named, *("right in all" for _ in range(one[0]["n"] - len(named)))]
+    found = paired_difference(_right(one, images), _right(two, images))
+    return {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
+
+
+def _reached(name: str, here: Sequence[dict[str, Any]], routes: dict[str, Any]) -> list[dict[str, Any]]:
+    """The best cached route against the best fine-tuning, LP-FT against fine-tuning at equal epochs."""
+    said = []
+    tuned = {route: found for route, found in routes.items() if route in TUNED}
+    factor = FRACTION.get(name, 15)
+    cached = {
+        route: found
+        for route, found in routes.items()
+        if route not in TUNED and (found["times_as_fast"] or 0) >= factor
+    }
+    if tuned and "fine-tune" in tuned:
+        best = max(tuned, key=lambda route: tuned[route]["accuracy"])
+        what = f"a cached route at 1/{factor} of fine-tuning's time, against {best}"
+        if cached:
+            own = max(cached, key=lambda route: cached[route]["accuracy"])
+            pair = _pair(here, best, own)
+            fine = pair["difference"] >= WITHIN.get(name, 0.0) - 1e-9
+            said.append({"what": what, "route": own, **pair, "times": cached[own]["times_as_fast"], "reached": fine})
+        else:
+            said.append({"what": what, "route": "none is so fast", "reached": False})
+    if {"LP-FT", "fine-tune"} <= set(routes):
+        pair = _pair(here, "fine-tune", "LP-FT")
+        what = "LP-FT against fine-tuning, as many epochs"
+        said.append({"what": what, "route": "LP-FT", **pair, "reached": pair["difference"] >= -1e-9})
+    return said
+
+
+def describe(summary: Sequence[dict[str, Any]]) -> str:
+    """As text, what was missed marked as such."""
+    lines = []
+    for one in summary:
+        lines += ["", f"{one['set']}, {one['backbone']}"]
+        for route, found in one["routes"].items():
+            warm = f"{found['warm_s']:8.1f}" if found["warm_s"] is not None else "       -"
+            fast = f"{found['times_as_fast']:6.1f} x" if found["times_as_fast"] else "       -"
+            spread = f"({min(found['accuracies']):.4f} to {max(found['accuracies']):.4f}, {len(found['accuracies'])})"
+            lines.append(
+                f"  {route:28} {found['accuracy']:.4f} {spread:26} interval {found['low']:.3f} to {found['high']:.3f}  "
+                f"cold {found['cold_s']:7.1f} s  warm {warm} s  {fast}"
+            )
+        for goal in one["reached"]:
+            figures = ""
+            if "difference" in goal:
+                figures = (
+                    f": {100 * goal['difference']:+.1f} points ({100 * goal['low']:+.1f} to {100 * goal['high']:+.1f}, "
+                    f"p = {goal['p']:.2g})"
+                )
+            lines.append(f"  {'reached' if goal['reached'] else 'MISSED'}: {goal['what']}: {goal['route']}{figures}")
+    return "\n".join(lines)
+
+
+def draw(summary: Sequence[dict[str, Any]]) -> Figure:
+    """Accuracy against cold seconds on a log axis, a panel for each set and network."""
+    columns = 2 if len(summary) > 1 else 1
+    rows = -(-len(summary) // columns)
+    figure = Figure(figsize=(5.5 * columns, 3.6 * rows), layout="constrained")
+    kinds = {
+        "penultimate layer, K augmented views": (BLUE, "o"),
+        "all stages": (GREEN, "s"),
+        "LP-FT": (PURPLE, "D"),
+        "fine-tuning": (VERMILION, "^"),
+        "from scratch": (GREY, "v"),
+    }
+    for axes, one in zip(np.ravel(figure.subplots(rows, columns)), summary, strict=False):
+        for route, found in one["routes"].items():
+            colour, mark = kinds[_kind(route)]
+            yerr = [[found["accuracy"] - found["low"]], [found["high"] - found["accuracy"]]]
+            axes.errorbar(
+                found["cold_s"], found["accuracy"], yerr=yerr, color=colour, marker=mark, ms=6, alpha=0.8, lw=1
+            )
+            if (label := _label(route)) is not None:
+                axes.annotate(
+                    label, (found["cold_s"], found["accuracy"]), (4, 4), textcoords="offset points", fontsize=7
+                )
+        axes.set_xscale("log")
+        axes.set_ylim(max(0, min(found["low"] for found in one["routes"].values()) - 0.02), 1.005)
+        axes.set_title(f"{one['set']}, {one['backbone']}", fontsize=9)
+        axes.set_xlabel("seconds, extraction included (log scale)", fontsize=8)
+        axes.set_ylabel("val accuracy (95 % interval)", fontsize=8)
+        axes.grid(which="both")
+    shown = [figure.axes[0].plot([], [], mark, color=colour, label=kind)[0] for kind, (colour, mark) in kinds.items()]
+    figure.legend(handles=shown, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+def _kind(route: str) -> str:
+    if route.startswith("penultimate"):
+        return "penultimate layer, K augmented views"
+    if route.startswith("LP-FT"):
+        return "LP-FT"
+    return {"fine-tune": "fine-tuning", "from scratch": "from scratch"}.get(route, "all stages")
+
+
+def _label(route: str) -> str | None:
+    """What stands beside a point, where its colour does not say it all."""
+    if route.startswith("penultimate"):
+        return route.removeprefix("penultimate, ")
+    return {"LP-FT, last stage": "last stage alone", "Head2Toe": "Head2Toe", "all stages, all pools, K=4": "K=4"}.get(
+        route
+    )
