@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featcache import weights as weights_
 from featcache.errors import BackboneError, first_line
@@ -45,6 +45,23 @@ def linear_classifiers(name: str) -> list[str]:
             found = _timm_classifiers(network)
     linear = all(isinstance(network.get_submodule(path), nn.Linear) for path in found)
     return found if linear else []
+
+
+def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
+    """All of the pretrained weights that `build` takes, the classifier's too; by the names of the network as its
+    makers build it, of which `linear_classifiers` tells.
+    """
+    if weights != "pretrained":
+        return weights_.read_state(Path(weights))
+    model = timm_name(name)
+    if model is None:
+        from torchvision import models
+
+        return weights_.pretrained_torchvision(name, models.get_model_weights(name).DEFAULT)
+    import timm
+
+    network = timm.create_model(model, pretrained=name != EMBEDDED)
+    return weights_.embedded_state(network) if name == EMBEDDED else dict(network.state_dict())
 
 
 def _build_timm(name: str, model: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:

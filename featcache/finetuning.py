@@ -19,26 +19,39 @@ from featcache.imagecache import ImageCache
 from featcache.images import MAX_PIXELS
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
+from featcache.metrics import Accuracy
+from featcache.plan import BatchNorm, Unfreeze, make_plan
 from featcache.report import Report, Stopwatch
 from featcache.run import Run
 from featcache.spec import EMBEDDED, Augment, ExtractSpec
-from featcache.training import Epoch, Recipe
+from featcache.starting import begin
+from featcache.training import GENTLE, Epoch, Recipe
 
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
 
 
 @dataclass(frozen=True)
 class FineTune:
-    """What `finetune` returns. The folder `path` holds the weights of the best val epoch."""
+    """What `finetune` returns. The folder `path` holds the weights of the best val epoch, or their average with those
+    at the start.
+
+    init_head : the fitted head that it began with, where it did. start : val figures of that, before any step.
+    wise_ft : share of the fine-tuned weights in those that were kept, where they were averaged. tuned : val figures of
+    the best epoch; `report.accuracy` are those of what was kept.
+    """
 
     path: Path
     history: list[Epoch]
     skipped: list[tuple[str, str]]
     report: Report
+    init_head: str | None = None
+    start: Accuracy | None = None
+    wise_ft: float | None = None
+    tuned: Accuracy | None = None
 
     @property
     def best(self) -> Epoch:
-        """The epoch whose weights were kept."""
+        """The epoch with the highest val accuracy."""
         return max(self.history, key=lambda epoch: epoch.val_accuracy)
 
     @property
@@ -50,10 +63,19 @@ class FineTune:
     def __str__(self) -> str:
         """What was reached, for people."""
         lines = [f"skipped {name}: {reason}" for name, reason in self.skipped]
+        if self.start:
+            lines.append(f"began with {self.init_head}: val accuracy {self.start}")
         lines.append(
             f"{len(self.history)} epochs in {sum(epoch.seconds for epoch in self.history):.1f} s; "
-            f"best val accuracy {self.report.accuracy} in epoch {self.best.epoch}"
+            f"best val accuracy {self.tuned or self.report.accuracy} in epoch {self.best.epoch}"
         )
+        if self.start and self.best.val_accuracy < self.start.accuracy:
+            lines.append("that is below what it began with: take the head itself, or a lower --lr")
+        if self.wise_ft is not None:
+            lines.append(
+                f"kept {self.wise_ft:g} of these weights and {1 - self.wise_ft:g} of those at the start (WiSE-FT): "
+                f"val accuracy {self.report.accuracy}"
+            )
         lines.append(f"waiting for images took {self.data_share:.0%} of the time")
         if self.report.test:
             lines.append(f"test accuracy {self.report.test}")
@@ -66,6 +88,9 @@ class FineTune:
             "path": str(self.path),
             "best_epoch": self.best.epoch,
             "data_share": self.data_share,
+            "start": {"head": self.init_head, **self.start.to_dict()} if self.start else None,
+            "wise_ft": self.wise_ft,
+            "tuned": self.tuned.to_dict() if self.tuned else None,
             "history": [asdict(epoch) for epoch in self.history],
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
         }
@@ -78,6 +103,12 @@ def finetune(
     backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
     mode: Literal["all", "head"] = "all",
+    init_head: str | os.PathLike[str] | None = None,
+    reuse_until: str | None = None,
+    unfreeze: Unfreeze = "all",
+    layer_decay: float = 1.0,
+    batchnorm: BatchNorm | None = None,
+    wise_ft: float | None = None,
     recipe: Recipe | None = None,
     augment: Augment = "tutorial",
     image_size: int | None = None,
@@ -102,7 +133,18 @@ def finetune(
     weights : "pretrained", "none" (from scratch) or the path of a state dict.
     mode : "all" trains every layer; "head" a linear layer on the backbone, which stays frozen in `eval()` mode
         and runs live over every image in every epoch.
-    recipe : epochs, batch size, optimizer, schedule.
+    init_head : begin with a fitted head instead of a random one (LP-FT, Kumar et al. 2022, arXiv 2202.10054): a folder
+        of `fit_head` on a cache of the same network, preprocessing and split, or "imagenet:ant,bee", the pretrained
+        classifier's own rows (see `featcache.imagenet.choose_classes`).
+    reuse_until : keep the pretrained weights up to and with the stage of this name, draw those behind it.
+    unfreeze : what learns below the head: "all", "last-stage", or how many of the last stages. The rest is frozen in
+        `eval()` mode. See `featcache.stages.find_stages`.
+    layer_decay : the rate of a stage is that of the one above it times this; the head is above the last one.
+    batchnorm : "eval" lets every BatchNorm normalise by its running statistics, which stay as they are; "train" by its
+        batch. None takes "eval" with `init_head`, which was fitted on what "eval" gives, else "train".
+    wise_ft : keep this share of the best epoch's weights and the rest of those at the start, running statistics of
+        BatchNorm included (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903); needs `init_head`.
+    recipe : epochs, batch size, optimizer, schedule; None takes a tenth of the usual rate with `init_head`.
     compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
         then draws other random numbers.
     seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
@@ -116,7 +158,17 @@ def finetune(
     ImageError, BackboneError, RunError, HeadError, CacheError : of the image cache.
     """
     watch = Stopwatch()
-    out, recipe = Path(out), recipe or Recipe()
+    out, recipe = Path(out), recipe or (Recipe() if init_head is None else GENTLE)
+    plan = make_plan(
+        mode,
+        weights,
+        init_head=None if init_head is None else os.fspath(init_head),
+        reuse_until=reuse_until,
+        unfreeze=unfreeze,
+        layer_decay=layer_decay,
+        batchnorm=batchnorm,
+        wise_ft=wise_ft,
+    )
     if (out / CHECKPOINT).exists() and not resume:
         raise RunError(f"{out} holds a run already. Go on with --resume, or give another folder.")
     prepare_folder(out, "run")
@@ -146,22 +198,27 @@ def finetune(
             closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images))
         )
         side_kept = images.side if images else None
-        run = Run(out, backbone, spec, manifest, loader, mode, recipe, watch, side_kept, progress, on_epoch)
+        with watch.phase("start"):
+            start = begin(backbone, spec, loader, mode, plan, recipe)
+        run = Run(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, progress, on_epoch)
         if (out / CHECKPOINT).exists():
             run.restore()
         with _told_apart(spec, recipe, compile):
             if compile:
                 run.training.module.compile()
+            with watch.phase("evaluate"):
+                run.look()
             with watch.phase("train"):
                 run.train()
             with watch.phase("evaluate"):
+                run.average()
                 on_test = run.test()
     history = run.training.history
     report = Report(
         method="finetune from scratch" if (mode, backbone.weights) == ("all", "none") else f"finetune {mode}",
         seconds=watch.seconds(),
         images=len(set(manifest.samples.rows("train").tolist()) - loader.skipped.keys()) * len(history),
-        accuracy=run.best_accuracy(),
+        accuracy=run.accuracy("kept"),
         test=on_test,
         spec_digest=spec.digest(),
         seed=seed,
@@ -169,7 +226,8 @@ def finetune(
         precision=backbone.precision,
     )
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
-    result = FineTune(out, history, skipped, report)
+    first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
+    result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned)
     write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     return result
 

@@ -16,11 +16,13 @@ from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
+from featcache.imagenet import imagenet_head
 from featcache.label_metrics import judge
 from featcache.linear import LinearHead
 from featcache.multilabel import tune_labels
 from featcache.samples import Samples
 from featcache.scaling import equalise, unscaled
+from featcache.spec import ExtractSpec
 from featcache.validation import calibrated, cross_validate
 
 UseViews = Literal["all", "mean", "clean", "cycle"]
@@ -112,6 +114,25 @@ def _fit(
             options.refuse("budget_s", only="auto")
             return _tune(head, [head], options, train)
     return _fit_any(head, options, train)
+
+
+def borrow(head: str, options: Options, samples: Samples, spec: ExtractSpec, weights: str, layer: str) -> Fitted:
+    """A head that is not fitted at all: the pretrained network's own rows, see `imagenet_head`. Raises HeadError."""
+    if samples.multilabel:
+        raise HeadError(f"{head} gives one label an image, and images of this cache have several; use linear")
+    if options.parameters or options.use_views:
+        raise HeadError(f"{head} does not train: it takes neither parameters nor use_views")
+    options.refuse("cv", "budget_s", "scaling", "calibrate", only="heads that train")
+    options.refuse_device()
+    estimator = imagenet_head(
+        head,
+        samples.classes,
+        backbone=spec.backbone,
+        weights=weights,
+        weights_sha256=spec.weights_sha256,
+        layer=layer,
+    )
+    return Fitted(estimator, head)
 
 
 def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch | None) -> Fitted:

@@ -18,8 +18,9 @@ from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
-from featcache.fitters import Options, UseViews, fit
+from featcache.fitters import Options, UseViews, borrow, fit
 from featcache.headfile import dump_head
+from featcache.imagenet import is_imagenet
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.layers import grid_side, join_layers, parse_layer
 from featcache.metrics import Accuracy
@@ -108,10 +109,12 @@ def fit_head(
         are made alike, see `featcache.scaling`, and heads see them side by side.
     head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on images left
         out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do,
-        "attention" looks at the places of a grid's layer, see `featcache.attention`. Else another short name of
-        `featcache.heads.HEADS`, the dotted path of a scikit-learn classifier, or a classifier object; one that
-        cross-validates inside (GridSearchCV) is given rows, not images: with several views of an image take
-        use_views="mean" or "clean", or they lie in several of its folds.
+        "attention" looks at the places of a grid's layer, see `featcache.attention`. "imagenet:ant,bee" does not
+        train: it takes the rows of the network's own classifier for classes that ImageNet knows, see
+        `featcache.imagenet.choose_classes`. Else another short name of `featcache.heads.HEADS`, the dotted path of a
+        scikit-learn classifier, or a classifier object; one that cross-validates inside (GridSearchCV) is given rows,
+        not images: with several views of an image take use_views="mean" or "clean", or they lie in several of its
+        folds.
     parameters : of the head's constructor; of the `Recipe` for "sgd", of `AttentionRecipe` for "attention". They fix
         the settings of a tuned head, but for "class_weight".
     use_views : train on "all" views, on their "mean", on the "clean" one; sgd and attention on one an epoch ("cycle").
@@ -147,7 +150,11 @@ def fit_head(
         )
     options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device, places)
     with watch.phase("fit"):
-        fitted = fit(head, options, train, val, on_epoch)
+        if is_imagenet(head):
+            weights = cache.provenance.get("weights", "pretrained")
+            fitted = borrow(str(head), options, cache.samples, cache.spec, weights, layer)
+        else:
+            fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
         predicted, probabilities = _predict(fitted.estimator, val, tta)
         accuracy = judge(val.y, predicted, probabilities, val.samples.classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 from featcache.errors import RunError
 from featcache.spec import EMBEDDED, Augment
-from featcache.training import Recipe
+from featcache.training import GENTLE, Recipe
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     if name is not None and name not in PRESETS:
         raise RunError(f"there is no preset {name!r}; use {', '.join(PRESETS)}")
     preset = PRESETS.get(name or "")
-    recipe = preset.recipe if preset else Recipe()
+    # The tutorials' rates are low enough for a head that is fitted already: 1e-3, or 1e-2 without momentum.
+    recipe = preset.recipe if preset else GENTLE if given.get("init_head") else Recipe()
     if preset and given.get("mode") == "head":
         recipe = dataclasses.replace(recipe, lr=preset.head_lr)
     fields = {field.name for field in dataclasses.fields(Recipe)}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featcache import heads
 from featcache.backbones import Backbone
@@ -25,14 +25,18 @@ from featcache.loader import ViewLoader
 from featcache.manifest import Manifest
 from featcache.metrics import Accuracy, evaluate
 from featcache.network import Network
+from featcache.plan import Plan
 from featcache.predictions import FILE as PREDICTIONS
 from featcache.predictions import write_predictions
 from featcache.report import Stopwatch
 from featcache.rng import epoch_order
 from featcache.spec import PENULTIMATE, ExtractSpec
-from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, linear_layer, train
+from featcache.starting import Start
+from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, train
 
 _VAL_BATCH = 32
+_KEPT = "network.safetensors"
+_TUNED = "network.tuned.safetensors"  # of the best epoch, where an average of it with the start is kept
 
 
 class Run:
@@ -40,7 +44,7 @@ class Run:
 
     Parameters
     ----------
-    out : its folder. spec : of the views. mode : "all" or "head", see `finetune`.
+    out : its folder. spec : of the views. mode : "all" or "head", see `finetune`. start : what it begins with.
     image_side : what the images are shrunk to, see `ImageCache`; None where they are whole.
     """
 
@@ -52,6 +56,7 @@ class Run:
         manifest: Manifest,
         loader: ViewLoader,
         mode: Literal["all", "head"],
+        start: Start,
         recipe: Recipe,
         watch: Stopwatch,
         image_side: int | None,
@@ -61,16 +66,24 @@ class Run:
         self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
         self.manifest, self.loader, self.watch = manifest, loader, watch
         self.progress, self.on_epoch = progress, on_epoch
-        head = linear_layer(backbone.dim, len(manifest.samples.classes), spec.view.seed)
-        module: nn.Module = head if mode == "head" else Network(backbone.trainable_module(), head)
-        self.training = Training(module.to(backbone.device), recipe)
+        self.plan = start.plan
+        self.first: Pass | None = None  # of val, before any step, where the head was fitted before
+        self.kept: Pass | None = None  # of val, where that is not the best epoch's
+        self._origin = start.weights() if self.plan.wise_ft is not None else {}
+        self.training = Training(start.module, recipe, groups=start.groups)
         self.config = {
             **spec.flat(),
             "train": mode,
             **asdict(recipe),
+            **start.config,
             "images": manifest.samples.digest(),
             "image_side": image_side,
         }
+
+    def look(self) -> None:
+        """Evaluate a fitted head on val as training finds it."""
+        if self.plan.init_head is not None and self.first is None:
+            self.first = self._evaluate("val")
 
     def train(self) -> None:
         """Train from the epoch after the last to the recipe's last."""
@@ -81,15 +94,25 @@ class Run:
                 lambda: self._clean_batches("val"),
                 seed=self.spec.view.seed,
                 on_epoch=self._finish_epoch,
-                context=self.backbone.frozen.autocast if self.mode == "all" else nullcontext,
+                context=self._context,
             )
+
+    def average(self) -> None:
+        """Keep what lies between the start and the best epoch, where the plan says so; again gives the same."""
+        module = self.training.module
+        if self.plan.wise_ft is None or not isinstance(module, Network):
+            return
+        module.load(self.out / _TUNED)
+        module.mix(self._origin, self.plan.wise_ft)
+        self.kept = self._evaluate("val")
+        self._save(self.kept)
 
     def restore(self) -> None:
         """Take up the checkpoint, if it is one of the same run."""
         path = self.out / CHECKPOINT
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            found = json.loads(state["config"])
+            found = {**Plan().config(), **json.loads(state["config"])}  # older ones are of plain runs
         except (OSError, MemoryError):  # which say nothing about its content
             raise
         except Exception as error:  # truncated, empty, or a file that wants to run code
@@ -107,35 +130,42 @@ class Run:
             )
         self.training.restore(state)
         self.loader.skipped.update(state["skipped"])
+        self.first = Pass(**state["first"]) if state.get("first") else None
         for epoch in self.training.history:
             if self.on_epoch:
                 self.on_epoch(epoch)
 
-    def best_accuracy(self) -> Accuracy:
-        """On val, of the epoch whose weights were kept."""
-        if self.training.best_val is None:
-            raise AssertionError("a recipe has one epoch or more")
-        return self._accuracy(self.training.best_val)
+    def accuracy(self, which: Literal["first", "best", "kept"]) -> Accuracy | None:
+        """On val: before any step, of the best epoch, or of what was kept; None where there is none."""
+        found = {"first": self.first, "best": self.training.best_val, "kept": self.kept or self.training.best_val}
+        result = found[which]
+        return evaluate(result.labels.numpy(), result.predicted.numpy(), self._classes) if result else None
 
     def test(self) -> Accuracy | None:
         """Accuracy of the kept weights on test, where the data has one."""
         if not len(self.manifest.samples.rows("test")):
             return None
         if isinstance(self.training.module, Network):
-            self.training.module.load(self.out / "network.safetensors")
-            return self._accuracy(
-                evaluate_module(self.training.module, self._clean_batches("test"), self.backbone.frozen.autocast)
-            )
+            self.training.module.load(self.out / _KEPT)
+            found = self._evaluate("test")
+            return evaluate(found.labels.numpy(), found.predicted.numpy(), self._classes)
         estimator = load_head(self.out / "head.safetensors")
         pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
         if not pairs:
             return None  # none of them could be read
-        classes = self.manifest.samples.classes
-        predicted, _ = heads.classify(estimator, np.concatenate([x for x, _ in pairs]), len(classes))
-        return evaluate(np.concatenate([y for _, y in pairs]), predicted, classes)
+        predicted, _ = heads.classify(estimator, np.concatenate([x for x, _ in pairs]), len(self._classes))
+        return evaluate(np.concatenate([y for _, y in pairs]), predicted, self._classes)
 
-    def _accuracy(self, result: Pass) -> Accuracy:
-        return evaluate(result.labels.numpy(), result.predicted.numpy(), self.manifest.samples.classes)
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return self.manifest.samples.classes
+
+    def _context(self) -> AbstractContextManager[None]:
+        """What a forward pass computes in: of a head on features fp32."""
+        return self.backbone.frozen.autocast() if self.mode == "all" else self.backbone.frozen.exact()
+
+    def _evaluate(self, split: str) -> Pass:
+        return evaluate_module(self.training.module, self._clean_batches(split), self._context)
 
     def _train_batches(self, epoch: int) -> Batches:
         samples = self.manifest.samples
@@ -169,41 +199,45 @@ class Run:
         if training.best_val is None or not len(training.best_val.labels):
             raise RunError(f"{self.manifest.root} has no readable val images")
         if training.best is training.history[-1]:
-            self._save_best()
+            if self.plan.wise_ft is not None and isinstance(training.module, Network):
+                training.module.save(self.out / _TUNED)
+            self._save(training.best_val)
         draft = self.out / f"{CHECKPOINT}.{os.getpid()}"
-        torch.save({"config": json.dumps(self.config), "skipped": self.loader.skipped, **training.state()}, draft)
+        first = vars(self.first) if self.first else None
+        state = {"config": json.dumps(self.config), "skipped": self.loader.skipped, "first": first}
+        torch.save({**state, **training.state()}, draft)
         os.replace(draft, self.out / CHECKPOINT)
         if self.on_epoch:
             self.on_epoch(training.history[-1])
 
-    def _save_best(self) -> None:
-        module, classes = self.training.module, self.manifest.samples.classes
-        weights = None
+    def _save(self, val: Pass) -> None:
+        """The weights as they are now, and what they said of val."""
+        module, weights = self.training.module, None
         if isinstance(module, Network):
-            file = "network.safetensors"
+            file = _KEPT
             module.save(self.out / file)
         else:
             layer = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
-            head = LinearHead.from_weights(layer["weight"], layer["bias"], np.arange(len(classes)))
+            head = LinearHead.from_weights(layer["weight"], layer["bias"], np.arange(len(self._classes)))
             file, weights = dump_head(head)
         card = ModelCard(
             kind="network" if isinstance(module, Network) else "head",
             file=file,
             head="sgd",
-            classes=classes,
+            classes=self._classes,
             spec=self.spec,
             weights=self.backbone.weights,
             layer=PENULTIMATE,
-            metrics=self.best_accuracy().to_dict(),
+            metrics=evaluate(val.labels.numpy(), val.predicted.numpy(), self._classes).to_dict(),
         )
         card.write(self.out, weights)
-        self._save_predictions()
+        self._save_predictions(val)
 
-    def _save_predictions(self) -> None:
-        """Of the val images that the best epoch could read; a file that came or went meanwhile leaves none."""
-        samples, best = self.manifest.samples, self.training.best_val
+    def _save_predictions(self, val: Pass) -> None:
+        """Of the val images that could be read; a file that came or went meanwhile leaves none."""
+        samples = self.manifest.samples
         rows = np.array([row for row in samples.rows("val") if row not in self.loader.skipped], dtype=np.int64)
-        if best is not None and np.array_equal(samples.labels[rows], best.labels.numpy()):
-            write_predictions(self.out, samples.take(rows), best.predicted.numpy(), None)
+        if np.array_equal(samples.labels[rows], val.labels.numpy()):
+            write_predictions(self.out, samples.take(rows), val.predicted.numpy(), None)
         else:
             (self.out / PREDICTIONS).unlink(missing_ok=True)

@@ -53,11 +53,16 @@ def stage_of(network: nn.Module, stages: list[str]) -> dict[str, int]:
 
     What lies before a stage's end belongs to it, what lies behind the last one's to the last.
     """
+    found = stage_of_modules(network, stages)
+    return {name: found[name.rpartition(".")[0]] for name in network.state_dict()}
+
+
+def stage_of_modules(network: nn.Module, stages: list[str]) -> dict[str, int]:
+    """The same of each module, by what it holds itself: a container counts where it begins."""
     modules = [name for name, _ in network.named_modules()]
     ends = [max(place for place, name in enumerate(modules) if f"{name}.".startswith(f"{end}.")) for end in stages]
-    place = {name: number for number, name in enumerate(modules)}
     last = max(0, len(stages) - 1)
-    return {name: min(sum(place[name.rpartition(".")[0]] > end for end in ends), last) for name in network.state_dict()}
+    return {name: min(sum(place > end for end in ends), last) for place, name in enumerate(modules)}
 
 
 def _units(network: nn.Module) -> list[str]:

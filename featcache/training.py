@@ -59,6 +59,11 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or greater")
 
 
+GENTLE = Recipe(lr=1e-3)
+"""For a network whose head is fitted already: large steps would undo what it knows (LP-FT, Kumar et al. 2022, "Fine-
+tuning can distort pretrained features and underperform out-of-distribution", arXiv 2202.10054)."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch reached. Losses are mean cross-entropies in nats; `lr` is the rate it trained with."""
@@ -94,15 +99,19 @@ class Pass:
 
 @dataclass
 class Training:
-    """The state of a training: what a checkpoint keeps."""
+    """The state of a training: what a checkpoint keeps.
+
+    groups : of parameters, each with a rate; the first one's is reported. None gives all that learn the recipe's.
+    """
 
     module: nn.Module
     recipe: Recipe
     history: list[Epoch] = field(default_factory=list)
     best_val: Pass | None = None
+    groups: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        self.optimizer = _optimizer(self.module, self.recipe)
+        self.optimizer = _optimizer(self.module, self.recipe, self.groups)
         self.schedule = _schedule(self.optimizer, self.recipe)
 
     @property
@@ -210,8 +219,9 @@ def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:
         return nn.Linear(dim, n_classes)
 
 
-def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _optimizer(module: nn.Module, recipe: Recipe, groups: list[dict[str, Any]] | None) -> torch.optim.Optimizer:
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    parameters: Any = learning if groups is None else groups
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

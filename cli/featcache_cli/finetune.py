@@ -11,8 +11,22 @@ from featcache_cli import options
 
 PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 
+GROUPS = {
+    "What training begins with": ("backbone", "init", "weights", "init_head", "reuse_until"),
+    "What learns": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
+    "How": ("preset", "augment", "epochs", "lr", "momentum", "weight_decay", "optimizer", "schedule", "step_size",
+            "batch_size", "image_size", "seed"),
+    "Which images": ("val_fraction", "split_seed", "allow_leak", "max_pixels", "image_cache"),
+    "The machine": ("workers", "device", "precision", "compile"),
+}  # fmt: skip
 
-@click.command()
+
+def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | int | None:
+    """all, last-stage or a number; the library says what else is none."""
+    return int(text) if text and text.isascii() and text.isdigit() else text
+
+
+@click.command(cls=options.Grouped, groups=GROUPS)
 @click.argument("data")
 @click.option("-o", "--out", required=True, help="Folder of the run.")
 @click.option("--preset", type=click.Choice(PRESETS), help="A tutorial's settings; other options override them.")
@@ -20,11 +34,23 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 @click.option("--init", type=click.Choice(["pretrained", "scratch"]), default="pretrained", show_default=True,
               help="Pretrained weights, or random ones.")  # fmt: skip
 @click.option("--weights", help="Start from this state dict instead.")
+@click.option("--init-head", metavar="HEAD", help="Begin with this fitted head, at a tenth of the usual rate: a folder "
+              "of fit-head on the same split, or imagenet:ant,bee, the pretrained classifier's own rows.")  # fmt: skip
+@click.option("--reuse-until", metavar="STAGE", help="Keep the pretrained weights up to and with this stage (layer2, "
+              "blocks.4), draw those behind it.")  # fmt: skip
 @click.option("--train", "mode", type=click.Choice(["all", "head"]), default="all", show_default=True,
               help="All layers, or a head on the network frozen in eval() mode.")  # fmt: skip
+@click.option("--unfreeze", callback=_unfreeze, metavar="STAGES", help="all, last-stage, or how many of the last "
+              "stages learn; what lies below is frozen in eval() mode. [default: all]")  # fmt: skip
+@click.option("--layer-decay", type=click.FloatRange(0, 1, min_open=True), help="Each stage learns at this share of "
+              "the rate of the one above it, the last one at this share of the head's. [default: 1]")  # fmt: skip
+@click.option("--batchnorm", type=click.Choice(["train", "eval"]), help="Normalise by the batch, or by the pretrained "
+              "statistics, which stay. [default: train; with --init-head eval]")  # fmt: skip
+@click.option("--wise-ft", type=click.FloatRange(0, 1), metavar="SHARE", help="Keep this share of the best weights and "
+              "the rest of those at the start; with --init-head. [default: the best weights]")  # fmt: skip
 @click.option("--augment", type=click.Choice(options.AUGMENTS), help="[default: tutorial]")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 10]")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01; with --init-head 0.001]")
 @click.option("--momentum", type=click.FloatRange(0, 1), help="[default: 0.9]")
 @click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0]")
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd]")

@@ -29,7 +29,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
 @click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn, head2toe choose "
               "their own settings; auto keeps the best of them; attention, sgd, logreg, svm, forest, or a dotted path, "
-              "sklearn.naive_bayes.GaussianNB.")  # fmt: skip
+              "sklearn.naive_bayes.GaussianNB; imagenet:ant,bee takes the network's own rows.")  # fmt: skip
 @click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
 @click.option("--use-views", type=click.Choice(["all", "mean", "clean", "cycle"]), help="Train on all views of an "
               "image, their mean, the clean one, one an epoch. [default: all; of sgd: cycle]")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,6 +124,27 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
     if not 0 < seconds < float("inf"):
         raise click.BadParameter(f"{text!r} is no duration such as 30s, 2m or 1.5h")
     return seconds
+
+
+class Grouped(click.Command):
+    """A command whose help lists its options in groups: headings with names of parameters; the rest comes first."""
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.groups = groups
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options."""
+        records = {
+            option.name: record
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx))
+        }
+        grouped = {name for names in self.groups.values() for name in names}
+        first = [name for name in records if name not in grouped]
+        for heading, names in {"Options": first, **self.groups}.items():
+            with formatter.section(heading):
+                formatter.write_dl([records[name] for name in names])
 
 
 def print_json(value: Any) -> None:
