@@ -61,7 +61,7 @@ def imagenet_head(
     found = 0 if weight is None else len(weight)
     if weight is None or found != _CLASSES:
         raise HeadError(
-            f"{source} has {f'a classifier of {found} classes' if found else 'no classifier'}, not of ImageNet's "
+            f"{source} has {f'a classifier of {found} classes, not' if found else 'no classifier'} of ImageNet's "
             f"{_CLASSES}. Use weights trained on those, or fit a head."
         )
     rows = weight.double().numpy()

@@ -63,6 +63,20 @@ def test_a_preset_needs_no_mode() -> None:
     assert resolve({"preset": "gluon-hotdog"})["recipe"] == PRESETS["gluon-hotdog"].recipe
 
 
+@pytest.mark.parametrize(
+    ("settings", "lr"),
+    [
+        ({}, 0.01),
+        ({"init_head": "head"}, 0.001),
+        ({"init_head": "head", "epochs": 2}, 0.001),
+        ({"init_head": "head", "lr": 0.5}, 0.5),
+        ({"init_head": "head", "preset": "gluon-hotdog"}, 0.01),  # without momentum: no faster than 0.001 with it
+    ],
+)
+def test_a_fitted_head_is_trained_on_at_a_low_rate(settings: dict[str, Any], lr: float) -> None:
+    assert resolve({"mode": "all", **settings})["recipe"].lr == lr
+
+
 def test_an_unknown_preset_is_refused_and_not_passed_over() -> None:
     settings: dict[str, Any] = {"preset": "pytorch-tutorials", "mode": "all"}
     with pytest.raises((KeyError, ValueError), match="pytorch-tutorials"):

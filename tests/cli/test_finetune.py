@@ -8,13 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
+import torch
+from torchvision import models
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
 from featcache import drawing
 from featcache.presets import PRESETS
 from featcache.training import Recipe
+from featcache_cli.finetune import GROUPS, command
 from featcache_cli.finetune import PRESETS as OFFERED
 
 NETWORK = ("--backbone", "mobilenet_v3_small", "--image-size", 32, "--workers", 2)
@@ -227,6 +231,67 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
         "allow_leak": False, "max_pixels": 178_956_970, "compile": True, "image_cache": "i.h5",
         "resume": True}  # fmt: skip
+
+
+PLAN = {
+    "init_head": ("--init-head", "head", "head"),
+    "reuse_until": ("--reuse-until", "layer2", "layer2"),
+    "unfreeze": ("--unfreeze", "2", 2),
+    "layer_decay": ("--layer-decay", "0.7", 0.7),
+    "batchnorm": ("--batchnorm", "eval", "eval"),
+    "wise_ft": ("--wise-ft", "0.5", 0.5),
+}
+
+
+def test_every_option_of_a_plan_reaches_the_library_and_none_does_unasked(got: dict[str, Any]) -> None:
+    assert not PLAN.keys() & _asked(got).keys()
+    asked = _asked(got, *(text for option, text, _ in PLAN.values() for text in (option, text)))
+    assert {name: asked[name] for name in PLAN} == {name: value for name, (_, _, value) in PLAN.items()}
+    assert asked["recipe"] == Recipe(lr=0.001)
+    assert [_asked(got, "--unfreeze", text)["unfreeze"] for text in ("all", "last-stage", "1")] == [
+        "all", "last-stage", 1]  # fmt: skip
+
+
+def test_the_help_names_every_option_once_in_a_group() -> None:
+    text = done("finetune", "--help")
+    for heading in ("Options", *GROUPS):
+        assert f"\n{heading}:\n" in text
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert {name for names in GROUPS.values() for name in names} < {option.name for option in options}
+    for option in options:
+        assert len(re.findall(rf"^  (?:-\w, )?{option.opts[-1]}\b(?!-)", text, re.MULTILINE)) == 1, option.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        (("--init", "scratch", "--init-head", "head"), "random weights, of which nothing is worth keeping"),
+        (("--train", "head", "--unfreeze", 1), "drop --unfreeze, or that"),
+        (("--wise-ft", 0.5), "give --init-head, too"),
+        (("--unfreeze", "some"), "--unfreeze is some; it must be all, last-stage"),
+        (("--init-head", "imagenet:antt,bee"), "ImageNet has no class 'antt'. Close are ant, "),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(
+    arguments: tuple[object, ...], phrase: str, data: Path, tmp_path: Path
+) -> None:
+    assert phrase in refused("finetune", data, "-o", tmp_path / "run", *arguments)
+
+
+def test_a_run_begins_with_the_head_of_a_cache(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(models.mobilenet_v3_small().state_dict(), tmp_path / "w.pth")
+    network = (*NETWORK, "--weights", tmp_path / "w.pth")
+    done("extract", data, "-o", tmp_path / "c.h5", *network, "--precision", "fp32")
+    head = as_json("fit-head", tmp_path / "c.h5", "-o", tmp_path / "head")
+    options = (*network, "--init-head", tmp_path / "head", "--epochs", 1, "--wise-ft", 0.5, "--unfreeze", 2)
+    found = as_json("finetune", data, "-o", tmp_path / "run", *options)
+    assert found["start"]["accuracy"] == head["accuracy"]
+    assert (found["start"]["head"], found["wise_ft"]) == (str(tmp_path / "head"), 0.5)
+    assert found["history"][0]["lr"] == 0.001
+    text = done("finetune", data, "-o", tmp_path / "run", *options, "--resume").splitlines()
+    assert text[1].startswith(f"began with {tmp_path / 'head'}: val accuracy {head['accuracy']:.4f} ")
+    assert text[3].startswith("kept 0.5 of these weights and 0.5 of those at the start (WiSE-FT): val accuracy ")
 
 
 def test_small_options_are_those_of_the_other_tests() -> None:

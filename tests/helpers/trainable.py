@@ -41,6 +41,35 @@ def trainable_backbone(kernel: int = 3, weights: str = "none") -> Backbone:
     return Backbone(net, name="trainable", weights=weights, image_size=8, resize_size=10)
 
 
+class StagedNet(nn.Module):
+    """A stem and three stages, blocks.0 to blocks.2, of convolution, BatchNorm, ReLU and dropout: 4 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 1, 1)
+        self.blocks = nn.Sequential(*(self._stage(stride) for stride in (1, 2, 2)))
+        self.norm = nn.BatchNorm1d(4)
+
+    @staticmethod
+    def _stage(stride: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(4, 4, 3, stride, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def staged_backbone() -> Backbone:
+    """With statistics that no batch has."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        net = StagedNet()
+        norms = (module for module in net.modules() if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)))
+        for norm, var in zip(norms, (0.1, 0.25, 0.2, 0.04), strict=True):  # about what noise gives
+            norm.running_mean.copy_(torch.linspace(0, 0.3, 4))
+            norm.running_var.copy_(torch.linspace(0.7, 1.4, 4) * var)
+    return Backbone(net, name="staged", image_size=16, resize_size=18)
+
+
 def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
     """Start a run and kill the process with SIGKILL at a moment of an epoch."""
     torch.set_num_threads(1)  # as conftest does: the results must be equal bit by bit
