@@ -183,6 +183,13 @@ def test_frozen_stages_are_saved_as_they_were(init: bool, unfreeze: Any, place: 
             assert not torch.equal(after[f"body.{name}"], value), name
 
 
+def test_a_steep_decay_lets_the_head_alone_learn(place: Path, tmp_path: Path) -> None:
+    origin = start_with(place / "head", place / "photos", staged_backbone()).weights()
+    tune(place, tmp_path / "run", layer_decay=1e-9)
+    for name, value in load_file(tmp_path / "run" / "network.safetensors").items():
+        assert torch.allclose(value, origin[name], rtol=0, atol=1e-6) == name.startswith("body."), name
+
+
 class StopError(Exception):
     pass
 
