@@ -144,7 +144,7 @@ def finetune(
         batch. None takes "eval" with `init_head`, which was fitted on what "eval" gives, else "train".
     wise_ft : keep this share of the best epoch's weights and the rest of those at the start, running statistics of
         BatchNorm included (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903); needs `init_head`.
-    recipe : epochs, batch size, optimizer, schedule; None takes a tenth of the usual rate with `init_head`.
+    recipe : epochs, batch size, optimizer, schedule; None takes a low rate, 3e-4, with `init_head`.
     compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
         then draws other random numbers.
     seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see

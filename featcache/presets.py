@@ -59,10 +59,11 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     if name is not None and name not in PRESETS:
         raise RunError(f"there is no preset {name!r}; use {', '.join(PRESETS)}")
     preset = PRESETS.get(name or "")
-    # The tutorials' rates are low enough for a head that is fitted already: 1e-3, or 1e-2 without momentum.
-    recipe = preset.recipe if preset else GENTLE if given.get("init_head") else Recipe()
+    recipe = preset.recipe if preset else Recipe()
     if preset and given.get("mode") == "head":
         recipe = dataclasses.replace(recipe, lr=preset.head_lr)
+    if "init_head" in given:  # the tutorials begin with a random head
+        recipe = dataclasses.replace(recipe, lr=GENTLE.lr)
     fields = {field.name for field in dataclasses.fields(Recipe)}
     own = {name: given.pop(name) for name in fields & given.keys()}
     return {

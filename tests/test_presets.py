@@ -67,10 +67,11 @@ def test_a_preset_needs_no_mode() -> None:
     ("settings", "lr"),
     [
         ({}, 0.01),
-        ({"init_head": "head"}, 0.001),
-        ({"init_head": "head", "epochs": 2}, 0.001),
+        ({"init_head": "head"}, 3e-4),
+        ({"init_head": "head", "epochs": 2}, 3e-4),
         ({"init_head": "head", "lr": 0.5}, 0.5),
-        ({"init_head": "head", "preset": "gluon-hotdog"}, 0.01),  # without momentum: no faster than 0.001 with it
+        ({"init_head": "head", "preset": "gluon-hotdog"}, 3e-4),
+        ({"init_head": "head", "preset": "gluon-hotdog", "lr": 0.2}, 0.2),
     ],
 )
 def test_a_fitted_head_is_trained_on_at_a_low_rate(settings: dict[str, Any], lr: float) -> None:

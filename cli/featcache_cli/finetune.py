@@ -34,7 +34,7 @@ def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -
 @click.option("--init", type=click.Choice(["pretrained", "scratch"]), default="pretrained", show_default=True,
               help="Pretrained weights, or random ones.")  # fmt: skip
 @click.option("--weights", help="Start from this state dict instead.")
-@click.option("--init-head", metavar="HEAD", help="Begin with this fitted head, at a tenth of the usual rate: a folder "
+@click.option("--init-head", metavar="HEAD", help="Begin with this fitted head, at a low rate: a folder "
               "of fit-head on the same split, or imagenet:ant,bee, the pretrained classifier's own rows.")  # fmt: skip
 @click.option("--reuse-until", metavar="STAGE", help="Keep the pretrained weights up to and with this stage (layer2, "
               "blocks.4), draw those behind it.")  # fmt: skip
@@ -50,7 +50,7 @@ def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -
               "the rest of those at the start; with --init-head. [default: the best weights]")  # fmt: skip
 @click.option("--augment", type=click.Choice(options.AUGMENTS), help="[default: tutorial]")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 10]")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01; with --init-head 0.001]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01; with --init-head 0.0003]")
 @click.option("--momentum", type=click.FloatRange(0, 1), help="[default: 0.9]")
 @click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0]")
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd]")
