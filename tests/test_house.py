@@ -13,7 +13,8 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration labels joined",
-            "projection parity hosting folders rng spec samples metrics neighbours images lbfgs blocks network stages plan",
+            "projection parity hosting folders rng spec samples metrics neighbours images lbfgs blocks network stages "
+            "plan",
             "folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
             "devices device_pass transferability",
             "prediction pooling unfreezing",
