@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -476,10 +475,6 @@ def test_a_head_of_all_stages_is_extract_and_fit_head(data: Path, tmp_path: Path
     assert len(cold.right[0]) == len(warm.right[0]) == 5
 
 
-LPFT = "init_head" in inspect.signature(finetune).parameters
-
-
-@pytest.mark.skipif(not LPFT, reason="finetune(init_head=...) is not there yet")
 def test_lpft_is_extract_fit_head_and_finetune_from_that_head(data: Path, tmp_path: Path) -> None:
     (lpft,) = _compare(data, tmp_path / "out", routes=["lpft"]).outcomes
     extracted, fitted, tuned = _results(tmp_path / "out", "lpft")

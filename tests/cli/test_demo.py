@@ -45,9 +45,18 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     text = done("demo", folder)
     shown = [line.removeprefix("$ featcache ") for line in text.splitlines() if line.startswith("$ ")]
     assert [shlex.split(line)[0] for line in shown] == [line["command"] for line in lines] == STEPS
-    assert set(STEPS) | {"demo", "verify", "update", "diff", "curve", "forecast", "show", "export", "serve"} == set(
-        COMMANDS
-    )
+    assert set(STEPS) | {
+        "demo",
+        "verify",
+        "update",
+        "diff",
+        "curve",
+        "doctor",
+        "forecast",
+        "show",
+        "export",
+        "serve",
+    } == set(COMMANDS)
     made = {folder / name for name in ("cache.h5", "head", "head-knn", "run", "report")}
     assert {Path(line["out"]) for line in lines if line.get("out")} == made
     assert all(Path(line["data"]) == folder / "digits" for line in lines if line.get("data"))

@@ -165,7 +165,10 @@ def test_an_unknown_backbone_is_refused_with_near_names(data: Path, tmp_path: Pa
         "timm has no model 'resnet18_x'; close: "
     )
     message = refused("extract", data, *out, "--backbone", "mobilenet_v3_small", "--layers", "layer9")
-    assert message == "mobilenet_v3_small has no layer 'layer9'; its stages are features, avgpool, classifier"
+    assert message == (
+        "mobilenet_v3_small has no layer 'layer9'; its parts are features, avgpool, classifier. `--layers stages` takes the "
+        "ends of its stages."
+    )
 
 
 def test_weights_that_are_not_to_be_had_name_the_ways_out(
