@@ -6,7 +6,8 @@
 Each step of a route (extraction, fitting, training) is a process of its own; the clock runs from its start to its end.
 A route's cold seconds are those of all its steps; warm ones, of cached routes, are of the fit alone. The network was
 converted before, as by any earlier extraction: what the first one costs is listed apart. The split stays the same, the
-seeds change views, order and new weights. Live routes train in the best precision that the machine has, for 10 epochs
+seeds change views, order and new weights. Digits suffer from flips and crops, so that fine-tuning and LP-FT are tried
+without them, too. Live routes train in the best precision that the machine has, for 10 epochs
 up to 500 training images, else for 5, and keep their best epoch by val, which flatters them.
 
 Runs that stand in gap.json are not repeated, so that seeds can be run on several days; times are compared within one
@@ -66,8 +67,10 @@ ROUTES: dict[str, Cached | Live] = {
     "Head2Toe": Cached("all", 0, "all", "head2toe"),
     "all stages, all pools, K=4": Cached("all", 4, "all"),
     "LP-FT": Live(starts=True),
+    "LP-FT, clean views": Live(starts=True, options=(("augment", "none"),)),
     "LP-FT, last stage": Live(starts=True, options=(("unfreeze", "last-stage"),)),
     "fine-tune": Live(),
+    "fine-tune, clean views": Live(options=(("augment", "none"),)),
     "from scratch": Live(weights="none"),
 }
 

@@ -116,4 +116,7 @@ def run(app: Any, listener: socket.socket, on_start: Callable[[], None]) -> None
             await super().shutdown(sockets)
 
     config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=_STOP_S)
-    Server(config).run(sockets=[listener])
+    server = Server(config)
+    server.run(sockets=[listener])
+    if server.started:  # a signal alone ends it; one that comes while the last task ends can get lost in asyncio
+        raise KeyboardInterrupt

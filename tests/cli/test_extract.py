@@ -166,8 +166,8 @@ def test_an_unknown_backbone_is_refused_with_near_names(data: Path, tmp_path: Pa
     )
     message = refused("extract", data, *out, "--backbone", "mobilenet_v3_small", "--layers", "layer9")
     assert message == (
-        "mobilenet_v3_small has no layer 'layer9'; its parts are features, avgpool, classifier. `--layers stages` takes "
-        "the ends of its stages."
+        "mobilenet_v3_small has no layer 'layer9'; its parts are features, avgpool, classifier. `--layers stages` "
+        "takes the ends of its stages."
     )
 
 
