@@ -33,6 +33,7 @@ import record
 from featcache.datasets import prepare
 from featcache.drawing import save
 from featcache.manifest import read_manifest
+from featcache.plan import GENTLE
 from featcache.predictions import read_predictions
 from featcache.report import machine, versions
 from featcache.routes import Order, run_in_process
@@ -92,7 +93,7 @@ class Group:
         if route.starts:
             extracted, fitted, out = self._cached(START)
             before, start = extracted + fitted["wall_s"], {"init_head": str(out)}
-        recipe = {"epochs": self.epochs} if not route.starts else {"epochs": self.epochs, "lr": 3e-4}
+        recipe = {"epochs": self.epochs, **(GENTLE if route.starts else {})}
         options = {**dict(route.options), **start, "weights": route.weights or self.weights, "recipe": recipe}
         out = self.folder / ("run-" + "-".join(map(str, sorted(options))) + f"-{route.weights}")
         found = self._step({"task": "finetune", "precision": "auto", **options}, out)

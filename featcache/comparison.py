@@ -51,7 +51,8 @@ def compare(
     ----------
     routes : of "cached", "stages" (a head on all stages of the network), "frozen", "lpft" (fine-tuning that starts from
         the cached head), "finetune", "scratch".
-    recipe : fields of `training.Recipe` for the live routes, such as {"epochs": 10}; LP-FT takes 3 % of its rate.
+    recipe : fields of `training.Recipe` for the live routes, such as {"epochs": 10}; LP-FT has optimizer, rate and
+        schedule of its own, see `featcache.plan.GENTLE`.
     repeats : seeds seed, seed + 1, ...; the split stays the same.
     budget_s : seconds for all of it; None runs everything. Runs that would not fit are left out and named, further
         seeds first; how it is known beforehand what a run will take, see `featcache.budget`. Another call with a larger

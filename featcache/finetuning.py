@@ -20,12 +20,12 @@ from featcache.images import MAX_PIXELS
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
-from featcache.plan import BatchNorm, Unfreeze, make_plan
+from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
 from featcache.report import Report, Stopwatch
 from featcache.run import Run
 from featcache.spec import EMBEDDED, Augment, ExtractSpec
 from featcache.starting import begin
-from featcache.training import GENTLE, Epoch, Recipe
+from featcache.training import Epoch, Recipe
 
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
 
@@ -144,7 +144,7 @@ def finetune(
         batch. None takes "eval" with `init_head`, which was fitted on what "eval" gives, else "train".
     wise_ft : keep this share of the best epoch's weights and the rest of those at the start, running statistics of
         BatchNorm included (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903); needs `init_head`.
-    recipe : epochs, batch size, optimizer, schedule; None takes a low rate, 3e-4, with `init_head`.
+    recipe : epochs, batch size, optimizer, schedule; None takes the usual one, with `init_head` that of `GENTLE`.
     compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
         then draws other random numbers.
     seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
@@ -158,7 +158,7 @@ def finetune(
     ImageError, BackboneError, RunError, HeadError, CacheError : of the image cache.
     """
     watch = Stopwatch()
-    out, recipe = Path(out), recipe or (Recipe() if init_head is None else GENTLE)
+    out, recipe = Path(out), recipe or (Recipe() if init_head is None else Recipe(**GENTLE))
     plan = make_plan(
         mode,
         weights,

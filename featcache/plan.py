@@ -11,6 +11,11 @@ from featcache.errors import RunError
 BatchNorm = Literal["train", "eval"]
 Unfreeze = int | Literal["all", "last-stage"]
 
+GENTLE: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "schedule": "cosine"}
+"""Fields of `Recipe` for a network whose head is fitted already: large steps would undo what it knows (LP-FT, Kumar et
+al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution", arXiv 2202.10054). SGD did
+so on the digits even at 1e-4, which after two epochs were at 0.82 from 0.94; AdamW went to 0.95."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.errors import RunError
+from featcache.plan import GENTLE
 from featcache.spec import EMBEDDED, Augment
-from featcache.training import GENTLE, Recipe
+from featcache.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     if preset and given.get("mode") == "head":
         recipe = dataclasses.replace(recipe, lr=preset.head_lr)
     if "init_head" in given:  # the tutorials begin with a random head
-        recipe = dataclasses.replace(recipe, lr=GENTLE.lr)
+        recipe = dataclasses.replace(recipe, **GENTLE)
     fields = {field.name for field in dataclasses.fields(Recipe)}
     own = {name: given.pop(name) for name in fields & given.keys()}
     return {

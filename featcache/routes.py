@@ -20,6 +20,7 @@ from typing import Any
 from featcache import errors
 from featcache.allocator import keep_freed_memory
 from featcache.files import Progress
+from featcache.plan import GENTLE
 from featcache.report import finite
 
 Order = dict[str, Any]
@@ -36,7 +37,6 @@ ROUTES = {
 CACHED = ("cached", "stages")  # those that extract, and fit a head on the cache
 
 _FOLDABLE = ("linear", "sgd", "logreg", "lda")  # heads that are one linear layer, as a network's own
-_GENTLE = 0.03  # of the rate of the live routes, as that of `training.GENTLE` is of the usual one
 
 
 def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True) -> list[Order]:
@@ -59,7 +59,7 @@ def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], sh
     cached = work / f"cached-{seed}" if shares_cache else folder
     starts = cached if head in _FOLDABLE else folder
     live |= {"init_head": str(starts / "head")}
-    live |= {"recipe": {**settings["recipe"], "lr": _GENTLE * settings["recipe"]["lr"]}}
+    live |= {"recipe": {**settings["recipe"], **GENTLE}}
     extraction = [] if shares_cache else [_extraction(folder, "cached", shared, settings)]
     fitted = starts == cached and shares_cache
     fitting = [] if fitted else [_fitting(folder, cached, head if head in _FOLDABLE else "linear", "cached", seed)]

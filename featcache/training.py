@@ -59,12 +59,6 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or greater")
 
 
-GENTLE = Recipe(lr=3e-4)
-"""For a network whose head is fitted already: large steps would undo what it knows (LP-FT, Kumar et al. 2022, "Fine-
-tuning can distort pretrained features and underperform out-of-distribution", arXiv 2202.10054). At 1e-3 log-loss rose
-with each epoch on ants and bees, and the digits at 64 pixels fell below their head; from 3e-3 on they were unlearnt."""
-
-
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch reached. Losses are mean cross-entropies in nats; `lr` is the rate it trained with."""

@@ -22,10 +22,11 @@ from featcache.finetuning import finetune
 from featcache.fitting import fit_head
 from featcache.metrics import wilson_interval
 from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.plan import GENTLE
 from featcache.predictions import read_predictions
 from featcache.reporting import comparison_values, remarks, write_report
 from featcache.routes import ROUTES
-from featcache.training import GENTLE, Recipe
+from featcache.training import Recipe
 from featcache.verdict import reach_verdict
 from outcomes import comparison, fake_processes, four_routes, outcome
 
@@ -293,7 +294,7 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
     cache, out = str(work / "stages-0/cache.h5"), str(work / "stages-0/head")
     assert on_stages == {**fitting, "cache": cache, "out": out, "layer": "all"}
     started = {"out": str(work / "lpft-0/run"), "init_head": str(work / "cached-0/head")}
-    assert lpft == {**others[0], **started, "recipe": {**lpft["recipe"], "lr": pytest.approx(GENTLE.lr)}}
+    assert lpft == {**others[0], **started, "recipe": {**others[0]["recipe"], **GENTLE}}
     shared = {"data": str(data), "backbone": "efficientnet_lite0", "augment": "crop", "image_size": 32, "workers": 2,
               "device": "cpu", "val_fraction": 0.2, "seed": 0}  # fmt: skip
     for order in (extraction, of_stages, *live):
@@ -480,5 +481,5 @@ def test_lpft_is_extract_fit_head_and_finetune_from_that_head(data: Path, tmp_pa
     extracted, fitted, tuned = _results(tmp_path / "out", "lpft")
     assert lpft.wall_s == [pytest.approx(extracted["wall_s"] + fitted["wall_s"] + tuned["wall_s"])]
     assert tuned["start"]["accuracy"] == fitted["accuracy"]
-    assert tuned["history"][0]["lr"] == pytest.approx(GENTLE.lr)
+    assert tuned["history"][0]["lr"] == GENTLE["lr"]
     assert len(lpft.right[0]) == 5

@@ -67,15 +67,17 @@ def test_a_preset_needs_no_mode() -> None:
     ("settings", "lr"),
     [
         ({}, 0.01),
-        ({"init_head": "head"}, 3e-4),
-        ({"init_head": "head", "epochs": 2}, 3e-4),
+        ({"init_head": "head"}, 1e-4),
+        ({"init_head": "head", "epochs": 2}, 1e-4),
         ({"init_head": "head", "lr": 0.5}, 0.5),
-        ({"init_head": "head", "preset": "gluon-hotdog"}, 3e-4),
+        ({"init_head": "head", "preset": "gluon-hotdog"}, 1e-4),
         ({"init_head": "head", "preset": "gluon-hotdog", "lr": 0.2}, 0.2),
     ],
 )
 def test_a_fitted_head_is_trained_on_at_a_low_rate(settings: dict[str, Any], lr: float) -> None:
-    assert resolve({"mode": "all", **settings})["recipe"].lr == lr
+    recipe = resolve({"mode": "all", **settings})["recipe"]
+    assert recipe.lr == lr
+    assert (recipe.optimizer == "adamw") == ("init_head" in settings)
 
 
 def test_an_unknown_preset_is_refused_and_not_passed_over() -> None:

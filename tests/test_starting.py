@@ -141,7 +141,7 @@ def test_a_plain_run_has_no_start(place: Path, tmp_path: Path) -> None:
     assert str(run).startswith("3 epochs in ")
 
 
-@pytest.mark.parametrize(("init", "lr"), [(True, 3e-4), (False, 0.01)])
+@pytest.mark.parametrize(("init", "lr"), [(True, 1e-4), (False, 0.01)])
 def test_the_rate_is_low_where_none_is_given(init: bool, lr: float, place: Path, tmp_path: Path) -> None:
     options = {} if init else {"init_head": None}
 

@@ -23,7 +23,7 @@ from featcache_cli import options
 @options.image_size_option
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of the live routes.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True,
-              help="Learning rate of the live routes; LP-FT takes 3 % of it.")  # fmt: skip
+              help="Learning rate of the live routes but LP-FT, which has its own.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the live routes.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds to run.")
 @click.option("--budget", "budget_s", callback=options.duration, help="Time for all of it, such as 10m: what would not "

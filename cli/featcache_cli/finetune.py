@@ -50,11 +50,12 @@ def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -
               "the rest of those at the start; with --init-head. [default: the best weights]")  # fmt: skip
 @click.option("--augment", type=click.Choice(options.AUGMENTS), help="[default: tutorial]")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 10]")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01; with --init-head 0.0003]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01; with --init-head 0.0001]")
 @click.option("--momentum", type=click.FloatRange(0, 1), help="[default: 0.9]")
 @click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0]")
-@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd]")
-@click.option("--schedule", type=click.Choice(["step", "cosine", "constant"]), help="[default: step]")
+@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd; with --init-head adamw]")
+@click.option("--schedule", type=click.Choice(["step", "cosine", "constant"]), help="[default: step; with "
+              "--init-head cosine]")  # fmt: skip
 @click.option("--step-size", type=click.IntRange(1), help="Epochs after which step divides by 10. [default: 7]")
 @click.option("--batch-size", type=click.IntRange(1), help="[default: 32]")
 @options.image_size_option

@@ -16,6 +16,7 @@ from torchvision import models
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
 from featcache import drawing
+from featcache.plan import GENTLE
 from featcache.presets import PRESETS
 from featcache.training import Recipe
 from featcache_cli.finetune import GROUPS, command
@@ -194,7 +195,7 @@ def test_the_defaults_are_in_the_help(got: dict[str, Any]) -> None:
         value = getattr(recipe, name)
         shown = f"{value:g}" if isinstance(value, float) else value
         assert re.search(rf"--{name.replace('_', '-')} .*?\[default: {shown}[;\]]", text), name
-    assert f"[default: {recipe.schedule}]" in text
+    assert f"[default: {recipe.schedule};" in text
     assert f"Epochs after which step divides by {1 / recipe.gamma:g}. [default: {recipe.step_size}" in text
 
 
@@ -247,7 +248,7 @@ def test_every_option_of_a_plan_reaches_the_library_and_none_does_unasked(got: d
     assert not PLAN.keys() & _asked(got).keys()
     asked = _asked(got, *(text for option, text, _ in PLAN.values() for text in (option, text)))
     assert {name: asked[name] for name in PLAN} == {name: value for name, (_, _, value) in PLAN.items()}
-    assert asked["recipe"] == Recipe(lr=3e-4)
+    assert asked["recipe"] == Recipe(**GENTLE)
     assert [_asked(got, "--unfreeze", text)["unfreeze"] for text in ("all", "last-stage", "1")] == [
         "all", "last-stage", 1]  # fmt: skip
 
@@ -288,7 +289,7 @@ def test_a_run_begins_with_the_head_of_a_cache(data: Path, tmp_path: Path) -> No
     found = as_json("finetune", data, "-o", tmp_path / "run", *options)
     assert found["start"]["accuracy"] == head["accuracy"]
     assert (found["start"]["head"], found["wise_ft"]) == (str(tmp_path / "head"), 0.5)
-    assert found["history"][0]["lr"] == 3e-4
+    assert found["history"][0]["lr"] == GENTLE["lr"]
     text = done("finetune", data, "-o", tmp_path / "run", *options, "--resume").splitlines()
     assert text[1].startswith(f"began with {tmp_path / 'head'}: val accuracy {head['accuracy']:.4f} ")
     assert text[3].startswith("kept 0.5 of these weights and 0.5 of those at the start (WiSE-FT): val accuracy ")
