@@ -13,7 +13,8 @@ from featcache.drawing import BLUE, GREEN, GREY, PURPLE, VERMILION
 from featcache.metrics import wilson_interval
 from featcache.pairing import paired_difference
 
-TRAINED = ("fine-tune", "LP-FT", "from scratch")
+FULL = ("fine-tune",)
+TRAINED = (*FULL, "LP-FT", "from scratch")
 """What the names of routes that train a network begin with."""
 
 PAIRS = (("fine-tune", "LP-FT"), ("fine-tune, clean views", "LP-FT, clean views"))
@@ -30,25 +31,25 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for name, backbone in keys:
         here = [run for run in runs if (run["set"], run["backbone"]) == (name, backbone)]
         names = dict.fromkeys(run["route"] for run in here)
-        best = _best_trained(here)
-        routes = {route: _route([run for run in here if run["route"] == route], here, best) for route in names}
-        reached = [*_nearest(name, here, routes, best), *_lpft(here, routes)]
-        found.append({"set": name, "backbone": backbone, "best_trained": best, "routes": routes, "reached": reached})
+        best, full = (_best(here, kinds) for kinds in (TRAINED, FULL))
+        routes = {route: _route([run for run in here if run["route"] == route], here, full) for route in names}
+        reached = [*_nearest(name, here, routes, best, full), *_lpft(here, routes)]
+        found.append({"set": name, "backbone": backbone, "routes": routes, "reached": reached})
     return found
 
 
-def _best_trained(here: Sequence[dict[str, Any]]) -> str | None:
-    """The most accurate of the routes that train the network, over the seeds."""
-    names = dict.fromkeys(run["route"] for run in here if run["route"].startswith(TRAINED))
+def _best(here: Sequence[dict[str, Any]], kinds: tuple[str, ...]) -> str | None:
+    """The most accurate of the routes whose names begin so, over the seeds."""
+    names = dict.fromkeys(run["route"] for run in here if run["route"].startswith(kinds))
     mean = {name: statistics.mean(run["accuracy"] for run in here if run["route"] == name) for name in names}
     return max(mean, key=lambda name: mean[name], default=None)
 
 
-def _route(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], best: str | None) -> dict[str, Any]:
-    """Mean accuracy and median seconds over the seeds; times as fast as `best` is of runs with the same seed."""
+def _route(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], full: str | None) -> dict[str, Any]:
+    """Mean accuracy and median seconds over the seeds; times as fast as `full` is of runs with the same seed."""
     mean = statistics.mean(run["accuracy"] for run in runs)
     low, high = wilson_interval(round(mean * runs[0]["n"]), runs[0]["n"])
-    tuned = {run["seed"]: run["cold_s"] for run in here if run["route"] == best}
+    tuned = {run["seed"]: run["cold_s"] for run in here if run["route"] == full}
     ratios = [tuned[run["seed"]] / run["cold_s"] for run in runs if run["seed"] in tuned]
     warm = [run["warm_s"] for run in runs if run["warm_s"] is not None]
     return {
@@ -81,10 +82,10 @@ def _pair(here: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, 
 
 
 def _nearest(
-    name: str, here: Sequence[dict[str, Any]], routes: dict[str, Any], best: str | None
+    name: str, here: Sequence[dict[str, Any]], routes: dict[str, Any], best: str | None, full: str | None
 ) -> list[dict[str, Any]]:
-    """The most accurate of the cached routes that are fast enough, against the best that was trained."""
-    if best is None:
+    """The most accurate of the cached routes that are fast enough, against the best that was trained in any way."""
+    if best is None or full is None:
         return []
     factor = FRACTION.get(name, 15)
     fast = [
@@ -92,7 +93,7 @@ def _nearest(
         for route, found in routes.items()
         if not route.startswith(TRAINED) and (found["times_as_fast"] or 0) >= factor
     ]
-    what = f"a cached route at 1/{factor} of the time of {best}, the most accurate of those that train the network"
+    what = f"a cached route at 1/{factor} of the time of {full}, against {best}, the most accurate that was trained"
     if not fast:
         return [{"what": what, "route": "none is so fast", "reached": False}]
     own = max(fast, key=lambda route: routes[route]["accuracy"])
