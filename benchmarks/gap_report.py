@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from featcache.drawing import BLUE, GREEN, GREY, PURPLE, VERMILION
+from featcache.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from featcache.metrics import wilson_interval
 from featcache.pairing import paired_difference
 
 FULL = ("fine-tune",)
 TRAINED = (*FULL, "LP-FT", "from scratch")
 """What the names of routes that train a network begin with."""
+
+OWN = "ImageNet's own rows"
+"""Nothing is trained: no route of a user whose classes ImageNet does not know, so that no goal is reached by it."""
 
 PAIRS = (("fine-tune", "LP-FT"), ("fine-tune, clean views", "LP-FT, clean views"))
 WITHIN, FRACTION = {"digits": -0.005}, {"digits": 20, "ants-bees": 15}
@@ -91,7 +94,7 @@ def _nearest(
     fast = [
         route
         for route, found in routes.items()
-        if not route.startswith(TRAINED) and (found["times_as_fast"] or 0) >= factor
+        if not route.startswith((*TRAINED, OWN)) and (found["times_as_fast"] or 0) >= factor
     ]
     what = f"a cached route at 1/{factor} of the time of {full}, against {best}, the most accurate that was trained"
     if not fast:
@@ -147,6 +150,7 @@ def draw(summary: Sequence[dict[str, Any]]) -> Figure:
     kinds = {
         "penultimate layer, K augmented views": (BLUE, "o"),
         "all stages": (GREEN, "s"),
+        OWN: (ORANGE, "*"),
         "LP-FT": (PURPLE, "D"),
         "fine-tuning": (VERMILION, "^"),
         "from scratch": (GREY, "v"),
@@ -180,7 +184,7 @@ def _kind(route: str) -> str:
         return "LP-FT"
     if route.startswith("fine-tune"):
         return "fine-tuning"
-    return "from scratch" if route == "from scratch" else "all stages"
+    return route if route in ("from scratch", OWN) else "all stages"
 
 
 def _label(route: str) -> str | None:
