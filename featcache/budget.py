@@ -61,6 +61,8 @@ class LeftOut:
     def __str__(self) -> str:
         if self.predicted_s is None:
             return f"{ROUTES[self.route]}, which starts from the cached head"
+        if not self.left_s:
+            return f"{ROUTES[self.route]}, not begun: the time was up"
         left = human_duration(self.left_s)
         were = "was" if left.startswith("1 ") else "were"
         about = "at least" if self.least else "about"

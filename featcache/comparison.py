@@ -10,6 +10,7 @@ from typing import Any
 
 from featcache.card import write_json
 from featcache.errors import RunError
+from featcache.families import FAMILIES
 from featcache.files import Progress
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
@@ -24,7 +25,7 @@ def compare(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    routes: Sequence[str] = tuple(ROUTES),
+    routes: Sequence[str] | None = None,
     backbone: str = EMBEDDED,
     weights: str = "pretrained",
     views: int = 4,
@@ -50,7 +51,7 @@ def compare(
     Parameters
     ----------
     routes : of "cached", "stages" (a head on all stages of the network), "frozen", "lpft" (fine-tuning that starts from
-        the cached head), "finetune", "scratch".
+        the cached head), "finetune", "scratch". None: all; but LP-FT, where the weights are random.
     recipe : fields of `training.Recipe` for the live routes, such as {"epochs": 10}; LP-FT has optimizer, rate and
         schedule of its own, see `featcache.plan.GENTLE`.
     repeats : seeds seed, seed + 1, ...; the split stays the same.
@@ -63,12 +64,16 @@ def compare(
     ------
     FeatcacheError : of a route; RunError, where no route fits into the budget, too.
     """
+    if routes is None:
+        routes = [route for route in ROUTES if weights != "none" or route != "lpft"]
+    elif weights == "none" and "lpft" in routes:
+        raise RunError("LP-FT trains a pretrained network on: with weights none there is none. Drop the route lpft.")
     unknown = [route for route in routes if route not in ROUTES]
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
-    if head not in ("sgd", "auto"):
+    if head not in ("sgd", "auto", *FAMILIES):
         make_head(head)  # a bad name is told before hours of extraction
     manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress)
     samples = manifest.single_label("benchmark").samples

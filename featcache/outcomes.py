@@ -13,7 +13,7 @@ from featcache.budget import Spending
 from featcache.curves import Curve
 from featcache.errors import HeadError
 from featcache.metrics import wilson_interval
-from featcache.predictions import FILE, TEST, read_predictions
+from featcache.predictions import FILE, LAST, TEST, read_predictions
 from featcache.report import machine, versions
 from featcache.routes import CACHED, ROUTES
 
@@ -36,7 +36,8 @@ class Outcome:
     epoch, None for the cached head. shown : views that the network was run on. seconds : by phase, of the run
     with the median time. skipped : images that could not be read. device, precision : of the network that was
     trained, else of the one that extracted. right, test_right : image -> whether it was predicted right, of val and of
-    test; one a repeat, and none where the predictions were not kept.
+    test; one a repeat, and none where the predictions were not kept. Of a training, whose accuracy is that of its best
+    epoch by val, `right` is of the last epoch, which was not chosen.
     """
 
     route: str
@@ -105,28 +106,32 @@ class Comparison:
         """The outcome of one route, None where it did not run."""
         return next((outcome for outcome in self.outcomes if outcome.route == route), None)
 
-    def break_even_epoch(self) -> int | None:
-        """From how many live epochs on the cold cached head is the faster way; None without both routes."""
-        cold, frozen = self.outcome(COLD), self.outcome(ROUTES["frozen"])
-        if cold is None or frozen is None or not frozen.epoch_s:
+    def break_even_epoch(self, route: str = ROUTES["frozen"]) -> int | None:
+        """From how many epochs of a live route on the cold cached head is the faster way; None without both."""
+        cold, live = self.outcome(COLD), self.outcome(route)
+        if cold is None or live is None or not live.epoch_s:
             return None
-        fixed = frozen.median_s - self.settings["recipe"]["epochs"] * frozen.epoch_s
-        return max(1, math.ceil((cold.median_s - fixed) / frozen.epoch_s))
+        fixed = live.median_s - self.settings["recipe"]["epochs"] * live.epoch_s
+        return max(1, math.ceil((cold.median_s - fixed) / live.epoch_s))
 
-    def break_even_head(self) -> int | None:
-        """From how many heads on the cold cached head is faster than training each live; None where it never is."""
-        cold, warm, frozen = self.outcome(COLD), self.outcome(WARM), self.outcome(ROUTES["frozen"])
-        if cold is None or warm is None or frozen is None or frozen.median_s <= warm.median_s:
+    def break_even_head(self, route: str = ROUTES["frozen"]) -> int | None:
+        """From how many heads on one cache is faster than training each live by that route; None where it never is."""
+        cold, warm, live = self.outcome(COLD), self.outcome(WARM), self.outcome(route)
+        if cold is None or warm is None or live is None or live.median_s <= warm.median_s:
             return None
-        return max(1, math.ceil((cold.median_s - warm.median_s) / (frozen.median_s - warm.median_s)))
+        return max(1, math.ceil((cold.median_s - warm.median_s) / (live.median_s - warm.median_s)))
+
+    def break_even(self) -> dict[str, dict[str, int | None]]:
+        """Of each live route: from which "epoch", and from which "head" on, the cache is faster."""
+        live = [found.route for found in self.outcomes if found.epoch_s and self.outcome(COLD)]
+        return {route: {"epoch": self.break_even_epoch(route), "head": self.break_even_head(route)} for route in live}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
             "outcomes": [outcome.to_dict() for outcome in self.outcomes],
             "curves": [curve.to_dict() for curve in self.curves],
-            "break_even_epoch": self.break_even_epoch(),
-            "break_even_head": self.break_even_head(),
+            "break_even": self.break_even(),
             "spending": self.spending.to_dict() if self.spending else None,
             "settings": self.settings,
             "machine": self.machine,
@@ -142,7 +147,7 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path) -> list[Out
     """
     folders = [work / f"{route}-{seed}" / ("head" if route in CACHED else "run") for seed in runs]
     right = {
-        "right": [found for folder in folders if (found := _right(folder, FILE))],
+        "right": [found for folder in folders if (found := _right(folder, FILE if route in CACHED else LAST))],
         "test_right": [found for folder in folders if (found := _right(folder, TEST))],
     }
     parts = list(runs.values())

@@ -19,7 +19,9 @@ from featcache.metrics import PairedTest, paired_test
 from featcache.report import csv_row
 from featcache.samples import Samples
 
-FILE, TEST = "val.csv", "test.csv"
+FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
+"""Beside a model: what it predicts of val and of test; beside a training's, what its last epoch predicted of val."""
+
 _COLUMNS = ["image", "label", "predicted", "probability"]
 
 
@@ -53,13 +55,14 @@ def keep_predictions(
     skipped: Container[int],
     labels: NDArray[np.int64],
     predicted: NDArray[np.int64],
+    file: str | None = None,
 ) -> None:
-    """val.csv or test.csv, of the images of a split that could be read; one that came or went meanwhile leaves none.
+    """SPLIT.csv, of the images of a split that could be read; one that came or went meanwhile leaves none.
 
     samples : of all splits. skipped : rows of them. labels, predicted : of the images read, in order.
     """
     rows = np.array([row for row in samples.rows(split) if row not in skipped], dtype=np.int64)
-    file = f"{split}.csv"
+    file = file or f"{split}.csv"
     if np.array_equal(samples.labels[rows], labels):
         write_predictions(folder, samples.take(rows), predicted, None, file)
     else:

@@ -13,7 +13,6 @@ from featcache.curves import Curve
 from featcache.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.page import Table
 from featcache.report import human_bytes, human_duration
-from featcache.routes import ROUTES
 from featcache.verdict import reach_verdict
 
 
@@ -96,25 +95,15 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def remarks(comparison: Comparison) -> list[str]:
     """What the table means, losses included."""
-    warm, frozen = (comparison.outcome(name) for name in (WARM, ROUTES["frozen"]))
-    n = comparison.outcomes[0].n
     lines = [
         "Seconds run from the start of each route's process to its end: imports, reading, decoding, training and "
         "saving included. The cold cached head is two processes, extraction and fitting; the warm one fits alone."
     ]
-    epoch, head = comparison.break_even_epoch(), comparison.break_even_head()
-    if epoch is not None and warm and frozen:
-        heads = f"from head {head} on" if head else "with no number of heads"
-        lines.append(
-            f"Break-even: the cache pays from epoch {epoch} of frozen training on, and at "
-            f"{comparison.settings['recipe']['epochs']} epoch(s) {heads}: each further head costs "
-            f"{warm.median_s:.1f} s instead of {frozen.median_s:.1f} s."
-        )
     chosen = [found.route for found in comparison.outcomes if found.epoch_s or comparison.settings["head"] == "sgd"]
     if chosen:
         lines.append(
             f"Chosen by val is the best epoch of: {'; '.join(chosen)}. So their val accuracy is optimistic; "
-            + ("test is the fair column." if comparison.outcomes[0].test_n else "no test split is there to settle it.")
+            + ("test is the fair column." if comparison.outcomes[0].test_n else "the verdict takes their last.")
         )
     if comparison.spending:
         allowed, spent = (
@@ -125,11 +114,6 @@ def remarks(comparison: Comparison) -> list[str]:
     skipped = sorted({name for found in comparison.outcomes for name in found.skipped})
     if skipped:
         lines.append(f"{len(skipped)} image(s) could not be read and are in no figure: {', '.join(skipped[:8])}.")
-    lines.append(
-        f"With {n} val images one standard error is about "
-        f"{100 * (0.25 * 0.2 / max(n, 1)) ** 0.5:.1f} to {100 * (0.25 / max(n, 1)) ** 0.5:.1f} points "
-        "(at accuracies of 0.95 and 0.5): smaller differences are noise."
-    )
     if comparison.no_curves:
         lines.append(f"What more views and labels bring could not be told: {comparison.no_curves}")
     return lines + _losses(comparison)
@@ -143,9 +127,6 @@ def _losses(comparison: Comparison) -> list[str]:
     for other in comparison.outcomes:
         if other.route in (COLD, WARM, STAGES_WARM):
             continue
-        if other.median_accuracy > cold.median_accuracy:
-            points = 100 * (other.median_accuracy - cold.median_accuracy)
-            lines.append(f"The cached head loses: {other.route} is {points:.1f} points more accurate on val.")
         if other.median_s < cold.median_s:
             lines.append(f"The cached head loses: {other.route} is {cold.median_s - other.median_s:.1f} s faster.")
         if other.size_bytes < cold.size_bytes:

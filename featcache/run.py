@@ -26,7 +26,7 @@ from featcache.manifest import Manifest
 from featcache.metrics import Accuracy, evaluate
 from featcache.network import Network
 from featcache.plan import Plan
-from featcache.predictions import keep_predictions
+from featcache.predictions import LAST, keep_predictions
 from featcache.report import Stopwatch
 from featcache.rng import epoch_order
 from featcache.spec import PENULTIMATE, ExtractSpec
@@ -198,12 +198,14 @@ class Run:
 
     def _finish_epoch(self, training: Training) -> None:
         """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
-        if training.best_val is None or not len(training.best_val.labels):
+        last = training.last_val
+        if training.best_val is None or last is None or not len(last.labels):
             raise RunError(f"{self.manifest.root} has no readable val images")
         if training.best is training.history[-1]:
             if self.plan.wise_ft is not None and isinstance(training.module, Network):
                 training.module.save(self.out / _TUNED)
             self._save(training.best_val)
+        self._keep("val", last.labels.numpy(), last.predicted.numpy(), LAST)
         draft = self.out / f"{CHECKPOINT}.{os.getpid()}"
         first = vars(self.first) if self.first else None
         state = {"config": json.dumps(self.config), "skipped": self.loader.skipped, "first": first}
@@ -235,6 +237,8 @@ class Run:
         card.write(self.out, weights)
         self._keep("val", val.labels.numpy(), val.predicted.numpy())
 
-    def _keep(self, split: str, labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> None:
+    def _keep(
+        self, split: str, labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], file: str | None = None
+    ) -> None:
         """What was predicted, beside the weights that did."""
-        keep_predictions(self.out, self.manifest.samples, split, self.loader.skipped, labels, predicted)
+        keep_predictions(self.out, self.manifest.samples, split, self.loader.skipped, labels, predicted, file)

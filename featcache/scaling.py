@@ -19,19 +19,17 @@ _Estimator = TypeVar("_Estimator", bound=BaseEstimator)
 
 
 def equalise(features: Features) -> NDArray[np.float32]:
-    """The scale of each feature, shape (d,), by which all of a layer are equally wide and all layers count alike.
+    """The scale of each feature, shape (d,): one over its standard deviation over the clean views.
 
-    A feature is divided by its standard deviation over the clean views, and by the root of its layer's width.
+    Dividing by the root of the layer's width, too, so that layers count alike, was as accurate in cross-validation on
+    digits and on ants and bees, and took 1.8 times as long to fit.
     """
     if features.joined is None:
         raise AssertionError("these are of one layer")
-    deviation, scales = _deviations(features), []
-    start = 0
-    for width in features.joined.widths:
-        part = deviation[start : start + width]
-        start += width
+    scales = []
+    for part in np.split(_deviations(features), np.cumsum(features.joined.widths)[:-1]):
         widest = float(part.max())
-        scales.append(1 / np.maximum(part, _LEAST * widest if widest > 0 else 1.0) / np.sqrt(width))
+        scales.append(1 / np.maximum(part, _LEAST * widest if widest > 0 else 1.0))
     return np.concatenate(scales).astype(np.float32)
 
 

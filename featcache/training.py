@@ -97,6 +97,7 @@ class Training:
     """The state of a training: what a checkpoint keeps.
 
     groups : of parameters, each with a rate; the first one's is reported. None gives all that learn the recipe's.
+    best_val, last_val : of the best epoch, and of the last that this process trained.
     """
 
     module: nn.Module
@@ -104,6 +105,7 @@ class Training:
     history: list[Epoch] = field(default_factory=list)
     best_val: Pass | None = None
     groups: list[dict[str, Any]] | None = None
+    last_val: Pass | None = None
 
     def __post_init__(self) -> None:
         self.optimizer = _optimizer(self.module, self.recipe, self.groups)
@@ -164,6 +166,7 @@ def train(
         val = evaluate_module(module, val_batches(), context)
         seconds = time.perf_counter() - started
         training.history.append(Epoch(epoch, lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds))
+        training.last_val = val
         if training.best is training.history[-1]:
             training.best_val = val
         on_epoch(training)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, log10
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from featcache.metrics import wilson_interval
 from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.pairing import PairedDifference, holm, paired_difference
+from featcache.phrases import capital, join, points, round_up, times
 from featcache.report import human_duration
 from featcache.routes import ROUTES
 
@@ -34,13 +34,16 @@ _WORDS = {
 }
 
 
+Decision = Literal["stay", "switch", "weigh", "none"]
+
+
 @dataclass(frozen=True)
 class Rival:
     """A route beside the cached head.
 
     accuracy : mean over its seeds. gain : by how much it is more accurate than the cached head, as a share, with its
-    95 % interval low, high. p : after Holm's correction. seconds : median, from nothing to a saved model.
-    cold_ratio, warm_ratio : those seconds in such of the cached head, extraction included or not.
+    95 % interval low, high. p : after Holm's correction; p_alone : before it. seconds : median, from nothing to a saved
+    model. cold_ratio, warm_ratio : those seconds in such of the cached head, extraction included or not.
     """
 
     route: str
@@ -49,6 +52,7 @@ class Rival:
     low: float
     high: float
     p: float
+    p_alone: float
     seconds: float
     cold_ratio: float
     warm_ratio: float | None
@@ -58,12 +62,13 @@ class Rival:
 class Verdict:
     """What to do, in words and in numbers.
 
-    decision : "stay" with the cached head, "switch" to `route`, or "none", where nothing can be said.
+    decision : "stay" with the cached head; "switch" to `route`; "weigh" a gain by `route` that is sure, small and
+    costly; or "none", where nothing can be said.
     split : of the n images that it rests on. repeats : most seeds of a route. text : the verdict. notes : what it
     rests on, and what it leaves open.
     """
 
-    decision: Literal["stay", "switch", "none"]
+    decision: Decision
     route: str | None
     text: str
     notes: tuple[str, ...] = ()
@@ -121,7 +126,7 @@ class _Court:
         for other, pair, p in zip(others, pairs, holm([pair.p for pair in pairs]), strict=True):
             cold_ratio = other.median_s / self.cached.median_s
             warm_ratio = other.median_s / warm.median_s if warm else None
-            gain = (pair.difference, pair.low, pair.high, p)
+            gain = (pair.difference, pair.low, pair.high, p, pair.p)
             self.rivals.append(
                 Rival(other.route, self._accuracy(other.route), *gain, other.median_s, cold_ratio, warm_ratio)
             )
@@ -131,17 +136,16 @@ class _Court:
         better = [rival for rival in self.rivals if rival.p < ALPHA and rival.gain > 0]
         if better:
             best = max(better, key=lambda rival: rival.gain)
-            route, text = self._switch(best, [rival for rival in better if rival is not best])
+            decision, route, text = self._switch(best, [rival for rival in better if rival is not best])
         else:
-            route, text = self.cached.route, self._stay()
+            decision, route, text = "stay", self.cached.route, self._stay()
         notes = (*self._grounds(bool(better)), *_left_out(self.comparison))
-        decision: Literal["stay", "switch"] = "switch" if better else "stay"
         return Verdict(decision, route, text, notes, self.split, self.n, self.repeats, tuple(self.rivals))
 
     def _stay(self) -> str:
         ties = sorted((rival for rival in self.rivals if rival.p >= ALPHA), key=lambda rival: -rival.accuracy)
         worse = sorted((rival for rival in self.rivals if rival.p < ALPHA), key=lambda rival: -rival.accuracy)
-        head = f"{_capital(_WORDS[self.cached.route])} ({self._figure(self.cached.route)})"
+        head = f"{capital(_WORDS[self.cached.route])} ({self._figure(self.cached.route)})"
         if ties:
             first = ties[0]
             name, figure = _WORDS[first.route], self._figure(first.route)
@@ -151,49 +155,53 @@ class _Court:
             found = f"is better than {self._beaten(first)}"
         sentences = [f"{head} {found} {self._speed(first)}."]
         if ties[1:]:
-            sentences.append(f"Nor is it from {_join([self._tied(rival) for rival in ties[1:]])}.")
+            sentences.append(f"Nor is it from {join([self._tied(rival) for rival in ties[1:]])}.")
         if worse:
-            sentences.append(f"It is better than {_join([self._beaten(rival) for rival in worse])}.")
+            sentences.append(f"It is better than {join([self._beaten(rival) for rival in worse])}.")
         return " ".join(sentences)
 
     def _speed(self, rival: Rival) -> str:
         """How its time compares, and what follows."""
         ratio, warm = rival.cold_ratio, rival.warm_ratio or 0.0
-        times = f"{human_duration(self.cached.median_s)} against {human_duration(rival.seconds)}"
+        both = f"{human_duration(self.cached.median_s)} against {human_duration(rival.seconds)}"
         if ratio >= 1 + _CLOSE:
-            again = f", {_times(warm)} once the features are cached" if warm else ""
-            return f"and was {_times(ratio)} faster ({times}{again}): stay with it"
+            again = f", {times(warm)} once the features are cached" if warm else ""
+            return f"and was {times(ratio)} faster ({both}{again}): stay with it"
         if ratio > 1 - _CLOSE:
-            again = f", and {_times(warm)} faster once the features are cached" if warm > 1 + _CLOSE else ""
-            return f"and took about as long ({times}{again}): stay with it"
-        slower = f"but was {_times(1 / ratio)} slower ({times})"
+            again = f", and {times(warm)} faster once the features are cached" if warm > 1 + _CLOSE else ""
+            return f"and took about as long ({both}{again}): stay with it"
+        slower = f"but was {times(1 / ratio)} slower ({both})"
         if warm <= 1 + _CLOSE:
             return f"{slower}: here nothing speaks for a cache"
         each = human_duration(rival.seconds / warm)
         return f"{slower}: stay with it for more than one head, each further one takes {each}"
 
-    def _switch(self, best: Rival, others: Sequence[Rival]) -> tuple[str, str]:
+    def _switch(self, best: Rival, others: Sequence[Rival]) -> tuple[Decision, str, str]:
         name, cost = _WORDS[best.route], human_duration(best.seconds)
         against, base = human_duration(self.cached.median_s), _WORDS[self.cached.route]
-        found = f"{_capital(name)} gains {_points(best.gain)} here ({self._figure(best.route)} against "
+        found = f"{capital(name)} gains {points(best.gain)} here ({self._figure(best.route)} against "
         found += f"{self._figure(self.cached.route)}; 95 % interval {_range(best)}, {self._p(best.p)})"
+        decision: Decision = "switch"
         if best.cold_ratio <= 1 + _CLOSE:
             text = f"{found} and took no longer than {base} ({cost} against {against}): take it."
         elif best.gain >= RELEVANT:
             text = f"{found}: worth its {cost}, against {against} of {base}."
         else:
+            decision = "weigh"
             text = f"{found}: whether that is worth its {cost}, against {against} of {base}, is yours to say."
         cheaper = [
             (rival.seconds, rival, pair)
             for rival in others
-            if rival.seconds < best.seconds and (pair := self._pair(rival.route, best.route)).p >= ALPHA
+            if rival.seconds < best.seconds
+            and (pair := self._pair(rival.route, best.route)).p >= ALPHA
+            and pair.difference <= RELEVANT
         ]
         if not cheaper:
-            return best.route, text
+            return decision, best.route, text
         seconds, rival, pair = min(cheaper, key=lambda one: one[0])
-        words, figure = _capital(_WORDS[rival.route]), self._figure(rival.route)
+        words, figure = capital(_WORDS[rival.route]), self._figure(rival.route)
         also = f"{words} gets there in {human_duration(seconds)} ({figure}, not distinguishable from {name}, "
-        return rival.route, f"{text} {also}{self._p(pair.p)})."
+        return decision, rival.route, f"{text} {also}{self._p(pair.p)})."
 
     def _grounds(self, gains: bool) -> list[str]:
         """What the verdict rests on, and what it leaves open."""
@@ -204,13 +212,16 @@ class _Court:
         ties = [rival for rival in self.rivals if rival.p >= ALPHA]
         if ties and not gains:
             lines.append(self._open(max(ties, key=lambda rival: rival.high)))
-        lines += self._flattered()
+        lines += [*self._break_even(), *self._flattered()]
         if self.repeats == 1:
-            lines.append("One seed each compares the models that came out; --repeats 3 tells what other seeds bring.")
+            lines.append(
+                "One run each: p and interval compare the very models that came out, and another seed gives others. "
+                "--repeats 3 takes that in."
+            )
         if self.unread:
             lines.append(f"{self.unread} {self.split} image(s) that not every route could read are left out.")
         if self.silent:
-            names = _join([_WORDS[found.route] for found in self.silent])
+            names = join([_WORDS[found.route] for found in self.silent])
             lines.append(f"Not judged, for want of predictions beside the model: {names}.")
         return lines
 
@@ -218,32 +229,38 @@ class _Court:
         """What so many images could not have shown."""
         half = (rival.high - rival.low) / 2
         name = _WORDS[rival.route]
-        line = f"So many images show differences from about {_points(half)} on"
+        line = f"So many images show differences from about {points(half)} on"
         if rival.high <= RELEVANT:
-            return f"{line}: a gain of more than {_points(max(0.0, rival.high))} by {name} can be ruled out."
-        line += f": {name} could still gain up to {_points(rival.high)} (95 % interval {_range(rival)})."
-        if rival.low > 0:
+            return f"{line}: a gain of more than {points(max(0.0, rival.high))} by {name} can be ruled out."
+        line += f": {name} could still gain up to {points(rival.high)} (95 % interval {_range(rival)})."
+        if rival.p_alone < ALPHA:
             line += f" Of this pair alone that would be a gain; among {len(self.rivals)} comparisons it is too little."
         needed = self.n * (half / RELEVANT) ** 2
         if half <= RELEVANT:
             return f"{line} More {self.split} images would be needed to tell."
-        return f"{line} To tell {_points(RELEVANT)}, about {_round(needed)} {self.split} images would be needed."
+        images = f"{round_up(needed)} {self.split} images"
+        return f"{line} An interval of ± {points(RELEVANT)} would take about {images}."
+
+    def _break_even(self) -> list[str]:
+        """How much training, and how many heads, the cache is worth."""
+        told = []
+        for route, found in self.comparison.break_even().items():
+            head = f"head {found['head']}" if found["head"] else "no number of heads"
+            told.append(f"epoch {found['epoch']} or {head} of {_WORDS[route]}")
+        return [f"Break-even: the cache is the faster way from {join(told)} on."] if told else []
 
     def _flattered(self) -> list[str]:
         """Who chose by the very images that it is judged on."""
         if self.split == "test":
             return ["No route has chosen anything by test."]
-        chose = [found.route for found in self.comparison.outcomes if found.epoch_s and found.route in self.right]
-        if self.cached.route == COLD and self.comparison.settings["head"] == "sgd":
-            chose.insert(0, COLD)
         lines = []
-        if chose:
-            names = _join([_WORDS[route] for route in chose])
-            kept = "kept its best epoch" if len(chose) == 1 else "kept their best epochs"
+        if any(found.epoch_s and found.route in self.right for found in self.comparison.outcomes):
             lines.append(
-                f"{_capital(names)} {kept} of these very val images, which flatters: some of a gain, or all of it, can "
-                "be that choice. A test folder would settle it."
+                "Trained networks are judged by their last epoch: the best of several, chosen by these very val "
+                "images, would flatter them."
             )
+        if self.comparison.settings["head"] == "sgd":
+            lines.append("The cached head kept its best epoch of these very val images, which flatters it.")
         if any(found.test_n for found in self.comparison.outcomes):
             lines.append("There is a test split, but not every route's predictions of it were kept.")
         return lines
@@ -264,11 +281,11 @@ class _Court:
         return f"{_WORDS[rival.route]} ({self._figure(rival.route)}, {self._p(rival.p)})"
 
     def _beaten(self, rival: Rival) -> str:
-        return f"{_WORDS[rival.route]} ({self._figure(rival.route)}) by {_points(-rival.gain)} ({self._p(rival.p)})"
+        return f"{_WORDS[rival.route]} ({self._figure(rival.route)}) by {points(-rival.gain)} ({self._p(rival.p)})"
 
     def _p(self, p: float) -> str:
         """Of single runs the test is McNemar's."""
-        test = "McNemar" if self.repeats == 1 else "sign-flip"
+        test = "McNemar" if self.repeats == 1 else "paired"
         if p < 0.001:
             return f"{test} p < 0.001"
         return f"{test} p = {p:.3g}" if abs(p - ALPHA) < 0.005 else f"{test} p = {p:.2g}"
@@ -284,28 +301,5 @@ def _left_out(comparison: Comparison) -> list[str]:
     return [f"Left out of the budget of {human_duration(spending.budget_s)}: {'; '.join(runs)}."]
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _join(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"
-
-
-def _points(share: float) -> str:
-    text = f"{100 * share:.1f}".removesuffix(".0")
-    return f"{text} point" if text == "1" else f"{text} points"
-
-
 def _range(rival: Rival) -> str:
     return f"{100 * rival.low:+.1f} to {100 * rival.high:+.1f} points"
-
-
-def _round(count: float) -> int:
-    """Up, to two digits."""
-    unit = 10 ** max(0, int(log10(count)) - 1)
-    return ceil(count / unit) * unit

@@ -116,10 +116,14 @@ class Work:
         return None
 
     def _once(self, folder: Path, orders: list[Order]) -> Run:
-        """The answers to some orders, run one after the other; those of an earlier, finished run if there are any."""
+        """The answers to some orders, run one after the other; those of an earlier, finished run if there are any.
+
+        An LP-FT that took another's cache and head has fewer orders than one that made its own: neither is the other.
+        """
         if (folder / _ANSWERS).exists():
             kept: Run = _read(folder / _ANSWERS)
-            return kept
+            if len(kept) == len(orders):
+                return kept
         shutil.rmtree(folder, ignore_errors=True)  # an unfinished route is timed anew, from its start
         folder.mkdir(parents=True)
 

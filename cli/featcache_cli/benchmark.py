@@ -13,8 +13,8 @@ from featcache_cli import options
 @click.command()
 @click.argument("data")
 @click.option("-o", "--out", required=True, help="Folder for report.md, report.json, report.png and the runs.")
-@click.option("--routes", default="cached,stages,frozen,lpft,finetune,scratch", show_default=True,
-              help="Comma-separated.")  # fmt: skip
+@click.option("--routes", help="Of cached, stages (a head on all stages), frozen (run live every epoch), lpft "
+              "(fine-tuning from the cached head), finetune, scratch; comma-separated. [default: all]")  # fmt: skip
 @options.backbone_option
 @options.weights_option
 @click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Cached views an image, K.")
@@ -35,7 +35,7 @@ from featcache_cli import options
 @options.val_fraction_option
 @options.allow_leak_option
 @options.as_json
-def command(routes: str, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
+def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
     """Compare cached heads, frozen-per-epoch, LP-FT, fine-tuning and from-scratch on DATA, down to a verdict."""
     import featcache
     from featcache.pages import write_benchmark_page
@@ -43,7 +43,8 @@ def command(routes: str, epochs: int, lr: float, batch_size: int, as_json: bool,
 
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar() as progress:
-        result = featcache.compare(routes=routes.split(","), recipe=recipe, progress=progress, **settings)
+        chosen = routes.split(",") if routes else None
+        result = featcache.compare(routes=chosen, recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
     text = f"{text}\nAll of it, with pictures: {page}\n\n{featcache.reach_verdict(result)}"
