@@ -109,7 +109,7 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
 
     Raises
     ------
-    HeadError : the features are not those of so many places.
+    HeadError : the features are not those of so many places, or the recipe's steps are too large.
     """
     import torch
 
@@ -147,6 +147,8 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
     coef = (coef.reshape(c, m, d) / deviation).reshape(c, -1)
     bias = bias - coef @ np.tile(mean, m)
     kept = queries.detach().double().numpy() / deviation  # what the mean adds to a score is the same at all places
+    if not (np.isfinite(coef).all() and np.isfinite(kept).all()):
+        raise HeadError("attention: its weights grew beyond all bounds. Give a lower lr, or less weight_decay.")
     return AttentionHead.from_weights(kept, coef, bias, classes, width)
 
 

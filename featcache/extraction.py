@@ -160,7 +160,7 @@ def extract(
         grids = [layer for layer in spec.layers if grid_side(parse_layer(layer)[1])]
         if grids and on_note:
             size = human_bytes(size_needed(spec, manifest.samples, backbone.dims))
-            on_note(f"{out} will take {size}: grids keep every place ({', '.join(grids)})")
+            on_note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
         with closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)) as loader:
             wanted = wanted_views(spec, manifest.samples)
             loader.begin(*next(_like_each_other(wanted, np.zeros_like(wanted))))

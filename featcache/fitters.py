@@ -13,7 +13,7 @@ from featcache import heads
 from featcache.auto import Entrant, Selection, select
 from featcache.devices import resolve_device
 from featcache.eachlabel import EachLabel
-from featcache.errors import HeadError
+from featcache.errors import HeadError, first_line
 from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
 from featcache.headfile import TREES
@@ -182,7 +182,10 @@ def _fit_attention(options: Options, train: Features) -> Fitted:
         known = ", ".join(one.name for one in fields(AttentionRecipe))
         raise HeadError(f"attention: {error}. It takes {known}.") from error
     features = train.first(0) if options.use_views == "clean" else train
-    return Fitted(fit_attention(features, options.places, recipe, options.seed), "attention")
+    try:
+        return Fitted(fit_attention(features, options.places, recipe, options.seed), "attention")
+    except (MemoryError, RuntimeError) as error:  # of so many queries
+        raise HeadError(f"attention could not be fitted: {first_line(error)}") from error
 
 
 def _tune(head: str, names: list[str], options: Options, train: Features) -> Fitted:

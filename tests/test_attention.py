@@ -141,6 +141,8 @@ def test_a_file_that_contradicts_itself_is_refused(damage: str, tmp_path: Path) 
         (Options({"lr": 0}, places=T), "attention: lr is 0; it must be a number greater than 0"),
         (Options({"lr": float("inf")}, places=T), "attention: lr is inf; it must be a number greater than 0"),
         (Options({"weight_decay": -1}, places=T), "attention: weight_decay is -1; it must be a number, 0 or greater"),
+        (Options({"lr": 1e30}, places=T), "attention: its weights grew beyond all bounds. Give a lower lr"),
+        (Options({"queries": 10**12}, places=T), "attention could not be fitted: "),
         (Options(places=49), "attention: 96 features are no channels of 49 places each, as their layer's name says"),
         (Options(use_views="mean", places=T), "trains on one view an epoch"),
         (Options(cv=3, places=T), "cv is for other heads"),

@@ -270,7 +270,7 @@ def test_the_size_of_a_cache_of_grids_is_said_before_the_work(data: Path, tmp_pa
     out, options = tmp_path / "c.h5", ("--views", 2, *SMALL, "--layers", "last, features.3:grid4")
     first = done("extract", data, "-o", out, *options).splitlines()[0]
     expected = done("extract", data, "-o", tmp_path / "d.h5", *options, "--dry-run").splitlines()[1].split(" on a ")[0]
-    assert first == f"{out} will take {expected}: grids keep every place (features.3:grid4)"
+    assert first == f"{out} will take about {expected}: grids keep every place (features.3:grid4)"
     assert done("extract", data, "-o", out, *options).startswith(f"{out}: 18 images")  # it is there already
     assert as_json("extract", data, "-o", tmp_path / "e.h5", *options)["images"] == 18
 
