@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,14 +21,25 @@ _BLOCK = 256  # images whose tokens are widened at a time
 _LEAST = 1e-6  # deviation of a channel, as a share of the widest
 
 
-class AttentionRecipe(NamedTuple):
-    """How `fit_attention` trains: AdamW along a cosine, view e in epoch e."""
+@dataclass(frozen=True)
+class AttentionRecipe:
+    """How `fit_attention` trains: AdamW along a cosine, view e in epoch e. Raises ValueError for what is no recipe."""
 
     queries: int = 4
     epochs: int = 30
     batch_size: int = 32
     lr: float = 1e-2
     weight_decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+        if not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
+            raise ValueError(f"lr is {self.lr!r}; it must be a number greater than 0")
+        if not isinstance(self.weight_decay, (int, float)) or not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay!r}; it must be a number, 0 or greater")
 
 
 class AttentionHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -96,14 +109,18 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
 
     Raises
     ------
-    HeadError
+    HeadError : the features are not those of so many places, or the recipe's steps are too large.
     """
     import torch
 
-    if recipe.queries < 1 or recipe.epochs < 1 or recipe.batch_size < 1 or not recipe.lr > 0:
-        raise HeadError(f"attention: queries, epochs, batch_size and lr must be greater than 0; got {recipe}")
+    width = train.x.shape[2]
+    if width % places:
+        raise HeadError(
+            f"attention: {width} features are no channels of {places} places each, as their layer's name says. "
+            "Extract again, or name another layer."
+        )
     classes, labels = np.unique(train.y, return_inverse=True)
-    d, c, m = train.x.shape[2] // places, len(classes), recipe.queries
+    d, c, m = width // places, len(classes), recipe.queries
     mean, deviation = _moments(train, d)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, "attention"))
@@ -111,14 +128,14 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
         last = torch.nn.Linear(m * d, c)
     optimizer = torch.optim.AdamW([queries, *last.parameters()], recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
-    centre, width = (torch.from_numpy(part).float()[:, None] for part in (mean, deviation))
+    centre, spread = (torch.from_numpy(part).float()[:, None] for part in (mean, deviation))
     for epoch in range(1, recipe.epochs + 1):
         x = train.view(train.epoch_view(epoch))
         order = epoch_order(train.samples.sha256, seed, epoch)
         for start in range(0, len(order), recipe.batch_size):
             rows = order[start : start + recipe.batch_size]
             tokens = torch.from_numpy(np.asarray(x[rows], np.float32)).view(len(rows), d, places)
-            tokens = (tokens - centre) / width
+            tokens = (tokens - centre) / spread
             shares = (torch.einsum("md,ndt->nmt", queries, tokens) / d**0.5).softmax(2)
             logits = last(torch.einsum("nmt,ndt->nmd", shares, tokens).flatten(1))
             loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]))
@@ -130,7 +147,9 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
     coef = (coef.reshape(c, m, d) / deviation).reshape(c, -1)
     bias = bias - coef @ np.tile(mean, m)
     kept = queries.detach().double().numpy() / deviation  # what the mean adds to a score is the same at all places
-    return AttentionHead.from_weights(kept, coef, bias, classes, train.x.shape[2])
+    if not (np.isfinite(coef).all() and np.isfinite(kept).all()):
+        raise HeadError("attention: its weights grew beyond all bounds. Give a lower lr, or less weight_decay.")
+    return AttentionHead.from_weights(kept, coef, bias, classes, width)
 
 
 def _moments(train: Features, d: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

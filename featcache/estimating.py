@@ -23,7 +23,7 @@ from featcache.images import MAX_PIXELS
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
-from featcache.report import human_bytes
+from featcache.report import human_bytes, human_duration
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 
 _MEASURED_VIEWS = 96
@@ -50,7 +50,7 @@ class Estimate:
         """For people."""
         room = "" if self.size_bytes <= self.free_bytes else ": TOO LITTLE"
         lines = [
-            f"{self.images} images, {self.views} views: about {human_seconds(self.seconds)} "
+            f"{self.images} images, {self.views} views: about {human_duration(self.seconds)} "
             f"(measured on {self.measured} views)",
             f"{human_bytes(self.size_bytes)} on a disk with {human_bytes(self.free_bytes)} free{room}",
         ]
@@ -156,11 +156,3 @@ def measure(
         free_bytes=shutil.disk_usage(folder).free,
         note=backbone.note,
     )
-
-
-def human_seconds(seconds: float) -> str:
-    """42 -> '42 s'; 5400 -> '1 h 30 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.errors import ExportError, MissingExtraError
-from featcache.folding import Layer, fold, layer
+from featcache.folding import FIT_ONE, Layer, fold, layer
 from featcache.formats import WRITERS
 from featcache.parity import make_pictures, run_example
 from featcache.report import human_bytes
@@ -130,7 +130,7 @@ def _last_layer(saved: SavedModel, folder: Path) -> Layer:
     if folded is None:
         raise ExportError(
             f"{folder} holds a head {card.head}, whose probabilities are not those of a linear layer: it cannot be "
-            "exported. Fit linear, ridge, lda, centroid, sgd or logreg (with --scaling standard, too)."
+            f"exported. {FIT_ONE}"
         )
     return layer(folded, len(card.classes))
 

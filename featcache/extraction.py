@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +23,8 @@ from featcache.engines import EngineName, Features
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
-from featcache.layout import wanted_views
+from featcache.layers import grid_side, parse_layer
+from featcache.layout import size_needed, wanted_views
 from featcache.loader import Batch, ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, notes, versions
@@ -107,6 +108,7 @@ def extract(
     max_pixels: int = MAX_PIXELS,
     strict: bool = False,
     progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Extraction:
     """Extract features of all images of `data` into the cache `out`.
 
@@ -126,6 +128,7 @@ def extract(
         `read_manifest`; the split does not change with `seed`. max_pixels : larger images count as unreadable.
     strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
+    on_note : called, before the work, with what is good to know then: how large a cache of grids will be.
 
     Raises
     ------
@@ -154,6 +157,10 @@ def extract(
         extracted = shown = 0
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
+        grids = [layer for layer in spec.layers if grid_side(parse_layer(layer)[1])]
+        if grids and on_note:
+            size = human_bytes(size_needed(spec, manifest.samples, backbone.dims))
+            on_note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
         with closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)) as loader:
             wanted = wanted_views(spec, manifest.samples)
             loader.begin(*next(_like_each_other(wanted, np.zeros_like(wanted))))

@@ -20,7 +20,7 @@ from featcache.folds import NEVER, plan_folds
 from featcache.head2toe import select_features
 from featcache.neighbours import votes
 from featcache.selection import Chosen, Layers, LeftOut, Trial, choose
-from featcache.softmax import Problems, solve_path
+from featcache.softmax import Problems, make_pass, solve_path
 from featcache.spectrum import Spectrum
 
 STRENGTHS = tuple(np.logspace(4, -6, 16).tolist())  # of a penalty, in shares of a feature's mean variance
@@ -146,9 +146,10 @@ def head2toe(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
     strengths = inverse_strengths(problems.x, problems.weight)
+    one_pass = make_pass(problems, tuning.device)
 
     def fit(kept: NDArray[np.bool_] | None, Cs: Sequence[float] | None) -> Chosen:
-        path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, tuning.device, kept)
+        path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, kept=kept, one_pass=one_pass)
         return choose((Layers(one.C, one.coef, one.intercept) for one in path), tuning.left_out, tuning.classes, stop)
 
     found, fraction = select_features(problems.x, problems.weight, fit, strengths, stop)

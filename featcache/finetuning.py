@@ -141,7 +141,8 @@ def finetune(
         `eval()` mode. See `featcache.stages.find_stages`.
     layer_decay : the rate of a stage is that of the one above it times this; the head is above the last one.
     batchnorm : "eval" lets every BatchNorm normalise by its running statistics, which stay as they are; "train" by its
-        batch. None takes "eval" with `init_head`, which was fitted on what "eval" gives, else "train".
+        batch, as those behind `reuse_until` always do, which are drawn and know no statistics. None takes "eval" with
+        `init_head`, which was fitted on what "eval" gives, else "train".
     wise_ft : keep this share of the best epoch's weights and the rest of those at the start, running statistics of
         BatchNorm included (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903); needs `init_head`.
     recipe : epochs, batch size, optimizer, schedule; None takes the usual one, with `init_head` that of `GENTLE`.

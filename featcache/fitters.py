@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from sklearn.base import BaseEstimator, is_classifier
@@ -13,9 +13,10 @@ from featcache import heads
 from featcache.auto import Entrant, Selection, select
 from featcache.devices import resolve_device
 from featcache.eachlabel import EachLabel
-from featcache.errors import HeadError
+from featcache.errors import HeadError, first_line
 from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
+from featcache.headfile import TREES
 from featcache.imagenet import imagenet_head
 from featcache.label_metrics import judge
 from featcache.linear import LinearHead
@@ -47,9 +48,9 @@ class Options:
 
     @property
     def rows(self) -> ViewUse:
-        """The views that heads other than sgd train on."""
+        """The views that heads other than sgd and attention train on."""
         if self.use_views == "cycle":
-            raise HeadError("cycle trains on one view an epoch, as sgd alone does; use all, mean or clean")
+            raise HeadError("cycle trains on one view an epoch, as sgd and attention do; use all, mean or clean")
         return self.use_views or "all"
 
     @property
@@ -67,7 +68,7 @@ class Options:
     def refuse_device(self) -> None:
         """Raise HeadError for a device that a head would not work on."""
         if self.device not in ("cpu", "auto"):
-            raise HeadError(f"only linear and auto work on {self.device}; leave out the device")
+            raise HeadError(f"only linear, head2toe and auto work on {self.device}; leave out the device")
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,18 @@ def fit(
     head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None = None
 ) -> Fitted:
     """Fit a head to train; val chooses the epoch of "sgd" and nothing else. Raises HeadError."""
-    if train.joined is None:
+    if train.joined is None or _is_tree(head):
         return _fit(head, options, train, val, on_epoch)
     scale = equalise(train)
     fitted = _fit(head, options, train.scaled(scale), val.scaled(scale), on_epoch)
     hot = fitted.untempered and unscaled(fitted.untempered, scale)
     return replace(fitted, estimator=unscaled(fitted.estimator, scale), untempered=hot)
+
+
+def _is_tree(head: str | BaseEstimator) -> bool:
+    """Whether it only asks which of two values of a feature is larger, whatever their scale, and is saved as it is."""
+    path = heads.HEADS.get(head, (head,))[0] if isinstance(head, str) else type(head).__name__
+    return path.rpartition(".")[2] in TREES
 
 
 def _fit(
@@ -110,7 +117,8 @@ def _fit(
         if head == "auto":
             several = train.joined is not None
             return _tune("auto", [name for name in FAMILIES if several or name != "head2toe"], options, train)
-        if head in FAMILIES and set(options.parameters) <= {"class_weight"}:
+        fixed = head in heads.HEADS and set(options.parameters) - {"class_weight"}
+        if head in FAMILIES and not fixed:
             options.refuse("budget_s", only="auto")
             return _tune(head, [head], options, train)
     return _fit_any(head, options, train)
@@ -170,10 +178,14 @@ def _fit_attention(options: Options, train: Features) -> Fitted:
         )
     try:
         recipe = AttentionRecipe(**options.parameters)
-    except TypeError as error:
-        raise HeadError(f"attention: {error}; it takes {', '.join(AttentionRecipe._fields)}") from error
+    except (TypeError, ValueError) as error:
+        known = ", ".join(one.name for one in fields(AttentionRecipe))
+        raise HeadError(f"attention: {error}. It takes {known}.") from error
     features = train.first(0) if options.use_views == "clean" else train
-    return Fitted(fit_attention(features, options.places, recipe, options.seed), "attention")
+    try:
+        return Fitted(fit_attention(features, options.places, recipe, options.seed), "attention")
+    except (MemoryError, RuntimeError) as error:  # of so many queries
+        raise HeadError(f"attention could not be fitted: {first_line(error)}") from error
 
 
 def _tune(head: str, names: list[str], options: Options, train: Features) -> Fitted:

@@ -108,13 +108,13 @@ def fit_head(
     layer : which features of the cache: one layer, several joined by commas, or "all", see `featcache.layers`. Several
         are made alike, see `featcache.scaling`, and heads see them side by side.
     head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on images left
-        out with all their views and copies; "auto" keeps the best of them. "sgd" trains as the tutorials do,
-        "attention" looks at the places of a grid's layer, see `featcache.attention`. "imagenet:ant,bee" does not train:
-        it takes the rows of the network's own classifier for classes that ImageNet knows, see
-        `featcache.imagenet.choose_classes`. Else another short name of `featcache.heads.HEADS`, the dotted path of a
-        scikit-learn classifier, or a classifier object; one that cross-validates inside (GridSearchCV) is given rows,
-        not images: with several views of an image take use_views="mean" or "clean", or they lie in several of its
-        folds.
+        out with all their views and copies; "auto" keeps the best of them (head2toe only with several layers). "sgd"
+        trains as the tutorials do, "attention" looks at the places of a grid's layer, see `featcache.attention`.
+        "imagenet:ant,bee" does not train: it takes the rows of the network's own classifier for classes that ImageNet
+        knows, see `featcache.imagenet.choose_classes`. Else another short name of `featcache.heads.HEADS`, the dotted
+        path of a scikit-learn classifier, or a classifier object; one that cross-validates inside (GridSearchCV) is
+        given rows, not images: with several views of an image take use_views="mean" or "clean", or they lie in several
+        of its folds.
     parameters : of the head's constructor; of the `Recipe` for "sgd", of `AttentionRecipe` for "attention". They fix
         the settings of a tuned head, but for "class_weight".
     use_views : train on "all" views, on their "mean", on the "clean" one; sgd and attention on one an epoch ("cycle").
@@ -125,8 +125,8 @@ def fit_head(
     calibrate : give a head that has no probabilities some, see `featcache.validation.calibrated`.
     tta : augmented views of a val or test image that are averaged with the clean one.
     seed : of the folds, and of the order and the first weights of "sgd".
-    device : where linear's passes over the features are made: "cpu", which needs no PyTorch, "auto", "cuda",
-        "cuda:1", "mps".
+    device : where the passes of linear and head2toe over the features are made: "cpu", which needs no PyTorch, "auto",
+        "cuda", "cuda:1", "mps".
     on_epoch : called with each Epoch of "sgd".
 
     Raises
@@ -152,7 +152,7 @@ def fit_head(
     with watch.phase("fit"):
         if is_imagenet(head):
             weights = cache.provenance.get("weights", "pretrained")
-            fitted = borrow(str(head), options, cache.samples, cache.spec, weights, layer)
+            fitted = borrow(str(head), options, cache.samples, cache.spec, weights, join_layers(names))
         else:
             fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):

@@ -11,6 +11,12 @@ from sklearn.base import BaseEstimator
 from featcache.linear import LinearHead
 from featcache.onevsrest import OneVsRestHead
 
+FOLDING = ("linear", "ridge", "lda", "centroid", "head2toe", "sgd", "logreg")
+"""Heads, by short name, that are a linear layer once they are fitted to one label an image."""
+
+FIT_ONE = f"Fit {', '.join(FOLDING[:-1])} or {FOLDING[-1]} (with --scaling standard, too)."
+"""What to do where another head will not do."""
+
 FAR = 100.0
 """The logit of what is certain; -100 of what cannot be: exp(-100) is no probability, and float32 holds it still."""
 

@@ -53,9 +53,12 @@ class Frozen(nn.Module):
         self._tap()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(b, s, s, 3), uint8, on the device, to the features (b, d) of each layer."""
+        """(b, s, s, 3), uint8, on the device, to the features (b, d) of each layer. Raises BackboneError."""
         self._tapped.clear()
         self._tapped[PENULTIMATE] = self.network(self._scale(pixels))
+        for layer in self._layers:
+            if layer not in self._tapped:
+                raise BackboneError(f"layer {layer} of {self._name} is never run; name another")
         return tuple(self._tapped[layer] for layer in self._layers)
 
     def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:

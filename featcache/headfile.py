@@ -46,7 +46,8 @@ _ROOMS = (
     "sklearn.preprocessing",
 )
 _CHECKED = ("SVC", "NuSVC", "LinearSVC", "KNeighborsClassifier", "NearestCentroid")
-_TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
+TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
+"""Classes of decision trees; they are saved by themselves alone, not inside of others."""
 
 
 def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
@@ -124,6 +125,7 @@ def load_head(path: Path) -> BaseEstimator:
         found = set(skops.io.get_untrusted_types(file=path))
         estimator = skops.io.load(path, trusted=sorted(found & set(_TRUSTED)))
         _check(estimator)
+        _check_folded(fold(estimator))
         return estimator
     except Exception as error:  # broken zip, unknown keys, untrusted types: all the same to the user
         raise HeadError(f"{path} is not a head that can be loaded safely: {error}") from error
@@ -159,7 +161,7 @@ def _check(estimator: Any) -> None:
     for part in _parts(estimator):
         if isinstance(part, BaseEstimator):
             kind = type(part)
-            known = kind.__name__ in (*_CHECKED, *_TREES) or kind.__module__.startswith(_ROOMS)
+            known = kind.__name__ in (*_CHECKED, *TREES) or kind.__module__.startswith(_ROOMS)
             _require(known, f"it holds a {kind.__name__}, whose file nothing checks")
         if isinstance(part, LinearHead) and hasattr(part, "coef_"):
             _check_linear(part.coef_, part.intercept_, part.classes_)
@@ -172,11 +174,19 @@ def _check(estimator: Any) -> None:
         elif isinstance(part, Tree):
             name = type(estimator).__name__
             _require(
-                name in _TREES, f"it holds decision trees inside of a {name}; only {', '.join(_TREES)} can be checked"
+                name in TREES, f"it holds decision trees inside of a {name}; only {', '.join(TREES)} can be checked"
             )
-    if type(estimator).__name__ in _TREES:
+    if type(estimator).__name__ in TREES:
         for member in getattr(estimator, "estimators_", [estimator]):
             _check_tree(member, estimator.n_features_in_)
+
+
+def _check_folded(head: LinearHead | OneVsRestHead | None) -> None:
+    """Refuse arrays that contradict each other, where they shall be a linear layer."""
+    if isinstance(head, LinearHead):
+        _check_linear(head.coef_, head.intercept_, head.classes_)
+    elif head is not None:
+        _check_layer(head.coef_, head.intercept_)
 
 
 def _check_linear(coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any]) -> None:

@@ -51,8 +51,8 @@ def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEst
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise HeadError(
-            f"there is no head {name!r}. Use {', '.join(HEADS)}, auto, sgd, or the dotted path of a scikit-learn "
-            "classifier, such as sklearn.naive_bayes.GaussianNB."
+            f"there is no head {name!r}. Use {', '.join(HEADS)}, auto, sgd, head2toe, attention, imagenet:CLASS,..., "
+            "or the dotted path of a scikit-learn classifier, such as sklearn.naive_bayes.GaussianNB."
         ) from error
     if not (inspect.isclass(cls) and issubclass(cls, BaseEstimator) and hasattr(cls, "predict")):
         raise HeadError(f"{name} is not a scikit-learn classifier")
@@ -100,7 +100,8 @@ def weight_parameter(estimator: BaseEstimator) -> str | None:
 
 def is_multilabel(estimator: BaseEstimator) -> bool:
     """Whether it gives several labels an image, as `OneVsRestHead` and `EachLabel` do, perhaps at a pipeline's end."""
-    return bool(getattr(_last_step(estimator)[1], "multilabel_", False))
+    name, last = _last_step(estimator)
+    return is_multilabel(last) if name else bool(getattr(last, "multilabel_", False))
 
 
 def _last_step(estimator: BaseEstimator) -> tuple[str, BaseEstimator]:

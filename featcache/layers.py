@@ -18,7 +18,8 @@ POOLS = ("mean", "max", "std", "grid", "cls")
 """Over places: mean, maximum, standard deviation; means of a 2 x 2 grid (of 7 x 7: "grid7"), place by place for each
 channel; the class token. Class and other prefix tokens are no places; without a pool, the mean is of all tokens."""
 
-_GRID = 2
+_MOST = 64  # places along a side: a file that asks for more is up to no good
+_SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MOST + 1)}}
 
 
 def split_layers(text: str) -> tuple[str, ...]:
@@ -36,17 +37,14 @@ def parse_layer(layer: str) -> tuple[str, str]:
     module, colon, pool = layer.partition(":")
     if colon and pool not in POOLS and not grid_side(pool):
         raise SpecError(
-            f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}, or such as grid7"
+            f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}, or grid1 to grid{_MOST}"
         )
     return module, pool
 
 
 def grid_side(pool: str) -> int:
     """The side of a grid's pool, 2 of "grid", 7 of "grid7"; 0 of other pools."""
-    number = pool.removeprefix("grid")
-    if not pool.startswith("grid") or not ((number.isascii() and number.isdigit()) or not number):
-        return 0
-    return int(number) if number else _GRID
+    return _SIDES.get(pool, 0)
 
 
 def choose_layers(asked: str, there: Sequence[str]) -> tuple[str, ...]:

@@ -36,8 +36,6 @@ ROUTES = {
 }
 CACHED = ("cached", "stages")  # those that extract, and fit a head on the cache
 
-_FOLDABLE = ("linear", "sgd", "logreg", "lda")  # heads that are one linear layer, as a network's own
-
 
 def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True) -> list[Order]:
     """What a route does for one seed, in its folder `work`/ROUTE-SEED; each order is a process.
@@ -45,6 +43,8 @@ def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], sh
     settings : of `compare`. shares_cache : whether LP-FT starts from the cache, and the head, of the route "cached"
     with this seed. Without, or where that head is no linear layer, it makes its own.
     """
+    from featcache.folding import FOLDING  # of scikit-learn, which a child that extracts does not wait for
+
     folder, head = work / f"{route}-{seed}", settings["head"]
     named = ("data", "backbone", "augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
     shared = {**{name: settings[name] for name in named}, "weights": settings["weights"], "seed": seed}
@@ -57,12 +57,12 @@ def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], sh
     if route != "lpft":
         return [live]
     cached = work / f"cached-{seed}" if shares_cache else folder
-    starts = cached if head in _FOLDABLE else folder
+    starts = cached if head in FOLDING else folder
     live |= {"init_head": str(starts / "head")}
     live |= {"recipe": {**settings["recipe"], **GENTLE}}
     extraction = [] if shares_cache else [_extraction(folder, "cached", shared, settings)]
     fitted = starts == cached and shares_cache
-    fitting = [] if fitted else [_fitting(folder, cached, head if head in _FOLDABLE else "linear", "cached", seed)]
+    fitting = [] if fitted else [_fitting(folder, cached, head if head in FOLDING else "linear", "cached", seed)]
     return [*extraction, *fitting, live]
 
 

@@ -118,6 +118,8 @@ class Run:
             raise RunError(
                 f"{path} is not a checkpoint that can be loaded safely ({first_line(error)}). Remove it to start anew."
             ) from error
+        if found["init_head"] != self.config["init_head"]:
+            raise RunError(self._other_head(found["init_head"]))
         differing = [
             f"{name}={found.get(name)}, you asked for {value}"
             for name, value in self.config.items()
@@ -133,6 +135,17 @@ class Run:
         for epoch in self.training.history:
             if self.on_epoch:
                 self.on_epoch(epoch)
+
+    def _other_head(self, before: str | None) -> str:
+        """Why a run cannot go on with the head that is asked for; before : the hash of its own one."""
+        if before is None:
+            return f"{self.out} began without a fitted head. Resume without --init-head, or give another folder."
+        if self.plan.init_head is None:
+            return f"{self.out} began with a fitted head. Resume with --init-head and that one, or give another folder."
+        return (
+            f"the head in {self.plan.init_head} is another than the one that {self.out} began with: it was fitted "
+            "again, or is of another folder. Resume with that one, or give another folder to begin with this one."
+        )
 
     def accuracy(self, which: Literal["first", "best", "kept"]) -> Accuracy | None:
         """On val: before any step, of the best epoch, or of what was kept; None where there is none."""

@@ -108,6 +108,7 @@ def solve_path(
     max_iter: int,
     device: str = "cpu",
     kept: NDArray[np.bool_] | None = None,
+    one_pass: Pass | None = None,
 ) -> Iterator[Solution]:
     """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2, for one C after the other, each found from the one before.
 
@@ -117,6 +118,7 @@ def solve_path(
 
     spectrum : of problems.x. tol, max_iter : see `minimise`. device : other than "cpu", PyTorch works there.
     kept : the features that each problem may use, shape (k, d); None for all. The others have coefficients of 0.
+    one_pass : over these problems, where it was made before, see `make_pass`; then there is no need of device.
     """
     mean, dtype = problems.x.mean.astype(np.float64), problems.x.mean.dtype
     k, outputs, d = problems.k, problems.outputs, len(mean)
@@ -127,17 +129,22 @@ def solve_path(
     theta = np.zeros((k, outputs, d + 1), dtype)  # the best without any coefficients
     theta[..., -1] = logs if outputs > 1 else logs[:, 1:] - logs[:, :1]
     memory = max(3, min(10, _MEMORY_BYTES // (2 * theta.nbytes)))
-    one_pass: Pass = partial(numpy_pass, problems)
-    if device != "cpu":
-        from featcache.device_pass import DevicePass  # PyTorch takes seconds to import
-
-        one_pass = DevicePass(problems, device)
+    one_pass = one_pass or make_pass(problems, device)
     for C in Cs:
         step = _Step(problems, one_pass, spectrum, totals, 1 / (C * totals), kept)
         found = minimise(step.objective, theta.reshape(k, -1), step.precondition, tol, max_iter, memory)
         theta = found.x.reshape(theta.shape)
         coef = theta[..., :-1].astype(np.float64)
         yield Solution(C, coef, theta[..., -1] - coef @ mean, found.iterations, found.converged)
+
+
+def make_pass(problems: Regressions, device: str) -> Pass:
+    """The pass over the rows, made by PyTorch on a device other than "cpu", which takes a copy of them there."""
+    if device == "cpu":
+        return partial(numpy_pass, problems)
+    from featcache.device_pass import DevicePass  # PyTorch takes seconds to import
+
+    return DevicePass(problems, device)
 
 
 class _Step:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from featcache.backbones import Backbone
 from featcache.card import ModelCard
 from featcache.errors import BackboneError, RunError
-from featcache.folding import Layer, fold, layer
+from featcache.folding import FIT_ONE, Layer, fold, layer
 from featcache.headfile import load_head
 from featcache.imagenet import imagenet_head, is_imagenet
+from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
 from featcache.network import Network
 from featcache.plan import Plan
@@ -82,7 +83,8 @@ def begin(
     if plan.unfreeze:
         freeze(network, stages, plan.unfreeze)
     if plan.batchnorm == "eval":
-        keep_statistics(network)
+        kept = len(stages) if plan.reuse_until is None else 1 + stages.index(plan.reuse_until)
+        keep_statistics(network, stages, kept)
     if plan.layer_decay != 1:
         groups = rates(network, stages, recipe.lr, plan.layer_decay)
     return Start(network, groups, plan.init_head, plan, config)
@@ -118,10 +120,14 @@ def read_layer(head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[
     if folded is None:
         raise RunError(
             f"{folder} holds a head {card.head}, which is no linear layer with probabilities: a network cannot begin "
-            "with it. Fit linear, ridge, lda, centroid, sgd or logreg (with --scaling standard, too)."
+            f"with it. {FIT_ONE}"
         )
-    if folded.coef_.shape[1] != backbone.dim or np.max(folded.classes_) >= len(classes):
-        raise RunError(f"{folder} is damaged: its head does not have {backbone.dim} features. Fit it again.")
+    fits = isinstance(folded, LinearHead) and folded.coef_.shape[1] == backbone.dim
+    if not fits or np.max(folded.classes_) >= len(classes):
+        raise RunError(
+            f"{folder} is damaged: its head does not judge {backbone.dim} features to be one of {len(classes)} "
+            "classes. Fit it again."
+        )
     return layer(folded, len(classes))
 
 

@@ -29,9 +29,12 @@ def freeze(network: Network, stages: list[str], learning: int) -> None:
     network.still += _modules_below(network.body, stages, first)
 
 
-def keep_statistics(network: Network) -> None:
-    """Let every BatchNorm normalise by its running statistics, which stay as they are; its weight and bias learn."""
-    network.still += [module for module in network.body.modules() if isinstance(module, _BatchNorm)]
+def keep_statistics(network: Network, stages: list[str], kept: int) -> None:
+    """Let every BatchNorm of the first `kept` stages normalise by its running statistics, which stay as they are; its
+    weight and bias learn. Those behind have random weights, whose statistics are yet to be learnt.
+    """
+    modules = network.body.modules() if kept == len(stages) else _modules_below(network.body, stages, kept)
+    network.still += [module for module in modules if isinstance(module, _BatchNorm)]
 
 
 def rates(network: Network, stages: list[str], lr: float, decay: float) -> list[dict[str, Any]]:

@@ -286,6 +286,13 @@ def test_an_unknown_layer_is_refused_with_the_names_of_the_stages() -> None:
     )
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_layer_that_no_picture_passes_is_refused(precision: str) -> None:
+    with pytest.raises(BackboneError) as error:
+        load_backbone(layers=("penultimate", "blocks.0.0.drop_path"), device="cpu", precision=precision)
+    assert str(error.value) == "layer blocks.0.0.drop_path of efficientnet_lite0 is never run; name another"
+
+
 def test_view_spec_has_the_networks_preprocessing() -> None:
     backbone = toy_backbone(interpolation="bicubic")
     spec = backbone.view_spec(augment="crop", seed=3)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import several
 from featcache import blocks, device_pass
 from featcache.blocks import Centred
 from featcache.device_pass import DevicePass
+from featcache.families import FAMILIES, Tuning
 from featcache.linear import LinearHead
 from featcache.onevsrest import OneVsRest, OneVsRestHead
 from featcache.softmax import Problems, Regressions, numpy_pass
@@ -87,3 +89,21 @@ def test_the_heads_are_the_same(classes: int) -> None:
     alone = OneVsRestHead(0.1).fit(x, several)
     torched = OneVsRestHead(0.1, device="cpu:0").fit(x, several)
     np.testing.assert_allclose(torched.coef_, alone.coef_, rtol=1e-3, atol=1e-5)
+
+
+def test_all_fractions_of_features_share_one_copy_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[DevicePass] = []
+
+    class Counted(DevicePass):
+        def __init__(self, problems: Regressions, device: str) -> None:
+            super().__init__(problems, device)
+            made.append(self)
+
+    monkeypatch.setattr(device_pass, "DevicePass", Counted)
+    x, _, _ = drawn()
+    features = several.features(x[:, None], np.random.default_rng(1).integers(0, 3, N))
+    there, here = (FAMILIES["head2toe"](Tuning(features, device=device), lambda: False) for device in ("cpu:0", "cpu"))
+    assert there is not None
+    assert here is not None
+    np.testing.assert_allclose(there.estimator.coef_, here.estimator.coef_, rtol=1e-2, atol=1e-4)
+    assert len(made) == 1

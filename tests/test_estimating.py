@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.backbones import Backbone
 from featcache.engines import Features
 from featcache.errors import CacheMismatchError
-from featcache.estimating import estimate, human_seconds
+from featcache.estimating import Estimate, estimate
 from featcache.extraction import extract
 from toys import ToyNet, toy_backbone
 
@@ -62,9 +62,9 @@ def test_an_estimate_can_be_stopped(split_folder: Path, tmp_path: Path) -> None:
     assert told[-1] == "measure"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (42, "42 s"), (89, "89 s"), (120, "2 min"), (5340, "89 min"), (5400, "1 h 30 min")],
-)
-def test_seconds_for_people(seconds: float, text: str) -> None:
-    assert human_seconds(seconds) == text
+def test_an_estimate_is_said_in_words() -> None:
+    found = Estimate(18, 44, 5400.0, 12, 1500, 10**9)
+    assert str(found).splitlines() == [
+        "18 images, 44 views: about 90 minutes (measured on 12 views)",
+        "1.5 kB on a disk with 1.0 GB free",
+    ]

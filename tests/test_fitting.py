@@ -328,11 +328,12 @@ def test_a_head_without_probabilities_gets_some_when_asked(cache: FeatureCache) 
     [
         ({"head": "sgd", "cv": 5}, "cv is for heads that are not sgd"),
         ({"head": "sgd", "use_views": "mean"}, "sgd trains on one view an epoch (cycle) or on the clean one; mean is "),
-        ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd alone does; use all, mean or clean"),
+        ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd and attention do; use all, mean or clean"),
         ({"budget_s": 5.0}, "budget_s is for auto"),
         ({"head": "logreg", "budget_s": 5.0}, "budget_s is for auto"),
         ({"calibrate": True}, "calibrate is for heads that have no probabilities of their own"),
         ({"head": "auto", "parameters": {"C": 1}}, "auto chooses its settings itself; it takes class_weight alone"),
+        ({"head": "head2toe", "parameters": {"C": 1}}, "head2toe chooses its settings itself; it takes class_weight "),
         ({"parameters": {"class_weight": "even"}}, "the head could not be fitted: "),
         (
             {"parameters": {"class_weight": {"wasps": 2}}},
@@ -459,5 +460,5 @@ def test_neighbours_do_not_vote_with_means(cache: FeatureCache) -> None:
 
 @pytest.mark.parametrize("head", ["knn", "sgd", "logreg"])
 def test_a_device_that_a_head_would_not_work_on_is_refused(cache: FeatureCache, head: str) -> None:
-    with pytest.raises(HeadError, match="only linear and auto work on cpu:0"):
+    with pytest.raises(HeadError, match="only linear, head2toe and auto work on cpu:0"):
         fit_head(cache, head=head, device="cpu:0")

@@ -19,9 +19,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 from sklearn.svm import SVC
 
+import several
 from featcache.eachlabel import EachLabel
-from featcache.folding import FAR, Layer, fold, layer
-from featcache.heads import classify
+from featcache.families import FAMILIES
+from featcache.fitters import Options, fit
+from featcache.folding import FAR, FOLDING, Layer, fold, layer
+from featcache.heads import HEADS, classify
 from featcache.linear import LinearHead
 from featcache.onevsrest import OneVsRestHead
 
@@ -165,3 +168,12 @@ def test_a_class_that_train_lacked_has_no_probability_wherever_the_logits_lie() 
 
 def test_a_class_that_has_learnt_nothing_but_its_share_is_not_taken_for_an_absent_one() -> None:
     assert Layer(np.zeros((2, 3)), np.array([-0.5, 0.5])).learnt.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("head", [*FAMILIES, *HEADS, "sgd"])
+def test_heads_are_linear_layers_where_they_are_said_to_be(head: str) -> None:
+    x, y = data(0, (0, 1, 2))
+    train = several.features(x[:, None].astype(np.float32), y)
+    parameters = {"epochs": 1} if head == "sgd" else {}
+    found = fit(head, Options(parameters), train, train).estimator
+    assert (fold(found) is not None) == (head in FOLDING)

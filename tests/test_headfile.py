@@ -238,6 +238,47 @@ def test_others_are_saved_as_they_are(estimator: Any) -> None:
     assert dump_head(estimator.fit(X, Y))[0] == "head.skops"
 
 
+def test_labels_at_the_end_of_a_pipeline_in_a_pipeline_are_several(tmp_path: Path) -> None:
+    labels = np.column_stack([Y == 0, Y > 0])
+    inner = make_pipeline(StandardScaler(), EachLabel(GaussianNB()))
+    estimator = make_pipeline(StandardScaler(), inner).fit(X, labels)
+    file, content = dump_head(estimator)
+    (tmp_path / file).write_bytes(content)
+    again = load_head(tmp_path / file)
+    assert is_multilabel(again)
+    assert not is_multilabel(make_pipeline(StandardScaler(), make_pipeline(StandardScaler(), GaussianNB())))
+    expected = (estimator.predict_proba(X) > 0.5).astype(int)
+    np.testing.assert_array_equal(classify(again, X, 2, multilabel=True)[0], expected)
+
+
+@pytest.mark.parametrize("damage", ["coef_", "intercept_", "classes_", "scale_", "nan"])
+def test_a_linear_layer_whose_arrays_contradict_each_other_is_refused(damage: str, tmp_path: Path) -> None:
+    """As no version of ours writes it: linear layers are folded."""
+    whole = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, Y)
+    scaler, last = (step for _, step in whole.steps)
+    assert is_loaded(whole, tmp_path)
+    if damage == "nan":
+        last.coef_ = np.full_like(last.coef_, np.nan)
+    elif damage == "scale_":
+        scaler.scale_ = np.ones(X.shape[1] + 1)
+    elif damage == "coef_":
+        last.coef_ = last.coef_[0]
+    else:
+        setattr(last, damage, np.arange(7))
+    assert not is_loaded(whole, tmp_path)
+
+
+def is_loaded(estimator: Any, folder: Path) -> bool:
+    """Whether a file of skops that holds it is taken."""
+    (folder / "head.skops").write_bytes(skops.io.dumps(estimator))
+    try:
+        load_head(folder / "head.skops")
+    except HeadError as error:
+        assert "is not a head that can be loaded safely: " in str(error)  # noqa: PT017
+        return False
+    return True
+
+
 def test_steps_that_are_none_are_no_pipeline() -> None:
     """What a file may hold where a pipeline has its steps."""
     odd = LogisticRegression().fit(np.eye(2), [0, 1])

@@ -31,7 +31,7 @@ from featcache.linear import LinearHead
 from foreign import Foreign, Payload
 
 CENTRES = np.array([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])
-ALL_NAMES = "linear, logreg, svm, knn, ridge, lda, centroid, forest, auto, sgd"
+ALL_NAMES = "linear, logreg, svm, knn, ridge, lda, centroid, forest, auto, sgd, head2toe, attention, imagenet:CLASS,..."
 
 
 def flat(views: int = 1, n: int = 30, noise: float = 0.5) -> FlatFeatures:

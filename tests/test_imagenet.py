@@ -149,6 +149,7 @@ def test_a_cache_s_head_needs_no_training_and_is_one_like_any_other(
 ) -> None:
     cache = extract(split_folder, tmp_path / "c.h5", weights=str(weights), views=0, dtype="float32", **NET).cache
     fit = fit_head(cache, tmp_path / "head", head="imagenet:ant,bee")
+    assert fit_head(cache, head="imagenet:ant,bee", layer="last").accuracy == fit.accuracy
     network = models.mobilenet_v3_small().eval()
     network.load_state_dict(torch.load(weights))
     val = cache.features("val")
@@ -175,7 +176,7 @@ def test_a_cache_s_head_needs_no_training_and_is_one_like_any_other(
         ({"use_views": "mean"}, "it takes neither parameters nor use_views"),
         ({"cv": 3}, "cv is for heads that train"),
         ({"calibrate": True}, "calibrate is for heads that train"),
-        ({"device": "cuda"}, "only linear and auto work on cuda"),
+        ({"device": "cuda"}, "only linear, head2toe and auto work on cuda"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(

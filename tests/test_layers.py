@@ -24,17 +24,24 @@ def test_a_layer_is_a_module_and_how_it_is_pooled(layer: str, parsed: tuple[str,
     assert parse_layer(layer) == parsed
 
 
-@pytest.mark.parametrize("pool", ["median", "", "grid-1", "grid0x", "grid²", "Max"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        *("median", "", "grid-1", "grid0x", "grid²", "Max", "grid0", "grid07", "grid65", "grid99999999"),
+        pytest.param("grid" + "9" * 5000, id="thousands of digits"),
+    ],
+)
 def test_a_pool_that_there_is_not_is_refused(pool: str) -> None:
     with pytest.raises(SpecError) as error:
         parse_layer(f"layer1:{pool}")
     assert str(error.value) == (
-        f"layer 'layer1:{pool}' is pooled by {pool!r}; it must be one of mean, max, std, grid, cls, or such as grid7"
+        f"layer 'layer1:{pool}' is pooled by {pool!r}; it must be one of mean, max, std, grid, cls, or grid1 to grid64"
     )
 
 
 def test_the_side_of_a_grid() -> None:
-    assert [grid_side(pool) for pool in ("grid", "grid2", "grid14", "max", "", "gridlock")] == [2, 2, 14, 0, 0, 0]
+    assert [grid_side(pool) for pool in ("grid", "grid1", "grid14", "grid64")] == [2, 1, 14, 64]
+    assert [grid_side(pool) for pool in ("max", "", "gridlock", "grid65")] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

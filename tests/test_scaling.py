@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
+from sklearn.tree import DecisionTreeClassifier
 
 from featcache.blocks import Rows
 from featcache.features import Features
@@ -57,6 +59,17 @@ def test_a_head_takes_features_as_they_are(head: str) -> None:
     assert (estimator.predict(np.asarray(val.clean()[:])) == val.y).mean() >= 0.95
     again = dump_head(estimator)
     assert again[0] == ("head.skops" if head == "knn" else "head.safetensors")
+
+
+@pytest.mark.parametrize("head", ["forest", "sklearn.ensemble.ExtraTreesClassifier", DecisionTreeClassifier()], ids=str)
+def test_trees_need_no_scaling_and_are_saved(head: Any, tmp_path: Path) -> None:
+    train, val = layered(), layered(seed=1)
+    estimator = fit(head, Options(), train, val).estimator
+    x = np.asarray(val.clean()[:])
+    assert (estimator.predict(x) == val.y).mean() >= 0.9
+    file, data = dump_head(estimator)
+    (tmp_path / file).write_bytes(data)
+    np.testing.assert_array_equal(load_head(tmp_path / file).predict(x), estimator.predict(x))
 
 
 def test_without_scaling_the_units_would_decide() -> None:

@@ -301,7 +301,7 @@ def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureC
         ({"budget_s": 5.0}, "budget_s is for images with one label"),
         ({"head": "logreg", "budget_s": 5.0}, "budget_s is for images with one label"),
         ({"scaling": "l2"}, "scaling is for heads that are not tuned: fix their settings with -p, or name another"),
-        ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd alone does; use all, mean or clean"),
+        ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd and attention do; use all, mean or clean"),
         ({"head": "logreg", "cv": 1}, "cross-validation takes two folds or more; got 1"),
         ({"head": "linaer"}, "there is no head 'linaer'. Use linear, "),
         ({"parameters": {"c": 1}}, "featcache.onevsrest.OneVsRestHead has no parameter 'c'; it has C, class_weight, "),

@@ -28,6 +28,7 @@ from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
 from featcache.manifest import read_manifest
 from featcache.network import Network
+from featcache.onevsrest import OneVsRestHead
 from featcache.plan import Plan
 from featcache.predictions import read_predictions
 from featcache.spec import ExtractSpec
@@ -286,7 +287,11 @@ def test_a_run_that_reuses_some_stages(split_folder: Path, tmp_path: Path) -> No
     drawn = build("mobilenet_v3_small", "none", 3)[0].state_dict()
     given = backbone.module.state_dict()
     behind = {name for name, stage in stage_of(backbone.module, stages).items() if stage > 1}
-    for name in given:
+    statistics = {name for name in behind if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert statistics
+    for name in statistics:  # of random weights nothing is known yet
+        assert not torch.equal(found[f"body.{name}"], drawn[name]), name
+    for name in given.keys() - statistics:
         expected, other = (drawn, given) if name in behind else (given, drawn)
         torch.testing.assert_close(found[f"body.{name}"], expected[name], rtol=0, atol=1e-7)
         assert given[name].ndim < 4 or not torch.allclose(other[name], expected[name], atol=1e-3), name
@@ -429,7 +434,17 @@ def test_a_head_with_other_features_than_its_card_says_is_refused(place: Path, t
     shutil.copytree(place / "head", tmp_path / "head")
     file, content = dump_head(LinearHead.from_weights(np.ones((1, 9)), np.zeros(1), np.arange(2)))
     (tmp_path / "head" / file).write_bytes(content)
-    assert "is damaged: its head does not have 4 features" in refused(
+    assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
+        place, tmp_path / "run", init_head=tmp_path / "head"
+    )
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_a_head_of_several_labels_under_the_card_of_one_is_refused(outputs: int, place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "head", tmp_path / "head")
+    file, content = dump_head(OneVsRestHead.from_weights(np.ones((outputs, 4)), np.zeros(outputs)))
+    (tmp_path / "head" / file).write_bytes(content)
+    assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
         place, tmp_path / "run", init_head=tmp_path / "head"
     )
 
@@ -458,8 +473,18 @@ def test_resuming_needs_the_same_head_wherever_it_lies(place: Path, tmp_path: Pa
     with pytest.raises(StopError):
         tune(place, tmp_path / "run", on_epoch=stop_after(1))
     fit_head(place / "c.h5", tmp_path / "other", parameters={"C": 0.01})
-    with pytest.raises(RunError, match=r"was run with init_head=[0-9a-f]{64}, you asked for [0-9a-f]{64}\. Resume"):
+    with pytest.raises(RunError) as caught:
         tune(place, tmp_path / "run", resume=True, init_head=tmp_path / "other")
+    assert str(caught.value) == (
+        f"the head in {tmp_path / 'other'} is another than the one that {tmp_path / 'run'} began with: it was fitted "
+        "again, or is of another folder. Resume with that one, or give another folder to begin with this one."
+    )
+    with pytest.raises(RunError, match=r"run began with a fitted head\. Resume with --init-head and that one, or"):
+        tune(place, tmp_path / "run", resume=True, init_head=None)
+    with pytest.raises(StopError):
+        tune(place, tmp_path / "plain", init_head=None, on_epoch=stop_after(1))
+    with pytest.raises(RunError, match=r"plain began without a fitted head\. Resume without --init-head, or"):
+        tune(place, tmp_path / "plain", resume=True)
     shutil.copytree(place / "head", tmp_path / "copy")
     found = tune(place, tmp_path / "run", resume=True, init_head=tmp_path / "copy")
     assert found.report.accuracy == whole.report.accuracy

@@ -93,11 +93,33 @@ def test_more_stages_than_there_are_is_said() -> None:
 def test_statistics_that_are_kept_normalise_while_weight_and_bias_learn() -> None:
     net = network()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    keep_statistics(net)
+    keep_statistics(net, STAGES, 3)
     after = taught(net)
     for name, value in after.items():
         statistics = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
         assert torch.equal(before[name], value) == statistics, name
+    net.train()
+    assert {name for name, module in net.body.named_modules() if not module.training} == NORMS
+
+
+def test_stages_behind_those_that_are_kept_learn_statistics_of_their_own() -> None:
+    net = network()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    seen: list[torch.Tensor] = []
+    net.body.blocks[1][1].register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].detach()))
+    keep_statistics(net, STAGES, 1)
+    net.train()(next(batches())[0])
+    after = net.state_dict()
+    for name, value in after.items():
+        statistics = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        assert torch.equal(before[name], value) == (not statistics or name.startswith("body.blocks.0")), name
+    mean = "body.blocks.1.1.running_mean"
+    torch.testing.assert_close(after[mean], 0.9 * before[mean] + 0.1 * seen[0].mean((0, 2, 3)))
+
+
+def test_a_network_without_stages_keeps_all_statistics() -> None:
+    net = network()
+    keep_statistics(net, [], 0)
     net.train()
     assert {name for name, module in net.body.named_modules() if not module.training} == NORMS
 

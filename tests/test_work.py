@@ -203,3 +203,15 @@ def test_curves_are_drawn_where_the_budget_has_room(
     # A head takes 8 s inside its process; the curves have (2 + 1) + 7 of them in two processes.
     assert found.no_curves == "that takes about 66 seconds, and of the budget 9 seconds were left."
     assert len(_compare(data, tmp_path / "more", routes=["cached"], budget_s=600.0).curves) == 2
+
+
+@pytest.mark.parametrize("head", ["ridge", "centroid"])
+def test_lpft_starts_from_any_cached_head_that_is_a_linear_layer(
+    head: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = fake_processes(monkeypatch)
+    _compare(data, tmp_path / "out", routes=["cached", "lpft"], head=head)
+    assert [(order["task"], order.get("head")) for order in orders] == [
+        ("extract", None), ("fit-head", head), ("finetune", None)
+    ]  # fmt: skip
+    assert orders[-1]["init_head"] == str(tmp_path / "out/work/cached-0/head")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from featcache.layers import split_layers
 from featcache_cli import options
 
 
@@ -45,6 +46,8 @@ def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any
     with options.progress_bar() as progress:
         if dry_run:
             del settings["strict"]
+        else:
+            settings["on_note"] = None if as_json else options.echo
         run = featcache.estimate if dry_run else featcache.extract
-        result = run(out=out, layers=layers.split(","), progress=progress, **settings)
+        result = run(out=out, layers=split_layers(layers), progress=progress, **settings)
     options.show(result, as_json)

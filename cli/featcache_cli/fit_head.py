@@ -28,18 +28,20 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
 @click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn, head2toe choose "
-              "their own settings; auto keeps the best of them; attention, sgd, logreg, svm, forest, or a dotted path, "
-              "sklearn.naive_bayes.GaussianNB; imagenet:ant,bee takes the network's own rows.")  # fmt: skip
+              "their own settings; auto keeps the best of them (head2toe only with several layers); attention, sgd, "
+              "logreg, svm, forest, or a dotted path, sklearn.naive_bayes.GaussianNB; imagenet:ant,bee takes the "
+              "network's own rows.")  # fmt: skip
 @click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
 @click.option("--use-views", type=click.Choice(["all", "mean", "clean", "cycle"]), help="Train on all views of an "
-              "image, their mean, the clean one, one an epoch. [default: all; of sgd: cycle]")  # fmt: skip
+              "image, their mean, the clean one, one an epoch. [default: all; sgd and attention: cycle]")  # fmt: skip
 @click.option("--cv", type=click.IntRange(2), help="Folds of the cross-validation within train.")
 @click.option("--budget", "budget_s", callback=options.duration, help="Of auto: 30s, 2m. [default: 10s]")
 @click.option("--scaling", type=click.Choice(["standard", "l2"]), help="Scale features, or images to length 1, first.")
 @click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
 @click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views of a val image that "
               "are averaged with the clean one; needs `extract --val-views`.")  # fmt: skip
-@click.option("--device", default="cpu", show_default=True, help="Where linear works: auto, cpu, cuda:1, mps.")
+@click.option("--device", default="cpu", show_default=True, help="Where linear, head2toe and auto work: auto, cpu, "
+              "cuda:1, mps.")  # fmt: skip
 @click.option(
     "--report", callback=options.file_in_a_folder, help="Draw and write all of it into this HTML file, too; needs -o."
 )

@@ -218,8 +218,10 @@ def test_values_out_of_range_are_usage_errors(options: tuple[object, ...], data:
     "options",
     [
         ("--views", 70_000),
-        ("--layers", "penultimate,penultimate"),
         ("--layers", ""),
+        ("--layers", ","),
+        ("--layers", "features.3:grid99999999"),
+        ("--layers", "features.3:grid" + "9" * 5000),
         ("--device", "tpu"),
         ("--precision", "fp16", "--device", "cpu"),
     ],
@@ -242,15 +244,16 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(vars(featcache), "extract", lambda **given: got.update(given))
     done("extract", "photos", "-o", "c.h5", "--backbone", "resnet50", "--weights", "w.pth", "--views", 7, "--augment",
          "crop", "--image-size", 96, "--batch-size", 8, "--workers", 3, "--device", "cpu", "--precision", "bf16",
-         "--dtype", "float32", "--seed", 4, "--layers", "layer3,penultimate", "--val-fraction", 0.3,
+         "--dtype", "float32", "--seed", 4, "--layers", "layer3, penultimate,layer3", "--val-fraction", 0.3,
          "--split-seed", 9, "--engine", "compiled", "--strict", "--allow-leak", "--max-pixels", 9,
          "--val-views", 3)  # fmt: skip
     assert callable(got.pop("progress"))
+    assert callable(got.pop("on_note"))
     assert got == {
         "data": "photos", "out": "c.h5", "backbone": "resnet50", "weights": "w.pth", "views": 7, "augment": "crop",
         "val_views": 3,
         "image_size": 96, "batch_size": 8, "workers": 3, "device": "cpu", "precision": "bf16", "dtype": "float32",
-        "seed": 4, "layers": ["layer3", "penultimate"], "val_fraction": 0.3, "split_seed": 9,
+        "seed": 4, "layers": ("layer3", "penultimate"), "val_fraction": 0.3, "split_seed": 9,
         "engine": "compiled", "strict": True, "allow_leak": True, "max_pixels": 9}  # fmt: skip
 
 
@@ -259,9 +262,17 @@ def test_the_defaults_are_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[str, Any] = {}
     monkeypatch.setitem(vars(featcache), "extract", lambda **given: got.update(given))
     done("extract", "photos", "-o", "c.h5")
-    for name in got.keys() - {"data", "out", "progress"}:
-        default = parameters[name].default
-        assert got[name] == (list(default) if isinstance(default, tuple) else default), name
+    for name in got.keys() - {"data", "out", "progress", "on_note"}:
+        assert got[name] == parameters[name].default, name
+
+
+def test_the_size_of_a_cache_of_grids_is_said_before_the_work(data: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "c.h5", ("--views", 2, *SMALL, "--layers", "last, features.3:grid4")
+    first = done("extract", data, "-o", out, *options).splitlines()[0]
+    expected = done("extract", data, "-o", tmp_path / "d.h5", *options, "--dry-run").splitlines()[1].split(" on a ")[0]
+    assert first == f"{out} will take about {expected}: grids keep every place (features.3:grid4)"
+    assert done("extract", data, "-o", out, *options).startswith(f"{out}: 18 images")  # it is there already
+    assert as_json("extract", data, "-o", tmp_path / "e.h5", *options)["images"] == 18
 
 
 def test_a_dry_run_estimates_and_writes_nothing(data: Path, tmp_path: Path) -> None:
