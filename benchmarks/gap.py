@@ -3,11 +3,12 @@
     python benchmarks/gap.py [--sets digits,ants-bees,FOLDER] [--backbones efficientnet_lite0,mobilenet_v2]
                              [--seeds 0,1,2] [--routes 'ROUTE;...'] [--work FOLDER] [--minutes 60]
 
-Each step of a route (extraction, fitting, training) is a process of its own; the clock runs from its start to its end.
-A route's cold seconds are those of all its steps; warm ones, of cached routes, are of the fit alone. The network was
-converted before, as by any earlier extraction: how long such a first one takes is told apart. The split stays the same, the seeds change views, order and new weights. Digits suffer from flips and crops, so that fine-tuning
-and LP-FT are tried without them, too. LP-FT takes small steps of AdamW, fine-tuning those of the tutorials (SGD at
-0.01); "fine-tune, AdamW" has LP-FT's, so that what the fitted head brings can be told from what they bring. Live routes
+Each step of a route (extraction, fitting, training) is a process of its own; the clock runs from its start to its
+end. A route's cold seconds are those of all its steps; warm ones, of cached routes, are of the fit alone. The network
+was converted before, as by any earlier extraction: how long such a first one takes is told apart. The split stays the
+same, the seeds change views, order and new weights. Digits suffer from flips and crops, so that fine-tuning and LP-FT
+are tried without them, too. LP-FT takes small steps of AdamW, fine-tuning those of the tutorials (SGD at 0.01);
+"fine-tune, AdamW" has LP-FT's, so that what the fitted head brings can be told from what they bring. Live routes
 train in the best precision that the machine has, for 10 epochs up to 500 training images, else for 5, and keep their
 best epoch by val, which flatters them. The goals are judged by the best cached route that is fast enough, which
 flatters it, and once more by the one that cross-validation on train prefers, which does not.

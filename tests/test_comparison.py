@@ -437,8 +437,11 @@ def test_medians_and_interval_of_an_outcome() -> None:
 
 def test_a_comparison_as_json_has_its_break_even() -> None:
     found = json.loads(json.dumps(replace(four_routes()).to_dict()))
-    assert found["break_even_epoch"] == 5
-    assert found["break_even_head"] == 1
+    # frozen: 10 s and 11 s an epoch, fine-tuning: 10 s and 29 s; the cache is there after 60 s
+    assert found["break_even"] == {
+        ROUTES["frozen"]: {"epoch": 5, "head": 1},
+        ROUTES["finetune"]: {"epoch": 2, "head": 1},
+    }
     assert [entry["route"] for entry in found["outcomes"]] == [
         COLD,
         WARM,

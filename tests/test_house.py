@@ -13,7 +13,7 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration labels joined",
-            "projection parity hosting folders rng spec samples metrics pairing neighbours images lbfgs blocks "
+            "projection parity hosting folders rng spec samples metrics pairing phrases neighbours images lbfgs blocks "
             "network plan stages",
             "folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
             "devices device_pass transferability",

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from featcache.metrics import paired_test
 from featcache.pairing import holm, paired_difference, sign_flip_p
@@ -73,14 +74,12 @@ def test_swapped_it_is_mirrored(runs: tuple[Right, Right]) -> None:
 
 
 @given(_runs(), st.randoms(use_true_random=False))
-def test_order_of_images_and_of_repeats_and_copies_of_repeats_do_not_matter(
-    runs: tuple[Right, Right], random: object
-) -> None:
+def test_the_order_of_images_and_of_repeats_does_not_matter(runs: tuple[Right, Right], random: object) -> None:
     first, second = runs
     order = list(range(first.shape[1]))
     random.shuffle(order)  # type: ignore[attr-defined]
     plain = paired_difference(first, second)
-    moved = paired_difference(np.tile(first[::-1, order], (2, 1)), np.tile(second[::-1, order], (3, 1)))
+    moved = paired_difference(first[::-1, order], second[::-1, order])
     assert moved.difference == pytest.approx(plain.difference)
     assert (moved.low, moved.high) == (pytest.approx(plain.low), pytest.approx(plain.high))
     assert moved.p == pytest.approx(plain.p, abs=1e-12)
@@ -114,6 +113,37 @@ def test_one_image_is_no_more_evidence_for_ten_seeds_that_share_it() -> None:
     """Four images, ten seeds each: of four tosses all heads or all tails, not of forty."""
     first, second = np.zeros((10, 4), bool), np.ones((10, 4), bool)
     assert paired_difference(first, second).p == pytest.approx(2 / 16)
+
+
+def test_seeds_that_lie_apart_by_hand() -> None:
+    """Fifty images, three runs each; the second way gets ten more right in two of its runs, and none in the third."""
+    first, second = np.ones((3, 50), bool), np.ones((3, 50), bool)
+    first[:, :10] = second[2, :10] = False
+    found = paired_difference(first, second)
+    # over seeds: accuracies 1, 1, 0.8 and thrice 0.8; squares 2 / 75 over 4 degrees, times 2 / 3
+    # over images: 2/3 ten times, 0 forty times, 1 and -1: mean 20/3/52, mean square (40/9 + 2)/52
+    seeds, images = 2 / 75 / 4 * 2 / 3, ((40 / 9 + 2) / 52 - (20 / 3 / 52) ** 2) / 52
+    freedom = 4 * ((seeds + images) / seeds) ** 2
+    half = student.ppf(0.975, freedom) * (seeds + images) ** 0.5
+    assert found.difference == pytest.approx(2 / 15)
+    assert (found.low, found.high) == (pytest.approx(20 / 3 / 52 - half), pytest.approx(20 / 3 / 52 + half))
+    tossed = 40 / 9 / 50**2
+    assert found.p == pytest.approx(2 * student.sf(2 / 15 / (tossed + seeds) ** 0.5, freedom))
+    assert found.p > 0.1  # of the images alone it would be 0.002
+
+
+@pytest.mark.parametrize(("n", "apart"), [(150, 0.006), (2000, 0.006), (5000, 0.006), (5000, 0.02)])
+def test_seeds_that_differ_are_rarely_called_a_difference(n: int, apart: float) -> None:
+    """Two equally good ways whose runs, three each, have accuracies that lie apart: the images alone would be sure."""
+    draw = np.random.default_rng(9)
+
+    def runs() -> Right:
+        return draw.random((3, n)) < (0.95 + apart * draw.normal(size=(3, 1))).clip(0, 1)
+
+    found = [paired_difference(runs(), runs()) for _ in range(1000)]
+    slack = 2.6 * (0.05 * 0.95 / 1000) ** 0.5
+    assert np.mean([one.p < 0.05 for one in found]) <= 0.05 + slack
+    assert np.mean([not one.low <= 0 <= one.high for one in found]) <= 0.05 + slack
 
 
 def test_holm_by_hand() -> None:

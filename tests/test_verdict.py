@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from featcache.budget import LeftOut, Spending
 from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.pairing import paired_difference
 from featcache.routes import ROUTES
 from featcache.verdict import reach_verdict
 from outcomes import answers, comparison, four_routes, outcome
@@ -54,7 +55,10 @@ def _two(
     )
 
 
-SEED = "One seed each compares the models that came out; --repeats 3 tells what other seeds bring."
+SEED = (
+    "One run each: p and interval compare the very models that came out, and another seed gives others. --repeats 3 "
+    "takes that in."
+)
 
 
 def test_not_distinguishable_is_stay_with_what_the_images_leave_open() -> None:
@@ -64,9 +68,10 @@ def test_not_distinguishable_is_stay_with_what_the_images_leave_open() -> None:
         "was 42 times faster (13 seconds against 9 minutes, 180 times once the features are cached): stay with it.",
         "- It rests on 100 val images.",
         "- So many images show differences from about 5.1 points on: fine-tuning could still gain up to 6.1 points "
-        "(95 % interval -4.1 to +6.1 points). To tell 2 points, about 650 val images would be needed.",
-        "- Fine-tuning kept its best epoch of these very val images, which flatters: some of a gain, or all of it, can "
-        "be that choice. A test folder would settle it.",
+        "(95 % interval -4.1 to +6.1 points). An interval of ± 2 points would take about 650 val images.",
+        "- Break-even: the cache is the faster way from epoch 1 or head 1 of fine-tuning on.",
+        "- Trained networks are judged by their last epoch: the best of several, chosen by these very val images, "
+        "would flatter them.",
         f"- {SEED}",
     ]
     assert (found.decision, found.route, found.split, found.n, found.repeats) == ("stay", COLD, "val", 100, 1)
@@ -96,8 +101,32 @@ def test_what_would_be_a_gain_of_a_single_pair_is_none_among_several() -> None:
     assert among.notes[1] == (
         "So many images show differences from about 7 points on: fine-tuning could still gain up to 14.9 points (95 % "
         "interval +0.8 to +14.9 points). Of this pair alone that would be a gain; among 3 comparisons it is too "
-        "little. To tell 2 points, about 1300 val images would be needed."
+        "little. An interval of ± 2 points would take about 1300 val images."
     )
+
+
+def test_a_gain_that_is_none_even_alone_is_not_said_to_be_one() -> None:
+    """The interval leaves 0 out where the exact test does not: p is what decides."""
+    found = reach_verdict(_two(2, 9))
+    assert (found.decision, found.rivals[0].p_alone) == ("stay", pytest.approx(0.0654, abs=5e-5))
+    assert found.rivals[0].low > 0
+    assert "Of this pair alone" not in str(found)
+
+
+def test_a_cheaper_way_that_may_lack_five_points_does_not_get_there() -> None:
+    """Not distinguishable from fine-tuning, and yet five points below it."""
+    ours, theirs = _against(0, 19)
+    _, behind = _against(0, 14)
+    found = reach_verdict(
+        comparison(
+            outcome(COLD, right=ours, wall_s=[13.0]),
+            outcome(LPFT, right=behind, wall_s=[240.0]),
+            outcome(FINETUNE, right=theirs, wall_s=[540.0]),
+        )
+    )
+    assert paired_difference(*(np.array([list(one[0].values())]) for one in (behind, theirs))).p > 0.05
+    assert (found.decision, found.route) == ("switch", FINETUNE)
+    assert "gets there" not in found.text
 
 
 def test_many_images_without_a_difference_rule_a_gain_out() -> None:
@@ -156,7 +185,7 @@ def test_a_small_sure_gain_is_left_to_the_reader() -> None:
     assert found.text.endswith(
         "McNemar p < 0.001): whether that is worth its 2 hours, against 13 seconds of the cached head, is yours to say."
     )
-    assert found.decision == "switch"
+    assert (found.decision, found.route) == ("weigh", FINETUNE)
 
 
 def test_a_gain_that_costs_nothing_is_taken() -> None:
@@ -228,15 +257,16 @@ def test_test_settles_it_where_all_routes_kept_their_predictions_of_it() -> None
 
 
 def test_repeats_are_averaged_by_image() -> None:
-    """Three seeds each; ten images on which the rival is right twice of three, the cached head never."""
+    """Three seeds each; twelve images on which the rival is right twice of three, by turns, the cached head never."""
     ours = np.zeros((3, 50), bool)
+    ours[:, 12:] = True
     theirs = ours.copy()
-    ours[:, 10:] = theirs[:, 10:] = True
-    theirs[:2, :10] = True
+    for seed in range(3):
+        theirs[seed, :12] = np.arange(12) % 3 != seed
     found = reach_verdict(comparison(outcome(COLD, right=_right(*ours)), outcome(FINETUNE, right=_right(*theirs))))
     (rival,) = found.rivals
-    assert (rival.gain, rival.p) == (pytest.approx(20 / 150), pytest.approx(2 / 2**10))
-    assert "sign-flip p = 0.002" in found.text
+    assert (rival.gain, rival.p) == (pytest.approx(24 / 150), pytest.approx(2 / 2**12))
+    assert "paired p < 0.001" in found.text
     assert found.notes[0] == "It rests on 50 val images, each route's mean of up to 3 seeds."
     assert SEED not in found.notes
 
@@ -255,7 +285,7 @@ def test_sgd_chooses_by_val_too() -> None:
     notes = reach_verdict(
         comparison(outcome(COLD, right=answers(9)), outcome(LPFT, right=answers(9), epoch_s=1.0), head="sgd")
     ).notes
-    assert any(note.startswith("The cached head and LP-FT kept their best epochs of these very val") for note in notes)
+    assert "The cached head kept its best epoch of these very val images, which flatters it." in notes
 
 
 def test_what_the_budget_left_out_is_said() -> None:

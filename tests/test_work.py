@@ -215,3 +215,27 @@ def test_lpft_starts_from_any_cached_head_that_is_a_linear_layer(
         ("extract", None), ("fit-head", head), ("finetune", None)
     ]  # fmt: skip
     assert orders[-1]["init_head"] == str(tmp_path / "out/work/cached-0/head")
+
+
+def test_lpft_with_other_company_is_run_anew_rather_than_counted_wrong(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it took the cached route's head, once it made its own: the costs are whole each time."""
+    fake_processes(monkeypatch)
+    for routes in (["cached", "lpft"], ["lpft"], ["cached", "lpft"]):
+        assert _compare(data, tmp_path / "out", routes=routes).outcomes[-1].wall_s == [30.0]
+
+
+def test_random_weights_leave_lpft_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = fake_processes(monkeypatch)
+    found = _compare(data, tmp_path / "out", weights="none").settings["routes"]
+    assert found == [route for route in ROUTES if route != "lpft"]
+    assert not any("init_head" in order for order in orders)
+    with pytest.raises(RunError, match="with weights none there is none"):
+        _compare(data, tmp_path / "other", weights="none", routes=["cached", "lpft"])
+
+
+def test_head2toe_is_a_head_of_the_cached_routes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = fake_processes(monkeypatch)
+    _compare(data, tmp_path / "out", routes=["stages"], head="head2toe")
+    assert [order.get("head") for order in orders] == [None, "head2toe"]

@@ -66,7 +66,7 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     assert found == json.loads((out / "report.json").read_text())
     accuracy = json.loads((out / "work/cached-0/result.json").read_text())[1]["accuracy"]
     assert [entry["accuracy"] for entry in found["outcomes"][:2]] == [[accuracy]] * 2
-    assert found["break_even_epoch"] >= 1
+    assert found["break_even"]["frozen, live every epoch"]["epoch"] >= 1
     message = refused("benchmark", data, "-o", out, *QUICK, "--views", 3, "--lr", 0.5)
     assert message.startswith(f"{out} holds a comparison with views=1, you asked for 3; recipe=")
     assert message.endswith(". Give another folder.")
