@@ -18,10 +18,15 @@ _LEAST = 1e-3  # of a layer's widest feature: narrower ones are hardly more than
 _Estimator = TypeVar("_Estimator", bound=BaseEstimator)
 
 
-def equalise(features: Features) -> NDArray[np.float32]:
+def equalise(features: Features, *, keep_still: bool = True) -> NDArray[np.float32]:
     """The scale of each feature, shape (d,), by which all of a layer are equally wide and all layers count alike.
 
     A feature is divided by its standard deviation over the clean views, and by the root of its layer's width.
+
+    Parameters
+    ----------
+    keep_still : False gives features that hardly move a scale of 0, for what goes by lengths: their mean would drown
+        all others.
     """
     if features.joined is None:
         raise AssertionError("these are of one layer")
@@ -31,7 +36,8 @@ def equalise(features: Features) -> NDArray[np.float32]:
         part = deviation[start : start + width]
         start += width
         widest = float(part.max())
-        scales.append(1 / np.maximum(part, _LEAST * widest if widest > 0 else 1.0) / np.sqrt(width))
+        least = _LEAST * widest if widest > 0 else 1.0
+        scales.append((keep_still | (part >= least)) / np.maximum(part, least) / np.sqrt(width))
     return np.concatenate(scales).astype(np.float32)
 
 
