@@ -22,7 +22,15 @@ from featcache.rng import content_order
 from featcache.samples import SPLITS, Samples
 from featcache.scaling import equalise
 from featcache.spec import PENULTIMATE
-from featcache.symptoms import check_values, check_views, compare_views, effective_rank, find_lost, measure_spread
+from featcache.symptoms import (
+    check_values,
+    check_views,
+    compare_views,
+    effective_rank,
+    find_lost,
+    measure_spread,
+    told_lost,
+)
 
 MOST_IMAGES = 50_000  # that are compared with each other, by lot: of 8,000 it takes 2 s on a core
 _MOST_BYTES = 2**29
@@ -80,14 +88,14 @@ def examine(
     train = parts["train"]
     add(_check_images(cache))
     add(_check_preprocessing(cache, backbone, weights))
-    joined = train.joined
-    spread = measure_spread((features.clean() for features in parts.values()), joined.widths if joined else ())
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
     lost = find_lost(features.x for features in parts.values())
     if len(lost):
-        add(check_values(spread, 0.0, tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
+        add(told_lost(tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
         return Diagnosis(cache.path, layer, len(rows), tuple(checks), watch.seconds()["wall"])
-    if joined:
+    widths = train.joined.widths if train.joined else ()
+    spread = measure_spread((features.clean() for features in parts.values()), widths)
+    if widths:
         scale = equalise(train, keep_still=False)
         parts = {split: features.scaled(scale) for split, features in parts.items()}
         train = parts["train"]

@@ -46,8 +46,8 @@ def find_lost(parts: Iterable[NDArray[Any] | Rows]) -> NDArray[np.int64]:
 
 
 def measure_spread(parts: Iterable[NDArray[Any] | Rows], widths: Sequence[int] = ()) -> Spread:
-    """Of matrices (n_i, d) one below the other, read a block at a time; rows with NaN or infinity do not count. A
-    dimension whose range is no more than two roundings of the stored dtype is constant.
+    """Of matrices (n_i, d) one below the other, finite, with a row or more, read a block at a time. A dimension whose
+    range is no more than two roundings of the stored dtype is constant.
 
     widths : of the layers that lie side by side, where there are several.
     """
@@ -57,9 +57,6 @@ def measure_spread(parts: Iterable[NDArray[Any] | Rows], widths: Sequence[int] =
         step = max(1, BLOCK_BYTES // (8 * part.shape[1]))
         for start in range(0, len(part), step):
             block = np.asarray(part[start : start + step], np.float64)
-            block = block[np.isfinite(block).all(axis=1)]
-            if not len(block):
-                continue
             own = block.mean(axis=0)
             if mean is None or squares is None or low is None or high is None:
                 low, high, mean, squares = block.min(axis=0), block.max(axis=0), np.zeros_like(own), np.zeros_like(own)
@@ -69,7 +66,7 @@ def measure_spread(parts: Iterable[NDArray[Any] | Rows], widths: Sequence[int] =
             mean = mean + share * (own - mean)
             n += len(block)
     if mean is None or squares is None or low is None or high is None:
-        return Spread(0, 0, 0, 0, 0.0)
+        raise AssertionError("there are no rows")
     dead = (low == 0) & (high == 0)
     constant = (high - low <= 2 * rounding * np.maximum(np.abs(low), np.abs(high))) & ~dead
     starts = np.cumsum([0, *widths[:-1]])
@@ -92,14 +89,15 @@ def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> f
     return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
 
 
-def check_values(spread: Spread, rank: float, lost: tuple[Suspect, ...] = ()) -> Check:
-    """Whether the features say something: finite, not constant, not all alike. lost : images with NaN or infinity, of
-    which nothing else is told.
-    """
-    if lost:
-        what = f"{len(lost)} images have features that are NaN or infinite, in one view or more"
-        todo = "Extract with --precision fp32 --dtype float32, and look at these pictures."
-        return Check("values", what, (Finding("not finite", "error", what, todo, lost),))
+def told_lost(images: tuple[Suspect, ...]) -> Check:
+    """That some images have features that are NaN or infinite, where nothing else can be told."""
+    what = f"{len(images)} images have features that are NaN or infinite, in one view or more"
+    todo = "Extract with --precision fp32 --dtype float32, and look at these pictures."
+    return Check("values", what, (Finding("not finite", "error", what, todo, images),))
+
+
+def check_values(spread: Spread, rank: float) -> Check:
+    """Whether the features say something: not constant, not all alike."""
     found = []
     idle, d = (spread.dead + spread.constant) / max(1, spread.d), spread.d
     told = f"{spread.dead} of {d} dimensions are 0 and {spread.constant} another constant in all {spread.n} images"
