@@ -29,6 +29,19 @@ def timm_name(name: str) -> str | None:
     return name.removeprefix("timm/") if name.startswith("timm/") else None
 
 
+def preprocessing(name: str, weights: str) -> dict[str, Any] | None:
+    """The preprocessing that `build` gives, without the network; None of a network of another name."""
+    model = timm_name(name)
+    if model is None:
+        from torchvision import models
+
+        return _preset(name, weights) if name in models.list_models(module=models) else None
+    import timm
+
+    config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    return _of_timm(timm.data.resolve_data_config(pretrained_cfg=config.to_dict())) if config else None
+
+
 def linear_classifiers(name: str) -> list[str]:
     """Names of the last layers of the network as its makers build it, where those are linear and give the logits: one,
     or two (distilled), whose logits are averaged. None where a head cannot take their place, as in SqueezeNet.
@@ -85,8 +98,12 @@ def _build_timm(name: str, model: str, weights: str) -> tuple[nn.Module, dict[st
         weights_.load_state(network, weights_.read_state(Path(weights)), _timm_classifiers(network), weights)
     config = timm.data.resolve_model_data_config(network)
     network.reset_classifier(0)
+    return network, _of_timm(config)
+
+
+def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
     size = config["input_size"][-1]
-    return network, {
+    return {
         "image_size": size,
         "resize_size": round(size / config["crop_pct"]),
         "interpolation": config["interpolation"] if config["interpolation"] == "bicubic" else "bilinear",
@@ -126,19 +143,30 @@ def _build_torchvision(name: str, weights: str) -> tuple[nn.Module, dict[str, An
             f"there is no backbone {name!r}. Use {EMBEDDED} (embedded), a torchvision model "
             f"({', '.join(close[:6])}, ...) or timm/<model>."
         )
-    entries = models.get_model_weights(name)
-    # A file of one's own is taken for the first recipe, the tutorials' one; "pretrained" for the best.
-    entry = entries.DEFAULT if weights == "pretrained" else next(iter(entries))
     network = _plain_torchvision(name)
     classifier = _classifier_name(name, network)
     if weights == "pretrained":
-        state = weights_.pretrained_torchvision(name, entry)
-        weights_.load_state(network, state, [classifier], entry)
+        entry = _entry(name, weights)
+        weights_.load_state(network, weights_.pretrained_torchvision(name, entry), [classifier], entry)
     elif weights != "none":
         weights_.load_state(network, weights_.read_state(Path(weights)), [classifier], weights)
     _behead(network, classifier)
-    preset = entry.transforms()
-    return network, {
+    return network, _preset(name, weights)
+
+
+def _entry(name: str, weights: str) -> Any:
+    """torchvision's entry of the weights: a file of one's own is taken for the first recipe, the tutorials' one;
+    "pretrained" for the best.
+    """
+    from torchvision import models
+
+    entries = models.get_model_weights(name)
+    return entries.DEFAULT if weights == "pretrained" else next(iter(entries))
+
+
+def _preset(name: str, weights: str) -> dict[str, Any]:
+    preset = _entry(name, weights).transforms()
+    return {
         "image_size": preset.crop_size[0],
         "resize_size": preset.resize_size[0],
         "interpolation": "bicubic" if preset.interpolation.value == "bicubic" else "bilinear",

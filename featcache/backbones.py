@@ -350,3 +350,17 @@ def load_backbone(
     backbone = Backbone(module, name=name, weights=weights, **preprocessing, **given)
     remember(path, Known(backbone.weights_sha256, backbone.dims, preprocessing))
     return backbone
+
+
+def preprocessing_of(spec: ExtractSpec, weights: str) -> dict[str, Any] | None:
+    """The preprocessing that belongs to the weights of a spec's network, without loading those; None where the name is
+    not one that `load_backbone` takes.
+
+    weights : "pretrained", "none" or a path.
+    """
+    known = recall(known_path(spec.backbone, weights, spec.layers, spec.view.seed))
+    if known:
+        return known.preprocessing
+    from featcache import architectures  # seconds of imports
+
+    return architectures.preprocessing(spec.backbone, weights)

@@ -8,20 +8,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.backbones import preprocessing_of
 from featcache.cache import FeatureCache
 from featcache.doubts import check_labels
 from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
 from featcache.features import Features
 from featcache.files import Progress
-from featcache.findings import Check, Diagnosis, Finding, name_row
+from featcache.findings import Check, Diagnosis, Finding, Severity, name_row
 from featcache.labels import count_images, strata
-from featcache.likeness import check_alike, find_copies
+from featcache.likeness import K, check_alike, find_copies
 from featcache.report import Stopwatch
 from featcache.rng import content_order
 from featcache.samples import SPLITS, Samples
+from featcache.scaling import equalise
 from featcache.spec import PENULTIMATE
-from featcache.suspects import K
-from featcache.symptoms import check_values, check_views, compare_views, effective_rank, measure_spread
+from featcache.symptoms import (
+    check_values,
+    check_views,
+    compare_views,
+    effective_rank,
+    find_lost,
+    measure_spread,
+    told_lost,
+)
 
 MOST_IMAGES = 50_000  # that are compared with each other, by lot: of 8,000 it takes 2 s on a core
 _MOST_BYTES = 2**29
@@ -52,6 +61,8 @@ def examine(
     Parameters
     ----------
     data : the folder, or the CSV, that the cache was made from: some images go through the network again.
+    layer : one, several joined by commas, or a set, see `featcache.layers`. Several are made equally wide, as for
+        heads; of them the network is asked for the penultimate one, or the first where that is not among them.
     backbone : the `Backbone` that made it, where that cannot be loaded by its name. weights : where the network's
         weights lie now, if they have moved. device : of the network.
     seed : of the folds, and of the lot where there are more than 50,000 images.
@@ -62,7 +73,7 @@ def examine(
     """
     watch = Stopwatch()
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
-    steps = 7 if data is not None else 6
+    steps = 8 if data is not None else 7
     checks: list[Check] = []
 
     def add(*found: Check) -> None:
@@ -76,17 +87,24 @@ def examine(
         raise CacheIncompleteError(f"{cache.path} has no readable train images")
     train = parts["train"]
     add(_check_images(cache))
-    spread = measure_spread(features.clean() for features in parts.values())
+    add(_check_preprocessing(cache, backbone, weights))
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
-    if len(spread.lost):
-        lost = tuple(name_row(cache.samples, int(rows[place])) for place in spread.lost)
-        add(check_values(spread, 0.0, lost))
+    lost = find_lost(features.x for features in parts.values())
+    if len(lost):
+        add(told_lost(tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
         return Diagnosis(cache.path, layer, len(rows), tuple(checks), watch.seconds()["wall"])
+    widths = train.joined.widths if train.joined else ()
+    spread = measure_spread((features.clean() for features in parts.values()), widths)
+    if widths:
+        scale = equalise(train, keep_still=False)
+        parts = {split: features.scaled(scale) for split, features in parts.items()}
+        train = parts["train"]
     seen = _look(cache, parts, rows, seed)
     some = seen.samples.rows("train")[:: max(1, len(seen.rows) // _RANKED)]
     rank = effective_rank(seen.x[some], strata(seen.samples.labels[some]))
-    add(check_values(spread, rank))
-    collapsed = any(finding.kind == "collapse" for finding in checks[1].findings)
+    values = check_values(spread, rank)
+    add(values)
+    collapsed = any(finding.kind == "collapse" for finding in values.findings)
     add(_check_views(cache, train, collapsed, seed))
     add(*check_alike(seen.x, seen.samples, len(rows), collapsed))
     add(*check_labels(train, [parts[split] for split in parts if split != "train"], MOST_IMAGES, seed))
@@ -121,20 +139,47 @@ def _check_images(cache: FeatureCache) -> Check:
         images = tuple(name_row(samples, samples.ids.index(name)) for name, _ in cache.skipped)
         found.append(Finding("skipped", "note", what, "Mend or remove them, then `featcache update`.", images))
     train = counts["train"]
-    if train.min() * 20 < train.max():
-        rare, common = samples.classes[int(train.argmin())], samples.classes[int(train.argmax())]
-        what = f"{common} has {train.max()} images in train, {rare} {train.min()}"
+    fewest = int(train[train > 0].min(initial=train.max()))
+    if fewest * 20 < train.max():
+        rare, common = samples.classes[train.tolist().index(fewest)], samples.classes[int(train.argmax())]
+        what = f"{common} has {train.max()} images in train, {rare} {fewest}"
         todo = "Fit with -p class_weight=balanced, and look at the recall of each class, not at accuracy alone."
         found.append(Finding("imbalance", "note", what, todo))
-    empty = [name for name, count in zip(samples.classes, counts["val"], strict=True) if not count]
-    if empty and len(samples.rows("val")):
-        what = f"val has no images of {', '.join(empty[:8])}"
-        found.append(Finding("missing in val", "note", what, "Their recall cannot be known: put some there."))
-    told = ", ".join(f"{len(samples.rows(split))} {split}" for split in SPLITS if len(samples.rows(split)))
-    said = (
-        f"{told}, {len(samples.classes)} classes of {train.min()} to {train.max()} train images, {len(copies)} copies"
+    told: tuple[tuple[str, Severity, str], ...] = (
+        ("train", "warning", "No head can ever name them: put some there, or leave the class out."),
+        ("val", "note", "Their recall cannot be known: put some there."),
     )
+    for split, severity, todo in told:
+        empty = [name for name, count in zip(samples.classes, counts[split], strict=True) if not count]
+        if empty and len(samples.rows(split)):
+            what = f"{split} has no images of {', '.join(empty[:8])}"
+            found.append(Finding(f"missing in {split}", severity, what, todo))
+    parts = ", ".join(f"{len(samples.rows(split))} {split}" for split in SPLITS if len(samples.rows(split)))
+    said = f"{parts}, {len(samples.classes)} classes of {train.min()} to {train.max()} train images, "
+    said += f"{len(copies)} copies"
     return Check("images", said, tuple(found))
+
+
+def _check_preprocessing(cache: FeatureCache, backbone: Any, weights: str | None) -> Check:
+    """Whether the cache was made with the mean, deviation and interpolation that belong to the network's weights."""
+    spec = cache.spec
+    names = ("mean", "std", "interpolation")
+    if backbone is not None:
+        own = {name: getattr(backbone, name) for name in names}
+    else:
+        own = preprocessing_of(spec, weights or cache.provenance.get("weights", "pretrained")) or {}
+    if not own:
+        return Check("input", f"not looked at: what {spec.backbone} was trained on is not known", looked=False)
+    stored: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "interpolation": spec.view.interpolation}
+    own = {name: own[name] if name == "interpolation" else tuple(own[name]) for name in names}
+    wrong = [name for name in names if stored[name] != own[name]]
+    if not wrong:
+        return Check("input", f"{', '.join(names)} are those of {spec.backbone}")
+    what = "; ".join(f"{name} {stored[name]}, {spec.backbone} has {own[name]}" for name in wrong)
+    what = f"the cache was made with {what}"
+    severity: Severity = "warning" if wrong == ["interpolation"] else "error"
+    todo = f"Extract again with the network's own preprocessing: featcache extract DATA --backbone {spec.backbone}."
+    return Check("input", what, (Finding("input scale", severity, what, todo),))
 
 
 def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int) -> Check:
@@ -154,7 +199,7 @@ def _probe(
     seed: int,
 ) -> list[Check]:  # fmt: skip
     """What the images and the network tell, see `featcache.probes`."""
-    from featcache.probes import check_network, check_pixels, check_scales, read_clean
+    from featcache.probes import check_network, check_pixels, read_clean, try_scales
     from featcache.updating import network_of
 
     rows = cache.samples.rows("train")
@@ -180,7 +225,10 @@ def _probe(
     except CacheMismatchError as error:
         todo = "Give the right file with --weights, or extract again."
         return [*checks, Check("network", str(error), (Finding("other weights", "error", str(error), todo),))]
-    checks.append(check_network(cache, layer, backbone, rows[:_RUN], pixels[:_RUN]))
+    names = cache.layers(layer)
+    one = PENULTIMATE if PENULTIMATE in names else names[0]
+    checks.append(check_network(cache, one, backbone, rows[:_RUN], pixels[:_RUN]))
     if one_label:
-        checks.append(check_scales(cache, layer, backbone, train, at, pixels))
+        alone = train if len(names) == 1 else cache.features("train", one)
+        checks.append(try_scales(cache, one, backbone, alone, at, pixels))
     return checks

@@ -85,14 +85,6 @@ class Diagnosis:
         """The exit status: 0 sound but for notes, 3 warnings, 4 errors."""
         return max((STATUS[finding.severity] for finding in self.findings), default=0)
 
-    def kinds(self, *severities: Severity) -> list[str]:
-        """The kinds of the findings of these severities, of all without any, the worst first."""
-        return [one.kind for one in self.findings if not severities or one.severity in severities]
-
-    def find(self, kind: str) -> Finding | None:
-        """The finding of a kind, if there is one."""
-        return next((finding for finding in self.findings if finding.kind == kind), None)
-
     def __str__(self) -> str:
         """For people: a line for each check, then each finding with what to do."""
         severities = [finding.severity for finding in self.findings]

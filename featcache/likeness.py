@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.findings import Check, Finding, Severity, Suspect, name_row
 from featcache.samples import Samples
-from featcache.suspects import K, find_near, find_outliers, near_duplicates
 
-_MANY_OUTLIERS = 0.05  # of the images: so many are no outliers
+K = 10  # neighbours that are looked at
+_FAR_OFF = 50  # the neighbour that groups of alike images are held against; a kind of picture has more
+_BLOCK_BYTES = 2**25  # of similarities
+_CHANCE = 0.02  # of one false alarm in a whole set without duplicates; the likest photos of ants and bees have 0.1
+_FAR, _FAINT = 5.0, -4.0  # robust z; good photos and digits stay below 3.6 and above -3.2
 
 
 def check_alike(x: NDArray[np.float32], samples: Samples, images: int, collapsed: bool) -> list[Check]:
@@ -43,10 +47,9 @@ def check_alike(x: NDArray[np.float32], samples: Samples, images: int, collapsed
     for rows, kind, what in strange:
         order = np.flatnonzero(rows)[np.argsort(-far[rows], kind="stable")]
         if len(order):
-            severity: Severity = "warning" if len(order) > _MANY_OUTLIERS * n else "note"
             named = tuple(name_row(samples, row, score=far[row]) for row in order.tolist())
             todo = "Look at them (-o FILE.png with DATA): remove what does not belong, collect more of what does."
-            lonely.append(Finding(kind, severity, f"{len(order)} images are {what}", todo, named))
+            lonely.append(Finding(kind, "note", f"{len(order)} images are {what}", todo, named))
     return [
         Check("duplicates", said, tuple(found)),
         Check("outliers", f"{int((away | faint).sum())} of {n} images{part} lie apart", tuple(lonely)),
@@ -87,3 +90,111 @@ def _twins(
         for kind, severity, what in (leak, conflict, plain)
         if sorted_out[kind]
     ]
+
+
+class Near(NamedTuple):
+    """The k nearest others of each of n rows, by the direction from the mean of all, and how far others are.
+
+    row : (n, k), the nearest first. chord : (n, k), between the directions, 0 to 2. beyond : (n,), the chord to the
+    50th other, or the last of fewer. away : (n,), mean Euclidean distance to the k rows nearest by it. norm : (n,), of
+    the rows themselves.
+    """
+
+    row: NDArray[np.int64]
+    chord: NDArray[np.float64]
+    beyond: NDArray[np.float64]
+    away: NDArray[np.float64]
+    norm: NDArray[np.float64]
+
+
+class Pair(NamedTuple):
+    """Two rows that lie nearer to each other than chance explains. cosine : of their directions from the mean."""
+
+    first: int
+    second: int
+    cosine: float
+
+
+def find_near(x: NDArray[np.float32], k: int = K) -> Near:
+    """The neighbours of each row of x (n, d), n > k; rows are compared a block at a time."""
+    norm = np.linalg.norm(x, axis=1).astype(np.float64)
+    centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    squares = np.einsum("nd,nd->n", centred, centred)
+    lengths = np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny)
+    n = len(x)
+    far_off = min(max(k, _FAR_OFF), n - 1)
+    row, chord, beyond, away = np.empty((n, k), np.int64), np.empty((n, k)), np.empty(n), np.empty(n)
+    step = max(1, _BLOCK_BYTES // (4 * n))
+    for start in range(0, n, step):
+        here = slice(start, min(n, start + step))
+        products = centred[here] @ centred.T
+        own = np.arange(here.stop - start), np.arange(start, here.stop)
+        distance = squares[here, None] + squares - 2 * products
+        distance[own] = np.inf
+        nearest = np.partition(distance, k - 1, axis=1)[:, :k]
+        away[here] = np.sqrt(np.maximum(nearest, 0)).mean(axis=1)
+        products /= lengths[here, None] * lengths
+        products[own] = -np.inf
+        most = np.argpartition(-products, sorted({k - 1, far_off - 1}), axis=1)[:, :far_off]
+        beyond[here] = _chord(np.take_along_axis(products, most[:, -1:], axis=1)[:, 0])
+        most = most[:, :k]
+        cosine = np.take_along_axis(products, most, axis=1)
+        order = np.lexsort((most, -cosine), axis=1)
+        row[here] = np.take_along_axis(most, order, axis=1)
+        chord[here] = _chord(np.take_along_axis(cosine, order, axis=1))
+    return Near(row, chord, beyond, away, norm)
+
+
+def _chord(cosine: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.maximum(2 - 2 * cosine.astype(np.float64), 0)))
+
+
+def near_duplicates(near: Near) -> list[Pair]:
+    """Pairs that lie much nearer than their other neighbours let expect, the nearest first.
+
+    Among m-dimensional, locally even neighbours (chord_1 / chord_k)^m is the least of k - 1 uniform numbers; m is
+    estimated from the set itself, by the same ratios (Levina and Bickel 2004; Facco et al. 2017). A pair is named where
+    one set of this size in 50 has so small a ratio, the geometric mean of both rows' chances. So a set of pictures that
+    are all alike (digits) has no duplicates, and photos that were cropped, recompressed, mirrored or brightened do.
+
+    In a larger group, as of a burst or of a video's frames, the kth lies near, too. Where it lies so near that one set
+    in 50 has such a pair, against what is usual in the set and against the 50th (a kind of picture that is denser than
+    the rest, as digits among photos, has more than 50 that are alike), these two tell what to expect. A group of more
+    than 50 is not found, nor is any where most images lie in groups.
+    """
+    n, k = near.chord.shape
+    chord = np.maximum(near.chord, 1e-3)  # less is rounding of float32
+    logs = np.log(chord[:, -1:] / chord[:, 1:-1]).mean(axis=1)
+    dimension = float(np.median(1 / np.maximum(logs, 1e-3)))
+    usual = np.minimum(np.median(chord[:, -1]), np.maximum(near.beyond, 1e-3))
+    in_group = (k - 1) * (chord[:, -1] / usual) ** dimension < _CHANCE / n**2
+    expected = np.where(in_group, usual, chord[:, -1])
+    chance = (k - 1) * (chord / expected[:, None]) ** dimension
+    small = {
+        (int(row), int(near.row[row, place])): (chance[row, place], near.chord[row, place])
+        for row, place in np.argwhere(chance < 1 / n)
+    }
+    pairs = [
+        Pair(a, b, 1 - float(chord) ** 2 / 2)
+        for (a, b), (here, chord) in small.items()
+        if a < b and (b, a) in small and here * small[b, a][0] < (_CHANCE / n) ** 2
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.cosine, pair.first, pair.second))
+
+
+def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances from the median in standard deviations of a normal distribution, told by the median deviation."""
+    from_median = values - np.median(values)
+    spread = 1.4826 * float(np.median(np.abs(from_median)))
+    return np.asarray(from_median / max(spread, 1e-6), np.float64)
+
+
+def find_outliers(near: Near) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Robust z of log distances to the neighbours, (n,); which rows are far from all others; which are faint.
+
+    Faint rows have hardly any features: the network saw nothing, as in a blank picture.
+    """
+    tiny = np.finfo(np.float64).tiny
+    far = robust_z(np.log(np.maximum(near.away, tiny)))
+    faint = robust_z(np.log(np.maximum(near.norm, tiny)))
+    return far, far > _FAR, faint < _FAINT

@@ -188,7 +188,10 @@ def map_picture(
 def findings_picture(
     cache: _Path | FeatureCache, findings: Sequence[Finding], data: _Path, images: int = 36
 ) -> Picture | None:
-    """The images that findings of `examine` name, the first ones of each; of pairs both. None where no image is named.
+    """The images that findings of `examine` name, the first ones of each; of pairs both.
+
+    Those that are not there any more, or changed since, are passed over and counted in the title. None where nothing is
+    left to draw.
 
     Parameters
     ----------
@@ -196,24 +199,33 @@ def findings_picture(
 
     Raises
     ------
-    CacheError. PictureError : an image is not there, or not the one that was seen.
+    CacheError.
     """
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     named = [finding for finding in findings if finding.images and finding.kind not in _UNSEEN]
-    if not named:
-        return None
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
-    each, sections = max(2, images // len(named)), []
+    each, sections, lost = max(2, images // max(1, len(named))), [], 0
     for finding in named:
         shown: list[Exhibit] = []
         for one in finding.images:
             if len(shown) + 1 + bool(one.other) > each:
                 break
-            for name in filter(None, (one.other, one.image)):
-                pixels = _read(data, cache.samples, rows[name], cache.spec.view, range(1))[0]
-                shown.append(Exhibit(pixels, *_told(one, cache.samples, rows[name])))
-        sections.append((f"{finding.kind}: {finding.what}", shown))
-    return partial(plot_findings, sections, f"{len(named)} findings in {cache.path.name}")
+            places = [rows[name] for name in (one.other, one.image) if name]
+            try:
+                pixels = [_read(data, cache.samples, row, cache.spec.view, range(1))[0] for row in places]
+            except PictureError:
+                lost += 1
+                continue
+            told = (_told(one, cache.samples, row) for row in places)
+            shown += [Exhibit(picture, *texts) for picture, texts in zip(pixels, told, strict=True)]
+        if shown:
+            sections.append((f"{finding.kind}: {finding.what}", shown))
+    if not sections:
+        return None
+    title = f"{len(named)} findings in {cache.path.name}"
+    if lost:
+        title += f"; {lost} left out, whose pictures are gone or changed"
+    return partial(plot_findings, sections, title)
 
 
 def _told(one: Suspect, samples: Samples, row: int) -> tuple[str, str]:

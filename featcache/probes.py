@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache
+from featcache.doubts import ENOUGH, SURE, gain, leave_out, lower
 from featcache.errors import EmptyFolderError, FeatcacheError, first_line
-from featcache.families import Tuning, linear
 from featcache.features import Features
 from featcache.findings import Check, Finding, Suspect, name_row
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest
-from featcache.suspects import gain
 
 _TOLERANCE = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.15}  # of a feature's length, engines and processors between them
 _SIDE = 8  # of the pixels that a head is trained on
-_SURE, _MANY = 3.0, 25  # standard errors, and left-out images not of the commonest class
-_ENOUGH = 0.5  # of the uncertainty: features that explain as much are no worse for pixels that do, too
+_EXPLAINED = 0.5  # of the uncertainty: features that explain as much are no worse for pixels that do, too
 _SCALED, _GOOD, _BETTER = 96, 0.95, 0.05  # images; right, so that no scale need be tried; more right, to be named
 _SCALES = {
     "mean 0.485,0.456,0.406 and std 0.229,0.224,0.225": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -64,28 +62,18 @@ def read_clean(
     return np.concatenate([one.rows for one in batches]), np.concatenate([one.pixels[:, 0] for one in batches]), lost
 
 
-def check_scale(cache: FeatureCache, backbone: Backbone) -> list[Finding]:
-    """Whether the cache was made with the preprocessing that belongs to the network's weights."""
-    spec = cache.spec
-    pairs = (("mean", spec.mean, backbone.mean), ("std", spec.std, backbone.std),
-             ("interpolation", spec.view.interpolation, backbone.interpolation))  # fmt: skip
-    fields = [f"{name} {here}, {backbone.name} has {own}" for name, here, own in pairs if here != own]
-    if not fields:
-        return []
-    severity = "error" if spec.mean != backbone.mean or spec.std != backbone.std else "warning"
-    todo = f"Extract again with the network's own preprocessing: featcache extract DATA --backbone {backbone.name}."
-    return [Finding("input scale", severity, f"the cache was made with {'; '.join(fields)}", todo)]  # type: ignore[arg-type]
-
-
 def check_network(
     cache: FeatureCache, layer: str, backbone: Backbone, rows: NDArray[np.int64], pixels: Pixels
 ) -> Check:
-    """Whether the network gives the same features for an image alone, in a batch, and in the cache.
+    """Whether the network gives the same features for an image alone, in one batch of all m, and in the cache; other
+    sizes of a batch are not tried. It is run on the cache's scale, which `examine` compares with its own.
 
-    rows : (m,), of which pixels (m, s, s, 3) are the clean views.
+    layer : one. rows : (m,), of which pixels (m, s, s, 3) are the clean views.
     """
-    own = check_scale(cache, backbone)
-    run = backbone if not own else _rescaled(backbone, layer, cache.spec.mean, cache.spec.std)
+    found: list[Finding] = []
+    spec = cache.spec
+    same = (spec.mean, spec.std) == (backbone.mean, backbone.std)
+    run = backbone if same else _rescaled(backbone, layer, spec.mean, spec.std)
     region = cache.layout.layers[layer].of(cache.layout.data)
     stored = np.asarray(region[rows, 0], np.float32)
     names = [name_row(cache.samples, int(row)) for row in rows]
@@ -95,13 +83,13 @@ def check_network(
         alone = np.concatenate([run.embed_layers(one[None])[layer] for one in pixels])
     except (ValueError, RuntimeError) as error:
         what = f"the network does not take one image alone: {first_line(error)}"
-        return Check("network", what, (*own, Finding("drift with batch", "error", what, _MODE)))
+        return Check("network", what, (Finding("drift with batch", "error", what, _MODE),))
     drift, change = _apart(alone, together), _apart(together, stored, region.dtype)
     said = f"{len(rows)} images alone and in a batch differ by {drift.max():.2%}, from the cache by {change.max():.2%}"
     if drift.max() > tolerance:
         what = f"features of {int((drift > tolerance).sum())} of {len(rows)} images depend on the batch, by up to "
         worst = _named(names, drift, tolerance)
-        own.append(Finding("drift with batch", "error", f"{what}{drift.max():.1%} of their length", _MODE, worst))
+        found.append(Finding("drift with batch", "error", f"{what}{drift.max():.1%} of their length", _MODE, worst))
     if change.max() > tolerance:
         made = ", ".join(f"{name} {version}" for name, version in cache.provenance.get("versions", {}).items())
         what = f"the network gives other features than the cache holds for {int((change > tolerance).sum())} of "
@@ -111,41 +99,44 @@ def check_network(
         )
         worst = _named(names, change, tolerance)
         what = f"{what}{len(rows)} images, {change.max():.1%} of their length apart at most"
-        own.append(Finding("other features", "error", what, todo, worst))
-    return Check("network", said, tuple(own))
+        found.append(Finding("other features", "error", what, todo, worst))
+    return Check("network", said, tuple(found))
 
 
 def check_pixels(train: Features, rows: NDArray[np.int64], pixels: Pixels, seed: int = 0) -> Check:
-    """Whether features tell the classes apart better than the picture's pixels, of 8 by 8 squares.
+    """Whether features tell the classes apart better than the picture's pixels, the means of 8 by 8 squares.
+
+    They stand in for the features of a network that has learnt nothing, which would have to run on all images.
 
     rows : places in train, (m,), of pixels (m, s, s, 3).
     """
     some = train.take(rows)
     bare = _small(pixels).reshape(len(rows), 1, -1)
     try:
-        tuned, plain = (_left_out(Features(x, some.samples), seed) for x in (np.asarray(some.x)[:, :1], bare))
+        tuned, plain = (leave_out(Features(x, some.samples), seed) for x in (np.asarray(some.x)[:, :1], bare))
     except FeatcacheError as error:
         return Check("pixels", f"not compared with: {error}", looked=False)
-    (mine, labels), (theirs, _) = tuned, plain
+    mine, labels, theirs = tuned.shares, tuned.y, plain.shares
     explained, _ = gain(mine, labels)
     less, sure = gain(mine, labels, theirs)
     right, bare_right = (float((p.argmax(axis=1) == labels).mean()) for p in (mine, theirs))
-    said = f"a head on features is right of {right:.0%} of {len(labels)} left-out images, one on pixels of "
-    said += f"{bare_right:.0%}; {less:.0%} less log-loss"
-    if sure > _SURE:
+    said = f"a head on features is right on {right:.0%} of {len(labels)} images that it was not fitted to, one on the "
+    said += f"bare picture (mean colours of 8 x 8 squares, in place of an untrained network) on {bare_right:.0%}; "
+    said += f"the log-loss of features is {lower(less)}"
+    if sure > SURE:
         return Check("pixels", said)
-    if explained >= _ENOUGH:
+    if explained >= _EXPLAINED:
         todo = "Usual for small aligned pictures such as digits; for photos try another --backbone."
         return Check("pixels", said, (Finding("no better than pixels", "note", said, todo),))
     todo = (
         "The pretrained network is worth nothing here: look at the spec's mean, std, image_size and backbone "
         "(`featcache info`), that its weights are not none, and at the labels."
     )
-    severity = "error" if len(labels) - np.bincount(labels).max() >= _MANY else "note"
+    severity = "error" if len(labels) - np.bincount(labels).max() >= ENOUGH else "note"
     return Check("pixels", said, (Finding("no better than pixels", severity, said, todo),))  # type: ignore[arg-type]
 
 
-def check_scales(
+def try_scales(
     cache: FeatureCache, layer: str, backbone: Backbone, train: Features, rows: NDArray[np.int64], pixels: Pixels
 ) -> Check:
     """Whether the network tells the classes apart better where its input has another usual scale.
@@ -156,24 +147,26 @@ def check_scales(
     pixels, some = pixels[chosen], train.take(rows[chosen])
     spec, samples = cache.spec, some.samples
     try:
-        mine, labels = _left_out(Features(np.asarray(some.x)[:, :1], samples))
+        own_head = leave_out(Features(np.asarray(some.x)[:, :1], samples))
+        mine, labels = own_head.shares, own_head.y
         own = float((mine.argmax(axis=1) == labels).mean())
         if own >= _GOOD:
-            return Check("scales", f"{own:.0%} of {len(labels)} left-out images are right: others were not tried")
+            said = f"a head is right on {own:.0%} of {len(labels)} images that it was not fitted to"
+            return Check("scales", f"{said}: other scales of the input were not tried")
         better = []
         for name, (mean, std) in _SCALES.items():
             if (mean, std) == (spec.mean, spec.std):
                 continue
             other = _embed(_rescaled(backbone, layer, mean, std), layer, pixels)
-            theirs, _ = _left_out(Features(other[:, None], samples))
+            theirs = leave_out(Features(other[:, None], samples)).shares
             _, sure = gain(theirs, labels, mine)
             better.append((sure, name, float((theirs.argmax(axis=1) == labels).mean())))
     except FeatcacheError as error:
         return Check("scales", f"not tried: {error}", looked=False)
     sure, name, right = max(better)
-    said = f"of {len(labels)} left-out images {own:.0%} are right; on the best of {len(better)} other scales of the "
-    said += f"input, {name}, {right:.0%}"
-    if sure <= _SURE or right < own + _BETTER:
+    said = f"a head is right on {own:.0%} of {len(labels)} images that it was not fitted to; on the best of "
+    said += f"{len(better)} other scales of the input, {name}, on {right:.0%}"
+    if sure <= SURE or right < own + _BETTER:
         return Check("scales", said)
     todo = f"The weights expect {name}: extract again with a Backbone that has them (the cache has mean {spec.mean} "
     todo += f"and std {spec.std})."
@@ -216,12 +209,6 @@ def _embed(backbone: Backbone, layer: str, pixels: Pixels) -> NDArray[np.float32
     return np.concatenate(
         [backbone.embed_layers(pixels[start : start + step])[layer] for start in range(0, len(pixels), step)]
     )
-
-
-def _left_out(features: Features, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities of left-out images by a linear head, (m, c), and their labels. Raises HeadError."""
-    tuning = Tuning(features, "clean", folds=5, seed=seed)
-    return linear(tuning).probabilities, tuning.left_out.labels[tuning.left_out.rows]
 
 
 def _small(pixels: Pixels) -> NDArray[np.float32]:

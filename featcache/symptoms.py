@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,52 +20,59 @@ _PREPROCESSING = "the spec's mean, std, interpolation and image_size (`featcache
 
 
 class Spread(NamedTuple):
-    """Of n rows and d dimensions: how many dimensions are always 0, or some other constant; whether rows are finite.
+    """Of n rows and d dimensions: how many dimensions are always 0, or some other constant.
 
-    lost : places of rows with NaN or infinity. spread : root mean square distance from the mean row over the mean row's
-    length.
+    spread : root mean square distance from the mean row over the mean row's length; of several layers the root mean
+    square of theirs.
     """
 
     n: int
     d: int
     dead: int
     constant: int
-    lost: NDArray[np.int64]
     spread: float
 
 
-def measure_spread(parts: Iterable[NDArray[Any] | Rows]) -> Spread:
-    """Of matrices (n_i, d) one below the other, read a block at a time; a dimension whose range is no more than two
-    roundings of the stored dtype is constant.
+def find_lost(parts: Iterable[NDArray[Any] | Rows]) -> NDArray[np.int64]:
+    """Places of the rows of arrays (n_i, v, d), one below the other, that hold NaN or infinity in any view."""
+    lost, place = [np.empty(0, np.int64)], 0
+    for part in parts:
+        step = max(1, BLOCK_BYTES // (8 * part.shape[1] * part.shape[2]))
+        for start in range(0, len(part), step):
+            fine = np.isfinite(part[start : start + step]).all(axis=(1, 2))
+            lost.append(place + start + np.flatnonzero(~fine))
+        place += len(part)
+    return np.concatenate(lost)
+
+
+def measure_spread(parts: Iterable[NDArray[Any] | Rows], widths: Sequence[int] = ()) -> Spread:
+    """Of matrices (n_i, d) one below the other, finite, with a row or more, read a block at a time. A dimension whose
+    range is no more than two roundings of the stored dtype is constant.
+
+    widths : of the layers that lie side by side, where there are several.
     """
-    n, low, high, mean, squares = 0, None, None, None, 0.0
-    lost, place, rounding = [], 0, 0.0
+    n, low, high, mean, squares, rounding = 0, None, None, None, None, 0.0
     for part in parts:
         rounding = float(np.finfo(part.dtype).eps)
         step = max(1, BLOCK_BYTES // (8 * part.shape[1]))
         for start in range(0, len(part), step):
             block = np.asarray(part[start : start + step], np.float64)
-            fine = np.isfinite(block).all(axis=1)
-            lost.append(place + np.flatnonzero(~fine))
-            place += len(block)
-            block = block[fine]
-            if not len(block):
-                continue
             own = block.mean(axis=0)
-            if mean is None or low is None or high is None:
-                low, high, mean = block.min(axis=0), block.max(axis=0), np.zeros_like(own)
+            if mean is None or squares is None or low is None or high is None:
+                low, high, mean, squares = block.min(axis=0), block.max(axis=0), np.zeros_like(own), np.zeros_like(own)
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
             share = len(block) / (n + len(block))  # Chan, Golub and LeVeque 1983
-            squares += float(((block - own) ** 2).sum()) + n * share * float(((own - mean) ** 2).sum())
+            squares = squares + ((block - own) ** 2).sum(axis=0) + n * share * (own - mean) ** 2
             mean = mean + share * (own - mean)
             n += len(block)
-    if mean is None or low is None or high is None:
-        return Spread(0, 0, 0, 0, np.concatenate([np.empty(0, np.int64), *lost]), 0.0)
+    if mean is None or squares is None or low is None or high is None:
+        raise AssertionError("there are no rows")
     dead = (low == 0) & (high == 0)
     constant = (high - low <= 2 * rounding * np.maximum(np.abs(low), np.abs(high))) & ~dead
-    length = max(float(np.linalg.norm(mean)), np.finfo(float).tiny)
-    counts = int(dead.sum()), int(constant.sum())
-    return Spread(n, len(mean), *counts, np.concatenate(lost), float(np.sqrt(squares / n)) / length)
+    starts = np.cumsum([0, *widths[:-1]])
+    lengths = np.maximum(np.add.reduceat(mean**2, starts), np.finfo(float).tiny)
+    apart = np.add.reduceat(squares / n, starts) / lengths
+    return Spread(n, len(mean), int(dead.sum()), int(constant.sum()), float(np.sqrt(apart.mean())))
 
 
 def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> float:
@@ -82,18 +89,18 @@ def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> f
     return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
 
 
-def check_values(spread: Spread, rank: float, lost: tuple[Suspect, ...] = ()) -> Check:
-    """Whether the features say something: finite, not constant, not all alike."""
+def told_lost(images: tuple[Suspect, ...]) -> Check:
+    """That some images have features that are NaN or infinite, where nothing else can be told."""
+    what = f"{len(images)} images have features that are NaN or infinite, in one view or more"
+    todo = "Extract with --precision fp32 --dtype float32, and look at these pictures."
+    return Check("values", what, (Finding("not finite", "error", what, todo, images),))
+
+
+def check_values(spread: Spread, rank: float) -> Check:
+    """Whether the features say something: not constant, not all alike."""
     found = []
     idle, d = (spread.dead + spread.constant) / max(1, spread.d), spread.d
     told = f"{spread.dead} of {d} dimensions are 0 and {spread.constant} another constant in all {spread.n} images"
-    if len(spread.lost):
-        found.append(
-            Finding(
-                "not finite", "error", f"{len(spread.lost)} images have features that are NaN or infinite",
-                "Extract with --precision fp32 --dtype float32, and look at these pictures.", lost,
-            )
-        )  # fmt: skip
     if spread.n > 1 and idle > _MOST_IDLE:
         todo = f"The network sees hardly any of the pictures: look at {_PREPROCESSING}."
         found.append(Finding("dead dimensions", "error", told, todo))
@@ -110,11 +117,12 @@ def check_values(spread: Spread, rank: float, lost: tuple[Suspect, ...] = ()) ->
     elif d >= _WIDE and spread.n >= _MANY and rank < _LEAST_RANK:
         found.append(
             Finding(
-                "collapse", "error", f"within the classes the features fill {rank:.1f} of {d} dimensions",
+                "collapse", "error",
+                f"the features of a class's images differ along about {rank:.1f} directions, of {d} that there are",
                 f"The network tells pictures of a class apart by one thing alone: look at {_PREPROCESSING}.",
             )
         )  # fmt: skip
-    said = f"{told}; they differ by {spread.spread:.0%} of their length and fill {rank:.0f} dimensions within classes"
+    said = f"{told}; features differ by {spread.spread:.0%} of their length, within a class along {rank:.0f} directions"
     return Check("values", said, tuple(found))
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from featcache import symptoms
 from featcache.blocks import Rows
+from featcache.findings import Suspect
 from featcache.symptoms import (
     Differing,
     Spread,
@@ -16,7 +17,9 @@ from featcache.symptoms import (
     check_views,
     compare_views,
     effective_rank,
+    find_lost,
     measure_spread,
+    told_lost,
 )
 
 
@@ -39,17 +42,29 @@ def test_dimensions_are_counted_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(symptoms, "BLOCK_BYTES", size)
         found = measure_spread([x[:13], Rows(x, np.arange(13, 60))])
         assert (found.n, found.d, found.dead, found.constant) == (60, 20, 1, 2)
-        assert len(found.lost) == 0
         assert_allclose(found.spread, expected, rtol=1e-9)
 
 
-def test_rows_that_are_not_finite_are_named() -> None:
+def test_rows_that_are_not_finite_in_any_view_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     x = sound()
     x[4, 2], x[30, 0] = np.nan, np.inf
-    found = measure_spread([x[:20], x[20:]])
-    assert (found.n, found.lost.tolist()) == (58, [4, 30])
-    assert kinds(check_values(found, 9.0)) == [("not finite", "error")]
-    assert measure_spread([np.full((2, 3), np.nan, np.float32)]).lost.tolist() == [0, 1]
+    views = np.stack([x, sound()], axis=1)
+    views[7, 1, 3] = -np.inf
+    parts = [views[:20], Rows(views, np.arange(20, 60))]
+    for size in (symptoms.BLOCK_BYTES, 1, 8 * 40 * 7):
+        monkeypatch.setattr(symptoms, "BLOCK_BYTES", size)
+        assert find_lost(parts).tolist() == [4, 7, 30]
+        assert find_lost([part[:, 1:] for part in parts]).tolist() == [7]
+    assert kinds(told_lost((Suspect("a.png", "train", "a"),))) == [("not finite", "error")]
+
+
+def test_layers_of_any_width_and_unit_count_alike_in_the_spread() -> None:
+    rng = np.random.default_rng(1)
+    narrow, wide = 1 + 0.3 * rng.normal(size=(60, 4)), 1000 + 0.001 * rng.normal(size=(60, 40))
+    alone = [measure_spread([part]).spread for part in (narrow, wide)]
+    found = measure_spread([np.hstack([narrow, wide])], [4, 40]).spread
+    assert found == pytest.approx(np.sqrt(np.mean(np.square(alone))), rel=1e-9)
+    assert found > 0.19 > 0.001 > measure_spread([np.hstack([narrow, wide])]).spread
 
 
 def test_the_effective_rank_of_known_directions() -> None:
@@ -68,19 +83,17 @@ def test_the_effective_rank_of_known_directions() -> None:
 
 
 def test_few_idle_dimensions_are_a_note_and_most_an_error() -> None:
-    none = np.empty(0, np.int64)
-    assert kinds(check_values(Spread(60, 20, 0, 0, none, 1.0), 9)) == []
-    assert kinds(check_values(Spread(60, 20, 1, 0, none, 1.0), 9)) == [("dead dimensions", "note")]
-    assert kinds(check_values(Spread(60, 20, 6, 5, none, 1.0), 9)) == [("dead dimensions", "error")]
-    assert kinds(check_values(Spread(1, 20, 0, 20, none, 0.0), 0)) == []  # of one image every dimension is constant
+    assert kinds(check_values(Spread(60, 20, 0, 0, 1.0), 9)) == []
+    assert kinds(check_values(Spread(60, 20, 1, 0, 1.0), 9)) == [("dead dimensions", "note")]
+    assert kinds(check_values(Spread(60, 20, 6, 5, 1.0), 9)) == [("dead dimensions", "error")]
+    assert kinds(check_values(Spread(1, 20, 0, 20, 0.0), 0)) == []  # of one image every dimension is constant
 
 
 def test_features_that_are_all_alike_have_collapsed() -> None:
-    none = np.empty(0, np.int64)
-    assert kinds(check_values(Spread(60, 20, 0, 0, none, 0.02), 9)) == [("collapse", "error")]
-    assert kinds(check_values(Spread(60, 20, 0, 0, none, 1.0), 1.2)) == [("collapse", "error")]
-    assert kinds(check_values(Spread(60, 3, 0, 0, none, 1.0), 1.2)) == []  # of three dimensions one may be the widest
-    assert kinds(check_values(Spread(10, 20, 0, 0, none, 1.0), 1.2)) == []
+    assert kinds(check_values(Spread(60, 20, 0, 0, 0.02), 9)) == [("collapse", "error")]
+    assert kinds(check_values(Spread(60, 20, 0, 0, 1.0), 1.2)) == [("collapse", "error")]
+    assert kinds(check_values(Spread(60, 3, 0, 0, 1.0), 1.2)) == []  # of three dimensions one may be the widest
+    assert kinds(check_values(Spread(10, 20, 0, 0, 1.0), 1.2)) == []
     alike = 10 + 0.01 * sound()
     assert kinds(check_values(measure_spread([alike]), 9)) == [("collapse", "error")]
 

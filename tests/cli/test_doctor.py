@@ -15,6 +15,7 @@ from PIL import Image
 import featcache
 from caches import cache_of, clouds
 from commands import as_json, done, featcache_cli, refused, toy_cache
+from diagnoses import find, kinds
 from featcache.findings import Check, Diagnosis, Finding, Severity, Suspect
 from featcache.pictures import findings_picture
 
@@ -36,7 +37,7 @@ def test_the_exit_status_is_that_of_the_worst_finding(
 
 
 def test_the_worst_comes_first() -> None:
-    assert diagnosis("note", "error", "warning").kinds() == ["kind error", "kind warning", "kind note"]
+    assert kinds(diagnosis("note", "error", "warning")) == ["kind error", "kind warning", "kind note"]
     assert str(diagnosis("note", "note", "error")).splitlines()[:2] == [
         "c.h5, penultimate: 3 images, 0.5 s: 1 error, 2 notes",
         "ERROR    images     said",
@@ -102,7 +103,7 @@ def test_a_leak_is_drawn_listed_and_exits_with_4(leaking: tuple[Path, Path], tmp
 
 def test_the_picture_has_both_of_a_pair_and_no_more_than_asked(leaking: tuple[Path, Path]) -> None:
     folder, cache = leaking
-    leak = featcache.examine(cache).find("copies across splits")
+    leak = find(featcache.examine(cache), "copies across splits")
     assert leak is not None
     doubts = tuple(Suspect(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(5))
     doubted = Finding("wrong labels", "note", "5 of 19", "look", doubts)

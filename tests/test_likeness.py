@@ -1,4 +1,4 @@
-"""Near duplicates, outliers, doubted labels and overlap: planted ones are found, and nothing else."""
+"""Near duplicates and outliers: planted ones are found, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,18 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from featcache import suspects
-from featcache.suspects import (
-    Overlap,
-    doubt_labels,
-    find_near,
-    find_outliers,
-    gain,
-    near_duplicates,
-    overlaps,
-    robust_z,
-    thresholds,
-)
+from featcache import likeness
+from featcache.likeness import find_near, find_outliers, near_duplicates, robust_z
 
 
 def noise(n: int = 200, d: int = 30, seed: int = 0) -> NDArray[np.float32]:
@@ -36,7 +26,7 @@ def test_neighbours_are_those_of_all_pairs_in_any_blocks(monkeypatch: pytest.Mon
     np.fill_diagonal(chords, np.inf)
     np.fill_diagonal(apart, np.inf)
     for size in (2**25, 1, 4 * 40 * 7):
-        monkeypatch.setattr(suspects, "_BLOCK_BYTES", size)
+        monkeypatch.setattr(likeness, "_BLOCK_BYTES", size)
         near = find_near(x, 3)
         assert_array_equal(near.row, np.argsort(chords, axis=1)[:, :3])
         assert_allclose(near.chord, np.sort(chords, axis=1)[:, :3], atol=1e-3)
@@ -93,57 +83,3 @@ def test_robust_z_is_in_standard_deviations_whatever_the_outliers() -> None:
     values = np.random.default_rng(0).normal(5, 2, 20_000)
     values[:100] = 1e6
     assert_allclose(robust_z(values)[100:], (values[100:] - 5) / 2, atol=0.15)
-
-
-def test_confident_learning_by_hand() -> None:
-    p = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9], [0.4, 0.6], [0.05, 0.95]])
-    y = np.array([0, 0, 0, 1, 1, 0])
-    assert_allclose(thresholds(p, y), [(0.9 + 0.7 + 0.2 + 0.05) / 4, (0.9 + 0.6) / 2])
-    found = doubt_labels(p, y)  # of label 0 two are sure of 0 (0.4625) and two of 1 (0.75): half of four are doubted
-    assert_array_equal(found.row, [5, 2])
-    assert_array_equal(found.label, [1, 1])
-    assert_allclose(found.margin, [0.9, 0.6])
-    assert_array_equal(doubt_labels(p, y, np.array([0.4625, 0.9])).row, [5])  # one of three that are sure, of four
-    assert thresholds(np.eye(3)[[0, 1]], np.array([0, 1]))[2] == np.inf
-    assert len(doubt_labels(np.full((2, 3), 1 / 3), np.array([0, 1]), np.full(3, np.inf)).row) == 0
-
-
-def test_as_many_are_doubted_as_the_sure_ones_say() -> None:
-    """Half of the images are sure, so that those of the wrong label that are a bit less so are named, too."""
-    y = np.zeros(40, np.int64)
-    first = np.array([0.95] * 10 + [0.6] * 10 + [0.05] * 10 + [0.3] * 10)
-    found = doubt_labels(np.stack([first, 1 - first], axis=1), y, np.array([0.9, 0.9]))
-    assert_array_equal(found.row, np.arange(20, 40))
-    first[20:25] = 0.95  # 15 of 20 that are sure are of class 0: a quarter of 40 is doubted
-    found = doubt_labels(np.stack([first, 1 - first], axis=1), y, np.array([0.9, 0.9]))
-    assert_array_equal(found.row, [25, 26, 27, 28, 29, 30, 31, 32, 33, 34])
-
-
-def test_an_image_whose_own_label_is_the_likeliest_is_never_doubted() -> None:
-    p = np.array([[0.5, 0.45, 0.05]] * 8)
-    assert doubt_labels(p, np.zeros(8, np.int64), np.array([0.6, 0.4, 0.4])).row.tolist() == []
-
-
-def test_classes_overlap_where_surely_a_fifth_is_confused() -> None:
-    y = np.repeat([0, 1, 2], 100)
-    predicted = y.copy()
-    predicted[:45], predicted[100:145] = 1, 0
-    predicted[200:210] = 1
-    (found,) = overlaps(predicted, y, 3)
-    assert (found.first, found.second, found.share) == (0, 1, 90 / 200)
-    assert 0.37 < found.low < 0.39
-    assert overlaps(predicted[[0, 50, 100, 150]], y[[0, 50, 100, 150]], 3) == []  # half of four is chance
-    assert overlaps(y, y, 3) == []
-    assert isinstance(found, Overlap)
-
-
-def test_gain_is_the_share_of_log_loss_that_is_gone() -> None:
-    y = np.array([0, 1] * 50)
-    p = np.where(np.eye(2)[y] == 1, 0.9, 0.1)
-    share, sure = gain(p, y)
-    assert share == pytest.approx(1 - np.log(0.9) / np.log(0.5))
-    assert sure > 1e6  # every image says the same
-    assert gain(np.full((100, 2), 0.5), y)[0] == pytest.approx(0)
-    assert gain(p, y, p) == (0.0, 0.0)
-    guess = np.random.default_rng(1).dirichlet([5, 5], 100)
-    assert gain(guess, y)[1] < 3
