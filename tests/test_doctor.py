@@ -82,7 +82,7 @@ def test_wrong_labels_are_doubted_and_no_others(tmp_path: Path) -> None:
     assert {(one.label, one.suggested) for one in finding.images} == {("b", "a")}
     wrong = {name(int(row), 1) for row in [0, *train, *(N + val)]}
     assert {one.image for one in finding.images} <= wrong
-    assert len(finding.images) >= 6  # of 11: wrong labels make heads less sure, and thresholds are what heads are
+    assert len(finding.images) >= 7  # of 11: wrong labels make heads less sure, and thresholds are what heads are
     scores = [one.score or 0.0 for one in finding.images]
     assert scores == sorted(scores, reverse=True)
 
@@ -385,8 +385,8 @@ def test_digits_are_sound(digits: tuple[Path, Path]) -> None:
     flipped = _flipped(path, 0.05)
     doubted = told(flipped[0], "wrong labels")
     hits = len(doubted & flipped[1])
-    assert hits >= 0.5 * len(flipped[1])
-    assert hits >= 0.4 * len(doubted)
+    assert hits >= len(flipped[1]) - 2  # of 8; measured: 7, and three false alarms
+    assert len(doubted) - hits <= 4
 
 
 def test_digits_divided_by_255_twice_are_an_error(digits: tuple[Path, Path], tmp_path: Path) -> None:

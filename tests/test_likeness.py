@@ -31,6 +31,7 @@ def test_neighbours_are_those_of_all_pairs_in_any_blocks(monkeypatch: pytest.Mon
         assert_array_equal(near.row, np.argsort(chords, axis=1)[:, :3])
         assert_allclose(near.chord, np.sort(chords, axis=1)[:, :3], atol=1e-3)
         assert_allclose(near.away, np.sort(apart, axis=1)[:, :3].mean(axis=1), rtol=1e-3)
+        assert_allclose(near.beyond, np.sort(chords, axis=1)[:, 38], atol=1e-3)  # of forty there are 39 others
         assert_allclose(near.norm, np.linalg.norm(x, axis=1), rtol=1e-5)
 
 
@@ -53,6 +54,27 @@ def test_planted_duplicates_are_found_in_pairs_and_in_groups(alike: float) -> No
     cosines = [cosine for _, _, cosine in found]
     assert cosines == sorted(cosines, reverse=True)
     assert min(cosines) > 0.97
+
+
+@pytest.mark.parametrize("group", [11, 12, 20, 45])
+def test_groups_larger_than_the_neighbours_that_are_looked_at_are_found(group: int) -> None:
+    x = noise(400)
+    frames = np.arange(100, 100 + group)
+    x[frames] = x[100] + 0.1 * np.random.default_rng(3).normal(size=(group, 30)).astype(np.float32)
+    found = near_duplicates(find_near(x))
+    named = {row for a, b, _ in found for row in (a, b)}
+    assert named <= set(frames.tolist())
+    assert len(named) >= group - 1
+    assert len(found) >= 3 * group
+
+
+def test_a_kind_of_picture_that_is_denser_than_the_rest_is_no_group() -> None:
+    """As digits among photos: sixty that lie within a third of the usual distance."""
+    x = noise(400)
+    x[:60] = 5 + 0.3 * noise(60, 30, 1)
+    near = find_near(x)
+    assert np.median(near.chord[:60, -1]) < 0.4 * np.median(near.chord[:, -1])
+    assert near_duplicates(near) == []
 
 
 @settings(max_examples=20, deadline=None)

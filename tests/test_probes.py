@@ -132,6 +132,16 @@ class Saturating(nn.Module):
         return torch.cat([10 * means.clamp(0, 1), torch.sin(1e5 * means)], 1)
 
 
+@pytest.mark.parametrize("layer", ["all", "stages", "last", "layer2,layer1:std", "layer1:max"])
+def test_one_of_several_layers_is_asked_of_the_network(layer: str, data: Path, tmp_path: Path) -> None:
+    made = {"backbone": "timm/test_resnet", "weights": "none", "image_size": 32, "precision": "fp32"}
+    cache = extract(data, tmp_path / "l.h5", views=1, layers=["all"], dtype="float32", device="cpu", **made).cache
+    found = examine(cache, data, layer=layer, device="cpu")
+    assert said(found, "network").startswith("12 images alone and in a batch differ by 0.00%, from the cache by 0.0")
+    assert not {"other features", "drift with batch", "input scale"} & set(kinds(found))
+    assert said(found, "scales").startswith("a head is right on ")
+
+
 def test_a_scale_that_the_weights_were_not_trained_on_is_told(data: Path, tmp_path: Path) -> None:
     raw = backbone_of(Saturating(), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
     found = examine(made_by(raw, data, tmp_path), data, backbone=raw)

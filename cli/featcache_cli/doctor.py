@@ -29,7 +29,8 @@ def command(
     """Look for what is wrong with CACHE: features that say nothing, views, copies across splits, wrong labels.
 
     With DATA, which it was made from, some images go through the network again, and -o draws the suspicious ones.
-    Exit status 0 where all is sound, with notes perhaps, 3 where there are warnings, 4 where there are errors.
+    Exit status: 0 sound, with notes perhaps; 3 warnings; 4 errors in what was looked at. 1 and 2 say that the doctor
+    could not look: no cache, or a wrong option.
     """
     import featcache
 

@@ -120,6 +120,25 @@ def test_the_picture_has_both_of_a_pair_and_no_more_than_asked(leaking: tuple[Pa
     assert headings == ["copies across splits: 1 pairs of copies", "wrong labels: 5 of 19"]
 
 
+def test_a_picture_that_is_gone_or_changed_is_left_out_and_the_status_stays(
+    leaking: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, cache = leaking
+    names = [f"train/bees/00{row}.png" for row in range(5)]
+    doubts = tuple(Suspect(name, "train", "bees", "ants", score=0.9) for name in names)
+    (folder / names[0]).unlink()
+    shutil.copy(folder / names[3], folder / names[2])
+    picture = findings_picture(cache, [Finding("wrong labels", "note", "5 of 19", "look", doubts)], folder)
+    assert picture is not None
+    figure = picture()
+    assert len([axes for axes in figure.axes if axes.images]) == 3
+    assert figure.get_suptitle() == "1 findings in a.h5; 2 left out, whose pictures are gone or changed"
+    (folder / "val/ants/copy.png").unlink()
+    result = featcache_cli("doctor", cache, folder, "-o", tmp_path / "a.png")
+    assert result.exit_code == 4, result.output
+    assert result.stdout.endswith(f"nothing to draw for {tmp_path / 'a.png'}\n")
+
+
 def test_nothing_to_draw_is_a_message(cache: Path, data: Path, tmp_path: Path) -> None:
     assert done("doctor", cache, data, "-o", tmp_path / "a.png").endswith(f"nothing to draw for {tmp_path / 'a.png'}\n")
     assert not (tmp_path / "a.png").exists()
