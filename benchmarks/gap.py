@@ -102,7 +102,7 @@ class Group:
             extracted, fitted, out = self._cached(route)
             costs = {"cold_s": extracted + fitted["wall_s"], "warm_s": fitted["wall_s"]}
             folds = fitted["selection"]["entrants"] if fitted["selection"] else []
-            chosen = max((one["accuracy"]["accuracy"] for one in folds), default=None)
+            chosen = max((one["accuracy"] for one in folds), default=None)
             return {**self._judged(fitted, out), **costs, "cv_accuracy": chosen}
         before, start = 0.0, {}
         if route.starts:
