@@ -17,7 +17,8 @@ The single scores are judged by their rank correlation (Spearman) with the gain,
 pretrained weights. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS, the photos lie in FEATCACHE_ANTS_BEES.
 
 Finished pairs are kept in --work; the same call goes on after an interruption, and calls with --part I M share the
-work between processes. Writes results/forecast.json. Seconds are those of a shared machine: they say what a forecast
+work between processes. Writes results/forecast.json and the table in results/forecast.md; --table writes that alone
+again. Seconds are those of a shared machine: they say what a forecast
 costs against a fine-tuning, to an order.
 """
 
@@ -39,7 +40,7 @@ from scipy.stats import spearmanr
 
 import featcache
 from featcache import FeatureCache, Recipe
-from featcache.forecasting import LEAST_GAIN, Record
+from featcache.forecasting import LEAST_GAIN, TERMS, Record
 from featcache.metrics import paired_test
 
 LITE, MOBILE = "efficientnet_lite0", "mobilenet_v2"
@@ -142,12 +143,38 @@ def table(pairs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def page(figures: dict[str, Any]) -> str:
+    """The table of all pairs as Markdown, with the record and its terms."""
+    record_ = Record(*(figures["record"][name] for name in Record._fields))
+    head = ("set", "backbone", "weights", "predicted", "happened", "gain", "p")
+    lines = [
+        "# Does `featcache forecast` know whether fine-tuning pays?",
+        "",
+        f"The rule was {record_}. {TERMS}. Written by benchmarks/forecast.py from forecast.json, commit "
+        f"{figures['versions']['commit']}.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+    ]
+    for pair in sorted(figures["pairs"], key=lambda pair: -pair["gain"]):
+        told = ["pays" if pair[key] else "does not pay" for key in ("said", "paid")]
+        told[1] += "" if pair["said"] == pair["paid"] else " (missed)"
+        cells = (pair["set"], pair["network"], pair["weights"], *told, f"{100 * pair['gain']:+.1f} points")
+        lines.append(f"| {' | '.join(cells)} | {pair['p']:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("demo/forecast"), help="where pairs are kept")
     parser.add_argument("--part", type=int, nargs=2, help="I M: every Mth pair from the Ith, and write nothing")
+    parser.add_argument("--table", action="store_true", help="measure nothing: write forecast.md from forecast.json")
     options = parser.parse_args()
+    results = record.RESULTS / "forecast.json"
+    if options.table:
+        results.with_suffix(".md").write_text(page(json.loads(results.read_text())))
+        return
     measured = record.commit()
     options.work.mkdir(parents=True, exist_ok=True)
     pairs = []
@@ -159,7 +186,7 @@ def main() -> None:
     print(table(pairs), file=sys.stderr)
     counted = count(pairs)
     pretrained = [pair for pair in pairs if pair["weights"] != "none"]
-    print(f"The rule was {counted}.", file=sys.stderr)
+    print(f"The rule was {counted}. {TERMS}.", file=sys.stderr)
     figures = {
         "record": {**counted._asdict(), "pairs": counted.pairs, "right": counted.right},
         "rank correlation with the gain": correlations(pairs),
@@ -170,6 +197,7 @@ def main() -> None:
         "pairs": pairs,
     }
     record.write("forecast", figures, measured)
+    results.with_suffix(".md").write_text(page(json.loads(results.read_text())))
 
 
 if __name__ == "__main__":

@@ -302,6 +302,27 @@ def test_view_spec_has_the_networks_preprocessing() -> None:
     assert (wider.image_size, wider.resize_size) == (16, 20)
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("efficientnet_lite0", "pretrained"), ("timm/test_vit.r160_in1k", "none"), ("timm/test_resnet", "none"),
+        ("mobilenet_v3_small", "none"), ("googlenet", "none"),
+    ],
+)  # fmt: skip
+def test_preprocessing_is_known_by_name_as_the_built_network_has_it(name: str, weights: str) -> None:
+    assert architectures.preprocessing(name, weights) == architectures.build(name, weights, 0)[1]
+
+
+@pytest.mark.parametrize("name", ["toy", "timm/toy", "resnet"])
+def test_of_other_networks_no_preprocessing_is_known(name: str) -> None:
+    assert architectures.preprocessing(name, "pretrained") is None
+
+
+def test_weights_of_ones_own_have_the_preprocessing_of_the_first_recipe() -> None:
+    sizes = [architectures.preprocessing("resnet50", weights)["resize_size"] for weights in ("pretrained", "w.pth")]
+    assert sizes == [232, 256]
+
+
 def test_preprocessing_of_the_embedded_network_is_timms() -> None:
     backbone = load_backbone("efficientnet_lite0", weights="none", device="cpu")
     assert (backbone.image_size, backbone.resize_size, backbone.interpolation) == (224, 256, "bicubic")

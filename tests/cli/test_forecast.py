@@ -7,7 +7,7 @@ import pytest
 
 import featcache
 from commands import as_json, done, refused
-from featcache.forecasting import RECORD, forecast
+from featcache.forecasting import RECORD, TERMS, forecast
 
 
 def test_what_is_printed_is_what_the_library_finds(cache: Path) -> None:
@@ -24,7 +24,7 @@ def test_people_are_told_the_verdict_and_how_often_it_was_right(cache: Path) -> 
         "accuracy", "room", "gap", "labels", "purity", "H-score", "LogME",
     ]  # fmt: skip
     assert lines[7].startswith("By the rule fine-tuning will not pay: there is too little room")
-    assert lines[8] == f"This rule was {RECORD} (benchmarks/results/forecast.json)."
+    assert lines[8] == f"This rule was {RECORD}. {TERMS} (benchmarks/results/forecast.md)."
 
 
 def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
