@@ -196,7 +196,7 @@ def test_layers_are_judged_as_equally_wide(tmp_path: Path) -> None:
     found = examine(layered(tmp_path, sound), layer="all")
     doubted = told(found, "wrong labels")
     assert doubted <= {name(int(row), 1) for row in wrong}
-    assert len(doubted) >= 2  # as they come, the wide layer hides all four
+    assert len(doubted) >= 3  # of 4, as of the narrow layer alone
     assert set(kinds(found)) == {"wrong labels", "dead dimensions"}
 
 

@@ -27,7 +27,7 @@ def layered(n: int = N, seed: int = 0) -> Features:
     """A wide layer of noise in large units, a narrow one in small units that says the class, a constant one."""
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % 2)
-    noise = 100 * rng.normal(size=(n, 1, 8))
+    noise = 100 * rng.normal(size=(n, 1, 40))
     told = 0.01 * (rng.normal(size=(n, 1, 3)) + 3 * y[:, None, None])
     parts = tuple(part.astype(np.float32) for part in (noise, told, np.full((n, 1, 2), 7.0)))
     sha256 = rng.integers(0, 256, (n, 32), dtype=np.uint8)
@@ -35,13 +35,14 @@ def layered(n: int = N, seed: int = 0) -> Features:
     return Features(Rows(Joined(parts), np.arange(n)), samples)
 
 
-def test_features_count_alike() -> None:
+def test_layers_count_alike_and_so_do_their_features() -> None:
     features = layered()
     scale = equalise(features)
     x = features.clean()[:] * scale
-    np.testing.assert_allclose(x[:, :11].var(axis=0), 1, rtol=1e-4)
+    np.testing.assert_allclose(x[:, :40].var(axis=0), 1 / 40, rtol=1e-4)
+    np.testing.assert_allclose(x[:, 40:43].var(axis=0), 1 / 3, rtol=1e-4)
     assert np.isfinite(scale).all()
-    assert x[:, 11:].var(axis=0).max() < 1e-9
+    assert x[:, 43:].var(axis=0).max() < 1e-9
 
 
 def test_a_feature_that_hardly_moves_is_not_blown_up() -> None:
