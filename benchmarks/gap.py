@@ -72,6 +72,7 @@ ONLY = {gap_report.OWN: "ants-bees"}
 ROUTES: dict[str, Cached | Live] = {
     **{f"penultimate, K={views}": Cached("last", views) for views in (0, 1, 2, 4, 8, 16)},
     "all stages": Cached("all", 0, "stages"),
+    "all stages, LDA": Cached("all", 0, "stages", "lda"),
     "all stages, all pools": Cached("all", 0, "all"),
     "Head2Toe": Cached("all", 0, "all", "head2toe"),
     "all stages, all pools, K=4": Cached("all", 4, "all"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from featcache.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from featcache.metrics import wilson_interval
@@ -40,7 +41,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for name, backbone in keys:
         here = [run for run in runs if (run["set"], run["backbone"]) == (name, backbone)]
         names = dict.fromkeys(run["route"] for run in here)
-        full, tuned = (_best(here, kinds) for kinds in (FULL, TUNED))
+        full, tuned = _best(here, FULL, whole=True), _best(here, TUNED)
         routes = {route: _route([run for run in here if run["route"] == route], here, full) for route in names}
         goals = [goal for best in dict.fromkeys((tuned, full)) for goal in _nearest(name, here, routes, best)]
         first = {layers: seconds for run in here for layers, seconds in run["first_s"].items()}
@@ -49,9 +50,10 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _best(here: Sequence[dict[str, Any]], kinds: tuple[str, ...]) -> str | None:
-    """The most accurate of the routes whose names begin so, over the seeds."""
+def _best(here: Sequence[dict[str, Any]], kinds: tuple[str, ...], whole: bool = False) -> str | None:
+    """The most accurate of the routes whose names begin so, over the seeds; whole : of those that train all layers."""
     names = dict.fromkeys(run["route"] for run in here if run["route"].startswith(kinds))
+    names = {name: None for name in names if not (whole and name.endswith("last stage"))}
     mean = {name: statistics.mean(run["accuracy"] for run in here if run["route"] == name) for name in names}
     return max(mean, key=lambda name: mean[name], default=None)
 
@@ -197,6 +199,10 @@ def draw(summary: Sequence[dict[str, Any]]) -> Figure:
                     label, (found["cold_s"], found["accuracy"]), (4, 4), textcoords="offset points", fontsize=7
                 )
         axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(max(0, min(found["low"] for found in one["routes"].values()) - 0.02), 1.005)
         axes.set_title(f"{one['set']}, {one['backbone']}", fontsize=9)
         axes.set_xlabel("seconds, extraction included, conversion not (log scale)", fontsize=8)
@@ -218,11 +224,8 @@ def _kind(route: str) -> str:
 
 
 def _label(route: str) -> str | None:
-    """What stands beside a point, where its colour does not say it all."""
-    if route.startswith("penultimate"):
-        return route.removeprefix("penultimate, ")
-    if route.endswith("clean views"):
-        return "clean views"
-    return {"LP-FT, last stage": "last stage alone", "Head2Toe": "Head2Toe", "all stages, all pools, K=4": "K=4"}.get(
+    """What stands beside a point, where its colour does not say it all and others leave it room."""
+    labels = {f"penultimate, K={views}": f"K={views}" for views in (0, 4, 16)}
+    return {**labels, "LP-FT, last stage": "last stage", "fine-tune": "as the tutorials"}.get(
         route
     )

@@ -179,6 +179,45 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         }.items()
         for kind, form in {"state-dict": f"{name} {{:.1e}}", "onnx": ", {:.1e}, ", "torch-export": ", {:.1e}"}.items()
     ],
+    "gap": [
+        (form, "summary", place, "routes", route, what)
+        for place, forms in (
+            (
+                0,
+                {
+                    "all stages, LDA": ("{:.3f} in", "{:.0f} s by"),
+                    "all stages, all pools": ("{:.3f} in", "{:.0f} s by"),
+                    "fine-tune, clean views": ("{:.3f} in", "{:.0f} s by"),
+                    "LP-FT, clean views": ("{:.3f} in", "{:.0f} s by"),
+                },
+            ),
+            (
+                1,
+                {
+                    "all stages, LDA": ("{:.3f} in", "{:.0f} s, "),
+                    "fine-tune, clean views": ("against {:.3f} in", "{:.0f} s. "),
+                },
+            ),
+            (
+                2,
+                {
+                    "penultimate, K=1": ("bees: {:.3f} in", "in {:.1f} s by"),
+                    "fine-tune": ("{:.3f} in", "{:.0f} s by"),
+                    "LP-FT, last stage": ("{:.3f} in", "{:.0f} s by"),
+                    "all stages": ("stages {:.3f}", "{:.1f} s; "),
+                },
+            ),
+            (
+                3,
+                {
+                    "penultimate, K=0": ("{:.3f} in", "{:.1f} s against"),
+                    "LP-FT, last stage": ("{:.3f} in", "{:.0f} s"),
+                },
+            ),
+        )
+        for route, pair in forms.items()
+        for what, form in zip(("accuracy", "cold_s"), pair, strict=True)
+    ],
     "safety": [
         ("images {:.1%}", "shares", "hash, of extract"),
         ("checksums {:.2%}", "shares", "checksums, of extract"),
