@@ -226,6 +226,4 @@ def _kind(route: str) -> str:
 def _label(route: str) -> str | None:
     """What stands beside a point, where its colour does not say it all and others leave it room."""
     labels = {f"penultimate, K={views}": f"K={views}" for views in (0, 4, 16)}
-    return {**labels, "LP-FT, last stage": "last stage", "fine-tune": "as the tutorials"}.get(
-        route
-    )
+    return {**labels, "LP-FT, last stage": "last stage", "fine-tune": "as the tutorials"}.get(route)
