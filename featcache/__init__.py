@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featcache.backbones import Backbone, load_backbone
     from featcache.cache import FeatureCache
     from featcache.classifier import Classifier
+    from featcache.cluster import Cluster
     from featcache.comparison import compare
     from featcache.curves import Curve, label_curve, view_curve
     from featcache.doctor import examine
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Backbone": "backbones",
     "Classifier": "classifier",
+    "Cluster": "cluster",
     "Comparison": "outcomes",
     "Curve": "curves",
     "Diagnosis": "findings",
@@ -87,6 +89,7 @@ _HOME = {
 __all__ = [
     "Backbone",
     "Classifier",
+    "Cluster",
     "Comparison",
     "Curve",
     "Diagnosis",

@@ -20,7 +20,7 @@ _BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True)
-class Source:
+class Origins:
     """For each row of a cache to be: which row of an older cache has its content, and how many views it gives.
 
     row : ndarray, shape (n,), int64. views : ndarray, shape (n,), uint16, 0 where the content is new.
@@ -30,7 +30,9 @@ class Source:
     views: NDArray[np.uint16]
 
 
-def find_source(old: FeatureCache, samples: Samples, wanted: NDArray[np.uint16], damaged: NDArray[np.int64]) -> Source:
+def find_origins(
+    old: FeatureCache, samples: Samples, wanted: NDArray[np.uint16], damaged: NDArray[np.int64]
+) -> Origins:
     """Match rows by content: names and labels may differ. Damaged rows give nothing."""
     there = old.done.copy()
     there[damaged] = 0
@@ -38,18 +40,18 @@ def find_source(old: FeatureCache, samples: Samples, wanted: NDArray[np.uint16],
     best = {old.samples.sha256[row].tobytes(): int(row) for row in np.argsort(there, kind="stable")}
     row = np.array([best.get(content.tobytes(), -1) for content in samples.sha256], dtype=np.int64)
     views = np.where(row < 0, 0, np.minimum(there[row], wanted)).astype(np.uint16)
-    return Source(row, views)
+    return Origins(row, views)
 
 
-def carry(writer: CacheWriter, old: FeatureCache, source: Source) -> None:
+def carry(writer: CacheWriter, old: FeatureCache, origins: Origins) -> None:
     """Copy what the older cache has and the new one lacks."""
     mapped = {name: region.of(old.layout.data) for name, region in old.layout.layers.items()}
     block = max(1, _BLOCK_BYTES // sum(region.stride for region in old.layout.layers.values()))
-    for views in np.unique(source.views[source.views > 0]).tolist():
-        rows = np.flatnonzero((source.views == views) & (writer.done < views))
+    for views in np.unique(origins.views[origins.views > 0]).tolist():
+        rows = np.flatnonzero((origins.views == views) & (writer.done < views))
         for start in range(0, len(rows), block):
             some = rows[start : start + block]
-            writer.write(some, {name: values[source.row[some], :views] for name, values in mapped.items()})
+            writer.write(some, {name: values[origins.row[some], :views] for name, values in mapped.items()})
 
 
 def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> FeatureCache | None:
@@ -74,5 +76,5 @@ def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> FeatureCache |
 def take_over(writer: CacheWriter, aside: FeatureCache, samples: Samples) -> None:
     """Carry over what `set_aside` gave and remove it."""
     damaged = damaged_rows(aside.layout, np.flatnonzero(aside.done))
-    carry(writer, aside, find_source(aside, samples, writer.wanted, damaged))
+    carry(writer, aside, find_origins(aside, samples, writer.wanted, damaged))
     aside.path.unlink()

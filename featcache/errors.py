@@ -14,6 +14,7 @@
     │   ├── CacheMismatchError      (ValueError)          made with another spec or from other images
     │   ├── CacheBusyError          (BlockingIOError)     another process writes it
     │   └── CacheSpaceError         (OSError)             no room on the disk
+    ├── ClusterError                (RuntimeError)        machines that cannot be reached, die or do not agree
     ├── BackboneError               (ValueError)          unknown network, or weights that do not fit or are missing
     ├── HeadError                   (ValueError)          unknown head, bad parameters, or a head file that is refused
     ├── RunError                    (ValueError)          a fine-tuning folder that does not fit the command
@@ -83,6 +84,10 @@ class CacheBusyError(CacheError, BlockingIOError):
 
 class CacheSpaceError(CacheError, OSError):
     """The disk, a quota or a limit on file sizes leaves no room for the cache."""
+
+
+class ClusterError(FeatcacheError, RuntimeError):
+    """Machines that cannot be reached, that die, or that do not agree."""
 
 
 class BackboneError(FeatcacheError, ValueError):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache, check_spec, partial_path
-from featcache.carrying import find_source
+from featcache.carrying import find_origins
 from featcache.engines import EngineName
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
@@ -109,7 +109,7 @@ def estimate(
             cache.check_matches(spec, manifest.samples)
             missing = np.zeros_like(missing)
         else:
-            missing = missing - find_source(cache, manifest.samples, missing, np.empty(0, np.int64)).views
+            missing = missing - find_origins(cache, manifest.samples, missing, np.empty(0, np.int64)).views
     if own:
         backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
     return measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)

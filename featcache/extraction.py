@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import os
-import platform
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.carrying import set_aside, take_over
-from featcache.engines import EngineName, Features
+from featcache.cluster import Cluster, ClusterExtractor
+from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
+from featcache.extractor import Extractor, LocalExtractor, Views
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layers import grid_side, parse_layer
 from featcache.layout import size_needed, wanted_views
-from featcache.loader import Batch, ViewLoader
 from featcache.manifest import Manifest, read_manifest
-from featcache.report import Report, Stopwatch, human_bytes, notes, versions
+from featcache.report import Report, Stopwatch, human_bytes, notes
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
+from featcache.workman import Order
 from featcache.writer import CacheWriter
 
 
@@ -107,6 +104,7 @@ def extract(
     allow_leak: bool = False,
     max_pixels: int = MAX_PIXELS,
     strict: bool = False,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Extraction:
@@ -128,6 +126,7 @@ def extract(
         `read_manifest`; the split does not change with `seed`. max_pixels : larger images count as unreadable.
     strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
+    cluster : machines to do it, see `Cluster`; then device and workers are those of each, None or "auto" of its own.
     on_note : called, before the work, with what is good to know then: how large a cache of grids will be.
 
     Raises
@@ -140,65 +139,80 @@ def extract(
         manifest = read_manifest(
             data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
         )
+    network: dict[str, Any] = {"weights": weights, "layers": layers, "device": device, "precision": precision}
+    network |= {"name": backbone, "seed": seed}
+    asked: dict[str, Any] = {"image_size": image_size, "augment": augment, "seed": seed, "views": views}
+    asked |= {"dtype": dtype, "val_views": val_views}
+    how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
     own = isinstance(backbone, str)
-    if isinstance(backbone, str):
-        with watch.phase("start"):
-            backbone = load_backbone(
-                backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
-            )
-    spec = backbone.extract_spec(
-        image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype, val_views=val_views
-    )
-    if out.exists():
-        cache = FeatureCache.open(out)
-        cache.check_matches(spec, manifest.samples)
-        if strict:
-            refuse_unreadable(manifest, cache.skipped)
-        extracted = shown = 0
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        grids = [layer for layer in spec.layers if grid_side(parse_layer(layer)[1])]
-        if grids and on_note:
-            size = human_bytes(size_needed(spec, manifest.samples, backbone.dims))
-            on_note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
-        with closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)) as loader:
-            wanted = wanted_views(spec, manifest.samples)
-            loader.begin(*next(_like_each_other(wanted, np.zeros_like(wanted))))
-            if own:
-                with watch.phase("convert"):
-                    backbone.accelerate(spec.view.image_size, engine, int(wanted.sum()))
-            split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
-            provenance = {**describe(backbone), **split}
-            aside = set_aside(out, spec, manifest.samples)
-            with CacheWriter(out, spec, manifest.samples, backbone.dims, provenance, progress) as writer:
-                if aside:
-                    take_over(writer, aside, manifest.samples)
-                before = writer.done
-                skipped = fill(writer, loader, backbone, batch_size, watch, progress, strict)
-                loader.close()  # where nothing was missing, what it has begun need not be decoded
-                cache = writer.finish(skipped)
-        extracted = int(np.count_nonzero(cache.done > before))
-        shown = int((cache.done - before).sum())
+    extractor: Extractor
+    with watch.phase("start"):
+        if cluster:
+            extractor = ClusterExtractor(manifest, cluster, Order(network if own else backbone, asked, engine, **how))
+        else:
+            loaded = load_backbone(**network, lazy=True) if isinstance(backbone, str) else backbone
+            spec = loaded.extract_spec(**asked)
+            how |= {"watch": watch, "engine": engine if own else None}
+            extractor = LocalExtractor(manifest, loaded, spec, **how)
+    split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
+    with closing(extractor):
+        cache, made = _extract(extractor, manifest, out, split, watch, progress, strict, on_note)
+    extracted, shown = int(np.count_nonzero(made)), int(made.sum())
     report = Report(
         method="extract",
         seconds=watch.seconds(),
         images=extracted,
         size_bytes=cache.size_bytes,
-        spec_digest=spec.digest(),
+        spec_digest=extractor.spec.digest(),
         seed=seed,
-        device=backbone.device_name,
-        precision=backbone.precision,
+        device=extractor.device_name,
+        precision=extractor.precision,
     )
     return Extraction(
-        cache, extracted, shown, cache.skipped, manifest.ignored, manifest.conflicts(), report, backbone.note
+        cache, extracted, shown, cache.skipped, manifest.ignored, manifest.conflicts(), report, extractor.note
     )
+
+
+def _extract(
+    extractor: Extractor,
+    manifest: Manifest,
+    out: Path,
+    split: dict[str, Any],
+    watch: Stopwatch,
+    progress: Progress | None,
+    strict: bool,
+    on_note: Callable[[str], None] | None,
+) -> tuple[FeatureCache, Views]:
+    """The finished cache, and how many views of each row were made now."""
+    spec, samples = extractor.spec, manifest.samples
+    if out.exists():
+        cache = FeatureCache.open(out)
+        cache.check_matches(spec, samples)
+        if strict:
+            refuse_unreadable(manifest, cache.skipped)
+        return cache, np.zeros(len(samples), np.int64)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    grids = [layer for layer in spec.layers if grid_side(parse_layer(layer)[1])]
+    if grids and on_note:
+        size = human_bytes(size_needed(spec, samples, extractor.dims))
+        on_note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
+    extractor.begin(wanted_views(spec, samples))
+    provenance = {**extractor.describe(), **split}
+    aside = set_aside(out, spec, samples)
+    with CacheWriter(out, spec, samples, extractor.dims, provenance, progress) as writer:
+        if aside:
+            take_over(writer, aside, samples)
+        before = writer.done
+        skipped = fill(writer, extractor, manifest, watch, progress, strict)
+        extractor.close()  # where nothing was missing, what it has begun need not be decoded
+        cache = writer.finish(skipped)
+    return cache, cache.done - before
 
 
 def fill(
     writer: CacheWriter,
-    loader: ViewLoader,
-    backbone: Backbone,
-    batch_size: int | None,
+    extractor: Extractor,
+    manifest: Manifest,
     watch: Stopwatch,
     progress: Progress | None = None,
     strict: bool = False,
@@ -209,83 +223,35 @@ def fill(
     ------
     EmptyFolderError : none of them can be read. UnreadableImageError : one cannot, if `strict`. CacheSpaceError
     """
-    manifest = loader.manifest
-    total = len(manifest.samples)
-    left = len(writer.pending())
-    for rows, features, first_view in _embedded(writer, loader, backbone, batch_size or backbone.batch_size, watch):
+    total, left, skipped = len(manifest.samples), len(writer.pending()), extractor.skipped
+    for rows, features, first_view in extractor.extract(writer.wanted, writer.done):
         with watch.phase("write"):
-            loader.skipped.update(writer.write(rows, features, first_view))
+            skipped.update(writer.write(rows, features, first_view))
         left -= len(rows)
         if strict:
-            refuse_unreadable(manifest, _named(loader))
+            refuse_unreadable(manifest, _named(manifest, skipped))
         if progress:
             progress("extract", total - left, total)
     if strict:
-        refuse_unreadable(manifest, _named(loader))
-    if progress and loader.skipped:
+        refuse_unreadable(manifest, _named(manifest, skipped))
+    if progress and skipped:
         progress("extract", total, total)
-    if len(loader.skipped) == total:
-        row, reason = next(iter(loader.skipped.items()))
+    if len(skipped) == total:
+        row, reason = next(iter(skipped.items()))
         raise EmptyFolderError(
-            f"none of the {total} images of {manifest.root} could be read; {manifest.samples.ids[row]}: {reason}"
+            f"none of the {total} images of {manifest.source.name} could be read; {manifest.samples.ids[row]}: {reason}"
         )
-    return loader.skipped
+    return skipped
 
 
-def _embedded(
-    writer: CacheWriter, loader: ViewLoader, backbone: Backbone, batch_size: int, watch: Stopwatch
-) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]], int]]:
-    """Rows, the features (b, v, d) of each layer, and their first view; the network has more to do already."""
-    under_way: deque[tuple[Batch, Features, int]] = deque()
-    appetite = backbone.appetite(loader.spec.image_size)
-    for rows, numbers in _like_each_other(writer.wanted, writer.done):
-        for batch in loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
-            with watch.phase("forward"):
-                features = backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
-            under_way.append((batch, features, numbers[0]))
-            while under_way and sum(later.views for later, _, _ in islice(under_way, 1, None)) >= appetite:
-                yield _taken(backbone, watch, *under_way.popleft())
-    while under_way:
-        yield _taken(backbone, watch, *under_way.popleft())
-
-
-def _taken(
-    backbone: Backbone, watch: Stopwatch, batch: Batch, features: Features, first_view: int
-) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]], int]:
-    with watch.phase("forward"):
-        flat = dict(zip(backbone.layers, features(), strict=True))
-    b, v = batch.pixels.shape[:2]
-    return batch.rows, {layer: values.reshape(b, v, -1) for layer, values in flat.items()}, first_view
-
-
-def _like_each_other(wanted: NDArray[np.uint16], done: NDArray[np.uint16]) -> Iterator[tuple[NDArray[np.int64], range]]:
-    """The rows that lack views, in groups that lack the same ones. wanted, done : views, shape (n,)."""
-    rows = np.flatnonzero(done < wanted)
-    lacks = np.stack([done[rows], wanted[rows]], axis=1)
-    for first, last in np.unique(lacks, axis=0)[::-1].tolist():
-        yield rows[np.all(lacks == (first, last), axis=1)], range(first, last)
-
-
-def _named(loader: ViewLoader) -> list[tuple[str, str]]:
-    return [(loader.manifest.samples.ids[row], reason) for row, reason in loader.skipped.items()]
+def _named(manifest: Manifest, skipped: Mapping[int, str]) -> list[tuple[str, str]]:
+    return [(manifest.samples.ids[row], reason) for row, reason in skipped.items()]
 
 
 def refuse_unreadable(manifest: Manifest, skipped: Sequence[tuple[str, str]]) -> None:
     """Raise UnreadableImageError for the first of the skipped images, pairs (id, reason), if there is one."""
     for name, reason in skipped:
         raise UnreadableImageError(
-            f"{manifest.root / name} cannot be read: {reason}. Mend or remove it, or extract without --strict, which "
+            f"{manifest.where(name)} cannot be read: {reason}. Mend or remove it, or extract without --strict, which "
             "skips and lists such images. What was extracted so far is kept."
         )
-
-
-def describe(backbone: Backbone) -> dict[str, Any]:
-    """Where, when and with what features are made: shown, not compared."""
-    return {
-        "weights": backbone.weights,
-        "device": backbone.device_name,
-        "engine": backbone.engine,
-        "versions": versions(),
-        "host": platform.node(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }

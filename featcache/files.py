@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError
 from featcache.images import is_image_name
 
 Progress = Callable[[str, int, int], None]
@@ -111,26 +111,41 @@ def _unreadable_folder(error: OSError) -> None:
     raise DataLayoutError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def hash_files(root: Path, ids: Sequence[str], progress: Progress | None = None) -> NDArray[np.uint8]:
-    """SHA-256 of each file, shape (n, 32); a file that cannot be opened hashes as its id, and is skipped later."""
+def hash_file(path: str) -> bytes:
+    """SHA-256 of a file, read in pieces."""
+    found = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_CHUNK):
+            found.update(block)
+    return found.digest()
 
-    def digest(name: str) -> bytes:
-        found = hashlib.sha256()
+
+def hash_all(
+    digest: Callable[[str], bytes], names: Sequence[str], progress: Progress | None = None, threads: int | None = None
+) -> NDArray[np.uint8]:
+    """The digest of each name, 32 bytes, in threads: shape (n, 32), uint8.
+
+    What cannot be read hashes as its name, and is skipped later. Raises DownloadError where a connection is lost.
+    """
+
+    def hashed(name: str) -> bytes:
         try:
-            with open(os.path.join(root, name), "rb", buffering=0) as file:
-                while block := file.read(_CHUNK):
-                    found.update(block)
+            return digest(name)
+        except DownloadError:
+            raise
         except OSError:
             return hashlib.sha256(os.fsencode(name)).digest()
-        return found.digest()
 
-    def digests(start: int) -> list[bytes]:
-        return [digest(name) for name in ids[start : start + _HASHED_AT_ONCE]]
+    def hashed_some(start: int) -> list[bytes]:
+        return [hashed(name) for name in names[start : start + _HASHED_AT_ONCE]]
 
     rows: list[bytes] = []
-    with ThreadPoolExecutor() as pool:  # hashing and reading release the GIL
-        for some in pool.map(digests, range(0, len(ids), _HASHED_AT_ONCE)):
+    pool = ThreadPoolExecutor(threads)  # hashing and reading release the GIL
+    try:
+        for some in pool.map(hashed_some, range(0, len(names), _HASHED_AT_ONCE)):
             rows += some
             if progress:
-                progress("hash", len(rows), len(ids))
+                progress("hash", len(rows), len(names))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)

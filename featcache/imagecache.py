@@ -11,6 +11,7 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from zlib_ng.zlib_ng import crc32
 
 from featcache import skeleton
 from featcache.creation import create, sweep
-from featcache.errors import CacheMismatchError, CacheSpaceError
+from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS, lift_pillows_limit, upright_size
 from featcache.manifest import Manifest
@@ -117,11 +118,11 @@ class ImageCache:
     def _create(self, manifest: Manifest, progress: Progress | None) -> None:
         """Room for every image, by the sizes that the headers of their files say."""
         hashes, rows = np.unique(manifest.samples.sha256, axis=0, return_index=True)
-        paths = [manifest.path(row) for row in rows]
         sizes: list[tuple[int, int, int]] = []
         pool = ThreadPoolExecutor()
         try:
-            for some in pool.map(self._sizes, (paths[start : start + 64] for start in range(0, len(paths), 64))):
+            at_once = (rows[start : start + 64].tolist() for start in range(0, len(rows), 64))
+            for some in pool.map(partial(self._sizes, manifest), at_once):
                 sizes += some
                 if progress:
                     progress("measure", len(sizes), len(rows))
@@ -146,9 +147,9 @@ class ImageCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         create(self.path, needed, lambda draft: skeleton.write(draft, IMAGES, {}, tables, rooms))
 
-    def _sizes(self, paths: list[Path]) -> list[tuple[int, int, int]]:
+    def _sizes(self, manifest: Manifest, rows: list[int]) -> list[tuple[int, int, int]]:
         """Height, width, and pixels before shrinking; zeros for what cannot be read."""
-        found = [upright_size(path) for path in paths]
+        found = [_header_size(manifest, row) for row in rows]
         return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in found]
 
     def _read(self) -> None:
@@ -176,3 +177,13 @@ class ImageCache:
         ends = [start + height * width * 3 for start, height, width, _ in self._places.tolist()]  # no overflow
         if max(ends, default=0) > total:
             raise damaged(self.path, IMAGES, "an image does not lie whole in the file")
+
+
+def _header_size(manifest: Manifest, row: int) -> tuple[int, int] | None:
+    """Of a file on the disk the header is read, of any other image all bytes."""
+    try:
+        return upright_size(manifest.path(row) or manifest.read(row))
+    except DownloadError:
+        raise
+    except OSError:
+        return None

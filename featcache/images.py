@@ -121,10 +121,10 @@ def _refuse_large(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def upright_size(path: Path) -> tuple[int, int] | None:
+def upright_size(file: Path | bytes) -> tuple[int, int] | None:
     """Height and width as `decode` gives them, from the header alone; None where that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception:  # decoders raise whatever they like on a broken file

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import UnreadableImageError
+from featcache.errors import DownloadError, UnreadableImageError
 from featcache.images import MAX_PIXELS, decode, lift_pillows_limit
 from featcache.manifest import Manifest
 from featcache.report import Stopwatch
@@ -177,11 +177,15 @@ class ViewLoader:
 def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:
     """The bytes of an image file, checked against the hash that the manifest took."""
     try:
-        data = manifest.path(row).read_bytes()
+        data = manifest.read(row)
+    except DownloadError:  # the image may be well: this ends the work, which goes on later
+        raise
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
     if hashlib.sha256(data).digest() != expected:
-        raise UnreadableImageError("the file changed while it was being worked on")
+        raise UnreadableImageError(
+            "its bytes are not those that were hashed: it has changed, or its manifest's sha256 is of another file"
+        )
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +12,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.entries import Entry, read_csv, scan_folder, some
+from featcache.entries import Entry, some
 from featcache.errors import DataLayoutError, EmptyFolderError
-from featcache.files import Progress, hash_files
+from featcache.files import Progress
 from featcache.holdout import hold_out
 from featcache.labels import Labels
 from featcache.samples import SPLITS, Samples
+from featcache.sources import Source, open_source
+from featcache.tables import is_table
 
 _EMPTY = hashlib.sha256().digest()  # of files of no bytes: they are no images, wherever they lie
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Labelled images on disk.
+    """Labelled images.
 
-    root : the folder that the ids are relative to.
+    source : where their bytes are read.
     samples : ids, labels, split, hashes, classes; train rows first, then val, then test, each sorted by id.
     ignored : how many files were passed over, by reason.
     """
 
-    root: Path
+    source: Source
     samples: Samples
     ignored: dict[str, int]
 
@@ -44,14 +47,22 @@ class Manifest:
         """The same. Raises DataLayoutError where images have several labels, which the command has no use for."""
         if self.samples.multilabel:
             raise DataLayoutError(
-                f"{command} trains on one label an image, and images in {self.root} have several. Use extract and "
-                "fit-head, which train one head a label."
+                f"{command} trains on one label an image, and images in {self.source.name} have several. Use extract "
+                "and fit-head, which train one head a label."
             )
         return self
 
-    def path(self, row: int) -> Path:
-        """Where image `row` lies."""
-        return self.root / self.samples.ids[row]
+    def read(self, row: int) -> bytes:
+        """The bytes of image `row`, see `Source.read`."""
+        return self.source.read(self.samples.ids[row])
+
+    def where(self, name: str) -> str:
+        """Where an image lies, for a message."""
+        return str(self.source.path(name) or f"{name} of {self.source.name}")
+
+    def path(self, row: int) -> Path | None:
+        """Where image `row` lies on this machine's disks, if it is a file of its own there."""
+        return self.source.path(self.samples.ids[row])
 
 
 def read_manifest(
@@ -62,15 +73,19 @@ def read_manifest(
     allow_leak: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Find the images of a folder or of a CSV manifest.
+    """Find the images of a folder, of a manifest, of tar files or of a saved data set.
 
     Parameters
     ----------
     data : one of
         - a folder with `train/<class>/*` and `val/<class>/*` (`valid`, `validation` too), perhaps `test/`;
         - a folder with `<class>/*`;
-        - a CSV file with the columns `path`, `label` and perhaps `split`; paths are relative to its folder; where a
-          label is `a|b`, images have several, and one with an empty label has none;
+        - a CSV or Parquet file with the columns `path`, `label` and perhaps `split` and `sha256`; paths are relative
+          to its folder, or URLs; where a label is `a|b`, images have several, and one with an empty label has none;
+          with `sha256` (hexadecimal) of their bytes, images need not be read before they are extracted;
+        - any of these by URL: `s3://`, `gs://`, `https://`;
+        - tar files, see `Shards`;
+        - a folder that Hugging Face `datasets` saved, see `HuggingFace`;
         - a Manifest, which is given back as it is.
     val_fraction : share of the images that is held out as val where the data has no val of its own:
         stratified by class, drawn with `seed`; files with equal bytes stay on one side.
@@ -78,39 +93,45 @@ def read_manifest(
 
     Raises
     ------
-    EmptyFolderError, DataLayoutError
+    EmptyFolderError, DataLayoutError, DownloadError, MissingExtraError
     """
     if isinstance(data, Manifest):
         return data
-    source = Path(data)
+    source = open_source(data)
     ignored: Counter[str] = Counter()
-    if source.is_dir():
-        root, entries, several = source, list(scan_folder(source, ignored)), False
-    elif source.is_file():
-        root, (entries, several) = source.parent, read_csv(source)
-    else:
-        raise EmptyFolderError(f"{source} does not exist. Give a folder of class folders, or a CSV manifest.")
+    entries, several = source.entries(ignored, progress)
     if not entries:
-        raise EmptyFolderError(f"{source} holds no images. {_expected(source)}")
+        raise EmptyFolderError(f"{source.name} holds no images. {_expected(source.name)}")
     entries.sort(key=lambda entry: entry.id)
-    classes = _classes(source, entries)
-    sha256 = hash_files(root, [entry.id for entry in entries], progress)
+    classes = _classes(source.name, entries)
+    sha256 = _hashes(source, entries, progress)
     labels = _labels(entries, classes, several)
     split = _split(entries, labels, sha256, val_fraction, seed)
     order = np.argsort(split, kind="stable")
     samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes).take(order)
     if not allow_leak:
-        _refuse_leaks(source, samples)
-    return Manifest(root, samples, dict(ignored))
+        _refuse_leaks(source.name, samples)
+    return Manifest(source, samples, dict(ignored))
 
 
-def _expected(source: Path) -> str:
-    if source.suffix == ".csv":
-        return "Expected a line for each image: path,label[,split]."
-    return f"Expected {source / '<class>' / '*.jpg'} or {source / 'train' / '<class>' / '*.jpg'}."
+def _hashes(source: Source, entries: list[Entry], progress: Progress | None) -> NDArray[np.uint8]:
+    """As the entries say; of those that do not, the source reads the bytes."""
+    unknown = [row for row, entry in enumerate(entries) if not entry.sha256]
+    hashed = source.hash([entries[row].id for row in unknown], progress)
+    if len(unknown) == len(entries):
+        return hashed
+    found = np.frombuffer(b"".join(entry.sha256 or bytes(32) for entry in entries), np.uint8).reshape(-1, 32).copy()
+    found[unknown] = hashed
+    return found
 
 
-def _classes(source: Path, entries: list[Entry]) -> tuple[str, ...]:
+def _expected(source: str) -> str:
+    if is_table(source):
+        return "Expected a row for each image: path,label[,split][,sha256]."
+    return f"Expected {posixpath.join(source, '<class>', '*.jpg')} or {posixpath.join(source, 'train/<class>/*.jpg')}."
+
+
+def _classes(source: str, entries: list[Entry]) -> tuple[str, ...]:
     """The class names of the training images, checked against the other splits."""
     trained = {name for entry in entries if entry.split in (None, "train") for name in entry.classes}
     if not trained and any(entry.split in (None, "train") for entry in entries):
@@ -140,7 +161,7 @@ def _labels(entries: list[Entry], classes: tuple[str, ...], several: bool) -> La
     return labels
 
 
-def _refuse_leaks(source: Path, samples: Samples) -> None:
+def _refuse_leaks(source: str, samples: Samples) -> None:
     """Train rows come first, so a copy outside of train has its first in train."""
     train = SPLITS.index("train")
     leaks = [

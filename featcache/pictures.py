@@ -27,6 +27,7 @@ from featcache.predictions import ValPrediction, read_predictions
 from featcache.projection import NAMES, Method, apart, outliers, project
 from featcache.rng import content_order
 from featcache.samples import Samples
+from featcache.sources import Source, open_source
 from featcache.spec import PENULTIMATE, ViewSpec
 
 _Path = str | os.PathLike[str]
@@ -54,7 +55,8 @@ def views_picture(cache: _Path | FeatureCache, data: _Path, images: int = 4, see
     rows = _in_turn(cache.samples, rows[cache.done[rows] > 0], images, seed)
     if not len(rows):
         raise PictureError(f"{cache.path} has no readable train images")
-    views = [_read(data, cache.samples, int(row), cache.spec.view, numbers) for row in rows]
+    source = open_source(data)
+    views = [_read(source, cache.samples, int(row), cache.spec.view, numbers) for row in rows]
     labels = spell(cache.samples.labels[rows], cache.samples.classes)
     return partial(plot_views, views, labels, cache.spec.view.augment)
 
@@ -76,9 +78,10 @@ def predictions_picture(model: _Path, data: _Path, images: int = 24) -> Picture:
     right = sorted((row for row in rows if row.right), key=_confidence)
     some = wrong[: max(images - len(right), round(images * _MISTAKES))]
     some += right[: images - len(some)]
+    source = open_source(data)
     shown = [
         Shown(
-            _load(data, row.image, card.spec.view, range(1), None, _SIDE)[0],
+            _load(source, row.image, card.spec.view, range(1), None, _SIDE)[0],
             row.label,
             row.predicted,
             _confidence(row) if row.probabilities else None,
@@ -178,9 +181,10 @@ def map_picture(
     points = project(x, method, seed)
     pictures = []
     if data is not None:
+        source = open_source(data)
         _, kinds = np.unique(labels, return_inverse=True)
         for row in apart(points, outliers(x, kinds, len(x)), thumbnails):
-            pictures.append(Thumbnail(row, _read(data, samples, row, cache.spec.view, range(1), _THUMB)[0]))
+            pictures.append(Thumbnail(row, _read(source, samples, row, cache.spec.view, range(1), _THUMB)[0]))
     title = f"{'' if layer == PENULTIMATE else layer + ': '}features of {len(some)} {split} images"
     return partial(plot_map, points, labels, NAMES[method], title, pictures)
 
@@ -204,6 +208,7 @@ def findings_picture(
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     named = [finding for finding in findings if finding.images and finding.kind not in _UNSEEN]
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
+    source = open_source(data)
     each, sections, lost = max(2, images // max(1, len(named))), [], 0
     for finding in named:
         shown: list[Exhibit] = []
@@ -212,7 +217,7 @@ def findings_picture(
                 break
             places = [rows[name] for name in (one.other, one.image) if name]
             try:
-                pixels = [_read(data, cache.samples, row, cache.spec.view, range(1))[0] for row in places]
+                pixels = [_read(source, cache.samples, row, cache.spec.view, range(1))[0] for row in places]
             except PictureError:
                 lost += 1
                 continue
@@ -268,29 +273,29 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _read(
-    data: _Path, samples: Samples, row: int, spec: ViewSpec, numbers: range, side: int = _SIDE
+    source: Source, samples: Samples, row: int, spec: ViewSpec, numbers: range, side: int = _SIDE
 ) -> NDArray[np.uint8]:
-    return _load(data, samples.ids[row], spec, numbers, samples.sha256[row].tobytes(), side)
+    return _load(source, samples.ids[row], spec, numbers, samples.sha256[row].tobytes(), side)
 
 
 def _load(
-    data: _Path, name: str, spec: ViewSpec, numbers: range, expected: bytes | None, side: int
+    source: Source, name: str, spec: ViewSpec, numbers: range, expected: bytes | None, side: int
 ) -> NDArray[np.uint8]:
     """Views of an image, made small: (len(numbers), s, s, 3). expected : hash of the file that is meant."""
     from featcache.views import make_views, shrink  # of PyTorch, which the other pictures do not wait for
 
-    root = Path(data) if Path(data).is_dir() else Path(data).parent
+    where = source.path(name) or f"{name} of {source.name}"
     try:
-        content = (root / name).read_bytes()
+        content = source.read(name)
         found = hashlib.sha256(content).digest()
         if expected not in (None, found):
-            raise PictureError(f"{root / name} is not the image that the cache was made from. See `featcache diff`.")
+            raise PictureError(f"{where} is not the image that the cache was made from. See `featcache diff`.")
         return np.stack([shrink(view, side) for view in make_views(decode(content), spec, found, numbers)])
     except UnreadableImageError as error:
-        raise PictureError(f"{root / name} cannot be read: {error}") from error
+        raise PictureError(f"{where} cannot be read: {error}") from error
     except FileNotFoundError as error:
         raise PictureError(
-            f"{root / name} does not exist. Give the folder or the CSV that the images were taken from."
+            f"{where} does not exist. Give the folder or the CSV that the images were taken from."
         ) from error
     except OSError as error:
-        raise PictureError(f"{root / name} cannot be read: {error.strerror or error}") from error
+        raise PictureError(f"{where} cannot be read: {error.strerror or error}") from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from featcache.features import Features
 from featcache.findings import Check, Finding, Suspect, name_row
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest
+from featcache.sources import open_source
 
 _TOLERANCE = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.15}  # of a feature's length, engines and processors between them
 _SIDE = 8  # of the pixels that a head is trained on
@@ -49,8 +49,7 @@ def read_clean(
     ------
     EmptyFolderError : none could.
     """
-    root = Path(data) if Path(data).is_dir() else Path(data).parent
-    with closing(ViewLoader(Manifest(root, cache.samples, {}), cache.spec.view)) as loader:
+    with closing(ViewLoader(Manifest(open_source(data), cache.samples, {}), cache.spec.view)) as loader:
         batches = list(loader.batches(rows, range(1), 64))
         lost = dict(loader.skipped)
     if not batches:

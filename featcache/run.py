@@ -213,7 +213,7 @@ class Run:
         """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
         last = training.last_val
         if training.best_val is None or last is None or not len(last.labels):
-            raise RunError(f"{self.manifest.root} has no readable val images")
+            raise RunError(f"{self.manifest.source.name} has no readable val images")
         if training.best is training.history[-1]:
             if self.plan.wise_ft is not None and isinstance(training.module, Network):
                 training.module.save(self.out / _TUNED)

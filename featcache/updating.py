@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
-from featcache.carrying import Source, carry, find_source, set_aside, take_over
+from featcache.carrying import Origins, carry, find_origins, set_aside, take_over
 from featcache.checksums import damaged_rows
 from featcache.engines import EngineName
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.estimating import Estimate, measure
-from featcache.extraction import describe, fill, refuse_unreadable
+from featcache.extraction import fill, refuse_unreadable
+from featcache.extractor import LocalExtractor
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
-from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import Stopwatch, human_bytes, notes, printable
 from featcache.samples import Samples
@@ -147,14 +147,14 @@ def update(
         manifest = read_manifest(data, **options, progress=progress)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
     damaged = _damaged(old, watch, progress)
-    source = find_source(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
+    origins = find_origins(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
     result = Update(
         path=old.path,
         changes=old.samples.changes(manifest.samples),
         damaged=[old.samples.ids[row] for row in damaged],
         problem=old.problem,
         views=(old.spec.views, spec.views),
-        carried=int(np.count_nonzero(source.views)),
+        carried=int(np.count_nonzero(origins.views)),
         ignored=manifest.ignored,
         conflicts=manifest.conflicts(),
         skipped=old.skipped,
@@ -163,7 +163,7 @@ def update(
         if machine.get("strict"):
             refuse_unreadable(manifest, old.skipped)
         return replace(result, seconds=watch.seconds())
-    return _renew(old, result, spec, manifest.samples, manifest, source, watch, weights, dry_run, machine)
+    return _renew(old, result, spec, manifest.samples, manifest, origins, watch, weights, dry_run, machine)
 
 
 def repair(
@@ -187,13 +187,13 @@ def repair(
     watch, progress = Stopwatch(), machine.get("progress")
     old = FeatureCache.open(path, damaged=True)
     damaged = _damaged(old, watch, progress)
-    source = find_source(old, old.samples, old.layout.wanted, damaged)
+    origins = find_origins(old, old.samples, old.layout.wanted, damaged)
     result = Update(
         path=old.path,
         damaged=[old.samples.ids[row] for row in damaged],
         problem=old.problem,
         views=(old.spec.views, old.spec.views),
-        carried=int(np.count_nonzero(source.views)),
+        carried=int(np.count_nonzero(origins.views)),
         skipped=old.skipped,
     )
     if result.nothing:
@@ -202,15 +202,15 @@ def repair(
         manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=progress)
     name = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
     there = [name.get(content.tobytes()) for content in old.samples.sha256]
-    lost = [old.samples.ids[row] for row in damaged if there[row] is None and not source.views[row]]
+    lost = [old.samples.ids[row] for row in damaged if there[row] is None and not origins.views[row]]
     if lost:
         raise CacheDamagedError(
             f"{len(lost)} damaged images of {path} are not in {data} (for example {lost[0]}); nothing was changed. "
             "Put them there, or drop them with `featcache update`."
         )
     ids = tuple(new or old_name for new, old_name in zip(there, old.samples.ids, strict=True))
-    places = Manifest(manifest.root, replace(old.samples, ids=ids), {})
-    return _renew(old, result, old.spec, old.samples, places, source, watch, weights, False, machine)
+    places = Manifest(manifest.source, replace(old.samples, ids=ids), {})
+    return _renew(old, result, old.spec, old.samples, places, origins, watch, weights, False, machine)
 
 
 def _damaged(old: FeatureCache, watch: Stopwatch, progress: Progress | None) -> NDArray[np.int64]:
@@ -227,16 +227,16 @@ def _renew(
     spec: ExtractSpec,
     samples: Samples,
     manifest: Manifest,
-    source: Source,
+    origins: Origins,
     watch: Stopwatch,
     weights: str | None,
     dry_run: bool,
     machine: Machine,
 ) -> Update:
-    """Carry over what the source gives, extract the rest from the manifest's files, swap."""
+    """Carry over what the origins gives, extract the rest from the manifest's files, swap."""
     progress, batch_size = machine.get("progress"), machine.get("batch_size")
     workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
-    missing = wanted_views(spec, samples) - source.views
+    missing = wanted_views(spec, samples) - origins.views
     result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
     backbone = network_of(old, weights, machine.get("device", "auto")) if missing.any() else None
     if backbone:
@@ -247,20 +247,28 @@ def _renew(
             cost = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
             result = replace(result, estimate=cost)
         return replace(result, seconds=watch.seconds())
-    provenance = {**old.provenance, **(describe(backbone) if backbone else {})}
+    extractor = backbone and LocalExtractor(
+        manifest,
+        backbone,
+        spec,
+        engine=None,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels,
+        watch=watch,
+    )
+    provenance = {**old.provenance, **(extractor.describe() if extractor else {})}
     aside = set_aside(old.path, spec, samples)
     with CacheWriter(old.path, spec, samples, old.dims, provenance, progress) as writer:
         with watch.phase("carry"):
-            carry(writer, old, source)
+            carry(writer, old, origins)
             if aside:
                 take_over(writer, aside, samples)
         before = writer.done
         skipped: dict[int, str] = {}
-        if backbone:
-            with closing(
-                ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch)
-            ) as loader:
-                skipped = fill(writer, loader, backbone, batch_size, watch, progress, machine.get("strict", False))
+        if extractor:
+            with closing(extractor):
+                skipped = fill(writer, extractor, manifest, watch, progress, machine.get("strict", False))
         cache = writer.finish(skipped)
     new = cache.done - before
     return replace(

@@ -373,14 +373,14 @@ def test_two_updates_at_once_leave_right_rows(
     data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relabel(data)
-    find = updating.find_source
+    find = updating.find_origins
 
     def overtaken(*arguments: Any) -> Any:
-        monkeypatch.setattr(updating, "find_source", find)
+        monkeypatch.setattr(updating, "find_origins", find)
         update(path, data)
         return find(*arguments)
 
-    monkeypatch.setattr(updating, "find_source", overtaken)
+    monkeypatch.setattr(updating, "find_origins", overtaken)
     update(path, data)
     equals_a_new_one(path, data)
 

@@ -33,21 +33,26 @@ from featcache_cli import options
               "each one's end, too), all (maxima, deviations and grids, too), or by name: layer3:max.")  # fmt: skip
 @options.data_options
 @options.strict_option
+@options.cluster_options
 @click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all would cost.")
 @options.as_json
 def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once over every image and view of DATA, into a cache.
 
-    DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*) or a CSV manifest (path,label[,split]). A run that was
-    stopped goes on where it was.
+    DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV or Parquet manifest (path,label[,split]), either
+    of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a saved Hugging Face data set. A run
+    that was stopped goes on where it was.
     """
     import featcache
 
+    cluster = options.take_cluster(settings)
+    if cluster and dry_run:
+        raise click.UsageError("--dry-run measures this machine: drop --cluster")
     with options.progress_bar() as progress:
         if dry_run:
             del settings["strict"]
         else:
-            settings["on_note"] = None if as_json else options.echo
+            settings |= {"cluster": cluster, "on_note": None if as_json else options.echo}
         run = featcache.estimate if dry_run else featcache.extract
         result = run(out=out, layers=split_layers(layers), progress=progress, **settings)
     options.show(result, as_json)

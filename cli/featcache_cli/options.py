@@ -63,6 +63,26 @@ engine_option = click.option(
     show_default=True,
     help="What runs the network; auto takes OpenVINO, or torch.compile, on CPUs where it pays.",
 )
+cluster_options = _all(
+    click.option("--cluster", metavar="auto|ADDRESS", help="Let the machines of a Ray cluster do it; auto: the one "
+                 "that this machine is in, else this machine, with several workers."),
+    click.option("--gpus-per-worker", type=click.FloatRange(0), help="Of --cluster. [default: 0]"),
+    click.option("--cpus-per-worker", type=click.IntRange(1), help="Of --cluster. [default: a machine's cores, shared "
+                 "by a worker for each GPU, or for one worker]"),
+)  # fmt: skip
+
+
+def take_cluster(settings: dict[str, Any]) -> Any:
+    """What `cluster_options` say, taken out of the settings: a Cluster, or None."""
+    from featcache.cluster import Cluster
+
+    gpus, cpus = settings.pop("gpus_per_worker"), settings.pop("cpus_per_worker")
+    address = settings.pop("cluster")
+    if address is None and (gpus or cpus):
+        raise click.UsageError("--gpus-per-worker and --cpus-per-worker are of --cluster: give it, too")
+    return None if address is None else Cluster(address, gpus or 0, cpus)
+
+
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable image instead of listing it.")
 augment_option = click.option(
     "--augment", type=click.Choice(AUGMENTS), default="tutorial", show_default=True, help="Recipe of the views."

@@ -1,0 +1,120 @@
+"""Files by URL (`s3://`, `gs://`, `https://`, whatever fsspec knows), read with retries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import fsspec
+import tenacity
+
+from featcache.errors import DownloadError, MissingExtraError, first_line
+
+TRIES = 5
+"""Of one request; the pauses between them grow to some seconds."""
+
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_BUSY = (408, 429)  # HTTP's "timeout" and "too many requests"
+
+_log = logging.getLogger(__name__)
+
+
+def is_url(text: str | os.PathLike[str]) -> bool:
+    """Whether this names a place by URL."""
+    return "://" in os.fspath(text)
+
+
+def join(root: str, name: str) -> str:
+    """The URL of a file that is named from a root; one that is a URL already stays as it is."""
+    if is_url(name):
+        return name
+    scheme, _, place = root.rpartition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(place, name))}"
+
+
+def relative(url: str, root: str) -> str:
+    """The reverse of `join`: what lies elsewhere keeps its whole URL."""
+    return url.removeprefix(f"{root.rstrip('/')}/")
+
+
+def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """The bytes of a file, or those from start to stop.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError : as on a disk. DownloadError : what else went wrong, when `TRIES` have failed.
+    """
+    system, path = _system(url)
+    content: bytes = _patiently(url, lambda: system.cat_file(path, start=start, end=stop))
+    return content
+
+
+def names(url: str) -> list[str]:
+    """The files below a URL, as relative POSIX paths. Raises as `read` does."""
+    system, path = _system(url)
+    found = _patiently(url, lambda: system.find(path))
+    top = f"{path.rstrip('/')}/"
+    return [name.removeprefix(top) for name in found if name.startswith(top)]
+
+
+def matches(pattern: str) -> list[str]:
+    """The URLs of the files that a pattern with `*`, `?` or `[...]` names, sorted. Raises as `read` does."""
+    system, path = _system(pattern)
+    return sorted(system.unstrip_protocol(name) for name in _patiently(pattern, lambda: system.glob(path)))
+
+
+def opened(url: str) -> Any:
+    """A file to read from its beginning to its end, as a context manager. Raises as `read` does."""
+    system, path = _system(url)
+    return _patiently(url, lambda: system.open(path, "rb", cache_type="readahead", block_size=2**23))
+
+
+@cache
+def _file_system(start: str) -> Any:
+    """The file system of URLs that begin so."""
+    return fsspec.core.url_to_fs(start)[0]
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the file's path in it."""
+    scheme, _, place = url.rpartition("://")
+    host = place.partition("/")[0]
+    try:
+        system = _file_system(f"{scheme}://{host}/")
+    except ImportError as error:
+        raise MissingExtraError(f'{url}: {first_line(error)}. For it: pip install "featcache[remote]"') from error
+    except ValueError as error:
+        raise DownloadError(f"{url}: {first_line(error)}.") from error
+    return system, system._strip_protocol(url)
+
+
+def _patiently(url: str, call: Callable[[], Any]) -> Any:
+    """What a call gives, tried again where trying again can help."""
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(TRIES),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
+        retry=tenacity.retry_if_exception(_may_pass),
+        before_sleep=tenacity.before_sleep_log(_log, logging.INFO),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except _FINAL:
+        raise
+    except Exception as error:  # each file system raises what it likes
+        raise DownloadError(
+            f"{url} cannot be read: {first_line(error)}. Check the address and your access to it, then run the same "
+            "command again: it goes on where it stopped."
+        ) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether trying again can help."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status >= 500 or status in _BUSY
+    return isinstance(error, OSError | EOFError) and not isinstance(error, _FINAL)

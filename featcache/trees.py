@@ -1,0 +1,91 @@
+"""`Tree`: what lies in folders, on the disk or in a plain list of names."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from featcache.files import walk
+from featcache.images import is_image_name
+
+
+class Tree(Protocol):
+    """Folders of images. Places in it are relative POSIX paths; "" is its root.
+
+    name : what messages call its root: a path or a URL.
+    """
+
+    name: str
+
+    def folders(self, place: str) -> list[str]:
+        """The names of the folders in a folder, sorted, without hidden ones."""
+
+    def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
+        """Image files below a folder, as places in the tree; what is passed over is counted in `ignored`."""
+
+    def files(self, place: str) -> Iterator[str]:
+        """The names of the files in a folder, hidden ones too."""
+
+
+class Disk:
+    """A folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.name, self._root = str(root), root
+
+    def folders(self, place: str) -> list[str]:
+        """See `Tree`."""
+        there = (self._root / place).iterdir()
+        return sorted(path.name for path in there if path.is_dir() and not path.name.startswith("."))
+
+    def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
+        """See `Tree`."""
+        for path in walk(self._root / place, ignored):
+            yield path.relative_to(self._root).as_posix()
+
+    def files(self, place: str) -> Iterator[str]:
+        """See `Tree`."""
+        return (path.name for path in (self._root / place).iterdir() if not path.is_dir())
+
+
+class Names:
+    """The folders that relative POSIX paths speak of: those of an object store or of an archive."""
+
+    def __init__(self, name: str, paths: Iterable[str]) -> None:
+        self.name = name
+        self._folders: dict[str, set[str]] = {"": set()}
+        self._files: dict[str, list[str]] = {"": []}
+        for path in paths:
+            folder, file = posixpath.split(path)
+            self._make(folder)
+            self._files[folder].append(file)
+
+    def _make(self, folder: str) -> None:
+        while folder not in self._folders:
+            self._folders[folder], self._files[folder] = set(), []
+            above, name = posixpath.split(folder)
+            self._make(above)
+            self._folders[above].add(name)
+
+    def folders(self, place: str) -> list[str]:
+        """See `Tree`."""
+        return sorted(name for name in self._folders[place] if not name.startswith("."))
+
+    def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
+        """See `Tree`."""
+        for name in sorted(self._files[place]):
+            if name.startswith("."):
+                ignored["hidden"] += 1
+            elif not is_image_name(Path(name)):
+                ignored["not an image name"] += 1
+            else:
+                yield posixpath.join(place, name)
+        for folder in self.folders(place):
+            yield from self.images(posixpath.join(place, folder), ignored)
+
+    def files(self, place: str) -> Iterator[str]:
+        """See `Tree`."""
+        return iter(self._files[place])

@@ -1,0 +1,48 @@
+"""Networks that are slow or that kill their process, for what is killed in other processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.backbones import Backbone
+from featcache.cluster import Cluster
+from featcache.engines import Features
+from featcache.extraction import extract
+from toys import ToyNet, toy_backbone
+
+
+class Slow(Backbone):
+    """The toy backbone, 20 ms slower a batch; with `fatal` it kills its process: once, where that file lies, or "always"."""
+
+    fatal: str | None = None
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+        time.sleep(0.02)
+        if self.fatal == "always" or (self.fatal and Path(self.fatal).exists()):
+            if self.fatal != "always":
+                Path(self.fatal).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().submit(pixels)
+
+
+def slow_backbone(fatal: str | None = None) -> Slow:
+    toy = toy_backbone()
+    options: dict[str, Any] = {
+        name: getattr(toy, name) for name in ("image_size", "resize_size", "mean", "std", "name")
+    }
+    backbone = Slow(ToyNet(), **options)
+    backbone.fatal = fatal
+    return backbone
+
+
+if __name__ == "__main__":
+    data, out, address = sys.argv[1:]
+    extract(data, out, backbone=slow_backbone(), views=2, batch_size=3, workers=2, cluster=Cluster(address))

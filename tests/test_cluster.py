@@ -1,0 +1,199 @@
+"""Extraction on a cluster: the same cache as on one machine, whoever is killed in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from commands import ROOT, featcache_cli, write_folder
+from featcache.cache import FeatureCache, partial_path
+from featcache.cluster import Cluster
+from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
+from featcache.extraction import Extraction, extract
+from killers import slow_backbone
+from toys import toy_backbone
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "tests/helpers")))
+COUNTS = {"train/ants": 60, "train/bees": 50, "val/ants": 20, "val/bees": 17}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """147 images, one of them broken."""
+    root = write_folder(tmp_path_factory.mktemp("cluster") / "data", COUNTS)
+    (root / "train/bees/007.png").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path) -> FeatureCache:
+    return extract(data, data.parent / "alone.h5", backbone=toy_backbone(), views=2, workers=2).cache
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of two machines, of which this process is the driver."""
+    from ray.cluster_utils import Cluster as Machines
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", PATHS)  # of the workers
+    found = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    found.add_node(num_cpus=1)
+    ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def the_same(found: FeatureCache, expected: FeatureCache) -> None:
+    assert found.samples.digest() == expected.samples.digest()
+    assert found.spec == expected.spec
+    assert found.skipped == expected.skipped
+    np.testing.assert_array_equal(found.done, expected.done)
+    for layer, region in expected.layout.layers.items():
+        np.testing.assert_array_equal(found.layout.layers[layer].of(found.layout.data), region.of(expected.layout.data))
+
+
+def on_cluster(data: Path, out: Path, **options: Any) -> Extraction:
+    options = {"backbone": toy_backbone(), "views": 2, "batch_size": 3, "cluster": Cluster()} | options
+    return extract(data, out, **options)
+
+
+def test_the_cache_is_that_of_one_machine(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    found = on_cluster(data, tmp_path / "cache.h5", progress=lambda *now: told.append(now))
+    the_same(found.cache, alone)
+    assert found.extracted == 146
+    steps = [done for what, done, _ in told if what == "extract"]
+    assert steps == sorted(steps)
+    assert steps[-1] == 147
+    assert {total for what, _, total in told if what == "extract"} == {147}
+    again = on_cluster(data, tmp_path / "cache.h5")
+    assert again.extracted == 0
+
+
+def test_a_killed_worker_loses_only_what_it_had(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
+    fatal = tmp_path / "fatal"
+    threading.Timer(1.0, fatal.touch).start()
+    found = on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(str(fatal)))
+    the_same(found.cache, alone)
+    assert not fatal.exists()  # a worker took it with it
+
+
+def test_a_killed_machine_loses_only_what_it_had(
+    machines: Any, data: Path, alone: FeatureCache, tmp_path: Path
+) -> None:
+    removed = []
+
+    def remove(what: str, done: int, total: int) -> None:
+        if what == "extract" and not removed:
+            removed.append(machines.worker_nodes.copy().pop())
+            machines.remove_node(removed[0], allow_graceful=False)
+
+    found = on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(), progress=remove)
+    assert removed
+    the_same(found.cache, alone)
+
+
+def test_a_killed_driver_loses_only_what_was_under_way_and_any_machines_go_on(
+    machines: Any, data: Path, alone: FeatureCache, tmp_path: Path
+) -> None:
+    out = tmp_path / "cache.h5"
+    with subprocess.Popen(
+        [sys.executable, ROOT / "tests/helpers/killers.py", data, out, machines.address],
+        env={**os.environ, "PYTHONPATH": PATHS},
+    ) as driver:
+        end = time.monotonic() + 120
+        while not (partial_path(out).exists() and FeatureCache.open(partial_path(out), partial=True).done.any()):
+            assert time.monotonic() < end
+            assert driver.poll() is None
+            time.sleep(0.02)
+        driver.kill()
+    before = FeatureCache.open(partial_path(out), partial=True).done
+    assert 0 < np.count_nonzero(before) < 146
+    machines.add_node(num_cpus=1)
+    half = tmp_path / "half.h5"
+    shutil.copy(partial_path(out), partial_path(half))
+    found = on_cluster(data, out)
+    the_same(found.cache, alone)
+    assert found.extracted == 146 - np.count_nonzero(before)
+    here = extract(data, half, backbone=toy_backbone(), views=2)  # no cluster at all
+    the_same(here.cache, alone)
+    assert here.extracted == found.extracted
+
+
+def test_an_image_that_kills_workers_is_named(machines: Any, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError) as caught:
+        on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone("always"))
+    assert str(caught.value).startswith("3 workers died, the last over ")
+    assert " images from " in str(caught.value)
+
+
+def test_errors_of_workers_are_those_of_one_machine(
+    machines: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnreadableImageError) as caught:
+        on_cluster(data, tmp_path / "cache.h5", strict=True)
+    assert str(caught.value).startswith(f"{data / 'train/bees/007.png'} cannot be read: ")
+    assert "ray::" not in str(caught.value)
+
+
+def test_machines_that_do_not_see_the_images_are_named(
+    machines: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featcache import cluster
+
+    known = cluster._an_image
+
+    def elsewhere(manifest: Any) -> Any:
+        image, content = known(manifest)
+        image.source.root = str(tmp_path / "elsewhere")
+        return image, content
+
+    monkeypatch.setattr(cluster, "_an_image", elsewhere)
+    with pytest.raises(ClusterError) as caught:
+        on_cluster(data, tmp_path / "cache.h5")
+    assert f" cannot read {tmp_path / 'elsewhere/train/ants/000.png'}: No such file or directory." in str(caught.value)
+
+
+def test_a_cluster_without_what_workers_need_is_an_error(machines: Any, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError) as caught:
+        on_cluster(data, tmp_path / "cache.h5", cluster=Cluster(gpus_per_worker=1))
+    assert str(caught.value) == (
+        "a worker needs 1 GPUs and 1 cores; the cluster has machines with 0 GPUs, 1 cores; 0 GPUs, 1 cores."
+    )
+
+
+def test_an_address_without_a_cluster_is_an_error(data: Path, tmp_path: Path) -> None:
+    result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "Error: there is no Ray cluster at 127.0.0.1:1: " in result.stderr
+
+
+def test_options_of_workers_need_a_cluster(data: Path, tmp_path: Path) -> None:
+    result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--gpus-per-worker", "1")
+    assert result.exit_code == 2
+    assert "are of --cluster: give it, too" in result.stderr
+    result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "auto", "--dry-run")
+    assert result.exit_code == 2
+    assert "--dry-run measures this machine: drop --cluster" in result.stderr
+
+
+def test_without_ray_the_line_to_type_is_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError) as caught:
+        on_cluster(data, tmp_path / "cache.h5")
+    assert str(caught.value) == 'this needs ray, which is not installed: pip install "featcache[ray]"'
