@@ -26,6 +26,7 @@ from featcache.run import Run
 from featcache.spec import EMBEDDED, Augment, ExtractSpec
 from featcache.starting import begin
 from featcache.training import Epoch, Recipe
+from featcache.world import ALONE, World
 
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
 
@@ -123,6 +124,7 @@ def finetune(
     max_pixels: int = MAX_PIXELS,
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    world: World = ALONE,
     progress: Progress | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> FineTune:
@@ -152,6 +154,9 @@ def finetune(
         `read_manifest`. max_pixels : larger images count as unreadable.
     image_cache : a file that keeps the decoded images, for later epochs and runs. In it those whose short side
         exceeds twice that of the clean view's resize are shrunk to that, so their views differ a little.
+    world : processes that train together, each with its share of every batch, see `World.of_torchrun`: losses are those
+        of one process, up to rounding. The folder must be one that all see; the first process writes. A resumed run
+        may have another number of them.
     resume : go on after the last finished epoch of `out`, to the result that an uninterrupted run would give.
 
     Raises
@@ -159,6 +164,10 @@ def finetune(
     ImageError, BackboneError, RunError, HeadError, CacheError : of the image cache.
     """
     watch = Stopwatch()
+    if world.size > 1:
+        _check_together(world, recipe, image_cache, compile)
+        device = world.device(resolve_device(device))
+        world.join(device)
     out, recipe = Path(out), recipe or (Recipe() if init_head is None else Recipe(**GENTLE))
     plan = make_plan(
         mode,
@@ -172,7 +181,9 @@ def finetune(
     )
     if (out / CHECKPOINT).exists() and not resume:
         raise RunError(f"{out} holds a run already. Go on with --resume, or give another folder.")
-    prepare_folder(out, "run")
+    if world.first:
+        prepare_folder(out, "run")
+    world.wait()
     with watch.phase("hash"):
         manifest = read_manifest(
             data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
@@ -201,9 +212,11 @@ def finetune(
         side_kept = images.side if images else None
         with watch.phase("start"):
             start = begin(backbone, spec, loader, mode, plan, recipe)
-        run = Run(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, progress, on_epoch)
+        told = (progress, on_epoch, world)
+        run = Run(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, *told)
         if (out / CHECKPOINT).exists():
             run.restore()
+        run.screen()
         with _told_apart(spec, recipe, compile):
             if compile:
                 run.training.module.compile()
@@ -229,8 +242,20 @@ def finetune(
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
     result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned)
-    write_json(out / REPORT, {"config": run.config, **result.to_dict()})
+    if world.first:
+        write_json(out / REPORT, {"config": run.config, **result.to_dict()})
+    world.leave()
     return result
+
+
+def _check_together(world: World, recipe: Recipe | None, image_cache: object, compile: bool) -> None:
+    """Raise RunError for what several processes cannot do together."""
+    if image_cache is not None:
+        raise RunError("one process writes an image cache, and here several train: drop --image-cache")
+    if compile:
+        raise RunError("torch.compile does not see what several processes tell each other: drop --compile")
+    if recipe and recipe.batch_size < world.size:
+        raise RunError(f"{world.size} processes cannot share batches of {recipe.batch_size}: raise --batch-size")
 
 
 @contextmanager

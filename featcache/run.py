@@ -32,6 +32,7 @@ from featcache.rng import epoch_order
 from featcache.spec import PENULTIMATE, ExtractSpec
 from featcache.starting import Start
 from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, train
+from featcache.world import ALONE, World
 
 _VAL_BATCH = 32
 _KEPT = "network.safetensors"
@@ -45,6 +46,7 @@ class Run:
     ----------
     out : its folder. spec : of the views. mode : "all" or "head", see `finetune`. start : what it begins with.
     image_side : what the images are shrunk to, see `ImageCache`; None where they are whole.
+    world : the processes that share it; the first of them writes.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Run:
         image_side: int | None,
         progress: Progress | None,
         on_epoch: Callable[[Epoch], None] | None,
+        world: World = ALONE,
     ) -> None:
+        self.world = world
         self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
         self.manifest, self.loader, self.watch = manifest, loader, watch
         self.progress, self.on_epoch = progress, on_epoch
@@ -79,6 +83,15 @@ class Run:
             "image_side": image_side,
         }
 
+    def screen(self) -> None:
+        """Let several processes know together which images cannot be read, so that all cut the same batches."""
+        if self.world.size == 1:
+            return
+        for _ in self.loader.batches(self.world.share(np.arange(len(self.manifest.samples))), [0], _VAL_BATCH):
+            pass
+        for found in self.world.gather(self.loader.skipped):
+            self.loader.skipped.update(found)
+
     def look(self) -> None:
         """Evaluate a fitted head on val as training finds it."""
         if self.plan.init_head is not None and self.first is None:
@@ -94,6 +107,7 @@ class Run:
                 seed=self.spec.view.seed,
                 on_epoch=self._finish_epoch,
                 context=self._context,
+                world=self.world,
             )
 
     def average(self) -> None:
@@ -101,6 +115,7 @@ class Run:
         module = self.training.module
         if self.plan.wise_ft is None or not isinstance(module, Network):
             return
+        self.world.wait()
         module.load(self.out / _TUNED)
         module.mix(self._origin, self.plan.wise_ft)
         self.kept = self._evaluate("val")
@@ -157,13 +172,15 @@ class Run:
         """Accuracy of the kept weights on test, where the data has one."""
         if not len(self.manifest.samples.rows("test")):
             return None
+        self.world.wait()
         if isinstance(self.training.module, Network):
             self.training.module.load(self.out / _KEPT)
             found = self._evaluate("test")
             self._keep("test", found.labels.numpy(), found.predicted.numpy())
             return evaluate(found.labels.numpy(), found.predicted.numpy(), self._classes)
         estimator = load_head(self.out / "head.safetensors")
-        pairs = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
+        mine = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
+        pairs = [pair for share in self.world.gather(mine) for pair in share]
         if not pairs:
             return None  # none of them could be read
         predicted, _ = heads.classify(estimator, np.concatenate([x for x, _ in pairs]), len(self._classes))
@@ -180,16 +197,21 @@ class Run:
         return self.backbone.frozen.autocast() if self.mode == "all" else self.backbone.frozen.exact()
 
     def _evaluate(self, split: str) -> Pass:
-        return evaluate_module(self.training.module, self._clean_batches(split), self._context)
+        return evaluate_module(self.training.module, self._clean_batches(split), self._context, self.world)
 
     def _train_batches(self, epoch: int) -> Batches:
         samples = self.manifest.samples
         rows = samples.rows("train")
         order = rows[epoch_order(samples.sha256[rows], self.spec.view.seed, epoch)]
-        return self._batches(f"epoch {epoch}", order, epoch, self.training.recipe.batch_size)
+        batches = self._batches if self.world.size == 1 else self._shared_batches
+        return batches(f"epoch {epoch}", order, epoch, self.training.recipe.batch_size)
 
     def _clean_batches(self, split: str) -> Batches:
-        return self._batches(split, self.manifest.samples.rows(split), 0, _VAL_BATCH)
+        """This process's share of a split, which it evaluates."""
+        rows = self.manifest.samples.rows(split)
+        if self.world.size > 1:
+            rows = self.world.share(self._readable(rows))
+        return self._batches(split, rows, 0, _VAL_BATCH)
 
     def _batches(self, what: str, rows: np.ndarray[Any, Any], view: int, batch_size: int) -> Iterator[Any]:
         done, batches = 0, self.loader.batches(rows, [view], batch_size)
@@ -203,6 +225,20 @@ class Run:
             if self.progress:
                 self.progress(what, done, len(rows))
 
+    def _shared_batches(self, what: str, rows: np.ndarray[Any, Any], view: int, batch_size: int) -> Iterator[Any]:
+        """This process's part of every batch, empty where the last one has too few images for all processes."""
+        rows = self._readable(rows)
+        shares = [self.world.share(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+        each = len(self.world.share(range(batch_size)))
+        yield from self._batches(what, np.concatenate([rows[:0], *shares]), view, each)
+        size = self.spec.view.image_size
+        for _ in (share for share in shares if not len(share)):
+            nothing = torch.empty(0, dtype=torch.int64, device=self.backbone.device)
+            yield self._inputs(np.empty((0, size, size, 3), np.uint8)), nothing
+
+    def _readable(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return rows[~np.isin(rows, list(self.loader.skipped))]
+
     def _inputs(self, pixels: np.ndarray[Any, Any]) -> Tensor:
         """What the trained module sees: pixels for a network, features for a head."""
         if self.mode == "all":
@@ -214,6 +250,8 @@ class Run:
         last = training.last_val
         if training.best_val is None or last is None or not len(last.labels):
             raise RunError(f"{self.manifest.source.name} has no readable val images")
+        if not self.world.first:
+            return
         if training.best is training.history[-1]:
             if self.plan.wise_ft is not None and isinstance(training.module, Network):
                 training.module.save(self.out / _TUNED)
@@ -229,6 +267,8 @@ class Run:
 
     def _save(self, val: Pass) -> None:
         """The weights as they are now, and what they said of val."""
+        if not self.world.first:
+            return
         module, weights = self.training.module, None
         if isinstance(module, Network):
             file = _KEPT
@@ -254,4 +294,6 @@ class Run:
         self, split: str, labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], file: str | None = None
     ) -> None:
         """What was predicted, beside the weights that did."""
+        if not self.world.first:
+            return
         keep_predictions(self.out, self.manifest.samples, split, self.loader.skipped, labels, predicted, file)

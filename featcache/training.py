@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, StepLR
 
 from featcache.rng import derived_seed
+from featcache.world import ALONE, World
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["step", "cosine", "constant"]
@@ -143,6 +144,7 @@ def train(
     seed: int,
     on_epoch: Callable[[Training], None],
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    world: World = ALONE,
 ) -> None:
     """Train from the epoch after the last in the history to the recipe's last.
 
@@ -153,17 +155,19 @@ def train(
     seed : of dropout and the like, anew each epoch, so that a resumed training goes on as if never stopped.
     on_epoch : called after each epoch, its figures being the last in `training.history`.
     context : what the forward pass runs in, for mixed precision.
+    world : the processes that train together; each gets its shares of the batches.
     """
     module = training.module
+    learner = world.joint(module)
     for epoch in range(len(training.history) + 1, training.recipe.epochs + 1):
         started = time.perf_counter()
         lr = training.optimizer.param_groups[0]["lr"]
         with torch.random.fork_rng():
             torch.manual_seed(derived_seed(seed, "epoch", epoch))
             module.train()
-            learnt = _run(module, batches(epoch), context, training.optimizer)
+            learnt = _run(learner, batches(epoch), context, training.optimizer, world)
         training.schedule.step()
-        val = evaluate_module(module, val_batches(), context)
+        val = evaluate_module(module, val_batches(), context, world)
         seconds = time.perf_counter() - started
         training.history.append(Epoch(epoch, lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds))
         training.last_val = val
@@ -176,11 +180,12 @@ def evaluate_module(
     module: nn.Module,
     batches: Batches,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    world: World = ALONE,
 ) -> Pass:
-    """A pass in `eval()` mode."""
+    """A pass in `eval()` mode; of several processes each has its share of the batches, and all get the whole."""
     module.eval()
     with torch.no_grad():
-        return _run(module, batches, context, None)
+        return _run(module, batches, context, None, world)
 
 
 def _run(
@@ -188,6 +193,7 @@ def _run(
     batches: Batches,
     context: Callable[[], AbstractContextManager[Any]],
     optimizer: torch.optim.Optimizer | None,
+    world: World,
 ) -> Pass:
     """One pass; with an optimizer it learns."""
     losses, true, predicted = [], [], []  # on the device until the end: a GPU is not waited for in each batch
@@ -197,17 +203,18 @@ def _run(
         loss = nn.functional.cross_entropy(logits.float(), labels)
         if optimizer is not None:
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            world.of_the_joint_batch(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         losses.append(loss.detach())
         true.append(labels)
         predicted.append(logits.argmax(1))
-    if not losses:
-        nothing = torch.empty(0, dtype=torch.int64)
-        return Pass(float("nan"), nothing, nothing)
     sizes = [len(labels) for labels in true]
-    mean = sum(loss * size for loss, size in zip(torch.stack(losses).tolist(), sizes, strict=True)) / sum(sizes)
-    return Pass(mean, torch.cat(true).cpu(), torch.cat(predicted).cpu())
+    means = torch.stack(losses).tolist() if losses else []
+    total = sum(mean * size for mean, size in zip(means, sizes, strict=True) if size)
+    nothing = [torch.empty(0, dtype=torch.int64)]
+    found = world.gather((total, torch.cat(true or nothing).cpu(), torch.cat(predicted or nothing).cpu()))
+    labels, chosen = (torch.cat([one[place] for one in found]) for place in (1, 2))
+    return Pass(sum(one[0] for one in found) / len(labels) if len(labels) else float("nan"), labels, chosen)
 
 
 def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:

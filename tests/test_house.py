@@ -16,7 +16,7 @@ RANKS = {
             "remote projection parity hosting folders rng spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks network plan stages",
             "folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
-            "devices device_pass transferability",
+            "devices device_pass transferability world",
             "prediction pooling findings unfreezing trees",
             "frozen entries softmax datasets lock layout views architectures engines presets card commands",
             "drawing tables shards huggingface",

@@ -68,17 +68,25 @@ def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
 @options.as_json
 def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:
-    """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch."""
+    """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch.
+
+    Several processes train together, each with its share of every batch, as `torchrun --no-python featcache finetune
+    ...` starts them.
+    """
     import featcache
     from featcache.drawing import save
     from featcache.plots import plot_history
     from featcache.presets import resolve
+    from featcache.world import World
 
+    world = World.of_torchrun()
     if init == "scratch" and weights:
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
     source = "none" if init == "scratch" else weights or "pretrained"
     with options.progress_bar() as progress:
-        on_epoch = None if as_json else options.echo
-        run = featcache.finetune(**resolve(settings), weights=source, progress=progress, on_epoch=on_epoch)
-    save(partial(plot_history, run.history), run.path / "curves.png")
-    options.show(run, as_json)
+        settings |= {"progress": progress if world.first else None, "world": world}
+        settings["on_epoch"] = None if as_json or not world.first else options.echo
+        run = featcache.finetune(**resolve(settings), weights=source)
+    if world.first:
+        save(partial(plot_history, run.history), run.path / "curves.png")
+        options.show(run, as_json)

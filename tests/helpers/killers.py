@@ -20,7 +20,10 @@ from toys import ToyNet, toy_backbone
 
 
 class Slow(Backbone):
-    """The toy backbone, 20 ms slower a batch; with `fatal` it kills its process: once, where that file lies, or "always"."""
+    """The toy backbone, 20 ms slower a batch.
+
+    fatal : a file that lets it kill its process, once; or "always".
+    """
 
     fatal: str | None = None
 

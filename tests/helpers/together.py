@@ -1,0 +1,52 @@
+"""What test_world runs, alone or in several processes: a fine-tuning of a small network without dropout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from featcache.backbones import Backbone
+from featcache.finetuning import finetune
+from featcache.world import World
+from trainable import RECIPE
+
+
+class Net(nn.Module):
+    """Two convolutions with BatchNorm, the second as timm has it: 4 features."""
+
+    def __init__(self) -> None:
+        from timm.layers import BatchNormAct2d
+
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.last, self.act = nn.Conv2d(6, 4, 3), BatchNormAct2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.last(self.norm(self.conv(x)).relu())).mean((2, 3))
+
+
+def backbone() -> Backbone:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Backbone(Net(), name="together", image_size=8, resize_size=10)
+
+
+def tune(data: str, out: str, world: World, **options: Any) -> list[dict[str, Any]]:
+    """The epochs, as JSON values."""
+    epochs, batch_size = options.pop("epochs", 3), options.pop("batch_size", 5)
+    recipe = replace(RECIPE, epochs=epochs, batch_size=batch_size)
+    found = finetune(data, out, backbone=backbone(), recipe=recipe, workers=1, world=world, **options)
+    return [asdict(epoch) for epoch in found.history]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    world = World.of_torchrun()
+    history = tune(sys.argv[1], sys.argv[2], world, **json.loads(sys.argv[3]))
+    if world.first:
+        print(json.dumps(history))

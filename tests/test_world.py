@@ -1,0 +1,126 @@
+"""Several processes train as one does with the joint batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands import ROOT
+from featcache.card import CHECKPOINT
+from featcache.errors import RunError
+from featcache.predictions import read_predictions
+from featcache.training import Recipe
+from featcache.world import World
+from together import tune
+
+MakeFolder = Callable[..., Path]
+PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "tests/helpers")))
+FIGURES = ("lr", "loss", "accuracy", "val_loss", "val_accuracy")
+
+
+@pytest.fixture
+def data(make_folder: MakeFolder) -> Path:
+    """16 training images, of which one is broken, and 7 of val."""
+    root = make_folder({"train/ants": 9, "train/bees": 7, "val/ants": 4, "val/bees": 3, "test/ants": 2, "test/bees": 3})
+    (root / "train/ants/004.png").write_bytes(b"no image")
+    return root
+
+
+def together(size: int, data: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
+    """What the first of some processes prints."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, ROOT / "tests/helpers/together.py", data, out, json.dumps(options)],
+            env={**os.environ, "PYTHONPATH": PATHS, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                 "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, "\n".join(error for _, error in told)
+    assert [text for text, _ in told[1:]] == [""] * (size - 1)
+    history: list[dict[str, Any]] = json.loads(told[0][0])
+    return history
+
+
+def figures(history: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    return np.array([[epoch[name] for name in FIGURES] for epoch in history])
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(out / CHECKPOINT, weights_only=True)["module"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},  # the last batch is shared by nobody else, nor is its BatchNorm
+        {"batchnorm": "eval", "weights": "pretrained"},
+        {"mode": "head"},
+        {"batch_size": 7},
+    ],
+    ids=["all", "eval", "head", "7"],
+)
+def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    alone = tune(str(data), str(tmp_path / "alone"), World(), **options)
+    found = together(2, data, tmp_path / "two", **options)
+    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    for name, value in weights(tmp_path / "alone").items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], value, rtol=1e-3, atol=1e-5)
+    for file in ("val.csv", "last.csv", "test.csv"):
+        a, b = ((tmp_path / run / file).read_text().splitlines() for run in ("alone", "two"))
+        assert [line.split(",")[:3] for line in a] == [line.split(",")[:3] for line in b]
+    assert read_predictions(tmp_path / "two")
+
+
+def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
+    alone = tune(str(data), str(tmp_path / "alone"), World())
+    together(2, data, tmp_path / "run", epochs=2, **{"batch_size": 5})
+    # a checkpoint of two of three epochs
+    whole = together(3, data, tmp_path / "three")
+    np.testing.assert_allclose(figures(whole), figures(alone), rtol=1e-4)
+
+
+@given(size=st.integers(1, 9), count=st.integers(0, 40))
+def test_the_shares_are_the_whole_and_none_exceeds_that_of_a_larger_batch(size: int, count: int) -> None:
+    worlds = [World(rank, size) for rank in range(size)]
+    shares = [list(world.share(range(count))) for world in worlds]
+    assert [row for share in shares for row in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    larger = [world.share(range(count + 1)) for world in worlds]
+    assert all(len(a) <= len(b) for a, b in zip(shares, larger, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_cache": "images.h5"}, "one process writes an image cache, and here several train"),
+        ({"compile": True}, "torch.compile does not see what several processes tell each other"),
+        ({"recipe": Recipe(batch_size=2)}, "3 processes cannot share batches of 2: raise --batch-size"),
+    ],
+)
+def test_what_processes_cannot_do_together_is_said(
+    data: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    from featcache.finetuning import finetune
+
+    with pytest.raises(RunError) as caught:
+        finetune(data, tmp_path / "run", world=World(0, 3), **options)
+    assert str(caught.value).startswith(message)
