@@ -38,12 +38,12 @@ def data(make_folder: MakeFolder) -> Path:
     return root
 
 
-def together(size: int, data: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
-    """What the first of some processes prints."""
+def started(size: int, data: Path, out: Path, **options: Any) -> list[subprocess.Popen[str]]:
+    """Processes that train together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
+    return [
         subprocess.Popen(
             [sys.executable, ROOT / "tests/helpers/together.py", data, out, json.dumps(options)],
             env={**os.environ, "PYTHONPATH": PATHS, "RANK": str(rank), "LOCAL_RANK": str(rank),
@@ -52,6 +52,11 @@ def together(size: int, data: Path, out: Path, **options: Any) -> list[dict[str,
         )
         for rank in range(size)
     ]  # fmt: skip
+
+
+def together(size: int, data: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
+    """What the first of some processes prints."""
+    processes = started(size, data, out, **options)
     told = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0] * size, "\n".join(error for _, error in told)
     assert [text for text, _ in told[1:]] == [""] * (size - 1)
@@ -92,10 +97,13 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: di
 
 def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
     alone = tune(str(data), str(tmp_path / "alone"), World())
-    together(2, data, tmp_path / "run", epochs=2, **{"batch_size": 5})
-    # a checkpoint of two of three epochs
-    whole = together(3, data, tmp_path / "three")
-    np.testing.assert_allclose(figures(whole), figures(alone), rtol=1e-4)
+    first, *_ = started(2, data, tmp_path / "run", die_after=2)
+    first.communicate(timeout=240)
+    assert first.returncode == -9
+    found = together(3, data, tmp_path / "run", resume=True)
+    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    again = tune(str(data), str(tmp_path / "run"), World(), resume=True)
+    assert again == found
 
 
 @given(size=st.integers(1, 9), count=st.integers(0, 40))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,6 +14,7 @@ from torch import nn
 
 from featcache.backbones import Backbone
 from featcache.finetuning import finetune
+from featcache.training import Epoch
 from featcache.world import World
 from trainable import RECIPE
 
@@ -38,9 +41,14 @@ def backbone() -> Backbone:
 
 def tune(data: str, out: str, world: World, **options: Any) -> list[dict[str, Any]]:
     """The epochs, as JSON values."""
-    epochs, batch_size = options.pop("epochs", 3), options.pop("batch_size", 5)
-    recipe = replace(RECIPE, epochs=epochs, batch_size=batch_size)
-    found = finetune(data, out, backbone=backbone(), recipe=recipe, workers=1, world=world, **options)
+    last = options.pop("die_after", None)
+    recipe = replace(RECIPE, epochs=3, batch_size=options.pop("batch_size", 5))
+
+    def die(epoch: Epoch) -> None:
+        if epoch.epoch == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    found = finetune(data, out, backbone=backbone(), recipe=recipe, workers=1, world=world, on_epoch=die, **options)
     return [asdict(epoch) for epoch in found.history]
 
 
@@ -49,4 +57,4 @@ if __name__ == "__main__":
     world = World.of_torchrun()
     history = tune(sys.argv[1], sys.argv[2], world, **json.loads(sys.argv[3]))
     if world.first:
-        print(json.dumps(history))
+        sys.stdout.write(json.dumps(history))
