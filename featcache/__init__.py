@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from featcache.serving import serve
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
+    from featcache.transfer import Transfer, pull, push
     from featcache.updating import Update, repair, update
     from featcache.verdict import Verdict, reach_verdict
     from featcache.verification import Difference, Verification, diff, verify
@@ -61,6 +62,7 @@ _HOME = {
     "Manifest": "manifest",
     "Prediction": "prediction",
     "Recipe": "training",
+    "Transfer": "transfer",
     "Update": "updating",
     "Verdict": "verdict",
     "Verification": "verification",
@@ -77,6 +79,8 @@ _HOME = {
     "forecast": "forecasting",
     "label_curve": "curves",
     "load_backbone": "backbones",
+    "pull": "transfer",
+    "push": "transfer",
     "reach_verdict": "verdict",
     "read_manifest": "manifest",
     "repair": "updating",
@@ -110,6 +114,7 @@ __all__ = [
     "Manifest",
     "Prediction",
     "Recipe",
+    "Transfer",
     "Update",
     "Verdict",
     "Verification",
@@ -126,6 +131,8 @@ __all__ = [
     "forecast",
     "label_curve",
     "load_backbone",
+    "pull",
+    "push",
     "reach_verdict",
     "read_manifest",
     "repair",

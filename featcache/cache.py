@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache import layout, lock
+from featcache import layout, lock, remote
 from featcache.blocks import Rows, as_slice
 from featcache.checksums import damaged_rows
-from featcache.errors import CacheDamagedError, CacheIncompleteError, CacheMismatchError, NotACacheError, SpecError
+from featcache.errors import (
+    CacheDamagedError,
+    CacheError,
+    CacheIncompleteError,
+    CacheMismatchError,
+    NotACacheError,
+    SpecError,
+)
 from featcache.features import Features
 from featcache.joined import Joined
 from featcache.labels import count_images
@@ -68,7 +75,7 @@ class FeatureCache:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> FeatureCache:
-        """Open a cache for reading. What is read stays that of this file, whatever gets its name later.
+        """Open a cache for reading; one at a URL is copied into the user's cache folder first. What is read stays that of this file, whatever gets its name later.
 
         Parameters
         ----------
@@ -80,6 +87,8 @@ class FeatureCache:
         ------
         NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError, CacheDamagedError
         """
+        if remote.is_url(path):
+            return cls._open_remote(os.fspath(path))
         path = Path(path)
         unfinished = partial_path(path)
         if not path.exists() and not unfinished.exists():
@@ -99,6 +108,15 @@ class FeatureCache:
                 f"{path} is damaged: {cache.problem}. Mend it with `featcache verify {path} --repair DATA`."
             )
         return cache
+
+    @classmethod
+    def _open_remote(cls, url: str) -> FeatureCache:
+        try:
+            return cls.open(remote.mirrored(url))
+        except FileNotFoundError as error:
+            raise NotACacheError(
+                f"{url} does not exist. Put a cache there with `featcache push CACHE {url}`."
+            ) from error
 
     def features(self, split: str = "train", layer: str = PENULTIMATE) -> Features:
         """The features of one split, memory-mapped, after a look at their checksums; without skipped samples.
@@ -209,6 +227,16 @@ class FeatureCache:
         """Raise CacheMismatchError unless the cache was made with this spec from these samples."""
         check_spec(self.path, self.spec, spec)
         check_samples(self.path, self.samples, samples)
+
+
+def on_disk(path: str | os.PathLike[str]) -> Path:
+    """Where a cache is to be written. Raises CacheError for a URL."""
+    if remote.is_url(path):
+        raise CacheError(
+            f"{os.fspath(path)}: a cache is written on a disk. Give a file; `featcache push` copies it to a URL, and "
+            "`featcache pull` from one."
+        )
+    return Path(path)
 
 
 def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.backbones import Backbone, load_backbone
-from featcache.cache import FeatureCache
+from featcache.cache import FeatureCache, on_disk
 from featcache.carrying import set_aside, take_over
 from featcache.cluster import Cluster, ClusterExtractor
 from featcache.engines import EngineName
@@ -134,7 +134,7 @@ def extract(
     ImageError, BackboneError, CacheMismatchError, CacheBusyError
     """
     watch = Stopwatch()
-    out = Path(out)
+    out = on_disk(out)
     with watch.phase("hash"):
         manifest = read_manifest(
             data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import posixpath
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import tenacity
 
 from featcache.errors import DownloadError, MissingExtraError, first_line
+from featcache.folders import cache_folder
 
 TRIES = 5
 """Of one request; the pauses between them grow to some seconds."""
 
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PIECE = 2**25  # bytes
 _BUSY = (408, 429)  # HTTP's "timeout" and "too many requests"
 
 _log = logging.getLogger(__name__)
@@ -71,6 +75,47 @@ def opened(url: str) -> Any:
     """A file to read from its beginning to its end, as a context manager. Raises as `read` does."""
     system, path = _system(url)
     return _patiently(url, lambda: system.open(path, "rb", cache_type="readahead", block_size=2**23))
+
+
+def stat(url: str) -> tuple[int, str]:
+    """The bytes of a file, and what changes when its content does. Raises as `read` does."""
+    system, path = _system(url)
+    found = _patiently(url, lambda: system.info(path))
+    marks = [str(found.get(name)) for name in ("ETag", "etag", "mtime", "created", "LastModified", "generation")]
+    return int(found["size"]), " ".join([url, str(found["size"]), *marks])
+
+
+def download(url: str, path: Path, size: int, tick: Callable[[int], None] | None = None) -> None:
+    """Copy a file of `size` bytes to the disk, after what is there of it already. Raises as `read` does."""
+    with path.open("ab") as file:
+        while (there := file.tell()) < size:
+            file.write(read(url, there, min(there + _PIECE, size)))
+            if tick:
+                tick(file.tell())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def mirrored(url: str) -> Path:
+    """A copy of a file in the user's cache folder; one of its present content is not brought again."""
+    size, version = stat(url)
+    name = f"{hashlib.sha256(version.encode()).hexdigest()[:16]}-{posixpath.basename(url)}"
+    path = cache_folder() / "remote" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{name}")
+        download(url, draft, size)
+        os.replace(draft, path)
+    return path
+
+
+def upload(path: Path, url: str) -> None:
+    """Copy a file of the disk, which stands under its name when it is whole, or not at all. Raises as `read` does."""
+    system, place = _system(url)
+    draft = place if "s3" in str(system.protocol) or "gs" in str(system.protocol) else f"{place}.partial"
+    _patiently(url, lambda: system.put_file(os.fspath(path), draft))
+    if draft != place:
+        _patiently(url, lambda: system.mv(draft, place))
 
 
 @cache

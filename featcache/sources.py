@@ -114,6 +114,13 @@ class Table(Folder):
         return Path(os.path.relpath(place, self.root)).as_posix()
 
 
+def names_images(data: str | os.PathLike[str]) -> bool:
+    """Whether this names images and not a file of another kind, such as a cache."""
+    name = os.fspath(data)
+    there = is_table(name) or is_shards(name) or Path(name).is_dir()
+    return there or (remote.is_url(name) and not name.lower().endswith((".h5", ".hdf5")))
+
+
 def open_source(data: str | os.PathLike[str]) -> Source:
     """What this names, see `read_manifest`; nothing but its kind is looked at. Raises EmptyFolderError."""
     name = os.fspath(data)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
-from featcache.cache import FeatureCache
+from featcache.cache import FeatureCache, on_disk
 from featcache.carrying import Origins, carry, find_origins, set_aside, take_over
 from featcache.checksums import damaged_rows
 from featcache.engines import EngineName
@@ -141,7 +141,7 @@ def update(
     CacheError, ImageError, BackboneError
     """
     watch, progress = Stopwatch(), machine.get("progress")
-    old = FeatureCache.open(path, damaged=True)
+    old = FeatureCache.open(on_disk(path), damaged=True)
     options = {**old.split_options, **({} if allow_leak is None else {"allow_leak": allow_leak})}
     with watch.phase("hash"):
         manifest = read_manifest(data, **options, progress=progress)
@@ -185,7 +185,7 @@ def repair(
     CacheDamagedError : the image of a damaged row is not in `data`; nothing was changed. Others as `update`.
     """
     watch, progress = Stopwatch(), machine.get("progress")
-    old = FeatureCache.open(path, damaged=True)
+    old = FeatureCache.open(on_disk(path), damaged=True)
     damaged = _damaged(old, watch, progress)
     origins = find_origins(old, old.samples, old.layout.wanted, damaged)
     result = Update(

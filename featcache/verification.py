@@ -15,6 +15,7 @@ from featcache.files import Progress
 from featcache.manifest import read_manifest
 from featcache.report import printable
 from featcache.samples import Samples
+from featcache.sources import names_images
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Prog
     CacheError, ImageError
     """
     first = FeatureCache.open(a)
-    if Path(b).is_dir() or Path(b).suffix.lower() == ".csv":
+    if names_images(b):
         return Difference(str(a), str(b), [], first.samples.changes(_images(first, b, progress)))
     second = FeatureCache.open(b)
     return Difference(str(a), str(b), first.spec.differences(second.spec), first.samples.changes(second.samples))

@@ -22,6 +22,8 @@ COMMANDS = (
     "doctor",
     "update",
     "diff",
+    "pull",
+    "push",
     "fit-head",
     "compare-heads",
     "curve",

@@ -1,0 +1,20 @@
+"""featcache pull"""
+
+from __future__ import annotations
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("url")
+@click.argument("out", type=click.Path())
+@options.as_json
+def command(url: str, out: str, as_json: bool) -> None:
+    """Copy the cache at URL to the file OUT, and look at every row; what an earlier call brought is not brought again."""
+    import featcache
+
+    with options.progress_bar() as progress:
+        result = featcache.pull(url, out, progress=progress)
+    options.show(result, as_json)

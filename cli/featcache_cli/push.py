@@ -1,0 +1,20 @@
+"""featcache push"""
+
+from __future__ import annotations
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("cache", type=click.Path())
+@click.argument("url")
+@options.as_json
+def command(cache: str, url: str, as_json: bool) -> None:
+    """Copy CACHE to URL (s3://, gs://, ...), after a look at every row."""
+    import featcache
+
+    with options.progress_bar() as progress:
+        result = featcache.push(cache, url, progress=progress)
+    options.show(result, as_json)

@@ -1,0 +1,99 @@
+"""`pull` and `push`: caches that lie elsewhere, copied whole, checked, and in steps that can be taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache import remote
+from featcache.cache import FeatureCache
+from featcache.checksums import damaged_rows
+from featcache.creation import fsync_folder
+from featcache.errors import CacheDamagedError, CacheMismatchError
+from featcache.files import Progress
+from featcache.report import Stopwatch, human_bytes
+
+_HEAD = 65536  # bytes that tell caches apart: of the header and the tables
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What `pull` or `push` did. moved_bytes : of size_bytes, what this call copied. rows : that have their checksum."""
+
+    source: str
+    target: str
+    rows: int
+    size_bytes: int
+    moved_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """For people."""
+        if not self.moved_bytes:
+            return f"{self.target}: nothing to copy, {human_bytes(self.size_bytes)} and {self.rows} rows are there"
+        return (
+            f"{self.target}: copied {human_bytes(self.moved_bytes)} in {self.seconds:.1f} s; "
+            f"each of {self.rows} rows has its checksum"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return dict(vars(self))
+
+
+def pull(url: str, out: str | os.PathLike[str], *, progress: Progress | None = None) -> Transfer:
+    """Copy a cache from a URL to the disk; what an earlier call has brought is not brought again.
+
+    Raises
+    ------
+    DownloadError. CacheDamagedError : what came is not what was written. CacheMismatchError : `out` is another cache.
+    """
+    watch, out = Stopwatch(), Path(out)
+    size, version = remote.stat(url)
+    if out.exists():
+        with out.open("rb") as file:
+            same = out.stat().st_size == size and file.read(_HEAD) == remote.read(url, 0, min(_HEAD, size))
+        if not same:
+            raise CacheMismatchError(f"{out} exists and is not {url}. Remove it, or give another name.")
+        return Transfer(url, str(out), _check(out, out, progress), size, 0, watch.seconds()["wall"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f"{out.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}.pulled")
+    before = draft.stat().st_size if draft.exists() else 0
+    remote.download(url, draft, size, (lambda done: progress("pull", done, size)) if progress else None)
+    rows = _check(draft, out, progress)
+    os.replace(draft, out)
+    fsync_folder(out.parent)
+    return Transfer(url, str(out), rows, size, size - before, watch.seconds()["wall"])
+
+
+def push(cache: str | os.PathLike[str], url: str, *, progress: Progress | None = None) -> Transfer:
+    """Copy a cache to a URL, after a look at every row.
+
+    Raises
+    ------
+    DownloadError. CacheDamagedError : it is not what was written; nothing was copied.
+    """
+    watch, path = Stopwatch(), Path(cache)
+    rows, size = _check(path, path, progress), path.stat().st_size
+    remote.upload(path, url)
+    if (there := remote.stat(url)[0]) != size:
+        raise CacheDamagedError(f"{url} has {there:,} bytes, {path} has {size:,}. Push it again.")
+    return Transfer(str(path), url, rows, size, size, watch.seconds()["wall"])
+
+
+def _check(path: Path, name: Path, progress: Progress | None) -> int:
+    """How many rows there are. Raises CacheDamagedError unless all have their checksums."""
+    cache = FeatureCache.open(path, damaged=True)
+    n = len(cache.samples)
+    damaged = damaged_rows(cache.layout, np.arange(n), (lambda done: progress("verify", done, n)) if progress else None)
+    if len(damaged) or cache.problem:
+        what = cache.problem or f"{len(damaged)} rows do not have their checksum"
+        raise CacheDamagedError(
+            f"{name} is damaged: {what}. Mend it where it was made, with `featcache verify {name.name} --repair DATA`."
+        )
+    return n

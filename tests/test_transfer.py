@@ -1,0 +1,138 @@
+"""Caches at URLs: read, pulled and pushed, whole and checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from commands import done, refused, toy_cache
+from featcache import remote
+from featcache.cache import FeatureCache
+from featcache.errors import CacheDamagedError, CacheMismatchError, DownloadError
+from featcache.transfer import pull, push
+
+URL = "memory://caches/cache.h5"
+
+
+@pytest.fixture
+def cache(split_folder: Path, tmp_path: Path) -> Iterator[Path]:
+    yield toy_cache(split_folder, tmp_path / "cache.h5")
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/caches"):
+        memory.rm("/caches", recursive=True)
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Lets a download of small pieces break off after some; lists where they began."""
+
+    def arrange(after: int) -> list[int]:
+        begun: list[int] = []
+        read = remote.read
+
+        def limited(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+            if start is not None:
+                begun.append(start)
+            if len(begun) > after:
+                raise DownloadError("cut off")
+            return read(url, start, stop)
+
+        monkeypatch.setattr(remote, "read", limited)
+        return begun
+
+    monkeypatch.setattr(remote, "_PIECE", 4096)
+    return arrange
+
+
+def test_what_is_pushed_and_pulled_is_the_same_file(cache: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    sent = push(cache, URL, progress=lambda what, *_: told.append(what))
+    got = pull(URL, tmp_path / "far/copy.h5", progress=lambda what, *_: told.append(what))
+    assert (tmp_path / "far/copy.h5").read_bytes() == cache.read_bytes()
+    assert (sent.rows, sent.moved_bytes) == (got.rows, got.moved_bytes) == (18, cache.stat().st_size)
+    assert set(told) == {"verify", "pull"}
+    assert os.listdir(tmp_path / "far") == ["copy.h5"]
+    assert pull(URL, tmp_path / "far/copy.h5").moved_bytes == 0
+
+
+def test_a_pull_that_broke_off_goes_on(cache: Path, tmp_path: Path, in_pieces: Callable[[int], list[int]]) -> None:
+    push(cache, URL)
+    with pytest.raises(DownloadError), pytest.MonkeyPatch.context():
+        in_pieces(2)
+        pull(URL, tmp_path / "copy.h5")
+    assert not (tmp_path / "copy.h5").exists()
+    begun = in_pieces(10**6)
+    begun.clear()
+    # the limit of before is still below: take it away
+    found = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "read", _plain_read)
+        found = pull(URL, tmp_path / "copy.h5")
+    assert found.moved_bytes == cache.stat().st_size - 2 * 4096
+    assert (tmp_path / "copy.h5").read_bytes() == cache.read_bytes()
+
+
+_plain_read = remote.read
+
+
+def test_another_cache_is_not_overwritten(cache: Path, tmp_path: Path) -> None:
+    push(cache, URL)
+    (tmp_path / "copy.h5").write_bytes(bytes(cache.stat().st_size))
+    with pytest.raises(CacheMismatchError) as caught:
+        pull(URL, tmp_path / "copy.h5")
+    assert str(caught.value) == f"{tmp_path / 'copy.h5'} exists and is not {URL}. Remove it, or give another name."
+
+
+def test_what_is_damaged_is_neither_pushed_nor_pulled(cache: Path, tmp_path: Path) -> None:
+    region = next(iter(FeatureCache.open(cache).layout.layers.values()))
+    push(cache, URL)
+    content = bytearray(cache.read_bytes())
+    content[region.offset] ^= 1
+    fsspec.filesystem("memory").pipe_file("/caches/cache.h5", bytes(content))
+    with pytest.raises(CacheDamagedError) as caught:
+        pull(URL, tmp_path / "copy.h5")
+    assert "copy.h5 is damaged: 1 rows do not have their checksum" in str(caught.value)
+    assert not (tmp_path / "copy.h5").exists()
+    cache.write_bytes(content)
+    with pytest.raises(CacheDamagedError):
+        push(cache, "memory://caches/other.h5")
+    assert not fsspec.filesystem("memory").exists("/caches/other.h5")
+
+
+def test_a_cache_at_a_url_is_read_like_one_on_the_disk(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    push(cache, URL)
+    near, far = FeatureCache.open(cache).features("train"), FeatureCache.open(URL).features("train")
+    np.testing.assert_array_equal(near.x[:], far.x[:])
+    kept = list((tmp_path / "home/featcache/remote").iterdir())
+    FeatureCache.open(URL)
+    assert list((tmp_path / "home/featcache/remote").iterdir()) == kept
+    head = done("fit-head", URL, "-o", tmp_path / "head")
+    assert "val" in head
+    assert "same" in done("diff", URL, cache)
+
+
+def test_nothing_is_written_at_a_url(cache: Path, split_folder: Path) -> None:
+    push(cache, URL)
+    expected = (
+        f"{URL}: a cache is written on a disk. Give a file; `featcache push` copies it to a URL, and `featcache pull` "
+        "from one."
+    )
+    assert refused("extract", split_folder, "-o", URL) == expected
+    assert refused("update", URL, split_folder) == expected
+    assert refused("verify", URL, "--repair", split_folder) == expected
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    assert refused("info", "memory://caches/none.h5") == (
+        "memory://caches/none.h5 does not exist. Put a cache there with `featcache push CACHE "
+        "memory://caches/none.h5`."
+    )
+    assert "none.h5" in refused("pull", "memory://caches/none.h5", tmp_path / "copy.h5")
