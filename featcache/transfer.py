@@ -23,7 +23,7 @@ _HEAD = 65536  # bytes that tell caches apart: of the header and the tables
 
 @dataclass(frozen=True)
 class Transfer:
-    """What `pull` or `push` did. moved_bytes : of size_bytes, what this call copied. rows : that have their checksum."""
+    """What `pull` or `push` did. moved_bytes : of size_bytes, what this call copied. rows : all have their checksums."""
 
     source: str
     target: str

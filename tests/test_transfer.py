@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -27,28 +27,6 @@ def cache(split_folder: Path, tmp_path: Path) -> Iterator[Path]:
         memory.rm("/caches", recursive=True)
 
 
-@pytest.fixture
-def in_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Lets a download of small pieces break off after some; lists where they began."""
-
-    def arrange(after: int) -> list[int]:
-        begun: list[int] = []
-        read = remote.read
-
-        def limited(url: str, start: int | None = None, stop: int | None = None) -> bytes:
-            if start is not None:
-                begun.append(start)
-            if len(begun) > after:
-                raise DownloadError("cut off")
-            return read(url, start, stop)
-
-        monkeypatch.setattr(remote, "read", limited)
-        return begun
-
-    monkeypatch.setattr(remote, "_PIECE", 4096)
-    return arrange
-
-
 def test_what_is_pushed_and_pulled_is_the_same_file(cache: Path, tmp_path: Path) -> None:
     told: list[str] = []
     sent = push(cache, URL, progress=lambda what, *_: told.append(what))
@@ -60,24 +38,38 @@ def test_what_is_pushed_and_pulled_is_the_same_file(cache: Path, tmp_path: Path)
     assert pull(URL, tmp_path / "far/copy.h5").moved_bytes == 0
 
 
-def test_a_pull_that_broke_off_goes_on(cache: Path, tmp_path: Path, in_pieces: Callable[[int], list[int]]) -> None:
+def test_a_pull_that_broke_off_goes_on(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(cache, URL)
-    with pytest.raises(DownloadError), pytest.MonkeyPatch.context():
-        in_pieces(2)
+    monkeypatch.setattr(remote, "_PIECE", 4096)
+    begun: list[int] = []
+    read = remote.read
+
+    def cut_off(url: str, start: int, stop: int) -> bytes:
+        begun.append(start)
+        if len(begun) == 3:
+            raise DownloadError("cut off")
+        return read(url, start, stop)
+
+    monkeypatch.setattr(remote, "read", cut_off)
+    with pytest.raises(DownloadError):
         pull(URL, tmp_path / "copy.h5")
     assert not (tmp_path / "copy.h5").exists()
-    begun = in_pieces(10**6)
-    begun.clear()
-    # the limit of before is still below: take it away
-    found = None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remote, "read", _plain_read)
-        found = pull(URL, tmp_path / "copy.h5")
+    found = pull(URL, tmp_path / "copy.h5")
+    assert begun[:4] == [0, 4096, 8192, 8192]
     assert found.moved_bytes == cache.stat().st_size - 2 * 4096
     assert (tmp_path / "copy.h5").read_bytes() == cache.read_bytes()
 
 
-_plain_read = remote.read
+def test_what_broke_off_is_not_gone_on_with_where_the_cache_is_another_now(
+    cache: Path, split_folder: Path, tmp_path: Path
+) -> None:
+    push(cache, URL)
+    _, version = remote.stat(URL)
+    more = toy_cache(split_folder, tmp_path / "more.h5", views=3)
+    push(more, URL)
+    assert remote.stat(URL)[1] != version
+    pull(URL, tmp_path / "copy.h5")
+    assert (tmp_path / "copy.h5").read_bytes() == more.read_bytes()
 
 
 def test_another_cache_is_not_overwritten(cache: Path, tmp_path: Path) -> None:
@@ -132,7 +124,6 @@ def test_nothing_is_written_at_a_url(cache: Path, split_folder: Path) -> None:
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     assert refused("info", "memory://caches/none.h5") == (
-        "memory://caches/none.h5 does not exist. Put a cache there with `featcache push CACHE "
-        "memory://caches/none.h5`."
+        "memory://caches/none.h5 does not exist. Put a cache there with `featcache push CACHE memory://caches/none.h5`."
     )
     assert "none.h5" in refused("pull", "memory://caches/none.h5", tmp_path / "copy.h5")
