@@ -75,7 +75,9 @@ class FeatureCache:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> FeatureCache:
-        """Open a cache for reading; one at a URL is copied into the user's cache folder first. What is read stays that of this file, whatever gets its name later.
+        """Open a cache for reading; one at a URL is copied into the user's cache folder first.
+
+        What is read stays that of this file, whatever gets its name later.
 
         Parameters
         ----------

@@ -23,7 +23,10 @@ _HEAD = 65536  # bytes that tell caches apart: of the header and the tables
 
 @dataclass(frozen=True)
 class Transfer:
-    """What `pull` or `push` did. moved_bytes : of size_bytes, what this call copied. rows : all have their checksums."""
+    """What `pull` or `push` did.
+
+    moved_bytes : of size_bytes, what this call copied. rows : how many there are, all with their checksums.
+    """
 
     source: str
     target: str

@@ -12,7 +12,7 @@ from featcache_cli import options
 @click.argument("out", type=click.Path())
 @options.as_json
 def command(url: str, out: str, as_json: bool) -> None:
-    """Copy the cache at URL to the file OUT, and look at every row; what an earlier call brought is not brought again."""
+    """Copy the cache at URL to the file OUT and look at every row; what an earlier call has brought is kept."""
     import featcache
 
     with options.progress_bar() as progress:
