@@ -1,0 +1,81 @@
+"""What a cluster costs where one machine would do: writes results/cluster.json.
+
+    python benchmarks/cluster.py [--images 2000] [--repeats 3] [--views 0,4]
+
+The embedded network extracts photos of ants and bees, each several times with other bytes at its end, so that all
+count as different: once by itself, once with one worker of a Ray cluster of this machine alone, in turn. The clock of
+an extraction runs from the first image to the finished cache; starting Ray, the worker and the network is told apart.
+Ratios are of runs side by side. Both caches must hold the same, up to the rounding that the table gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+
+from featcache import Cluster, extract
+from featcache.cache import FeatureCache
+from featcache.datasets import ants_bees
+from featcache.files import list_images
+
+
+def many(folder: Path, count: int) -> Path:
+    """So many different photos."""
+    photos = list_images(ants_bees())
+    for number in range(count):
+        path = photos[number % len(photos)]
+        place = folder / ("val" if number % 5 == 0 else "train") / path.parent.name / f"{number:06d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes() + number.to_bytes(4, "little"))
+    return folder
+
+
+def apart(a: FeatureCache, b: FeatureCache) -> float:
+    """The largest relative error of a row of features."""
+    x, y = (np.asarray(one.features("val").clean(), np.float64) for one in (a, b))
+    return float((np.linalg.norm(x - y, axis=1) / np.linalg.norm(x, axis=1)).max())
+
+
+def one(data: Path, out: Path, views: int, cluster: Cluster | None) -> tuple[FeatureCache, float, float]:
+    """The cache, the seconds of its extraction, and those before the first image."""
+    found = extract(data, out, views=views, cluster=cluster)
+    seconds = found.report.seconds
+    before = seconds["start"] + seconds.get("convert", 0.0)
+    return found.cache, seconds["wall"] - seconds["hash"] - before, before
+
+
+def compare(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any]:
+    """Side by side, in turn."""
+    rows = []
+    for repeat in range(repeats):
+        here, local_s, _ = one(data, folder / f"{views}-{repeat}-here.h5", views, None)
+        there, cluster_s, start_s = one(data, folder / f"{views}-{repeat}-there.h5", views, Cluster())
+        rows.append({"local_s": local_s, "cluster_s": cluster_s, "ratio": cluster_s / local_s, "start_s": start_s,
+                     "apart": apart(here, there), "same": bool(np.array_equal(here.done, there.done))})  # fmt: skip
+        print(f"K={views}: alone {local_s:.1f} s, one worker {cluster_s:.1f} s, {start_s:.1f} s before that")
+    return {"views": views, "images": len(here.samples), "runs": rows,
+            "ratio": record.spread([row["ratio"] for row in rows])}  # fmt: skip
+
+
+def main() -> None:
+    """Measure, write, and say it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--views", default="0,4")
+    options, measured = parser.parse_args(), record.commit()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = many(folder / "photos", options.images)
+        extract(data, folder / "first.h5", views=0)  # converts the network
+        found = [compare(data, folder, int(views), options.repeats) for views in options.views.split(",")]
+    record.write("cluster", {"overhead": found}, measured)
+
+
+if __name__ == "__main__":
+    main()
