@@ -12,11 +12,11 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator calibration labels joined",
-            "remote projection parity hosting folders rng spec samples metrics pairing phrases neighbours images lbfgs "
+            "errors allocator calibration labels joined world",
+            "projection parity hosting folders rng spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks network plan stages",
-            "folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
-            "devices device_pass transferability world",
+            "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
+            "devices device_pass transferability",
             "prediction pooling findings unfreezing trees",
             "frozen entries softmax datasets lock layout views architectures engines presets card commands",
             "drawing tables shards huggingface",

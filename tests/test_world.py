@@ -97,9 +97,11 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: di
 
 def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
     alone = tune(str(data), str(tmp_path / "alone"), World())
-    first, *_ = started(2, data, tmp_path / "run", die_after=2)
-    first.communicate(timeout=240)
+    first, second = started(2, data, tmp_path / "run", die_after=2)
+    for process in (first, second):
+        process.communicate(timeout=240)
     assert first.returncode == -9
+    assert second.returncode  # it does not wait for ever
     found = together(3, data, tmp_path / "run", resume=True)
     np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
     again = tune(str(data), str(tmp_path / "run"), World(), resume=True)
