@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 
 from featcache import heads
@@ -158,7 +159,14 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
     except (TypeError, ValueError) as error:
         raise HeadError(f"sgd: {error}") from error
     features = train.first(0) if options.use_views == "clean" else train
-    estimator, history = fit_sgd(features, val, recipe, seed=options.seed, on_epoch=on_epoch)
+    try:
+        estimator, history = fit_sgd(features, val, recipe, seed=options.seed, on_epoch=on_epoch)
+    except RuntimeError as error:  # numbers that float32 does not have
+        raise HeadError(
+            f"sgd could not be trained: {first_line(error)}. Give a lower lr than {recipe.lr:g}."
+        ) from error
+    if not np.isfinite(estimator.coef_).all():
+        raise HeadError(f"sgd diverged: its weights are not finite. Give a lower lr than {recipe.lr:g}.")
     return Fitted(estimator, "sgd", history)
 
 

@@ -202,8 +202,8 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
                 2,
                 {
                     "penultimate, K=1": ("bees: {:.3f} in", "in {:.1f} s by"),
-                    "fine-tune": ("{:.3f} in", "{:.0f} s by"),
-                    "LP-FT, last stage": ("{:.3f} in", "{:.0f} s by"),
+                    "fine-tune": ("{:.3f} in", "{:.0f} s by fine"),
+                    "fine-tune, last stage": ("{:.3f} in", "{:.0f} s by that"),
                     "all stages": ("stages {:.3f}", "{:.1f} s; "),
                 },
             ),
@@ -211,7 +211,8 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
                 3,
                 {
                     "penultimate, K=0": ("{:.3f} in", "{:.1f} s against"),
-                    "LP-FT, last stage": ("{:.3f} in", "{:.0f} s"),
+                    "fine-tune, AdamW": ("against {:.3f} in", "{:.0f} s by"),
+                    "LP-FT, last stage": ("{:.3f} in", "{:.0f} s by"),
                 },
             ),
         )

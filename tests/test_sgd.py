@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from featcache.errors import HeadError
 from featcache.features import Features
+from featcache.fitters import Options, fit
 from featcache.rng import epoch_order
 from featcache.samples import Samples
 from featcache.sgd import TUTORIAL, fit_sgd
@@ -94,3 +96,15 @@ def test_the_default_is_the_tutorial_s() -> None:
         7,
         0.1,
     )
+
+
+@pytest.mark.parametrize(
+    ("lr", "message"),
+    [
+        (1e40, r"sgd could not be trained: .*overflow.*\. Give a lower lr than 1e\+40\."),
+        (1e38, r"sgd diverged: its weights are not finite\. Give a lower lr than 1e\+38\."),
+    ],
+)
+def test_a_rate_that_numbers_cannot_follow_is_an_error(lr: float, message: str) -> None:
+    with pytest.raises(HeadError, match=message):
+        fit("sgd", Options({"lr": lr, "epochs": 3}), features(60, 1, 0), features(20, 0, 1))
