@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from featcache.backbones import Backbone, load_backbone
     from featcache.cache import FeatureCache
     from featcache.classifier import Classifier
-    from featcache.cluster import Cluster
     from featcache.comparison import compare
     from featcache.curves import Curve, label_curve, view_curve
     from featcache.doctor import examine
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from featcache.fitting import HeadFit, fit_head
     from featcache.forecasting import Forecast, forecast
     from featcache.linear import LinearHead
+    from featcache.machines import Cluster
     from featcache.manifest import Manifest, read_manifest
     from featcache.outcomes import Comparison
     from featcache.prediction import Prediction
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Backbone": "backbones",
     "Classifier": "classifier",
-    "Cluster": "cluster",
+    "Cluster": "machines",
     "Comparison": "outcomes",
     "Curve": "curves",
     "Diagnosis": "findings",

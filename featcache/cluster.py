@@ -7,7 +7,6 @@ making. So whoever is killed, what has come stays, and the same command, with an
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,30 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import ClusterError, DownloadError, FeatcacheError, MissingExtraError, first_line
+from featcache.errors import ClusterError, DownloadError, first_line
 from featcache.extractor import Extracted, Views, like_each_other
+from featcache.machines import DEATHS, Cluster, Machines, own_error
 from featcache.manifest import Manifest
 from featcache.workman import Offer, Order, Workman
 
 _LEAST, _FIRST, _MOST = 16, 64, 8192  # images a block
 _SECONDS = 5.0  # that a block should take: for less, workers would wait too often; for more, the last one is waited for
 _AHEAD = 2  # blocks that a worker has
-_DEATHS = 3  # of workers over one block, and of a machine's workers in a row
 _TICK = 1.0  # seconds between looks at the machines
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Which machines, and how much of them.
-
-    address : "auto": the cluster that this machine is part of, else this machine alone; or that of a Ray cluster.
-    gpus_per_worker : GPUs that a worker has, 0 for none; parts of one are possible.
-    cpus_per_worker : its cores; None shares those of a machine among its workers: one for each GPU, else one in all.
-    """
-
-    address: str = "auto"
-    gpus_per_worker: float = 0
-    cpus_per_worker: int | None = None
 
 
 @dataclass
@@ -83,19 +68,12 @@ class ClusterExtractor:
     """
 
     def __init__(self, manifest: Manifest, cluster: Cluster, order: Order) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise MissingExtraError.of("ray", "ray") from error
-        self._ray, self._manifest, self._cluster, self._order = ray, manifest, cluster, order
-        self._own = not ray.is_initialized()
-        if self._own:
-            _connect(ray, cluster.address)
+        self._machines = Machines(cluster)
+        self._ray, self._manifest, self._order = self._machines.ray, manifest, order
         self.skipped: dict[int, str] = {}
         self._workers: list[_Worker] = []
         self._lost: dict[str, int] = {}  # machine -> workers that died there in a row
         self._looked = 0.0
-        self._views = 0
         self._known = _an_image(manifest)
         try:
             self._hire()
@@ -124,8 +102,7 @@ class ClusterExtractor:
         for worker in self._workers:
             self._ray.kill(worker.actor)
         self._workers = []
-        if self._own and self._ray.is_initialized():
-            self._ray.shutdown()
+        self._machines.close()
 
     def _extract(self, rows: NDArray[np.int64], numbers: range) -> Iterator[Extracted]:
         """Views `numbers` of these rows."""
@@ -140,7 +117,7 @@ class ClusterExtractor:
                 try:
                     piece = self._take(worker)
                 except self._ray.exceptions.RayTaskError as error:
-                    raise _own_error(error) from None
+                    raise own_error(error) from None
                 except self._ray.exceptions.RayError as error:
                     self._bury(worker, todo, error)
                     continue
@@ -194,10 +171,10 @@ class ClusterExtractor:
         self._lost[worker.node] = self._lost.get(worker.node, 0) + 1
         for place, job in enumerate(worker.jobs):
             rows, deaths = job.rows[job.left], job.deaths + (place == 0)
-            if deaths == _DEATHS:
+            if deaths == DEATHS:
                 ids = self._manifest.samples.ids
                 raise ClusterError(
-                    f"{_DEATHS} workers died, the last over {len(rows)} images from {ids[rows[0]]} to {ids[rows[-1]]}: "
+                    f"{DEATHS} workers died, the last over {len(rows)} images from {ids[rows[0]]} to {ids[rows[-1]]}: "
                     f"{first_line(error)}. What was extracted is kept. See whether one of these images is at fault, or "
                     "whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
                 ) from error
@@ -209,42 +186,14 @@ class ClusterExtractor:
         if monotonic() - self._looked < _TICK:
             return
         self._looked = monotonic()
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
-        there = {name: self._room(resources) for name, resources in nodes.items() if self._lost.get(name, 0) < _DEATHS}
-        there = {name: workers for name, workers in there.items() if workers}
-        if not there:
-            raise ClusterError(self._none(nodes))
-        for name, workers in there.items():
-            cpus = self._cluster.cpus_per_worker or max(1, int(nodes[name].get("CPU", 1)) // workers)
-            actor = self._ray.remote(Workman).options(
-                num_cpus=cpus,
-                num_gpus=self._cluster.gpus_per_worker,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False),
-            )
+        there = self._machines.there([name for name, deaths in self._lost.items() if deaths >= DEATHS])
+        total = sum(workers for workers, _ in there.values())
+        for name, (workers, cores) in there.items():
             for _ in range(workers - sum(worker.node == name for worker in self._workers)):
-                hired = actor.remote()
-                order = replace(self._order, workers=self._order.workers or cpus)
-                views = len(self._manifest.samples) * (1 + self._order.spec["views"]) // sum(there.values())
+                hired = self._machines.hire(Workman, name, cores)
+                order = replace(self._order, workers=self._order.workers or cores)
+                views = len(self._manifest.samples) * (1 + self._order.spec["views"]) // total
                 self._workers.append(_Worker(hired, name, hired.prepare.remote(order, views, self._known)))
-
-    def _room(self, resources: dict[str, float]) -> int:
-        """How many workers a machine takes."""
-        cpus, gpus = self._cluster.cpus_per_worker, self._cluster.gpus_per_worker
-        by_gpu = int(resources.get("GPU", 0) / gpus) if gpus else None
-        by_cpu = int(resources.get("CPU", 0) / cpus) if cpus else None
-        if by_gpu is None and by_cpu is None:
-            return int(resources.get("CPU", 0) >= 1)
-        return min(number for number in (by_gpu, by_cpu) if number is not None)
-
-    def _none(self, nodes: dict[str, dict[str, float]]) -> str:
-        """Why there is no machine to work on."""
-        asked = f"{self._cluster.gpus_per_worker} GPUs and {self._cluster.cpus_per_worker or 1} cores"
-        has = "; ".join(f"{one.get('GPU', 0):.0f} GPUs, {one.get('CPU', 0):.0f} cores" for one in nodes.values())
-        if any(self._room(resources) for resources in nodes.values()):
-            return f"on each machine {_DEATHS} workers died in a row before they did anything; Ray's logs say why."
-        return f"a worker needs {asked}; the cluster has machines with {has or 'nothing'}."
 
     def _first_offer(self) -> Offer:
         """What the first worker that is ready would do."""
@@ -256,7 +205,7 @@ class ClusterExtractor:
                     offer: Offer = self._ray.get(thing)
                     return offer
                 except self._ray.exceptions.RayTaskError as error:
-                    raise _own_error(error) from None
+                    raise own_error(error) from None
                 except self._ray.exceptions.RayError as error:
                     self._bury(by_thing[thing], deque(), error)
             self._hire()
@@ -269,27 +218,6 @@ class ClusterExtractor:
                 f"{self._offer.host} and {offer.host} would make different features: {told}. Let all "
                 "machines do the same, with --precision and --device, or use machines of one kind."
             )
-
-
-def _connect(ray: Any, address: str) -> None:
-    """Raises ClusterError where there is no such cluster."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    try:
-        ray.init(address=address, **{name: value for name, value in quiet.items() if name != "include_dashboard"})
-    except ConnectionError as error:
-        if address != "auto":
-            raise ClusterError(
-                f"there is no Ray cluster at {address}: {first_line(error)}. Start one with `ray start --head`, or "
-                "give --cluster auto."
-            ) from error
-        ray.init(**quiet)
-
-
-def _own_error(error: Any) -> Exception:
-    """What a worker raised, without Ray's account of where it did."""
-    cause: Exception = error.cause if isinstance(error.cause, FeatcacheError) else error
-    return cause
 
 
 def _an_image(manifest: Manifest) -> tuple[Manifest, bytes] | None:

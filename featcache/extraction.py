@@ -14,7 +14,7 @@ import numpy as np
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache, on_disk
 from featcache.carrying import set_aside, take_over
-from featcache.cluster import Cluster, ClusterExtractor
+from featcache.cluster import ClusterExtractor
 from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.extractor import Extractor, LocalExtractor, Views
@@ -22,6 +22,7 @@ from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layers import grid_side, parse_layer
 from featcache.layout import size_needed, wanted_views
+from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, notes
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype

@@ -17,9 +17,9 @@ import pytest
 
 from commands import ROOT, featcache_cli, write_folder
 from featcache.cache import FeatureCache, partial_path
-from featcache.cluster import Cluster
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
 from featcache.extraction import Extraction, extract
+from featcache.machines import Cluster
 from killers import slow_backbone
 from toys import toy_backbone
 

@@ -14,9 +14,9 @@ RANKS = {
         (
             "errors allocator calibration labels joined world",
             "projection parity hosting folders rng spec samples metrics pairing phrases neighbours images lbfgs "
-            "blocks network plan stages",
-            "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed layers "
-            "devices device_pass transferability",
+            "blocks network plan stages machines",
+            "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed "
+            "layers devices device_pass transferability",
             "prediction pooling findings unfreezing trees",
             "frozen entries softmax datasets lock layout views architectures engines presets card commands",
             "drawing tables shards huggingface",
@@ -58,7 +58,7 @@ GUARDED = {
     "tenacity": {"featcache/remote.py"},
     "pyarrow": {"featcache/tables.py"},
     "datasets": {"featcache/huggingface.py"},
-    "ray": {"featcache/cluster.py"},
+    "ray": {"featcache/machines.py"},
     "jinja2": {"featcache/page.py"},
     "click": {f"featcache_cli/{path.name}" for path in CLI},
     "tqdm": {f"featcache_cli/{path.name}" for path in CLI},

@@ -74,7 +74,7 @@ cluster_options = _all(
 
 def take_cluster(settings: dict[str, Any]) -> Any:
     """What `cluster_options` say, taken out of the settings: a Cluster, or None."""
-    from featcache.cluster import Cluster
+    from featcache.machines import Cluster
 
     gpus, cpus = settings.pop("gpus_per_worker"), settings.pop("cpus_per_worker")
     address = settings.pop("cluster")

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
-from featcache.cluster import Cluster
 from featcache.engines import Features
 from featcache.extraction import extract
+from featcache.machines import Cluster
 from toys import ToyNet, toy_backbone
 
 

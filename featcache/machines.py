@@ -1,0 +1,124 @@
+"""`Machines`: those of a Ray cluster, and the workers that each has room for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.errors import ClusterError, FeatcacheError, MissingExtraError, first_line
+
+DEATHS = 3  # of workers over the same work, or of a machine's workers in a row, before it is given up
+_PATIENCE = 5.0  # seconds for the machine at an address to answer at all
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which machines, and how much of them.
+
+    address : "auto": the cluster that this machine is part of, else this machine alone; or HOST:PORT of a Ray cluster
+        that this machine is part of.
+    gpus_per_worker : GPUs that a worker has, 0 for none; parts of one are possible.
+    cpus_per_worker : its cores; None shares those of a machine among its workers: one for each GPU, else one in all.
+    """
+
+    address: str = "auto"
+    gpus_per_worker: float = 0
+    cpus_per_worker: int | None = None
+
+    def room(self, resources: dict[str, float]) -> tuple[int, int]:
+        """How many workers a machine with these resources takes, and how many cores each has."""
+        cores, cpus, gpus = resources.get("CPU", 0), self.cpus_per_worker, self.gpus_per_worker
+        takes = []
+        if gpus:
+            takes.append(int(resources.get("GPU", 0) / gpus))
+        if cpus:
+            takes.append(int(cores / cpus))
+        workers = min(takes) if takes else int(cores >= 1)
+        return workers, cpus or max(1, int(cores) // max(1, workers))
+
+
+class Machines:
+    """
+    Raises
+    ------
+    MissingExtraError. ClusterError : there is no such cluster.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingExtraError.of("ray", "ray") from error
+        self.ray: Any = ray
+        self._cluster = cluster
+        self._own = not ray.is_initialized()
+        if self._own:
+            _connect(ray, cluster.address)
+
+    def there(self, lost: Collection[str] = ()) -> dict[str, tuple[int, int]]:
+        """Machines that have room, `lost` ones left out: id -> workers, and cores of each.
+
+        Raises
+        ------
+        ClusterError : there is none.
+        """
+        nodes = {node["NodeID"]: node["Resources"] for node in self.ray.nodes() if node["Alive"]}
+        rooms = {name: self._cluster.room(resources) for name, resources in nodes.items()}
+        rooms = {name: room for name, room in rooms.items() if room[0]}
+        if not rooms:
+            asked = f"{self._cluster.gpus_per_worker} GPUs and {self._cluster.cpus_per_worker or 1} cores"
+            has = "; ".join(f"{one.get('GPU', 0):.0f} GPUs, {one.get('CPU', 0):.0f} cores" for one in nodes.values())
+            raise ClusterError(f"a worker needs {asked}; the cluster has machines with {has or 'nothing'}.")
+        found = {name: room for name, room in rooms.items() if name not in lost}
+        if not found:
+            raise ClusterError(
+                f"on each machine {DEATHS} workers died in a row before they did anything; Ray's logs say why."
+            )
+        return found
+
+    def hire(self, kind: type, machine: str, cores: int) -> Any:
+        """A worker on a machine: an actor that is an instance of `kind`, made without arguments."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        strategy = NodeAffinitySchedulingStrategy(machine, soft=False)
+        options = {"num_cpus": cores, "num_gpus": self._cluster.gpus_per_worker, "scheduling_strategy": strategy}
+        return self.ray.remote(kind).options(**options).remote()
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if self._own and self.ray.is_initialized():
+            self.ray.shutdown()
+
+
+def own_error(error: Any) -> Exception:
+    """What a worker raised, without Ray's account of where it did."""
+    cause: Exception = error.cause if isinstance(error.cause, FeatcacheError) else error
+    return cause
+
+
+def _connect(ray: Any, address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    known = os.environ.get("RAY_ADDRESS") or "auto" if address == "auto" else address
+    try:
+        if known != "auto":
+            _answers(known)
+        ray.init(address=known, **quiet)
+    except (OSError, ValueError) as error:
+        if known != "auto":
+            raise ClusterError(
+                f"there is no Ray cluster at {known}: {first_line(error)}. Start one with `ray start --head`, or "
+                "give --cluster auto."
+            ) from error
+        ray.init(include_dashboard=False, **quiet)
+
+
+def _answers(address: str) -> None:
+    """Raise OSError or ValueError where nobody listens: Ray would try for minutes, and then end this process."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host:
+        raise ValueError("its address has the form HOST:PORT, and this machine is part of it")
+    socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
