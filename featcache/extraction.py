@@ -149,7 +149,9 @@ def extract(
     extractor: Extractor
     with watch.phase("start"):
         if cluster:
-            extractor = ClusterExtractor(manifest, cluster, Order(network if own else backbone, asked, engine, **how))
+            extractor = ClusterExtractor(
+                manifest, cluster, Order(network if isinstance(backbone, str) else backbone, asked, engine, **how)
+            )
         else:
             loaded = load_backbone(**network, lazy=True) if isinstance(backbone, str) else backbone
             spec = loaded.extract_spec(**asked)

@@ -213,7 +213,7 @@ def _classes(where: str, content: bytes) -> tuple[str, ...]:
     """The class names that a .cls or .json file says."""
     try:
         text = content.decode("utf-8").strip()
-        found = text
+        found: Any = text
         if where.endswith(".json"):
             record = json.loads(text)
             found = next((record[field] for field in ("label", "cls") if field in record), None)

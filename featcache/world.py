@@ -8,6 +8,7 @@ from types import MethodType
 from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -62,7 +63,7 @@ class World:
         """Until all processes are here: what the first has written is there then."""
         self.gather(None)
 
-    def share(self, rows: Sequence[Any]) -> Any:
+    def share(self, rows: Sequence[Any] | NDArray[Any]) -> Any:
         """This process's part of some rows: one after the other, the parts are the whole; the first may be larger."""
         each, more = divmod(len(rows), self.size)
         start = self.rank * each + min(self.rank, more)
@@ -108,7 +109,7 @@ def _joint_forward(module: Any, x: Tensor) -> Tensor:
     PyTorch's SyncBatchNorm is for GPUs alone. As in timm's BatchNormAct2d dropout and an activation may follow.
     """
     if not module.training:
-        return type(module).forward(module, x)  # type: ignore[no-any-return]
+        return type(module).forward(module, x)
     values = x.float()
     others = [0, *range(2, x.dim())]
     count = _sum_of(torch.tensor([x.numel() / max(1, x.shape[1])], device=x.device))
@@ -135,7 +136,7 @@ def _joint_forward(module: Any, x: Tensor) -> Tensor:
 
 
 def _sum_of(local: Tensor) -> Tensor:
-    return _Sum.apply(local)  # type: ignore[no-any-return, no-untyped-call]
+    return _Sum.apply(local)
 
 
 ALONE = World()

@@ -275,7 +275,12 @@ def test_a_file_changed_during_extraction_is_skipped_with_its_reason(split_folde
     manifest = read_manifest(split_folder)
     manifest.path(4).write_bytes(manifest.path(5).read_bytes())
     extraction = extract(manifest, tmp_path / "a.h5", backbone=toy_backbone(), views=1)
-    assert extraction.skipped == [(manifest.samples.ids[4], "the file changed while it was being worked on")]
+    assert extraction.skipped == [
+        (
+            manifest.samples.ids[4],
+            "its bytes are not those that were hashed: it has changed, or its manifest's sha256 is of another file",
+        )
+    ]
     assert extraction.cache.done[4] == 0
     with pytest.raises(CacheMismatchError, match="1 changed in content"):
         extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1)

@@ -100,7 +100,9 @@ def test_only_unreadable_images_give_no_batch(split_folder: Path) -> None:
 def test_a_file_that_changed_since_the_manifest_is_left_out(manifest: Manifest) -> None:
     manifest.path(1).write_bytes(manifest.path(2).read_bytes())
     batches, skipped = load(manifest, [0, 1, 2])
-    assert skipped == {1: "the file changed while it was being worked on"}
+    assert skipped == {
+        1: "its bytes are not those that were hashed: it has changed, or its manifest's sha256 is of another file"
+    }
     assert batches[0].rows.tolist() == [0, 2]
 
 
