@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import ClusterError, DownloadError, first_line
+from featcache.errors import ClusterError, DownloadError
 from featcache.extractor import Extracted, Views, like_each_other
-from featcache.machines import DEATHS, Cluster, Machines, own_error
+from featcache.machines import DEATHS, Cluster, Machines, own_error, why_died
 from featcache.manifest import Manifest
 from featcache.workman import Offer, Order, Workman
 
@@ -73,6 +73,7 @@ class ClusterExtractor:
         self.skipped: dict[int, str] = {}
         self._workers: list[_Worker] = []
         self._lost: dict[str, int] = {}  # machine -> workers that died there in a row
+        self._why = ""  # the last worker that was lost died
         self._looked = 0.0
         self._known = _an_image(manifest)
         try:
@@ -168,6 +169,7 @@ class ClusterExtractor:
     def _bury(self, worker: _Worker, todo: deque[tuple[NDArray[np.int64], int]], error: Exception) -> None:
         """A worker has died: what it had goes back, in halves, so that an image that kills is found."""
         self._workers.remove(worker)
+        self._why = why_died(error)
         self._lost[worker.node] = self._lost.get(worker.node, 0) + 1
         for place, job in enumerate(worker.jobs):
             rows, deaths = job.rows[job.left], job.deaths + (place == 0)
@@ -175,7 +177,7 @@ class ClusterExtractor:
                 ids = self._manifest.samples.ids
                 raise ClusterError(
                     f"{DEATHS} workers died, the last over {len(rows)} images from {ids[rows[0]]} to {ids[rows[-1]]}: "
-                    f"{first_line(error)}. What was extracted is kept. See whether one of these images is at fault, or "
+                    f"{self._why}. What was extracted is kept. See whether one of these images is at fault, or "
                     "whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
                 ) from error
             half = -(-len(rows) // 2)
@@ -186,7 +188,8 @@ class ClusterExtractor:
         if monotonic() - self._looked < _TICK:
             return
         self._looked = monotonic()
-        there = self._machines.there([name for name, deaths in self._lost.items() if deaths >= DEATHS])
+        lost = [name for name, deaths in self._lost.items() if deaths >= DEATHS]
+        there = self._machines.there(lost, self._why)
         total = sum(workers for workers, _ in there.values())
         for name, (workers, cores) in there.items():
             for _ in range(workers - sum(worker.node == name for worker in self._workers)):

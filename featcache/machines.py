@@ -58,8 +58,10 @@ class Machines:
         if self._own:
             _connect(ray, cluster.address)
 
-    def there(self, lost: Collection[str] = ()) -> dict[str, tuple[int, int]]:
+    def there(self, lost: Collection[str] = (), why: str = "") -> dict[str, tuple[int, int]]:
         """Machines that have room, `lost` ones left out: id -> workers, and cores of each.
+
+        why : what the last worker that was lost died of.
 
         Raises
         ------
@@ -75,7 +77,8 @@ class Machines:
         found = {name: room for name, room in rooms.items() if name not in lost}
         if not found:
             raise ClusterError(
-                f"on each machine {DEATHS} workers died in a row before they did anything; Ray's logs say why."
+                f"on each machine {DEATHS} workers died in a row before they did anything, the last of: {why}. Is "
+                "the same featcache installed on all machines? Ray's logs say more."
             )
         return found
 
@@ -97,6 +100,12 @@ def own_error(error: Any) -> Exception:
     """What a worker raised, without Ray's account of where it did."""
     cause: Exception = error.cause if isinstance(error.cause, FeatcacheError) else error
     return cause
+
+
+def why_died(error: Exception) -> str:
+    """What a worker died of, in a line: Ray's account ends with what it could not begin with."""
+    lines = str(error).splitlines()
+    return lines[-1] if lines and "creation task" in lines[0] else first_line(error)
 
 
 def _connect(ray: Any, address: str) -> None:

@@ -113,6 +113,8 @@ def upload(path: Path, url: str) -> None:
     """Copy a file of the disk, which stands under its name when it is whole, or not at all. Raises as `read` does."""
     system, place = _system(url)
     draft = place if "s3" in str(system.protocol) or "gs" in str(system.protocol) else f"{place}.partial"
+    if draft != place:
+        _patiently(url, lambda: system.makedirs(posixpath.dirname(place), exist_ok=True))
     _patiently(url, lambda: system.put_file(os.fspath(path), draft))
     if draft != place:
         _patiently(url, lambda: system.mv(draft, place))

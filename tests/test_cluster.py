@@ -177,6 +177,21 @@ def test_a_cluster_without_what_workers_need_is_an_error(machines: Any, data: Pa
     )
 
 
+def test_machines_without_featcache_are_told_so(
+    machines: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(_self: Any) -> None:
+        raise ModuleNotFoundError("No module named 'featcache'")
+
+    monkeypatch.setattr("featcache.cluster.Workman", type("Workman", (), {"__init__": dies, "prepare": None}))
+    with pytest.raises(ClusterError) as caught:
+        on_cluster(data, tmp_path / "cache.h5")
+    assert str(caught.value) == (
+        "on each machine 3 workers died in a row before they did anything, the last of: ModuleNotFoundError: No module "
+        "named 'featcache'. Is the same featcache installed on all machines? Ray's logs say more."
+    )
+
+
 def test_an_address_without_a_cluster_is_an_error(data: Path, tmp_path: Path) -> None:
     result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "127.0.0.1:1")
     assert result.exit_code == 1

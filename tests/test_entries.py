@@ -133,7 +133,7 @@ def test_one_label_is_too_few(tmp_path: Path) -> None:
     path = write(tmp_path, "0.png,a|a,train", "1.png,,train", "2.png,a,val")
     assert refusal(path) == (
         f"{path}: only one class (a) was found; a classifier needs two or more. "
-        "Expected a line for each image: path,label[,split]."
+        "Expected a row for each image: path,label[,split][,sha256]."
     )
 
 

@@ -140,7 +140,7 @@ def test_other_images_or_another_side_are_refused_with_the_cure(
         ImageCache(path, manifest, SIDE + 1)
     manifest.path(0).write_bytes(manifest.path(1).read_bytes())
     Image.new("RGB", (9, 9)).save(manifest.path(2))
-    changed = read_manifest(manifest.root, allow_leak=True)
+    changed = read_manifest(manifest.source.name, allow_leak=True)
     with pytest.raises(CacheMismatchError, match=r"other images: 1 of 18 have no room in it\. Remove it, or give"):
         ImageCache(path, changed, SIDE)
 
@@ -210,7 +210,7 @@ def test_the_loader_decodes_each_image_once(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest.path(4).write_bytes(manifest.path(4).read_bytes()[:60])
-    manifest = read_manifest(manifest.root)
+    manifest = read_manifest(manifest.source.name)
     count = []
     monkeypatch.setattr(loader, "decode", lambda data, limit: count.append(1) or decode(data, limit))
     spec = ViewSpec(8, 10, seed=4)

@@ -108,7 +108,7 @@ def test_a_file_that_changed_since_the_manifest_is_left_out(manifest: Manifest) 
 
 def test_read_image_gives_the_bytes_of_the_row(manifest: Manifest) -> None:
     expected = manifest.samples.sha256[7].tobytes()
-    assert read_image(manifest, 7, expected) == (manifest.root / manifest.samples.ids[7]).read_bytes()
+    assert read_image(manifest, 7, expected) == (Path(manifest.source.name) / manifest.samples.ids[7]).read_bytes()
 
 
 def test_the_loader_reads_ahead_no_further_than_it_says(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 image = random_image(100 * count + 10 * tint + number, 40, 30, tint)
                 image.save(tmp_path / "photos" / split / name / f"{number:03d}.jpg", quality=95)
     (tmp_path / "traits.csv").write_text(*blocks("csv"))
+    shutil.make_archive(str(tmp_path / "photos"), "tar", tmp_path / "photos")  # the README's `tar` line
     monkeypatch.chdir(tmp_path)
     return tmp_path / "photos"
 

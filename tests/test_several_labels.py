@@ -595,7 +595,7 @@ def test_a_label_changed_without_the_seal_is_found(cache: FeatureCache, tmp_path
 def test_what_trains_on_one_label_is_refused(data: Path, tmp_path: Path) -> None:
     said = (
         "{} trains on one label an image, and images in "
-        f"{data.parent} have several. Use extract and fit-head, which train one head a label."
+        f"{data} have several. Use extract and fit-head, which train one head a label."
     )
     runs: dict[str, Callable[[], object]] = {
         "finetune": lambda: finetune(data, tmp_path / "run", backbone=toy_backbone()),

@@ -38,6 +38,11 @@ def test_what_is_pushed_and_pulled_is_the_same_file(cache: Path, tmp_path: Path)
     assert pull(URL, tmp_path / "far/copy.h5").moved_bytes == 0
 
 
+def test_a_folder_to_push_to_is_made(cache: Path, tmp_path: Path) -> None:
+    push(cache, str(tmp_path / "not/yet/there.h5"))
+    assert (tmp_path / "not/yet/there.h5").read_bytes() == cache.read_bytes()
+
+
 def test_a_pull_that_broke_off_goes_on(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(cache, URL)
     monkeypatch.setattr(remote, "_PIECE", 4096)

@@ -50,6 +50,8 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
         "verify",
         "update",
         "diff",
+        "pull",
+        "push",
         "curve",
         "doctor",
         "forecast",

@@ -226,6 +226,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
                    "--batch-size", 7, "--compile", "--image-cache", "i.h5")  # fmt: skip
     assert callable(asked.pop("progress"))
     assert callable(asked.pop("on_epoch"))
+    assert asked.pop("world").size == 1
     assert asked == {
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
         "augment": "tutorial", "recipe": Recipe(batch_size=7, weight_decay=0.1), "image_size": 96, "workers": 3,
