@@ -180,10 +180,13 @@ def test_a_cluster_without_what_workers_need_is_an_error(machines: Any, data: Pa
 def test_machines_without_featcache_are_told_so(
     machines: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(_self: Any) -> None:
-        raise ModuleNotFoundError("No module named 'featcache'")
+    class Workman:
+        def __init__(self) -> None:
+            raise ModuleNotFoundError("No module named 'featcache'")
 
-    monkeypatch.setattr("featcache.cluster.Workman", type("Workman", (), {"__init__": dies, "prepare": None}))
+        def prepare(self, *_: Any) -> None: ...
+
+    monkeypatch.setattr("featcache.cluster.Workman", Workman)
     with pytest.raises(ClusterError) as caught:
         on_cluster(data, tmp_path / "cache.h5")
     assert str(caught.value) == (
