@@ -15,6 +15,7 @@ from featcache.files import Progress
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
 from featcache.outcomes import Comparison, gather_outcomes
+from featcache.remote import called
 from featcache.report import human_duration, versions
 from featcache.routes import ROUTES
 from featcache.spec import EMBEDDED
@@ -107,7 +108,7 @@ def compare(
     outcomes = [outcome for route, found in runs.items() for outcome in gather_outcomes(route, found, work.folder)]
     curves, no_curves = work.curves() if "cached" in runs else ([], "")
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
-    names = {"data": Path(data).resolve().name, "weights": Path(weights).name}
+    names = {"data": called(data), "weights": Path(weights).name}
     asked = {"routes": chosen, "repeats": repeats, **({"budget_s": budget_s} if budget_s else {})}
     return Comparison(
         outcomes,

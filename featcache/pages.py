@@ -19,6 +19,7 @@ from featcache.fitting import HeadFit
 from featcache.outcomes import Comparison
 from featcache.page import Figure, Section, Table, write_page
 from featcache.plots import plot_comparison, plot_curve
+from featcache.remote import called
 from featcache.reporting import comparison_table, computed, curve_table, phase_table, remarks
 from featcache.routes import CACHED, ROUTES
 from featcache.verdict import reach_verdict
@@ -161,7 +162,7 @@ def _origin(cache: FeatureCache, machine: Mapping[str, Any], versions: Mapping[s
 
 
 def _extraction(cache: FeatureCache, data: str | os.PathLike[str] | None, out: str) -> str:
-    name = "DATA" if data is None else Path(data).resolve().name
+    name = "DATA" if data is None else called(data)
     return extract_command(cache.spec, cache.provenance, name, out)
 
 

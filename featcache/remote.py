@@ -32,6 +32,15 @@ def is_url(text: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(text)
 
 
+def called(data: str | os.PathLike[str]) -> str:
+    """What a report, which travels, calls data: a path by its last name, a URL without what only its owner may know."""
+    if not is_url(data):
+        return Path(data).resolve().name
+    scheme, _, rest = os.fspath(data).partition("://")
+    host, slash, place = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{place.partition('?')[0]}"
+
+
 def join(root: str, name: str) -> str:
     """The URL of a file that is named from a root; one that is a URL already stays as it is."""
     if is_url(name):

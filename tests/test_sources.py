@@ -444,3 +444,15 @@ def test_an_unreadable_image_from_afar_is_named_with_its_source(root: Path, tmp_
     with pytest.raises(UnreadableImageError) as caught:
         extract(url, tmp_path / "cache.h5", backbone=toy_backbone(), workers=1, strict=True)
     assert str(caught.value).startswith("train/bees/broken.png of memory://strict cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("photos/ants/..", "photos"),
+        ("s3://bucket/photos.csv", "s3://bucket/photos.csv"),
+        ("https://ann:secret@example.org/a/b.tar?signature=1", "https://example.org/a/b.tar"),
+    ],
+)
+def test_a_report_names_data_without_secrets(data: str, name: str) -> None:
+    assert remote.called(data) == name
