@@ -132,7 +132,7 @@ class ClusterExtractor:
         workers = [worker for worker in self._workers if worker.offer is None]
         for worker in sorted(workers, key=lambda one: len(one.jobs)):
             while todo and len(worker.jobs) < _AHEAD:
-                share = sum(len(rows) for rows, _ in todo) // (2 * len(workers))
+                share = sum(len(rows) for rows, _ in todo) // (2 * len(workers) if len(workers) > 1 else 1)
                 rows, deaths = todo.popleft()
                 size = min(worker.size, max(_LEAST, share))
                 if size < len(rows):
@@ -171,17 +171,19 @@ class ClusterExtractor:
         self._workers.remove(worker)
         self._why = why_died(error)
         self._lost[worker.node] = self._lost.get(worker.node, 0) + 1
-        for place, job in enumerate(worker.jobs):
-            rows, deaths = job.rows[job.left], job.deaths + (place == 0)
-            if deaths == DEATHS:
-                ids = self._manifest.samples.ids
-                raise ClusterError(
-                    f"{DEATHS} workers died, the last over {len(rows)} images from {ids[rows[0]]} to {ids[rows[-1]]}: "
-                    f"{self._why}. What was extracted is kept. See whether one of these images is at fault, or "
-                    "whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
-                ) from error
+        for job in worker.jobs:  # both were under way: either may be at fault
+            job.deaths += 1
+        if suspects := [job.rows[job.left] for job in worker.jobs if job.deaths == DEATHS]:
+            rows, ids = np.concatenate(suspects), self._manifest.samples.ids
+            raise ClusterError(
+                f"{DEATHS} workers died, the last over {len(rows)} images from {ids[rows[0]]} to {ids[rows[-1]]}: "
+                f"{self._why}. What was extracted is kept. See whether one of these images is at fault, or "
+                "whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
+            ) from error
+        for job in worker.jobs:
+            rows = job.rows[job.left]
             half = -(-len(rows) // 2)
-            todo.extend((some, deaths) for some in (rows[:half], rows[half:]) if len(some))
+            todo.extend((some, job.deaths) for some in (rows[:half], rows[half:]) if len(some))
 
     def _hire(self) -> None:
         """See which machines there are, and have as many workers on each as it has room for."""
@@ -193,7 +195,7 @@ class ClusterExtractor:
         total = sum(workers for workers, _ in there.values())
         for name, (workers, cores) in there.items():
             for _ in range(workers - sum(worker.node == name for worker in self._workers)):
-                hired = self._machines.hire(Workman, name, cores)
+                hired = self._machines.hire(Workman, name, cores, _AHEAD)
                 order = replace(self._order, workers=self._order.workers or cores)
                 views = len(self._manifest.samples) * (1 + self._order.spec["views"]) // total
                 self._workers.append(_Worker(hired, name, hired.prepare.remote(order, views, self._known)))

@@ -207,7 +207,8 @@ def _extract(
             take_over(writer, aside, samples)
         before = writer.done
         skipped = fill(writer, extractor, manifest, watch, progress, strict)
-        extractor.close()  # where nothing was missing, what it has begun need not be decoded
+        with watch.phase("stop"):
+            extractor.close()  # where nothing was missing, what it has begun need not be decoded
         cache = writer.finish(skipped)
     return cache, cache.done - before
 

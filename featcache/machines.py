@@ -77,17 +77,26 @@ class Machines:
         found = {name: room for name, room in rooms.items() if name not in lost}
         if not found:
             raise ClusterError(
-                f"on each machine {DEATHS} workers died in a row before they did anything, the last of: {why}. Is "
-                "the same featcache installed on all machines? Ray's logs say more."
+                f"on each machine {DEATHS} workers died in a row before they did anything, the last of: "
+                f"{why.rstrip('.')}. Is the same featcache installed on all machines, and have they memory for the "
+                "network? Ray's logs say more."
             )
         return found
 
-    def hire(self, kind: type, machine: str, cores: int) -> Any:
-        """A worker on a machine: an actor that is an instance of `kind`, made without arguments."""
+    def hire(self, kind: type, machine: str, cores: int, at_once: int = 1) -> Any:
+        """A worker on a machine: an actor that is an instance of `kind`, made without arguments.
+
+        at_once : how many of its methods run side by side, in threads.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         strategy = NodeAffinitySchedulingStrategy(machine, soft=False)
-        options = {"num_cpus": cores, "num_gpus": self._cluster.gpus_per_worker, "scheduling_strategy": strategy}
+        options = {
+            "num_cpus": cores,
+            "num_gpus": self._cluster.gpus_per_worker,
+            "scheduling_strategy": strategy,
+            "max_concurrency": at_once,
+        }
         return self.ray.remote(kind).options(**options).remote()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,10 @@ class Offer:
 
 
 class Workman:
-    """Has the network, and is given images."""
+    """Has the network, and is given blocks of images: one is decoded while another is computed."""
+
+    def __init__(self) -> None:
+        self._turn = Lock()  # at the network
 
     def prepare(self, order: Order, views: int, known: tuple[Manifest, bytes] | None) -> Offer:
         """Load the network and make it fast.
@@ -78,8 +82,16 @@ class Workman:
         self._spec = self._backbone.extract_spec(**order.spec)
         if not isinstance(given, Backbone):
             self._backbone.accelerate(self._spec.view.image_size, order.engine, views)
+        self._rehearse()
         one = self._backbone
         return Offer(host, self._spec, one.dims, describe(one), one.device_name, one.precision, one.note)
+
+    def _rehearse(self) -> None:
+        """Load now what is loaded when it is first needed: the first block is timed, and others may be under way."""
+        from featcache.views import make_views  # needs PyTorch
+
+        side = self._spec.view.image_size
+        self._backbone.embed(make_views(np.zeros((side, side, 3), np.uint8), self._spec.view, b"", (0, 1)))
 
     def extract(self, manifest: Manifest, wanted: Views, done: Views) -> Iterator[Extracted | dict[int, str]]:
         """Features of all images of a manifest, in pieces, as they are stored; at last those that could not be read.
@@ -97,15 +109,20 @@ class Workman:
             max_pixels=order.max_pixels,
         )
         with closing(extractor):
-            pieces: list[Extracted] = []
-            for piece in extractor.extract(wanted, done):
-                if sum(len(one.rows) for one in pieces) >= _PIECE:
-                    yield self._joined(pieces)
-                    pieces = []
-                pieces.append(piece)
-            if pieces:
+            extractor.begin(wanted)  # decodes while the network is busy with the block before
+            with self._turn:
+                yield from self._pieces(extractor, wanted, done)
+                yield extractor.skipped
+
+    def _pieces(self, extractor: LocalExtractor, wanted: Views, done: Views) -> Iterator[Extracted]:
+        pieces: list[Extracted] = []
+        for piece in extractor.extract(wanted, done):
+            if sum(len(one.rows) for one in pieces) >= _PIECE:
                 yield self._joined(pieces)
-            yield extractor.skipped
+                pieces = []
+            pieces.append(piece)
+        if pieces:
+            yield self._joined(pieces)
 
     def _joined(self, pieces: list[Extracted]) -> Extracted:
         """One piece, in the numbers that are stored: half of what would travel."""

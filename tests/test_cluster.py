@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from commands import ROOT, featcache_cli, write_folder
 from featcache.cache import FeatureCache, partial_path
@@ -136,10 +138,18 @@ def test_a_killed_driver_loses_only_what_was_under_way_and_any_machines_go_on(
 
 
 def test_an_image_that_kills_workers_is_named(machines: Any, data: Path, tmp_path: Path) -> None:
+    fatal = "train/bees/030.png"
+    bad = shutil.copytree(data, tmp_path / "data")
+    Image.new("RGB", (40, 40), "white").save(bad / fatal)
     with pytest.raises(ClusterError) as caught:
-        on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone("always"))
-    assert str(caught.value).startswith("3 workers died, the last over ")
-    assert " images from " in str(caught.value)
+        on_cluster(bad, tmp_path / "cache.h5", backbone=slow_backbone("white"))
+    said = re.match(r"3 workers died, the last over (\d+) images from (\S+) to (\S+): ", str(caught.value))
+    assert said
+    count, first, last = said.groups()
+    assert int(count) <= 64
+    assert first <= fatal <= last
+    kept = FeatureCache.open(partial_path(tmp_path / "cache.h5"), partial=True).done
+    assert np.count_nonzero(kept) > 0
 
 
 def test_errors_of_workers_are_those_of_one_machine(
@@ -191,7 +201,8 @@ def test_machines_without_featcache_are_told_so(
         on_cluster(data, tmp_path / "cache.h5")
     assert str(caught.value) == (
         "on each machine 3 workers died in a row before they did anything, the last of: ModuleNotFoundError: No module "
-        "named 'featcache'. Is the same featcache installed on all machines? Ray's logs say more."
+        "named 'featcache'. Is the same featcache installed on all machines, and have they memory for the network? "
+        "Ray's logs say more."
     )
 
 

@@ -22,16 +22,17 @@ from toys import ToyNet, toy_backbone
 class Slow(Backbone):
     """The toy backbone, 20 ms slower a batch.
 
-    fatal : a file that lets it kill its process, once; or "always".
+    fatal : a file that lets it kill its process, once; or "white": an image that is white does so, each time.
     """
 
     fatal: str | None = None
 
     def submit(self, pixels: NDArray[np.uint8]) -> Features:
         time.sleep(0.02)
-        if self.fatal == "always" or (self.fatal and Path(self.fatal).exists()):
-            if self.fatal != "always":
-                Path(self.fatal).unlink()
+        if self.fatal == "white" and np.any(np.all(pixels == 255, axis=(1, 2, 3))):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fatal and Path(self.fatal).exists():
+            Path(self.fatal).unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().submit(pixels)
 
