@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache.closed import OutOfTimeError
-from featcache.errors import HeadError
+from featcache.errors import ClusterError, HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
 from featcache.label_metrics import LabelAccuracy
 from featcache.metrics import Accuracy, evaluate, paired_test
@@ -119,6 +119,8 @@ def select(
         except OutOfTimeError:
             missed.append((name, "the budget was spent"))
             continue
+        except ClusterError:  # no other head would fare better
+            raise
         except (ValueError, MemoryError, RuntimeError) as error:  # LinAlgError; a GPU's memory
             missed.append((name, f"it failed ({error})"))
             continue

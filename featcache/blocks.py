@@ -118,6 +118,21 @@ class Centred:
         """(n, d)."""
         return self._x.shape[0], self._x.shape[1]
 
+    def recentre(self, mean: NDArray[Any]) -> None:
+        """Give the rows less another mean from now on, (d,)."""
+        mean = mean.astype(self.mean.dtype)
+        if self._kept is not None:
+            for rows in self._slices():
+                self._kept[rows] += self.mean - mean
+        self.mean = mean
+
+    def squares(self, weight: NDArray[Any]) -> NDArray[np.float64]:
+        """The weighted sum of the squares of each feature, shape (d,); weight : of the rows, (n,)."""
+        found = np.zeros(len(self.mean))
+        for rows, block in self:
+            found += weight[rows].astype(block.dtype) @ np.square(block)
+        return found
+
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows, shape (m, d)."""
         if self._kept is not None:

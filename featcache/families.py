@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,20 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from featcache.blocks import Centred, told_apart
-from featcache.closed import Moments, Spectra, centroids, gather
+from featcache.blocks import told_apart
+from featcache.closed import Moments, Spectra, centroids
 from featcache.errors import HeadError
 from featcache.features import Features, ViewUse
 from featcache.folds import NEVER, plan_folds
 from featcache.head2toe import select_features
 from featcache.neighbours import votes
+from featcache.parts import Part, Targets, TrainRows
 from featcache.selection import Chosen, Layers, LeftOut, Trial, choose
-from featcache.softmax import Problems, make_pass, solve_path
+from featcache.softmax import Problems, solve_path
 from featcache.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from featcache.team import Team
 
 STRENGTHS = tuple(np.logspace(4, -6, 16).tolist())  # of a penalty, in shares of a feature's mean variance
 TOL, MAX_ITER = 1e-5, 1000
@@ -50,15 +54,15 @@ class Tuning:
     ----------
     features : of train. use : the views to train on. class_weight : see `LinearHead`. folds : None takes 5, or holds
     a fifth out once where images times classes are more than a million. seed : of the folds.
-    device : of linear, see `LinearHead`.
+    device : of linear, see `LinearHead`. team : machines that share the rows, see `Team`; then device is theirs.
 
     Attributes
     ----------
-    classes : labels in the training data, ascending. left_out : the clean views that heads are judged on.
+    classes : labels in the training data, ascending. rows : those to train on.
 
     Raises
     ------
-    HeadError : one class, or features that are not finite.
+    HeadError : one class, or features that are not finite. ClusterError : of the team.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Tuning:
         folds: int | None = None,
         seed: int = 0,
         device: str = "cpu",
+        team: Team | None = None,
     ) -> None:
         self.classes, labels = np.unique(features.y, return_inverse=True)
         if len(self.classes) < 2:
@@ -81,36 +86,41 @@ class Tuning:
                 "no class has two different training images, so none can be left out to choose settings by. "
                 "Fit a head with settings of your own, such as linear with C=1 (--head linear -p C=1)."
             )
-        flat = features.flatten(use)
-        views = len(flat.y) // len(labels)
         try:
             class_weight = weights_by_index(class_weight, features.samples.classes)
             by_class = compute_class_weight(class_weight, classes=self.classes, y=features.y)[labels]
             if not by_class.min() > 0:
                 raise ValueError("class_weight must be greater than 0 for every class")
-            weight = flat.weights * np.repeat(by_class, views)
-            rows = Centred(flat.x, weight)
-            clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
+            targets = Targets(labels, by_class, fold, 1 + parts, 1 if len(self.classes) == 2 else len(self.classes))
+            self.rows: TrainRows = team.share(features, use, targets) if team else Part(features, use, targets, device)
         except (TypeError, ValueError) as error:
             raise HeadError(f"the head could not be fitted: {error}") from error
-        outputs = 1 if len(self.classes) == 2 else len(self.classes)
-        self.problems = Problems(rows, np.repeat(labels, views), weight, np.repeat(fold, views), 1 + parts, outputs)
-        self.class_weight, self.device = class_weight, device
-        self.left_out = LeftOut(clean, labels, fold, by_class)
+        self.class_weight = class_weight
         self._features = features
         self._moments: list[Moments] | None = None
         self._spectra: Spectra | None = None
 
     @property
+    def problems(self) -> Problems:
+        """See `TrainRows`."""
+        return self.rows.problems
+
+    @property
+    def left_out(self) -> LeftOut:
+        """See `TrainRows`."""
+        return self.rows.left_out
+
+    @property
     def clean(self) -> NDArray[np.float32]:
-        """The clean views, shape (n, d), in memory."""
+        """The clean views, shape (n, d), in memory. Raises ValueError where several machines have them."""
+        if not isinstance(self.rows, Part):
+            raise ValueError("it compares all images with each other, on one machine: leave out the cluster")
         return np.asarray(self._features.clean(), dtype=np.float32)
 
     def moments(self, stop: Stop = lambda: False) -> list[Moments]:
         """Of each problem. Raises OutOfTimeError."""
         if self._moments is None:
-            rows, labels, weight, fold, k, _ = self.problems
-            self._moments = gather(rows, labels, weight, fold, k, len(self.classes), stop)
+            self._moments = self.rows.moments(stop)
         return self._moments
 
     def spectra(self, stop: Stop = lambda: False) -> Spectra:
@@ -134,8 +144,8 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Softmax regression along the path of L2 strengths."""
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
-    Cs = inverse_strengths(problems.x, problems.weight)
-    path = solve_path(problems, spectrum, Cs, TOL, MAX_ITER, tuning.device)
+    Cs = inverse_strengths(tuning.rows.squares, problems.weight, problems.x.mean)
+    path = solve_path(problems, spectrum, Cs, TOL, MAX_ITER, one_pass=tuning.rows.one_pass)
     tuned, C = _chosen(tuning, (Layers(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
     tuned.estimator.set_params(C=C, class_weight=tuning.class_weight)
     return tuned
@@ -145,24 +155,23 @@ def head2toe(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Softmax regression on the features that it leans on most, see `featcache.head2toe`."""
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
-    strengths = inverse_strengths(problems.x, problems.weight)
-    one_pass = make_pass(problems, tuning.device)
+    squares = tuning.rows.squares
+    strengths = inverse_strengths(squares, problems.weight, problems.x.mean)
 
     def fit(kept: NDArray[np.bool_] | None, Cs: Sequence[float] | None) -> Chosen:
-        path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, kept=kept, one_pass=one_pass)
+        path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, kept=kept, one_pass=tuning.rows.one_pass)
         return choose((Layers(one.C, one.coef, one.intercept) for one in path), tuning.left_out, tuning.classes, stop)
 
-    found, fraction = select_features(problems.x, problems.weight, fit, strengths, stop)
+    found, fraction = select_features(squares, fit, strengths, stop)
     d = len(problems.x.mean)
     tuned, _ = _tuned(found, f"{round(fraction * d)} of {d} features, C={{:.3g}}")
     return tuned
 
 
-def inverse_strengths(x: Centred, weight: NDArray[np.float64]) -> list[float]:
-    """STRENGTHS as C of `LinearHead`; weight : of the rows, shape (n,)."""
-    squares = sum(float(weight[rows] @ np.einsum("bd,bd->b", block, block)) for rows, block in x)
+def inverse_strengths(squares: NDArray[np.float64], weight: NDArray[np.float64], mean: NDArray[Any]) -> list[float]:
+    """STRENGTHS as C of `LinearHead`; squares : see `Centred`; weight : of the rows, (n,); mean : theirs, (d,)."""
     total = float(weight.sum())
-    scale = told_apart(squares / total / len(x.mean), x.mean) * total
+    scale = told_apart(float(squares.sum()) / total / len(mean), mean) * total
     return [1 / (strength * scale) for strength in STRENGTHS]
 
 

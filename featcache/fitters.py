@@ -25,17 +25,23 @@ from featcache.multilabel import tune_labels
 from featcache.samples import Samples
 from featcache.scaling import equalise, unscaled
 from featcache.spec import ExtractSpec
+from featcache.team import Team
 from featcache.validation import calibrated, cross_validate
 
 UseViews = Literal["all", "mean", "clean", "cycle"]
 OnEpoch = Callable[[Any], None]
+
+ON_CLUSTER = ("auto", *(name for name in FAMILIES if name != "knn"))
 
 _BUDGET_S = 10.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a head is fitted; see `fit_head`. places : of a map in its features, 0 where they are none."""
+    """How a head is fitted; see `fit_head`.
+
+    places : of a map in its features, 0 where they are none. team : machines that share the rows.
+    """
 
     parameters: dict[str, Any] = field(default_factory=dict)
     use_views: UseViews | None = None
@@ -46,6 +52,7 @@ class Options:
     seed: int = 0
     device: str = "cpu"
     places: int = 0
+    team: Team | None = None
 
     @property
     def rows(self) -> ViewUse:
@@ -59,6 +66,14 @@ class Options:
         """Arguments of `Tuning` and `tune_labels`."""
         class_weight, device = self.parameters.get("class_weight"), resolve_device(self.device)
         return {"class_weight": class_weight, "folds": self.cv, "seed": self.seed, "device": device}
+
+    def refuse_cluster(self, name: str) -> None:
+        """Raise HeadError for a head that one machine alone fits."""
+        if self.team:
+            raise HeadError(
+                f"{name} is fitted on one machine: leave out the cluster. On several work {', '.join(ON_CLUSTER)}, "
+                "which choose their own settings, for images with one label."
+            )
 
     def refuse(self, *names: str, only: str) -> None:
         """Raise HeadError for options that would silently be without effect."""
@@ -108,21 +123,25 @@ def _is_tree(head: str | BaseEstimator) -> bool:
 def _fit(
     head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None
 ) -> Fitted:
+    names = _families(head, options, train)
+    if names and not train.samples.multilabel:
+        return _tune(str(head), names, options, train)
+    options.refuse_cluster(head if isinstance(head, str) else type(head).__name__)
     if train.samples.multilabel:
         return _fit_labels(head, options, train)
-    if isinstance(head, str):
-        if head == "sgd":
-            return _fit_sgd(options, train, val, on_epoch)
-        if head == "attention":
-            return _fit_attention(options, train)
-        if head == "auto":
-            several = train.joined is not None
-            return _tune("auto", [name for name in FAMILIES if several or name != "head2toe"], options, train)
-        fixed = head in heads.HEADS and set(options.parameters) - {"class_weight"}
-        if head in FAMILIES and not fixed:
-            options.refuse("budget_s", only="auto")
-            return _tune(head, [head], options, train)
+    if head == "sgd":
+        return _fit_sgd(options, train, val, on_epoch)
+    if head == "attention":
+        return _fit_attention(options, train)
     return _fit_any(head, options, train)
+
+
+def _families(head: str | BaseEstimator, options: Options, train: Features) -> list[str]:
+    """Those that a head's name means, none where its settings are given."""
+    if head == "auto":
+        return [name for name in FAMILIES if train.joined is not None or name != "head2toe"]
+    fixed = head in heads.HEADS and set(options.parameters) - {"class_weight"}
+    return [str(head)] if head in FAMILIES and not fixed else []
 
 
 def borrow(head: str, options: Options, samples: Samples, spec: ExtractSpec, weights: str, layer: str) -> Fitted:
@@ -133,6 +152,7 @@ def borrow(head: str, options: Options, samples: Samples, spec: ExtractSpec, wei
         raise HeadError(f"{head} does not train: it takes neither parameters nor use_views")
     options.refuse("cv", "budget_s", "scaling", "calibrate", only="heads that train")
     options.refuse_device()
+    options.refuse_cluster(head)
     estimator = imagenet_head(
         head,
         samples.classes,
@@ -198,6 +218,12 @@ def _fit_attention(options: Options, train: Features) -> Fitted:
 
 def _tune(head: str, names: list[str], options: Options, train: Features) -> Fitted:
     """The best of the families that are named, within the budget where there are several."""
+    if head != "auto":
+        options.refuse("budget_s", only="auto")
+    if head == "knn":
+        options.refuse_cluster(head)
+    if options.team and options.device not in ("cpu", "auto"):
+        raise HeadError("--gpus-per-worker says where a cluster fits a head; leave out the device")
     options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
     options.refuse("calibrate", only="heads that have no probabilities of their own")
     if set(options.parameters) - {"class_weight"}:
@@ -207,7 +233,7 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
     if names == ["knn"] and options.rows == "mean":
         raise HeadError("neighbours vote with their clean views; leave out use_views")
     started = time.perf_counter()
-    tuning = Tuning(train, options.rows, **options.tuning)
+    tuning = Tuning(train, options.rows, team=options.team, **options.tuning)
     spent = time.perf_counter() - started
     budget_s = (options.budget_s or _BUDGET_S) - spent if len(names) > 1 else None
     estimator, selection = select(tuning, names, train.samples.classes, budget_s)

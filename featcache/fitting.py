@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +24,12 @@ from featcache.headfile import dump_head
 from featcache.imagenet import is_imagenet
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.layers import grid_side, join_layers, parse_layer
+from featcache.machines import Cluster
 from featcache.metrics import Accuracy
 from featcache.predictions import TEST, write_predictions
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
+from featcache.team import Team
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def fit_head(
     tta: int = 0,
     seed: int = 0,
     device: str = "cpu",
+    cluster: Cluster | None = None,
     on_epoch: Callable[[Any], None] | None = None,
 ) -> HeadFit:
     """Train a head on the cached training views and evaluate it on val.
@@ -127,13 +131,15 @@ def fit_head(
     seed : of the folds, and of the order and the first weights of "sgd".
     device : where the passes of linear and head2toe over the features are made: "cpu", which needs no PyTorch, "auto",
         "cuda", "cuda:1", "mps".
+    cluster : machines that share the training rows, of heads that choose their own settings but for knn; all must see
+        the cache, see `featcache.team`. Images that are left out, val and test are judged on this machine.
     on_epoch : called with each Epoch of "sgd".
 
     Raises
     ------
-    CacheError, HeadError, BackboneError
+    CacheError, HeadError, BackboneError, ClusterError, MissingExtraError
     """
-    watch = Stopwatch()
+    watch, given = Stopwatch(), cache.path if isinstance(cache, FeatureCache) else cache
     if out is not None:
         prepare_folder(Path(out), "head")
     if not isinstance(cache, FeatureCache):
@@ -148,8 +154,9 @@ def fit_head(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
             f"Extract with --val-views {tta}."
         )
-    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device, places)
-    with watch.phase("fit"):
+    team = Team(cluster, given, layer) if cluster else None
+    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device, places, team)
+    with watch.phase("fit"), closing(team) if team else nullcontext():
         if is_imagenet(head):
             weights = cache.provenance.get("weights", "pretrained")
             fitted = borrow(str(head), options, cache.samples, cache.spec, weights, join_layers(names))

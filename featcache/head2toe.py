@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.blocks import Centred
 from featcache.selection import PATIENCE, RISE, Chosen, Layers
 
 FRACTIONS = tuple(2.0**-power for power in range(8))
@@ -17,7 +16,7 @@ Fit = Callable[[NDArray[np.bool_] | None, Sequence[float] | None], Chosen]
 
 
 def select_features(
-    x: Centred, weight: NDArray[np.float64], fit: Fit, Cs: Sequence[float], stop: Callable[[], bool]
+    squares: NDArray[np.float64], fit: Fit, Cs: Sequence[float], stop: Callable[[], bool]
 ) -> tuple[Chosen, float]:
     """The head of the fraction of features that left-out images prefer, and that fraction.
 
@@ -26,10 +25,10 @@ def select_features(
     Theirs is a group lasso at one strength; here it is the L2 penalty that all images but those left out prefer. Each
     problem keeps features by its own coefficients, so none has seen the images that it is judged on.
 
-    x, weight : the rows, and how much each counts. Cs : the path, from strong to weak penalties.
+    squares : the variance of each feature, up to a factor, shape (d,). Cs : the path, from strong to weak penalties.
     """
     best, kept = fit(None, None), 1.0
-    scores = _scores(best.layers, _deviations(x, weight))
+    scores = _scores(best.layers, np.sqrt(squares))
     start = max(0, list(Cs).index(best.value) - 1)
     risen = 0
     for fraction in FRACTIONS[1:]:
@@ -43,13 +42,6 @@ def select_features(
         if risen == PATIENCE:
             break
     return best, kept
-
-
-def _deviations(
-    blocks: Iterable[tuple[slice, NDArray[np.floating]]], weight: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The standard deviation of each feature, up to a factor, shape (d,)."""
-    return np.sqrt(sum(weight[rows] @ np.square(block, dtype=np.float64) for rows, block in blocks))
 
 
 def _scores(layers: Layers, deviations: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -62,7 +62,7 @@ def tune_labels(
         clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
     except (TypeError, ValueError) as error:
         raise HeadError(f"the head could not be fitted: {error}") from error
-    left_out = LeftOut(clean, labels, fold, np.ones(len(labels)))
+    left_out = LeftOut.of(clean, labels, fold, np.ones(len(labels)))
     if not len(left_out.rows):
         raise HeadError(
             "no label has two different training images, so none can be left out to choose strengths by. "
@@ -70,12 +70,12 @@ def tune_labels(
         )
     spread = np.repeat(fold, len(flat.y) // len(labels))
     problems = OneVsRest(rows, flat.y, flat.weights, balance, spread, parts + 1)
-    Cs = inverse_strengths(rows, flat.weights)
+    Cs = inverse_strengths(rows.squares(flat.weights), flat.weights, rows.mean)
     path = solve_path(problems, Spectrum.of(rows, flat.weights), Cs, TOL, MAX_ITER, device)
     layers = (
         Layers(one.C, one.coef.reshape(parts + 1, c, -1), one.intercept.reshape(parts + 1, c)) for one in path
     )  # one layer a fold
-    best = _choose(layers, left_out, balance)
+    best = _choose(layers, left_out, balance, len(rows.mean))
     found = evaluate_labels(labels[left_out.rows], expit(best.logits / best.temperature), samples.classes)
     low, high = best.C.min(), best.C.max()
     setting = f"C={low:.3g}" + ("" if low == high else f" to {high:.3g} by label")
@@ -114,7 +114,7 @@ class _Best:
         self.logits[:, better] = logits[:, better]
 
 
-def _choose(path: Iterable[Layers], left_out: LeftOut, balance: NDArray[np.float64]) -> _Best:
+def _choose(path: Iterable[Layers], left_out: LeftOut, balance: NDArray[np.float64], d: int) -> _Best:
     """See `featcache.selection.choose`, which does the same for classes that exclude each other.
 
     A label that all left-out images have, or none, says nothing: it gets the strength that is best for the others.
@@ -122,7 +122,7 @@ def _choose(path: Iterable[Layers], left_out: LeftOut, balance: NDArray[np.float
     y = left_out.labels[left_out.rows]
     silent = np.all(y == y[0], axis=0)
     weight = np.where(y, balance[:, 1], balance[:, 0])
-    best = _Best(y.shape[1], len(left_out.x.mean), len(y))
+    best = _Best(y.shape[1], d, len(y))
     temperature = np.ones(y.shape[1])
     for layers in path:
         logits = left_out.logits(layers)

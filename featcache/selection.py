@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,34 +40,39 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The clean views of the images that cross-validation leaves out.
+    """Of n images, those that cross-validation leaves out.
 
-    x : (n, d). labels : see `featcache.labels`. fold : (n,), see `featcache.folds`. weight : (n,), how much each
-    counts.
+    labels : see `featcache.labels`. fold : (n,), see `featcache.folds`. weight : (n,), how much each counts.
+    logits : of `rows`, each by the problem that left it out; shape (m, c), c >= 2.
     """
 
-    x: Centred
     labels: Labels
     fold: NDArray[np.int64]
     weight: NDArray[np.float64]
+    logits: Callable[[Layers], NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, x: Centred, labels: Labels, fold: NDArray[np.int64], weight: NDArray[np.float64]) -> LeftOut:
+        """x : their clean views, (n, d)."""
+        return cls(labels, fold, weight, partial(_logits, x, fold))
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """Those that some problem leaves out."""
         return np.flatnonzero(self.fold >= 0)
 
-    def logits(self, layers: Layers) -> NDArray[np.float64]:
-        """Of `rows`, each by the problem that left it out; shape (m, c), c >= 2."""
-        k, outputs, d = layers.coef.shape
-        coef = layers.coef[:-1].reshape(-1, d)
-        intercept = layers.intercept[:-1].ravel() + coef @ self.x.mean.astype(np.float64)
-        coef = coef.astype(self.x.mean.dtype)
-        found = []
-        for rows, x in self.x:
-            here = np.flatnonzero(self.fold[rows] >= 0)
-            logits = (x[here] @ coef.T + intercept).reshape(len(here), k - 1, outputs)
-            found.append(logits[np.arange(len(here)), self.fold[rows][here]])
-        return two_sided(np.concatenate(found))
+
+def _logits(x: Centred, fold: NDArray[np.int64], layers: Layers) -> NDArray[np.float64]:
+    k, outputs, d = layers.coef.shape
+    coef = layers.coef[:-1].reshape(-1, d)
+    intercept = layers.intercept[:-1].ravel() + coef @ x.mean.astype(np.float64)
+    coef = coef.astype(x.mean.dtype)
+    found = []
+    for rows, block in x:
+        here = np.flatnonzero(fold[rows] >= 0)
+        logits = (block[here] @ coef.T + intercept).reshape(len(here), k - 1, outputs)
+        found.append(logits[np.arange(len(here)), fold[rows][here]])
+    return two_sided(np.concatenate(found))
 
 
 @dataclass(frozen=True)

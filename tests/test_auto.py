@@ -95,7 +95,7 @@ def test_gathering_moments_ends_with_the_budget(train: Features) -> None:
 
 
 def test_a_head_that_fails_on_its_device_leaves_the_others(train: Features, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr("featcache.families.solve_path", full)

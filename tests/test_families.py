@@ -151,7 +151,7 @@ def test_left_out_logits_are_those_of_the_problem_that_left_the_image_out(
     weight = np.ones(n) if centred else rng.uniform(0.1, 2, n)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", 200)
-        left_out = LeftOut(Centred(x, weight), rng.integers(0, classes, n), fold, weight)
+        left_out = LeftOut.of(Centred(x, weight), rng.integers(0, classes, n), fold, weight)
         found = left_out.logits(weights)
     np.testing.assert_array_equal(left_out.rows, np.flatnonzero(fold != NEVER))
     for row, logits in zip(left_out.rows, found, strict=True):
@@ -219,7 +219,7 @@ def noisy(labels: NDArray[np.int64], fold: NDArray[np.int64]) -> LeftOut:
     """Feature 0 tells the classes apart, feature 1 is noise."""
     rng = np.random.default_rng(0)
     x = np.column_stack([np.where(labels == 1, 1.0, -1.0) + 0.8 * rng.normal(size=len(labels)), rng.normal(size=200)])
-    return LeftOut(Centred(x, np.ones(200)), labels, fold, np.ones(200))
+    return LeftOut.of(Centred(x, np.ones(200)), labels, fold, np.ones(200))
 
 
 def member(noise: float, size: float = 1.0) -> Layers:
@@ -381,7 +381,9 @@ def test_heads_are_trained_on_the_views_that_were_asked_for_and_judged_on_clean_
     np.testing.assert_array_equal(found.labels, np.repeat(some.y, len(rows) // 60))
     np.testing.assert_array_equal(found.weight, np.full(len(rows), 60 / len(rows)))
     left_out = tuning.left_out
-    np.testing.assert_allclose(left_out.x.take(np.arange(60)) + left_out.x.mean, some.x[:, 0], atol=1e-5)
+    k, d = found.k, some.x.shape[-1]
+    as_they_are = Layers(1.0, np.tile(np.eye(d), (k, 1, 1)), np.zeros((k, d)))
+    np.testing.assert_allclose(left_out.logits(as_they_are), some.x[left_out.rows, 0], atol=1e-5)
     np.testing.assert_array_equal(tuning.clean, some.x[:, 0])
 
 

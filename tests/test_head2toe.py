@@ -86,7 +86,7 @@ def test_the_width_of_a_feature_is_no_reason_to_keep_it() -> None:
         asked.append(kept)
         return Chosen(None, 1.0, 1.0, (), np.zeros((1, 3)), False, layers, 1.0 + len(asked))  # ever worse
 
-    found, share = select_features(Centred(x, np.ones(50)), np.ones(50), fit, [1.0], lambda: False)
+    found, share = select_features(Centred(x, np.ones(50)).squares(np.ones(50)), fit, [1.0], lambda: False)
     assert (share, found.log_loss) == (1.0, 2.0)
     assert asked[0] is None
     assert [kept.tolist() for kept in asked[1:]] == [

@@ -48,6 +48,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option("--images", "data", help="Where the images of CACHE lie: the report shows some.")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache: names joined by "
               "commas, stages, or all.")  # fmt: skip
+@options.cluster_options
 @options.seed_option
 @options.as_json
 def command(cache: str, report: str | None, data: str | None, as_json: bool, **settings: Any) -> None:
@@ -58,7 +59,8 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
         raise click.UsageError("--report draws what is saved: give -o, too")
     if data and not report:
         raise click.UsageError("--images is for the pictures of --report")
-    fit = featcache.fit_head(cache, on_epoch=None if as_json else options.echo, **settings)
+    cluster = options.take_cluster(settings)
+    fit = featcache.fit_head(cache, cluster=cluster, on_epoch=None if as_json else options.echo, **settings)
     options.show(fit, as_json)
     if report:
         from featcache.pages import write_head_page
