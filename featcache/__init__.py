@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featcache.backbones import Backbone, load_backbone
     from featcache.cache import FeatureCache
+    from featcache.capacity import CapacityPlan, Prices, Rates, plan_capacity
     from featcache.classifier import Classifier
     from featcache.comparison import compare
     from featcache.curves import Curve, label_curve, view_curve
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from featcache.outcomes import Comparison
     from featcache.prediction import Prediction
     from featcache.predictions import HeadComparison, compare_heads
+    from featcache.rates import measure_rates
     from featcache.serving import serve
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.training import Recipe
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Backbone": "backbones",
+    "CapacityPlan": "capacity",
     "Classifier": "classifier",
     "Cluster": "machines",
     "Comparison": "outcomes",
@@ -61,6 +64,8 @@ _HOME = {
     "LinearHead": "linear",
     "Manifest": "manifest",
     "Prediction": "prediction",
+    "Prices": "capacity",
+    "Rates": "capacity",
     "Recipe": "training",
     "Transfer": "transfer",
     "Update": "updating",
@@ -79,6 +84,8 @@ _HOME = {
     "forecast": "forecasting",
     "label_curve": "curves",
     "load_backbone": "backbones",
+    "measure_rates": "rates",
+    "plan_capacity": "capacity",
     "pull": "transfer",
     "push": "transfer",
     "reach_verdict": "verdict",
@@ -92,6 +99,7 @@ _HOME = {
 
 __all__ = [
     "Backbone",
+    "CapacityPlan",
     "Classifier",
     "Cluster",
     "Comparison",
@@ -113,6 +121,8 @@ __all__ = [
     "LinearHead",
     "Manifest",
     "Prediction",
+    "Prices",
+    "Rates",
     "Recipe",
     "Transfer",
     "Update",
@@ -131,6 +141,8 @@ __all__ = [
     "forecast",
     "label_curve",
     "load_backbone",
+    "measure_rates",
+    "plan_capacity",
     "pull",
     "push",
     "reach_verdict",

@@ -17,6 +17,7 @@ from featcache.drawing import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, short
 from featcache.metrics import wilson_interval
 
 if TYPE_CHECKING:
+    from featcache.capacity import CapacityPlan
     from featcache.curves import Curve
     from featcache.outcomes import Comparison
     from featcache.training import Epoch
@@ -105,6 +106,32 @@ def plot_curve(curve: Curve) -> Figure:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid()
     figure.suptitle(f"{curve.head} head against {curve.over}", fontsize="medium")
+    return figure
+
+
+def plot_capacity(plan: CapacityPlan) -> Figure:
+    """Time against workers, a line for each number of images, and where one machine that writes has enough to do."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    asked = sorted({one.workers for one in plan.scenarios})
+    between = sorted({*asked, *np.geomspace(1, max(*asked, 2), 60).round().astype(int).tolist()})
+    for place, images in enumerate(sorted({one.images for one in plan.scenarios})):
+        line = plan.at([images], between)
+        dots = [one for one in plan.scenarios if one.images == images]
+        colour = COLOURS[place % len(COLOURS)]
+        axes.plot([one.workers for one in line], [one.total_s / 3600 for one in line], color=colour)
+        axes.plot([one.workers for one in dots], [one.total_s / 3600 for one in dots], "o", color=colour,
+                  label=f"{images:,} images")  # fmt: skip
+    if 1 < plan.rates.most_workers < between[-1]:
+        axes.axvline(plan.rates.most_workers, color=GREY, linestyle="--", label="more would wait for the driver")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _plain_numbers(axes)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("workers (log scale)")
+    axes.set_ylabel("hours (log scale)")
+    axes.grid(which="major")
+    axes.legend(fontsize="small")
     return figure
 
 

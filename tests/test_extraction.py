@@ -182,7 +182,7 @@ def test_the_report_says_what_it_cost(split_folder: Path, tmp_path: Path) -> Non
     assert (report.method, report.images, report.seed) == ("extract", 18, 9)
     assert report.size_bytes == out.stat().st_size
     assert report.spec_digest == extraction.cache.spec.digest()
-    assert set(report.seconds) == {"hash", "start", "read", "decode", "view", "forward", "write", "wall"}
+    assert set(report.seconds) == {"hash", "start", "read", "decode", "view", "forward", "write", "stop", "wall"}
     assert max(report.seconds["forward"], report.seconds["write"]) < report.seconds["wall"]
     fields = extraction.to_dict()
     assert (fields["cache"], fields["extracted"], fields["method"]) == (str(out), 18, "extract")

@@ -14,7 +14,7 @@ RANKS = {
         (
             "errors allocator calibration labels joined world",
             "projection parity hosting folders rng spec samples metrics pairing phrases neighbours images lbfgs "
-            "blocks network plan stages machines",
+            "blocks network plan stages machines capacity",
             "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed "
             "layers devices device_pass transferability",
             "prediction pooling findings unfreezing trees",
@@ -30,7 +30,7 @@ RANKS = {
             "eachlabel families validation carrying run classifier formats workman member",
             "serving sorting exporting finetuning cluster",
             "auto extraction team",
-            "multilabel estimating",
+            "multilabel estimating rates",
             "fitters",
             "fitting updating doubts",
             "curves probes",
@@ -39,7 +39,7 @@ RANKS = {
             "outcomes",
             "verdict work",
             "comparison reporting",
-            "pages",
+            "pages capacity_page",
         )
     )
     for name in names.split()

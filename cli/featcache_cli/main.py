@@ -28,6 +28,7 @@ COMMANDS = (
     "compare-heads",
     "curve",
     "forecast",
+    "plan",
     "finetune",
     "predict",
     "show",

@@ -1,0 +1,151 @@
+"""The plan for millions of images against what is: writes results/plan.json and results/plan.png.
+
+    python benchmarks/plan.py [--images 2000] [--repeats 3]
+
+Foretold: rates are measured as `featcache plan` does, with ants and bees, and multiplied to an extraction of so many
+photos (each several times with other bytes at its end), alone and by one worker of a Ray cluster of this machine, which
+is then made; its clock runs from the first image to the finished cache. Driver: seconds of the driver's processor, all
+threads, an image, while it takes features from that worker and writes them; that worker is killed by none. Passes: what
+a linear head that chooses its strength takes, counted on five sets. The plan: of these rates, on CPUs as this one, and
+with a GPU's rate that is an example and not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+from cluster import many
+
+from featcache import Cluster, extract, extraction
+from featcache.cache import FeatureCache
+from featcache.capacity import Rates, plan_capacity
+from featcache.datasets import ants_bees
+from featcache.drawing import save
+from featcache.families import FAMILIES, Tuning
+from featcache.features import Features
+from featcache.manifest import read_manifest
+from featcache.plots import plot_capacity
+from featcache.rates import measure_rates
+from featcache.samples import Samples
+
+EXAMPLE = {"forward_s": 1 / 5000, "on_gpu": True, "cores": 16, "row_s": 1 / 50e6}
+SETS = ((5_000, 256, 10, 1.0), (5_000, 256, 10, 3.0), (20_000, 512, 100, 2.0))
+
+
+@contextmanager
+def driver_cpu(spent: list[float]) -> Iterator[None]:
+    """Adds what of this process's processor time goes while features come."""
+    fill = extraction.fill
+
+    def timed(*given: Any) -> Any:
+        before = time.process_time()
+        found = fill(*given)
+        spent.append(time.process_time() - before)
+        return found
+
+    extraction.fill = timed
+    try:
+        yield
+    finally:
+        extraction.fill = fill
+
+
+def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any]:
+    """Rates, and seconds of an extraction by them and in fact."""
+    rows, spent = [], []
+    manifest = read_manifest(data)
+    for repeat in range(repeats):
+        rates = measure_rates(str(data), views=views)
+        plan = plan_capacity(rates, [len(manifest.samples)], [1], hashed=True)
+        told = plan.scenarios[0].seconds["extract"]
+        seconds = []
+        for name, cluster in (("alone", None), ("ray", Cluster())):
+            with driver_cpu(spent if cluster else []):
+                found = extract(manifest, folder / f"{views}-{repeat}-{name}.h5", views=views, cluster=cluster)
+            took = found.report.seconds
+            seconds.append(took["wall"] - took["start"] - took.get("convert", 0.0) - took["stop"])
+        rows.append({"foretold_s": told, "alone_s": seconds[0], "ray_s": seconds[1]})
+        print(f"K={views}: foretold {told:.1f} s, alone {seconds[0]:.1f} s, one worker {seconds[1]:.1f} s")
+    return {
+        "views": views,
+        "images": len(manifest.samples),
+        "runs": rows,
+        "alone / foretold": record.spread([row["alone_s"] / row["foretold_s"] for row in rows]),
+        "ray / foretold": record.spread([row["ray_s"] / row["foretold_s"] for row in rows]),
+        "driver_s an image": record.spread([one / len(manifest.samples) for one in spent]),
+        "rates": vars(rates),
+    }
+
+
+def count_passes(features: Features) -> dict[str, int]:
+    """Of linear, with all its folds and strengths."""
+    tuning, passes = Tuning(features), 0
+    one_pass = tuning.rows.one_pass
+
+    def counted(*given: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return one_pass(*given)
+
+    tuning.rows.__dict__["one_pass"] = counted
+    tuned = FAMILIES["linear"](tuning, lambda: False)
+    return {"passes": passes, "strengths": len(tuned.trials) if tuned else 0, "problems": tuning.problems.k}
+
+
+def drawn(n: int, d: int, classes: int, apart: float) -> Features:
+    """Clouds whose features are ever narrower."""
+    rng = np.random.default_rng(0)
+    means = 4 * apart * rng.normal(size=(classes, d)) / np.sqrt(d)
+    labels = np.arange(n) % classes
+    x = means[labels] + rng.normal(size=(n, d)) * np.logspace(0, -1.5, d)
+    hashes = rng.integers(0, 256, (n, 32), dtype=np.uint8)
+    names = tuple(map(str, range(classes)))
+    samples = Samples(tuple(map(str, range(n))), labels, np.zeros(n, np.uint8), hashes, names)
+    return Features(x[:, None].astype(np.float32), samples)
+
+
+def main() -> None:
+    """Measure, write, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options, measured = parser.parse_args(), record.commit()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = many(folder / "photos", options.images)
+        extract(data, folder / "first.h5", views=0)  # converts the network
+        checks = [foretold(data, folder, views, options.repeats) for views in (0, 4)]
+        extract(ants_bees(), folder / "ants-bees.h5", views=4)
+        train = FeatureCache.open(folder / "ants-bees.h5").features("train")
+        passes = {
+            "ants/bees, 4 views": count_passes(train),
+            "ants/bees, clean": count_passes(train.first(0)),
+        } | {f"clouds {n:,} x {d}, {c} classes, {apart} apart": count_passes(drawn(n, d, c, apart))
+             for n, d, c, apart in SETS}  # fmt: skip
+    rates = Rates(**checks[0]["rates"])
+    plans = {
+        "CPUs as this one": plan_capacity(rates, workers=(1, 8, 64, 512)),
+        "GPUs: an example, not measured": plan_capacity(
+            replace(rates, **EXAMPLE, given=tuple(EXAMPLE)), workers=(1, 8, 64), hashed=True
+        ),
+    }
+    save(partial(plot_capacity, plans["CPUs as this one"]), record.RESULTS / "plan.png")
+    for title, plan in plans.items():
+        print(f"{title}\n{plan}\n")
+    record.write(
+        "plan", {"checks": checks, "passes": passes, "plans": {k: v.to_dict() for k, v in plans.items()}}, measured
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""featcache plan"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from featcache.layers import split_layers
+from featcache_cli import options
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_UNITS = {"k": 10**3, "M": 10**6, "B": 10**9}
+
+
+def _counts(_ctx: click.Context, _option: click.Parameter, text: str) -> list[int]:
+    """A callback: 10M,1B as numbers, ascending."""
+    found = set()
+    for part in text.split(","):
+        unit = _UNITS.get(part[-1:])
+        try:
+            value = float(part[:-1] if unit else part) * (unit or 1)
+        except ValueError:
+            value = 0.0
+        if not 1 <= value < 1e15 or value != round(value):
+            raise click.BadParameter(f"{part!r} is no number such as 64, 250k, 10M or 1B")
+        found.add(int(value))
+    return sorted(found)
+
+
+def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
+    return click.option(name, type=click.FloatRange(0, min_open=True), metavar=unit, help=told)
+
+
+@click.command(
+    cls=options.Grouped,
+    groups={
+        "Rates that are given, not measured": ["forward_rate", "read_rate", "look_rate", "driver_rate", "row_rate"],
+        "Prices, in any currency": ["worker_hour", "storage_gb_month", "thousand_reads"],
+    },
+)
+@click.argument("data")
+@click.option("--images", default="10M,1B", show_default=True, callback=_counts, help="How many images there will be.")
+@click.option("--workers", default="1,8,64", show_default=True, callback=_counts, help="On how many workers.")
+@click.option("--cores", type=click.IntRange(1), help="Of a worker. [default: this machine's]")
+@options.backbone_option
+@options.weights_option
+@click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views, K.")
+@click.option("--val-views", type=click.IntRange(0), default=0, show_default=True, help="Those of val and test images.")
+@options.augment_option
+@options.image_size_option
+@click.option("--layers", default="penultimate", show_default=True, help="As of `extract`.")
+@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
+@options.precision_option("auto")
+@options.engine_option
+@click.option("--hashed", is_flag=True, help="The list of images will have a column sha256.")
+@click.option("--passes", type=click.IntRange(1), default=150, show_default=True, help="Over the rows, to fit a head.")
+@_rate("--forward-rate", "VIEWS/S", "Of the network on a GPU.")
+@_rate("--read-rate", "MB/S", "Of a worker, from where images lie. [default: not counted]")
+@_rate("--look-rate", "MB/S", "Of reading and hashing all files on one machine.")
+@_rate("--driver-rate", "IMAGES/S", "Of taking features and writing them.")
+@_rate("--row-rate", "ROWS/S", "Of a worker, in a pass of a head's fit.")
+@click.option("--worker-hour", type=click.FloatRange(0), help="A worker, an hour.")
+@click.option("--storage-gb-month", type=click.FloatRange(0), help="A GB of the cache, a month.")
+@click.option("--thousand-reads", type=click.FloatRange(0), help="A thousand reads of a file.")
+@click.option("--page", callback=options.file_in_a_folder, help="Write all of it, with a picture, into this HTML file.")
+@options.as_json
+def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
+    """How long would millions of images take, on how many machines, and what would hold them up?
+
+    Measures a few images of DATA on this machine, each step by itself, and multiplies. --page shows the formula.
+    """
+    import featcache
+
+    given, prices = _given(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
+    plan = {name: settings.pop(name) for name in ("images", "workers", "hashed", "passes")}
+    with options.progress_bar(resumes=False) as progress:
+        rates = featcache.measure_rates(data, layers=split_layers(layers), given=given, progress=progress, **settings)
+    found = featcache.plan_capacity(rates, prices=prices, **plan)
+    options.show(found, as_json)
+    if page:
+        from featcache.capacity_page import write_capacity_page
+
+        write_capacity_page(page, found, data, settings["backbone"])
+
+
+_PRICES = ("worker_hour", "storage_gb_month", "thousand_reads")
+
+
+def _given(settings: dict[str, Any]) -> dict[str, float]:
+    """Fields of `Rates` from the options, which are taken out: bytes and seconds instead of MB and rates."""
+    found = {}
+    for option, name, scale in (
+        ("forward_rate", "forward_s", None),
+        ("driver_rate", "driver_s", None),
+        ("row_rate", "row_s", None),
+        ("read_rate", "read_rate", 1e6),
+        ("look_rate", "look_rate", 1e6),
+    ):
+        if (value := settings.pop(option)) is not None:
+            found[name] = value * scale if scale else 1 / value
+    return found
