@@ -4,8 +4,8 @@
 
 Foretold: rates are measured as `featcache plan` does, with ants and bees, and multiplied to an extraction of so many
 photos (each several times with other bytes at its end), alone and by one worker of a Ray cluster of this machine, which
-is then made; its clock runs from the first image to the finished cache. Driver: seconds of the driver's processor, all
-threads, an image, while it takes features from that worker and writes them; that worker is killed by none. Passes: what
+is then made; its clock runs from the first image to the finished cache. Driver: seconds that the driver's
+thread computes, an image, while it takes features from that worker and writes them. Passes: what
 a linear head that chooses its strength takes, counted on five sets. The plan: of these rates, on CPUs as this one, and
 with a GPU's rate that is an example and not measured.
 """
@@ -44,13 +44,13 @@ SETS = ((5_000, 256, 10, 1.0), (5_000, 256, 10, 3.0), (20_000, 512, 100, 2.0))
 
 @contextmanager
 def driver_cpu(spent: list[float]) -> Iterator[None]:
-    """Adds what of this process's processor time goes while features come."""
+    """Adds what this thread computes while features come."""
     fill = extraction.fill
 
     def timed(*given: Any) -> Any:
-        before = time.process_time()
+        before = time.thread_time()
         found = fill(*given)
-        spent.append(time.process_time() - before)
+        spent.append(time.thread_time() - before)
         return found
 
     extraction.fill = timed

@@ -1,14 +1,6 @@
 """`plan_capacity`: how long, how large and how dear data would be that is not there yet, and what would hold it up.
 
-All of it follows from `Rates`, of which each is measured (`featcache.rates`) or given. In seconds, with N images of V
-views on W workers:
-
-    look      N * bytes / look_rate              this machine reads each file and hashes it; none where hashes are given
-    extract   N * max(worker / W, driver)        workers make features, this machine writes them
-    worker    max(bytes / read_rate, work)       on one worker, of one image
-    work      (decode + V * view) / cores + V * forward     on a CPU, which does both
-              max((decode + V * view) / cores, V * forward) on a GPU, beside the cores
-    fit       passes * N * V * row / W           gradients of a linear head
+All of it follows from `Rates`, of which each is measured (`featcache.rates`) or given, by `FORMULA`.
 """
 
 from __future__ import annotations
@@ -19,6 +11,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from featcache.report import human_bytes, human_duration
+
+FORMULA = """\
+look      N * image_bytes / look_rate          one machine reads each file and hashes it; none where hashes are given
+extract   N * max(worker / W, driver_s)        workers make features, one machine writes them
+worker    max(image_bytes / read_rate, work)   of an image, on one worker
+work      cores + network                      on a CPU, which does both
+          max(cores, network)                  on a GPU, which works beside the cores
+cores     (decode_s + V * view_s) / cores
+network   V * forward_s
+fit       passes * N * V * row_s / W           losses and gradients of a linear head
+"""
+"""Seconds of N images, of V views each, on W workers."""
 
 PASSES = 150
 """Over the rows, for a linear head that chooses its strength: 122 to 183 of five sets, see benchmarks/plan.py."""
@@ -184,7 +188,7 @@ def plan_capacity(
     passes: int = PASSES,
     prices: Prices | None = None,
 ) -> CapacityPlan:
-    """Each number of images on each number of workers, by the formula above.
+    """Each number of images on each number of workers, by `FORMULA`.
 
     hashed : whether the images' hashes are known, so that nobody has to look at all files first. passes : over the
     training rows, to fit a head.

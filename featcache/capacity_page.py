@@ -6,8 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from featcache import capacity
-from featcache.capacity import CapacityPlan, Rates
+from featcache.capacity import FORMULA, CapacityPlan, Rates
 from featcache.page import Figure, Section, Table, write_page
 from featcache.plots import plot_capacity
 from featcache.remote import called
@@ -18,7 +17,6 @@ def write_capacity_page(
     path: str | os.PathLike[str], plan: CapacityPlan, data: str | os.PathLike[str], backbone: str
 ) -> Path:
     """The page: a table, a picture, the rates and the formula. data, backbone : that the rates were measured with."""
-    formula = (capacity.__doc__ or "").partition("workers.\n\n")[2]
     sections = [
         Section(
             "Time, bytes and cost",
@@ -34,7 +32,7 @@ def write_capacity_page(
         Section(
             "The formula",
             ["N images of V views on W workers, in seconds"],
-            code=formula.rstrip(),
+            code=FORMULA.rstrip(),
             notes=[
                 f"{plan.passes} passes of a head's fit over the rows; hashes of the images are "
                 f"{'given' if plan.hashed else 'worked out'}.",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from featcache.images import MAX_PIXELS
 from featcache.manifest import Manifest
 from featcache.spec import ExtractSpec
 
-_PIECE = 64  # images that travel at once
+_PIECE_S = 1.0  # of work that travels at once: each piece costs the driver a millisecond, and may be lost
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,12 @@ class Workman:
 
     def _pieces(self, extractor: LocalExtractor, wanted: Views, done: Views) -> Iterator[Extracted]:
         pieces: list[Extracted] = []
+        started = monotonic()
         for piece in extractor.extract(wanted, done):
-            if sum(len(one.rows) for one in pieces) >= _PIECE:
-                yield self._joined(pieces)
-                pieces = []
             pieces.append(piece)
+            if monotonic() - started >= _PIECE_S:
+                yield self._joined(pieces)
+                pieces, started = [], monotonic()
         if pieces:
             yield self._joined(pieces)
 

@@ -48,7 +48,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 9), inner, max_size=2),
     max_leaves=4,
 )
-OTHERS: dict[str, Any] = {"as_json": False, "report": None, "data": None}
+OTHERS: dict[str, Any] = {
+    "as_json": False, "report": None, "data": None, "cluster": None, "gpus_per_worker": None, "cpus_per_worker": None,
+}  # fmt: skip
 
 
 @settings(deadline=None, max_examples=60)

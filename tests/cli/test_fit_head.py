@@ -10,6 +10,7 @@ import featcache
 from commands import as_json, done, featcache_cli, refused
 from featcache.fitting import fit_head
 from featcache.heads import HEADS
+from featcache.machines import Cluster
 from pagereader import read_page
 
 
