@@ -1,0 +1,139 @@
+"""Kills of workers, machines and drivers of a cluster: writes results/cluster_kills.json, a line for each kill.
+
+    python benchmarks/cluster_kills.py [--images 600] [--kills 30]
+
+A Ray cluster of two machines on this one, a core and a worker each, extracts photos of ants and bees with the embedded
+network (each several times with other bytes at its end) by `featcache extract --cluster`. At a random moment from the
+command's first features on a worker is killed, or the machine that the command does not run on (it joins again
+afterwards), or the command itself, which is then typed again. Each cache must be, bit for bit, that of this machine
+alone. Again: images that the second command extracted although their features were in the file; of the other kills,
+seconds beyond an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+from cluster import many
+
+from featcache import extract
+from featcache.cache import FeatureCache, partial_path
+
+KINDS = ("worker", "machine", "command")
+
+
+def command(data: Path, out: Path, address: str) -> subprocess.Popen[str]:
+    """The extraction, begun."""
+    line = [sys.executable, "-m", "featcache_cli.main", "extract", str(data), "-o", str(out), "--views", "0", "--json",
+            "--cluster", address]  # fmt: skip
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def there(out: Path) -> int:
+    """Images whose features are in the file in the making."""
+    path = partial_path(out)
+    return int(np.count_nonzero(FeatureCache.open(path, partial=True).done)) if path.exists() else 0
+
+
+def workers() -> list[int]:
+    """Processes that extract."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes().startswith(b"ray::Workman"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What the command says."""
+    told, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"the command ended with status {process.returncode}")
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
+def main() -> None:
+    """Kill, compare, write."""
+    from ray.cluster_utils import Cluster
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    options, measured = parser.parse_args(), record.commit()
+    rng, log = random.Random(options.seed), []
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    other = machines.add_node(num_cpus=1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = many(folder / "photos", options.images)
+        alone = extract(data, folder / "alone.h5", views=0).cache
+        started = time.perf_counter()
+        plain = ended(command(data, folder / "plain.h5", machines.address))
+        undisturbed = time.perf_counter() - started
+        span = plain["seconds"]["wall"] - plain["seconds"]["start"] - plain["seconds"]["stop"]
+        for number in range(options.kills):
+            kind, out = KINDS[number % len(KINDS)], folder / f"{number}.h5"
+            started = time.perf_counter()
+            process = command(data, out, machines.address)
+            while not there(out) and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, span))
+            running, before = process.poll() is None, there(out)
+            line: dict[str, Any] = {"kind": kind, "after_s": time.perf_counter() - started, "there": before,
+                                    "hit": running and before > 0}  # fmt: skip
+            if kind == "worker" and running:
+                found = workers()
+                line["hit"] = bool(found)
+                if found:
+                    os.kill(rng.choice(found), signal.SIGKILL)
+            elif kind == "machine" and running:
+                machines.remove_node(other, allow_graceful=False)
+            elif running:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                before = there(out)
+                again = ended(command(data, out, machines.address))["extracted"]
+                line["again"] = again - (options.images - before)
+            if kind != "command" or not running:
+                ended(process)
+                line["longer_s"] = time.perf_counter() - started - undisturbed
+            if kind == "machine" and running:
+                other = machines.add_node(num_cpus=1)
+            cache = FeatureCache.open(out)
+            pairs = [(cache.features(split).clean(), alone.features(split).clean()) for split in ("train", "val")]
+            line["equal"] = all(np.array_equal(one, same) for one, same in pairs)
+            log.append(line)
+            print(line, flush=True)
+    machines.shutdown()
+    hit = [line for line in log if line["hit"]]
+    found = {
+        "images": options.images,
+        "kills": {kind: sum(line["kind"] == kind for line in hit) for kind in KINDS},
+        "equal": sum(line["equal"] for line in hit),
+        "again": max((line.get("again", 0) for line in hit), default=0),
+        "longer_s": record.spread([line["longer_s"] for line in hit if "longer_s" in line]),
+        "log": log,
+    }
+    record.write("cluster_kills", found, measured)
+
+
+if __name__ == "__main__":
+    main()
