@@ -120,10 +120,13 @@ class FeatureCache:
                 f"{url} does not exist. Put a cache there with `featcache push CACHE {url}`."
             ) from error
 
-    def features(self, split: str = "train", layer: str = PENULTIMATE) -> Features:
+    def features(
+        self, split: str = "train", layer: str = PENULTIMATE, *, images: slice = slice(None), check: bool = True
+    ) -> Features:
         """The features of one split, memory-mapped, after a look at their checksums; without skipped samples.
 
-        layer : one, several joined by commas, or "all", which then lie side by side.
+        layer : one, several joined by commas, or "all", which then lie side by side. images : some of the split's.
+        check : whether to look at the checksums.
 
         Returns
         -------
@@ -138,14 +141,15 @@ class FeatureCache:
         names = self.layers(layer)
         rows = self.samples.rows(split)
         rows = rows[self.done[rows] > 0]
-        damaged = damaged_rows(self.layout, rows)
+        views = int(self.done[rows].min()) if len(rows) else 1
+        rows = rows[images]
+        damaged = damaged_rows(self.layout, rows) if check else rows[:0]
         if len(damaged):
             raise CacheDamagedError(
                 f"{self.path} is damaged: {len(damaged)} images of {split} do not have the checksums of their "
                 f"features, for example {self.samples.ids[damaged[0]]}. Extract those again with `featcache verify "
                 f"{self.path} --repair DATA`."
             )
-        views = int(self.done[rows].min()) if len(rows) else 1
         parts = [self.layout.layers[name].of(self.layout.data)[:, :views] for name in names]
         if len(parts) > 1:
             return Features(Rows(Joined(tuple(parts)), rows), self.samples.take(rows))

@@ -146,7 +146,7 @@ def fit_head(
         cache = FeatureCache.open(cache)
     with watch.phase("read"):
         names = cache.layers(layer)
-        train, val = read_splits(cache, layer)
+        train, val = read_splits(cache, layer, check_train=cluster is None)  # a cluster's machines look for themselves
         test = cache.features("test", layer)
     places = grid_side(parse_layer(names[0])[1]) ** 2 if len(names) == 1 else 0
     if tta > val.views:
@@ -191,11 +191,13 @@ def fit_head(
     return found
 
 
-def read_splits(cache: str | os.PathLike[str] | FeatureCache, layer: str) -> tuple[Features, Features]:
+def read_splits(
+    cache: str | os.PathLike[str] | FeatureCache, layer: str, check_train: bool = True
+) -> tuple[Features, Features]:
     """The features of train and of val. Raises CacheError, where a split has no readable images, too."""
     if not isinstance(cache, FeatureCache):
         cache = FeatureCache.open(cache)
-    train, val = cache.features("train", layer), cache.features("val", layer)
+    train, val = cache.features("train", layer, check=check_train), cache.features("val", layer)
     for split, features in (("train", train), ("val", val)):
         if not len(features.samples):
             raise CacheIncompleteError(f"{cache.path} has no readable {split} images")

@@ -42,7 +42,7 @@ class Member:
         self._parts: dict[int, Part] = {}
 
     def begin(self, number: int, share: Share) -> tuple[float, NDArray[Any]]:
-        """The sum of the weights of a part's rows, and their mean. Raises ClusterError."""
+        """The sum of the weights of a part's rows, and their mean. Raises ClusterError, CacheDamagedError."""
         host = platform.node()
         try:
             cache = FeatureCache.open(share.cache)
@@ -53,10 +53,9 @@ class Member:
             ) from error
         if content_of(cache) != share.content:
             raise ClusterError(f"{host} sees another cache as {share.cache} than this machine does.")
-        features = cache.features("train", share.layer)
+        mine = cache.features("train", share.layer, images=share.images)
         if share.scale is not None:
-            features = features.scaled(share.scale)
-        mine = features.take(np.arange(share.images.start, share.images.stop))
+            mine = mine.scaled(share.scale)
         part = self._parts[number] = Part(mine, share.use, share.targets, share.device)
         return float(part.problems.weight.sum()), part.problems.x.mean
 

@@ -21,7 +21,7 @@ from commands import ROOT, done, featcache_cli
 from featcache import team as teams
 from featcache.blocks import Centred
 from featcache.cache import FeatureCache
-from featcache.errors import ClusterError, HeadError
+from featcache.errors import CacheDamagedError, ClusterError, HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
 from featcache.fitting import HeadFit, fit_head
 from featcache.heads import classify
@@ -204,6 +204,27 @@ def test_a_member_that_sees_another_cache_or_none_says_so(cache: FeatureCache, t
     cache_of(path, (x, y), (x[:4, 0], y[:4]))
     with pytest.raises(ClusterError, match=f"sees another cache as {path} than this machine does"):
         Member().begin(0, share)
+
+
+def test_each_member_looks_at_its_own_rows(cache: FeatureCache, tmp_path: Path) -> None:
+    """A damaged row is found by the one that has it, and by no one else."""
+    path = Path(shutil.copy(cache.path, tmp_path / "cache.h5"))
+    team = team_of(FakeMachines({"a": 4}), FeatureCache.open(path))
+    Tuning(FeatureCache.open(path).features("train"), team=team)
+    region = cache.layout.layers["penultimate"]
+    with path.open("r+b") as file:
+        file.seek(region.offset + 70 * region.size_bytes // 150 + 5)
+        file.write(b"\xff")
+    found = []
+    for number, share in enumerate(team._shares):
+        try:
+            Member().begin(number, share)
+        except CacheDamagedError:
+            found.append(share.images)
+    assert found == [slice(60, 90)]
+    FeatureCache.open(path).features("train", check=False)
+    with pytest.raises(CacheDamagedError):
+        FeatureCache.open(path).features("train")
 
 
 def test_rows_that_are_elsewhere_are_not_gone_through() -> None:
