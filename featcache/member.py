@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.allocator import keep_freed_memory
 from featcache.cache import FeatureCache
 from featcache.closed import Moments
 from featcache.errors import CacheError, ClusterError
@@ -39,6 +40,7 @@ class Member:
     """Has parts of train, by their numbers."""
 
     def __init__(self) -> None:
+        keep_freed_memory()
         self._parts: dict[int, Part] = {}
 
     def begin(self, number: int, share: Share) -> tuple[float, NDArray[Any]]:

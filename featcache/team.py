@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from featcache.blocks import Centred
 from featcache.cache import FeatureCache
@@ -56,11 +58,14 @@ class Team:
         self._owners: list[_Hired] = []  # of each share
         self._deaths: list[int] = []  # of its owners in a row
         self._mean: NDArray[Any] | None = None
+        self._limits = ExitStack()
 
     def share(self, features: Features, use: ViewUse, targets: Targets) -> SharedRows:
         """Let each worker take as many images of train. Raises ClusterError, MissingExtraError."""
         content = content_of(FeatureCache.open(self._cache))
         self._hire()
+        # OpenBLAS's threads spin for a tenth of a second after each product: a core that a worker on this machine needs
+        self._limits.enter_context(threadpool_limits(1, "blas"))
         n, parts = len(targets.labels), min(len(self._members), len(targets.labels))
         scale = features.joined.scale if features.joined else None
         device = "cuda" if self._cluster.gpus_per_worker else "cpu"
@@ -89,6 +94,7 @@ class Team:
 
     def close(self) -> None:
         """Send the members home."""
+        self._limits.close()
         for member in self._members:
             self._ray.kill(member.actor)
         self._members = []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.allocator import keep_freed_memory
 from featcache.backbones import Backbone, load_backbone
 from featcache.engines import EngineName
 from featcache.errors import ClusterError
@@ -60,6 +61,7 @@ class Workman:
     """Has the network, and is given blocks of images: one is decoded while another is computed."""
 
     def __init__(self) -> None:
+        keep_freed_memory()
         self._turn = Lock()  # at the network
 
     def prepare(self, order: Order, views: int, known: tuple[Manifest, bytes] | None) -> Offer:

@@ -60,6 +60,7 @@ GUARDED = {
     "pyarrow": {"featcache/tables.py"},
     "datasets": {"featcache/huggingface.py"},
     "ray": {"featcache/machines.py"},
+    "threadpoolctl": {"featcache/team.py"},
     "jinja2": {"featcache/page.py"},
     "click": {f"featcache_cli/{path.name}" for path in CLI},
     "tqdm": {f"featcache_cli/{path.name}" for path in CLI},

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from caches import cache_of, clouds
 from commands import ROOT, done, featcache_cli
@@ -225,6 +227,17 @@ def test_each_member_looks_at_its_own_rows(cache: FeatureCache, tmp_path: Path) 
     FeatureCache.open(path).features("train", check=False)
     with pytest.raises(CacheDamagedError):
         FeatureCache.open(path).features("train")
+
+
+def test_this_machines_blas_leaves_the_cores_to_the_workers_until_it_is_closed(cache: FeatureCache) -> None:
+    def threads() -> set[int]:
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    before, team = threads(), team_of(FakeMachines({"a": 1}), cache)
+    with closing(team):
+        Tuning(cache.features("train"), team=team)
+        assert threads() == {1}
+    assert threads() == before
 
 
 def test_rows_that_are_elsewhere_are_not_gone_through() -> None:
