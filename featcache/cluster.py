@@ -8,7 +8,7 @@ making. So whoever is killed, what has come stays, and the same command, with an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -60,17 +60,20 @@ class _Worker:
 
 
 class ClusterExtractor:
-    """On many machines; see `Extractor`.
+    """On many machines; see `Extractor`. on_note : called with what became of a worker that died.
 
     Raises
     ------
     MissingExtraError. ClusterError : no such cluster, no machine of it that will do, or they do not agree.
     """
 
-    def __init__(self, manifest: Manifest, cluster: Cluster, order: Order) -> None:
+    def __init__(
+        self, manifest: Manifest, cluster: Cluster, order: Order, on_note: Callable[[str], None] | None = None
+    ) -> None:
         self._machines = Machines(cluster)
         self._ray, self._manifest, self._order = self._machines.ray, manifest, order
         self.skipped: dict[int, str] = {}
+        self._on_note = on_note
         self._workers: list[_Worker] = []
         self._lost: dict[str, int] = {}  # machine -> workers that died there in a row
         self._why = ""  # the last worker that was lost died
@@ -180,6 +183,9 @@ class ClusterExtractor:
                 f"{self._why}. What was extracted is kept. See whether one of these images is at fault, or "
                 "whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
             ) from error
+        if self._on_note:
+            lost = sum(int(job.left.sum()) for job in worker.jobs)
+            self._on_note(f"a worker died ({self._why.rstrip('.')}); others go on with the {lost} images that it had")
         for job in worker.jobs:
             rows = job.rows[job.left]
             half = -(-len(rows) // 2)

@@ -128,7 +128,7 @@ def extract(
     strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
     cluster : machines to do it, see `Cluster`; then device and workers are those of each, None or "auto" of its own.
-    on_note : called, before the work, with what is good to know then: how large a cache of grids will be.
+    on_note : called with what is good to know: how large a cache of grids will be, what became of a worker that died.
 
     Raises
     ------
@@ -149,9 +149,8 @@ def extract(
     extractor: Extractor
     with watch.phase("start"):
         if cluster:
-            extractor = ClusterExtractor(
-                manifest, cluster, Order(network if isinstance(backbone, str) else backbone, asked, engine, **how)
-            )
+            order = Order(network if isinstance(backbone, str) else backbone, asked, engine, **how)
+            extractor = ClusterExtractor(manifest, cluster, order, on_note)
         else:
             loaded = load_backbone(**network, lazy=True) if isinstance(backbone, str) else backbone
             spec = loaded.extract_spec(**asked)

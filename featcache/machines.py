@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from featcache.errors import ClusterError, FeatcacheError, MissingExtraError, first_line
@@ -48,6 +49,7 @@ class Machines:
     """
 
     def __init__(self, cluster: Cluster) -> None:
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # on stdout it would say at length what `why_died` does
         try:
             import ray
         except ImportError as error:
@@ -122,8 +124,8 @@ def _connect(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     known = os.environ.get("RAY_ADDRESS") or "auto" if address == "auto" else address
     try:
-        if known != "auto":
-            _answers(known)
+        if last := _last_address() if known == "auto" else known:
+            _answers(last)
         ray.init(address=known, **quiet)
     except (OSError, ValueError) as error:
         if known != "auto":
@@ -131,7 +133,13 @@ def _connect(ray: Any, address: str) -> None:
                 f"there is no Ray cluster at {known}: {first_line(error)}. Start one with `ray start --head`, or "
                 "give --cluster auto."
             ) from error
-        ray.init(include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, **quiet)
+
+
+def _last_address() -> str:
+    """Of the cluster that this machine is part of, or was: Ray does not forget one that was killed. Else empty."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    return note.read_text(encoding="ascii").strip() if note.exists() else ""
 
 
 def _answers(address: str) -> None:

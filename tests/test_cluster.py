@@ -21,7 +21,7 @@ from commands import ROOT, featcache_cli, write_folder
 from featcache.cache import FeatureCache, partial_path
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
 from featcache.extraction import Extraction, extract
-from featcache.machines import Cluster
+from featcache.machines import Cluster, _connect
 from killers import slow_backbone
 from toys import toy_backbone
 
@@ -90,9 +90,25 @@ def test_the_cache_is_that_of_one_machine(machines: Any, data: Path, alone: Feat
 def test_a_killed_worker_loses_only_what_it_had(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
     fatal = tmp_path / "fatal"
     threading.Timer(1.0, fatal.touch).start()
-    found = on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(str(fatal)))
+    told: list[str] = []
+    found = on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(str(fatal)), on_note=told.append)
     the_same(found.cache, alone)
     assert not fatal.exists()  # a worker took it with it
+    (note,) = told
+    assert re.fullmatch(r"a worker died \(.*[^.]\); others go on with the \d+ images that it had", note)
+
+
+def test_of_a_death_nothing_stands_on_stdout(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
+    """Ray would say it there, where --json's object goes."""
+    (tmp_path / "fatal").touch()
+    ran = subprocess.run(
+        [sys.executable, ROOT / "tests/helpers/killers.py", data, tmp_path / "cache.h5", machines.address,
+         tmp_path / "fatal"],
+        env={**os.environ, "PYTHONPATH": PATHS}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not (tmp_path / "fatal").exists()
+    assert ran.stdout == ""
+    the_same(FeatureCache.open(tmp_path / "cache.h5"), alone)
 
 
 def test_a_killed_machine_loses_only_what_it_had(
@@ -210,6 +226,31 @@ def test_an_address_without_a_cluster_is_an_error(data: Path, tmp_path: Path) ->
     result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "127.0.0.1:1")
     assert result.exit_code == 1
     assert "Error: there is no Ray cluster at 127.0.0.1:1: " in result.stderr
+
+
+@pytest.mark.parametrize(("note", "answers", "asked"), [
+    (None, True, ["auto"]), (None, False, ["auto", "local"]), ("127.0.0.1:1", True, ["local"]),
+])  # fmt: skip
+def test_a_cluster_that_is_no_more_is_not_waited_for(
+    note: str | None, answers: bool, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray keeps the address of one that was killed, and would try it for minutes."""
+    if note:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray/ray_current_cluster").write_text(note)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found: list[str] = []
+
+    class Ray:
+        @staticmethod
+        def init(address: str, **_: Any) -> None:
+            found.append(address)
+            if address == "auto" and not answers:
+                raise ConnectionError("no cluster")
+
+    _connect(Ray, "auto")
+    assert found == asked
 
 
 def test_options_of_workers_need_a_cluster(data: Path, tmp_path: Path) -> None:

@@ -48,5 +48,5 @@ def slow_backbone(fatal: str | None = None) -> Slow:
 
 
 if __name__ == "__main__":
-    data, out, address = sys.argv[1:]
-    extract(data, out, backbone=slow_backbone(), views=2, batch_size=3, workers=2, cluster=Cluster(address))
+    data, out, address, *fatal = sys.argv[1:]
+    extract(data, out, backbone=slow_backbone(*fatal), views=2, batch_size=3, workers=2, cluster=Cluster(address))
