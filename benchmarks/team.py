@@ -1,6 +1,6 @@
 """A head that several workers fit together against one machine alone: writes results/team.json.
 
-    python benchmarks/team.py [--images 200000] [--repeats 3]
+    python benchmarks/team.py [--images 101000] [--repeats 3]
 
 Features are drawn, 1,280 of each image in float16 and ever narrower, of ten classes that overlap; with more than
 105,000 images they are not kept in memory but read again in each pass. Alone, by one worker of a Ray cluster of this
@@ -103,7 +103,7 @@ def fit(cache: FeatureCache, head: str, cluster: Cluster | None) -> tuple[Tuned,
 def main() -> None:
     """Measure, write, and say it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=200_000)
+    parser.add_argument("--images", type=int, default=101_000)
     parser.add_argument("--repeats", type=int, default=3)
     options, measured = parser.parse_args(), record.commit()
     half = max(1, usable_cores() // 2)

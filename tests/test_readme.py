@@ -136,6 +136,26 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         }.items()
         for views, form in zip(("K=0", "K=8"), forms, strict=True)
     ],
+    "cluster": [("{:.2f} and", "overhead", 0, "ratio"), ("{:.2f} times as long", "overhead", 1, "ratio")],
+    "cluster_kills": [
+        ("{} kills", "equal"),
+        ("{} images extracted again", "again"),
+        ("{:.1f} s longer", "longer_s"),
+    ],
+    "team": [
+        ("machine {:.2f} times and", "heads", "linear", "one worker", "fit: over alone"),
+        ("the cores {:.2f} times", "heads", "linear", "two workers", "fit: over alone"),
+        ("ridge {:.2f} and", "heads", "ridge", "one worker", "fit: over alone"),
+        ("{:.2f} times, Ray's start", "heads", "ridge", "two workers", "fit: over alone"),
+        ("{:.3f} apart", "heads", "linear", "two workers", "probabilities apart"),
+        ("ridge's {:.0e}", "heads", "ridge", "two workers", "probabilities apart"),
+    ],
+    "plan": [
+        ("take {:.2f} and", "checks", 0, "alone / foretold"),
+        ("{:.2f} times what", "checks", 1, "alone / foretold"),
+        ("worker {:.2f} and", "checks", 0, "ray / foretold"),
+        ("{:.2f} times. A billion", "checks", 1, "ray / foretold"),
+    ],
     "heads": [
         ("centred: {:.0f} and", "20k-1280-10 plain", "one", "ratio"),
         ("and {:.0f} times faster", "100k-512-100 plain", "one", "ratio"),
