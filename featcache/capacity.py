@@ -153,6 +153,8 @@ class CapacityPlan:
         found.append(f"more than {rates.most_workers:,.0f} workers would wait for the one machine that writes")
         if rates.on_gpu:
             found.append(f"a worker's GPU is kept busy by {math.ceil(rates.cores_wanted)} cores; it has {rates.cores}")
+            if "row_s" not in rates.given:
+                found.append("a head's fit is counted as on this machine's cores: give a GPU's --row-rate")
         if not self.hashed:
             found.append("looking at the files is one machine's work: a list with a column sha256 spares it (--hashed)")
         if rates.read_rate is None:
