@@ -59,7 +59,8 @@ def _rates(rates: Rates) -> list[list[str]]:
         "memory_bytes": f"{human_bytes(rates.memory_bytes)} an image",
         "read_rate": f"{human_bytes(rates.read_rate)}/s and worker" if rates.read_rate else "not counted",
     }
-    return [[name, text, "given" if name in rates.given else "measured"] for name, text in shown.items()]
+    origin = dict.fromkeys(shown, "measured") | {"read_rate": ""} | dict.fromkeys(rates.given, "given")
+    return [[name, text, origin[name]] for name, text in shown.items()]
 
 
 def _origin() -> list[list[str]]:

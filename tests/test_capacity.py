@@ -142,6 +142,7 @@ def test_the_page_has_the_table_the_rates_the_formula_and_the_picture(tmp_path: 
     (table,) = rates.tables
     assert ["forward_s", "10,000 views/s, on a GPU", "given"] in table
     assert [row[2] for row in table].count("given") == 1
+    assert ["read_rate", "not counted", ""] in table
     assert "look      N * image_bytes / look_rate" in formula.code
     assert formula.notes[0] == "150 passes of a head's fit over the rows; hashes of the images are worked out."
     assert origin.tables[0][0] == ["what", "which"]

@@ -155,6 +155,8 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("{:.2f} times what", "checks", 1, "alone / foretold"),
         ("worker {:.2f} and", "checks", 0, "ray / foretold"),
         ("{:.2f} times. A billion", "checks", 1, "ray / foretold"),
+        ("computes {:.1e} and", "checks", 0, "driver_s an image"),
+        ("and {:.1e} s an image", "checks", 1, "driver_s an image"),
     ],
     "heads": [
         ("centred: {:.0f} and", "20k-1280-10 plain", "one", "ratio"),
