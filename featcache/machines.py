@@ -124,11 +124,11 @@ def _connect(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     known = os.environ.get("RAY_ADDRESS") or "auto" if address == "auto" else address
     try:
-        if last := _last_address() if known == "auto" else known:
-            _answers(last)
+        if listens := {"auto": _last_address(), "local": ""}.get(known, known):
+            _answers(listens)
         ray.init(address=known, **quiet)
     except (OSError, ValueError) as error:
-        if known != "auto":
+        if known not in ("auto", "local"):
             raise ClusterError(
                 f"there is no Ray cluster at {known}: {first_line(error)}. Start one with `ray start --head`, or "
                 "give --cluster auto."

@@ -22,6 +22,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _a_ray_cluster_of_ones_own() -> None:
+    """`--cluster auto` would join the one of a test that runs beside this one, and end with it."""
+    os.environ["RAY_ADDRESS"] = "local"
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _home_of_one_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is kept of networks is kept from test to test, but not from run to run."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("home"))

@@ -68,7 +68,7 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 @click.option("--page", callback=options.file_in_a_folder, help="Write all of it, with a picture, into this HTML file.")
 @options.as_json
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
-    """How long would millions of images take, on how many machines, and what would hold them up?
+    """Say how long millions of images would take, on how many machines, and what would hold them up.
 
     Measures a few images of DATA on this machine, each step by itself, and multiplies. --page shows the formula.
     """

@@ -55,6 +55,7 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
         "curve",
         "doctor",
         "forecast",
+        "plan",
         "show",
         "export",
         "serve",
