@@ -104,7 +104,7 @@ class ClusterExtractor:
     def close(self) -> None:
         """See `Extractor`."""
         for worker in self._workers:
-            self._ray.kill(worker.actor)
+            self._machines.dismiss(worker.actor)
         self._workers = []
         self._machines.close()
 

@@ -101,6 +101,11 @@ class Machines:
         }
         return self.ray.remote(kind).options(**options).remote()
 
+    def dismiss(self, worker: Any) -> None:
+        """End a worker; none is left where the cluster has been left: Ray would start another one to look there."""
+        if self.ray.is_initialized():
+            self.ray.kill(worker)
+
     def close(self) -> None:
         """Leave the cluster."""
         if self._own and self.ray.is_initialized():

@@ -96,7 +96,7 @@ class Team:
         """Send the members home."""
         self._limits.close()
         for member in self._members:
-            self._ray.kill(member.actor)
+            self._there.dismiss(member.actor)
         self._members = []
         if self._machines:
             self._machines.close()

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import ROOT, featcache_cli, write_folder
+from clusters import two_machines
+from commands import PATHS, ROOT, featcache_cli, write_folder
 from featcache.cache import FeatureCache, partial_path
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
 from featcache.extraction import Extraction, extract
@@ -28,7 +29,6 @@ from toys import toy_backbone
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "tests/helpers")))
 COUNTS = {"train/ants": 60, "train/bees": 50, "val/ants": 20, "val/bees": 17}
 
 
@@ -46,18 +46,9 @@ def alone(data: Path) -> FeatureCache:
 
 
 @pytest.fixture
-def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster of two machines, of which this process is the driver."""
-    from ray.cluster_utils import Cluster as Machines
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", PATHS)  # of the workers
-    found = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    found.add_node(num_cpus=1)
-    ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
-    yield found
-    ray.shutdown()
-    found.shutdown()
+def machines() -> Iterator[Any]:
+    with two_machines() as found:
+        yield found
 
 
 def the_same(found: FeatureCache, expected: FeatureCache) -> None:
@@ -96,6 +87,19 @@ def test_a_killed_worker_loses_only_what_it_had(machines: Any, data: Path, alone
     assert not fatal.exists()  # a worker took it with it
     (note,) = told
     assert re.fullmatch(r"a worker died \(.*[^.]\); others go on with the \d+ images that it had", note)
+
+
+def test_a_cluster_that_is_left_on_the_way_is_not_replaced(machines: Any, data: Path, tmp_path: Path) -> None:
+    """To send workers home Ray would start a new cluster, look for them there, and end this process."""
+
+    def leave(what: str, done: int, total: int) -> None:
+        if what == "extract" and done:
+            ray.shutdown()
+            raise RuntimeError("left")
+
+    with pytest.raises(RuntimeError, match="left"):
+        on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(), progress=leave)
+    assert not ray.is_initialized()
 
 
 def test_of_a_death_nothing_stands_on_stdout(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
@@ -228,18 +232,19 @@ def test_an_address_without_a_cluster_is_an_error(data: Path, tmp_path: Path) ->
     assert "Error: there is no Ray cluster at 127.0.0.1:1: " in result.stderr
 
 
-@pytest.mark.parametrize(("note", "answers", "asked"), [
-    (None, True, ["auto"]), (None, False, ["auto", "local"]), ("127.0.0.1:1", True, ["local"]),
+@pytest.mark.parametrize(("known", "note", "answers", "asked"), [
+    ("", None, True, ["auto"]), ("", None, False, ["auto", "local"]), ("", "127.0.0.1:1", True, ["local"]),
+    ("local", "127.0.0.1:1", True, ["local"]),
 ])  # fmt: skip
 def test_a_cluster_that_is_no_more_is_not_waited_for(
-    note: str | None, answers: bool, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    known: str, note: str | None, answers: bool, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray keeps the address of one that was killed, and would try it for minutes."""
+    """Ray keeps the address of one that was killed, and would try it for minutes. known : RAY_ADDRESS."""
     if note:
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray/ray_current_cluster").write_text(note)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", known)
     found: list[str] = []
 
     class Ray:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 from caches import cache_of, clouds
-from commands import ROOT, done, featcache_cli
+from clusters import two_machines
+from commands import done, featcache_cli
 from featcache import team as teams
 from featcache.blocks import Centred
 from featcache.cache import FeatureCache
@@ -55,7 +56,6 @@ class FakeMachines:
         self.ray = SimpleNamespace(
             put=lambda thing: thing,
             get=lambda calls: [call() for call in calls],
-            kill=lambda _: None,
             exceptions=SimpleNamespace(RayTaskError=FailedError, RayError=DiedError),
         )
 
@@ -65,6 +65,9 @@ class FakeMachines:
     def hire(self, kind: type, machine: str, cores: int) -> Any:
         self.hired.append(machine)
         return FakeActor(self, kind())
+
+    def dismiss(self, worker: Any) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -278,24 +281,10 @@ def test_what_one_machine_alone_does_is_refused(cache: FeatureCache, options: di
 # With Ray
 
 
-PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "tests/helpers")))
-
-
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Any]:
-    """A cluster of two machines, of which this process is the driver."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster as Machines
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", PATHS)  # of the workers
-        found = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        found.add_node(num_cpus=1)
-        ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
+    with two_machines() as found:
         yield found
-        ray.shutdown()
-        found.shutdown()
 
 
 def alike(found: HeadFit, expected: HeadFit, cache: FeatureCache) -> None:

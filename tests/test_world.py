@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands import ROOT
+from commands import PATHS, ROOT
 from featcache.card import CHECKPOINT
 from featcache.errors import RunError
 from featcache.predictions import read_predictions
@@ -26,7 +26,6 @@ from featcache.world import World
 from together import tune
 
 MakeFolder = Callable[..., Path]
-PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "tests/helpers")))
 FIGURES = ("lr", "loss", "accuracy", "val_loss", "val_accuracy")
 
 

@@ -16,6 +16,8 @@ from featcache.extraction import extract
 from toys import random_image, toy_backbone
 
 ROOT = Path(featcache.__file__).parents[1]
+PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "tests/helpers")))
+"""Where processes that tests start find what they import: PYTHONPATH."""
 COUNTS = {"train/ants": 7, "train/bees": 6, "val/ants": 3, "val/bees": 2}
 SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--workers", "2")
 
