@@ -25,7 +25,7 @@ fit       passes * N * V * row_s / W           losses and gradients of a linear 
 """Seconds of N images, of V views each, on W workers."""
 
 PASSES = 150
-"""Over the rows, for a linear head that chooses its strength: 122 to 183 of five sets, see benchmarks/plan.py."""
+"""Over the rows, for a linear head that chooses its strength: 122 to 180 of five sets, see benchmarks/plan.py."""
 
 
 @dataclass(frozen=True)

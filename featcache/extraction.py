@@ -127,7 +127,8 @@ def extract(
         `read_manifest`; the split does not change with `seed`. max_pixels : larger images count as unreadable.
     strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
-    cluster : machines to do it, see `Cluster`; then device and workers are those of each, None or "auto" of its own.
+    cluster : machines to do it, see `Cluster`; then device and workers are those of each, None or "auto" of its
+        own; a worker without GPUs computes on its cores.
     on_note : called with what is good to know: how large a cache of grids will be, what became of a worker that died.
 
     Raises
@@ -149,6 +150,8 @@ def extract(
     extractor: Extractor
     with watch.phase("start"):
         if cluster:
+            if device == "auto" and not cluster.gpus_per_worker:
+                network["device"] = "cpu"  # Ray lets all workers see the machine's GPUs
             order = Order(network if isinstance(backbone, str) else backbone, asked, engine, **how)
             extractor = ClusterExtractor(manifest, cluster, order, on_note)
         else:

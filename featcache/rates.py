@@ -29,8 +29,8 @@ from featcache.softmax import Problems, numpy_pass
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.writer import CacheWriter
 
-RAY_S = 1.5e-5
-"""Seconds of the driver's thread an image, for what Ray does: 0.8 to 1.8e-5 (benchmarks/results/plan.json)."""
+RAY_S = 1e-5
+"""Seconds of the driver's thread an image, for what Ray does: rounded up, see benchmarks/plan.py."""
 
 _READ, _WRITTEN, _DISTINCT = 128, 4096, 512  # images; rows of a file; rows of a pass that differ
 _NETWORK_S = 2.0  # of forward passes

@@ -258,6 +258,25 @@ def test_a_cluster_that_is_no_more_is_not_waited_for(
     assert found == asked
 
 
+@pytest.mark.parametrize(("gpus", "asked", "device"), [
+    (0, "auto", "cpu"), (0, "cuda", "cuda"), (0.5, "auto", "auto"), (1, "cpu", "cpu"),
+])  # fmt: skip
+def test_a_worker_without_gpus_takes_none(
+    gpus: float, asked: str, device: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray lets it see those of its machine, all workers the same."""
+    orders: list[Any] = []
+
+    def noted(manifest: Any, cluster: Cluster, order: Any, on_note: Any) -> None:
+        orders.append(order)
+        raise ClusterError("that will do")
+
+    monkeypatch.setattr("featcache.extraction.ClusterExtractor", noted)
+    with pytest.raises(ClusterError, match="that will do"):
+        extract(data, tmp_path / "cache.h5", device=asked, cluster=Cluster(gpus_per_worker=gpus))
+    assert orders[0].backbone["device"] == device
+
+
 def test_options_of_workers_need_a_cluster(data: Path, tmp_path: Path) -> None:
     result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--gpus-per-worker", "1")
     assert result.exit_code == 2
