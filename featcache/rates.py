@@ -30,7 +30,7 @@ from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageD
 from featcache.writer import CacheWriter
 
 RAY_S = 1e-5
-"""Seconds of the driver's thread an image, for what Ray does: 0.3 to 0.8e-5, rounded up (benchmarks/results/plan.json)."""
+"""Seconds of the driver's thread an image, for what Ray does: 0.3 to 0.8e-5 (benchmarks/results/plan.json)."""
 
 _READ, _WRITTEN, _DISTINCT = 128, 4096, 512  # images; rows of a file; rows of a pass that differ
 _NETWORK_S = 2.0  # of forward passes
