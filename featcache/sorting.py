@@ -29,8 +29,8 @@ _LONGEST = 255  # bytes of a name, on every file system in use
 class Sorter:
     """Puts files into ROOT/CLASS/NAME: moves them there, or links to them with absolute symbolic links.
 
-    A name that other content has taken gets a number, NAME-2.jpg. Where the same content, or a link to the same file,
-    is there already, nothing is done.
+    A name that other content has taken gets a number, NAME-2.jpg: the first that is free, or has the same content, or a
+    link to the same file, already; then nothing is done.
 
     Parameters
     ----------
