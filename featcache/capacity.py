@@ -33,11 +33,12 @@ class Rates:
     """What one worker, and the machine that drives them, do in how long.
 
     image_bytes : of a file, the mean. views : of an image, the clean one among them, the mean over all splits.
-    decode_s, view_s : core-seconds of an image, of a view. cores : of a worker. forward_s : of a view. on_gpu : whether
-    the network works beside the cores. look_rate : bytes a second that are read and hashed. driver_s : of an image, to
-    take its features and to write them. row_s : of a training row in a pass of a head's fit. cache_bytes : of an image
-    in the file. memory_bytes : of an image, in the memory of the driver. read_rate : bytes a second that a worker reads
-    from where images lie; None does not count it. given : names of those that were not measured.
+    decode_s, view_s : core-seconds of an image, of a view. cores : of a worker. forward_s : of a view. on_gpu :
+    whether the network works beside the cores. look_rate : bytes a second that are read and hashed. driver_s : of
+    an image, to take its features and to write them. row_s : of a training row in a pass of a head's fit.
+    cache_bytes : of an image in the file. memory_bytes : of an image, that the driver needs while it reads the
+    list. read_rate : bytes a second that a worker reads from where images lie; None does not count it. given :
+    names of those that were not measured.
     """
 
     image_bytes: float
@@ -92,7 +93,7 @@ class Scenario:
     """So many images on so many workers.
 
     seconds : of each phase: look, extract, fit. limit : the slowest phase, and what holds it up. cache_bytes : of the
-    file. memory_bytes : that the driver needs for what it knows of the images. cost : by what it is for, where prices
+    file. memory_bytes : that the driver needs while it reads the list of images. cost : by what it is for, where prices
     were given; storage is a month of the cache.
     """
 
@@ -150,11 +151,14 @@ class CapacityPlan:
     def remarks(self) -> list[str]:
         """What follows for whoever builds it."""
         rates, found = self.rates, []
-        found.append(f"more than {rates.most_workers:,.0f} workers would wait for the one machine that writes")
+        most = max(1, math.floor(rates.most_workers))
+        found.append(f"more than {most:,} worker{'s' * (most > 1)} would wait for the one machine that writes")
         if rates.on_gpu:
             found.append(f"a worker's GPU is kept busy by {math.ceil(rates.cores_wanted)} cores; it has {rates.cores}")
             if "row_s" not in rates.given:
                 found.append("a head's fit is counted as on this machine's cores: give a GPU's --row-rate")
+        elif "cores" in rates.given:
+            found.append(f"networks and fits are counted as on this machine's cores, not on {rates.cores}")
         if not self.hashed:
             found.append("looking at the files is one machine's work: a list with a column sha256 spares it (--hashed)")
         if rates.read_rate is None:

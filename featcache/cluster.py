@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache import machines
 from featcache.errors import ClusterError, DownloadError
 from featcache.extractor import Extracted, Views, like_each_other
 from featcache.machines import DEATHS, Cluster, Machines, own_error, why_died
@@ -208,7 +209,11 @@ class ClusterExtractor:
 
     def _first_offer(self) -> Offer:
         """What the first worker that is ready would do."""
+        asked, told = monotonic(), False
         while True:
+            if self._on_note and not told and monotonic() - asked > machines.SLOW:
+                told = True
+                self._on_note(machines.WAITS)
             by_thing = {worker.offer: worker for worker in self._workers}
             ready, _ = self._ray.wait(list(by_thing), timeout=_TICK)
             for thing in ready:

@@ -103,6 +103,7 @@ def fit_head(
     device: str = "cpu",
     cluster: Cluster | None = None,
     on_epoch: Callable[[Any], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> HeadFit:
     """Train a head on the cached training views and evaluate it on val.
 
@@ -133,7 +134,7 @@ def fit_head(
         "cuda", "cuda:1", "mps".
     cluster : machines that share the training rows, of heads that choose their own settings but for knn; all must see
         the cache, see `featcache.team`. Images that are left out, val and test are judged on this machine.
-    on_epoch : called with each Epoch of "sgd".
+    on_epoch : called with each Epoch of "sgd". on_note : called where a cluster's workers are waited for.
 
     Raises
     ------
@@ -154,7 +155,7 @@ def fit_head(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
             f"Extract with --val-views {tta}."
         )
-    team = Team(cluster, given, layer) if cluster else None
+    team = Team(cluster, given, layer, on_note) if cluster else None
     options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device, places, team)
     with watch.phase("fit"), closing(team) if team else nullcontext():
         if is_imagenet(head):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Collection
@@ -12,6 +13,8 @@ from typing import Any
 from featcache.errors import ClusterError, FeatcacheError, MissingExtraError, first_line
 
 DEATHS = 3  # of workers over the same work, or of a machine's workers in a row, before it is given up
+SLOW = 15.0  # seconds until it is said that no worker has begun
+WAITS = "no worker has begun yet; other work may have the cluster's cores or GPUs, see `ray status`. It goes on then."
 _PATIENCE = 5.0  # seconds for the machine at an address to answer at all
 
 
@@ -23,11 +26,20 @@ class Cluster:
         that this machine is part of.
     gpus_per_worker : GPUs that a worker has, 0 for none; parts of one are possible.
     cpus_per_worker : its cores; None shares those of a machine among its workers: one for each GPU, else one in all.
+
+    Raises
+    ------
+    ClusterError : no number of GPUs that there can be.
     """
 
     address: str = "auto"
     gpus_per_worker: float = 0
     cpus_per_worker: int | None = None
+
+    def __post_init__(self) -> None:
+        gpus = self.gpus_per_worker
+        if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
+            raise ClusterError(f"a worker has 0, a part of one, 1, 2, ... GPUs, and not {gpus}.")
 
     def room(self, resources: dict[str, float]) -> tuple[int, int]:
         """How many workers a machine with these resources takes, and how many cores each has."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +21,13 @@ from featcache.blocks import KEPT_BYTES, Centred, Rows
 from featcache.capacity import Rates
 from featcache.engines import EngineName, Features
 from featcache.errors import EmptyFolderError, UnreadableImageError
-from featcache.files import Progress
+from featcache.files import Progress, hash_all
 from featcache.images import MAX_PIXELS, decode
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import read_image, usable_cores
 from featcache.manifest import Manifest, read_manifest
 from featcache.samples import Samples
+from featcache.shards import Shards
 from featcache.softmax import Problems, numpy_pass
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.writer import CacheWriter
@@ -32,7 +35,8 @@ from featcache.writer import CacheWriter
 RAY_S = 1e-5
 """Seconds of the driver's thread an image, for what Ray does: 0.3 to 0.8e-5 (benchmarks/results/plan.json)."""
 
-_READ, _WRITTEN, _DISTINCT = 128, 4096, 512  # images; rows of a file; rows of a pass that differ
+_READ, _VIEWS = 128, 16  # images, and views of each, at most
+_WRITTEN, _DISTINCT, _LISTED = 4096, 512, 5000  # rows of a file; rows of a pass that differ; rows of a list
 _NETWORK_S = 2.0  # of forward passes
 
 
@@ -68,17 +72,18 @@ def measure_rates(
     ImageError, BackboneError
     """
     given = given or {}
-    manifest = read_manifest(data, progress=progress)
+    manifest = read_manifest(data, allow_leak=True, progress=progress)
     samples = manifest.samples
     network = load_backbone(backbone, weights=weights, layers=layers, device=device, precision=precision, lazy=True)
     spec = network.extract_spec(
         image_size=image_size, augment=augment, seed=0, views=views, val_views=val_views, dtype=dtype
     )
     per_image = float(wanted_views(spec, samples).mean())
+    none = samples.take(np.arange(0))
     some = np.unique(np.linspace(0, len(samples) - 1, _READ).astype(np.int64))
     seen = _see(manifest, some, spec)
     tasks: dict[str, Callable[[], float]] = {
-        "look_rate": lambda: _look_rate(manifest, some),
+        "look_rate": lambda: _look_rate(manifest, seen.rows),
         "forward_s": lambda: _forward_s(network, spec, engine, seen.pixels),
         "driver_s": lambda: RAY_S + per_image * _write_s(spec, network.dims),
         "row_s": lambda: _row_s(sum(network.dims.values()), len(samples.classes)),
@@ -98,16 +103,19 @@ def measure_rates(
         view_s=seen.view_s,
         cores=cores or usable_cores(),
         on_gpu=network.device != "cpu" or "forward_s" in given,
-        cache_bytes=size_needed(spec, samples, network.dims) / len(samples),
+        cache_bytes=(size_needed(spec, samples, network.dims) - size_needed(spec, none, network.dims)) / len(samples),
         memory_bytes=_memory(samples),
-        given=tuple(given),
+        given=(*given, *(["cores"] if cores not in (None, usable_cores()) else [])),
         **measured,
     )
 
 
 class _Seen(NamedTuple):
-    """Of some images: bytes of a file, core-seconds of decoding one and of making a view; views, (v, s, s, 3)."""
+    """Of some images: those that could be read; bytes of a file, core-seconds of decoding one and of making a view;
+    views, (v, s, s, 3).
+    """
 
+    rows: NDArray[np.int64]
     bytes: float
     decode_s: float
     view_s: float
@@ -118,8 +126,8 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
     """Raises EmptyFolderError where none can be read."""
     from featcache.views import make_views  # needs PyTorch
 
-    sizes, decoding, viewing, pixels = [], [], [], []
-    numbers, reason = range(1 + spec.views), ""
+    read, sizes, decoding, viewing, pixels = [], [], [], [], []
+    numbers, reason = range(1 + min(spec.views, _VIEWS)), ""
     for row in rows.tolist():
         expected = manifest.samples.sha256[row].tobytes()
         try:
@@ -134,10 +142,12 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
         decoding.append(decoded - started)
         viewing.append((time.perf_counter() - decoded) / len(numbers))
         sizes.append(len(content))
+        read.append(row)
     if not sizes:
         raise EmptyFolderError(f"none of {len(rows)} images of {manifest.source.name} could be read: {reason}")
     skip = int(len(sizes) > 1)  # the first one loads what decodes and resizes
     return _Seen(
+        np.array(read),
         float(np.mean(sizes)),
         float(np.mean(decoding[skip:])),
         float(np.mean(viewing[skip:])),
@@ -147,9 +157,12 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
 
 def _look_rate(manifest: Manifest, rows: NDArray[np.int64]) -> float:
     """Bytes a second that are read and hashed, by as many threads as `extract` takes."""
-    names = [manifest.samples.ids[row] for row in rows]
+    source, names = manifest.source, [manifest.samples.ids[row] for row in rows]
     started = time.perf_counter()
-    manifest.source.hash(names)
+    if isinstance(source, Shards):  # knows the hashes: all of the tars were read just now
+        hash_all(lambda name: hashlib.sha256(source.read(name)).digest(), names)
+    else:
+        source.hash(names)
     seconds = time.perf_counter() - started
     return sum(len(manifest.read(int(row))) for row in rows) / seconds
 
@@ -203,6 +216,20 @@ def _row_s(d: int, classes: int) -> float:
 
 
 def _memory(samples: Samples) -> float:
-    """Bytes an image of what this machine knows of all images: ids, labels, splits, hashes, views wanted and done."""
-    ids = sum(map(sys.getsizeof, samples.ids)) / len(samples)
-    return ids + 8 + samples.labels.nbytes / len(samples) + 1 + 32 + 2 * 2
+    """Bytes an image of this machine, at most, while it reads a list of images with splits and hashes: what it
+    takes for names as long as these. What an extraction needs is less.
+    """
+    length = round(sum(map(len, samples.ids)) / len(samples))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "list.csv")
+        with path.open("w", encoding="ascii") as file:
+            file.write("path,label,split,sha256\n")
+            for row in range(_LISTED):
+                digest = hashlib.sha256(row.to_bytes(8)).hexdigest()
+                file.write(f"https://host/{row:0{length}d},{'ab'[row % 2]},{'train' if row % 5 else 'val'},{digest}\n")
+        tracemalloc.start()
+        try:
+            read_manifest(path)
+            return tracemalloc.get_traced_memory()[1] / _LISTED
+        finally:
+            tracemalloc.stop()

@@ -94,6 +94,12 @@ def stat(url: str) -> tuple[int, str]:
     return int(found["size"]), " ".join([url, str(found["size"]), *marks])
 
 
+def is_folder(url: str) -> bool:
+    """Whether there is a folder at a URL. Raises as `read` does."""
+    system, path = _system(url)
+    return bool(_patiently(url, lambda: system.isdir(path)))
+
+
 def download(url: str, path: Path, size: int, tick: Callable[[int], None] | None = None) -> None:
     """Copy a file of `size` bytes to the disk, after what is there of it already. Raises as `read` does."""
     with path.open("ab") as file:
@@ -123,10 +129,10 @@ def upload(path: Path, url: str) -> None:
     system, place = _system(url)
     draft = place if "s3" in str(system.protocol) or "gs" in str(system.protocol) else f"{place}.partial"
     if draft != place:
-        _patiently(url, lambda: system.makedirs(posixpath.dirname(place), exist_ok=True))
-    _patiently(url, lambda: system.put_file(os.fspath(path), draft))
+        _patiently(url, lambda: system.makedirs(posixpath.dirname(place), exist_ok=True), "written")
+    _patiently(url, lambda: system.put_file(os.fspath(path), draft), "written")
     if draft != place:
-        _patiently(url, lambda: system.mv(draft, place))
+        _patiently(url, lambda: system.mv(draft, place), "written")
 
 
 @cache
@@ -148,8 +154,8 @@ def _system(url: str) -> tuple[Any, str]:
     return system, system._strip_protocol(url)
 
 
-def _patiently(url: str, call: Callable[[], Any]) -> Any:
-    """What a call gives, tried again where trying again can help."""
+def _patiently(url: str, call: Callable[[], Any], doing: str = "read") -> Any:
+    """What a call gives, tried again where trying again can help. doing : what it does to the file."""
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(TRIES),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
@@ -162,9 +168,10 @@ def _patiently(url: str, call: Callable[[], Any]) -> Any:
     except _FINAL:
         raise
     except Exception as error:  # each file system raises what it likes
+        again = "" if doing == "written" else ": it goes on where it stopped"
         raise DownloadError(
-            f"{url} cannot be read: {first_line(error)}. Check the address and your access to it, then run the same "
-            "command again: it goes on where it stopped."
+            f"{url} cannot be {doing}: {first_line(error)}. Check the address and your access to it, then run the same "
+            f"command again{again}."
         ) from error
 
 

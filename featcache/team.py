@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from featcache import machines
 from featcache.blocks import Centred
 from featcache.cache import FeatureCache
 from featcache.closed import Moments, OutOfTimeError
@@ -46,11 +47,17 @@ class Team:
     Parameters
     ----------
     cluster : its machines; those that join it later are not asked. cache : which all of them see under one path, or
-    at a URL, from which each copies it once.
+    at a URL, from which each copies it once. on_note : called where workers are waited for.
     """
 
-    def __init__(self, cluster: Cluster, cache: str | os.PathLike[str], layer: str) -> None:
-        self._cluster, self._layer = cluster, layer
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: str | os.PathLike[str],
+        layer: str,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._cluster, self._layer, self._on_note = cluster, layer, on_note
         self._cache = os.fspath(cache) if is_url(cache) else os.path.abspath(cache)
         self._machines: Machines | None = None
         self._members: list[_Hired] = []
@@ -64,6 +71,9 @@ class Team:
         """Let each worker take as many images of train. Raises ClusterError, MissingExtraError."""
         content = content_of(FeatureCache.open(self._cache))
         self._hire()
+        begun = [member.actor.__ray_ready__.remote() for member in self._members]
+        if self._on_note and not self._ray.wait(begun, timeout=machines.SLOW)[0]:
+            self._on_note(machines.WAITS)
         # OpenBLAS's threads spin for a tenth of a second after each product: a core that a worker on this machine needs
         self._limits.enter_context(threadpool_limits(1, "blas"))
         n, parts = len(targets.labels), min(len(self._members), len(targets.labels))

@@ -1,9 +1,10 @@
-"""`pull` and `push`: caches that lie elsewhere, copied whole, checked, and in steps that can be taken up again."""
+"""`pull` and `push`: caches that lie elsewhere, copied whole and checked; a pull goes on where it broke off."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from featcache import remote
 from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
 from featcache.creation import fsync_folder
-from featcache.errors import CacheDamagedError, CacheMismatchError
+from featcache.errors import CacheDamagedError, CacheMismatchError, DownloadError, FeatcacheError
 from featcache.files import Progress
 from featcache.report import Stopwatch, human_bytes
 
@@ -68,7 +69,13 @@ def pull(url: str, out: str | os.PathLike[str], *, progress: Progress | None = N
     draft = out.with_name(f"{out.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}.pulled")
     before = draft.stat().st_size if draft.exists() else 0
     remote.download(url, draft, size, (lambda done: progress("pull", done, size)) if progress else None)
-    rows = _check(draft, out, progress)
+    try:
+        rows = _check(draft, out, progress)
+    except FeatcacheError as error:
+        draft.unlink()
+        if before:  # the disk may be at fault
+            return pull(url, out, progress=progress)
+        raise type(error)(str(error).replace(str(draft), url)) from error
     os.replace(draft, out)
     fsync_folder(out.parent)
     return Transfer(url, str(out), rows, size, size - before, watch.seconds()["wall"])
@@ -82,6 +89,8 @@ def push(cache: str | os.PathLike[str], url: str, *, progress: Progress | None =
     DownloadError. CacheDamagedError : it is not what was written; nothing was copied.
     """
     watch, path = Stopwatch(), Path(cache)
+    if not posixpath.basename(url) or remote.is_folder(url):
+        raise DownloadError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")
     rows, size = _check(path, path, progress), path.stat().st_size
     remote.upload(path, url)
     if (there := remote.stat(url)[0]) != size:

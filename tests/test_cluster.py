@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -17,12 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clusters import two_machines
+from clusters import fully_booked, two_machines
 from commands import PATHS, ROOT, featcache_cli, write_folder
 from featcache.cache import FeatureCache, partial_path
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
 from featcache.extraction import Extraction, extract
-from featcache.machines import Cluster, _connect
+from featcache.machines import WAITS, Cluster, _connect
 from killers import slow_backbone
 from toys import toy_backbone
 
@@ -256,6 +257,28 @@ def test_a_cluster_that_is_no_more_is_not_waited_for(
 
     _connect(Ray, "auto")
     assert found == asked
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_is_said_that_other_work_has_the_cluster(
+    machines: Any, data: Path, alone: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache.machines.SLOW", 0.5)
+    told, free = [], fully_booked()
+
+    def note(text: str) -> None:
+        told.append(text)
+        free(text)
+
+    found = extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=2, cluster=Cluster(), on_note=note)
+    the_same(found.cache, alone)
+    assert told == [WAITS]
+
+
+@pytest.mark.parametrize("gpus", [-1, 1.5, math.nan, math.inf])
+def test_there_is_no_such_number_of_gpus(gpus: float) -> None:
+    with pytest.raises(ClusterError, match=f"a worker has 0, a part of one, 1, 2, ... GPUs, and not {gpus}"):
+        Cluster(gpus_per_worker=gpus)
 
 
 @pytest.mark.parametrize(("gpus", "asked", "device"), [

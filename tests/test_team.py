@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 from caches import cache_of, clouds
-from clusters import two_machines
+from clusters import fully_booked, two_machines
 from commands import done, featcache_cli
 from featcache import team as teams
 from featcache.blocks import Centred
@@ -28,7 +28,7 @@ from featcache.errors import CacheDamagedError, ClusterError, HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
 from featcache.fitting import HeadFit, fit_head
 from featcache.heads import classify
-from featcache.machines import Cluster
+from featcache.machines import WAITS, Cluster
 from featcache.member import Member
 from featcache.softmax import numpy_pass
 from featcache.team import Team
@@ -306,6 +306,21 @@ def test_a_cluster_fits_what_one_machine_does(machines: Any, cache: FeatureCache
         ["knn", "it failed (it compares all images with each other, on one machine: leave out the cluster)"]
     ]
     assert (out / "head.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_is_said_that_other_work_has_the_cluster(
+    machines: Any, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache.machines.SLOW", 0.5)
+    told, free = [], fully_booked()
+
+    def note(text: str) -> None:
+        told.append(text)
+        free(text)
+
+    alike(fit_head(cache, head="ridge", cluster=Cluster(), on_note=note), fit_head(cache, head="ridge"), cache)
+    assert told == [WAITS]
 
 
 @pytest.mark.filterwarnings("ignore")

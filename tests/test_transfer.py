@@ -13,7 +13,7 @@ import pytest
 from commands import done, refused, toy_cache
 from featcache import remote
 from featcache.cache import FeatureCache
-from featcache.errors import CacheDamagedError, CacheMismatchError, DownloadError
+from featcache.errors import CacheDamagedError, CacheMismatchError, DownloadError, NotACacheError
 from featcache.transfer import pull, push
 
 URL = "memory://caches/cache.h5"
@@ -75,6 +75,46 @@ def test_what_broke_off_is_not_gone_on_with_where_the_cache_is_another_now(
     assert remote.stat(URL)[1] != version
     pull(URL, tmp_path / "copy.h5")
     assert (tmp_path / "copy.h5").read_bytes() == more.read_bytes()
+
+
+def test_a_damaged_beginning_is_brought_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(cache, URL)
+    download = remote.download
+    monkeypatch.setattr(remote, "download", lambda url, draft, *_: (draft.write_bytes(bytes(500)), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        pull(URL, tmp_path / "far/copy.h5")
+    monkeypatch.setattr(remote, "download", download)
+    pull(URL, tmp_path / "far/copy.h5")
+    assert (tmp_path / "far/copy.h5").read_bytes() == cache.read_bytes()
+    assert os.listdir(tmp_path / "far") == ["copy.h5"]
+
+
+def test_what_is_no_cache_is_named_by_its_url_and_not_kept(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/caches/notes.txt", b"no cache")
+    with pytest.raises(NotACacheError, match=r"memory://caches/notes\.txt") as caught:
+        pull("memory://caches/notes.txt", tmp_path / "far/copy.h5")
+    assert "pulled" not in str(caught.value)
+    assert os.listdir(tmp_path / "far") == []
+
+
+def test_a_cache_is_not_pushed_into_a_folder_without_its_name(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for url in (str(tmp_path / "photos"), f"file://{tmp_path}/photos/", ""):
+        with pytest.raises(DownloadError, match=r"is a folder. Give the file's name, too: .../cache.h5"):
+            push(cache, url)
+    assert os.listdir(tmp_path / "photos") == []
+
+
+def test_a_push_that_fails_does_not_say_that_it_goes_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise ValueError("quota")
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "put_file", full)
+    with pytest.raises(DownloadError) as caught:
+        push(cache, URL)
+    assert str(caught.value) == (
+        f"{URL} cannot be written: quota. Check the address and your access to it, then run the same command again."
+    )
 
 
 def test_another_cache_is_not_overwritten(cache: Path, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
     if data and not report:
         raise click.UsageError("--images is for the pictures of --report")
     cluster = options.take_cluster(settings)
-    fit = featcache.fit_head(cache, cluster=cluster, on_epoch=None if as_json else options.echo, **settings)
+    told = None if as_json else options.echo
+    fit = featcache.fit_head(cache, cluster=cluster, on_epoch=told, on_note=told, **settings)
     options.show(fit, as_json)
     if report:
         from featcache.pages import write_head_page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,10 +64,23 @@ engine_option = click.option(
     show_default=True,
     help="What runs the network; auto takes OpenVINO, or torch.compile, on CPUs where it pays.",
 )
+
+
+class Finite(click.FloatRange):
+    """A range that neither nan nor inf is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
 cluster_options = _all(
     click.option("--cluster", metavar="auto|ADDRESS", help="Let the machines of a Ray cluster do it; auto: the one "
                  "that this machine is in, else this machine, with several workers."),
-    click.option("--gpus-per-worker", type=click.FloatRange(0), help="Of --cluster. [default: 0]"),
+    click.option("--gpus-per-worker", type=Finite(0), help="Of --cluster. [default: 0]"),
     click.option("--cpus-per-worker", type=click.IntRange(1), help="Of --cluster. [default: a machine's cores, shared "
                  "by a worker for each GPU, or for one worker]"),
 )  # fmt: skip

@@ -31,7 +31,7 @@ def _counts(_ctx: click.Context, _option: click.Parameter, text: str) -> list[in
 
 
 def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
-    return click.option(name, type=click.FloatRange(0, min_open=True), metavar=unit, help=told)
+    return click.option(name, type=options.Finite(1e-9, 1e15), metavar=unit, help=told)
 
 
 @click.command(
@@ -62,15 +62,16 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 @_rate("--look-rate", "MB/S", "Of reading and hashing all files on one machine.")
 @_rate("--driver-rate", "IMAGES/S", "Of taking features and writing them.")
 @_rate("--row-rate", "ROWS/S", "Of a worker, in a pass of a head's fit.")
-@click.option("--worker-hour", type=click.FloatRange(0), help="A worker, an hour.")
-@click.option("--storage-gb-month", type=click.FloatRange(0), help="A GB of the cache, a month.")
-@click.option("--thousand-reads", type=click.FloatRange(0), help="A thousand reads of a file.")
+@click.option("--worker-hour", type=options.Finite(0, 1e15), help="A worker, an hour.")
+@click.option("--storage-gb-month", type=options.Finite(0, 1e15), help="A GB of the cache, a month.")
+@click.option("--thousand-reads", type=options.Finite(0, 1e15), help="A thousand reads of a file.")
 @click.option("--page", callback=options.file_in_a_folder, help="Write all of it, with a picture, into this HTML file.")
 @options.as_json
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
     """Say how long millions of images would take, on how many machines, and what would hold them up.
 
-    Measures a few images of DATA on this machine, each step by itself, and multiplies. --page shows the formula.
+    Looks through DATA, a sample of what is to come, measures each step with a few of its images on this machine, and
+    multiplies. --page shows the formula.
     """
     import featcache
 

@@ -66,6 +66,17 @@ def test_what_is_no_number_of_images_is_refused(text: str, got: dict[str, Any]) 
     assert "is no number such as 64, 250k, 10M or 1B" in result.stderr
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "1e-320", "1e308", "-1"])
+@pytest.mark.parametrize("option", ["--forward-rate", "--driver-rate", "--read-rate", "--worker-hour"])
+def test_what_is_no_rate_and_no_price_is_refused(option: str, text: str, got: dict[str, Any]) -> None:
+    result = featcache_cli("plan", "photos", option, text)
+    if (option, text) == ("--worker-hour", "1e-320"):
+        assert result.exit_code == 0
+        return
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
 def test_a_page_is_written_of_a_real_measurement(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", {"train/a": 4, "train/b": 4})
     page = tmp_path / "plan.html"

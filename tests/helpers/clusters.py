@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from commands import PATHS
+
+
+def fully_booked() -> Callable[[str], None]:
+    """Take all cores of all machines; what is returned gives them back."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Other:
+        def there(self) -> None:
+            """Once it has its cores."""
+
+    others = [
+        ray.remote(Other)
+        .options(
+            num_cpus=node["Resources"]["CPU"],
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote()
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    ray.get([other.there.remote() for other in others])
+
+    def free(_: str) -> None:
+        for other in others:
+            ray.kill(other)
+
+    return free
 
 
 @contextmanager
