@@ -33,7 +33,7 @@ from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageD
 from featcache.writer import CacheWriter
 
 RAY_S = 1e-5
-"""Seconds of the driver's thread an image, for what Ray does: 0.3 to 0.8e-5 (benchmarks/results/plan.json)."""
+"""Seconds of the driver's thread an image, for what Ray does: up to 1e-5 (benchmarks/results/plan.json)."""
 
 _READ, _VIEWS = 128, 16  # images, and views of each, at most
 _WRITTEN, _DISTINCT, _LISTED = 4096, 512, 5000  # rows of a file; rows of a pass that differ; rows of a list
