@@ -163,7 +163,7 @@ class CapacityPlan:
             found.append("looking at the files is one machine's work: a list with a column sha256 spares it (--hashed)")
         if rates.read_rate is None:
             found.append("the way from the storage to the workers is not counted: give its --read-rate")
-        found.append("not counted: reading the list of images, starting machines, files that must be read again, heads that are not linear")
+        found.append("not counted: reading the list, starting machines, files read again, heads that are not linear")
         return found
 
     def __str__(self) -> str:

@@ -132,7 +132,7 @@ def test_the_table_and_the_remarks_are_for_people() -> None:
         "- a head's fit is counted as on this machine's cores: give a GPU's --row-rate",
         "- looking at the files is one machine's work: a list with a column sha256 spares it (--hashed)",
         "- the way from the storage to the workers is not counted: give its --read-rate",
-        "- not counted: reading the list of images, starting machines, files that must be read again, heads that are not linear",
+        "- not counted: reading the list, starting machines, files read again, heads that are not linear",
     ]
 
 
