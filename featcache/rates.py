@@ -83,7 +83,7 @@ def measure_rates(
     some = np.unique(np.linspace(0, len(samples) - 1, _READ).astype(np.int64))
     seen = _see(manifest, some, spec)
     tasks: dict[str, Callable[[], float]] = {
-        "look_rate": lambda: _look_rate(manifest, seen.rows),
+        "look_rate": lambda: _look_rate(manifest, seen),
         "forward_s": lambda: _forward_s(network, spec, engine, seen.pixels),
         "driver_s": lambda: RAY_S + per_image * _write_s(spec, network.dims),
         "row_s": lambda: _row_s(sum(network.dims.values()), len(samples.classes)),
@@ -155,16 +155,15 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
     )
 
 
-def _look_rate(manifest: Manifest, rows: NDArray[np.int64]) -> float:
+def _look_rate(manifest: Manifest, seen: _Seen) -> float:
     """Bytes a second that are read and hashed, by as many threads as `extract` takes."""
-    source, names = manifest.source, [manifest.samples.ids[row] for row in rows]
+    source, names = manifest.source, [manifest.samples.ids[row] for row in seen.rows]
     started = time.perf_counter()
     if isinstance(source, Shards):  # knows the hashes: all of the tars were read just now
         hash_all(lambda name: hashlib.sha256(source.read(name)).digest(), names)
     else:
         source.hash(names)
-    seconds = time.perf_counter() - started
-    return sum(len(manifest.read(int(row))) for row in rows) / seconds
+    return seen.bytes * len(names) / (time.perf_counter() - started)
 
 
 def _forward_s(network: Backbone, spec: ExtractSpec, engine: EngineName, pixels: NDArray[np.uint8]) -> float:

@@ -23,7 +23,7 @@ from featcache.layout import REASON_BYTES
 from featcache.loader import usable_cores
 from featcache.manifest import read_manifest
 from featcache.plots import plot_capacity
-from featcache.rates import RAY_S, _look_rate, measure_rates
+from featcache.rates import RAY_S, _look_rate, _Seen, measure_rates
 from pagereader import read_page
 
 CPU = Rates(
@@ -197,16 +197,20 @@ def test_memory_is_what_reading_a_list_takes(data: Path, tmp_path: Path) -> None
     assert rates.memory_bytes == pytest.approx(peak / n, rel=0.15)
 
 
-def test_tars_are_looked_at_as_fast_as_their_bytes_are_read(data: Path, tmp_path: Path) -> None:
+def test_tars_are_looked_at_as_fast_as_their_bytes_are_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with tarfile.open(tmp_path / "train-000.tar", "w") as tar:
         for path in sorted(data.glob("train/*/*.png")):
             tar.add(path, str(path.relative_to(data)))
     manifest = read_manifest(str(tmp_path / "train-000.tar"), allow_leak=True)
     read: list[str] = []
-    source = manifest.source
-    source.read, whole = lambda name: read.append(name) or whole(name), source.read  # type: ignore[method-assign]
-    assert _look_rate(manifest, np.arange(8)) > 0
-    assert len(read) == 2 * 8  # to hash, and for their sizes
+    monkeypatch.setattr(manifest.source, "read", lambda name: read.append(name) or b"")
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr("featcache.rates.time.perf_counter", lambda: next(clock))
+    seen = _Seen(np.arange(8), 500.0, 0.0, 0.0, np.zeros((1, 1, 1, 3), np.uint8))
+    assert _look_rate(manifest, seen) == 8 * 500 / 2
+    assert sorted(read) == sorted(manifest.samples.ids[:8])
 
 
 def test_one_image_that_is_not_there_does_not_end_it(data: Path, tmp_path: Path) -> None:

@@ -259,17 +259,11 @@ def test_a_cluster_that_is_no_more_is_not_waited_for(
     assert found == asked
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_it_is_said_that_other_work_has_the_cluster(
     machines: Any, data: Path, alone: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("featcache.machines.SLOW", 0.5)
-    told, free = [], fully_booked()
-
-    def note(text: str) -> None:
-        told.append(text)
-        free(text)
-
+    told, note = fully_booked()
     found = extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=2, cluster=Cluster(), on_note=note)
     the_same(found.cache, alone)
     assert told == [WAITS]

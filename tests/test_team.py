@@ -313,12 +313,7 @@ def test_it_is_said_that_other_work_has_the_cluster(
     machines: Any, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("featcache.machines.SLOW", 0.5)
-    told, free = [], fully_booked()
-
-    def note(text: str) -> None:
-        told.append(text)
-        free(text)
-
+    told, note = fully_booked()
     alike(fit_head(cache, head="ridge", cluster=Cluster(), on_note=note), fit_head(cache, head="ridge"), cache)
     assert told == [WAITS]
 

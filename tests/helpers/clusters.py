@@ -11,8 +11,8 @@ import pytest
 from commands import PATHS
 
 
-def fully_booked() -> Callable[[str], None]:
-    """Take all cores of all machines; what is returned gives them back."""
+def fully_booked() -> tuple[list[str], Callable[[str], None]]:
+    """Take all cores of all machines: the notes that came, and what takes a note and gives the cores back."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -32,11 +32,14 @@ def fully_booked() -> Callable[[str], None]:
     ]
     ray.get([other.there.remote() for other in others])
 
-    def free(_: str) -> None:
+    told: list[str] = []
+
+    def note(text: str) -> None:
+        told.append(text)
         for other in others:
             ray.kill(other)
 
-    return free
+    return told, note
 
 
 @contextmanager
