@@ -25,7 +25,7 @@ from featcache.joined import Joined
 from featcache.labels import count_images
 from featcache.layers import choose_layers
 from featcache.report import human_bytes, printable
-from featcache.samples import SPLITS, Samples
+from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.spec import PENULTIMATE, ExtractSpec
 
 
@@ -181,6 +181,8 @@ class FeatureCache:
         """What the cache holds, as JSON values."""
         samples = self.samples
         rows_of = {split: samples.rows(split) for split in SPLITS}
+        if not len(rows_of[UNLABELLED]):
+            del rows_of[UNLABELLED]
         counts = {
             split: {
                 name: int(count)
@@ -189,6 +191,7 @@ class FeatureCache:
                 )
             }
             for split, rows in rows_of.items()
+            if split != UNLABELLED
         }
         return {
             "path": str(self.path),

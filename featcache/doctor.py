@@ -19,7 +19,7 @@ from featcache.labels import count_images, strata
 from featcache.likeness import K, check_alike, find_copies
 from featcache.report import Stopwatch
 from featcache.rng import content_order
-from featcache.samples import SPLITS, Samples
+from featcache.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.scaling import equalise
 from featcache.spec import PENULTIMATE
 from featcache.symptoms import (
@@ -81,7 +81,7 @@ def examine(
         if progress:
             progress("examine", len(checks), max(steps, len(checks)))
 
-    parts = {split: cache.features(split, layer) for split in SPLITS}
+    parts = {split: cache.features(split, layer) for split in LABELLED_SPLITS}
     parts = {split: features for split, features in parts.items() if len(features.samples)}
     if "train" not in parts:
         raise CacheIncompleteError(f"{cache.path} has no readable train images")
@@ -130,8 +130,11 @@ def _look(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int6
 def _check_images(cache: FeatureCache) -> Check:
     """Copies, and numbers: what needs no feature."""
     samples = cache.samples
-    counts = {split: count_images(samples.labels[samples.rows(split)], len(samples.classes)) for split in SPLITS}
-    copies = [(a, b) for a, b in samples.copies() if cache.done[a] and cache.done[b]]
+    counts = {
+        split: count_images(samples.labels[samples.rows(split)], len(samples.classes)) for split in LABELLED_SPLITS
+    }
+    is_there = (cache.done > 0) & (samples.split != SPLITS.index(UNLABELLED))
+    copies = [(a, b) for a, b in samples.copies() if is_there[a] and is_there[b]]
     found = find_copies(samples, copies)
     if cache.skipped:
         reasons = sorted({reason for _, reason in cache.skipped})

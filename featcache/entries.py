@@ -6,6 +6,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.trees import Tree
@@ -17,7 +18,8 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 class Entry:
     """One image.
 
-    id : relative POSIX path, or a whole URL. classes : their names. split : None where nothing is said.
+    id : relative POSIX path, or a whole URL. classes : their names. split : None where nothing is said; "unlabelled"
+    for an image whose label is not known.
     sha256 : of its bytes, where that is known before it is read.
     """
 
@@ -25,6 +27,19 @@ class Entry:
     classes: tuple[str, ...]
     split: str | None
     sha256: bytes | None = None
+
+
+class Listing(NamedTuple):
+    """What a source holds.
+
+    entries : the images.
+    several : whether an image can have several labels.
+    notes : what was read how, a line each, for people: which column is the label, ...
+    """
+
+    entries: list[Entry]
+    several: bool
+    notes: tuple[str, ...] = ()
 
 
 def scan(tree: Tree, ignored: Counter[str]) -> Iterator[Entry]:

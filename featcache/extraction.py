@@ -25,6 +25,7 @@ from featcache.layout import size_needed, wanted_views
 from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import Report, Stopwatch, human_bytes, notes
+from featcache.samples import SPLITS, UNLABELLED
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
 from featcache.workman import Order
 from featcache.writer import CacheWriter
@@ -37,7 +38,7 @@ class Extraction:
     cache : the finished cache. extracted : images run through the network by this call, 0 where the cache was
     there already; shown : their views. skipped : pairs (id, reason). ignored : files that are no images, by reason.
     conflicts : pairs of ids with equal bytes and different labels.
-    note : what the user should know of the network's engine.
+    note : what the user should know of the network's engine. data_notes : how the data was read, see `Manifest`.
     """
 
     cache: FeatureCache
@@ -48,6 +49,7 @@ class Extraction:
     conflicts: list[tuple[str, str]]
     report: Report
     note: str = ""
+    data_notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """What was done, for people."""
@@ -64,9 +66,10 @@ class Extraction:
             lines.append("nothing to extract: the cache was complete")
         lines += [self.note] if self.note else []
         if cache.samples.multilabel:
-            without = len(cache.samples) - int(cache.samples.labels.any(axis=1).sum())
+            is_known = cache.samples.split != SPLITS.index(UNLABELLED)
+            without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
             lines.append(f"an image can have several labels; {without} images have none")
-        return "\n".join(lines + notes(self.ignored, self.conflicts, self.skipped))
+        return "\n".join([*lines, *self.data_notes, *notes(self.ignored, self.conflicts, self.skipped)])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -79,6 +82,7 @@ class Extraction:
             "ignored": self.ignored,
             "conflicts": [list(pair) for pair in self.conflicts],
             "note": self.note,
+            "data_notes": list(self.data_notes),
         }
 
 
@@ -174,7 +178,15 @@ def extract(
         precision=extractor.precision,
     )
     return Extraction(
-        cache, extracted, shown, cache.skipped, manifest.ignored, manifest.conflicts(), report, extractor.note
+        cache,
+        extracted,
+        shown,
+        cache.skipped,
+        manifest.ignored,
+        manifest.conflicts(),
+        report,
+        extractor.note,
+        manifest.notes,
     )
 
 

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from featcache.files import draft_of
+from featcache.labels import spell
 from featcache.report import csv_row, finite, printable
 from featcache.samples import SPLITS, Samples
 
@@ -136,12 +135,10 @@ def name_row(
     samples: Samples, row: int, *, suggested: str = "", other: int | None = None, score: Any = None
 ) -> Suspect:
     """A row of samples as a suspect; other : the row that it is alike."""
-    label = samples.labels[row]
-    names = [samples.classes[int(place)] for place in (np.flatnonzero(label) if samples.multilabel else [label])]
     return Suspect(
         samples.ids[row],
         SPLITS[samples.split[row]],
-        "|".join(names),
+        spell(samples.labels[[row]], samples.classes)[0],
         suggested,
         "" if other is None else samples.ids[other],
         None if score is None else float(score),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.entries import SPLIT_NAMES, Entry
+from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.files import Progress, hash_all
 
@@ -35,12 +35,12 @@ class HuggingFace:
         self.name, self._folder = str(folder), folder
         self._rows: dict[str, tuple[Any, int]] = {}  # id -> the column of images, row
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> tuple[list[Entry], bool]:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         found = []
         for split, table in self._splits().items():
             found += self._entries_of(split, table)
-        return found, any(len(entry.classes) != 1 for entry in found)
+        return Listing(found, any(len(entry.classes) != 1 for entry in found))
 
     def read(self, name: str) -> bytes:
         """See `Source`."""

@@ -1,4 +1,7 @@
-"""Labels: one an image, shape (n,), int64, indices of classes; or several, (n, c), uint8, 1 where an image has it."""
+"""Labels: one an image, shape (n,), int64, indices of classes; or several, (n, c), uint8, 1 where an image has it.
+
+Of images whose label is not known, which are in the split "unlabelled", they are -1, or 0 everywhere.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def strata(labels: Labels) -> NDArray[np.int64]:
 
 
 def spell(labels: Labels, classes: tuple[str, ...]) -> list[str]:
-    """The class of each image, or its classes as "a|b"."""
+    """The class of each image, or its classes as "a|b"; "" for -1, which is no class."""
     if is_multilabel(labels):
         return [SEPARATOR.join(classes[place] for place in np.flatnonzero(row)) for row in labels]
-    return [classes[label] for label in labels]
+    return ["" if label < 0 else classes[label] for label in labels]

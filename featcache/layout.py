@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.labels import Labels
-from featcache.samples import SPLITS, Samples
+from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sealed import OWNER_BYTES, Arrays, Kind, Region, damaged, opened
 from featcache.spec import ExtractSpec
 
@@ -123,17 +123,18 @@ def _read(path: Path, arrays: Arrays) -> Layout:
     index, regions = arrays.index(), arrays.regions
     spec = ExtractSpec.from_json(json.dumps(index["spec"]))
     n = len(index["ids"])
+    split = arrays.table("split", (n,), "|u1")
     samples = Samples(
         tuple(map(str, index["ids"])),
-        _labels(path, arrays, n, len(index["classes"])),
-        arrays.table("split", (n,), "|u1"),
+        _labels(path, arrays, split, len(index["classes"])),
+        split,
         arrays.table("sha256", (n, 32), "|u1"),
         tuple(map(str, index["classes"])),
     )
     if len(set(samples.ids)) != n:
         raise damaged(path, CACHE, "its ids are not one a row")
     if n and samples.split.max() >= len(SPLITS):
-        raise damaged(path, CACHE, "a split lies outside of train, val and test")
+        raise damaged(path, CACHE, f"a split lies outside of {', '.join(SPLITS)}")
     provenance = dict(index["provenance"])
     for name, kind in _PROVENANCE.items():
         if not isinstance(provenance.get(name, kind()), kind):
@@ -158,10 +159,14 @@ def _read(path: Path, arrays: Arrays) -> Layout:
     )
 
 
-def _labels(path: Path, arrays: Arrays, n: int, n_classes: int) -> Labels:
-    """One label a row, or 0 and 1 for each class."""
+def _labels(path: Path, arrays: Arrays, split: NDArray[np.uint8], n_classes: int) -> Labels:
+    """One label a row, -1 in the split "unlabelled", or 0 and 1 for each class."""
+    n, is_unlabelled = len(split), split == SPLITS.index(UNLABELLED)
     several = len(arrays.regions["labels"].shape) == 2
     labels = arrays.table("labels", (n, n_classes), "|u1") if several else arrays.table("labels", (n,), "<i8")
-    if labels.size and not 0 <= labels.min() <= labels.max() < (2 if several else n_classes):
+    known = labels[~is_unlabelled]
+    if np.any(labels[is_unlabelled] != (0 if several else -1)) or (
+        known.size and not 0 <= known.min() <= known.max() < (2 if several else n_classes)
+    ):
         raise damaged(path, CACHE, "a label lies outside of its classes")
     return labels

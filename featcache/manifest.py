@@ -17,7 +17,7 @@ from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress
 from featcache.holdout import hold_out
 from featcache.labels import Labels
-from featcache.samples import SPLITS, Samples
+from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sources import Source, open_source
 from featcache.tables import is_table
 
@@ -29,18 +29,21 @@ class Manifest:
     """Labelled images.
 
     source : where their bytes are read.
-    samples : ids, labels, split, hashes, classes; train rows first, then val, then test, each sorted by id.
+    samples : ids, labels, split, hashes, classes; train rows first, then val, test and unlabelled, each sorted by id.
     ignored : how many files were passed over, by reason.
+    notes : how the data was read, a line each: which column is the label, which images have none, ...
     """
 
     source: Source
     samples: Samples
     ignored: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     def conflicts(self) -> list[tuple[str, str]]:
         """Pairs of images with equal bytes and different labels: one of the two labels is wrong."""
         labels, sha256 = self.samples.labels, self.samples.sha256
-        pairs = [(a, b) for a, b in self.samples.copies() if sha256[a].tobytes() != _EMPTY]
+        known = self.samples.split != SPLITS.index(UNLABELLED)
+        pairs = [(a, b) for a, b in self.samples.copies() if known[a] and known[b] and sha256[a].tobytes() != _EMPTY]
         return [(self.samples.ids[a], self.samples.ids[b]) for a, b in pairs if np.any(labels[a] != labels[b])]
 
     def single_label(self, command: str) -> Manifest:
@@ -99,7 +102,7 @@ def read_manifest(
         return data
     source = open_source(data)
     ignored: Counter[str] = Counter()
-    entries, several = source.entries(ignored, progress)
+    entries, several, notes = source.entries(ignored, progress)
     if not entries:
         raise EmptyFolderError(f"{source.name} holds no images. {_expected(source.name)}")
     entries.sort(key=lambda entry: entry.id)
@@ -111,7 +114,7 @@ def read_manifest(
     samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes).take(order)
     if not allow_leak:
         _refuse_leaks(source.name, samples)
-    return Manifest(source, samples, dict(ignored))
+    return Manifest(source, samples, dict(ignored), (*notes, *_unlabelled_note(samples)))
 
 
 def _hashes(source: Source, entries: list[Entry], progress: Progress | None) -> NDArray[np.uint8]:
@@ -133,6 +136,8 @@ def _expected(source: str) -> str:
 
 def _classes(source: str, entries: list[Entry]) -> tuple[str, ...]:
     """The class names of the training images, checked against the other splits."""
+    if all(entry.split == UNLABELLED for entry in entries):
+        raise DataLayoutError(f"{source}: no image has a label.")
     trained = {name for entry in entries if entry.split in (None, "train") for name in entry.classes}
     if not trained and any(entry.split in (None, "train") for entry in entries):
         raise DataLayoutError(f"{source}: no training image has a label.")
@@ -154,11 +159,19 @@ def _classes(source: str, entries: list[Entry]) -> tuple[str, ...]:
 def _labels(entries: list[Entry], classes: tuple[str, ...], several: bool) -> Labels:
     number = {name: place for place, name in enumerate(classes)}
     if not several:
-        return np.array([number[entry.classes[0]] for entry in entries], dtype=np.int64)
-    labels = np.zeros((len(entries), len(classes)), np.uint8)
-    for row, entry in zip(labels, entries, strict=True):
+        labels = (-1 if entry.split == UNLABELLED else number[entry.classes[0]] for entry in entries)
+        return np.fromiter(labels, np.int64, len(entries))
+    several_labels = np.zeros((len(entries), len(classes)), np.uint8)
+    for row, entry in zip(several_labels, entries, strict=True):
         row[[number[name] for name in entry.classes]] = 1
-    return labels
+    return several_labels
+
+
+def _unlabelled_note(samples: Samples) -> list[str]:
+    """What becomes of the images without a label."""
+    count = len(samples.rows(UNLABELLED))
+    of = f"{count} of {len(samples)} images have no label (-1, null or empty)"
+    return [f"{of}: split {UNLABELLED}, extracted for prediction, not trained on or scored"] if count else []
 
 
 def _refuse_leaks(source: str, samples: Samples) -> None:
@@ -167,7 +180,9 @@ def _refuse_leaks(source: str, samples: Samples) -> None:
     leaks = [
         (a, b)
         for a, b in samples.copies()
-        if samples.split[a] == train != samples.split[b] and samples.sha256[a].tobytes() != _EMPTY
+        if samples.split[a] == train
+        and samples.split[b] not in (train, SPLITS.index(UNLABELLED))
+        and samples.sha256[a].tobytes() != _EMPTY
     ]
     if leaks:
         pairs = "; ".join(f"{samples.ids[b]} is {samples.ids[a]}" for a, b in leaks[:5])
@@ -186,7 +201,8 @@ def _split(
 ) -> NDArray[np.uint8]:
     """The split of each image: as the folders or the manifest say, else drawn."""
     given = [entry.split for entry in entries]
-    if None in given and any(given):
+    labelled = {split for split in given if split != UNLABELLED}
+    if None in labelled and len(labelled) > 1:
         row = given.index(None)
         raise DataLayoutError(f"{entries[row].id} has no split while others have one. Fill in the column.")
     split = np.array([SPLITS.index(name or "train") for name in given], dtype=np.uint8)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from featcache.labels import Labels, is_multilabel, spell
 
-SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabelled"
+LABELLED_SPLITS = ("train", "val", "test")
+SPLITS = (*LABELLED_SPLITS, UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Samples:
     """n labelled samples, one a row.
 
     ids : n relative POSIX paths, unique.
-    labels : ndarray, shape (n,), int64: indices into `classes`. Of images with several labels (n, c), uint8: 1 where
-        an image has the class.
+    labels : ndarray, shape (n,), int64: indices into `classes`, -1 in the split "unlabelled". Of images with several
+        labels (n, c), uint8: 1 where an image has the class; in the split "unlabelled" 0.
     split : ndarray, shape (n,), uint8. Indices into `SPLITS`.
     sha256 : ndarray, shape (n, 32), uint8. Hash of each sample's bytes.
     classes : c class names, sorted.

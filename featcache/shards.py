@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import re
-import tarfile
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache import remote
-from featcache.entries import SPLIT_NAMES, Entry, scan
-from featcache.errors import DataLayoutError, EmptyFolderError, first_line
+from featcache.entries import SPLIT_NAMES, Entry, Listing, scan
+from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress
-from featcache.images import is_image_name
 from featcache.labels import SEPARATOR
+from featcache.samples import UNLABELLED
+from featcache.tarfiles import TarIndex, TarMember, index_tar
 from featcache.trees import Names
+from featcache.webdataset import LABEL_ENDINGS, LabelFile, label_by_key, pair_labels, read_label
+
+_UNPACK = {
+    **dict.fromkeys(
+        (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst"), "tar xf {file} -C {folder}"
+    ),
+    ".zip": "python -m zipfile -e {file} {folder}",
+    ".7z": "7z x {file} -o{folder}",
+    ".rar": "unrar x {file} {folder}/",
+}
+"""How archives are unpacked that images cannot be read from, by the end of their name."""
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_LABELS = (".cls", ".json")
-_CHUNK = 1 << 20
-
-
-class _Member(NamedTuple):
-    """Where the bytes of a file lie in its tar."""
-
-    shard: str
-    offset: int
-    size: int
-    sha256: bytes
 
 
 def is_shards(data: str) -> bool:
     """Whether this names tar files: one, a pattern of several, or a folder that holds them and no other folder."""
-    if data.lower().endswith((".tar", ".tar.gz", ".tgz")):
+    if data.lower().endswith((".tar", *_UNPACK)):
         return True
     folder = Path(data)
     if remote.is_url(data) or not folder.is_dir():
@@ -55,8 +53,9 @@ class Shards:
 
     Each tar is read once, from its beginning to its end, for the places and the hashes of its files; after that
     images are read from their places. The label of an image is what the file beside it says, with the same key:
-    KEY.cls (a class's name or number) or KEY.json ("label" or "cls"); where there are none, it is the image's folder,
-    as on a disk. The split is that of the tar's name (train-0001.tar), else that of the images' folders.
+    KEY.cls (a class's name or number) or KEY.json ("label" or "cls"), see `pair_labels`; where there are none, it is
+    the image's folder, as on a disk. Links count as files where their target is in the same tar. The split is that of
+    the tar's name (train-0001.tar), else that of the images' folders.
 
     Parameters
     ----------
@@ -65,19 +64,20 @@ class Shards:
 
     def __init__(self, data: str) -> None:
         self.name = data
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, TarMember] = {}
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> tuple[list[Entry], bool]:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         shards = self._expand()
-        labels: dict[str, tuple[str, ...]] = {}
+        labels: dict[str, LabelFile] = {}
+        self._members = {}
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for done, found in enumerate(pool.map(_index, shards), 1):
-                for name, member, label in sorted(found, key=_cls_last):
-                    self._add(name, member, label, labels)
+            for done, (shard, index) in enumerate(zip(shards, pool.map(_index, shards), strict=True), 1):
+                self._add(shard, index, labels)
+                ignored.update(index.ignored)
                 if progress:
                     progress("index", done, len(shards))
-        return self._labelled(labels, ignored) if labels else (self._of_folders(ignored), False)
+        return self._labelled(labels, ignored) if labels else Listing(self._of_folders(ignored), False)
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
@@ -103,7 +103,7 @@ class Shards:
         """See `Source`: they were hashed when the tars were read."""
         return np.frombuffer(b"".join(self._members[name].sha256 for name in names), np.uint8).reshape(-1, 32)
 
-    def _member(self, name: str) -> _Member:
+    def _member(self, name: str) -> TarMember:
         if not self._members:  # asked for an image before its images were asked for
             self.entries(Counter())
         try:
@@ -120,107 +120,77 @@ class Shards:
         found = {name for one in patterns for name in (sorted(find(one)) if glob.has_magic(one) else [one])}
         if packed := sorted(name for name in found if not name.lower().endswith(".tar")):
             raise DataLayoutError(
-                f"{packed[0]} is compressed, and images are read from places within it. Unpack it to a .tar; images "
-                "are compressed already."
+                f"{packed[0]} is compressed, and images are read from places within a file. Unpack it and give the "
+                f"folder: {_how_to_unpack(packed[0])}"
             )
         if not found:
             raise EmptyFolderError(f"{self.name} names no tar file.")
         return sorted(found)
 
-    def _add(self, name: str, member: _Member, label: tuple[str, ...] | None, labels: dict[str, Any]) -> None:
-        if label is not None:
-            labels[_key(name)] = label
-        elif name in self._members:
-            raise DataLayoutError(
-                f"{member.shard}: {name} is in {self._members[name].shard}, too. Images of one split need keys of "
-                "their own."
-            )
-        else:
-            self._members[name] = member
+    def _add(self, shard: str, index: TarIndex, labels: dict[str, LabelFile]) -> None:
+        """Take over what one tar holds, under names that begin with the split."""
+        split = _split_of(shard)
+        for name_in_tar, member in index.members:
+            has_split = SPLIT_NAMES.get(name_in_tar.partition("/")[0].lower())
+            name = name_in_tar if has_split or not split else f"{split}/{name_in_tar}"
+            if not name.endswith(LABEL_ENDINGS):
+                if name in self._members:
+                    raise DataLayoutError(
+                        f"{shard}: {name} is in {self._members[name].shard}, too. Images of one split need keys of "
+                        "their own."
+                    )
+                self._members[name] = member
+            elif (content := index.contents.get(member.offset)) is not None:
+                label = read_label(f"{shard}, {name}", content)
+                if labels.setdefault(name, label) != label:
+                    raise DataLayoutError(
+                        f"{shard}: {name} names two labels, {_spell(labels[name])} and {_spell(label)}. Images of one "
+                        "split need keys of their own."
+                    )
 
     def _of_folders(self, ignored: Counter[str]) -> list[Entry]:
         return list(scan(Names(self.name, self._members), ignored))
 
-    def _labelled(self, labels: dict[str, tuple[str, ...]], ignored: Counter[str]) -> tuple[list[Entry], bool]:
+    def _labelled(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> Listing:
         """With the labels that lie beside the images."""
-        several = any(len(classes) > 1 for classes in labels.values())
+        several = any(label.several for label in labels.values())
+        by_key = label_by_key(labels, ignored)
         entries = []
-        for name, member in self._members.items():
-            if not is_image_name(Path(name)):
-                ignored["not an image name"] += 1
-                continue
-            classes = labels.get(_key(name), ())
-            if not (classes or several):
+        for name, key in pair_labels(self.name, self._members, by_key, ignored).items():
+            if key is None and not several:
+                stem = name.rpartition(".")[0]
                 raise DataLayoutError(
-                    f"{member.shard}: {name} has no label. Expected it in a file beside it, {_key(name)}.cls or .json."
+                    f"{self._members[name].shard}: {name} has no label. Expected it in a file beside it, {stem}.cls or "
+                    ".json."
                 )
-            entries.append(Entry(name, classes, SPLIT_NAMES.get(name.partition("/")[0].lower())))
-        return entries, several
+            classes = by_key[key].classes if key else ()
+            split = SPLIT_NAMES.get(name.partition("/")[0].lower()) if classes or several else UNLABELLED
+            entries.append(Entry(name, classes, split))
+        return Listing(entries, several)
 
 
-def _index(shard: str) -> list[tuple[str, _Member, tuple[str, ...] | None]]:
-    """Name, place and hash of each file in a tar, and the classes that a file with a label says."""
-    split = _split_of(shard)
-    found = []
-    try:
-        with remote.opened(shard) if remote.is_url(shard) else open(shard, "rb") as file:
-            for member, content, sha256 in _files(file):
-                name = member.name.removeprefix("./")
-                if split and not SPLIT_NAMES.get(name.partition("/")[0].lower()):
-                    name = f"{split}/{name}"
-                place = _Member(shard, member.offset_data, member.size, sha256)
-                label = _classes(f"{shard}, {name}", content) if name.endswith(_LABELS) else None
-                found.append((name, place, label))
-    except FileNotFoundError as error:
-        raise EmptyFolderError(f"{shard} does not exist.") from error
-    except tarfile.TarError as error:
-        raise DataLayoutError(f"{shard} is not a whole tar file: {first_line(error)}.") from error
-    return found
+def _how_to_unpack(archive: str) -> str:
+    """What to type in a shell."""
+    name = archive.rpartition("/")[2]
+    end = max((end for end in _UNPACK if name.lower().endswith(end)), key=len, default="")
+    folder = name[: len(name) - len(end)] or "photos"
+    file, target = shlex.quote(name if remote.is_url(archive) else archive), shlex.quote(folder)
+    command = _UNPACK.get(end, "tar xf {file} -C {folder}").format(file=file, folder=target)
+    return f"mkdir {target} && {command}"
 
 
-def _files(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, bytes, bytes]]:
-    """The regular files of a tar, with the bytes of labels and the hash of all; read from beginning to end."""
-    with tarfile.open(fileobj=file, mode="r|") as tar:
-        for member in tar:
-            if not member.isreg() or member.name.rpartition("/")[2].startswith("."):
-                continue
-            hashed, content = hashlib.sha256(), b""
-            stream: Any = tar.extractfile(member)
-            while block := stream.read(_CHUNK):
-                hashed.update(block)
-                content += block if member.name.endswith(_LABELS) else b""
-            yield member, content, hashed.digest()
+def _index(shard: str) -> TarIndex:
+    return index_tar(shard, LABEL_ENDINGS)
+
+
+def _spell(label: LabelFile) -> str:
+    return repr(SEPARATOR.join(label.classes))
 
 
 def _split_of(shard: str) -> str | None:
     """The word in a tar's name that says the split."""
     words = re.split(r"[^a-z]+", shard.rpartition("/")[2].lower())
     return next((word for word in words if word in SPLIT_NAMES), None)
-
-
-def _cls_last(found: tuple[str, _Member, tuple[str, ...] | None]) -> bool:
-    """Where an image has both, its .cls is what counts."""
-    return found[0].endswith(".cls")
-
-
-def _key(name: str) -> str:
-    """WebDataset's: the path up to the first dot of the file's name."""
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
-
-
-def _classes(where: str, content: bytes) -> tuple[str, ...]:
-    """The class names that a .cls or .json file says."""
-    try:
-        text = content.decode("utf-8").strip()
-        found: Any = text
-        if where.endswith(".json"):
-            record = json.loads(text)
-            found = next((record[field] for field in ("label", "cls") if field in record), None)
-        several = found if isinstance(found, list) else str(found).split(SEPARATOR) if found not in (None, "") else []
-        return tuple(str(one).strip() for one in several)
-    except (UnicodeDecodeError, ValueError, TypeError) as error:
-        raise DataLayoutError(f"{where} has no label that can be read: {first_line(error)}") from error
 
 
 def _braces(pattern: str) -> Iterator[str]:

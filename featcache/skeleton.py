@@ -12,12 +12,11 @@ import h5py
 import numpy as np
 
 from featcache.layout import CACHE, encode, row_arrays
-from featcache.samples import SPLITS, Samples
+from featcache.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.sealed import LEAST_HEADER, OWNER_BYTES, Kind, write_header
 from featcache.spec import ExtractSpec
 
 _TEXT = h5py.string_dtype("utf-8")
-_SPLIT_DTYPE = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
 
 Room = tuple[tuple[int, ...], np.dtype[Any]]
 """Shape and dtype of an array that is written later."""
@@ -29,10 +28,12 @@ def write_cache(
     """Write a cache file without any rows: tables, header, and room for the rows."""
     attributes = {"spec": spec.to_json(), "digest": spec.digest(), "provenance": json.dumps(dict(provenance))}
     index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
+    splits = SPLITS if len(samples.rows(UNLABELLED)) else LABELLED_SPLITS  # so that other files stay as they were
+    split_dtype = h5py.enum_dtype({name: code for code, name in enumerate(splits)}, basetype="u1")
     tables: dict[str, dict[str, Any]] = {
         "index": {"data": np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)},
         "labels": {"data": samples.labels},
-        "split": {"data": samples.split, "dtype": _SPLIT_DTYPE},
+        "split": {"data": samples.split, "dtype": split_dtype},
         "sha256": {"data": samples.sha256},
         "ids": {"data": [encode(name) for name in samples.ids], "dtype": _TEXT},
         "classes": {"data": [encode(name) for name in samples.classes], "dtype": _TEXT},

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import remote
-from featcache.entries import Entry, scan
+from featcache.entries import Listing, scan
 from featcache.errors import EmptyFolderError
 from featcache.files import Progress, hash_all, hash_file
 from featcache.huggingface import HuggingFace, is_saved_dataset
@@ -33,8 +33,8 @@ class Source(Protocol):
 
     name: str
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> tuple[list[Entry], bool]:
-        """The images, and whether any has several labels; what is passed over is counted in `ignored`.
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+        """The images, and what is known of them all; what is passed over is counted in `ignored`.
 
         Raises
         ------
@@ -60,11 +60,11 @@ class Folder:
     def __init__(self, root: str) -> None:
         self.name = self.root = root
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> tuple[list[Entry], bool]:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         if not remote.is_url(self.root):
-            return list(scan(Disk(Path(self.root)), ignored)), False
-        return list(scan(Names(self.root, remote.names(self.root)), ignored)), False
+            return Listing(list(scan(Disk(Path(self.root)), ignored)), False)
+        return Listing(list(scan(Names(self.root, remote.names(self.root)), ignored)), False)
 
     def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
         """See `Source`."""
@@ -97,7 +97,7 @@ class Table(Folder):
         super().__init__(at)
         self.name = name
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> tuple[list[Entry], bool]:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
         return read_table(self.name, content, self._as_id)

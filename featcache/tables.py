@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from featcache.entries import SPLIT_NAMES, Entry
+from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.labels import SEPARATOR
 
@@ -21,7 +21,7 @@ def is_table(name: str) -> bool:
     return name.lower().endswith((".csv", ".parquet"))
 
 
-def read_table(name: str, content: bytes, as_id: Callable[[str], str]) -> tuple[list[Entry], bool]:
+def read_table(name: str, content: bytes, as_id: Callable[[str], str]) -> Listing:
     """The images that a manifest lists, and whether any has several labels.
 
     Parameters
@@ -46,7 +46,7 @@ def read_table(name: str, content: bytes, as_id: Callable[[str], str]) -> tuple[
             raise DataLayoutError(f"{where}: {entry.id} stands already in {what} {seen[entry.id]}")
         seen[entry.id] = number
         entries.append(entry)
-    return entries, several
+    return Listing(entries, several)
 
 
 def _csv_rows(name: str, content: bytes) -> Iterator[_Row]:

@@ -333,7 +333,7 @@ def test_an_image_elsewhere_keeps_its_url_as_id(root: Path, tmp_path: Path) -> N
 def test_labels_that_lie_beside_images(tmp_path: Path, labels: dict[str, bytes], expected: list[str]) -> None:
     images = {f"{key}.png": key.encode() for key in "abc"}
     source = open_source(as_tar(tmp_path / "train.tar", {**labels, **images}))
-    entries, several = source.entries(__import__("collections").Counter())
+    entries, several, _ = source.entries(__import__("collections").Counter())
     assert [(one.id, one.classes, one.split) for one in sorted(entries, key=lambda one: one.id)] == [
         (f"train/{key}.png", (label,), "train") for key, label in zip("abc", expected, strict=True)
     ]

@@ -1,0 +1,117 @@
+"""`index_tar`: name, place and hash of each file in a tar file; links are followed to files of the same tar."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from featcache import remote
+from featcache.errors import DataLayoutError, EmptyFolderError, first_line
+
+_CHUNK = 1 << 20
+_LINK_DEPTH = 40
+"""Links that lead to links are followed this far, as Linux does."""
+
+
+class TarMember(NamedTuple):
+    """Where the bytes of a file lie in its tar."""
+
+    shard: str
+    offset: int
+    size: int
+    sha256: bytes
+
+
+@dataclass
+class TarIndex:
+    """What one tar file holds.
+
+    members : pairs of a name and its place, in the order of the tar; links stand under their own names.
+    contents : the bytes of the files that were asked for, by their place (offset) in the tar.
+    ignored : how many members were passed over, by reason.
+    """
+
+    members: list[tuple[str, TarMember]] = field(default_factory=list)
+    contents: dict[int, bytes] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+def index_tar(shard: str, content_of: tuple[str, ...] = ()) -> TarIndex:
+    """Read a tar file once, from its beginning to its end.
+
+    Parameters
+    ----------
+    shard : path or URL.
+    content_of : endings of the names whose bytes are kept.
+
+    Raises
+    ------
+    EmptyFolderError : there is no such file. DataLayoutError : it is no whole tar file.
+    DownloadError : a connection is lost.
+    """
+    try:
+        with (
+            remote.opened(shard) if remote.is_url(shard) else open(shard, "rb") as file,
+            tarfile.open(fileobj=file, mode="r|") as tar,
+        ):
+            return _index(shard, tar, content_of)
+    except FileNotFoundError as error:
+        raise EmptyFolderError(f"{shard} does not exist.") from error
+    except tarfile.TarError as error:
+        raise DataLayoutError(f"{shard} is not a whole tar file: {first_line(error)}.") from error
+
+
+def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...]) -> TarIndex:
+    index, links = TarIndex(), []
+    for member in tar:
+        name = member.name.removeprefix("./")
+        if member.isdir():
+            continue
+        if posixpath.basename(name).startswith("."):
+            index.ignored["hidden"] += 1
+        elif member.islnk() or member.issym():
+            folder = posixpath.dirname(name) if member.issym() else ""
+            links.append((name, posixpath.normpath(posixpath.join(folder, member.linkname))))
+        elif not member.isreg():
+            index.ignored["not a regular file"] += 1
+        elif member.sparse is not None:
+            index.ignored["sparse files, which lie in pieces; pack them without --sparse"] += 1
+        else:
+            sha256, content = hashlib.sha256(), b""
+            for block in _blocks(tar, member):
+                sha256.update(block)
+                content += block if name.endswith(content_of) else b""
+            index.members.append((name, TarMember(shard, member.offset_data, member.size, sha256.digest())))
+            if name.endswith(content_of):
+                index.contents[member.offset_data] = content
+    _follow(links, index)
+    return index
+
+
+def _blocks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    stream: Any = tar.extractfile(member)
+    while block := stream.read(_CHUNK):
+        yield block
+
+
+def _follow(links: Sequence[tuple[str, str]], index: TarIndex) -> None:
+    """Add the links, pairs of a name and a target, that lead to files of the index; the others are counted."""
+    members = {posixpath.normpath(name): member for name, member in index.members}
+    for _ in range(_LINK_DEPTH):
+        unresolved = []
+        for name, target in links:
+            if target not in members:
+                unresolved.append((name, target))
+                continue
+            index.members.append((name, members[target]))
+            members[posixpath.normpath(name)] = members[target]
+        if not unresolved or len(unresolved) == len(links):
+            break
+        links = unresolved
+    if lost := sum(target not in members for _, target in links):
+        index.ignored["links whose target is no file of the same tar"] += lost

@@ -1,0 +1,129 @@
+"""`pair_labels`: which label file belongs to which picture of a WebDataset: KEY.jpg beside KEY.cls or KEY.json."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import DataLayoutError, first_line
+from featcache.images import is_image_name
+from featcache.labels import SEPARATOR
+
+LABEL_ENDINGS = (".cls", ".json")
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """What a .cls or .json file says.
+
+    classes : class names; empty where the file has none.
+    several : whether it may name several: "a|b", or a list in JSON.
+    """
+
+    classes: tuple[str, ...]
+    several: bool
+
+
+def read_label(where: str, content: bytes) -> LabelFile:
+    """Read a .cls file (a class's name or number) or a .json file ("label" or "cls"; "label" counts where both are).
+
+    where : what messages call the file; it ends in the file's name.
+
+    Raises
+    ------
+    DataLayoutError
+    """
+    try:
+        text = content.decode("utf-8").strip()
+        value: Any = text
+        if where.endswith(".json"):
+            record = json.loads(text)
+            value = next((record[field] for field in ("label", "cls") if field in record), None)
+        names = value if isinstance(value, list) else str(value).split(SEPARATOR) if value not in (None, "") else []
+        classes = tuple(str(name).strip() for name in names)
+        return LabelFile(classes, isinstance(value, list) or len(classes) > 1)
+    except (UnicodeDecodeError, ValueError, TypeError) as error:
+        raise DataLayoutError(f"{where} has no label that can be read: {first_line(error)}") from error
+
+
+def label_by_key(labels: Mapping[str, LabelFile], ignored: Counter[str]) -> dict[str, LabelFile]:
+    """The label of each key: of KEY.cls, else of KEY.json; a KEY.json that differs from KEY.cls is counted.
+
+    labels : by the name of the file.
+    """
+    by_key = {_without_ending(name): label for name, label in labels.items() if name.endswith(".cls")}
+    for name, label in labels.items():
+        if not name.endswith(".json"):
+            continue
+        taken = by_key.setdefault(_without_ending(name), label)
+        if label.classes and label.classes != taken.classes:
+            ignored["labels in .json that differ from the .cls beside them, which count"] += 1
+    return by_key
+
+
+def pair_labels(
+    source: str, names: Iterable[str], labels: Mapping[str, LabelFile], ignored: Counter[str]
+) -> dict[str, str | None]:
+    """The key of the label of each picture.
+
+    A picture belongs to the label with the longest key that its name begins with, up to a dot: `cam1.0.png` to
+    `cam1.0.cls`, else to `cam1.cls`. Where several pictures belong to one label, the one named KEY.EXT is taken and the
+    others are counted in `ignored`: masks, depth maps and the like.
+
+    Parameters
+    ----------
+    source : what messages call the data.
+    names : of all files; those that are no pictures are counted.
+    labels : by key.
+
+    Returns
+    -------
+    Key by name; None for a picture that belongs to no label.
+
+    Raises
+    ------
+    DataLayoutError : several pictures belong to one label, and their names do not say which one counts.
+    """
+    key_of: dict[str, str | None] = {}
+    pictures: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if not is_image_name(Path(name)):
+            ignored["not an image name"] += 1
+            continue
+        key_of[name] = next((key for key in _keys(name) if key in labels), None)
+        if key := key_of[name]:
+            pictures[key].append(name)
+    for key, of_key in pictures.items():
+        plain = [name for name in of_key if _without_ending(name) == key]
+        if len(of_key) == 1:
+            continue
+        if len(plain) != 1:
+            raise DataLayoutError(
+                f"{source}: the label of {key} belongs to {len(of_key)} pictures: {', '.join(of_key[:4])}. Give each "
+                f"picture a label file of its own name, or name the one that counts {key}.jpg, .png, ...: then the "
+                "others are left out."
+            )
+        for name in of_key:
+            if name != plain[0]:
+                ignored["pictures named KEY.x.EXT beside the picture KEY.EXT of their label, as masks are"] += 1
+                del key_of[name]
+    if unused := len(labels.keys() - pictures.keys()):
+        ignored["labels without a picture"] += unused
+    return key_of
+
+
+def _without_ending(name: str) -> str:
+    """The name up to the last dot."""
+    return name[: name.rindex(".")]
+
+
+def _keys(name: str) -> Iterator[str]:
+    """What a label of this picture may be named: the name up to each dot of its last part, the longest first."""
+    start = name.rfind("/") + 1
+    while (end := name.rfind(".", start)) > start:
+        name = name[:end]
+        yield name
