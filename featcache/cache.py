@@ -139,8 +139,7 @@ class FeatureCache:
         CacheDamagedError : a row does not have its checksum. CacheIncompleteError : there is no such layer.
         """
         names = self.layers(layer)
-        rows = self.samples.rows(split)
-        rows = rows[self.done[rows] > 0]
+        rows = self.readable_rows(split)
         views = int(self.done[rows].min()) if len(rows) else 1
         rows = rows[images]
         damaged = damaged_rows(self.layout, rows) if check else rows[:0]
@@ -155,6 +154,11 @@ class FeatureCache:
             return Features(Rows(Joined(tuple(parts)), rows), self.samples.take(rows))
         x, here = parts[0], as_slice(rows)
         return Features(x[here] if isinstance(here, slice) else Rows(x, rows), self.samples.take(rows))
+
+    def readable_rows(self, split: str) -> NDArray[np.int64]:
+        """The row numbers of a split without those of images that could not be read; shape (m,), int64."""
+        rows = self.samples.rows(split)
+        return rows[self.done[rows] > 0]
 
     def layers(self, asked: str) -> tuple[str, ...]:
         """The layers that a text asks for, see `featcache.layers.choose_layers`. Raises CacheIncompleteError."""

@@ -16,7 +16,7 @@ from featcache.features import Features
 from featcache.files import Progress
 from featcache.findings import Check, Diagnosis, Finding, Severity, name_row
 from featcache.labels import count_images, strata
-from featcache.likeness import K, check_alike, find_copies
+from featcache.likeness import K, check_alike, find_copies, find_shared_groups
 from featcache.report import Stopwatch
 from featcache.rng import content_order
 from featcache.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
@@ -130,12 +130,11 @@ def _look(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int6
 def _check_images(cache: FeatureCache) -> Check:
     """Copies, and numbers: what needs no feature."""
     samples = cache.samples
-    counts = {
-        split: count_images(samples.labels[samples.rows(split)], len(samples.classes)) for split in LABELLED_SPLITS
-    }
+    readable = {split: cache.readable_rows(split) for split in LABELLED_SPLITS}
+    counts = {split: count_images(samples.labels[rows], len(samples.classes)) for split, rows in readable.items()}
     is_there = (cache.done > 0) & (samples.split != SPLITS.index(UNLABELLED))
     copies = [(a, b) for a, b in samples.copies() if is_there[a] and is_there[b]]
-    found = find_copies(samples, copies)
+    found = find_copies(samples, copies) + find_shared_groups(samples)
     if cache.skipped:
         reasons = sorted({reason for _, reason in cache.skipped})
         what = f"{len(cache.skipped)} images were skipped: {'; '.join(reasons[:3])}"
@@ -155,9 +154,9 @@ def _check_images(cache: FeatureCache) -> Check:
     for split, severity, todo in told:
         empty = [name for name, count in zip(samples.classes, counts[split], strict=True) if not count]
         if empty and len(samples.rows(split)):
-            what = f"{split} has no images of {', '.join(empty[:8])}"
+            what = f"{split} has no readable images of {', '.join(empty[:8])}"
             found.append(Finding(f"missing in {split}", severity, what, todo))
-    parts = ", ".join(f"{len(samples.rows(split))} {split}" for split in SPLITS if len(samples.rows(split)))
+    parts = ", ".join(f"{len(rows)} {split}" for split, rows in readable.items() if len(rows))
     said = f"{parts}, {len(samples.classes)} classes of {train.min()} to {train.max()} train images, "
     said += f"{len(copies)} copies"
     return Check("images", said, tuple(found))

@@ -21,12 +21,15 @@ class Entry:
     id : relative POSIX path, or a whole URL. classes : their names. split : None where nothing is said; "unlabelled"
     for an image whose label is not known.
     sha256 : of its bytes, where that is known before it is read.
+    group : what it has in common with other images, such as a patient, a burst or an object; "" for nothing. Splits and
+        folds keep a group together.
     """
 
     id: str
     classes: tuple[str, ...]
     split: str | None
     sha256: bytes | None = None
+    group: str = ""
 
 
 class Listing(NamedTuple):

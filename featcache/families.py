@@ -80,10 +80,10 @@ class Tuning:
         if len(self.classes) < 2:
             only = features.samples.classes[self.classes[0]]
             raise HeadError(f"a head needs two classes or more, and all training images are {only}")
-        fold, parts = plan_folds(labels, len(self.classes), features.samples.sha256, folds, seed)
+        fold, parts = plan_folds(labels, len(self.classes), features.samples.split_keys, folds, seed)
         if np.all(fold == NEVER):
             raise HeadError(
-                "no class has two different training images, so none can be left out to choose settings by. "
+                f"no class has {features.samples.two_distinct}, so none can be left out to choose settings by. "
                 "Fit a head with settings of your own, such as linear with C=1 (--head linear -p C=1)."
             )
         try:

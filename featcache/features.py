@@ -23,7 +23,8 @@ class FlatFeatures:
     """The rows that a head is trained on: v for each image, image by image.
 
     x : ndarray or Rows, shape (n * v, d). y : labels of n * v rows, see `featcache.labels`.
-    groups : shape (n * v,), int64. Equal for all rows of an image and for images with equal bytes.
+    groups : shape (n * v,), int64. Equal for all rows of an image, for images with equal bytes, and for those
+        of one group, see `Samples.groups`.
     weights : shape (n * v,), float64. 1 / v, so that an image counts once however many rows it has.
     """
 
@@ -107,7 +108,7 @@ class Features:
             x, v = self._mean(), 1
         else:
             x = self.x.flatten_views() if isinstance(self.x, Rows) else self.x.reshape(n * v, d)
-        _, groups = np.unique(content_words(self.samples.sha256), return_inverse=True)
+        _, groups = np.unique(content_words(self.samples.split_keys), return_inverse=True)
         return FlatFeatures(
             x,
             np.repeat(self.y, v, axis=0),

@@ -18,7 +18,7 @@ _MOST_LOGITS = 20_000_000  # as many images as have that many logits
 
 
 def plan_folds(
-    labels: Labels, n_classes: int, sha256: NDArray[np.uint8], folds: int | None, seed: int
+    labels: Labels, n_classes: int, keys: NDArray[np.uint8], folds: int | None, seed: int
 ) -> tuple[NDArray[np.int64], int]:
     """The fold of each image, shape (n,), and the number of folds that settings are chosen by: 1 is a held-out part.
 
@@ -29,27 +29,29 @@ def plan_folds(
         raise HeadError(f"cross-validation takes two folds or more; got {folds}")
     logits = len(labels) * n_classes
     if folds is not None or logits <= _MOST:
-        return assign_folds(labels, sha256, folds or _FOLDS, seed), folds or _FOLDS
-    fold = assign_folds(labels, sha256, max(_FOLDS, -(-logits // _MOST_LOGITS)), seed)
+        return assign_folds(labels, keys, folds or _FOLDS, seed), folds or _FOLDS
+    fold = assign_folds(labels, keys, max(_FOLDS, -(-logits // _MOST_LOGITS)), seed)
     return np.where(fold == 0, 0, NEVER), 1
 
 
-def assign_folds(labels: Labels, sha256: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
+def assign_folds(labels: Labels, keys: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
     """A fold from 0 to k - 1 for each image, shape (n,), int64; each class is spread evenly.
 
-    Images with equal bytes share a fold. The distinct images of a class (with several labels, of the rarest one),
-    ordered by content, are dealt in turn. Every fold leaves an image of each class to train on, and with several labels
-    one without it: one of a class that would lose all, as one with a single distinct image would, is never left out
-    (NEVER).
+    Images with equal keys (equal bytes, or one group) share a fold. The distinct images of a class (with several
+    labels, of the rarest one), ordered by content, are dealt in turn. Every fold leaves an image of each class to train
+    on, and with several labels one without it: one of a class that would lose all, as one with a single distinct image
+    would, is never left out (NEVER).
 
     Parameters
     ----------
-    labels : see `featcache.labels`. sha256 : shape (n, 32), uint8, of the images' bytes. k : 2 or more.
+    labels : see `featcache.labels`.
+    keys : shape (n, 32), uint8, see `Samples.split_keys`.
+    k : 2 or more.
     """
-    _, first, group = np.unique(content_words(sha256), return_index=True, return_inverse=True)
+    _, first, group = np.unique(content_words(keys), return_index=True, return_inverse=True)
     owner = np.full(len(first), np.iinfo(np.int64).max)
     np.minimum.at(owner, group, strata(labels))  # of one image with two labels
-    order = content_order(sha256[first], seed, "fold")
+    order = content_order(keys[first], seed, "fold")
     order = order[np.argsort(owner[order], kind="stable")]
     fold, place = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
     place[order] = np.arange(len(first))

@@ -271,7 +271,7 @@ def forecast(
         fewest=int(np.unique(train.y, return_counts=True)[1].min()),
         curve=curve,
         doubling=gain_by_doubling(curve, len(val.y)),
-        purity=purity(x, y, some.samples.sha256),
+        purity=purity(x, y, some.samples.split_keys),
         chance=chance_purity(y),
         h_score=h_score(x, y),
         log_me=log_me(x, y),

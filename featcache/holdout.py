@@ -10,15 +10,17 @@ from featcache.labels import Labels, count_images, is_multilabel, strata
 from featcache.rng import content_order, content_words
 
 
-def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Rows to hold out: of each class the fraction, at least one and never all; equal files together.
+def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Rows to hold out: of each class the fraction, at least one and never all; rows with equal keys together.
 
     Rare classes are served first, and one that is still missing afterwards gets an image if it has two: where images
     have several labels, each is held out for the rarest of them. So is what has no label.
+
+    Parameters
+    ----------
+    keys : shape (n, 32), uint8, see `Samples.split_keys`: hashes of the bytes, or of the group.
     """
-    _, first, group, sizes = np.unique(
-        content_words(sha256), return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, group, sizes = np.unique(content_words(keys), return_index=True, return_inverse=True, return_counts=True)
     rows_of = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     stratum, several = strata(labels), is_multilabel(labels)
     if several:
@@ -40,7 +42,7 @@ def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: i
 
     def by_content(members: NDArray[np.int64]) -> NDArray[np.int64]:
         """In an order in which new images move few old ones."""
-        return members[content_order(sha256[first[members]], seed, "split")]
+        return members[content_order(keys[first[members]], seed, "split")]
 
     for label in order[np.isin(order, stratum)]:
         members = by_content(np.flatnonzero(stratum[first] == label))
@@ -53,8 +55,10 @@ def hold_out(labels: Labels, sha256: NDArray[np.uint8], fraction: float, seed: i
             hold(int(members[np.argmin(sizes[members])]))
     for label in order:
         if training[label] == images[label]:  # none is held out
-            has = labels[first, label] if several else labels[first] == label
-            any(hold(int(member)) for member in by_content(np.flatnonzero(has)))
+            has = group[labels[:, label] != 0 if several else labels == label]  # a group can have several classes
+            any(hold(int(member)) for member in by_content(np.unique(has)))
     if not held:
-        raise DataLayoutError("every class has a single distinct image: nothing can be held out for val")
+        raise DataLayoutError(
+            "every class has a single distinct image, or lies in a single group: nothing can be held out for val"
+        )
     return np.sort(np.concatenate(held))

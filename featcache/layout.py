@@ -81,7 +81,7 @@ def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:
     """Bytes of the file that `skeleton.write` would make, within 1 % and 100 kB."""
     rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in row_arrays(spec, len(samples), dims).values())
-    names = [*samples.ids, *samples.classes]
+    names = [*samples.ids, *samples.classes, *samples.groups]
     as_json = len(json.dumps(names))
     as_text = sum(len(encode(name)) + 36 for name in names)  # each with its place in HDF5's heap
     return rows + as_json + as_text + samples.labels.nbytes + len(samples) * (1 + 32) + 65536
@@ -130,9 +130,12 @@ def _read(path: Path, arrays: Arrays) -> Layout:
         split,
         arrays.table("sha256", (n, 32), "|u1"),
         tuple(map(str, index["classes"])),
+        tuple(map(str, index.get("groups", ()))),
     )
     if len(set(samples.ids)) != n:
         raise damaged(path, CACHE, "its ids are not one a row")
+    if len(samples.groups) not in (0, n):
+        raise damaged(path, CACHE, "its groups are not one a row")
     if n and samples.split.max() >= len(SPLITS):
         raise damaged(path, CACHE, f"a split lies outside of {', '.join(SPLITS)}")
     provenance = dict(index["provenance"])

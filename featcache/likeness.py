@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.findings import Check, Finding, Severity, Suspect, name_row
+from featcache.report import printable
 from featcache.samples import Samples
 
 K = 10  # neighbours that are looked at
@@ -65,6 +66,18 @@ def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]]) -> list[Find
         ("copies with other labels", "warning", "copies"),
         ("copies", "note", "copies"),
     )
+
+
+def find_shared_groups(samples: Samples) -> list[Finding]:
+    """Groups that lie in train and in another split, as a finding; one image of each is named."""
+    shared = samples.shared_groups()
+    if not shared:
+        return []
+    names = ", ".join(printable(name) for name, _, _ in shared[:5]) + (", ..." if len(shared) > 5 else "")
+    what = f"{len(shared)} groups have images in train and in val or test: {names}"
+    todo = "Images of a group are alike, so the accuracy on them is too high: keep each group in one split."
+    images = tuple(name_row(samples, other, other=row) for _, row, other in shared)
+    return [Finding("groups across splits", "error", what, todo, images)]
 
 
 _Kind = tuple[str, Severity, str]

@@ -17,7 +17,7 @@ from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress
 from featcache.holdout import hold_out
 from featcache.labels import Labels
-from featcache.samples import SPLITS, UNLABELLED, Samples
+from featcache.samples import SPLITS, UNLABELLED, Samples, join_groups
 from featcache.sources import Source, open_source
 from featcache.tables import is_table
 
@@ -85,14 +85,15 @@ def read_manifest(
         - a folder with `<class>/*`;
         - a CSV or Parquet file with the columns `path`, `label` and perhaps `split` and `sha256`; paths are relative
           to its folder, or URLs; where a label is `a|b`, images have several, and one with an empty label has none;
-          with `sha256` (hexadecimal) of their bytes, images need not be read before they are extracted;
+          with `sha256` (hexadecimal) of their bytes, images need not be read before they are extracted; images with an
+          equal `group` (a patient, a burst, an object) stay together in splits and folds;
         - any of these by URL: `s3://`, `gs://`, `https://`;
         - tar files, see `Shards`;
         - a folder that Hugging Face `datasets` saved, see `HuggingFace`;
         - a Manifest, which is given back as it is.
     val_fraction : share of the images that is held out as val where the data has no val of its own:
-        stratified by class, drawn with `seed`; files with equal bytes stay on one side.
-    allow_leak : take images whose bytes are in train and in val or test as well.
+        stratified by class, drawn with `seed`; files with equal bytes, and those of a group, stay on one side.
+    allow_leak : take images whose bytes, or whose group, are in train and in val or test as well.
 
     Raises
     ------
@@ -109,9 +110,10 @@ def read_manifest(
     classes = _classes(source.name, entries)
     sha256 = _hashes(source, entries, progress)
     labels = _labels(entries, classes, several)
-    split = _split(entries, labels, sha256, val_fraction, seed)
+    groups = tuple(entry.group for entry in entries) if any(entry.group for entry in entries) else ()
+    split = _split(entries, labels, join_groups(sha256, groups), val_fraction, seed)
     order = np.argsort(split, kind="stable")
-    samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes).take(order)
+    samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes, groups).take(order)
     if not allow_leak:
         _refuse_leaks(source.name, samples)
     return Manifest(source, samples, dict(ignored), (*notes, *_unlabelled_note(samples)))
@@ -190,12 +192,20 @@ def _refuse_leaks(source: str, samples: Samples) -> None:
             f"{source}: {len(leaks)} images of val or test are in train, too: {pairs}. The accuracy on them says "
             "nothing. Remove the copies, or go on with --allow-leak."
         )
+    if shared := samples.shared_groups():
+        where = (f"{samples.ids[a]} in train, {samples.ids[b]} in {SPLITS[samples.split[b]]}" for _, a, b in shared[:5])
+        pairs = "; ".join(f"{name} ({place})" for (name, _, _), place in zip(shared, where, strict=False))
+        raise DataLayoutError(
+            f"{source}: {len(shared)} group{'s are' if len(shared) > 1 else ' is'} in train and in val or test, too: "
+            f"{pairs}. Images of a group are alike, so the accuracy on them is too high. Keep each group in one split, "
+            "or go on with --allow-leak."
+        )
 
 
 def _split(
     entries: list[Entry],
     labels: Labels,
-    sha256: NDArray[np.uint8],
+    keys: NDArray[np.uint8],
     val_fraction: float,
     seed: int,
 ) -> NDArray[np.uint8]:
@@ -213,5 +223,5 @@ def _split(
             f"val_fraction is {val_fraction}; it must lie between 0 and 1, as this data has no val split"
         )
     train = np.flatnonzero(split == SPLITS.index("train"))
-    split[train[hold_out(labels[train], sha256[train], val_fraction, seed)]] = SPLITS.index("val")
+    split[train[hold_out(labels[train], keys[train], val_fraction, seed)]] = SPLITS.index("val")
     return split

@@ -54,7 +54,7 @@ def tune_labels(
     """
     started = time.perf_counter()
     samples, labels, c = features.samples, features.y, len(features.samples.classes)
-    fold, parts = plan_folds(labels, c, samples.sha256, folds, seed)
+    fold, parts = plan_folds(labels, c, samples.split_keys, folds, seed)
     flat = features.flatten(use)
     try:
         balance = balance_labels(weights_by_index(class_weight, samples.classes), flat.y, flat.weights)
@@ -65,7 +65,7 @@ def tune_labels(
     left_out = LeftOut.of(clean, labels, fold, np.ones(len(labels)))
     if not len(left_out.rows):
         raise HeadError(
-            "no label has two different training images, so none can be left out to choose strengths by. "
+            f"no label has {samples.two_distinct}, so none can be left out to choose strengths by. "
             "Fit a head with one of your own (-p C=1)."
         )
     spread = np.repeat(fold, len(flat.y) // len(labels))

@@ -28,6 +28,7 @@ def write_cache(
     """Write a cache file without any rows: tables, header, and room for the rows."""
     attributes = {"spec": spec.to_json(), "digest": spec.digest(), "provenance": json.dumps(dict(provenance))}
     index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
+    index |= {"groups": samples.groups} if samples.groups else {}
     splits = SPLITS if len(samples.rows(UNLABELLED)) else LABELLED_SPLITS  # so that other files stay as they were
     split_dtype = h5py.enum_dtype({name: code for code, name in enumerate(splits)}, basetype="u1")
     tables: dict[str, dict[str, Any]] = {
@@ -38,6 +39,8 @@ def write_cache(
         "ids": {"data": [encode(name) for name in samples.ids], "dtype": _TEXT},
         "classes": {"data": [encode(name) for name in samples.classes], "dtype": _TEXT},
     }
+    if samples.groups:
+        tables["groups"] = {"data": [encode(name) for name in samples.groups], "dtype": _TEXT}
     write(path, CACHE, attributes, tables, row_arrays(spec, len(samples), dims))
 
 

@@ -11,7 +11,7 @@ from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.labels import SEPARATOR
 
-_NEEDED, _KNOWN = ("path", "label"), ("path", "label", "split", "sha256")
+_NEEDED, _KNOWN = ("path", "label"), ("path", "label", "split", "sha256", "group")
 
 _Row = tuple[int, dict[str, str | None]]
 
@@ -102,4 +102,4 @@ def _entry(where: str, row: dict[str, str | None], several: bool, as_id: Callabl
         name = as_id(name)
     except FileNotFoundError as error:
         raise DataLayoutError(f"{where}: {error}") from None
-    return Entry(name, classes, SPLIT_NAMES[split] if split else None, content)
+    return Entry(name, classes, SPLIT_NAMES[split] if split else None, content, (row.get("group") or "").strip())

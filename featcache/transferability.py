@@ -28,7 +28,8 @@ def purity(x: NDArray[Any], labels: NDArray[np.int64], sha256: NDArray[np.uint8]
 
     Parameters
     ----------
-    x : shape (n, d). labels : shape (n,), 0 or more. sha256 : shape (n, 32), uint8, of the images' bytes.
+    x : shape (n, d). labels : shape (n,), 0 or more. sha256 : shape (n, 32), uint8, of the images' bytes,
+        or the keys of `Samples.split_keys`: rows with equal keys are no neighbours of each other.
 
     Raises
     ------

@@ -29,10 +29,10 @@ def cross_validate(
     """
     if folds < 2:
         raise HeadError(f"cross-validation takes two folds or more; got {folds}")
-    fold = assign_folds(features.y, features.samples.sha256, folds, seed)
+    fold = assign_folds(features.y, features.samples.split_keys, folds, seed)
     rows = np.flatnonzero(fold >= 0)
     if not len(rows):
-        raise HeadError("no class has two different training images, so nothing can be left out")
+        raise HeadError(f"no class has {features.samples.two_distinct}, so nothing can be left out")
     flat, clean, samples = features.flatten(use), features.clean(), features.samples
     predicted, shares = np.zeros_like(features.y, np.int64), np.zeros((len(fold), len(samples.classes)))
     given = True
@@ -55,10 +55,10 @@ def calibrated(
     """
     from sklearn.calibration import CalibratedClassifierCV
 
-    fold = assign_folds(features.y, features.samples.sha256, folds, seed)
+    fold = assign_folds(features.y, features.samples.split_keys, folds, seed)
     if np.any(fold == NEVER):
         name = features.samples.classes[features.y[fold == NEVER][0]]
-        raise HeadError(f"calibration takes two different training images of each class; {name} has one")
+        raise HeadError(f"calibration takes {features.samples.two_distinct} of each class; {name} has one")
     flat = features.flatten(use)
     fold = _spread(fold, flat)
     parts = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold)]

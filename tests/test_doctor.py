@@ -170,7 +170,7 @@ def test_a_class_without_train_images_is_said_to_be_and_its_labels_are_not_doubt
     assert "wrong labels" not in kinds(found)
     finding = find(found, "missing in train")
     assert finding is not None
-    assert (finding.what, finding.severity) == ("train has no images of e", "warning")
+    assert (finding.what, finding.severity) == ("train has no readable images of e", "warning")
     assert "imbalance" not in kinds(found)
     assert f"of {N + M - 10} labels" in str(found)
 
@@ -422,3 +422,12 @@ def test_ants_and_bees_are_sound_and_wrong_labels_are_found(ants_bees: Path, tmp
     assert find(diagnosis, "wrong labels").severity == "warning"  # type: ignore[union-attr]
     assert len(doubted & flipped) >= 10  # of 12
     assert len({image for image in doubted if image.startswith("train")} - flipped) <= 5
+
+
+def test_a_class_whose_train_images_cannot_be_read_is_missing_in_train(tmp_path: Path) -> None:
+    sound = Sound()
+    cache = sound.write(tmp_path)
+    cache.done[cache.samples.labels == 2] = 0
+    finding = find(examine(cache), "missing in train")
+    assert finding is not None
+    assert finding.what == "train has no readable images of c"

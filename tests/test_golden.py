@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import zlib
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from featcache.cache import FeatureCache
 from featcache.extraction import extract
 from toys import toy_backbone
 
@@ -166,3 +168,15 @@ def test_the_float32_file_holds_float32(split_folder: Path, tmp_path: Path) -> N
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["features/penultimate"].dtype == np.dtype("<f4")
         assert file["features/penultimate"].shape == (18, 1, 3)
+
+
+def test_a_cache_of_before_groups_opens(tmp_path: Path) -> None:
+    """Written by the version before the column `group`, from the images of the fixture `golden`."""
+    path = tmp_path / "before.h5"
+    path.write_bytes(gzip.decompress((Path(__file__).parent / "golden/cache-1.h5.gz").read_bytes()))
+    cache = FeatureCache.open(path)
+    assert list(cache.samples.ids) == IDS
+    assert cache.samples.groups == ()
+    assert cache.samples.digest() == "a6f7934c9c3f6a6b22fbf1b65eddba47ad347382f263dd2cd2c88be051a774ed"
+    assert cache.done.tolist() == [3, 0] + [3] * 11 + [1] * 5
+    assert cache.features("train").x.shape == (12, 3, 3)

@@ -12,8 +12,8 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator calibration labels joined world",
-            "projection parity hosting folders rng spec samples metrics pairing phrases neighbours images lbfgs "
+            "errors allocator calibration labels joined world rng",
+            "projection parity hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks network plan stages machines",
             "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed "
             "layers devices device_pass transferability",

@@ -238,7 +238,7 @@ def test_val_fraction_does_not_matter_where_there_is_a_val(split_folder: Path) -
 
 def test_nothing_can_be_held_out_of_single_images(make_folder: MakeFolder) -> None:
     assert layout_error(make_folder({"ants": 1, "bees": 1})) == (
-        "every class has a single distinct image: nothing can be held out for val"
+        "every class has a single distinct image, or lies in a single group: nothing can be held out for val"
     )
 
 

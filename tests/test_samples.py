@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from featcache.errors import SpecError
 from featcache.samples import SPLITS, Samples
 
 
@@ -82,3 +83,12 @@ def test_labels_are_compared_by_class_name_not_by_number() -> None:
     renumbered = samples(*ROWS, classes=("aardvarks", "ants", "bees"))
     assert renumbered.labels.tolist() != HERE.labels.tolist()
     assert HERE.differences(renumbered) == ["order, classes, or how many labels an image can have differ"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("trian", " Did you mean 'train'?"), ("vla", " Did you mean 'val'?"), ("x", "")]
+)
+def test_a_split_that_there_is_not_is_named_with_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        HERE.rows(name)
+    assert str(caught.value) == f"there is no split '{name}'; the splits are train, val, test, unlabelled.{hint}"
