@@ -38,7 +38,7 @@ def as_torchvision_reads_it(root: Path, split: str) -> dict[str, tuple[str, str]
 
 
 def counts(manifest: Manifest) -> list[int]:
-    return [len(manifest.samples.rows(split)) for split in SPLITS]
+    return [len(manifest.samples.rows(split)) for split in SPLITS[:3]]
 
 
 def layout_error(data: Path, **options: object) -> str:
