@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.filekinds import describe_ignored
 from featcache.trees import Tree
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -73,15 +74,16 @@ def _scan_classes(tree: Tree, folder: str, split: str | None, ignored: Counter[s
             f"{posixpath.join(tree.name, folder, '<class>', '*.jpg')}: one folder a class, its name is the label."
         )
     for class_folder in class_folders:
-        count = 0
-        for image in tree.images(posixpath.join(folder, class_folder), ignored):
+        count, passed_over = 0, Counter[str]()
+        for image in tree.images(posixpath.join(folder, class_folder), passed_over):
             count += 1
             yield Entry(image, (class_folder,), split)
         if not count:
             raise EmptyFolderError(
-                f"Class folder {posixpath.join(tree.name, folder, class_folder)} holds no images. Put images into it, "
-                "or remove the folder."
+                f"Class folder {posixpath.join(tree.name, folder, class_folder)} holds no images"
+                f"{describe_ignored(passed_over)}. Put images into it, or remove the folder."
             )
+        ignored.update(passed_over)
     _count_beside(tree, folder, ignored)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError
+from featcache.filekinds import describe_ignored, why_no_image
 from featcache.images import is_image_name
 
 Progress = Callable[[str, int, int], None]
@@ -34,16 +35,20 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
     """The images that files, folders and glob patterns name, in that order. Raises EmptyFolderError for none."""
     found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern)
+        path, ignored = Path(pattern), Counter[str]()
         if path.is_dir():
-            images = list_images(path)
+            images = sorted(walk(path, ignored))
         elif path.is_file():
             images = [path]
         else:
-            images = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-            images = [image for image in images if is_image_name(image) and image.is_file()]
+            files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+            images = [file for file in files if is_image_name(file)]
+            ignored.update(why_no_image(file) for file in files if not is_image_name(file))
         if not images:
-            raise EmptyFolderError(f"{pattern} names no image: no such file, or a folder or pattern without images.")
+            raise EmptyFolderError(
+                f"{pattern} names no image: no such file, or a folder or pattern without images"
+                f"{describe_ignored(ignored)}."
+            )
         found += images
     return found
 
@@ -100,7 +105,7 @@ def walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
             if name.startswith("."):
                 ignored["hidden"] += 1
             elif not is_image_name(path):
-                ignored["not an image name"] += 1
+                ignored[why_no_image(path)] += 1
             elif not path.is_file():
                 ignored["not a regular file"] += 1
             else:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from featcache.errors import DataLayoutError, UnreadableImageError
-
-# What torchvision.datasets.ImageFolder takes for an image.
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
 
 MAX_PIXELS = 178_956_970
 """The most pixels that are decoded: twice Pillow's warning limit, a quarter of a gigabyte of RGB each way."""
@@ -40,9 +40,17 @@ _TURNS: dict[int, Callable[[_Pixels], _Pixels]] = {
 }
 
 
+@cache
+def image_extensions() -> frozenset[str]:
+    """The extensions of image files that this installation reads, in lower case, with their dot."""
+    built_in = {*features.modules, *features.codecs}  # older versions of Pillow do not know all of them
+    optional = {suffix for name in OPTIONAL if name in built_in and features.check(name) for suffix in OPTIONAL[name]}
+    return ALWAYS | optional | (HEIC if find_spec("pillow_heif") else frozenset())
+
+
 def is_image_name(path: Path) -> bool:
-    """Whether the extension is one of an image."""
-    return path.suffix.lower() in EXTENSIONS
+    """Whether the extension is one of an image, and the name not that of a placeholder."""
+    return path.suffix.lower() in image_extensions() and not is_placeholder(path)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -61,14 +69,37 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         memory), or whatever else is wrong with the file, with the reason as its text.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _open(data) as image:
             _refuse_large(image, max_pixels)
             pixels = _decode_jpeg(data, image)
             return np.array(_to_rgb(_upright(image))) if pixels is None else pixels
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they like on a broken file: OSError, SyntaxError, ...
+        if isinstance(error, ValueError) and (shorter := without_texts(data)):
+            return decode(shorter, max_pixels)
         raise UnreadableImageError(_reason(data, error)) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """Pillow's image, its header read. Raises what Pillow raises."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if not (is_heif(data) and _register_heif()):
+            raise
+        return Image.open(io.BytesIO(data))
+
+
+@cache
+def _register_heif() -> bool:
+    """Let Pillow open HEIC files, where the extra `heic` is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def is_picture(thing: object) -> bool:
@@ -124,9 +155,12 @@ def _refuse_large(image: Image.Image, max_pixels: int) -> None:
 def upright_size(file: Path | bytes) -> tuple[int, int] | None:
     """Height and width as `decode` gives them, from the header alone; None where that cannot be read."""
     try:
-        with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
+        with Image.open(file) if isinstance(file, Path) else _open(file) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
+    except (UnidentifiedImageError, ValueError):  # a second look at all bytes, as `decode` takes it
+        data = file.read_bytes() if isinstance(file, Path) else without_texts(file)
+        return upright_size(data) if data else None
     except Exception:  # decoders raise whatever they like on a broken file
         return None
 
@@ -191,5 +225,5 @@ def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow can identify"
+        return describe_content(data)
     return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)

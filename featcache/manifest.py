@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.entries import Entry, some
 from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.filekinds import describe_ignored
 from featcache.files import Progress
 from featcache.holdout import hold_out
 from featcache.labels import Labels
@@ -105,7 +106,7 @@ def read_manifest(
     ignored: Counter[str] = Counter()
     entries, several, notes = source.entries(ignored, progress)
     if not entries:
-        raise EmptyFolderError(f"{source.name} holds no images. {_expected(source.name)}")
+        raise EmptyFolderError(f"{source.name} holds no images{describe_ignored(ignored)}. {_expected(source.name)}")
     entries.sort(key=lambda entry: entry.id)
     classes = _classes(source.name, entries)
     sha256 = _hashes(source, entries, progress)

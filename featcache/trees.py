@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from featcache.filekinds import why_no_image
 from featcache.files import walk
 from featcache.images import is_image_name
 
@@ -80,7 +81,7 @@ class Names:
             if name.startswith("."):
                 ignored["hidden"] += 1
             elif not is_image_name(Path(name)):
-                ignored["not an image name"] += 1
+                ignored[why_no_image(Path(name))] += 1
             else:
                 yield posixpath.join(place, name)
         for folder in self.folders(place):

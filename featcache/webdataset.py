@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import DataLayoutError, first_line
+from featcache.filekinds import why_no_image
 from featcache.images import is_image_name
 from featcache.labels import SEPARATOR
 
@@ -92,7 +93,7 @@ def pair_labels(
     pictures: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         if not is_image_name(Path(name)):
-            ignored["not an image name"] += 1
+            ignored[why_no_image(Path(name))] += 1
             continue
         key_of[name] = next((key for key in _keys(name) if key in labels), None)
         if key := key_of[name]:

@@ -12,7 +12,7 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator calibration labels joined world rng",
+            "errors allocator calibration filekinds labels joined world rng",
             "projection parity hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks network plan stages machines",
             "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed "
@@ -51,6 +51,7 @@ GUARDED = {
     "h5py": {"featcache/skeleton.py"},
     "matplotlib": {"featcache/drawing.py", "featcache/plots.py", "featcache/galleries.py"},
     "PIL": {"featcache/images.py"},
+    "pillow_heif": {"featcache/images.py"},
     "zlib_ng": {"featcache/checksums.py", "featcache/imagecache.py"},
     "simplejpeg": {"featcache/images.py"},
     "timm": {"featcache/architectures.py", "featcache/imagenet.py"},

@@ -75,7 +75,7 @@ def test_split_folders_are_read_as_torchvision_reads_them(make_folder: MakeFolde
     manifest = read_manifest(root)
     assert by_id(manifest) == as_torchvision_reads_it(root, "train") | as_torchvision_reads_it(root, "val")
     assert "train/ants/deeper/still/X.JPEG" in manifest.samples.ids
-    assert manifest.ignored == {"not an image name": 1}
+    assert manifest.ignored == {"not an image name (.txt)": 1}
 
 
 def test_ants_and_bees_are_read_as_torchvision_reads_them(ants_bees: Path) -> None:
@@ -84,7 +84,7 @@ def test_ants_and_bees_are_read_as_torchvision_reads_them(ants_bees: Path) -> No
     assert by_id(manifest) == expected
     assert manifest.samples.classes == ("ants", "bees")
     assert counts(manifest) == [244, 153, 0]
-    assert manifest.ignored == {"not an image name": 1}
+    assert manifest.ignored == {"placeholder of a missing image": 1}
 
 
 def test_class_folders_alone_are_read_as_torchvision_reads_them(make_folder: MakeFolder) -> None:
@@ -245,7 +245,7 @@ def test_nothing_can_be_held_out_of_single_images(make_folder: MakeFolder) -> No
 def test_hidden_files_and_other_files_are_ignored_and_counted(split_folder: Path) -> None:
     expected = by_id(read_manifest(split_folder))
     ants = split_folder / "train/ants"
-    for name in (".DS_Store", "._000.png", "notes.txt", "movie.gif", "Thumbs.db"):
+    for name in (".DS_Store", "._000.png", "notes.txt", "movie.mp4", "Thumbs.db"):
         (ants / name).write_bytes(b"x")
     (ants / "gone.png").symlink_to(split_folder / "nowhere.png")
     for hidden in (".git", "train/.ipynb_checkpoints", "train/ants/.thumbnails"):
@@ -253,7 +253,11 @@ def test_hidden_files_and_other_files_are_ignored_and_counted(split_folder: Path
         (split_folder / hidden / "000.png").write_bytes(b"x")
     manifest = read_manifest(split_folder)
     assert by_id(manifest) == expected
-    assert manifest.ignored == {"hidden": 2, "not an image name": 3, "not a regular file": 1}
+    assert manifest.ignored == {
+        "hidden": 2,
+        "not a regular file": 1,
+        **{f"not an image name ({suffix})": 1 for suffix in (".txt", ".mp4", ".db")},
+    }
 
 
 @pytest.mark.parametrize("place", ["", "train", "val"])
@@ -356,7 +360,10 @@ def test_an_empty_class_is_named(make_folder: MakeFolder, layout: dict[str, int]
     root = make_folder(layout)
     empty = root / next(folder for folder, count in layout.items() if not count)
     (empty / "notes.txt").write_text("no image")
-    assert empty_error(root) == (f"Class folder {empty} holds no images. Put images into it, or remove the folder.")
+    assert empty_error(root) == (
+        f"Class folder {empty} holds no images (1 file: not an image name (.txt)). Put images into it, or remove the "
+        "folder."
+    )
 
 
 def test_images_without_class_folders_are_not_guessed_at(make_folder: MakeFolder) -> None:

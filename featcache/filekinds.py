@@ -1,0 +1,109 @@
+"""What kind of file something is: which names are those of images, and what a file holds that is no image."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import PurePath
+
+HEIC = frozenset({".heic", ".heif", ".hif"})
+INSTALL_HEIC = 'pip install "featcache[heic]"'
+
+# What torchvision.datasets.ImageFolder takes for an image, and other names of the same formats.
+ALWAYS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
+# Feature of Pillow -> extensions that it reads where it was built with it.
+OPTIONAL = {"avif": {".avif"}, "jpg_2000": {".jp2", ".j2k", ".jpx", ".jpf", ".j2c"}}
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_SHORT = 2**20  # bytes: Pillow's limit for one text
+
+_PLACEHOLDER = re.compile(r"(image|photo|picture)[-_ ]?not[-_ ]?(found|available)", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(?=[0-9]*[a-z])[a-z0-9]{1,6}")
+
+_CAMERA_RAW = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"}
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+_SIGNATURES = (
+    (b"version https://git-lfs", "a git-lfs pointer in place of the image: run `git lfs pull`"),
+    (b"\xff\x0a", "JPEG XL, which Pillow does not read: convert it to JPEG or PNG"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL, which Pillow does not read: convert it to JPEG or PNG"),
+    (b"%PDF-", "a PDF document, not an image"),
+    (b"PK\x03\x04", "a ZIP archive, not an image: unpack it"),
+    (b"\x1f\x8b", "a gzip archive, not an image: unpack it"),
+    (b"8BPS", "a Photoshop document that Pillow cannot read: export it as PNG"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, not an image"),
+    (b"\x93NUMPY", "a NumPy array, not an image"),
+)
+
+
+def is_placeholder(path: PurePath) -> bool:
+    """Whether a name is what sites give in place of an image that is gone, as `imageNotFound.gif` in ants and bees."""
+    return _PLACEHOLDER.fullmatch(path.stem) is not None
+
+
+def why_no_image(path: PurePath) -> str:
+    """Why a file with this name is passed over, with its extension: "not an image name (.txt)"."""
+    suffix = path.suffix.lower()
+    if is_placeholder(path):
+        return "placeholder of a missing image"
+    if suffix in HEIC:
+        return f"{suffix} photos, which need {INSTALL_HEIC}"
+    if suffix == ".jxl" or suffix in _CAMERA_RAW or any(suffix in names for names in OPTIONAL.values()):
+        return f"{suffix} pictures, which this installation does not read: convert them to JPEG or PNG"
+    return f"not an image name ({suffix})" if _SUFFIX.fullmatch(suffix) else "not an image name"
+
+
+def describe_ignored(ignored: Mapping[str, int]) -> str:
+    """What was passed over, for the end of a message: " (3 files: not an image name (.txt))"; "" for nothing."""
+    counts = (f"{count} file{'s'[: count > 1]}: {reason}" for reason, count in ignored.items())
+    return f" ({'; '.join(counts)})" if ignored else ""
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether these bytes begin a HEIC or HEIF file."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def describe_content(data: bytes) -> str:
+    """What a file holds that Pillow cannot identify, as the reason why it is skipped."""
+    if is_heif(data):
+        return f"a HEIC photo: {INSTALL_HEIC}"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "an AVIF picture, which this Pillow does not read: convert it to JPEG or PNG"
+    if data[4:8] == b"ftyp":
+        return "a video or another file of that family, not an image"
+    for signature, kind in _SIGNATURES:
+        if data.startswith(signature):
+            return kind
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "a web page (HTML), not an image: download the image again"
+    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
+        return "an SVG drawing, which Pillow does not read: export it as PNG"
+    if start.startswith((b"<?xml", b'{"', b"{\n")):
+        return "a text in XML or JSON, perhaps a server's error: download the image again"
+    return "not an image that Pillow can identify"
+
+
+def without_texts(data: bytes) -> bytes | None:
+    """A PNG file without its texts and colour profile, which Pillow refuses where they are large.
+
+    XMP stays where it is short, as it may say which side is up. None where there is nothing to leave out.
+    """
+    if not data.startswith(_PNG):
+        return None
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(data):
+        length, name = struct.unpack(">I4s", data[place : place + 8])
+        chunk = data[place : place + 12 + length]
+        if name not in _TEXT_CHUNKS or (len(chunk) < _SHORT and chunk[8:].startswith(b"XML:com.adobe.xmp\0\0")):
+            kept.append(chunk)
+        place += 12 + length
+    shorter = b"".join(kept)
+    return shorter if len(shorter) < len(data) else None
