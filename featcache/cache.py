@@ -198,7 +198,7 @@ class FeatureCache:
             if split != UNLABELLED
         }
         return {
-            "path": str(self.path),
+            "cache": str(self.path),
             "complete": self.complete,
             "images": len(samples),
             "extracted": int(np.count_nonzero(self.done)),

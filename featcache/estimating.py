@@ -58,7 +58,8 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self)
+        fields = asdict(self)
+        return {"estimated_s": fields.pop("seconds"), **fields}
 
 
 def estimate(

@@ -31,9 +31,14 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(walk(folder, Counter()))
 
 
-def find_images(patterns: Iterable[str]) -> list[Path]:
-    """The images that files, folders and glob patterns name, in that order. Raises EmptyFolderError for none."""
+def find_images(patterns: Iterable[str], missing: dict[str, str] | None = None) -> list[Path]:
+    """The images that files, folders and glob patterns name, in that order.
+
+    missing : takes the names without an image and the reason, unless no name has one; then, and where it is None,
+        the first is an EmptyFolderError.
+    """
     found: list[Path] = []
+    lacking: dict[str, str] = {}
     for pattern in patterns:
         path, ignored = Path(pattern), Counter[str]()
         if path.is_dir():
@@ -45,11 +50,15 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
             images = [file for file in files if is_image_name(file)]
             ignored.update(why_no_image(file) for file in files if not is_image_name(file))
         if not images:
-            raise EmptyFolderError(
-                f"{pattern} names no image: no such file, or a folder or pattern without images"
-                f"{describe_ignored(ignored)}."
-            )
+            reason = f"no such file, or a folder or pattern without images{describe_ignored(ignored)}"
+            lacking[pattern] = reason
         found += images
+    if lacking and (missing is None or not found):
+        name, reason = next(iter(lacking.items()))
+        more = f" (and {len(lacking) - 1} other names do not either)" if len(lacking) > 1 else ""
+        raise EmptyFolderError(f"{name} names no image: {reason}{more}.")
+    if missing is not None:
+        missing |= lacking
     return found
 
 

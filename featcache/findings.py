@@ -113,7 +113,7 @@ class Diagnosis:
                 "layer": self.layer,
                 "images": self.images,
                 "status": self.status,
-                "seconds": self.seconds,
+                "seconds": {"wall": self.seconds},
                 "checks": checks,
                 "findings": [asdict(finding) for finding in self.findings],
             }

@@ -218,6 +218,7 @@ class Forecast:
             "gap": self.gap,
             "fit": self.fit,
             **asdict(self),
+            "seconds": {"wall": self.seconds},
             "curve": [list(point) for point in self.curve],
             "record": {**RECORD._asdict(), "pairs": RECORD.pairs, "right": RECORD.right, "terms": TERMS},
         }

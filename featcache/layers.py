@@ -59,7 +59,10 @@ def choose_layers(asked: str, there: Sequence[str]) -> tuple[str, ...]:
             chosen.append(PENULTIMATE)
         elif name in (STAGES, ALL):
             pools = ("", "mean", "cls") if name == STAGES else ("", *POOLS)
-            chosen += [layer for layer in there if parse_layer(layer)[1] in pools]
+            layers = [layer for layer in there if parse_layer(layer)[1] in pools]
+            if name == STAGES and set(layers) <= {PENULTIMATE}:
+                raise SpecError(f"there are no stages, but {', '.join(there)}")
+            chosen += layers
         else:
             raise SpecError(f"there is no layer {name!r}, but {', '.join(there)}")
     if not chosen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,7 +61,12 @@ class Prediction:
         }
 
 
-def formatted(predictions: Iterable[Prediction], kind: Format, moved: bool = False) -> Iterator[str]:
+def formatted(
+    predictions: Iterable[Prediction],
+    kind: Format,
+    moved: bool = False,
+    summary: Callable[[Exception | None], Mapping[str, Any]] = lambda error: {},
+) -> Iterator[str]:
     """Predictions as text, piece by piece as they come.
 
     Parameters
@@ -69,20 +74,31 @@ def formatted(predictions: Iterable[Prediction], kind: Format, moved: bool = Fal
     kind : "text", a line each; "csv"; "json", one object; "jsonl", an object a line. Bytes of a path that are no text
         are kept as surrogates: write with errors="surrogateescape". JSON is ASCII.
     moved : whether CSV has the column `moved_to`; several places are written as "a|b".
+    summary : further fields of the object of "json", called after the last prediction, or with the error that ended
+        them, which is raised once the object is whole. Of "jsonl" they are a last line, after an error alone.
     """
     if kind == "csv":
         yield csv_row([*_COLUMNS, "moved_to"] if moved else _COLUMNS)
     if kind == "json":
         yield '{"predictions": ['
-    for number, one in enumerate(predictions):
-        if kind == "text":
-            yield f"{one}\n"
-        elif kind == "csv":
-            share = "" if one.probability is None else f"{one.probability:.6f}"
-            places = [SEPARATOR.join(one.moved_to or ())] if moved else []
-            yield csv_row([one.path, one.label or "", share, one.error or "", *places])
-        else:
-            text = json.dumps(finite(one.to_dict()))
-            yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"
+    failure: Exception | None = None
+    try:
+        for number, one in enumerate(predictions):
+            if kind == "text":
+                yield f"{one}\n"
+            elif kind == "csv":
+                share = "" if one.probability is None else f"{one.probability:.6f}"
+                places = [SEPARATOR.join(one.moved_to or ())] if moved else []
+                yield csv_row([one.path, one.label or "", share, one.error or "", *places])
+            else:
+                text = json.dumps(finite(one.to_dict()))
+                yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"
+    except Exception as error:
+        failure = error
     if kind == "json":
-        yield "\n]}\n"
+        fields = json.dumps(finite(dict(summary(failure))))
+        yield f"\n]{', ' if len(fields) > 2 else ''}{fields[1:]}\n"
+    if failure and kind == "jsonl":
+        yield f"{json.dumps(finite(dict(summary(failure))))}\n"
+    if failure:
+        raise failure

@@ -47,7 +47,7 @@ class Transfer:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return dict(vars(self))
+        return {**vars(self), "seconds": {"wall": self.seconds}}
 
 
 def pull(url: str, out: str | os.PathLike[str], *, progress: Progress | None = None) -> Transfer:

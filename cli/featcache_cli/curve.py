@@ -32,7 +32,7 @@ def command(cache: str, over: str, repeats: int | None, out: str | None, as_json
             found = featcache.label_curve(cache, repeats=repeats or 5, progress=progress, **settings)
         else:
             found = featcache.view_curve(cache, progress=progress, **settings)
-    options.show(found, as_json)
+    options.show(found, as_json, cache=cache)
     if out:
         from featcache.drawing import save
         from featcache.plots import plot_curve

@@ -27,4 +27,4 @@ def command(model: str, as_json: bool, **settings: Any) -> None:
     from featcache.exporting import export
 
     exported = export(model, **settings, on_step=partial(click.echo, err=True))
-    options.show(exported, as_json)
+    options.show(exported, as_json, model=model)

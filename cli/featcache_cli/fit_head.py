@@ -62,7 +62,7 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
     cluster = options.take_cluster(settings)
     told = None if as_json else options.echo
     fit = featcache.fit_head(cache, cluster=cluster, on_epoch=told, on_note=told, **settings)
-    options.show(fit, as_json)
+    options.show(fit, as_json, cache=cache)
     if report:
         from featcache.pages import write_head_page
 

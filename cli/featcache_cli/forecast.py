@@ -20,4 +20,4 @@ def command(cache: str, as_json: bool, **settings: Any) -> None:
 
     with options.progress_bar(resumes=False) as progress:
         found = featcache.forecast(cache, progress=progress, **settings)
-    options.show(found, as_json)
+    options.show(found, as_json, cache=cache)

@@ -12,7 +12,9 @@ import click
 
 from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError
-from featcache_cli.options import StoppedError
+from featcache_cli import results
+from featcache_cli.options import refuse_unknown
+from featcache_cli.results import StoppedError
 
 COMMANDS = (
     "demo",
@@ -49,21 +51,31 @@ class _Commands(click.Group):
         command: click.Command = module.command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["featcache.json"] = results.wants_json(args)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        refuse_unknown(ctx, args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
+        results.allow_any_name()
         try:
-            return super().invoke(ctx)
+            with results.answering(ctx, ctx.meta["featcache.json"]):
+                return super().invoke(ctx)
         except StoppedError as error:
             click.echo(f"Stopped. {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Stopped at once.", err=True)
             sys.exit(130)
-        except FeatcacheError as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:  # no permission, a file where a folder should be, ...
-            if error.errno == errno.EPIPE:
+        except (FeatcacheError, OSError) as error:  # an OSError: no permission, a file where a folder should be, ...
+            if getattr(error, "errno", None) == errno.EPIPE:
                 raise
-            raise click.ClickException(f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")) from error
+            raise click.ClickException(results.message_of(error)) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 import click
 
 from featcache.spec import AUGMENTS as AUGMENTS
+from featcache_cli.results import StoppedError as StoppedError
+from featcache_cli.results import print_json as print_json
+from featcache_cli.results import show as show
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -181,27 +184,13 @@ class Grouped(click.Command):
                 formatter.write_dl([records[name] for name in names])
 
 
-def print_json(value: Any) -> None:
-    """One object on stdout."""
-    from featcache.report import finite  # of numpy, which help does not wait for
-
-    click.echo(json.dumps(finite(value), indent=1))
-
-
-def show(result: Any, as_json: bool) -> None:
-    """A result on stdout: `to_dict()` for scripts, `str()` for people."""
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        click.echo(str(result))
-
-
-class StoppedError(Exception):
-    """SIGINT or SIGTERM came. `str(error)` says how far the work is, and what is left of it."""
-
-    def __init__(self, number: int, how_far: str) -> None:
-        super().__init__(how_far)
-        self.exit_code = 128 + number
+def refuse_unknown(ctx: click.Context, name: str, commands: Collection[str]) -> None:
+    """Raise UsageError for a command that there is not, naming those that are spelt alike."""
+    if name in commands or name.startswith("-"):
+        return
+    alike = difflib.get_close_matches(name.lower().replace("_", "-"), commands, n=2, cutoff=0.7)
+    hint = f" Did you mean {' or '.join(alike)}?" if alike else f" There are {', '.join(commands)}."
+    raise click.UsageError(f"There is no command {name!r}.{hint}", ctx)
 
 
 @contextmanager
@@ -220,7 +209,7 @@ def progress_bar(resumes: bool = True) -> Iterator[Callable[[str, int, int], Non
         signals.append(number)
         signal.signal(number, before[number])
 
-    def show(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         if signals:
             close()
             after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
@@ -243,7 +232,7 @@ def progress_bar(resumes: bool = True) -> Iterator[Callable[[str, int, int], Non
         for number in before:
             signal.signal(number, stop)
     try:
-        yield show
+        yield report
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import chain
+from functools import partial
+from itertools import chain, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, results
 
 if TYPE_CHECKING:
     from featcache.prediction import Format, Prediction
@@ -43,6 +44,7 @@ def command(
     """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
 
     IMAGES are files, folders and globs; - stands for names on stdin, one a line. Predictions are written as they come.
+    A name that names no image is listed with the unreadable ones.
     Exit status 1 where no picture could be read, or where a file could not be moved or linked.
     """
     import featcache
@@ -51,7 +53,7 @@ def command(
 
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
-    paths, total = _listed(images, null, once=bool(move_to))
+    paths, total, missing = _listed(images, null, once=bool(move_to))
     classifier = featcache.Classifier.load(model, weights=weights, device=device, views=total * (1 + tta))
     if classifier.backbone.note:
         click.echo(classifier.backbone.note, err=True)
@@ -59,29 +61,42 @@ def command(
     if folder := move_to or link_to:
         several = classifier.card.multilabel
         sorter = Sorter(folder, "move" if move_to else "link", classifier.classes, multilabel=several, dry_run=dry_run)
-    tally = _Tally(total, sorter)
+    tally = _Tally(total and total + len(missing), sorter)
     with (
         options.progress_bar() as progress,
         _output(out) as write,
         closing(classifier.stream(paths, top=top, tta=tta)) as stream,
     ):
-        predictions = map(sorter.place, stream) if sorter else stream
-        for text in formatted(tally.watch(predictions, progress), "json" if as_json else kind, bool(sorter)):
+        predictions = chain(map(sorter.place, stream) if sorter else stream, starmap(_missing, missing.items()))
+        watched = tally.watch(predictions, progress)
+        for text in formatted(watched, "json" if as_json else kind, bool(sorter), partial(tally.summary, model)):
             write(text)
     tally.end()
 
 
-def _listed(images: Sequence[str], null: bool, once: bool) -> tuple[Iterable[str | Path], int]:
-    """The pictures and their number, 0 where names on stdin are among them. once : each file but once."""
+def _listed(images: Sequence[str], null: bool, once: bool) -> tuple[Iterable[str | Path], int, dict[str, str]]:
+    """The pictures, their number, 0 where names on stdin are among them, and the names of none with the reason.
+
+    once : each file but once.
+    """
     from featcache.files import find_images, read_names
     from featcache.sorting import distinct
 
-    found: Iterable[str | Path] = find_images(name for name in images if name != "-")
+    missing: dict[str, str] = {}
+    named = [name for name in images if name != "-"]
+    found: Iterable[str | Path] = find_images(named, missing) if named else []
     if "-" in images:
         found = chain(found, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
-        return (distinct(found) if once else found), 0
+        return (distinct(found) if once else found), 0, missing
     found = list(distinct(found) if once else found)
-    return found, len(found)
+    return found, len(found), missing
+
+
+def _missing(name: str, reason: str) -> Prediction:
+    """What is said of a name that names no picture."""
+    from featcache.prediction import Prediction
+
+    return Prediction(name, None, (), reason)
 
 
 @contextmanager
@@ -96,12 +111,20 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
             yield file.write
         return
 
+    results.printed_json()  # where it is JSON
+
     def write(text: str) -> None:
         with tqdm.external_write_mode():
-            sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "surrogateescape"))
-            sys.stdout.buffer.flush()
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
     yield write
+
+
+def _nothing_came() -> Exception:
+    from featcache.errors import EmptyFolderError
+
+    return EmptyFolderError("stdin names no image: nothing came.")
 
 
 class _Tally:
@@ -139,19 +162,34 @@ class _Tally:
         if self._sorter:
             click.echo(str(self._sorter), err=True)
 
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        if self.stopped:
+            return self.stopped.exit_code
+        return int(bool(self.unsorted) or len(self.unreadable) == self.done)
+
+    def summary(self, model: str, error: Exception | None) -> dict[str, Any]:
+        """What stands beside the predictions in JSON."""
+        ended = error or self.stopped or (None if self.done else _nothing_came())
+        return {
+            "model": model,
+            "images": self.done,
+            "unreadable": len(self.unreadable),
+            **results.outcome(1 if error else self.status, ended),
+        }
+
     def end(self) -> None:
         """Say what people should know, and exit with the status."""
-        from featcache.errors import EmptyFolderError
-
         if not self.done:
-            raise EmptyFolderError("stdin names no image: nothing came.")
+            raise _nothing_came()
         self._report()
         if self.stopped:
             of = f" of {self.total}" if self.total else ""
             text = f"predict: {self.done}{of} done; what was written of them is kept."
             raise options.StoppedError(self.stopped.exit_code - 128, text)
-        if self.unsorted or len(self.unreadable) == self.done:
-            sys.exit(1)
+        if self.status:
+            sys.exit(self.status)
 
     def _name(self, bad: list[Prediction], what: str) -> None:
         from featcache.report import printable

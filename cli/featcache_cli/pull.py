@@ -17,4 +17,4 @@ def command(url: str, out: str, as_json: bool) -> None:
 
     with options.progress_bar() as progress:
         result = featcache.pull(url, out, progress=progress)
-    options.show(result, as_json)
+    options.show(result, as_json, cache=out)

@@ -17,4 +17,4 @@ def command(cache: str, url: str, as_json: bool) -> None:
 
     with options.progress_bar() as progress:
         result = featcache.push(cache, url, progress=progress)
-    options.show(result, as_json)
+    options.show(result, as_json, cache=cache)

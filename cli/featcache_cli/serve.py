@@ -6,7 +6,7 @@ import signal
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, results
 
 
 @click.command()
@@ -36,7 +36,9 @@ def command(
     def announce(page: Page) -> None:
         if page.note:
             click.echo(page.note, err=True)
-        options.show(page, as_json)
+        options.show(page, as_json, model=model)
+        if as_json:
+            results.print_json_now()
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
     classifier = featcache.Classifier.load(model, weights=weights, device=device)

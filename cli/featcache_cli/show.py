@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featcache_cli import options
+from featcache_cli.options import refuse_unknown
 
 if TYPE_CHECKING:
     from featcache.drawing import Picture
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@click.group()
+class _Pictures(click.Group):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        refuse_unknown(ctx, args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Pictures)
 def command() -> None:
     """Draw what a cache has seen and what a model says: PNG, SVG or PDF, in light or dark.
 
