@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from featcache.atomic import atomic_write, write_file
 from featcache.errors import HeadError
 from featcache.report import finite
 from featcache.spec import ExtractSpec
@@ -53,9 +53,10 @@ class ModelCard:
     def write(self, folder: Path, weights: bytes | None = None) -> None:
         """Write the weights' file, if its bytes are given, and model.json, each whole or not at all."""
         if weights is not None:
-            draft = _draft(folder / self.file, weights)
-            (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
-            draft.replace(folder / self.file)
+            with atomic_write(folder / self.file) as file:
+                file.write(weights)
+                file.flush()  # a full disk is met here, with the old card in its place
+                (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
         write_json(folder / FILE, {"format": _FORMAT, "version": _VERSION, **fields})
 
@@ -96,22 +97,6 @@ class ModelCard:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file, whole or not at all."""
     write_file(path, (json.dumps(finite(value), indent=1) + "\n").encode())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    _draft(path, content).replace(path)
-
-
-def _draft(path: Path, content: bytes) -> Path:
-    """The content in a file beside the path, to be moved there; on a full disk nothing is left."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return draft
 
 
 def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -59,10 +60,13 @@ class OpenVinoEngine:
         else:
             network = frozen()
             model = _convert(network, image_size)
-            self._start(core.compile_model(model, "CPU", settings), image_size)
-            self._check(network, image_size, _FAR[precision])
-            if path:
-                _keep(model, path)
+            with _saved(model, path) as draft:
+                if draft:  # what later runs read: the model in memory can round differently
+                    model = core.read_model(draft)
+                self._start(core.compile_model(model, "CPU", settings), image_size)
+                self._check(network, image_size, _FAR[precision])
+                if draft and path:
+                    _keep(draft, path)
 
     def _start(self, compiled: Any, image_size: int) -> None:
         self._streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
@@ -156,17 +160,29 @@ def _is_sound(path: Path) -> bool:
         return False
 
 
-def _keep(model: Any, path: Path) -> None:
-    """Save the conversion, whole or not at all; a folder that cannot be written costs the time of the next one."""
+@contextmanager
+def _saved(model: Any, path: Path | None) -> Iterator[Path | None]:
+    """The model as a draft in a temporary folder beside `path`; None where nothing can be written there."""
     import openvino
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=path.stem, dir=path.parent, ignore_cleanup_errors=True) as folder:
-            drafts = _files(Path(folder, path.name))
-            openvino.save_model(model, drafts[0], compress_to_fp16=False)
-            drafts[2].write_text(_hash(*drafts[:2]), encoding="ascii")
-            for draft, file in zip(drafts, _files(path), strict=True):
-                draft.replace(file)
-    except (OSError, RuntimeError):
-        return
+    with ExitStack() as stack:
+        try:
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            folder = TemporaryDirectory(
+                prefix=path.stem if path else None, dir=path.parent if path else None, ignore_cleanup_errors=True
+            )
+            draft = Path(stack.enter_context(folder), "network.xml")
+            openvino.save_model(model, draft, compress_to_fp16=False)
+        except (OSError, RuntimeError):
+            draft = None
+        yield draft
+
+
+def _keep(draft: Path, path: Path) -> None:
+    """Give the draft its name, the hash last; a folder that cannot be written costs the time of the next conversion."""
+    graph, weights, seal = _files(draft)
+    with suppress(OSError):
+        seal.write_text(_hash(graph, weights), encoding="ascii")
+        for file, target in zip((graph, weights, seal), _files(path), strict=True):
+            file.replace(target)

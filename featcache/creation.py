@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import shutil
@@ -10,11 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from featcache import lock
+from featcache.atomic import FULL, fsync_folder, try_lock
 from featcache.errors import CacheSpaceError
 from featcache.report import human_bytes
-
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
@@ -32,7 +29,7 @@ def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with draft.open("wb", buffering=0) as file:
-            lock.try_lock(file)  # while it is held, `sweep` leaves the draft alone
+            try_lock(file)  # while it is held, `sweep` leaves the draft alone
             _claim_space(path, file.fileno(), needed, needed)  # HDF5 kills the process where it finds no room
             write(draft)
             _claim_space(path, file.fileno(), draft.stat().st_size, needed)
@@ -53,7 +50,7 @@ def sweep(path: Path) -> None:
     for draft in path.parent.glob(f"{glob.escape(path.name)}.*"):
         if draft.name.removeprefix(f"{path.name}.").isdecimal():
             with suppress(OSError), draft.open("rb") as file:
-                if lock.try_lock(file):
+                if try_lock(file):
                     draft.unlink()
 
 
@@ -73,12 +70,3 @@ def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
         f"{path} will have {human_bytes(needed)}; {human_bytes(free)} are free in {path.parent.resolve()}, or a limit "
         "on file sizes is lower. Make room, choose another place, or ask for less, for example fewer --views."
     )
-
-
-def fsync_folder(path: Path) -> None:
-    """Ask the system to put a folder's names on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from featcache.card import write_file
+from featcache.atomic import write_file
 from featcache.errors import PictureError
 from featcache.report import printable
 

@@ -20,6 +20,7 @@
     ├── RunError                    (ValueError)          a fine-tuning folder that does not fit the command
     ├── PictureError                (ValueError)          a picture that cannot be drawn or written
     ├── ExportError                 (ValueError)          a model that cannot be what was asked for
+    ├── OutputError             (OSError)             a file that cannot be written
     ├── MissingExtraError           (ImportError)         a package that is installed with an extra of featcache
     └── DownloadError               (OSError)             a data set that could not be fetched
 
@@ -28,6 +29,9 @@ status 1; each class also derives from the built-in type that a library user wou
 """
 
 from __future__ import annotations
+
+import errno
+from pathlib import Path
 
 
 class FeatcacheError(Exception):
@@ -108,6 +112,27 @@ class PictureError(FeatcacheError, ValueError):
 
 class ExportError(FeatcacheError, ValueError):
     """A model that cannot be exported as asked, or whose export gives other results."""
+
+
+class OutputError(FeatcacheError, OSError):
+    """A file that cannot be written: no space, no permission, no such folder."""
+
+    @classmethod
+    def of(cls, error: OSError, path: Path) -> OutputError:
+        """Say which file it is, why it cannot be written, and what to do."""
+        why = {
+            errno.ENOENT: f"the folder {path.parent} does not exist. Make it first",
+            errno.EFBIG: "it is larger than the limit on file sizes. Raise the limit (`ulimit -f`)",
+            errno.EDQUOT: "your quota is used up. Free some space",
+            errno.ENOSPC: "the disk is full. Free some space",
+        }
+        reason = why.get(error.errno or 0, f"{error.strerror or error}. Check {path.parent.resolve()}")
+        return cls(
+            error.errno, f"{path} cannot be written: {reason}, or choose another place. Nothing was changed there."
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class MissingExtraError(FeatcacheError, ImportError):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.atomic import move
 from featcache.errors import ExportError, MissingExtraError
 from featcache.folding import FIT_ONE, Layer, fold, layer
 from featcache.formats import WRITERS
@@ -103,7 +104,7 @@ def export(
                 f"largest, at most {LIMIT:.0e} is allowed. Nothing was written. Use another format."
             )
         size = draft.stat().st_size
-        draft.replace(out)
+        move(draft, out)
     return Exported(out, format, size, difference, snippet, _notes(saved, last, format))
 
 

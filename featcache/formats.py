@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.architectures import linear_classifiers, timm_name
+from featcache.atomic import deferred_errors
 from featcache.card import ModelCard
 from featcache.errors import ExportError, first_line
 from featcache.folding import Layer
@@ -84,8 +85,8 @@ def write_state_dict(saved: SavedModel, last: Layer, path: Path) -> str:
     state = saved.backbone.module.state_dict()
     for layer in classifiers:
         state[f"{layer}.weight"], state[f"{layer}.bias"] = (torch.from_numpy(part).float() for part in last)
-    with _exporting(saved, "state-dict"):
-        torch.save({name: value.contiguous() for name, value in state.items()}, path)
+    with _exporting(saved, "state-dict"), path.open("wb") as file, deferred_errors(file) as writer:
+        torch.save({name: value.contiguous() for name, value in state.items()}, writer)
     imports, build = _plain_network(name, classifiers[0], last)
     view = card.spec.view
     run = _STATE_DICT.format(
@@ -153,7 +154,9 @@ def write_torch_export(saved: SavedModel, last: Layer, path: Path) -> str:
     module, example = _deployed(saved, last)
     with _exporting(saved, "torch-export"):
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(_metadata(saved.card))})
+        buffer = BytesIO()  # to a file, PyTorch would abort the process where the disk is full
+        torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(_metadata(saved.card))})
+        path.write_bytes(buffer.getbuffer())
     return _program(saved.card, "import torch", _TORCH_EXPORT.format(file=path.name, input=_comment(saved.card)))
 
 

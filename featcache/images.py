@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
+from featcache.atomic import atomic_write
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
 
@@ -192,9 +193,8 @@ def lift_pillows_limit(max_pixels: int) -> None:
 
 def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write grey (h, w) or RGB (h, w, 3) pixels, uint8, as a PNG file."""
-    draft = path.with_name(f".{path.name}")  # hidden until it is whole
-    Image.fromarray(pixels).save(draft, format="PNG")
-    draft.replace(path)
+    with atomic_write(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG")
 
 
 def _upright(image: Image.Image) -> Image.Image:

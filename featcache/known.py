@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from featcache.atomic import write_file
 from featcache.errors import FeatcacheError
 from featcache.folders import cache_folder
 
@@ -81,14 +81,9 @@ def remember(path: Path | None, known: Known) -> None:
     """Keep it; a folder that cannot be written costs the time of building the network again."""
     if path is None:
         return
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(asdict(known)), encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
+        write_file(path, json.dumps(asdict(known)).encode())
 
 
 @cache

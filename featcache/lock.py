@@ -9,13 +9,9 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from featcache.atomic import try_lock
 from featcache.errors import CacheBusyError
 from featcache.sealed import OWNER_BYTES, write_at
-
-try:
-    import fcntl
-except ImportError:  # Windows: two writers are not noticed
-    fcntl = None  # type: ignore[assignment]
 
 
 def take(path: Path, file: BinaryIO, owner_offset: int) -> None:
@@ -55,17 +51,6 @@ def is_held(path: Path) -> bool:
     """Whether a living process writes this file."""
     with path.open("rb", buffering=0) as file:
         return not try_lock(file, shared=True)
-
-
-def try_lock(file: BinaryIO, shared: bool = False) -> bool:
-    """Whether an open file could be locked; the lock ends with the open file."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _write_owner(file: BinaryIO, owner_offset: int, text: bytes) -> None:

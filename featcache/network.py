@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from featcache.atomic import write_file
 from featcache.errors import HeadError
 
 
@@ -35,12 +36,11 @@ class Network(nn.Module):
         return self
 
     def save(self, path: Path) -> None:
-        """Write all weights as safetensors."""
-        from safetensors.torch import save_file
+        """Write all weights as safetensors, whole or not at all. Raises OutputError."""
+        from safetensors.torch import save
 
-        draft = path.with_name(f"{path.name}.draft")
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, draft)
-        draft.replace(path)
+        # `safetensors.torch.save_file` would write a file that its owner alone can read
+        write_file(path, save({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}))
 
     def mix(self, start: Mapping[str, Tensor], share: float) -> None:
         """Take `share` of its own weights and the rest of those of `start`: the straight line between two networks.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.card import write_file
+from featcache.atomic import write_file
 from featcache.drawing import Picture, svg
 
 

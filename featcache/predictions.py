@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.card import REPORT, write_file
+from featcache.atomic import write_file
+from featcache.card import REPORT
 from featcache.errors import HeadError
 from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test

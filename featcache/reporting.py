@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featcache.atomic import write_file
 from featcache.card import write_json
 from featcache.curves import Curve
 from featcache.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
@@ -24,7 +25,7 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", comparison_values(comparison))
-    (folder / f"{name}.md").write_text(comparison_markdown(comparison, name), encoding="utf-8")
+    write_file(folder / f"{name}.md", comparison_markdown(comparison, name).encode("utf-8", "surrogateescape"))
     save(partial(plot_comparison, comparison), folder / f"{name}.png")
     for curve in comparison.curves:
         save(partial(plot_curve, curve), folder / f"{name}-{curve.over}.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from featcache import heads
+from featcache.atomic import atomic_write, deferred_errors
 from featcache.backbones import Backbone
 from featcache.card import CHECKPOINT, ModelCard
 from featcache.errors import RunError, first_line
@@ -257,11 +257,10 @@ class Run:
                 training.module.save(self.out / _TUNED)
             self._save(training.best_val)
         self._keep("val", last.labels.numpy(), last.predicted.numpy(), LAST)
-        draft = self.out / f"{CHECKPOINT}.{os.getpid()}"
         first = vars(self.first) if self.first else None
         state = {"config": json.dumps(self.config), "skipped": self.loader.skipped, "first": first}
-        torch.save({**state, **training.state()}, draft)
-        os.replace(draft, self.out / CHECKPOINT)
+        with atomic_write(self.out / CHECKPOINT) as file, deferred_errors(file) as writer:
+            torch.save({**state, **training.state()}, writer)
         if self.on_epoch:
             self.on_epoch(training.history[-1])
 

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from featcache.creation import fsync_folder
+from featcache.atomic import fsync_folder
 from featcache.errors import DataLayoutError
 from featcache.labels import SEPARATOR
 from featcache.prediction import Prediction

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from featcache import remote
+from featcache.atomic import fsync_folder
 from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
-from featcache.creation import fsync_folder
 from featcache.errors import CacheDamagedError, CacheMismatchError, DownloadError, FeatcacheError
 from featcache.files import Progress
 from featcache.report import Stopwatch, human_bytes

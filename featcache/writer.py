@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import lock, skeleton
+from featcache.atomic import FULL, fsync_folder
 from featcache.blocks import as_slice
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
-from featcache.creation import FULL, create, fsync_folder, sweep
+from featcache.creation import create, sweep
 from featcache.errors import CacheIncompleteError, CacheSpaceError
 from featcache.files import Progress
 from featcache.layout import REASON_BYTES, encode, read, size_needed

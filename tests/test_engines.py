@@ -157,7 +157,7 @@ def test_a_conversion_that_gives_other_features_is_not_taken(home: Path) -> None
     branching.accelerate(8)
     assert branching.engine == "pytorch"
     assert branching.note.startswith("OpenVINO cannot run branching (its features ")
-    assert not home.exists()
+    assert list(home.iterdir()) == []
 
 
 @needs_openvino

@@ -13,6 +13,7 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration filekinds labels joined world rng",
+            "atomic",
             "projection parity hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks network plan stages machines",
             "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed "

@@ -1,0 +1,205 @@
+"""`atomic_write`: write a file whole or not at all. Every file that somebody may read is written through it."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from featcache.errors import FeatcacheError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers of one file are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""What the system answers where a disk, a quota or a limit on file sizes is reached."""
+
+_DRAFT = ".draft"
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Write to a draft in the folder of `path`; at the end flush it to the disk and give it that name.
+
+    Where the block raises, or the process is killed, the file that was there before is still there and whole. The
+    draft of a failed block is removed; that of a killed process is removed by the next write of the same file. The
+    new file has the permissions that the umask gives.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file to write. It is replaced where it exists.
+
+    Yields
+    ------
+    BinaryIO
+        The draft, opened for writing. Libraries written in C++ need `deferred_errors` around it.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written: no space, no permission, no such folder.
+
+    Examples
+    --------
+    >>> with atomic_write("figures.json") as file:  # doctest: +SKIP
+    ...     file.write(b"{}")
+    """
+    path = Path(path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_DRAFT}")
+    try:
+        remove_stale_drafts(path)
+        try:
+            with draft.open("xb") as file:
+                try_lock(file)  # while it is held, `remove_stale_drafts` of other processes leaves the draft alone
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+    except OSError as error:
+        if isinstance(error, FeatcacheError) or error.filename not in (None, str(draft)):
+            raise  # of another file, which the block reads or writes
+        raise OutputError.of(error, path) from error
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write these bytes to a file, whole or not at all; see `atomic_write`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file to write. It is replaced where it exists.
+    content : bytes
+        All of it.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def move(draft: Path, path: Path) -> None:
+    """Flush a finished file to the disk and rename it, within a file system.
+
+    Parameters
+    ----------
+    draft : Path
+        The finished file.
+    path : Path
+        Its name from now on. It is replaced where it exists.
+    """
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    fsync_folder(path.parent)
+
+
+@contextmanager
+def deferred_errors(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Wrap a file for a serializer in C++, such as that of `torch.save`, which aborts where a write fails.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        Where the bytes go.
+
+    Yields
+    ------
+    BinaryIO
+        A file whose `write` never raises. After the first failure it drops what comes.
+
+    Raises
+    ------
+    OSError
+        The first failure, when the block has ended.
+    """
+    writer = _DeferredErrors(file)
+    yield cast(BinaryIO, writer)
+    if writer.error is not None:
+        raise writer.error
+
+
+class _DeferredErrors(io.RawIOBase):
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+
+def remove_stale_drafts(path: Path) -> None:
+    """Remove the drafts of `path` whose processes were killed.
+
+    Parameters
+    ----------
+    path : Path
+        The file whose drafts are meant. Drafts that a living process writes are left alone.
+    """
+    for draft in path.parent.glob(f"{glob.escape(path.name)}.*{_DRAFT}"):
+        with suppress(OSError), draft.open("rb") as file:
+            if try_lock(file):
+                draft.unlink()
+
+
+def fsync_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(file: BinaryIO, shared: bool = False) -> bool:
+    """Lock an open file without waiting; the lock ends with the open file.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        The open file.
+    shared : bool, default False
+        Let other shared locks stand beside this one.
+
+    Returns
+    -------
+    bool
+        Whether it is locked now. True where the system has no such locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
