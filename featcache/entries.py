@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.errors import EmptyFolderError
 from featcache.filekinds import describe_ignored
+from featcache.folder_layout import find_class_folders
+from featcache.split_names import SPLIT_WORDS
 from featcache.trees import Tree
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = SPLIT_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +47,27 @@ class Listing(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def scan(tree: Tree, ignored: Counter[str]) -> Iterator[Entry]:
-    """The images of `train/<class>/*` and its like, or of `<class>/*`; what is passed over is counted in `ignored`."""
-    folders = tree.folders("")
-    split_of = {folder: SPLIT_NAMES.get(folder.lower()) for folder in folders}
-    used = [split for split in split_of.values() if split]
-    if "train" not in used:
-        if folders and len(used) == len(folders):
-            raise DataLayoutError(f"{tree.name} has {some(folders)} but no train folder.")
-        yield from _scan_classes(tree, "", None, ignored)
-        return
-    if len(used) != len(set(used)):
-        raise DataLayoutError(f"{tree.name} has several folders for one split: {some(folders)}.")
-    for folder, split in split_of.items():
-        if split:
-            yield from _scan_classes(tree, folder, split, ignored)
-        elif others := sum(1 for _ in tree.images(folder, Counter())):
-            ignored["in folders other than train, val, test"] += others
-    _count_beside(tree, "", ignored)
+def scan(tree: Tree, ignored: Counter[str]) -> Listing:
+    """The images of class folders, see `find_class_folders`; what is passed over is counted in `ignored`.
 
-
-def _scan_classes(tree: Tree, folder: str, split: str | None, ignored: Counter[str]) -> Iterator[Entry]:
-    class_folders = tree.folders(folder)
-    if not class_folders and any(tree.images(folder, Counter())):
-        raise DataLayoutError(
-            f"{posixpath.join(tree.name, folder).rstrip('/')} holds images but no class folders. Expected "
-            f"{posixpath.join(tree.name, folder, '<class>', '*.jpg')}: one folder a class, its name is the label."
-        )
-    for class_folder in class_folders:
-        count, passed_over = 0, Counter[str]()
-        for image in tree.images(posixpath.join(folder, class_folder), passed_over):
-            count += 1
-            yield Entry(image, (class_folder,), split)
-        if not count:
+    Raises
+    ------
+    EmptyFolderError, DataLayoutError
+    """
+    layout = find_class_folders(tree, ignored)
+    entries: list[Entry] = []
+    for folder in layout.classes:
+        passed_over = Counter[str]()
+        classes = (folder.label,) if folder.label else ()
+        images = [Entry(image, classes, folder.split) for image in tree.images(folder.place, passed_over)]
+        if not images:
             raise EmptyFolderError(
-                f"Class folder {posixpath.join(tree.name, folder, class_folder)} holds no images"
+                f"Class folder {posixpath.join(tree.name, folder.place)} holds no images"
                 f"{describe_ignored(passed_over)}. Put images into it, or remove the folder."
             )
+        entries += images
         ignored.update(passed_over)
-    _count_beside(tree, folder, ignored)
-
-
-def _count_beside(tree: Tree, folder: str, ignored: Counter[str]) -> None:
-    """Count the files that lie beside class folders and so have no label."""
-    for name in tree.files(folder):
-        ignored["hidden" if name.startswith(".") else "beside the class folders"] += 1
-
-
-def some(names: Iterable[str]) -> str:
-    """A few of these names, for a message."""
-    names = sorted(names)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    for place in layout.parents:
+        for name in tree.files(place):
+            ignored["hidden" if name.startswith(".") else "beside the class folders"] += 1
+    return Listing(entries, False, tuple(layout.notes))

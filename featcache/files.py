@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError
 from featcache.filekinds import describe_ignored, why_no_image
+from featcache.foreign_folders import keep_data_folders
 from featcache.images import is_image_name
 
 Progress = Callable[[str, int, int], None]
@@ -108,7 +110,7 @@ def walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = keep_data_folders(folders, partial(_holds, place), ignored)
         for name in sorted(files):
             path = Path(place, name)
             if name.startswith("."):
@@ -119,6 +121,11 @@ def walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
                 ignored["not a regular file"] += 1
             else:
                 yield path
+
+
+def _holds(place: str, folder: str, name: str) -> bool:
+    """Whether a folder in a place holds something of this name."""
+    return os.path.lexists(os.path.join(place, folder, name))
 
 
 def _unreadable_folder(error: OSError) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.entries import Entry, some
+from featcache.entries import Entry
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.filekinds import describe_ignored
 from featcache.files import Progress
+from featcache.folder_layout import some
 from featcache.holdout import hold_out
 from featcache.labels import Labels
 from featcache.samples import SPLITS, UNLABELLED, Samples, join_groups

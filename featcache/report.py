@@ -175,9 +175,16 @@ def csv_row(values: Sequence[str]) -> str:
 
 def notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:
     """What a user should know of the images, a line each; see `Extraction`."""
-    lines = [f"ignored {count} files: {reason}" for reason, count in ignored.items()]
+    lines = [_ignored(reason, count) for reason, count in ignored.items()]
     lines += [f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in conflicts]
     return lines + [f"skipped {printable(name)}: {reason}" for name, reason in skipped]
+
+
+def _ignored(reason: str, count: int) -> str:
+    """A line of what was passed over: files, or folders where the reason begins with "folders: "."""
+    what, _, why = reason.rpartition("folders: ")
+    thing = "folder" if reason.startswith("folders: ") else "file"
+    return f"ignored {count} {thing}{'' if count == 1 else 's'}: {why if not what else reason}"
 
 
 def human_bytes(count: float) -> str:

@@ -77,7 +77,7 @@ class Shards:
                 ignored.update(index.ignored)
                 if progress:
                     progress("index", done, len(shards))
-        return self._labelled(labels, ignored) if labels else Listing(self._of_folders(ignored), False)
+        return self._labelled(labels, ignored) if labels else self._of_folders(ignored)
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
@@ -148,8 +148,8 @@ class Shards:
                         "split need keys of their own."
                     )
 
-    def _of_folders(self, ignored: Counter[str]) -> list[Entry]:
-        return list(scan(Names(self.name, self._members), ignored))
+    def _of_folders(self, ignored: Counter[str]) -> Listing:
+        return scan(Names(self.name, self._members), ignored)
 
     def _labelled(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> Listing:
         """With the labels that lie beside the images."""

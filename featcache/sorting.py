@@ -15,6 +15,7 @@ from typing import Literal
 
 from featcache.atomic import fsync_folder
 from featcache.errors import DataLayoutError
+from featcache.foreign_folders import SORTED_MARK
 from featcache.labels import SEPARATOR
 from featcache.prediction import Prediction
 
@@ -93,7 +94,7 @@ class Sorter:
     def _put(self, source: Path, label: str) -> Path:
         folder = self.root / label
         if not self.dry_run:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._make(folder)
         for target in _names(folder, source.name):
             holder = self._holder(target)
             if holder and _are_same(holder, source):
@@ -104,6 +105,13 @@ class Sorter:
             self.counts[label] += 1
             return target
         raise AssertionError  # the names never end
+
+    def _make(self, folder: Path) -> None:
+        """A class folder; a root that is new gets a mark, by which `extract` and others know that it is no class."""
+        if not self.root.exists():
+            self.root.mkdir(parents=True)
+            (self.root / SORTED_MARK).touch()
+        folder.mkdir(parents=True, exist_ok=True)
 
     def _holder(self, target: Path) -> Path | None:
         """The file whose content is at a path, None where the path is free."""

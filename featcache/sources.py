@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from featcache import remote
 from featcache.entries import Listing, scan
-from featcache.errors import EmptyFolderError
+from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress, hash_all, hash_file
 from featcache.huggingface import HuggingFace, is_saved_dataset
+from featcache.images import is_image_name
 from featcache.shards import Shards, is_shards
 from featcache.tables import is_table, read_table
 from featcache.trees import Disk, Names
@@ -63,8 +64,8 @@ class Folder:
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         if not remote.is_url(self.root):
-            return Listing(list(scan(Disk(Path(self.root)), ignored)), False)
-        return Listing(list(scan(Names(self.root, remote.names(self.root)), ignored)), False)
+            return scan(Disk(Path(self.root)), ignored)
+        return scan(Names(self.root, remote.names(self.root)), ignored)
 
     def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
         """See `Source`."""
@@ -132,5 +133,20 @@ def open_source(data: str | os.PathLike[str]) -> Source:
     if path.is_dir():
         return HuggingFace(path) if is_saved_dataset(path) else Folder(str(path))
     if path.is_file():
+        _refuse_single_file(path)
         return Table(str(path))
     raise EmptyFolderError(f"{path} does not exist. Give a folder of class folders, or a CSV manifest.")
+
+
+def _refuse_single_file(path: Path) -> None:
+    """Raise DataLayoutError for a file that is no list of images: a picture, or a cache."""
+    if is_image_name(path):
+        raise DataLayoutError(
+            f"{path} is a single picture. Give the folder that holds a folder of pictures for each class. To classify "
+            f"a picture: featcache predict HEAD {path}"
+        )
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        raise DataLayoutError(
+            f"{path} is a cache or another HDF5 file. Give the images: a folder, a CSV, or tar files. What a cache "
+            f"holds: featcache info {path}"
+        )

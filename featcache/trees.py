@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from featcache.filekinds import why_no_image
 from featcache.files import walk
+from featcache.foreign_folders import keep_data_folders
 from featcache.images import is_image_name
 
 
@@ -21,8 +23,8 @@ class Tree(Protocol):
 
     name: str
 
-    def folders(self, place: str) -> list[str]:
-        """The names of the folders in a folder, sorted, without hidden ones."""
+    def folders(self, place: str, ignored: Counter[str]) -> list[str]:
+        """Names of the folders in a folder, sorted; those that hold no data of the user are counted in `ignored`."""
 
     def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
         """Image files below a folder, as places in the tree; what is passed over is counted in `ignored`."""
@@ -37,10 +39,12 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.name, self._root = str(root), root
 
-    def folders(self, place: str) -> list[str]:
+    def folders(self, place: str, ignored: Counter[str]) -> list[str]:
         """See `Tree`."""
-        there = (self._root / place).iterdir()
-        return sorted(path.name for path in there if path.is_dir() and not path.name.startswith("."))
+        root = self._root / place
+        with os.scandir(root) as there:
+            names = [entry.name for entry in there if entry.is_dir()]
+        return keep_data_folders(names, lambda folder, name: os.path.lexists(root / folder / name), ignored)
 
     def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
         """See `Tree`."""
@@ -49,7 +53,8 @@ class Disk:
 
     def files(self, place: str) -> Iterator[str]:
         """See `Tree`."""
-        return (path.name for path in (self._root / place).iterdir() if not path.is_dir())
+        with os.scandir(self._root / place) as there:
+            yield from (entry.name for entry in there if not entry.is_dir())
 
 
 class Names:
@@ -71,9 +76,14 @@ class Names:
             self._make(above)
             self._folders[above].add(name)
 
-    def folders(self, place: str) -> list[str]:
+    def folders(self, place: str, ignored: Counter[str]) -> list[str]:
         """See `Tree`."""
-        return sorted(name for name in self._folders[place] if not name.startswith("."))
+
+        def holds(folder: str, name: str) -> bool:
+            inside = posixpath.join(place, folder)
+            return name in self._files[inside] or name in self._folders[inside]
+
+        return keep_data_folders(list(self._folders[place]), holds, ignored)
 
     def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
         """See `Tree`."""
@@ -84,7 +94,7 @@ class Names:
                 ignored[why_no_image(Path(name))] += 1
             else:
                 yield posixpath.join(place, name)
-        for folder in self.folders(place):
+        for folder in self.folders(place, ignored):
             yield from self.images(posixpath.join(place, folder), ignored)
 
     def files(self, place: str) -> Iterator[str]:

@@ -13,14 +13,15 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration filekinds labels joined world rng",
-            "atomic",
+            "atomic split_names foreign_folders",
             "projection parity hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks network plan stages machines",
             "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed "
             "layers devices device_pass transferability",
             "prediction pooling findings unfreezing trees capacity",
-            "frozen entries softmax datasets lock layout views architectures engines presets card commands",
-            "drawing tables huggingface tarfiles webdataset",
+            "frozen folder_layout softmax datasets lock layout views architectures engines presets card commands",
+            "drawing entries",
+            "tables huggingface tarfiles webdataset",
             "plots galleries symptoms likeness shards",
             "sources",
             "manifest predictions page regression checksums skeleton creation conversion",

@@ -255,6 +255,7 @@ def test_hidden_files_and_other_files_are_ignored_and_counted(split_folder: Path
     assert by_id(manifest) == expected
     assert manifest.ignored == {
         "hidden": 2,
+        "folders: hidden": 3,
         "not a regular file": 1,
         **{f"not an image name ({suffix})": 1 for suffix in (".txt", ".mp4", ".db")},
     }
@@ -435,8 +436,8 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
         ("path,label", "x,a", "{csv}, line 2: there is no file {root}/x"),
         (
             "path,label,split",
-            "x/000.png,a,dev",
-            "{csv}, line 2: split is 'dev'; it must be train, val or test",
+            "x/000.png,a,holdout",
+            "{csv}, line 2: split is 'holdout'; it must be train, val or test",
         ),
         (
             "path,label",
@@ -464,9 +465,23 @@ def test_a_csv_that_does_not_fit_says_where(make_folder: MakeFolder, header: str
 
 def test_a_file_that_is_no_csv_is_called_that(make_folder: MakeFolder) -> None:
     root = make_folder({"x": 1})
-    assert layout_error(root / "x/000.png").startswith(
-        f"{root / 'x/000.png'} is not a CSV file in UTF-8: 'utf-8' codec can't decode byte 0x89"
+    (root / "x/000.png").rename(root / "list.txt")
+    assert layout_error(root / "list.txt").startswith(
+        f"{root / 'list.txt'} is not a CSV file in UTF-8: 'utf-8' codec can't decode byte 0x89"
     )
+
+
+def test_a_single_picture_is_called_that(make_folder: MakeFolder) -> None:
+    path = make_folder({"x": 1}) / "x/000.png"
+    assert layout_error(path) == (
+        f"{path} is a single picture. Give the folder that holds a folder of pictures for each class. To classify a "
+        f"picture: featcache predict HEAD {path}"
+    )
+
+
+def test_a_cache_given_for_images_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "cache.h5").write_bytes(b"featcache 1 2048")
+    assert "is a cache or another HDF5 file. Give the images" in layout_error(tmp_path / "cache.h5")
 
 
 def test_a_path_written_in_two_ways_is_one_path(make_folder: MakeFolder) -> None:

@@ -16,9 +16,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from commands import write_folder
 from featcache import sorting
 from featcache.errors import DataLayoutError
+from featcache.foreign_folders import SORTED_MARK
+from featcache.manifest import read_manifest
 from featcache.prediction import Prediction
 from featcache.sorting import How, Sorter, distinct
 
@@ -40,14 +44,19 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
+def is_sorted(path: Path) -> bool:
+    """Whether this is a file, and not the mark of a folder that a Sorter made."""
+    return path.is_file() and path.name != SORTED_MARK
+
+
 def contents(*folders: Path) -> dict[str, bytes]:
     """Every regular file below the folders."""
-    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    found = [path for folder in folders for path in folder.rglob("*") if is_sorted(path) and not path.is_symlink()]
     return {str(path): path.read_bytes() for path in found}
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if is_sorted(path) or path.is_symlink())
 
 
 @pytest.mark.parametrize("how", ["move", "link"])
@@ -366,7 +375,7 @@ def test_no_byte_is_lost_and_a_second_run_changes_nothing(
         (place,) = one.moved_to or ("",)
         assert Path(place).read_bytes() == before[str(path)]
         assert Path(place).parent.name == one.label
-    everything = sorted(path for path in root.rglob("*") if path.is_file())
+    everything = sorted(path for path in root.rglob("*") if is_sorted(path))
     again, links = names(root), {path: os.readlink(path) for path in everything if path.is_symlink()}
     gaps = [path for path in paths if root / "out" in path.parents and not os.path.lexists(path)]
     run(everything)
@@ -376,3 +385,15 @@ def test_no_byte_is_lost_and_a_second_run_changes_nothing(
     assert names(root) == again
     assert contents(root) == after
     assert links == {path: os.readlink(path) for path in everything if path.is_symlink()}
+
+
+def test_a_folder_that_a_sorter_makes_is_no_data_and_one_that_was_there_stays_data(tmp_path: Path) -> None:
+    """Into a folder inside the data, whose images are not trained on; and into the data itself, whose images are."""
+    data = write_folder(tmp_path / "photos", {"ants": 4, "bees": 4})
+    put(Sorter(data / "sorted", "link", ("ants", "bees")), data / "ants/000.png")
+    manifest = read_manifest(data)
+    assert (len(manifest.samples), manifest.ignored) == (8, {"folders: sorted, which featcache wrote": 1})
+    Image.new("RGB", (4, 4)).save(tmp_path / "new.png")
+    put(Sorter(data, "move", ("ants", "bees")), tmp_path / "new.png")
+    assert len(read_manifest(data).samples) == 9
+    assert (data / "ants/new.png").is_file()

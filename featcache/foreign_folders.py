@@ -1,0 +1,49 @@
+"""Folders that hold no data of the user: what systems and archives leave there, and what featcache itself wrote."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+SORTED_MARK = ".featcache-sorted"
+"""A file in a folder that `featcache predict --move-to` or `--link-to` made."""
+
+_OF_SYSTEMS = frozenset(
+    {
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@sharebin", "lost+found", "__macosx",
+        "$recycle.bin", "system volume information", "network trash folder", "temporary items", "found.000",
+        "_gsdata_", "__pycache__",
+    }
+)  # fmt: skip
+_OUTPUTS = (
+    ("model.json", "run.json"),
+    ("model.json", "head.safetensors"),
+    ("model.json", "head.skops"),
+    ("model.json", "network.safetensors"),
+    ("last.pt",),
+    ("settings.json", "work"),
+    ("report.json", "report.md"),
+    (SORTED_MARK,),
+)
+"""What lies in folders that featcache wrote: saved heads, runs, benchmarks, sorted files."""
+
+
+def keep_data_folders(names: list[str], holds: Callable[[str, str], bool], ignored: Counter[str]) -> list[str]:
+    """The folders that may hold data, sorted; the others are counted in `ignored` by their kind.
+
+    Parameters
+    ----------
+    names : of the folders in one folder.
+    holds : whether the folder of the first name holds a file or a folder of the second name.
+    """
+    kept = []
+    for name in sorted(names):
+        if name.startswith("."):
+            ignored["folders: hidden"] += 1
+        elif name.lower() in _OF_SYSTEMS:
+            ignored[f"folders: {name}, which the system or an archive made"] += 1
+        elif any(all(holds(name, mark) for mark in marks) for marks in _OUTPUTS):
+            ignored[f"folders: {name}, which featcache wrote"] += 1
+        else:
+            kept.append(name)
+    return kept

@@ -1,0 +1,46 @@
+"""Names of folders and files that say a split: `train`, `Training`, `seg_train`, `valid`, `dev`, `test2017`."""
+
+from __future__ import annotations
+
+import re
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+_FILLERS = ("set", "sets", "data", "dataset", "images", "image", "imgs", "img", "photos", "pictures", "pics", "split",
+            "samples", "folder")  # fmt: skip
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name says, None where it says none.
+
+    The name is a word for a split, perhaps with words such as set, data or images, and with numbers: `Training`,
+    `trainset`, `test_images`, `val2017`. Upper and lower case are the same.
+    """
+    words = [word for word in _words(name) if word not in _FILLERS]
+    splits = {_split_of_word(word) for word in words}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def hinted_split(name: str) -> str | None:
+    """The split that the first or the last word of a name says: `seg_train`, but also `train_station`.
+
+    Such a name alone proves nothing: a class can be named so.
+    """
+    words = _words(name)
+    splits = {_split_of_word(word) for word in (words[0], words[-1])} - {None} if words else set()
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def _split_of_word(word: str) -> str | None:
+    """Of one word, perhaps with a filler written together: `trainset`."""
+    for filler in ("", *_FILLERS):
+        if filler and word.endswith(filler) and (split := SPLIT_WORDS.get(word.removesuffix(filler))):
+            return split
+    return SPLIT_WORDS.get(word)
