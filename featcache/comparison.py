@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def compare(
     val_fraction: float = 0.2,
     allow_leak: bool = False,
     budget_s: float | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run the routes, each in fresh processes, and gather what they reached and cost.
@@ -59,6 +61,7 @@ def compare(
     budget_s : seconds for all of it; None runs everything. Runs that would not fit are left out and named, further
         seeds first; how it is known beforehand what a run will take, see `featcache.budget`. Another call with a larger
         budget goes on.
+    overwrite : begin anew in a folder that holds another comparison, or the same.
     precision : of the extraction. train_precision : of the live routes, where "fp32" is what the tutorials do.
 
     Raises
@@ -97,7 +100,7 @@ def compare(
         "images_sha256": samples.digest(),
         "seed": seed,
     }
-    _claim(out, {**settings, "versions": versions()})
+    _claim(out, {**settings, "versions": versions()}, overwrite)
     work = Work(out / "work", settings, chosen, [seed + repeat for repeat in range(repeats)], budget_s, progress)
     runs = work.run()
     if not runs:
@@ -119,9 +122,11 @@ def compare(
     )
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Take the folder, or take up the same comparison in it; refuse to mix two."""
+def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Take the folder, or take up the same comparison in it; refuse to mix two, unless the older is to be replaced."""
     path = out / "settings.json"
+    if overwrite and path.exists():
+        shutil.rmtree(out / "work", ignore_errors=True)
     if path.exists() and any(out.glob("work/*/result.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         differing = [
@@ -130,7 +135,10 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             if found.get(name) != value
         ]
         if differing:
-            raise RunError(f"{out} holds a comparison with {'; '.join(differing)}. Give another folder.")
+            raise RunError(
+                f"{out} holds a comparison with {'; '.join(differing)}. Give another folder, or replace it "
+                "with --overwrite."
+            )
     elif out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file. Give an empty or a new folder.")
     elif out.exists() and not path.exists() and any(out.iterdir()):

@@ -21,6 +21,7 @@
     ├── PictureError                (ValueError)          a picture that cannot be drawn or written
     ├── ExportError                 (ValueError)          a model that cannot be what was asked for
     ├── OutputError             (OSError)             a file that cannot be written
+    ├── OutputExistsError           (FileExistsError)     an output that is there and was not to be replaced
     ├── MissingExtraError           (ImportError)         a package that is installed with an extra of featcache
     └── DownloadError               (OSError)             a data set that could not be fetched
 
@@ -133,6 +134,10 @@ class OutputError(FeatcacheError, OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class OutputExistsError(FeatcacheError, FileExistsError):
+    """An output that exists, where the caller did not ask to replace it."""
 
 
 class MissingExtraError(FeatcacheError, ImportError):

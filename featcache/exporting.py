@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.atomic import move
-from featcache.errors import ExportError, MissingExtraError
+from featcache.errors import ExportError, MissingExtraError, OutputExistsError
 from featcache.folding import FIT_ONE, Layer, fold, layer
 from featcache.formats import WRITERS
 from featcache.parity import make_pictures, run_example
@@ -66,6 +66,7 @@ def export(
     format: Format,
     *,
     weights: str | None = None,
+    overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Exported:
     """Write a folder of `fit_head` or `finetune` as a file for PyTorch or ONNX Runtime alone, which computes in fp32.
@@ -75,15 +76,17 @@ def export(
     format : "state-dict", weights for the plain network of torchvision or timm with its last layer replaced; "onnx"
         and "torch-export", graphs from pixels (b, s, s, 3), uint8, to logits and probabilities (b, c).
     weights : where the backbone's weights lie now, if they have moved.
+    overwrite : replace `out` where it exists.
     on_step : called with what is done next.
 
     Raises
     ------
-    ExportError : a model that the format cannot hold, a file that exists, or one that gives other logits; then nothing
-        is written. MissingExtraError : "onnx" without its packages. HeadError, BackboneError : see `open_model`.
+    ExportError : a model that the format cannot hold, or a file that gives other logits; then nothing is written.
+    OutputExistsError : `out` exists.
+    MissingExtraError : "onnx" without its packages. HeadError, BackboneError : see `open_model`.
     """
     out = Path(out)
-    _check_target(out, format)
+    _check_target(out, format, overwrite)
     on_step(f"loading {model}")
     saved = open_model(model, weights=weights, device="cpu", precision="fp32")
     view, last = saved.card.spec.view, _last_layer(saved, Path(model))
@@ -108,15 +111,15 @@ def export(
     return Exported(out, format, size, difference, snippet, _notes(saved, last, format))
 
 
-def _check_target(out: Path, format: str) -> None:
+def _check_target(out: Path, format: str, overwrite: bool) -> None:
     """Refuse what cannot be written before the work, not after it."""
     if format not in FORMATS:
         raise ExportError(f"there is no format {format!r}; use {', '.join(FORMATS)}")
     for package in _PACKAGES.get(format, ()):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError.of(package, format)
-    if os.path.lexists(out):
-        raise ExportError(f"{out} exists. Give another name, or remove it.")
+    if os.path.lexists(out) and not overwrite:
+        raise OutputExistsError(f"{out} exists. Give another name, or overwrite it.")
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent} is no folder: make it first")
 

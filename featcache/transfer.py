@@ -15,7 +15,7 @@ from featcache import remote
 from featcache.atomic import fsync_folder
 from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
-from featcache.errors import CacheDamagedError, CacheMismatchError, DownloadError, FeatcacheError
+from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
 from featcache.files import Progress
 from featcache.report import Stopwatch, human_bytes
 
@@ -50,21 +50,28 @@ class Transfer:
         return {**vars(self), "seconds": {"wall": self.seconds}}
 
 
-def pull(url: str, out: str | os.PathLike[str], *, progress: Progress | None = None) -> Transfer:
+def pull(
+    url: str, out: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+) -> Transfer:
     """Copy a cache from a URL to the disk; what an earlier call has brought is not brought again.
+
+    overwrite : replace another file that is at `out`, once the cache is there whole.
 
     Raises
     ------
-    DownloadError. CacheDamagedError : what came is not what was written. CacheMismatchError : `out` is another cache.
+    DownloadError. CacheDamagedError : what came is not what was written. OutputExistsError : `out` is another file.
     """
     watch, out = Stopwatch(), Path(out)
     size, version = remote.stat(url)
     if out.exists():
         with out.open("rb") as file:
             same = out.stat().st_size == size and file.read(_HEAD) == remote.read(url, 0, min(_HEAD, size))
-        if not same:
-            raise CacheMismatchError(f"{out} exists and is not {url}. Remove it, or give another name.")
-        return Transfer(url, str(out), _check(out, out, progress), size, 0, watch.seconds()["wall"])
+        if same:
+            return Transfer(url, str(out), _check(out, out, progress), size, 0, watch.seconds()["wall"])
+        if not overwrite:
+            raise OutputExistsError(
+                f"{out} exists and is not {url}. Give another name, or replace it with --overwrite."
+            )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f"{out.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}.pulled")
     before = draft.stat().st_size if draft.exists() else 0
@@ -74,28 +81,45 @@ def pull(url: str, out: str | os.PathLike[str], *, progress: Progress | None = N
     except FeatcacheError as error:
         draft.unlink()
         if before:  # the disk may be at fault
-            return pull(url, out, progress=progress)
+            return pull(url, out, overwrite=overwrite, progress=progress)
         raise type(error)(str(error).replace(str(draft), url)) from error
     os.replace(draft, out)
     fsync_folder(out.parent)
     return Transfer(url, str(out), rows, size, size - before, watch.seconds()["wall"])
 
 
-def push(cache: str | os.PathLike[str], url: str, *, progress: Progress | None = None) -> Transfer:
+def push(
+    cache: str | os.PathLike[str], url: str, *, overwrite: bool = False, progress: Progress | None = None
+) -> Transfer:
     """Copy a cache to a URL, after a look at every row.
+
+    overwrite : replace another file that is at `url`.
 
     Raises
     ------
-    DownloadError. CacheDamagedError : it is not what was written; nothing was copied.
+    DownloadError. CacheDamagedError : it is not what was written; nothing was copied. OutputExistsError : `url` is
+    another file.
     """
     watch, path = Stopwatch(), Path(cache)
     if not posixpath.basename(url) or remote.is_folder(url):
         raise DownloadError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")
     rows, size = _check(path, path, progress), path.stat().st_size
+    if not overwrite and _is_other(path, url):
+        raise OutputExistsError(f"{url} exists and is not {path}. Give another name, or replace it with --overwrite.")
     remote.upload(path, url)
     if (there := remote.stat(url)[0]) != size:
         raise CacheDamagedError(f"{url} has {there:,} bytes, {path} has {size:,}. Push it again.")
     return Transfer(str(path), url, rows, size, size, watch.seconds()["wall"])
+
+
+def _is_other(path: Path, url: str) -> bool:
+    """Whether another file than this cache is at the URL."""
+    try:
+        size, _ = remote.stat(url)
+    except FileNotFoundError:
+        return False
+    with path.open("rb") as file:
+        return path.stat().st_size != size or file.read(_HEAD) != remote.read(url, 0, min(_HEAD, size))
 
 
 def _check(path: Path, name: Path, progress: Progress | None) -> int:

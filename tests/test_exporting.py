@@ -26,7 +26,7 @@ from featcache.architectures import linear_classifiers
 from featcache.backbones import Backbone, load_backbone
 from featcache.card import ModelCard
 from featcache.classifier import Classifier
-from featcache.errors import ExportError, HeadError, MissingExtraError
+from featcache.errors import ExportError, HeadError, MissingExtraError, OutputExistsError
 from featcache.exporting import FORMATS, LIMIT, Exported, export
 from featcache.finetuning import finetune
 from featcache.folding import FAR, layer
@@ -291,7 +291,7 @@ def test_the_place_of_the_head_in_the_plain_network(name: str, found: list[str])
 
 
 def refusal(*arguments: Any, **options: Any) -> str:
-    with pytest.raises(ExportError) as caught:
+    with pytest.raises((ExportError, OutputExistsError)) as caught:
         export(*arguments, **options)
     return str(caught.value)
 
@@ -333,12 +333,13 @@ def test_a_head_that_is_no_linear_layer_is_refused(toy: Callable[..., Path], tmp
 def test_what_cannot_be_written_is_refused_before_the_model_is_looked_at(tmp_path: Path) -> None:
     out, gone = tmp_path / "mine.pth", tmp_path / "gone" / "mine.pth"
     out.write_text("precious")
-    assert refusal(tmp_path, out, "state-dict") == f"{out} exists. Give another name, or remove it."
+    assert refusal(tmp_path, out, "state-dict") == f"{out} exists. Give another name, or overwrite it."
     assert refusal(tmp_path, gone, "state-dict") == f"{gone.parent} is no folder: make it first"
     assert refusal(tmp_path, gone, "tflite") == "there is no format 'tflite'; use state-dict, onnx, torch-export"
     (tmp_path / "link").symlink_to("nowhere")
     assert (
-        refusal(tmp_path, tmp_path / "link", "onnx") == f"{tmp_path / 'link'} exists. Give another name, or remove it."
+        refusal(tmp_path, tmp_path / "link", "onnx")
+        == f"{tmp_path / 'link'} exists. Give another name, or overwrite it."
     )
     assert out.read_text() == "precious"
     with pytest.raises(HeadError, match=r"is not a saved model: it has no model\.json"):

@@ -13,7 +13,7 @@ import pytest
 from commands import done, refused, toy_cache
 from featcache import remote
 from featcache.cache import FeatureCache
-from featcache.errors import CacheDamagedError, CacheMismatchError, DownloadError, NotACacheError
+from featcache.errors import CacheDamagedError, DownloadError, NotACacheError, OutputExistsError
 from featcache.transfer import pull, push
 
 URL = "memory://caches/cache.h5"
@@ -71,7 +71,7 @@ def test_what_broke_off_is_not_gone_on_with_where_the_cache_is_another_now(
     push(cache, URL)
     _, version = remote.stat(URL)
     more = toy_cache(split_folder, tmp_path / "more.h5", views=3)
-    push(more, URL)
+    push(more, URL, overwrite=True)
     assert remote.stat(URL)[1] != version
     pull(URL, tmp_path / "copy.h5")
     assert (tmp_path / "copy.h5").read_bytes() == more.read_bytes()
@@ -120,9 +120,12 @@ def test_a_push_that_fails_does_not_say_that_it_goes_on(cache: Path, monkeypatch
 def test_another_cache_is_not_overwritten(cache: Path, tmp_path: Path) -> None:
     push(cache, URL)
     (tmp_path / "copy.h5").write_bytes(bytes(cache.stat().st_size))
-    with pytest.raises(CacheMismatchError) as caught:
+    with pytest.raises(OutputExistsError) as caught:
         pull(URL, tmp_path / "copy.h5")
-    assert str(caught.value) == f"{tmp_path / 'copy.h5'} exists and is not {URL}. Remove it, or give another name."
+    assert (
+        str(caught.value)
+        == f"{tmp_path / 'copy.h5'} exists and is not {URL}. Give another name, or replace it with --overwrite."
+    )
 
 
 def test_what_is_damaged_is_neither_pushed_nor_pulled(cache: Path, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from featcache_cli import options
 
 @click.command()
 @click.argument("data")
-@click.option("-o", "--out", required=True, help="Folder for report.md, report.json, report.png and the runs.")
+@click.option("-o", "--out", required=True, help="Folder for report.md, report.json, report.png and the runs. "
+              "The same comparison goes on in it.")  # fmt: skip
+@options.overwrite_option
 @click.option("--routes", help="Of cached, stages (a head on all stages), frozen (run live every epoch), lpft "
               "(fine-tuning from the cached head), finetune, scratch; comma-separated. [default: all]")  # fmt: skip
 @options.backbone_option
@@ -44,6 +46,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar() as progress:
         chosen = routes.split(",") if routes else None
+        settings["overwrite"] = options.overwrites(click.get_current_context())
         result = featcache.compare(routes=chosen, recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])

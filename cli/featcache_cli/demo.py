@@ -21,37 +21,46 @@ _MADE = ("cache.h5", "head", "head.html", "head-knn", "run", "report")
 @click.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--dataset", default="digits", show_default=True, help="digits, ants-bees, or the path of a data set.")
+@options.overwrite_option
 @click.pass_context
 def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     """Run the main job from start to end, showing each command: copy them for your own images.
 
     All files go into FOLDER, by default demo/, or demo-NAME/ for another data set than the digits.
+    The demo may run again in its own folder.
     """
     from featcache import datasets
     from featcache.manifest import read_manifest
 
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (*_MADE, "digits")):
+        options.refuse_existing(folder, options.overwrites(ctx), "holds other files")
     folder.mkdir(parents=True, exist_ok=True)
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
         manifest = read_manifest(data, progress=progress).single_label("demo")
     size = _DIGITS if dataset == "digits" else ""
     some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
-    place = {name: shlex.quote(str(folder / name)) for name in _MADE}
-    source = shlex.quote(str(data))
-    for line in (
-        f"extract {source} -o {place['cache.h5']} --views 2 {size}",
-        f"info {place['cache.h5']}",
-        f"fit-head {place['cache.h5']} -o {place['head']} --report {place['head.html']} --images {source}",
-        f"fit-head {place['cache.h5']} -o {place['head-knn']} --head knn",
-        f"compare-heads {place['head']} {place['head-knn']}",
-        f"finetune {source} -o {place['run']} --epochs 1 --resume {size}",
-        f"predict {place['head']} {some}",
-        f"benchmark {source} -o {place['report']} --views 2 --epochs 1 {size}",
-    ):
+    for line in _lines(folder, shlex.quote(str(data)), some, size):
         click.secho(f"\n$ featcache {line}", bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)
     click.echo(f"\nEverything is in {folder.resolve()}: look at head.html and report/report.html.")
+
+
+def _lines(folder: Path, source: str, pictures: str, size: str) -> tuple[str, ...]:
+    """The commands, as they are typed behind `featcache`; those that would be refused the second time replace."""
+    place = {name: shlex.quote(str(folder / name)) for name in _MADE}
+    again = " --overwrite" if (folder / "head").exists() else ""
+    return (
+        f"extract {source} -o {place['cache.h5']} --views 2 {size}",
+        f"info {place['cache.h5']}",
+        f"fit-head {place['cache.h5']} -o {place['head']} --report {place['head.html']} --images {source}{again}",
+        f"fit-head {place['cache.h5']} -o {place['head-knn']} --head knn{again}",
+        f"compare-heads {place['head']} {place['head-knn']}",
+        f"finetune {source} -o {place['run']} --epochs 1 --resume {size}",
+        f"predict {place['head']} {pictures}",
+        f"benchmark {source} -o {place['report']} --views 2 --epochs 1 {size}",
+    )
 
 
 def _one_a_class(samples: Samples) -> list[int]:

@@ -17,7 +17,7 @@ from featcache_cli import options
 @options.picture_option
 @click.option("--images", type=click.IntRange(1, 200), default=36, show_default=True, help="Pictures in that, at most.")
 @click.option("--dark", is_flag=True, help="Light lines on dark paper.")
-@click.option("--list", "listed", callback=options.file_in_a_folder, help="Write all named images into this CSV file.")
+@click.option("--list", "listed", callback=options.new_file, help="Write all named images into this CSV file.")
 @click.option("--weights", help="Where the network's weights lie now, if they have moved.")
 @click.option("--device", default="auto", show_default=True, help="Of the network: auto, cpu, cuda:1.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds, and of what is looked at of many images.")

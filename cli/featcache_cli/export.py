@@ -16,7 +16,8 @@ FORMATS = ("state-dict", "onnx", "torch-export")
 @click.argument("model", type=click.Path())
 @click.option("--format", type=click.Choice(FORMATS), required=True, help="Weights for the plain network of "
               "torchvision or timm; a graph for ONNX Runtime; a graph for PyTorch (.pt2).")  # fmt: skip
-@click.option("-o", "--out", required=True, help="File to write; it must not exist.")
+@click.option("-o", "--out", required=True, callback=options.new_file, help="File to write.")
+@options.overwrite_option
 @click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
 @options.as_json
 def command(model: str, as_json: bool, **settings: Any) -> None:
@@ -26,5 +27,5 @@ def command(model: str, as_json: bool, **settings: Any) -> None:
     """
     from featcache.exporting import export
 
-    exported = export(model, **settings, on_step=partial(click.echo, err=True))
+    exported = export(model, **settings, overwrite=True, on_step=partial(click.echo, err=True))
     options.show(exported, as_json, model=model)

@@ -26,7 +26,8 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 
 @click.command()
 @click.argument("cache", type=click.Path())
-@click.option("-o", "--out", help="Folder to save the head in. [default: not saved]")
+@click.option("-o", "--out", callback=options.new_model, help="Folder to save the head in. [default: not saved]")
+@options.overwrite_option
 @click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn, head2toe choose "
               "their own settings; auto keeps the best of them (head2toe only with several layers); attention, sgd, "
               "logreg, svm, forest, or a dotted path, sklearn.naive_bayes.GaussianNB; imagenet:ant,bee takes the "
@@ -43,7 +44,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option("--device", default="cpu", show_default=True, help="Where linear, head2toe and auto work: auto, cpu, "
               "cuda:1, mps.")  # fmt: skip
 @click.option(
-    "--report", callback=options.file_in_a_folder, help="Draw and write all of it into this HTML file, too; needs -o."
+    "--report", callback=options.new_file, help="Draw and write all of it into this HTML file, too; needs -o."
 )
 @click.option("--images", "data", help="Where the images of CACHE lie: the report shows some.")
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache: names joined by "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from featcache.errors import OutputExistsError
 from featcache.spec import AUGMENTS as AUGMENTS
 from featcache_cli.results import StoppedError as StoppedError
 from featcache_cli.results import print_json as print_json
@@ -127,6 +129,45 @@ def precision_option(
     return click.option(name, type=choices, default=default, show_default=True, help=help)
 
 
+_OVERWRITE = "featcache.overwrite"  # a key of a click context's `meta`
+
+
+def _remember(ctx: click.Context, _option: click.Parameter, overwrite: bool) -> None:
+    ctx.meta[_OVERWRITE] = overwrite
+
+
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, is_eager=True, expose_value=False, callback=_remember,
+    help="Replace the outputs that are named and exist.",
+)  # fmt: skip
+
+
+def overwrites(ctx: click.Context) -> bool:
+    """Whether `--overwrite` was given; known to callbacks of other options, too."""
+    return bool(ctx.meta.get(_OVERWRITE))
+
+
+def refuse_existing(path: Path, overwrite: bool, what: str = "exists") -> None:
+    """Raise OutputExistsError for an output that is there, unless it is to be replaced."""
+    if not overwrite and os.path.lexists(path):
+        raise OutputExistsError(f"{path} {what}. Give another name, or replace it with --overwrite.")
+
+
+def new_file(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """A callback: the name of a file to write, refused before the work where it exists, see `overwrite_option`."""
+    name = file_in_a_folder(ctx, option, name)
+    if name:
+        refuse_existing(Path(name), overwrites(ctx))
+    return name
+
+
+def new_model(ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """A callback: the folder of a model to write, refused before the work where one is in it."""
+    if name and any((Path(name) / file).exists() for file in ("model.json", "run.json")):
+        refuse_existing(Path(name), overwrites(ctx), "holds a model already")
+    return name
+
+
 def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     """A callback: the name of a file to write, refused before the work, not after it."""
     if name and not Path(name).parent.is_dir():
@@ -139,14 +180,14 @@ def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | 
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
     if name and Path(name).suffix.lower() not in PICTURES:
         raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
-    return file_in_a_folder(ctx, option, name)
+    return new_file(ctx, option, name)
 
 
 def picture_option(function: _F, required: bool = False) -> _F:
     """Where a picture goes."""
     default = "" if required else " [default: none]"
     told = f"Picture: a file that ends in .png, .svg or .pdf.{default}"
-    return click.option("-o", "--out", required=required, callback=_picture, help=told)(function)
+    return overwrite_option(click.option("-o", "--out", required=required, callback=_picture, help=told)(function))
 
 
 def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:

@@ -65,7 +65,8 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 @click.option("--worker-hour", type=options.Finite(0, 1e15), help="A worker, an hour.")
 @click.option("--storage-gb-month", type=options.Finite(0, 1e15), help="A GB of the cache, a month.")
 @click.option("--thousand-reads", type=options.Finite(0, 1e15), help="A thousand reads of a file.")
-@click.option("--page", callback=options.file_in_a_folder, help="Write all of it, with a picture, into this HTML file.")
+@click.option("--page", callback=options.new_file, help="Write all of it, with a picture, into this HTML file.")
+@options.overwrite_option
 @options.as_json
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
     """Say how long millions of images would take, on how many machines, and what would hold them up.

@@ -31,7 +31,8 @@ _NAMED = 20  # bad pictures that are named at the end
 @click.option("--format", "kind", type=click.Choice(["text", "csv", "json", "jsonl"]), default="text",
               show_default=True, help="json is one object, jsonl an object a line.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout.")
+@click.option("-o", "--out", callback=options.new_file, help="Write to this file instead of stdout.")
+@options.overwrite_option
 @click.option("--move-to", metavar="DIR", help="Move each file to DIR/CLASS; nothing is overwritten.")
 @click.option("--link-to", metavar="DIR", help="Make a symbolic link to each file in DIR/CLASS instead.")
 @click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")

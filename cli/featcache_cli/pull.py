@@ -10,11 +10,13 @@ from featcache_cli import options
 @click.command()
 @click.argument("url")
 @click.argument("out", type=click.Path())
+@options.overwrite_option
 @options.as_json
 def command(url: str, out: str, as_json: bool) -> None:
     """Copy the cache at URL to the file OUT and look at every row; what an earlier call has brought is kept."""
     import featcache
 
     with options.progress_bar() as progress:
-        result = featcache.pull(url, out, progress=progress)
+        overwrite = options.overwrites(click.get_current_context())
+        result = featcache.pull(url, out, overwrite=overwrite, progress=progress)
     options.show(result, as_json, cache=out)

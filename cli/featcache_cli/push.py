@@ -10,11 +10,13 @@ from featcache_cli import options
 @click.command()
 @click.argument("cache", type=click.Path())
 @click.argument("url")
+@options.overwrite_option
 @options.as_json
 def command(cache: str, url: str, as_json: bool) -> None:
     """Copy CACHE to URL (s3://, gs://, ...), after a look at every row."""
     import featcache
 
     with options.progress_bar() as progress:
-        result = featcache.push(cache, url, progress=progress)
+        overwrite = options.overwrites(click.get_current_context())
+        result = featcache.push(cache, url, overwrite=overwrite, progress=progress)
     options.show(result, as_json, cache=cache)

@@ -67,7 +67,7 @@ def test_a_picture_is_written_and_its_path_printed(
         pixels = np.asarray(image.convert("RGB"))
     assert tuple(pixels[0, 0]) == (13, 17, 22)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
-    assert as_json("show", name, *arguments[name], "-o", tmp_path / "a.svg") == {"picture": str(tmp_path / "a.svg")}
+    assert as_json("show", name, *arguments[name], "-o", tmp_path / "a.svg")["picture"] == str(tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text
     letters = ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")
@@ -143,7 +143,7 @@ def test_a_bad_name_is_refused_before_the_work(name: str, tmp_path: Path, monkey
         (("map", "c.h5", "--method", "isomap"), "'isomap'"),
         (("map", "c.h5", "--images", 2), "2 is not in the range"),
         (("curve", "c.json", "--over", "time"), "'time'"),
-        (("pie", "c.json"), "No such command 'pie'"),
+        (("pie", "c.json"), "There is no command 'pie'"),
     ],
 )
 def test_what_cannot_be_asked_is_a_usage_error(given: tuple[object, ...], message: str) -> None:

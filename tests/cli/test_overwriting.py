@@ -1,0 +1,97 @@
+"""One rule for all commands: what is named as an output and exists is not replaced without --overwrite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from commands import done, refused, toy_cache, write_folder
+
+LINES = {
+    "show": ["show", "confusion", "head", "-o", "OUT.png"],
+    "show views": ["show", "views", "c.h5", "data", "-o", "OUT.svg"],
+    "curve": ["curve", "c.h5", "-o", "OUT.pdf"],
+    "doctor": ["doctor", "c.h5", "data", "-o", "OUT.png"],
+    "doctor --list": ["doctor", "c.h5", "--list", "OUT.csv"],
+    "plan --page": ["plan", "data", "--page", "OUT.html"],
+    "predict": ["predict", "head", "data", "-o", "OUT.csv"],
+    "export": ["export", "head", "--format", "onnx", "-o", "OUT.onnx"],
+    "fit-head --report": ["fit-head", "c.h5", "-o", "new", "--report", "OUT.html"],
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_file_that_exists_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """There are no inputs: a command that read them first would say so."""
+    monkeypatch.chdir(tmp_path)
+    out = next(Path(part) for part in LINES[name] if part.startswith("OUT"))
+    out.write_text("mine")
+    assert refused(*LINES[name]) == f"{out} exists. Give another name, or replace it with --overwrite."
+    assert out.read_text() == "mine"
+    assert "exists. Give" not in refused(*LINES[name], "--overwrite")
+    assert out.read_text() == "mine"  # a command that fails replaces nothing
+
+
+def test_a_link_to_nothing_is_an_output_too(tmp_path: Path) -> None:
+    (tmp_path / "out.png").symlink_to(tmp_path / "nowhere.png")
+    assert "exists. Give another name" in refused("show", "confusion", "head", "-o", tmp_path / "out.png")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("overwriting")
+    return toy_cache(write_folder(folder / "data"), folder / "c.h5")
+
+
+def test_a_head_is_replaced_by_request_alone(cache: Path, tmp_path: Path) -> None:
+    head = tmp_path / "head"
+    head.mkdir()  # an empty folder is fine
+    done("fit-head", cache, "-o", head, "--head", "ridge")
+    before = (head / "model.json").read_bytes()
+    assert refused("fit-head", cache, "-o", head) == (
+        f"{head} holds a model already. Give another name, or replace it with --overwrite."
+    )
+    assert (head / "model.json").read_bytes() == before
+    done("fit-head", cache, "-o", head, "--head", "centroid", "--overwrite")
+    assert b'"centroid"' in (head / "model.json").read_bytes()
+
+
+def test_a_picture_is_replaced_by_request(cache: Path, tmp_path: Path) -> None:
+    done("fit-head", cache, "-o", tmp_path / "head")
+    out = tmp_path / "out.svg"
+    out.write_text("mine")
+    done("show", "confusion", tmp_path / "head", "-o", out, "--overwrite")
+    assert out.read_text() != "mine"
+
+
+def test_a_copy_of_the_same_cache_is_no_other_file(cache: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.h5"
+    done("push", cache, copy)
+    done("push", cache, copy)
+    done("pull", copy, tmp_path / "here.h5")
+    assert "nothing to copy" in done("pull", copy, tmp_path / "here.h5")
+
+
+def test_another_file_at_the_target_is_not_replaced(cache: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there.h5"
+    there.write_text("mine")
+    said = "Give another name, or replace it with --overwrite."
+    assert refused("push", cache, there) == f"{there} exists and is not {cache}. {said}"
+    assert refused("pull", cache, there) == f"{there} exists and is not {cache}. {said}"
+    assert there.read_text() == "mine"
+    done("push", cache, there, "--overwrite")
+    assert there.read_bytes() == cache.read_bytes()
+    there.write_text("mine")
+    done("pull", cache, there, "--overwrite")
+    assert there.read_bytes() == cache.read_bytes()
+
+
+def test_a_demo_does_not_go_into_a_folder_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert refused("demo", tmp_path) == (
+        f"{tmp_path} holds other files. Give another name, or replace it with --overwrite."
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
