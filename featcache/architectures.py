@@ -12,6 +12,7 @@ from featcache import weights as weights_
 from featcache.errors import BackboneError, first_line
 from featcache.rng import derived_seed
 from featcache.spec import EMBEDDED
+from featcache.telemetry import decline_usage_data
 
 
 def build(name: str, weights: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -71,6 +72,7 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
         from torchvision import models
 
         return weights_.pretrained_torchvision(name, models.get_model_weights(name).DEFAULT)
+    decline_usage_data()
     import timm
 
     network = timm.create_model(model, pretrained=name != EMBEDDED)
@@ -78,6 +80,7 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
 
 
 def _build_timm(name: str, model: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    decline_usage_data()
     import timm
 
     pretrained = weights == "pretrained"

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from featcache.engines import Features
 from featcache.errors import first_line
 from featcache.spec import Precision
+from featcache.telemetry import import_openvino
 
 if TYPE_CHECKING:
     from featcache.frozen import Frozen
@@ -51,9 +52,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, frozen: Callable[[], Frozen], image_size: int, precision: Precision, path: Path | None) -> None:
-        import openvino
-
-        core = openvino.Core()
+        core = import_openvino().Core()
         settings = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
         if path and _is_sound(path):
             self._start(core.compile_model(core.read_model(path), "CPU", settings), image_size)
@@ -113,7 +112,8 @@ def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> floa
 
 
 def _convert(frozen: Frozen, image_size: int) -> Any:
-    """By the frontend itself: `openvino.convert_model` would report its use to its makers."""
+    """Convert with the frontend alone: `openvino.convert_model` sends usage data."""
+    import_openvino()
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -163,8 +163,6 @@ def _is_sound(path: Path) -> bool:
 @contextmanager
 def _saved(model: Any, path: Path | None) -> Iterator[Path | None]:
     """The model as a draft in a temporary folder beside `path`; None where nothing can be written there."""
-    import openvino
-
     with ExitStack() as stack:
         try:
             if path:
@@ -173,7 +171,7 @@ def _saved(model: Any, path: Path | None) -> Iterator[Path | None]:
                 prefix=path.stem if path else None, dir=path.parent if path else None, ignore_cleanup_errors=True
             )
             draft = Path(stack.enter_context(folder), "network.xml")
-            openvino.save_model(model, draft, compress_to_fp16=False)
+            import_openvino().save_model(model, draft, compress_to_fp16=False)
         except (OSError, RuntimeError):
             draft = None
         yield draft

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from featcache.atomic import write_file
-from featcache.errors import PictureError
+from featcache.errors import MissingFontWarning, PictureError
+from featcache.fonts import DEFAULT, use_installed_fonts
 from featcache.report import printable
 
 Picture = Callable[[], Figure]
@@ -33,8 +33,6 @@ RIGHT, WRONG = "#1a85c9", VERMILION  # as text, too: no blue is readable on blac
 _LIGHT = {"ink": "#1f2329", "faint": "#d0d7df", "paper": "#fffffe"}
 _DARK = {"ink": "#e6edf2", "faint": "#3d444e", "paper": "#0d1116"}
 _DPI = 120
-# matplotlib's own font has no letters of these scripts.
-_FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
 
 
 def save(picture: Picture, path: str | os.PathLike[str], dark: bool = False) -> Path:
@@ -45,6 +43,10 @@ def save(picture: Picture, path: str | os.PathLike[str], dark: bool = False) -> 
     Raises
     ------
     PictureError : another ending, or no folder to write into.
+
+    Warns
+    -----
+    MissingFontWarning : no installed font has some of the letters; the text says which to install.
     """
     path = check_path(path)
     suffix = path.suffix.lower()
@@ -84,21 +86,24 @@ def _render(picture: Picture, suffix: str, colours: dict[str, str], transparent:
     target = io.BytesIO()
     with _style(colours):
         figure = picture()
+        missing = use_installed_fonts(figure)
         metadata = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}
         figure.savefig(target, format=suffix[1:], dpi=_DPI, transparent=transparent, metadata=metadata)
+    if missing and suffix != ".svg":  # whose letters are text, drawn by the program that shows it
+        warnings.warn(missing, MissingFontWarning, stacklevel=3)
     return target.getvalue()
 
 
 @contextmanager
 def _style(colours: dict[str, str]) -> Iterator[None]:
     ink, faint, paper = colours["ink"], colours["faint"], colours["paper"]
-    installed = set(font_manager.get_font_names())
     settings: Any = {
         "figure.facecolor": paper, "axes.facecolor": paper, "legend.facecolor": paper, "savefig.facecolor": paper,
         "text.color": ink, "axes.labelcolor": ink, "axes.titlecolor": ink, "xtick.color": ink, "ytick.color": ink,
         "axes.edgecolor": faint, "grid.color": faint, "legend.edgecolor": faint, "lines.color": ink,
         "xtick.labelcolor": ink, "ytick.labelcolor": ink, "axes.axisbelow": True,
-        "font.sans-serif": ["DejaVu Sans", *(name for name in _FALLBACKS if name in installed)],
+        "font.family": ["sans-serif"],
+        "font.sans-serif": [DEFAULT],
         "text.parse_math": False,  # class names and paths hold what they hold
         "svg.fonttype": "none",  # text stays text, in whatever script
         "svg.hashsalt": "featcache",  # the same picture, the same bytes

@@ -27,6 +27,8 @@
 
 A message says what, where, expected against found, and what to do. The command line prints it and exits with
 status 1; each class also derives from the built-in type that a library user would catch.
+
+`MissingFontWarning` (UserWarning) is given where a picture is drawn with boxes instead of letters.
 """
 
 from __future__ import annotations
@@ -151,6 +153,10 @@ class MissingExtraError(FeatcacheError, ImportError):
 
 class DownloadError(FeatcacheError, OSError):
     """A data set that could not be fetched or is not the expected one."""
+
+
+class MissingFontWarning(UserWarning):
+    """No installed font has some letters of a picture."""
 
 
 def first_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ from featcache.formats import WRITERS
 from featcache.parity import make_pictures, run_example
 from featcache.report import human_bytes
 from featcache.saved import SavedModel, open_model
+from featcache.telemetry import decline_usage_data
 from featcache.views import make_views
 
 Format = Literal["state-dict", "onnx", "torch-export"]
@@ -87,6 +88,7 @@ def export(
     """
     out = Path(out)
     _check_target(out, format, overwrite)
+    decline_usage_data()
     on_step(f"loading {model}")
     saved = open_model(model, weights=weights, device="cpu", precision="fp32")
     view, last = saved.card.spec.view, _last_layer(saved, Path(model))

@@ -54,6 +54,12 @@ with torch.inference_mode():
     logits = model(prepare(pictures))
 """
 
+_IMPORT_ONNX = """import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime sends usage data unless it is told not to before its import
+
+import onnxruntime"""
+
 _ONNX = """{input}
 pixels = np.load(sys.argv[1])
 session = onnxruntime.InferenceSession({file!r}, providers=["CPUExecutionProvider"])
@@ -146,7 +152,7 @@ def write_onnx(saved: SavedModel, last: Layer, path: Path) -> str:
         assert program is not None  # it is with dynamo=True
         program.model.metadata_props.update(_metadata(saved.card))
         program.save(path, external_data=False)
-    return _program(saved.card, "import onnxruntime", _ONNX.format(file=path.name, input=_comment(saved.card)))
+    return _program(saved.card, _IMPORT_ONNX, _ONNX.format(file=path.name, input=_comment(saved.card)))
 
 
 def write_torch_export(saved: SavedModel, last: Layer, path: Path) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.files import Progress, hash_all
+from featcache.telemetry import decline_usage_data
 
 _MARKS = ("dataset_dict.json", "state.json")
 
@@ -64,6 +65,7 @@ class HuggingFace:
 
     def _splits(self) -> dict[str | None, Any]:
         """The tables, by the name of their split; None for a data set without splits."""
+        decline_usage_data()
         try:
             import datasets
         except ImportError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import ClusterError, FeatcacheError, MissingExtraError, first_line
+from featcache.telemetry import decline_usage_data
 
 DEATHS = 3  # of workers over the same work, or of a machine's workers in a row, before it is given up
 SLOW = 15.0  # seconds until it is said that no worker has begun
@@ -137,7 +138,7 @@ def why_died(error: Exception) -> str:
 
 
 def _connect(ray: Any, address: str) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    decline_usage_data()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as newer Ray; older warns
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     known = os.environ.get("RAY_ADDRESS") or "auto" if address == "auto" else address

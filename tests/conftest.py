@@ -28,6 +28,12 @@ def _a_ray_cluster_of_ones_own() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_usage_data() -> None:
+    """Tests import ONNX Runtime themselves, which would send some."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _home_of_one_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is kept of networks is kept from test to test, but not from run to run."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("home"))

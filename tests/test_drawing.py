@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featcache.drawing import BLUE, check_path, save, shorten, svg
-from featcache.errors import PictureError
+from featcache.errors import MissingFontWarning, PictureError
 from featcache.plots import plot_confusion
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -200,9 +200,9 @@ def test_a_long_name_loses_its_middle(name: str, most: int, shown: str) -> None:
     assert len(shown) <= most
 
 
-def test_a_missing_script_is_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    save(partial(small, "\U00012000 蚂蚁"), tmp_path / "a.png")
-    assert not recwarn.list
+def test_a_missing_script_is_one_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    save(partial(small, "\U00012000"), tmp_path / "a.png")
+    assert [one.category for one in recwarn.list] == [MissingFontWarning]
 
 
 @pytest.mark.parametrize("draw", [partial(save, path="a.png"), svg], ids=["save", "svg"])

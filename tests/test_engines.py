@@ -351,7 +351,7 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_openvino
 def test_nothing_is_reported_to_the_makers_of_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`openvino.convert_model` would import its telemetry and send."""
+    """`openvino.convert_model` would import its telemetry and send; of the import see test_telemetry.py."""
 
     def never(*_: object) -> None:
         raise AssertionError("something is sent")

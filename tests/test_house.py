@@ -14,7 +14,7 @@ RANKS = {
         (
             "errors allocator calibration filekinds labels joined world rng",
             "atomic split_names foreign_folders",
-            "projection parity hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
+            "projection parity telemetry fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks network plan stages machines",
             "remote folds spectrum label_metrics features report files holdout training trivial weights known sealed "
             "layers devices device_pass transferability",
@@ -51,13 +51,13 @@ LIBRARY = sorted((ROOT / "featcache").glob("*.py"))
 CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
 GUARDED = {
     "h5py": {"featcache/skeleton.py"},
-    "matplotlib": {"featcache/drawing.py", "featcache/plots.py", "featcache/galleries.py"},
+    "matplotlib": {"featcache/drawing.py", "featcache/fonts.py", "featcache/plots.py", "featcache/galleries.py"},
     "PIL": {"featcache/images.py"},
     "pillow_heif": {"featcache/images.py"},
     "zlib_ng": {"featcache/checksums.py", "featcache/imagecache.py"},
     "simplejpeg": {"featcache/images.py"},
     "timm": {"featcache/architectures.py", "featcache/imagenet.py"},
-    "openvino": {"featcache/conversion.py"},
+    "openvino": {"featcache/conversion.py", "featcache/telemetry.py"},
     "gradio": {"featcache/serving.py"},
     "fsspec": {"featcache/remote.py"},
     "tenacity": {"featcache/remote.py"},

@@ -6,12 +6,12 @@ import errno
 import importlib
 import sys
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from featcache.allocator import keep_freed_memory
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, MissingFontWarning
 from featcache_cli import results
 from featcache_cli.options import refuse_unknown
 from featcache_cli.results import StoppedError
@@ -38,6 +38,9 @@ COMMANDS = (
     "serve",
     "benchmark",
 )
+
+
+_python_shows = warnings.showwarning
 
 
 class _Commands(click.Group):
@@ -78,11 +81,27 @@ class _Commands(click.Group):
             raise click.ClickException(results.message_of(error)) from error
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say our own warnings to people, and others as Python does."""
+    if issubclass(category, MissingFontWarning):
+        click.echo(f"Note: {message}", err=True)
+    else:
+        _python_shows(message, category, filename, lineno, file, line)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="featcache")
 def main() -> None:
     """Run the frozen network once, keep the features, train image classifiers in seconds."""
     keep_freed_memory()
+    warnings.showwarning = _show_warning
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata; what cannot be read is listed with its reason
 
 
