@@ -51,14 +51,19 @@ class ModelCard:
     multilabel: bool = False
 
     def write(self, folder: Path, weights: bytes | None = None) -> None:
-        """Write the weights' file, if its bytes are given, and model.json, each whole or not at all."""
-        if weights is not None:
-            with atomic_write(folder / self.file) as file:
-                file.write(weights)
-                file.flush()  # a full disk is met here, with the old card in its place
-                (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
+        """Write the weights' file, if its bytes are given, and model.json, each whole or not at all.
+
+        Both are drafts before either takes its name: on a full disk the model of before is still there, and whole.
+        """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
-        write_json(folder / FILE, {"format": _FORMAT, "version": _VERSION, **fields})
+        with atomic_write(folder / FILE) as card:
+            card.write(_json({"format": _FORMAT, "version": _VERSION, **fields}))
+            card.flush()
+            if weights is not None:
+                with atomic_write(folder / self.file) as file:
+                    file.write(weights)
+                    file.flush()
+                    (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard:
@@ -96,7 +101,11 @@ class ModelCard:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file, whole or not at all."""
-    write_file(path, (json.dumps(finite(value), indent=1) + "\n").encode())
+    write_file(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(finite(value), indent=1) + "\n").encode()
 
 
 def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:

@@ -81,7 +81,7 @@ class Classifier:
         saved = open_model(path, weights=weights, device=device)
         card, backbone = saved.card, saved.backbone
         if card.kind == "network":
-            return cls(card, backbone, _network_classifier(backbone, saved.model))
+            return cls(card, backbone, _network_classifier(backbone, saved.model, card.multilabel))
         backbone.accelerate(card.spec.view.image_size, views=views)
         return cls(card, backbone, _head_classifier(backbone, saved.model, len(card.classes), card.multilabel))
 
@@ -244,7 +244,7 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multila
     return classify
 
 
-def _network_classifier(backbone: Backbone, network: Network) -> _Classify:
+def _network_classifier(backbone: Backbone, network: Network, multilabel: bool) -> _Classify:
     import torch
 
     def classify(pixels: NDArray[np.uint8]) -> _Answer:
@@ -252,8 +252,9 @@ def _network_classifier(backbone: Backbone, network: Network) -> _Classify:
             logits = network(backbone.normalise(pixels))
 
         def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-            probabilities = logits.cpu().double().softmax(1).numpy()
-            return probabilities.argmax(1), probabilities
+            values = logits.cpu().double()
+            probabilities = (values.sigmoid() if multilabel else values.softmax(1)).numpy()
+            return (probabilities > 0.5).astype(np.int64) if multilabel else probabilities.argmax(1), probabilities
 
         return answer
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from featcache.errors import RunError, first_line
 from featcache.files import Progress
 from featcache.imagecache import ImageCache
 from featcache.images import MAX_PIXELS
+from featcache.label_metrics import LabelAccuracy
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
@@ -38,7 +40,7 @@ class FineTune:
 
     init_head : the fitted head that it began with, where it did. start : val figures of that, before any step.
     wise_ft : share of the fine-tuned weights in those that were kept, where they were averaged. tuned : val figures of
-    the best epoch; `report.accuracy` are those of what was kept.
+    the best epoch; `report.accuracy` are those of what was kept. notes : what a user should know, a line each.
     """
 
     path: Path
@@ -46,14 +48,15 @@ class FineTune:
     skipped: list[tuple[str, str]]
     report: Report
     init_head: str | None = None
-    start: Accuracy | None = None
+    start: Accuracy | LabelAccuracy | None = None
     wise_ft: float | None = None
-    tuned: Accuracy | None = None
+    tuned: Accuracy | LabelAccuracy | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the highest val accuracy."""
-        return max(self.history, key=lambda epoch: epoch.val_accuracy)
+        """The epoch with the highest val accuracy, of several labels with the highest mean average precision."""
+        return max(self.history, key=lambda epoch: epoch.score)
 
     @property
     def data_share(self) -> float:
@@ -65,22 +68,22 @@ class FineTune:
         """What was reached, for people."""
         lines = [f"skipped {name}: {reason}" for name, reason in self.skipped]
         if self.start:
-            lines.append(f"began with {self.init_head}: val accuracy {self.start}")
+            lines.append(f"began with {self.init_head}: val {_figure(self.start)}")
         lines.append(
             f"{len(self.history)} epochs in {sum(epoch.seconds for epoch in self.history):.1f} s; "
-            f"best val accuracy {self.tuned or self.report.accuracy} in epoch {self.best.epoch}"
+            f"best val {_figure(self.tuned or self.report.accuracy)} in epoch {self.best.epoch}"
         )
-        if self.start and self.best.val_accuracy < self.start.accuracy:
+        if self.start and self.best.score < _score(self.start):
             lines.append("that is below what it began with: take the head itself, or a lower --lr")
         if self.wise_ft is not None:
             lines.append(
                 f"kept {self.wise_ft:g} of these weights and {1 - self.wise_ft:g} of those at the start (WiSE-FT): "
-                f"val accuracy {self.report.accuracy}"
+                f"val {_figure(self.report.accuracy)}"
             )
         lines.append(f"waiting for images took {self.data_share:.0%} of the time")
         if self.report.test:
-            lines.append(f"test accuracy {self.report.test}")
-        return "\n".join([*lines, f"saved in {self.path}"])
+            lines.append(f"test {_figure(self.report.test)}")
+        return "\n".join([*lines, *self.notes, f"saved in {self.path}"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -94,7 +97,19 @@ class FineTune:
             "tuned": self.tuned.to_dict() if self.tuned else None,
             "history": [asdict(epoch) for epoch in self.history],
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "notes": list(self.notes),
         }
+
+
+def _figure(accuracy: Accuracy | LabelAccuracy | None) -> str:
+    """The figures with what they are: "accuracy 0.9 (...)", of several labels "mAP 0.9, all labels right ..."."""
+    return f"{'' if isinstance(accuracy, LabelAccuracy) else 'accuracy '}{accuracy}"
+
+
+def _score(accuracy: Accuracy | LabelAccuracy) -> float:
+    """What the best epoch is chosen by."""
+    precision = accuracy.mean_average_precision if isinstance(accuracy, LabelAccuracy) else None
+    return accuracy.accuracy if precision is None else precision
 
 
 def finetune(
@@ -110,7 +125,7 @@ def finetune(
     layer_decay: float = 1.0,
     batchnorm: BatchNorm | None = None,
     wise_ft: float | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     augment: Augment = "tutorial",
     image_size: int | None = None,
     workers: int | None = None,
@@ -147,7 +162,9 @@ def finetune(
         `init_head`, which was fitted on what "eval" gives, else "train".
     wise_ft : keep this share of the best epoch's weights and the rest of those at the start, running statistics of
         BatchNorm included (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903); needs `init_head`.
-    recipe : epochs, batch size, optimizer, schedule; None takes the usual one, with `init_head` that of `GENTLE`.
+    recipe : epochs, batch size, optimizer, schedule and the like; a dict gives some fields of `Recipe`, the others are
+        the usual ones, with `init_head` those of `GENTLE`. Where images have several labels, each has a sigmoid of its
+        own, and the best epoch is that of the highest mean average precision.
     compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
         then draws other random numbers.
     seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
@@ -157,7 +174,9 @@ def finetune(
     world : processes that train together, each with its share of every batch, see `World.of_torchrun`: losses are those
         of one process, up to rounding. The folder must be one that all see; the first process writes. A resumed run
         may have another number of them.
-    resume : go on after the last finished epoch of `out`, to the result that an uninterrupted run would give.
+    resume : a run in `out` with the same settings goes on in any case, where it was interrupted, to the result that an
+        uninterrupted one would give: within an epoch after SIGINT or SIGTERM, and else from the last state saved, at
+        most some minutes before. With `resume` it also trains longer: for more epochs, or with more patience.
 
     Raises
     ------
@@ -165,10 +184,10 @@ def finetune(
     """
     watch = Stopwatch()
     if world.size > 1:
-        _check_together(world, recipe, image_cache, compile)
+        _check_together(world, _make_recipe(recipe, gentle=False), image_cache, compile)
         device = world.device(resolve_device(device))
         world.join(device)
-    out, recipe = Path(out), recipe or (Recipe() if init_head is None else Recipe(**GENTLE))
+    out, recipe = Path(out), _make_recipe(recipe, gentle=init_head is not None)
     plan = make_plan(
         mode,
         weights,
@@ -179,15 +198,13 @@ def finetune(
         batchnorm=batchnorm,
         wise_ft=wise_ft,
     )
-    if (out / CHECKPOINT).exists() and not resume:
-        raise RunError(f"{out} holds a run already. Go on with --resume, or give another folder.")
     if world.first:
         prepare_folder(out, "run")
     world.wait()
     with watch.phase("hash"):
         manifest = read_manifest(
             data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
-        ).single_label("finetune")
+        )
     with watch.phase("start"):
         if isinstance(backbone, str):
             if mode == "all" and precision == "auto":
@@ -215,7 +232,7 @@ def finetune(
         told = (progress, on_epoch, world)
         run = Run(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, *told)
         if (out / CHECKPOINT).exists():
-            run.restore()
+            run.restore(longer=resume)
         run.screen()
         with _told_apart(spec, recipe, compile):
             if compile:
@@ -241,20 +258,44 @@ def finetune(
     )
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
-    result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned)
+    notes = (*run.notes, *_notes(history, recipe))
+    result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes)
     if world.first:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     world.leave()
     return result
 
 
-def _check_together(world: World, recipe: Recipe | None, image_cache: object, compile: bool) -> None:
+def _make_recipe(recipe: Recipe | Mapping[str, Any] | None, gentle: bool) -> Recipe:
+    """The recipe, from some of its fields perhaps. Raises RunError for other fields, and for values that cannot be."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    try:
+        return Recipe(**{**(GENTLE if gentle else {}), **(recipe or {})})
+    except (TypeError, ValueError) as error:
+        known = ", ".join(field.name for field in fields(Recipe))
+        raise RunError(f"recipe: {error}. It takes {known}.") from error
+
+
+def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:
+    """What a user should know of the epochs."""
+    notes = []
+    lost = next((epoch.epoch for epoch in history if not math.isfinite(epoch.loss)), None)
+    if lost is not None:
+        notes.append(f"the loss is no finite number from epoch {lost} on: training diverged; give a lower --lr")
+    if len(history) < recipe.epochs:
+        end = f"stopped after epoch {len(history)} of {recipe.epochs}: for {recipe.patience} epoch(s) val got no better"
+        notes.append(f"{end} and its loss did not fall (--patience)")
+    return notes
+
+
+def _check_together(world: World, recipe: Recipe, image_cache: object, compile: bool) -> None:
     """Raise RunError for what several processes cannot do together."""
     if image_cache is not None:
         raise RunError("one process writes an image cache, and here several train: drop --image-cache")
     if compile:
         raise RunError("torch.compile does not see what several processes tell each other: drop --compile")
-    if recipe and recipe.batch_size < world.size:
+    if recipe.batch_size < world.size:
         raise RunError(f"{world.size} processes cannot share batches of {recipe.batch_size}: raise --batch-size")
 
 
@@ -267,8 +308,8 @@ def _told_apart(spec: ExtractSpec, recipe: Recipe, compiled: bool) -> Iterator[N
         if "more than 1 value per channel" not in str(error):
             raise
         raise RunError(
-            f"the last batch of an epoch has one image, which BatchNorm cannot train on at {spec.view.image_size} "
-            f"pixels. Choose another --batch-size than {recipe.batch_size}, or a larger --image-size."
+            f"BatchNorm cannot train on a batch of one image at {spec.view.image_size} pixels. Give a larger "
+            f"--batch-size than {recipe.batch_size}, --batchnorm eval, or a larger --image-size."
         ) from error
     except Exception as error:
         if not compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -76,16 +76,14 @@ def evaluate_labels(
     y: NDArray[np.uint8], probabilities: NDArray[np.float64], classes: tuple[str, ...]
 ) -> LabelAccuracy:
     """Compare labels, 0 or 1, with their probabilities; both shape (n, c), n 1 or more."""
-    from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_recall_fscore_support
+    from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 
     predicted = (probabilities > 0.5).astype(np.uint8)
     n, there = len(y), np.any(y, axis=0)
     right = int((predicted == y).all(axis=1).sum())
     low, high = wilson_interval(right, n)
     precision, recall, f1, images = precision_recall_fscore_support(y, predicted, average=None, zero_division=0)
-    average = np.zeros(len(classes))
-    for label in np.flatnonzero(there):
-        average[label] = average_precision_score(y[:, label], probabilities[:, label])
+    average = _average_precisions(y, probabilities)
     pairs = np.column_stack([1 - probabilities.ravel(), probabilities.ravel()])
     return LabelAccuracy(
         accuracy=right / n,
@@ -103,6 +101,22 @@ def evaluate_labels(
         recall=_where(recall, there),
         class_precision=_where(precision, np.any(predicted, axis=0)),
     )
+
+
+def mean_average_precision(y: NDArray[Any], probabilities: NDArray[np.float64]) -> float | None:
+    """Mean over the labels that some image has; both of shape (n, c). None where no image has any."""
+    there = np.any(y, axis=0)
+    return float(_average_precisions(y, probabilities)[there].mean()) if there.any() else None
+
+
+def _average_precisions(y: NDArray[Any], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each label, shape (c,); 0 where no image has it."""
+    from sklearn.metrics import average_precision_score
+
+    average = np.zeros(y.shape[1])
+    for label in np.flatnonzero(np.any(y, axis=0)):
+        average[label] = average_precision_score(y[:, label], probabilities[:, label])
+    return average
 
 
 def judge(

@@ -35,12 +35,16 @@ class Network(nn.Module):
             module.training = False
         return self
 
-    def save(self, path: Path) -> None:
-        """Write all weights as safetensors, whole or not at all. Raises OutputError."""
+    def to_bytes(self) -> bytes:
+        """All weights as safetensors."""
         from safetensors.torch import save
 
         # `safetensors.torch.save_file` would write a file that its owner alone can read
-        write_file(path, save({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}))
+        return save({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()})
+
+    def save(self, path: Path) -> None:
+        """Write all weights as safetensors, whole or not at all. Raises OutputError."""
+        write_file(path, self.to_bytes())
 
     def mix(self, start: Mapping[str, Tensor], share: float) -> None:
         """Take `share` of its own weights and the rest of those of `start`: the straight line between two networks.

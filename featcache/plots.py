@@ -55,7 +55,7 @@ def plot_history(history: Sequence[Epoch]) -> Figure:
     """Loss and accuracy of each epoch, train and val."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [epoch.epoch for epoch in history]
-    best = max(history, key=lambda epoch: epoch.val_accuracy)
+    best = max(history, key=lambda epoch: epoch.score)
     left, right = figure.subplots(1, 2)
     left.plot(epochs, [epoch.loss for epoch in history], "o-", color=ORANGE, label="train, augmented")
     left.plot(epochs, [epoch.val_loss for epoch in history], "o-", color=BLUE, label="val")

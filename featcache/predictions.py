@@ -7,7 +7,7 @@ import json
 from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,18 +54,19 @@ def keep_predictions(
     samples: Samples,
     split: str,
     skipped: Container[int],
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     predicted: NDArray[np.int64],
+    probabilities: NDArray[np.float64] | None = None,
     file: str | None = None,
 ) -> None:
     """SPLIT.csv, of the images of a split that could be read; one that came or went meanwhile leaves none.
 
-    samples : of all splits. skipped : rows of them. labels, predicted : of the images read, in order.
+    samples : of all splits. skipped : rows of them. labels, predicted, probabilities : of the images read, in order.
     """
     rows = np.array([row for row in samples.rows(split) if row not in skipped], dtype=np.int64)
     file = file or f"{split}.csv"
     if np.array_equal(samples.labels[rows], labels):
-        write_predictions(folder, samples.take(rows), predicted, None, file)
+        write_predictions(folder, samples.take(rows), predicted, probabilities, file)
     else:
         (folder / file).unlink(missing_ok=True)
 

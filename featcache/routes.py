@@ -131,9 +131,8 @@ def _fit_head(order: Order, progress: Progress) -> dict[str, Any]:
 
 def _finetune(order: Order, progress: Progress) -> dict[str, Any]:
     from featcache.finetuning import finetune
-    from featcache.training import Recipe
 
-    return finetune(recipe=Recipe(**order.pop("recipe")), progress=progress, **order).to_dict()
+    return finetune(progress=progress, **order).to_dict()
 
 
 def _curve(order: Order, progress: Progress) -> dict[str, Any]:

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from featcache import heads
-from featcache.atomic import atomic_write, deferred_errors
 from featcache.backbones import Backbone
 from featcache.card import CHECKPOINT, ModelCard
-from featcache.errors import RunError, first_line
+from featcache.checkpoint import load_checkpoint, save_checkpoint
+from featcache.errors import OutputError, RunError
 from featcache.files import Progress
 from featcache.headfile import dump_head, load_head
+from featcache.label_metrics import LabelAccuracy, judge
 from featcache.linear import LinearHead
+from featcache.live_batches import LiveBatches, normalises_by_batch
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest
-from featcache.metrics import Accuracy, evaluate
+from featcache.metrics import Accuracy
 from featcache.network import Network
+from featcache.objective import Objective, class_weights
+from featcache.onevsrest import OneVsRestHead
+from featcache.passes import Pass, Tally
 from featcache.plan import Plan
 from featcache.predictions import LAST, keep_predictions
 from featcache.report import Stopwatch
-from featcache.rng import epoch_order
 from featcache.spec import PENULTIMATE, ExtractSpec
 from featcache.starting import Start
-from featcache.training import Batches, Epoch, Pass, Recipe, Training, evaluate_module, train
+from featcache.training import Batches, Epoch, Recipe, Training, evaluate_module, train
 from featcache.world import ALONE, World
 
-_VAL_BATCH = 32
+SAVE_EVERY_S = 300.0
+"""Seconds within an epoch after which the state is saved, for a kill that cannot be answered."""
+
+_SAVING_SHARE = 0.05  # of the time, at most, goes into that
 _KEPT = "network.safetensors"
 _TUNED = "network.tuned.safetensors"  # of the best epoch, where an average of it with the start is kept
+_ENDS = ("epochs", "patience")  # of a recipe: they say when training ends, and change nothing before that
 
 
 class Run:
@@ -47,6 +53,10 @@ class Run:
     out : its folder. spec : of the views. mode : "all" or "head", see `finetune`. start : what it begins with.
     image_side : what the images are shrunk to, see `ImageCache`; None where they are whole.
     world : the processes that share it; the first of them writes.
+
+    Attributes
+    ----------
+    notes : what a user should know, a line each.
     """
 
     def __init__(
@@ -67,30 +77,34 @@ class Run:
     ) -> None:
         self.world = world
         self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
-        self.manifest, self.loader, self.watch = manifest, loader, watch
-        self.progress, self.on_epoch = progress, on_epoch
+        self.manifest, self.loader, self.on_epoch = manifest, loader, on_epoch
         self.plan = start.plan
         self.first: Pass | None = None  # of val, before any step, where the head was fitted before
         self.kept: Pass | None = None  # of val, where that is not the best epoch's
+        self.notes: list[str] = []
         self._origin = start.weights() if self.plan.wise_ft is not None else {}
-        self.training = Training(start.module, recipe, groups=start.groups)
+        samples = manifest.samples
+        try:
+            weights = class_weights(recipe.class_weight, samples.labels[samples.rows("train")], samples.classes)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        objective = Objective(recipe.label_smoothing, weights)
+        self.training = Training(start.module, recipe, groups=start.groups, objective=objective)
+        self._batches = LiveBatches(backbone, spec, loader, mode, watch, progress, world)
+        self._batches.batch_size, self._batches.joins_single = recipe.batch_size, normalises_by_batch(start.module)
+        self._saved_at, self._saving_s = time.monotonic(), 0.0
         self.config = {
             **spec.flat(),
             "train": mode,
             **asdict(recipe),
             **start.config,
-            "images": manifest.samples.digest(),
+            "images": samples.digest(),
             "image_side": image_side,
         }
 
     def screen(self) -> None:
         """Let several processes know together which images cannot be read, so that all cut the same batches."""
-        if self.world.size == 1:
-            return
-        for _ in self.loader.batches(self.world.share(np.arange(len(self.manifest.samples))), [0], _VAL_BATCH):
-            pass
-        for found in self.world.gather(self.loader.skipped):
-            self.loader.skipped.update(found)
+        self._batches.screen()
 
     def look(self) -> None:
         """Evaluate a fitted head on val as training finds it."""
@@ -98,12 +112,12 @@ class Run:
             self.first = self._evaluate("val")
 
     def train(self) -> None:
-        """Train from the epoch after the last to the recipe's last."""
+        """Train from where the checkpoint left it to the recipe's end."""
         with self.backbone.frozen.exact():
             train(
                 self.training,
-                self._train_batches,
-                lambda: self._clean_batches("val"),
+                lambda epoch: self._saved(self._batches.train(epoch)),
+                lambda: self._saved(self._batches.clean("val")),
                 seed=self.spec.view.seed,
                 on_epoch=self._finish_epoch,
                 context=self._context,
@@ -119,37 +133,49 @@ class Run:
         module.load(self.out / _TUNED)
         module.mix(self._origin, self.plan.wise_ft)
         self.kept = self._evaluate("val")
-        self._save(self.kept)
+        with self._writing():
+            self._save(self.kept)
 
-    def restore(self) -> None:
-        """Take up the checkpoint, if it is one of the same run."""
-        path = self.out / CHECKPOINT
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            found = {**Plan().config(), **json.loads(state["config"])}  # older ones are of plain runs
-        except (OSError, MemoryError):  # which say nothing about its content
-            raise
-        except Exception as error:  # truncated, empty, or a file that wants to run code
-            raise RunError(
-                f"{path} is not a checkpoint that can be loaded safely ({first_line(error)}). Remove it to start anew."
-            ) from error
-        if found["init_head"] != self.config["init_head"]:
-            raise RunError(self._other_head(found["init_head"]))
-        differing = [
-            f"{name}={found.get(name)}, you asked for {value}"
-            for name, value in self.config.items()
-            if found.get(name) != value
-        ]
-        if differing:
-            raise RunError(
-                f"{self.out} was run with {'; '.join(differing)}. Resume with its own settings, or give another folder."
-            )
+    def restore(self, longer: bool = False) -> None:
+        """Take up the checkpoint, if it is one of the same run. Raises RunError.
+
+        Parameters
+        ----------
+        longer : whether the recipe may end later than that of the run: after more epochs, or with more patience.
+        """
+        state, config = load_checkpoint(self.out / CHECKPOINT)
+        config = {**Plan().config(), **asdict(Recipe()), **config}  # older runs had none of the fields they lack
+        if config["init_head"] != self.config["init_head"]:
+            raise RunError(self._other_head(config["init_head"]))
+        differing = [name for name, value in self.config.items() if config.get(name) != value]
+        later = self._ends_later(config)
+        if differing and not (longer and later and set(differing) <= set(_ENDS)):
+            texts = [f"{name}={config.get(name)}, you asked for {self.config[name]}" for name in differing]
+            cure = "Resume with its own settings, or give another folder."
+            if later and set(differing) <= set(_ENDS):
+                cure = "To train it longer, add --resume; or give another folder."
+            raise RunError(f"{self.out} was run with {'; '.join(texts)}. {cure}")
         self.training.restore(state)
+        if differing and self.training.recipe.schedule == "cosine" and self.training.history:
+            self.notes.append(
+                f"epochs 1 to {len(self.training.history)} had the rates of a cosine over {config['epochs']} epochs, "
+                f"the others those of one over {self.training.recipe.epochs}"
+            )
+        self._batches.position = state.get("position", 0)
+        if self.training.tally is not None and not self.world.first:
+            self.training.tally = Tally()  # what it holds is counted once, by the first process
         self.loader.skipped.update(state["skipped"])
         self.first = Pass(**state["first"]) if state.get("first") else None
+        if self.training.is_over:
+            self.notes.append("this run had ended before: nothing was trained. To train it longer, raise --epochs")
         for epoch in self.training.history:
             if self.on_epoch:
                 self.on_epoch(epoch)
+
+    def _ends_later(self, config: dict[str, Any]) -> bool:
+        """Whether nothing of this run's recipe ends training earlier than that of the checkpoint."""
+        before, now = ([settings[name] for name in _ENDS] for settings in (config, self.config))
+        return all(end is None or (begin is not None and end >= begin) for begin, end in zip(before, now, strict=True))
 
     def _other_head(self, before: str | None) -> str:
         """Why a run cannot go on with the head that is asked for; before : the hash of its own one."""
@@ -162,13 +188,13 @@ class Run:
             "again, or is of another folder. Resume with that one, or give another folder to begin with this one."
         )
 
-    def accuracy(self, which: Literal["first", "best", "kept"]) -> Accuracy | None:
+    def accuracy(self, which: Literal["first", "best", "kept"]) -> Accuracy | LabelAccuracy | None:
         """On val: before any step, of the best epoch, or of what was kept; None where there is none."""
         found = {"first": self.first, "best": self.training.best_val, "kept": self.kept or self.training.best_val}
         result = found[which]
-        return evaluate(result.labels.numpy(), result.predicted.numpy(), self._classes) if result else None
+        return self._judge(result) if result else None
 
-    def test(self) -> Accuracy | None:
+    def test(self) -> Accuracy | LabelAccuracy | None:
         """Accuracy of the kept weights on test, where the data has one."""
         if not len(self.manifest.samples.rows("test")):
             return None
@@ -176,105 +202,103 @@ class Run:
         if isinstance(self.training.module, Network):
             self.training.module.load(self.out / _KEPT)
             found = self._evaluate("test")
-            self._keep("test", found.labels.numpy(), found.predicted.numpy())
-            return evaluate(found.labels.numpy(), found.predicted.numpy(), self._classes)
+            self._keep_predictions("test", found)
+            return self._judge(found)
         estimator = load_head(self.out / "head.safetensors")
-        mine = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._clean_batches("test")]
+        mine = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._batches.clean("test")]
         pairs = [pair for share in self.world.gather(mine) for pair in share]
         if not pairs:
             return None  # none of them could be read
-        predicted, _ = heads.classify(estimator, np.concatenate([x for x, _ in pairs]), len(self._classes))
-        labels = np.concatenate([y for _, y in pairs])
-        self._keep("test", labels, predicted)
-        return evaluate(labels, predicted, self._classes)
+        several = self.manifest.samples.multilabel
+        x, labels = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        answers = heads.classify(estimator, x, len(self._classes), multilabel=several)
+        if self.world.first:
+            keep_predictions(self.out, self.manifest.samples, "test", self.loader.skipped, labels, *answers)
+        return judge(labels, *answers, self._classes)
 
     @property
     def _classes(self) -> tuple[str, ...]:
         return self.manifest.samples.classes
+
+    def _judge(self, found: Pass) -> Accuracy | LabelAccuracy:
+        return judge(found.labels.numpy(), found.predicted.numpy(), found.probabilities, self._classes)
 
     def _context(self) -> AbstractContextManager[None]:
         """What a forward pass computes in: of a head on features fp32."""
         return self.backbone.frozen.autocast() if self.mode == "all" else self.backbone.frozen.exact()
 
     def _evaluate(self, split: str) -> Pass:
-        return evaluate_module(self.training.module, self._clean_batches(split), self._context, self.world)
+        return evaluate_module(self.training.module, self._batches.clean(split), self._context, self.world)
 
-    def _train_batches(self, epoch: int) -> Batches:
-        samples = self.manifest.samples
-        rows = samples.rows("train")
-        order = rows[epoch_order(samples.sha256[rows], self.spec.view.seed, epoch)]
-        batches = self._batches if self.world.size == 1 else self._shared_batches
-        return batches(f"epoch {epoch}", order, epoch, self.training.recipe.batch_size)
+    def _saved(self, batches: Batches) -> Batches:
+        """The batches of an epoch; where something ends the work between two of them, the state is saved.
 
-    def _clean_batches(self, split: str) -> Batches:
-        """This process's share of a split, which it evaluates."""
-        rows = self.manifest.samples.rows(split)
-        if self.world.size > 1:
-            rows = self.world.share(self._readable(rows))
-        return self._batches(split, rows, 0, _VAL_BATCH)
-
-    def _batches(self, what: str, rows: np.ndarray[Any, Any], view: int, batch_size: int) -> Iterator[Any]:
-        done, batches = 0, self.loader.batches(rows, [view], batch_size)
+        Several processes cannot know that of each other: they go on after the last whole epoch.
+        """
         while True:
-            with self.watch.phase("data"):
+            try:
                 batch = next(batches, None)
+                since = time.monotonic() - self._saved_at
+                if since > max(SAVE_EVERY_S, self._saving_s / _SAVING_SHARE):
+                    self._save_state()
+            except BaseException:
+                self._save_state()
+                raise
             if batch is None:
                 return
-            yield self._inputs(batch.pixels[:, 0]), torch.from_numpy(batch.labels).to(self.backbone.device)
-            done += len(batch.rows)
-            if self.progress:
-                self.progress(what, done, len(rows))
-
-    def _shared_batches(self, what: str, rows: np.ndarray[Any, Any], view: int, batch_size: int) -> Iterator[Any]:
-        """This process's part of every batch, empty where the last one has too few images for all processes."""
-        rows = self._readable(rows)
-        shares = [self.world.share(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-        each = len(self.world.share(range(batch_size)))
-        yield from self._batches(what, np.concatenate([rows[:0], *shares]), view, each)
-        size = self.spec.view.image_size
-        for _ in (share for share in shares if not len(share)):
-            nothing = torch.empty(0, dtype=torch.int64, device=self.backbone.device)
-            yield self._inputs(np.empty((0, size, size, 3), np.uint8)), nothing
-
-    def _readable(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return rows[~np.isin(rows, list(self.loader.skipped))]
-
-    def _inputs(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        """What the trained module sees: pixels for a network, features for a head."""
-        if self.mode == "all":
-            return self.backbone.normalise(pixels)
-        return torch.from_numpy(self.backbone.embed(pixels)).to(self.backbone.device)
+            yield batch
 
     def _finish_epoch(self, training: Training) -> None:
         """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
         last = training.last_val
         if training.best_val is None or last is None or not len(last.labels):
             raise RunError(f"{self.manifest.source.name} has no readable val images")
+        self._batches.position = 0
         if not self.world.first:
             return
-        if training.best is training.history[-1]:
-            if self.plan.wise_ft is not None and isinstance(training.module, Network):
-                training.module.save(self.out / _TUNED)
-            self._save(training.best_val)
-        self._keep("val", last.labels.numpy(), last.predicted.numpy(), LAST)
-        first = vars(self.first) if self.first else None
-        state = {"config": json.dumps(self.config), "skipped": self.loader.skipped, "first": first}
-        with atomic_write(self.out / CHECKPOINT) as file, deferred_errors(file) as writer:
-            torch.save({**state, **training.state()}, writer)
+        with self._writing():
+            if training.best is training.history[-1]:
+                if self.plan.wise_ft is not None and isinstance(training.module, Network):
+                    training.module.save(self.out / _TUNED)
+                self._save(training.best_val)
+            self._keep_predictions("val", last, LAST)
+        self._save_state()
         if self.on_epoch:
             self.on_epoch(training.history[-1])
 
+    def _save_state(self) -> None:
+        """Replace the checkpoint by one of now, within an epoch or after it."""
+        if self.world.size > 1 and (self.training.tally is not None or not self.world.first):
+            return
+        started = time.monotonic()
+        first = vars(self.first) if self.first else None
+        own = {"skipped": self.loader.skipped, "first": first, "position": self._batches.position}
+        with self._writing():
+            save_checkpoint(self.out / CHECKPOINT, {**own, **self.training.state()}, self.config)
+        self._saved_at = time.monotonic()
+        self._saving_s = self._saved_at - started
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Errors of the disk, with what to do."""
+        try:
+            yield
+        except OutputError as error:
+            again = f"{error} Run the same command again then: it goes on from the state that was saved last."
+            raise OutputError(error.errno, again) from error
+
     def _save(self, val: Pass) -> None:
-        """The weights as they are now, and what they said of val."""
+        """The weights as they are now, and what they predict of val."""
         if not self.world.first:
             return
-        module, weights = self.training.module, None
+        module, several = self.training.module, self.manifest.samples.multilabel
         if isinstance(module, Network):
-            file = _KEPT
-            module.save(self.out / file)
+            file, weights = _KEPT, module.to_bytes()
         else:
             layer = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
-            head = LinearHead.from_weights(layer["weight"], layer["bias"], np.arange(len(self._classes)))
+            coef, intercept = layer["weight"], layer["bias"]
+            labels = OneVsRestHead.from_weights(coef, intercept) if several else None
+            head = labels or LinearHead.from_weights(coef, intercept, np.arange(len(self._classes)))
             file, weights = dump_head(head)
         card = ModelCard(
             kind="network" if isinstance(module, Network) else "head",
@@ -284,15 +308,14 @@ class Run:
             spec=self.spec,
             weights=self.backbone.weights,
             layer=PENULTIMATE,
-            metrics=evaluate(val.labels.numpy(), val.predicted.numpy(), self._classes).to_dict(),
+            metrics=self._judge(val).to_dict(),
+            multilabel=several,
         )
         card.write(self.out, weights)
-        self._keep("val", val.labels.numpy(), val.predicted.numpy())
+        self._keep_predictions("val", val)
 
-    def _keep(
-        self, split: str, labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], file: str | None = None
-    ) -> None:
+    def _keep_predictions(self, split: str, found: Pass, file: str | None = None) -> None:
         """What was predicted, beside the weights that did."""
-        if not self.world.first:
-            return
-        keep_predictions(self.out, self.manifest.samples, split, self.loader.skipped, labels, predicted, file)
+        if self.world.first:
+            answers = found.labels.numpy(), found.predicted.numpy(), found.probabilities
+            keep_predictions(self.out, self.manifest.samples, split, self.loader.skipped, *answers, file)

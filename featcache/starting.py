@@ -20,6 +20,7 @@ from featcache.imagenet import imagenet_head, is_imagenet
 from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
 from featcache.network import Network
+from featcache.onevsrest import OneVsRestHead
 from featcache.plan import Plan
 from featcache.predictions import read_predictions
 from featcache.spec import PENULTIMATE, ExtractSpec
@@ -61,7 +62,7 @@ def begin(
     classes, config = loader.manifest.samples.classes, plan.config()
     head = linear_layer(backbone.dim, len(classes), spec.view.seed)
     if plan.init_head is not None:
-        fitted = read_layer(plan.init_head, backbone, spec, classes)
+        fitted = read_layer(plan.init_head, backbone, spec, classes, loader.manifest.samples.multilabel)
         if not is_imagenet(plan.init_head):
             refuse_other_split(Path(plan.init_head), loader)
         with torch.no_grad():
@@ -90,14 +91,20 @@ def begin(
     return Start(network, groups, plan.init_head, plan, config)
 
 
-def read_layer(head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[str, ...]) -> Layer:
+def read_layer(
+    head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[str, ...], several: bool = False
+) -> Layer:
     """A folder of `fit_head`, or ImageNet's rows, as the last layer of this network, a scaling before it folded in.
+
+    several : whether images have several labels.
 
     Raises
     ------
     RunError : a head of another network, other classes, or one that is no linear layer. HeadError, BackboneError
     """
     if is_imagenet(head):
+        if several:
+            raise RunError(f"{head} gives one label an image, and images here have several: leave out --init-head")
         weights = {"weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
         return layer(imagenet_head(head, classes, backbone=backbone.name, **weights), len(classes))
     folder = Path(head)
@@ -107,8 +114,11 @@ def read_layer(head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[
             f"{folder} holds a network that was trained whole; --init-head takes a folder of `featcache fit-head -o`, "
             "whose network stayed as it was."
         )
-    if card.multilabel:
-        raise RunError(f"{folder} gives several labels an image; finetune trains on one. Fit a head on such data.")
+    if card.multilabel != several:
+        raise RunError(
+            f"{folder} gives {_number(card.multilabel)} an image, and the images here have {_number(several)}. Fit a "
+            "head on a cache of this data."
+        )
     if card.layer != PENULTIMATE:
         raise RunError(
             f"{folder} was fitted on the layer {card.layer}; a network's own head works on the {PENULTIMATE} one. Fit "
@@ -122,13 +132,19 @@ def read_layer(head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[
             f"{folder} holds a head {card.head}, which is no linear layer with probabilities: a network cannot begin "
             f"with it. {FIT_ONE}"
         )
-    fits = isinstance(folded, LinearHead) and folded.coef_.shape[1] == backbone.dim
-    if not fits or np.max(folded.classes_) >= len(classes):
+    kind = OneVsRestHead if several else LinearHead
+    fits = isinstance(folded, kind) and folded.coef_.shape[1] == backbone.dim
+    wrong = len(folded.classes_) != len(classes) if several else np.max(folded.classes_) >= len(classes)
+    if not fits or wrong:
         raise RunError(
             f"{folder} is damaged: its head does not judge {backbone.dim} features to be one of {len(classes)} "
             "classes. Fit it again."
         )
     return layer(folded, len(classes))
+
+
+def _number(several: bool) -> str:
+    return "several labels" if several else "one label"
 
 
 def _refuse_others(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:

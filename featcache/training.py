@@ -6,8 +6,9 @@ business; that is what makes the routes comparable.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -16,13 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, StepLR
 
+from featcache.label_metrics import mean_average_precision
+from featcache.objective import ClassWeight, Objective, check_class_weight
+from featcache.passes import Pass, Tally
 from featcache.rng import derived_seed
 from featcache.world import ALONE, World
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["step", "cosine", "constant"]
 Batches = Iterator[tuple[Tensor, Tensor]]
-"""Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, on the module's device."""
+"""Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, or (b, c), 0 or 1, on the module's device."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Recipe:
 
     schedule : "step" multiplies lr by `gamma` every `step_size` epochs; "cosine" takes it to 0 over all epochs;
         "constant" leaves it.
+    label_smoothing : share of a label's probability that goes to all classes, see `Objective`. class_weight : None,
+        "balanced", or a dict of class name to weight, see `class_weights`.
+    patience : stop after so many epochs in a row in which val neither rose above its best accuracy (of several labels,
+        mean average precision) nor fell below its least loss; None never stops early.
     """
 
     epochs: int = 10
@@ -42,10 +50,15 @@ class Recipe:
     schedule: Schedule = "step"
     step_size: int = 7
     gamma: float = 0.1
+    label_smoothing: float = 0.0
+    class_weight: ClassWeight | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "step_size"):
+        for name in ("epochs", "batch_size", "step_size", "patience"):
             value = getattr(self, name)
+            if name == "patience" and value is None:
+                continue
             if not isinstance(value, int):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number")
             if value < 1:
@@ -58,11 +71,19 @@ class Recipe:
         for name in ("momentum", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or greater")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be 0 or greater, and less than 1")
+        check_class_weight(self.class_weight)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch reached. Losses are mean cross-entropies in nats; `lr` is the rate it trained with."""
+    """What one epoch reached.
+
+    lr : the rate it trained with. loss : what was minimised, a mean in nats; val_loss : mean cross-entropy in nats,
+    without weights and smoothing. accuracy, val_accuracy : of several labels the share of images with exactly the right
+    ones. val_mean_average_precision : of several labels, by which the best epoch is chosen then; else None.
+    """
 
     epoch: int
     lr: float
@@ -71,26 +92,30 @@ class Epoch:
     val_loss: float
     val_accuracy: float
     seconds: float
+    val_mean_average_precision: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by."""
+        found = self.val_mean_average_precision
+        return self.val_accuracy if found is None else found
 
     def __str__(self) -> str:
+        found = self.val_mean_average_precision
+        precision = "" if found is None else f"val-mAP {found:.4f}  "
         return (
             f"epoch {self.epoch:3d}  lr {self.lr:.2g}  loss {self.loss:.4f}  acc {self.accuracy:.4f}  "
-            f"val-loss {self.val_loss:.4f}  val-acc {self.val_accuracy:.4f}  {self.seconds:.1f} s"
+            f"val-loss {self.val_loss:.4f}  val-acc {self.val_accuracy:.4f}  {precision}{self.seconds:.1f} s"
         )
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One pass over some batches: mean loss; true and predicted labels, each shape (n,), int64."""
-
-    loss: float
-    labels: Tensor
-    predicted: Tensor
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right predictions."""
-        return float((self.predicted == self.labels).double().mean()) if len(self.labels) else 0.0
+def epochs_without_progress(history: Sequence[Epoch]) -> int:
+    """How many epochs at the end neither rose above the best score before them nor fell below the least val loss."""
+    score, loss, stale = -math.inf, math.inf, 0
+    for epoch in history:
+        stale = 0 if epoch.score > score or epoch.val_loss < loss else stale + 1
+        score, loss = max(score, epoch.score), min(loss, epoch.val_loss)
+    return stale
 
 
 @dataclass
@@ -98,7 +123,9 @@ class Training:
     """The state of a training: what a checkpoint keeps.
 
     groups : of parameters, each with a rate; the first one's is reported. None gives all that learn the recipe's.
+    objective : what is minimised; None takes the recipe's, without class weights.
     best_val, last_val : of the best epoch, and of the last that this process trained.
+    tally : of the epoch under way, None between epochs.
     """
 
     module: nn.Module
@@ -107,24 +134,39 @@ class Training:
     best_val: Pass | None = None
     groups: list[dict[str, Any]] | None = None
     last_val: Pass | None = None
+    objective: Objective | None = None
+    tally: Tally | None = None
 
     def __post_init__(self) -> None:
         self.optimizer = _optimizer(self.module, self.recipe, self.groups)
         self.schedule = _schedule(self.optimizer, self.recipe)
+        self.objective = self.objective or Objective(self.recipe.label_smoothing)
+        self._generators: dict[str, Tensor] = {}
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch of the highest val accuracy, the first of equals."""
-        return max(self.history, key=lambda epoch: epoch.val_accuracy, default=None)
+        """The epoch of the highest score, the first of equals."""
+        return max(self.history, key=lambda epoch: epoch.score, default=None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs have run, or the recipe's patience is at its end."""
+        patience = self.recipe.patience
+        out_of_patience = patience is not None and epochs_without_progress(self.history) >= patience
+        return len(self.history) >= self.recipe.epochs or out_of_patience
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors, for torch.save."""
+        """Plain values and tensors, for torch.save. Within an epoch, it is to be called between two batches."""
+        under_way = None
+        if self.tally is not None:
+            under_way = {"tally": self.tally.state(), "generators": _generators(self._device)}
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": [asdict(epoch) for epoch in self.history],
             "best_val": vars(self.best_val) if self.best_val else None,
+            "under_way": under_way,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -133,7 +175,33 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history[:] = [Epoch(**epoch) for epoch in state["history"]]
-        self.best_val = Pass(**state["best_val"])
+        self.best_val = Pass(**state["best_val"]) if state["best_val"] else None
+        under_way = state.get("under_way")  # older ones are kept between epochs
+        if under_way:
+            self.optimizer.step()  # without gradients it changes nothing: the schedule is to know that steps were made
+            self.tally, self._generators = Tally.of(under_way["tally"], self._device), under_way["generators"]
+        if isinstance(self.schedule, CosineAnnealingLR) and self.schedule.T_max != self.recipe.epochs:
+            self._lengthen(self.schedule)
+
+    def begin_epoch(self, seed: int) -> Tally:
+        """Set the random generators for the next epoch, or as they were in one that was interrupted."""
+        torch.manual_seed(derived_seed(seed, "epoch", len(self.history) + 1))
+        if self.tally is None:
+            self.tally = Tally()
+        else:
+            _set_generators(self._generators, self._device)
+        return self.tally
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def _lengthen(self, schedule: CosineAnnealingLR) -> None:
+        """Go on with the rates that a cosine over all of the recipe's epochs has from here."""
+        schedule.T_max = self.recipe.epochs
+        share = (1 + math.cos(math.pi * schedule.last_epoch / schedule.T_max)) / 2
+        for group, rate in zip(self.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = rate * share
 
 
 def train(
@@ -157,19 +225,31 @@ def train(
     context : what the forward pass runs in, for mixed precision.
     world : the processes that train together; each gets its shares of the batches.
     """
-    module = training.module
+    module, objective = training.module, training.objective or Objective()
     learner = world.joint(module)
-    for epoch in range(len(training.history) + 1, training.recipe.epochs + 1):
-        started = time.perf_counter()
+    while not training.is_over:
+        epoch, started = len(training.history) + 1, time.perf_counter()
         lr = training.optimizer.param_groups[0]["lr"]
         with torch.random.fork_rng():
-            torch.manual_seed(derived_seed(seed, "epoch", epoch))
+            tally = training.begin_epoch(seed)
+            before = tally.seconds
             module.train()
-            learnt = _run(learner, batches(epoch), context, training.optimizer, world)
-        training.schedule.step()
+            for inputs, labels in batches(epoch):
+                with context():
+                    logits = learner(inputs)
+                loss = objective(logits, labels)
+                training.optimizer.zero_grad()
+                world.of_the_joint_batch(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
+                training.optimizer.step()
+                tally.add(loss, labels, logits, keep_logits=False)
+                tally.seconds = before + time.perf_counter() - started
+            learnt = tally.result(world)
         val = evaluate_module(module, val_batches(), context, world)
-        seconds = time.perf_counter() - started
-        training.history.append(Epoch(epoch, lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds))
+        training.tally = None
+        training.schedule.step()
+        seconds = before + time.perf_counter() - started
+        figures = (lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds)
+        training.history.append(Epoch(epoch, *figures, _mean_average_precision(val)))
         training.last_val = val
         if training.best is training.history[-1]:
             training.best_val = val
@@ -184,37 +264,34 @@ def evaluate_module(
 ) -> Pass:
     """A pass in `eval()` mode; of several processes each has its share of the batches, and all get the whole."""
     module.eval()
+    tally, objective = Tally(), Objective()
     with torch.no_grad():
-        return _run(module, batches, context, None, world)
+        for inputs, labels in batches:
+            with context():
+                logits = module(inputs)
+            tally.add(objective(logits, labels), labels, logits, keep_logits=True)
+    return tally.result(world)
 
 
-def _run(
-    module: nn.Module,
-    batches: Batches,
-    context: Callable[[], AbstractContextManager[Any]],
-    optimizer: torch.optim.Optimizer | None,
-    world: World,
-) -> Pass:
-    """One pass; with an optimizer it learns."""
-    losses, true, predicted = [], [], []  # on the device until the end: a GPU is not waited for in each batch
-    for inputs, labels in batches:
-        with context():
-            logits = module(inputs)
-        loss = nn.functional.cross_entropy(logits.float(), labels)
-        if optimizer is not None:
-            optimizer.zero_grad()
-            world.of_the_joint_batch(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        losses.append(loss.detach())
-        true.append(labels)
-        predicted.append(logits.argmax(1))
-    sizes = [len(labels) for labels in true]
-    means = torch.stack(losses).tolist() if losses else []
-    total = sum(mean * size for mean, size in zip(means, sizes, strict=True) if size)
-    nothing = [torch.empty(0, dtype=torch.int64)]
-    found = world.gather((total, torch.cat(true or nothing).cpu(), torch.cat(predicted or nothing).cpu()))
-    labels, chosen = (torch.cat([one[place] for one in found]) for place in (1, 2))
-    return Pass(sum(one[0] for one in found) / len(labels) if len(labels) else float("nan"), labels, chosen)
+def _mean_average_precision(val: Pass) -> float | None:
+    """Of several labels; None of one, and where no image has any."""
+    if val.labels.ndim != 2 or val.probabilities is None:
+        return None
+    return mean_average_precision(val.labels.numpy(), val.probabilities)
+
+
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    """The states of the random generators that a training on this device draws from."""
+    found = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def _set_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:

@@ -141,16 +141,6 @@ def test_resume_begins_a_run_that_is_not_there(split_folder: Path, tmp_path: Pat
     assert len(tune(split_folder, tmp_path / "run", resume=True).history) == RECIPE.epochs
 
 
-def test_an_existing_run_is_refused_without_resume(split_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    tune(split_folder, out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(RunError) as caught:
-        tune(split_folder, out)
-    assert str(caught.value) == f"{out} holds a run already. Go on with --resume, or give another folder."
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-
-
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [
@@ -339,16 +329,53 @@ def test_a_live_head_on_random_weights_is_not_said_to_be_from_scratch(split_fold
     assert tune(split_folder, tmp_path / "run", mode="head").report.method == "finetune head"
 
 
-def test_a_single_image_that_batchnorm_cannot_train_on_is_said(split_folder: Path, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=2, batch_size=4)  # 13 = 3 * 4 + 1
+def test_batches_of_one_image_that_batchnorm_cannot_train_on_are_refused(split_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=2, batch_size=1)
     with pytest.raises(RunError) as caught:
         tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), recipe=recipe)
     assert str(caught.value) == (
-        "the last batch of an epoch has one image, which BatchNorm cannot train on at 8 pixels. "
-        "Choose another --batch-size than 4, or a larger --image-size."
+        "BatchNorm cannot train on a batch of one image at 8 pixels. Give a larger --batch-size than 1, --batchnorm "
+        "eval, or a larger --image-size."
     )
-    recipe = Recipe(epochs=2, batch_size=5)
-    assert len(tune(split_folder, tmp_path / "run", backbone=trainable_backbone(8), recipe=recipe).history) == 2
+
+
+@pytest.mark.parametrize("unreadable", [0, 4])
+def test_a_last_batch_of_one_image_joins_the_one_before(
+    unreadable: int, split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13 = 3 * 4 + 1; BatchNorm on maps of one place would refuse the last image by itself. Without four 9 are left."""
+    sizes: list[int] = []
+    forward = Network.forward
+
+    def count(self: Network, pixels: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            sizes.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Network, "forward", count)
+    for number in range(unreadable):
+        (split_folder / f"train/bees/00{number}.png").write_bytes(b"")
+    recipe = Recipe(epochs=2, batch_size=4)
+    tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), recipe=recipe)
+    assert sizes == 2 * ([4, 4, 5] if not unreadable else [4, 5])
+
+
+@pytest.mark.parametrize("options", [{"mode": "head"}, {"batchnorm": "eval"}])
+def test_a_last_batch_of_one_image_stays_where_nothing_normalises_by_the_batch(
+    options: dict[str, Any], split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A live head sees the batches of `fit-head --head sgd`."""
+    sizes: list[int] = []
+    linear = torch.nn.Linear.forward
+
+    def count(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            sizes.append(len(x))
+        return linear(self, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", count)
+    tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=1, batch_size=4), **options)
+    assert sizes == [4, 4, 4, 1]
 
 
 def test_unreadable_images_are_skipped_and_listed(split_folder: Path, tmp_path: Path) -> None:

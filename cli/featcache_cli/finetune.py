@@ -14,8 +14,8 @@ PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 GROUPS = {
     "What training begins with": ("backbone", "init", "weights", "init_head", "reuse_until"),
     "What learns": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
-    "How": ("preset", "augment", "epochs", "lr", "momentum", "weight_decay", "optimizer", "schedule", "step_size",
-            "batch_size", "image_size", "seed"),
+    "How": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
+            "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
     "Which images": ("val_fraction", "split_seed", "allow_leak", "max_pixels", "image_cache"),
     "The machine": ("workers", "device", "precision", "compile"),
 }  # fmt: skip
@@ -24,6 +24,17 @@ GROUPS = {
 def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | int | None:
     """all, last-stage or a number; the library says what else is none."""
     return int(text) if text and text.isascii() and text.isdigit() else text
+
+
+def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | dict[str, float] | None:
+    """balanced, or CLASS=WEIGHT by commas; the library says what is no class."""
+    if text is None or text == "balanced":
+        return text
+    try:
+        pairs = [pair.rpartition("=") for pair in text.split(",")]
+        return {name: float(weight) for name, _, weight in pairs}
+    except ValueError as error:
+        raise click.BadParameter(f"{text} is neither balanced nor CLASS=WEIGHT,CLASS=WEIGHT, such as ants=3") from error
 
 
 @click.command(cls=options.Grouped, groups=GROUPS)
@@ -58,6 +69,12 @@ def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -
               "--init-head cosine]")  # fmt: skip
 @click.option("--step-size", type=click.IntRange(1), help="Epochs after which step divides by 10. [default: 7]")
 @click.option("--batch-size", type=click.IntRange(1), help="[default: 32]")
+@click.option("--class-weight", callback=_class_weight, metavar="balanced|CLASS=W,...", help="How much images of a "
+              "class count: all classes alike in sum, or as named. [default: all images alike]")  # fmt: skip
+@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Share of a label's probability "
+              "that goes to all classes. [default: 0]")  # fmt: skip
+@click.option("--patience", type=click.IntRange(1), metavar="EPOCHS", help="Stop after so many epochs without a better "
+              "val accuracy or a lower val loss. [default: all epochs run]")  # fmt: skip
 @options.image_size_option
 @options.machine_options
 @options.precision_option("fp32")
@@ -65,7 +82,8 @@ def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -
 @options.seed_option
 @options.data_options
 @click.option("--image-cache", help="Keep the decoded images in this file: later epochs and runs do not decode.")
-@click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
+@click.option("--resume", is_flag=True, help="Train a run in --out longer: with more --epochs "
+              "or --patience than before. The same command goes on by itself.")  # fmt: skip
 @options.as_json
 def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:
     """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch.

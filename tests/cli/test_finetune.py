@@ -96,9 +96,7 @@ def test_a_run_is_not_overwritten_and_resumed_with_its_own_settings_only(
 ) -> None:
     out, text, _ = run
     weights = (out / "head.safetensors").read_bytes()
-    assert refused("finetune", data, "-o", out, *QUICK) == (
-        f"{out} holds a run already. Go on with --resume, or give another folder."
-    )
+    assert done("finetune", data, "-o", out, *QUICK).splitlines()[:2] == text.splitlines()[:2]
     assert refused("finetune", data, "-o", out, *QUICK, "--resume", "--lr", 0.5, "--batch-size", 4) == (
         f"{out} was run with batch_size=5, you asked for 4; lr=0.01, you asked for 0.5. "
         "Resume with its own settings, or give another folder."
@@ -114,11 +112,11 @@ def test_a_folder_with_other_things_is_refused(data: Path, tmp_path: Path) -> No
     )
 
 
-def test_a_last_batch_of_one_is_explained(data: Path, tmp_path: Path) -> None:
-    message = refused("finetune", data, "-o", tmp_path / "run", *NETWORK, "--init", "scratch", "--batch-size", 6)
+def test_batches_of_one_are_explained(data: Path, tmp_path: Path) -> None:
+    message = refused("finetune", data, "-o", tmp_path / "run", *NETWORK, "--init", "scratch", "--batch-size", 1)
     assert message == (
-        "the last batch of an epoch has one image, which BatchNorm cannot train on at 32 pixels. "
-        "Choose another --batch-size than 6, or a larger --image-size."
+        "BatchNorm cannot train on a batch of one image at 32 pixels. Give a larger --batch-size than 1, --batchnorm "
+        "eval, or a larger --image-size."
     )
 
 
@@ -223,13 +221,16 @@ def test_scratch_draws_the_weights_with_the_seed(run: tuple[Path, str, str]) -> 
 def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     asked = _asked(got, "--image-size", 96, "--workers", 3, "--device", "cpu", "--precision", "bf16", "--seed", 4,
                    "--val-fraction", 0.3, "--split-seed", 9, "--resume", "--weight-decay", 0.1,
-                   "--batch-size", 7, "--compile", "--image-cache", "i.h5")  # fmt: skip
+                   "--batch-size", 7, "--compile", "--image-cache", "i.h5", "--class-weight", "ants=3,bees=0.5",
+                   "--label-smoothing", 0.1, "--patience", 2)  # fmt: skip
     assert callable(asked.pop("progress"))
     assert callable(asked.pop("on_epoch"))
     assert asked.pop("world").size == 1
     assert asked == {
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
-        "augment": "tutorial", "recipe": Recipe(batch_size=7, weight_decay=0.1), "image_size": 96, "workers": 3,
+        "augment": "tutorial", "recipe": Recipe(
+            batch_size=7, weight_decay=0.1, class_weight={"ants": 3.0, "bees": 0.5}, label_smoothing=0.1, patience=2
+        ), "image_size": 96, "workers": 3,
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
         "allow_leak": False, "max_pixels": 178_956_970, "compile": True, "image_cache": "i.h5",
         "resume": True}  # fmt: skip
