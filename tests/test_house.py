@@ -13,8 +13,8 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration filekinds labels joined world rng",
-            "atomic split_names foreign_folders",
-            "projection parity telemetry fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
+            "atomic split_names foreign_folders telemetry",
+            "projection parity fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines objective passes",
             "remote folds spectrum label_metrics features report files holdout trivial weights known sealed "
             "layers devices device_pass transferability",
