@@ -8,7 +8,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -179,6 +179,46 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def lock_file(file: BinaryIO) -> Iterator[None]:
+    """Hold an open file's lock, after waiting for it; without any where the system cannot lock it.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        The open file. Its lock also ends when it is closed.
+    """
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def lock_folder(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Hold a folder's lock, after waiting for it; without any where the system cannot lock it.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    shared : bool, default False
+        Let other shared locks stand beside this one.
+    """
+    with ExitStack() as stack:
+        if fcntl is not None:
+            with suppress(OSError):  # there is no such folder, or its file system has no locks
+                descriptor = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
 
 
 def try_lock(file: BinaryIO, shared: bool = False) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from featcache.atomic import atomic_write, write_file
+from featcache.atomic import write_file
 from featcache.errors import HeadError
+from featcache.modelfolder import CARD as FILE
+from featcache.modelfolder import commit
 from featcache.report import finite
 from featcache.spec import ExtractSpec
 
 _FORMAT = "featcache-model"
 _VERSION = 1
-FILE = "model.json"
 REPORT = "run.json"
 CHECKPOINT = "last.pt"  # of fine-tuning
 _FILES = {"head": ("head.safetensors", "head.skops"), "network": ("network.safetensors",)}
@@ -50,20 +53,28 @@ class ModelCard:
     metrics: dict[str, Any]
     multilabel: bool = False
 
-    def write(self, folder: Path, weights: bytes | None = None) -> None:
-        """Write the weights' file, if its bytes are given, and model.json, each whole or not at all.
+    def write(
+        self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
+    ) -> None:
+        """Make this the model of a folder, all of it or nothing; see `modelfolder.commit`.
 
-        Both are drafts before either takes its name: on a full disk the model of before is still there, and whole.
+        Parameters
+        ----------
+        folder : Path
+            The model's folder; it exists.
+        weights : bytes, optional
+            Content of the weights' file. None takes the file that is there, or that `modelfolder.staged` names.
+        others : mapping of str to bytes or None
+            Name and content of files beside it; None removes one.
+
+        Raises
+        ------
+        OutputError
+            A file cannot be written. The model that was there before is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
-        with atomic_write(folder / FILE) as card:
-            card.write(_json({"format": _FORMAT, "version": _VERSION, **fields}))
-            card.flush()
-            if weights is not None:
-                with atomic_write(folder / self.file) as file:
-                    file.write(weights)
-                    file.flush()
-                    (folder / FILE).unlink(missing_ok=True)  # a kill must not leave new weights under an old card
+        files = {**({} if weights is None else {self.file: weights}), **others}
+        commit(folder, finite({"format": _FORMAT, "version": _VERSION, **fields}), files)
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard:
@@ -78,6 +89,7 @@ class ModelCard:
             fields = dict(json.loads(path.read_text(encoding="utf-8")))
             if fields.pop("format") != _FORMAT or fields.pop("version") != _VERSION:
                 raise HeadError(f"{path} is not a model of this version of featcache")
+            fields.pop("sha256", None)  # of the files beside it, see `modelfolder.locate`
             digest = fields.pop("digest")
             spec = ExtractSpec.from_json(json.dumps(fields.pop("spec")))
             if spec.digest() != digest:
@@ -101,10 +113,11 @@ class ModelCard:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file, whole or not at all."""
-    write_file(path, _json(value))
+    write_file(path, as_json(value))
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """The bytes of a JSON file; numbers that JSON does not have become null."""
     return (json.dumps(finite(value), indent=1) + "\n").encode()
 
 

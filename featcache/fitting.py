@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from featcache import heads
 from featcache.auto import Selection
 from featcache.cache import FeatureCache
-from featcache.card import REPORT, ModelCard, prepare_folder, write_json
+from featcache.card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
 from featcache.fitters import Options, UseViews, borrow, fit
@@ -26,7 +26,7 @@ from featcache.label_metrics import LabelAccuracy, judge
 from featcache.layers import grid_side, join_layers, parse_layer
 from featcache.machines import Cluster
 from featcache.metrics import Accuracy
-from featcache.predictions import TEST, write_predictions
+from featcache.predictions import FILE, TEST, predictions_csv
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
 from featcache.team import Team
@@ -170,13 +170,6 @@ def fit_head(
         guessed = _predict(fitted.estimator, test, tta) if len(test.samples) else None
         on_test = judge(test.y, *guessed, test.samples.classes) if guessed else None
     folder = Path(out) if out is not None else None
-    if folder is not None:
-        _save(fitted.estimator, fitted.name, cache, join_layers(names), accuracy, folder)
-        write_predictions(folder, val.samples, predicted, probabilities)
-        if guessed:
-            write_predictions(folder, test.samples, *guessed, file=TEST)
-        else:
-            (folder / TEST).unlink(missing_ok=True)  # of an earlier head
     report = Report(
         method=f"head {fitted.name}",
         seconds=watch.seconds(),
@@ -188,7 +181,12 @@ def fit_head(
     )
     found = HeadFit(fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before)
     if folder is not None:
-        write_json(folder / REPORT, found.to_dict())
+        files: dict[str, bytes | None] = {
+            FILE: predictions_csv(val.samples, predicted, probabilities),
+            TEST: predictions_csv(test.samples, *guessed) if guessed else None,
+            REPORT: as_json(found.to_dict()),
+        }
+        _save(fitted.estimator, fitted.name, cache, join_layers(names), accuracy, folder, files)
     return found
 
 
@@ -230,6 +228,7 @@ def _save(
     layer: str,
     accuracy: Accuracy | LabelAccuracy,
     folder: Path,
+    files: Mapping[str, bytes | None],
 ) -> None:
     file, weights = dump_head(estimator)
     card = ModelCard(
@@ -243,4 +242,4 @@ def _save(
         metrics=accuracy.to_dict(),
         multilabel=cache.samples.multilabel,
     )
-    card.write(folder, weights)
+    card.write(folder, weights, files)

@@ -17,6 +17,7 @@ from featcache.card import REPORT
 from featcache.errors import HeadError
 from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test
+from featcache.modelfolder import locate
 from featcache.report import csv_row
 from featcache.samples import Samples
 
@@ -26,14 +27,8 @@ FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
 _COLUMNS = ["image", "label", "predicted", "probability"]
 
 
-def write_predictions(
-    folder: Path,
-    samples: Samples,
-    predicted: NDArray[np.int64],
-    probabilities: NDArray[np.float64] | None,
-    file: str = FILE,
-) -> None:
-    """val.csv: a row an image; the probability is that of the predicted class, empty where there is none.
+def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None) -> bytes:
+    """Content of val.csv: a row an image; the probability is that of the predicted class, empty where there is none.
 
     Several labels are written as `a|b`, and so are their probabilities.
     """
@@ -46,7 +41,18 @@ def write_predictions(
         ]
     labels, guesses = (spell(one, samples.classes) for one in (samples.labels, predicted))
     text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
-    write_file(folder / file, text.encode("utf-8", "surrogateescape"))
+    return text.encode("utf-8", "surrogateescape")
+
+
+def write_predictions(
+    folder: Path,
+    samples: Samples,
+    predicted: NDArray[np.int64],
+    probabilities: NDArray[np.float64] | None,
+    file: str = FILE,
+) -> None:
+    """Write `predictions_csv` into a folder."""
+    write_file(folder / file, predictions_csv(samples, predicted, probabilities))
 
 
 def keep_predictions(
@@ -156,7 +162,7 @@ class ValPrediction(NamedTuple):
 
 def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
     """What `write_predictions` wrote. Raises HeadError where there is nothing, or something else."""
-    path = folder / file
+    path = locate(folder, file)
     if not path.is_file():
         raise HeadError(f"{folder} has no {file}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:

@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 import posixpath
+import secrets
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import fsspec
 import tenacity
 
+from featcache.atomic import atomic_write, lock_file
 from featcache.errors import DownloadError, MissingExtraError, first_line
 from featcache.folders import cache_folder
 
@@ -101,8 +104,12 @@ def is_folder(url: str) -> bool:
 
 
 def download(url: str, path: Path, size: int, tick: Callable[[int], None] | None = None) -> None:
-    """Copy a file of `size` bytes to the disk, after what is there of it already. Raises as `read` does."""
-    with path.open("ab") as file:
+    """Copy a file of `size` bytes to the disk, after what is there of it already. Raises as `read` does.
+
+    Where another process copies to the same path, this waits for it, and goes on where it stopped.
+    """
+    with path.open("ab") as file, lock_file(file):
+        file.seek(0, os.SEEK_END)
         while (there := file.tell()) < size:
             file.write(read(url, there, min(there + _PIECE, size)))
             if tick:
@@ -120,14 +127,24 @@ def mirrored(url: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{name}")
         download(url, draft, size)
-        os.replace(draft, path)
+        try:
+            os.replace(draft, path)
+        except FileNotFoundError:  # another process copied it, too, and was first to give it its name
+            if not path.exists():
+                raise
     return path
 
 
 def upload(path: Path, url: str) -> None:
     """Copy a file of the disk, which stands under its name when it is whole, or not at all. Raises as `read` does."""
     system, place = _system(url)
-    draft = place if "s3" in str(system.protocol) or "gs" in str(system.protocol) else f"{place}.partial"
+    if "file" in system.protocol:
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as source, atomic_write(place) as target:
+            shutil.copyfileobj(source, target, _PIECE)
+        return
+    whole = "s3" in str(system.protocol) or "gs" in str(system.protocol)
+    draft = place if whole else f"{place}.{secrets.token_hex(4)}.draft"
     if draft != place:
         _patiently(url, lambda: system.makedirs(posixpath.dirname(place), exist_ok=True), "written")
     _patiently(url, lambda: system.put_file(os.fspath(path), draft), "written")

@@ -16,6 +16,7 @@ from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError, HeadError
 from featcache.headfile import load_head
 from featcache.layers import split_layers
+from featcache.modelfolder import locate, reading
 from featcache.spec import PENULTIMATE
 
 if TYPE_CHECKING:
@@ -57,8 +58,13 @@ def open_model(
         or are others than those that the head was fitted on.
     """
     folder = Path(path)
+    with reading(folder):
+        return _open(folder, weights, device, precision, lazy)
+
+
+def _open(folder: Path, weights: str | None, device: str, precision: str | None, lazy: bool) -> SavedModel:
     card = ModelCard.read(folder)
-    if not (folder / card.file).is_file():  # a pipe would make us wait
+    if not locate(folder, card.file).is_file():  # a pipe would make us wait
         raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
     spec, device = card.spec, resolve_device(device)
     whole = card.kind == "network"
@@ -86,13 +92,13 @@ def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> Network:
     from featcache.training import linear_layer
 
     network = Network(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
-    network.load(folder / card.file)
+    network.load(locate(folder, card.file))
     network.to(backbone.device).eval()
     return network
 
 
 def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
-    estimator = load_head(folder / card.file)
+    estimator = load_head(locate(folder, card.file))
     if heads.is_multilabel(estimator) != card.multilabel:
         raise HeadError(f"{folder} is damaged: its head and model.json do not agree on how many labels an image has.")
     wrong = len(estimator.classes_) != len(card.classes) if card.multilabel else False

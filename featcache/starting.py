@@ -19,6 +19,7 @@ from featcache.headfile import load_head
 from featcache.imagenet import imagenet_head, is_imagenet
 from featcache.linear import LinearHead
 from featcache.loader import ViewLoader
+from featcache.modelfolder import locate
 from featcache.network import Network
 from featcache.onevsrest import OneVsRestHead
 from featcache.plan import Plan
@@ -125,7 +126,7 @@ def read_layer(
             "it without --layer."
         )
     _refuse_others(folder, card, spec, classes)
-    estimator = load_head(folder / card.file)
+    estimator = load_head(locate(folder, card.file))
     folded = fold(estimator)
     if folded is None:
         raise RunError(

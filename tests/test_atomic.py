@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,17 +14,7 @@ import torch
 from commands import PATHS
 from featcache.atomic import atomic_write, deferred_errors, write_file
 from featcache.errors import OutputError
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Files of this process cannot become larger than `size` bytes: a full disk without a disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+from limits import file_size_limit
 
 
 def names(folder: Path) -> list[str]:

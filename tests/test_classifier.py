@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commands import drop_hashes
 from featcache.backbones import CONVERSION_PAYS, Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.card import FILE, write_json
@@ -404,6 +405,7 @@ def test_a_head_of_another_width_is_refused(model: Path, data: Path, tmp_path: P
     toy = extract(data, tmp_path / "toy.h5", backbone=toy_backbone(), views=0).cache
     fit_head(toy, tmp_path / "toy")
     shutil.copy(tmp_path / "toy" / "head.safetensors", model / "head.safetensors")
+    drop_hashes(model)
     with pytest.raises(HeadError, match="features"):
         Classifier.load(model, device="cpu")
 

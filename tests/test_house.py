@@ -14,6 +14,7 @@ RANKS = {
         (
             "errors allocator calibration filekinds labels joined world rng",
             "atomic split_names foreign_folders telemetry",
+            "modelfolder",
             "projection parity fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines objective passes",
             "remote folds spectrum label_metrics features report files holdout trivial weights known sealed "

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from commands import as_json, done, refused
+from commands import as_json, done, drop_hashes, refused
 from featcache import saved, updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache
@@ -432,6 +432,7 @@ def test_names_that_are_not_as_many_as_the_labels_are_refused(classes: list[str]
 @pytest.mark.parametrize("shape", [(2, 3), (4, 3), (3, 2), (3, 4), (1, 3)], ids=str)
 def test_weights_of_another_shape_are_refused(shape: tuple[int, int], data: Path, head: Path) -> None:
     save_file({"coef": np.ones(shape), "intercept": np.ones(shape[0])}, head / "head.safetensors")
+    drop_hashes(head)
     with pytest.raises(HeadError, match=r"features and|for 3 labels$"):
         Classifier.load(head, device="cpu").predict(pictures(data))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from commands import done, refused, toy_cache
+from commands import PATHS, done, refused, toy_cache
 from featcache import remote
 from featcache.cache import FeatureCache
 from featcache.errors import CacheDamagedError, DownloadError, NotACacheError, OutputExistsError
@@ -175,3 +177,33 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         "memory://caches/none.h5 does not exist. Put a cache there with `featcache push CACHE memory://caches/none.h5`."
     )
     assert "none.h5" in refused("pull", "memory://caches/none.h5", tmp_path / "copy.h5")
+
+
+_OPEN = """
+import sys, time
+from pathlib import Path
+import featcache.remote as remote
+remote._PIECE = 4096
+read = remote.read
+def slow(*arguments):
+    time.sleep(0.02)
+    return read(*arguments)
+remote.read = slow
+print(remote.mirrored(sys.argv[1]))
+"""
+
+
+def test_two_commands_that_open_one_remote_cache_at_once_get_it_whole(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": PATHS, "XDG_CACHE_HOME": str(tmp_path / "home")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN, f"file://{cache}"], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    copies = [process.communicate(timeout=60)[0].strip() for process in started]
+    assert len(set(copies)) == 1
+    assert Path(copies[0]).read_bytes() == cache.read_bytes()
+    assert [path.name for path in Path(copies[0]).parent.iterdir()] == [Path(copies[0]).name]

@@ -1,0 +1,147 @@
+"""A model's folder goes from one model to the next in one step, the rename of model.json, which names all its files.
+
+New files are written as NAME.next first. model.json holds the hash of each file; its rename is the step. Then each
+NAME.next takes the place of NAME. A process that is killed before the step leaves the old model, after it the new one:
+readers take the file, NAME or NAME.next, that has the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from featcache.atomic import fsync_folder, lock_folder, write_file
+from featcache.errors import HeadError
+
+CARD = "model.json"
+_NEXT = ".next"
+
+
+def staged(folder: Path, name: str) -> Path:
+    """Where a large file of the next model is written before `commit`.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's folder.
+    name : str
+        The name that the file will have.
+
+    Returns
+    -------
+    Path
+    """
+    return folder / f"{name}{_NEXT}"
+
+
+def commit(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes | None]) -> None:
+    """Replace a folder's model, all of it or nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's folder; it exists.
+    card : mapping
+        What model.json says; the hashes of the files are added.
+    files : mapping of str to bytes or None
+        Name and content of each file. None: there is no such file from now on. What `staged` names already is taken
+        over for the weights, `card["file"]`.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written. The model that was there before is unchanged.
+    """
+    with lock_folder(folder):
+        for name, content in files.items():
+            if content is not None:
+                write_file(staged(folder, name), content)
+        names = {card["file"], *files}
+        present = {name: _newest(folder, name) for name in names if files.get(name, b"") is not None}
+        hashes: dict[str, str | None] = {name: _hash(path) for name, path in present.items() if path.exists()}
+        hashes |= dict.fromkeys(names - present.keys())
+        text = json.dumps({**card, "sha256": dict(sorted(hashes.items()))}, indent=1)
+        write_file(folder / CARD, f"{text}\n".encode())
+        for name, expected in hashes.items():
+            if expected is None:
+                (folder / name).unlink(missing_ok=True)
+            elif staged(folder, name).exists():
+                os.replace(staged(folder, name), folder / name)
+        fsync_folder(folder)
+
+
+def locate(folder: Path, name: str) -> Path:
+    """The file of this name that belongs to the folder's model.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's folder.
+    name : str
+        A file's name, such as "val.csv".
+
+    Returns
+    -------
+    Path
+        It exists, unless the model has no such file or says nothing of it.
+
+    Raises
+    ------
+    HeadError
+        There is such a file, but it is not the one that the model was saved with.
+    """
+    hashes = _hashes(folder)
+    if name not in hashes:  # a model of an earlier version, or a file that training writes by itself
+        return folder / name
+    expected = hashes[name]
+    if expected is None:
+        return folder / f"{name}.none"
+    candidates = [path for path in (folder / name, staged(folder, name)) if path.is_file()]
+    for path in candidates:
+        if _hash(path) == expected:
+            return path
+    if not candidates:
+        return folder / name
+    raise HeadError(
+        f"{folder} is damaged: {name} is not the file that {CARD} was saved with (its sha256 is "
+        f"{_hash(candidates[0])[:12]}..., expected {expected[:12]}...). Fit or train the model again."
+    )
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """While this is open, no other process replaces the folder's model.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's folder. Where it does not exist, or cannot be locked, nothing is held.
+    """
+    with lock_folder(folder, shared=True):
+        yield
+
+
+def _newest(folder: Path, name: str) -> Path:
+    return staged(folder, name) if staged(folder, name).exists() else folder / name
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hashes(folder: Path) -> dict[str, str | None]:
+    with suppress(OSError, ValueError, RecursionError):
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if isinstance(card, dict) and isinstance(card.get("sha256"), dict):
+            return {
+                name: value
+                for name, value in card["sha256"].items()
+                if value is None or (isinstance(value, str) and len(value) == 64)
+            }
+    return {}
