@@ -97,7 +97,9 @@ ACTIONS = {
         lambda folder: cache_state(folder, "damaged.h5"),
     ),
     "pull": Action(lambda folder: pull(f"file://{folder}/cache.h5", folder / "pulled.h5"), lambda folder: None),
-    "push": Action(lambda folder: push(folder / "cache.h5", str(folder / "pushed.h5")), content("pushed.h5")),
+    "push": Action(
+        lambda folder: push(folder / "cache.h5", str(folder / "pushed.h5"), overwrite=True), content("pushed.h5")
+    ),
     "picture": Action(
         lambda folder: save(picture("new"), folder / "picture.svg"),  # type: ignore[arg-type]
         content("picture.svg"),
