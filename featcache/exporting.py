@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.atomic import move
-from featcache.errors import ExportError, MissingExtraError, OutputExistsError
+from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
 from featcache.folding import FIT_ONE, Layer, fold, layer
 from featcache.formats import WRITERS
 from featcache.parity import make_pictures, run_example
@@ -99,7 +99,10 @@ def export(
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         draft = Path(folder, out.name)
         on_step(f"writing {format}")
-        snippet = WRITERS[format](saved, last, draft)
+        try:
+            snippet = WRITERS[format](saved, last, draft)
+        except OSError as error:
+            raise OutputError.of(error, out) from error
         on_step("running it in a fresh process")
         found = run_example(snippet, draft.parent, pictures if format == "state-dict" else squares)
         difference = _difference(found, expected, last)

@@ -26,7 +26,7 @@ from featcache.architectures import linear_classifiers
 from featcache.backbones import Backbone, load_backbone
 from featcache.card import ModelCard
 from featcache.classifier import Classifier
-from featcache.errors import ExportError, HeadError, MissingExtraError, OutputExistsError
+from featcache.errors import ExportError, HeadError, MissingExtraError, OutputError, OutputExistsError
 from featcache.exporting import FORMATS, LIMIT, Exported, export
 from featcache.finetuning import finetune
 from featcache.folding import FAR, layer
@@ -38,6 +38,7 @@ from featcache.onevsrest import OneVsRestHead
 from featcache.parity import make_pictures
 from featcache.saved import open_model
 from featcache.training import Recipe
+from limits import file_size_limit
 from toys import toy_answer, toy_backbone
 
 COEF, INTERCEPT = np.array([[1.0, -2, 0.5], [0, 1, 1], [-1, 0.5, 2]]), np.array([0.5, -0.25, 0])
@@ -395,3 +396,21 @@ def test_a_result_is_lines_for_people_and_values_for_scripts() -> None:
         "notes": ["mind this"],
     }
     assert LIMIT == 1e-4
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_full_disk_is_an_error_and_leaves_the_old_file(
+    format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone("squeezenet1_1" if format != "state-dict" else "mobilenet_v3_small", weights="none")
+    monkeypatch.setattr(saved, "load_backbone", lambda name, **options: backbone)
+    model = write_model(tmp_path / "model", backbone, linear(width=backbone.dim))
+    out = tmp_path / "network"
+    out.write_bytes(b"the export of before")
+    with (
+        file_size_limit(3000),
+        pytest.raises(OutputError, match=f"{out} cannot be written: it is larger than the limit"),
+    ):
+        export(model, out, format, overwrite=True)
+    assert out.read_bytes() == b"the export of before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "network"]
