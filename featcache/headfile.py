@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,6 +47,8 @@ _ROOMS = (
     "sklearn.pipeline",
     "sklearn.preprocessing",
 )
+# Where skops writes the address of an object: as its number, and as the name of its array's file.
+_ADDRESS = re.compile(r'("__id__": |"file": ")(\d+)(\.\w+"|\b)')
 _CHECKED = ("SVC", "NuSVC", "LinearSVC", "KNeighborsClassifier", "NearestCentroid")
 TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier")
 """Classes of decision trees; they are saved by themselves alone, not inside of others."""
@@ -80,7 +84,24 @@ def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
         _check(estimator)
     except ValueError as error:
         raise HeadError(f"{name} could not be loaded again: {error}. Use another head.") from error
-    return "head.skops", data
+    return "head.skops", _reproducible(data)
+
+
+def _reproducible(data: bytes) -> bytes:
+    """The same skops file without addresses of objects and the time of day: equal estimators become equal bytes."""
+    numbers: dict[str, str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return match[1] + numbers.setdefault(match[2], str(len(numbers) + 1)) + match[3]
+
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(target, "w") as new:
+        schema = _ADDRESS.sub(number, old.read("schema.json").decode())
+        files = {name: numbers.get(Path(name).stem, Path(name).stem) + Path(name).suffix for name in old.namelist()}
+        for name in sorted(set(files) - {"schema.json"}, key=lambda name: files[name]):
+            new.writestr(zipfile.ZipInfo(files[name]), old.read(name))
+        new.writestr(zipfile.ZipInfo("schema.json"), schema)
+    return target.getvalue()
 
 
 def _arrays(estimator: BaseEstimator) -> dict[str, NDArray[Any]]:

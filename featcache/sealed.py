@@ -140,6 +140,12 @@ def _unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Regio
     size = os.fstat(raw.fileno()).st_size
     body = json.loads(second)
     if body["size"] != size:
+        if _is_whole_hdf5(raw, header_bytes, size):
+            raise NotACacheError(
+                f"{path} was written anew by another program, such as h5repack: it has {size} bytes, featcache wrote "
+                f"{body['size']}, and its rows are at other places than its header says. Use the file of before; what "
+                f"features it holds, h5py can read. To get {kind.what}, {kind.anew}."
+            )
         raise damaged(path, kind, f"it has {size} bytes, {body['size']} were written")
     arrays: dict[str, Place] = dict(body["arrays"])
     gaps = list(_gaps(kind, header_bytes, size, arrays))
@@ -153,6 +159,16 @@ def _unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Regio
     if any(not header_bytes <= region.offset <= size - region.size_bytes for region in regions.values()):
         raise damaged(path, kind, "an array does not lie whole in the file")
     return header_bytes, regions
+
+
+def _is_whole_hdf5(raw: BinaryIO, start: int, size: int) -> bool:
+    """Whether the HDF5 that begins at `start` says that it ends where the file does: then it was not cut off."""
+    raw.seek(start)
+    superblock = raw.read(48)
+    if not superblock.startswith(b"\x89HDF\r\n\x1a\n") or len(superblock) < 48:
+        return False
+    end = 40 if superblock[8] < 2 else 28  # where versions 0 and 1, and those after them, keep their end
+    return int.from_bytes(superblock[end : end + 8], "little") == size
 
 
 class Arrays:

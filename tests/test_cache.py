@@ -608,3 +608,25 @@ def test_reading_leaves_the_file_closed_and_unchanged(path: Path) -> None:
     path.unlink()  # what is mapped stays
     assert json.dumps(cache.provenance) == json.dumps(PROVENANCE)
     assert x[6, 2, 3] == 6 + 2 / 4 + 3 / 64
+
+
+def test_a_cache_that_another_hdf5_program_wrote_anew_is_called_so_and_not_damaged(path: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed.h5"
+    finished(path)
+    with h5py.File(path) as old, h5py.File(packed, "w", userblock_size=old.userblock_size) as new:  # as h5repack does
+        for name in old:
+            old.copy(name, new)
+        header = path.read_bytes()[: old.userblock_size]
+    with packed.open("r+b") as file:
+        file.write(header)
+    with pytest.raises(NotACacheError) as caught:
+        FeatureCache.open(packed)
+    assert "was written anew by another program, such as h5repack" in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_cache_that_was_cut_off_is_damaged(path: Path) -> None:
+    finished(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(NotACacheError, match="is a damaged feature cache: it has"):
+        FeatureCache.open(path)

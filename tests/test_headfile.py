@@ -14,10 +14,12 @@ import skops.io
 from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, NuSVC
@@ -285,3 +287,24 @@ def test_steps_that_are_none_are_no_pipeline() -> None:
     odd.steps = 5
     assert not is_multilabel(odd)
     assert classify(odd, np.eye(2), 2)[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: make_pipeline(StandardScaler(), SVC()),
+        lambda: KNeighborsClassifier(3, algorithm="brute"),
+        lambda: RandomForestClassifier(5, random_state=0),
+        lambda: MLPClassifier((8,), max_iter=5, random_state=0),
+    ],
+    ids=["svm", "neighbours", "forest", "perceptron"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_equal_heads_are_equal_files(make: Callable[[], Any], tmp_path: Path) -> None:
+    first = dump_head(make().fit(X, Y))
+    keep_memory_busy = [np.zeros(1000) for _ in range(100)]  # other addresses
+    second = make().fit(X, Y)
+    assert dump_head(second) == first
+    assert len(keep_memory_busy) == 100
+    (tmp_path / first[0]).write_bytes(first[1])
+    np.testing.assert_array_equal(load_head(tmp_path / first[0]).predict(X), second.predict(X))
