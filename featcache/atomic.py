@@ -93,6 +93,28 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         file.write(content)
 
 
+def check_readable(path: Path) -> None:
+    """Raise the system's own error where a file cannot be read: other libraries call it damaged then.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    PermissionError
+        It belongs to somebody else. The message says how it is given to others.
+    OSError
+        Whatever else is wrong.
+    """
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        reason = f"{error.strerror}: it may be read by its owner alone. Its owner can share it: chmod a+r '{path}'"
+        raise PermissionError(error.errno, reason, str(path)) from error
+
+
 def move(draft: Path, path: Path) -> None:
     """Flush a finished file to the disk and rename it, within a file system.
 

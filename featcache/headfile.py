@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from featcache.atomic import check_readable
 from featcache.attention import AttentionHead
 from featcache.errors import HeadError
 from featcache.folding import fold
@@ -125,7 +126,8 @@ def _arrays(estimator: BaseEstimator) -> dict[str, NDArray[Any]]:
 
 
 def load_head(path: Path) -> BaseEstimator:
-    """Load a file that `dump_head` made; executes no code from the file. Raises HeadError."""
+    """Load a file that `dump_head` made; executes no code from the file. Raises HeadError, OSError."""
+    check_readable(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from featcache.atomic import fsync_folder, lock_folder, write_file
+from featcache.atomic import check_readable, fsync_folder, lock_folder, write_file
 from featcache.errors import HeadError
 
 CARD = "model.json"
@@ -103,6 +103,7 @@ def locate(folder: Path, name: str) -> Path:
         return folder / f"{name}.none"
     candidates = [path for path in (folder / name, staged(folder, name)) if path.is_file()]
     for path in candidates:
+        check_readable(path)
         if _hash(path) == expected:
             return path
     if not candidates:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from featcache.atomic import write_file
+from featcache.atomic import check_readable, write_file
 from featcache.errors import HeadError
 
 
@@ -59,9 +59,10 @@ class Network(nn.Module):
         self.load_state_dict(state)
 
     def load(self, path: Path) -> None:
-        """Read weights that `save` wrote; executes no code from the file."""
+        """Read weights that `save` wrote; executes no code from the file. Raises HeadError, OSError."""
         from safetensors.torch import load_file
 
+        check_readable(path)
         try:
             state: dict[str, Any] = load_file(path)
             self.load_state_dict(state)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from commands import toy_cache, write_folder
+from commands import drop_hashes, toy_cache, write_folder
 from featcache import updating
 from featcache.atomic import FULL
 from featcache.cache import FeatureCache
@@ -22,10 +22,12 @@ from featcache.errors import FeatcacheError
 from featcache.files import draft_of
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
+from featcache.headfile import load_head
 from featcache.modelfolder import locate
+from featcache.network import Network
 from featcache.page import Section, write_page
 from featcache.predictions import read_predictions
-from featcache.training import Recipe
+from featcache.training import Recipe, linear_layer
 from featcache.transfer import pull, push
 from featcache.updating import repair, update
 from limits import file_size_limit, killed_at, steps_counted
@@ -225,3 +227,28 @@ def test_the_steps_are_counted(tmp_path: Path) -> None:
     with steps_counted() as count:
         save(picture("new"), tmp_path / "picture.svg")  # type: ignore[arg-type]
     assert count[0] == 3  # the draft is flushed, gets its name, and the folder is flushed
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("hashes", [True, False])
+@pytest.mark.parametrize(("model", "file"), [("head", "head.safetensors"), ("run", "network.safetensors")])
+def test_a_model_that_its_owner_alone_can_read_is_called_that(
+    model: str, file: str, hashes: bool, folder: Path
+) -> None:
+    path = folder / model / file
+    assert path.stat().st_mode & 0o777 == (folder / model / "model.json").stat().st_mode & 0o777
+    if not hashes:
+        drop_hashes(folder / model)
+    path.chmod(0o600)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError, match=rf"chmod a\+r '{path}'"):
+            load_head(locate(folder / model, file)) if model == "head" else saved_network(folder / model)
+    finally:
+        os.seteuid(0)
+
+
+def saved_network(run: Path) -> Network:
+    network = Network(trainable_backbone().module, linear_layer(4, 2, 0))
+    network.load(locate(run, "network.safetensors"))
+    return network
