@@ -130,7 +130,7 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     centre, spread = (torch.from_numpy(part).float()[:, None] for part in (mean, deviation))
     for epoch in range(1, recipe.epochs + 1):
-        x = train.view(train.epoch_view(epoch))
+        x = train.lazy_view(train.epoch_view(epoch))
         order = epoch_order(train.samples.sha256, seed, epoch)
         for start in range(0, len(order), recipe.batch_size):
             rows = order[start : start + recipe.batch_size]
@@ -154,7 +154,7 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
 
 def _moments(train: Features, d: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and deviation of each channel over the places of all clean views, (d,)."""
-    clean, n = train.clean(), len(train.samples)
+    clean, n = train.lazy_view(0), len(train.samples)
     blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
 
     def channels(rows: slice) -> NDArray[np.float64]:

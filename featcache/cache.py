@@ -174,6 +174,7 @@ class FeatureCache:
     def split_options(self) -> dict[str, Any]:
         """How its images were split: arguments of `read_manifest`."""
         names = {"val_fraction": "val_fraction", "split_seed": "seed", "allow_leak": "allow_leak"}
+        names |= {name: name for name in ("label_column", "skip_missing")}
         return {name: self.provenance[key] for key, name in names.items() if key in self.provenance}
 
     @property

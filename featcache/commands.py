@@ -11,7 +11,7 @@ from typing import Any
 from featcache.spec import ExtractSpec
 
 _OPTIONS = {"out": "-o", "budget_s": "--budget"}
-_SPLITTING = ("val_fraction", "split_seed", "allow_leak")
+_SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")
 
 
 def spell_command(name: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:

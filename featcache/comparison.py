@@ -43,6 +43,8 @@ def compare(
     train_precision: str = "fp32",
     val_fraction: float = 0.2,
     allow_leak: bool = False,
+    label_column: str | None = None,
+    skip_missing: bool = False,
     budget_s: float | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -79,7 +81,9 @@ def compare(
     out = Path(out)
     if head not in ("sgd", "auto", *FAMILIES):
         make_head(head)  # a bad name is told before hours of extraction
-    manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress)
+    columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
+    columns |= {"skip_missing": True} if skip_missing else {}
+    manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress, **columns)
     samples = manifest.single_label("benchmark").samples
     settings = {
         "data": os.path.abspath(data),
@@ -90,6 +94,7 @@ def compare(
         "device": device,
         "val_fraction": val_fraction,
         "allow_leak": allow_leak,
+        **columns,
         "weights": weights,
         "views": views,
         "head": head,

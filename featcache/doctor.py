@@ -94,7 +94,7 @@ def examine(
         add(told_lost(tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
         return Diagnosis(cache.path, layer, len(rows), tuple(checks), watch.seconds()["wall"])
     widths = train.joined.widths if train.joined else ()
-    spread = measure_spread((features.clean() for features in parts.values()), widths)
+    spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
     if widths:
         scale = equalise(train, keep_still=False)
         parts = {split: features.scaled(scale) for split, features in parts.items()}
@@ -122,7 +122,7 @@ def _look(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int6
     for features in parts.values():
         n = len(features.samples)
         here = places[(places >= start) & (places < start + n)] - start
-        blocks.append(np.asarray(features.clean()[here], np.float32))
+        blocks.append(np.asarray(features.lazy_view(0)[here], np.float32))
         start += n
     return _Seen(rows[places], np.concatenate(blocks), cache.samples.take(rows[places]))
 

@@ -40,11 +40,13 @@ class Listing(NamedTuple):
     entries : the images.
     several : whether an image can have several labels.
     notes : what was read how, a line each, for people: which column is the label, ...
+    label_column : the column that the labels come from; None where there are no columns.
     """
 
     entries: list[Entry]
     several: bool
     notes: tuple[str, ...] = ()
+    label_column: str | None = None
 
 
 def scan(tree: Tree, ignored: Counter[str]) -> Listing:

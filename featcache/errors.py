@@ -36,9 +36,14 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+_SCREEN_LINES, _SCREEN_LETTERS = 20, 1600
+
 
 class FeatcacheError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose. Its text is never longer than a screen, see `shorten`."""
+
+    def __str__(self) -> str:
+        return shorten(super().__str__())
 
 
 class ImageError(FeatcacheError):
@@ -157,6 +162,18 @@ class DownloadError(FeatcacheError, OSError):
 
 class MissingFontWarning(UserWarning):
     """No installed font has some letters of a picture."""
+
+
+def shorten(text: str) -> str:
+    """A text of at most a screen, 20 lines of 80 letters: the beginning and the end, and how much was left out."""
+    lines = text.split("\n")
+    if len(lines) > _SCREEN_LINES:
+        left_out = len(lines) - _SCREEN_LINES + 1
+        text = "\n".join([*lines[:14], f"[{left_out} lines left out]", *lines[14 + left_out :]])
+    if len(text) > _SCREEN_LETTERS:
+        head, tail = text[: _SCREEN_LETTERS - 440], text[-400:]
+        text = f"{head} [{len(text) - len(head) - len(tail)} letters left out] {tail}"
+    return text
 
 
 def first_line(error: Exception) -> str:

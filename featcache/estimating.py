@@ -83,6 +83,8 @@ def estimate(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     allow_leak: bool = False,
+    label_column: str | None = None,
+    skip_missing: bool = False,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Estimate:
@@ -92,7 +94,15 @@ def estimate(
     ------
     ImageError, BackboneError
     """
-    manifest = read_manifest(data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress)
+    manifest = read_manifest(
+        data,
+        val_fraction=val_fraction,
+        seed=split_seed,
+        allow_leak=allow_leak,
+        label_column=label_column,
+        skip_missing=skip_missing,
+        progress=progress,
+    )
     own = isinstance(backbone, str)
     if isinstance(backbone, str):
         backbone = load_backbone(

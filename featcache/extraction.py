@@ -107,6 +107,8 @@ def extract(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     allow_leak: bool = False,
+    label_column: str | None = None,
+    skip_missing: bool = False,
     max_pixels: int = MAX_PIXELS,
     strict: bool = False,
     cluster: Cluster | None = None,
@@ -127,8 +129,9 @@ def extract(
     engine : what runs the network: "pytorch", "compiled", "openvino", or "auto", see `Backbone.accelerate`.
     image_size : pixels; None takes the network's own.
     batch_size : views, not images, in one forward pass; None takes 32, on a GPU 256.
-    seed : of the augmentation, and of the weights where they are drawn. val_fraction, split_seed, allow_leak : see
-        `read_manifest`; the split does not change with `seed`. max_pixels : larger images count as unreadable.
+    seed : of the augmentation, and of the weights where they are drawn. max_pixels : larger images count as unreadable.
+    val_fraction, split_seed, allow_leak, label_column, skip_missing : see `read_manifest`; the split does not change
+        with `seed`.
     strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
     cluster : machines to do it, see `Cluster`; then device and workers are those of each, None or "auto" of its
@@ -143,7 +146,13 @@ def extract(
     out = on_disk(out)
     with watch.phase("hash"):
         manifest = read_manifest(
-            data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
+            data,
+            val_fraction=val_fraction,
+            seed=split_seed,
+            allow_leak=allow_leak,
+            label_column=label_column,
+            skip_missing=skip_missing,
+            progress=progress,
         )
     network: dict[str, Any] = {"weights": weights, "layers": layers, "device": device, "precision": precision}
     network |= {"name": backbone, "seed": seed}
@@ -163,7 +172,9 @@ def extract(
             spec = loaded.extract_spec(**asked)
             how |= {"watch": watch, "engine": engine if own else None}
             extractor = LocalExtractor(manifest, loaded, spec, **how)
-    split = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
+    split: dict[str, Any] = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
+    columns = {"label_column": manifest.label_column, "skip_missing": skip_missing}
+    split |= {name: value for name, value in columns.items() if value}
     with closing(extractor):
         cache, made = _extract(extractor, manifest, out, split, watch, progress, strict, on_note)
     extracted, shown = int(np.count_nonzero(made)), int(made.sum())

@@ -115,7 +115,7 @@ class Tuning:
         """The clean views, shape (n, d), in memory. Raises ValueError where several machines have them."""
         if not isinstance(self.rows, Part):
             raise ValueError("it compares all images with each other, on one machine: leave out the cluster")
-        return np.asarray(self._features.clean(), dtype=np.float32)
+        return np.asarray(self._features.lazy_view(0), dtype=np.float32)
 
     def moments(self, stop: Stop = lambda: False) -> list[Moments]:
         """Of each problem. Raises OutOfTimeError."""

@@ -55,12 +55,19 @@ class Features:
         """K, the number of augmented views."""
         return int(self.x.shape[1]) - 1
 
-    def clean(self) -> NDArray[Any] | Rows:
-        """The evaluation view, shape (n, d)."""
+    def clean(self) -> NDArray[Any]:
+        """The evaluation view, shape (n, d), of x's dtype: see `view`."""
         return self.view(0)
 
-    def view(self, number: int) -> NDArray[Any] | Rows:
-        """One view of every sample, shape (n, d)."""
+    def view(self, number: int) -> NDArray[Any]:
+        """One view of every sample, shape (n, d), of x's dtype.
+
+        Memory-mapped where x is, else a copy in memory: where samples were skipped, or of several layers.
+        """
+        return np.asarray(self.lazy_view(number))
+
+    def lazy_view(self, number: int) -> NDArray[Any] | Rows:
+        """The same, but `Rows` instead of a copy: read where it is indexed, so that it may be larger than memory."""
         if not 0 <= number <= self.views:
             raise CacheIncompleteError(
                 f"View {number} was asked for, but these features hold views 0 to {self.views}. "
@@ -103,7 +110,7 @@ class Features:
         n, v, d = self.x.shape
         x: NDArray[Any] | Rows
         if use == "clean":
-            x, v = self.clean(), 1
+            x, v = self.lazy_view(0), 1
         elif use == "mean":
             x, v = self._mean(), 1
         else:

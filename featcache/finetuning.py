@@ -136,6 +136,8 @@ def finetune(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     allow_leak: bool = False,
+    label_column: str | None = None,
+    skip_missing: bool = False,
     max_pixels: int = MAX_PIXELS,
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -167,8 +169,9 @@ def finetune(
         own, and the best epoch is that of the highest mean average precision.
     compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
         then draws other random numbers.
-    seed : of views, order, new weights and dropout. val_fraction, split_seed, allow_leak : see
-        `read_manifest`. max_pixels : larger images count as unreadable.
+    seed : of views, order, new weights and dropout.
+    val_fraction, split_seed, allow_leak, label_column, skip_missing : see `read_manifest`.
+    max_pixels : larger images count as unreadable.
     image_cache : a file that keeps the decoded images, for later epochs and runs. In it those whose short side
         exceeds twice that of the clean view's resize are shrunk to that, so their views differ a little.
     world : processes that train together, each with its share of every batch, see `World.of_torchrun`: losses are those
@@ -203,7 +206,13 @@ def finetune(
     world.wait()
     with watch.phase("hash"):
         manifest = read_manifest(
-            data, val_fraction=val_fraction, seed=split_seed, allow_leak=allow_leak, progress=progress
+            data,
+            val_fraction=val_fraction,
+            seed=split_seed,
+            allow_leak=allow_leak,
+            label_column=label_column,
+            skip_missing=skip_missing,
+            progress=progress,
         )
     with watch.phase("start"):
         if isinstance(backbone, str):
@@ -258,7 +267,7 @@ def finetune(
     )
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
-    notes = (*run.notes, *_notes(history, recipe))
+    notes = (*manifest.notes, *run.notes, *_notes(history, recipe))
     result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes)
     if world.first:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})

@@ -1,11 +1,14 @@
-"""`HuggingFace`: a data set that Hugging Face `datasets` saved to disk."""
+"""`HuggingFace`: a data set of Hugging Face `datasets` on the disk: saved by it, or Parquet files as on the Hub."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.columns import AmbiguousLabelError, choose_label, hides_label, label_note
 from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.files import Progress, hash_all
+from featcache.folders import cache_folder
+from featcache.phrases import brief
+from featcache.samples import UNLABELLED
+from featcache.tables import has_images
 from featcache.telemetry import decline_usage_data
 
 _MARKS = ("dataset_dict.json", "state.json")
+_IMAGE_NAMES = ("image", "img")
+_PATTERNS = ("*.parquet", "data/*.parquet", "*/train/*.parquet", *(f"{split}/*.parquet" for split in SPLIT_NAMES))
+"""Where a folder of the Hub has its Parquet files."""
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -26,35 +37,66 @@ def is_saved_dataset(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in _MARKS)
 
 
-class HuggingFace:
-    """A data set on the disk with a column of images and one of labels; see `Source`.
+def find_image_tables(name: str) -> tuple[Path, ...]:
+    """The Parquet files with images in them that a file, a pattern or a folder stands for; there may be none."""
+    path = Path(name)
+    if path.is_dir():
+        files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern)})
+    elif name.lower().endswith(".parquet"):
+        files = [Path(file) for file in sorted(glob.glob(name))] if glob.has_magic(name) else [path]
+    else:
+        files = []
+    return tuple(file.absolute() for file in files) if files and has_images(files[0]) else ()
 
-    Ids are SPLIT/CLASS/NAME, with the file's name where the data set has kept it, else the row's number.
+
+class HuggingFace:
+    """A data set with a column of images and one of labels; see `Source`.
+
+    Ids are SPLIT/CLASS/NAME, with the file's name where the data set has kept it, else the row's number. Whether images
+    have several labels is said by the column's type: a list. Rows whose label is -1 or null form the split
+    "unlabelled"; those without an image are skipped.
+
+    Parameters
+    ----------
+    name : the folder, file or pattern.
+    files : Parquet files; empty for a folder that `datasets` saved. They are copied into the user's cache folder once,
+        to read images in any order.
+    label_column : see `choose_label`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.name, self._folder = str(folder), folder
+    def __init__(self, name: str, files: Sequence[Path] = (), label_column: str | None = None) -> None:
+        self.name, self._files, self._label_column = name, tuple(files), label_column
         self._rows: dict[str, tuple[Any, int]] = {}  # id -> the column of images, row
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
-        found = []
+        entries: list[Entry] = []
+        notes: dict[str, None] = {}
+        several, label = False, None
         for split, table in self._splits().items():
-            found += self._entries_of(split, table)
-        return Listing(found, any(len(entry.classes) != 1 for entry in found))
+            image, label = self._columns(table, notes)
+            several |= _is_list(table.features[label])
+            entries += self._entries_of(split, table, image, label)
+        if self._files:
+            notes[f"{len(self._files)} Parquet files copied to {_copies()}"] = None
+        return Listing(entries, several, tuple(notes), label)
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
-        try:
-            images, row = (self._rows or _rows_of(self.name))[name]
-        except KeyError:
-            raise FileNotFoundError(2, "it is not in the data set", name) from None
+        place = self._rows.get(name) or _rows_of(self.name, self._files, self._label_column).get(name)
+        if place is None and self._label_column is None:
+            place = _rows_of_any(self.name, self._files).get(name)
+        if place is None:
+            raise FileNotFoundError(2, "it is not in the data set", name)
+        images, row = place
         image = images[row]
+        if image is None or (image["bytes"] is None and image["path"] is None):
+            raise OSError("the data set has no image in this row (null)")
         return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
     def part(self, names: Sequence[str]) -> HuggingFace:
         """See `Source`. What is found in a folder is kept in each process."""
-        return HuggingFace(self._folder.absolute())
+        return HuggingFace(str(Path(self.name).absolute()), self._files, self._label_column)
 
     def path(self, name: str) -> None:
         """See `Source`: none is a file of its own."""
@@ -63,7 +105,7 @@ class HuggingFace:
         """See `Source`."""
         return hash_all(lambda name: hashlib.sha256(self.read(name)).digest(), names, progress)
 
-    def _splits(self) -> dict[str | None, Any]:
+    def _splits(self) -> Mapping[str | None, Any]:
         """The tables, by the name of their split; None for a data set without splits."""
         decline_usage_data()
         try:
@@ -71,8 +113,10 @@ class HuggingFace:
         except ImportError as error:
             raise MissingExtraError.of("datasets", "huggingface") from error
         try:
+            if self._files:
+                return _load_parquet(self._files)
             found = datasets.load_from_disk(self.name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataLayoutError(f"{self.name} cannot be read as a saved data set: {first_line(error)}") from error
         if not isinstance(found, datasets.DatasetDict):
             return {None: found}
@@ -83,42 +127,139 @@ class HuggingFace:
             )
         return dict(found)
 
-    def _entries_of(self, split: str | None, table: Any) -> list[Entry]:
-        import datasets
-
-        kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
-        image = next((name for name, kind in kinds.items() if kind == "Image"), None)
-        label = next((name for name in ("label", "labels", "class") if name in kinds), None)
-        label = next((name for name, kind in kinds.items() if kind == "ClassLabel"), label)
-        if image is None or label is None:
+    def _columns(self, table: Any, notes: dict[str, None]) -> tuple[str, str]:
+        """The column of images and that of labels; what was chosen is added to the notes."""
+        kinds = {name: _kind(feature) for name, feature in table.features.items()}
+        images = [name for name, kind in kinds.items() if kind == "Image"]
+        named = [name for name in images if name in _IMAGE_NAMES] or images
+        others = [name for name in kinds if name not in images]
+        candidates = [name for name in others if kinds[name] == "ClassLabel"]
+        if not named and self._label_column is None and not candidates:
+            label = None
+        else:
+            label = choose_label(self.name, others, self._label_column, candidates)
+        if not named or label is None:
             raise DataLayoutError(
                 f"{self.name} needs a column of images and one of labels (ClassLabel, or named label); it has "
-                + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+                + brief([f"{name} ({kind})" for name, kind in kinds.items()])
             )
-        feature = table.features[label]
-        feature = getattr(feature, "feature", feature)  # of a list of labels
-        texts = getattr(feature, "names", None)
-        images = table.cast_column(image, datasets.Image(decode=False))[image]
-        classes = [_classes(value, texts) for value in table[label]]
+        if len(named) > 1:
+            raise DataLayoutError(
+                f"{self.name} has {len(named)} columns of images: {brief(named)}. Name the one to take 'image': "
+                f"rename_column({named[0]!r}, 'image')"
+            )
+        notes[label_note(label, others, candidates)] = None
+        if len(images) > 1:
+            notes[f"image column: {named[0]} (not {brief([name for name in images if name != named[0]])})"] = None
+        return named[0], label
+
+    def _entries_of(self, split: str | None, table: Any, image: str, label: str) -> list[Entry]:
+        import datasets
+
+        classes = _classes(table[label], table.features[label])
+        table = table.cast_column(image, datasets.Image(decode=False))
+        images = table[image]
         paths = (path for chunk in table.data.column(image).chunks for path in chunk.field("path").to_pylist())
+        if table._indices is not None:  # rows were selected: the table below has others, too
+            paths = (one["path"] if one else None for one in images)
         files = [posixpath.basename(path or "") for path in paths]
-        folders = [posixpath.join(split or "", *one[:1]) for one in classes]
+        folders = [posixpath.join(split or "", *(one or ())[:1]) for one in classes]
         ids = [posixpath.join(*pair) for pair in zip(folders, files, strict=True)]
         if "" in files or len(set(ids)) < len(ids):
             ids = [posixpath.join(folder, f"{row:08d}") for row, folder in enumerate(folders)]
         self._rows.update({name: (images, row) for row, name in enumerate(ids)})
         known = SPLIT_NAMES[split] if split else None
-        return [Entry(name, one, known) for name, one in zip(ids, classes, strict=True)]
+        return [
+            Entry(name, one or (), UNLABELLED if one is None else known) for name, one in zip(ids, classes, strict=True)
+        ]
 
 
 @lru_cache(maxsize=2)
-def _rows_of(folder: str) -> dict[str, tuple[Any, int]]:
-    """Where the images of a saved data set are, found once in a process."""
-    source = HuggingFace(Path(folder))
-    source.entries(Counter())
+def _rows_of(name: str, files: tuple[Path, ...], label_column: str | None) -> dict[str, tuple[Any, int]]:
+    """Where the images of a data set are, found once in a process; none where it is not clear what the label is."""
+    source = HuggingFace(name, files, label_column)
+    with suppress(AmbiguousLabelError):
+        source.entries(Counter())
     return source._rows
 
 
-def _classes(value: Any, names: list[str] | None) -> tuple[str, ...]:
-    several = value if isinstance(value, list) else [] if value in (None, -1) else [value]  # -1: not known
-    return tuple(names[one] if names and isinstance(one, int) else str(one) for one in several)
+@lru_cache(maxsize=2)
+def _rows_of_any(name: str, files: tuple[Path, ...]) -> dict[str, tuple[Any, int]]:
+    """The same for every column that may be the label: ids have the class in them."""
+    columns = {column for table in HuggingFace(name, files)._splits().values() for column in table.features}
+    rows: dict[str, tuple[Any, int]] = {}
+    for column in sorted(columns):
+        source = HuggingFace(name, files, column)
+        with suppress(DataLayoutError):
+            source.entries(Counter())
+            rows |= source._rows
+    return rows
+
+
+def _kind(feature: Any) -> str:
+    """The type of a column; of a list that of its items. Bytes, and {bytes, path}, are images."""
+    import pyarrow
+
+    if isinstance(feature, dict):
+        return "Image" if "bytes" in feature else "dict"
+    if isinstance(feature, list):
+        return _kind(feature[0])
+    if (inner := getattr(feature, "feature", None)) is not None:
+        return _kind(inner)
+    if getattr(feature, "pa_type", None) in (pyarrow.binary(), pyarrow.large_binary()):
+        return "Image"
+    return type(feature).__name__
+
+
+def _is_list(feature: Any) -> bool:
+    return isinstance(feature, list) or getattr(feature, "feature", None) is not None
+
+
+def _classes(values: Any, feature: Any) -> list[tuple[str, ...] | None]:
+    """The class names of each row; None where the label is not known: null, NaN, or -1 of a ClassLabel.
+
+    -1 among plain numbers is what `hides_label` says.
+    """
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    names = getattr(inner, "names", None)
+    rows: list[tuple[str, ...] | None] = []
+    for value in values:
+        several = value if isinstance(value, list) else [value]
+        if value is None or any(one is None or one != one or (names and one == -1) for one in several):
+            rows.append(None)
+        else:
+            rows.append(tuple(names[one] if names and isinstance(one, int) else str(one) for one in several))
+    if not names and not _is_list(feature) and hides_label({one[0] for one in rows if one}):
+        rows = [None if one == ("-1",) else one for one in rows]
+    return rows
+
+
+def _copies() -> Path:
+    return cache_folder() / "huggingface"
+
+
+def _load_parquet(files: Sequence[Path]) -> dict[str | None, Any]:
+    """The tables of Parquet files by split, which a word of the file's name says, or that of its folder."""
+    import datasets
+
+    by_split: dict[str | None, list[str]] = {}
+    for file in files:
+        words = [*re.split(r"[^a-z]+", file.name.lower()), file.parent.name.lower()]
+        split = next((word for word in words if word in SPLIT_NAMES), None)
+        by_split.setdefault(split, []).append(str(file))
+    with _without_progress_bars(datasets):
+        return {
+            split: datasets.Dataset.from_parquet(paths, cache_dir=str(_copies())) for split, paths in by_split.items()
+        }
+
+
+@contextmanager
+def _without_progress_bars(datasets: Any) -> Iterator[None]:
+    """featcache shows its own."""
+    were_disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            datasets.enable_progress_bars()

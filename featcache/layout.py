@@ -30,7 +30,14 @@ CACHE = Kind(
     anew="extract again",
     again="extract again",
 )
-_PROVENANCE = {"weights": str, "val_fraction": float, "split_seed": int, "allow_leak": bool}  # what others rely on
+_PROVENANCE = {  # what others rely on
+    "weights": str,
+    "val_fraction": float,
+    "split_seed": int,
+    "allow_leak": bool,
+    "label_column": str,
+    "skip_missing": bool,
+}
 
 
 @dataclass(frozen=True)

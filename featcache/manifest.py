@@ -6,12 +6,13 @@ import hashlib
 import os
 import posixpath
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.class_names import composed, name_notes, nearest_note
 from featcache.entries import Entry
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.filekinds import describe_ignored
@@ -34,12 +35,14 @@ class Manifest:
     samples : ids, labels, split, hashes, classes; train rows first, then val, test and unlabelled, each sorted by id.
     ignored : how many files were passed over, by reason.
     notes : how the data was read, a line each: which column is the label, which images have none, ...
+    label_column : the column that the labels come from; None where the data has no columns.
     """
 
     source: Source
     samples: Samples
     ignored: dict[str, int]
     notes: tuple[str, ...] = ()
+    label_column: str | None = None
 
     def conflicts(self) -> list[tuple[str, str]]:
         """Pairs of images with equal bytes and different labels: one of the two labels is wrong."""
@@ -76,6 +79,8 @@ def read_manifest(
     val_fraction: float = 0.2,
     seed: int = 0,
     allow_leak: bool = False,
+    label_column: str | None = None,
+    skip_missing: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
     """Find the images of a folder, of a manifest, of tar files or of a saved data set.
@@ -85,17 +90,22 @@ def read_manifest(
     data : one of
         - a folder with `train/<class>/*` and `val/<class>/*` (`valid`, `validation` too), perhaps `test/`;
         - a folder with `<class>/*`;
-        - a CSV or Parquet file with the columns `path`, `label` and perhaps `split` and `sha256`; paths are relative
-          to its folder, or URLs; where a label is `a|b`, images have several, and one with an empty label has none;
-          with `sha256` (hexadecimal) of their bytes, images need not be read before they are extracted; images with an
-          equal `group` (a patient, a burst, an object) stay together in splits and folds;
+        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split` and `sha256`; paths are
+          relative to its folder, or URLs; where a label is `a|b`, images have several, and one with an empty label has
+          none, else that is not known; with `sha256` (hexadecimal) of their bytes, images need not be read before they
+          are extracted; images with an equal `group` (a patient, a burst, an object) stay together in splits and folds;
         - any of these by URL: `s3://`, `gs://`, `https://`;
         - tar files, see `Shards`;
-        - a folder that Hugging Face `datasets` saved, see `HuggingFace`;
+        - data of Hugging Face: a folder that `datasets` saved, Parquet files with images in them, or a folder or
+          pattern of such, see `HuggingFace`; a folder with `metadata.csv`, see `MetadataFolder`;
         - a Manifest, which is given back as it is.
     val_fraction : share of the images that is held out as val where the data has no val of its own:
         stratified by class, drawn with `seed`; files with equal bytes, and those of a group, stay on one side.
     allow_leak : take images whose bytes, or whose group, are in train and in val or test as well.
+    label_column : the column of the labels, of data with columns; None takes `label`, else the only one of `labels`,
+        `class` and `target`, else the only column of class labels.
+    skip_missing : images that a manifest lists and whose files are missing are skipped with a reason, instead of
+        being an error.
 
     Raises
     ------
@@ -103,12 +113,16 @@ def read_manifest(
     """
     if isinstance(data, Manifest):
         return data
-    source = open_source(data)
+    source = open_source(data, label_column=label_column, skip_missing=skip_missing)
     ignored: Counter[str] = Counter()
-    entries, several, notes = source.entries(ignored, progress)
+    listing = source.entries(ignored, progress)
+    entries, several = listing.entries, listing.several
     if not entries:
         raise EmptyFolderError(f"{source.name} holds no images{describe_ignored(ignored)}. {_expected(source.name)}")
     entries.sort(key=lambda entry: entry.id)
+    merged = composed({name for entry in entries for name in entry.classes})
+    if merged:
+        entries = [replace(entry, classes=tuple(merged.get(name, name) for name in entry.classes)) for entry in entries]
     classes = _classes(source.name, entries)
     sha256 = _hashes(source, entries, progress)
     labels = _labels(entries, classes, several)
@@ -118,7 +132,8 @@ def read_manifest(
     samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes, groups).take(order)
     if not allow_leak:
         _refuse_leaks(source.name, samples)
-    return Manifest(source, samples, dict(ignored), (*notes, *_unlabelled_note(samples)))
+    notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples))
+    return Manifest(source, samples, dict(ignored), notes, listing.label_column)
 
 
 def _hashes(source: Source, entries: list[Entry], progress: Progress | None) -> NDArray[np.uint8]:
@@ -151,7 +166,7 @@ def _classes(source: str, entries: list[Entry]) -> tuple[str, ...]:
         for name in sorted(set(entry.classes) - trained):
             raise DataLayoutError(
                 f"{source}: class {name!r} is in {entry.split} ({entry.id}) but not in train. "
-                f"Train has {some(trained)}. Add training images for it, or remove it."
+                f"Train has {some(trained)}. Add training images for it, or remove it.{nearest_note(name, trained)}"
             )
     if len(trained) < 2:
         raise DataLayoutError(

@@ -59,7 +59,7 @@ def tune_labels(
     try:
         balance = balance_labels(weights_by_index(class_weight, samples.classes), flat.y, flat.weights)
         rows = Centred(flat.x, flat.weights)
-        clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(labels)))
+        clean = rows if use == "clean" or features.views == 0 else Centred(features.lazy_view(0), np.ones(len(labels)))
     except (TypeError, ValueError) as error:
         raise HeadError(f"the head could not be fitted: {error}") from error
     left_out = LeftOut.of(clean, labels, fold, np.ones(len(labels)))

@@ -24,7 +24,15 @@ from featcache.reporting import comparison_table, computed, curve_table, phase_t
 from featcache.routes import CACHED, ROUTES
 from featcache.verdict import reach_verdict
 
-_HIDDEN = ("host", "weights", "val_fraction", "split_seed", "allow_leak")  # of this machine, or in the command
+_HIDDEN = (
+    "host",
+    "weights",
+    "val_fraction",
+    "split_seed",
+    "allow_leak",
+    "label_column",
+    "skip_missing",
+)  # of this machine, or in the command
 
 
 def write_head_page(
@@ -169,7 +177,8 @@ def _extraction(cache: FeatureCache, data: str | os.PathLike[str] | None, out: s
 def _benchmark_command(comparison: Comparison) -> str:
     settings = comparison.settings
     kept = ("routes", "budget_s", "backbone", "weights", "views", "head", "augment", "image_size", "precision",
-            "train_precision", "repeats", "seed", "workers", "device", "val_fraction", "allow_leak")  # fmt: skip
+            "train_precision", "repeats", "seed", "workers", "device", "val_fraction", "allow_leak",
+            "label_column", "skip_missing")  # fmt: skip
     recipe = {name: settings["recipe"].get(name) for name in ("epochs", "batch_size", "lr")}
     options = {name: settings.get(name) for name in kept}
     return spell_command("benchmark", [settings["data"]], {"out": "report", **recipe, **options})

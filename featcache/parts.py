@@ -72,7 +72,11 @@ class Part:
         x = features.flatten(use).x
         labels, weight, fold, k, outputs = targets.spread(x.shape[0] // len(targets.labels))
         rows = Centred(x, weight)
-        clean = rows if use == "clean" or features.views == 0 else Centred(features.clean(), np.ones(len(targets.fold)))
+        clean = (
+            rows
+            if use == "clean" or features.views == 0
+            else Centred(features.lazy_view(0), np.ones(len(targets.fold)))
+        )
         self.problems = Problems(rows, labels, weight, fold, k, outputs)
         self.left_out = LeftOut.of(clean, targets.labels, targets.fold, targets.weight)
         self._device = device

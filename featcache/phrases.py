@@ -16,6 +16,11 @@ def join(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
+def brief(names: Sequence[str], most: int = 8) -> str:
+    """The first names, and how many more there are: "a, b and 7 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def times(ratio: float) -> str:
     """2.0 times, 41 times."""
     return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"

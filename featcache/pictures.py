@@ -176,7 +176,7 @@ def map_picture(
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     features = cache.features(split, layer)
     some = np.sort(_in_turn(features.samples, np.arange(len(features.samples)), images, seed))
-    samples, x = features.samples.take(some), np.asarray(features.take(some).clean()[:])
+    samples, x = features.samples.take(some), np.asarray(features.take(some).lazy_view(0)[:])
     labels = spell(samples.labels, samples.classes)
     points = project(x, method, seed)
     pictures = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import logging
 import os
 import posixpath
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import fsspec
 import tenacity
@@ -25,6 +27,7 @@ TRIES = 5
 
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _PIECE = 2**25  # bytes
+_PLAIN_IN_URLS = "/~!$&'()*+,;=:@"
 _BUSY = (408, 429)  # HTTP's "timeout" and "too many requests"
 
 _log = logging.getLogger(__name__)
@@ -45,16 +48,35 @@ def called(data: str | os.PathLike[str]) -> str:
 
 
 def join(root: str, name: str) -> str:
-    """The URL of a file that is named from a root; one that is a URL already stays as it is."""
+    """The URL of a file that is named from a root; one that is a URL already stays as it is.
+
+    Names are plain text; in URLs of HTTP they are percent-encoded.
+    """
     if is_url(name):
         return name
     scheme, _, place = root.rpartition("://")
+    if _is_http(root):
+        name = quote(name, safe=_PLAIN_IN_URLS, errors="surrogateescape")
     return f"{scheme}://{posixpath.normpath(posixpath.join(place, name))}"
 
 
 def relative(url: str, root: str) -> str:
     """The reverse of `join`: what lies elsewhere keeps its whole URL."""
-    return url.removeprefix(f"{root.rstrip('/')}/")
+    name = url.removeprefix(f"{root.rstrip('/')}/")
+    if name == url or not _is_http(root):
+        return name
+    plain = _unquoted(name)
+    return url if plain is None else plain
+
+
+def _is_http(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
+
+
+def _unquoted(link: str) -> str | None:
+    """A link without percent-encoding; None for one that names no file: with a query, or with a slash in a name."""
+    plain = unquote(link, errors="surrogateescape")
+    return None if "?" in link or "#" in link or plain.count("/") != link.count("/") else plain
 
 
 def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
@@ -74,7 +96,11 @@ def names(url: str) -> list[str]:
     system, path = _system(url)
     found = _patiently(url, lambda: system.find(path))
     top = f"{path.rstrip('/')}/"
-    return [name.removeprefix(top) for name in found if name.startswith(top)]
+    if not _is_http(url):
+        return [name.removeprefix(top) for name in found if name.startswith(top)]
+    top = unquote(top, errors="surrogateescape")
+    links = (_unquoted(html.unescape(link)) for link in found)
+    return [name.removeprefix(top) for name in links if name and name.startswith(top)]
 
 
 def matches(pattern: str) -> list[str]:

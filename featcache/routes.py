@@ -47,7 +47,8 @@ def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], sh
 
     folder, head = work / f"{route}-{seed}", settings["head"]
     named = ("data", "backbone", "augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
-    shared = {**{name: settings[name] for name in named}, "weights": settings["weights"], "seed": seed}
+    columns = [name for name in ("label_column", "skip_missing") if name in settings]
+    shared = {**{name: settings[name] for name in (*named, *columns)}, "weights": settings["weights"], "seed": seed}
     if route in CACHED:
         return [_extraction(folder, route, shared, settings), _fitting(folder, folder, head, route, seed)]
     live = {"task": "finetune", "out": str(folder / "run"), **shared, "mode": "head" if route == "frozen" else "all"}

@@ -41,7 +41,7 @@ def equalise(features: Features, *, keep_still: bool = True) -> NDArray[np.float
 
 def _deviations(features: Features) -> NDArray[np.float64]:
     """The standard deviation of each feature over the clean views, shape (d,)."""
-    clean = features.clean()
+    clean = features.lazy_view(0)
     n, d = clean.shape
     step = max(1, BLOCK_BYTES // (8 * d))
     blocks = [slice(start, start + step) for start in range(0, n, step)]

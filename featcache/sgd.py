@@ -39,14 +39,14 @@ def fit_sgd(
     best: dict[str, torch.Tensor] = {}
 
     def batches(epoch: int) -> Batches:
-        x = features.view(features.epoch_view(epoch))
+        x = features.lazy_view(features.epoch_view(epoch))
         order = epoch_order(features.samples.sha256, seed, epoch)
         for start in range(0, len(order), recipe.batch_size):
             rows = order[start : start + recipe.batch_size]
             yield _tensor(x[rows]), torch.from_numpy(features.y[rows])
 
     def val_batches() -> Batches:
-        x = val.clean()
+        x = val.lazy_view(0)
         for start in range(0, len(x), 1024):
             yield _tensor(x[start : start + 1024]), torch.from_numpy(val.y[start : start + 1024])
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import remote
-from featcache.entries import Listing, scan
+from featcache.entries import Entry, Listing, scan
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress, hash_all, hash_file
-from featcache.huggingface import HuggingFace, is_saved_dataset
+from featcache.huggingface import HuggingFace, find_image_tables, is_saved_dataset
 from featcache.images import is_image_name
 from featcache.shards import Shards, is_shards
-from featcache.tables import is_table, read_table
+from featcache.split_names import split_of
+from featcache.tables import has_labels, is_table, read_table
 from featcache.trees import Disk, Names
 
 _REQUESTS = 32
@@ -91,28 +94,81 @@ class Folder:
 
 
 class Table(Folder):
-    """Images that a manifest lists; see `Source`. Their paths are relative to its folder, or URLs."""
+    """Images that a manifest lists; see `Source`. Their paths are relative to its folder, or URLs.
 
-    def __init__(self, name: str) -> None:
+    Parameters
+    ----------
+    label_column, skip_missing : see `read_table`.
+    """
+
+    def __init__(self, name: str, label_column: str | None = None, skip_missing: bool = False) -> None:
         at = name.rpartition("/")[0] if remote.is_url(name) else str(Path(name).parent)
         super().__init__(at)
-        self.name = name
+        self.name, self._label_column, self._skip_missing = name, label_column, skip_missing
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
-        return read_table(self.name, content, self._as_id)
+        return self._read(self.name, content, self.root)
 
-    def _as_id(self, name: str) -> str:
-        """Paths become relative, so that an id says the same on every machine; those on this one must be there."""
+    def _read(self, name: str, content: bytes, folder: str) -> Listing:
+        resolve = partial(self._resolve, folder)
+        return read_table(name, content, resolve, label_column=self._label_column, skip_missing=self._skip_missing)
+
+    def _resolve(self, folder: str, name: str) -> tuple[str, bool]:
+        """Paths become relative to the root, so that an id says the same on every machine; and whether it is there."""
         if remote.is_url(name):
-            return remote.relative(name, self.root)
+            return remote.relative(name, self.root), True
         if remote.is_url(self.root):
-            return remote.relative(remote.join(self.root, name), self.root)
-        place = Path(self.root, name)
-        if not place.is_file():
-            raise FileNotFoundError(f"there is no file {place}")
-        return Path(os.path.relpath(place, self.root)).as_posix()
+            return remote.relative(remote.join(self.root, name), self.root), True
+        place = Path(folder, name)
+        is_there = place.is_file()
+        if not is_there and "\\" in name and (windows := Path(folder, name.replace("\\", "/"))).is_file():
+            place, is_there = windows, True
+        return Path(os.path.relpath(place, self.root)).as_posix(), is_there
+
+
+class MetadataFolder(Table):
+    """A folder with metadata.csv or metadata.jsonl, its own or one in each split's folder; see `Source`.
+
+    As Hugging Face's "imagefolder": columns `file_name`, relative to the file's folder, and a label.
+    """
+
+    def __init__(
+        self, folder: Path, files: Sequence[Path], label_column: str | None = None, skip_missing: bool = False
+    ) -> None:
+        super().__init__(str(folder / "metadata"), label_column, skip_missing)
+        self.name, self._files = str(folder), files
+
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+        """See `Source`."""
+        entries: list[Entry] = []
+        notes: list[str] = []
+        several, label_column = False, None
+        for file in self._files:
+            found = self._read(str(file), file.read_bytes(), str(file.parent))
+            entries += [replace(entry, split=entry.split or _split_of(entry.id)) for entry in found.entries]
+            several |= found.several
+            label_column = found.label_column
+            notes += [f"labels from {file.name}"] if not notes else []
+            notes += [note for note in found.notes if note not in notes]
+        listed = {entry.id for entry in entries}
+        images = Disk(Path(self.root)).images("", Counter())
+        if others := sum(name not in listed for name in images):
+            ignored[f"images that {self._files[0].name} does not list"] += others
+        return Listing(entries, several, tuple(notes), label_column)
+
+
+def _split_of(name: str) -> str | None:
+    """The split that the first folder of an id stands for."""
+    return split_of(name.partition("/")[0])
+
+
+def find_metadata(folder: Path, label_column: str | None = None) -> list[Path]:
+    """The metadata files of a folder of images and labels: its own, or those of its splits' folders."""
+    folders = [folder, *(path for path in sorted(folder.iterdir()) if split_of(path.name))]
+    files = [path / name for path in folders for name in ("metadata.csv", "metadata.jsonl")]
+    return [file for file in files if file.is_file() and has_labels(str(file), file.read_bytes(), label_column)]
 
 
 def names_images(data: str | os.PathLike[str]) -> bool:
@@ -122,20 +178,35 @@ def names_images(data: str | os.PathLike[str]) -> bool:
     return there or (remote.is_url(name) and not name.lower().endswith((".h5", ".hdf5")))
 
 
-def open_source(data: str | os.PathLike[str]) -> Source:
-    """What this names, see `read_manifest`; nothing but its kind is looked at. Raises EmptyFolderError."""
-    name = os.fspath(data)
-    if is_shards(name):
-        return Shards(name)
-    if remote.is_url(name):
-        return Table(name) if is_table(name) else Folder(name)
-    path = Path(name)
-    if path.is_dir():
-        return HuggingFace(path) if is_saved_dataset(path) else Folder(str(path))
-    if path.is_file():
-        _refuse_single_file(path)
-        return Table(str(path))
-    raise EmptyFolderError(f"{path} does not exist. Give a folder of class folders, or a CSV manifest.")
+def open_source(data: str | os.PathLike[str], *, label_column: str | None = None, skip_missing: bool = False) -> Source:
+    """What this names, see `read_manifest`; nothing but its kind is looked at.
+
+    Raises
+    ------
+    EmptyFolderError. DataLayoutError : columns are asked for, and there are none.
+    """
+    name, path = os.fspath(data), Path(data)
+    is_url = remote.is_url(name)
+    if not is_shards(name):
+        if not is_url and (files := find_image_tables(name)):
+            return HuggingFace(name, files, label_column)
+        if is_table(name) and (is_url or path.is_file()):
+            return Table(name, label_column, skip_missing)
+        if not is_url and path.is_dir():
+            if is_saved_dataset(path):
+                return HuggingFace(name, (), label_column)
+            if metadata := find_metadata(path, label_column):
+                return MetadataFolder(path, metadata, label_column, skip_missing)
+        elif not is_url and path.is_file():
+            _refuse_single_file(path)
+            return Table(name, label_column, skip_missing)
+        elif not is_url:
+            raise EmptyFolderError(f"{path} does not exist. Give a folder of class folders, or a CSV manifest.")
+    if label_column is not None or skip_missing:
+        raise DataLayoutError(
+            f"{name} has no columns: --label-column and --skip-missing are for CSV, Parquet and Hugging Face's data."
+        )
+    return Shards(name) if is_shards(name) else Folder(name if is_url else str(path))
 
 
 def _refuse_single_file(path: Path) -> None:

@@ -1,92 +1,270 @@
-"""Manifests: tables of images, their labels and splits, in CSV or Parquet."""
+"""Manifests: tables of images, their labels and splits, in CSV, JSON lines or Parquet."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from featcache.columns import choose_label, find_column, hides_label, label_note
 from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.labels import SEPARATOR
+from featcache.phrases import brief
+from featcache.samples import UNLABELLED
 
-_NEEDED, _KNOWN = ("path", "label"), ("path", "label", "split", "sha256", "group")
+PATH_NAMES = ("path", "file_name", "filename", "filepath", "image_path", "image")
+_EXPECTED = "the columns path,label[,split][,sha256]"
+_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+Resolve = Callable[[str], tuple[str, bool]]
+"""From a path as the manifest has it to an id, and whether a file is there."""
 
 _Row = tuple[int, dict[str, str | None]]
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table that are read; notes say which these are."""
+
+    path: str
+    label: str
+    split: str | None
+    sha256: str | None
+    group: str | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def used(self) -> list[str]:
+        """Those that there are."""
+        return [name for name in (self.path, self.label, self.split, self.sha256, self.group) if name]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows as (number, cells by column), read one after the other. unit : what a number counts."""
+
+    columns: _Columns
+    rows: Iterator[_Row]
+    unit: str = "line"
+
+
 def is_table(name: str) -> bool:
     """Whether a name is that of a manifest."""
-    return name.lower().endswith((".csv", ".parquet"))
+    return name.lower().endswith(_ENDINGS)
 
 
-def read_table(name: str, content: bytes, as_id: Callable[[str], str]) -> Listing:
-    """The images that a manifest lists, and whether any has several labels.
+def has_images(path: Path) -> bool:
+    """Whether a Parquet file holds the images themselves, as those of Hugging Face do: a column {bytes, path}."""
+    try:
+        from pyarrow import ArrowException, parquet, types
+    except ImportError:
+        return False  # whoever reads it says what to install
+    try:
+        schema = parquet.read_schema(path)
+    except (ArrowException, OSError):
+        return False
+    return any(
+        column.type.get_field_index("bytes") >= 0
+        if types.is_struct(column.type)
+        else types.is_binary(column.type) and column.name.lower().startswith(("image", "img", "jpg", "jpeg", "png"))
+        for column in schema
+    )
+
+
+def has_labels(name: str, content: bytes, label_column: str | None = None) -> bool:
+    """Whether a table lists images and their labels; it may also hold captions, boxes or something else."""
+    try:
+        return bool(_open(name, content, label_column))
+    except DataLayoutError:
+        return False
+
+
+def read_table(
+    name: str,
+    content: bytes,
+    resolve: Resolve,
+    *,
+    label_column: str | None = None,
+    skip_missing: bool = False,
+) -> Listing:
+    """The images that a manifest lists.
 
     Parameters
     ----------
-    name : what messages call it; one that ends in .parquet is Parquet, any other CSV. content : its bytes.
-    as_id : from a path as the manifest has it to an id.
+    name : what messages call it; its end says what it is: .parquet, .jsonl, any other is CSV.
+    content : its bytes.
+    resolve : from a path as the manifest has it to an id, and whether a file is there.
+    label_column : the column of the labels; None looks for one, see `choose_label`.
+    skip_missing : list images whose files are missing, too, to be skipped with a reason.
 
     Raises
     ------
     DataLayoutError, MissingExtraError
     """
-    parquet = name.lower().endswith(".parquet")
-    rows = list(_parquet_rows(name, content) if parquet else _csv_rows(name, content))
-    several = any(SEPARATOR in (row["label"] or "") for _, row in rows)
-    entries: list[Entry] = []
-    seen: dict[str, int] = {}
-    what = "row" if parquet else "line"
+    table = _open(name, content, label_column)
+    columns, rows = table.columns, list(table.rows)
+    labels = [row[columns.label] for _, row in rows]
+    several = any(SEPARATOR in (label or "") for label in labels)
+    hidden = not several and hides_label({(label or "").strip() for label in labels} - {""})
+    entries: dict[str, Entry] = {}
+    lines: dict[str, int] = {}
+    missing: list[str] = []
+    repeated, turned = 0, 0
     for number, row in rows:
-        where = f"{name}, {what} {number}"
-        entry = _entry(where, row, several, as_id)
-        if entry.id in seen:
-            raise DataLayoutError(f"{where}: {entry.id} stands already in {what} {seen[entry.id]}")
-        seen[entry.id] = number
-        entries.append(entry)
-    return Listing(entries, several)
+        where = f"{name}, {table.unit} {number}"
+        entry, is_there = _entry(where, row, columns, several, hidden, resolve)
+        if entry.id in entries:
+            if replace(entries[entry.id], sha256=None) != replace(entry, sha256=None):
+                raise DataLayoutError(f"{where}: {entry.id} stands already in {table.unit} {lines[entry.id]}")
+            repeated += 1
+            continue
+        entries[entry.id], lines[entry.id] = entry, number
+        missing += [] if is_there else [f"{row[columns.path]} ({table.unit} {number})"]
+        turned += "\\" in (row[columns.path] or "") and "\\" not in entry.id
+    if missing and not skip_missing:
+        raise DataLayoutError(
+            f"{name}: {len(missing)} of {len(entries)} files are missing: {brief(missing, 3)}. Paths are relative to "
+            f"{os.path.dirname(name) or 'its folder'}. Correct them, or leave these images out with --skip-missing."
+        )
+    notes = list(columns.notes)
+    notes += [f"{len(missing)} of {len(entries)} files are missing: skipped"] if missing else []
+    notes += [f"{repeated} rows repeat an earlier row: counted once"] if repeated else []
+    notes += [f"{turned} paths with backslashes were read with slashes"] if turned else []
+    return Listing(list(entries.values()), several, tuple(notes), columns.label)
 
 
-def _csv_rows(name: str, content: bytes) -> Iterator[_Row]:
+def _open(name: str, content: bytes, label_column: str | None) -> _Table:
+    end = name.lower().rpartition(".")[2]
+    return {"parquet": _open_parquet, "jsonl": _open_json_lines}.get(end, _open_csv)(name, content, label_column)
+
+
+def _open_csv(name: str, content: bytes, label_column: str | None) -> _Table:
     try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        _check_columns(f"{name}: the first line must name", reader.fieldnames or [])
-        for row in reader:
-            yield reader.line_num, row
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataLayoutError(f"{name} is not a CSV file in UTF-8: {error}") from error
+    if text.lstrip()[:1] in ("[", "{"):
+        raise DataLayoutError(
+            f"{name} looks like JSON, not like CSV: its first line must name {_EXPECTED}. JSON with a record a line is "
+            "read from a file that ends in .jsonl."
+        )
+    delimiter = _delimiter(text.partition("\n")[0])
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header = next(reader, [])
+        columns = _choose_columns(f"{name}: the first line must name", name, header, label_column)
+    except csv.Error as error:
+        raise DataLayoutError(f"{name} is not a CSV file in UTF-8: {error}") from error
+    if delimiter != ",":
+        columns.notes.append(f"columns separated by {'tabs' if delimiter == chr(9) else delimiter}")
+    return _Table(columns, _csv_rows(name, header, columns, reader))
+
+
+def _delimiter(header: str) -> str:
+    """What separates the columns: a comma, unless the first line has none but another one."""
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+
+
+def _csv_rows(name: str, header: Sequence[str], columns: _Columns, reader: Any) -> Iterator[_Row]:
+    needed = 1 + max(header.index(columns.path), header.index(columns.label))
+    try:
+        for cells in reader:
+            if not cells:  # an empty line
+                continue
+            if len(cells) < needed:
+                raise DataLayoutError(
+                    f"{name}, line {reader.line_num}: {columns.path} and {columns.label} must not be empty"
+                )
+            if any(cells[len(header) :]):
+                raise DataLayoutError(
+                    f"{name}, line {reader.line_num}: {len(cells)} cells, the first line names {len(header)} columns: "
+                    f'{" | ".join(cells)}. Put quotes around a text with a comma in it: "{",".join(cells[1:])}"'
+                )
+            padded = [*cells, *[None] * (len(header) - len(cells))]
+            yield reader.line_num, dict(zip(header, padded, strict=False))
+    except csv.Error as error:
         raise DataLayoutError(f"{name} is not a CSV file in UTF-8: {error}") from error
 
 
-def _parquet_rows(name: str, content: bytes) -> Iterator[_Row]:
+def _open_json_lines(name: str, content: bytes, label_column: str | None) -> _Table:
+    records = []
     try:
-        from pyarrow import ArrowException, compute, parquet
+        for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
+            if line.strip():
+                record = json.loads(line)
+                records.append((number, {key: _json_text(value) for key, value in record.items()}))
+    except (ValueError, AttributeError) as error:
+        raise DataLayoutError(f"{name} does not hold a JSON record in each line: {first_line(error)}") from error
+    header = list(dict.fromkeys(key for _, record in records for key in record))
+    columns = _choose_columns(f"{name} must have", name, header, label_column)
+    rows = ((number, {column: record.get(column) for column in columns.used}) for number, record in records)
+    return _Table(columns, rows)
+
+
+def _json_text(value: Any) -> str | None:
+    if isinstance(value, list):
+        return SEPARATOR.join(map(str, value)) if len(value) != 1 else f"{value[0]}"
+    return None if value is None else str(value)
+
+
+def _open_parquet(name: str, content: bytes, label_column: str | None) -> _Table:
+    try:
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingExtraError.of("pyarrow", "parquet") from error
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
-        _check_columns(f"{name} must have", file.schema_arrow.names)
-        columns = [column for column in _KNOWN if column in file.schema_arrow.names]
-        number = 0
-        for batch in file.iter_batches(columns=columns):
-            texts = [compute.cast(batch[column], "string").to_pylist() for column in columns]
-            for values in zip(*texts, strict=True):
+    except ArrowException as error:
+        raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
+    columns = _choose_columns(f"{name} must have", name, file.schema_arrow.names, label_column)
+    return _Table(columns, _parquet_rows(name, file, columns), "row")
+
+
+def _parquet_rows(name: str, file: Any, columns: _Columns) -> Iterator[_Row]:
+    from pyarrow import ArrowException, compute, types
+
+    number = 0
+    try:
+        for batch in file.iter_batches(columns=columns.used):
+            cells = []
+            for column in columns.used:
+                values = batch[column]
+                if types.is_floating(values.type):  # pandas writes missing numbers as NaN
+                    values = compute.if_else(compute.is_nan(values), None, values)
+                cells.append(compute.cast(values, "string").to_pylist())
+            for row in zip(*cells, strict=True):
                 number += 1
-                yield number, dict(zip(columns, values, strict=True))
+                yield number, dict(zip(columns.used, row, strict=True))
     except ArrowException as error:
         raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
 
 
-def _check_columns(where: str, columns: Any) -> None:
-    if any(name not in columns for name in _NEEDED):
-        raise DataLayoutError(f"{where} the columns path,label[,split][,sha256]; found {','.join(columns)}")
+def _choose_columns(where: str, name: str, header: Sequence[str], label_column: str | None) -> _Columns:
+    path = find_column(header, PATH_NAMES)
+    label = choose_label(name, header, label_column) if path else None
+    if path is None or label is None:
+        raise DataLayoutError(f"{where} {_EXPECTED}; found {','.join(header[:8])}{',...' if len(header) > 8 else ''}")
+    notes = [label_note(label, header)]
+    notes += [f"path column: {path}"] if path != "path" else []
+    split, sha256, group = (find_column(header, (name,)) for name in ("split", "sha256", "group"))
+    return _Columns(path, label, split, sha256, group, notes)
 
 
-def _entry(where: str, row: dict[str, str | None], several: bool, as_id: Callable[[str], str]) -> Entry:
-    name, label, split, sha256 = row["path"], row["label"], row.get("split") or None, row.get("sha256") or None
-    if not name or label is None or not (label.strip() or several):
-        raise DataLayoutError(f"{where}: path and label must not be empty")
+def _entry(
+    where: str, row: dict[str, str | None], columns: _Columns, several: bool, hidden: bool, resolve: Resolve
+) -> tuple[Entry, bool]:
+    name, label = row[columns.path], row[columns.label]
+    split = (row.get(columns.split) if columns.split else None) or None
+    sha256 = (row.get(columns.sha256) if columns.sha256 else None) or None
+    group = ((row.get(columns.group) if columns.group else None) or "").strip()
+    if not name:
+        raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
     if split is not None and split not in SPLIT_NAMES:
         raise DataLayoutError(f"{where}: split is {split!r}; it must be train, val or test")
     try:
@@ -95,11 +273,14 @@ def _entry(where: str, row: dict[str, str | None], several: bool, as_id: Callabl
             raise ValueError
     except ValueError:
         raise DataLayoutError(f"{where}: sha256 is {sha256!r}; it must be 64 hexadecimal digits") from None
-    classes = tuple(part.strip() for part in label.split(SEPARATOR)) if label.strip() else ()
+    label = (label or "").strip()
+    classes = tuple(part.strip() for part in label.split(SEPARATOR)) if label else ()
     if "" in classes:
         raise DataLayoutError(f"{where}: an empty label stands in {label!r}")
-    try:
-        name = as_id(name)
-    except FileNotFoundError as error:
-        raise DataLayoutError(f"{where}: {error}") from None
-    return Entry(name, classes, SPLIT_NAMES[split] if split else None, content, (row.get("group") or "").strip())
+    split = SPLIT_NAMES[split] if split else None
+    if split == "train" and not (classes or several):
+        raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
+    name, is_there = resolve(name)
+    if not several and (not classes or (hidden and label == "-1")):
+        return Entry(name, (), UNLABELLED, content, group), is_there
+    return Entry(name, classes, split, content, group), is_there

@@ -50,7 +50,7 @@ class Update:
     problem : of the old cache's marks of what is there. views : K before and after. carried : images whose features
     are taken over. extracted : images that went through the network, in shown views. ignored, conflicts, skipped : as
     in `Extraction`. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
-    note : what the user should know of the network's engine.
+    note : what the user should know of the network's engine. data_notes : how the data was read, see `Manifest`.
     """
 
     path: Path
@@ -68,6 +68,7 @@ class Update:
     estimate: Estimate | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    data_notes: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -77,7 +78,9 @@ class Update:
     def __str__(self) -> str:
         """For people."""
         if self.nothing:
-            return "\n".join([f"{self.path} is up to date", *notes(self.ignored, self.conflicts, self.skipped)])
+            return "\n".join(
+                [f"{self.path} is up to date", *self.data_notes, *notes(self.ignored, self.conflicts, self.skipped)]
+            )
         lines = [f"{len(names)} {kind} (for example {printable(names[0])})" for kind, names in self.changes.items()]
         lines += [f"{len(self.damaged)} damaged (for example {printable(self.damaged[0])})"] if self.damaged else []
         lines += [f"damaged: {self.problem}"] if self.problem else []
@@ -85,7 +88,7 @@ class Update:
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
-        lines += notes(self.ignored, self.conflicts, self.skipped)
+        lines += [*self.data_notes, *notes(self.ignored, self.conflicts, self.skipped)]
         if self.cache:
             lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
         return "\n".join(lines)
@@ -108,6 +111,7 @@ class Update:
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "seconds": self.seconds,
             "note": self.note,
+            "data_notes": list(self.data_notes),
         }
 
 
@@ -118,6 +122,8 @@ def update(
     views: int | None = None,
     weights: str | None = None,
     allow_leak: bool | None = None,
+    label_column: str | None = None,
+    skip_missing: bool | None = None,
     retry: bool = False,
     dry_run: bool = False,
     **machine: Unpack[Machine],
@@ -131,8 +137,8 @@ def update(
     Parameters
     ----------
     views : K; None keeps it. weights : where the network's weights lie now, if they have moved.
-    allow_leak : see `read_manifest`; None does as the cache was made. retry : try skipped images again, though
-        nothing has changed.
+    allow_leak, label_column, skip_missing : see `read_manifest`; None does as the cache was made.
+    retry : try skipped images again, though nothing has changed.
     dry_run : change nothing; say what would be done, and measure what it would cost.
     machine : see `Machine`; all that decides a feature is the cache's own.
 
@@ -142,7 +148,8 @@ def update(
     """
     watch, progress = Stopwatch(), machine.get("progress")
     old = FeatureCache.open(on_disk(path), damaged=True)
-    options = {**old.split_options, **({} if allow_leak is None else {"allow_leak": allow_leak})}
+    changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
+    options = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with watch.phase("hash"):
         manifest = read_manifest(data, **options, progress=progress)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
@@ -158,6 +165,7 @@ def update(
         ignored=manifest.ignored,
         conflicts=manifest.conflicts(),
         skipped=old.skipped,
+        data_notes=manifest.notes,
     )
     if result.nothing and not (retry and old.skipped):
         if machine.get("strict"):

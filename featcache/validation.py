@@ -33,7 +33,7 @@ def cross_validate(
     rows = np.flatnonzero(fold >= 0)
     if not len(rows):
         raise HeadError(f"no class has {features.samples.two_distinct}, so nothing can be left out")
-    flat, clean, samples = features.flatten(use), features.clean(), features.samples
+    flat, clean, samples = features.flatten(use), features.lazy_view(0), features.samples
     predicted, shares = np.zeros_like(features.y, np.int64), np.zeros((len(fold), len(samples.classes)))
     given = True
     for number in np.unique(fold[rows]):

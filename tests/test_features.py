@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from caches import finished, values
+from featcache.blocks import Rows
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
 from featcache.samples import Samples
@@ -84,3 +88,17 @@ def test_groups_join_exactly_the_views_and_copies_of_an_image_and_each_image_wei
 def test_flatten_copies_no_features() -> None:
     two = features([1, 2], views=3)
     assert np.shares_memory(two.flatten().x, two.x)
+
+
+@pytest.mark.parametrize("skipped", [[], [2]])
+def test_clean_features_are_an_array_whatever_was_skipped(tmp_path: Path, skipped: list[int]) -> None:
+    cache = finished(tmp_path / "cache.h5", dict.fromkeys(skipped, "broken"))
+    train = cache.features("train")
+    rows = [row for row in range(7) if row not in skipped]
+    for view in (0, 2):
+        x = train.view(view)
+        assert isinstance(x, np.ndarray)
+        np.testing.assert_array_equal(x, values(rows)[:, view].astype(np.float16))
+        assert x.astype(np.float32).mean() == pytest.approx(values(rows)[:, view].mean())
+    assert isinstance(train.clean(), np.ndarray)
+    assert isinstance(train.lazy_view(0), Rows if skipped else np.ndarray)

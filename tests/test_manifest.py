@@ -432,8 +432,18 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
         ("path", "x/000.png", "{csv}: the first line must name the columns path,label[,split][,sha256]; found path"),
         ("path,label", ",a", "{csv}, line 2: path and label must not be empty"),
         ("path,label", "x/000.png", "{csv}, line 2: path and label must not be empty"),
-        ("path,label", "x/009.png,a", "{csv}, line 2: there is no file {root}/x/009.png"),
-        ("path,label", "x,a", "{csv}, line 2: there is no file {root}/x"),
+        (
+            "path,label",
+            "x/009.png,a",
+            "{csv}: 1 of 1 files are missing: x/009.png (line 2). Paths are relative to {root}. Correct them, or leave "
+            "these images out with --skip-missing.",
+        ),
+        (
+            "path,label",
+            "x,a",
+            "{csv}: 1 of 1 files are missing: x (line 2). Paths are relative to {root}. Correct them, or leave these "
+            "images out with --skip-missing.",
+        ),
         (
             "path,label,split",
             "x/000.png,a,holdout",

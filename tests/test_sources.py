@@ -297,6 +297,36 @@ def test_which_answers_of_a_server_are_worth_another_try(status: int, again: boo
     assert remote._may_pass(error) is again
 
 
+ODD_NAMES = ("50%.png", "a b+c.png", "a#1.png", "why?.png", "größe.png", "a&amp;b.png", "%41.png", "it's (1), [2].png")
+
+
+def test_names_of_http_are_those_of_the_folder(root: Path, web: str) -> None:
+    for number, name in enumerate(ODD_NAMES):
+        folder = root / ("train/größe & co", "train/100% #1?")[number % 2]
+        folder.mkdir(exist_ok=True)
+        shutil.copy(root / "train/ants/000.png", folder / name)
+        with (folder / name).open("ab") as file:
+            file.write(name.encode())
+    expected = read_manifest(root)
+    assert {"größe & co", "100% #1?"} < set(expected.samples.classes)
+    found = read_manifest(web)
+    the_same(found, expected)
+    assert [found.read(row) for row in range(len(found.samples))] == [
+        expected.read(row) for row in range(len(expected.samples))
+    ]
+    the_same(read_manifest(f"{web}/{as_csv(root, 'path', 'label', 'split').name}"), expected)
+
+
+def test_a_whole_url_below_an_http_folder_becomes_a_plain_name() -> None:
+    root = "https://example.org/my%20pets"
+    assert remote.join(root, "a b/50%.png") == "https://example.org/my%20pets/a%20b/50%25.png"
+    assert remote.relative("https://example.org/my%20pets/a%20b/50%25.png", root) == "a b/50%.png"
+    signed = "https://example.org/my%20pets/a.png?signature=1"
+    assert remote.join(root, remote.relative(signed, root)) == signed
+    slash = "https://example.org/my%20pets/a%2Fb.png"
+    assert remote.join(root, remote.relative(slash, root)) == slash
+
+
 def test_urls_are_joined_and_taken_apart() -> None:
     assert remote.join("s3://bucket/pets", "train/ants/1.jpg") == "s3://bucket/pets/train/ants/1.jpg"
     assert remote.join("s3://bucket/pets", "../other/1.jpg") == "s3://bucket/other/1.jpg"
@@ -333,7 +363,7 @@ def test_an_image_elsewhere_keeps_its_url_as_id(root: Path, tmp_path: Path) -> N
 def test_labels_that_lie_beside_images(tmp_path: Path, labels: dict[str, bytes], expected: list[str]) -> None:
     images = {f"{key}.png": key.encode() for key in "abc"}
     source = open_source(as_tar(tmp_path / "train.tar", {**labels, **images}))
-    entries, several, _ = source.entries(__import__("collections").Counter())
+    entries, several, *_ = source.entries(__import__("collections").Counter())
     assert [(one.id, one.classes, one.split) for one in sorted(entries, key=lambda one: one.id)] == [
         (f"train/{key}.png", (label,), "train") for key, label in zip("abc", expected, strict=True)
     ]

@@ -36,6 +36,8 @@ from featcache_cli import options
 @options.seed_option
 @options.val_fraction_option
 @options.allow_leak_option
+@options.label_column_option
+@options.skip_missing_option
 @options.as_json
 def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
     """Compare cached heads, frozen-per-epoch, LP-FT, fine-tuning and from-scratch on DATA, down to a verdict."""

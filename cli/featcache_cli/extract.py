@@ -39,9 +39,9 @@ from featcache_cli import options
 def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once over every image and view of DATA, into a cache.
 
-    DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV or Parquet manifest (path,label[,split]), either
-    of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a saved Hugging Face data set. A run
-    that was stopped goes on where it was.
+    DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
+    (path,label[,split]), either of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a data
+    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). A run that was stopped goes on where it was.
     """
     import featcache
 

@@ -16,7 +16,8 @@ GROUPS = {
     "What learns": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
     "How": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
             "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
-    "Which images": ("val_fraction", "split_seed", "allow_leak", "max_pixels", "image_cache"),
+    "Which images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels",
+                     "image_cache"),
     "The machine": ("workers", "device", "precision", "compile"),
 }  # fmt: skip
 

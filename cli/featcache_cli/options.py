@@ -46,6 +46,14 @@ val_fraction_option = click.option(
 allow_leak_option = click.option(
     "--allow-leak", is_flag=True, help="Go on where images of val or test are in train, too."
 )
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="The column of the labels. [default: label, or the only one it may be]"
+)
+skip_missing_option = click.option(
+    "--skip-missing",
+    is_flag=True,
+    help="Skip images of a manifest whose files are missing, and list them.",
+)
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=178_956_970, show_default=True, help="Larger images are skipped."
 )
@@ -53,6 +61,8 @@ data_options = _all(
     val_fraction_option,
     click.option("--split-seed", default=0, show_default=True, help="Seed of that split."),
     allow_leak_option,
+    label_column_option,
+    skip_missing_option,
     max_pixels_option,
 )
 machine_options = _all(

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, shorten
 
 _RESULT = "featcache.result"  # keys of a click context's `meta`, which a command shares with its group
 _STARTED = "featcache.started"
@@ -124,7 +124,7 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and not isinstance(error, FeatcacheError):
-        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+        return shorten(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     return str(error) or type(error).__name__
 
 

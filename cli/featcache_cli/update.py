@@ -16,6 +16,8 @@ from featcache_cli import options
 @click.option("--weights", help="Where the network's weights lie now, if they have moved.")
 @click.option("--retry", is_flag=True, help="Try the images again that were skipped.")
 @click.option("--allow-leak", is_flag=True, default=None, help="Take images that are in train and in val or test.")
+@options.label_column_option
+@click.option("--skip-missing", is_flag=True, default=None, help="Skip images whose files are missing.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done and what it would cost.")
 @options.batch_size_option
 @options.machine_options

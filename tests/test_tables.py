@@ -1,0 +1,237 @@
+"""Manifests as people bring them: spreadsheets, other separators, lists of files that are not all there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from featcache.cache import FeatureCache
+from featcache.errors import DataLayoutError
+from featcache.extraction import extract
+from featcache.manifest import Manifest, read_manifest
+from featcache.updating import update
+from toys import toy_backbone
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def root(make_folder: MakeFolder) -> Path:
+    """x/000.png to x/007.png."""
+    return make_folder({"x": 8})
+
+
+def write(root: Path, *lines: str, name: str = "list.csv") -> Path:
+    path = root / name
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def rows(*labels: str, sep: str = ",") -> list[str]:
+    return [f"x/{number:03d}.png{sep}{label}" for number, label in enumerate(labels)]
+
+
+def labels_of(manifest: Manifest) -> dict[str, str]:
+    samples = manifest.samples
+    return {
+        name.removeprefix("x/").removesuffix(".png"): samples.classes[label] if label >= 0 else ""
+        for name, label in zip(samples.ids, samples.labels, strict=True)
+    }
+
+
+def refusal(path: Path, **options: object) -> str:
+    with pytest.raises(DataLayoutError) as caught:
+        read_manifest(path, **options)
+    return str(caught.value)
+
+
+TWO = {f"{number:03d}": "dog" if number % 2 else "cat" for number in range(8)}
+LABELS = tuple(TWO.values())
+
+
+def test_a_row_with_more_cells_than_columns_is_refused_with_the_cure(root: Path) -> None:
+    path = write(root, "path,label", "x/000.png,dog, golden", "x/001.png,cat")
+    assert refusal(path) == (
+        f"{path}, line 2: 3 cells, the first line names 2 columns: x/000.png | dog |  golden. Put quotes around a text "
+        'with a comma in it: "dog, golden"'
+    )
+    path = write(root, "path,label", 'x/000.png,"dog, golden"', *rows(*LABELS)[1:])
+    assert labels_of(read_manifest(path)) == {**TWO, "000": "dog, golden"}
+
+
+def test_empty_cells_at_the_end_of_a_row_say_nothing(root: Path) -> None:
+    assert labels_of(read_manifest(write(root, "path,label", *(f"{row},," for row in rows(*LABELS))))) == TWO
+
+
+@pytest.mark.parametrize(("sep", "note"), [(";", "columns separated by ;"), ("\t", "columns separated by tabs")])
+def test_other_separators_are_read(root: Path, sep: str, note: str) -> None:
+    manifest = read_manifest(write(root, f"path{sep}label", *rows(*LABELS, sep=sep)))
+    assert labels_of(manifest) == TWO
+    assert manifest.notes == ("label column: label", note)
+
+
+def test_names_of_columns_in_another_case_and_with_spaces(root: Path) -> None:
+    manifest = read_manifest(write(root, "Path, Label ", *rows(*LABELS)))
+    assert labels_of(manifest) == TWO
+    assert manifest.notes == ("label column:  Label ", "path column: Path")
+
+
+def test_backslashes_of_windows(root: Path) -> None:
+    manifest = read_manifest(write(root, "path,label", *(row.replace("/", "\\") for row in rows(*LABELS))))
+    assert labels_of(manifest) == TWO
+    assert manifest.notes[-1] == "8 paths with backslashes were read with slashes"
+
+
+def test_a_row_that_repeats_another_is_no_error(root: Path) -> None:
+    manifest = read_manifest(write(root, "path,label", *rows(*LABELS), rows(*LABELS)[0]))
+    assert labels_of(manifest) == TWO
+    assert manifest.notes[-1] == "1 rows repeat an earlier row: counted once"
+    assert "line 10: x/000.png stands already in line 2" in refusal(
+        write(root, "path,label", *rows(*LABELS), "x/000.png,dog")
+    )
+
+
+def test_missing_files_are_counted_and_a_few_named(root: Path) -> None:
+    path = write(root, "path,label", *rows(*LABELS), *(f"gone/{number}.png,cat" for number in range(20)))
+    assert refusal(path) == (
+        f"{path}: 20 of 28 files are missing: gone/0.png (line 10), gone/1.png (line 11), gone/2.png (line 12) and 17 "
+        f"more. Paths are relative to {root}. Correct them, or leave these images out with --skip-missing."
+    )
+
+
+def test_missing_files_are_skipped_and_listed_on_demand(root: Path, tmp_path: Path) -> None:
+    path = write(root, "path,label", *rows(*LABELS), "gone/0.png,cat", "gone/1.png,dog")
+    found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1, skip_missing=True)
+    assert sorted(name for name, _ in found.skipped) == ["gone/0.png", "gone/1.png"]
+    assert "2 of 10 files are missing: skipped" in str(found)
+    assert FeatureCache.open(tmp_path / "cache.h5").split_options["skip_missing"] is True
+    assert update(tmp_path / "cache.h5", path).nothing
+
+
+def test_json_given_as_csv_is_called_that_on_one_screen(root: Path) -> None:
+    path = root / "list.csv"
+    path.write_text(json.dumps([{"path": f"x/{number}.png", "label": "cat"} for number in range(20_000)]))
+    assert path.stat().st_size > 700_000
+    assert refusal(path) == (
+        f"{path} looks like JSON, not like CSV: its first line must name the columns path,label[,split][,sha256]. JSON "
+        "with a record a line is read from a file that ends in .jsonl."
+    )
+
+
+def test_a_first_line_of_many_cells_is_cut_short(root: Path) -> None:
+    path = write(root, ",".join(f"column {number}" for number in range(100_000)))
+    assert len(refusal(path)) < 400
+
+
+def test_json_lines(root: Path) -> None:
+    records = [
+        {"file_name": row.split(",")[0], "label": label} for row, label in zip(rows(*LABELS), LABELS, strict=True)
+    ]
+    path = write(root, *map(json.dumps, records), name="list.jsonl")
+    assert labels_of(read_manifest(path)) == TWO
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "column", "note"),
+    [
+        ("path,label", {}, 0, "label column: label"),
+        ("path,label,class", {}, 0, "label column: label (not class; --label-column chooses)"),
+        ("path,source,Target", {}, 1, "label column: Target"),
+        ("path,class,label", {"label_column": "class"}, 0, "label column: class (not label; --label-column chooses)"),
+        ("path,breed,label", {"label_column": "breed"}, 0, "label column: breed (not label; --label-column chooses)"),
+    ],
+)
+def test_which_column_is_the_label(root: Path, header: str, options: dict[str, str], column: int, note: str) -> None:
+    cells = [("cat", "a"), ("dog", "b")]
+    lines = [f"x/{number:03d}.png,{','.join(cells[number % 2][: header.count(',')])}" for number in range(8)]
+    manifest = read_manifest(write(root, header, *lines), **options)
+    assert manifest.samples.classes == (("cat", "dog"), ("a", "b"))[column]
+    assert manifest.notes[0] == note
+
+
+def test_where_two_columns_may_be_the_label_the_user_says_which(root: Path) -> None:
+    path = write(root, "path,class,target", "x/000.png,a,b")
+    assert refusal(path) == (
+        f"{path} has 2 columns that may be the label: class, target. Name one: --label-column class"
+    )
+    assert refusal(path, label_column="breed") == f"{path} has no column 'breed'; it has path, class, target."
+
+
+def test_the_column_is_said_kept_and_used_again(root: Path, tmp_path: Path) -> None:
+    path = write(root, "path,class,target", *(f"{row},{number % 3}" for number, row in enumerate(rows(*LABELS))))
+    out = tmp_path / "cache.h5"
+    found = extract(path, out, backbone=toy_backbone(), views=0, workers=1, label_column="class")
+    assert "label column: class (not target; --label-column chooses)" in str(found).splitlines()
+    assert found.cache.samples.classes == ("cat", "dog")
+    assert update(out, path).nothing
+
+
+def test_a_folder_has_no_columns(split_folder: Path) -> None:
+    assert refusal(split_folder, label_column="class") == (
+        f"{split_folder} has no columns: --label-column and --skip-missing are for CSV, Parquet and Hugging Face's "
+        "data."
+    )
+
+
+@pytest.mark.parametrize("unknown", ["", "-1"])
+def test_rows_without_a_label_are_extracted_and_not_trained_on(root: Path, tmp_path: Path, unknown: str) -> None:
+    labels = ["0", "1", "0", "1", "0", "1", unknown, unknown]
+    path = write(root, "path,label", *rows(*labels))
+    found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=1, workers=1)
+    cache = found.cache
+    assert cache.samples.classes == ("0", "1")
+    assert not cache.samples.multilabel
+    features = cache.features("unlabelled")
+    assert features.samples.ids == ("x/006.png", "x/007.png")
+    assert features.y.tolist() == [-1, -1]
+    assert features.clean().shape == (2, 3)
+    assert features.views == 0
+    assert (
+        "2 of 8 images have no label (-1, null or empty): split unlabelled, extracted for prediction, not trained on "
+        "or scored"
+    ) in str(found)
+    assert cache.to_dict()["images_by_split"] == {"train": 4, "val": 2, "test": 0, "unlabelled": 2}
+
+
+def test_minus_one_among_minus_one_and_one_is_a_class(root: Path) -> None:
+    assert read_manifest(write(root, "path,label", *rows(*["-1", "1"] * 4))).samples.classes == ("-1", "1")
+
+
+def test_a_training_row_without_a_label_is_a_mistake(root: Path) -> None:
+    path = write(root, "path,label,split", "x/000.png,a,train", "x/001.png,b,train", "x/002.png,,train")
+    assert refusal(path) == f"{path}, line 4: path and label must not be empty"
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+@pytest.mark.parametrize("per_split", [False, True])
+def test_metadata_as_hugging_face_has_it(make_folder: MakeFolder, name: str, per_split: bool) -> None:
+    root = make_folder({"train": 4, "test": 2}, name="pets")
+    files = [path.relative_to(root) for path in sorted(root.rglob("*.png"))]
+    records = [{"file_name": str(file), "label": "ab"[number % 2]} for number, file in enumerate(files)]
+    for folder in ("train", "test") if per_split else (".",):
+        own = [
+            {**record, "file_name": record["file_name"].removeprefix(f"{folder}/")}
+            for record in records
+            if not per_split or record["file_name"].startswith(folder)
+        ]
+        if name.endswith(".csv"):
+            write(root / folder, "file_name,label", *(f"{one['file_name']},{one['label']}" for one in own), name=name)
+        else:
+            write(root / folder, *map(json.dumps, own), name=name)
+    (root / "train/more.png").write_bytes(b"x")
+    samples = (manifest := read_manifest(root)).samples
+    assert {name: samples.classes[label] for name, label in zip(samples.ids, samples.labels, strict=True)} == {
+        record["file_name"]: record["label"] for record in records
+    }
+    assert [samples.ids[row] for row in samples.rows("test")] == ["test/000.png", "test/001.png"]
+    assert manifest.ignored == {f"images that {name} does not list": 1}
+    assert manifest.read(0) == (root / samples.ids[0]).read_bytes()
+    assert manifest.notes == (f"labels from {name}", "label column: label", "path column: file_name")
+
+
+def test_metadata_without_labels_leaves_class_folders_as_they_are(split_folder: Path) -> None:
+    write(split_folder, "file_name,text", "train/ants/000.png,An ant.", name="metadata.csv")
+    assert read_manifest(split_folder).samples.classes == ("ants", "bees")
