@@ -16,6 +16,7 @@ from featcache.files import Progress
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
 from featcache.outcomes import Comparison, gather_outcomes
+from featcache.recipe import make_recipe
 from featcache.remote import called
 from featcache.report import human_duration, versions
 from featcache.routes import ROUTES
@@ -77,6 +78,8 @@ def compare(
     unknown = [route for route in routes if route not in ROUTES]
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
+    recipe = {"epochs": 10, "batch_size": 32, "lr": 0.01, **(recipe or {})}
+    make_recipe(recipe)  # a bad field is told before hours of extraction, as a bad head is
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
     if head not in ("sgd", "auto", *FAMILIES):
@@ -98,7 +101,7 @@ def compare(
         "weights": weights,
         "views": views,
         "head": head,
-        "recipe": {"epochs": 10, "batch_size": 32, "lr": 0.01, **(recipe or {})},
+        "recipe": recipe,
         "precision": precision,
         "train_precision": train_precision,
         "images": {split: len(samples.rows(split)) for split in ("train", "val", "test")},
@@ -113,7 +116,9 @@ def compare(
             f"no route fits into {human_duration(budget_s or 0)}: {'; '.join(map(str, work.left_out))}. Give a larger "
             "budget, or fewer views, epochs or images."
         )
-    outcomes = [outcome for route, found in runs.items() for outcome in gather_outcomes(route, found, work.folder)]
+    outcomes = [
+        outcome for route, found in runs.items() for outcome in gather_outcomes(route, found, work.folder, recipe)
+    ]
     curves, no_curves = work.curves() if "cached" in runs else ([], "")
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
     names = {"data": called(data), "weights": Path(weights).name}

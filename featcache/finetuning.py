@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,12 @@ from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
 from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
+from featcache.recipe import Recipe, make_recipe
 from featcache.report import Report, Stopwatch
 from featcache.run import Run
 from featcache.spec import EMBEDDED, Augment, ExtractSpec
 from featcache.starting import begin
-from featcache.training import Epoch, Recipe
+from featcache.training import Epoch
 from featcache.world import ALONE, World
 
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
@@ -187,10 +188,10 @@ def finetune(
     """
     watch = Stopwatch()
     if world.size > 1:
-        _check_together(world, _make_recipe(recipe, gentle=False), image_cache, compile)
+        _check_together(world, make_recipe(recipe), image_cache, compile)
         device = world.device(resolve_device(device))
         world.join(device)
-    out, recipe = Path(out), _make_recipe(recipe, gentle=init_head is not None)
+    out, recipe = Path(out), make_recipe(recipe, {} if init_head is None else GENTLE)
     plan = make_plan(
         mode,
         weights,
@@ -273,17 +274,6 @@ def finetune(
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     world.leave()
     return result
-
-
-def _make_recipe(recipe: Recipe | Mapping[str, Any] | None, gentle: bool) -> Recipe:
-    """The recipe, from some of its fields perhaps. Raises RunError for other fields, and for values that cannot be."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    try:
-        return Recipe(**{**(GENTLE if gentle else {}), **(recipe or {})})
-    except (TypeError, ValueError) as error:
-        known = ", ".join(field.name for field in fields(Recipe))
-        raise RunError(f"recipe: {error}. It takes {known}.") from error
 
 
 def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:

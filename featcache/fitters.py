@@ -181,6 +181,8 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
     features = train.first(0) if options.use_views == "clean" else train
     try:
         estimator, history = fit_sgd(features, val, recipe, seed=options.seed, on_epoch=on_epoch)
+    except ValueError as error:  # weights of other classes
+        raise HeadError(f"sgd: {error}") from error
     except RuntimeError as error:  # numbers that float32 does not have
         raise HeadError(
             f"sgd could not be trained: {first_line(error)}. Give a lower lr than {recipe.lr:g}."

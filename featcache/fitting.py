@@ -64,11 +64,21 @@ class HeadFit:
         if self.before and self.selection:
             lines.append(
                 f"before {_temperature(self.selection.temperature)}: log-loss "
-                f"{self.before.log_loss:.4f}, calibration error {self.before.calibration_error:.4f}"
+                f"{self.before.log_loss:.4f}, calibration error {self.before.calibration_error:.4f}{self._made_worse()}"
             )
         if self.report.test:
             lines += ["test:", self.report.test.describe()]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
+
+    def _made_worse(self) -> str:
+        """A clause that says which figures of val the temperature made worse, where it did."""
+        names = {"log_loss": "log-loss", "calibration_error": "calibration error"}
+        worse = [
+            name
+            for field, name in names.items()
+            if (getattr(self.accuracy, field) or 0.0) > (getattr(self.before, field) or 0.0)
+        ]
+        return f"; the temperature, chosen on train, made {' and '.join(worse)} worse on val" if worse else ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

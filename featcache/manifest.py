@@ -55,8 +55,8 @@ class Manifest:
         """The same. Raises DataLayoutError where images have several labels, which the command has no use for."""
         if self.samples.multilabel:
             raise DataLayoutError(
-                f"{command} trains on one label an image, and images in {self.source.name} have several. Use extract "
-                "and fit-head, which train one head a label."
+                f"{command} trains on one label an image, and images in {self.source.name} have several. Use "
+                "finetune, or extract and fit-head, which train on several."
             )
         return self
 

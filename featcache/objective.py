@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from featcache.labels import Labels, is_multilabel
-
-ClassWeight = Literal["balanced"] | Mapping[str, float]
+from featcache.recipe import ClassWeight
 
 
 class Objective:
@@ -99,15 +98,3 @@ def _by_name(
         place = classes.index(name)
         weights[(place, 1) if several else place] = value
     return weights
-
-
-def check_class_weight(class_weight: Any) -> None:
-    """Raise ValueError for what is no class weight, whatever the classes are."""
-    if class_weight is None or class_weight == "balanced":
-        return
-    if not isinstance(class_weight, Mapping):
-        raise ValueError(f"class_weight is {class_weight!r}; it must be 'balanced' or a dict of class name to weight")
-    for name, value in class_weight.items():
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not isinstance(name, str) or not number or not 0 < value < np.inf:
-            raise ValueError(f"class_weight has {name!r}: {value!r}; it takes class names and finite weights above 0")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from featcache.budget import Spending
+from featcache.convergence import TrainingRun
 from featcache.curves import Curve
 from featcache.errors import HeadError
 from featcache.metrics import wilson_interval
+from featcache.plan import GENTLE
 from featcache.predictions import FILE, LAST, TEST, read_predictions
 from featcache.report import machine, versions
 from featcache.routes import CACHED, ROUTES
@@ -31,13 +33,13 @@ _WEIGHTY = ("right", "test_right")
 class Outcome:
     """One route, over all its repeats.
 
-    Lists hold one value a repeat. wall_s : seconds from process start to end. cpu_s : core-seconds of user and
-    system, which other tenants of a shared machine hardly touch. epoch_s : median seconds of an
-    epoch, None for the cached head. shown : views that the network was run on. seconds : by phase, of the run
-    with the median time. skipped : images that could not be read. device, precision : of the network that was
-    trained, else of the one that extracted. right, test_right : image -> whether it was predicted right, of val and of
-    test; one a repeat, and none where the predictions were not kept. Of a training, whose accuracy is that of its best
-    epoch by val, `right` is of the last epoch, which was not chosen.
+    Lists hold one value a repeat. wall_s : seconds from process start to end. cpu_s : core-seconds of user and system,
+    which other tenants of a shared machine hardly touch. epoch_s : median seconds of an epoch, None for the cached
+    head. trainings : how long each repeat of a live route trained. shown : views that the network was run on. seconds :
+    by phase, of the run with the median time. skipped : images that could not be read. device, precision : of the
+    network that was trained, else of the one that extracted. right, test_right : image -> whether it was predicted
+    right, of val and of test; one a repeat, and none where the predictions were not kept. Of a training, whose accuracy
+    is that of its best epoch by val, `right` is of the last epoch, which was not chosen.
     """
 
     route: str
@@ -58,6 +60,12 @@ class Outcome:
     size_bytes: int
     right: list[dict[str, bool]] = field(default_factory=list)
     test_right: list[dict[str, bool]] = field(default_factory=list)
+    trainings: list[TrainingRun] = field(default_factory=list)
+
+    @property
+    def unfinished(self) -> TrainingRun | None:
+        """The shortest training that was too short to judge the route by; None where there is none."""
+        return min((run for run in self.trainings if run.unfinished), key=lambda run: run.steps, default=None)
 
     @property
     def median_s(self) -> float:
@@ -79,6 +87,7 @@ class Outcome:
         low, high = self.interval
         return {
             **{one.name: getattr(self, one.name) for one in fields(self) if one.name not in _WEIGHTY},
+            "trainings": [asdict(run) for run in self.trainings],
             "median_s": self.median_s,
             "median_accuracy": self.median_accuracy,
             "accuracy_low": low,
@@ -139,14 +148,14 @@ class Comparison:
         }
 
 
-def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path) -> list[Outcome]:
+def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path, recipe: Mapping[str, Any]) -> list[Outcome]:
     """What one route reached over its repeats; two outcomes, cold and warm, where it made a cache.
 
     runs : seed -> answers of all processes that its result rests on; LP-FT's begin with those of its cache and head.
-    work : where the folders ROUTE-SEED lie.
+    work : where the folders ROUTE-SEED lie. recipe : fields of `Recipe` that the live routes had, but for LP-FT's own.
     """
     folders = [work / f"{route}-{seed}" / ("head" if route in CACHED else "run") for seed in runs]
-    right = {
+    right: dict[str, Any] = {
         "right": [found for folder in folders if (found := _right(folder, FILE if route in CACHED else LAST))],
         "test_right": [found for folder in folders if (found := _right(folder, TEST))],
     }
@@ -161,7 +170,15 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path) -> list[Out
     evaluations = len(last["history"]) + bool(last.get("start"))  # a fitted head is evaluated before the first epoch
     shown += last["images"] + last["n"] * evaluations + (last["test"]["n"] if last["test"] else 0)
     size += max(_folder_bytes(folder) for folder in folders)
-    return [_outcome(ROUTES[route], parts, shown, size, right)]
+    recipe, mode = {**recipe, **(GENTLE if route == "lpft" else {})}, "head" if route == "frozen" else "all"
+    trainings = [_training(run[-1], recipe, mode) for run in parts]
+    return [replace(_outcome(ROUTES[route], parts, shown, size, right), trainings=trainings)]
+
+
+def _training(answer: Mapping[str, Any], recipe: Mapping[str, Any], mode: str) -> TrainingRun:
+    """How long the run of this answer trained."""
+    losses = [math.nan if epoch["loss"] is None else epoch["loss"] for epoch in answer["history"]]
+    return TrainingRun.of(losses, recipe, answer["images"] // len(losses), len(answer["classes"]), mode)
 
 
 def _right(folder: Path, file: str) -> dict[str, bool]:
@@ -172,7 +189,7 @@ def _right(folder: Path, file: str) -> dict[str, bool]:
         return {}
 
 
-def _outcome(name: str, runs: list[Run], shown: int, size: int, right: Mapping[str, list[dict[str, bool]]]) -> Outcome:
+def _outcome(name: str, runs: list[Run], shown: int, size: int, right: Mapping[str, Any]) -> Outcome:
     """Join the processes of each run, then the runs."""
     last = [run[-1] for run in runs]
     wall = [sum(part["wall_s"] for part in run) for run in runs]

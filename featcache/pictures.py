@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache import FeatureCache
-from featcache.card import REPORT, ModelCard
+from featcache.card import CHECKPOINT, REPORT, ModelCard
 from featcache.curves import Curve
 from featcache.drawing import Picture
 from featcache.errors import HeadError, PictureError, UnreadableImageError
@@ -107,9 +107,15 @@ def reliability_picture(model: _Path) -> Picture:
     _single_label(model, "A reliability diagram")
     rows = read_predictions(Path(model))
     if not all(row.probabilities for row in rows):
-        raise PictureError(f"{model} gives no probabilities: fit it with --calibrate, or take another head.")
+        raise PictureError(f"{model} gives no probabilities: {_cure_of_silence(Path(model))}.")
     confidence = np.array([row.probabilities[0] for row in rows])
     return partial(plot_reliability, confidence, np.array([row.right for row in rows]))
+
+
+def _cure_of_silence(model: Path) -> str:
+    if (model / CHECKPOINT).exists():
+        return "it was trained before featcache kept those of a run: train it again in another folder"
+    return "fit it with --calibrate, or take another head"
 
 
 def history_picture(model: _Path) -> Picture:

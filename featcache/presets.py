@@ -9,8 +9,8 @@ from typing import Any
 
 from featcache.errors import RunError
 from featcache.plan import GENTLE
+from featcache.recipe import Recipe
 from featcache.spec import EMBEDDED, Augment
-from featcache.training import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from featcache.features import Features
 from featcache.linear import LinearHead
+from featcache.objective import Objective, class_weights
 from featcache.rng import epoch_order
 from featcache.training import Batches, Epoch, Recipe, Training, linear_layer, train
 
@@ -35,7 +36,8 @@ def fit_sgd(
     head, history
     """
     classes = features.samples.classes
-    training = Training(linear_layer(features.x.shape[2], len(classes), seed), recipe)
+    objective = Objective(recipe.label_smoothing, class_weights(recipe.class_weight, features.y, classes))
+    training = Training(linear_layer(features.x.shape[2], len(classes), seed), recipe, objective=objective)
     best: dict[str, torch.Tensor] = {}
 
     def batches(epoch: int) -> Batches:

@@ -11,69 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, StepLR
 
 from featcache.label_metrics import mean_average_precision
-from featcache.objective import ClassWeight, Objective, check_class_weight
+from featcache.objective import Objective
 from featcache.passes import Pass, Tally
+from featcache.recipe import Recipe as Recipe
 from featcache.rng import derived_seed
 from featcache.world import ALONE, World
 
-Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["step", "cosine", "constant"]
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, or (b, c), 0 or 1, on the module's device."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults are the PyTorch tutorial's, for 10 epochs, with a larger batch and a higher rate.
-
-    schedule : "step" multiplies lr by `gamma` every `step_size` epochs; "cosine" takes it to 0 over all epochs;
-        "constant" leaves it.
-    label_smoothing : share of a label's probability that goes to all classes, see `Objective`. class_weight : None,
-        "balanced", or a dict of class name to weight, see `class_weights`.
-    patience : stop after so many epochs in a row in which val neither rose above its best accuracy (of several labels,
-        mean average precision) nor fell below its least loss; None never stops early.
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    optimizer: Optimizer = "sgd"
-    schedule: Schedule = "step"
-    step_size: int = 7
-    gamma: float = 0.1
-    label_smoothing: float = 0.0
-    class_weight: ClassWeight | None = None
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "step_size", "patience"):
-            value = getattr(self, name)
-            if name == "patience" and value is None:
-                continue
-            if not isinstance(value, int):
-                raise ValueError(f"{name} is {value!r}; it must be a whole number")
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be 1 or more")
-        for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}; it must be greater than 0")
-        for name in ("momentum", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or greater")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be 0 or greater, and less than 1")
-        check_class_weight(self.class_weight)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A route counts as better, or worse, only where a paired test on the same images says so, after Holm's correction for the
 number of routes. Otherwise the two are not distinguishable, which is not the same as equal: the interval says how much
-the images leave open.
+the images leave open. A live route that was not trained long enough, see `featcache.convergence`, can be better
+already; that it is worse, or no better, is not said of it.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Verdict:
 
     decision : "stay" with the cached head; "switch" to `route`; "weigh" a gain by `route` that is sure, small and
     costly; or "none", where nothing can be said.
+    unfinished : live routes that were not trained long enough to be judged.
     split : of the n images that it rests on. repeats : most seeds of a route. text : the verdict. notes : what it
     rests on, and what it leaves open.
     """
@@ -76,13 +78,19 @@ class Verdict:
     n: int = 0
     repeats: int = 0
     rivals: tuple[Rival, ...] = ()
+    unfinished: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join([self.text, *(f"- {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {**asdict(self), "notes": list(self.notes), "rivals": [asdict(rival) for rival in self.rivals]}
+        return {
+            **asdict(self),
+            "notes": list(self.notes),
+            "rivals": [asdict(rival) for rival in self.rivals],
+            "unfinished": list(self.unfinished),
+        }
 
 
 def reach_verdict(comparison: Comparison) -> Verdict:
@@ -117,6 +125,8 @@ class _Court:
         }
         self.repeats = max(map(len, self.right.values()), default=0)
         self.rivals: list[Rival] = []
+        self.judged: list[Rival] = []
+        self.unfinished: list[Outcome] = []
         if self.n and cached in routes:
             self._hear([found for found in routes if found is not cached])
 
@@ -130,21 +140,45 @@ class _Court:
             self.rivals.append(
                 Rival(other.route, self._accuracy(other.route), *gain, other.median_s, cold_ratio, warm_ratio)
             )
+        better = {rival.route for rival in self.rivals if _is_better(rival)}
+        self.unfinished = [other for other in others if other.unfinished and other.route not in better]
+        open_routes = {other.route for other in self.unfinished}
+        self.judged = [rival for rival in self.rivals if rival.route not in open_routes]
 
     def verdict(self) -> Verdict:
         """By what the tests say."""
-        better = [rival for rival in self.rivals if rival.p < ALPHA and rival.gain > 0]
+        better = [rival for rival in self.rivals if _is_better(rival)]
+        decision: Decision = "none"
+        route = None
         if better:
             best = max(better, key=lambda rival: rival.gain)
             decision, route, text = self._switch(best, [rival for rival in better if rival is not best])
-        else:
+        elif self.judged:
             decision, route, text = "stay", self.cached.route, self._stay()
+        else:
+            text = f"So far: {self._so_far([self.cached, *self.unfinished])}. For a verdict give more --epochs."
+        if self.unfinished:
+            text = f"{self._no_verdict()} {text}"
         notes = (*self._grounds(bool(better)), *_left_out(self.comparison))
-        return Verdict(decision, route, text, notes, self.split, self.n, self.repeats, tuple(self.rivals))
+        unfinished = tuple(found.route for found in self.unfinished)
+        return Verdict(decision, route, text, notes, self.split, self.n, self.repeats, tuple(self.rivals), unfinished)
+
+    def _no_verdict(self) -> str:
+        """Which routes were not trained long enough, and how long they were."""
+        groups: dict[str, list[str]] = {}
+        for found in self.unfinished:
+            run = found.unfinished
+            if run is not None:
+                groups.setdefault(f"trained for {run}, {run.unfinished}", []).append(_WORDS[found.route])
+        told = "; ".join(f"{join(names)} {how}" for how, names in groups.items())
+        return f"{capital(told)}: this is no verdict about {'it' if len(self.unfinished) == 1 else 'them'}."
+
+    def _so_far(self, found: Sequence[Outcome]) -> str:
+        return join([f"{_WORDS[one.route]} {self._figure(one.route)}" for one in found])
 
     def _stay(self) -> str:
-        ties = sorted((rival for rival in self.rivals if rival.p >= ALPHA), key=lambda rival: -rival.accuracy)
-        worse = sorted((rival for rival in self.rivals if rival.p < ALPHA), key=lambda rival: -rival.accuracy)
+        ties = sorted((rival for rival in self.judged if rival.p >= ALPHA), key=lambda rival: -rival.accuracy)
+        worse = sorted((rival for rival in self.judged if rival.p < ALPHA), key=lambda rival: -rival.accuracy)
         head = f"{capital(_WORDS[self.cached.route])} ({self._figure(self.cached.route)})"
         if ties:
             first = ties[0]
@@ -209,7 +243,13 @@ class _Court:
         lines = [f"It rests on {self.n} {self.split} images{runs}."]
         if len(self.rivals) > 1:
             lines[0] += f" p is corrected for {len(self.rivals)} comparisons (Holm)."
-        ties = [rival for rival in self.rivals if rival.p >= ALPHA]
+        ties = [rival for rival in self.judged if rival.p >= ALPHA]
+        if self.unfinished and (self.judged or gains):
+            lines.append(f"Unfinished, so far: {self._so_far(self.unfinished)}.")
+        early = [found for found in self.comparison.outcomes if found.unfinished and found not in self.unfinished]
+        if early:
+            names = join([_WORDS[found.route] for found in early])
+            lines.append(f"{capital(names)} may gain more: the training was not at its end.")
         if ties and not gains:
             lines.append(self._open(max(ties, key=lambda rival: rival.high)))
         lines += [*self._break_even(), *self._flattered()]
@@ -289,6 +329,11 @@ class _Court:
         if p < 0.001:
             return f"{test} p < 0.001"
         return f"{test} p = {p:.3g}" if abs(p - ALPHA) < 0.005 else f"{test} p = {p:.2g}"
+
+
+def _is_better(rival: Rival) -> bool:
+    """Whether a route is more accurate than the cached head, for sure."""
+    return rival.p < ALPHA and rival.gain > 0
 
 
 def _left_out(comparison: Comparison) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 
 from featcache import finetuning
 from featcache.card import ModelCard
+from featcache.comparison import compare
 from featcache.errors import FeatcacheError, HeadError, RunError
 from featcache.finetuning import FineTune, finetune
 from featcache.headfile import load_head
@@ -376,6 +377,26 @@ def test_a_last_batch_of_one_image_stays_where_nothing_normalises_by_the_batch(
     monkeypatch.setattr(torch.nn.Linear, "forward", count)
     tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=1, batch_size=4), **options)
     assert sizes == [4, 4, 4, 1]
+
+
+def test_a_recipe_may_be_a_dict_of_some_fields(split_folder: Path, tmp_path: Path) -> None:
+    fields = {name: value for name, value in vars(RECIPE).items() if value != getattr(Recipe(), name)}
+    found = tune(split_folder, tmp_path / "dict", recipe=fields)
+    assert timeless(found.history) == timeless(tune(split_folder, tmp_path / "recipe").history)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [({"rate": 0.1}, "unexpected keyword argument 'rate'"), ({"lr": 0}, "lr is 0; it must be greater than 0"),
+     ({"class_weight": "even"}, "class_weight is 'even'; it must be 'balanced' or a dict"),
+     ({"label_smoothing": 1}, "label_smoothing is 1; it must be 0 or greater, and less than 1")],
+)  # fmt: skip
+def test_a_recipe_that_is_none_names_what_there_is(fields: dict[str, Any], why: str, tmp_path: Path) -> None:
+    for call in (finetune, compare):
+        with pytest.raises(RunError, match=r"recipe: .*\. It takes epochs, batch_size, lr, momentum, ") as caught:
+            call("photos", tmp_path / "run", recipe=fields)
+        assert why in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unreadable_images_are_skipped_and_listed(split_folder: Path, tmp_path: Path) -> None:

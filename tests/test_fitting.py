@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -293,6 +294,25 @@ def test_the_tuned_head_says_how_it_was_chosen(mislabelled: FeatureCache, tmp_pa
     logits = fit.estimator.decision_function(np.asarray(val.clean())) * fit.selection.temperature
     assert fit.before.log_loss == pytest.approx(np.logaddexp(0, np.where(val.y, -logits, logits)).mean())
     assert "before its temperature of " in str(fit)
+
+
+@pytest.mark.parametrize(
+    ("log_loss", "error", "words"),
+    [
+        (0.0, 0.0, "made log-loss and calibration error worse on val"),
+        (0.0, 1.0, "made log-loss worse on val"),
+        (9.0, 0.0, "made calibration error worse on val"),
+        (9.0, 1.0, ""),
+    ],
+)
+def test_a_temperature_that_made_val_worse_is_said(
+    log_loss: float, error: float, words: str, mislabelled: FeatureCache
+) -> None:
+    fit = fit_head(mislabelled)
+    assert fit.before is not None
+    before = dataclasses.replace(fit.before, log_loss=log_loss, calibration_error=error)
+    (line,) = (one for one in str(dataclasses.replace(fit, before=before)).splitlines() if one.startswith("before its"))
+    assert line.endswith(f"; the temperature, chosen on train, {words}" if words else f"calibration error {error:.4f}")
 
 
 def test_parameters_fix_the_settings(cache: FeatureCache) -> None:

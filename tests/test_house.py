@@ -16,14 +16,14 @@ RANKS = {
             "atomic split_names foreign_folders telemetry",
             "modelfolder",
             "projection parity fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
-            "blocks plan stages machines objective passes",
-            "remote folds spectrum label_metrics features report files holdout trivial weights known sealed "
+            "blocks plan stages machines recipe passes",
+            "remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
             "class_names columns layers devices device_pass transferability",
             "prediction pooling findings training trees capacity",
             "frozen folder_layout softmax datasets lock layout views architectures engines presets card commands",
             "drawing entries network checkpoint",
             "tables tarfiles webdataset unfreezing",
-            "plots galleries symptoms likeness shards huggingface",
+            "convergence plots galleries symptoms likeness shards huggingface",
             "sources",
             "manifest predictions page regression checksums skeleton creation conversion",
             "linear onevsrest",

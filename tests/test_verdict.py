@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.budget import LeftOut, Spending
+from featcache.convergence import TrainingRun
 from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
 from featcache.pairing import paired_difference
 from featcache.routes import ROUTES
@@ -338,7 +339,67 @@ def test_it_is_json() -> None:
     found = reach_verdict(four_routes()).to_dict()
     assert json.loads(json.dumps(found)) == found
     assert [rival["route"] for rival in found["rivals"]] == [FROZEN, FINETUNE]
-    assert sorted(found) == ["decision", "n", "notes", "repeats", "rivals", "route", "split", "text"]
+    assert sorted(found) == ["decision", "n", "notes", "repeats", "rivals", "route", "split", "text", "unfinished"]
+
+
+def _short(*losses: float, steps: int = 45) -> list[TrainingRun]:
+    return [replace(TrainingRun.of(losses, {"epochs": len(losses)}, 1437, 10), steps=steps)]
+
+
+def test_a_training_that_stopped_early_is_never_said_to_be_beaten() -> None:
+    """Three epochs of two steps, 30 points behind: nothing is said but how long it trained, in the first sentence."""
+    ours, behind = _against(30, 0)
+    short = _short(2.3, 2.2, 2.1, steps=6)
+    found = reach_verdict(comparison(outcome(COLD, right=ours), outcome(FROZEN, right=behind, trainings=short)))
+    assert found.text == (
+        "The frozen network run live trained for 3 epochs (6 steps), too few to tell whether the training loss has "
+        "levelled off: this is no verdict about it. So far: the cached head 0.800 ± 0.078 and the frozen network run "
+        "live 0.500 ± 0.096. For a verdict give more --epochs."
+    )
+    assert (found.decision, found.route, found.unfinished) == ("none", None, (FROZEN,))
+    assert found.rivals[0].p < 0.001  # the figures are there, for those who want them
+    assert "better" not in str(found)
+
+
+def test_what_was_trained_is_judged_and_the_rest_named_first() -> None:
+    ours, behind = _against(30, 0)
+    short = {"right": behind, "trainings": _short(2.3)}
+    found = reach_verdict(
+        comparison(
+            outcome(COLD, right=ours),
+            outcome(FINETUNE, **short),
+            outcome(SCRATCH, **short),
+            outcome(FROZEN, right=ours, trainings=_short(*[2.0] + 11 * [0.4])),
+        )
+    )
+    assert found.text == (
+        "Fine-tuning and training from scratch trained for 1 epoch (45 steps), too few to tell whether the training "
+        "loss has levelled off: this is no verdict about them. The cached head (0.800 ± 0.078) is not distinguishable "
+        "from the frozen network run live (0.800 ± 0.078, McNemar p = 1) and took about as long (20 seconds against 20 "
+        "seconds): stay with it."
+    )
+    assert (found.decision, found.unfinished) == ("stay", (FINETUNE, SCRATCH))
+    assert "Unfinished, so far: fine-tuning 0.500 ± 0.096 and training from scratch 0.500 ± 0.096." in found.notes
+    assert all("fine-tuning could still gain" not in note for note in found.notes)
+
+
+def test_a_tie_with_an_unfinished_training_is_no_verdict_either() -> None:
+    ours, tied = _against(1, 2)
+    found = reach_verdict(
+        comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=tied, trainings=_short(1.0, 0.9)))
+    )
+    assert found.decision == "none"
+    assert "stay" not in found.text
+
+
+def test_what_is_better_before_its_end_is_better() -> None:
+    ours, theirs = _against(0, 20)
+    found = reach_verdict(
+        comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=theirs, trainings=_short(1.0, 0.5)))
+    )
+    assert (found.decision, found.route, found.unfinished) == ("switch", FINETUNE, ())
+    assert found.text.startswith("Fine-tuning gains 20 points here")
+    assert "Fine-tuning may gain more: the training was not at its end." in found.notes
 
 
 NAMES = (FROZEN, LPFT, FINETUNE, SCRATCH)

@@ -116,6 +116,7 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "wall_s": 10.0 + seed,
             "cpu_s": 20.0 + seed,
             "history": [],
+            "classes": ["ants", "bees"],
         }
         result |= {
             "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
@@ -125,7 +126,10 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         if order["task"] == "finetune":
             Path(order["out"]).mkdir(parents=True)
             (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
-            result |= {"best_epoch": 1, "history": [{"seconds": 2.0 + seed}, {"seconds": 4.0 + seed}]}
+            result |= {
+                "best_epoch": 1,
+                "history": [{"seconds": 2.0 + seed, "loss": 0.6}, {"seconds": 4.0 + seed, "loss": 0.5}],
+            }
         return result
 
     monkeypatch.setattr(work, "run_in_process", answer)
