@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featcache.doctor import examine
     from featcache.errors import FeatcacheError
     from featcache.estimating import Estimate, estimate
+    from featcache.evaluating import Evaluation, evaluate
     from featcache.exporting import Exported, export
     from featcache.extraction import Extraction, extract
     from featcache.features import Features
@@ -50,6 +51,7 @@ _HOME = {
     "Diagnosis": "findings",
     "Difference": "verification",
     "Estimate": "estimating",
+    "Evaluation": "evaluating",
     "Exported": "exporting",
     "ExtractSpec": "spec",
     "Extraction": "extraction",
@@ -76,6 +78,7 @@ _HOME = {
     "compare_heads": "predictions",
     "diff": "verification",
     "estimate": "estimating",
+    "evaluate": "evaluating",
     "examine": "doctor",
     "export": "exporting",
     "extract": "extraction",
@@ -107,6 +110,7 @@ __all__ = [
     "Diagnosis",
     "Difference",
     "Estimate",
+    "Evaluation",
     "Exported",
     "ExtractSpec",
     "Extraction",
@@ -133,6 +137,7 @@ __all__ = [
     "compare_heads",
     "diff",
     "estimate",
+    "evaluate",
     "examine",
     "export",
     "extract",

@@ -30,6 +30,7 @@ _STEMS = (
     "curves",
     "val",
     "test",
+    "unknown",
 )  # of all files that we write into a model's folder
 
 

@@ -13,8 +13,9 @@ import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from featcache import heads
 from featcache.backbones import Backbone
 from featcache.card import ModelCard
-from featcache.errors import DataLayoutError, UnreadableImageError
-from featcache.images import Picture, decode, is_picture, rgb_of
+from featcache.errors import UnreadableImageError
+from featcache.images import decode, rgb_of
+from featcache.inputs import Image, ImageFile, each_image
 from featcache.labels import spell
 from featcache.loader import usable_cores
 from featcache.prediction import Prediction
@@ -38,7 +40,6 @@ _Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
 _Classify = Callable[[NDArray[np.uint8]], _Answer]
 """Starts on clean views (b, s, s, 3)."""
 
-_Image = str | os.PathLike[str] | Picture
 _Views = NDArray[np.uint8] | UnreadableImageError
 _Begun = list[tuple[str, Future[_Views]]]
 """Names of images, and their views to come, (v, s, s, 3)."""
@@ -87,7 +88,7 @@ class Classifier:
 
     def predict(
         self,
-        images: _Image | Iterable[_Image],
+        images: Image | bytes | IO[bytes] | Iterable[Image | bytes | IO[bytes]],
         *,
         top: int = 5,
         tta: int = 0,
@@ -98,7 +99,7 @@ class Classifier:
 
     def stream(
         self,
-        images: _Image | Iterable[_Image],
+        images: Image | bytes | IO[bytes] | Iterable[Image | bytes | IO[bytes]],
         *,
         top: int = 5,
         tta: int = 0,
@@ -108,9 +109,16 @@ class Classifier:
 
         Parameters
         ----------
-        images : one or several of: paths; Pillow images, which give what their files give; arrays (h, w, 3), (h, w)
-            or (h, w, 4), uint8, upright. An array (n, h, w, 3) is n images. An unreadable file gives a Prediction with
-            an error.
+        images : one or several of
+
+            - paths and URLs of image files;
+            - bytes of an image file, and files opened with "rb", which are read at once;
+            - Pillow images, which give what their files give;
+            - arrays (h, w, 3), (h, w) or (h, w, 4), uint8, upright; an array (n, h, w, 3) is n images;
+
+            or one of: a folder, which gives all images below it; what `extract` takes: a table (CSV, Parquet; a column
+            `path` is enough), tar files, a saved data set; a URL of any of these. An unreadable image gives a
+            Prediction with an error.
         top : how many classes to name. tta : augmented views of each picture, averaged with the clean one; those
             of a file are what extraction would have made of it, those of others are drawn by their pixels.
         batch_size : views, not images, in one forward pass; None takes 32, on a GPU 256. Where images come slowly,
@@ -118,7 +126,8 @@ class Classifier:
 
         Raises
         ------
-        DataLayoutError : what is no image, or an array of another shape or type.
+        DataLayoutError : what is no image, or an array of another shape or type. EmptyFolderError : a folder or a table
+            without images.
         """
         numbers, workers = range(1 + tta), usable_cores()
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
@@ -152,12 +161,14 @@ class Classifier:
                 pool.shutdown(cancel_futures=True)
 
     def _begin(
-        self, decoders: ThreadPoolExecutor, image: _Image, name: str, numbers: Sequence[int]
+        self, decoders: ThreadPoolExecutor, image: Image, name: str, numbers: Sequence[int]
     ) -> tuple[str, Future[_Views]]:
         """A path, "" for what is in memory, and the image's views to come."""
         if isinstance(image, (str, os.PathLike)):
             path = os.fspath(image)
-            return path, decoders.submit(self._views_of_file, path, numbers)
+            return path, decoders.submit(self._views_of_file, partial(_read_file, path), numbers)
+        if isinstance(image, ImageFile):
+            return image.name, decoders.submit(self._views_of_file, image.read, numbers)
         try:
             pixels = rgb_of(image, name)  # at once: its owner may change or close it afterwards
         except UnreadableImageError as error:
@@ -166,11 +177,9 @@ class Classifier:
             return "", unreadable
         return "", decoders.submit(self._views, pixels, pixels.data, numbers)
 
-    def _views_of_file(self, path: str, numbers: Sequence[int]) -> _Views:
+    def _views_of_file(self, read: Callable[[], bytes], numbers: Sequence[int]) -> _Views:
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
-                return UnreadableImageError("not a regular file")  # a pipe would make us wait
-            data = Path(path).read_bytes()
+            data = read()
             return self._views(decode(data), data, numbers)
         except UnreadableImageError as error:
             return error
@@ -222,18 +231,16 @@ class Classifier:
 def _until_error(images: Any, failed: list[Exception]) -> Iterator[Any]:
     """Each image; an error of the iterable ends them, and is kept until those that came are predicted."""
     try:
-        yield from _each(images)
+        yield from each_image(images)
     except Exception as error:
         failed.append(error)
 
 
-def _each(images: Any) -> Iterator[Any]:
-    """One image, or each of several."""
-    if isinstance(images, (str, os.PathLike)) or is_picture(images):
-        return iter((images,))
-    if isinstance(images, bytes) or not isinstance(images, Iterable):
-        raise DataLayoutError(f"images is of type {type(images).__name__}; give paths, Pillow images or arrays.")
-    return iter(images)
+def _read_file(path: str) -> bytes:
+    """The bytes of a file. Raises OSError."""
+    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+        raise UnreadableImageError("not a regular file")  # a pipe would make us wait
+    return Path(path).read_bytes()
 
 
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:

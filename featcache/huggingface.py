@@ -81,6 +81,10 @@ class HuggingFace:
             notes[f"{len(self._files)} Parquet files copied to {_copies()}"] = None
         return Listing(entries, several, tuple(notes), label)
 
+    def images(self, ignored: Counter[str]) -> list[str]:
+        """See `Source`."""
+        return [entry.id for entry in self.entries(ignored)[0]]
+
     def read(self, name: str) -> bytes:
         """See `Source`."""
         place = self._rows.get(name) or _rows_of(self.name, self._files, self._label_column).get(name)

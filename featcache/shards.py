@@ -68,6 +68,16 @@ class Shards:
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
+        labels = self._read(ignored, progress)
+        return self._labelled(labels, ignored) if labels else self._of_folders(ignored)
+
+    def images(self, ignored: Counter[str]) -> list[str]:
+        """See `Source`."""
+        self._read(ignored)
+        return list(Names(self.name, self._members).images("", ignored))
+
+    def _read(self, ignored: Counter[str], progress: Progress | None = None) -> dict[str, LabelFile]:
+        """Read the tars for the places of their files; returns the labels beside images, by key."""
         shards = self._expand()
         labels: dict[str, LabelFile] = {}
         self._members = {}
@@ -77,7 +87,7 @@ class Shards:
                 ignored.update(index.ignored)
                 if progress:
                     progress("index", done, len(shards))
-        return self._labelled(labels, ignored) if labels else self._of_folders(ignored)
+        return labels
 
     def read(self, name: str) -> bytes:
         """See `Source`."""

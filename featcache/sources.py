@@ -22,7 +22,7 @@ from featcache.huggingface import HuggingFace, find_image_tables, is_saved_datas
 from featcache.images import is_image_name
 from featcache.shards import Shards, is_shards
 from featcache.split_names import split_of
-from featcache.tables import has_labels, is_table, read_table
+from featcache.tables import has_labels, is_table, read_paths, read_table
 from featcache.trees import Disk, Names
 
 _REQUESTS = 32
@@ -44,6 +44,9 @@ class Source(Protocol):
         ------
         EmptyFolderError, DataLayoutError, DownloadError, MissingExtraError
         """
+
+    def images(self, ignored: Counter[str]) -> list[str]:
+        """The ids of all images, labelled or not; what is passed over is counted in `ignored`. Raises as `entries`."""
 
     def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
         """SHA-256 of the bytes of images, shape (n, 32), uint8. One that cannot be read hashes as its id."""
@@ -69,6 +72,11 @@ class Folder:
         if not remote.is_url(self.root):
             return scan(Disk(Path(self.root)), ignored)
         return scan(Names(self.root, remote.names(self.root)), ignored)
+
+    def images(self, ignored: Counter[str]) -> list[str]:
+        """See `Source`."""
+        tree = Names(self.root, remote.names(self.root)) if remote.is_url(self.root) else Disk(Path(self.root))
+        return list(tree.images("", ignored))
 
     def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
         """See `Source`."""
@@ -111,6 +119,11 @@ class Table(Folder):
         content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
         return self._read(self.name, content, self.root)
 
+    def images(self, ignored: Counter[str]) -> list[str]:
+        """See `Source`: the table needs no labels."""
+        content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
+        return read_paths(self.name, content, partial(self._resolve, self.root))
+
     def _read(self, name: str, content: bytes, folder: str) -> Listing:
         resolve = partial(self._resolve, folder)
         return read_table(name, content, resolve, label_column=self._label_column, skip_missing=self._skip_missing)
@@ -139,6 +152,10 @@ class MetadataFolder(Table):
     ) -> None:
         super().__init__(str(folder / "metadata"), label_column, skip_missing)
         self.name, self._files = str(folder), files
+
+    def images(self, ignored: Counter[str]) -> list[str]:
+        """See `Source`: those that the files do not list, too."""
+        return list(Disk(Path(self.root)).images("", ignored))
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""

@@ -22,6 +22,9 @@ PATH_NAMES = ("path", "file_name", "filename", "filepath", "image_path", "image"
 _EXPECTED = "the columns path,label[,split][,sha256]"
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 
+_NO_LABEL = ""
+"""A label column that stands for none: paths are enough."""
+
 Resolve = Callable[[str], tuple[str, bool]]
 """From a path as the manifest has it to an id, and whether a file is there."""
 
@@ -139,6 +142,13 @@ def read_table(
     return Listing(list(entries.values()), several, tuple(notes), columns.label)
 
 
+def read_paths(name: str, content: bytes, resolve: Resolve) -> list[str]:
+    """The ids of the images that a table lists, each once; it needs no labels. Parameters as of `read_table`."""
+    table = _open(name, content, _NO_LABEL)
+    paths = (row[table.columns.path] for _, row in table.rows)
+    return list(dict.fromkeys(resolve(path)[0] for path in paths if path))
+
+
 def _open(name: str, content: bytes, label_column: str | None) -> _Table:
     end = name.lower().rpartition(".")[2]
     return {"parquet": _open_parquet, "jsonl": _open_json_lines}.get(end, _open_csv)(name, content, label_column)
@@ -247,7 +257,8 @@ def _parquet_rows(name: str, file: Any, columns: _Columns) -> Iterator[_Row]:
 
 def _choose_columns(where: str, name: str, header: Sequence[str], label_column: str | None) -> _Columns:
     path = find_column(header, PATH_NAMES)
-    label = choose_label(name, header, label_column) if path else None
+    needs_label = path is not None and label_column != _NO_LABEL
+    label = choose_label(name, header, label_column) if needs_label else path
     if path is None or label is None:
         raise DataLayoutError(f"{where} {_EXPECTED}; found {','.join(header[:8])}{',...' if len(header) > 8 else ''}")
     notes = [label_note(label, header)]

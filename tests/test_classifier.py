@@ -228,8 +228,9 @@ def test_what_is_no_image_is_refused(model: Path) -> None:
     classifier = Classifier.load(model, device="cpu")
     with pytest.raises(DataLayoutError, match=r"^image 0 is of type int; give a path, a Pillow image or an array\.$"):
         classifier.predict([3])  # type: ignore[list-item]
-    for images in (3, b"a.png", None):
-        with pytest.raises(DataLayoutError, match=r"^images is of type \w+; give paths, Pillow images or arrays\.$"):
+    message = r"^images is of type \w+; give paths, URLs, bytes, open files, Pillow images or arrays\.$"
+    for images in (3, None):
+        with pytest.raises(DataLayoutError, match=message):
             classifier.predict(images)  # type: ignore[arg-type]
 
 

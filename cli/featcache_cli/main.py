@@ -33,6 +33,7 @@ COMMANDS = (
     "plan",
     "finetune",
     "predict",
+    "evaluate",
     "show",
     "export",
     "serve",

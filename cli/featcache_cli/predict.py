@@ -44,8 +44,9 @@ def command(
 ) -> None:  # fmt: skip
     """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
 
-    IMAGES are files, folders and globs; - stands for names on stdin, one a line. Predictions are written as they come.
-    A name that names no image is listed with the unreadable ones.
+    IMAGES are files, folders, globs, tables (CSV, Parquet with a column path), tar files, saved data sets, and URLs of
+    any of these; - stands for names on stdin, one a line. Predictions are written as they come. A name that names no
+    image is listed with the unreadable ones.
     Exit status 1 where no picture could be read, or where a file could not be moved or linked.
     """
     import featcache
@@ -54,7 +55,7 @@ def command(
 
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
-    paths, total, missing = _listed(images, null, once=bool(move_to))
+    paths, total, missing = _listed(images, null, once=bool(move_to), sorts=bool(move_to or link_to))
     classifier = featcache.Classifier.load(model, weights=weights, device=device, views=total * (1 + tta))
     if classifier.backbone.note:
         click.echo(classifier.backbone.note, err=True)
@@ -75,17 +76,20 @@ def command(
     tally.end()
 
 
-def _listed(images: Sequence[str], null: bool, once: bool) -> tuple[Iterable[str | Path], int, dict[str, str]]:
+def _listed(images: Sequence[str], null: bool, once: bool, sorts: bool) -> tuple[Iterable[Any], int, dict[str, str]]:
     """The pictures, their number, 0 where names on stdin are among them, and the names of none with the reason.
 
-    once : each file but once.
+    once : each file but once. sorts : whether files are moved or linked.
     """
-    from featcache.files import find_images, read_names
+    from featcache.files import read_names
+    from featcache.inputs import ImageFile, list_inputs
     from featcache.sorting import distinct
 
     missing: dict[str, str] = {}
     named = [name for name in images if name != "-"]
-    found: Iterable[str | Path] = find_images(named, missing) if named else []
+    found: Iterable[Any] = list_inputs(named, missing) if named else []
+    if sorts and any(isinstance(one, ImageFile) for one in found):
+        raise click.UsageError("--move-to and --link-to take files of this machine, not URLs, tar files or data sets")
     if "-" in images:
         found = chain(found, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
         return (distinct(found) if once else found), 0, missing

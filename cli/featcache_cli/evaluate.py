@@ -1,0 +1,35 @@
+"""featcache evaluate"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("data")
+@click.option("-o", "--out", help="Folder for val.csv (each prediction), run.json (the figures) and unknown.csv "
+              "(images of classes that the model does not know). [default: not saved]")  # fmt: skip
+@click.option("--split", type=click.Choice(["auto", "train", "val", "test", "all"]), default="auto", show_default=True,
+              help="Which images of DATA; auto takes all but train.")  # fmt: skip
+@click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views that are averaged "
+              "with the clean one.")  # fmt: skip
+@options.batch_size_option
+@click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
+@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
+@options.as_json
+def command(as_json: bool, **settings: Any) -> None:
+    """Compare the predictions of MODEL, a saved head or a fine-tuned run, with the labels of DATA.
+
+    DATA is anything that extract takes; it needs no train folder, and not all classes. Images of classes that MODEL
+    does not know are counted by class and left out of the figures.
+    """
+    import featcache
+
+    with options.progress_bar(resumes=False) as progress:
+        result = featcache.evaluate(progress=progress, **settings)
+    options.show(result, as_json)
