@@ -30,7 +30,18 @@ from featcache.errors import BackboneError, first_line
 from featcache.folders import cache_folder
 from featcache.known import Known, kept_path, known_path, recall, remember
 from featcache.layers import ALL, LAST, STAGES
-from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
+from featcache.spec import (
+    EMBEDDED,
+    PENULTIMATE,
+    Augment,
+    ExtractSpec,
+    Interpolation,
+    Precision,
+    StorageDtype,
+    ViewSpec,
+    is_arrays,
+    no_network,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -331,6 +342,11 @@ def load_backbone(
     ------
     BackboneError : unknown name, weights that do not fit, or that cannot be had.
     """
+    if is_arrays(name):
+        raise BackboneError(
+            f"{name} is no network: {no_network(name)}. Give the head features of the same kind: "
+            "`fit_head(...).estimator.predict(features)`."
+        )
     device = resolve_device(device)
     if weights not in ("pretrained", "none"):
         weights = str(Path(weights).resolve())  # recorded with the features, to be found again from elsewhere
@@ -358,6 +374,8 @@ def preprocessing_of(spec: ExtractSpec, weights: str) -> dict[str, Any] | None:
 
     weights : "pretrained", "none" or a path.
     """
+    if is_arrays(spec.backbone):
+        return None
     known = recall(known_path(spec.backbone, weights, spec.layers, spec.view.seed))
     if known:
         return known.preprocessing

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featcache import layout, lock, remote
+from featcache.arrays import write_arrays
 from featcache.blocks import Rows, as_slice
 from featcache.checksums import damaged_rows
 from featcache.errors import (
@@ -26,7 +31,7 @@ from featcache.labels import count_images
 from featcache.layers import choose_layers
 from featcache.report import human_bytes, printable
 from featcache.samples import SPLITS, UNLABELLED, Samples
-from featcache.spec import PENULTIMATE, ExtractSpec
+from featcache.spec import PENULTIMATE, ExtractSpec, is_arrays, no_network
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:
@@ -112,6 +117,79 @@ class FeatureCache:
         return cache
 
     @classmethod
+    def from_arrays(
+        cls,
+        x: ArrayLike,
+        y: ArrayLike | Sequence[Any],
+        out: str | os.PathLike[str] | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        split: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        groups: Sequence[Any] | None = None,
+        name: str = "",
+        val_fraction: float = 0.2,
+        seed: int = 0,
+        overwrite: bool = False,
+    ) -> FeatureCache:
+        """Make a cache of your own features (CLIP, DINO, text, tables) for every head, comparison, curve and `doctor`.
+
+        What needs images or the network that made the features is refused.
+
+        Parameters
+        ----------
+        x : array-like, shape (n, d) or (n, v, d). Finite numbers; of v views the first is the clean one. float16 is
+            stored as it is, all else as float32. PyTorch tensors are taken, too.
+        y : array-like, shape (n,). Class names, or integers that index `classes`; -1, None, NaN and "" stand for no
+            label. Of samples with several labels shape (n, c), 0 or 1.
+        out : path of the cache file; None keeps a temporary one as long as this object lives.
+        classes : names of the classes that integers in y, or the columns of y, stand for; None takes the numbers.
+        split : "train", "val" or "test" of each sample; None holds out a stratified `val_fraction` as val.
+        ids : a name of each sample; None numbers them.
+        groups : of each sample what it has in common with others (a patient, a document); splits and folds keep
+            groups together. None or "" for a sample without.
+        name : what the features are, for reports.
+        val_fraction : float, default 0.2. Share that is held out where split has no val.
+        seed : int, default 0. Of that split.
+        overwrite : bool, default False. Whether a file at `out` is replaced.
+
+        Returns
+        -------
+        FeatureCache : rows of train first, then val, test, and those without a label.
+
+        Raises
+        ------
+        DataLayoutError : shapes, labels or splits that do not fit. CacheError : `out` exists.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from featcache import FeatureCache, fit_head
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.array(["cat", "dog"] * 50)
+        >>> x = rng.normal(size=(100, 8)) + 3 * (y == "dog")[:, None]
+        >>> cache = FeatureCache.from_arrays(x, y, name="my encoder")
+        >>> fit_head(cache).accuracy.accuracy
+        1.0
+        """
+        given = {"classes": classes, "split": split, "ids": ids, "groups": groups, "name": name}
+        settings: dict[str, Any] = {**given, "val_fraction": val_fraction, "seed": seed, "overwrite": overwrite}
+        if out is not None:
+            path = on_disk(out)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_arrays(path, x, y, **settings)
+            return cls.open(path)
+        folder = tempfile.mkdtemp(prefix="featcache-")
+        try:
+            write_arrays(Path(folder, "arrays.h5"), x, y, **settings)
+            cache = cls.open(Path(folder, "arrays.h5"))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(cache, shutil.rmtree, folder, ignore_errors=True)
+        return cache
+
+    @classmethod
     def _open_remote(cls, url: str) -> FeatureCache:
         try:
             return cls.open(remote.mirrored(url))
@@ -169,6 +247,11 @@ class FeatureCache:
                 f"{self.path} has no layer {asked!r}; it has {', '.join(self.dims)}. "
                 f"Extract again to another file with --layers {asked}."
             ) from error
+
+    def require_images(self, what: str) -> None:
+        """Raise CacheMismatchError where the cache was made from arrays, which `what` has no use for."""
+        if is_arrays(self.spec.backbone):
+            raise CacheMismatchError(f"{what} is not possible: {no_network(self.spec.backbone)}.")
 
     @property
     def split_options(self) -> dict[str, Any]:
@@ -232,7 +315,8 @@ class FeatureCache:
             f"layers      {layers}",
             f"digest      {self.spec.digest()}",
         ]
-        lines += [f"  {name:15} {_brief(value)}" for name, value in spec.items() if name not in ("views", "layers")]
+        hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(self.spec.backbone) else set())
+        lines += [f"  {name:15} {_brief(value)}" for name, value in spec.items() if name not in hidden]
         lines += [f"made by     {name}: {_brief(value)}" for name, value in self.provenance.items()]
         lines += [f"skipped     {printable(name)}: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.spec import ExtractSpec
+from featcache.spec import ExtractSpec, is_arrays
 
 _OPTIONS = {"out": "-o", "budget_s": "--budget"}
 _SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")
@@ -42,7 +42,12 @@ def _literal(value: object) -> str:
 
 
 def extract_command(spec: ExtractSpec, provenance: Mapping[str, Any], data: str, out: str) -> str:
-    """The `featcache extract` that makes a cache of this spec; a weights file by its name alone."""
+    """The `featcache extract` that makes a cache of this spec; a weights file by its name alone.
+
+    Of features that were given as arrays the line of Python.
+    """
+    if is_arrays(spec.backbone):
+        return "# FeatureCache.from_arrays(x, y, " + f"{out!r})"
     settings = {
         "out": out,
         "backbone": spec.backbone,

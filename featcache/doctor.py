@@ -21,7 +21,7 @@ from featcache.report import Stopwatch
 from featcache.rng import content_order
 from featcache.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.scaling import equalise
-from featcache.spec import PENULTIMATE
+from featcache.spec import PENULTIMATE, is_arrays, no_network
 from featcache.symptoms import (
     check_values,
     check_views,
@@ -73,6 +73,8 @@ def examine(
     """
     watch = Stopwatch()
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    if data is not None:
+        cache.require_images("a look at the images")
     steps = 8 if data is not None else 7
     checks: list[Check] = []
 
@@ -171,7 +173,12 @@ def _check_preprocessing(cache: FeatureCache, backbone: Any, weights: str | None
     else:
         own = preprocessing_of(spec, weights or cache.provenance.get("weights", "pretrained")) or {}
     if not own:
-        return Check("input", f"not looked at: what {spec.backbone} was trained on is not known", looked=False)
+        reason = (
+            no_network(spec.backbone)
+            if is_arrays(spec.backbone)
+            else (f"what {spec.backbone} was trained on is not known")
+        )
+        return Check("input", f"not looked at: {reason}", looked=False)
     stored: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "interpolation": spec.view.interpolation}
     own = {name: own[name] if name == "interpolation" else tuple(own[name]) for name in names}
     wrong = [name for name in names if stored[name] != own[name]]

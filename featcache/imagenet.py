@@ -10,7 +10,7 @@ import numpy as np
 
 from featcache.errors import HeadError
 from featcache.linear import LinearHead
-from featcache.spec import PENULTIMATE
+from featcache.spec import PENULTIMATE, is_arrays, no_network
 
 PREFIX = "imagenet:"
 """What the name of such a head begins with."""
@@ -41,6 +41,8 @@ def imagenet_head(
     from featcache.architectures import build, linear_classifiers, pretrained_state
     from featcache.weights import sha256_of
 
+    if is_arrays(backbone):
+        raise HeadError(f"{name} takes rows of a network's classifier, and {no_network(backbone)}.")
     chosen = choose_classes(name, classes)
     if layer != PENULTIMATE:
         raise HeadError(f"ImageNet's classifier works on the penultimate layer, not on {layer}. Drop --layer.")

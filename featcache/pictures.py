@@ -50,6 +50,7 @@ def views_picture(cache: _Path | FeatureCache, data: _Path, images: int = 4, see
     CacheError. PictureError : no image, or one that is not there, or not the one that the cache has seen.
     """
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache.require_images("a picture of views")
     numbers = range(1 + min(cache.spec.views, _MOST_VIEWS))
     rows = cache.samples.rows("train")
     rows = _in_turn(cache.samples, rows[cache.done[rows] > 0], images, seed)
@@ -187,6 +188,7 @@ def map_picture(
     points = project(x, method, seed)
     pictures = []
     if data is not None:
+        cache.require_images("a map with small pictures")
         source = open_source(data)
         _, kinds = np.unique(labels, return_inverse=True)
         for row in apart(points, outliers(x, kinds, len(x)), thumbnails):
@@ -212,6 +214,7 @@ def findings_picture(
     CacheError.
     """
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache.require_images("a picture of images")
     named = [finding for finding in findings if finding.images and finding.kind not in _UNSEEN]
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
     source = open_source(data)

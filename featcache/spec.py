@@ -22,12 +22,28 @@ StorageDtype = Literal["float16", "float32"]
 AUGMENTS: tuple[str, ...] = get_args(Augment)
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
+ARRAYS = "arrays"
+"""Backbone of caches whose features the user gave as arrays, perhaps with a name behind a colon."""
 MOST_PIXELS = 4096  # of a view's side: a file that asks for more is up to no good
 
 
 def _check(name: str, value: str, allowed: Any) -> None:
     if value not in get_args(allowed):
         raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}")
+
+
+def is_arrays(backbone: str) -> bool:
+    """Whether a spec's backbone says that the features were given as arrays, see `FeatureCache.from_arrays`."""
+    return backbone.partition(":")[0] == ARRAYS
+
+
+def no_network(backbone: str) -> str:
+    """Why there is no network, for a message."""
+    name = backbone.partition(":")[2]
+    return (
+        f"these features{f' ({name})' if name else ''} were given as arrays (FeatureCache.from_arrays): there is "
+        "neither a network nor images"
+    )
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ def update(
     """
     watch, progress = Stopwatch(), machine.get("progress")
     old = FeatureCache.open(on_disk(path), damaged=True)
+    old.require_images("updating from images")
     changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
     options = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with watch.phase("hash"):
@@ -194,6 +195,7 @@ def repair(
     """
     watch, progress = Stopwatch(), machine.get("progress")
     old = FeatureCache.open(on_disk(path), damaged=True)
+    old.require_images("a repair from images")
     damaged = _damaged(old, watch, progress)
     origins = find_origins(old, old.samples, old.layout.wanted, damaged)
     result = Update(

@@ -108,6 +108,8 @@ def verify(
     CacheError, ImageError
     """
     cache = FeatureCache.open(path, damaged=True)
+    if images is not None:
+        cache.require_images("a comparison with images")
     n = len(cache.samples)
     tick = (lambda done: progress("verify", done, n)) if progress else None
     damaged = damaged_rows(cache.layout, np.arange(n), tick)
@@ -124,6 +126,7 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Prog
     """
     first = FeatureCache.open(a)
     if names_images(b):
+        first.require_images("a comparison with images")
         return Difference(str(a), str(b), [], first.samples.changes(_images(first, b, progress)))
     second = FeatureCache.open(b)
     return Difference(str(a), str(b), first.spec.differences(second.spec), first.samples.changes(second.samples))

@@ -26,7 +26,7 @@ RANKS = {
             "convergence plots galleries symptoms likeness shards huggingface",
             "sources",
             "manifest inputs predictions page regression checksums skeleton creation conversion",
-            "linear onevsrest",
+            "linear onevsrest arrays",
             "folding scaling attention imagenet",
             "loader heads headfile sgd selection cache backbones",
             "closed head2toe writer imagecache live_batches starting verification saved extractor transfer",
