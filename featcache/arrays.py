@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache import skeleton
+from featcache.atomic import fsync_folder
 from featcache.checksums import checksums
-from featcache.creation import create, fsync_folder
+from featcache.creation import create
 from featcache.errors import CacheBusyError, CacheError, DataLayoutError
 from featcache.holdout import hold_out
 from featcache.labels import Labels

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from featcache.closed import OutOfTimeError
 from featcache.errors import ClusterError, HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
 from featcache.label_metrics import LabelAccuracy
 from featcache.metrics import Accuracy, evaluate, paired_test
-from featcache.selection import Trial
+from featcache.selection import OutOfTimeError, Trial
 
 _NOISE = 0.05
 
@@ -49,7 +49,7 @@ class Selection:
 
     @property
     def chosen(self) -> Entrant:
-        """Of those that noise could explain to be as good as the most accurate one, that with the lowest log-loss."""
+        """Of those within one standard error of the most accurate one, that with the lowest log-loss."""
         return self.entrants[0]
 
     def __str__(self) -> str:
@@ -99,8 +99,9 @@ def select(
 
     Parameters
     ----------
-    budget_s : seconds from now. A head whose time runs out ends its path where it is, the first one after its first
-        setting; those behind it are left out, as is one that fails.
+    names : the cheap ones first, as in FAMILIES: each may use half of the time that is left, the last one all of it.
+    budget_s : seconds from now. The first head is always fitted. A later one whose time is up ends its path where it
+        is, or is left out where it has no setting yet; so is one that fails.
 
     Raises
     ------
@@ -109,13 +110,14 @@ def select(
     end = time.perf_counter() + (float("inf") if budget_s is None else budget_s)
     found: dict[str, tuple[Tuned, float]] = {}
     missed: list[tuple[str, str]] = []
-    for name in names:
+    for number, name in enumerate(names):
         started = time.perf_counter()
+        limit = end if name == names[-1] else started + (end - started) / 2
         if found and started >= end:
             missed.append((name, "the budget was spent"))
             continue
         try:
-            tuned = FAMILIES[name](tuning, lambda: time.perf_counter() > end)
+            tuned = FAMILIES[name](tuning, partial(_is_over, limit if number and found else float("inf")))
         except OutOfTimeError:
             missed.append((name, "the budget was spent"))
             continue
@@ -135,7 +137,7 @@ def select(
     judged = {name: _judge(tuned, y, tuning.classes, class_names) for name, (tuned, _) in found.items()}
     right = {name: predicted == y for name, (_, predicted) in judged.items()}
     order = sorted(judged, key=lambda name: (-np.average(right[name], weights=weight), judged[name][0].log_loss))
-    alike = [name for name in order if paired_test(right[order[0]], right[name]).p >= _NOISE]
+    alike = [name for name in order if _is_as_good(right[name], right[order[0]])]
     best = min(alike, key=lambda name: judged[name][0].log_loss or 0.0)
     order.remove(best)
     entrants = tuple(
@@ -151,6 +153,19 @@ def select(
     )
     kept = found[best][0]
     return kept.estimator, Selection(entrants, len(rows), tuning.problems.k - 1, kept.temperature, tuple(missed))
+
+
+def _is_over(limit: float) -> bool:
+    return time.perf_counter() > limit
+
+
+def _is_as_good(right: NDArray[np.bool_], best: NDArray[np.bool_]) -> bool:
+    """Whether a head is no more than one standard error of their difference below the best, on the same images.
+
+    The one-standard-error rule of Breiman et al. (1984, "Classification and Regression Trees"), paired.
+    """
+    lost, won = int(np.sum(best & ~right)), int(np.sum(right & ~best))
+    return lost - won <= (lost + won) ** 0.5
 
 
 def _judge(

@@ -12,11 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.blocks import Centred, told_apart
-from featcache.selection import Layers
-
-
-class OutOfTimeError(Exception):
-    """Work ended before it had a result, as it was told to."""
+from featcache.selection import Layers, OutOfTimeError
 
 
 class Moments(NamedTuple):

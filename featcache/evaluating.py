@@ -13,11 +13,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.card import REPORT, ModelCard, prepare_folder, write_file, write_json
+from featcache.atomic import write_file
+from featcache.card import FILE, REPORT, ModelCard, prepare_folder, write_json
 from featcache.classifier import Classifier
-from featcache.entries import Entry, Listing, some
-from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.entries import Entry, Listing
+from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.files import Progress
+from featcache.folder_layout import some
 from featcache.inputs import images_of
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.labels import SEPARATOR, Labels
@@ -174,7 +176,8 @@ def evaluate(
 
     Raises
     ------
-    HeadError, BackboneError : the model cannot be loaded. EmptyFolderError : no image to evaluate on.
+    HeadError, BackboneError : the model cannot be loaded, or `out` holds one.
+    EmptyFolderError : no image to evaluate on.
     DataLayoutError : images with several labels and a model of one, or no class in common.
 
     Examples
@@ -184,6 +187,8 @@ def evaluate(
     """
     watch = Stopwatch()
     if out is not None:
+        if (Path(out) / FILE).exists():
+            raise HeadError(f"{out} holds a model, whose own figures would be replaced. Give another folder.")
         prepare_folder(Path(out), "head")
     with watch.phase("read"):
         source, ignored = open_source(data), Counter[str]()

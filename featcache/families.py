@@ -20,8 +20,8 @@ from featcache.folds import NEVER, plan_folds
 from featcache.head2toe import select_features
 from featcache.neighbours import votes
 from featcache.parts import Part, Targets, TrainRows
-from featcache.selection import Chosen, Layers, LeftOut, Trial, choose
-from featcache.softmax import Problems, solve_path
+from featcache.selection import Chosen, Layers, LeftOut, OutOfTimeError, Trial, choose
+from featcache.softmax import Pass, Problems, solve_path
 from featcache.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def linear(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
     Cs = inverse_strengths(tuning.rows.squares, problems.weight, problems.x.mean)
-    path = solve_path(problems, spectrum, Cs, TOL, MAX_ITER, one_pass=tuning.rows.one_pass)
+    path = solve_path(problems, spectrum, Cs, TOL, MAX_ITER, one_pass=_interruptible(tuning.rows.one_pass, stop))
     tuned, C = _chosen(tuning, (Layers(one.C, one.coef, one.intercept) for one in path), "C={:.3g}", stop)
     tuned.estimator.set_params(C=C, class_weight=tuning.class_weight)
     return tuned
@@ -155,11 +155,11 @@ def head2toe(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
     """Softmax regression on the features that it leans on most, see `featcache.head2toe`."""
     problems = tuning.problems
     spectrum = Spectrum.of(problems.x, problems.weight)
-    squares = tuning.rows.squares
+    squares, one_pass = tuning.rows.squares, _interruptible(tuning.rows.one_pass, stop)
     strengths = inverse_strengths(squares, problems.weight, problems.x.mean)
 
     def fit(kept: NDArray[np.bool_] | None, Cs: Sequence[float] | None) -> Chosen:
-        path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, kept=kept, one_pass=tuning.rows.one_pass)
+        path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, kept=kept, one_pass=one_pass)
         return choose((Layers(one.C, one.coef, one.intercept) for one in path), tuning.left_out, tuning.classes, stop)
 
     found, fraction = select_features(squares, fit, strengths, stop)
@@ -221,11 +221,22 @@ def knn(tuning: Tuning, stop: Stop = lambda: False) -> Tuned | None:
     return Tuned(estimator, f"k={k}", tuple(trials), found[k])
 
 
+def _interruptible(one_pass: Pass, stop: Stop) -> Pass:
+    """The same pass over the rows, which raises OutOfTimeError where `stop` says so."""
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        if stop():
+            raise OutOfTimeError
+        return one_pass(*arguments, **named)
+
+    return run
+
+
 FAMILIES: Mapping[str, Callable[[Tuning, Stop], Tuned | None]] = {  # in the order in which `auto` tries them
-    "linear": linear,
     "centroid": centroid,
     "ridge": ridge,
     "lda": lda,
     "knn": knn,
+    "linear": linear,
     "head2toe": head2toe,
 }

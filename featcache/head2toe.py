@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.selection import PATIENCE, RISE, Chosen, Layers
+from featcache.selection import PATIENCE, RISE, Chosen, Layers, OutOfTimeError
 
 FRACTIONS = tuple(2.0**-power for power in range(8))
 
@@ -34,7 +34,10 @@ def select_features(
     for fraction in FRACTIONS[1:]:
         if stop() or round(fraction * scores.shape[1]) < 1:
             break
-        found = fit(_highest(scores, fraction), Cs[start:])
+        try:
+            found = fit(_highest(scores, fraction), Cs[start:])
+        except OutOfTimeError:
+            break
         if found.log_loss < best.log_loss:
             best, kept, risen = found, fraction, 0
         elif found.log_loss > best.log_loss * (1 + RISE):

@@ -51,6 +51,6 @@ def votes(
         for k in ks:
             for place in range(k):
                 found[k][places, nearest[:, place]] += 1
-        if stop():
+        if start + step < len(rows) and stop():
             return None
     return {k: counts / k for k, counts in found.items()}

@@ -18,6 +18,10 @@ from featcache.linear import LinearHead
 PATIENCE, RISE = 2, 1e-3
 
 
+class OutOfTimeError(Exception):
+    """The time for a head was up before it had a result."""
+
+
 class Layers(NamedTuple):
     """Linear layers of k problems, the last of which saw all images.
 
@@ -99,7 +103,8 @@ def choose(
 ) -> Chosen:
     """The member with the least log-loss on left-out images, each judged at the temperature that suits it best.
 
-    A path ends early where the log-loss has risen twice since the best, or where `stop` says so.
+    A path ends early where the log-loss has risen twice since the best, or where `stop` says so. A path that raises
+    OutOfTimeError behind its first member ends there; before that, the error is passed on.
 
     Parameters
     ----------
@@ -110,7 +115,17 @@ def choose(
     trials: list[Trial] = []
     best: tuple[float, Layers, float, NDArray[np.float64]] | None = None
     risen, temperature, cut = 0, 1.0, False
-    for layers in path:
+    members = iter(path)
+    while True:
+        try:
+            layers = next(members)
+        except StopIteration:
+            break
+        except OutOfTimeError:
+            if best is None:
+                raise
+            cut = True
+            break
         logits = left_out.logits(layers)
         temperature = fit_temperature(logits, y, weight, temperature)
         loss = mean_log_loss(logits / temperature, y, weight)

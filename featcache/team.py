@@ -22,14 +22,14 @@ from threadpoolctl import threadpool_limits
 from featcache import machines
 from featcache.blocks import Centred
 from featcache.cache import FeatureCache
-from featcache.closed import Moments, OutOfTimeError
+from featcache.closed import Moments
 from featcache.errors import ClusterError
 from featcache.features import Features, ViewUse
 from featcache.machines import DEATHS, Cluster, Machines, own_error, why_died
 from featcache.member import Member, Share, content_of
 from featcache.parts import Targets
 from featcache.remote import is_url
-from featcache.selection import Layers, LeftOut
+from featcache.selection import Layers, LeftOut, OutOfTimeError
 from featcache.softmax import Problems
 
 

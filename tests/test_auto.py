@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 from caches import cache_of, clouds
 from featcache import auto
 from featcache.auto import select
-from featcache.closed import OutOfTimeError
 from featcache.errors import HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
 from featcache.features import Features
 from featcache.metrics import paired_test
+from featcache.selection import OutOfTimeError
 
 NAMES = ("a", "b", "c")
 
@@ -104,16 +105,63 @@ def test_a_head_that_fails_on_its_device_leaves_the_others(train: Features, monk
     assert found.missed == (("linear", "it failed (CUDA out of memory)"),)
 
 
-def test_the_first_head_has_a_setting_however_short_the_budget(train: Features) -> None:
-    _, found = select(Tuning(train), ["linear", "ridge", "lda"], train.samples.classes, -1.0)
-    assert [one.head for one in found.entrants] == ["linear"]
-    assert len(found.entrants[0].trials) == 1
-    assert found.missed == (("ridge", "the budget was spent"), ("lda", "the budget was spent"))
+def test_the_first_head_is_fitted_however_short_the_budget(train: Features) -> None:
+    _, found = select(Tuning(train), list(FAMILIES), train.samples.classes, -1.0)
+    assert [one.head for one in found.entrants] == ["centroid"]
+    others = ("ridge", "lda", "knn", "linear", "head2toe")  # cheap ones first
+    assert found.missed == tuple((name, "the budget was spent") for name in others)
+
+
+def test_a_slow_head_neither_keeps_cheap_ones_out_nor_overruns(train: Features) -> None:
+    """Each pass of linear takes 50 ms, so its path some seconds: it is left out, or cut short, within the budget."""
+    some = Tuning(train)
+    quick = some.rows.one_pass
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.05)
+        return quick(*arguments, **named)
+
+    vars(some.rows)["one_pass"] = slow
+    started = time.perf_counter()
+    _, found = select(some, [name for name in FAMILIES if name != "head2toe"], train.samples.classes, 1.0)
+    assert time.perf_counter() - started < 3
+    assert {"centroid", "ridge", "lda", "knn"} <= {one.head for one in found.entrants}
+    linear = [one.setting for one in found.entrants if one.head == "linear"]
+    assert linear[0].endswith(", cut short") if linear else found.missed == (("linear", "the budget was spent"),)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 10])
+def test_linear_ends_at_a_pass(calls: int, train: Features) -> None:
+    """Before the first setting there is no head; behind it there is one, cut short."""
+    asked = iter([False] * calls + [True] * 1000)
+    if calls < 5:
+        with pytest.raises(OutOfTimeError):
+            FAMILIES["linear"](Tuning(train), lambda: next(asked))
+    else:
+        first = len(list(FAMILIES["linear"](Tuning(train), lambda: False).trials))  # type: ignore[union-attr]
+        tuned = FAMILIES["linear"](Tuning(train), lambda: next(asked))
+        assert tuned is not None
+        assert tuned.setting.endswith(", cut short")
+        assert 1 <= len(tuned.trials) < first
+
+
+def test_a_surer_head_that_is_clearly_less_accurate_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 images linear has 2 wrong, ridge 6: two standard errors, which McNemar's test calls noise (p = 0.125)."""
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 6, "linear": 2}
+    plain = fixed["linear"]
+
+    def sure_and_wrong(tuning: Any, stop: Any) -> Any:
+        found = plain(tuning, stop)
+        return found._replace(probabilities=np.eye(3)[found.probabilities.argmax(1)])
+
+    monkeypatch.setattr(auto, "FAMILIES", {"linear": sure_and_wrong, "ridge": fixed["ridge"]})
+    estimator, found = select(tuning(), ["linear", "ridge"], NAMES)
+    assert (estimator, found.entrants[1].p) == ("linear", 0.125)
 
 
 def test_a_budget_in_which_nothing_is_done_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed = Fixed(monkeypatch)
-    fixed.wrong, fixed.took = {"knn": 0}, {"knn": 11}
+    monkeypatch.setattr(auto, "FAMILIES", {"knn": lambda tuning, stop: None})
     with pytest.raises(
         HeadError, match=r"^knn could not be fitted: the budget was spent, or there are too few images$"
     ):

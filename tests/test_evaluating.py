@@ -114,6 +114,8 @@ def test_what_cannot_be_evaluated_is_refused(data: Path, model: Path, tmp_path: 
         evaluate(model, data, split="test")
     x = np.random.default_rng(0).normal(size=(6, 1, 3)).astype(np.float32)
     cache_of(tmp_path / "c.h5", (x, np.arange(6) % 2), (x[:, 0], np.arange(6) % 2))
+    assert "holds a model already" in refused("evaluate", model, data, "-o", model)
+    assert "holds a model, whose own figures" in refused("evaluate", model, data, "-o", model, "--overwrite")
     assert "is not a saved model" in refused("evaluate", tmp_path, data)
 
 

@@ -12,8 +12,9 @@ from featcache_cli import options
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("data")
-@click.option("-o", "--out", help="Folder for val.csv (each prediction), run.json (the figures) and unknown.csv "
-              "(images of classes that the model does not know). [default: not saved]")  # fmt: skip
+@click.option("-o", "--out", callback=options.new_model, help="Folder for val.csv (each prediction), run.json (the "
+              "figures) and unknown.csv (images of classes unknown to the model). [default: not saved]")  # fmt: skip
+@options.overwrite_option
 @click.option("--split", type=click.Choice(["auto", "train", "val", "test", "all"]), default="auto", show_default=True,
               help="Which images of DATA; auto takes all but train.")  # fmt: skip
 @click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views that are averaged "
