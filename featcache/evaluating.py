@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.atomic import write_file
-from featcache.card import FILE, REPORT, ModelCard, prepare_folder, write_json
+from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.classifier import Classifier
 from featcache.entries import Entry, Listing
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
@@ -24,6 +24,7 @@ from featcache.inputs import images_of
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.labels import SEPARATOR, Labels
 from featcache.metrics import Accuracy, wilson_interval
+from featcache.modelfolder import CARD
 from featcache.prediction import Prediction
 from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch, csv_row, notes, printable
@@ -187,7 +188,7 @@ def evaluate(
     """
     watch = Stopwatch()
     if out is not None:
-        if (Path(out) / FILE).exists():
+        if (Path(out) / CARD).exists():
             raise HeadError(f"{out} holds a model, whose own figures would be replaced. Give another folder.")
         prepare_folder(Path(out), "head")
     with watch.phase("read"):

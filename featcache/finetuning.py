@@ -17,6 +17,7 @@ from featcache.engines import compiler_is_there
 from featcache.errors import RunError, first_line
 from featcache.files import Progress
 from featcache.imagecache import ImageCache
+from featcache.imagenet import describe_choice, is_imagenet
 from featcache.images import MAX_PIXELS
 from featcache.label_metrics import LabelAccuracy
 from featcache.loader import ViewLoader
@@ -268,7 +269,8 @@ def finetune(
     )
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
-    notes = (*manifest.notes, *run.notes, *_notes(history, recipe))
+    taken = describe_choice(str(plan.init_head), manifest.samples.classes) if is_imagenet(plan.init_head) else []
+    notes = (*manifest.notes, *taken, *run.notes, *_notes(history, recipe))
     result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes)
     if world.first:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})

@@ -18,7 +18,7 @@ from featcache.errors import HeadError, first_line
 from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
 from featcache.headfile import TREES
-from featcache.imagenet import imagenet_head
+from featcache.imagenet import describe_choice, imagenet_head
 from featcache.label_metrics import judge
 from featcache.linear import LinearHead
 from featcache.multilabel import tune_labels
@@ -92,7 +92,7 @@ class Fitted:
     """A fitted classifier.
 
     name : of the head. history : epochs of sgd. selection : what cross-validation said. untempered : the head without
-    the temperature that its logits were divided by, where they were.
+    the temperature that its logits were divided by, where they were. notes : what a user should know, a line each.
     """
 
     estimator: BaseEstimator
@@ -100,6 +100,7 @@ class Fitted:
     history: list[Any] = field(default_factory=list)
     selection: Selection | None = None
     untempered: BaseEstimator | None = None
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -144,8 +145,9 @@ def _families(head: str | BaseEstimator, options: Options, train: Features) -> l
     return [str(head)] if head in FAMILIES and not fixed else []
 
 
-def borrow(head: str, options: Options, samples: Samples, spec: ExtractSpec, weights: str, layer: str) -> Fitted:
+def borrow(head: str, options: Options, train: Features, spec: ExtractSpec, weights: str, layer: str) -> Fitted:
     """A head that is not fitted at all: the pretrained network's own rows, see `imagenet_head`. Raises HeadError."""
+    samples = train.samples
     if samples.multilabel:
         raise HeadError(f"{head} gives one label an image, and images of this cache have several; use linear")
     if options.parameters or options.use_views:
@@ -160,8 +162,9 @@ def borrow(head: str, options: Options, samples: Samples, spec: ExtractSpec, wei
         weights=weights,
         weights_sha256=spec.weights_sha256,
         layer=layer,
+        features=train.clean(),
     )
-    return Fitted(estimator, head)
+    return Fitted(estimator, head, notes=tuple(describe_choice(head, samples.classes)))
 
 
 def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch | None) -> Fitted:

@@ -38,7 +38,7 @@ class HeadFit:
 
     estimator : the fitted classifier. name : of the head. history : epochs of `sgd`, else empty.
     path : where it was saved, if it was. selection : what cross-validation said, if it was asked.
-    before : val figures before the temperature was set, where one was.
+    before : val figures before the temperature was set, where one was. notes : what a user should know, a line each.
     """
 
     estimator: BaseEstimator
@@ -48,6 +48,7 @@ class HeadFit:
     path: Path | None
     selection: Selection | None = None
     before: Accuracy | LabelAccuracy | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -60,7 +61,7 @@ class HeadFit:
         """What was reached, for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
         lines = [str(self.selection)] if self.selection else []
-        lines += [f"head {self.name}, val:", self.accuracy.describe()]
+        lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
         if self.before and self.selection:
             lines.append(
                 f"before {_temperature(self.selection.temperature)}: log-loss "
@@ -93,6 +94,7 @@ class HeadFit:
             "history": [vars(epoch) for epoch in self.history],
             "selection": self.selection.to_dict() if self.selection else None,
             "before_temperature": before,
+            "notes": list(self.notes),
         }
 
 
@@ -170,7 +172,7 @@ def fit_head(
     with watch.phase("fit"), closing(team) if team else nullcontext():
         if is_imagenet(head):
             weights = cache.provenance.get("weights", "pretrained")
-            fitted = borrow(str(head), options, cache.samples, cache.spec, weights, join_layers(names))
+            fitted = borrow(str(head), options, train, cache.spec, weights, join_layers(names))
         else:
             fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
@@ -189,7 +191,9 @@ def fit_head(
         spec_digest=cache.spec.digest(),
         seed=seed,
     )
-    found = HeadFit(fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before)
+    found = HeadFit(
+        fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before, fitted.notes
+    )
     if folder is not None:
         files: dict[str, bytes | None] = {
             FILE: predictions_csv(val.samples, predicted, probabilities),

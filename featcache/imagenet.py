@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from featcache.errors import HeadError
 from featcache.linear import LinearHead
@@ -16,6 +19,7 @@ PREFIX = "imagenet:"
 """What the name of such a head begins with."""
 
 _CLASSES = 1000
+_GAP_IMAGES = 1000
 
 
 def is_imagenet(head: object) -> bool:
@@ -24,13 +28,25 @@ def is_imagenet(head: object) -> bool:
 
 
 def imagenet_head(
-    name: str, classes: tuple[str, ...], *, backbone: str, weights: str, weights_sha256: str, layer: str = PENULTIMATE
+    name: str,
+    classes: tuple[str, ...],
+    *,
+    backbone: str,
+    weights: str,
+    weights_sha256: str,
+    layer: str = PENULTIMATE,
+    features: NDArray[Any] | None = None,
 ) -> LinearHead:
-    """The rows of the pretrained classifier for the user's classes; for those not named the mean of all its rows.
+    """The rows of the pretrained classifier for the user's classes.
+
+    Classes that are not named stand together for all other m classes of ImageNet. The logit of "one of the others", the
+    logarithm of the sum of their exponentials, is not linear: they get the mean row of the others, and an offset that
+    makes its mean over the images right; without images log(m), the least that it can be (Jensen's inequality).
 
     Parameters
     ----------
     name : see `choose_classes`. classes : the user's, sorted.
+    features : clean features of training images, (n, d), which need no labels.
     backbone, weights : as given to `load_backbone`. weights_sha256 : of the network without its classifier.
 
     Raises
@@ -68,9 +84,20 @@ def imagenet_head(
         )
     rows = weight.double().numpy()
     offsets = np.zeros(_CLASSES) if bias is None else bias.double().numpy()
-    coef = np.array([rows[chosen[one]] if one in chosen else rows.mean(axis=0) for one in classes])
-    intercept = np.array([offsets[chosen[one]] if one in chosen else offsets.mean() for one in classes])
+    others = np.setdiff1d(np.arange(_CLASSES), list(chosen.values()))
+    share = _log_sum_gap(features, rows[others], offsets[others]) - np.log(max(1, len(classes) - len(chosen)))
+    coef = np.array([rows[chosen[one]] if one in chosen else rows[others].mean(axis=0) for one in classes])
+    intercept = np.array([offsets[chosen[one]] if one in chosen else offsets[others].mean() + share for one in classes])
     return LinearHead.from_weights(coef, intercept, np.arange(len(classes)))
+
+
+def _log_sum_gap(features: NDArray[Any] | None, rows: NDArray[np.float64], offsets: NDArray[np.float64]) -> float:
+    """How far the logarithm of the summed exponentials of m logits lies above their mean, on the mean over images."""
+    if features is None or not len(features):
+        return float(np.log(len(rows)))
+    some = np.asarray(features[:: -(-len(features) // _GAP_IMAGES)], np.float64)
+    logits = some @ rows.T + offsets
+    return float(np.mean(logsumexp(logits, axis=1) - logits.mean(axis=1)))
 
 
 def choose_classes(name: str, classes: Sequence[str]) -> dict[str, int]:
@@ -79,7 +106,8 @@ def choose_classes(name: str, classes: Sequence[str]) -> dict[str, int]:
     Parameters
     ----------
     name : "imagenet:ant,bee", one for each class in their sorted order; or "imagenet:ants=ant,bees=bee", where classes
-        may be left out. ImageNet's stand there by name (see `find_class`) or by index, from 0.
+        may be left out. ImageNet's stand there by name (see `find_class`) or by index, from 0. "imagenet:hotdog" alone
+        is taken for the class that has this name, where ImageNet has none of the others ("hotdog", "not hotdog").
 
     Raises
     ------
@@ -88,9 +116,13 @@ def choose_classes(name: str, classes: Sequence[str]) -> dict[str, int]:
     parts = [part.strip() for part in name.removeprefix(PREFIX).split(",") if part.strip()]
     pairs = [(own.strip(), known.strip()) for own, equals, known in (one.rpartition("=") for one in parts) if equals]
     if not pairs:
+        if 0 < len(parts) < len(classes) and (matched := _match_names(parts, classes)):
+            return matched
         if len(parts) != len(classes):
+            numbers = [f"{part} is ImageNet's {class_name(find_class(part))}" for part in parts if part.isdigit()]
             raise HeadError(
-                f"{name} names {len(parts)} classes, the data has {len(classes)}: {', '.join(classes)}. Name one of "
+                f"{name} names {len(parts)} classes, the data has {len(classes)}: {', '.join(classes)}. "
+                f"{'; '.join(numbers)}{'. ' if numbers else ''}Name one of "
                 f"ImageNet's for each, in this order, or those that it knows as {PREFIX}{classes[0]}=NAME."
             )
         pairs = list(zip(classes, parts, strict=True))
@@ -106,6 +138,41 @@ def choose_classes(name: str, classes: Sequence[str]) -> dict[str, int]:
             raise HeadError(f"{name} gives two classes ImageNet's {index} ({class_name(index)}): they would be equal")
         chosen[own] = index
     return chosen
+
+
+def describe_choice(name: str, classes: Sequence[str]) -> list[str]:
+    """Which class of ImageNet each of the user's got, a line for people, and a warning for each that looks wrong."""
+    chosen = choose_classes(name, classes)
+    rest = [one for one in classes if one not in chosen]
+    parts = [f"{own} is {index} ({class_name(index)})" for own, index in chosen.items()]
+    if rest:
+        parts.append(f"{', '.join(rest)} {'is' if len(rest) == 1 else 'are'} all {_CLASSES - len(chosen)} others")
+    lines = [f"ImageNet's classes: {'; '.join(parts)}"]
+    for own, index in chosen.items():
+        known = _index_of(own)
+        if known not in (None, index):
+            lines.append(
+                f"careful: {own} got {index} ({class_name(index)}), but ImageNet's {class_name(known or 0)} is {known} "
+                f"here. Numbers differ between libraries; write {PREFIX}{own}={known}."
+            )
+    return lines
+
+
+def _match_names(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """The classes that bear these names, where each has one and ImageNet knows none of the others; else nothing."""
+    index_of = {own: index for own in classes if (index := _index_of(own)) is not None}
+    wanted = [find_class(name) for name in names]
+    if sorted(wanted) != sorted(index_of.values()):
+        return {}
+    return index_of
+
+
+def _index_of(name: str) -> int | None:
+    """The index of a class that has the user's name, None where there is none, or several."""
+    try:
+        return None if name.isdigit() else find_class(name)
+    except HeadError:
+        return None
 
 
 def find_class(name: str) -> int:

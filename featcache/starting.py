@@ -106,7 +106,7 @@ def read_layer(
     if is_imagenet(head):
         if several:
             raise RunError(f"{head} gives one label an image, and images here have several: leave out --init-head")
-        weights = {"weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
+        weights: dict[str, Any] = {"weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
         return layer(imagenet_head(head, classes, backbone=backbone.name, **weights), len(classes))
     folder = Path(head)
     card = ModelCard.read(folder)
