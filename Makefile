@@ -3,28 +3,34 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test lint format benchmark pictures clean
+.PHONY: install develop demo test lint format benchmark pictures clean
 
 install: $(VENV)/installed
+develop: $(VENV)/developing
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --editable "."
 	touch $@
+
+$(VENV)/developing: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $(VENV)/installed $@
 
 demo: install
 	$(BIN)/featcache demo
 
 # The order of the names starts long files early; by default those with few tests, one of them the longest, come last.
-test: install lint
+test: develop lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: install
+lint: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install
+format: develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

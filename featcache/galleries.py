@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from featcache.drawing import COLOURS, GREY, RIGHT, WRONG, shorten
 
 _CELL, _TITLE = 1.35, 4.5  # inches: a picture, and at least what a title needs
+_SMALL_CELL, _LONGEST = (
+    0.95,
+    16.0,
+)  # inches: a picture among many, and the side of a figure that is still looked at whole
 _COLUMNS = 6
 
 
@@ -46,25 +50,34 @@ class Thumbnail(NamedTuple):
 
 
 def plot_views(views: Sequence[NDArray[np.uint8]], labels: Sequence[str], augment: str) -> Figure:
-    """A row an image: the clean view and the augmented ones.
+    """A row an image: the clean view and the augmented ones. Many rows stand in several blocks side by side.
 
     Parameters
     ----------
     views : of each image (v, s, s, 3), uint8. labels : their classes. augment : name of the recipe.
     """
     columns = max(len(row) for row in views)
-    width = max(_TITLE, columns * _CELL + 0.5)
-    figure = Figure(figsize=(width, len(views) * _CELL + 0.6), layout="constrained")
-    grid = figure.subplots(len(views), columns, squeeze=False)
-    for row, (line, label) in enumerate(zip(views, labels, strict=True)):
-        for column in range(columns):
-            axes = grid[row, column]
-            _blank(axes)
-            if column < len(line):
-                axes.imshow(line[column], interpolation="antialiased")
-            if row == 0:
-                axes.set_title("view 0: clean" if column == 0 else f"view {column}", fontsize="small")
-        grid[row, 0].set_ylabel(shorten(label, 18), fontsize="small")
+    blocks = min(range(1, len(views) + 1), key=lambda count: max(count * (columns + 0.4), -(-len(views) // count)))
+    rows = -(-len(views) // blocks)
+    blocks = -(-len(views) // rows)
+    longer = max(blocks * (columns + 0.4), rows) * _CELL
+    cell = max(_SMALL_CELL, _CELL * min(1.0, _LONGEST / longer))
+    width = max(_TITLE, blocks * (columns * cell + 0.5))
+    figure = Figure(figsize=(width, rows * cell + 0.6), layout="constrained")
+    parts = np.atleast_1d(np.array(figure.subfigures(1, blocks, squeeze=False), object)[0])
+    for block, part in enumerate(parts):
+        grid = part.subplots(rows, columns, squeeze=False)
+        for row in range(rows):
+            place = block * rows + row
+            for column in range(columns):
+                axes = grid[row, column]
+                _blank(axes)
+                if place < len(views) and column < len(views[place]):
+                    axes.imshow(views[place][column], interpolation="antialiased")
+                if row == 0:
+                    axes.set_title("view 0: clean" if column == 0 else f"view {column}", fontsize="small")
+            if place < len(views):
+                grid[row, 0].set_ylabel(shorten(labels[place], 18), fontsize="small")
     figure.suptitle(f"{columns - 1} augmented views ({augment}) of each image", fontsize="medium")
     return figure
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -52,7 +53,9 @@ def plot_comparison(comparison: Comparison) -> Figure:
 
 
 def plot_history(history: Sequence[Epoch]) -> Figure:
-    """Loss and accuracy of each epoch, train and val."""
+    """Loss and accuracy of each epoch, train and val; of a single epoch bars, as one point is no curve."""
+    if len(history) == 1:
+        return _plot_epoch(history[0])
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [epoch.epoch for epoch in history]
     best = max(history, key=lambda epoch: epoch.score)
@@ -69,6 +72,23 @@ def plot_history(history: Sequence[Epoch]) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid()
         axes.legend(fontsize="small")
+    return figure
+
+
+def _plot_epoch(epoch: Epoch) -> Figure:
+    """Loss and accuracy of one epoch as bars."""
+    figure = Figure(figsize=(8, 1.9), layout="constrained")
+    losses, accuracies = (epoch.loss, epoch.val_loss), (epoch.accuracy, epoch.val_accuracy)
+    for axes, values, label in zip(
+        figure.subplots(1, 2, sharey=True), (losses, accuracies), ("cross-entropy (nats)", "accuracy"), strict=True
+    ):
+        bars = axes.barh(["train, augmented", "val"], values, height=0.6, color=[ORANGE, BLUE])
+        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
+        axes.set_xlabel(label)
+        axes.set_xlim(0, 1.15 if label == "accuracy" else 1.2 * max(*values, 1e-9))
+        axes.grid(axis="x")
+    axes.invert_yaxis()
+    figure.suptitle("after one epoch", fontsize="medium")
     return figure
 
 
@@ -208,3 +228,6 @@ def _plain_numbers(axes: Axes) -> None:
 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(between))
+    style = rcParams  # minor ticks are shorter: their numbers stand as low as those of major ones
+    pad = style["xtick.major.size"] + style["xtick.major.pad"] - style["xtick.minor.size"]
+    axes.tick_params(axis="x", which="minor", pad=pad)

@@ -121,3 +121,15 @@ def test_small_pictures_stand_outside_of_their_points() -> None:
 def test_a_single_small_picture_can_be_drawn() -> None:
     (box,) = boxes(plot_map(np.zeros((3, 2)), ["ants"] * 3, "PCA", "", [Thumbnail(2, noise(4, 4))]))
     assert tuple(box.xyann) == (0, 0)
+
+
+@pytest.mark.parametrize(("images", "views", "blocks"), [(1, 9, 1), (4, 5, 1), (24, 5, 2), (50, 2, 5), (50, 9, 2)])
+def test_many_images_stand_in_blocks_side_by_side(images: int, views: int, blocks: int) -> None:
+    figure = plot_views([noise(views, 4, 4)] * images, [f"class {number}" for number in range(images)], "crop")
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert len(drawn) == images * views
+    assert len(figure.subfigs) == blocks
+    assert [axes.get_ylabel() for axes in drawn[::views]] == [f"class {number}" for number in range(images)]
+    width, height = figure.get_size_inches()
+    assert max(width, height) < 25
+    assert height < 3 * width

@@ -11,8 +11,13 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure as Drawn
 
+from browser import chromium, missing
 from featcache.drawing import svg
+from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
 from featcache.page import Figure, Section, Table, write_page
+from featcache.reporting import comparison_table
+from featcache.routes import ROUTES
+from outcomes import comparison, outcome
 from pagereader import Page, Part, read_page
 
 NASTY = "<script>alert(\"ants\")</script> & 'bees' 蚂蚁"
@@ -121,3 +126,19 @@ def test_a_table_is_readable_as_it_is() -> None:
     assert table.markdown() == (
         "| route      | s    |\n| ---------- | ---- |\n| cold       | 12.5 |\n| warm cache | 1    |"
     )
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_the_table_of_a_benchmark_fits_a_window_of_1200_pixels(tmp_path: Path) -> None:
+    rows = [
+        outcome(name, wall_s=[100.5, 90.2, 130.8], accuracy=[0.91, 0.93, 0.95])
+        for name in (COLD, WARM, STAGES_COLD, STAGES_WARM, *list(ROUTES.values())[2:])
+    ]
+    path = write_page(tmp_path / "a.html", "a", [Section("Result", tables=[comparison_table(comparison(*rows))])])
+    with chromium(width=1200) as driver:
+        driver.get(path.as_uri())
+        wide, room = driver.execute_script(
+            "let table = document.querySelector('.wide'); return [table.scrollWidth, table.clientWidth]"
+        )
+    assert room > 900
+    assert wide <= room

@@ -222,3 +222,21 @@ def test_reliability_is_worked_out_by_hand() -> None:
 def test_heads_that_are_always_or_never_right_can_be_drawn(n: int, right: bool) -> None:
     top, _ = plot_reliability(np.full(n, 1.0), np.full(n, right)).axes
     assert list(top.containers[0].lines[0].get_ydata()) == [float(right)]
+
+
+def test_one_epoch_is_no_curve_but_bars_with_their_numbers() -> None:
+    losses, accuracies = plot_history(HISTORY[:1]).axes
+    assert [bar.get_width() for bar in losses.patches] == [1.5, 1.25]
+    assert [bar.get_width() for bar in accuracies.patches] == [0.5, 0.6]
+    assert [text.get_text() for text in [*losses.texts, *accuracies.texts]] == ["1.500", "1.250", "0.500", "0.600"]
+    assert not losses.lines
+
+
+def test_all_numbers_of_an_axis_stand_at_one_height() -> None:
+    figure = plot_comparison(comparison(outcome(COLD, wall_s=[8.0]), outcome(WARM, wall_s=[60.0])))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    shown = [tick.label1.get_window_extent() for tick in ticks if tick.label1.get_text()]
+    assert len(shown) >= 3
+    assert np.ptp([box.y1 for box in shown]) < 0.5
