@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from featcache.atomic import try_lock
 from featcache.backbones import Backbone, load_backbone
 from featcache.card import CHECKPOINT, REPORT, prepare_folder, write_json
 from featcache.devices import resolve_device, resolve_precision
@@ -31,6 +32,9 @@ from featcache.spec import EMBEDDED, Augment, ExtractSpec
 from featcache.starting import begin
 from featcache.training import Epoch
 from featcache.world import ALONE, World
+
+LOCK = "run.lock"
+"""In a run's folder, while a process trains there."""
 
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
 
@@ -229,6 +233,8 @@ def finetune(
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
         spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32")
     with ExitStack() as stack:
+        if world.first:
+            stack.enter_context(_alone_in(out))
         images = None
         if image_cache is not None:
             with watch.phase("image cache"):
@@ -276,6 +282,22 @@ def finetune(
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     world.leave()
     return result
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, so that the same command typed twice trains once. Raises RunError where another has it."""
+    path = folder / LOCK
+    with path.open("ab") as file:
+        free = True
+        with suppress(OSError):  # a file system without locks
+            free = try_lock(file)
+        if not free:
+            raise RunError(f"{folder} is being trained by another process. Wait until it ends, or give another folder.")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:

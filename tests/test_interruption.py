@@ -194,6 +194,24 @@ def test_patience_ends_a_run_early_and_more_of_it_goes_on(split_folder: Path, tm
     assert ends[1] < ends[2]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_the_same_command_typed_twice_trains_once(split_folder: Path, tmp_path: Path) -> None:
+    out, refusals = tmp_path / "run", []
+
+    def again(epoch: Epoch) -> None:
+        if epoch.epoch == 1:
+            with pytest.raises(RunError, match="is being trained by another process") as caught:
+                tune(split_folder, out)
+            refusals.append(caught.value)
+
+    found = tune(split_folder, out, on_epoch=again)
+    assert len(refusals) == 1
+    assert len(found.history) == RECIPE.epochs
+    assert not (out / "run.lock").exists()
+    (out / "run.lock").touch()  # as a killed process leaves it
+    assert tune(split_folder, out).history == found.history
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_sigterm_and_the_same_command_again(tmp_path: Path) -> None:
     counts = {"train/ants": 20, "train/bees": 20, "val/ants": 3, "val/bees": 2}
