@@ -167,7 +167,7 @@ class Run:
         self.loader.skipped.update(state["skipped"])
         self.first = Pass(**state["first"]) if state.get("first") else None
         if self.training.is_over:
-            self.notes.append("this run had ended before: nothing was trained. To train it longer, raise --epochs")
+            self.notes.append("this run had ended before: nothing was trained. Longer: more --epochs, with --resume")
         for epoch in self.training.history:
             if self.on_epoch:
                 self.on_epoch(epoch)

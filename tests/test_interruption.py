@@ -125,7 +125,7 @@ def test_the_same_call_again_changes_nothing_and_says_so(resume: bool, split_fol
     again = tune(split_folder, tmp_path / "run", resume=resume)
     assert contents(tmp_path / "run") == before
     assert again.history == first.history
-    assert "this run had ended before: nothing was trained. To train it longer, raise --epochs" in str(again)
+    assert "this run had ended before: nothing was trained. Longer: more --epochs, with --resume" in str(again)
     assert "had ended before" not in str(first)
 
 
