@@ -246,12 +246,13 @@ class Backbone:
         views: int,
         dtype: StorageDtype,
         val_views: int = 0,
+        value_range: tuple[float, float] | None = None,
     ) -> ExtractSpec:
         """All that decides a feature of this network."""
         return ExtractSpec(
             backbone=self.name,
             weights_sha256=self.weights_sha256,
-            view=self.view_spec(image_size=image_size, augment=augment, seed=seed),
+            view=self.view_spec(image_size=image_size, augment=augment, seed=seed, value_range=value_range),
             mean=self.mean,
             std=self.std,
             views=views,

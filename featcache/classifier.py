@@ -170,7 +170,8 @@ class Classifier:
         if isinstance(image, ImageFile):
             return image.name, decoders.submit(self._views_of_file, image.read, numbers)
         try:
-            pixels = rgb_of(image, name)  # at once: its owner may change or close it afterwards
+            # at once: its owner may change or close it afterwards
+            pixels = rgb_of(image, name, value_range=self.card.spec.view.value_range)
         except UnreadableImageError as error:
             unreadable: Future[_Views] = Future()
             unreadable.set_result(error)
@@ -180,7 +181,7 @@ class Classifier:
     def _views_of_file(self, read: Callable[[], bytes], numbers: Sequence[int]) -> _Views:
         try:
             data = read()
-            return self._views(decode(data), data, numbers)
+            return self._views(decode(data, value_range=self.card.spec.view.value_range), data, numbers)
         except UnreadableImageError as error:
             return error
         except OSError as error:

@@ -74,6 +74,7 @@ class ClusterExtractor:
         self._machines = Machines(cluster)
         self._ray, self._manifest, self._order = self._machines.ray, manifest, order
         self.skipped: dict[int, str] = {}
+        self.remarks: dict[int, str] = {}
         self._on_note = on_note
         self._workers: list[_Worker] = []
         self._lost: dict[str, int] = {}  # machine -> workers that died there in a row
@@ -164,7 +165,8 @@ class ClusterExtractor:
             return None
         if isinstance(found, Extracted):
             return found
-        self.skipped.update({int(job.rows[row]): reason for row, reason in found.items()})  # the last that comes of it
+        for mine, theirs in ((self.skipped, found.skipped), (self.remarks, found.remarks)):  # the last that comes of it
+            mine.update({int(job.rows[row]): text for row, text in theirs.items()})
         job.left[:] = False
         if monotonic() - job.since < _SECONDS:
             worker.size = min(_MOST, 2 * worker.size)

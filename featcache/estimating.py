@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
+from featcache.bitdepth import ValueRange
 from featcache.cache import FeatureCache, check_spec, partial_path
 from featcache.carrying import find_origins
 from featcache.engines import EngineName
@@ -25,6 +26,7 @@ from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.report import human_bytes, human_duration
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.valuerange import choose_value_range
 
 _MEASURED_VIEWS = 96
 
@@ -86,6 +88,7 @@ def estimate(
     label_column: str | None = None,
     skip_missing: bool = False,
     max_pixels: int = MAX_PIXELS,
+    value_range: ValueRange | None = None,
     progress: Progress | None = None,
 ) -> Estimate:
     """What `extract` with these arguments would cost, less what is there already; nothing is written.
@@ -109,7 +112,13 @@ def estimate(
             backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
         )
     spec = backbone.extract_spec(
-        image_size=image_size, augment=augment, seed=seed, views=views, dtype=dtype, val_views=val_views
+        image_size=image_size,
+        augment=augment,
+        seed=seed,
+        views=views,
+        dtype=dtype,
+        val_views=val_views,
+        value_range=choose_value_range(value_range, out, manifest, max_pixels),
     )
     missing = wanted_views(spec, manifest.samples)
     there = Path(out) if Path(out).exists() else partial_path(out)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featcache.backbones import Backbone, load_backbone
+from featcache.bitdepth import ValueRange
 from featcache.cache import FeatureCache, on_disk
 from featcache.carrying import set_aside, take_over
 from featcache.cluster import ClusterExtractor
@@ -24,9 +25,10 @@ from featcache.layers import grid_side, parse_layer
 from featcache.layout import size_needed, wanted_views
 from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
-from featcache.report import Report, Stopwatch, human_bytes, notes
+from featcache.report import Report, Stopwatch, human_bytes, notes, remark_notes
 from featcache.samples import SPLITS, UNLABELLED
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
+from featcache.valuerange import choose_value_range, describe_value_range
 from featcache.workman import Order
 from featcache.writer import CacheWriter
 
@@ -39,6 +41,7 @@ class Extraction:
     there already; shown : their views. skipped : pairs (id, reason). ignored : files that are no images, by reason.
     conflicts : pairs of ids with equal bytes and different labels.
     note : what the user should know of the network's engine. data_notes : how the data was read, see `Manifest`.
+    remarks : pairs (id, what is odd about the image), of those extracted by this call.
     """
 
     cache: FeatureCache
@@ -50,6 +53,7 @@ class Extraction:
     report: Report
     note: str = ""
     data_notes: tuple[str, ...] = ()
+    remarks: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         """What was done, for people."""
@@ -69,7 +73,8 @@ class Extraction:
             is_known = cache.samples.split != SPLITS.index(UNLABELLED)
             without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
             lines.append(f"an image can have several labels; {without} images have none")
-        return "\n".join([*lines, *self.data_notes, *notes(self.ignored, self.conflicts, self.skipped)])
+        lines += [*self.data_notes, *notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -83,6 +88,8 @@ class Extraction:
             "conflicts": [list(pair) for pair in self.conflicts],
             "note": self.note,
             "data_notes": list(self.data_notes),
+            "value_range": self.cache.spec.flat().get("value_range"),
+            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
         }
 
 
@@ -110,6 +117,7 @@ def extract(
     label_column: str | None = None,
     skip_missing: bool = False,
     max_pixels: int = MAX_PIXELS,
+    value_range: ValueRange | None = None,
     strict: bool = False,
     cluster: Cluster | None = None,
     progress: Progress | None = None,
@@ -132,6 +140,8 @@ def extract(
     seed : of the augmentation, and of the weights where they are drawn. max_pixels : larger images count as unreadable.
     val_fraction, split_seed, allow_leak, label_column, skip_missing : see `read_manifest`; the split does not change
         with `seed`.
+    value_range : low and high value of pixels with more than 8 bits a channel, which become black and white; None
+        takes that of a cache that is there, else finds it, see `find_value_range`.
     strict : make the first unreadable image an error instead of skipping and listing it.
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
     cluster : machines to do it, see `Cluster`; then device and workers are those of each, None or "auto" of its
@@ -162,6 +172,10 @@ def extract(
     own = isinstance(backbone, str)
     extractor: Extractor
     with watch.phase("start"):
+        value_range = choose_value_range(value_range, out, manifest, max_pixels)
+        if value_range and on_note:
+            on_note(describe_value_range(value_range))
+        asked["value_range"] = value_range
         if cluster:
             if device == "auto" and not cluster.gpus_per_worker:
                 network["device"] = "cpu"  # Ray lets all workers see the machine's GPUs
@@ -198,6 +212,7 @@ def extract(
         report,
         extractor.note,
         manifest.notes,
+        named(manifest, extractor.remarks),
     )
 
 
@@ -258,11 +273,11 @@ def fill(
             skipped.update(writer.write(rows, features, first_view))
         left -= len(rows)
         if strict:
-            refuse_unreadable(manifest, _named(manifest, skipped))
+            refuse_unreadable(manifest, named(manifest, skipped))
         if progress:
             progress("extract", total - left, total)
     if strict:
-        refuse_unreadable(manifest, _named(manifest, skipped))
+        refuse_unreadable(manifest, named(manifest, skipped))
     if progress and skipped:
         progress("extract", total, total)
     if len(skipped) == total:
@@ -273,8 +288,9 @@ def fill(
     return skipped
 
 
-def _named(manifest: Manifest, skipped: Mapping[int, str]) -> list[tuple[str, str]]:
-    return [(manifest.samples.ids[row], reason) for row, reason in skipped.items()]
+def named(manifest: Manifest, texts: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Pairs (id, text) for what is said of rows, in their order."""
+    return [(manifest.samples.ids[row], text) for row, text in sorted(texts.items())]
 
 
 def refuse_unreadable(manifest: Manifest, skipped: Sequence[tuple[str, str]]) -> None:

@@ -35,16 +35,24 @@ class Extracted(NamedTuple):
     first_view: int
 
 
+class Listed(NamedTuple):
+    """Rows that could not be read, with the reason, and rows that are odd, with what is odd about them."""
+
+    skipped: dict[int, str]
+    remarks: dict[int, str]
+
+
 class Extractor(Protocol):
     """Makes features of the images of a manifest.
 
     spec : all that decides a feature. dims : width d of each layer. skipped : row -> reason, of the images that could
-    not be read. device_name, precision, note : see `Backbone`.
+    not be read. remarks : row -> what is odd about an image. device_name, precision, note : see `Backbone`.
     """
 
     spec: ExtractSpec
     dims: dict[str, int]
     skipped: dict[int, str]
+    remarks: dict[int, str]
 
     @property
     def device_name(self) -> str: ...
@@ -91,7 +99,7 @@ class LocalExtractor:
         self._backbone, self._engine, self._batch_size = backbone, engine, batch_size
         self._watch = watch or Stopwatch()
         self._loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=self._watch)
-        self.skipped = self._loader.skipped
+        self.skipped, self.remarks = self._loader.skipped, self._loader.remarks
 
     @property
     def device_name(self) -> str:

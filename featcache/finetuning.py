@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from featcache.atomic import try_lock
 from featcache.backbones import Backbone, load_backbone
-from featcache.card import CHECKPOINT, REPORT, prepare_folder, write_json
+from featcache.bitdepth import ValueRange
+from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.devices import resolve_device, resolve_precision
 from featcache.engines import compiler_is_there
 from featcache.errors import RunError, first_line
@@ -26,11 +27,12 @@ from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
 from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
 from featcache.recipe import Recipe, make_recipe
-from featcache.report import Report, Stopwatch
+from featcache.report import Report, Stopwatch, remark_notes
 from featcache.run import Run
 from featcache.spec import EMBEDDED, Augment, ExtractSpec
 from featcache.starting import begin
 from featcache.training import Epoch
+from featcache.valuerange import describe_value_range, find_value_range
 from featcache.world import ALONE, World
 
 LOCK = "run.lock"
@@ -145,6 +147,7 @@ def finetune(
     label_column: str | None = None,
     skip_missing: bool = False,
     max_pixels: int = MAX_PIXELS,
+    value_range: ValueRange | None = None,
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
     world: World = ALONE,
@@ -178,6 +181,8 @@ def finetune(
     seed : of views, order, new weights and dropout.
     val_fraction, split_seed, allow_leak, label_column, skip_missing : see `read_manifest`.
     max_pixels : larger images count as unreadable.
+    value_range : low and high value of pixels with more than 8 bits a channel, which become black and white; None
+        takes that of `init_head`, else finds it, see `find_value_range`.
     image_cache : a file that keeps the decoded images, for later epochs and runs. In it those whose short side
         exceeds twice that of the clean view's resize are shrunk to that, so their views differ a little.
     world : processes that train together, each with its share of every batch, see `World.of_torchrun`: losses are those
@@ -231,7 +236,10 @@ def finetune(
             raise RunError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --compile.")
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
-        spec = backbone.extract_spec(image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32")
+        value_range = value_range or _range_of(init_head, manifest, max_pixels)
+        spec = backbone.extract_spec(
+            image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32", value_range=value_range
+        )
     with ExitStack() as stack:
         if world.first:
             stack.enter_context(_alone_in(out))
@@ -239,7 +247,9 @@ def finetune(
         if image_cache is not None:
             with watch.phase("image cache"):
                 side = _KEPT_SIDES * spec.view.resize_size
-                images = stack.enter_context(closing(ImageCache(image_cache, manifest, side, max_pixels, progress)))
+                images = stack.enter_context(
+                    closing(ImageCache(image_cache, manifest, side, max_pixels, progress, value_range))
+                )
         loader = stack.enter_context(
             closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images))
         )
@@ -276,7 +286,10 @@ def finetune(
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
     taken = describe_choice(str(plan.init_head), manifest.samples.classes) if is_imagenet(plan.init_head) else []
-    notes = (*manifest.notes, *taken, *run.notes, *_notes(history, recipe))
+    odd = {row: remark for found in world.gather(loader.remarks) for row, remark in found.items()}
+    remarks = remark_notes([(manifest.samples.ids[row], remark) for row, remark in sorted(odd.items())])
+    ranged = [describe_value_range(value_range)] if value_range else []
+    notes = (*manifest.notes, *taken, *run.notes, *_notes(history, recipe), *ranged, *remarks)
     result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes)
     if world.first:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
@@ -298,6 +311,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _range_of(init_head: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int) -> ValueRange | None:
+    """The value range that the head was fitted with, else that of the images."""
+    if init_head is None or is_imagenet(os.fspath(init_head)):
+        return find_value_range(manifest, max_pixels)
+    return ModelCard.read(Path(init_head)).spec.view.value_range
 
 
 def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:

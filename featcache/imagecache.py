@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zlib_ng.zlib_ng import crc32
 
 from featcache import skeleton
+from featcache.bitdepth import ValueRange, format_range
 from featcache.creation import create, sweep
 from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
 from featcache.files import Progress
@@ -47,11 +48,12 @@ class ImageCache:
     path : the file. manifest : the images that shall have room in it.
     side : images with a larger short side, in pixels, are kept shrunk to it, antialiased.
     max_pixels : images with more, before they are shrunk, are left to whoever decodes.
+    value_range : that of `decode`, by which they were decoded.
 
     Raises
     ------
-    CacheMismatchError : the file is for other images or another side. NotACacheError, CacheVersionError,
-    CacheSpaceError
+    CacheMismatchError : the file is for other images, another side or another value range.
+    NotACacheError, CacheVersionError, CacheSpaceError
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class ImageCache:
         side: int,
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         self.path, self.side, self._max_pixels = Path(path), side, max_pixels
+        self._value_range = value_range
         lift_pillows_limit(max_pixels)
         sweep(self.path)
         if not self.path.exists():
@@ -132,7 +136,8 @@ class ImageCache:
         sizes_bytes = table[:, 0] * table[:, 1] * 3
         places = np.column_stack([np.cumsum(sizes_bytes) - sizes_bytes, table])
         total = int(sizes_bytes.sum())
-        index = json.dumps({"side": self.side}).encode()
+        given = {"side": self.side, "value_range": self._value_range}
+        index = json.dumps({name: value for name, value in given.items() if value is not None}).encode()
         tables: dict[str, dict[str, Any]] = {
             "index": {"data": np.frombuffer(index, np.uint8)},
             "sha256": {"data": hashes},
@@ -154,7 +159,8 @@ class ImageCache:
 
     def _read(self) -> None:
         with opened(self.path, IMAGES) as arrays:
-            side, n = int(arrays.index()["side"]), arrays.regions["sha256"].shape[0]
+            index, n = arrays.index(), arrays.regions["sha256"].shape[0]
+            side, value_range = int(index["side"]), index.get("value_range")
             total = arrays.regions["pixels"].shape[0]
             self._places = arrays.table("places", (n, 4), "<i8")
             hashes = arrays.table("sha256", (n, 32), "|u1")
@@ -165,6 +171,12 @@ class ImageCache:
         if side != self.side:
             raise CacheMismatchError(
                 f"{self.path} holds images of at most {side} pixels (short side), you need {self.side}. "
+                "Remove it, or give another file with --image-cache."
+            )
+        if value_range != (self._value_range and list(self._value_range)):
+            found, needed = (format_range(one) if one else "no range" for one in (value_range, self._value_range))
+            raise CacheMismatchError(
+                f"{self.path} holds pixels that were scaled by the value range {found}, you need {needed}. "
                 "Remove it, or give another file with --image-cache."
             )
         self._row = {sha.tobytes(): row for row, sha in enumerate(hashes)}

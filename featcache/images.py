@@ -7,17 +7,24 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from featcache.atomic import atomic_write
+from featcache.bitdepth import DeepPixels, ValueRange
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
+from featcache.tiff import is_tiff, needs_tifffile, read_tiff
 
 MAX_PIXELS = 178_956_970
 """The most pixels that are decoded: twice Pillow's warning limit, a quarter of a gigabyte of RGB each way."""
+
+_WIDTH, _LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
+_NEARLY_BLACK = 16
+_CLIPPED = 0.001  # of the values of a picture: more are worth a remark, fewer are a few hot pixels
 
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -54,11 +61,18 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in image_extensions() and not is_placeholder(path)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None) -> NDArray[np.uint8]:
     """Decode an image file to upright RGB.
 
-    EXIF orientation is applied; animations give their first frame; transparency is laid on white; 16-bit
-    greys keep their upper 8 bits; CMYK and palettes are converted.
+    EXIF orientation is applied; animations give their first frame; transparency is laid on white; CMYK and palettes
+    are converted.
+
+    Parameters
+    ----------
+    data : the bytes of the file.
+    max_pixels : the most pixels that are decoded.
+    value_range : low and high of pixels with more than 8 bits a channel, which become black and white. None keeps the
+        upper 8 bits of 16.
 
     Returns
     -------
@@ -69,17 +83,99 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     UnreadableImageError : more than `max_pixels` (perhaps a "decompression bomb": a small file that fills the
         memory), or whatever else is wrong with the file, with the reason as its text.
     """
+    return decode_and_check(data, max_pixels, value_range).pixels
+
+
+class Decoded(NamedTuple):
+    """Pixels (h, w, 3), uint8, and what is odd about them: "nearly black"; "" for nothing."""
+
+    pixels: _Pixels
+    remark: str
+
+
+def decode_and_check(data: bytes, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None) -> Decoded:
+    """`decode`, with a look at what comes out: whether it is nearly black, of one colour or clipped by the range."""
+    found = _read(data, max_pixels, scaled=value_range is not None)
+    if not isinstance(found, DeepPixels):
+        return Decoded(found, _remark(found))
+    clipped = value_range is not None and found.share_outside(value_range) > _CLIPPED
+    pixels = _rgb_of_deep(found, value_range)
+    return Decoded(pixels, "clipped by the value range" if clipped else _remark(pixels))
+
+
+def value_extent(data: bytes, max_pixels: int = MAX_PIXELS) -> ValueRange | None:
+    """The least and largest value of a picture with more than 8 bits a channel; None for any other, and for floats.
+
+    Raises
+    ------
+    UnreadableImageError : as of `decode`.
+    """
+    found = _read(data, max_pixels, scaled=True)
+    return found.extent if isinstance(found, DeepPixels) and found.values.dtype.kind in "iu" else None
+
+
+def _read(data: bytes, max_pixels: int, scaled: bool) -> _Pixels | DeepPixels:
+    """RGB pixels; values where a file has more than 8 bits a channel, of colours only where they are to be scaled."""
     try:
-        with _open(data) as image:
+        try:
+            opened = _open(data)
+        except UnidentifiedImageError:
+            if not is_tiff(data):
+                raise
+            return read_tiff(data, max_pixels)
+        with opened as image:
             _refuse_large(image, max_pixels)
+            tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+            if tags is not None and needs_tifffile(tags, data.startswith(b"II"), scaled):
+                return read_tiff(data, max_pixels)
+            if scaled and image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and data[24] == 16:
+                return DeepPixels(_values_of_png(data), orientation=_orientation(image))
             pixels = _decode_jpeg(data, image)
-            return np.array(_to_rgb(_upright(image))) if pixels is None else pixels
+            return _pixels_of(_upright(image)) if pixels is None else pixels
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they like on a broken file: OSError, SyntaxError, ...
         if isinstance(error, ValueError) and (shorter := without_texts(data)):
-            return decode(shorter, max_pixels)
+            return _read(shorter, max_pixels, scaled)
         raise UnreadableImageError(_reason(data, error)) from error
+
+
+def _values_of_png(data: bytes) -> NDArray[np.uint16]:
+    """All bits of a PNG with 16-bit colours, RGB or RGBA, of which Pillow gives the upper byte."""
+    import torch
+    from torchvision.io import decode_png
+
+    values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+    return values[..., [0, 0, 0, 1]] if values.shape[2] == 2 else values
+
+
+def _pixels_of(image: Image.Image) -> _Pixels | DeepPixels:
+    """Of an upright image: its values where they have more than 8 bits, else RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        return DeepPixels(values.astype(values.dtype.newbyteorder("="), copy=False))
+    return np.array(_to_rgb(image))
+
+
+def _rgb_of_deep(deep: DeepPixels, value_range: ValueRange | None) -> _Pixels:
+    pixels = deep.to_uint8(value_range)
+    if pixels.shape[2:] != (3,):
+        pixels = np.array(_to_rgb(Image.fromarray(pixels)))
+    return np.ascontiguousarray(_TURNS.get(deep.orientation, _TURNS[1])(pixels))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF is no reason to lose readable pixels
+        return 1
+
+
+def _remark(pixels: _Pixels) -> str:
+    first = pixels[:1, :1]
+    if (pixels[:1] == first).all() and (pixels == first).all():
+        return "of one colour"
+    return "nearly black" if pixels.max() < _NEARLY_BLACK else ""
 
 
 def _open(data: bytes) -> Image.Image:
@@ -108,12 +204,15 @@ def is_picture(thing: object) -> bool:
     return isinstance(thing, Image.Image) or (isinstance(thing, np.ndarray) and thing.ndim in (2, 3))
 
 
-def rgb_of(picture: object, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def rgb_of(
+    picture: object, name: str, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None
+) -> NDArray[np.uint8]:
     """Upright RGB of a `Picture`, by the rules of `decode`: what Pillow opened gives the pixels of its file.
 
     Parameters
     ----------
     name : what errors call it.
+    max_pixels, value_range : as of `decode`.
 
     Returns
     -------
@@ -127,7 +226,8 @@ def rgb_of(picture: object, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[
         return _rgb_of_array(picture, name)
     try:
         _refuse_large(picture, max_pixels)
-        return np.array(_to_rgb(_upright(picture)))
+        found = _pixels_of(_upright(picture))
+        return _rgb_of_deep(found, value_range) if isinstance(found, DeepPixels) else found
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # Pillow reads the file only now, and it is broken
@@ -157,8 +257,10 @@ def upright_size(file: Path | bytes) -> tuple[int, int] | None:
     """Height and width as `decode` gives them, from the header alone; None where that cannot be read."""
     try:
         with Image.open(file) if isinstance(file, Path) else _open(file) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
+            height, width = image.height, image.width
+            if image.format == "TIFF":  # some versions of Pillow give the upright size already
+                height, width = (image.tag_v2[tag] for tag in (_LENGTH, _WIDTH))  # type: ignore[attr-defined]
+            return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
     except (UnidentifiedImageError, ValueError):  # a second look at all bytes, as `decode` takes it
         data = file.read_bytes() if isinstance(file, Path) else without_texts(file)
         return upright_size(data) if data else None
@@ -206,12 +308,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # I;16, I;16B, I: convert("RGB") would clip at 255
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        eight_bits = image.mode == "I" and grey.max() <= 255  # 32-bit integers may hold either
-        return Image.fromarray((grey if eight_bits else grey >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels have no defined range; convert it to 8 bits")
     if image.mode == "LAB":  # convert("RGB") does not know it
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DownloadError, UnreadableImageError
-from featcache.images import MAX_PIXELS, decode, lift_pillows_limit
+from featcache.images import MAX_PIXELS, decode_and_check, lift_pillows_limit
 from featcache.manifest import Manifest
 from featcache.report import Stopwatch
 from featcache.spec import ViewSpec
@@ -74,6 +74,7 @@ class ViewLoader:
     Attributes
     ----------
     skipped : dict, row -> reason, of the images that could not be read.
+    remarks : dict, row -> what is odd about the pixels of an image that was decoded, see `decode_and_check`.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class ViewLoader:
         self.manifest = manifest
         self.spec = spec
         self.skipped: dict[int, str] = {}
+        self.remarks: dict[int, str] = {}
         self._images = images
         self._watch = watch or Stopwatch()
         self._workers = workers or usable_cores()
@@ -160,7 +162,9 @@ class ViewLoader:
                 with self._watch.phase("read"):
                     data = read_image(self.manifest, row, expected)
                 with self._watch.phase("decode"):
-                    image = decode(data, self._max_pixels)
+                    image, remark = decode_and_check(data, self._max_pixels, self.spec.value_range)
+                    if remark:
+                        self.remarks[row] = remark
                     image = self._images.keep(expected, image) if self._images else image
             except UnreadableImageError as error:
                 return error

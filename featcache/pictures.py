@@ -299,7 +299,8 @@ def _load(
         found = hashlib.sha256(content).digest()
         if expected not in (None, found):
             raise PictureError(f"{where} is not the image that the cache was made from. See `featcache diff`.")
-        return np.stack([shrink(view, side) for view in make_views(decode(content), spec, found, numbers)])
+        pixels = decode(content, value_range=spec.value_range)
+        return np.stack([shrink(view, side) for view in make_views(pixels, spec, found, numbers)])
     except UnreadableImageError as error:
         raise PictureError(f"{where} cannot be read: {error}") from error
     except FileNotFoundError as error:

@@ -133,7 +133,7 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
         try:
             content = read_image(manifest, row, expected)
             started = time.perf_counter()
-            image = decode(content, MAX_PIXELS)
+            image = decode(content, MAX_PIXELS, spec.view.value_range)
         except UnreadableImageError as error:
             reason = str(error)
             continue

@@ -187,6 +187,19 @@ def _ignored(reason: str, count: int) -> str:
     return f"ignored {count} {thing}{'' if count == 1 else 's'}: {why if not what else reason}"
 
 
+def remark_notes(remarks: Pairs) -> list[str]:
+    """Images that are odd, pairs (id, what is odd): a line a kind, with the count and the first name."""
+    names: dict[str, list[str]] = {}
+    for name, remark in remarks:
+        names.setdefault(remark, []).append(name)
+    hint = {"nearly black": ": see --value-range", "clipped by the value range": ": see --value-range"}
+    return [
+        f"{len(some)} {'image is' if len(some) == 1 else 'images are'} {remark} (for example {printable(some[0])})"
+        f"{hint.get(remark, '')}"
+        for remark, some in names.items()
+    ]
+
+
 def human_bytes(count: float) -> str:
     """1536 -> '1.5 kB'; units of 1000, as disks are sold."""
     if round(count) < 1000:

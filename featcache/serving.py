@@ -111,7 +111,7 @@ def serve(
         if not _is_in(path, uploads) or path.is_dir():  # gradio does not look at all that it is sent
             raise UnreadableImageError("it was not uploaded")
         with one_at_a_time:
-            pixels = decode(path.read_bytes(), max_pixels)
+            pixels = decode(path.read_bytes(), max_pixels, classifier.card.spec.view.value_range)
             (prediction,) = classifier.predict([pixels], top=top)
         return _label(prediction)
 

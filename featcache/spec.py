@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
 ARRAYS = "arrays"
 """Backbone of caches whose features the user gave as arrays, perhaps with a name behind a colon."""
+_NEWER: dict[str, Any] = {"val_views": 0, "value_range": None}  # left out: older caches keep their digest
 MOST_PIXELS = 4096  # of a view's side: a file that asks for more is up to no good
 
 
@@ -46,11 +48,23 @@ def no_network(backbone: str) -> str:
     )
 
 
+def _range(value: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"value_range is {value!r}; it must be two numbers, low and high") from error
+    if not -math.inf < low < high < math.inf:
+        raise SpecError(f"value_range is {low:g} to {high:g}; the low value must be below the high one")
+    return low, high
+
+
 @dataclass(frozen=True)
 class ViewSpec:
     """How pixels become a view: view 0 is resized and centre-cropped, views 1, 2, ... are augmented.
 
-    Sizes are in pixels. `resize_size` is the short side before the centre crop of `image_size`.
+    Sizes are in pixels. `resize_size` is the short side before the centre crop of `image_size`. `value_range` is the
+    low and the high value of pixels with more than 8 bits a channel, which become black and white; None keeps the upper
+    8 bits of 16.
     """
 
     image_size: int = 224
@@ -58,8 +72,11 @@ class ViewSpec:
     interpolation: Interpolation = "bilinear"
     augment: Augment = "tutorial"
     seed: int = 0
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", _range(self.value_range))
         _check("augment", self.augment, Augment)
         _check("interpolation", self.interpolation, Interpolation)
         if not 1 <= self.image_size <= self.resize_size <= MOST_PIXELS:
@@ -102,11 +119,10 @@ class ExtractSpec:
             raise SpecError(f"layers is {list(self.layers)}; name each once, for example {PENULTIMATE}")
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its name, those of the view spec too, as JSON values; `val_views` where there are some."""
+        """Every field by its name, those of the view spec too, as JSON values; newer ones only where they are set."""
         fields = json.loads(json.dumps(dataclasses.asdict(self)))
-        if not self.val_views:  # caches from before it have the digest that they had
-            del fields["val_views"]
-        return {**fields.pop("view"), **fields}
+        fields = {**fields.pop("view"), **fields}
+        return {name: value for name, value in fields.items() if name not in _NEWER or value != _NEWER[name]}
 
     def to_json(self) -> str:
         """Canonical JSON: the text whose SHA-256 is the digest."""
@@ -118,7 +134,7 @@ class ExtractSpec:
         view_names = {field.name for field in dataclasses.fields(ViewSpec)}
         try:
             fields = dict(json.loads(text))
-            view = ViewSpec(**{name: fields.pop(name) for name in view_names})
+            view = ViewSpec(**{name: fields.pop(name) for name in view_names if name in fields or name not in _NEWER})
             for name in ("mean", "std", "layers"):
                 fields[name] = tuple(fields[name])
             return cls(view=view, **fields)
@@ -131,5 +147,5 @@ class ExtractSpec:
 
     def differences(self, other: ExtractSpec) -> list[tuple[str, Any, Any]]:
         """The fields that differ, as (name, value here, value there)."""
-        here, there = ({"val_views": 0, **spec.flat()} for spec in (self, other))
+        here, there = ({**_NEWER, **spec.flat()} for spec in (self, other))
         return [(name, here[name], there[name]) for name in here if here[name] != there[name]]

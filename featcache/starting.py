@@ -29,7 +29,7 @@ from featcache.stages import find_stages, stage_of
 from featcache.training import Recipe, linear_layer
 from featcache.unfreezing import freeze, keep_statistics, rates
 
-_PREPROCESSING = ("image_size", "resize_size", "interpolation", "mean", "std")
+_PREPROCESSING = ("image_size", "resize_size", "interpolation", "mean", "std", "value_range")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _number(several: bool) -> str:
 
 def _refuse_others(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
     """A head that was fitted on what this network does not give, or for other classes."""
-    there, here = card.spec.flat(), spec.flat()
+    there, here = ({"value_range": None, **one.flat()} for one in (card.spec, spec))
     wanted = {
         "backbone": (there["backbone"], here["backbone"]),
         "weights": (there["weights_sha256"][:12], here["weights_sha256"][:12]),

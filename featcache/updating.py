@@ -18,13 +18,13 @@ from featcache.checksums import damaged_rows
 from featcache.engines import EngineName
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.estimating import Estimate, measure
-from featcache.extraction import fill, refuse_unreadable
+from featcache.extraction import fill, named, refuse_unreadable
 from featcache.extractor import LocalExtractor
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
 from featcache.manifest import Manifest, read_manifest
-from featcache.report import Stopwatch, human_bytes, notes, printable
+from featcache.report import Stopwatch, human_bytes, notes, printable, remark_notes
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
 from featcache.writer import CacheWriter
@@ -51,6 +51,7 @@ class Update:
     are taken over. extracted : images that went through the network, in shown views. ignored, conflicts, skipped : as
     in `Extraction`. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
     note : what the user should know of the network's engine. data_notes : how the data was read, see `Manifest`.
+    remarks : pairs (id, what is odd about the image), of those extracted by this call.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class Update:
     seconds: dict[str, float] = field(default_factory=dict)
     note: str = ""
     data_notes: tuple[str, ...] = ()
+    remarks: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def nothing(self) -> bool:
@@ -88,7 +90,7 @@ class Update:
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
-        lines += [*self.data_notes, *notes(self.ignored, self.conflicts, self.skipped)]
+        lines += [*self.data_notes, *notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
         if self.cache:
             lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
         return "\n".join(lines)
@@ -112,6 +114,7 @@ class Update:
             "seconds": self.seconds,
             "note": self.note,
             "data_notes": list(self.data_notes),
+            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
         }
 
 
@@ -287,6 +290,7 @@ def _renew(
         shown=int(new.sum()),
         cache=cache,
         skipped=cache.skipped,
+        remarks=named(manifest, extractor.remarks) if extractor else [],
         seconds=watch.seconds(),
     )
 

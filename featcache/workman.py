@@ -17,7 +17,7 @@ from featcache.allocator import keep_freed_memory
 from featcache.backbones import Backbone, load_backbone
 from featcache.engines import EngineName
 from featcache.errors import ClusterError
-from featcache.extractor import Extracted, LocalExtractor, Views, describe
+from featcache.extractor import Extracted, Listed, LocalExtractor, Views, describe
 from featcache.images import MAX_PIXELS
 from featcache.manifest import Manifest
 from featcache.spec import ExtractSpec
@@ -96,8 +96,8 @@ class Workman:
         side = self._spec.view.image_size
         self._backbone.embed(make_views(np.zeros((side, side, 3), np.uint8), self._spec.view, b"", (0, 1)))
 
-    def extract(self, manifest: Manifest, wanted: Views, done: Views) -> Iterator[Extracted | dict[int, str]]:
-        """Features of all images of a manifest, in pieces, as they are stored; at last those that could not be read.
+    def extract(self, manifest: Manifest, wanted: Views, done: Views) -> Iterator[Extracted | Listed]:
+        """Features of all images of a manifest, in pieces, as they are stored; at last those that are skipped or odd.
 
         wanted, done : shape (n,), each the same for all images.
         """
@@ -115,7 +115,7 @@ class Workman:
             extractor.begin(wanted)  # decodes while the network is busy with the block before
             with self._turn:
                 yield from self._pieces(extractor, wanted, done)
-                yield extractor.skipped
+                yield Listed(extractor.skipped, extractor.remarks)
 
     def _pieces(self, extractor: LocalExtractor, wanted: Views, done: Views) -> Iterator[Extracted]:
         pieces: list[Extracted] = []

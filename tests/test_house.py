@@ -14,7 +14,8 @@ RANKS = {
         (
             "errors allocator calibration filekinds labels joined world rng",
             "atomic split_names foreign_folders telemetry",
-            "modelfolder",
+            "modelfolder bitdepth",
+            "tiff",
             "projection parity fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines recipe passes",
             "remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
@@ -29,7 +30,7 @@ RANKS = {
             "linear onevsrest arrays",
             "folding scaling attention imagenet",
             "loader heads headfile sgd selection cache backbones",
-            "closed head2toe writer imagecache live_batches starting verification saved extractor transfer",
+            "closed valuerange head2toe writer imagecache live_batches starting verification saved extractor transfer",
             "parts",
             "eachlabel families validation carrying run classifier formats workman member",
             "serving sorting exporting evaluating finetuning cluster",
@@ -54,6 +55,7 @@ GUARDED = {
     "h5py": {"featcache/skeleton.py"},
     "matplotlib": {"featcache/drawing.py", "featcache/fonts.py", "featcache/plots.py", "featcache/galleries.py"},
     "PIL": {"featcache/images.py"},
+    "tifffile": {"featcache/tiff.py"},
     "pillow_heif": {"featcache/images.py"},
     "zlib_ng": {"featcache/checksums.py", "featcache/imagecache.py"},
     "simplejpeg": {"featcache/images.py"},

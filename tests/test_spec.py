@@ -24,7 +24,9 @@ JSON = (
     '"layers":["penultimate"],"mean":[0.5,0.5,0.5],"precision":"fp32","resize_size":256,"seed":0,'
     '"std":[0.25,0.25,0.25],"views":3,"weights_sha256":"' + "ab" * 32 + '"}'
 )
-OTHER_VIEW = {"image_size": 223, "resize_size": 255, "interpolation": "bicubic", "augment": "crop", "seed": 1}
+OTHER_VIEW = {"image_size": 223, "resize_size": 255, "interpolation": "bicubic", "augment": "crop", "seed": 1} | {
+    "value_range": (0, 4095)
+}
 OTHER = {
     "backbone": "resnet18",
     "weights_sha256": "cd" * 32,
@@ -37,6 +39,9 @@ OTHER = {
     "val_views": 2,
 }
 
+NEWER = {"val_views": 0, "value_range": None}
+"""What caches from before these fields mean."""
+
 TEXT = st.text('ab/:"\\ß\n\u4e2d')
 RGB = st.tuples(*[st.floats(0, 1)] * 3)
 SIZES = st.tuples(st.integers(1, 2048), st.integers(1, 2048)).map(sorted)
@@ -46,6 +51,7 @@ VIEW_SPECS = st.builds(
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
     augment=st.sampled_from(AUGMENTS),
     seed=st.integers(-(2**63), 2**63),
+    value_range=st.none() | st.tuples(st.floats(-1e9, 0), st.floats(1, 1e9)),
 )
 SPECS = st.builds(
     ExtractSpec,
@@ -76,15 +82,15 @@ def test_the_canonical_json_and_the_digest_are_pinned() -> None:
 def test_the_fields_changed_below_are_all_there_are() -> None:
     assert set(OTHER_VIEW) == {field.name for field in dataclasses.fields(ViewSpec)}
     assert {*OTHER, "view"} == {field.name for field in dataclasses.fields(ExtractSpec)}
-    assert set(SPEC.flat()) == {*OTHER_VIEW, *OTHER} - {"val_views"}
+    assert set(SPEC.flat()) == {*OTHER_VIEW, *OTHER} - set(NEWER)
 
 
 @pytest.mark.parametrize("name", [*OTHER_VIEW, *OTHER])
 def test_every_field_changes_the_digest_and_is_named_as_the_difference(name: str) -> None:
     other = changed(name)
     assert other.digest() != SPEC.digest()
-    assert SPEC.differences(other) == [(name, SPEC.flat().get(name, 0), other.flat()[name])]
-    assert other.differences(SPEC) == [(name, other.flat()[name], SPEC.flat().get(name, 0))]
+    assert SPEC.differences(other) == [(name, SPEC.flat().get(name, NEWER.get(name)), other.flat()[name])]
+    assert other.differences(SPEC) == [(name, other.flat()[name], SPEC.flat().get(name, NEWER.get(name)))]
 
 
 def test_differences_are_given_as_json_values() -> None:

@@ -17,7 +17,7 @@ GROUPS = {
     "How": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
             "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
     "Which images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels",
-                     "image_cache"),
+                     "value_range", "image_cache"),
     "The machine": ("workers", "device", "precision", "compile"),
 }  # fmt: skip
 

@@ -57,6 +57,21 @@ skip_missing_option = click.option(
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=178_956_970, show_default=True, help="Larger images are skipped."
 )
+
+
+def _value_range(_ctx: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, float] | None:
+    """A callback: two numbers from LOW:HIGH."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise click.BadParameter(f"{text!r} is no range such as 0:4095 or -1024:3071")
+    return low, high
+
+
 data_options = _all(
     val_fraction_option,
     click.option("--split-seed", default=0, show_default=True, help="Seed of that split."),
@@ -64,7 +79,10 @@ data_options = _all(
     label_column_option,
     skip_missing_option,
     max_pixels_option,
-)
+    click.option("--value-range", metavar="LOW:HIGH", callback=_value_range, help="Values of images with more than 8 "
+                 "bits a channel that become black and white, as 0:4095. [default: whole bits that hold the values of "
+                 "the training images]"),
+)  # fmt: skip
 machine_options = _all(
     click.option("--workers", type=click.IntRange(1), help="Threads that decode. [default: one a core]"),
     click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1."),
