@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.atomic import move
+from featcache.atomic import move, write_file
+from featcache.bitdepth import format_range
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
 from featcache.folding import FIT_ONE, Layer, fold, layer
 from featcache.formats import WRITERS
@@ -27,6 +29,8 @@ from featcache.views import make_views
 Format = Literal["state-dict", "onnx", "torch-export"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
+_MARK = b"Written by `featcache export`"  # in a program, which then may be replaced
+
 LIMIT = 1e-4
 """How far logits of the exported model may lie from ours, as a share of the largest."""
 
@@ -37,11 +41,13 @@ _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # they come with th
 class Exported:
     """A file that holds a model.
 
-    difference : the largest of its logits from ours, in a fresh process, over the largest of ours. snippet : the
-        program that was run there. notes : what a user should know, a line each.
+    program : a file beside it, which reads photos and prints their classes. difference : the largest of the logits of
+        that program from ours, in a fresh process, over the largest of ours. snippet : the text of the program.
+        notes : what a user should know, a line each.
     """
 
     path: Path
+    program: Path
     format: Format
     size_bytes: int
     difference: float
@@ -54,11 +60,11 @@ class Exported:
             f"in a fresh process without featcache its logits differ by {self.difference:.1e} of the largest",
             *self.notes,
         ]
-        return "\n".join([*lines, "", "how to use it, as it was run there:", "", self.snippet.rstrip()])
+        return "\n".join([*lines, f"the program that was run there: python {shlex.quote(str(self.program))} photo.jpg"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), "program": str(self.program)}
 
 
 def export(
@@ -71,6 +77,9 @@ def export(
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Exported:
     """Write a folder of `fit_head` or `finetune` as a file for PyTorch or ONNX Runtime alone, which computes in fp32.
+
+    Beside it, as OUT.py, a program that reads photos, prepares them as the network has seen them and prints their
+    classes, without featcache.
 
     Parameters
     ----------
@@ -86,7 +95,7 @@ def export(
     OutputExistsError : `out` exists.
     MissingExtraError : "onnx" without its packages. HeadError, BackboneError : see `open_model`.
     """
-    out = Path(out)
+    out, program = Path(out), Path(f"{os.fspath(out)}.py")
     _check_target(out, format, overwrite)
     decline_usage_data()
     on_step(f"loading {model}")
@@ -101,10 +110,10 @@ def export(
         on_step(f"writing {format}")
         try:
             snippet = WRITERS[format](saved, last, draft)
+            on_step("running it in a fresh process")
+            found = run_example(snippet, draft, pictures)
         except OSError as error:
             raise OutputError.of(error, out) from error
-        on_step("running it in a fresh process")
-        found = run_example(snippet, draft.parent, pictures if format == "state-dict" else squares)
         difference = _difference(found, expected, last)
         if not difference <= LIMIT:
             raise ExportError(
@@ -113,7 +122,8 @@ def export(
             )
         size = draft.stat().st_size
         move(draft, out)
-    return Exported(out, format, size, difference, snippet, _notes(saved, last, format))
+        write_file(program, snippet.encode())
+    return Exported(out, program, format, size, difference, snippet, _notes(saved, last, format))
 
 
 def _check_target(out: Path, format: str, overwrite: bool) -> None:
@@ -125,6 +135,9 @@ def _check_target(out: Path, format: str, overwrite: bool) -> None:
             raise MissingExtraError.of(package, format)
     if os.path.lexists(out) and not overwrite:
         raise OutputExistsError(f"{out} exists. Give another name, or overwrite it.")
+    program = Path(f"{out}.py")
+    if os.path.lexists(program) and not (overwrite and _MARK in program.read_bytes()):
+        raise OutputExistsError(f"{program} exists, where the program for {out.name} goes. Give another name.")
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent} is no folder: make it first")
 
@@ -155,6 +168,12 @@ def _notes(saved: SavedModel, last: Layer, format: Format) -> tuple[str, ...]:
     notes = []
     if card.kind == "head" and card.spec.precision != "fp32":
         notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
+    if card.spec.view.value_range:
+        given = format_range(card.spec.view.value_range)
+        notes.append(
+            f"the program scales grey images of more than 8 bits by the range {given}, as featcache does; of 16-bit "
+            "colours it takes the upper byte"
+        )
     for name in np.array(card.classes)[~last.learnt]:
         notes.append(f"{name} has the same logit for every picture: train had nothing to tell it by")
     if format == "torch-export":

@@ -27,31 +27,55 @@ if TYPE_CHECKING:
 
 _ONNX_BYTES = 2_000_000_000  # an ONNX file is one message of protobuf, which holds 2 GiB at most
 
-_PROGRAM = """import sys
+_PROGRAM = '''"""Name the classes of photos, whose names are the arguments of this program.
+
+Written by `featcache export`; it needs the exported file beside it, and no featcache.
+"""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 {imports}
 
-classes = {classes!r}
-{run}for row in {rows}:
+CLASSES = {classes!r}
+MODEL = Path(__file__).with_name({file!r})
+
+
+def load(photo):
+    """Its middle, upright, as the network has seen photos: RGB, uint8, shape ({size}, {size}, 3)."""
+    image = ImageOps.exif_transpose(Image.open(photo))
+{deep}    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    short = min(image.size)
+    width, height = ({resize} * side // short for side in image.size)
+    image = image.resize((width, height), Image.Resampling.{interpolation})
+    left, top = round((width - {size}) / 2), round((height - {size}) / 2)
+    return np.asarray(image.crop((left, top, left + {size}, top + {size})))
+
+
+photos = sys.argv[1:] or sys.exit(__doc__)
+pixels = np.stack([load(photo) for photo in photos])
+{run}for photo, row in zip(photos, {rows}):
     {show}
+'''
+_DEEP = """    if image.mode.startswith(("I", "F")):  # more than 8 bits: {low:.15g} becomes black, {high:.15g} white
+        values = (np.asarray(image, np.float64) - {low!r}) * 255 / {width!r}
+        image = Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8))
 """
-_SHOW = "print(classes[row.argmax()], float(row.max()))"
-_SHOW_LABELS = "print([(name, float(share)) for name, share in zip(classes, row) if share > 0.5])"
+_SHOW = 'print(f"{photo}\\t{CLASSES[row.argmax()]}\\t{row.max():.4f}")'
+_SHOW_LABELS = 'print(photo, *(f"{name} {share:.4f}" for name, share in zip(CLASSES, row) if share > 0.5), sep="\\t")'
+
+_PILLOW = "from PIL import Image, ImageOps"
 
 _STATE_DICT = """{build}
-model.load_state_dict(torch.load({file!r}, weights_only=True))
+model.load_state_dict(torch.load(MODEL, weights_only=True))
 model.eval()
-prepare = v2.Compose([
-    v2.Resize({resize}, interpolation=v2.InterpolationMode.{interpolation}, antialias=True),
-    v2.CenterCrop({size}),
-    v2.ToDtype(torch.float32, scale=True),
-    v2.Normalize(mean={mean!r}, std={std!r}),
-])
-# pictures: RGB, uint8, (b, height, width, 3)
-pictures = torch.from_numpy(np.load(sys.argv[1])).permute(0, 3, 1, 2)
+mean, std = (torch.tensor(one).view(3, 1, 1) for one in ({mean!r}, {std!r}))
 with torch.inference_mode():
-    logits = model(prepare(pictures))
+    logits = model((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
 """
 
 _IMPORT_ONNX = """import os
@@ -60,17 +84,13 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime sends usage data unles
 
 import onnxruntime"""
 
-_ONNX = """{input}
-pixels = np.load(sys.argv[1])
-session = onnxruntime.InferenceSession({file!r}, providers=["CPUExecutionProvider"])
-logits, probabilities = session.run(["logits", "probabilities"], {{"pixels": pixels}})
+_ONNX = """session = onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"])
+logits, probabilities = session.run(["logits", "probabilities"], {"pixels": pixels})
 """
 
-_TORCH_EXPORT = """{input}
-pixels = torch.from_numpy(np.load(sys.argv[1]))
-model = torch.export.load({file!r}).module()
+_TORCH_EXPORT = """model = torch.export.load(MODEL).module()
 with torch.inference_mode():
-    logits, probabilities = model(pixels)
+    logits, probabilities = model(torch.from_numpy(pixels))
 """
 
 
@@ -94,30 +114,20 @@ def write_state_dict(saved: SavedModel, last: Layer, path: Path) -> str:
     with _exporting(saved, "state-dict"), path.open("wb") as file, deferred_errors(file) as writer:
         torch.save({name: value.contiguous() for name, value in state.items()}, writer)
     imports, build = _plain_network(name, classifiers[0], last)
-    view = card.spec.view
-    run = _STATE_DICT.format(
-        build=build,
-        file=path.name,
-        resize=view.resize_size,
-        interpolation=view.interpolation.upper(),
-        size=view.image_size,
-        mean=list(card.spec.mean),
-        std=list(card.spec.std),
-    )
-    return _program(card, imports, run, rows="logits.sigmoid()" if card.multilabel else "logits.softmax(1)")
+    run = _STATE_DICT.format(build=build, mean=list(card.spec.mean), std=list(card.spec.std))
+    return _program(card, path, imports, run, rows="logits.sigmoid()" if card.multilabel else "logits.softmax(1)")
 
 
 def _plain_network(backbone: str, classifier: str, last: Layer) -> tuple[str, str]:
     """The imports of a program that uses a network without featcache, and the lines that build it."""
     (classes, width), model = last.weight.shape, timm_name(backbone)
-    views = "from torchvision.transforms import v2"
     if model is not None:
-        return f"import timm\nimport torch\n{views}", f"model = timm.create_model({model!r}, num_classes={classes})"
+        return f"import timm\nimport torch\n{_PILLOW}", f"model = timm.create_model({model!r}, num_classes={classes})"
     inception = backbone in ("googlenet", "inception_v3")  # as featcache builds them
     options = "aux_logits=False, transform_input=True, init_weights=False" if inception else ""
     place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in classifier.split("."))
     build = f"model = {backbone}({options})\nmodel{place} = torch.nn.Linear({width}, {classes})"
-    return f"import torch\nfrom torchvision.models import {backbone}\n{views}", build
+    return f"import torch\n{_PILLOW}\nfrom torchvision.models import {backbone}", build
 
 
 class _Deployed(nn.Module):
@@ -152,7 +162,7 @@ def write_onnx(saved: SavedModel, last: Layer, path: Path) -> str:
         assert program is not None  # it is with dynamo=True
         program.model.metadata_props.update(_metadata(saved.card))
         program.save(path, external_data=False)
-    return _program(saved.card, _IMPORT_ONNX, _ONNX.format(file=path.name, input=_comment(saved.card)))
+    return _program(saved.card, path, f"{_IMPORT_ONNX}\n{_PILLOW}", _ONNX)
 
 
 def write_torch_export(saved: SavedModel, last: Layer, path: Path) -> str:
@@ -163,7 +173,7 @@ def write_torch_export(saved: SavedModel, last: Layer, path: Path) -> str:
         buffer = BytesIO()  # to a file, PyTorch would abort the process where the disk is full
         torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(_metadata(saved.card))})
         path.write_bytes(buffer.getbuffer())
-    return _program(saved.card, "import torch", _TORCH_EXPORT.format(file=path.name, input=_comment(saved.card)))
+    return _program(saved.card, path, f"import torch\n{_PILLOW}", _TORCH_EXPORT)
 
 
 WRITERS: Mapping[str, Callable[[SavedModel, Layer, Path], str]] = {
@@ -189,11 +199,6 @@ def _preprocessing(card: ModelCard) -> tuple[str, str]:
     )
 
 
-def _comment(card: ModelCard) -> str:
-    what, how = _preprocessing(card)
-    return f"# pixels: {what},\n# {how}"
-
-
 def _metadata(card: ModelCard) -> dict[str, str]:
     """What the file says of itself: texts, as ONNX wants them."""
     view = card.spec.view
@@ -207,9 +212,22 @@ def _metadata(card: ModelCard) -> dict[str, str]:
     }
 
 
-def _program(card: ModelCard, imports: str, run: str, *, rows: str = "probabilities") -> str:
-    show = _SHOW_LABELS if card.multilabel else _SHOW
-    return _PROGRAM.format(imports=imports, classes=list(card.classes), run=run, rows=rows, show=show)
+def _program(card: ModelCard, path: Path, imports: str, run: str, *, rows: str = "probabilities") -> str:
+    """A program that reads photos as featcache does and prints what the exported file says of them."""
+    view = card.spec.view
+    low, high = view.value_range or (0.0, 0.0)
+    return _PROGRAM.format(
+        imports=imports,
+        classes=list(card.classes),
+        file=path.name,
+        deep=_DEEP.format(low=low, high=high, width=high - low) if view.value_range else "",
+        resize=view.resize_size,
+        size=view.image_size,
+        interpolation=view.interpolation.upper(),
+        run=run,
+        rows=rows,
+        show=_SHOW_LABELS if card.multilabel else _SHOW,
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ExportError
+from featcache.images import write_png
 
 _CHECK = "featcache-check"  # folder beside the exported file
 _ALONE = f"""
@@ -18,9 +19,10 @@ import sys
 
 import numpy as np
 
-for name in ("one", "all"):
-    sys.argv[1:] = [f"{_CHECK}/{{name}}.npy"]
-    np.save(f"{_CHECK}/{{name}}-logits.npy", runpy.run_path("{_CHECK}/example.py")["logits"])
+program, *pictures = sys.argv[1:]
+for name, given in (("one", pictures[:1]), ("all", pictures)):
+    sys.argv = [program, *given]
+    np.save(f"{_CHECK}/{{name}}-logits.npy", runpy.run_path(program)["logits"])
 if "featcache" in sys.modules:
     sys.exit("the example needs featcache")
 """
@@ -34,26 +36,28 @@ def make_pictures(side: int) -> NDArray[np.uint8]:
     return grid[:, place[:, None], place]
 
 
-def run_example(example: str, folder: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_example(example: str, exported: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The logits of the first picture, given alone, and then those of all, given together: shape (1 + b, c).
 
     Parameters
     ----------
-    example : a whole program, so that what a user is shown is what was run. It takes the name of a .npy file, and has
-        `logits` when it ends. folder : the exported file lies here, under the name that the example gives it.
+    example : a whole program, so that what a user gets is what was run. It takes the names of images, and has `logits`
+        when it ends.
+    exported : the file that the program loads. The program is written beside it, with .py at the end of its name.
     pictures : (b, height, width, 3).
 
     Raises
     ------
     ExportError : the example fails.
     """
-    check = folder / _CHECK
+    check, program = exported.parent / _CHECK, Path(f"{exported}.py")
     check.mkdir()
-    np.save(check / "one.npy", pictures[:1])
-    np.save(check / "all.npy", pictures)
-    (check / "example.py").write_text(example, encoding="utf-8")
-    line = [sys.executable, "-P", "-c", _ALONE]  # -P: packages from where they are installed, not from this folder
-    ran = subprocess.run(line, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    names = [f"{_CHECK}/{place}.png" for place in range(len(pictures))]
+    for name, picture in zip(names, pictures, strict=True):
+        write_png(picture, exported.parent / name)
+    program.write_text(example, encoding="utf-8")
+    line = [sys.executable, "-P", "-c", _ALONE, program.name, *names]  # -P: no package from this folder
+    ran = subprocess.run(line, cwd=exported.parent, capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode:
         said = ran.stderr.strip().rpartition("\n")[2]
         raise ExportError(f"the exported model does not run in a process of its own ({said}). Nothing was written.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import timm
 import torch
 import torchvision
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator
 from sklearn.neighbors import KNeighborsClassifier
@@ -38,6 +40,7 @@ from featcache.onevsrest import OneVsRestHead
 from featcache.parity import make_pictures
 from featcache.saved import open_model
 from featcache.training import Recipe
+from featcache.views import make_views
 from limits import file_size_limit
 from toys import toy_answer, toy_backbone
 
@@ -69,6 +72,21 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """toy(head) saves a head on the toy backbone, which then can be loaded by its name."""
     monkeypatch.setattr(saved, "load_backbone", lambda name, **options: toy_backbone())
     return lambda head, **fields: write_model(tmp_path / "model", toy_backbone(), head, **fields)
+
+
+def ran(program: Path, *photos: object) -> str:
+    """What the program prints that is written beside an exported file."""
+    line = [sys.executable, str(program), *map(str, photos)]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+
+def load_of(program: Path) -> Callable[[Path], NDArray[np.uint8]]:
+    """The function of a program that reads a photo, without the rest of it."""
+    names: dict[str, Any] = {"__file__": str(program)}
+    text = program.read_text()
+    start, end = text.index("def load("), text.index("photos = sys.argv")
+    exec("import numpy as np\nfrom PIL import Image, ImageOps\n" + text[start:end], names)
+    return names["load"]
 
 
 def run_onnx(path: Path, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -104,7 +122,7 @@ def test_an_onnx_file_gives_the_known_answer_and_says_what_it_is(
         "image_size": "8",
         "interpolation": "bilinear",
     }
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "toy.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "toy.onnx", "toy.onnx.py"]
     assert (done.path, done.format, done.size_bytes) == (out, "onnx", out.stat().st_size)
     assert 0 < done.difference < 1e-5
     assert done.notes == ("the head was fitted on features in bf16; the file computes in fp32",)
@@ -139,9 +157,13 @@ def test_several_labels_have_sigmoids_and_what_train_could_not_tell_is_said(
     np.testing.assert_allclose(probabilities, expit(toy_answer(PIXELS) @ coef.T + intercept), rtol=1e-4, atol=1e-6)
     assert done.notes == ("bees has the same logit for every picture: train had nothing to tell it by",)
     assert done.difference < 1e-5
-    assert done.snippet.endswith(
-        "    print([(name, float(share)) for name, share in zip(classes, row) if share > 0.5])\n"
-    )
+    Image.fromarray(PIXELS[0]).save(tmp_path / "photo.png")
+    prepared = np.asarray(Image.open(tmp_path / "photo.png").resize((10, 10), Image.Resampling.BILINEAR))[1:9, 1:9]
+    shares = expit(toy_answer(prepared) @ coef.T + intercept)
+    named = [
+        f"{name} {share:.4f}" for name, share in zip(("ants", "bees", "wasps"), shares, strict=True) if share > 0.5
+    ]
+    assert ran(done.program, tmp_path / "photo.png") == "\t".join([str(tmp_path / "photo.png"), *named]) + "\n"
 
 
 def test_a_class_that_train_lacked_stays_without_probability(toy: Callable[..., Path], tmp_path: Path) -> None:
@@ -177,7 +199,7 @@ def test_a_difference_is_measured_by_the_logits_that_are_learnt(
 def test_an_export_that_says_nothing_is_refused(
     toy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = "import numpy as np, sys\nlogits = np.full((len(np.load(sys.argv[1])), 3), np.nan)\n"
+    nothing = "import numpy as np, sys\nlogits = np.full((len(sys.argv[1:]), 3), np.nan)\n"
     monkeypatch.setattr(exporting, "WRITERS", {"onnx": lambda saved, last, path: nothing})
     with pytest.raises(ExportError, match="they differ by nan of the largest"):
         export(toy(linear()), tmp_path / "toy.onnx", "onnx")
@@ -207,33 +229,20 @@ def test_a_state_dict_drops_into_the_tutorials_network(
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(found[:, 1], expected, atol=0.01)  # theirs may be computed in bf16
     assert done.difference < 1e-5
+    named = sorted((ants_bees / "val").rglob("*.jpg"))[:100:33]
+    lines = [line.split("\t") for line in ran(done.program, *named).splitlines()]
+    assert [line[0] for line in lines] == [str(path) for path in named]
+    shares = [float(share) if name == "bees" else 1 - float(share) for _, name, share in lines]
+    np.testing.assert_allclose(shares, expected, atol=0.02)  # Pillow resizes with another rounding
+    assert done.snippet == done.program.read_text()
     assert (
-        done.snippet
-        == f"""import sys
-
-import numpy as np
-import torch
-from torchvision.models import mobilenet_v2
-from torchvision.transforms import v2
-
-classes = ['ants', 'bees']
+        """
 model = mobilenet_v2()
 model.classifier[1] = torch.nn.Linear(1280, 2)
-model.load_state_dict(torch.load('mine.pth', weights_only=True))
+model.load_state_dict(torch.load(MODEL, weights_only=True))
 model.eval()
-prepare = v2.Compose([
-    v2.Resize(256, interpolation=v2.InterpolationMode.BILINEAR, antialias=True),
-    v2.CenterCrop(224),
-    v2.ToDtype(torch.float32, scale=True),
-    v2.Normalize(mean={[0.485, 0.456, 0.406]}, std={[0.229, 0.224, 0.225]}),
-])
-# pictures: RGB, uint8, (b, height, width, 3)
-pictures = torch.from_numpy(np.load(sys.argv[1])).permute(0, 3, 1, 2)
-with torch.inference_mode():
-    logits = model(prepare(pictures))
-for row in logits.softmax(1):
-    print(classes[row.argmax()], float(row.max()))
 """
+        in done.snippet
     )
 
 
@@ -381,15 +390,18 @@ def test_more_than_an_onnx_file_holds_is_refused(
 
 
 def test_a_result_is_lines_for_people_and_values_for_scripts() -> None:
-    found = Exported(Path("a/mine.onnx"), "onnx", 1536, 2.34e-7, "import sys\n", ("mind this",))
+    found = Exported(
+        Path("a/mine.onnx"), Path("a/my mine.onnx.py"), "onnx", 1536, 2.34e-7, "import sys\n", ("mind this",)
+    )
     assert str(found) == (
         "a/mine.onnx: onnx, 1.5 kB\n"
         "in a fresh process without featcache its logits differ by 2.3e-07 of the largest\n"
-        "mind this\n\nhow to use it, as it was run there:\n\nimport sys"
+        "mind this\nthe program that was run there: python 'a/my mine.onnx.py' photo.jpg"
     )
     assert json.loads(json.dumps(found.to_dict())) == {
         "path": "a/mine.onnx",
         "format": "onnx",
+        "program": "a/my mine.onnx.py",
         "size_bytes": 1536,
         "difference": 2.34e-7,
         "snippet": "import sys\n",
@@ -414,3 +426,54 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(
         export(model, out, format, overwrite=True)
     assert out.read_bytes() == b"the export of before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "network"]
+
+
+def photo(path: Path, *, deep: bool = False) -> Path:
+    """Smooth, not square, turned by its EXIF, partly transparent."""
+    rows, columns = np.mgrid[:60, :91]
+    grey = (np.sin(rows / 9) * np.cos(columns / 13) * 100 + 128).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if deep:
+        Image.fromarray(grey.astype(np.uint16) * 16).save(path, exif=exif)
+    else:
+        Image.fromarray(np.stack([grey, 255 - grey, grey, (columns * 2 + 70).astype(np.uint8)], 2)).save(
+            path, exif=exif
+        )
+    return path
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_program_prepares_a_photo_as_the_network_has_seen_it(
+    deep: bool, interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = toy_backbone(image_size=24, resize_size=31, interpolation=interpolation)
+    monkeypatch.setattr(saved, "load_backbone", lambda name, **options: backbone)
+    view = dataclasses.replace(backbone.view_spec(augment="none"), value_range=(0, 4095) if deep else None)
+    head = LinearHead.from_weights(COEF, INTERCEPT, np.arange(3))
+    done = export(write_model(tmp_path / "model", backbone, head, view=view), tmp_path / "toy.pt2", "torch-export")
+    data = photo(tmp_path / "photo.png", deep=deep).read_bytes()
+    (expected,) = make_views(decode(data, value_range=view.value_range), view, b"", [0])
+    found = load_of(done.program)(tmp_path / "photo.png")
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert np.ptp(expected) > 100
+    logits = toy_answer(found) @ COEF.T + INTERCEPT
+    name, share = ("ants", "bees", "wasps")[logits.argmax()], softmax(logits).max()
+    assert ran(done.program, tmp_path / "photo.png") == f"{tmp_path / 'photo.png'}\t{name}\t{share:.4f}\n"
+    assert any("by the range 0:4095" in note for note in done.notes) == deep
+
+
+def test_a_program_that_is_not_ours_is_not_replaced(toy: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "toy.onnx"
+    model = toy(LinearHead.from_weights(COEF, INTERCEPT, np.arange(3)))
+    Path(f"{out}.py").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"toy\.onnx\.py exists, where the program for toy\.onnx goes"):
+        export(model, out, "onnx", overwrite=True)
+    Path(f"{out}.py").unlink()
+    export(model, out, "onnx")
+    assert export(model, out, "onnx", overwrite=True).program == Path(f"{out}.py")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("toy.onnx", "toy.onnx.py"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)  # the two can be moved together
+    assert ran(tmp_path / "elsewhere/toy.onnx.py", photo(tmp_path / "photo.png")).count("\t") == 2

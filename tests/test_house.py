@@ -16,9 +16,9 @@ RANKS = {
             "atomic split_names foreign_folders telemetry",
             "modelfolder bitdepth",
             "tiff",
-            "projection parity fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
+            "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines recipe passes",
-            "remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
+            "parity remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
             "class_names columns layers devices device_pass transferability",
             "prediction pooling findings training trees capacity",
             "frozen folder_layout softmax datasets lock layout views architectures engines presets card commands",

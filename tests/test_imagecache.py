@@ -20,7 +20,7 @@ from featcache import creation, imagecache, loader, skeleton
 from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
 from featcache.finetuning import finetune
 from featcache.imagecache import ImageCache
-from featcache.images import decode, upright_size
+from featcache.images import decode, decode_and_check, upright_size
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.sealed import Kind
@@ -212,7 +212,7 @@ def test_the_loader_decodes_each_image_once(
     manifest.path(4).write_bytes(manifest.path(4).read_bytes()[:60])
     manifest = read_manifest(manifest.source.name)
     count = []
-    monkeypatch.setattr(loader, "decode", lambda data, limit: count.append(1) or decode(data, limit))
+    monkeypatch.setattr(loader, "decode_and_check", lambda *given: count.append(1) or decode_and_check(*given))
     spec = ViewSpec(8, 10, seed=4)
     plain = ViewLoader(manifest, spec, workers=2)
     expected = np.concatenate([batch.pixels for batch in plain.batches(range(18), [0, 1], 4)])

@@ -23,7 +23,8 @@ FORMATS = ("state-dict", "onnx", "torch-export")
 def command(model: str, as_json: bool, **settings: Any) -> None:
     """Write MODEL, a saved head or a fine-tuned run, as a file that needs no featcache.
 
-    It is run in a fresh process first, by the program that is printed, and must give the same logits.
+    Beside it goes a program, OUT.py, that names the classes of photos. It is run in a fresh process first, and must
+    give the same logits.
     """
     from featcache.exporting import export
 
