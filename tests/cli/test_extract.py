@@ -246,7 +246,8 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
          "crop", "--image-size", 96, "--batch-size", 8, "--workers", 3, "--device", "cpu", "--precision", "bf16",
          "--dtype", "float32", "--seed", 4, "--layers", "layer3, penultimate,layer3", "--val-fraction", 0.3,
          "--split-seed", 9, "--engine", "compiled", "--strict", "--allow-leak", "--max-pixels", 9,
-         "--val-views", 3, "--value-range", "-10:300", "--cluster", "10.0.0.1:6379", "--gpus-per-worker", 0.5, "--cpus-per-worker", 2)  # fmt: skip
+         "--val-views", 3, "--value-range", "-10:300",
+         "--cluster", "10.0.0.1:6379", "--gpus-per-worker", 0.5, "--cpus-per-worker", 2)  # fmt: skip
     assert callable(got.pop("progress"))
     assert callable(got.pop("on_note"))
     assert got == {
