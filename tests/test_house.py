@@ -18,8 +18,8 @@ RANKS = {
             "tiff",
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines recipe passes",
-            "parity remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
-            "class_names columns layers devices device_pass transferability",
+            "remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
+            "parity class_names columns layers devices device_pass transferability",
             "prediction pooling findings training trees capacity",
             "frozen folder_layout softmax datasets lock layout views architectures engines presets card commands",
             "drawing entries network checkpoint",
