@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from featcache.backbones import Backbone, load_backbone
     from featcache.cache import FeatureCache
     from featcache.capacity import CapacityPlan, Prices, Rates, plan_capacity
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from featcache.exporting import Exported, export
     from featcache.extraction import Extraction, extract
     from featcache.features import Features
+    from featcache.figures import (
+        plot_confusion,
+        plot_curve,
+        plot_history,
+        plot_map,
+        plot_predictions,
+        plot_reliability,
+        plot_views,
+    )
     from featcache.findings import Diagnosis, Finding
     from featcache.finetuning import FineTune, finetune
     from featcache.fitting import HeadFit, fit_head
@@ -89,6 +99,13 @@ _HOME = {
     "load_backbone": "backbones",
     "measure_rates": "rates",
     "plan_capacity": "capacity",
+    "plot_confusion": "figures",
+    "plot_curve": "figures",
+    "plot_history": "figures",
+    "plot_map": "figures",
+    "plot_predictions": "figures",
+    "plot_reliability": "figures",
+    "plot_views": "figures",
     "pull": "transfer",
     "push": "transfer",
     "reach_verdict": "verdict",
@@ -148,6 +165,13 @@ __all__ = [
     "load_backbone",
     "measure_rates",
     "plan_capacity",
+    "plot_confusion",
+    "plot_curve",
+    "plot_history",
+    "plot_map",
+    "plot_predictions",
+    "plot_reliability",
+    "plot_views",
     "pull",
     "push",
     "reach_verdict",
@@ -161,6 +185,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("featcache")
     if name not in _HOME:
         raise AttributeError(f"module 'featcache' has no attribute {name!r}")
     return getattr(importlib.import_module(f"featcache.{_HOME[name]}"), name)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from featcache.notebook import NotebookResult
 from featcache.report import human_bytes, human_duration
 
 FORMULA = """\
@@ -111,8 +112,8 @@ class Scenario:
         return sum(self.seconds.values())
 
 
-@dataclass(frozen=True)
-class CapacityPlan:
+@dataclass(frozen=True, repr=False)
+class CapacityPlan(NotebookResult):
     """What `plan_capacity` finds."""
 
     rates: Rates

@@ -20,6 +20,7 @@ from featcache.fitters import Options, fit
 from featcache.fitting import evaluate_head, read_splits
 from featcache.labels import strata
 from featcache.metrics import wilson_interval
+from featcache.notebook import NotebookResult
 from featcache.rng import content_order, content_words
 from featcache.spec import PENULTIMATE
 
@@ -47,8 +48,8 @@ class Point(NamedTuple):
         return float(np.median(self.accuracies))
 
 
-@dataclass(frozen=True)
-class Curve:
+@dataclass(frozen=True, repr=False)
+class Curve(NotebookResult):
     """Val accuracy of one head against "labels" or "views"; of several labels an image, that all of them are right.
 
     n : val images.

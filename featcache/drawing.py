@@ -73,6 +73,16 @@ def svg(picture: Picture) -> bytes:
     return _adapt(_render(picture, ".svg", _LIGHT, transparent=True))
 
 
+def draw(picture: Picture, dark: bool = False) -> Figure:
+    """The picture as a matplotlib figure. Warns MissingFontWarning, see `save`."""
+    with _style(_DARK if dark else _LIGHT):
+        figure = picture()
+        missing = use_installed_fonts(figure)
+    if missing:
+        warnings.warn(missing, MissingFontWarning, stacklevel=3)
+    return figure
+
+
 def shorten(name: str, most: int) -> str:
     """A name of at most `most` letters, the middle left out: a path is known by its end, a class by its start."""
     name = printable(name)

@@ -24,6 +24,7 @@ from featcache.images import MAX_PIXELS
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
+from featcache.notebook import NotebookResult
 from featcache.report import human_bytes, human_duration
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.valuerange import choose_value_range
@@ -31,8 +32,8 @@ from featcache.valuerange import choose_value_range
 _MEASURED_VIEWS = 96
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(NotebookResult):
     """What is to be done and what it will cost.
 
     images, views : to run through the network. seconds : for them, measured on `measured` views (reading, decoding,

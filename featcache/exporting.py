@@ -20,6 +20,7 @@ from featcache.bitdepth import format_range
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
 from featcache.folding import FIT_ONE, Layer, fold, layer
 from featcache.formats import WRITERS
+from featcache.notebook import NotebookResult
 from featcache.parity import make_pictures, run_example
 from featcache.report import human_bytes
 from featcache.saved import SavedModel, open_model
@@ -37,8 +38,8 @@ LIMIT = 1e-4
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # they come with the extra of the format's name
 
 
-@dataclass(frozen=True)
-class Exported:
+@dataclass(frozen=True, repr=False)
+class Exported(NotebookResult):
     """A file that holds a model.
 
     program : a file beside it, which reads photos and prints their classes. difference : the largest of the logits of

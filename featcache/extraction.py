@@ -25,6 +25,7 @@ from featcache.layers import grid_side, parse_layer
 from featcache.layout import size_needed, wanted_views
 from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
+from featcache.notebook import NotebookResult
 from featcache.report import Report, Stopwatch, human_bytes, notes, remark_notes
 from featcache.samples import SPLITS, UNLABELLED
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
@@ -33,8 +34,8 @@ from featcache.workman import Order
 from featcache.writer import CacheWriter
 
 
-@dataclass(frozen=True)
-class Extraction:
+@dataclass(frozen=True, repr=False)
+class Extraction(NotebookResult):
     """What `extract` returns.
 
     cache : the finished cache. extracted : images run through the network by this call, 0 where the cache was

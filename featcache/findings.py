@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from featcache.files import draft_of
 from featcache.labels import spell
+from featcache.notebook import NotebookResult
 from featcache.report import csv_row, finite, printable
 from featcache.samples import SPLITS, Samples
 
@@ -63,8 +64,8 @@ class Check:
     looked: bool = True
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(NotebookResult):
     """What `examine` found. images : rows with features. seconds : all of it took."""
 
     path: Path

@@ -25,6 +25,7 @@ from featcache.label_metrics import LabelAccuracy
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
+from featcache.notebook import NotebookResult
 from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
 from featcache.recipe import Recipe, make_recipe
 from featcache.report import Report, Stopwatch, remark_notes
@@ -41,8 +42,8 @@ LOCK = "run.lock"
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
 
 
-@dataclass(frozen=True)
-class FineTune:
+@dataclass(frozen=True, repr=False)
+class FineTune(NotebookResult):
     """What `finetune` returns. The folder `path` holds the weights of the best val epoch, or their average with those
     at the start.
 

@@ -26,14 +26,15 @@ from featcache.label_metrics import LabelAccuracy, judge
 from featcache.layers import grid_side, join_layers, parse_layer
 from featcache.machines import Cluster
 from featcache.metrics import Accuracy
+from featcache.notebook import NotebookResult
 from featcache.predictions import FILE, TEST, predictions_csv
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
 from featcache.team import Team
 
 
-@dataclass(frozen=True)
-class HeadFit:
+@dataclass(frozen=True, repr=False)
+class HeadFit(NotebookResult):
     """What `fit_head` returns.
 
     estimator : the fitted classifier. name : of the head. history : epochs of `sgd`, else empty.

@@ -20,6 +20,7 @@ from featcache.files import Progress
 from featcache.fitters import Options, fit
 from featcache.fitting import evaluate_head, read_splits
 from featcache.metrics import wilson_interval
+from featcache.notebook import NotebookResult
 from featcache.scaling import equalise
 from featcache.spec import PENULTIMATE
 from featcache.transferability import chance_purity, h_score, log_me, purity
@@ -80,8 +81,8 @@ TERMS = (
 """Of the record: they go wherever it is told."""
 
 
-@dataclass(frozen=True)
-class Forecast:
+@dataclass(frozen=True, repr=False)
+class Forecast(NotebookResult):
     """What the cache says of the linear head and its features.
 
     n, errors : val images, and how many of them the head gets wrong. majority : share of the most frequent class of

@@ -17,13 +17,14 @@ from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
 from featcache.files import Progress
+from featcache.notebook import NotebookResult
 from featcache.report import Stopwatch, human_bytes
 
 _HEAD = 65536  # bytes that tell caches apart: of the header and the tables
 
 
-@dataclass(frozen=True)
-class Transfer:
+@dataclass(frozen=True, repr=False)
+class Transfer(NotebookResult):
     """What `pull` or `push` did.
 
     moved_bytes : of size_bytes, what this call copied. rows : how many there are, all with their checksums.

@@ -24,6 +24,7 @@ from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.layout import wanted_views
 from featcache.manifest import Manifest, read_manifest
+from featcache.notebook import NotebookResult
 from featcache.report import Stopwatch, human_bytes, notes, printable, remark_notes
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
@@ -42,8 +43,8 @@ class Machine(TypedDict, total=False):
     progress: Progress | None
 
 
-@dataclass(frozen=True)
-class Update:
+@dataclass(frozen=True, repr=False)
+class Update(NotebookResult):
     """What `update` or `repair` did, or would do.
 
     changes : ids by kind of change, see `Samples.changes`. damaged : ids of rows without their checksum.

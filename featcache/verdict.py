@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featcache.metrics import wilson_interval
+from featcache.notebook import NotebookResult
 from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.pairing import PairedDifference, holm, paired_difference
 from featcache.phrases import capital, join, points, round_up, times
@@ -59,8 +60,8 @@ class Rival:
     warm_ratio: float | None
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(NotebookResult):
     """What to do, in words and in numbers.
 
     decision : "stay" with the cached head; "switch" to `route`; "weigh" a gain by `route` that is sure, small and

@@ -13,13 +13,14 @@ from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
 from featcache.files import Progress
 from featcache.manifest import read_manifest
+from featcache.notebook import NotebookResult
 from featcache.report import printable
 from featcache.samples import Samples
 from featcache.sources import names_images
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(NotebookResult):
     """What `verify` found.
 
     rows : how many were read. damaged : ids of the rows without their checksum. problem : of the marks of what is
@@ -63,8 +64,8 @@ class Verification:
         }
 
 
-@dataclass(frozen=True)
-class Difference:
+@dataclass(frozen=True, repr=False)
+class Difference(NotebookResult):
     """What `diff` found: fields of the spec as (name, value in a, value in b), and changes from a's samples to b's."""
 
     a: str

@@ -13,7 +13,7 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration filekinds labels joined world rng",
-            "atomic split_names foreign_folders telemetry",
+            "atomic split_names foreign_folders telemetry notebook",
             "modelfolder bitdepth",
             "tiff",
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
@@ -40,7 +40,7 @@ RANKS = {
             "fitting updating doubts",
             "curves probes",
             "pictures routes forecasting doctor",
-            "budget",
+            "budget figures",
             "outcomes",
             "verdict work",
             "comparison reporting",
@@ -53,7 +53,7 @@ LIBRARY = sorted((ROOT / "featcache").glob("*.py"))
 CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
 GUARDED = {
     "h5py": {"featcache/skeleton.py"},
-    "matplotlib": {"featcache/drawing.py", "featcache/fonts.py", "featcache/plots.py", "featcache/galleries.py"},
+    "matplotlib": {f"featcache/{name}.py" for name in ("drawing", "figures", "fonts", "plots", "galleries")},
     "PIL": {"featcache/images.py"},
     "tifffile": {"featcache/tiff.py"},
     "pillow_heif": {"featcache/images.py"},
