@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from featcache.prediction import Prediction
     from featcache.predictions import HeadComparison, compare_heads
     from featcache.rates import measure_rates
+    from featcache.recipe import Recipe
     from featcache.serving import serve
     from featcache.spec import ExtractSpec, ViewSpec
-    from featcache.training import Recipe
     from featcache.transfer import Transfer, pull, push
     from featcache.updating import Update, repair, update
     from featcache.verdict import Verdict, reach_verdict
@@ -78,7 +78,7 @@ _HOME = {
     "Prediction": "prediction",
     "Prices": "capacity",
     "Rates": "capacity",
-    "Recipe": "training",
+    "Recipe": "recipe",
     "Transfer": "transfer",
     "Update": "updating",
     "Verdict": "verdict",
