@@ -140,7 +140,7 @@ class OutputError(FeatcacheError, OSError):
         )
 
     def __str__(self) -> str:
-        return str(self.strerror)
+        return self.strerror or super().__str__()
 
 
 class OutputExistsError(FeatcacheError, FileExistsError):

@@ -151,6 +151,7 @@ def finetune(
     value_range: ValueRange | None = None,
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     world: World = ALONE,
     progress: Progress | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -192,6 +193,7 @@ def finetune(
     resume : a run in `out` with the same settings goes on in any case, where it was interrupted, to the result that an
         uninterrupted one would give: within an epoch after SIGINT or SIGTERM, and else from the last state saved, at
         most some minutes before. With `resume` it also trains longer: for more epochs, or with more patience.
+    overwrite : begin anew in a folder that holds a run.
 
     Raises
     ------
@@ -259,6 +261,9 @@ def finetune(
             start = begin(backbone, spec, loader, mode, plan, recipe)
         told = (progress, on_epoch, world)
         run = Run(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, *told)
+        if overwrite and world.first:
+            (out / CHECKPOINT).unlink(missing_ok=True)
+        world.wait()
         if (out / CHECKPOINT).exists():
             run.restore(longer=resume)
         run.screen()

@@ -79,7 +79,7 @@ def predictions_picture(model: _Path, data: _Path, images: int = 24) -> Picture:
     right = sorted((row for row in rows if row.right), key=_confidence)
     some = wrong[: max(images - len(right), round(images * _MISTAKES))]
     some += right[: images - len(some)]
-    source = open_source(data)
+    source = open_source(_folder_of(data, rows[0].image))
     shown = [
         Shown(
             _load(source, row.image, card.spec.view, range(1), None, _SIDE)[0],
@@ -92,6 +92,14 @@ def predictions_picture(model: _Path, data: _Path, images: int = 24) -> Picture:
     mistakes = sum(not row.right for row in some)
     said = f"{mistakes} of {len(wrong)} mistakes, the surest first" if wrong else "no mistakes"
     return partial(plot_predictions, shown, f"{said}; {len(rows)} val images")
+
+
+def _folder_of(data: _Path, image: str) -> _Path:
+    """The data folder that an image's id belongs to: the parent of `data`, where that is the folder of its split."""
+    folder = Path(data)
+    if folder.is_dir() and not (folder / image).exists() and (folder.parent / image).exists():
+        return folder.parent
+    return data
 
 
 def confusion_picture(model: _Path) -> Picture:

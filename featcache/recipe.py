@@ -52,6 +52,10 @@ class Recipe:
         for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        for name in ("lr", "momentum", "weight_decay", "gamma", "label_smoothing"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)):
+                raise ValueError(f"{name} is {value!r}; it must be a number")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; it must be greater than 0")
         for name in ("momentum", "weight_decay"):

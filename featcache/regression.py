@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from typing import Any
 
@@ -35,6 +36,10 @@ class Regression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.device = device
 
     def _check_strength(self) -> None:
+        for name in ("C", "tol", "max_iter"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a number; got {value!r}")
         if not 0 < self.C < np.inf:
             raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
 

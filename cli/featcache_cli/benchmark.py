@@ -10,29 +10,50 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("data")
-@click.option("-o", "--out", required=True, help="Folder for report.md, report.json, report.png and the runs. "
-              "The same comparison goes on in it.")  # fmt: skip
+@options.command()
+@click.argument("data", type=options.PATH)
+@click.option(
+    "-o",
+    "--out",
+    type=options.PATH,
+    required=True,
+    help="The folder for report.md, report.json, report.png and the runs. The same comparison goes on in it.",
+)
 @options.overwrite_option
-@click.option("--routes", help="Of cached, stages (a head on all stages), frozen (run live every epoch), lpft "
-              "(fine-tuning from the cached head), finetune, scratch; comma-separated. [default: all]")  # fmt: skip
+@click.option(
+    "--routes",
+    help="Which routes to run, separated by commas: cached, stages (a head on all stages), "
+    "frozen (run live every epoch), lpft (fine-tuning from the cached head), finetune, scratch. [default: all]",
+)
 @options.backbone_option
 @options.weights_option
-@click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Cached views an image, K.")
-@click.option("--head", default="linear", show_default=True, help="Head of the cached route.")
+@click.option(
+    "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="How many views (K) are cached."
+)
+@click.option("--head", default="linear", show_default=True, help="The head of the cached route.")
 @options.augment_option
 @options.image_size_option
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of the live routes.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True,
-              help="Learning rate of the live routes but LP-FT, which has its own.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the live routes.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds to run.")
-@click.option("--budget", "budget_s", callback=options.duration, help="Time for all of it, such as 10m: what would not "
-              "fit is left out and named. [default: no limit]")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="How long live routes train.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    default=0.01,
+    show_default=True,
+    help="The learning rate of live routes; LP-FT has its own.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="The batch size of live routes."
+)
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="How many seeds to run.")
+@click.option(
+    "--budget",
+    "budget_s",
+    callback=options.duration,
+    help="The time for all of it, such as 10m. What would not fit is left out and named. [default: no limit]",
+)
 @options.machine_options
-@options.precision_option("auto", help="What the extraction computes in.")
-@options.precision_option("fp32", "--train-precision", help="What the live routes compute in.")
+@options.precision_option("auto", help="The precision of the extraction.")
+@options.precision_option("fp32", "--train-precision", help="The precision of live routes.")
 @options.seed_option
 @options.val_fraction_option
 @options.allow_leak_option

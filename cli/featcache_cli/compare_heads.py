@@ -7,12 +7,15 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("first", type=click.Path())
-@click.argument("second", type=click.Path())
+@options.command()
+@click.argument("first", type=options.PATH)
+@click.argument("second", type=options.PATH)
 @options.as_json
 def command(first: str, second: str, as_json: bool) -> None:
-    """Is FIRST better than SECOND on val, or is that noise? Both are folders of fit-head or finetune."""
+    """Say whether FIRST is better than SECOND on val, or whether that is noise.
+
+    Both are folders that fit-head or finetune wrote.
+    """
     import featcache
 
     options.show(featcache.compare_heads(first, second), as_json)

@@ -10,19 +10,19 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
+@options.command()
+@click.argument("cache", type=options.PATH)
 @click.option("--over", type=click.Choice(["labels", "views"]), default="labels", show_default=True,
-              help="Shares of the training labels, or augmented views of each image.")  # fmt: skip
+              help="What grows: the training labels, or the augmented views of each image.")  # fmt: skip
 @click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn", "head2toe"]), default="linear",
-              show_default=True, help="The head that is fitted.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(1), help="Draws of each share of labels. [default: 5]")
+              show_default=True, help="Which head is fitted.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(1), help="How often each share of the labels is drawn. [default: 5]")
 @options.picture_option
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
-@click.option("--seed", default=0, show_default=True, help="Of the draws and of the folds.")
+@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache are used.")
+@click.option("--seed", default=0, show_default=True, help="The seed of draws and folds.")
 @options.as_json
 def command(cache: str, over: str, repeats: int | None, out: str | None, as_json: bool, **settings: Any) -> None:
-    """How accuracy and seconds grow with labels, or with views, all from one CACHE."""
+    """Show how accuracy and seconds grow with labels, or with views, all from one CACHE."""
     import featcache
 
     if over == "views" and repeats:

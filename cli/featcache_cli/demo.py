@@ -21,9 +21,11 @@ above had one epoch, which is no verdict about fine-tuning: for that, leave out 
 _MADE = ("cache.h5", "head", "head.html", "head-knn", "run", "report")
 
 
-@click.command()
+@options.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--dataset", default="digits", show_default=True, help="digits, ants-bees, or the path of a data set.")
+@click.option(
+    "--dataset", default="digits", show_default=True, help="Which images: digits, ants-bees, or the PATH of a data set."
+)
 @options.overwrite_option
 @click.pass_context
 def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:

@@ -9,9 +9,9 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("a", type=click.Path())
-@click.argument("b", type=click.Path())
+@options.command()
+@click.argument("a", type=options.PATH)
+@click.argument("b", type=options.PATH)
 @options.as_json
 def command(a: str, b: str, as_json: bool) -> None:
     """Compare cache A with cache B, or with a folder or CSV of images: settings and images, by content.

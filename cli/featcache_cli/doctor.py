@@ -10,17 +10,23 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
-@click.argument("data", required=False)
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
+@options.command()
+@click.argument("cache", type=options.PATH)
+@click.argument("data", required=False, type=options.PATH)
+@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache are looked at.")
 @options.picture_option
-@click.option("--images", type=click.IntRange(1, 200), default=36, show_default=True, help="Pictures in that, at most.")
-@click.option("--dark", is_flag=True, help="Light lines on dark paper.")
-@click.option("--list", "listed", callback=options.new_file, help="Write all named images into this CSV file.")
-@click.option("--weights", help="Where the network's weights lie now, if they have moved.")
-@click.option("--device", default="auto", show_default=True, help="Of the network: auto, cpu, cuda:1.")
-@click.option("--seed", default=0, show_default=True, help="Of the folds, and of what is looked at of many images.")
+@click.option(
+    "--images", type=click.IntRange(1, 200), default=36, show_default=True, help="How many pictures -o draws at most."
+)
+@click.option("--dark", is_flag=True, help="Draw light lines on dark paper.")
+@click.option(
+    "--list", "listed", type=options.PATH, callback=options.new_file, help="Write all named images into this CSV file."
+)
+@click.option("--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved.")
+@click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda:1.")
+@click.option(
+    "--seed", default=0, show_default=True, help="The seed of folds, and of which of many images are looked at."
+)
 @options.as_json
 def command(
     cache: str, data: str | None, out: str | None, images: int, dark: bool, listed: str | None, as_json: bool,

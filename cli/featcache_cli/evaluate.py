@@ -9,19 +9,40 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("model", type=click.Path())
-@click.argument("data")
-@click.option("-o", "--out", callback=options.new_model, help="Folder for val.csv (each prediction), run.json (the "
-              "figures) and unknown.csv (images of classes unknown to the model). [default: not saved]")  # fmt: skip
+@options.command()
+@click.argument("model", type=options.PATH)
+@click.argument("data", type=options.PATH)
+@click.option(
+    "-o",
+    "--out",
+    type=options.PATH,
+    callback=options.new_model,
+    help="The folder for "
+    "val.csv (each prediction), run.json (the figures) and unknown.csv (images of classes unknown to the model). [default: not saved]",
+)
 @options.overwrite_option
-@click.option("--split", type=click.Choice(["auto", "train", "val", "test", "all"]), default="auto", show_default=True,
-              help="Which images of DATA; auto takes all but train.")  # fmt: skip
-@click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views that are averaged "
-              "with the clean one.")  # fmt: skip
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "train", "val", "test", "all"]),
+    default="auto",
+    show_default=True,
+    help="Which images of DATA; auto takes all but train.",
+)
+@click.option(
+    "--tta",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How many augmented views are averaged with the clean one.",
+)
 @options.batch_size_option
-@click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
-@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
+@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
+)
 @options.as_json
 def command(as_json: bool, **settings: Any) -> None:
     """Compare the predictions of MODEL, a saved head or a fine-tuned run, with the labels of DATA.

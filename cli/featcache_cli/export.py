@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import click
@@ -12,13 +11,18 @@ from featcache_cli import options
 FORMATS = ("state-dict", "onnx", "torch-export")
 
 
-@click.command()
-@click.argument("model", type=click.Path())
-@click.option("--format", type=click.Choice(FORMATS), required=True, help="Weights for the plain network of "
-              "torchvision or timm; a graph for ONNX Runtime; a graph for PyTorch (.pt2).")  # fmt: skip
-@click.option("-o", "--out", required=True, callback=options.new_file, help="File to write.")
+@options.command()
+@click.argument("model", type=options.PATH)
+@click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    required=True,
+    help="What to write: weights for the plain network of "
+    "torchvision or timm, a graph for ONNX Runtime, or a graph for PyTorch (.pt2).",
+)
+@click.option("-o", "--out", type=options.PATH, required=True, callback=options.new_file, help="The file to write.")
 @options.overwrite_option
-@click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
+@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
 @options.as_json
 def command(model: str, as_json: bool, **settings: Any) -> None:
     """Write MODEL, a saved head or a fine-tuned run, as a file that needs no featcache.
@@ -28,5 +32,5 @@ def command(model: str, as_json: bool, **settings: Any) -> None:
     """
     from featcache.exporting import export
 
-    exported = export(model, **settings, overwrite=True, on_step=partial(click.echo, err=True))
+    exported = export(model, **settings, overwrite=True, on_step=options.step)
     options.show(exported, as_json, model=model)

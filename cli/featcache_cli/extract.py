@@ -10,31 +10,52 @@ from featcache.layers import split_layers
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("data")
-@click.option("-o", "--out", required=True, help="The cache to write, for example cache.h5.")
+@options.command()
+@click.argument("data", type=options.PATH)
+@click.option("-o", "--out", type=options.PATH, required=True, help="The cache to write, for example cache.h5.")
 @options.backbone_option
 @options.weights_option
 @click.option(
-    "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image, K."
+    "--views",
+    type=click.IntRange(0, 65534),
+    default=4,
+    show_default=True,
+    help="How many augmented views (K) each training image gets.",
 )
-@click.option("--val-views", type=click.IntRange(0), default=0, show_default=True,
-              help="Augmented views of a val or test image, for `fit-head --tta`.")  # fmt: skip
+@click.option(
+    "--val-views",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How many augmented views each val or test image gets, for `fit-head --tta`.",
+)
 @options.augment_option
 @options.image_size_option
 @options.batch_size_option
 @options.machine_options
 @options.precision_option("auto")
 @options.engine_option
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
-              help="What the features are stored in.")  # fmt: skip
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="The type that features are stored in.",
+)
 @options.seed_option
-@click.option("--layers", default="penultimate", show_default=True, help="Comma-separated: last, stages (the mean of "
-              "each one's end, too), all (maxima, deviations and grids, too), or by name: layer3:max.")  # fmt: skip
+@click.option(
+    "--layers",
+    default="penultimate",
+    show_default=True,
+    help="Which layers to keep, separated by commas: last, "
+    "stages (the mean of each stage, too), all (maxima, deviations and grids, too), or names: layer3:max.",
+)
 @options.data_options
 @options.strict_option
 @options.cluster_options
-@click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all would cost.")
+@click.option(
+    "--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all of them would cost."
+)
 @options.as_json
 def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once over every image and view of DATA, into a cache.
@@ -48,7 +69,7 @@ def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any
     cluster = options.take_cluster(settings)
     if cluster and dry_run:
         raise click.UsageError("--dry-run measures this machine: drop --cluster")
-    with options.progress_bar() as progress:
+    with options.progress_bar(then=options.LOADING) as progress:
         if dry_run:
             del settings["strict"]
         else:

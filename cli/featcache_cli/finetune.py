@@ -38,53 +38,119 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
         raise click.BadParameter(f"{text} is neither balanced nor CLASS=WEIGHT,CLASS=WEIGHT, such as ants=3") from error
 
 
-@click.command(cls=options.Grouped, groups=GROUPS)
-@click.argument("data")
-@click.option("-o", "--out", required=True, help="Folder of the run.")
-@click.option("--preset", type=click.Choice(PRESETS), help="A tutorial's settings; other options override them.")
-@click.option("--backbone", help="As in extract. [default: efficientnet_lite0]")
-@click.option("--init", type=click.Choice(["pretrained", "scratch"]), default="pretrained", show_default=True,
-              help="Pretrained weights, or random ones.")  # fmt: skip
-@click.option("--weights", help="Start from this state dict instead.")
-@click.option("--init-head", metavar="HEAD", help="Begin with this fitted head, at a low rate: a folder "
-              "of fit-head on the same split, or imagenet:ant,bee, the pretrained classifier's own rows.")  # fmt: skip
-@click.option("--reuse-until", metavar="STAGE", help="Keep the pretrained weights up to and with this stage (layer2, "
-              "blocks.4), draw those behind it.")  # fmt: skip
-@click.option("--train", "mode", type=click.Choice(["all", "head"]), default="all", show_default=True,
-              help="All layers, or a head on the network frozen in eval() mode.")  # fmt: skip
-@click.option("--unfreeze", callback=_unfreeze, metavar="STAGES", help="all, last-stage, or how many of the last "
-              "stages learn; what lies below is frozen in eval() mode. [default: all]")  # fmt: skip
-@click.option("--layer-decay", type=click.FloatRange(0, 1, min_open=True), help="Each stage learns at this share of "
-              "the rate of the one above it, the last one at this share of the head's. [default: 1]")  # fmt: skip
-@click.option("--batchnorm", type=click.Choice(["train", "eval"]), help="Normalise by the batch, or by the pretrained "
-              "statistics, which stay. [default: train; with --init-head eval]")  # fmt: skip
-@click.option("--wise-ft", type=click.FloatRange(0, 1), metavar="SHARE", help="Keep this share of the best weights and "
-              "the rest of those at the start; with --init-head. [default: the best weights]")  # fmt: skip
-@click.option("--augment", type=click.Choice(options.AUGMENTS), help="[default: tutorial]")
-@click.option("--epochs", type=click.IntRange(1), help="[default: 10]")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="[default: 0.01; with --init-head 0.0001]")
-@click.option("--momentum", type=click.FloatRange(0, 1), help="[default: 0.9]")
-@click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0]")
-@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd; with --init-head adamw]")
-@click.option("--schedule", type=click.Choice(["step", "cosine", "constant"]), help="[default: step; with "
-              "--init-head cosine]")  # fmt: skip
-@click.option("--step-size", type=click.IntRange(1), help="Epochs after which step divides by 10. [default: 7]")
-@click.option("--batch-size", type=click.IntRange(1), help="[default: 32]")
-@click.option("--class-weight", callback=_class_weight, metavar="balanced|CLASS=W,...", help="How much images of a "
-              "class count: all classes alike in sum, or as named. [default: all images alike]")  # fmt: skip
-@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Share of a label's probability "
-              "that goes to all classes. [default: 0]")  # fmt: skip
-@click.option("--patience", type=click.IntRange(1), metavar="EPOCHS", help="Stop after so many epochs without a better "
-              "val accuracy or a lower val loss. [default: all epochs run]")  # fmt: skip
+@options.command(groups=GROUPS)
+@click.argument("data", type=options.PATH)
+@click.option("-o", "--out", type=options.PATH, required=True, help="The folder of the run.")
+@options.overwrite_option
+@click.option("--preset", type=click.Choice(PRESETS), help="Use a tutorial's settings; other options override them.")
+@click.option("--backbone", help="The network, as in extract. [default: efficientnet_lite0]")
+@click.option(
+    "--init",
+    type=click.Choice(["pretrained", "scratch"]),
+    default="pretrained",
+    show_default=True,
+    help="Begin with pretrained weights, or with random ones.",
+)
+@click.option("--weights", type=options.PATH, help="Begin with this state dict instead.")
+@click.option(
+    "--init-head",
+    metavar="HEAD",
+    help="Begin with this fitted head, at a low rate: a folder "
+    "of fit-head on the same split, or imagenet:ant,bee, the pretrained classifier's own rows.",
+)
+@click.option(
+    "--reuse-until",
+    metavar="STAGE",
+    help="Keep the pretrained weights up to and with this stage (layer2, blocks.4), draw those behind it.",
+)
+@click.option(
+    "--train",
+    "mode",
+    type=click.Choice(["all", "head"]),
+    default="all",
+    show_default=True,
+    help="Train all layers, or a head on the network frozen in eval() mode.",
+)
+@click.option(
+    "--unfreeze",
+    callback=_unfreeze,
+    metavar="STAGES",
+    help="Which stages learn: all, last-stage, or how many of the "
+    "last; what lies below is frozen in eval() mode. [default: all]",
+)
+@click.option(
+    "--layer-decay",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Each stage learns at this share of "
+    "the rate of the one above it, the last one at this share of the head's. [default: 1]",
+)
+@click.option(
+    "--batchnorm",
+    type=click.Choice(["train", "eval"]),
+    help="Normalise by the batch, or by the pretrained statistics, which stay. [default: train; with --init-head eval]",
+)
+@click.option(
+    "--wise-ft",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Keep this share of the best weights and "
+    "the rest of those at the start; with --init-head. [default: the best weights]",
+)
+@click.option(
+    "--augment", type=click.Choice(options.AUGMENTS), help="The recipe of the augmented views. [default: tutorial]"
+)
+@click.option("--epochs", type=click.IntRange(1), help="How many epochs to train. [default: 10]")
+@click.option(
+    "--lr", type=click.FloatRange(0, min_open=True), help="The learning rate. [default: 0.01; with --init-head 0.0001]"
+)
+@click.option("--momentum", type=click.FloatRange(0, 1), help="The momentum of sgd. [default: 0.9]")
+@click.option("--weight-decay", type=click.FloatRange(0), help="The weight decay. [default: 0]")
+@click.option(
+    "--optimizer", type=click.Choice(["sgd", "adamw"]), help="The optimizer. [default: sgd; with --init-head adamw]"
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["step", "cosine", "constant"]),
+    help="How the learning rate falls. [default: step; with --init-head cosine]",
+)
+@click.option(
+    "--step-size", type=click.IntRange(1), help="After how many epochs --schedule step divides by 10. [default: 7]"
+)
+@click.option("--batch-size", type=click.IntRange(1), help="How many images a step takes. [default: 32]")
+@click.option(
+    "--class-weight",
+    callback=_class_weight,
+    metavar="balanced|CLASS=W,...",
+    help="How much images of a class count: all classes alike in sum, or as named. [default: all images alike]",
+)
+@click.option(
+    "--label-smoothing",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="The share of a label's probability that goes to all classes. [default: 0]",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="Stop after so many epochs without a better val accuracy or a lower val loss. [default: all epochs run]",
+)
 @options.image_size_option
 @options.machine_options
 @options.precision_option("fp32")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: slower to start, faster after.")
 @options.seed_option
 @options.data_options
-@click.option("--image-cache", help="Keep the decoded images in this file: later epochs and runs do not decode.")
-@click.option("--resume", is_flag=True, help="Train a run in --out longer: with more --epochs "
-              "or --patience than before. The same command goes on by itself.")  # fmt: skip
+@click.option(
+    "--image-cache",
+    type=options.PATH,
+    help="Keep the decoded images in this file: later epochs and runs do not decode.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Train a run in --out longer: with more --epochs "
+    "or --patience than before. The same command goes on by itself.",
+)
 @options.as_json
 def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:
     """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch.
@@ -102,9 +168,10 @@ def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> N
     if init == "scratch" and weights:
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
     source = "none" if init == "scratch" else weights or "pretrained"
-    with options.progress_bar() as progress:
+    with options.progress_bar(then=options.LOADING) as progress:
         settings |= {"progress": progress if world.first else None, "world": world}
         settings["on_epoch"] = None if as_json or not world.first else options.echo
+        settings["overwrite"] = options.overwrites(click.get_current_context())
         run = featcache.finetune(**resolve(settings), weights=source)
     if world.first:
         save(partial(plot_history, run.history), run.path / "curves.png")

@@ -24,31 +24,77 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
     return parameters
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
-@click.option("-o", "--out", callback=options.new_model, help="Folder to save the head in. [default: not saved]")
-@options.overwrite_option
-@click.option("--head", default="linear", show_default=True, help="linear, ridge, lda, centroid, knn, head2toe choose "
-              "their own settings; auto keeps the best of them (head2toe only with several layers); attention, sgd, "
-              "logreg, svm, forest, or a dotted path, sklearn.naive_bayes.GaussianNB; imagenet:ant,bee takes the "
-              "network's own rows.")  # fmt: skip
-@click.option("-p", "parameters", multiple=True, callback=_parameter, metavar="NAME=VALUE", help="Of the head; repeat.")
-@click.option("--use-views", type=click.Choice(["all", "mean", "clean", "cycle"]), help="Train on all views of an "
-              "image, their mean, the clean one, one an epoch. [default: all; sgd and attention: cycle]")  # fmt: skip
-@click.option("--cv", type=click.IntRange(2), help="Folds of the cross-validation within train.")
-@click.option("--budget", "budget_s", callback=options.duration, help="Of auto: 30s, 2m. [default: 10s]")
-@click.option("--scaling", type=click.Choice(["standard", "l2"]), help="Scale features, or images to length 1, first.")
-@click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
-@click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views of a val image that "
-              "are averaged with the clean one; needs `extract --val-views`.")  # fmt: skip
-@click.option("--device", default="cpu", show_default=True, help="Where linear, head2toe and auto work: auto, cpu, "
-              "cuda:1, mps.")  # fmt: skip
+@options.command()
+@click.argument("cache", type=options.PATH)
 @click.option(
-    "--report", callback=options.new_file, help="Draw and write all of it into this HTML file, too; needs -o."
+    "-o",
+    "--out",
+    type=options.PATH,
+    callback=options.new_model,
+    help="Folder to save the head in. [default: not saved]",
 )
-@click.option("--images", "data", help="Where the images of CACHE lie: the report shows some.")
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache: names joined by "
-              "commas, stages, or all.")  # fmt: skip
+@options.overwrite_option
+@click.option(
+    "--head",
+    default="linear",
+    show_default=True,
+    help="Which head: linear, ridge, lda, centroid, knn and "
+    "head2toe choose their own settings; auto keeps the best of them (head2toe only with several layers). "
+    "Or attention, sgd, logreg, svm, forest, a dotted path such as sklearn.naive_bayes.GaussianNB, or "
+    "imagenet:ant,bee, which takes the network's own rows.",
+)
+@click.option(
+    "-p",
+    "parameters",
+    multiple=True,
+    callback=_parameter,
+    metavar="NAME=VALUE",
+    help="A parameter of the head, such as C=0.1; repeat the option for more.",
+)
+@click.option(
+    "--use-views",
+    type=click.Choice(["all", "mean", "clean", "cycle"]),
+    help="Train on all views of an "
+    "image, on their mean, on the clean one, or on one an epoch. [default: all; sgd and attention: cycle]",
+)
+@click.option("--cv", type=click.IntRange(2), help="How many folds the cross-validation within train has.")
+@click.option(
+    "--budget",
+    "budget_s",
+    callback=options.duration,
+    help="How long --head auto may search, such as 30s or 2m. [default: 10s]",
+)
+@click.option(
+    "--scaling",
+    type=click.Choice(["standard", "l2"]),
+    help="Scale each feature (standard), or each image to length 1 (l2), first.",
+)
+@click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
+@click.option(
+    "--tta",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How many augmented views of a val image are averaged with the clean one; needs `extract --val-views`.",
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where linear, head2toe and auto work: auto, cpu, cuda:1, mps."
+)
+@click.option(
+    "--report",
+    type=options.PATH,
+    callback=options.new_file,
+    help="Write a page with all of it to this HTML file, too; needs -o.",
+)
+@click.option(
+    "--images", "data", type=options.PATH, help="Where the images of CACHE lie, for the pictures of --report."
+)
+@click.option(
+    "--layer",
+    default="penultimate",
+    show_default=True,
+    help="Which features of the cache are used: names joined by commas, stages, or all.",
+)
 @options.cluster_options
 @options.seed_option
 @options.as_json
@@ -62,6 +108,7 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
         raise click.UsageError("--images is for the pictures of --report")
     cluster = options.take_cluster(settings)
     told = None if as_json else options.echo
+    options.step(f"fit {settings['head']}")
     fit = featcache.fit_head(cache, cluster=cluster, on_epoch=told, on_note=told, **settings)
     options.show(fit, as_json, cache=cache)
     if report:

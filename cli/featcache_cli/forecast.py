@@ -9,13 +9,13 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache.")
-@click.option("--seed", default=0, show_default=True, help="Of the folds and of the draws of labels.")
+@options.command()
+@click.argument("cache", type=options.PATH)
+@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache are used.")
+@click.option("--seed", default=0, show_default=True, help="The seed of folds and draws.")
 @options.as_json
 def command(cache: str, as_json: bool, **settings: Any) -> None:
-    """Will fine-tuning pay? Foretold from CACHE alone, with how often that was right."""
+    """Say from CACHE alone whether fine-tuning will pay, and how often that rule was right."""
     import featcache
 
     with options.progress_bar(resumes=False) as progress:

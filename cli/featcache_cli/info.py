@@ -7,8 +7,8 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
+@options.command()
+@click.argument("cache", type=options.PATH)
 @options.as_json
 def command(cache: str, as_json: bool) -> None:
     """Show what a cache holds, finished or not."""

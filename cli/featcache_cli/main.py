@@ -4,41 +4,40 @@ from __future__ import annotations
 
 import errno
 import importlib
+import re
 import sys
+import traceback
 import warnings
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import click
 
 from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError, MissingFontWarning
-from featcache_cli import results
+from featcache_cli import progress, results
 from featcache_cli.options import refuse_unknown
-from featcache_cli.results import StoppedError
+from featcache_cli.progress import StoppedError
+from featcache_cli.wrapping import wrap
 
-COMMANDS = (
-    "demo",
-    "extract",
-    "info",
-    "verify",
-    "doctor",
-    "update",
-    "diff",
-    "pull",
-    "push",
-    "fit-head",
-    "compare-heads",
-    "curve",
-    "forecast",
-    "plan",
-    "finetune",
-    "predict",
-    "evaluate",
-    "show",
-    "export",
-    "serve",
-    "benchmark",
-)
+GROUPS = {
+    "Begin": ("demo", "plan"),
+    "Caches of features": ("extract", "info", "verify", "doctor", "update", "diff", "pull", "push"),
+    "Heads and networks": ("fit-head", "compare-heads", "curve", "forecast", "finetune", "benchmark"),
+    "Using a model": ("predict", "evaluate", "show", "export", "serve"),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+
+
+_STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, or a picture that predict could
+not read or move; 2 a wrong option; 3 and 4 warnings and errors that doctor found; 130 and 143 stopped by a signal."""
+
+
+class Failure(click.ClickException):
+    """An error, in lines as wide as the terminal."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it on stderr."""
+        click.echo(wrap(f"Error: {self.format_message()}"), file=file, err=True)
 
 
 _python_shows = warnings.showwarning
@@ -54,6 +53,14 @@ class _Commands(click.Group):
         module = importlib.import_module(f"featcache_cli.{name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, names in GROUPS.items():
+            with formatter.section(heading):
+                commands = [(name, self.get_command(ctx, name)) for name in names]
+                formatter.write_dl(
+                    [(name, first_sentence(command.help or "")) for name, command in commands if command]
+                )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["featcache.json"] = results.wants_json(args)
@@ -79,7 +86,11 @@ class _Commands(click.Group):
         except (FeatcacheError, OSError) as error:  # an OSError: no permission, a file where a folder should be, ...
             if getattr(error, "errno", None) == errno.EPIPE:
                 raise
-            raise click.ClickException(results.message_of(error)) from error
+            if progress.verbosity() == progress.VERBOSE:
+                traceback.print_exc()
+            raise Failure(results.message_of(error)) from error
+        except click.UsageError as error:
+            raise click.UsageError(wrap(error.format_message()), error.ctx) from error
 
 
 def _show_warning(
@@ -92,12 +103,19 @@ def _show_warning(
 ) -> None:
     """Say our own warnings to people, and others as Python does."""
     if issubclass(category, MissingFontWarning):
-        click.echo(f"Note: {message}", err=True)
+        progress.note(f"Note: {message}")
     else:
         _python_shows(message, category, filename, lineno, file, line)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def first_sentence(text: str) -> str:
+    """Of a command's help: its first paragraph, up to a full stop or a colon that ends a sentence."""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    end = re.search(r"[.:?](?= [A-Z]|$)", paragraph)
+    return f"{paragraph[: end.start()]}{'?' if end.group() == '?' else '.'}" if end else paragraph
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_STATUS)
 @click.version_option(package_name="featcache")
 def main() -> None:
     """Run the frozen network once, keep the features, train image classifiers in seconds."""

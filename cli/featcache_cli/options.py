@@ -5,10 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import signal
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +14,19 @@ import click
 
 from featcache.errors import OutputExistsError
 from featcache.spec import AUGMENTS as AUGMENTS
-from featcache_cli.results import StoppedError as StoppedError
+from featcache_cli import progress
+from featcache_cli.progress import LOADING as LOADING
+from featcache_cli.progress import StoppedError as StoppedError
+from featcache_cli.progress import echo as echo
+from featcache_cli.progress import end_display as end_display
+from featcache_cli.progress import note as note
+from featcache_cli.progress import progress_bar as progress_bar
+from featcache_cli.progress import step as step
 from featcache_cli.results import print_json as print_json
 from featcache_cli.results import show as show
+
+PATH = click.Path()
+"""Of arguments and options that take files, which a shell completes; URLs are fine, too."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -41,7 +49,7 @@ val_fraction_option = click.option(
     default=0.2,
     show_default=True,
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share held out as val where DATA has no val folder.",
+    help="The share of images that is held out as val where DATA has no val folder.",
 )
 allow_leak_option = click.option(
     "--allow-leak", is_flag=True, help="Go on where images of val or test are in train, too."
@@ -74,7 +82,7 @@ def _value_range(_ctx: click.Context, _option: click.Parameter, text: str | None
 
 data_options = _all(
     val_fraction_option,
-    click.option("--split-seed", default=0, show_default=True, help="Seed of that split."),
+    click.option("--split-seed", default=0, show_default=True, help="The seed of that split."),
     allow_leak_option,
     label_column_option,
     skip_missing_option,
@@ -84,11 +92,18 @@ data_options = _all(
                  "the training images]"),
 )  # fmt: skip
 machine_options = _all(
-    click.option("--workers", type=click.IntRange(1), help="Threads that decode. [default: one a core]"),
-    click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1."),
+    click.option("--workers", type=click.IntRange(1), help="How many threads decode images. [default: one a core]"),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
+    ),
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(1), help="Views a forward pass. [default: 32, on a GPU 256]"
+    "--batch-size",
+    type=click.IntRange(1),
+    help="How many views go through the network at once. [default: 32, on a GPU 256]",
 )
 engine_option = click.option(
     "--engine",
@@ -111,11 +126,11 @@ class Finite(click.FloatRange):
 
 
 cluster_options = _all(
-    click.option("--cluster", metavar="auto|ADDRESS", help="Let the machines of a Ray cluster do it; auto: the one "
-                 "that this machine is in, else this machine, with several workers."),
-    click.option("--gpus-per-worker", type=Finite(0), help="Of --cluster. [default: 0]"),
-    click.option("--cpus-per-worker", type=click.IntRange(1), help="Of --cluster. [default: a machine's cores, shared "
-                 "by a worker for each GPU, or for one worker]"),
+    click.option("--cluster", metavar="auto|ADDRESS", help="Work on the machines of a Ray cluster; auto is the one "
+                 "that this machine is in, else several workers on this machine."),
+    click.option("--gpus-per-worker", type=Finite(0), help="How many GPUs a worker of --cluster gets. [default: 0]"),
+    click.option("--cpus-per-worker", type=click.IntRange(1), help="How many cores a worker of --cluster gets. "
+                 "[default: a machine's cores, shared by a worker for each GPU, or for one worker]"),
 )  # fmt: skip
 
 
@@ -132,27 +147,35 @@ def take_cluster(settings: dict[str, Any]) -> Any:
 
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable image instead of listing it.")
 augment_option = click.option(
-    "--augment", type=click.Choice(AUGMENTS), default="tutorial", show_default=True, help="Recipe of the views."
+    "--augment",
+    type=click.Choice(AUGMENTS),
+    default="tutorial",
+    show_default=True,
+    help="The recipe of the augmented views.",
 )
 image_size_option = click.option(
-    "--image-size", type=click.IntRange(1), help="Side of the square in pixels. [default: the network's]"
+    "--image-size", type=click.IntRange(1), help="The side of the square image in pixels. [default: the network's]"
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Of views, order and new weights.")
+seed_option = click.option("--seed", default=0, show_default=True, help="The seed of views, order and new weights.")
 backbone_option = click.option(
     "--backbone",
     default="efficientnet_lite0",
     show_default=True,
-    help="efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME.",
+    help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME.",
 )
 weights_option = click.option(
-    "--weights", default="pretrained", show_default=True, help="pretrained, none (random), or a state dict's PATH."
+    "--weights",
+    type=PATH,
+    default="pretrained",
+    show_default=True,
+    help="The network's weights: pretrained, none (random), or the PATH of a state dict.",
 )
 
 
 def precision_option(
-    default: str, name: str = "--precision", help: str = "What the network computes in."
+    default: str, name: str = "--precision", help: str = "The precision that the network computes in."
 ) -> Callable[[_F], _F]:
-    """What the network computes in."""
+    """The precision that the network computes in."""
     choices = click.Choice(["auto", "fp32", "bf16", "fp16"])
     return click.option(name, type=choices, default=default, show_default=True, help=help)
 
@@ -214,8 +237,10 @@ def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> s
 def picture_option(function: _F, required: bool = False) -> _F:
     """Where a picture goes."""
     default = "" if required else " [default: none]"
-    told = f"Picture: a file that ends in .png, .svg or .pdf.{default}"
-    return overwrite_option(click.option("-o", "--out", required=required, callback=_picture, help=told)(function))
+    told = f"Write the picture to this file, which ends in .png, .svg or .pdf.{default}"
+    return overwrite_option(
+        click.option("-o", "--out", type=PATH, required=required, callback=_picture, help=told)(function)
+    )
 
 
 def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
@@ -232,25 +257,98 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
     return seconds
 
 
-class Grouped(click.Command):
-    """A command whose help lists its options in groups: headings with names of parameters; the rest comes first."""
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "Images": ("val_fraction", "split_seed", "allow_leak", "max_pixels", "strict"),
+    "Network": ("backbone", "weights", "layers", "image_size", "augment", "precision", "train_precision", "engine",
+                    "dtype"),
+    "Machine": ("workers", "device", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),
+    "Printing": ("as_json", "quiet", "verbose"),
+}  # fmt: skip
+_FEW = 8  # options that need no groups
 
-    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **given: Any) -> None:
+_BOUNDS = re.compile(r"(?:([\d.e+-]+)(<=?))?x(?:(<=?)([\d.e+-]+)|(>=?)([\d.e+-]+))")
+_NO_BOUND = 1e9
+
+
+def _set_verbosity(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def remember(_ctx: click.Context, _option: click.Parameter, given: bool) -> None:
+        if given:
+            progress.set_verbosity(level)
+
+    return remember
+
+
+def verbosity_options() -> list[click.Parameter]:
+    """-q and -v, which every command has."""
+    quiet, verbose = _set_verbosity(progress.QUIET), _set_verbosity(progress.VERBOSE)
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=quiet,
+                     help="Print the result alone, without progress and notes."),
+        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=verbose,
+                     help="Also print the seconds of each step, and the traceback of an error."),
+    ]  # fmt: skip
+
+
+class Command(click.Command):
+    """A command with -q and -v, a display of its progress, and a help in groups.
+
+    Parameters
+    ----------
+    groups : headings with names of parameters, before those that all commands share; the rest comes first.
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **given: Any) -> None:
         super().__init__(*args, **given)
-        self.groups = groups
+        self.params += verbosity_options()
+        self.groups = groups or {}
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with a display."""
+        with progress.showing(ctx):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options."""
-        records = {
-            option.name: record
-            for option in self.get_params(ctx)
-            if isinstance(option, click.Option) and (record := option.get_help_record(ctx))
-        }
-        grouped = {name for names in self.groups.values() for name in names}
-        first = [name for name in records if name not in grouped]
-        for heading, names in {"Options": first, **self.groups}.items():
-            with formatter.section(heading):
-                formatter.write_dl([records[name] for name in names])
+        records: dict[str, tuple[str, str]] = {}
+        for option in self.get_params(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
+                records[option.name or ""] = (record[0].replace(" RANGE", ""), bounds_in_words(record[1]))
+        groups = {**self.groups, **_GROUPS} if len(records) > _FEW or self.groups else {}
+        help_ = records.pop("help", None)
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for heading, names in groups.items():
+            sections[heading] = [records.pop(name) for name in names if name in records]
+        sections["Options"] = list(records.values())
+        last = [heading for heading in sections if sections[heading]][-1:] or ["Options"]
+        sections[last[0]] += [help_] if help_ else []
+        for heading, rows in sections.items():
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+def bounds_in_words(text: str) -> str:
+    """`[1<=x<=200]` as `[1 to 200]`, `[x>=2]` as `[at least 2]`; bounds that no one meets are left out."""
+
+    def spell(found: re.Match[str]) -> str:
+        low, low_mark, high_mark, high, mark, alone = found.groups()
+        if high is not None and float(high) >= _NO_BOUND:
+            high = None
+            mark, alone = (">" if low_mark == "<" else ">="), low
+        if high is None and alone is not None:
+            if mark == ">=" and float(alone) <= 1:  # a count, or a rate that is not 0
+                return ""
+            return f"above {alone}" if mark == ">" else f"at least {alone}"
+        if low is None:
+            return f"below {high}" if high_mark == "<" else f"at most {high}"
+        return f"between {low} and {high}" if low_mark == "<" else f"{low} to {high}"
+
+    return re.sub(r" *\[\]", "", re.sub(r"; (?=\])", "", _BOUNDS.sub(spell, text)))
+
+
+def command(*args: Any, **given: Any) -> Callable[[Callable[..., Any]], Command]:
+    """A decorator: `click.command` with `Command`."""
+    return click.command(*args, cls=Command, **given)
 
 
 def refuse_unknown(ctx: click.Context, name: str, commands: Collection[str]) -> None:
@@ -260,56 +358,3 @@ def refuse_unknown(ctx: click.Context, name: str, commands: Collection[str]) -> 
     alike = difflib.get_close_matches(name.lower().replace("_", "-"), commands, n=2, cutoff=0.7)
     hint = f" Did you mean {' or '.join(alike)}?" if alike else f" There are {', '.join(commands)}."
     raise click.UsageError(f"There is no command {name!r}.{hint}", ctx)
-
-
-@contextmanager
-def progress_bar(resumes: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that draws a bar for each step on stderr.
-
-    SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report; a second one ends at once.
-    resumes : whether the same command goes on where it was.
-    """
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-    signals: list[int] = []
-
-    def stop(number: int, _frame: Any) -> None:
-        signals.append(number)
-        signal.signal(number, before[number])
-
-    def report(what: str, done: int, total: int) -> None:
-        if signals:
-            close()
-            after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
-            raise StoppedError(signals[0], f"{what}: {done} of {total} done; {after}")
-        if what not in bars:
-            close()
-            bars[what] = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False)
-        bars[what].total = total
-        bars[what].update(done - bars[what].n)
-
-    def close() -> None:
-        for bar in bars.values():
-            bar.close()
-        bars.clear()
-
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
-        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
-        for number in before:
-            signal.signal(number, stop)
-    try:
-        yield report
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        close()
-
-
-def echo(text: object) -> None:
-    """A line on stdout that does not tear the progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(str(text))

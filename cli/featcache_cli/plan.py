@@ -34,38 +34,64 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
     return click.option(name, type=options.Finite(1e-9, 1e15), metavar=unit, help=told)
 
 
-@click.command(
-    cls=options.Grouped,
+@options.command(
     groups={
         "Rates that are given, not measured": ["forward_rate", "read_rate", "look_rate", "driver_rate", "row_rate"],
         "Prices, in any currency": ["worker_hour", "storage_gb_month", "thousand_reads"],
     },
 )
-@click.argument("data")
+@click.argument("data", type=options.PATH)
 @click.option("--images", default="10M,1B", show_default=True, callback=_counts, help="How many images there will be.")
-@click.option("--workers", default="1,8,64", show_default=True, callback=_counts, help="On how many workers.")
-@click.option("--cores", type=click.IntRange(1), help="Of a worker. [default: this machine's]")
+@click.option(
+    "--workers", default="1,8,64", show_default=True, callback=_counts, help="How many workers there will be."
+)
+@click.option("--cores", type=click.IntRange(1), help="How many cores a worker has. [default: as many as this machine]")
 @options.backbone_option
 @options.weights_option
-@click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views, K.")
-@click.option("--val-views", type=click.IntRange(0), default=0, show_default=True, help="Those of val and test images.")
+@click.option(
+    "--views",
+    type=click.IntRange(0, 65534),
+    default=4,
+    show_default=True,
+    help="How many augmented views (K) each training image gets.",
+)
+@click.option(
+    "--val-views",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How many augmented views each val or test image gets.",
+)
 @options.augment_option
 @options.image_size_option
-@click.option("--layers", default="penultimate", show_default=True, help="As of `extract`.")
-@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
+@click.option("--layers", default="penultimate", show_default=True, help="Which layers to keep, as in `extract`.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
+)
 @options.precision_option("auto")
 @options.engine_option
 @click.option("--hashed", is_flag=True, help="The list of images will have a column sha256.")
-@click.option("--passes", type=click.IntRange(1), default=150, show_default=True, help="Over the rows, to fit a head.")
-@_rate("--forward-rate", "VIEWS/S", "Of the network on a GPU.")
-@_rate("--read-rate", "MB/S", "Of a worker, from where images lie. [default: not counted]")
-@_rate("--look-rate", "MB/S", "Of reading and hashing all files on one machine.")
-@_rate("--driver-rate", "IMAGES/S", "Of taking features and writing them.")
-@_rate("--row-rate", "ROWS/S", "Of a worker, in a pass of a head's fit.")
-@click.option("--worker-hour", type=options.Finite(0, 1e15), help="A worker, an hour.")
-@click.option("--storage-gb-month", type=options.Finite(0, 1e15), help="A GB of the cache, a month.")
-@click.option("--thousand-reads", type=options.Finite(0, 1e15), help="A thousand reads of a file.")
-@click.option("--page", callback=options.new_file, help="Write all of it, with a picture, into this HTML file.")
+@click.option(
+    "--passes",
+    type=click.IntRange(1),
+    default=150,
+    show_default=True,
+    help="How many passes over the rows the fit of a head takes.",
+)
+@_rate("--forward-rate", "VIEWS/S", "How many views a second the network takes on a GPU.")
+@_rate("--read-rate", "MB/S", "How fast a worker reads from where the images lie. [default: not counted]")
+@_rate("--look-rate", "MB/S", "How fast one machine reads and hashes all files.")
+@_rate("--driver-rate", "IMAGES/S", "How many images a second are taken from workers and written.")
+@_rate("--row-rate", "ROWS/S", "How many rows a second a worker takes in a pass of a head's fit.")
+@click.option("--worker-hour", type=options.Finite(0, 1e15), help="The price of a worker for an hour.")
+@click.option("--storage-gb-month", type=options.Finite(0, 1e15), help="The price of a GB of the cache for a month.")
+@click.option("--thousand-reads", type=options.Finite(0, 1e15), help="The price of a thousand reads of a file.")
+@click.option(
+    "--page", type=options.PATH, callback=options.new_file, help="Write all of it, with a picture, to this HTML file."
+)
 @options.overwrite_option
 @options.as_json
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
@@ -78,7 +104,7 @@ def command(data: str, layers: str, page: str | None, as_json: bool, **settings:
 
     given, prices = _given(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
     plan = {name: settings.pop(name) for name in ("images", "workers", "hashed", "passes")}
-    with options.progress_bar(resumes=False) as progress:
+    with options.progress_bar(resumes=False, then=options.LOADING) as progress:
         rates = featcache.measure_rates(data, layers=split_layers(layers), given=given, progress=progress, **settings)
     found = featcache.plan_capacity(rates, prices=prices, **plan)
     options.show(found, as_json)

@@ -21,23 +21,43 @@ if TYPE_CHECKING:
 _NAMED = 20  # bad pictures that are named at the end
 
 
-@click.command()
-@click.argument("model", type=click.Path())
-@click.argument("images", nargs=-1, required=True)
-@click.option("-0", "--null", is_flag=True, help="Names on stdin end with NUL, as of find -print0.")
+@options.command()
+@click.argument("model", type=options.PATH)
+@click.argument("images", nargs=-1, required=True, type=options.PATH)
+@click.option("-0", "--null", is_flag=True, help="Names on stdin end with NUL, as `find -print0` writes them.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to name.")
-@click.option("--tta", type=click.IntRange(0), default=0, show_default=True, help="Augmented views that are averaged "
-              "with the clean one.")  # fmt: skip
-@click.option("--format", "kind", type=click.Choice(["text", "csv", "json", "jsonl"]), default="text",
-              show_default=True, help="json is one object, jsonl an object a line.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("-o", "--out", callback=options.new_file, help="Write to this file instead of stdout.")
+@click.option(
+    "--tta",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How many augmented views are averaged with the clean one.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["text", "csv", "json", "jsonl"]),
+    default="text",
+    show_default=True,
+    help="How predictions are written; json is one object, jsonl an object a line.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; the same as --format json.")
+@click.option("-o", "--out", type=options.PATH, callback=options.new_file, help="Write to this file instead of stdout.")
 @options.overwrite_option
-@click.option("--move-to", metavar="DIR", help="Move each file to DIR/CLASS; nothing is overwritten.")
-@click.option("--link-to", metavar="DIR", help="Make a symbolic link to each file in DIR/CLASS instead.")
+@click.option(
+    "--move-to", type=options.PATH, metavar="DIR", help="Move each file to DIR/CLASS; nothing is overwritten."
+)
+@click.option(
+    "--link-to", type=options.PATH, metavar="DIR", help="Make a symbolic link to each file in DIR/CLASS instead."
+)
 @click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")
-@click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
-@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
+@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
+)
 def command(
     model: str, images: tuple[str, ...], null: bool, top: int, tta: int, kind: Format, as_json: bool, out: str | None,
     move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, device: str,
@@ -56,9 +76,9 @@ def command(
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
     paths, total, missing = _listed(images, null, once=bool(move_to), sorts=bool(move_to or link_to))
+    options.step("load the model")
     classifier = featcache.Classifier.load(model, weights=weights, device=device, views=total * (1 + tta))
-    if classifier.backbone.note:
-        click.echo(classifier.backbone.note, err=True)
+    options.note(classifier.backbone.note)
     sorter = None
     if folder := move_to or link_to:
         several = classifier.card.multilabel

@@ -7,9 +7,9 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("url")
-@click.argument("out", type=click.Path())
+@options.command()
+@click.argument("url", type=options.PATH)
+@click.argument("out", type=options.PATH)
 @options.overwrite_option
 @options.as_json
 def command(url: str, out: str, as_json: bool) -> None:

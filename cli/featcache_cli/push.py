@@ -7,9 +7,9 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
-@click.argument("url")
+@options.command()
+@click.argument("cache", type=options.PATH)
+@click.argument("url", type=options.PATH)
 @options.overwrite_option
 @options.as_json
 def command(cache: str, url: str, as_json: bool) -> None:

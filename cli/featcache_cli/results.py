@@ -18,20 +18,15 @@ from typing import Any
 import click
 
 from featcache.errors import FeatcacheError, shorten
+from featcache_cli import progress
+from featcache_cli.progress import StoppedError
+from featcache_cli.wrapping import wrap
 
 _RESULT = "featcache.result"  # keys of a click context's `meta`, which a command shares with its group
 _STARTED = "featcache.started"
 _PRINTED = "featcache.printed"
 
 _ERRORS = "featcache.names"
-
-
-class StoppedError(Exception):
-    """SIGINT or SIGTERM came. `str(error)` says how far the work is, and what is left of it."""
-
-    def __init__(self, number: int, how_far: str) -> None:
-        super().__init__(how_far)
-        self.exit_code = 128 + number
 
 
 def show(result: Any, as_json: bool, **more: Any) -> None:
@@ -42,7 +37,13 @@ def show(result: Any, as_json: bool, **more: Any) -> None:
     if as_json:
         print_json({**more, **result.to_dict()})
     else:
-        click.echo(str(result))
+        print_text(result)
+
+
+def print_text(text: object) -> None:
+    """Print a result for people, in lines as wide as the terminal."""
+    progress.clear()
+    click.echo(wrap(str(text)))
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -9,18 +9,39 @@ import click
 from featcache_cli import options, results
 
 
-@click.command()
-@click.argument("model", type=click.Path())
-@click.option("--examples", multiple=True, help="File, folder or glob of pictures of which a few stand on the page; "
-              "can be repeated.")  # fmt: skip
+@options.command()
+@click.argument("model", type=options.PATH)
+@click.option("--examples", type=options.PATH, multiple=True, help="Show some pictures of this file, folder or glob on "
+              "the page; repeat the option for more.")  # fmt: skip
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at: everyone who reaches it "
-              "can use the page.")  # fmt: skip
-@click.option("--port", type=click.IntRange(0, 65535), help="[default: 7860, or the next that is free]; 0 for any.")
-@click.option("--max-upload", type=click.IntRange(1), default=20, show_default=True, help="Largest file, in MiB.")
-@click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True, help="Largest picture.")
-@click.option("--weights", help="Where the backbone's weights lie now, if they have moved.")
-@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at: everyone who reaches "
+              "it can use the page.")  # fmt: skip
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="The port to listen at, 0 for any. [default: 7860, or the next that is free]",
+)
+@click.option(
+    "--max-upload",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="The largest file that is taken, in MiB.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=50_000_000,
+    show_default=True,
+    help="The largest picture that is taken, in pixels.",
+)
+@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
+)
 @options.as_json
 def command(
     model: str, examples: tuple[str, ...], top: int, host: str, port: int | None, max_upload: int, max_pixels: int,
@@ -34,15 +55,15 @@ def command(
     from featcache.serving import Page, serve
 
     def announce(page: Page) -> None:
-        if page.note:
-            click.echo(page.note, err=True)
+        options.note(page.note)
         options.show(page, as_json, model=model)
         if as_json:
             results.print_json_now()
+        options.end_display()
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
+    options.step("load the model")
     classifier = featcache.Classifier.load(model, weights=weights, device=device)
-    if classifier.backbone.note:
-        click.echo(classifier.backbone.note, err=True)
+    options.note(classifier.backbone.note)
     serve(classifier, host=host, port=port, examples=examples, top=top, max_upload=max_upload << 20,
           max_pixels=max_pixels, on_start=announce)  # fmt: skip

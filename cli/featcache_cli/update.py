@@ -9,12 +9,16 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
-@click.argument("data")
-@click.option("--views", type=click.IntRange(0, 65534), help="Augmented views an image, K. [default: as before]")
-@click.option("--weights", help="Where the network's weights lie now, if they have moved.")
-@click.option("--retry", is_flag=True, help="Try the images again that were skipped.")
+@options.command()
+@click.argument("cache", type=options.PATH)
+@click.argument("data", type=options.PATH)
+@click.option(
+    "--views",
+    type=click.IntRange(0, 65534),
+    help="How many augmented views (K) each training image gets. [default: as before]",
+)
+@click.option("--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved.")
+@click.option("--retry", is_flag=True, help="Try again to read the images that were skipped.")
 @click.option("--allow-leak", is_flag=True, default=None, help="Take images that are in train and in val or test.")
 @options.label_column_option
 @click.option("--skip-missing", is_flag=True, default=None, help="Skip images whose files are missing.")
@@ -33,6 +37,6 @@ def command(cache: str, data: str, as_json: bool, **settings: Any) -> None:
     """
     import featcache
 
-    with options.progress_bar() as progress:
+    with options.progress_bar(then=options.LOADING) as progress:
         result = featcache.update(cache, data, progress=progress, **settings)
     options.show(result, as_json)

@@ -9,13 +9,20 @@ import click
 from featcache_cli import options
 
 
-@click.command()
-@click.argument("cache", type=click.Path())
-@click.option("--images", help="Also say which images of this folder or CSV changed, vanished or appeared.")
+@options.command()
+@click.argument("cache", type=options.PATH)
 @click.option(
-    "--repair", metavar="DATA", help="Extract the damaged rows again, and only them, from this folder or CSV."
+    "--images", type=options.PATH, help="Also say which images of this folder or CSV changed, vanished or appeared."
 )
-@click.option("--weights", help="Where the network's weights lie now, if they have moved; for --repair.")
+@click.option(
+    "--repair",
+    type=options.PATH,
+    metavar="DATA",
+    help="Extract the damaged rows again, and only them, from this folder or CSV.",
+)
+@click.option(
+    "--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved, for --repair."
+)
 @options.as_json
 def command(cache: str, images: str | None, repair: str | None, weights: str | None, as_json: bool) -> None:
     """Read all of CACHE and compare it with its checksums; exit status 1 where something is wrong."""

@@ -189,7 +189,7 @@ def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp
     assert found.sections["To repeat it"].code.splitlines()[1] == (
         "featcache fit-head toy.h5 -o head -p C=0.1 --head linear --tta 0 --device cpu --layer penultimate --seed 0"
     )
-    done("fit-head", cache, "-o", tmp_path / "head", "--report", page)
+    done("fit-head", cache, "-o", tmp_path / "head", "--report", page, "--overwrite")
     assert len(read_page(page).sections["The head, looked at"].captions) == 3
 
 

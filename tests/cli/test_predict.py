@@ -44,7 +44,7 @@ def test_lines_are_what_the_classifier_says(head: Path, data: Path) -> None:
         assert name == str(path)
         assert first == f"{prediction.label} {prediction.probability:.4f}"
         assert float(first.split()[1]) + float(second.split()[1]) == pytest.approx(1, abs=1e-3)
-    assert "predict" in result.stderr
+    assert result.stderr == ""  # progress is a line every ten seconds where stderr is no terminal
 
 
 def test_json_has_the_same_and_top_counts(head: Path, data: Path) -> None:
@@ -193,7 +193,8 @@ def test_nothing_on_stdin_is_refused(head: Path) -> None:
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: stdin names no image: nothing came.")
     result = _from_stdin(head, b"a.png\0b.png\0")
     assert result.exit_code == 1
-    assert result.stderr.endswith("the names on stdin have NUL characters in them; find -print0 needs -0 here.\n")
+    said = " ".join(result.stderr.split())
+    assert said.endswith("the names on stdin have NUL characters in them; find -print0 needs -0 here.")
 
 
 def test_an_error_on_the_way_loses_nothing_of_what_was_done(head: Path, data: Path, tmp_path: Path) -> None:

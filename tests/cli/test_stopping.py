@@ -21,6 +21,8 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 from featcache.backbones import Backbone
 from featcache_cli.main import main
+from featcache_cli import progress
+progress.EVERY_S = 0.05
 submit = Backbone.submit
 Backbone.submit = lambda self, pixels: time.sleep(0.15) or submit(self, pixels)
 main(sys.argv[1:])
@@ -42,7 +44,7 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
         text=True,
     ) as process:
         assert process.stderr
-        while not re.search(r"extract: .* [2-9]/18", text):
+        while not re.search(r"extract: [2-9] of 18", text):
             character = process.stderr.read(1)
             assert character, text
             text += character

@@ -19,6 +19,8 @@ ROOT = Path(featcache.__file__).parents[1]
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "tests/helpers")))
 """Where processes that tests start find what they import: PYTHONPATH."""
 COUNTS = {"train/ants": 7, "train/bees": 6, "val/ants": 3, "val/bees": 2}
+WIDE = {"COLUMNS": "1000"}
+"""A terminal so wide that each message is one line, for tests that compare them."""
 SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--workers", "2")
 
 
@@ -50,7 +52,7 @@ def drop_hashes(model: Path) -> None:
 def featcache_cli(*arguments: object) -> Result:
     from featcache_cli.main import main
 
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return CliRunner(env=WIDE).invoke(main, [str(argument) for argument in arguments])
 
 
 def done(*arguments: object) -> str:
@@ -85,7 +87,7 @@ def in_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str
     paths = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, **WIDE, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,230 @@
+"""Progress on stderr: a bar in a terminal; else a line every ten seconds, in logs and notebooks.
+
+Every command has a display, which also shows that something is going on while no progress is reported: imports, a
+network that loads or is converted, the fit of a head.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from featcache_cli.wrapping import wrap
+
+EVERY_S = 10.0
+"""Between two lines where stderr is no terminal."""
+
+_REFRESH_S = 1.0  # of a bar's clock
+_DISPLAY = "featcache.display"  # keys of a click context's `meta`
+_VERBOSITY = "featcache.verbosity"
+
+QUIET, NORMAL, VERBOSE = -1, 0, 1
+
+
+def set_verbosity(level: int) -> None:
+    """Of the command that runs: QUIET, NORMAL or VERBOSE."""
+    click.get_current_context().meta[_VERBOSITY] = level
+
+
+def verbosity() -> int:
+    """Of the command that runs."""
+    context = click.get_current_context(silent=True)
+    return NORMAL if context is None else context.meta.get(_VERBOSITY, NORMAL)
+
+
+class StoppedError(Exception):
+    """SIGINT or SIGTERM came. `str(error)` says how far the work is, and what is left of it."""
+
+    def __init__(self, number: int, how_far: str) -> None:
+        super().__init__(how_far)
+        self.exit_code = 128 + number
+
+
+class Display:
+    """Shows the step under way, and how far it is, from a thread of its own.
+
+    Parameters
+    ----------
+    level : QUIET shows nothing; VERBOSE also prints a line for each step that has ended, with its seconds.
+    """
+
+    def __init__(self, level: int = NORMAL) -> None:
+        self._level = level
+        self._lock = threading.RLock()
+        self._what, self._done, self._total = "start", 0, 0
+        self._since = time.monotonic()
+        self._bar: Any = None
+        self._ended = threading.Event()
+        self._terminal = sys.stderr.isatty()
+        if level > QUIET:
+            threading.Thread(target=self._run, name="progress", daemon=True).start()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Take what a library function reports. total : 0 where it is not known."""
+        with self._lock:
+            if what != self._what:
+                self._end_step()
+                self._what, self._since = what, time.monotonic()
+            self._done, self._total = done, total
+            if self._terminal and self._level > QUIET and (total or self._bar is not None):
+                self._draw()
+
+    def clear(self) -> None:
+        """Take the bar away; it comes back with the next report."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+
+    def close(self) -> None:
+        """End the display."""
+        with self._lock:
+            if not self._ended.is_set():
+                self._end_step()
+            self._ended.set()
+
+    def _end_step(self) -> None:
+        self.clear()
+        if self._level >= VERBOSE and not self._ended.is_set():
+            click.echo(f"{self._what}: {time.monotonic() - self._since:.1f} s", err=True)
+
+    def _run(self) -> None:
+        while not self._ended.wait(_REFRESH_S if self._terminal else EVERY_S):
+            with self._lock:
+                if self._ended.is_set():
+                    return
+                if self._terminal:
+                    self._draw()
+                    self._bar.refresh()
+                else:
+                    click.echo(self._line(), err=True)
+
+    def _draw(self) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._total or None, desc=self._what, unit="", dynamic_ncols=True, leave=False, file=sys.stderr
+            )
+            self._bar.start_t -= time.monotonic() - self._since
+        self._bar.total = self._total or None
+        self._bar.update(self._done - self._bar.n)
+
+    def _line(self) -> str:
+        """`extract: 120 of 400 (30 %), 40 s, about 93 s left`."""
+        seconds = time.monotonic() - self._since
+        far = f"{self._done} of {self._total} ({self._done / self._total:.0%})" if self._total else ""
+        far = far or (str(self._done) if self._done else "")
+        left = ""
+        if 0 < self._done < self._total:
+            left = f"about {seconds * (self._total - self._done) / self._done:.0f} s left"
+        return f"{self._what}: {', '.join(part for part in (far.replace('%', ' %'), f'{seconds:.0f} s', left) if part)}"
+
+
+@contextmanager
+def showing(context: click.Context) -> Iterator[None]:
+    """A display for the command that runs inside."""
+    display = Display(verbosity())
+    context.meta[_DISPLAY] = display
+    try:
+        yield
+    finally:
+        display.close()
+        context.meta.pop(_DISPLAY, None)
+
+
+def current_display() -> Display | None:
+    """Of the command that runs."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(_DISPLAY) if context else None
+
+
+def clear() -> None:
+    """Take the bar of the command away, before something is printed."""
+    display = current_display()
+    if display:
+        display.clear()
+
+
+def end_display() -> None:
+    """Show nothing more of the command, which runs on for a user."""
+    display = current_display()
+    if display:
+        display.close()
+
+
+def step(what: str) -> None:
+    """Name the step that begins, whose end is not known beforehand."""
+    display = current_display()
+    if display:
+        display.report(what, 0, 0)
+
+
+LOADING: Mapping[str, str] = MappingProxyType({"hash": "load the network, and convert it where it is new"})
+"""What commands that run a network do once the images are known."""
+
+
+@contextmanager
+def progress_bar(
+    resumes: bool = True, then: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback, for what can be stopped between two reports.
+
+    SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report; a second one ends at once.
+    resumes : whether the same command goes on where it was. then : what is done after a step, without a report.
+    """
+    display = current_display()
+    own = Display(verbosity()) if display is None else None
+    shown = display or own
+    assert shown is not None
+    signals: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        signals.append(number)
+        signal.signal(number, before[number])
+
+    def report(what: str, done: int, total: int) -> None:
+        if signals:
+            shown.clear()
+            after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
+            raise StoppedError(signals[0], f"{what}: {done} of {total} done; {after}")
+        shown.report(what, done, total)
+        if done >= total > 0 and what in then:
+            shown.report(then[what], 0, 0)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
+        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
+        for number in before:
+            signal.signal(number, stop)
+    try:
+        yield report
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        shown.clear()
+        if own:
+            own.close()
+
+
+def echo(text: object) -> None:
+    """Print a note of a result under way on stdout, without tearing the bar; `--quiet` leaves it out."""
+    if verbosity() > QUIET:
+        clear()
+        click.echo(wrap(str(text)))
+
+
+def note(text: object) -> None:
+    """Print a note on stderr, if there is one, without tearing the bar; `--quiet` leaves it out."""
+    if text and verbosity() > QUIET:
+        clear()
+        click.echo(wrap(str(text)), err=True)

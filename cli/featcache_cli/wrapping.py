@@ -1,0 +1,75 @@
+"""Text for the width of the terminal: long lines are continued below, indented as their text is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import unicodedata
+
+_WIDEST_LABEL = 32
+_TOKENS = re.compile(r"`[^`\n]*`[^\s`]*|\S+")
+_LABEL = re.compile(r"\s*(?:\S+(?: \S+)*\s{2,})*")
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or of COLUMNS; 80 where stdout is none."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def wrap(text: str, width: int | None = None) -> str:
+    """Break lines that are longer than `width` at spaces.
+
+    What follows is indented to the column where the line's own text begins, after labels that two or more spaces end;
+    else by two. Commands in backquotes stay in one piece where they fit, and so do words: paths can be copied. Rows of
+    Markdown tables are left as they are.
+
+    Parameters
+    ----------
+    width : columns; None takes `terminal_width()`.
+    """
+    width = width or terminal_width()
+    return "\n".join(_wrap_line(line, width) for line in text.split("\n"))
+
+
+def _wrap_line(line: str, width: int) -> str:
+    if columns(line) <= width or line.startswith("|"):
+        return line
+    label = _LABEL.match(line)
+    prefix = label.group() if label else ""
+    if not prefix.strip() or columns(prefix) > min(_WIDEST_LABEL, width // 2):
+        prefix = line[: len(line) - len(line.lstrip())]
+    indent = " " * (columns(prefix) if prefix.strip() else columns(prefix) + 2)
+    lines, here, used = [], prefix, columns(prefix)
+    for token in _tokens(line[len(prefix) :], width - len(indent)):
+        needed = columns(token)
+        if used + needed > width and here.strip() and here != prefix:
+            lines.append(here.rstrip())
+            here, used = indent, len(indent)
+            token = token.lstrip(" ")
+            needed = columns(token)
+        here += token
+        used += needed
+    return "\n".join([*lines, here.rstrip()])
+
+
+def _tokens(text: str, width: int) -> list[str]:
+    """Words with the spaces before them; a command in backquotes is one word where it fits."""
+    tokens, end = [], 0
+    for found in _TOKENS.finditer(text):
+        word, spaces = found.group(), text[end : found.start()]
+        if " " in word and columns(word) > width:
+            first, *others = word.split(" ")
+            tokens += [spaces + first, *(f" {other}" for other in others)]
+        else:
+            tokens.append(spaces + word)
+        end = found.end()
+    return tokens
+
+
+def columns(text: str) -> int:
+    """How many columns a terminal needs for a text: two for an East Asian wide letter, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text
+    )
