@@ -17,8 +17,8 @@ from featcache_cli import options
     "--out",
     type=options.PATH,
     callback=options.new_model,
-    help="The folder for "
-    "val.csv (each prediction), run.json (the figures) and unknown.csv (images of classes unknown to the model). [default: not saved]",
+    help="The folder for val.csv (each prediction), run.json (the figures) and unknown.csv (images of classes unknown "
+    "to the model). [default: not saved]",
 )
 @options.overwrite_option
 @click.option(
