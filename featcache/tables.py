@@ -65,19 +65,24 @@ def is_table(name: str) -> bool:
 def has_images(path: Path) -> bool:
     """Whether a Parquet file holds the images themselves, as those of Hugging Face do: a column {bytes, path}."""
     try:
-        from pyarrow import ArrowException, parquet, types
+        from pyarrow import ArrowException, parquet
     except ImportError:
         return False  # whoever reads it says what to install
     try:
         schema = parquet.read_schema(path)
     except (ArrowException, OSError):
         return False
-    return any(
-        column.type.get_field_index("bytes") >= 0
-        if types.is_struct(column.type)
-        else types.is_binary(column.type) and column.name.lower().startswith(("image", "img", "jpg", "jpeg", "png"))
-        for column in schema
-    )
+    return any(map(_is_image, schema))
+
+
+def _is_image(column: Any) -> bool:
+    """Whether a column of Parquet holds {bytes, path}, or bytes under the name of images."""
+    from pyarrow import types
+
+    if types.is_struct(column.type):
+        return bool(column.type.get_field_index("bytes") >= 0)
+    is_binary = types.is_binary(column.type) or types.is_large_binary(column.type)
+    return is_binary and column.name.lower().startswith(("image", "img", "jpg", "jpeg", "png"))
 
 
 def has_labels(name: str, content: bytes, label_column: str | None = None) -> bool:
@@ -136,9 +141,9 @@ def read_table(
             f"{os.path.dirname(name) or 'its folder'}. Correct them, or leave these images out with --skip-missing."
         )
     notes = list(columns.notes)
-    notes += [f"{len(missing)} of {len(entries)} files are missing: skipped"] if missing else []
-    notes += [f"{repeated} rows repeat an earlier row: counted once"] if repeated else []
-    notes += [f"{turned} paths with backslashes were read with slashes"] if turned else []
+    notes += [f"missing files, skipped: {len(missing)} of {len(entries)}"] if missing else []
+    notes += [f"rows that repeat an earlier row, counted once: {repeated}"] if repeated else []
+    notes += [f"paths with backslashes, read with slashes: {turned}"] if turned else []
     return Listing(list(entries.values()), several, tuple(notes), columns.label)
 
 
@@ -158,14 +163,16 @@ def _open_csv(name: str, content: bytes, label_column: str | None) -> _Table:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataLayoutError(f"{name} is not a CSV file in UTF-8: {error}") from error
+        raise DataLayoutError(
+            f"{name} is not a CSV file in UTF-8: {error}. A spreadsheet saves one as 'CSV UTF-8'."
+        ) from error
     if text.lstrip()[:1] in ("[", "{"):
         raise DataLayoutError(
             f"{name} looks like JSON, not like CSV: its first line must name {_EXPECTED}. JSON with a record a line is "
             "read from a file that ends in .jsonl."
         )
     delimiter = _delimiter(text.partition("\n")[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         columns = _choose_columns(f"{name}: the first line must name", name, header, label_column)
@@ -199,7 +206,9 @@ def _csv_rows(name: str, header: Sequence[str], columns: _Columns, reader: Any) 
             padded = [*cells, *[None] * (len(header) - len(cells))]
             yield reader.line_num, dict(zip(header, padded, strict=False))
     except csv.Error as error:
-        raise DataLayoutError(f"{name} is not a CSV file in UTF-8: {error}") from error
+        raise DataLayoutError(
+            f'{name}, line {reader.line_num}: {error}. Look for a quote (") that is not closed, or lies within a text.'
+        ) from error
 
 
 def _open_json_lines(name: str, content: bytes, label_column: str | None) -> _Table:
@@ -233,6 +242,10 @@ def _open_parquet(name: str, content: bytes, label_column: str | None) -> _Table
     except ArrowException as error:
         raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
     columns = _choose_columns(f"{name} must have", name, file.schema_arrow.names, label_column)
+    if _is_image(file.schema_arrow.field(columns.path)):
+        raise DataLayoutError(
+            f"{name} holds the images themselves: copy it to a disk of this machine, and give it there."
+        )
     return _Table(columns, _parquet_rows(name, file, columns), "row")
 
 

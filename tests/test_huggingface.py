@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def labels_of(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def refusal(path: Path, **options: Any) -> str:
+def refusal(path: Path | str, **options: Any) -> str:
     with pytest.raises(DataLayoutError) as caught:
         read_manifest(path, **options)
     return str(caught.value)
@@ -207,6 +208,25 @@ def test_parquet_files_of_the_hub(tmp_path: Path, cache_home: Path, kind: str) -
     assert manifest.samples.digest() == expected.samples.digest()
     assert [manifest.read(row) for row in range(8)] == [expected.read(row) for row in range(8)]
     assert manifest.notes == ("label column: label", f"3 Parquet files copied to {cache_home}")
+
+
+def test_a_parquet_file_that_has_changed_is_read_again(tmp_path: Path, cache_home: Path) -> None:
+    path = tmp_path / "pets.parquet"
+    table({"label": (PETS, BY_NUMBER)}).to_parquet(path)
+    assert labels_of(read_manifest(path)) == EXPECTED
+    table({"label": (PETS, [1, 0] * 3)}).to_parquet(path)
+    os.utime(path, (10**9, 10**9))
+    assert labels_of(read_manifest(path)) == {f"{row}.png": ("dog", "cat")[row % 2] for row in range(6)}
+
+
+def test_a_parquet_file_with_images_elsewhere_is_to_be_copied(tmp_path: Path) -> None:
+    import fsspec
+
+    table({"label": (PETS, BY_NUMBER)}).to_parquet(tmp_path / "pets.parquet")
+    fsspec.filesystem("memory").pipe_file("/hub/pets.parquet", (tmp_path / "pets.parquet").read_bytes())
+    assert refusal("memory://hub/pets.parquet") == (
+        "memory://hub/pets.parquet holds the images themselves: copy it to a disk of this machine, and give it there."
+    )
 
 
 def test_a_parquet_file_of_pandas(tmp_path: Path, cache_home: Path) -> None:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from featcache.cache import FeatureCache
+from featcache.doctor import examine
 from featcache.errors import DataLayoutError
 from featcache.extraction import extract
 from featcache.manifest import Manifest, read_manifest
@@ -62,6 +64,20 @@ def test_a_row_with_more_cells_than_columns_is_refused_with_the_cure(root: Path)
     assert labels_of(read_manifest(path)) == {**TWO, "000": "dog, golden"}
 
 
+@pytest.mark.parametrize(("row", "reason"), [('"dog', "unexpected end of data"), ('"a"b', "',' expected after '\"'")])
+def test_a_quote_that_is_not_closed_swallows_no_rows(root: Path, row: str, reason: str) -> None:
+    path = write(root, "path,label", f"x/000.png,{row}", *rows(*LABELS)[1:])
+    message = refusal(path)
+    assert message.startswith(f"{path}, line ")
+    assert f": {reason}. Look for a quote" in message
+
+
+def test_a_file_of_another_encoding_is_told_how_to_be_saved(root: Path) -> None:
+    path = root / "list.csv"
+    path.write_bytes("path,label\nx/000.png,größe\n".encode("cp1252"))
+    assert refusal(path).endswith("A spreadsheet saves one as 'CSV UTF-8'.")
+
+
 def test_empty_cells_at_the_end_of_a_row_say_nothing(root: Path) -> None:
     assert labels_of(read_manifest(write(root, "path,label", *(f"{row},," for row in rows(*LABELS))))) == TWO
 
@@ -82,13 +98,13 @@ def test_names_of_columns_in_another_case_and_with_spaces(root: Path) -> None:
 def test_backslashes_of_windows(root: Path) -> None:
     manifest = read_manifest(write(root, "path,label", *(row.replace("/", "\\") for row in rows(*LABELS))))
     assert labels_of(manifest) == TWO
-    assert manifest.notes[-1] == "8 paths with backslashes were read with slashes"
+    assert manifest.notes[-1] == "paths with backslashes, read with slashes: 8"
 
 
 def test_a_row_that_repeats_another_is_no_error(root: Path) -> None:
     manifest = read_manifest(write(root, "path,label", *rows(*LABELS), rows(*LABELS)[0]))
     assert labels_of(manifest) == TWO
-    assert manifest.notes[-1] == "1 rows repeat an earlier row: counted once"
+    assert manifest.notes[-1] == "rows that repeat an earlier row, counted once: 1"
     assert "line 10: x/000.png stands already in line 2" in refusal(
         write(root, "path,label", *rows(*LABELS), "x/000.png,dog")
     )
@@ -106,7 +122,7 @@ def test_missing_files_are_skipped_and_listed_on_demand(root: Path, tmp_path: Pa
     path = write(root, "path,label", *rows(*LABELS), "gone/0.png,cat", "gone/1.png,dog")
     found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1, skip_missing=True)
     assert sorted(name for name, _ in found.skipped) == ["gone/0.png", "gone/1.png"]
-    assert "2 of 10 files are missing: skipped" in str(found)
+    assert "missing files, skipped: 2 of 10" in str(found)
     assert FeatureCache.open(tmp_path / "cache.h5").split_options["skip_missing"] is True
     assert update(tmp_path / "cache.h5", path).nothing
 
@@ -194,6 +210,25 @@ def test_rows_without_a_label_are_extracted_and_not_trained_on(root: Path, tmp_p
         "or scored"
     ) in str(found)
     assert cache.to_dict()["images_by_split"] == {"train": 4, "val": 2, "test": 0, "unlabelled": 2}
+
+
+def test_images_that_get_a_label_later_are_not_extracted_again(root: Path, tmp_path: Path) -> None:
+    path, out = write(root, "path,label", *rows(*LABELS[:6], "", "")), tmp_path / "cache.h5"
+    extract(path, out, backbone=toy_backbone(), views=0, workers=1)
+    before = FeatureCache.open(out).features("unlabelled").clean().copy()
+    said = examine(out)
+    assert "6 images" in str(said)
+    assert said.images == 6
+    assert all("x/006" not in one.image for finding in said.findings for one in finding.images)
+    write(root, "path,label", *rows(*LABELS))
+    done = update(out, path)
+    assert (done.carried, done.extracted) == (8, 0)
+    assert sorted(done.changes["with another label"]) == ["x/006.png", "x/007.png"]
+    cache = FeatureCache.open(out)
+    assert len(cache.samples.rows("unlabelled")) == 0
+    row_of = {name: row for row, name in enumerate(cache.samples.ids)}
+    features = np.concatenate([cache.features(split).clean() for split in ("train", "val")])
+    np.testing.assert_array_equal(features[[row_of["x/006.png"], row_of["x/007.png"]]], before)
 
 
 def test_minus_one_among_minus_one_and_one_is_a_class(root: Path) -> None:
