@@ -28,7 +28,7 @@ from featcache.modelfolder import CARD
 from featcache.prediction import Prediction
 from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch, csv_row, notes, printable
-from featcache.samples import SPLITS, Samples
+from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sources import Source, open_source
 
 EvaluatedSplit = Literal["auto", "train", "val", "test", "all"]
@@ -247,7 +247,8 @@ def _choose(name: str, listing: Listing, split: EvaluatedSplit) -> _Chosen:
     """The labelled entries of the requested split."""
     if split not in get_args(EvaluatedSplit):
         raise DataLayoutError(f"split is {split!r}; it must be one of {', '.join(get_args(EvaluatedSplit))}")
-    labelled = [entry for entry in listing.entries if listing.several or entry.classes]
+    known = [entry for entry in listing.entries if entry.split != UNLABELLED]
+    labelled = [entry for entry in known if listing.several or entry.classes]
     splits = {entry.split for entry in labelled}
     wanted: set[Any] = {split}
     if split in ("auto", "all"):
