@@ -233,7 +233,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
         ), "image_size": 96, "workers": 3,
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
         "allow_leak": False, "max_pixels": 178_956_970, "value_range": None, "compile": True, "image_cache": "i.h5",
-        "resume": True}  # fmt: skip
+        "resume": True, "skip_missing": False}  # fmt: skip
 
 
 PLAN = {
