@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from featcache import layout, lock, remote
 from featcache.arrays import write_arrays
 from featcache.blocks import Rows, as_slice
 from featcache.checksums import damaged_rows
+from featcache.data_summary import DataSummary, summarize
 from featcache.errors import (
     CacheDamagedError,
     CacheError,
@@ -26,6 +29,7 @@ from featcache.errors import (
     SpecError,
 )
 from featcache.features import Features
+from featcache.input_notes import SHOWN, list_inputs, write_list
 from featcache.joined import Joined
 from featcache.labels import count_images
 from featcache.layers import choose_layers
@@ -233,6 +237,11 @@ class FeatureCache:
         x, here = parts[0], as_slice(rows)
         return Features(x[here] if isinstance(here, slice) else Rows(x, rows), self.samples.take(rows))
 
+    def summary(self) -> DataSummary:
+        """What it was made of; images that could not be read are not counted."""
+        seed = self.provenance.get("split_seed", 0) if self.provenance.get("val_is_held_out") else None
+        return summarize(str(self.path), self.samples, held_out_seed=seed, readable=self.done > 0)
+
     def readable_rows(self, split: str) -> NDArray[np.int64]:
         """The row numbers of a split without those of images that could not be read; shape (m,), int64."""
         rows = self.samples.rows(split)
@@ -299,6 +308,10 @@ class FeatureCache:
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
         }
 
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """All skipped images as CSV: kind, image, other, reason; whole or not at all."""
+        write_list(path, list_inputs([], self.skipped, {}))
+
     def __str__(self) -> str:
         """What the cache holds, for people."""
         samples, spec = self.samples, self.spec.flat()
@@ -315,16 +328,23 @@ class FeatureCache:
             f"layers      {layers}",
             f"digest      {self.spec.digest()}",
         ]
+        if samples.groups:
+            lines.insert(3, f"groups      {samples.n_groups}, each kept in one split and one fold")
         hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(self.spec.backbone) else set())
         lines += [f"  {name:15} {_brief(value)}" for name, value in spec.items() if name not in hidden]
         lines += [f"made by     {name}: {_brief(value)}" for name, value in self.provenance.items()]
-        lines += [f"skipped     {printable(name)}: {reason}" for name, reason in self.skipped]
+        lines += [f"skipped     {printable(name)}: {reason}" for name, reason in self.skipped[:SHOWN]]
+        if len(self.skipped) > SHOWN:
+            lines.append(f"            and {len(self.skipped) - SHOWN} more: --list FILE.csv names them all")
         return "\n".join(lines)
 
-    def check_matches(self, spec: ExtractSpec, samples: Samples) -> None:
-        """Raise CacheMismatchError unless the cache was made with this spec from these samples."""
-        check_spec(self.path, self.spec, spec)
-        check_samples(self.path, self.samples, samples)
+    def check_matches(self, spec: ExtractSpec, samples: Samples, data: str = "DATA") -> None:
+        """Raise CacheMismatchError unless the cache was made with this spec from these samples.
+
+        data : what the message calls the images.
+        """
+        check_spec(self.path, self.spec, spec, data)
+        check_samples(self.path, self.samples, samples, data)
 
 
 def on_disk(path: str | os.PathLike[str]) -> Path:
@@ -337,16 +357,21 @@ def on_disk(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec) -> None:
+def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec, data: str = "DATA") -> None:
     """Raise CacheMismatchError naming each differing field, both values and the way out."""
     fields = [f"{name}={_brief(here)}, you asked for {_brief(there)}" for name, here, there in found.differences(asked)]
-    if fields:
-        raise CacheMismatchError(
-            f"{path} was made with {'; '.join(fields)}. Extract again to another file, or ask for what the cache has."
-        )
+    if not fields:
+        return
+    cure = "Extract again to another file, or ask for what the cache has."
+    if path.suffix != ".partial" and replace(found, views=asked.views) == asked:
+        command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {asked.views}`"
+        cure = f"Extract the missing views with {command}."
+        if asked.views < found.views:
+            cure = f"The cache has these views and more: use it as it is, or drop the others with {command}."
+    raise CacheMismatchError(f"{path} was made with {'; '.join(fields)}. {cure}")
 
 
-def check_samples(path: Path, found: Samples, asked: Samples) -> None:
+def check_samples(path: Path, found: Samples, asked: Samples, data: str = "DATA") -> None:
     """Raise CacheMismatchError saying how the images differ from those of the cache."""
     changes = found.differences(asked)
     if changes:
@@ -355,7 +380,7 @@ def check_samples(path: Path, found: Samples, asked: Samples) -> None:
             + (
                 f"or remove {path.name}."
                 if path.suffix == ".partial"
-                else f"or bring it up to date with `featcache update {path} DATA`."
+                else f"or bring it up to date with `featcache update {shlex.quote(str(path))} {shlex.quote(data)}`."
             )
         )
 

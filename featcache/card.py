@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from featcache.atomic import write_file
 from featcache.errors import HeadError
+from featcache.folders import check_writable
 from featcache.modelfolder import CARD as FILE
 from featcache.modelfolder import commit
 from featcache.report import finite
@@ -130,6 +131,7 @@ def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HeadError(f"{folder} cannot be made: {error.strerror} ({error.filename})") from error
+    check_writable(folder / FILE)
     foreign = any(path.name.split(".")[0] not in _STEMS for path in folder.iterdir())
     if foreign and not (folder / FILE).exists():
         raise HeadError(f"{folder} holds other files and no {FILE}. Give an empty or a new folder.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from featcache.card import write_json
 from featcache.errors import RunError
 from featcache.families import FAMILIES
 from featcache.files import Progress
+from featcache.folders import check_writable
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
 from featcache.outcomes import Comparison, gather_outcomes
@@ -49,6 +51,7 @@ def compare(
     budget_s: float | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Run the routes, each in fresh processes, and gather what they reached and cost.
 
@@ -65,6 +68,7 @@ def compare(
         seeds first; how it is known beforehand what a run will take, see `featcache.budget`. Another call with a larger
         budget goes on.
     overwrite : begin anew in a folder that holds another comparison, or the same.
+    on_note : called with what was understood of the data, before the work starts.
     precision : of the extraction. train_precision : of the live routes, where "fp32" is what the tutorials do.
 
     Raises
@@ -82,12 +86,16 @@ def compare(
     make_recipe(recipe)  # a bad field is told before hours of extraction, as a bad head is
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
+    check_writable(out / "settings.json")
     if head not in ("sgd", "auto", *FAMILIES):
         make_head(head)  # a bad name is told before hours of extraction
     columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
     columns |= {"skip_missing": True} if skip_missing else {}
     manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress, **columns)
     samples = manifest.single_label("benchmark").samples
+    understood = replace(manifest.summary(), name=called(data))
+    if on_note:
+        on_note(str(understood))
     settings = {
         "data": os.path.abspath(data),
         "backbone": backbone,
@@ -122,7 +130,8 @@ def compare(
     curves, no_curves = work.curves() if "cached" in runs else ([], "")
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
     names = {"data": called(data), "weights": Path(weights).name}
-    asked = {"routes": chosen, "repeats": repeats, **({"budget_s": budget_s} if budget_s else {})}
+    asked: dict[str, Any] = {"routes": chosen, "repeats": repeats, "understood": understood.to_dict()}
+    asked |= {"budget_s": budget_s} if budget_s else {}
     return Comparison(
         outcomes,
         {**settings, **names, **asked},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,8 +91,11 @@ def estimate(
     max_pixels: int = MAX_PIXELS,
     value_range: ValueRange | None = None,
     progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Estimate:
     """What `extract` with these arguments would cost, less what is there already; nothing is written.
+
+    on_note : called with what was understood of the data, before the work starts.
 
     Raises
     ------
@@ -107,6 +110,8 @@ def estimate(
         skip_missing=skip_missing,
         progress=progress,
     )
+    if on_note:
+        on_note(str(manifest.summary()))
     own = isinstance(backbone, str)
     if isinstance(backbone, str):
         backbone = load_backbone(
@@ -125,9 +130,9 @@ def estimate(
     there = Path(out) if Path(out).exists() else partial_path(out)
     if there.exists():
         cache = FeatureCache.open(there, partial=True)
-        check_spec(there, cache.spec, spec)
+        check_spec(there, cache.spec, spec, manifest.source.name)
         if cache.finished:
-            cache.check_matches(spec, manifest.samples)
+            cache.check_matches(spec, manifest.samples, manifest.source.name)
             missing = np.zeros_like(missing)
         else:
             missing = missing - find_origins(cache, manifest.samples, missing, np.empty(0, np.int64)).views

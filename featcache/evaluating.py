@@ -20,6 +20,7 @@ from featcache.entries import Entry, Listing
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.files import Progress
 from featcache.folder_layout import some
+from featcache.input_notes import input_notes
 from featcache.inputs import images_of
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.labels import SEPARATOR, Labels
@@ -27,7 +28,7 @@ from featcache.metrics import Accuracy, wilson_interval
 from featcache.modelfolder import CARD
 from featcache.prediction import Prediction
 from featcache.predictions import write_predictions
-from featcache.report import Report, Stopwatch, csv_row, notes, printable
+from featcache.report import Report, Stopwatch, csv_row, printable
 from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sources import Source, open_source
 
@@ -90,7 +91,7 @@ class Evaluation:
         lines += self._unknown_lines()
         if self.unlabelled:
             lines.append(f"{self.unlabelled} images have no label and are not in the figures")
-        lines += notes(self.ignored, [], self.skipped[:_NAMED])
+        lines += input_notes(self.ignored, [], self.skipped[:_NAMED])
         if len(self.skipped) > _NAMED:
             lines.append(f"and {len(self.skipped) - _NAMED} more skipped images")
         return "\n".join([*lines, *([f"saved in {self.path}"] if self.path else [])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ from featcache.bitdepth import ValueRange
 from featcache.cache import FeatureCache, on_disk
 from featcache.carrying import set_aside, take_over
 from featcache.cluster import ClusterExtractor
+from featcache.data_summary import DataSummary
 from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.extractor import Extractor, LocalExtractor, Views
 from featcache.files import Progress
+from featcache.folders import check_writable
 from featcache.images import MAX_PIXELS
+from featcache.input_notes import input_notes, list_inputs, write_list
 from featcache.layers import grid_side, parse_layer
 from featcache.layout import size_needed, wanted_views
 from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
-from featcache.report import Report, Stopwatch, human_bytes, notes, remark_notes
+from featcache.report import Report, Stopwatch, human_bytes, remark_notes
 from featcache.samples import SPLITS, UNLABELLED
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
 from featcache.valuerange import choose_value_range, describe_value_range
@@ -41,7 +44,8 @@ class Extraction(NotebookResult):
     cache : the finished cache. extracted : images run through the network by this call, 0 where the cache was
     there already; shown : their views. skipped : pairs (id, reason). ignored : files that are no images, by reason.
     conflicts : pairs of ids with equal bytes and different labels.
-    note : what the user should know of the network's engine. data_notes : how the data was read, see `Manifest`.
+    note : what the user should know of the network's engine.
+    data_notes, data_name : how the data was read, and what it is called.
     remarks : pairs (id, what is odd about the image), of those extracted by this call.
     """
 
@@ -55,6 +59,16 @@ class Extraction(NotebookResult):
     note: str = ""
     data_notes: tuple[str, ...] = ()
     remarks: list[tuple[str, str]] = field(default_factory=list)
+    data_name: str = ""
+
+    @property
+    def data(self) -> DataSummary:
+        """What was understood of the data, as far as it could be read."""
+        return replace(self.cache.summary(), name=self.data_name or str(self.cache.path), notes=self.data_notes)
+
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """All skipped images and conflicts as CSV: kind, image, other, reason; whole or not at all."""
+        write_list(path, list_inputs(self.conflicts, self.skipped, {}))
 
     def __str__(self) -> str:
         """What was done, for people."""
@@ -74,8 +88,8 @@ class Extraction(NotebookResult):
             is_known = cache.samples.split != SPLITS.index(UNLABELLED)
             without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
             lines.append(f"an image can have several labels; {without} images have none")
-        lines += [*self.data_notes, *notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
-        return "\n".join(lines)
+        lines += [*input_notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
+        return "\n".join([*lines, *([self.data.missing] if self.data.missing else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -88,9 +102,9 @@ class Extraction(NotebookResult):
             "ignored": self.ignored,
             "conflicts": [list(pair) for pair in self.conflicts],
             "note": self.note,
-            "data_notes": list(self.data_notes),
             "value_range": self.cache.spec.flat().get("value_range"),
             "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
+            "data": self.data.to_dict(),
         }
 
 
@@ -147,7 +161,8 @@ def extract(
     precision : "auto", "fp32", "bf16", "fp16": in what the network computes. dtype : in what features are stored.
     cluster : machines to do it, see `Cluster`; then device and workers are those of each, None or "auto" of its
         own; a worker without GPUs computes on its cores.
-    on_note : called with what is good to know: how large a cache of grids will be, what became of a worker that died.
+    on_note : called with what was understood of the data, before the work starts, and with what is good to know: how
+        large a cache of grids will be, what became of a worker that died.
 
     Raises
     ------
@@ -155,6 +170,7 @@ def extract(
     """
     watch = Stopwatch()
     out = on_disk(out)
+    check_writable(out)
     with watch.phase("hash"):
         manifest = read_manifest(
             data,
@@ -165,6 +181,8 @@ def extract(
             skip_missing=skip_missing,
             progress=progress,
         )
+    if on_note:
+        on_note(str(manifest.summary()))
     network: dict[str, Any] = {"weights": weights, "layers": layers, "device": device, "precision": precision}
     network |= {"name": backbone, "seed": seed}
     asked: dict[str, Any] = {"image_size": image_size, "augment": augment, "seed": seed, "views": views}
@@ -190,6 +208,7 @@ def extract(
     split: dict[str, Any] = {"val_fraction": val_fraction, "split_seed": split_seed, "allow_leak": allow_leak}
     columns = {"label_column": manifest.label_column, "skip_missing": skip_missing}
     split |= {name: value for name, value in columns.items() if value}
+    split |= {} if manifest.held_out_seed is None else {"val_is_held_out": True}
     with closing(extractor):
         cache, made = _extract(extractor, manifest, out, split, watch, progress, strict, on_note)
     extracted, shown = int(np.count_nonzero(made)), int(made.sum())
@@ -214,6 +233,7 @@ def extract(
         extractor.note,
         manifest.notes,
         named(manifest, extractor.remarks),
+        manifest.source.name,
     )
 
 
@@ -231,7 +251,7 @@ def _extract(
     spec, samples = extractor.spec, manifest.samples
     if out.exists():
         cache = FeatureCache.open(out)
-        cache.check_matches(spec, samples)
+        cache.check_matches(spec, samples, manifest.source.name)
         if strict:
             refuse_unreadable(manifest, cache.skipped)
         return cache, np.zeros(len(samples), np.int64)

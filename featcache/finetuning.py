@@ -14,6 +14,7 @@ from featcache.atomic import try_lock
 from featcache.backbones import Backbone, load_backbone
 from featcache.bitdepth import ValueRange
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
+from featcache.data_summary import DataSummary
 from featcache.devices import resolve_device, resolve_precision
 from featcache.engines import compiler_is_there
 from featcache.errors import RunError, first_line
@@ -21,6 +22,7 @@ from featcache.files import Progress
 from featcache.imagecache import ImageCache
 from featcache.imagenet import describe_choice, is_imagenet
 from featcache.images import MAX_PIXELS
+from featcache.input_notes import input_notes, list_inputs, write_list
 from featcache.label_metrics import LabelAccuracy
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
@@ -50,6 +52,7 @@ class FineTune(NotebookResult):
     init_head : the fitted head that it began with, where it did. start : val figures of that, before any step.
     wise_ft : share of the fine-tuned weights in those that were kept, where they were averaged. tuned : val figures of
     the best epoch; `report.accuracy` are those of what was kept. notes : what a user should know, a line each.
+    data : what was understood of the data, as far as it could be read.
     """
 
     path: Path
@@ -61,6 +64,11 @@ class FineTune(NotebookResult):
     wise_ft: float | None = None
     tuned: Accuracy | LabelAccuracy | None = None
     notes: tuple[str, ...] = ()
+    data: DataSummary | None = None
+
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """All skipped images as CSV: kind, image, other, reason; whole or not at all."""
+        write_list(path, list_inputs([], self.skipped, {}))
 
     @property
     def best(self) -> Epoch:
@@ -75,7 +83,8 @@ class FineTune(NotebookResult):
 
     def __str__(self) -> str:
         """What was reached, for people."""
-        lines = [f"skipped {name}: {reason}" for name, reason in self.skipped]
+        lines = input_notes({}, [], self.skipped)
+        lines += [self.data.missing] if self.data and self.data.missing else []
         if self.start:
             lines.append(f"began with {self.init_head}: val {_figure(self.start)}")
         lines.append(
@@ -104,6 +113,7 @@ class FineTune(NotebookResult):
             "start": {"head": self.init_head, **self.start.to_dict()} if self.start else None,
             "wise_ft": self.wise_ft,
             "tuned": self.tuned.to_dict() if self.tuned else None,
+            "data": self.data.to_dict() if self.data else None,
             "history": [asdict(epoch) for epoch in self.history],
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "notes": list(self.notes),
@@ -155,6 +165,7 @@ def finetune(
     world: World = ALONE,
     progress: Progress | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> FineTune:
     """Train on view e of every image in epoch e; keep the weights of the best val epoch in the folder `out`.
 
@@ -190,6 +201,7 @@ def finetune(
     world : processes that train together, each with its share of every batch, see `World.of_torchrun`: losses are those
         of one process, up to rounding. The folder must be one that all see; the first process writes. A resumed run
         may have another number of them.
+    on_note : called with what was understood of the data, before the work starts.
     resume : a run in `out` with the same settings goes on in any case, where it was interrupted, to the result that an
         uninterrupted one would give: within an epoch after SIGINT or SIGTERM, and else from the last state saved, at
         most some minutes before. With `resume` it also trains longer: for more epochs, or with more patience.
@@ -228,6 +240,8 @@ def finetune(
             skip_missing=skip_missing,
             progress=progress,
         )
+    if on_note and world.first:
+        on_note(str(manifest.summary()))
     with watch.phase("start"):
         if isinstance(backbone, str):
             if mode == "all" and precision == "auto":
@@ -289,14 +303,15 @@ def finetune(
         device=backbone.device_name,
         precision=backbone.precision,
     )
+    understood = manifest.summary(loader.skipped)
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
     taken = describe_choice(str(plan.init_head), manifest.samples.classes) if is_imagenet(plan.init_head) else []
     odd = {row: remark for found in world.gather(loader.remarks) for row, remark in found.items()}
     remarks = remark_notes([(manifest.samples.ids[row], remark) for row, remark in sorted(odd.items())])
     ranged = [describe_value_range(value_range)] if value_range else []
-    notes = (*manifest.notes, *taken, *run.notes, *_notes(history, recipe), *ranged, *remarks)
-    result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes)
+    notes = (*taken, *run.notes, *_notes(history, recipe), *ranged, *remarks)
+    result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes, understood)
     if world.first:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     world.leave()

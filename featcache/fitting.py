@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from featcache import heads
 from featcache.auto import Selection
 from featcache.cache import FeatureCache
 from featcache.card import REPORT, ModelCard, as_json, prepare_folder
+from featcache.data_summary import DataSummary
 from featcache.errors import CacheIncompleteError
 from featcache.features import Features
 from featcache.fitters import Options, UseViews, borrow, fit
@@ -40,6 +41,7 @@ class HeadFit(NotebookResult):
     estimator : the fitted classifier. name : of the head. history : epochs of `sgd`, else empty.
     path : where it was saved, if it was. selection : what cross-validation said, if it was asked.
     before : val figures before the temperature was set, where one was. notes : what a user should know, a line each.
+    data : what it was fitted on.
     """
 
     estimator: BaseEstimator
@@ -50,6 +52,7 @@ class HeadFit(NotebookResult):
     selection: Selection | None = None
     before: Accuracy | LabelAccuracy | None = None
     notes: tuple[str, ...] = ()
+    data: DataSummary | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -96,6 +99,7 @@ class HeadFit(NotebookResult):
             "selection": self.selection.to_dict() if self.selection else None,
             "before_temperature": before,
             "notes": list(self.notes),
+            "data": self.data.to_dict() if self.data else None,
         }
 
 
@@ -147,7 +151,8 @@ def fit_head(
         "cuda", "cuda:1", "mps".
     cluster : machines that share the training rows, of heads that choose their own settings but for knn; all must see
         the cache, see `featcache.team`. Images that are left out, val and test are judged on this machine.
-    on_epoch : called with each Epoch of "sgd". on_note : called where a cluster's workers are waited for.
+    on_epoch : called with each Epoch of "sgd". on_note : called with what the cache was made of, and
+        where a cluster's workers are waited for.
 
     Raises
     ------
@@ -158,6 +163,9 @@ def fit_head(
         prepare_folder(Path(out), "head")
     if not isinstance(cache, FeatureCache):
         cache = FeatureCache.open(cache)
+    data = replace(cache.summary(), name=str(given))
+    if on_note:
+        on_note(str(data))
     with watch.phase("read"):
         names = cache.layers(layer)
         train, val = read_splits(cache, layer, check_train=cluster is None)  # a cluster's machines look for themselves
@@ -193,7 +201,7 @@ def fit_head(
         seed=seed,
     )
     found = HeadFit(
-        fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before, fitted.notes
+        fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before, fitted.notes, data
     )
     if folder is not None:
         files: dict[str, bytes | None] = {

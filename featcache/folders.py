@@ -1,11 +1,13 @@
-"""Where featcache keeps what it can make or fetch again."""
+"""Folders to write into: where featcache keeps what it can make again, and whether a place can be written."""
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, OutputError
 
 
 def cache_folder() -> Path:
@@ -18,3 +20,18 @@ def cache_folder() -> Path:
             "written."
         ) from error
     return Path(base) / "featcache"
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError where a file cannot be written, before the work that makes it; nothing is left there.
+
+    The folders above it need not be there yet: then it is the first one that is there that must be writable.
+    """
+    folder = next(place for place in path.absolute().parents if os.path.lexists(place))
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError.of(error, path) from error

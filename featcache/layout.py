@@ -37,6 +37,7 @@ _PROVENANCE = {  # what others rely on
     "allow_leak": bool,
     "label_column": str,
     "skip_missing": bool,
+    "val_is_held_out": bool,
 }
 
 

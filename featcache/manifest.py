@@ -6,6 +6,7 @@ import hashlib
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.class_names import composed, name_notes, nearest_note
+from featcache.data_summary import DataSummary, summarize
 from featcache.entries import Entry
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.filekinds import describe_ignored
@@ -21,7 +23,7 @@ from featcache.folder_layout import some
 from featcache.holdout import hold_out
 from featcache.labels import Labels
 from featcache.samples import SPLITS, UNLABELLED, Samples, join_groups
-from featcache.sources import Source, open_source
+from featcache.sources import Folder, Source, open_source
 from featcache.tables import is_table
 
 _EMPTY = hashlib.sha256().digest()  # of files of no bytes: they are no images, wherever they lie
@@ -36,6 +38,7 @@ class Manifest:
     ignored : how many files were passed over, by reason.
     notes : how the data was read, a line each: which column is the label, which images have none, ...
     label_column : the column that the labels come from; None where the data has no columns.
+    held_out_seed : of the draw of val; None where the data has a val of its own.
     """
 
     source: Source
@@ -43,6 +46,16 @@ class Manifest:
     ignored: dict[str, int]
     notes: tuple[str, ...] = ()
     label_column: str | None = None
+    held_out_seed: int | None = None
+
+    def summary(self, unreadable: Iterable[int] = ()) -> DataSummary:
+        """What was understood of the data. unreadable : rows that are not counted."""
+        readable = np.ones(len(self.samples), bool)
+        readable[list(unreadable)] = False
+        found = summarize(self.source.name, self.samples, held_out_seed=self.held_out_seed, readable=readable)
+        if found.held_out and type(self.source) is not Folder:
+            found = replace(found, held_out=replace(found.held_out, missing="val split"))
+        return replace(found, notes=self.notes)
 
     def conflicts(self) -> list[tuple[str, str]]:
         """Pairs of images with equal bytes and different labels: one of the two labels is wrong."""
@@ -128,12 +141,13 @@ def read_manifest(
     labels = _labels(entries, classes, several)
     groups = tuple(entry.group for entry in entries) if any(entry.group for entry in entries) else ()
     split = _split(entries, labels, join_groups(sha256, groups), val_fraction, seed)
+    is_drawn = all(entry.split != "val" for entry in entries)
     order = np.argsort(split, kind="stable")
     samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes, groups).take(order)
     if not allow_leak:
         _refuse_leaks(source.name, samples)
     notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples))
-    return Manifest(source, samples, dict(ignored), notes, listing.label_column)
+    return Manifest(source, samples, dict(ignored), notes, listing.label_column, seed if is_drawn else None)
 
 
 def _hashes(source: Source, entries: list[Entry], progress: Progress | None) -> NDArray[np.uint8]:

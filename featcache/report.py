@@ -11,7 +11,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -171,20 +171,6 @@ def csv_row(values: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text).writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:
-    """What a user should know of the images, a line each; see `Extraction`."""
-    lines = [_ignored(reason, count) for reason, count in ignored.items()]
-    lines += [f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in conflicts]
-    return lines + [f"skipped {printable(name)}: {reason}" for name, reason in skipped]
-
-
-def _ignored(reason: str, count: int) -> str:
-    """A line of what was passed over: files, or folders where the reason begins with "folders: "."""
-    what, _, why = reason.rpartition("folders: ")
-    thing = "folder" if reason.startswith("folders: ") else "file"
-    return f"ignored {count} {thing}{'' if count == 1 else 's'}: {why if not what else reason}"
 
 
 def remark_notes(remarks: Pairs) -> list[str]:

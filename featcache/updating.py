@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache, on_disk
 from featcache.carrying import Origins, carry, find_origins, set_aside, take_over
 from featcache.checksums import damaged_rows
+from featcache.data_summary import DataSummary
 from featcache.engines import EngineName
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.estimating import Estimate, measure
@@ -22,17 +24,18 @@ from featcache.extraction import fill, named, refuse_unreadable
 from featcache.extractor import LocalExtractor
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
+from featcache.input_notes import input_notes, list_inputs, write_list
 from featcache.layout import wanted_views
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
-from featcache.report import Stopwatch, human_bytes, notes, printable, remark_notes
+from featcache.report import Stopwatch, human_bytes, printable, remark_notes
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
 from featcache.writer import CacheWriter
 
 
 class Machine(TypedDict, total=False):
-    """What decides how fast features are made, not their values: as in `extract`."""
+    """What decides how fast features are made, not their values, and what is called on the way: as in `extract`."""
 
     batch_size: int | None
     workers: int | None
@@ -41,6 +44,7 @@ class Machine(TypedDict, total=False):
     max_pixels: int
     strict: bool
     progress: Progress | None
+    on_note: Callable[[str], None] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +55,7 @@ class Update(NotebookResult):
     problem : of the old cache's marks of what is there. views : K before and after. carried : images whose features
     are taken over. extracted : images that went through the network, in shown views. ignored, conflicts, skipped : as
     in `Extraction`. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
-    note : what the user should know of the network's engine. data_notes : how the data was read, see `Manifest`.
+    note : what the user should know of the network's engine. data : what was understood of the data, by `update`.
     remarks : pairs (id, what is odd about the image), of those extracted by this call.
     """
 
@@ -70,8 +74,13 @@ class Update(NotebookResult):
     estimate: Estimate | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     note: str = ""
-    data_notes: tuple[str, ...] = ()
     remarks: list[tuple[str, str]] = field(default_factory=list)
+    data: DataSummary | None = None
+
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """All changed, damaged and skipped images and conflicts as CSV; whole or not at all."""
+        changes = {**self.changes, **({"damaged": self.damaged} if self.damaged else {})}
+        write_list(path, list_inputs(self.conflicts, self.skipped, changes))
 
     @property
     def nothing(self) -> bool:
@@ -81,9 +90,7 @@ class Update(NotebookResult):
     def __str__(self) -> str:
         """For people."""
         if self.nothing:
-            return "\n".join(
-                [f"{self.path} is up to date", *self.data_notes, *notes(self.ignored, self.conflicts, self.skipped)]
-            )
+            return "\n".join([f"{self.path} is up to date", *self._notes()])
         lines = [f"{len(names)} {kind} (for example {printable(names[0])})" for kind, names in self.changes.items()]
         lines += [f"{len(self.damaged)} damaged (for example {printable(self.damaged[0])})"] if self.damaged else []
         lines += [f"damaged: {self.problem}"] if self.problem else []
@@ -91,10 +98,15 @@ class Update(NotebookResult):
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
-        lines += [*self.data_notes, *notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
+        lines += [*self._notes(), *remark_notes(self.remarks)]
         if self.cache:
             lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
         return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        """Of images that are not used."""
+        missing = self.cache.summary().missing if self.cache else ""
+        return [*input_notes(self.ignored, self.conflicts, self.skipped), *([missing] if missing else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -114,8 +126,8 @@ class Update(NotebookResult):
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "seconds": self.seconds,
             "note": self.note,
-            "data_notes": list(self.data_notes),
             "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
+            "data": self.data.to_dict() if self.data else None,
         }
 
 
@@ -157,6 +169,9 @@ def update(
     options = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with watch.phase("hash"):
         manifest = read_manifest(data, **options, progress=progress)
+    understood = manifest.summary()
+    if on_note := machine.get("on_note"):
+        on_note(str(understood))
     spec = replace(old.spec, views=old.spec.views if views is None else views)
     damaged = _damaged(old, watch, progress)
     origins = find_origins(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
@@ -170,7 +185,7 @@ def update(
         ignored=manifest.ignored,
         conflicts=manifest.conflicts(),
         skipped=old.skipped,
-        data_notes=manifest.notes,
+        data=understood,
     )
     if result.nothing and not (retry and old.skipped):
         if machine.get("strict"):
@@ -272,6 +287,9 @@ def _renew(
         watch=watch,
     )
     provenance = {**old.provenance, **(extractor.describe() if extractor else {})}
+    if samples is manifest.samples:  # not of a repair, which leaves the split as it is
+        provenance.pop("val_is_held_out", None)
+        provenance |= {} if manifest.held_out_seed is None else {"val_is_held_out": True}
     aside = set_aside(old.path, spec, samples)
     with CacheWriter(old.path, spec, samples, old.dims, provenance, progress) as writer:
         with watch.phase("carry"):

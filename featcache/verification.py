@@ -12,6 +12,7 @@ import numpy as np
 from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
 from featcache.files import Progress
+from featcache.input_notes import first_few, list_inputs, name_changes, write_list
 from featcache.manifest import read_manifest
 from featcache.notebook import NotebookResult
 from featcache.report import printable
@@ -34,6 +35,11 @@ class Verification(NotebookResult):
     problem: str
     changes: dict[str, list[str]] | None
 
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """All damaged and changed images as CSV: kind, image, other, reason; whole or not at all."""
+        damaged = {"damaged": self.damaged} if self.damaged else {}
+        write_list(path, list_inputs([], [], {**damaged, **(self.changes or {})}))
+
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged and no image differs."""
@@ -41,8 +47,8 @@ class Verification(NotebookResult):
 
     def __str__(self) -> str:
         """For people."""
-        lines = [f"damaged {printable(name)}" for name in self.damaged]
-        lines += [f"{kind}: {printable(name)}" for kind, names in (self.changes or {}).items() for name in names]
+        lines = first_few([f"damaged {printable(name)}" for name in self.damaged], "damaged images")
+        lines += name_changes(self.changes or {})
         state = f"{len(self.damaged)} damaged" if self.damaged else "every row has its checksum"
         images = "" if self.changes is None else f"; images: {_counts(self.changes)}"
         lines.append(f"{self.path}: {self.rows} rows read, {state}{images}")
@@ -73,6 +79,10 @@ class Difference(NotebookResult):
     spec: list[tuple[str, Any, Any]]
     changes: dict[str, list[str]]
 
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """All images that differ as CSV: kind, image, other, reason; whole or not at all."""
+        write_list(path, list_inputs([], [], self.changes))
+
     @property
     def same(self) -> bool:
         """Whether there is no difference."""
@@ -81,7 +91,7 @@ class Difference(NotebookResult):
     def __str__(self) -> str:
         """For people."""
         lines = [f"{name}: {here} in {self.a}, {there} in {self.b}" for name, here, there in self.spec]
-        lines += [f"{kind}: {printable(name)}" for kind, names in self.changes.items() for name in names]
+        lines += name_changes(self.changes)
         return "\n".join(lines) or f"{self.a} and {self.b} hold the same"
 
     def to_dict(self) -> dict[str, Any]:

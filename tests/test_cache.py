@@ -410,9 +410,20 @@ def test_another_spec_is_refused_naming_the_field_and_both_values(path: Path, na
     cache.check_matches(SPEC, SAMPLES)
     with pytest.raises(CacheMismatchError) as error:
         cache.check_matches(asked, SAMPLES)
+    cure = "Extract again to another file, or ask for what the cache has."
+    if name == "views":  # fewer than there are
+        cure = "The cache has these views and more: use it as it is, or drop the others with "
+        cure += f"`featcache update {path} DATA --views 1`."
+    assert str(error.value) == f"{path} was made with {name}={here}, you asked for {there}. {cure}"
+
+
+def test_more_views_are_an_update_and_the_command_is_named(path: Path) -> None:
+    cache, asked = finished(path), dataclasses.replace(SPEC, views=8)
+    with pytest.raises(CacheMismatchError) as error:
+        cache.check_matches(asked, SAMPLES, "my photos")
     assert str(error.value) == (
-        f"{path} was made with {name}={here}, you asked for {there}. "
-        "Extract again to another file, or ask for what the cache has."
+        f"{path} was made with views=2, you asked for 8. Extract the missing views with `featcache update {path} "
+        "'my photos' --views 8`."
     )
 
 

@@ -20,7 +20,7 @@ RANKS = {
             "blocks plan stages machines recipe passes",
             "remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
             "parity class_names columns layers devices device_pass transferability",
-            "prediction pooling findings training trees capacity",
+            "prediction pooling findings training trees capacity input_notes data_summary",
             "frozen folder_layout softmax datasets lock layout views architectures engines presets card commands",
             "drawing entries network checkpoint",
             "tables tarfiles webdataset unfreezing",

@@ -70,6 +70,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     with options.progress_bar() as progress:
         chosen = routes.split(",") if routes else None
         settings["overwrite"] = options.overwrites(click.get_current_context())
+        settings["on_note"] = None if as_json else options.note
         result = featcache.compare(routes=chosen, recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])

@@ -12,8 +12,9 @@ from featcache_cli import options
 @options.command()
 @click.argument("a", type=options.PATH)
 @click.argument("b", type=options.PATH)
+@options.list_option
 @options.as_json
-def command(a: str, b: str, as_json: bool) -> None:
+def command(a: str, b: str, listed: str | None, as_json: bool) -> None:
     """Compare cache A with cache B, or with a folder or CSV of images: settings and images, by content.
 
     Exit status 1 where they differ.
@@ -23,5 +24,7 @@ def command(a: str, b: str, as_json: bool) -> None:
     with options.progress_bar() as progress:
         found = featcache.diff(a, b, progress=progress)
     options.show(found, as_json)
+    if listed:
+        found.write_list(listed)
     if not found.same:
         sys.exit(1)

@@ -52,12 +52,13 @@ from featcache_cli import options
 )
 @options.data_options
 @options.strict_option
+@options.list_option
 @options.cluster_options
 @click.option(
     "--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all of them would cost."
 )
 @options.as_json
-def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any) -> None:
+def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once over every image and view of DATA, into a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
@@ -67,13 +68,16 @@ def command(out: str, layers: str, dry_run: bool, as_json: bool, **settings: Any
     import featcache
 
     cluster = options.take_cluster(settings)
-    if cluster and dry_run:
-        raise click.UsageError("--dry-run measures this machine: drop --cluster")
+    if dry_run and (cluster or listed):
+        raise click.UsageError("--dry-run measures a few images on this machine: drop --cluster and --list")
+    settings["on_note"] = None if as_json else options.note
     with options.progress_bar(then=options.LOADING) as progress:
         if dry_run:
             del settings["strict"]
         else:
-            settings |= {"cluster": cluster, "on_note": None if as_json else options.echo}
-        run = featcache.estimate if dry_run else featcache.extract
+            settings["cluster"] = cluster
+        run: Any = featcache.estimate if dry_run else featcache.extract
         result = run(out=out, layers=split_layers(layers), progress=progress, **settings)
     options.show(result, as_json)
+    if listed:
+        result.write_list(listed)

@@ -17,7 +17,7 @@ GROUPS = {
     "How": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
             "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
     "Which images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels",
-                     "value_range", "image_cache"),
+                     "value_range", "image_cache", "listed"),
     "The machine": ("workers", "device", "precision", "compile"),
 }  # fmt: skip
 
@@ -151,8 +151,9 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     help="Train a run in --out longer: with more --epochs "
     "or --patience than before. The same command goes on by itself.",
 )
+@options.list_option
 @options.as_json
-def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> None:
+def command(init: str, weights: str | None, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch.
 
     Several processes train together, each with its share of every batch, as `torchrun --no-python featcache finetune
@@ -172,7 +173,10 @@ def command(init: str, weights: str | None, as_json: bool, **settings: Any) -> N
         settings |= {"progress": progress if world.first else None, "world": world}
         settings["on_epoch"] = None if as_json or not world.first else options.echo
         settings["overwrite"] = options.overwrites(click.get_current_context())
+        settings["on_note"] = None if as_json else options.note
         run = featcache.finetune(**resolve(settings), weights=source)
     if world.first:
         save(partial(plot_history, run.history), run.path / "curves.png")
         options.show(run, as_json)
+        if listed:
+            run.write_list(listed)

@@ -107,9 +107,9 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
     if data and not report:
         raise click.UsageError("--images is for the pictures of --report")
     cluster = options.take_cluster(settings)
-    told = None if as_json else options.echo
+    on_epoch, on_note = (None, None) if as_json else (options.echo, options.note)
     options.step(f"fit {settings['head']}")
-    fit = featcache.fit_head(cache, cluster=cluster, on_epoch=told, on_note=told, **settings)
+    fit = featcache.fit_head(cache, cluster=cluster, on_epoch=on_epoch, on_note=on_note, **settings)
     options.show(fit, as_json, cache=cache)
     if report:
         from featcache.pages import write_head_page

@@ -9,9 +9,13 @@ from featcache_cli import options
 
 @options.command()
 @click.argument("cache", type=options.PATH)
+@options.list_option
 @options.as_json
-def command(cache: str, as_json: bool) -> None:
+def command(cache: str, listed: str | None, as_json: bool) -> None:
     """Show what a cache holds, finished or not."""
     import featcache
 
-    options.show(featcache.FeatureCache.open(cache, partial=True), as_json)
+    found = featcache.FeatureCache.open(cache, partial=True)
+    options.show(found, as_json)
+    if listed:
+        found.write_list(listed)

@@ -225,7 +225,14 @@ def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | 
         raise click.BadParameter(f"{Path(name).parent} is no folder")
     if name and Path(name).is_dir():
         raise click.BadParameter(f"{name} is a folder; give a file")
+    if name and not os.access(Path(name).parent, os.W_OK):
+        raise click.BadParameter(f"{Path(name).parent} cannot be written")
     return name
+
+
+list_option = click.option(
+    "--list", "listed", callback=file_in_a_folder, help="Write all images that are named here into this CSV file."
+)
 
 
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:

@@ -28,8 +28,9 @@ from featcache_cli import options
 @options.engine_option
 @options.max_pixels_option
 @options.strict_option
+@options.list_option
 @options.as_json
-def command(cache: str, data: str, as_json: bool, **settings: Any) -> None:
+def command(cache: str, data: str, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Bring CACHE up to date with DATA: extract what is new or changed, carry over the rest, drop what is gone.
 
     Images are told by content, so renamed and relabelled ones are not extracted again. The old cache stays until the
@@ -37,6 +38,9 @@ def command(cache: str, data: str, as_json: bool, **settings: Any) -> None:
     """
     import featcache
 
+    settings["on_note"] = None if as_json else options.note
     with options.progress_bar(then=options.LOADING) as progress:
         result = featcache.update(cache, data, progress=progress, **settings)
     options.show(result, as_json)
+    if listed:
+        result.write_list(listed)

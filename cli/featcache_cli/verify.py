@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -23,8 +24,11 @@ from featcache_cli import options
 @click.option(
     "--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved, for --repair."
 )
+@options.list_option
 @options.as_json
-def command(cache: str, images: str | None, repair: str | None, weights: str | None, as_json: bool) -> None:
+def command(
+    cache: str, images: str | None, repair: str | None, weights: str | None, listed: str | None, as_json: bool
+) -> None:
     """Read all of CACHE and compare it with its checksums; exit status 1 where something is wrong."""
     import featcache
 
@@ -32,9 +36,11 @@ def command(cache: str, images: str | None, repair: str | None, weights: str | N
         raise click.UsageError("--images looks and --repair mends: give one of them")
     with options.progress_bar() as progress:
         if repair:
-            options.show(featcache.repair(cache, repair, weights=weights, progress=progress), as_json)
-            return
-        found = featcache.verify(cache, images, progress=progress)
+            found: Any = featcache.repair(cache, repair, weights=weights, progress=progress)
+        else:
+            found = featcache.verify(cache, images, progress=progress)
     options.show(found, as_json)
-    if not found.ok:
+    if listed:
+        found.write_list(listed)
+    if not repair and not found.ok:
         sys.exit(1)

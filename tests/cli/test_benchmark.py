@@ -135,6 +135,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "--allow-leak")  # fmt: skip
     assert isinstance(result.exception, StopHereError)
     assert callable(got.pop("progress"))
+    assert callable(got.pop("on_note"))
     assert got == {
         "data": "photos", "out": "r", "routes": ["cached", "scratch"], "backbone": "vgg11", "weights": "w.pth",
         "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "repeats": 2, "workers": 3, "device": "cpu",

@@ -109,7 +109,7 @@ def test_other_images_for_the_same_file_are_refused(data: Path, real_cache: Path
     assert message == (
         f"{real_cache} was made from other images: 1 removed (for example train/ants/000.png). "
         "Extract again to another file, or bring it up to date with "
-        f"`featcache update {real_cache} DATA`."
+        f"`featcache update {real_cache} {photos}`."
     )
 
 
@@ -270,9 +270,9 @@ def test_the_defaults_are_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_size_of_a_cache_of_grids_is_said_before_the_work(data: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "c.h5", ("--views", 2, *SMALL, "--layers", "last, features.3:grid4")
-    first = done("extract", data, "-o", out, *options).splitlines()[0]
+    first = featcache_cli("extract", data, "-o", out, *options).stderr
     expected = done("extract", data, "-o", tmp_path / "d.h5", *options, "--dry-run").splitlines()[1].split(" on a ")[0]
-    assert first == f"{out} will take about {expected}: grids keep every place (features.3:grid4)"
+    assert f"{out} will take about {expected}: grids keep every place (features.3:grid4)\n" in first
     assert done("extract", data, "-o", out, *options).startswith(f"{out}: 18 images")  # it is there already
     assert as_json("extract", data, "-o", tmp_path / "e.h5", *options)["images"] == 18
 
