@@ -20,7 +20,7 @@ from featcache.entries import Entry, Listing
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.files import Progress
 from featcache.folder_layout import some
-from featcache.input_notes import input_notes
+from featcache.input_notes import SHOWN, input_notes
 from featcache.inputs import images_of
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.labels import SEPARATOR, Labels
@@ -36,7 +36,7 @@ EvaluatedSplit = Literal["auto", "train", "val", "test", "all"]
 UNKNOWN = "unknown.csv"
 """Beside val.csv: what the model predicts of images whose class it does not know."""
 
-_NAMED = 8
+_NAMED = SHOWN  # skipped images in text
 
 
 @dataclass(frozen=True)
