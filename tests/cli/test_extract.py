@@ -256,6 +256,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "image_size": 96, "batch_size": 8, "workers": 3, "device": "cpu", "precision": "bf16", "dtype": "float32",
         "seed": 4, "layers": ("layer3", "penultimate"), "val_fraction": 0.3, "split_seed": 9,
         "engine": "compiled", "strict": True, "allow_leak": True, "max_pixels": 9,
+        "label_column": None, "skip_missing": False,
         "value_range": (-10.0, 300.0), "cluster": featcache.Cluster("10.0.0.1:6379", 0.5, 2)}  # fmt: skip
 
 
