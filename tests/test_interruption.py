@@ -49,7 +49,8 @@ def timeless(run: FineTune) -> list[Epoch]:
 
 def contents(out: Path) -> dict[str, bytes]:
     """Of all files that do not hold times."""
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("run.json", "last.pt")}
+    others = ("run.json", "last.pt", "run.lock")
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name not in others}
 
 
 def assert_same(found: FineTune, expected: FineTune) -> None:
