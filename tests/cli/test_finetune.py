@@ -233,8 +233,8 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
             batch_size=7, weight_decay=0.1, class_weight={"ants": 3.0, "bees": 0.5}, label_smoothing=0.1, patience=2
         ), "image_size": 96, "workers": 3,
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
-        "allow_leak": False, "max_pixels": 178_956_970, "value_range": None, "compile": True, "image_cache": "i.h5",
-        "resume": True, "skip_missing": False}  # fmt: skip
+        "allow_leak": False, "max_pixels": 178_956_970, "compile": True, "image_cache": "i.h5",
+        "resume": True, "skip_missing": False, "overwrite": False}  # fmt: skip
 
 
 PLAN = {
