@@ -73,7 +73,7 @@ def main() -> None:
         with subprocess.Popen(line, cwd=HERE.parent / "cli", stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout
             text = ""
-            while not text.endswith("}\n"):
+            while not text.endswith("\n}\n"):
                 text += server.stdout.readline() or sys.exit("the server ended")
             shot = photograph(json.loads(text)["url"], pictures[5])
             server.terminate()

@@ -67,7 +67,7 @@ class Served:
             )
         assert self.process.stdout
         text = ""
-        while not text.endswith("}\n"):
+        while not text.endswith("\n}\n"):
             line = self.process.stdout.readline()
             assert line, self.errors
             text += line
