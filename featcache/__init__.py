@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from featcache.serving import serve
     from featcache.spec import ExtractSpec, ViewSpec
     from featcache.transfer import Transfer, pull, push
+    from featcache.trying import Trial, try_out
     from featcache.updating import Update, repair, update
     from featcache.verdict import Verdict, reach_verdict
     from featcache.verification import Difference, Verification, diff, verify
@@ -80,6 +81,7 @@ _HOME = {
     "Rates": "capacity",
     "Recipe": "recipe",
     "Transfer": "transfer",
+    "Trial": "trying",
     "Update": "updating",
     "Verdict": "verdict",
     "Verification": "verification",
@@ -112,6 +114,7 @@ _HOME = {
     "read_manifest": "manifest",
     "repair": "updating",
     "serve": "serving",
+    "try_out": "trying",
     "update": "updating",
     "verify": "verification",
     "view_curve": "curves",
@@ -146,6 +149,7 @@ __all__ = [
     "Rates",
     "Recipe",
     "Transfer",
+    "Trial",
     "Update",
     "Verdict",
     "Verification",
@@ -178,6 +182,7 @@ __all__ = [
     "read_manifest",
     "repair",
     "serve",
+    "try_out",
     "update",
     "verify",
     "view_curve",

@@ -17,7 +17,7 @@ from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError, first_line
 from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
-from featcache.headfile import TREES
+from featcache.headfile import TREES, refuse_unsavable
 from featcache.imagenet import describe_choice, imagenet_head
 from featcache.label_metrics import judge
 from featcache.linear import LinearHead
@@ -41,6 +41,7 @@ class Options:
     """How a head is fitted; see `fit_head`.
 
     places : of a map in its features, 0 where they are none. team : machines that share the rows.
+    saved : whether the head will be saved; one that cannot be is refused before it is fitted.
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Options:
     device: str = "cpu"
     places: int = 0
     team: Team | None = None
+    saved: bool = False
 
     @property
     def rows(self) -> ViewUse:
@@ -258,6 +260,8 @@ def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fi
         raise HeadError(f"calibrate is for heads that have no probabilities of their own; {name} has some")
     if options.scaling:
         estimator = heads.with_scaling(estimator, options.scaling)
+    if options.saved:
+        refuse_unsavable(estimator)
     selection = _validate(estimator, name, options, train) if options.cv else None
     if options.calibrate:
         estimator = calibrated(estimator, train, options.rows, options.cv or 5, options.seed)
@@ -303,6 +307,8 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         estimator = EachLabel(estimator)
     if options.scaling:
         estimator = heads.with_scaling(estimator, options.scaling)
+    if options.saved:
+        refuse_unsavable(estimator)
     selection = _validate(estimator, name, options, train) if options.cv else None
     heads.fit_estimator(estimator, train.flatten(options.rows))
     return Fitted(estimator, name, selection=selection)

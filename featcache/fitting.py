@@ -177,7 +177,19 @@ def fit_head(
             f"Extract with --val-views {tta}."
         )
     team = Team(cluster, given, layer, on_note) if cluster else None
-    options = Options(dict(parameters or {}), use_views, cv, budget_s, scaling, calibrate, seed, device, places, team)
+    options = Options(
+        dict(parameters or {}),
+        use_views,
+        cv,
+        budget_s,
+        scaling,
+        calibrate,
+        seed,
+        device,
+        places,
+        team,
+        saved=out is not None,
+    )
     with watch.phase("fit"), closing(team) if team else nullcontext():
         if is_imagenet(head):
             weights = cache.provenance.get("weights", "pretrained")

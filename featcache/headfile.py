@@ -105,6 +105,22 @@ def _reproducible(data: bytes) -> bytes:
     return target.getvalue()
 
 
+def refuse_unsavable(estimator: BaseEstimator) -> None:
+    """Raise HeadError for an estimator that `dump_head` would refuse for its class, before it is fitted."""
+    for part in _parts(estimator):
+        kind = type(part)
+        if not isinstance(part, BaseEstimator):
+            continue
+        known = kind.__name__ in (*_CHECKED, *TREES) or kind.__module__.startswith(_ROOMS)
+        if known and not (kind.__name__ in TREES and part is not estimator):
+            continue
+        inside = "" if part is estimator else f" with a {kind.__name__} in it"
+        raise HeadError(
+            f"{type(estimator).__name__}{inside} cannot be saved so that loading executes no code, so it was not "
+            "fitted. Leave out `out` (-o), or use another head."
+        )
+
+
 def _arrays(estimator: BaseEstimator) -> dict[str, NDArray[Any]]:
     """What a linear layer, or attention and one, consists of; nothing for other classifiers."""
     if isinstance(estimator, AttentionHead):

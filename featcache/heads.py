@@ -146,14 +146,29 @@ def classify(
             return average_views(guesses, None, views, n_classes)
         found = np.concatenate(shares)
         full = np.zeros((len(found), n_classes))
-        full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found / found.sum(axis=1, keepdims=True)  # of float32
+        with np.errstate(invalid="ignore", divide="ignore"):
+            full[:, np.asarray(estimator.classes_, dtype=np.int64)] = found / found.sum(
+                axis=1, keepdims=True
+            )  # float32
+        _require_finite(full)
     return average_views(guesses, full, views, n_classes)
 
 
 def _several(shares: NDArray[np.float64], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     if shares.shape[1:] != (n_classes,):
         raise ValueError(f"it gives probabilities of shape {shares.shape} for {n_classes} labels")
+    _require_finite(shares)
     return (shares > 0.5).astype(np.int64), shares
+
+
+def _require_finite(probabilities: NDArray[np.float64]) -> None:
+    """Raise ValueError for probabilities that are no numbers, as LabelSpreading gives far from all training images."""
+    bad = int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1)))
+    if bad:
+        raise ValueError(
+            f"its probabilities for {bad} of {len(probabilities)} images are not finite numbers. Give other parameters "
+            "(-p), scale the features (--scaling standard), or use another head."
+        )
 
 
 def average_views(

@@ -23,10 +23,11 @@ class Gate:
 
     Nobody sends more than a file of `max_upload` bytes at once, or makes the server fetch something from the web. A
     page on the web makes no visitor's browser talk to a loopback address, be it by a name of its own that leads there.
+    `public` is the host that a reverse proxy of this machine answers for.
     """
 
-    def __init__(self, app: Any, max_upload: int, loopback: bool) -> None:
-        self.app, self._max_upload, self._loopback = app, max_upload, loopback
+    def __init__(self, app: Any, max_upload: int, loopback: bool, public: str | None = None) -> None:
+        self.app, self._max_upload, self._loopback, self._public = app, max_upload, loopback, public
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -58,13 +59,22 @@ class Gate:
     def _refusal(self, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Status and reason, judged by the head of a request."""
         host = "//" + headers.get("host", "")
-        if self._loopback and not (is_loopback(host) and is_loopback(headers.get("origin", host))):
+        if self._loopback and not (self._is_ours(host) and self._is_ours(headers.get("origin", host))):
             return 403, "this server answers to pages of this machine alone; start it with --host for others"
         if "://" in path:
             return 403, "this server fetches nothing from the web"
         if int(headers.get("content-length", 0)) > self._max_upload + _AROUND:
             return 413, self._too_large()
         return None
+
+    def _is_ours(self, url: str) -> bool:
+        """Whether a URL is of this machine, or of the host that the proxy answers for."""
+        if is_loopback(url):
+            return True
+        try:
+            return self._public is not None and urlsplit(url).hostname == self._public
+        except ValueError:
+            return False
 
     def _too_large(self) -> str:
         return f"more than the {self._max_upload:,} bytes of --max-upload"

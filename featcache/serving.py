@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from featcache.card import ModelCard
 from featcache.classifier import Classifier
-from featcache.errors import MissingExtraError, UnreadableImageError
+from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImageError
 from featcache.files import find_images
 from featcache.hosting import Gate, bracketed, is_loopback, listen, run
 from featcache.images import decode, lift_pillows_limit
@@ -82,6 +83,7 @@ def serve(
     port: int | None = None,
     examples: Iterable[str] = (),
     top: int = 5,
+    root_path: str = "",
     max_upload: int = MAX_UPLOAD,
     max_pixels: int = 50_000_000,
     on_start: Callable[[Page], None] | None = None,
@@ -93,6 +95,8 @@ def serve(
     host : loopback by default; everyone who reaches any other can use the page. port : default the first of PORTS
         that is free; 0 for any.
     examples : files, folders and globs; a few pictures, spread over what is there, stand below the page.
+    root_path : where a reverse proxy shows the page: "/ants", or its whole URL "https://example.org/ants". The proxy
+        passes requests on without that prefix; with the URL, requests for its host are let through.
     top : how many classes to name. max_upload, max_pixels : larger files (bytes) and pictures are refused.
     on_start : called with the Page when it is up.
 
@@ -101,6 +105,7 @@ def serve(
     MissingExtraError : gradio is not installed. EmptyFolderError : no examples where some were expected.
     OSError : the address cannot be had.
     """
+    public = _public_host(root_path)
     shown = _spread(find_images(examples), _EXAMPLES)
     gr = _import_gradio()
     lift_pillows_limit(max_pixels)
@@ -123,7 +128,7 @@ def serve(
     ):
         uploads = Path(folder).resolve()
         page = _page(host, listener.getsockname()[1])
-        app = _app(gr, answer, classifier.card, shown, max_upload, loopback=page.note is None)
+        app = _app(gr, answer, classifier.card, shown, max_upload, page.note is None, root_path, public)
         run(app, listener, lambda: on_start(page) if on_start else None)
 
 
@@ -141,6 +146,8 @@ def _app(
     examples: Sequence[Path],
     max_upload: int,
     loopback: bool,
+    root_path: str = "",
+    public: str | None = None,
 ) -> Any:
     """The page as an ASGI application. answer : what gr.Label shows of a picture file."""
     import fastapi
@@ -174,12 +181,13 @@ def _app(
         if examples:  # gradio copies them: their folders stay closed
             gr.Examples([str(path) for path in examples], picture, examples_per_page=_EXAMPLES)
     app = fastapi.FastAPI(openapi_url=None)
-    app.add_middleware(Gate, max_upload=max_upload, loopback=loopback)
+    app.add_middleware(Gate, max_upload=max_upload, loopback=loopback, public=public)
     theme = gr.themes.Soft(primary_hue="emerald", neutral_hue="slate", font=_FONT, font_mono=_FONT)
     return gr.mount_gradio_app(
         app,
         blocks,
         path="/",
+        root_path=root_path or None,
         max_file_size=max_upload,
         show_error=False,
         enable_monitoring=False,
@@ -187,6 +195,18 @@ def _app(
         css=_CSS,
         head=_PASTE,
     )
+
+
+def _public_host(root_path: str) -> str | None:
+    """The host of a root path that is a URL. Raises DataLayoutError for one that is neither a URL nor a path."""
+    parts = urlsplit(root_path)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return parts.hostname
+    if root_path and not root_path.startswith("/"):
+        raise DataLayoutError(
+            f"root_path is {root_path!r}; give a path such as /ants, or its URL, https://example.org/ants."
+        )
+    return None
 
 
 def _import_gradio() -> Any:

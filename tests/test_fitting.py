@@ -126,6 +126,28 @@ def test_a_refused_head_leaves_the_saved_one_alone(cache: FeatureCache, tmp_path
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["sklearn.ensemble.GradientBoostingClassifier", "sklearn.gaussian_process.GaussianProcessClassifier",
+     "sklearn.ensemble.BaggingClassifier"],
+)  # fmt: skip
+def test_what_cannot_be_saved_is_refused_before_it_is_fitted(
+    head: str, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise AssertionError("it was fitted")
+
+    monkeypatch.setattr("featcache.heads.fit_estimator", fails)
+    with pytest.raises(HeadError, match="cannot be saved so that loading executes no code, so it was not fitted"):
+        fit_head(cache, tmp_path / "head", head=head)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_probabilities_that_are_no_numbers_are_a_head_error(cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match=r"LabelSpreading could not predict: its probabilities for \d+ of \d+ images"):
+        fit_head(cache, head="sklearn.semi_supervised.LabelSpreading", parameters={"gamma": 1e9})
+
+
 def test_a_head_that_cannot_predict_is_a_head_error(cache: FeatureCache) -> None:
     with pytest.raises(HeadError, match=r"^KNeighborsClassifier could not predict: "):
         fit_head(cache, head="knn", parameters={"n_neighbors": 5000})

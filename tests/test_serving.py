@@ -13,7 +13,7 @@ import pytest
 from caches import SPEC
 from featcache import hosting, serving
 from featcache.card import ModelCard
-from featcache.errors import MissingExtraError
+from featcache.errors import DataLayoutError, MissingExtraError
 from featcache.hosting import PORTS
 from featcache.prediction import Prediction
 from featcache.serving import Page
@@ -183,6 +183,18 @@ def test_the_gate_of_any_other_address_leaves_names_alone() -> None:
     gate = hosting.Gate(None, max_upload=1_000, loopback=False)
     assert gate._refusal("/", {"host": "photos.example", "origin": "https://other.example"}) is None
     assert gate._refusal("/file=http://x", {"host": "photos.example"}) == FETCHES
+
+
+def test_the_gate_lets_requests_for_the_proxy_s_host_through() -> None:
+    gate = hosting.Gate(None, max_upload=1_000, loopback=True, public="example.org")
+    assert gate._refusal("/", {"host": "example.org", "origin": "https://example.org"}) is None
+    assert gate._refusal("/", {"host": "127.0.0.1:7860", "origin": "https://example.org"}) is None
+    assert gate._refusal("/", {"host": "example.com"}) is not None
+    assert gate._refusal("/", {"host": "127.0.0.1", "origin": "https://example.com"}) is not None
+    assert serving._public_host("https://example.org/ants") == "example.org"
+    assert serving._public_host("/ants") is serving._public_host("") is None
+    with pytest.raises(DataLayoutError, match="give a path such as /ants, or its URL"):
+        serving._public_host("ants")
 
 
 def test_a_body_without_a_length_is_counted() -> None:

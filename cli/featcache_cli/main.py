@@ -20,7 +20,7 @@ from featcache_cli.progress import StoppedError
 from featcache_cli.wrapping import wrap
 
 GROUPS = {
-    "Begin": ("demo", "plan"),
+    "Begin": ("demo", "try", "plan"),
     "Caches of features": ("extract", "info", "verify", "doctor", "update", "diff", "pull", "push"),
     "Heads and networks": ("fit-head", "compare-heads", "curve", "forecast", "finetune", "benchmark"),
     "Using a model": ("predict", "evaluate", "show", "export", "serve"),
@@ -50,7 +50,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"featcache_cli.{name.replace('-', '_')}")
+        module_name = "try_" if name == "try" else name.replace("-", "_")  # try is a word of Python
+        module = importlib.import_module(f"featcache_cli.{module_name}")
         command: click.Command = module.command
         return command
 

@@ -21,6 +21,8 @@ from featcache_cli import options, results
     type=click.IntRange(0, 65535),
     help="The port to listen at, 0 for any. [default: 7860, or the next that is free]",
 )
+@click.option("--root-path", default="", metavar="PATH|URL", help="Where a reverse proxy shows the page: /ants, or "
+              "https://example.org/ants.")  # fmt: skip
 @click.option(
     "--max-upload",
     type=click.IntRange(1),
@@ -44,8 +46,8 @@ from featcache_cli import options, results
 )
 @options.as_json
 def command(
-    model: str, examples: tuple[str, ...], top: int, host: str, port: int | None, max_upload: int, max_pixels: int,
-    weights: str | None, device: str, as_json: bool,
+    model: str, examples: tuple[str, ...], top: int, host: str, port: int | None, root_path: str, max_upload: int,
+    max_pixels: int, weights: str | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve a page, and an HTTP API, that name the class of a picture with MODEL, a saved head or a fine-tuned run.
 
@@ -65,5 +67,5 @@ def command(
     options.step("load the model")
     classifier = featcache.Classifier.load(model, weights=weights, device=device)
     options.note(classifier.backbone.note)
-    serve(classifier, host=host, port=port, examples=examples, top=top, max_upload=max_upload << 20,
-          max_pixels=max_pixels, on_start=announce)  # fmt: skip
+    serve(classifier, host=host, port=port, examples=examples, top=top, root_path=root_path,
+          max_upload=max_upload << 20, max_pixels=max_pixels, on_start=announce)  # fmt: skip

@@ -1,0 +1,33 @@
+"""featcache try"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache_cli import options
+
+
+@options.command()
+@click.argument("data")
+@click.option("-o", "--out", default="featcache-try", show_default=True, help="Folder for all files.")
+@options.backbone_option
+@options.weights_option
+@click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image.")
+@options.image_size_option
+@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
+@click.option("--budget", "budget_s", callback=options.duration, default="10s", show_default=True,
+              help="Time for the choice of the head: 30s, 2m.")  # fmt: skip
+@options.seed_option
+@options.as_json
+def command(as_json: bool, **settings: Any) -> None:
+    """Try it on DATA, a folder of labelled images: features, faults, the best head and a report, in plain words.
+
+    All files go to one folder. Run the same command again after an interruption: it goes on where it was.
+    """
+    import featcache
+
+    with options.progress_bar() as progress:
+        result = featcache.try_out(progress=progress, on_note=None if as_json else options.note, **settings)
+    options.show(result, as_json)

@@ -1,0 +1,165 @@
+"""`try_out`: from a folder of images to a head, a report and a list of doubtful labels, in one call."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.doctor import examine
+from featcache.errors import HeadError
+from featcache.extraction import Extraction, extract
+from featcache.files import Progress
+from featcache.findings import Diagnosis, Suspect
+from featcache.fitting import HeadFit, fit_head
+from featcache.manifest import read_manifest
+from featcache.pages import write_head_page
+from featcache.report import Stopwatch, printable
+from featcache.spec import EMBEDDED
+
+CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
+_SURE = 0.8  # score of a doubted label that is named
+_NAMED = 3
+_FEW = 30  # val images, below which figures say little
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `try_out` returns.
+
+    Attributes
+    ----------
+    folder : Path. It holds cache.h5, head/ and report.html.
+    data : str. As it was given.
+    extraction, diagnosis, fit : results of the three steps.
+    seconds : float. All of it took.
+    """
+
+    folder: Path
+    data: str
+    extraction: Extraction
+    diagnosis: Diagnosis
+    fit: HeadFit
+    seconds: float
+
+    @property
+    def doubtful(self) -> tuple[Suspect, ...]:
+        """Images whose label is probably wrong, the surest first."""
+        found = [one for finding in self.diagnosis.findings if finding.kind == "wrong labels" for one in finding.images]
+        return tuple(one for one in found if one.suggested and (one.score or 0.0) >= _SURE)
+
+    def __str__(self) -> str:
+        """In plain words, with what to type next."""
+        found, samples = self.fit.accuracy, self.extraction.cache.samples
+        right = round(found.accuracy * found.n)
+        several = samples.multilabel
+        lines = [
+            f"{len(samples)} images of {len(samples.classes)} classes; the head ({self.fit.name}) learnt from "
+            f"{len(samples.rows('train'))}.",
+            f"{right} of {found.n} {'have exactly the right labels' if several else 'right'}, of images that it was "
+            f"not trained on ({found.accuracy:.0%}; 95 % interval {found.accuracy_low:.0%} to "
+            f"{found.accuracy_high:.0%}).",
+        ]
+        if found.n < _FEW:
+            lines.append(f"{found.n} images are few to judge by: the interval is wide.")
+        lines += self._doubts()
+        others = [one for one in self.diagnosis.findings if one.severity != "note" and one.kind != "wrong labels"]
+        lines += [f"{one.severity}: {one.what} -> {one.todo}" for one in others[:_NAMED]]
+        skipped = self.extraction.skipped
+        if skipped:
+            lines.append(
+                f"{len(skipped)} images could not be read, for example {printable(skipped[0][0])}: {skipped[0][1]}"
+            )
+        folder, data = shlex.quote(str(self.folder)), shlex.quote(self.data)
+        lines += [
+            f"Took {self.seconds:.0f} s. Pictures and figures: {self.folder / PAGE}",
+            "Next:",
+            f"  featcache predict {folder}/{HEAD} PHOTO        what is on a photo",
+            f"  featcache serve {folder}/{HEAD}                a page that takes photos",
+            f"  featcache doctor {folder}/{CACHE} {data}       all that looks wrong",
+            f"  featcache benchmark {data} -o {folder}-benchmark   whether fine-tuning would be better",
+        ]
+        return "\n".join(lines)
+
+    def _doubts(self) -> list[str]:
+        doubtful = self.doubtful
+        if not doubtful:
+            return ["No label looks wrong."]
+        one = doubtful[0]
+        if len(doubtful) == 1:
+            return [
+                f"One image is probably mislabelled: {printable(one.image)} says {one.label}, rather {one.suggested}."
+            ]
+        named = [f"  {printable(one.image)} says {one.label}, rather {one.suggested}" for one in doubtful[:_NAMED]]
+        more = [f"  and {len(doubtful) - _NAMED} more"] if len(doubtful) > _NAMED else []
+        return [f"{len(doubtful)} images are probably mislabelled:", *named, *more]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: those of the three steps, and the doubtful labels."""
+        return {
+            "folder": str(self.folder),
+            "cache": str(self.folder / CACHE),
+            "head": str(self.folder / HEAD),
+            "page": str(self.folder / PAGE),
+            "doubtful": [
+                {"image": one.image, "label": one.label, "suggested": one.suggested, "score": one.score}
+                for one in self.doubtful
+            ],
+            "extract": self.extraction.to_dict(),
+            "doctor": self.diagnosis.to_dict(),
+            "fit": self.fit.to_dict(),
+            "seconds": {"wall": self.seconds},
+        }
+
+
+def try_out(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str] = "featcache-try",
+    *,
+    backbone: str = EMBEDDED,
+    weights: str = "pretrained",
+    views: int = 4,
+    image_size: int | None = None,
+    device: str = "auto",
+    budget_s: float = 10.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Trial:
+    """Extract features, look for faults, fit the best head and write a report.
+
+    Run it again after an interruption: extraction goes on where it stopped, the rest takes seconds.
+
+    Parameters
+    ----------
+    data : labelled images, see `read_manifest`.
+    out : folder for all files: cache.h5, head/, report.html.
+    backbone, weights, views, image_size, device : see `extract`.
+    budget_s : float, default 10. Seconds for the choice of the head.
+    seed : int, default 0. Of the split, the views and the folds.
+    progress, on_note : callbacks, see `extract`.
+
+    Raises
+    ------
+    ImageError, BackboneError, CacheError, HeadError
+    """
+    watch, folder = Stopwatch(), Path(out)
+    manifest = read_manifest(data, seed=seed, progress=progress)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadError(f"{folder} cannot be made: {error.strerror}") from error
+    extraction = extract(
+        manifest, folder / CACHE, backbone=backbone, weights=weights, views=views, image_size=image_size,
+        device=device, seed=seed, progress=progress, on_note=on_note,
+    )  # fmt: skip
+    cache = extraction.cache
+    diagnosis = examine(cache, seed=seed, progress=progress)
+    head = "linear" if cache.samples.multilabel else "auto"
+    fit = fit_head(cache, folder / HEAD, head=head, budget_s=None if head == "linear" else budget_s, seed=seed)
+    settings = {"head": head, "seed": seed}
+    write_head_page(folder / PAGE, fit, folder / CACHE, settings, data)
+    return Trial(folder, os.fspath(data), extraction, diagnosis, fit, watch.seconds()["wall"])
