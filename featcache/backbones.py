@@ -28,8 +28,9 @@ from featcache.engines import (
 )
 from featcache.errors import BackboneError, first_line
 from featcache.folders import cache_folder
-from featcache.known import Known, kept_path, known_path, recall, remember
+from featcache.known import LOCAL, Known, kept_path, known_path, recall_for, remember
 from featcache.layers import ALL, LAST, STAGES
+<<<<<<< HEAD
 from featcache.spec import (
     EMBEDDED,
     PENULTIMATE,
@@ -42,11 +43,16 @@ from featcache.spec import (
     is_arrays,
     no_network,
 )
+=======
+from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
+from featcache.weights_source import absolute
+>>>>>>> b8b9f8c (Weights load as torchvision and timm load them; checkpoints of trainers)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from featcache.frozen import Frozen
+    from featcache.weights import Built
 
 CONVERSION_PAYS = 700
 """From so many views on a conversion (3 to 5 s) pays: from 600 of the embedded network and 1,000 of resnet18, by the
@@ -64,6 +70,7 @@ class Backbone:
     module : nn.Module from normalised pixels (b, 3, s, s) float32 to features (b, d), or a function that gives it;
         it is called when it is needed. known : its hash and widths, where they are known without it.
     kept : whether its conversion is kept for later runs: where name and weights decide what it computes.
+    weights_note : what was done to its weights file to make it fit, one line.
 
     Attributes
     ----------
@@ -72,8 +79,9 @@ class Backbone:
     layers : names of what `embed_layers` gives, see `featcache.layers`. dims : dict. Width d of each layer.
     image_size, resize_size, interpolation, mean, std : the preprocessing that belongs to the weights.
     weights_sha256 : hash of the weights.
-    device, precision : where and how `embed` computes. engine : "pytorch", "compiled" or "openvino". note : why not
-        a faster one, where `accelerate` tried it in vain.
+    device, precision : where and how `embed` computes. engine : "pytorch", "compiled" or "openvino".
+    weights_note : what was done to the weights file. engine_note : why not a faster engine, where `accelerate` tried
+        one in vain. note : both, a line each.
     """
 
     def __init__(
@@ -92,6 +100,7 @@ class Backbone:
         precision: Precision = "fp32",
         known: Known | None = None,
         kept: bool = False,
+        weights_note: str = "",
     ) -> None:
         self.name, self.weights = name, weights
         self.image_size, self.resize_size = image_size, resize_size
@@ -100,7 +109,7 @@ class Backbone:
         self.std = (float(std[0]), float(std[1]), float(std[2]))
         self.device, self.precision = device, precision
         self.engine: EngineName = "pytorch"
-        self.note = ""
+        self.weights_note, self.engine_note = weights_note, ""
         self._given, self._kept = module, kept
         self.layers = tuple(known.dims) if known else self._expand(tuple(layers))
         self._fast: tuple[int, Engine] | None = None
@@ -135,6 +144,11 @@ class Backbone:
     def module(self) -> nn.Module:
         """The network: normalised pixels (b, 3, s, s), float32, to features (b, d). Fine-tuning trains a copy."""
         return self.frozen.network
+
+    @property
+    def note(self) -> str:
+        """What the user should know of weights and engine, a line each."""
+        return "\n".join(filter(None, [self.weights_note, self.engine_note]))
 
     @property
     def main_layer(self) -> str:
@@ -188,7 +202,7 @@ class Backbone:
         ------
         BackboneError : the engine asked for cannot be had.
         """
-        self.engine, self._fast, self.note = "pytorch", None, ""
+        self.engine, self._fast, self.engine_note = "pytorch", None, ""
         takes_openvino = self.device == "cpu" and self.precision != "fp16" and openvino_is_there()
         if engine == "openvino" and not takes_openvino:
             raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16, once it is there: pip install openvino")
@@ -205,7 +219,7 @@ class Backbone:
             fast = self._engine(chosen, image_size)
         except (RuntimeError, ImportError, OSError, AttributeError) as error:  # or an installation that is broken
             tool, reason = "OpenVINO" if chosen == "openvino" else "torch.compile", first_line(error)
-            self.note = f"{tool} cannot run {self.name} ({reason}); PyTorch does"
+            self.engine_note = f"{tool} cannot run {self.name} ({reason}); PyTorch does"
             if engine != "auto":
                 raise BackboneError(f"{tool} cannot run {self.name}: {reason}. Drop --engine.") from error
             return
@@ -324,6 +338,10 @@ def load_backbone(
     device: str = "auto",
     precision: str = "fp32",
     seed: int = 0,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: Interpolation | None = None,
     lazy: bool = False,
 ) -> Backbone:
     """Load a network as a frozen feature extractor.
@@ -331,18 +349,22 @@ def load_backbone(
     Parameters
     ----------
     name : `efficientnet_lite0` (embedded, needs no network), any torchvision classification model such as
-        `resnet18`, or `timm/<model>`.
-    weights : "pretrained"; "none" for random weights drawn with `seed`; or the path of a state dict.
+        `resnet18`, or `timm/<model>`, where the model may be `hf-hub:<user>/<repository>` or `local-dir:<folder>`.
+    weights : "pretrained"; "none" for random weights drawn with `seed`; the path of a weights file, or of a folder that
+        `finetune` wrote; or "PATH#KEY", which of several state dicts in the file.
     layers : "penultimate" (the input of the last linear layer), inner modules such as `layer3` or `layer3:max`, or the
         sets "last", "stages" and "all", see `featcache.layers`.
     device : "auto", "cpu", "cuda", "cuda:1", "mps".
     precision : "auto", "fp32", "bf16", "fp16".
+    image_size : pixels; networks that take pictures of one size only are built for it, their positions interpolated.
+    mean, std, interpolation : what the weights expect; None takes what the network's makers say.
     lazy : where an earlier run knows the network, build it when it is needed: its kept conversion does without.
 
     Raises
     ------
     BackboneError : unknown name, weights that do not fit, or that cannot be had.
     """
+<<<<<<< HEAD
     if is_arrays(name):
         raise BackboneError(
             f"{name} is no network: {no_network(name)}. Give the head features of the same kind: "
@@ -351,21 +373,36 @@ def load_backbone(
     device = resolve_device(device)
     if weights not in ("pretrained", "none"):
         weights = str(Path(weights).resolve())  # recorded with the features, to be found again from elsewhere
+=======
+    device, weights = resolve_device(device), absolute(weights)
+>>>>>>> b8b9f8c (Weights load as torchvision and timm load them; checkpoints of trainers)
     precision = resolve_precision(precision, device)
-    given: dict[str, Any] = {"layers": layers, "device": device, "precision": precision, "kept": True}
+    given: dict[str, Any] = {
+        "name": name,
+        "weights": weights,
+        "layers": layers,
+        "device": device,
+        "precision": precision,
+        "kept": not name.startswith(LOCAL),
+    }
+    own = {"mean": mean, "std": std, "interpolation": interpolation}
+    own = {what: value for what, value in own.items() if value is not None}
 
-    def build() -> tuple[nn.Module, dict[str, Any]]:
+    def build() -> Built:
         from featcache import architectures
 
-        return architectures.build(name, weights, seed)
+        return architectures.build(name, weights, seed, image_size)
 
-    path = known_path(name, weights, layers, seed)
-    known = recall(path) if lazy else None
+    identity = (name, weights, layers, seed)
+    known = recall_for(image_size, *identity) if lazy else None
     if known:
-        return Backbone(lambda: build()[0], name=name, weights=weights, known=known, **known.preprocessing, **given)
-    module, preprocessing = build()
-    backbone = Backbone(module, name=name, weights=weights, **preprocessing, **given)
-    remember(path, Known(backbone.weights_sha256, backbone.dims, preprocessing))
+        given |= {"known": known, "weights_note": known.note, **known.preprocessing, **own}
+        return Backbone(lambda: build().module, **given)
+    built = build()
+    note = f"{Path(weights).name}: {built.note}" if built.note else ""
+    backbone = Backbone(built.module, weights_note=note, **given, **{**built.preprocessing, **own})
+    found = Known(backbone.weights_sha256, backbone.dims, built.preprocessing, note, built.one_size)
+    remember(known_path(*identity, image_size if built.one_size else None), found)
     return backbone
 
 
@@ -375,9 +412,13 @@ def preprocessing_of(spec: ExtractSpec, weights: str) -> dict[str, Any] | None:
 
     weights : "pretrained", "none" or a path.
     """
+<<<<<<< HEAD
     if is_arrays(spec.backbone):
         return None
     known = recall(known_path(spec.backbone, weights, spec.layers, spec.view.seed))
+=======
+    known = recall_for(spec.view.image_size, spec.backbone, weights, spec.layers, spec.view.seed)
+>>>>>>> b8b9f8c (Weights load as torchvision and timm load them; checkpoints of trainers)
     if known:
         return known.preprocessing
     from featcache import architectures  # seconds of imports

@@ -64,7 +64,7 @@ def imagenet_head(
         raise HeadError(f"ImageNet's classifier works on the penultimate layer, not on {layer}. Drop --layer.")
     if weights == "none":
         raise HeadError(f"{backbone} has random weights, which know nothing of ImageNet. Use pretrained ones.")
-    network, _ = build(backbone, weights, 0)
+    network = build(backbone, weights, 0).module
     source = f"{backbone} with {weights} weights" if weights == "pretrained" else weights
     if sha256_of(network.state_dict()) != weights_sha256:
         raise HeadError(f"{source} are not the weights that the features come from. Extract again from these.")

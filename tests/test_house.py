@@ -13,20 +13,20 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration filekinds labels joined world rng",
-            "atomic split_names foreign_folders telemetry notebook",
+            "atomic split_names foreign_folders telemetry hints checkpoints notebook",
             "modelfolder bitdepth",
             "tiff",
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines recipe passes",
-            "remote folds spectrum label_metrics features report files holdout objective trivial weights known sealed "
+            "remote folds spectrum state_dicts label_metrics features report files holdout objective trivial sealed "
             "parity class_names columns layers devices device_pass transferability",
-            "prediction pooling findings training trees capacity input_notes data_summary",
-            "frozen folder_layout softmax datasets lock layout views architectures engines presets card commands",
-            "drawing entries network checkpoint",
+            "prediction pooling weights findings training trees capacity input_notes data_summary",
+            "frozen folder_layout softmax datasets lock layout views engines presets card commands",
+            "drawing entries network checkpoint weights_source",
             "tables tarfiles webdataset unfreezing",
-            "convergence plots galleries symptoms likeness shards huggingface",
+            "convergence plots galleries symptoms likeness known timm_networks torchvision_networks shards huggingface",
             "sources",
-            "manifest inputs predictions page regression checksums skeleton creation conversion",
+            "manifest inputs predictions page regression checksums skeleton creation conversion architectures",
             "linear onevsrest arrays",
             "folding scaling attention imagenet",
             "loader heads headfile sgd selection cache backbones",
@@ -60,7 +60,7 @@ GUARDED = {
     "pillow_heif": {"featcache/images.py"},
     "zlib_ng": {"featcache/checksums.py", "featcache/imagecache.py"},
     "simplejpeg": {"featcache/images.py"},
-    "timm": {"featcache/architectures.py", "featcache/imagenet.py"},
+    "timm": {"featcache/timm_networks.py", "featcache/imagenet.py"},
     "openvino": {"featcache/conversion.py", "featcache/telemetry.py"},
     "gradio": {"featcache/serving.py"},
     "fsspec": {"featcache/remote.py"},

@@ -55,7 +55,7 @@ def test_what_was_learnt_is_what_the_network_is(monkeypatch: pytest.MonkeyPatch)
     )
     assert built == []
     np.testing.assert_array_equal(second.embed(pixels), expected)
-    assert built == [("squeezenet1_1", "none", 0)]
+    assert built == [("squeezenet1_1", "none", 0, None)]
 
 
 def test_only_who_asks_for_it_gets_a_lazy_network(monkeypatch: pytest.MonkeyPatch) -> None:

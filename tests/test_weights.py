@@ -178,22 +178,37 @@ def _without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 
 
 STATE = dict(Net().state_dict())
-MANY = "6 tensors missing (for example norm.bias); 1 unknown (for example x); stem.bias is (1,), expected (3,)"
+NEARLY = (
+    "the weights in w.pth nearly fit: {}. They are of a variant of this network: name that, or save the weights of the "
+    "network as its library builds it."
+)
+OTHERS = (
+    "the weights in w.pth are not those of this network: 5 tensors missing (for example norm.bias); stem.bias is (1,), "
+    "expected (3,). Name the network they belong to with --backbone."
+)
 WRONG = {
-    "1 tensors missing (for example norm.running_mean)": _without(STATE, "norm.running_mean"),
-    "2 unknown (for example head.bias)": {**STATE, "head.weight": torch.ones(1), "head.bias": torch.ones(1)},
-    "stem.weight is (3, 5), expected (3, 4)": {**STATE, "stem.weight": torch.ones(3, 5)},
-    MANY: {"x": torch.ones(1), "stem.bias": torch.ones(1)},
+    "missing": (
+        _without(STATE, "norm.running_mean"),
+        NEARLY.format("6 of 7 tensors do, but 1 tensors missing (for example norm.running_mean)"),
+    ),
+    "unknown": (
+        {**STATE, "stem.extra": torch.ones(1), "mystery": torch.ones(1)},
+        NEARLY.format("7 of 7 tensors do, but 2 unknown (for example mystery)"),
+    ),
+    "another shape": (
+        {**STATE, "stem.weight": torch.ones(3, 5)},
+        NEARLY.format("6 of 7 tensors do, but stem.weight is (3, 5), expected (3, 4)"),
+    ),
+    "another network": ({"x.y": torch.ones(1), "stem.bias": torch.ones(1)}, OTHERS),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_weights_of_another_network_are_refused(wrong: str) -> None:
+def test_weights_of_another_network_are_refused_with_the_nearest_reason(wrong: str) -> None:
+    state, message = WRONG[wrong]
     with pytest.raises(BackboneError) as error:
-        load_state(Net(), WRONG[wrong], ["fc"], "w.pth")
-    assert str(error.value) == (
-        f"the weights in w.pth are not those of this network: {wrong}. Name the network they belong to with --backbone."
-    )
+        load_state(Net(), state, ["fc"], "w.pth")
+    assert str(error.value) == message
 
 
 def test_weights_of_another_network_are_refused_by_load_backbone(state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -1,0 +1,274 @@
+"""timm's networks by name, without their classifiers; and the embedded one, which is one of timm's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featcache.checkpoints import read_checkpoint
+from featcache.errors import BackboneError, first_line
+from featcache.hints import nearest
+from featcache.spec import EMBEDDED
+from featcache.state_dicts import Convert, adapt
+from featcache.telemetry import decline_usage_data
+from featcache.weights import Built, embedded_state, load_state
+from featcache.weights_source import PRETRAINED, is_file, locate
+
+_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+"""What names begin with that are no names of timm's own: a repository of the Hugging Face hub, a folder."""
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_CAPTURING = threading.Lock()
+
+
+def _timm() -> Any:
+    """timm, which imports the Hugging Face hub's client, without its usage data."""
+    decline_usage_data()
+    import timm
+
+    return timm
+
+
+def names() -> list[str]:
+    """All of timm's own."""
+    timm = _timm()
+
+    return timm.list_models()
+
+
+def build(name: str, model: str, weights: str, image_size: int | None) -> Built:
+    """A network without its classifier. See `load_backbone`.
+
+    name : as the user gives it; model : as timm does.
+    """
+    timm = _timm()
+
+    _check_name(name, model)
+    network, conversions = _create(name, model, weights, None)
+    config: Any = network.pretrained_cfg
+    fixed = bool(config.get("fixed_input_size"))
+    if image_size and fixed and not _accepts(network, image_size):
+        network, conversions = _create(name, model, weights, image_size)
+    else:
+        image_size = None
+    note = ""
+    if name == EMBEDDED and weights == PRETRAINED:
+        network.load_state_dict(embedded_state(network))
+    elif is_file(weights):
+        file = locate(weights, name)
+        layers = classifiers(network)
+        note = load_state(network, read_checkpoint(file.path), layers, file.path, key=file.key, conversions=conversions)
+    shape, said = preprocessing_of(timm.data.resolve_model_data_config(network), image_size)
+    network.reset_classifier(0)  # type: ignore[operator]
+    return Built(network, shape, "; ".join(filter(None, [note, said])), fixed)
+
+
+def pretrained_state(name: str, model: str, weights: str) -> Mapping[str, Tensor]:
+    """All tensors of the weights, the classifier's too, by the names of the plain network."""
+    if is_file(weights):
+        file = locate(weights, name)
+        network, conversions = _create(name, model, weights, None)
+        states = read_checkpoint(file.path)
+        layers = classifiers(network)
+        return adapt(network, states, layers, file.path, key=file.key, conversions=conversions).state
+    network, _ = _create(name, model, weights, None)
+    return embedded_state(network) if name == EMBEDDED else dict(network.state_dict())
+
+
+def preprocessing(model: str) -> dict[str, Any] | None:
+    """The preprocessing of timm's own networks, without building them; None of others."""
+    timm = _timm()
+
+    try:
+        config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    except RuntimeError:  # a tag that this version does not know
+        return None
+    return preprocessing_of(timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))[0] if config else None
+
+
+def preprocessing_of(config: Mapping[str, Any], image_size: int | None = None) -> tuple[dict[str, Any], str]:
+    """From timm's data config; and what of it is not done as it says."""
+    size = image_size or config["input_size"][-1]
+    asked = config["interpolation"]
+    found = {
+        "image_size": size,
+        "resize_size": round(size / config["crop_pct"]),
+        "interpolation": asked if asked == "bicubic" else "bilinear",
+        "mean": config["mean"],
+        "std": config["std"],
+    }
+    return found, "" if asked in ("bicubic", "bilinear") else f"pictures are resized bilinear, not {asked}"
+
+
+def classifiers(network: nn.Module) -> list[str]:
+    """Names of the layers that `reset_classifier` will replace: one, two (distilled), or none (headless)."""
+    found: Any = network.get_classifier()  # type: ignore[operator]
+    layers = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
+    return [path for path, module in network.named_modules() if any(module is layer for layer in layers)]
+
+
+def with_one_class(model: str) -> nn.Module:
+    """The plain network; those without a classifier get one."""
+    timm = _timm()
+
+    return timm.create_model(model, num_classes=1)
+
+
+def _create(name: str, model: str, weights: str, image_size: int | None) -> tuple[nn.Module, dict[str, Convert]]:
+    """The network, with its published weights where those are asked for, and timm's conversion of foreign files."""
+    timm = _timm()
+
+    options: dict[str, Any] = {"img_size": image_size} if image_size else {}
+    published = weights == PRETRAINED and name != EMBEDDED
+    try:
+        if is_file(weights):
+            return _create_with_filter(model, options)
+        if published:
+            _check_hub(name, model)
+        return timm.create_model(model, pretrained=published, **options), {}
+    except BackboneError:
+        raise
+    except Exception as error:
+        if image_size:
+            raise BackboneError(
+                f"{name} cannot be built for {image_size} pixels ({first_line(error)}). Choose a multiple of its "
+                "patches, or drop --image-size."
+            ) from error
+        if not published:
+            raise BackboneError(f"timm cannot build {model!r}: {first_line(error)}") from error
+        raise _not_to_be_had(name, model, first_line(error)) from error
+
+
+def _create_with_filter(model: str, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Convert]]:
+    """A network with random weights, and what timm's builder would do to the names and shapes of a file for it.
+
+    timm hands that to its `load_pretrained` alone, which is therefore replaced for the time of one call.
+    """
+    timm = _timm()
+    from timm.models import _builder
+
+    captured: list[Any] = []
+    with _CAPTURING:
+        load = _builder.load_pretrained
+        _builder.load_pretrained = lambda *_, filter_fn=None, **__: captured.append(filter_fn)
+        try:
+            network = timm.create_model(model, pretrained=True, **options)
+        finally:
+            _builder.load_pretrained = load
+    filters = [found for found in captured if found is not None]
+
+    def convert(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        with _quiet("timm", "root"):
+            return filters[0](state, network)
+
+    return network, {"timm": convert} if filters else {}
+
+
+def _accepts(network: nn.Module, image_size: int) -> bool:
+    """Whether a network takes pictures of this size as it is."""
+    training = network.training
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, image_size, image_size))
+        return True
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    finally:
+        network.train(training)
+
+
+def _check_name(name: str, model: str) -> None:
+    """Refuse a name or a tag that timm does not know, with those that are near."""
+    timm = _timm()
+
+    if model.startswith(_SOURCES):
+        folder = Path(model.partition(":")[2])
+        if model.startswith("local-dir:") and not (folder / "config.json").is_file():
+            raise BackboneError(
+                f"{folder} has no config.json: {name} takes a folder that timm's save_for_hf or a download of the hub "
+                "wrote (config.json, model.safetensors)"
+            )
+        return
+    plain, _, tag = model.partition(".")
+    if not timm.is_model(plain):
+        close = nearest(plain, names())
+        raise BackboneError(
+            f"timm has no model {plain!r}" + (f"; close: {', '.join(f'timm/{one}' for one in close)}" if close else "")
+        )
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{plain}.*")]
+    if tag and tag not in tags:
+        close = nearest(tag, tags, 12) or tags[:12]
+        more = f"; it has {', '.join(f'timm/{plain}.{one}' for one in close)}" if close else "; it has no weights"
+        raise BackboneError(f"timm has no weights {tag!r} of {plain}{more}")
+
+
+def _check_hub(name: str, model: str) -> None:
+    """Refuse at once where the weights are not on this machine and the hub cannot be reached: timm tries on."""
+    timm = _timm()
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if model.startswith("local-dir:"):
+        return
+    own = None if model.startswith(_SOURCES) else timm.get_pretrained_cfg(model)
+    repository = model.partition(":")[2] if model.startswith(_SOURCES) else own and own.hf_hub_id
+    if not repository:
+        return
+    repository, _, revision = str(repository).partition("@")
+    cached = [
+        huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None) for file in _HUB_FILES
+    ]
+    if any(isinstance(path, str) for path in cached):
+        return
+    url = huggingface_hub.hf_hub_url(repository, "config.json", revision=revision or None)
+    try:
+        huggingface_hub.get_hf_file_metadata(url, timeout=10)
+    except HfHubHTTPError:
+        return  # it answers: timm says what
+    except Exception as error:  # of whichever HTTP library it uses
+        raise _not_to_be_had(name, model, first_line(error)) from error
+
+
+def _not_to_be_had(name: str, model: str, reason: str) -> BackboneError:
+    return BackboneError(
+        f"the pretrained weights of {name} cannot be had ({reason}). Put {_hub_file(model)} into the "
+        f"Hugging Face cache ({_hub_cache()}), give --weights PATH, or use the embedded --backbone {EMBEDDED}, "
+        "which needs no network."
+    )
+
+
+def _hub_file(model: str) -> str:
+    """The file that timm looks for on the Hugging Face hub."""
+    timm = _timm()
+
+    if model.startswith(_SOURCES):
+        return f"model.safetensors of {model.partition(':')[2]}"
+    config = timm.get_pretrained_cfg(model)
+    return f"model.safetensors of {config.hf_hub_id}" if config and config.hf_hub_id else "them"
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Without the messages of a library, which repeat what our note says."""
+    found = [logging.getLogger(None if name == "root" else name) for name in loggers]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,410 @@
+"""Weights files as trainers and libraries write them load to the weights that are in them, and it is said what was
+done; what does not fit is refused with the nearest reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision import models
+
+from featcache import state_dicts, timm_networks, torchvision_networks
+from featcache.backbones import load_backbone
+from featcache.checkpoints import StateDict, read_checkpoint
+from featcache.errors import BackboneError
+from featcache.state_dicts import adapt
+from featcache.weights import sha256_of
+
+NAME = "timm/test_resnet"
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+State = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(5)
+    return timm.create_model("test_resnet", num_classes=1000)
+
+
+@pytest.fixture(scope="module")
+def expected(network: nn.Module) -> str:
+    """The hash of the network without its classifier."""
+    return sha256_of({name: value for name, value in network.state_dict().items() if not name.startswith("fc.")})
+
+
+def loaded(content: Any, folder: Path, name: str = NAME, key: str = "", **options: Any) -> Any:
+    path = folder / "w.pth"
+    torch.save(content, path)
+    return load_backbone(name, weights=f"{path}#{key}" if key else str(path), device="cpu", **options)
+
+
+def prefixed(state: State, prefix: str) -> OrderedDict[str, Tensor]:
+    return OrderedDict((prefix + name, value) for name, value in state.items())
+
+
+def other(state: State) -> State:
+    return {name: value + 1 for name, value in state.items()}
+
+
+def headless(state: State) -> State:
+    return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
+
+HEAD = {"head.mlp.0.weight": torch.ones(2, 2), "head.mlp.0.bias": torch.ones(2)}
+FILES: dict[str, tuple[Callable[[State], Any], str]] = {
+    "plain": (lambda s: s, ""),
+    "DataParallel": (lambda s: prefixed(s, "module."), "stripped the prefix module."),
+    "torch.compile": (lambda s: {"model": prefixed(s, "_orig_mod.")}, "took model, stripped the prefix _orig_mod."),
+    "compiled in DDP": (lambda s: prefixed(s, "module._orig_mod."), "stripped the prefix module._orig_mod."),
+    "Lightning": (
+        lambda s: {"state_dict": {**prefixed(s, "model."), "criterion.weight": torch.ones(2)}, "epoch": 3},
+        "took state_dict, stripped the prefix model., left out 1 tensors that are no part of this network (for example "
+        "criterion.weight)",
+    ),
+    "SimCLR": (
+        lambda s: {**prefixed(headless(s), "backbone."), "projector.0.weight": torch.ones(2)},
+        "stripped the prefix backbone., left out 1 tensors that are no part of this network (for example "
+        "projector.0.weight)",
+    ),
+    "MoCo": (
+        lambda s: {
+            "state_dict": {
+                **prefixed(headless(s), "module.encoder_q."),
+                **prefixed(headless(other(s)), "module.encoder_k."),
+                "module.queue": torch.ones(3),
+            },
+            "arch": "resnet50",
+        },
+        "took state_dict, module.encoder_k would fit, too (--weights-key), stripped the prefix module.encoder_q., left "
+        "out 91 tensors that are no part of this network (for example module.encoder_k.conv1.0.weight)",
+    ),
+    "DINO": (
+        lambda s: {
+            "student": prefixed(headless(other(s)), "module.backbone."),
+            "teacher": {**prefixed(headless(s), "backbone."), **HEAD},
+            "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
+            "args": argparse.Namespace(arch="x", out=Path("a")),
+        },
+        "",
+    ),
+    "AveragedModel": (
+        lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "module.")},
+        "stripped the prefix module., left out 1 tensors that are no part of this network (for example n_averaged)",
+    ),
+    "timm with EMA": (
+        lambda s: {"state_dict": s, "state_dict_ema": other(s), "args": argparse.Namespace(lr=0.1), "metric": 0.1},
+        "took state_dict, state_dict_ema would fit, too (--weights-key)",
+    ),
+    "EMA alone": (lambda s: {"model_ema": s, "epoch": 3}, "took model_ema"),
+    "net": (lambda s: {"net": s, "acc": np.float64(0.9), "epoch": np.int64(3)}, "took net"),
+    "a key of its own": (lambda s: {"generator": {"weights": s}}, "took generator.weights"),
+    "random states": (lambda s: {"model": s, "rng": np.random.default_rng(0).normal(size=3)}, "took model"),
+    "a head with a projection": (
+        lambda s: {**headless(s), **HEAD},
+        "left out 2 tensors that are no part of this network (for example head.mlp.0.weight)",
+    ),
+    "a head replaced by Sequential": (
+        lambda s: {**headless(s), "fc.1.weight": torch.ones(2, 3), "fc.1.bias": torch.ones(2)},
+        "left out 2 tensors that are no part of this network (for example fc.1.weight)",
+    ),
+    "other classes": (lambda s: {**s, "fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}, ""),
+    "half precision": (lambda s: s, ""),
+    "from before num_batches_tracked": (
+        lambda s: OrderedDict((n, v) for n, v in s.items() if not n.endswith("num_batches_tracked")),
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_checkpoint_gives_its_weights_and_it_is_said_what_was_done(
+    kind: str, network: nn.Module, expected: str, tmp_path: Path
+) -> None:
+    write, note = FILES[kind]
+    backbone = loaded(write(network.state_dict()), tmp_path)
+    assert backbone.weights_sha256 == expected
+    if kind != "DINO":
+        assert backbone.note == (f"w.pth: {note}" if note else "")
+        assert "\n" not in backbone.note
+    else:
+        assert backbone.note.startswith("w.pth: took teacher, student")
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "ema.module", "module.encoder_k"])
+def test_a_key_or_a_prefix_chooses(key: str, network: nn.Module, expected: str, tmp_path: Path) -> None:
+    state = network.state_dict()
+    files = {
+        "state_dict_ema": {"state_dict": other(state), "state_dict_ema": state},
+        "ema.module": {"ema": {"module": state}, "state_dict": other(state)},
+        "module.encoder_k": {**prefixed(other(state), "module.encoder_q."), **prefixed(state, "module.encoder_k.")},
+    }
+    assert loaded(files[key], tmp_path, key=key).weights_sha256 == expected
+    assert loaded(files[key], tmp_path).weights_sha256 != expected
+
+
+def test_a_key_that_is_not_there_is_refused_with_those_that_are(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError) as error:
+        loaded({"model": network.state_dict(), "model_ema": network.state_dict()}, tmp_path, key="ema")
+    assert "w.pth has no weights under 'ema'; there are " in str(error.value)
+    assert "model, model_ema" in str(error.value)
+
+
+def test_what_was_done_is_said_again_where_the_network_is_known(network: nn.Module, tmp_path: Path) -> None:
+    first = loaded(prefixed(network.state_dict(), "module."), tmp_path, lazy=True)
+    again = load_backbone(NAME, weights=first.weights, device="cpu", lazy=True)
+    assert not hasattr(again._given, "state_dict")
+    assert again.note == first.note == "w.pth: stripped the prefix module."
+
+
+def test_a_deeper_network_with_the_same_names_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = models.get_model("resnet34", weights=None).state_dict()
+    with pytest.raises(BackboneError) as error:
+        loaded(state, tmp_path, "resnet18")
+    assert "unknown (for example layer1.2.bn1.bias)" in str(error.value)
+    assert "--backbone" not in str(error.value)
+
+
+def test_nan_in_a_weights_file_is_refused_as_that(network: nn.Module, tmp_path: Path) -> None:
+    state = {**network.state_dict()}
+    state["conv1.0.weight"] = state["conv1.0.weight"] * float("nan")
+    with pytest.raises(BackboneError) as error:
+        loaded(state, tmp_path)
+    assert str(error.value) == (
+        f"the weights in {tmp_path / 'w.pth'} hold NaN in 1 of {len(state)} tensors (for example conv1.0.weight): "
+        "their training diverged, or the file is damaged. Take an earlier checkpoint."
+    )
+
+
+def test_nan_in_the_classifier_which_is_not_used_is_no_obstacle(
+    network: nn.Module, expected: str, tmp_path: Path
+) -> None:
+    state = {**network.state_dict()}
+    state["fc.weight"] = state["fc.weight"] * float("nan")
+    assert loaded(state, tmp_path).weights_sha256 == expected
+
+
+class Trap:
+    """Makes a folder where it is unpickled by a loader that calls what the file names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("beside", ["in a Namespace", "in an array", "on its own"])
+def test_values_beside_the_weights_run_no_code(beside: str, network: nn.Module, tmp_path: Path) -> None:
+    trap = Trap(tmp_path / "sprung")
+    values = {
+        "in a Namespace": argparse.Namespace(a=trap),
+        "in an array": np.array([trap], dtype=object),
+        "on its own": trap,
+    }
+    with pytest.raises(BackboneError, match=r"is not a file of plain weights \(it holds objects of posix\.mkdir\)"):
+        loaded({"model": network.state_dict(), "args": values[beside]}, tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_harmless_values_are_not_built(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their classes are named by the file, and never called."""
+    content = {"model": network.state_dict(), "args": argparse.Namespace(a=1), "acc": np.float64(0.5)}
+    torch.save(content, tmp_path / "w.pth")
+    monkeypatch.setattr(argparse.Namespace, "__setattr__", lambda *_: 1 / 0)
+    monkeypatch.setattr(argparse.Namespace, "__init__", lambda *_, **__: 1 / 0)
+    assert [state.key for state in read_checkpoint(tmp_path / "w.pth")] == ["model"]
+
+
+def test_a_whole_model_is_refused_by_its_class(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "w.pth")
+    with pytest.raises(BackboneError, match=r"\(it holds objects of torch\.nn\.modules\.linear\.Linear\)"):
+        load_backbone(NAME, weights=str(tmp_path / "w.pth"), device="cpu")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_that_may_not_be_read_is_told_as_that(network: nn.Module, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    (tmp_path / "w.pth").chmod(0)
+    with pytest.raises(BackboneError, match="cannot be read: permission denied"):
+        load_backbone(NAME, weights=str(tmp_path / "w.pth"), device="cpu")
+
+
+def test_versions_that_are_none_are_no_obstacle(network: nn.Module, tmp_path: Path) -> None:
+    state = OrderedDict(network.state_dict())
+    state._metadata = ["no versions"]  # type: ignore[attr-defined]
+    assert loaded(state, tmp_path).dim == network.num_features
+
+
+def vit(**options: Any) -> nn.Module:
+    torch.manual_seed(3)
+    return timm.create_model("test_vit", **options)
+
+
+def test_positions_of_another_size_are_interpolated_as_timm_does(tmp_path: Path) -> None:
+    wide = vit(img_size=224)
+    nn.init.normal_(wide.pos_embed)
+    backbone = loaded(prefixed(wide.state_dict(), "module."), tmp_path, "timm/test_vit")
+    expected = timm.create_model("test_vit", pretrained=True, pretrained_cfg_overlay={"state_dict": wide.state_dict()})
+    expected.reset_classifier(0)
+    assert backbone.weights_sha256 == sha256_of(expected.state_dict())
+    assert backbone.note == (
+        "w.pth: stripped the prefix module., interpolated pos_embed from (1, 197, 64) to (1, 101, 64) as timm does"
+    )
+
+
+def test_positions_of_torchvisions_vit_are_interpolated_as_torchvision_does() -> None:
+    torch.manual_seed(3)
+    narrow, wide = (models.VisionTransformer(size, 32, 1, 1, 8, 16) for size in (64, 96))
+    nn.init.normal_(wide.encoder.pos_embedding)
+    states = [StateDict("", wide.state_dict())]
+    conversions = torchvision_networks.conversions("vit_b_32", narrow)
+    adapted = adapt(narrow, states, ["heads.head"], "w.pth", conversions=conversions)
+    expected = models.vision_transformer.interpolate_embeddings(64, 32, OrderedDict(wide.state_dict()))
+    assert torch.equal(adapted.state["encoder.pos_embedding"], expected["encoder.pos_embedding"])
+    assert adapted.note == "interpolated encoder.pos_embedding from (1, 10, 8) to (1, 5, 8) as torchvision does"
+
+
+def test_a_masked_autoencoders_file_loads_without_its_decoder(tmp_path: Path) -> None:
+    network = vit()
+    state = {name: value for name, value in network.state_dict().items() if not name.startswith("head.")}
+    decoder = {"mask_token": torch.ones(1, 1, 64), "decoder_blocks.0.norm1.weight": torch.ones(8)}
+    backbone = loaded({"model": {**state, **decoder}}, tmp_path, "timm/test_vit")
+    assert backbone.weights_sha256 == sha256_of(state)
+    assert "left out 2 tensors" in backbone.note
+
+
+def test_register_tokens_that_a_network_does_not_have_are_not_left_out(tmp_path: Path) -> None:
+    state = {**vit().state_dict(), "reg_token": torch.ones(1, 4, 64)}
+    with pytest.raises(BackboneError, match=r"nearly fit: .* 1 unknown \(for example reg_token\)"):
+        loaded(state, tmp_path, "timm/test_vit")
+
+
+def test_foreign_names_are_converted_as_timm_does() -> None:
+    """Swin's own files downsample at the end of a stage, and keep buffers."""
+    torch.manual_seed(0)
+    small = {"depths": (1, 1, 1, 1), "embed_dim": 8, "num_heads": (1, 1, 1, 1)}
+    network, conversions = timm_networks._create_with_filter("swin_tiny_patch4_window7_224", small)
+    own = {}
+    for key, value in network.state_dict().items():
+        parts = key.split(".")
+        if parts[0] == "layers" and parts[2] == "downsample":
+            parts[1] = str(int(parts[1]) - 1)
+        own[".".join(parts).replace("head.fc.", "head.")] = value
+    own["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
+    adapted = adapt(network, [StateDict("model", OrderedDict(own))], ["head.fc"], "w.pth", conversions=conversions)
+    assert sha256_of(adapted.state) == sha256_of(network.state_dict())
+    assert adapted.note == "took model, converted names as timm does"
+
+
+def test_a_safetensors_file_without_versions_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = models.get_model("mnasnet0_5", weights=None)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    backbone = load_backbone("mnasnet0_5", weights=str(tmp_path / "w.safetensors"), device="cpu")
+    rest = {name: value for name, value in network.state_dict().items() if not name.startswith("classifier.")}
+    assert backbone.weights_sha256 == sha256_of(rest)
+
+
+def published(name: str, state: State) -> OrderedDict[str, Tensor]:
+    """Names, counters and versions as in the file that torchvision publishes, which may be older than its code."""
+    found = OrderedDict(state)
+    old_counters = ("vgg", "resnet", "densenet", "inception", "googlenet", "wide_resnet", "resnext", "squeezenet")
+    if name.startswith(old_counters):
+        found = OrderedDict((key, value) for key, value in found.items() if not key.endswith("num_batches_tracked"))
+    if name.startswith("densenet"):
+        old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
+        return OrderedDict((old.sub(r"\1.\2.", key), value) for key, value in found.items())
+    if name.startswith("vit_"):
+        return OrderedDict(
+            (key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."), value)
+            for key, value in found.items()
+        )
+    if name.startswith("mnasnet"):
+        found._metadata = state._metadata  # type: ignore[attr-defined]
+    return found
+
+
+FAMILIES = [
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_32",
+    "vit_h_14",
+    "wide_resnet50_2",
+]
+NETWORKS = torchvision_networks.names() if os.environ.get("FEATCACHE_ALL_NETWORKS") else FAMILIES
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_files_are_taken_where_torchvision_takes_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and shapes, without data; values are compared below."""
+    entry = models.get_model_weights(name).DEFAULT
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": True, "init_weights": False}
+    elif name.startswith("vit_"):
+        options = {"image_size": entry.meta["min_size"][0]}
+    blocks = models.regnet.BlockParams.from_init_params
+
+    def block_params(*given: Any, **named: Any) -> Any:
+        with torch.device("cpu"):  # it counts with tensors
+            return blocks(*given, **named)
+
+    monkeypatch.setattr(models.regnet.BlockParams, "from_init_params", block_params)
+    with torch.device("meta"):
+        network = models.get_model(name, weights=None, **options)
+        file = published(name, network.state_dict())
+        monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: copy.copy(file))
+        monkeypatch.setattr(state_dicts, "_refuse_nan", lambda *_: None)  # which looks at data
+        models.get_model(name, weights=entry)
+        built = torchvision_networks.build(name, "pretrained", None)
+    classifier = torchvision_networks.classifier_name(name, network)
+    expected = {key for key in network.state_dict() if not key.startswith((f"{classifier}.", *AUXILIARY))}
+    assert built.module.state_dict().keys() == expected
+    assert built.note == ""
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mnasnet0_5"])
+def test_published_files_give_the_weights_that_torchvision_loads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    file = published(name, models.get_model(name, weights=None).state_dict())
+    entry = models.get_model_weights(name).DEFAULT
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: copy.copy(file))
+    expected = models.get_model(name, weights=entry)
+    built = torchvision_networks.build(name, "pretrained", None)
+    torchvision_networks._remove_classifier(expected, torchvision_networks.classifier_name(name, expected))
+    assert sha256_of(built.module.state_dict()) == sha256_of(expected.state_dict())
