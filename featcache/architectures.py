@@ -39,6 +39,11 @@ def timm_name(name: str) -> str | None:
     return name.removeprefix("timm/") if name.startswith("timm/") else None
 
 
+def is_named(name: str) -> bool:
+    """Whether `build` would look for a network of this name."""
+    return timm_name(name) is not None or name in torchvision_networks.names()
+
+
 def preprocessing(name: str, weights: str) -> dict[str, Any] | None:
     """The preprocessing that `build` gives, without the network; None of a network of another name."""
     model = timm_name(name)
@@ -64,6 +69,15 @@ def linear_classifiers(name: str) -> list[str]:
             found = timm_networks.classifiers(network)
     linear = all(isinstance(network.get_submodule(path), nn.Linear) for path in found)
     return found if linear else []
+
+
+def differs_in_size(name: str, module: nn.Module) -> bool:
+    """Whether a network of this name is built for another image size than its usual one."""
+    model = timm_name(name)
+    with torch.random.fork_rng():
+        plain = torchvision_networks.plain(name) if model is None else timm_networks.with_one_class(model)
+    usual = {key: value.shape for key, value in plain.state_dict().items()}
+    return any(usual.get(key, value.shape) != value.shape for key, value in module.state_dict().items())
 
 
 def pretrained_state(name: str, weights: str) -> Mapping[str, Tensor]:

@@ -30,7 +30,6 @@ from featcache.errors import BackboneError, first_line
 from featcache.folders import cache_folder
 from featcache.known import LOCAL, Known, kept_path, known_path, recall_for, remember
 from featcache.layers import ALL, LAST, STAGES
-<<<<<<< HEAD
 from featcache.spec import (
     EMBEDDED,
     PENULTIMATE,
@@ -43,10 +42,7 @@ from featcache.spec import (
     is_arrays,
     no_network,
 )
-=======
-from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, Interpolation, Precision, StorageDtype, ViewSpec
 from featcache.weights_source import absolute
->>>>>>> b8b9f8c (Weights load as torchvision and timm load them; checkpoints of trainers)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -312,8 +308,23 @@ class Backbone:
         return path is not None and path.exists()
 
     def _measure(self) -> dict[str, int]:
-        blank = np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8)
-        return {layer: values.shape[1] for layer, values in self.embed_layers(blank).items()}
+        found = self.embed_layers(np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8))
+        for layer, values in found.items():
+            if values.ndim != 2:
+                raise BackboneError(
+                    f"{self.name} gives {values.shape} for one picture, and features are (1, d): end it with "
+                    "nn.AdaptiveAvgPool2d(1) and nn.Flatten()."
+                )
+            if not np.isfinite(values).all() and not np.isfinite(self._of_noise(layer)).all():
+                raise BackboneError(
+                    f"{self.name} gives features that are not finite, whatever the picture: its weights hold NaN or "
+                    f"inf, or its values are too large for {self.precision}."
+                )
+        return {layer: values.shape[1] for layer, values in found.items()}
+
+    def _of_noise(self, layer: str) -> NDArray[np.float32]:
+        shape = (1, self.image_size, self.image_size, 3)
+        return self.embed_layers(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))[layer]
 
     def _engine_for(self, image_size: int) -> Engine:
         return self._fast[1] if self._fast and self._fast[0] == image_size else self._pytorch
@@ -364,18 +375,12 @@ def load_backbone(
     ------
     BackboneError : unknown name, weights that do not fit, or that cannot be had.
     """
-<<<<<<< HEAD
     if is_arrays(name):
         raise BackboneError(
             f"{name} is no network: {no_network(name)}. Give the head features of the same kind: "
             "`fit_head(...).estimator.predict(features)`."
         )
-    device = resolve_device(device)
-    if weights not in ("pretrained", "none"):
-        weights = str(Path(weights).resolve())  # recorded with the features, to be found again from elsewhere
-=======
     device, weights = resolve_device(device), absolute(weights)
->>>>>>> b8b9f8c (Weights load as torchvision and timm load them; checkpoints of trainers)
     precision = resolve_precision(precision, device)
     given: dict[str, Any] = {
         "name": name,
@@ -412,13 +417,9 @@ def preprocessing_of(spec: ExtractSpec, weights: str) -> dict[str, Any] | None:
 
     weights : "pretrained", "none" or a path.
     """
-<<<<<<< HEAD
     if is_arrays(spec.backbone):
         return None
-    known = recall(known_path(spec.backbone, weights, spec.layers, spec.view.seed))
-=======
     known = recall_for(spec.view.image_size, spec.backbone, weights, spec.layers, spec.view.seed)
->>>>>>> b8b9f8c (Weights load as torchvision and timm load them; checkpoints of trainers)
     if known:
         return known.preprocessing
     from featcache import architectures  # seconds of imports

@@ -32,6 +32,8 @@ from featcache.prediction import Prediction
 from featcache.saved import open_model
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featcache.network import Network
 
 _Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
@@ -65,6 +67,7 @@ class Classifier:
         weights: str | None = None,
         device: str = "auto",
         views: int = 0,
+        backbone: Backbone | nn.Module | None = None,
     ) -> Classifier:
         """Load a folder that `fit_head` or `finetune` wrote; executes no code from its files.
 
@@ -73,18 +76,21 @@ class Classifier:
         weights : where the backbone's weights lie now, if they have moved.
         views : how many will be predicted, where that is known: many pay for converting the network, which else is
             done only by extraction. See `Backbone.accelerate`.
+        backbone : the network, where it is your own: the Backbone or the module that the features were made with. Its
+            weights are compared with those that were used then.
 
         Raises
         ------
         HeadError : not a model, or one that is refused. BackboneError : its backbone's weights are not to be had,
             or are others than those that the head was fitted on.
         """
-        saved = open_model(path, weights=weights, device=device)
-        card, backbone = saved.card, saved.backbone
+        saved = open_model(path, weights=weights, device=device, backbone=backbone)
+        card, network = saved.card, saved.backbone
         if card.kind == "network":
-            return cls(card, backbone, _network_classifier(backbone, saved.model, card.multilabel))
-        backbone.accelerate(card.spec.view.image_size, views=views)
-        return cls(card, backbone, _head_classifier(backbone, saved.model, len(card.classes), card.multilabel))
+            return cls(card, network, _network_classifier(network, saved.model, card.multilabel))
+        if backbone is None:
+            network.accelerate(card.spec.view.image_size, views=views)
+        return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel))
 
     def predict(
         self,

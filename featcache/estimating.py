@@ -115,7 +115,14 @@ def estimate(
     own = isinstance(backbone, str)
     if isinstance(backbone, str):
         backbone = load_backbone(
-            backbone, weights=weights, layers=layers, device=device, precision=precision, seed=seed, lazy=True
+            backbone,
+            weights=weights,
+            layers=layers,
+            device=device,
+            precision=precision,
+            seed=seed,
+            image_size=image_size,
+            lazy=True,
         )
     spec = backbone.extract_spec(
         image_size=image_size,

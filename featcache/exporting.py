@@ -74,6 +74,7 @@ def export(
     format: Format,
     *,
     weights: str | None = None,
+    backbone: Any = None,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Exported:
@@ -86,7 +87,8 @@ def export(
     ----------
     format : "state-dict", weights for the plain network of torchvision or timm with its last layer replaced; "onnx"
         and "torch-export", graphs from pixels (b, s, s, 3), uint8, to logits and probabilities (b, c).
-    weights : where the backbone's weights lie now, if they have moved.
+    weights : where the backbone's weights lie now, if they have moved. backbone : the network, where it is your own,
+        see `Classifier.load`; then as a graph alone.
     overwrite : replace `out` where it exists.
     on_step : called with what is done next.
 
@@ -100,7 +102,7 @@ def export(
     _check_target(out, format, overwrite)
     decline_usage_data()
     on_step(f"loading {model}")
-    saved = open_model(model, weights=weights, device="cpu", precision="fp32")
+    saved = open_model(model, weights=weights, device="cpu", precision="fp32", backbone=backbone)
     view, last = saved.card.spec.view, _last_layer(saved, Path(model))
     pictures = make_pictures(view.resize_size)  # resizing leaves them as they are, whoever does it
     squares = np.concatenate([make_views(picture, view, b"", [0]) for picture in pictures])

@@ -184,7 +184,7 @@ def extract(
     if on_note:
         on_note(str(manifest.summary()))
     network: dict[str, Any] = {"weights": weights, "layers": layers, "device": device, "precision": precision}
-    network |= {"name": backbone, "seed": seed}
+    network |= {"name": backbone, "seed": seed, "image_size": image_size}
     asked: dict[str, Any] = {"image_size": image_size, "augment": augment, "seed": seed, "views": views}
     asked |= {"dtype": dtype, "val_views": val_views}
     how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}

@@ -246,7 +246,9 @@ def finetune(
         if isinstance(backbone, str):
             if mode == "all" and precision == "auto":
                 precision = _trainable_precision(device)
-            backbone = load_backbone(backbone, weights=weights, device=device, precision=precision, seed=seed)
+            backbone = load_backbone(
+                backbone, weights=weights, device=device, precision=precision, seed=seed, image_size=image_size
+            )
         if compile and mode == "head":
             raise RunError("a head alone has nothing to compile: drop --compile, or train all layers")
         if compile and not compiler_is_there(backbone.device):
@@ -310,7 +312,7 @@ def finetune(
     odd = {row: remark for found in world.gather(loader.remarks) for row, remark in found.items()}
     remarks = remark_notes([(manifest.samples.ids[row], remark) for row, remark in sorted(odd.items())])
     ranged = [describe_value_range(value_range)] if value_range else []
-    notes = (*taken, *run.notes, *_notes(history, recipe), *ranged, *remarks)
+    notes = (*filter(None, [backbone.weights_note]), *taken, *run.notes, *_notes(history, recipe), *ranged, *remarks)
     result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes, understood)
     if world.first:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})

@@ -165,6 +165,7 @@ def borrow(head: str, options: Options, train: Features, spec: ExtractSpec, weig
         weights_sha256=spec.weights_sha256,
         layer=layer,
         features=train.clean(),
+        image_size=spec.view.image_size,
     )
     return Fitted(estimator, head, notes=tuple(describe_choice(head, samples.classes)))
 

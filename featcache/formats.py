@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from featcache.architectures import linear_classifiers, timm_name
+from featcache.architectures import differs_in_size, is_named, linear_classifiers, timm_name
 from featcache.atomic import deferred_errors
 from featcache.card import ModelCard
 from featcache.errors import ExportError, first_line
@@ -102,6 +102,8 @@ def write_state_dict(saved: SavedModel, last: Layer, path: Path) -> str:
             f"the head works on layer {card.layer} of {name}, behind which the plain network goes on, so no state "
             "dict holds them both. Use onnx or torch-export."
         )
+    if not is_named(name):
+        raise ExportError(f"{name} is a network of your own, which no library builds. Use onnx or torch-export.")
     classifiers = linear_classifiers(name)
     if not classifiers:
         raise ExportError(
@@ -113,18 +115,26 @@ def write_state_dict(saved: SavedModel, last: Layer, path: Path) -> str:
         state[f"{layer}.weight"], state[f"{layer}.bias"] = (torch.from_numpy(part).float() for part in last)
     with _exporting(saved, "state-dict"), path.open("wb") as file, deferred_errors(file) as writer:
         torch.save({name: value.contiguous() for name, value in state.items()}, writer)
-    imports, build = _plain_network(name, classifiers[0], last)
+    imports, build = _plain_network(name, classifiers[0], last, size_option(name, saved))
     run = _STATE_DICT.format(build=build, mean=list(card.spec.mean), std=list(card.spec.std))
     return _program(card, path, imports, run, rows="logits.sigmoid()" if card.multilabel else "logits.softmax(1)")
 
 
-def _plain_network(backbone: str, classifier: str, last: Layer) -> tuple[str, str]:
+def size_option(name: str, saved: SavedModel) -> str:
+    """How the program says for what size the network was built, where that is not its usual one."""
+    if not differs_in_size(name, saved.backbone.module):
+        return ""
+    return f"{'image_size' if timm_name(name) is None else 'img_size'}={saved.card.spec.view.image_size}"
+
+
+def _plain_network(backbone: str, classifier: str, last: Layer, size: str) -> tuple[str, str]:
     """The imports of a program that uses a network without featcache, and the lines that build it."""
     (classes, width), model = last.weight.shape, timm_name(backbone)
     if model is not None:
-        return f"import timm\nimport torch\n{_PILLOW}", f"model = timm.create_model({model!r}, num_classes={classes})"
+        build = f"model = timm.create_model({model!r}, num_classes={classes}{size and f', {size}'})"
+        return f"import timm\nimport torch\n{_PILLOW}", build
     inception = backbone in ("googlenet", "inception_v3")  # as featcache builds them
-    options = "aux_logits=False, transform_input=True, init_weights=False" if inception else ""
+    options = "aux_logits=False, transform_input=True, init_weights=False" if inception else size
     place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in classifier.split("."))
     build = f"model = {backbone}({options})\nmodel{place} = torch.nn.Linear({width}, {classes})"
     return f"import torch\n{_PILLOW}\nfrom torchvision.models import {backbone}", build

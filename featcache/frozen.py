@@ -55,7 +55,10 @@ class Frozen(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(b, s, s, 3), uint8, on the device, to the features (b, d) of each layer. Raises BackboneError."""
         self._tapped.clear()
-        self._tapped[PENULTIMATE] = self.network(self._scale(pixels))
+        features = self.network(self._scale(pixels))
+        if not isinstance(features, Tensor):
+            raise BackboneError(f"{self._name} gives a {type(features).__name__}, not a tensor of features (b, d)")
+        self._tapped[PENULTIMATE] = features
         for layer in self._layers:
             if layer not in self._tapped:
                 raise BackboneError(f"layer {layer} of {self._name} is never run; name another")

@@ -36,6 +36,7 @@ def imagenet_head(
     weights_sha256: str,
     layer: str = PENULTIMATE,
     features: NDArray[Any] | None = None,
+    image_size: int | None = None,
 ) -> LinearHead:
     """The rows of the pretrained classifier for the user's classes.
 
@@ -48,6 +49,7 @@ def imagenet_head(
     name : see `choose_classes`. classes : the user's, sorted.
     features : clean features of training images, (n, d), which need no labels.
     backbone, weights : as given to `load_backbone`. weights_sha256 : of the network without its classifier.
+    image_size : that it was built for.
 
     Raises
     ------
@@ -64,7 +66,7 @@ def imagenet_head(
         raise HeadError(f"ImageNet's classifier works on the penultimate layer, not on {layer}. Drop --layer.")
     if weights == "none":
         raise HeadError(f"{backbone} has random weights, which know nothing of ImageNet. Use pretrained ones.")
-    network = build(backbone, weights, 0).module
+    network = build(backbone, weights, 0, image_size).module
     source = f"{backbone} with {weights} weights" if weights == "pretrained" else weights
     if sha256_of(network.state_dict()) != weights_sha256:
         raise HeadError(f"{source} are not the weights that the features come from. Extract again from these.")

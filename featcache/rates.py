@@ -74,7 +74,15 @@ def measure_rates(
     given = given or {}
     manifest = read_manifest(data, allow_leak=True, progress=progress)
     samples = manifest.samples
-    network = load_backbone(backbone, weights=weights, layers=layers, device=device, precision=precision, lazy=True)
+    network = load_backbone(
+        backbone,
+        weights=weights,
+        layers=layers,
+        device=device,
+        precision=precision,
+        image_size=image_size,
+        lazy=True,
+    )
     spec = network.extract_spec(
         image_size=image_size, augment=augment, seed=0, views=views, val_views=val_views, dtype=dtype
     )

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache import heads
-from featcache.backbones import Backbone, load_backbone
+from featcache.backbones import Backbone
 from featcache.card import ModelCard
 from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError, HeadError
 from featcache.headfile import load_head
 from featcache.layers import split_layers
 from featcache.modelfolder import locate, reading
+from featcache.own_network import network_for
 from featcache.spec import PENULTIMATE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featcache.network import Network
 
 
@@ -43,6 +46,7 @@ def open_model(
     device: str = "auto",
     precision: str | None = None,
     lazy: bool = True,
+    backbone: Backbone | nn.Module | None = None,
 ) -> SavedModel:
     """Load a folder that `fit_head` or `finetune` wrote; executes no code from its files.
 
@@ -50,7 +54,7 @@ def open_model(
     ----------
     weights : where the backbone's weights lie now, if they have moved.
     precision : in what the backbone computes; None takes that of the cache, or the best that the device has.
-    lazy : see `load_backbone`.
+    lazy : see `load_backbone`. backbone : the network, where it is the user's own, see `network_for`.
 
     Raises
     ------
@@ -59,32 +63,42 @@ def open_model(
     """
     folder = Path(path)
     with reading(folder):
-        return _open(folder, weights, device, precision, lazy)
+        return _open(folder, weights, device, precision, lazy, backbone)
 
 
-def _open(folder: Path, weights: str | None, device: str, precision: str | None, lazy: bool) -> SavedModel:
+def _open(
+    folder: Path,
+    weights: str | None,
+    device: str,
+    precision: str | None,
+    lazy: bool,
+    backbone: Backbone | nn.Module | None,
+) -> SavedModel:
     card = ModelCard.read(folder)
     if not locate(folder, card.file).is_file():  # a pipe would make us wait
         raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
     spec, device = card.spec, resolve_device(device)
     whole = card.kind == "network"
-    backbone = load_backbone(
-        spec.backbone,
+    network = network_for(
+        spec,
+        folder,
+        backbone=backbone,
         weights="none" if whole else weights or card.weights,
         layers=(PENULTIMATE,) if whole else split_layers(card.layer),
         device=device,
         precision=precision or _precision(spec.precision, device),
-        seed=spec.view.seed,
         lazy=lazy and not whole,
     )
     if whole:
-        return SavedModel(card, backbone, _load_network(folder, card, backbone))
-    if backbone.weights_sha256 != spec.weights_sha256:
+        return SavedModel(card, network, _load_network(folder, card, network))
+    if network.weights_sha256 != spec.weights_sha256:
+        own = f"--backbone has {network.weights_sha256[:12]}.... Give the network with the weights it had then."
+        named = f"{weights or card.weights} has {network.weights_sha256[:12]}.... Give the right file with --weights."
         raise BackboneError(
             f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
-            f"{weights or card.weights} has {backbone.weights_sha256[:12]}.... Give the right file with --weights."
+            f"{named if backbone is None else own}"
         )
-    return SavedModel(card, backbone, _load_head(folder, card, backbone))
+    return SavedModel(card, network, _load_head(folder, card, network))
 
 
 def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> Network:

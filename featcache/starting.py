@@ -79,7 +79,7 @@ def begin(
         if not stages:
             raise RunError(f"{backbone.name} has no stages, which {plan.needs_stages} counts: drop it")
     if plan.reuse_until is not None:
-        redraw_behind(network.body, plan.reuse_until, stages, backbone.name, spec.view.seed)
+        redraw_behind(network.body, plan.reuse_until, stages, backbone.name, spec.view.seed, spec.view.image_size)
         _refuse_frozen_noise(plan, stages)
     network.to(backbone.device)
     if plan.unfreeze:
@@ -107,7 +107,10 @@ def read_layer(
         if several:
             raise RunError(f"{head} gives one label an image, and images here have several: leave out --init-head")
         weights: dict[str, Any] = {"weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
-        return layer(imagenet_head(head, classes, backbone=backbone.name, **weights), len(classes))
+        return layer(
+            imagenet_head(head, classes, backbone=backbone.name, image_size=spec.view.image_size, **weights),
+            len(classes),
+        )
     folder = Path(head)
     card = ModelCard.read(folder)
     if card.kind != "head":
@@ -190,7 +193,9 @@ def refuse_other_split(folder: Path, loader: ViewLoader) -> None:
         )
 
 
-def redraw_behind(body: nn.Module, stage: str, stages: list[str], name: str, seed: int) -> None:
+def redraw_behind(
+    body: nn.Module, stage: str, stages: list[str], name: str, seed: int, image_size: int | None = None
+) -> None:
     """Give what lies behind a stage the random weights that `--init scratch` draws with this seed, in place.
 
     name : of the network. Raises RunError where there is no such stage, BackboneError where it cannot be built anew.
@@ -202,7 +207,7 @@ def redraw_behind(body: nn.Module, stage: str, stages: list[str], name: str, see
             f"--reuse-until {stage}: {name} has the stages {', '.join(stages)}. Name the last one to keep, or start "
             "with none of them: --init scratch."
         )
-    kept, drawn = stages.index(stage), build(name, "none", seed)[0].state_dict()
+    kept, drawn = stages.index(stage), build(name, "none", seed, image_size).module.state_dict()
     number, state = stage_of(body, stages), body.state_dict()
     if {key: value.shape for key, value in drawn.items()} != {key: value.shape for key, value in state.items()}:
         raise BackboneError(f"this network is not the {name} that can be built anew: leave out --reuse-until")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import Backbone, load_backbone
+from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, on_disk
 from featcache.carrying import Origins, carry, find_origins, set_aside, take_over
 from featcache.checksums import damaged_rows
@@ -28,14 +28,21 @@ from featcache.input_notes import input_notes, list_inputs, write_list
 from featcache.layout import wanted_views
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
+from featcache.own_network import network_for
 from featcache.report import Stopwatch, human_bytes, printable, remark_notes
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
 from featcache.writer import CacheWriter
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 class Machine(TypedDict, total=False):
-    """What decides how fast features are made, not their values, and what is called on the way: as in `extract`."""
+    """What decides how fast features are made, not their values, and what is called on the way: as in `extract`.
+
+    backbone : the network, where it is the user's own, see `network_for`.
+    """
 
     batch_size: int | None
     workers: int | None
@@ -45,6 +52,7 @@ class Machine(TypedDict, total=False):
     strict: bool
     progress: Progress | None
     on_note: Callable[[str], None] | None
+    backbone: Backbone | nn.Module | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -267,7 +275,9 @@ def _renew(
     workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
     missing = wanted_views(spec, samples) - origins.views
     result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
-    backbone = network_of(old, weights, machine.get("device", "auto")) if missing.any() else None
+    backbone = (
+        network_of(old, weights, machine.get("device", "auto"), machine.get("backbone")) if missing.any() else None
+    )
     if backbone:
         backbone.accelerate(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()))
         result = replace(result, note=backbone.note)
@@ -314,21 +324,25 @@ def _renew(
     )
 
 
-def network_of(old: FeatureCache, weights: str | None, device: str) -> Backbone:
+def network_of(
+    old: FeatureCache, weights: str | None, device: str, backbone: Backbone | nn.Module | None = None
+) -> Backbone:
     """The network that made a cache. Raises BackboneError; CacheMismatchError : its weights are others now."""
     spec = old.spec
-    backbone = load_backbone(
-        spec.backbone,
+    network = network_for(
+        spec,
+        old.path,
+        backbone=backbone,
         weights=weights or old.provenance.get("weights", "pretrained"),
         layers=spec.layers,
         device=device,
         precision=spec.precision,
-        seed=spec.view.seed,
         lazy=True,
     )
-    if backbone.weights_sha256 != spec.weights_sha256:
+    if network.weights_sha256 != spec.weights_sha256:
+        given = "--backbone" if backbone is not None else network.weights
         raise CacheMismatchError(
-            f"{old.path} was made with weights {spec.weights_sha256[:12]}..., those of {backbone.weights} are "
-            f"{backbone.weights_sha256[:12]}.... Give the right file with --weights, or extract again to another file."
+            f"{old.path} was made with weights {spec.weights_sha256[:12]}..., those of {given} are "
+            f"{network.weights_sha256[:12]}.... Give the right file with --weights, or extract again to another file."
         )
-    return backbone
+    return network

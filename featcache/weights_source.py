@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache import modelfolder
 from featcache.card import FILE, ModelCard
 from featcache.errors import BackboneError
 
@@ -84,4 +85,4 @@ def locate(weights: str, backbone: str) -> WeightsFile:
         raise BackboneError(
             f"{folder} holds weights of {card.spec.backbone}, not of {backbone}: --backbone {card.spec.backbone}"
         )
-    return WeightsFile(folder / card.file, key, card)
+    return WeightsFile(modelfolder.locate(folder, card.file), key, card)

@@ -23,7 +23,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchvision.transforms import v2
 
 from commands import write_folder
-from featcache import exporting, saved
+from featcache import exporting, own_network
 from featcache.architectures import linear_classifiers
 from featcache.backbones import Backbone, load_backbone
 from featcache.card import ModelCard
@@ -70,7 +70,7 @@ def linear(classes: int = 3, width: int = 3, seed: int = 0) -> LinearHead:
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """toy(head) saves a head on the toy backbone, which then can be loaded by its name."""
-    monkeypatch.setattr(saved, "load_backbone", lambda name, **options: toy_backbone())
+    monkeypatch.setattr(own_network, "load_backbone", lambda name, **options: toy_backbone())
     return lambda head, **fields: write_model(tmp_path / "model", toy_backbone(), head, **fields)
 
 
@@ -318,7 +318,7 @@ def test_a_network_without_a_linear_end_has_no_state_dict(tmp_path: Path) -> Non
 
 def test_an_inner_layer_has_no_state_dict_but_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = toy_backbone(layers=("norm",))
-    monkeypatch.setattr(saved, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(own_network, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, LinearHead.from_weights(COEF, INTERCEPT, np.arange(3)))
     assert refusal(model, tmp_path / "mine.pth", "state-dict") == (
         "the head works on layer norm of toy, behind which the plain network goes on, so no state dict holds them "
@@ -415,7 +415,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(
     format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = load_backbone("squeezenet1_1" if format != "state-dict" else "mobilenet_v3_small", weights="none")
-    monkeypatch.setattr(saved, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(own_network, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, linear(width=backbone.dim))
     out = tmp_path / "network"
     out.write_bytes(b"the export of before")
@@ -449,7 +449,7 @@ def test_the_program_prepares_a_photo_as_the_network_has_seen_it(
     deep: bool, interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = toy_backbone(image_size=24, resize_size=31, interpolation=interpolation)
-    monkeypatch.setattr(saved, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(own_network, "load_backbone", lambda name, **options: backbone)
     view = dataclasses.replace(backbone.view_spec(augment="none"), value_range=(0, 4095) if deep else None)
     head = LinearHead.from_weights(COEF, INTERCEPT, np.arange(3))
     done = export(write_model(tmp_path / "model", backbone, head, view=view), tmp_path / "toy.pt2", "torch-export")

@@ -30,6 +30,7 @@ RANKS = {
             "linear onevsrest arrays",
             "folding scaling attention imagenet",
             "loader heads headfile sgd selection cache backbones",
+            "own_network",
             "closed valuerange head2toe writer imagecache live_batches starting verification saved extractor transfer",
             "parts",
             "eachlabel families validation carrying run classifier formats workman member",

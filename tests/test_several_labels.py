@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from commands import as_json, done, drop_hashes, refused
-from featcache import saved, updating
+from featcache import own_network
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache
 from featcache.card import FILE, ModelCard
@@ -73,7 +73,7 @@ def head(cache: FeatureCache, tmp_path: Path) -> Path:
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a saved head loads by the name in its card is the toy."""
-    monkeypatch.setattr(saved, "load_backbone", lambda *_, **__: toy_backbone())
+    monkeypatch.setattr(own_network, "load_backbone", lambda *_, **__: toy_backbone())
 
 
 def figures(fit: Any) -> LabelAccuracy:
@@ -525,7 +525,7 @@ def test_changed_labels_take_no_extraction(
     changed: dict[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {name: getattr(toy_backbone(), name) for name in ("image_size", "resize_size", "mean", "std", "name")}
-    monkeypatch.setattr(updating, "load_backbone", lambda *_, **__: Counting(ToyNet(), **options))
+    monkeypatch.setattr(own_network, "load_backbone", lambda *_, **__: Counting(ToyNet(), **options))
     data = write_pictures(tmp_path / "data")
     before = cached(data, tmp_path / "toy.h5")
     features = np.array(before.features("train").x)

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from commands import COUNTS, write_folder
-from featcache import updating
+from featcache import own_network, updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
 from featcache.engines import Features
@@ -54,7 +54,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
         return backbone
 
     Counting.shown = 0
-    monkeypatch.setattr(updating, "load_backbone", load)
+    monkeypatch.setattr(own_network, "load_backbone", load)
     return Counting
 
 
@@ -247,7 +247,7 @@ def test_other_weights_are_refused(data: Path, path: Path, monkeypatch: pytest.M
             self.norm.running_mean = self.norm.running_mean + 1
 
     add(data)
-    monkeypatch.setattr(updating, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
+    monkeypatch.setattr(own_network, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
     with pytest.raises(CacheMismatchError, match=r"was made with weights .*Give the right file with --weights"):
         update(path, data)
 

@@ -23,6 +23,7 @@ FORMATS = ("state-dict", "onnx", "torch-export")
 @click.option("-o", "--out", type=options.PATH, required=True, callback=options.new_file, help="The file to write.")
 @options.overwrite_option
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@options.own_network_option
 @options.as_json
 def command(model: str, as_json: bool, **settings: Any) -> None:
     """Write MODEL, a saved head or a fine-tuned run, as a file that needs no featcache.

@@ -67,7 +67,8 @@ def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: b
     """
     import featcache
 
-    cluster = options.take_cluster(settings)
+    cluster, names = options.take_cluster(settings), split_layers(layers)
+    options.take_backbone(settings, names)
     if dry_run and (cluster or listed):
         raise click.UsageError("--dry-run measures a few images on this machine: drop --cluster and --list")
     settings["on_note"] = None if as_json else options.note
@@ -77,7 +78,7 @@ def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: b
         else:
             settings["cluster"] = cluster
         run: Any = featcache.estimate if dry_run else featcache.extract
-        result = run(out=out, layers=split_layers(layers), progress=progress, **settings)
+        result = run(out=out, layers=names, progress=progress, **settings)
     options.show(result, as_json)
     if listed:
         result.write_list(listed)

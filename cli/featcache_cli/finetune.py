@@ -12,7 +12,7 @@ from featcache_cli import options
 PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 
 GROUPS = {
-    "What training begins with": ("backbone", "init", "weights", "init_head", "reuse_until"),
+    "What training begins with": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
     "What learns": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
     "How": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
             "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
@@ -51,7 +51,10 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     show_default=True,
     help="Begin with pretrained weights, or with random ones.",
 )
-@click.option("--weights", type=options.PATH, help="Begin with this state dict instead.")
+@click.option(
+    "--weights", type=options.PATH, is_eager=True, help="Begin with this weights file, or folder of a run, instead."
+)
+@options.weights_key_option
 @click.option(
     "--init-head",
     metavar="HEAD",
@@ -168,6 +171,7 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     world = World.of_torchrun()
     if init == "scratch" and weights:
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
+    options.take_backbone(settings, weights=weights)
     source = "none" if init == "scratch" else weights or "pretrained"
     with options.progress_bar(then=options.LOADING) as progress:
         settings |= {"progress": progress if world.first else None, "world": world}

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -161,15 +162,70 @@ backbone_option = click.option(
     "--backbone",
     default="efficientnet_lite0",
     show_default=True,
-    help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME.",
+    help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, timm/NAME, or "
+    "MODULE:FACTORY, a function of yours that returns the network.",
 )
-weights_option = click.option(
-    "--weights",
-    type=PATH,
-    default="pretrained",
-    show_default=True,
-    help="The network's weights: pretrained, none (random), or the PATH of a state dict.",
-)
+
+
+def _set_key(ctx: click.Context, _option: click.Parameter, key: str | None) -> None:
+    """A callback: the key becomes part of the weights, which are read before it."""
+    if not key:
+        return
+    if ctx.params.get("weights") in (None, "pretrained", "none"):
+        raise click.BadParameter("it chooses in a file: give --weights PATH, too")
+    ctx.params["weights"] += f"#{key}"
+
+
+weights_key_option = click.option(
+    "--weights-key", expose_value=False, callback=_set_key, metavar="KEY",
+    help="Which state dict of that file, such as model_ema, or a prefix of its names. [default: the usual one]",
+)  # fmt: skip
+weights_option = _all(
+    click.option("--weights", type=PATH, default="pretrained", show_default=True, is_eager=True, help="The network's "
+                 "weights: pretrained, none (random), the PATH of a weights file, or a folder that finetune wrote."),
+    weights_key_option,
+)  # fmt: skip
+
+
+def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
+    """A callback: what the factory of this name returns."""
+    from featcache.own_network import call_factory, is_factory
+
+    if name is None:
+        return None
+    if not is_factory(name):
+        raise click.BadParameter(f"{name} is no MODULE:FACTORY; networks of libraries are loaded by their names alone")
+    _import_from_here()
+    return call_factory(name)
+
+
+own_network_option = click.option(
+    "--backbone", callback=_own_network, metavar="MODULE:FACTORY", help="The network, where it is your own: a function "
+    "that returns it.",
+)  # fmt: skip
+
+
+def take_backbone(
+    settings: dict[str, Any], layers: Sequence[str] = ("penultimate",), weights: str | None = None
+) -> None:
+    """Put a network of the user's own into the settings, where they name a factory."""
+    name = settings.get("backbone")
+    if ":" not in (name or "") or str(name).startswith("timm/"):
+        return
+    from featcache.own_network import from_factory
+
+    if (weights or settings.get("weights")) not in (None, "pretrained"):
+        raise click.UsageError(f"{name} loads its own weights: drop --weights")
+    _import_from_here()
+    settings["backbone"] = from_factory(
+        str(name), layers=layers, device=settings["device"], precision=settings["precision"] or "fp32"
+    )
+
+
+def _import_from_here() -> None:
+    """Let modules of the working folder be imported, as `python -m` does."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def precision_option(

@@ -52,6 +52,7 @@ _NAMED = 20  # bad pictures that are named at the end
 )
 @click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@options.own_network_option
 @click.option(
     "--device",
     default="auto",
@@ -60,7 +61,7 @@ _NAMED = 20  # bad pictures that are named at the end
 )
 def command(
     model: str, images: tuple[str, ...], null: bool, top: int, tta: int, kind: Format, as_json: bool, out: str | None,
-    move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, device: str,
+    move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, backbone: Any, device: str,
 ) -> None:  # fmt: skip
     """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
 
@@ -77,7 +78,8 @@ def command(
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
     paths, total, missing = _listed(images, null, once=bool(move_to), sorts=bool(move_to or link_to))
     options.step("load the model")
-    classifier = featcache.Classifier.load(model, weights=weights, device=device, views=total * (1 + tta))
+    views = total * (1 + tta)
+    classifier = featcache.Classifier.load(model, weights=weights, backbone=backbone, device=device, views=views)
     options.note(classifier.backbone.note)
     sorter = None
     if folder := move_to or link_to:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import click
 
@@ -38,6 +39,7 @@ from featcache_cli import options, results
     help="The largest picture that is taken, in pixels.",
 )
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@options.own_network_option
 @click.option(
     "--device",
     default="auto",
@@ -47,7 +49,7 @@ from featcache_cli import options, results
 @options.as_json
 def command(
     model: str, examples: tuple[str, ...], top: int, host: str, port: int | None, root_path: str, max_upload: int,
-    max_pixels: int, weights: str | None, device: str, as_json: bool,
+    max_pixels: int, weights: str | None, backbone: Any, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve a page, and an HTTP API, that name the class of a picture with MODEL, a saved head or a fine-tuned run.
 
@@ -65,7 +67,7 @@ def command(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
     options.step("load the model")
-    classifier = featcache.Classifier.load(model, weights=weights, device=device)
+    classifier = featcache.Classifier.load(model, weights=weights, backbone=backbone, device=device)
     options.note(classifier.backbone.note)
     serve(classifier, host=host, port=port, examples=examples, top=top, root_path=root_path,
           max_upload=max_upload << 20, max_pixels=max_pixels, on_start=announce)  # fmt: skip

@@ -24,10 +24,17 @@ from featcache_cli import options
 @click.option(
     "--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved, for --repair."
 )
+@options.own_network_option
 @options.list_option
 @options.as_json
 def command(
-    cache: str, images: str | None, repair: str | None, weights: str | None, listed: str | None, as_json: bool
+    cache: str,
+    images: str | None,
+    repair: str | None,
+    weights: str | None,
+    backbone: Any,
+    listed: str | None,
+    as_json: bool,
 ) -> None:
     """Read all of CACHE and compare it with its checksums; exit status 1 where something is wrong."""
     import featcache
@@ -36,7 +43,7 @@ def command(
         raise click.UsageError("--images looks and --repair mends: give one of them")
     with options.progress_bar() as progress:
         if repair:
-            found: Any = featcache.repair(cache, repair, weights=weights, progress=progress)
+            found: Any = featcache.repair(cache, repair, weights=weights, backbone=backbone, progress=progress)
         else:
             found = featcache.verify(cache, images, progress=progress)
     options.show(found, as_json)
