@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache import modelfolder
-from featcache.card import FILE, ModelCard
+from featcache.card import ModelCard
 from featcache.errors import BackboneError
 
 PRETRAINED, RANDOM = "pretrained", "none"
@@ -67,12 +67,12 @@ def locate(weights: str, backbone: str) -> WeightsFile:
     """
     path, key = split_key(weights)
     folder = path if path.is_dir() else path.parent if path.name == _NETWORK else None
-    if folder is None or not (folder / FILE).is_file():
+    if folder is None or not (folder / modelfolder.CARD).is_file():
         if path.is_dir():
             hub = " For one that timm or the Hugging Face hub wrote: --backbone timm/local-dir:PATH."
             raise BackboneError(
-                f"{path} is a folder without {FILE}: give a weights file, or a folder that `featcache finetune -o` "
-                f"wrote.{hub if (path / 'config.json').is_file() else ''}"
+                f"{path} is a folder without {modelfolder.CARD}: give a weights file, or a folder that "
+                f"`featcache finetune -o` wrote.{hub if (path / 'config.json').is_file() else ''}"
             )
         return WeightsFile(path, key, None)
     card = ModelCard.read(folder)
