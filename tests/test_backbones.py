@@ -52,11 +52,11 @@ Pixels = NDArray[np.uint8]
 
 @contextmanager
 def nothing_drawn() -> Iterator[None]:
-    """Networks are built without drawing weights: slow, and of no use where they come from a file."""
+    """Networks are built with zeros instead of drawn weights: slow, and of no use where they come from a file."""
     names = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
-            patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+            patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor.data.zero_())
         yield
 
 
