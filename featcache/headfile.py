@@ -107,12 +107,13 @@ def _reproducible(data: bytes) -> bytes:
 
 def refuse_unsavable(estimator: BaseEstimator) -> None:
     """Raise HeadError for an estimator that `dump_head` would refuse for its class, before it is fitted."""
+    holds_trees = type(estimator).__name__ in TREES
     for part in _parts(estimator):
         kind = type(part)
         if not isinstance(part, BaseEstimator):
             continue
         known = kind.__name__ in (*_CHECKED, *TREES) or kind.__module__.startswith(_ROOMS)
-        if known and not (kind.__name__ in TREES and part is not estimator):
+        if known and (holds_trees or kind.__name__ not in TREES):
             continue
         inside = "" if part is estimator else f" with a {kind.__name__} in it"
         raise HeadError(

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torchvision import models
 
+from commands import drop_hashes
 from featcache import finetuning
 from featcache.architectures import build
 from featcache.backbones import Backbone, load_backbone
@@ -105,6 +106,7 @@ def test_classes_that_the_head_never_saw_are_never_said(make_folder: MakeFolder,
     coef = np.array([[1.0, -2.0, 0.5, 3.0]])
     file, content = dump_head(LinearHead.from_weights(coef, np.array([0.25]), np.array([0, 2])))
     (tmp_path / "head" / file).write_bytes(content)
+    drop_hashes(tmp_path / "head")
     module = start_with(tmp_path / "head", data, backbone).module.eval()
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     with torch.no_grad():
@@ -434,6 +436,7 @@ def test_a_head_with_other_features_than_its_card_says_is_refused(place: Path, t
     shutil.copytree(place / "head", tmp_path / "head")
     file, content = dump_head(LinearHead.from_weights(np.ones((1, 9)), np.zeros(1), np.arange(2)))
     (tmp_path / "head" / file).write_bytes(content)
+    drop_hashes(tmp_path / "head")
     assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
         place, tmp_path / "run", init_head=tmp_path / "head"
     )
@@ -444,6 +447,7 @@ def test_a_head_of_several_labels_under_the_card_of_one_is_refused(outputs: int,
     shutil.copytree(place / "head", tmp_path / "head")
     file, content = dump_head(OneVsRestHead.from_weights(np.ones((outputs, 4)), np.zeros(outputs)))
     (tmp_path / "head" / file).write_bytes(content)
+    drop_hashes(tmp_path / "head")
     assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
         place, tmp_path / "run", init_head=tmp_path / "head"
     )

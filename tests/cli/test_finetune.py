@@ -57,7 +57,7 @@ def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
     assert lines[2].endswith(f"n = 5) in epoch {best['epoch']}")
     assert lines[3].startswith("waiting for images took ")
     assert lines[4:] == [f"saved in {out}"]
-    assert "epoch 1" in progress
+    assert "photos: 2 classes; train 13 (ants 7, bees 6), val 5 (ants 3, bees 2)" in progress
 
 
 def test_the_folder_holds_the_model_its_checkpoint_and_its_curves(run: tuple[Path, str, str]) -> None:
@@ -194,7 +194,9 @@ def test_the_defaults_are_in_the_help(got: dict[str, Any]) -> None:
         shown = f"{value:g}" if isinstance(value, float) else value
         assert re.search(rf"--{name.replace('_', '-')} .*?\[default: {shown}[;\]]", text), name
     assert f"[default: {recipe.schedule};" in text
-    assert f"Epochs after which step divides by {1 / recipe.gamma:g}. [default: {recipe.step_size}" in text
+    assert (
+        f"After how many epochs --schedule step divides by {1 / recipe.gamma:g}. [default: {recipe.step_size}" in text
+    )
 
 
 @pytest.mark.parametrize(

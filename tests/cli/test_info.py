@@ -57,7 +57,8 @@ def test_an_unfinished_file_is_shown_as_such(unfinished: Path) -> None:
 
 
 def test_an_unfinished_cache_is_shown_by_its_future_name(unfinished: Path) -> None:
-    assert as_json("info", unfinished) == as_json("info", unfinished.with_name("half.h5.partial"))
+    found, of_partial = (as_json("info", path) for path in (unfinished, unfinished.with_name("half.h5.partial")))
+    assert {**found, "seconds": None} == {**of_partial, "seconds": None}
 
 
 def test_an_unfinished_cache_is_refused_with_the_way_on(unfinished: Path) -> None:

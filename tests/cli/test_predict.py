@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from commands import ROOT, done, featcache_cli, refused
+from commands import ROOT, done, drop_hashes, featcache_cli, refused
 from featcache import sorting
 from featcache.backbones import CONVERSION_PAYS
 from featcache.classifier import Classifier
@@ -113,6 +113,8 @@ def test_a_damaged_model_is_refused(head: Path, data: Path, tmp_path: Path) -> N
     image = data / "val/ants/000.png"
     copy = Path(shutil.copytree(head, tmp_path / "head"))
     (copy / "head.safetensors").write_bytes(b"broken")
+    assert refused("predict", copy, image).startswith(f"{copy} is damaged: head.safetensors is not the file that")
+    drop_hashes(copy)
     assert refused("predict", copy, image).startswith(f"{copy / 'head.safetensors'} is not a head that can be loaded")
     (copy / "model.json").write_text("{")
     assert refused("predict", copy, image).startswith(f"{copy / 'model.json'} is not a featcache model: ")

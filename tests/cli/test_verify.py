@@ -28,7 +28,9 @@ def copy(real_cache: Path, tmp_path: Path) -> Path:
 
 def test_a_whole_cache_is_said_to_be(copy: Path, data: Path) -> None:
     assert done("verify", copy) == f"{copy}: 18 rows read, every row has its checksum\n"
-    assert as_json("verify", copy, "--images", data) == {
+    found = as_json("verify", copy, "--images", data)
+    assert found.pop("seconds")["wall"] > 0
+    assert found == {
         "cache": str(copy), "ok": True, "rows": 18, "damaged": [], "problem": "", "changes": {}
     }  # fmt: skip
 
@@ -86,7 +88,8 @@ def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPa
     assert callable(got.pop("on_note"))
     assert got == {"cache": "c.h5", "data": "photos", "views": 7, "weights": "w.pth", "dry_run": True, "batch_size": 8,
                    "workers": 3, "device": "cpu", "engine": "pytorch", "max_pixels": 9, "strict": True,
-                   "retry": True, "allow_leak": True, "label_column": None, "skip_missing": None}  # fmt: skip
+                   "retry": True, "allow_leak": True, "label_column": None, "skip_missing": None,
+                   "backbone": None}  # fmt: skip
 
 
 def test_other_files_are_refused(tmp_path: Path, data: Path) -> None:
