@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 _Pixels = NDArray[np.uint8]
 
-Picture = Image.Image | NDArray[np.uint8]
+Picture: TypeAlias = Image.Image | NDArray[np.uint8]
 """An image in memory: Pillow's, or pixels (h, w), (h, w, 3) or (h, w, 4), uint8."""
 
 _MODES = {(): "L", (3,): "RGB", (4,): "RGBA"}  # what follows h and w in an array's shape -> Pillow's mode

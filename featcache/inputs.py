@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from featcache import remote
@@ -33,7 +33,7 @@ class ImageFile:
     read: Callable[[], bytes] = field(repr=False)
 
 
-Image = str | os.PathLike[str] | Picture | ImageFile
+Image: TypeAlias = str | os.PathLike[str] | Picture | ImageFile
 """One image: a path, a picture in memory, or bytes to be read."""
 
 
