@@ -155,7 +155,7 @@ def test_other_settings_are_refused_by_name(real: tuple[Comparison, Path, list[s
         _compare(data, real[1], views=3, head="knn")
     assert str(caught.value) == (
         f"{real[1]} holds a comparison with views=2, you asked for 3; head=linear, you asked for knn. "
-        "Give another folder."
+        "Give another folder, or replace it with --overwrite."
     )
 
 
