@@ -464,7 +464,7 @@ def test_the_images_that_were_right_are_those_of_the_models(real: tuple[Comparis
     verdict = reach_verdict(result)
     assert (verdict.split, verdict.n) == ("test", 4)
     assert [rival.route for rival in verdict.rivals] == [ROUTES[route] for route in FOUR[1:]]
-    assert verdict.decision == "stay"  # four images cannot tell
+    assert verdict.decision == "none"  # the live routes trained for too few epochs to tell
 
 
 def test_a_head_of_all_stages_is_extract_and_fit_head(data: Path, tmp_path: Path) -> None:
