@@ -59,6 +59,7 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
         "show",
         "export",
         "evaluate",
+        "try",
         "serve",
     } == set(COMMANDS)
     made = {folder / name for name in ("cache.h5", "head", "head-knn", "run", "report")}

@@ -86,7 +86,7 @@ def test_each_picture_and_option_has_help(name: str) -> None:
     text = done("show", name, "--help")
     assert text == done("show", name, "-h")
     command = _group().commands[name]
-    assert (command.help or "").endswith(".")
+    assert (command.help or "").strip().endswith(".")
     told = [option for option in command.params if isinstance(option, click.Option)]
     assert {"-o", "--dark", "--json"} <= {option.opts[0] for option in told}
     assert [option.opts[-1] for option in told if not option.help] == []
