@@ -1,4 +1,4 @@
-"""Which column of a table holds the labels, and which labels say that a label is not known."""
+"""Which column of a table holds the labels."""
 
 from __future__ import annotations
 
@@ -62,12 +62,3 @@ def label_note(column: str, columns: Collection[str], candidates: Collection[str
         name for name in columns if name != column and (name.strip().casefold() in LABEL_NAMES or name in candidates)
     ]
     return f"label column: {column}" + (f" (not {', '.join(others[:8])}; --label-column chooses)" if others else "")
-
-
-def hides_label(names: Collection[str]) -> bool:
-    """Whether "-1" among these class names stands for a label that is not known.
-
-    It does where the others are two or more numbers from 0 on: then -1 is how data sets hide the labels of a test set.
-    """
-    others = set(names) - {"-1"}
-    return len(others) < len(set(names)) and len(others) > 1 and all(name.isdecimal() for name in others)

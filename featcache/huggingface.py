@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.columns import AmbiguousLabelError, choose_label, hides_label, label_note
+from featcache.columns import AmbiguousLabelError, choose_label, label_note
 from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.files import Progress, hash_all
 from featcache.folders import cache_folder
+from featcache.hidden_labels import is_unknown
 from featcache.phrases import brief
 from featcache.samples import UNLABELLED
 from featcache.tables import has_images
@@ -72,11 +73,21 @@ class HuggingFace:
         """See `Source`."""
         entries: list[Entry] = []
         notes: dict[str, None] = {}
-        several, label = False, None
+        several, plain, label = False, True, None
+        read: list[tuple[str | None, Any, str, list[tuple[str, ...] | None]]] = []
         for split, table in self._splits().items():
             image, label = self._columns(table, notes)
             several |= _is_list(table.features[label])
-            entries += self._entries_of(split, table, image, label)
+            plain &= not _names(table.features[label])
+            read.append((split, table, image, _classes(table[label], table.features[label])))
+        if plain and not several:
+            labels = ((one or (), _known(split)) for split, _, _, classes in read for one in classes)
+            hides, more = is_unknown(labels)
+            notes |= dict.fromkeys(more)
+            if hides:
+                read = [(*first, [None if one == ("-1",) else one for one in classes]) for *first, classes in read]
+        for split, table, image, classes in read:
+            entries += self._entries_of(split, table, image, classes)
         if self._files:
             notes[f"{len(self._files)} Parquet files copied to {_copies()}"] = None
         return Listing(entries, several, tuple(notes), label)
@@ -157,10 +168,11 @@ class HuggingFace:
             notes[f"image column: {named[0]} (not {brief([name for name in images if name != named[0]])})"] = None
         return named[0], label
 
-    def _entries_of(self, split: str | None, table: Any, image: str, label: str) -> list[Entry]:
+    def _entries_of(
+        self, split: str | None, table: Any, image: str, classes: Sequence[tuple[str, ...] | None]
+    ) -> list[Entry]:
         import datasets
 
-        classes = _classes(table[label], table.features[label])
         table = table.cast_column(image, datasets.Image(decode=False))
         images = table[image]
         paths = (path for chunk in table.data.column(image).chunks for path in chunk.field("path").to_pylist())
@@ -172,7 +184,7 @@ class HuggingFace:
         if "" in files or len(set(ids)) < len(ids):
             ids = [posixpath.join(folder, f"{row:08d}") for row, folder in enumerate(folders)]
         self._rows.update({name: (images, row) for row, name in enumerate(ids)})
-        known = SPLIT_NAMES[split] if split else None
+        known = _known(split)
         return [
             Entry(name, one or (), UNLABELLED if one is None else known) for name, one in zip(ids, classes, strict=True)
         ]
@@ -220,12 +232,8 @@ def _is_list(feature: Any) -> bool:
 
 
 def _classes(values: Any, feature: Any) -> list[tuple[str, ...] | None]:
-    """The class names of each row; None where the label is not known: null, NaN, or -1 of a ClassLabel.
-
-    -1 among plain numbers is what `hides_label` says.
-    """
-    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
-    names = getattr(inner, "names", None)
+    """The class names of each row; None where the label is not known: null, NaN, or -1 of a ClassLabel."""
+    names = _names(feature)
     rows: list[tuple[str, ...] | None] = []
     for value in values:
         several = value if isinstance(value, list) else [value]
@@ -233,9 +241,18 @@ def _classes(values: Any, feature: Any) -> list[tuple[str, ...] | None]:
             rows.append(None)
         else:
             rows.append(tuple(names[one] if names and isinstance(one, int) else str(one) for one in several))
-    if not names and not _is_list(feature) and hides_label({one[0] for one in rows if one}):
-        rows = [None if one == ("-1",) else one for one in rows]
     return rows
+
+
+def _names(feature: Any) -> Sequence[str] | None:
+    """The class names of a ClassLabel, or of a list of such."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return getattr(inner, "names", None)
+
+
+def _known(split: str | None) -> str | None:
+    """The split as featcache calls it."""
+    return SPLIT_NAMES[split] if split else None
 
 
 def _copies() -> Path:

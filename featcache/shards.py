@@ -18,6 +18,7 @@ from featcache import remote
 from featcache.entries import SPLIT_NAMES, Entry, Listing, scan
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress
+from featcache.hidden_labels import hide_unknown
 from featcache.labels import SEPARATOR
 from featcache.samples import UNLABELLED
 from featcache.tarfiles import TarIndex, TarMember, index_tar
@@ -176,7 +177,7 @@ class Shards:
             classes = by_key[key].classes if key else ()
             split = SPLIT_NAMES.get(name.partition("/")[0].lower()) if classes or several else UNLABELLED
             entries.append(Entry(name, classes, split))
-        return Listing(entries, several)
+        return hide_unknown(Listing(entries, several))
 
 
 def _how_to_unpack(archive: str) -> str:

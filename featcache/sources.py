@@ -18,6 +18,7 @@ from featcache import remote
 from featcache.entries import Entry, Listing, scan
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress, hash_all, hash_file
+from featcache.hidden_labels import hide_unknown
 from featcache.huggingface import HuggingFace, find_image_tables, is_saved_dataset
 from featcache.images import is_image_name
 from featcache.shards import Shards, is_shards
@@ -117,7 +118,7 @@ class Table(Folder):
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
-        return self._read(self.name, content, self.root)
+        return hide_unknown(self._read(self.name, content, self.root))
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`: the table needs no labels."""
@@ -173,7 +174,7 @@ class MetadataFolder(Table):
         images = Disk(Path(self.root)).images("", Counter())
         if others := sum(name not in listed for name in images):
             ignored[f"images that {self._files[0].name} does not list"] += others
-        return Listing(entries, several, tuple(notes), label_column)
+        return hide_unknown(Listing(entries, several, tuple(notes), label_column))
 
 
 def _split_of(name: str) -> str | None:

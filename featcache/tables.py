@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from featcache.columns import choose_label, find_column, hides_label, label_note
+from featcache.columns import choose_label, find_column, label_note
 from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.labels import SEPARATOR
@@ -119,14 +119,13 @@ def read_table(
     columns, rows = table.columns, list(table.rows)
     labels = [row[columns.label] for _, row in rows]
     several = any(SEPARATOR in (label or "") for label in labels)
-    hidden = not several and hides_label({(label or "").strip() for label in labels} - {""})
     entries: dict[str, Entry] = {}
     lines: dict[str, int] = {}
     missing: list[str] = []
     repeated, turned = 0, 0
     for number, row in rows:
         where = f"{name}, {table.unit} {number}"
-        entry, is_there = _entry(where, row, columns, several, hidden, resolve)
+        entry, is_there = _entry(where, row, columns, several, resolve)
         if entry.id in entries:
             if replace(entries[entry.id], sha256=None) != replace(entry, sha256=None):
                 raise DataLayoutError(f"{where}: {entry.id} stands already in {table.unit} {lines[entry.id]}")
@@ -281,7 +280,7 @@ def _choose_columns(where: str, name: str, header: Sequence[str], label_column: 
 
 
 def _entry(
-    where: str, row: dict[str, str | None], columns: _Columns, several: bool, hidden: bool, resolve: Resolve
+    where: str, row: dict[str, str | None], columns: _Columns, several: bool, resolve: Resolve
 ) -> tuple[Entry, bool]:
     name, label = row[columns.path], row[columns.label]
     split = (row.get(columns.split) if columns.split else None) or None
@@ -305,6 +304,6 @@ def _entry(
     if split == "train" and not (classes or several):
         raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
     name, is_there = resolve(name)
-    if not several and (not classes or (hidden and label == "-1")):
+    if not (several or classes):
         return Entry(name, (), UNLABELLED, content, group), is_there
     return Entry(name, classes, split, content, group), is_there

@@ -23,7 +23,7 @@ RANKS = {
             "prediction pooling weights findings training trees capacity input_notes data_summary",
             "frozen folder_layout softmax datasets lock layout views engines presets card commands",
             "drawing entries network checkpoint weights_source",
-            "tables tarfiles webdataset unfreezing",
+            "tables tarfiles webdataset unfreezing hidden_labels",
             "convergence plots galleries symptoms likeness known timm_networks torchvision_networks shards huggingface",
             "sources",
             "manifest inputs predictions page regression checksums skeleton creation conversion architectures",

@@ -241,3 +241,14 @@ def test_a_parquet_file_of_pandas(tmp_path: Path, cache_home: Path) -> None:
     parquet.write_table(raw, tmp_path / "raw.parquet")
     manifest = read_manifest(tmp_path / "raw.parquet")
     assert labels_of(manifest) == {f"{row:08d}": ("cat", "dog")[row % 2] for row in range(6)}
+
+
+def test_a_hub_test_file_of_minus_one_alone_is_unlabelled(tmp_path: Path, cache_home: Path) -> None:
+    number = datasets.Value("int64")
+    (tmp_path / "data").mkdir()
+    table({"label": (number, BY_NUMBER)}).to_parquet(tmp_path / "data/train-0.parquet")
+    hidden = [{"bytes": png(200 + row), "path": f"t{row}.png"} for row in range(2)]
+    table({"label": (number, [-1, -1])}, hidden).to_parquet(tmp_path / "data/test-0.parquet")
+    samples = read_manifest(tmp_path).samples
+    assert samples.classes == ("0", "1")
+    assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/t0.png", "test/t1.png"]

@@ -196,6 +196,18 @@ def test_images_without_a_label_are_kept_for_prediction(tmp_path: Path) -> None:
     assert not manifest.samples.multilabel
 
 
+@pytest.mark.parametrize("end", ["cls", "json"])
+def test_minus_one_is_decided_over_all_tars(tmp_path: Path, end: str) -> None:
+    for split, labels in (("train", (0, 1, 0, 1)), ("test", (-1, -1))):
+        named = [(f"{split[:2]}{row}", label) for row, label in enumerate(labels)]
+        texts = [(f"{key}.{end}", f'{{"label": {label}}}' if end == "json" else str(label)) for key, label in named]
+        members = [(f"{key}.png", key.encode()) for key, _ in named]
+        write_tar(tmp_path / f"{split}.tar", *members, *((name, text.encode()) for name, text in texts))
+    samples = read_manifest(tmp_path, val_fraction=0.5).samples
+    assert samples.classes == ("0", "1")
+    assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/te0.png", "test/te1.png"]
+
+
 @pytest.mark.parametrize(
     ("name", "command"),
     [

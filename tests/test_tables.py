@@ -231,6 +231,33 @@ def test_images_that_get_a_label_later_are_not_extracted_again(root: Path, tmp_p
     np.testing.assert_array_equal(features[[row_of["x/006.png"], row_of["x/007.png"]]], before)
 
 
+def test_minus_one_without_splits_is_not_known_and_said(root: Path) -> None:
+    manifest = read_manifest(write(root, "path,label", *rows(*"010101", "-1", "-1")))
+    assert manifest.samples.classes == ("0", "1")
+    assert "label -1 (2 images) is taken for 'not known'; if it is a class, give it a name" in manifest.notes
+
+
+def test_minus_one_of_train_is_a_class(root: Path) -> None:
+    lines = [f"{row},train" for row in rows("-1", "0", "1", "-1", "0", "1", "-1")]
+    manifest = read_manifest(write(root, "path,label,split", *lines))
+    assert manifest.samples.classes == ("-1", "0", "1")
+    assert manifest.notes[-1].startswith("label -1 (3 images) is taken for a class, as train has it")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_test_folder_of_minus_one_alone_is_unlabelled(make_folder: MakeFolder, name: str) -> None:
+    root = make_folder({"train": 4, "test": 2}, name="digits")
+    for folder, labels in (("train", "0101"), ("test", ("-1", "-1"))):
+        named = [(f"{row:03d}.png", label) for row, label in enumerate(labels)]
+        lines = [json.dumps({"file_name": file, "label": int(label)}) for file, label in named]
+        if name.endswith(".csv"):
+            lines = ["file_name,label", *map(",".join, named)]
+        write(root / folder, *lines, name=name)
+    samples = read_manifest(root, val_fraction=0.5).samples
+    assert samples.classes == ("0", "1")
+    assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/000.png", "test/001.png"]
+
+
 def test_minus_one_among_minus_one_and_one_is_a_class(root: Path) -> None:
     assert read_manifest(write(root, "path,label", *rows(*["-1", "1"] * 4))).samples.classes == ("-1", "1")
 
