@@ -70,7 +70,7 @@ class _Finder:
 
     def find(self) -> FolderLayout:
         top = self._only_folder()
-        folders = self._folders(top, self.ignored)
+        folders = self._without_empty_splits(top, self._folders(top, self.ignored))
         splits = self._splits(top, folders)
         if not splits:
             self._add_classes(top, folders)
@@ -99,6 +99,18 @@ class _Finder:
         self._note(f"all images lie in its folder {place}")
         return place
 
+    def _without_empty_splits(self, top: str, folders: list[str]) -> list[str]:
+        """The folders without those named like a split that hold neither images nor class folders; they are counted."""
+        empty = [folder for folder in folders if split_of(folder) and not self._has(top, folder)]
+        filled = [folder for folder in folders if folder not in empty]
+        classes = {name for folder in filled for name in self._inner(top, folder)}
+        empty = [folder for folder in empty if not classes & set(self._folders(posixpath.join(top, folder)))]
+        if len(empty) == len(folders):
+            return folders
+        for folder in empty:
+            self.ignored[f"folders: {folder}, which is named like a split and holds no images"] += 1
+        return [folder for folder in folders if folder not in empty]
+
     def _splits(self, top: str, folders: list[str]) -> dict[str, str]:
         """Folder -> split, empty where the folders are classes."""
         splits = {folder: split for folder in folders if (split := split_of(folder))}
@@ -121,9 +133,9 @@ class _Finder:
                     f"{name}: {some(splits)} {_are(splits)} named like {_splits(splits)}, and none of {some(others)} "
                     f"is named like train. Put the class folders of train into a folder train. {_RENAME}"
                 )
-            raise DataLayoutError(f"{name} has {some(splits)} but no train folder.")
+            raise DataLayoutError(f"{name} has {some(splits)} but no train folder with images.")
         if len(set(splits.values())) < len(splits):
-            raise DataLayoutError(f"{name} has several folders for one split: {some(splits)}.")
+            raise DataLayoutError(f"{name} has several folders for one split: {some(splits)}. {_RENAME}")
         return splits
 
     def _hinted_splits(self, top: str, folders: list[str], splits: dict[str, str]) -> dict[str, str]:
@@ -197,7 +209,7 @@ class _Finder:
             inside = self._folders(place, self.ignored)
             splits = {name: split_of(name) for name in inside if self._has(place, name)}
             if len(set(splits.values())) < len(splits):
-                raise DataLayoutError(f"{name}/{folder} has several folders for one split: {some(splits)}.")
+                raise DataLayoutError(f"{name}/{folder} has several folders for one split: {some(splits)}. {_RENAME}")
             self.layout.classes += [ClassFolder(posixpath.join(place, one), folder, of) for one, of in splits.items()]
             self.layout.parents.append(place)
         self._note(f"splits lie inside the class folders: {split[0]}/{inner[split[0]][0]}, ...")

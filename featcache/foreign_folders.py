@@ -8,6 +8,9 @@ from collections.abc import Callable
 SORTED_MARK = ".featcache-sorted"
 """A file in a folder that `featcache predict --move-to` or `--link-to` made."""
 
+TRY_MARK = ".featcache-try"
+"""A file in a folder that `featcache try` made: an interrupted one holds nothing else that tells."""
+
 _OF_SYSTEMS = frozenset(
     {
         "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@sharebin", "lost+found", "__macosx",
@@ -23,9 +26,12 @@ _OUTPUTS = (
     ("last.pt",),
     ("settings.json", "work"),
     ("report.json", "report.md"),
+    ("run.json", "val.csv"),
+    ("cache.h5", "report.html"),
     (SORTED_MARK,),
+    (TRY_MARK,),
 )
-"""What lies in folders that featcache wrote: saved heads, runs, benchmarks, sorted files."""
+"""What lies in folders that featcache wrote: saved heads, runs, benchmarks, evaluations, trials, sorted files."""
 
 
 def keep_data_folders(names: list[str], holds: Callable[[str, str], bool], ignored: Counter[str]) -> list[str]:

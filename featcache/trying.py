@@ -15,6 +15,7 @@ from featcache.extraction import Extraction, extract
 from featcache.files import Progress
 from featcache.findings import Diagnosis, Suspect
 from featcache.fitting import HeadFit, fit_head
+from featcache.foreign_folders import TRY_MARK
 from featcache.manifest import read_manifest
 from featcache.pages import write_head_page
 from featcache.report import Stopwatch, printable
@@ -149,7 +150,9 @@ def try_out(
     watch, folder = Stopwatch(), Path(out)
     manifest = read_manifest(data, seed=seed, progress=progress)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            (folder / TRY_MARK).touch()
     except OSError as error:
         raise HeadError(f"{folder} cannot be made: {error.strerror}") from error
     extraction = extract(

@@ -160,8 +160,9 @@ RENAME = "Rename them, or list the images in a CSV with the columns path,label,s
             "photos: test is named like a split, and none of ants, bees is named like train. Put the class folders of "
             f"train into a folder train. {RENAME}",
         ),
-        (["testing/ants", "valid/ants"], "photos has testing, valid but no train folder."),
-        (["train/a", "train/b", "val/a", "dev/a"], "photos has several folders for one split: dev, train, val."),
+        (["testing/ants", "valid/ants"], "photos has testing, valid but no train folder with images."),
+        (["train/a", "train/b", "val/a", "dev/a"],
+         f"photos has several folders for one split: dev, train, val. {RENAME}"),
         (
             ["ants/train", "ants/val", "bees"],
             "photos: the class folder ants holds folders named like splits (train, val), and bees holds images outside "
@@ -173,7 +174,7 @@ RENAME = "Rename them, or list the images in a CSV with the columns path,label,s
             f"of such folders. Give every class folder the same splits. {RENAME}",
         ),
         (["ants/val", "ants/dev", "ants/train", "bees/train"],
-         "photos/ants has several folders for one split: dev, train, val."),
+         f"photos/ants has several folders for one split: dev, train, val. {RENAME}"),
         (
             ["train/train/a", "train/val/a", "train/train/b"],
             f"photos/train is named like a split and holds splits: train, val. {RENAME}",
@@ -224,7 +225,8 @@ def test_a_lost_and_found_that_only_root_reads_is_no_obstacle(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "marks",
     [("model.json", "run.json"), ("model.json", "head.safetensors"), ("last.pt", "run.json"),
-     ("settings.json", "work/x"), ("report.md", "report.json", "report.png"), (".featcache-sorted", "ants/000.png")],
+     ("settings.json", "work/x"), ("report.md", "report.json", "report.png"), (".featcache-sorted", "ants/000.png"),
+     ("run.json", "val.csv"), ("cache.h5", "report.html", "head/model.json"), (".featcache-try", "cache.h5")],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["", "ants"])
 def test_outputs_of_featcache_inside_the_data_are_passed_over(
@@ -248,3 +250,18 @@ def test_a_class_folder_with_a_report_of_its_own_is_a_class(tmp_path: Path) -> N
 def test_hidden_folders_are_counted(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "photos", {"ants": 4, "bees": 4, ".git": 1, "ants/.thumbs": 1})
     assert told(read_manifest(data)) == (("ants", "bees"), 8, {"folders: hidden": 2})
+
+
+@pytest.mark.parametrize(
+    ("folders", "empty", "counts"),
+    [(("ants", "bees"), "test", (("ants", "bees"), 8)), (("train/ants", "train/bees"), "val", (("ants", "bees"), 8)),
+     (("train/ants", "train/bees"), "training", (("ants", "bees"), 8))],
+)  # fmt: skip
+def test_a_folder_without_images_that_is_named_like_a_split_is_counted(
+    folders: tuple[str, ...], empty: str, counts: tuple[tuple[str, ...], int], tmp_path: Path
+) -> None:
+    data = write_folder(tmp_path / "photos", dict.fromkeys(folders, 4))
+    (data / empty / "notes").mkdir(parents=True)
+    (data / empty / "notes/read.txt").write_text("none yet")
+    kind = f"folders: {empty}, which is named like a split and holds no images"
+    assert told(read_manifest(data)) == (*counts, {kind: 1})

@@ -17,6 +17,7 @@ from torchvision.datasets import ImageFolder
 from featcache import files
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import list_images
+from featcache.folder_layout import _RENAME
 from featcache.manifest import Manifest, read_manifest
 from featcache.samples import SPLITS
 
@@ -128,7 +129,7 @@ def test_val_has_three_names(make_folder: MakeFolder, name: str) -> None:
 
 def test_two_val_folders_are_one_too_many(make_folder: MakeFolder) -> None:
     root = make_folder({"train/a": 1, "train/b": 1, "val/a": 1, "valid/a": 1})
-    assert layout_error(root) == f"{root} has several folders for one split: train, val, valid."
+    assert layout_error(root) == f"{root} has several folders for one split: train, val, valid. {_RENAME}"
 
 
 def test_val_is_drawn_from_train_alone_and_test_stays_untouched(make_folder: MakeFolder) -> None:

@@ -16,7 +16,7 @@ SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size"
 def test_one_command_leaves_cache_head_and_report(tmp_path: Path) -> None:
     data, out = write_folder(tmp_path / "photos"), tmp_path / "out"
     found = as_json("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)
-    assert sorted(path.name for path in out.iterdir()) == ["cache.h5", "head", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == [".featcache-try", "cache.h5", "head", "report.html"]
     assert found["extract"]["extracted"] == 18
     assert found["fit"]["n"] == 5
     own = json.loads((out / "head/run.json").read_text())

@@ -123,7 +123,7 @@ def test_other_images_for_the_same_file_are_refused(data: Path, real_cache: Path
             {"train/ants": 2, "train/bees": 2, "val/ants": 1, "val/wasps": 1},
             "class 'wasps' is in val (val/wasps/000.png) but not in train. Train has ants, bees.",
         ),
-        ({"val/ants": 2, "test/ants": 2}, "has test, val but no train folder."),
+        ({"val/ants": 2, "test/ants": 2}, "has test, val but no train folder with images."),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(counts: dict[str, int], message: str, tmp_path: Path) -> None:
