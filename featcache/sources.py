@@ -21,6 +21,7 @@ from featcache.files import Progress, hash_all, hash_file
 from featcache.hidden_labels import hide_unknown
 from featcache.huggingface import HuggingFace, find_image_tables, is_saved_dataset
 from featcache.images import is_image_name
+from featcache.labels import SEPARATOR
 from featcache.shards import Shards, is_shards
 from featcache.split_names import split_of
 from featcache.tables import has_labels, is_table, read_paths, read_table
@@ -160,21 +161,38 @@ class MetadataFolder(Table):
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
-        entries: list[Entry] = []
+        entries: dict[str, Entry] = {}
+        listed_in: dict[str, Path] = {}
         notes: list[str] = []
-        several, label_column = False, None
+        several, label_column, repeated = False, None, 0
         for file in self._files:
             found = self._read(str(file), file.read_bytes(), str(file.parent))
-            entries += [replace(entry, split=entry.split or _split_of(entry.id)) for entry in found.entries]
+            for one in found.entries:
+                entry = replace(one, split=one.split or _split_of(one.id))
+                first = entries.setdefault(entry.id, entry)
+                if replace(first, sha256=None) != replace(entry, sha256=None):
+                    raise DataLayoutError(
+                        f"{listed_in[entry.id]} and {file} both list {entry.id}: {_spell(first)}, and {_spell(entry)}. "
+                        "Correct one, or remove one of the files."
+                    )
+                repeated += entry.id in listed_in
+                listed_in.setdefault(entry.id, file)
             several |= found.several
             label_column = found.label_column
             notes += [f"labels from {file.name}"] if not notes else []
             notes += [note for note in found.notes if note not in notes]
-        listed = {entry.id for entry in entries}
+        notes += [f"images that several metadata files list, counted once: {repeated}"] if repeated else []
         images = Disk(Path(self.root)).images("", Counter())
-        if others := sum(name not in listed for name in images):
+        if others := sum(name not in entries for name in images):
             ignored[f"images that {self._files[0].name} does not list"] += others
-        return hide_unknown(Listing(entries, several, tuple(notes), label_column))
+        return hide_unknown(Listing(list(entries.values()), several, tuple(notes), label_column))
+
+
+def _spell(entry: Entry) -> str:
+    """The label, the split and the group of an image."""
+    label = SEPARATOR.join(entry.classes)
+    known = {"label": label, "split": entry.split, "group": entry.group}
+    return ", ".join(f"{name} {value}" for name, value in known.items() if value) or "no label"
 
 
 def _split_of(name: str) -> str | None:

@@ -31,6 +31,10 @@ Resolve = Callable[[str], tuple[str, bool]]
 _Row = tuple[int, dict[str, str | None]]
 
 
+class _MissingColumnsError(DataLayoutError):
+    """A table without a column of paths, or without one of labels where the user names none."""
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The columns of a table that are read; notes say which these are."""
@@ -86,11 +90,17 @@ def _is_image(column: Any) -> bool:
 
 
 def has_labels(name: str, content: bytes, label_column: str | None = None) -> bool:
-    """Whether a table lists images and their labels; it may also hold captions, boxes or something else."""
+    """Whether a table lists images and their labels; it may also hold captions, boxes or something else.
+
+    It does, too, where reading it fails for another reason, such as two columns that may be the label: `read_table`
+    says the reason.
+    """
     try:
         return bool(_open(name, content, label_column))
-    except DataLayoutError:
+    except _MissingColumnsError:
         return False
+    except DataLayoutError:
+        return True
 
 
 def read_table(
@@ -272,7 +282,8 @@ def _choose_columns(where: str, name: str, header: Sequence[str], label_column: 
     needs_label = path is not None and label_column != _NO_LABEL
     label = choose_label(name, header, label_column) if needs_label else path
     if path is None or label is None:
-        raise DataLayoutError(f"{where} {_EXPECTED}; found {','.join(header[:8])}{',...' if len(header) > 8 else ''}")
+        found = f"{','.join(header[:8])}{',...' if len(header) > 8 else ''}"
+        raise _MissingColumnsError(f"{where} {_EXPECTED}; found {found}")
     notes = [label_note(label, header)]
     notes += [f"path column: {path}"] if path != "path" else []
     split, sha256, group = (find_column(header, (name,)) for name in ("split", "sha256", "group"))

@@ -297,3 +297,25 @@ def test_metadata_as_hugging_face_has_it(make_folder: MakeFolder, name: str, per
 def test_metadata_without_labels_leaves_class_folders_as_they_are(split_folder: Path) -> None:
     write(split_folder, "file_name,text", "train/ants/000.png,An ant.", name="metadata.csv")
     assert read_manifest(split_folder).samples.classes == ("ants", "bees")
+
+
+def test_an_image_that_two_metadata_files_list_is_one_image(root: Path) -> None:
+    records = [{"file_name": f"x/{row:03d}.png", "label": label} for row, label in enumerate(LABELS)]
+    write(root, "file_name,label", *rows(*LABELS), name="metadata.csv")
+    write(root, *map(json.dumps, records), name="metadata.jsonl")
+    manifest = read_manifest(root)
+    assert labels_of(manifest) == TWO
+    assert "images that several metadata files list, counted once: 8" in manifest.notes
+    records[3]["label"] = "horse"
+    write(root, *map(json.dumps, records), name="metadata.jsonl")
+    assert refusal(root) == (
+        f"{root / 'metadata.csv'} and {root / 'metadata.jsonl'} both list x/003.png: label {LABELS[3]}, and label "
+        "horse. Correct one, or remove one of the files."
+    )
+
+
+def test_metadata_with_two_columns_of_labels_or_without_the_named_one_is_refused(root: Path) -> None:
+    write(root, "file_name,class,target", *(f"{row},1" for row in rows(*LABELS)), name="metadata.csv")
+    assert "2 columns that may be the label: class, target. Name one: --label-column class" in refusal(root)
+    assert "has no column 'clas'; it has file_name, class, target." in refusal(root, label_column="clas")
+    assert labels_of(read_manifest(root, label_column="class")) == TWO
