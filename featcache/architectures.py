@@ -29,6 +29,8 @@ def build(name: str, weights: str, seed: int, image_size: int | None = None) -> 
             built = torchvision_networks.build(name, weights, size)
         else:
             raise _unknown(name)
+    if run and built.one_size and image_size:  # it was built for this size, not for that of the run
+        run |= {"image_size": image_size, "resize_size": round(image_size * run["resize_size"] / run["image_size"])}
     return built._replace(preprocessing={**built.preprocessing, **run}) if run else built
 
 

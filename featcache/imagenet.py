@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 from featcache.errors import HeadError
 from featcache.linear import LinearHead
 from featcache.spec import PENULTIMATE, is_arrays, no_network
+from featcache.telemetry import decline_usage_data
 
 PREFIX = "imagenet:"
 """What the name of such a head begins with."""
@@ -211,6 +212,7 @@ def class_name(index: int) -> str:
 @cache
 def _names() -> tuple[tuple[str, ...], ...]:
     """Of each class torchvision's name and WordNet's synonyms, in the order of the 1000 WordNet ids."""
+    decline_usage_data()
     from timm.data import ImageNetInfo
     from torchvision.models import ResNet18_Weights
 

@@ -166,7 +166,10 @@ def _create_with_filter(model: str, options: dict[str, Any]) -> tuple[nn.Module,
 
     def convert(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with _quiet("timm", "root"):
-            return filters[0](state, network)
+            try:
+                return filters[0](state, network)
+            except TypeError:  # as timm does: those of VGG and RegNet take the state dict alone
+                return filters[0](state)
 
     return network, {"timm": convert} if filters else {}
 

@@ -315,6 +315,18 @@ def test_foreign_names_are_converted_as_timm_does() -> None:
     assert adapted.note == "took model, converted names as timm does"
 
 
+def test_conversions_that_take_the_state_dict_alone_convert_as_well(tmp_path: Path) -> None:
+    """timm's of VGG and RegNet do."""
+    torch.manual_seed(0)
+    other = models.get_model("regnet_y_400mf", weights=None).eval()
+    backbone = loaded(other.state_dict(), tmp_path, "timm/regnety_004")
+    other.fc = nn.Identity()
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.module.eval()(pixels), other(pixels))
+    assert "converted names as timm does" in backbone.note
+
+
 def test_a_safetensors_file_without_versions_loads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = models.get_model("mnasnet0_5", weights=None)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from featcache import finetuning
+from featcache.backbones import load_backbone
 from featcache.card import ModelCard
 from featcache.comparison import compare
 from featcache.errors import FeatcacheError, HeadError, RunError
@@ -324,6 +325,21 @@ def test_from_scratch_means_random_weights_drawn_with_the_seed(split_folder: Pat
     weights = {name: (tmp_path / name / "network.safetensors").read_bytes() for name in runs}
     assert weights["a"] == weights["again"] != weights["b"]
     assert digests["a"] == digests["again"] != digests["b"]
+
+
+def test_weights_of_a_run_may_be_taken_at_another_image_size(split_folder: Path, tmp_path: Path) -> None:
+    """A ViT is built for one size, and the spec of features is of that one."""
+    recipe = Recipe(epochs=1, batch_size=5)
+    finetune(
+        split_folder, tmp_path / "run", backbone="timm/test_vit", weights="none", image_size=32, device="cpu",
+        recipe=recipe,
+    )  # fmt: skip
+    run = ModelCard.read(tmp_path / "run").spec.view
+    for size in (32, 64):
+        backbone = load_backbone("timm/test_vit", weights=str(tmp_path / "run"), device="cpu", image_size=size)
+        view = backbone.view_spec(image_size=size)
+        assert (view.image_size, view.resize_size) == (size, round(size * run.resize_size / 32))
+        assert backbone.embed(np.zeros((1, size, size, 3), np.uint8)).shape == (1, backbone.dim)
 
 
 def test_a_live_head_on_random_weights_is_not_said_to_be_from_scratch(split_folder: Path, tmp_path: Path) -> None:

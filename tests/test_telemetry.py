@@ -7,6 +7,7 @@ import importlib.util
 import ipaddress
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -213,3 +214,14 @@ def test_a_users_own_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     decline_usage_data()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+@pytest.mark.parametrize("package", ["datasets", "huggingface_hub", "ray", "timm"])
+def test_who_imports_such_a_package_declines_first(package: str) -> None:
+    found = []
+    for path in sorted((ROOT / "featcache").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if re.search(rf"^ +(import|from) {package}\b", text, re.MULTILINE):
+            found.append(path.name)
+            assert "decline_usage_data()" in text, path.name
+    assert found

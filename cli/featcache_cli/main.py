@@ -90,6 +90,8 @@ class _Commands(click.Group):
             if progress.verbosity() == progress.VERBOSE:
                 traceback.print_exc()
             raise Failure(results.message_of(error)) from error
+        except click.exceptions.NoArgsIsHelpError:
+            raise
         except click.UsageError as error:
             raise click.UsageError(wrap(error.format_message()), error.ctx) from error
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import as_json, done, in_process, refused
+from commands import as_json, done, featcache_cli, in_process, refused
 from featcache import pictures
 from featcache.fitting import fit_head
 from featcache_cli.main import main
@@ -54,6 +54,13 @@ SAID = {
     "curve": ["centroid head against views", "augmented views of each image", "seconds to tune and fit"],
     "map": ["features of 5 val images", "PCA, first axis", "ants (3)", "bees (2)"],
 }
+
+
+def test_without_a_picture_its_help_is_printed_once_and_alone() -> None:
+    result = featcache_cli("show")
+    assert result.exit_code == 2
+    assert "Error" not in result.output
+    assert result.output.count("Usage:") == 1
 
 
 @pytest.mark.parametrize("name", PICTURES)
