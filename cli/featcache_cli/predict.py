@@ -78,13 +78,14 @@ def command(
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
     paths, total, missing = _listed(images, null, once=bool(move_to), sorts=bool(move_to or link_to))
     options.step("load the model")
-    views = total * (1 + tta)
-    classifier = featcache.Classifier.load(model, weights=weights, backbone=backbone, device=device, views=views)
+    classifier = featcache.Classifier.load(
+        model, weights=weights, backbone=backbone, device=device, views=total * (1 + tta)
+    )  # fmt: skip
     options.note(classifier.backbone.note)
     sorter = None
     if folder := move_to or link_to:
-        several = classifier.card.multilabel
-        sorter = Sorter(folder, "move" if move_to else "link", classifier.classes, multilabel=several, dry_run=dry_run)
+        how = {"multilabel": classifier.card.multilabel, "dry_run": dry_run}
+        sorter = Sorter(folder, "move" if move_to else "link", classifier.classes, **how)
     tally = _Tally(total and total + len(missing), sorter)
     with (
         options.progress_bar() as progress,
