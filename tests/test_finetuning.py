@@ -336,7 +336,9 @@ def test_weights_of_a_run_may_be_taken_at_another_image_size(split_folder: Path,
     )  # fmt: skip
     run = ModelCard.read(tmp_path / "run").spec.view
     for size in (32, 64):
-        backbone = load_backbone("timm/vit_tiny_patch16_224", weights=str(tmp_path / "run"), device="cpu", image_size=size)
+        backbone = load_backbone(
+            "timm/vit_tiny_patch16_224", weights=str(tmp_path / "run"), device="cpu", image_size=size
+        )
         view = backbone.view_spec(image_size=size)
         assert (view.image_size, view.resize_size) == (size, round(size * run.resize_size / 32))
         assert backbone.embed(np.zeros((1, size, size, 3), np.uint8)).shape == (1, backbone.dim)

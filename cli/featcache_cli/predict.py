@@ -15,8 +15,9 @@ import click
 from featcache_cli import options, results
 
 if TYPE_CHECKING:
+    from featcache.classifier import Classifier
     from featcache.prediction import Format, Prediction
-    from featcache.sorting import Sorter
+    from featcache.sorting import How, Sorter
 
 _NAMED = 20  # bad pictures that are named at the end
 
@@ -72,7 +73,6 @@ def command(
     """
     import featcache
     from featcache.prediction import formatted
-    from featcache.sorting import Sorter
 
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
@@ -82,10 +82,7 @@ def command(
         model, weights=weights, backbone=backbone, device=device, views=total * (1 + tta)
     )  # fmt: skip
     options.note(classifier.backbone.note)
-    sorter = None
-    if folder := move_to or link_to:
-        how = {"multilabel": classifier.card.multilabel, "dry_run": dry_run}
-        sorter = Sorter(folder, "move" if move_to else "link", classifier.classes, **how)
+    sorter = _sorter(classifier, move_to, link_to, dry_run)
     tally = _Tally(total and total + len(missing), sorter)
     with (
         options.progress_bar() as progress,
@@ -97,6 +94,16 @@ def command(
         for text in formatted(watched, "json" if as_json else kind, bool(sorter), partial(tally.summary, model)):
             write(text)
     tally.end()
+
+
+def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> Sorter | None:
+    """What moves or links the files; None where neither was asked for."""
+    from featcache.sorting import Sorter
+
+    several = classifier.card.multilabel
+    folder = move_to or link_to
+    way: How = "move" if move_to else "link"
+    return Sorter(folder, way, classifier.classes, multilabel=several, dry_run=dry_run) if folder else None
 
 
 def _listed(images: Sequence[str], null: bool, once: bool, sorts: bool) -> tuple[Iterable[Any], int, dict[str, str]]:
