@@ -15,8 +15,9 @@ class AmbiguousLabelError(DataLayoutError):
 
 
 def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first of some names that is a column's, in any case: the column as the table spells it."""
+    """The first of some names that is a column's, as the table spells it: exactly so, else in any case."""
     spelled = {column.strip().casefold(): column for column in reversed(columns)}
+    spelled |= {column: column for column in columns}
     return next((spelled[name] for name in names if name in spelled), None)
 
 

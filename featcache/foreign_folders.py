@@ -34,6 +34,11 @@ _OUTPUTS = (
 """What lies in folders that featcache wrote: saved heads, runs, benchmarks, evaluations, trials, sorted files."""
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file, by its relative POSIX path, lies in a hidden folder, or one that a system or an archive made."""
+    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in name.split("/")[:-1])
+
+
 def keep_data_folders(names: list[str], holds: Callable[[str, str], bool], ignored: Counter[str]) -> list[str]:
     """The folders that may hold data, sorted; the others are counted in `ignored` by their kind.
 

@@ -18,6 +18,7 @@ from featcache import remote
 from featcache.entries import SPLIT_NAMES, Entry, Listing, scan
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.files import Progress
+from featcache.foreign_folders import is_litter
 from featcache.hidden_labels import hide_unknown
 from featcache.labels import SEPARATOR
 from featcache.samples import UNLABELLED
@@ -84,7 +85,7 @@ class Shards:
         self._members = {}
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for done, (shard, index) in enumerate(zip(shards, pool.map(_index, shards), strict=True), 1):
-                self._add(shard, index, labels)
+                self._add(shard, index, labels, ignored)
                 ignored.update(index.ignored)
                 if progress:
                     progress("index", done, len(shards))
@@ -138,7 +139,7 @@ class Shards:
             raise EmptyFolderError(f"{self.name} names no tar file.")
         return sorted(found)
 
-    def _add(self, shard: str, index: TarIndex, labels: dict[str, LabelFile]) -> None:
+    def _add(self, shard: str, index: TarIndex, labels: dict[str, LabelFile], ignored: Counter[str]) -> None:
         """Take over what one tar holds, under names that begin with the split."""
         split = _split_of(shard)
         for name_in_tar, member in index.members:
@@ -151,6 +152,8 @@ class Shards:
                         "their own."
                     )
                 self._members[name] = member
+            elif is_litter(name):
+                ignored["label files in folders that are hidden or of systems"] += 1
             elif (content := index.contents.get(member.offset)) is not None:
                 label = read_label(f"{shard}, {name}", content)
                 if labels.setdefault(name, label) != label:
@@ -166,8 +169,9 @@ class Shards:
         """With the labels that lie beside the images."""
         several = any(label.several for label in labels.values())
         by_key = label_by_key(labels, ignored)
+        images = Names(self.name, self._members).images("", ignored)
         entries = []
-        for name, key in pair_labels(self.name, self._members, by_key, ignored).items():
+        for name, key in pair_labels(self.name, images, by_key, ignored).items():
             if key is None and not several:
                 stem = name.rpartition(".")[0]
                 raise DataLayoutError(

@@ -54,11 +54,15 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows as (number, cells by column), read one after the other. unit : what a number counts."""
+    """Rows as (number, cells by column), read one after the other.
+
+    unit : what a number counts. several : whether labels are lists, whatever the rows hold.
+    """
 
     columns: _Columns
     rows: Iterator[_Row]
     unit: str = "line"
+    several: bool = False
 
 
 def is_table(name: str) -> bool:
@@ -128,7 +132,7 @@ def read_table(
     table = _open(name, content, label_column)
     columns, rows = table.columns, list(table.rows)
     labels = [row[columns.label] for _, row in rows]
-    several = any(SEPARATOR in (label or "") for label in labels)
+    several = table.several or any(SEPARATOR in (label or "") for label in labels)
     entries: dict[str, Entry] = {}
     lines: dict[str, int] = {}
     missing: list[str] = []
@@ -221,24 +225,31 @@ def _csv_rows(name: str, header: Sequence[str], columns: _Columns, reader: Any) 
 
 
 def _open_json_lines(name: str, content: bytes, label_column: str | None) -> _Table:
-    records = []
+    records: list[tuple[int, dict[str, Any]]] = []
     try:
         for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
             if line.strip():
-                record = json.loads(line)
-                records.append((number, {key: _json_text(value) for key, value in record.items()}))
-    except (ValueError, AttributeError) as error:
+                records.append((number, {**json.loads(line)}))
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataLayoutError(f"{name} does not hold a JSON record in each line: {first_line(error)}") from error
     header = list(dict.fromkeys(key for _, record in records for key in record))
     columns = _choose_columns(f"{name} must have", name, header, label_column)
-    rows = ((number, {column: record.get(column) for column in columns.used}) for number, record in records)
-    return _Table(columns, rows)
+    rows = (
+        (
+            number,
+            {column: _json_text(f"{name}, line {number}: {column}", record.get(column)) for column in columns.used},
+        )
+        for number, record in records
+    )
+    several = any(isinstance(record.get(columns.label), list) for _, record in records)
+    return _Table(columns, rows, several=several)
 
 
-def _json_text(value: Any) -> str | None:
-    if isinstance(value, list):
-        return SEPARATOR.join(map(str, value)) if len(value) != 1 else f"{value[0]}"
-    return None if value is None else str(value)
+def _json_text(where: str, value: Any) -> str | None:
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(one, (dict, list)) for one in items) or (isinstance(value, list) and None in value):
+        raise DataLayoutError(f"{where} is {json.dumps(value)[:80]}; it must be a text, a number, or a list of such")
+    return None if value is None else SEPARATOR.join(map(str, items))
 
 
 def _open_parquet(name: str, content: bytes, label_column: str | None) -> _Table:
@@ -287,7 +298,11 @@ def _choose_columns(where: str, name: str, header: Sequence[str], label_column: 
     notes = [label_note(label, header)]
     notes += [f"path column: {path}"] if path != "path" else []
     split, sha256, group = (find_column(header, (name,)) for name in ("split", "sha256", "group"))
-    return _Columns(path, label, split, sha256, group, notes)
+    columns = _Columns(path, label, split, sha256, group, notes)
+    for column in columns.used:
+        if (count := list(header).count(column)) > 1:
+            raise DataLayoutError(f"{name} has {count} columns named {column!r}. Rename those that do not count.")
+    return columns
 
 
 def _entry(

@@ -208,6 +208,20 @@ def test_minus_one_is_decided_over_all_tars(tmp_path: Path, end: str) -> None:
     assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/te0.png", "test/te1.png"]
 
 
+def test_litter_in_tars_with_labels_is_passed_over(tmp_path: Path) -> None:
+    members = [(f"{key}.{end}", f"{key}{end}".encode()) for key in "abcd" for end in ("png", "cls")]
+    litter = ["@eaDir/a.png/thumb.jpg", "__MACOSX/._a.png", "._b.png"]
+    of_labels = [("__MACOSX/._a.cls", b"\xff\xfe"), ("@eaDir/b.json", b"none")]
+    path = write_tar(tmp_path / "pets.tar", *members, *((name, b"\0") for name in litter), *of_labels)
+    source, ignored = open_source(path), Counter[str]()
+    assert sorted(entry.id for entry in source.entries(ignored).entries) == ["a.png", "b.png", "c.png", "d.png"]
+    assert ignored == {
+        "hidden": 3,
+        "folders: @eaDir, which the system or an archive made": 1,
+        "label files in folders that are hidden or of systems": 1,
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "command"),
     [

@@ -319,3 +319,26 @@ def test_metadata_with_two_columns_of_labels_or_without_the_named_one_is_refused
     assert "2 columns that may be the label: class, target. Name one: --label-column class" in refusal(root)
     assert "has no column 'clas'; it has file_name, class, target." in refusal(root, label_column="clas")
     assert labels_of(read_manifest(root, label_column="class")) == TWO
+
+
+def test_a_column_of_the_exact_name_comes_first(root: Path) -> None:
+    lines = [f"x/{row:03d}.png,1,{label}" for row, label in enumerate(LABELS)]
+    assert labels_of(read_manifest(write(root, "path,Label,label", *lines))) == TWO
+
+
+def test_two_columns_of_one_name_are_refused(root: Path) -> None:
+    path = write(root, "path,label,label", *(f"{row},1" for row in rows(*LABELS)))
+    assert refusal(path) == f"{path} has 2 columns named 'label'. Rename those that do not count."
+
+
+def test_lists_in_json_lines_are_several_labels_however_many_there_are(root: Path) -> None:
+    records = [{"path": f"x/{row:03d}.png", "label": [label]} for row, label in enumerate(LABELS)]
+    assert read_manifest(write(root, *map(json.dumps, records), name="list.jsonl")).samples.multilabel
+
+
+@pytest.mark.parametrize("label", [{"a": 0}, ["cat", None], [["cat"]]])
+def test_labels_in_json_lines_that_are_no_names_are_refused(root: Path, label: object) -> None:
+    records = [{"path": f"x/{row:03d}.png", "label": one} for row, one in enumerate(["cat", label])]
+    path = write(root, *map(json.dumps, records), name="list.jsonl")
+    expected = f"line 2: label is {json.dumps(label)}; it must be a text, a number, or a list of such"
+    assert expected in refusal(path)
