@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.columns import AmbiguousLabelError, choose_label, label_note
+from featcache.columns import AmbiguousLabelError, choose_label, find_column, label_note
 from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.files import Progress, hash_all
@@ -29,8 +29,13 @@ from featcache.telemetry import decline_usage_data
 
 _MARKS = ("dataset_dict.json", "state.json")
 _IMAGE_NAMES = ("image", "img")
-_PATTERNS = ("*.parquet", "data/*.parquet", "*/train/*.parquet", *(f"{split}/*.parquet" for split in SPLIT_NAMES))
-"""Where a folder of the Hub has its Parquet files."""
+_PATTERNS = (
+    "*.parquet",
+    "data/*.parquet",
+    *(f"{split}/*.parquet" for split in SPLIT_NAMES),
+    *(f"*/{split}/*.parquet" for split in SPLIT_NAMES),
+)
+"""Where a folder of the Hub has its Parquet files; the last are CONFIGURATION/SPLIT/FILE."""
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -39,7 +44,12 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def find_image_tables(name: str) -> tuple[Path, ...]:
-    """The Parquet files with images in them that a file, a pattern or a folder stands for; there may be none."""
+    """The Parquet files with images in them that a file, a pattern or a folder stands for; there may be none.
+
+    Raises
+    ------
+    DataLayoutError : a folder holds several configurations of a data set.
+    """
     path = Path(name)
     if path.is_dir():
         files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern)})
@@ -47,7 +57,20 @@ def find_image_tables(name: str) -> tuple[Path, ...]:
         files = [Path(file) for file in sorted(glob.glob(name))] if glob.has_magic(name) else [path]
     else:
         files = []
-    return tuple(file.absolute() for file in files) if files and has_images(files[0]) else ()
+    if not files or not has_images(files[0]):
+        return ()
+    _refuse_configurations(path, files)
+    return tuple(file.absolute() for file in files)
+
+
+def _refuse_configurations(folder: Path, files: Sequence[Path]) -> None:
+    """Raise DataLayoutError where the files of a folder are those of several configurations."""
+    parts = [file.relative_to(folder).parts for file in files] if folder.is_dir() else []
+    if len(found := sorted({one[0] for one in parts if len(one) == 3})) > 1:
+        raise DataLayoutError(
+            f"{folder} holds the Parquet files of {len(found)} configurations of a data set: {brief(found)}. Give the "
+            f"folder of one: {folder / found[0]}"
+        )
 
 
 class HuggingFace:
@@ -79,7 +102,13 @@ class HuggingFace:
             image, label = self._columns(table, notes)
             several |= _is_list(table.features[label])
             plain &= not _names(table.features[label])
-            read.append((split, table, image, _classes(table[label], table.features[label])))
+            try:
+                read.append((split, table, image, _classes(table[label], table.features[label])))
+            except TypeError as error:
+                raise DataLayoutError(
+                    f"{self.name}: the labels in the column {label!r} must be names, numbers or lists of such; found "
+                    f"{error}. Name another column with --label-column."
+                ) from error
         if plain and not several:
             labels = ((one or (), _known(split)) for split, _, _, classes in read for one in classes)
             hides, more = is_unknown(labels)
@@ -186,7 +215,8 @@ class HuggingFace:
         self._rows.update({name: (images, row) for row, name in enumerate(ids)})
         known = _known(split)
         return [
-            Entry(name, one or (), UNLABELLED if one is None else known) for name, one in zip(ids, classes, strict=True)
+            Entry(name, one or (), UNLABELLED if one is None else known, group=group)
+            for name, one, group in zip(ids, classes, _groups(table), strict=True)
         ]
 
 
@@ -232,16 +262,34 @@ def _is_list(feature: Any) -> bool:
 
 
 def _classes(values: Any, feature: Any) -> list[tuple[str, ...] | None]:
-    """The class names of each row; None where the label is not known: null, NaN, or -1 of a ClassLabel."""
+    """The class names of each row; None where the label is not known: null, NaN, an empty text, or -1 of a ClassLabel.
+
+    Raises TypeError, which names the value, for one with fields.
+    """
     names = _names(feature)
     rows: list[tuple[str, ...] | None] = []
     for value in values:
         several = value if isinstance(value, list) else [value]
-        if value is None or any(one is None or one != one or (names and one == -1) for one in several):
+        if fields := [one for one in several if isinstance(one, (dict, list))]:
+            raise TypeError(str(fields[0])[:80])
+        if value is None or any(_is_unknown(one) or (names and one == -1) for one in several):
             rows.append(None)
         else:
             rows.append(tuple(names[one] if names and isinstance(one, int) else str(one) for one in several))
     return rows
+
+
+def _is_unknown(label: Any) -> bool:
+    """Whether a label is null, NaN or an empty text."""
+    return label is None or label != label or (isinstance(label, str) and not label.strip())
+
+
+def _groups(table: Any) -> list[str]:
+    """What the column "group" says of each row; "" where it says nothing, or there is none."""
+    column = find_column(list(table.features), ("group",))
+    if column is None or _kind(table.features[column]) not in ("Value", "ClassLabel"):
+        return [""] * len(table)
+    return ["" if one is None or one != one else str(one).strip() for one in table[column]]
 
 
 def _names(feature: Any) -> Sequence[str] | None:

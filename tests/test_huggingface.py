@@ -252,3 +252,45 @@ def test_a_hub_test_file_of_minus_one_alone_is_unlabelled(tmp_path: Path, cache_
     samples = read_manifest(tmp_path).samples
     assert samples.classes == ("0", "1")
     assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/t0.png", "test/t1.png"]
+
+
+def test_the_files_of_two_configurations_are_not_mixed(tmp_path: Path, cache_home: Path) -> None:
+    for name in ("small", "large"):
+        (tmp_path / name / "train").mkdir(parents=True)
+        table({"label": (PETS, BY_NUMBER)}).to_parquet(tmp_path / name / "train/0000.parquet")
+    assert refusal(tmp_path) == (
+        f"{tmp_path} holds the Parquet files of 2 configurations of a data set: large, small. Give the folder of one: "
+        f"{tmp_path / 'large'}"
+    )
+    assert labels_of(read_manifest(tmp_path / "large")) == EXPECTED
+
+
+def test_the_test_split_of_a_configuration_is_read_too(tmp_path: Path, cache_home: Path) -> None:
+    test = table({"label": (PETS, [0, 1])}, [{"bytes": png(200 + row), "path": f"t{row}.png"} for row in range(2)])
+    for split, data in {"train": table({"label": (PETS, BY_NUMBER)}), "test": test}.items():
+        (tmp_path / "default" / split).mkdir(parents=True)
+        data.to_parquet(tmp_path / "default" / split / "0000.parquet")
+    assert len(read_manifest(tmp_path).samples.rows("test")) == 2
+
+
+def test_an_empty_text_is_no_label(tmp_path: Path) -> None:
+    text = datasets.Value("string")
+    manifest = read_manifest(saved(tmp_path / "set", {"label": (text, ["cat", "dog", "cat", "dog", "", " "])}))
+    assert manifest.samples.classes == ("cat", "dog")
+    assert len(manifest.samples.rows("unlabelled")) == 2
+
+
+def test_a_label_with_fields_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "set", {"label": ({"a": datasets.Value("int64")}, [{"a": row % 2} for row in range(6)])})
+    assert refusal(path) == (
+        f"{path}: the labels in the column 'label' must be names, numbers or lists of such; found {{'a': 0}}. Name "
+        "another column with --label-column."
+    )
+
+
+def test_images_of_a_group_stay_together(tmp_path: Path) -> None:
+    columns = {"label": (PETS, BY_NUMBER), "group": (datasets.Value("int64"), [7, 7, 8, 8, 9, 9])}
+    manifest = read_manifest(saved(tmp_path / "set", columns), val_fraction=0.4)
+    pairs = zip(manifest.samples.ids, manifest.samples.groups, strict=True)
+    of = {name.rpartition("/")[2]: group for name, group in pairs}
+    assert of == {f"{row}.png": "778899"[row] for row in range(6)}
