@@ -94,6 +94,8 @@ def pretrained_state(name: str, weights: str) -> Mapping[str, Tensor]:
 
 
 def _unknown(name: str) -> BackboneError:
+    if name.startswith(timm_networks.SOURCES):
+        return BackboneError(f"there is no backbone {name!r}: timm loads such networks, as timm/{name}")
     known = [EMBEDDED, *torchvision_networks.names(), *(f"timm/{one}" for one in timm_networks.names())]
     close = nearest(name, known, 6, prefix="timm/")
     return BackboneError(

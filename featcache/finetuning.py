@@ -295,7 +295,7 @@ def finetune(
                 on_test = run.test()
     history = run.training.history
     report = Report(
-        method="finetune from scratch" if (mode, backbone.weights) == ("all", "none") else f"finetune {mode}",
+        method="finetune from scratch" if (mode, weights) == ("all", "none") else f"finetune {mode}",
         seconds=watch.seconds(),
         images=len(set(manifest.samples.rows("train").tolist()) - loader.skipped.keys()) * len(history),
         accuracy=run.accuracy("kept"),

@@ -89,6 +89,8 @@ class LiveBatches:
     def _shared(self, what: str, order: NDArray[Any], epoch: int) -> Batches:
         """This process's part of every batch, empty where the last one has too few images for all processes."""
         order, size = self._readable(order[self.position :]), self.batch_size
+        if not len(order):
+            return  # one process had trained this epoch to its end, and another number of them goes on
         last = (len(order) - 1) // size * size  # where the last batch begins
         if self.joins_single and len(order) - last == 1 < size:
             last = max(0, last - size)

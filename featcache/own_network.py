@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones import Backbone, load_backbone
 from featcache.errors import BackboneError, first_line
-from featcache.spec import PENULTIMATE, ExtractSpec
+from featcache.spec import PENULTIMATE, ExtractSpec, is_arrays
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,7 +130,7 @@ def network_for(
     except BackboneError:
         from featcache.architectures import is_named  # seconds of imports
 
-        if is_named(spec.backbone):
+        if is_arrays(spec.backbone) or is_named(spec.backbone):
             raise
     factory = spec.backbone if is_factory(spec.backbone) else "MODULE:FACTORY"
     raise BackboneError(

@@ -21,7 +21,7 @@ from featcache.telemetry import decline_usage_data
 from featcache.weights import Built, embedded_state, load_state
 from featcache.weights_source import PRETRAINED, is_file, locate
 
-_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 """What names begin with that are no names of timm's own: a repository of the Hugging Face hub, a folder."""
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -191,7 +191,7 @@ def _check_name(name: str, model: str) -> None:
     """Refuse a name or a tag that timm does not know, with those that are near."""
     timm = _timm()
 
-    if model.startswith(_SOURCES):
+    if model.startswith(SOURCES):
         folder = Path(model.partition(":")[2])
         if model.startswith("local-dir:") and not (folder / "config.json").is_file():
             raise BackboneError(
@@ -220,8 +220,8 @@ def _check_hub(name: str, model: str) -> None:
 
     if model.startswith("local-dir:"):
         return
-    own = None if model.startswith(_SOURCES) else timm.get_pretrained_cfg(model)
-    repository = model.partition(":")[2] if model.startswith(_SOURCES) else own and own.hf_hub_id
+    own = None if model.startswith(SOURCES) else timm.get_pretrained_cfg(model)
+    repository = model.partition(":")[2] if model.startswith(SOURCES) else own and own.hf_hub_id
     if not repository:
         return
     repository, _, revision = str(repository).partition("@")
@@ -251,7 +251,7 @@ def _hub_file(model: str) -> str:
     """The file that timm looks for on the Hugging Face hub."""
     timm = _timm()
 
-    if model.startswith(_SOURCES):
+    if model.startswith(SOURCES):
         return f"model.safetensors of {model.partition(':')[2]}"
     config = timm.get_pretrained_cfg(model)
     return f"model.safetensors of {config.hf_hub_id}" if config and config.hf_hub_id else "them"

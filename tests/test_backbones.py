@@ -390,6 +390,13 @@ def test_a_name_that_does_not_exist_is_refused_with_the_best_match_first(name: s
     assert named.removesuffix(".").split(". Use ")[0].split(", ")[: len(NEAR[name])] == NEAR[name]
 
 
+@pytest.mark.parametrize("name", ["hf-hub:user/network", "local-dir:folder"])
+def test_a_place_of_timms_networks_is_refused_with_the_name_that_loads_it(name: str) -> None:
+    with pytest.raises(BackboneError) as error:
+        load_backbone(name, weights="none", device="cpu")
+    assert str(error.value).endswith(f"timm loads such networks, as timm/{name}")
+
+
 def test_a_name_like_no_other_is_refused() -> None:
     with pytest.raises(BackboneError) as error:
         load_backbone("timm/qqqqq", weights="none", device="cpu")

@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 
-from featcache import finetuning
+from featcache import architectures, finetuning
 from featcache.backbones import load_backbone
 from featcache.card import ModelCard
 from featcache.comparison import compare
@@ -327,21 +329,20 @@ def test_from_scratch_means_random_weights_drawn_with_the_seed(split_folder: Pat
     assert digests["a"] == digests["again"] != digests["b"]
 
 
-def test_weights_of_a_run_may_be_taken_at_another_image_size(split_folder: Path, tmp_path: Path) -> None:
+def test_weights_of_a_run_may_be_taken_at_another_image_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ViT is built for one size, and the spec of features is of that one."""
-    recipe = Recipe(epochs=1, batch_size=5)
-    finetune(
-        split_folder, tmp_path / "run", backbone="timm/vit_tiny_patch16_224", weights="none", image_size=32, device="cpu",
-        recipe=recipe,
-    )  # fmt: skip
-    run = ModelCard.read(tmp_path / "run").spec.view
-    for size in (32, 64):
-        backbone = load_backbone(
-            "timm/vit_tiny_patch16_224", weights=str(tmp_path / "run"), device="cpu", image_size=size
-        )
-        view = backbone.view_spec(image_size=size)
-        assert (view.image_size, view.resize_size) == (size, round(size * run.resize_size / 32))
-        assert backbone.embed(np.zeros((1, size, size, 3), np.uint8)).shape == (1, backbone.dim)
+    name, of_run = "timm/vit_tiny_patch16_224", {"image_size": 32, "resize_size": 36, "mean": (0.1, 0.2, 0.3)}
+    torch.save(timm.create_model("vit_tiny_patch16_224", img_size=32).state_dict(), tmp_path / "w.pth")
+    monkeypatch.setattr(architectures, "locate", lambda *_: SimpleNamespace(preprocessing=dict(of_run)))
+    backbone = load_backbone(name, weights=str(tmp_path / "w.pth"), device="cpu", image_size=64)
+    view = backbone.view_spec(image_size=64)
+    assert (view.image_size, view.resize_size, backbone.mean) == (64, 72, (0.1, 0.2, 0.3))
+    assert backbone.embed(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, backbone.dim)
+
+
+def test_a_network_of_ones_own_is_not_said_to_be_trained_from_scratch(split_folder: Path, tmp_path: Path) -> None:
+    backbone = trainable_backbone(weights="none")
+    assert tune(split_folder, tmp_path / "run", backbone=backbone).report.method == "finetune all"
 
 
 def test_a_live_head_on_random_weights_is_not_said_to_be_from_scratch(split_folder: Path, tmp_path: Path) -> None:

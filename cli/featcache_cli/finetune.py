@@ -171,8 +171,8 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     world = World.of_torchrun()
     if init == "scratch" and weights:
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
-    options.take_backbone(settings, weights=weights)
     source = "none" if init == "scratch" else weights or "pretrained"
+    options.take_backbone(settings, weights=source)
     with options.progress_bar(then=options.LOADING) as progress:
         settings |= {"progress": progress if world.first else None, "world": world}
         settings["on_epoch"] = None if as_json or not world.first else options.echo

@@ -208,17 +208,23 @@ own_network_option = click.option(
 def take_backbone(
     settings: dict[str, Any], layers: Sequence[str] = ("penultimate",), weights: str | None = None
 ) -> None:
-    """Put a network of the user's own into the settings, where they name a factory."""
-    name = settings.get("backbone")
-    if ":" not in (name or "") or str(name).startswith("timm/"):
-        return
-    from featcache.own_network import from_factory
+    """Put a network of the user's own into the settings, where they name a factory.
 
+    weights : where they come from, for a command whose settings do not hold that; "none" is `--init scratch` there.
+    """
+    name = str(settings.get("backbone") or "")
+    if ":" not in name:
+        return
+    from featcache.own_network import from_factory, is_factory
+
+    if not is_factory(name):
+        return
     if (weights or settings.get("weights")) not in (None, "pretrained"):
-        raise click.UsageError(f"{name} loads its own weights: drop --weights")
+        option = "--init scratch" if weights == "none" else "--weights"
+        raise click.UsageError(f"{name} returns a network with its own weights: drop {option}")
     _import_from_here()
     settings["backbone"] = from_factory(
-        str(name), layers=layers, device=settings["device"], precision=settings["precision"] or "fp32"
+        name, layers=layers, device=settings["device"], precision=settings["precision"] or "fp32"
     )
 
 

@@ -213,6 +213,16 @@ def test_scratch_and_a_weights_file_contradict_each_other(got: dict[str, Any]) -
     assert got == {}
 
 
+def test_scratch_and_a_network_of_ones_own_contradict_each_other(got: dict[str, Any]) -> None:
+    message = refused("finetune", "photos", "-o", "run", "--backbone", "own:net", "--init", "scratch", status=2)
+    assert "own:net returns a network with its own weights: drop --init scratch" in message
+    assert got == {}
+
+
+def test_a_place_of_timms_networks_is_no_factory(got: dict[str, Any]) -> None:
+    assert _asked(got, "--backbone", "hf-hub:user/network")["backbone"] == "hf-hub:user/network"
+
+
 def test_scratch_draws_the_weights_with_the_seed(run: tuple[Path, str, str]) -> None:
     card = json.loads((run[0] / "model.json").read_text())
     assert card["weights"] == "none"
