@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -23,7 +23,7 @@ from featcache.folder_layout import some
 from featcache.input_notes import SHOWN, input_notes
 from featcache.inputs import images_of
 from featcache.label_metrics import LabelAccuracy, judge
-from featcache.labels import SEPARATOR, Labels
+from featcache.labels import SEPARATOR
 from featcache.metrics import Accuracy, wilson_interval
 from featcache.modelfolder import CARD
 from featcache.prediction import Prediction
@@ -207,26 +207,33 @@ def evaluate(
         raise DataLayoutError(f"images of {source.name} have several labels, and {model} gives one label an image.")
     known_names = {_plain(name): place for place, name in enumerate(card.classes)}
     _refuse_strangers(source.name, chosen.entries, card, known_names)
+    tables = _Tables(card, known_names, len(chosen.entries))
+    skipped, strangers = [], []
     with watch.phase("predict"):
-        predictions = list(_predict(classifier, source, chosen.entries, tta, batch_size, progress))
-    pairs = list(zip(chosen.entries, predictions, strict=True))
-    skipped = [(entry.id, one.error or "") for entry, one in pairs if one.label is None]
-    read = [(entry, one) for entry, one in pairs if one.label is not None]
-    known = [pair for pair in read if card.multilabel or _plain(pair[0].classes[0]) in known_names]
-    strangers = [pair for pair in read if not card.multilabel and _plain(pair[0].classes[0]) not in known_names]
+        for entry, one in zip(
+            chosen.entries, _predict(classifier, source, chosen.entries, tta, batch_size, progress), strict=True
+        ):
+            if one.label is None:
+                skipped.append((entry.id, one.error or ""))
+            elif card.multilabel or _plain(entry.classes[0]) in known_names:
+                tables.add(entry, one)
+            else:
+                strangers.append((entry, replace(one, top=one.top[:1])))
+    known = tables.entries
     if not known:
         reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise EmptyFolderError(f"no image of {source.name} with a class of the model could be read{reason}.")
-    samples, predicted, probabilities = _tables(known, card, known_names)
+    samples, predicted, probabilities = tables.arrays()
     accuracy = judge(samples.labels, predicted, probabilities, card.classes)
     folder = Path(out) if out is not None else None
     report = Report("evaluate", watch.seconds(), len(known), accuracy, spec_digest=card.spec.digest())
-    names = Counter(name for entry, _ in read for name in set(entry.classes) if _plain(name) not in known_names)
+    read = [*known, *(entry for entry, _ in strangers)]
+    names = Counter(name for entry in read for name in set(entry.classes) if _plain(name) not in known_names)
     found = Evaluation(
         model=str(model) if not isinstance(model, Classifier) else card.head,
         data=source.name,
         report=report,
-        splits=dict(Counter(entry.split or "none" for entry, _ in known)),
+        splits=dict(Counter(entry.split or "none" for entry in known)),
         left_out=chosen.left_out,
         unknown=dict(names.most_common()),
         taken_for=dict(Counter(one.label or "" for _, one in strangers).most_common()),
@@ -292,27 +299,44 @@ def _predict(
         stream.close()
 
 
-def _tables(
-    pairs: Sequence[tuple[Entry, Prediction]], card: ModelCard, known: dict[str, int]
-) -> tuple[Samples, NDArray[np.int64], NDArray[np.float64] | None]:
-    """The samples, the predicted labels, and the probabilities (n, c), None for heads that have none."""
-    n, c = len(pairs), len(card.classes)
-    place = {name: number for number, name in enumerate(card.classes)}
-    labels: Labels = np.zeros((n, c), np.uint8) if card.multilabel else np.zeros(n, np.int64)
-    predicted = np.zeros((n, c) if card.multilabel else n, np.int64)
-    probabilities = np.zeros((n, c))
-    for row, (entry, one) in enumerate(pairs):
-        if card.multilabel:
-            labels[row, [known[_plain(name)] for name in entry.classes if _plain(name) in known]] = 1
-            predicted[row, [place[name] for name in (one.label or "").split(SEPARATOR) if name]] = 1
+class _Tables:
+    """Labels, predictions and probabilities, filled as the predictions come, which are not kept.
+
+    known : the number of each class of the model, by its plain name.
+    n : how many images there may be.
+    """
+
+    def __init__(self, card: ModelCard, known: dict[str, int], n: int) -> None:
+        self.entries: list[Entry] = []
+        self._card, self._known, c = card, known, len(card.classes)
+        self._place = {name: number for number, name in enumerate(card.classes)}
+        shape = (n, c) if card.multilabel else (n,)
+        self._labels = np.zeros(shape, np.uint8 if card.multilabel else np.int64)
+        self._predicted = np.zeros(shape, np.int64)
+        self._probabilities: NDArray[np.float64] | None = np.zeros((n, c))
+
+    def add(self, entry: Entry, one: Prediction) -> None:
+        """Take over the label of an image that the model knows, and what the model predicted."""
+        row, known, place = len(self.entries), self._known, self._place
+        self.entries.append(entry)
+        if self._card.multilabel:
+            self._labels[row, [known[_plain(name)] for name in entry.classes if _plain(name) in known]] = 1
+            self._predicted[row, [place[name] for name in (one.label or "").split(SEPARATOR) if name]] = 1
         else:
-            labels[row], predicted[row] = known[_plain(entry.classes[0])], place[one.label or ""]
-        for name, share in one.top:
-            probabilities[row, place[name]] = np.nan if share is None else share
-    split = np.array([SPLITS.index(entry.split or "val") for entry, _ in pairs], np.uint8)
-    ids = tuple(entry.id for entry, _ in pairs)
-    samples = Samples(ids, labels, split, np.zeros((n, 32), np.uint8), card.classes)
-    return samples, predicted, None if np.isnan(probabilities).any() else probabilities
+            self._labels[row], self._predicted[row] = known[_plain(entry.classes[0])], place[one.label or ""]
+        shares = np.array([share for _, share in one.top], np.float64)  # None becomes NaN
+        if np.isnan(shares).any():
+            self._probabilities = None
+        if self._probabilities is not None:
+            self._probabilities[row, [place[name] for name, _ in one.top]] = shares
+
+    def arrays(self) -> tuple[Samples, NDArray[np.int64], NDArray[np.float64] | None]:
+        """The samples, the predicted labels, and the probabilities (n, c), None for heads that have none."""
+        n = len(self.entries)
+        split = np.array([SPLITS.index(entry.split or "val") for entry in self.entries], np.uint8)
+        ids = tuple(entry.id for entry in self.entries)
+        samples = Samples(ids, self._labels[:n], split, np.zeros((n, 32), np.uint8), self._card.classes)
+        return samples, self._predicted[:n], None if self._probabilities is None else self._probabilities[:n]
 
 
 def _write_unknown(folder: Path, pairs: Sequence[tuple[Entry, Prediction]]) -> None:

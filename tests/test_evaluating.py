@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from caches import cache_of
 from commands import as_json, done, refused, write_folder
+from featcache import evaluating
 from featcache.classifier import Classifier
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.evaluating import evaluate
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
+from featcache.prediction import Prediction
 from featcache.predictions import compare_heads
 from featcache.training import Recipe
 from several import write_pictures
@@ -127,3 +132,20 @@ def test_two_spellings_of_one_class_are_one(model: Path, data: Path, tmp_path: P
     new = write_folder(tmp_path / "new", {"b\u00e9": 2, "ants": 2})
     found = evaluate(tmp_path / "model", new, device="cpu")
     assert (found.accuracy.n, found.unknown) == (4, {})
+
+
+def test_predictions_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds a pair for each class: of 50,000 images and 1,000 classes they would be gigabytes."""
+    new = write_folder(tmp_path / "new", {"ants": 12, "bees": 12})
+    predict, made, most = evaluating._predict, [], [0]
+
+    def watched(*args: Any) -> Iterator[Prediction]:
+        for one in predict(*args):
+            made.append(weakref.ref(one))
+            yield one
+            del one
+            most[0] = max(most[0], sum(ref() is not None for ref in made))
+
+    monkeypatch.setattr(evaluating, "_predict", watched)
+    assert evaluate(model, new, device="cpu", batch_size=2).accuracy.n == len(made) == 24
+    assert most[0] < 20
