@@ -62,6 +62,10 @@ class UnreadableImageError(ImageError, OSError):
     """One image that cannot be decoded; `str(error)` is the reason."""
 
 
+class MissingCodecError(UnreadableImageError):
+    """One image whose compression only a package reads that is not installed."""
+
+
 class SpecError(FeatcacheError, ValueError):
     """Settings of an extraction that cannot be."""
 

@@ -17,7 +17,7 @@ from featcache.atomic import atomic_write
 from featcache.bitdepth import DeepPixels, ValueRange
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
-from featcache.tiff import is_tiff, needs_tifffile, read_tiff
+from featcache.tiff import is_deep, is_tiff, needs_tifffile, read_tiff
 
 MAX_PIXELS = 178_956_970
 """The most pixels that are decoded: twice Pillow's warning limit, a quarter of a gigabyte of RGB each way."""
@@ -25,6 +25,9 @@ MAX_PIXELS = 178_956_970
 _WIDTH, _LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 _NEARLY_BLACK = 16
 _CLIPPED = 0.001  # of the values of a picture: more are worth a remark, fewer are a few hot pixels
+
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG_BITS = 24  # where a PNG says how many bits a channel has
 
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -110,8 +113,24 @@ def value_extent(data: bytes, max_pixels: int = MAX_PIXELS) -> ValueRange | None
     ------
     UnreadableImageError : as of `decode`.
     """
+    if _has_eight_bits(data):
+        return None
     found = _read(data, max_pixels, scaled=True)
     return found.extent if isinstance(found, DeepPixels) and found.values.dtype.kind in "iu" else None
+
+
+def _has_eight_bits(data: bytes) -> bool:
+    """Whether the header alone says that no channel has more than 8 bits."""
+    if data.startswith(_PNG):
+        return len(data) > _PNG_BITS and data[_PNG_BITS] <= 8
+    if not is_tiff(data):
+        return data.startswith(_JPEG)
+    try:
+        with _open(data) as image:
+            tags = getattr(image, "tag_v2", None)
+            return tags is not None and not is_deep(tags)
+    except Exception:  # the decoder says what is wrong
+        return False
 
 
 def _read(data: bytes, max_pixels: int, scaled: bool) -> _Pixels | DeepPixels:
@@ -128,7 +147,7 @@ def _read(data: bytes, max_pixels: int, scaled: bool) -> _Pixels | DeepPixels:
             tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
             if tags is not None and needs_tifffile(tags, data.startswith(b"II"), scaled):
                 return read_tiff(data, max_pixels)
-            if scaled and image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and data[24] == 16:
+            if scaled and image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and data[_PNG_BITS] == 16:
                 return DeepPixels(_values_of_png(data), orientation=_orientation(image))
             pixels = _decode_jpeg(data, image)
             return _pixels_of(_upright(image)) if pixels is None else pixels

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featcache.bitdepth import DeepPixels
-from featcache.errors import UnreadableImageError
+from featcache.errors import MissingCodecError, UnreadableImageError
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES = 258, 259, 262, 266, 277
@@ -95,7 +95,7 @@ def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
             if "imagecodecs" not in str(error):
                 raise
             compression = getattr(page.compression, "name", page.compression)
-            raise UnreadableImageError(
+            raise MissingCodecError(
                 f"a {page.bitspersample}-bit TIFF with {compression} compression: "
                 'pip install "featcache[tiff]" reads it'
             ) from error

@@ -10,8 +10,9 @@ import numpy as np
 
 from featcache.bitdepth import ValueRange, covering_range, format_range
 from featcache.cache import FeatureCache
-from featcache.errors import DownloadError, FeatcacheError, UnreadableImageError
-from featcache.images import MAX_PIXELS, lift_pillows_limit, value_extent
+from featcache.errors import DownloadError, FeatcacheError, MissingCodecError, MissingExtraError, UnreadableImageError
+from featcache.images import MAX_PIXELS, decode, lift_pillows_limit, value_extent
+from featcache.loader import usable_cores
 from featcache.manifest import Manifest
 
 EXAMINED = 128
@@ -37,6 +38,8 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
     Raises
     ------
     DownloadError : a connection is lost.
+    MissingExtraError : all that has more than 8 bits is packed in a way that needs the extra `tiff`: without it only
+        the upper byte would be read, and the features would depend on what is installed.
     """
     rows = manifest.samples.rows("train")
     rows = rows[[PurePath(manifest.samples.ids[row]).suffix.lower() not in _EIGHT_BITS for row in rows]]
@@ -45,16 +48,29 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
     lift_pillows_limit(max_pixels)
     chosen = np.unique(np.linspace(0, len(rows) - 1, EXAMINED).astype(np.int64))
 
+    upper_byte: list[str] = []  # what could be read, but not whole
+
     def extent_of(row: int) -> ValueRange | None:
         try:
-            return value_extent(manifest.read(row), max_pixels)
+            data = manifest.read(row)
+            try:
+                return value_extent(data, max_pixels)
+            except MissingCodecError as error:
+                decode(data, max_pixels)
+                upper_byte.append(f"{manifest.samples.ids[row]} is {error}")
+                return None
         except DownloadError:
             raise
         except (OSError, UnreadableImageError):
             return None
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         extents = [extent for extent in pool.map(extent_of, rows[chosen].tolist()) if extent]
+    if upper_byte and not extents:
+        raise MissingExtraError(
+            f"{len(upper_byte)} of {len(chosen)} training images that were looked at have more than 8 bits a channel, "
+            f"and only the upper 8 can be read here: {min(upper_byte)}."
+        )
     return covering_range(min(low for low, _ in extents), max(high for _, high in extents)) if extents else None
 
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from commands import as_json, done, refused
-from featcache import extraction, updating, valuerange
+from featcache import extraction, images, updating, valuerange
 from featcache.bitdepth import covering_range
 from featcache.cache import FeatureCache
 from featcache.classifier import Classifier
-from featcache.errors import CacheMismatchError, SpecError
+from featcache.errors import CacheMismatchError, MissingExtraError, SpecError
 from featcache.extraction import extract
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
@@ -140,6 +140,42 @@ def test_images_of_val_and_jpegs_are_not_looked_at(tmp_path: Path, monkeypatch: 
     manifest = read_manifest(data)
     monkeypatch.setattr(Manifest, "read", read)
     assert find_value_range(manifest) is None
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_the_header_says_that_eight_bits_need_no_range(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pixels are decoded; a JPEG may be named .png, too."""
+    manifest = read_manifest(write_images(tmp_path / "data", suffix=suffix))
+    Image.new("RGB", (9, 9)).save(tmp_path / "data/train/dark" / f"0{suffix}", "JPEG")
+
+    def read(*_: object, **_settings: object) -> None:
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr(images, "_read", read)
+    assert find_value_range(manifest) is None
+
+
+def test_sixteen_bit_colours_that_only_a_package_reads_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow knows their upper byte, which is dark: the features would depend on what is installed."""
+    for place in ("ants", "bees"):
+        (tmp_path / "data" / place).mkdir(parents=True)
+        for number in range(3):
+            values = np.full((14, 20, 3), 900 + number, np.uint16)
+            path = tmp_path / "data" / place / f"{number}.tif"
+            tifffile.imwrite(path, values + 5 * (place == "bees"), photometric="rgb", compression="zlib")
+    manifest = read_manifest(tmp_path / "data")
+    assert find_value_range(manifest) == (0, 1023)
+
+    def absent(*_args: object, **_options: object) -> None:
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", absent)
+    with pytest.raises(MissingExtraError, match=r"^4 of 4 .*only the upper 8 can be read.*featcache\[tiff\]"):
+        find_value_range(manifest)
 
 
 def test_a_large_set_is_sampled_and_what_exceeds_the_range_is_told(
