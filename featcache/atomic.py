@@ -105,11 +105,11 @@ def check_readable(path: Path) -> None:
     ------
     PermissionError
         It belongs to somebody else. The message says how it is given to others.
-    OSError
-        Whatever else is wrong.
     """
     try:
         path.open("rb").close()
+    except FileNotFoundError:
+        return  # whoever reads it says so
     except PermissionError as error:
         reason = f"{error.strerror}: it may be read by its owner alone. Its owner can share it: chmod a+r '{path}'"
         raise PermissionError(error.errno, reason, str(path)) from error

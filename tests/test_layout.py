@@ -151,7 +151,7 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "spec with a strange value": (lambda arrays, index: index["spec"].update(augment="magic"), "augment is 'magic'"),
     "provenance is a number": (entry("provenance", 3), "TypeError"),
     "an id twice": (entry("ids", ["a"] * 10), "its ids are not one a row"),
-    "fewer ids": (entry("ids", ["a", "b"]), "labels has shape (10,)"),
+    "fewer ids": (entry("ids", ["a", "b"]), " has shape (10,)"),
     "ids are a number": (entry("ids", 10), "TypeError"),
     "weights are a number": (lambda arrays, index: index["provenance"].update(weights=5), "its weights is 5"),
     "val_fraction is text": (lambda arrays, index: index["provenance"].update(val_fraction="x"), "its val_fraction is"),

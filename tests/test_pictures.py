@@ -78,7 +78,7 @@ def rows_of(figure: Figure) -> list[tuple[str, list[NDArray[np.uint8]]]]:
     """Label and views of each row of a gallery."""
     rows: list[tuple[str, list[NDArray[np.uint8]]]] = []
     for axes in figure.axes:
-        if axes.get_subplotspec().is_first_col():
+        if axes.get_ylabel():  # in blocks side by side, too
             rows.append((axes.get_ylabel(), []))
         rows[-1][1].extend(np.asarray(image.get_array()) for image in axes.images)
     return rows

@@ -265,7 +265,7 @@ def test_a_lost_line_ends_the_work_and_skips_nothing(
     Flaky.faults, Flaky.error = {"003.png": 10**6}, ConnectionResetError
     try:
         with pytest.raises(DownloadError) as caught:
-            extract(manifest, out, backbone=toy_backbone(), workers=1, batch_size=3)
+            extract(manifest, out, backbone=toy_backbone(), workers=1, batch_size=3, value_range=(0, 255))
     finally:
         Flaky.faults = {}
     assert str(caught.value) == (
@@ -273,7 +273,7 @@ def test_a_lost_line_ends_the_work_and_skips_nothing(
         "it, then run the same command again: it goes on where it stopped."
     )
     assert partial_path(out).exists()
-    found = extract(manifest, out, backbone=toy_backbone(), workers=1)
+    found = extract(manifest, out, backbone=toy_backbone(), workers=1, value_range=(0, 255))
     assert [name for name, _ in found.skipped] == ["train/bees/broken.png"]
     assert 0 < found.extracted < len(manifest.samples) - 1
 
@@ -287,7 +287,7 @@ def test_what_is_not_there_is_not_asked_for_again(root: Path, tmp_path: Path, er
         found = extract(url, tmp_path / "cache.h5", backbone=toy_backbone(), workers=1)
     finally:
         Flaky.faults = {}
-    assert Flaky.asked["003.png"] == 2  # once to hash it, once to read it
+    assert Flaky.asked["003.png"] == 3  # once to hash it, once for the value range, once to read it
     assert ("train/ants/003.png", "003.png was cut off") in found.skipped
 
 
