@@ -161,10 +161,18 @@ def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tupl
     found = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) and None in y else None)
     if len(found) != n:
         raise DataLayoutError(f"y has {len(found)} labels, and x has {n} rows.")
+    if found.dtype.kind == "f" and np.isinf(found).any():
+        raise DataLayoutError("y holds an infinite number, which names no class. NaN and -1 stand for no label.")
+    if found.ndim == 2 and found.shape[1] == 1:
+        raise DataLayoutError(
+            f"y has shape {found.shape}; give (n,): y[:, 0]. Several labels need two columns or more."
+        )
     if found.ndim == 2:
         return _several(found, classes)
     if found.ndim != 1:
         raise DataLayoutError(f"y has shape {found.shape}; give (n,), or (n, c) of 0 and 1 for several labels.")
+    if classes is not None and found.dtype.kind == "f" and (np.isnan(found) | (found == np.rint(found))).all():
+        found = np.where(np.isnan(found), -1, found).astype(np.int64)  # NaN makes floats of integers
     if classes is not None and found.dtype.kind in "iu":
         if found.max(initial=0) >= len(classes):
             raise DataLayoutError(f"y names class {found.max()}, and classes has {len(classes)} names.")

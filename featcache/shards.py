@@ -71,7 +71,11 @@ class Shards:
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
         labels = self._read(ignored, progress)
-        return self._labelled(labels, ignored) if labels else self._of_folders(ignored)
+        if any(label.classes for label in labels.values()):
+            return self._labelled(labels, ignored)
+        if labels:
+            ignored["label files without a label"] += len(labels)
+        return self._of_folders(ignored)
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""

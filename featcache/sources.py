@@ -137,7 +137,10 @@ class Table(Folder):
         if remote.is_url(self.root):
             return remote.relative(remote.join(self.root, name), self.root), True
         place = Path(folder, name)
-        is_there = place.is_file()
+        try:
+            is_there = place.is_file()
+        except (OSError, ValueError):  # too long for a path, or NUL in it
+            is_there = False
         if not is_there and "\\" in name and (windows := Path(folder, name.replace("\\", "/"))).is_file():
             place, is_there = windows, True
         return Path(os.path.relpath(place, self.root)).as_posix(), is_there

@@ -70,10 +70,13 @@ class Names:
             self._files[folder].append(file)
 
     def _make(self, folder: str) -> None:
+        made = []
         while folder not in self._folders:
             self._folders[folder], self._files[folder] = set(), []
-            above, name = posixpath.split(folder)
-            self._make(above)
+            made.append(folder)
+            folder = posixpath.dirname(folder)
+        for one in made:
+            above, name = posixpath.split(one)
             self._folders[above].add(name)
 
     def folders(self, place: str, ignored: Counter[str]) -> list[str]:
@@ -87,15 +90,17 @@ class Names:
 
     def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
         """See `Tree`."""
-        for name in sorted(self._files[place]):
-            if name.startswith("."):
-                ignored["hidden"] += 1
-            elif not is_image_name(Path(name)):
-                ignored[why_no_image(Path(name))] += 1
-            else:
-                yield posixpath.join(place, name)
-        for folder in self.folders(place, ignored):
-            yield from self.images(posixpath.join(place, folder), ignored)
+        places = [place]  # a loop, as archives may be nested deeper than Python calls
+        while places:
+            place = places.pop()
+            for name in sorted(self._files[place]):
+                if name.startswith("."):
+                    ignored["hidden"] += 1
+                elif not is_image_name(Path(name)):
+                    ignored[why_no_image(Path(name))] += 1
+                else:
+                    yield posixpath.join(place, name)
+            places += [posixpath.join(place, folder) for folder in reversed(self.folders(place, ignored))]
 
     def files(self, place: str) -> Iterator[str]:
         """See `Tree`."""

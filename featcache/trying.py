@@ -88,7 +88,10 @@ class Trial:
     def _doubts(self) -> list[str]:
         doubtful = self.doubtful
         if not doubtful:
-            return ["No label looks wrong."]
+            check = next((one for one in self.diagnosis.checks if one.name == "labels"), None)
+            if check is None or not check.looked:
+                return [f"Wrong labels: {check.said if check else 'not looked at'}."]
+            return [f"No label is surely wrong; {check.said}." if check.findings else "No label looks wrong."]
         one = doubtful[0]
         if len(doubtful) == 1:
             return [

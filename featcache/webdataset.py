@@ -47,7 +47,7 @@ def read_label(where: str, content: bytes) -> LabelFile:
         names = value if isinstance(value, list) else str(value).split(SEPARATOR) if value not in (None, "") else []
         classes = tuple(str(name).strip() for name in names)
         return LabelFile(classes, isinstance(value, list) or len(classes) > 1)
-    except (UnicodeDecodeError, ValueError, TypeError) as error:
+    except (UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
         raise DataLayoutError(f"{where} has no label that can be read: {first_line(error)}") from error
 
 

@@ -159,3 +159,15 @@ def test_files_are_kept_and_temporary_ones_are_removed(tmp_path: Path) -> None:
     assert gzip.compress(out.read_bytes()) == before
     FeatureCache.from_arrays(2 * x, y, out, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["own.h5"]
+
+
+def test_labels_as_numpy_may_give_them() -> None:
+    x, y = cats_and_dogs(40)
+    numbers = (y == "dog").astype(float)
+    with pytest.raises(DataLayoutError, match="infinite"):
+        FeatureCache.from_arrays(x, np.where(np.arange(40) == 3, np.inf, numbers))
+    with pytest.raises(DataLayoutError, match=r"give \(n,\): y\[:, 0\]"):
+        FeatureCache.from_arrays(x, numbers[:, None])
+    cache = FeatureCache.from_arrays(x, np.where(np.arange(40) == 3, np.nan, numbers), classes=["cat", "dog"])
+    assert cache.samples.classes == ("cat", "dog")
+    assert (cache.samples.labels < 0).sum() == 1

@@ -265,3 +265,9 @@ def test_a_folder_without_images_that_is_named_like_a_split_is_counted(
     (data / empty / "notes/read.txt").write_text("none yet")
     kind = f"folders: {empty}, which is named like a split and holds no images"
     assert told(read_manifest(data)) == (*counts, {kind: 1})
+
+
+def test_folders_may_be_nested_deeper_than_python_calls() -> None:
+    deep = "/".join(["f"] * 1500)
+    found, _, _ = understood(f"ants/{deep}", "bees")
+    assert found == {("ants", None): 2, ("bees", None): 2}

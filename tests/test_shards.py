@@ -248,3 +248,16 @@ def test_a_list_of_labels_is_several_labels_however_many_there_are(tmp_path: Pat
     labels = [(f"{key}.json", f'{{"label": ["{"xy"[place % 2]}"]}}'.encode()) for place, key in enumerate("abcd")]
     listing = open_source(write_tar(tmp_path / "pets.tar", *members, *labels)).entries(Counter())
     assert listing.several
+
+
+def test_a_json_file_without_a_label_beside_class_folders(tmp_path: Path) -> None:
+    pictures = [(f"{label}/{n}.png", f"{label}{n}".encode()) for label in ("ants", "bees") for n in range(4)]
+    manifest = read_manifest(write_tar(tmp_path / "pets.tar", *pictures, ("info.json", b'{"licence": "CC0"}')))
+    assert manifest.samples.classes == ("ants", "bees")
+    assert manifest.ignored == {"label files without a label": 1}
+
+
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    with pytest.raises(DataLayoutError, match=r"a\.json has no label that can be read"):
+        read_manifest(write_tar(tmp_path / "pets.tar", ("a.png", b"a"), ("a.json", deep)))

@@ -342,3 +342,9 @@ def test_labels_in_json_lines_that_are_no_names_are_refused(root: Path, label: o
     path = write(root, *map(json.dumps, records), name="list.jsonl")
     expected = f"line 2: label is {json.dumps(label)}; it must be a text, a number, or a list of such"
     assert expected in refusal(path)
+
+
+def test_a_path_longer_than_the_system_takes_is_a_missing_file(root: Path) -> None:
+    table = write(root, "path,label", *rows("ants", "bees"), f"{'x' * 5000}.png,ants")
+    assert "1 of" in (message := refusal(table))
+    assert "files are missing" in message

@@ -36,10 +36,16 @@ def test_labels_that_are_surely_doubted_are_named_in_plain_words() -> None:
 
     def trial(*scores: float) -> Trial:
         images = tuple(Suspect(f"bees/{n}.jpg", "train", "bees", "ants", score=score) for n, score in enumerate(scores))
-        check = Check("labels", "", (Finding("wrong labels", "note", "", "", images),))
+        check = Check("labels", "1 of 9 labels are doubted", (Finding("wrong labels", "note", "", "", images),))
         diagnosis = Diagnosis(Path("c.h5"), "penultimate", 9, (check,), 1.0)
         return Trial(Path("out"), "photos", None, diagnosis, None, 1.0)  # type: ignore[arg-type]
 
-    assert trial(0.5)._doubts() == ["No label looks wrong."]
+    assert trial(0.5)._doubts() == ["No label is surely wrong; 1 of 9 labels are doubted."]
     assert trial(0.9, 0.5)._doubts() == ["One image is probably mislabelled: bees/0.jpg says bees, rather ants."]
     assert trial(0.9, 0.9, 0.9, 0.9)._doubts()[::4] == ["4 images are probably mislabelled:", "  and 1 more"]
+
+
+def test_labels_that_were_not_looked_at_are_not_called_right() -> None:
+    check = Check("labels", "not looked at: images have several labels", looked=False)
+    trial = Trial(Path("out"), "photos", None, Diagnosis(Path("c.h5"), "x", 9, (check,), 1.0), None, 1.0)  # type: ignore[arg-type]
+    assert trial._doubts() == ["Wrong labels: not looked at: images have several labels."]
