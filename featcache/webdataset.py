@@ -45,6 +45,8 @@ def read_label(where: str, content: bytes) -> LabelFile:
             record = json.loads(text)
             value = next((record[field] for field in ("label", "cls") if field in record), None)
         names = value if isinstance(value, list) else str(value).split(SEPARATOR) if value not in (None, "") else []
+        if any(name is None or isinstance(name, (dict, list)) for name in names) or isinstance(value, dict):
+            raise ValueError(f"it is {json.dumps(value)[:80]}; it must be a text, a number, or a list of such")
         classes = tuple(str(name).strip() for name in names)
         return LabelFile(classes, isinstance(value, list) or len(classes) > 1)
     except (UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:

@@ -132,7 +132,7 @@ def test_hidden_labels_of_a_test_split_are_not_scored(tmp_path: Path) -> None:
         "unlabelled": 3,
     }
     assert found.cache.features("unlabelled").y.tolist() == [-1, -1, -1]
-    assert "3 of 17 images have no label" in str(found)
+    assert "3 of 17 images have no label" in str(found.data)
     fit = fit_head(tmp_path / "cache.h5", tmp_path / "head")
     assert fit.report.test is None
     assert not (tmp_path / "head/test.csv").exists()

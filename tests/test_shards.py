@@ -208,6 +208,13 @@ def test_minus_one_is_decided_over_all_tars(tmp_path: Path, end: str) -> None:
     assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/te0.png", "test/te1.png"]
 
 
+@pytest.mark.parametrize("label", [b'{"label": {"a": 0}}', b'{"label": ["cat", null]}', b"[" * 100_000])
+def test_a_label_that_is_no_name_is_refused(tmp_path: Path, label: bytes) -> None:
+    path = write_tar(tmp_path / "pets.tar", ("a.png", b"a"), ("a.json", label))
+    with pytest.raises(DataLayoutError, match=r"a\.json has no label that can be read: "):
+        open_source(path).entries(Counter())
+
+
 def test_litter_in_tars_with_labels_is_passed_over(tmp_path: Path) -> None:
     members = [(f"{key}.{end}", f"{key}{end}".encode()) for key in "abcd" for end in ("png", "cls")]
     litter = ["@eaDir/a.png/thumb.jpg", "__MACOSX/._a.png", "._b.png"]

@@ -122,7 +122,7 @@ def test_missing_files_are_skipped_and_listed_on_demand(root: Path, tmp_path: Pa
     path = write(root, "path,label", *rows(*LABELS), "gone/0.png,cat", "gone/1.png,dog")
     found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1, skip_missing=True)
     assert sorted(name for name, _ in found.skipped) == ["gone/0.png", "gone/1.png"]
-    assert "missing files, skipped: 2 of 10" in str(found)
+    assert "missing files, skipped: 2 of 10" in str(found.data)
     assert FeatureCache.open(tmp_path / "cache.h5").split_options["skip_missing"] is True
     assert update(tmp_path / "cache.h5", path).nothing
 
@@ -180,7 +180,7 @@ def test_the_column_is_said_kept_and_used_again(root: Path, tmp_path: Path) -> N
     path = write(root, "path,class,target", *(f"{row},{number % 3}" for number, row in enumerate(rows(*LABELS))))
     out = tmp_path / "cache.h5"
     found = extract(path, out, backbone=toy_backbone(), views=0, workers=1, label_column="class")
-    assert "label column: class (not target; --label-column chooses)" in str(found).splitlines()
+    assert "label column: class (not target; --label-column chooses)" in str(found.data).splitlines()
     assert found.cache.samples.classes == ("cat", "dog")
     assert update(out, path).nothing
 
@@ -208,7 +208,7 @@ def test_rows_without_a_label_are_extracted_and_not_trained_on(root: Path, tmp_p
     assert (
         "2 of 8 images have no label (-1, null or empty): split unlabelled, extracted for prediction, not trained on "
         "or scored"
-    ) in str(found)
+    ) in str(found.data)
     assert cache.to_dict()["images_by_split"] == {"train": 4, "val": 2, "test": 0, "unlabelled": 2}
 
 
