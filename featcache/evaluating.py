@@ -150,6 +150,8 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     *,
     split: EvaluatedSplit = "auto",
+    label_column: str | None = None,
+    skip_missing: bool = False,
     tta: int = 0,
     batch_size: int | None = None,
     weights: str | None = None,
@@ -167,6 +169,7 @@ def evaluate(
         figures), and unknown.csv where there are images of classes that the model does not know. None writes nothing.
     split : which images: "train", "val", "test", "all". "auto" takes all where the data has no splits, else all that
         are not train.
+    label_column, skip_missing : see `read_manifest`.
     tta : int, default 0. Augmented views of each image that are averaged with the clean one.
     batch_size : views in one forward pass; None takes 32, on a GPU 256.
     weights : where the backbone's weights lie now, if they have moved. device : "auto", "cpu", "cuda:1".
@@ -193,7 +196,7 @@ def evaluate(
             raise HeadError(f"{out} holds a model, whose own figures would be replaced. Give another folder.")
         prepare_folder(Path(out), "head")
     with watch.phase("read"):
-        source, ignored = open_source(data), Counter[str]()
+        source, ignored = open_source(data, label_column=label_column, skip_missing=skip_missing), Counter[str]()
         listing = source.entries(ignored, progress)
         chosen = _choose(source.name, listing, split)
     with watch.phase("start"):

@@ -128,6 +128,8 @@ def try_out(
     views: int = 4,
     image_size: int | None = None,
     device: str = "auto",
+    label_column: str | None = None,
+    skip_missing: bool = False,
     budget_s: float = 10.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -142,6 +144,7 @@ def try_out(
     data : labelled images, see `read_manifest`.
     out : folder for all files: cache.h5, head/, report.html.
     backbone, weights, views, image_size, device : see `extract`.
+    label_column, skip_missing : see `read_manifest`.
     budget_s : float, default 10. Seconds for the choice of the head.
     seed : int, default 0. Of the split, the views and the folds.
     progress, on_note : callbacks, see `extract`.
@@ -151,7 +154,7 @@ def try_out(
     ImageError, BackboneError, CacheError, HeadError
     """
     watch, folder = Stopwatch(), Path(out)
-    manifest = read_manifest(data, seed=seed, progress=progress)
+    manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
     try:
         if not folder.exists():
             folder.mkdir(parents=True)

@@ -149,3 +149,16 @@ def test_predictions_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(evaluating, "_predict", watched)
     assert evaluate(model, new, device="cpu", batch_size=2).accuracy.n == len(made) == 24
     assert most[0] < 20
+
+
+def test_columns_are_chosen_as_errors_advise(data: Path, model: Path) -> None:
+    """One file is missing, and two columns may be the label."""
+    rows = [f"val/{name}/000.png,{name},{number}" for number, name in enumerate(("ants", "bees"))]
+    table = data / "columns.csv"
+    table.write_text("\n".join(["path,class,target", *rows, "val/ants/none.png,ants,0"]))
+    assert "--label-column class" in refused("evaluate", model, table)
+    assert "--skip-missing" in refused("evaluate", model, table, "--label-column", "class")
+    found = as_json("evaluate", model, table, "--label-column", "class", "--skip-missing", "--device", "cpu")
+    assert (found["n"], len(found["skipped"])) == (2, 1)
+    assert "--label-column class" in refused("try", table, "-o", data.parent / "trial")
+    assert "--skip-missing" in refused("try", table, "-o", data.parent / "trial", "--label-column", "class")

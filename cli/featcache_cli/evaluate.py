@@ -28,6 +28,8 @@ from featcache_cli import options
     show_default=True,
     help="Which images of DATA; auto takes all but train.",
 )
+@options.label_column_option
+@options.skip_missing_option
 @click.option(
     "--tta",
     type=click.IntRange(0),

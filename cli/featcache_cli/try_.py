@@ -16,6 +16,8 @@ from featcache_cli import options
 @options.weights_option
 @click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image.")
 @options.image_size_option
+@options.label_column_option
+@options.skip_missing_option
 @click.option("--device", default="auto", show_default=True, help="auto (CUDA, then MPS, then CPU), cpu, cuda:1.")
 @click.option("--budget", "budget_s", callback=options.duration, default="10s", show_default=True,
               help="Time for the choice of the head: 30s, 2m.")  # fmt: skip
