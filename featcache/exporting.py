@@ -139,8 +139,10 @@ def _check_target(out: Path, format: str, overwrite: bool) -> None:
     if os.path.lexists(out) and not overwrite:
         raise OutputExistsError(f"{out} exists. Give another name, or overwrite it.")
     program = Path(f"{out}.py")
-    if os.path.lexists(program) and not (overwrite and program.is_file() and _MARK in program.read_bytes()):
-        raise OutputExistsError(f"{program} exists, where the program for {out.name} goes. Give another name.")
+    own = program.is_file() and _MARK in program.read_bytes()
+    if os.path.lexists(program) and not (overwrite and own):
+        cure = "Give another name, or overwrite it." if own else "Give another name."
+        raise OutputExistsError(f"{program} exists, where the program for {out.name} goes. {cure}")
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent} is no folder: make it first")
 

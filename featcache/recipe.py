@@ -64,6 +64,9 @@ class Recipe:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be 0 or greater, and less than 1")
         check_class_weight(self.class_weight)
+        if isinstance(self.class_weight, Mapping):  # NumPy's numbers are no JSON
+            weights = {name: float(weight) for name, weight in self.class_weight.items()}
+            object.__setattr__(self, "class_weight", weights)
 
 
 def check_class_weight(class_weight: Any) -> None:

@@ -84,7 +84,7 @@ def adapt(
 
     Raises
     ------
-    BackboneError : none fits, or the one that does holds NaN.
+    BackboneError : none fits, or the one that does holds NaN, or tensors that are sparse, quantized or without data.
     """
     fitter = _Fitter(network, classifiers)
     candidates = list(_candidates(fitter, _chosen(states, key, source), key))
@@ -95,11 +95,13 @@ def adapt(
             if attempt is None:
                 continue
             if attempt.fits:
+                _refuse_not_plain(attempt.adapted.state, fitter, source)
                 _refuse_nan(attempt.adapted.state, fitter, source)
                 return Adapted(attempt.adapted.state, _note(attempt.adapted.note, candidate, candidates, key))
             if nearest is None or (attempt.lacks, len(attempt.surplus)) < (nearest.lacks, len(nearest.surplus)):
                 nearest = attempt
     assert nearest is not None  # each state dict is tried as it is
+    _refuse_not_plain(max(candidates, key=lambda candidate: candidate.matches).inside, fitter, source)
     raise BackboneError(_refusal(nearest, source))
 
 
@@ -188,8 +190,19 @@ class _Fitter:
                 state = with_metadata({**unused, **used}, metadata)
                 found = network.load_state_dict(state, strict=False, assign=True)
         except Exception as error:  # modules raise whatever they like
-            return None, first_line(error)
+            return None, _reason(error)
         return (list(found.missing_keys), list(found.unexpected_keys)), ""
+
+    def kind(self, name: str, value: Tensor) -> str:
+        """What a tensor of the network is instead of a dense one with data; "" where it is as it should be."""
+        if name not in self.needed:
+            return ""
+        if value.is_meta:
+            return "without data (on the device meta)"
+        if value.is_quantized or value.layout != torch.strided:
+            return "quantized" if value.is_quantized else "sparse"
+        whole = self._own[name].is_floating_point() and not value.is_floating_point()
+        return f"whole numbers ({str(value.dtype).removeprefix('torch.')})" if whole else ""
 
     def _may_be_left_out(self, name: str) -> bool:
         """Whether a tensor is of a head, or of a module that the network does not have."""
@@ -312,6 +325,23 @@ def _note(done: str, taken: _Candidate, candidates: Sequence[_Candidate], key: s
     if others and key is None:
         parts.append(f"{', '.join(others[:3])} would fit, too (--weights-key)")
     return ", ".join([*parts, *([done] if done else [])])
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says why: torch's own begins with the class of the network."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else first_line(error)
+
+
+def _refuse_not_plain(state: Mapping[str, Tensor], fitter: _Fitter, source: object) -> None:
+    """Raise BackboneError for tensors that are sparse, quantized, without data, or whole numbers instead of floats."""
+    odd = {name: kind for name, value in state.items() if (kind := fitter.kind(name, value))}
+    if odd:
+        name, kind = next(iter(odd.items()))
+        raise BackboneError(
+            f"{len(odd)} of {len(state)} tensors in {source} are {kind} (for example {name}). Save the weights as "
+            "dense tensors of floating point numbers."
+        )
 
 
 def _refuse_nan(state: Mapping[str, Tensor], fitter: _Fitter, source: object) -> None:

@@ -194,6 +194,29 @@ def test_nan_in_a_weights_file_is_refused_as_that(network: nn.Module, tmp_path: 
     )
 
 
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda value: value.to_sparse(),
+    "quantized": lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    "without data": lambda value: value.to("meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_are_not_plain_are_refused_as_that(network: nn.Module, kind: str) -> None:
+    state = OrderedDict(network.state_dict())
+    state["conv1.0.weight"] = KINDS[kind](state["conv1.0.weight"])
+    with pytest.raises(BackboneError, match=rf"1 of {len(state)} tensors in w.pth are {kind}.*conv1\.0\.weight"):
+        adapt(network, [StateDict("", state)], ["fc"], "w.pth")
+
+
+def test_weights_of_whole_numbers_are_refused_with_the_reason(network: nn.Module) -> None:
+    state = OrderedDict((name, value.to(torch.int8)) for name, value in network.state_dict().items())
+    with pytest.raises(BackboneError) as error:
+        adapt(network, [StateDict("", state)], ["fc"], "w.pth")
+    assert re.match(r"75 of 92 tensors in w.pth are whole numbers \(int8\) \(for example conv1", str(error.value))
+
+
 def test_nan_in_the_classifier_which_is_not_used_is_no_obstacle(
     network: nn.Module, expected: str, tmp_path: Path
 ) -> None:

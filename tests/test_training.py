@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Callable
 
@@ -226,3 +227,8 @@ def test_the_new_layer_depends_on_its_seed_alone() -> None:
     assert torch.equal(first.weight, linear_layer(4, 3, 1).weight)
     assert not torch.equal(first.weight, linear_layer(4, 3, 2).weight)
     assert first.weight.abs().max() <= 1 / math.sqrt(4)
+
+
+def test_class_weights_of_numpy_become_numbers_that_json_takes() -> None:
+    recipe = Recipe(class_weight={"a": np.float32(0.5), "b": np.int64(2), "c": 3})
+    assert json.dumps(recipe.class_weight) == '{"a": 0.5, "b": 2.0, "c": 3.0}'

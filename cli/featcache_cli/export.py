@@ -33,5 +33,6 @@ def command(model: str, as_json: bool, **settings: Any) -> None:
     """
     from featcache.exporting import export
 
-    exported = export(model, **settings, overwrite=True, on_step=options.step)
+    overwrite = options.overwrites(click.get_current_context())
+    exported = export(model, **settings, overwrite=overwrite, on_step=options.step)
     options.show(exported, as_json, model=model)

@@ -66,8 +66,10 @@ def test_json_is_one_object_and_nothing_else(monkeypatch: pytest.MonkeyPatch) ->
         "out": "mine.onnx",
         "weights": "moved.pth",
         "backbone": None,
-        "overwrite": True,
+        "overwrite": False,
     }
+    done(*line, "--overwrite")
+    assert given["overwrite"]
 
 
 def test_weights_are_looked_for_where_they_are_said_to_lie(head: Path, tmp_path: Path) -> None:
