@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import preprocessing_of
+from featcache.backbones import Backbone, preprocessing_of
 from featcache.cache import FeatureCache
 from featcache.doubts import check_labels
 from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
@@ -32,6 +32,9 @@ from featcache.symptoms import (
     told_lost,
 )
 
+if TYPE_CHECKING:
+    from torch import nn
+
 MOST_IMAGES = 50_000  # that are compared with each other, by lot: of 8,000 it takes 2 s on a core
 _MOST_BYTES = 2**29
 _RANKED, _VIEWED, _RUN, _COMPARED = 2000, 400, 12, 400  # images that a check takes
@@ -50,7 +53,7 @@ def examine(
     data: str | os.PathLike[str] | None = None,
     *,
     layer: str = PENULTIMATE,
-    backbone: Any = None,
+    backbone: Backbone | nn.Module | None = None,
     weights: str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -63,8 +66,8 @@ def examine(
     data : the folder, or the CSV, that the cache was made from: some images go through the network again.
     layer : one, several joined by commas, or a set, see `featcache.layers`. Several are made equally wide, as for
         heads; of them the network is asked for the penultimate one, or the first where that is not among them.
-    backbone : the `Backbone` that made it, where that cannot be loaded by its name. weights : where the network's
-        weights lie now, if they have moved. device : of the network.
+    backbone : the `Backbone` or the module that made it, where that cannot be loaded by its name. weights : where the
+        network's weights lie now, if they have moved. device : of the network.
     seed : of the folds, and of the lot where there are more than 50,000 images.
 
     Raises
@@ -89,7 +92,7 @@ def examine(
         raise CacheIncompleteError(f"{cache.path} has no readable train images")
     train = parts["train"]
     add(_check_images(cache))
-    add(_check_preprocessing(cache, backbone, weights))
+    add(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
     lost = find_lost(features.x for features in parts.values())
     if len(lost):
@@ -228,7 +231,8 @@ def _probe(
     pixel_check = check_pixels(train, at, pixels, seed) if one_label else None
     checks += [pixel_check] if pixel_check else []
     try:
-        backbone = backbone or network_of(cache, weights, device)
+        if not isinstance(backbone, Backbone):
+            backbone = network_of(cache, weights, device, backbone)
     except BackboneError as error:
         return [*checks, Check("network", f"not run again: {error}", looked=False)]
     except CacheMismatchError as error:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,11 @@ from featcache.predictions import write_predictions
 from featcache.report import Report, Stopwatch, csv_row, printable
 from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sources import Source, open_source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featcache.backbones import Backbone
 
 EvaluatedSplit = Literal["auto", "train", "val", "test", "all"]
 UNKNOWN = "unknown.csv"
@@ -156,6 +161,7 @@ def evaluate(
     batch_size: int | None = None,
     weights: str | None = None,
     device: str = "auto",
+    backbone: Backbone | nn.Module | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Predict labelled images with a saved model and compare the predictions with the labels.
@@ -173,6 +179,7 @@ def evaluate(
     tta : int, default 0. Augmented views of each image that are averaged with the clean one.
     batch_size : views in one forward pass; None takes 32, on a GPU 256.
     weights : where the backbone's weights lie now, if they have moved. device : "auto", "cpu", "cuda:1".
+    backbone : the network, where it is your own, see `Classifier.load`.
     progress : called as progress("evaluate", done, total).
 
     Returns
@@ -200,10 +207,11 @@ def evaluate(
         listing = source.entries(ignored, progress)
         chosen = _choose(source.name, listing, split)
     with watch.phase("start"):
+        views = len(chosen.entries) * (1 + tta)
         classifier = (
             model
             if isinstance(model, Classifier)
-            else Classifier.load(model, weights=weights, device=device, views=len(chosen.entries) * (1 + tta))
+            else Classifier.load(model, weights=weights, device=device, views=views, backbone=backbone)
         )
     card = classifier.card
     if any(len(entry.classes) > 1 for entry in chosen.entries) and not card.multilabel:

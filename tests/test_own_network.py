@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from commands import as_json, refused, write_folder
+from commands import as_json, featcache_cli, refused, write_folder
 from featcache.backbones import Backbone, load_backbone
 from featcache.cache import FeatureCache
 from featcache.classifier import Classifier
@@ -181,6 +181,11 @@ def test_the_command_line_takes_a_factory_and_asks_for_it_again(
     assert "a network of your own, 'wrapped'" in refused("predict", "head", data / "val")
     found = as_json("predict", "head", data / "val", "--backbone", "ownnet:build")
     assert len(found["predictions"]) == 4
+    assert "--backbone MODULE:FACTORY" in refused("evaluate", "head", data)
+    assert as_json("evaluate", "head", data, "--backbone", "ownnet:build")["images"] == 4
+    for factory in ("ownnet:build", "ownnet:wrapped"):  # a module, and a Backbone
+        examined = json.loads(featcache_cli("doctor", "f.h5", data, "--backbone", factory, "--json").stdout)
+        assert [one["looked"] for one in examined["checks"] if one["name"] == "network"] == [True]
     as_json("update", "f.h5", data, "--views", 2, "--backbone", "ownnet:build")
     assert FeatureCache.open("f.h5").spec.views == 2
 

@@ -25,7 +25,7 @@ from featcache_cli import options
     help="Which routes to run, separated by commas: cached, stages (a head on all stages), "
     "frozen (run live every epoch), lpft (fine-tuning from the cached head), finetune, scratch. [default: all]",
 )
-@options.backbone_option
+@options.named_backbone_option
 @options.weights_option
 @click.option(
     "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="How many views (K) are cached."

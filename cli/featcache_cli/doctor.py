@@ -23,6 +23,7 @@ from featcache_cli import options
     "--list", "listed", type=options.PATH, callback=options.new_file, help="Write all named images into this CSV file."
 )
 @click.option("--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved.")
+@options.own_network_option
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda:1.")
 @click.option(
     "--seed", default=0, show_default=True, help="The seed of folds, and of which of many images are looked at."

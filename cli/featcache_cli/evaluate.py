@@ -39,6 +39,7 @@ from featcache_cli import options
 )
 @options.batch_size_option
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@options.own_network_option
 @click.option(
     "--device",
     default="auto",

@@ -158,12 +158,15 @@ image_size_option = click.option(
     "--image-size", type=click.IntRange(1), help="The side of the square image in pixels. [default: the network's]"
 )
 seed_option = click.option("--seed", default=0, show_default=True, help="The seed of views, order and new weights.")
+_NETWORKS = "The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME"
 backbone_option = click.option(
     "--backbone",
     default="efficientnet_lite0",
     show_default=True,
-    help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, timm/NAME, or "
-    "MODULE:FACTORY, a function of yours that returns the network.",
+    help=f"{_NETWORKS}; or MODULE:FACTORY, a function of yours that returns the network.",
+)
+named_backbone_option = click.option(
+    "--backbone", default="efficientnet_lite0", show_default=True, help=f"{_NETWORKS}."
 )
 
 

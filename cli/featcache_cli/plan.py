@@ -46,7 +46,7 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
     "--workers", default="1,8,64", show_default=True, callback=_counts, help="How many workers there will be."
 )
 @click.option("--cores", type=click.IntRange(1), help="How many cores a worker has. [default: as many as this machine]")
-@options.backbone_option
+@options.named_backbone_option
 @options.weights_option
 @click.option(
     "--views",

@@ -10,9 +10,11 @@ from featcache_cli import options
 
 
 @options.command()
-@click.argument("data")
-@click.option("-o", "--out", default="featcache-try", show_default=True, help="Folder for all files.")
-@options.backbone_option
+@click.argument("data", type=options.PATH)
+@click.option(
+    "-o", "--out", type=options.PATH, default="featcache-try", show_default=True, help="Folder for all files."
+)
+@options.named_backbone_option
 @options.weights_option
 @click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image.")
 @options.image_size_option

@@ -63,6 +63,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(vars(featcache), "examine", lambda *given, **more: got.update(more, given=given) or diagnosis())
     done("doctor", "c.h5", "photos", "--layer", "layer3", "--weights", "w.pth", "--device", "cpu", "--seed", 3)
     assert callable(got.pop("progress"))
+    assert got.pop("backbone") is None
     assert got == {"given": ("c.h5", "photos"), "layer": "layer3", "weights": "w.pth", "device": "cpu", "seed": 3}
 
 
