@@ -219,7 +219,8 @@ def evaluate(
     known_names = {_plain(name): place for place, name in enumerate(card.classes)}
     _refuse_strangers(source.name, chosen.entries, card, known_names)
     tables = _Tables(card, known_names, len(chosen.entries))
-    skipped, strangers = [], []
+    skipped: list[tuple[str, str]] = []
+    strangers: list[tuple[Entry, Prediction]] = []
     with watch.phase("predict"):
         for entry, one in zip(
             chosen.entries, _predict(classifier, source, chosen.entries, tta, batch_size, progress), strict=True

@@ -70,7 +70,7 @@ class Names:
             self._files[folder].append(file)
 
     def _make(self, folder: str) -> None:
-        made = []
+        made: list[str] = []
         while folder not in self._folders:
             self._folders[folder], self._files[folder] = set(), []
             made.append(folder)

@@ -137,7 +137,8 @@ def test_two_spellings_of_one_class_are_one(model: Path, data: Path, tmp_path: P
 def test_predictions_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each holds a pair for each class: of 50,000 images and 1,000 classes they would be gigabytes."""
     new = write_folder(tmp_path / "new", {"ants": 12, "bees": 12})
-    predict, made, most = evaluating._predict, [], [0]
+    predict, most = evaluating._predict, [0]
+    made: list[Any] = []
 
     def watched(*args: Any) -> Iterator[Prediction]:
         for one in predict(*args):
