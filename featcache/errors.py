@@ -151,13 +151,18 @@ class OutputExistsError(FeatcacheError, FileExistsError):
     """An output that exists, where the caller did not ask to replace it."""
 
 
+def install_line(extra: str) -> str:
+    """What to type for an extra: featcache is installed from its clone."""
+    return f'pip install -e ".[{extra}]" in the clone'
+
+
 class MissingExtraError(FeatcacheError, ImportError):
     """A package that comes with an extra of featcache is not installed."""
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtraError:
         """With the line to type."""
-        return cls(f'this needs {package}, which is not installed: pip install "featcache[{extra}]"')
+        return cls(f"this needs {package}, which is not installed: {install_line(extra)}")
 
 
 class DownloadError(FeatcacheError, OSError):

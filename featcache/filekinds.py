@@ -7,8 +7,10 @@ import struct
 from collections.abc import Mapping
 from pathlib import PurePath
 
+from featcache.errors import install_line
+
 HEIC = frozenset({".heic", ".heif", ".hif"})
-INSTALL_HEIC = 'pip install "featcache[heic]"'
+INSTALL_HEIC = install_line("heic")
 
 # What torchvision.datasets.ImageFolder takes for an image, and other names of the same formats.
 ALWAYS = frozenset(

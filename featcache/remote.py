@@ -19,7 +19,7 @@ import fsspec
 import tenacity
 
 from featcache.atomic import atomic_write, lock_file
-from featcache.errors import DownloadError, MissingExtraError, first_line
+from featcache.errors import DownloadError, MissingExtraError, first_line, install_line
 from featcache.folders import cache_folder
 
 TRIES = 5
@@ -191,7 +191,7 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         system = _file_system(f"{scheme}://{host}/")
     except ImportError as error:
-        raise MissingExtraError(f'{url}: {first_line(error)}. For it: pip install "featcache[remote]"') from error
+        raise MissingExtraError(f"{url}: {first_line(error)}. For it: {install_line('remote')}") from error
     except ValueError as error:
         raise DownloadError(f"{url}: {first_line(error)}.") from error
     return system, system._strip_protocol(url)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featcache.bitdepth import DeepPixels
-from featcache.errors import MissingCodecError, UnreadableImageError
+from featcache.errors import MissingCodecError, UnreadableImageError, install_line
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES = 258, 259, 262, 266, 277
@@ -97,7 +97,7 @@ def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
             compression = getattr(page.compression, "name", page.compression)
             raise MissingCodecError(
                 f"a {page.bitspersample}-bit TIFF with {compression} compression: "
-                'pip install "featcache[tiff]" reads it'
+                f"{install_line('tiff')} makes it readable"
             ) from error
         tag = page.tags.get(_ORIENTATION)
         if samples > 1 and page.planarconfig == 2:

@@ -307,4 +307,4 @@ def test_without_ray_the_line_to_type_is_said(data: Path, tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError) as caught:
         on_cluster(data, tmp_path / "cache.h5")
-    assert str(caught.value) == 'this needs ray, which is not installed: pip install "featcache[ray]"'
+    assert str(caught.value) == 'this needs ray, which is not installed: pip install -e ".[ray]" in the clone'

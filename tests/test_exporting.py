@@ -363,7 +363,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError) as caught:
         export(tmp_path, tmp_path / "mine.onnx", "onnx")
-    assert str(caught.value) == f'this needs {package}, which is not installed: pip install "featcache[onnx]"'
+    assert str(caught.value) == f'this needs {package}, which is not installed: pip install -e ".[onnx]" in the clone'
 
 
 def test_what_pytorch_cannot_export_is_refused_with_its_reason(

@@ -46,7 +46,7 @@ def no_heic(monkeypatch: pytest.MonkeyPatch) -> object:
         ("notes.TXT", "not an image name (.txt)"),
         ("README", "not an image name"),
         ("part.0001", "not an image name"),
-        ("IMG_1.HEIC", '.heic photos, which need pip install "featcache[heic]"'),
+        ("IMG_1.HEIC", '.heic photos, which need pip install -e ".[heic]" in the clone'),
         ("x.jxl", ".jxl pictures, which this installation does not read: convert them to JPEG or PNG"),
         ("x.CR2", ".cr2 pictures, which this installation does not read: convert them to JPEG or PNG"),
         ("imageNotFound.gif", "placeholder of a missing image"),
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_image_is_called_what_it_is(data: bytes, reason: str) 
 
 def test_a_heic_photo_named_jpg_says_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featcache.images._register_heif", lambda: False)
-    with pytest.raises(UnreadableImageError, match=r'^a HEIC photo: pip install "featcache\[heic\]"$'):
+    with pytest.raises(UnreadableImageError, match=r'^a HEIC photo: pip install -e "\.\[heic\]" in the clone$'):
         decode(b"\0\0\0\x18ftypheic" + bytes(40))
 
 
@@ -115,10 +115,12 @@ def test_a_folder_of_photos_that_are_not_read_says_which_and_how_many(tmp_path: 
     data = write_folder(tmp_path / "data", {"train/ants": 2, "train/bees": 2})
     for number in range(3):
         (data / f"train/ants/{number}.heic").write_bytes(b"x")
-    assert read_manifest(data).ignored == {'.heic photos, which need pip install "featcache[heic]"': 3}
+    assert read_manifest(data).ignored == {'.heic photos, which need pip install -e ".[heic]" in the clone': 3}
     for image in (data / "train/ants").glob("*.png"):
         image.unlink()
-    expected = r'ants holds no images \(3 files: \.heic photos, which need pip install "featcache\[heic\]"\)\. Put'
+    expected = (
+        r'ants holds no images \(3 files: \.heic photos, which need pip install -e "\.\[heic\]" in the clone\)\. Put'
+    )
     with pytest.raises(EmptyFolderError, match=expected):
         read_manifest(data)
     with pytest.raises(EmptyFolderError, match=r"without images \(3 files: \.heic photos"):

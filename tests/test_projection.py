@@ -105,7 +105,7 @@ def test_without_umap_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(projection.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as caught:
         project(np.eye(4), "umap")
-    assert str(caught.value) == 'this needs UMAP, which is not installed: pip install "featcache[umap]"'
+    assert str(caught.value) == 'this needs UMAP, which is not installed: pip install -e ".[umap]" in the clone'
 
 
 def test_in_clean_clusters_nothing_is_an_outlier() -> None:

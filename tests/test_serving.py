@@ -150,7 +150,7 @@ def test_without_gradio_the_message_says_what_to_type(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingExtraError) as error:
         serving.serve(None)  # type: ignore[arg-type]
-    assert str(error.value) == 'this needs gradio, which is not installed: pip install "featcache[serve]"'
+    assert str(error.value) == 'this needs gradio, which is not installed: pip install -e ".[serve]" in the clone'
 
 
 FOREIGN = (403, "this server answers to pages of this machine alone; start it with --host for others")

@@ -466,7 +466,8 @@ def test_a_missing_driver_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(remote, "_file_system", absent)
     with pytest.raises(MissingExtraError) as caught:
         read_manifest("s3://bucket/pets")
-    assert str(caught.value) == ('s3://bucket/pets: Install s3fs to access S3. For it: pip install "featcache[remote]"')
+    said = 's3://bucket/pets: Install s3fs to access S3. For it: pip install -e ".[remote]" in the clone'
+    assert str(caught.value) == said
 
 
 def test_an_unreadable_image_from_afar_is_named_with_its_source(root: Path, tmp_path: Path) -> None:

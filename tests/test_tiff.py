@@ -190,9 +190,7 @@ def test_a_compression_that_needs_a_package_names_it(monkeypatch: pytest.MonkeyP
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
     monkeypatch.setattr(tifffile.TiffPage, "asarray", absent)
-    with pytest.raises(
-        UnreadableImageError, match=r'16-bit TIFF with LZW compression: pip install "featcache\[tiff\]"'
-    ):
+    with pytest.raises(UnreadableImageError, match=r'16-bit TIFF with LZW compression: pip install -e "\.\[tiff\]"'):
         decode(data, value_range=(0, 4095))
 
 

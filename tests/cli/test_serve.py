@@ -428,4 +428,4 @@ def test_mistakes_are_told_without_a_traceback(
         f"{tmp_path} names no image: no such file, or a folder or pattern without images."
     )
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert refused("serve", head) == 'this needs gradio, which is not installed: pip install "featcache[serve]"'
+    assert refused("serve", head) == 'this needs gradio, which is not installed: pip install -e ".[serve]" in the clone'

@@ -184,7 +184,7 @@ def test_what_is_of_another_kind_is_a_message(cache: Path, heads: Path, tmp_path
 def test_without_umap_its_extra_is_named(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     assert refused("show", "map", cache, "--method", "umap", "-o", tmp_path / "a.png") == (
-        'this needs UMAP, which is not installed: pip install "featcache[umap]"'
+        'this needs UMAP, which is not installed: pip install -e ".[umap]" in the clone'
     )
 
 
