@@ -296,7 +296,11 @@ def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | 
 
 
 list_option = click.option(
-    "--list", "listed", callback=file_in_a_folder, help="Write all images that are named here into this CSV file."
+    "--list",
+    "listed",
+    type=PATH,
+    callback=file_in_a_folder,
+    help="Write all images that are named here into this CSV file.",
 )
 
 
