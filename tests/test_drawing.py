@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featcache.drawing import BLUE, check_path, save, shorten, svg
-from featcache.errors import MissingFontWarning, PictureError
+from featcache.errors import MissingFontWarning, OutputError, PictureError
 from featcache.plots import plot_confusion
+from limits import file_size_limit
 
 SVG = "{http://www.w3.org/2000/svg}"
 ODD = ["蚂蚁", "$x$", "<b>", "a & b", "two\nlines", 'say "ants"', "é" * 300]
@@ -138,19 +138,10 @@ def test_a_folder_in_its_place_is_refused_before_the_work(tmp_path: Path) -> Non
         assert str(caught.value) == f"{tmp_path / 'a.png'} is a folder: give a file"
 
 
-def test_a_disk_without_room_leaves_the_old_picture_and_no_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_room_leaves_the_old_picture_and_no_draft(tmp_path: Path) -> None:
     path = save(small, tmp_path / "a.svg")
     before = path.read_bytes()
-
-    def half(draft: Path, content: bytes) -> int:
-        with draft.open("wb") as file:
-            file.write(content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(OSError, match="No space left"):
+    with file_size_limit(len(before) // 2), pytest.raises(OutputError, match=r"a\.svg cannot be written"):
         save(partial(small, "bees"), path)
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["a.svg"]
