@@ -13,13 +13,13 @@ from featcache.atomic import write_file
 from featcache.errors import HeadError
 from featcache.folders import check_writable
 from featcache.modelfolder import CARD as FILE
+from featcache.modelfolder import REPORT as REPORT
 from featcache.modelfolder import commit
 from featcache.report import finite
 from featcache.spec import ExtractSpec
 
 _FORMAT = "featcache-model"
 _VERSION = 1
-REPORT = "run.json"
 CHECKPOINT = "last.pt"  # of fine-tuning
 _FILES = {"head": ("head.safetensors", "head.skops"), "network": ("network.safetensors",)}
 _STEMS = (

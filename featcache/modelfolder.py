@@ -1,6 +1,7 @@
-"""A model's folder goes from one model to the next in one step, the rename of model.json, which names all its files.
+"""A model's folder goes from one model to the next in one step, the rename of model.json, which names its files.
 
-New files are written as NAME.next first. model.json holds the hash of each file; its rename is the step. Then each
+New files are written as NAME.next first. model.json holds the hash of each, weights and predictions, but not of the
+report run.json, which has seconds in it; its rename is the step. Then each
 NAME.next takes the place of NAME. A process that is killed before the step leaves the old model, after it the new one:
 readers take the file, NAME or NAME.next, that has the hash.
 """
@@ -19,6 +20,9 @@ from featcache.atomic import check_readable, fsync_folder, lock_folder, write_fi
 from featcache.errors import HeadError
 
 CARD = "model.json"
+REPORT = "run.json"
+"""Of how the model came about, with seconds in it: equal models have different ones, so it has no hash."""
+
 _NEXT = ".next"
 
 
@@ -63,12 +67,14 @@ def commit(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes | No
                 write_file(staged(folder, name), content)
         names = {card["file"], *files}
         present = {name: _newest(folder, name) for name in names if files.get(name, b"") is not None}
-        hashes: dict[str, str | None] = {name: _hash(path) for name, path in present.items() if path.exists()}
+        hashes: dict[str, str | None] = {
+            name: _hash(path) for name, path in present.items() if path.exists() and name != REPORT
+        }
         hashes |= dict.fromkeys(names - present.keys())
         text = json.dumps({**card, "sha256": dict(sorted(hashes.items()))}, indent=1)
         write_file(folder / CARD, f"{text}\n".encode())
-        for name, expected in hashes.items():
-            if expected is None:
+        for name in names:
+            if name not in present:
                 (folder / name).unlink(missing_ok=True)
             elif staged(folder, name).exists():
                 os.replace(staged(folder, name), folder / name)

@@ -32,7 +32,6 @@ def test_model_json_names_all_files_with_their_hashes(head: Path) -> None:
     card = json.loads((head / CARD).read_text())
     assert {name: bool(value) for name, value in card["sha256"].items()} == {
         "head.safetensors": True,
-        "run.json": True,
         "test.csv": False,  # there is no test split
         "val.csv": True,
     }

@@ -233,11 +233,13 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     line = benchmark_page(tmp_path, four_routes()).sections["To repeat it"].code
     featcache_cli(*shlex.split(line)[1:])
     assert callable(got.pop("progress"))
+    assert callable(got.pop("on_note"))
     assert got == {
         "data": "hymenoptera", "out": "report", "routes": ["cached", "frozen", "finetune"], "backbone": "resnet18",
         "weights": "pretrained", "views": 4, "head": "linear", "augment": "tutorial", "image_size": None, "repeats": 1,
         "recipe": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
+        "label_column": None, "skip_missing": False, "overwrite": False,
         "budget_s": None}  # fmt: skip
     other = replace(four_routes(), outcomes=four_routes().outcomes[2:3])
     other.settings.update(weights="own.pth", views=7, head="knn", augment="crop", image_size=96, repeats=2, seed=4,

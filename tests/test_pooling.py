@@ -87,7 +87,7 @@ def test_sets_of_layers_are_the_stages_less_what_is_the_penultimate_one() -> Non
 
 
 def test_a_transformer_gives_class_token_and_patches_apart() -> None:
-    network, preprocessing = build("timm/test_vit", "none", 0)
+    network, preprocessing = build("timm/test_vit", "none", 0)[:2]
     found = expand_layers(network.eval(), ("stages",), preprocessing["image_size"])
     assert found[0] == "penultimate"
     assert {layer.partition(":")[2] for layer in found[1:]} == {"cls", "mean"}

@@ -21,7 +21,7 @@ from toys import TOY_SIZE, ToyNet
     ],
 )
 def test_a_network_has_the_stages_that_its_makers_see(name: str, stages: list[str]) -> None:
-    network, preprocessing = build(name, "none", 0)
+    network, preprocessing = build(name, "none", 0)[:2]
     assert find_stages(network.eval(), preprocessing["image_size"]) == stages
 
 
