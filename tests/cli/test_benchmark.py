@@ -60,7 +60,7 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     page = read_page(out / "report.html")
     assert [len(page.sections[name].captions) for name in ("Learning curves", "The head, looked at")] == [1, 5]
     assert page.sections["Result"].tables == [[rows[0], *rows[2:]]]
-    assert "cached-0: extract" in result.stderr
+    assert "photos: 2 classes; train 13 (ants 7, bees 6), val 5" in result.stderr
     found = as_json("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
     report = json.loads((out / "report.json").read_text())
