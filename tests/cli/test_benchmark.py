@@ -70,7 +70,7 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     assert found["break_even"]["frozen, live every epoch"]["epoch"] >= 1
     message = refused("benchmark", data, "-o", out, *QUICK, "--views", 3, "--lr", 0.5)
     assert message.startswith(f"{out} holds a comparison with views=1, you asked for 3; recipe=")
-    assert message.endswith(". Give another folder.")
+    assert message.endswith(". Give another folder, or replace it with --overwrite.")
 
 
 @pytest.mark.usefixtures("here")
