@@ -12,8 +12,8 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator calibration filekinds labels joined world rng",
-            "atomic split_names foreign_folders telemetry hints checkpoints notebook",
+            "errors allocator calibration labels joined world rng",
+            "atomic filekinds split_names foreign_folders telemetry hints checkpoints notebook",
             "modelfolder bitdepth",
             "tiff",
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
