@@ -40,12 +40,7 @@ from featcache_cli import options
 @options.batch_size_option
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
 @options.own_network_option
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
-)
+@options.device_option
 @options.as_json
 def command(as_json: bool, **settings: Any) -> None:
     """Compare the predictions of MODEL, a saved head or a fine-tuned run, with the labels of DATA.

@@ -92,14 +92,15 @@ data_options = _all(
                  "bits a channel that become black and white, as 0:4095. [default: whole bits that hold the values of "
                  "the training images]"),
 )  # fmt: skip
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
+)
 machine_options = _all(
     click.option("--workers", type=click.IntRange(1), help="How many threads decode images. [default: one a core]"),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
-    ),
+    device_option,
 )
 batch_size_option = click.option(
     "--batch-size",

@@ -65,12 +65,7 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 @options.augment_option
 @options.image_size_option
 @click.option("--layers", default="penultimate", show_default=True, help="Which layers to keep, as in `extract`.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
-)
+@options.device_option
 @options.precision_option("auto")
 @options.engine_option
 @click.option("--hashed", is_flag=True, help="The list of images will have a column sha256.")

@@ -54,12 +54,7 @@ _NAMED = 20  # bad pictures that are named at the end
 @click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
 @options.own_network_option
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
-)
+@options.device_option
 def command(
     model: str, images: tuple[str, ...], null: bool, top: int, tta: int, kind: Format, as_json: bool, out: str | None,
     move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, backbone: Any, device: str,

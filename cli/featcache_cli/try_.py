@@ -20,12 +20,7 @@ from featcache_cli import options
 @options.image_size_option
 @options.label_column_option
 @options.skip_missing_option
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
-)
+@options.device_option
 @click.option("--budget", "budget_s", callback=options.duration, default="10s", show_default=True,
               help="Time for the choice of the head: 30s, 2m.")  # fmt: skip
 @options.seed_option
