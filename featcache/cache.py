@@ -33,6 +33,7 @@ from featcache.input_notes import SHOWN, list_inputs, write_list
 from featcache.joined import Joined
 from featcache.labels import count_images
 from featcache.layers import choose_layers
+from featcache.notebook import NotebookResult
 from featcache.report import human_bytes, printable
 from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.spec import PENULTIMATE, ExtractSpec, is_arrays, no_network
@@ -43,7 +44,7 @@ def partial_path(path: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(path)}.partial")
 
 
-class FeatureCache:
+class FeatureCache(NotebookResult):
     """A finished cache, read.
 
     Attributes

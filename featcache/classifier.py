@@ -28,6 +28,8 @@ from featcache.images import decode, rgb_of
 from featcache.inputs import Image, ImageFile, each_image
 from featcache.labels import spell
 from featcache.loader import usable_cores
+from featcache.notebook import NotebookResult
+from featcache.phrases import brief
 from featcache.prediction import Prediction
 from featcache.saved import open_model
 
@@ -47,7 +49,7 @@ _Begun = list[tuple[str, Future[_Views]]]
 """Names of images, and their views to come, (v, s, s, 3)."""
 
 
-class Classifier:
+class Classifier(NotebookResult):
     """A backbone with its preprocessing, a head and the class names.
 
     Use `Classifier.load`. Attributes: `card` (what the model is), `classes`, `backbone`.
@@ -58,6 +60,13 @@ class Classifier:
         self.classes = card.classes
         self.backbone = backbone
         self._classify = classify
+
+    def __str__(self) -> str:
+        """What it is, in two lines."""
+        card, names = self.card, brief(self.classes)
+        layer = f"features ({card.layer}) of {card.spec.backbone}"
+        what = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
+        return f"{what}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}"
 
     @classmethod
     def load(

@@ -13,11 +13,11 @@ from typing import Any
 from featcache.card import write_json
 from featcache.errors import RunError
 from featcache.families import FAMILIES
-from featcache.files import Progress
 from featcache.folders import check_writable
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
 from featcache.outcomes import Comparison, gather_outcomes
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.recipe import make_recipe
 from featcache.remote import called
 from featcache.report import human_duration, versions
@@ -50,7 +50,7 @@ def compare(
     skip_missing: bool = False,
     budget_s: float | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Run the routes, each in fresh processes, and gather what they reached and cost.
@@ -75,6 +75,7 @@ def compare(
     ------
     FeatcacheError : of a route; RunError, where no route fits into the budget, too.
     """
+    progress = as_callback(progress)
     if routes is None:
         routes = [route for route in ROUTES if weights != "none" or route != "lpft"]
     elif weights == "none" and "lpft" in routes:

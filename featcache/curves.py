@@ -15,12 +15,12 @@ from featcache.cache import FeatureCache
 from featcache.errors import HeadError
 from featcache.families import FAMILIES
 from featcache.features import Features
-from featcache.files import Progress
 from featcache.fitters import Options, fit
 from featcache.fitting import evaluate_head, read_splits
 from featcache.labels import strata
 from featcache.metrics import wilson_interval
 from featcache.notebook import NotebookResult
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.rng import content_order, content_words
 from featcache.spec import PENULTIMATE
 
@@ -97,7 +97,7 @@ def label_curve(
     repeats: int = 5,
     layer: str = PENULTIMATE,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Curve:
     """Fit the head to shares of the training labels, `repeats` times each with others drawn, and judge it on val.
 
@@ -112,6 +112,7 @@ def label_curve(
     ------
     CacheError, HeadError
     """
+    progress = as_callback(progress)
     if repeats < 1:
         raise HeadError(f"a curve takes one repeat or more; got {repeats}")
     train, val = read_splits(cache, layer)
@@ -132,7 +133,7 @@ def view_curve(
     head: str = "linear",
     layer: str = PENULTIMATE,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Curve:
     """Fit the head with 0, 1, 2, 4, 8, ... augmented views of each training image, up to all, and judge it on val.
 
@@ -140,6 +141,7 @@ def view_curve(
     ------
     CacheError, HeadError
     """
+    progress = as_callback(progress)
     train, val = read_splits(cache, layer)
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []

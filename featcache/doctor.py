@@ -13,10 +13,10 @@ from featcache.cache import FeatureCache
 from featcache.doubts import check_labels
 from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
 from featcache.features import Features
-from featcache.files import Progress
 from featcache.findings import Check, Diagnosis, Finding, Severity, name_row
 from featcache.labels import count_images, strata
 from featcache.likeness import K, check_alike, find_copies, find_shared_groups
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Stopwatch
 from featcache.rng import content_order
 from featcache.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
@@ -57,7 +57,7 @@ def examine(
     weights: str | None = None,
     device: str = "auto",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Diagnosis:
     """Look for faults in the features of a cache, in its labels and splits, and, with `data`, in how it was made.
 
@@ -74,6 +74,7 @@ def examine(
     ------
     CacheError. EmptyFolderError : `data` is not what the cache was made from.
     """
+    progress = as_callback(progress)
     watch = Stopwatch()
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     if data is not None:

@@ -25,6 +25,7 @@ from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import human_bytes, human_duration
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.valuerange import choose_value_range
@@ -90,7 +91,7 @@ def estimate(
     skip_missing: bool = False,
     max_pixels: int = MAX_PIXELS,
     value_range: ValueRange | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Estimate:
     """What `extract` with these arguments would cost, less what is there already; nothing is written.
@@ -101,6 +102,7 @@ def estimate(
     ------
     ImageError, BackboneError
     """
+    progress = as_callback(progress)
     manifest = read_manifest(
         data,
         val_fraction=val_fraction,

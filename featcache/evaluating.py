@@ -26,8 +26,10 @@ from featcache.label_metrics import LabelAccuracy, judge
 from featcache.labels import SEPARATOR
 from featcache.metrics import Accuracy, wilson_interval
 from featcache.modelfolder import CARD
+from featcache.notebook import NotebookResult
 from featcache.prediction import Prediction
 from featcache.predictions import write_predictions
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Report, Stopwatch, csv_row, printable
 from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sources import Source, open_source
@@ -44,8 +46,8 @@ UNKNOWN = "unknown.csv"
 _NAMED = SHOWN  # skipped images in text
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(NotebookResult):
     """What `evaluate` returns.
 
     Attributes
@@ -162,7 +164,7 @@ def evaluate(
     weights: str | None = None,
     device: str = "auto",
     backbone: Backbone | nn.Module | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Evaluation:
     """Predict labelled images with a saved model and compare the predictions with the labels.
 
@@ -197,6 +199,7 @@ def evaluate(
     >>> result = evaluate("head", "new-photos")  # doctest: +SKIP
     >>> result.accuracy.accuracy  # doctest: +SKIP
     """
+    progress = as_callback(progress)
     watch = Stopwatch()
     if out is not None:
         if (Path(out) / CARD).exists():

@@ -29,6 +29,7 @@ from featcache.layout import size_needed, wanted_views
 from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Report, Stopwatch, human_bytes, remark_notes
 from featcache.samples import SPLITS, UNLABELLED
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
@@ -135,7 +136,7 @@ def extract(
     value_range: ValueRange | None = None,
     strict: bool = False,
     cluster: Cluster | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Extraction:
     """Extract features of all images of `data` into the cache `out`.
@@ -168,6 +169,7 @@ def extract(
     ------
     ImageError, BackboneError, CacheMismatchError, CacheBusyError
     """
+    progress = as_callback(progress)
     watch = Stopwatch()
     out = on_disk(out)
     check_writable(out)

@@ -18,7 +18,6 @@ from featcache.data_summary import DataSummary
 from featcache.devices import resolve_device, resolve_precision
 from featcache.engines import compiler_is_there
 from featcache.errors import RunError, first_line
-from featcache.files import Progress
 from featcache.imagecache import ImageCache
 from featcache.imagenet import describe_choice, is_imagenet
 from featcache.images import MAX_PIXELS
@@ -29,6 +28,7 @@ from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
 from featcache.notebook import NotebookResult
 from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.recipe import Recipe, make_recipe
 from featcache.report import Report, Stopwatch, remark_notes
 from featcache.run import Run
@@ -163,7 +163,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     world: World = ALONE,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> FineTune:
@@ -211,6 +211,7 @@ def finetune(
     ------
     ImageError, BackboneError, RunError, HeadError, CacheError : of the image cache.
     """
+    progress = as_callback(progress)
     watch = Stopwatch()
     if world.size > 1:
         _check_together(world, make_recipe(recipe), image_cache, compile)

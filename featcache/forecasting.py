@@ -16,11 +16,11 @@ import numpy as np
 from featcache.cache import FeatureCache
 from featcache.curves import draw, label_curve
 from featcache.errors import HeadError
-from featcache.files import Progress
 from featcache.fitters import Options, fit
 from featcache.fitting import evaluate_head, read_splits
 from featcache.metrics import wilson_interval
 from featcache.notebook import NotebookResult
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.scaling import equalise
 from featcache.spec import PENULTIMATE
 from featcache.transferability import chance_purity, h_score, log_me, purity
@@ -230,7 +230,7 @@ def forecast(
     *,
     layer: str = PENULTIMATE,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Forecast:
     """Whether fine-tuning will pay, from the features of train and val and no pass of the network.
 
@@ -243,6 +243,7 @@ def forecast(
     ------
     CacheError; HeadError : several labels an image, one class, or too few images to tune a head by.
     """
+    progress = as_callback(progress)
     started = time.perf_counter()
     if not isinstance(cache, FeatureCache):
         cache = FeatureCache.open(cache)

@@ -22,6 +22,7 @@ from featcache.files import Progress
 from featcache.folder_layout import some
 from featcache.holdout import hold_out
 from featcache.labels import Labels
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.samples import SPLITS, UNLABELLED, Samples, join_groups
 from featcache.sources import Folder, Source, open_source
 from featcache.tables import is_table
@@ -94,7 +95,7 @@ def read_manifest(
     allow_leak: bool = False,
     label_column: str | None = None,
     skip_missing: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Manifest:
     """Find the images of a folder, of a manifest, of tar files or of a saved data set.
 
@@ -124,6 +125,7 @@ def read_manifest(
     ------
     EmptyFolderError, DataLayoutError, DownloadError, MissingExtraError
     """
+    progress = as_callback(progress)
     if isinstance(data, Manifest):
         return data
     source = open_source(data, label_column=label_column, skip_missing=skip_missing)

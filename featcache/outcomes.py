@@ -14,6 +14,7 @@ from featcache.convergence import TrainingRun
 from featcache.curves import Curve
 from featcache.errors import HeadError
 from featcache.metrics import wilson_interval
+from featcache.notebook import NotebookResult
 from featcache.plan import GENTLE
 from featcache.predictions import FILE, LAST, TEST, read_predictions
 from featcache.report import machine, versions
@@ -95,9 +96,9 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` returns; `settings` are those of the run.
+@dataclass(frozen=True, repr=False)
+class Comparison(NotebookResult):
+    """What `compare` returns; `settings` are those of the run. `str()` is a short table for a terminal.
 
     curves : over views and over labels, of the cache. no_curves : why there are none. spending : of the budget, where
     there was one.
@@ -110,6 +111,21 @@ class Comparison:
     curves: list[Curve] = field(default_factory=list)
     no_curves: str = ""
     spending: Spending | None = None
+
+    def __str__(self) -> str:
+        """A line for each route, of at most 80 columns; all columns are in the report."""
+        tested = any(found.test_n for found in self.outcomes)
+        lines = [["route", "val", "95 % interval", *(["test"] if tested else []), "seconds"]]
+        for found in self.outcomes:
+            low, high = found.interval
+            cells = [found.route, f"{found.median_accuracy:.4f}", f"{low:.3f} to {high:.3f}"]
+            if tested:
+                cells.append(f"{statistics.median(found.test_accuracy):.4f}" if found.test_accuracy else "-")
+            lines.append([*cells, f"{found.median_s:.1f}"])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) for cells in lines]
+        repeats = self.settings.get("repeats", 1)
+        return "\n".join([*table, *([f"Medians of {repeats} repeats."] if repeats > 1 else [])])
 
     def outcome(self, route: str) -> Outcome | None:
         """The outcome of one route, None where it did not run."""

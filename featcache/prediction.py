@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from featcache.labels import SEPARATOR
+from featcache.notebook import NotebookResult
 from featcache.report import csv_row, finite, printable
 
 Format = Literal["text", "csv", "json", "jsonl"]
 _COLUMNS = ["path", "label", "probability", "error"]
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(NotebookResult):
     """What a model says of one picture.
 
     path : "" for a picture that was not given as a file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Container
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from featcache.errors import HeadError
 from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test
 from featcache.modelfolder import locate
+from featcache.notebook import NotebookResult
 from featcache.report import csv_row
 from featcache.samples import Samples
 
@@ -77,7 +78,8 @@ def keep_predictions(
         (folder / file).unlink(missing_ok=True)
 
 
-class HeadComparison(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class HeadComparison(NotebookResult):
     """Two models on the same val images; `test.p` below 0.05 says that they differ.
 
     optimistic : those that kept their best epoch of these very images.

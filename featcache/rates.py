@@ -21,11 +21,12 @@ from featcache.blocks import KEPT_BYTES, Centred, Rows
 from featcache.capacity import Rates
 from featcache.engines import EngineName, Features
 from featcache.errors import EmptyFolderError, UnreadableImageError
-from featcache.files import Progress, hash_all
+from featcache.files import hash_all
 from featcache.images import MAX_PIXELS, decode
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import read_image, usable_cores
 from featcache.manifest import Manifest, read_manifest
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.samples import Samples
 from featcache.shards import Shards
 from featcache.softmax import Problems, numpy_pass
@@ -56,7 +57,7 @@ def measure_rates(
     dtype: StorageDtype = "float16",
     cores: int | None = None,
     given: Mapping[str, float] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Rates:
     """Read, decode, compute, write and fit a little of each, with images of `data`, which stand for all others.
 
@@ -71,6 +72,7 @@ def measure_rates(
     ------
     ImageError, BackboneError
     """
+    progress = as_callback(progress)
     given = given or {}
     manifest = read_manifest(data, allow_leak=True, progress=progress)
     samples = manifest.samples

@@ -18,7 +18,7 @@ from featcache.verdict import reach_verdict
 
 
 def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: str = "report") -> str:
-    """Write NAME.md, NAME.json and NAME.png into a folder; returns the table with its remarks."""
+    """Write NAME.md, NAME.json and NAME.png into a folder; returns a short table with remarks."""
     from featcache.drawing import save
     from featcache.plots import plot_comparison, plot_curve
 
@@ -31,7 +31,7 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
         save(partial(plot_curve, curve), folder / f"{name}-{curve.over}.png")
     remarked = "\n".join(f"- {line}" for line in remarks(comparison))
     files = f"{name}.md, {name}.json and {name}.png are in {folder}"
-    return f"{comparison_table(comparison).markdown()}\n\n{remarked}\n\n{files}"
+    return f"{comparison}\n\n{remarked}\n\n{files}"
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
 from featcache.files import Progress
 from featcache.notebook import NotebookResult
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Stopwatch, human_bytes
 
 _HEAD = 65536  # bytes that tell caches apart: of the header and the tables
@@ -52,7 +53,7 @@ class Transfer(NotebookResult):
 
 
 def pull(
-    url: str, out: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    url: str, out: str | os.PathLike[str], *, overwrite: bool = False, progress: ProgressOption = None
 ) -> Transfer:
     """Copy a cache from a URL to the disk; what an earlier call has brought is not brought again.
 
@@ -62,6 +63,7 @@ def pull(
     ------
     DownloadError. CacheDamagedError : what came is not what was written. OutputExistsError : `out` is another file.
     """
+    progress = as_callback(progress)
     watch, out = Stopwatch(), Path(out)
     size, version = remote.stat(url)
     if out.exists():
@@ -90,7 +92,7 @@ def pull(
 
 
 def push(
-    cache: str | os.PathLike[str], url: str, *, overwrite: bool = False, progress: Progress | None = None
+    cache: str | os.PathLike[str], url: str, *, overwrite: bool = False, progress: ProgressOption = None
 ) -> Transfer:
     """Copy a cache to a URL, after a look at every row.
 
@@ -101,6 +103,7 @@ def push(
     DownloadError. CacheDamagedError : it is not what was written; nothing was copied. OutputExistsError : `url` is
     another file.
     """
+    progress = as_callback(progress)
     watch, path = Stopwatch(), Path(cache)
     if not posixpath.basename(url) or remote.is_folder(url):
         raise DownloadError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")

@@ -12,12 +12,13 @@ from typing import Any
 from featcache.doctor import examine
 from featcache.errors import HeadError
 from featcache.extraction import Extraction, extract
-from featcache.files import Progress
 from featcache.findings import Diagnosis, Suspect
 from featcache.fitting import HeadFit, fit_head
 from featcache.foreign_folders import TRY_MARK
 from featcache.manifest import read_manifest
+from featcache.notebook import NotebookResult
 from featcache.pages import write_head_page
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Stopwatch, printable
 from featcache.spec import EMBEDDED
 
@@ -27,8 +28,8 @@ _NAMED = 3
 _FEW = 30  # val images, below which figures say little
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, repr=False)
+class Trial(NotebookResult):
     """What `try_out` returns.
 
     Attributes
@@ -132,7 +133,7 @@ def try_out(
     skip_missing: bool = False,
     budget_s: float = 10.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Trial:
     """Extract features, look for faults, fit the best head and write a report.
@@ -153,6 +154,7 @@ def try_out(
     ------
     ImageError, BackboneError, CacheError, HeadError
     """
+    progress = as_callback(progress)
     watch, folder = Stopwatch(), Path(out)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
     try:

@@ -29,6 +29,7 @@ from featcache.layout import wanted_views
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
 from featcache.own_network import network_for
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Stopwatch, human_bytes, printable, remark_notes
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
@@ -50,7 +51,7 @@ class Machine(TypedDict, total=False):
     engine: EngineName
     max_pixels: int
     strict: bool
-    progress: Progress | None
+    progress: ProgressOption
     on_note: Callable[[str], None] | None
     backbone: Backbone | nn.Module | None
 
@@ -170,7 +171,7 @@ def update(
     ------
     CacheError, ImageError, BackboneError
     """
-    watch, progress = Stopwatch(), machine.get("progress")
+    watch, progress = Stopwatch(), as_callback(machine.get("progress"))
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("updating from images")
     changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
@@ -220,7 +221,7 @@ def repair(
     ------
     CacheDamagedError : the image of a damaged row is not in `data`; nothing was changed. Others as `update`.
     """
-    watch, progress = Stopwatch(), machine.get("progress")
+    watch, progress = Stopwatch(), as_callback(machine.get("progress"))
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("a repair from images")
     damaged = _damaged(old, watch, progress)
@@ -271,7 +272,7 @@ def _renew(
     machine: Machine,
 ) -> Update:
     """Carry over what the origins gives, extract the rest from the manifest's files, swap."""
-    progress, batch_size = machine.get("progress"), machine.get("batch_size")
+    progress, batch_size = as_callback(machine.get("progress")), machine.get("batch_size")
     workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
     missing = wanted_views(spec, samples) - origins.views
     result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))

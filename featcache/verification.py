@@ -15,6 +15,7 @@ from featcache.files import Progress
 from featcache.input_notes import first_few, list_inputs, name_changes, write_list
 from featcache.manifest import read_manifest
 from featcache.notebook import NotebookResult
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import printable
 from featcache.samples import Samples
 from featcache.sources import names_images
@@ -106,7 +107,7 @@ class Difference(NotebookResult):
 
 
 def verify(
-    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
+    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, progress: ProgressOption = None
 ) -> Verification:
     """Read every row of a cache and compare it with its checksum; the tables are checked on opening.
 
@@ -118,6 +119,7 @@ def verify(
     ------
     CacheError, ImageError
     """
+    progress = as_callback(progress)
     cache = FeatureCache.open(path, damaged=True)
     if images is not None:
         cache.require_images("a comparison with images")
@@ -128,13 +130,14 @@ def verify(
     return Verification(cache.path, n, [cache.samples.ids[row] for row in damaged], cache.problem, changes)
 
 
-def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Progress | None = None) -> Difference:
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: ProgressOption = None) -> Difference:
     """Compare a cache with another one, or with a folder or CSV manifest of images.
 
     Raises
     ------
     CacheError, ImageError
     """
+    progress = as_callback(progress)
     first = FeatureCache.open(a)
     if names_images(b):
         first.require_images("a comparison with images")

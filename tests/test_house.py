@@ -20,7 +20,7 @@ RANKS = {
             "blocks plan stages machines recipe passes",
             "remote folds spectrum state_dicts label_metrics features report files holdout objective trivial sealed "
             "parity class_names columns layers devices device_pass transferability",
-            "prediction pooling weights findings training trees capacity input_notes data_summary",
+            "prediction progress_bar pooling weights findings training trees capacity input_notes data_summary",
             "frozen folder_layout softmax datasets lock layout views engines presets card commands",
             "drawing entries network checkpoint weights_source",
             "tables tarfiles webdataset unfreezing hidden_labels",
@@ -72,7 +72,7 @@ GUARDED = {
     "threadpoolctl": {"featcache/team.py"},
     "jinja2": {"featcache/page.py"},
     "click": {f"featcache_cli/{path.name}" for path in CLI},
-    "tqdm": {f"featcache_cli/{path.name}" for path in CLI},
+    "tqdm": {"featcache/progress_bar.py", *(f"featcache_cli/{path.name}" for path in CLI)},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 import featcache
 from commands import toy_cache, write_folder
 from featcache.notebook import NotebookResult
+from toys import toy_backbone
 
 
 class Answer(NotebookResult):
@@ -62,3 +64,40 @@ def test_the_pictures_of_show_are_figures(work: Path) -> None:
 
 def test_the_version_is_that_of_the_installation() -> None:
     assert featcache.__version__ == importlib.metadata.version("featcache")
+
+
+def test_a_classifier_says_what_it_is(work: Path) -> None:
+    classifier = featcache.Classifier.load(work / "head", backbone=toy_backbone())
+    assert str(classifier).splitlines() == [
+        f"head sgd on features (penultimate) of toy, images of {classifier.card.spec.view.image_size} px",
+        "2 classes: ants, bees",
+    ]
+    assert repr(classifier).startswith("<Classifier: head sgd on features (penultimate) of ")
+
+
+def test_results_are_all_shown_alike() -> None:
+    shown = [getattr(featcache, name) for name in featcache.__all__]
+    ways = [one for one in shown if isinstance(one, type) and "__str__" in vars(one)]
+    others = {one.__name__ for one in ways if not issubclass(one, NotebookResult)}
+    assert others == {"FeatcacheError"}
+
+
+def test_progress_true_draws_a_bar_for_each_step(work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    featcache.extract(work / "data", tmp_path / "cache.h5", backbone=toy_backbone(), views=1, progress=True)
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    for step in ("hash", "extract"):
+        assert any(line.startswith(f"{step}: 100%") for line in lines)
+    featcache.verify(tmp_path / "cache.h5", progress=True)
+    assert "verify: 100%" in capfd.readouterr().err
+    featcache.verify(tmp_path / "cache.h5", progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_progress_true_works_wherever_there_is_progress() -> None:
+    taking = {}
+    for name in featcache.__all__:
+        one = getattr(featcache, name)
+        if inspect.isfunction(one) and "progress" in inspect.signature(one).parameters:
+            taking[name] = inspect.signature(one).parameters["progress"].annotation
+    assert len(taking) >= 15
+    assert {name: kind for name, kind in taking.items() if kind != "ProgressOption"} == {}

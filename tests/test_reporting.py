@@ -8,7 +8,7 @@ import pytest
 
 from featcache.budget import LeftOut, Spending
 from featcache.curves import Curve, Point
-from featcache.outcomes import COLD, WARM
+from featcache.outcomes import COLD, STAGES_COLD, WARM
 from featcache.reporting import comparison_markdown, comparison_table, comparison_values, remarks, write_report
 from featcache.routes import ROUTES
 from featcache.verdict import reach_verdict
@@ -156,13 +156,29 @@ def test_the_phases_stand_in_one_table() -> None:
     ]
 
 
+def test_the_table_of_a_terminal_is_narrow() -> None:
+    assert str(four_routes()).splitlines() == [
+        "route                        val   95 % interval  seconds",
+        "cached head, cold         0.9400  0.875 to 0.972     60.0",
+        "cached head, warm         0.9400  0.875 to 0.972      4.0",
+        "frozen, live every epoch  0.9300  0.863 to 0.966    120.0",
+        "fine-tune                 0.9600  0.902 to 0.984    300.0",
+    ]
+    fields = {"accuracy": [0.9, 1.0, 0.8], "wall_s": [1.0, 12345.6, 3.0], "test_accuracy": [0.5], "test_n": 9}
+    text = str(comparison(outcome(STAGES_COLD, **fields), outcome(COLD), repeats=3))
+    assert text.splitlines()[0] == "route                               val   95 % interval    test  seconds"
+    assert text.splitlines()[1] == f"{STAGES_COLD}  0.9000  0.826 to 0.945  0.5000      3.0"
+    assert text.splitlines()[3] == "Medians of 3 repeats."
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("name", ["report", "ants"])
 def test_the_report_is_three_files(name: str, tmp_path: Path) -> None:
     result = four_routes()
     text = write_report(result, tmp_path, name)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", f"{name}.md", f"{name}.png"]
     assert text.endswith(f"{name}.md, {name}.json and {name}.png are in {tmp_path}")
-    assert text.startswith(comparison_table(result).markdown())
+    assert text.startswith(f"{result}\n\n- Seconds run")
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == comparison_markdown(result, name)
     assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(comparison_values(result)))
 

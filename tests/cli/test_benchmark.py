@@ -40,9 +40,10 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
     result = featcache_cli("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert result.exit_code == 0, result.output
     assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines() if line[:1] == "|"
-    ]
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()[:4]] == [
+        "route", "cached head, cold", "cached head, warm", "frozen, live every epoch"]  # fmt: skip
+    table = (out / "report.md").read_text(encoding="utf-8").split("\n\n| route")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in f"| route{table}".splitlines()]
     assert [row[0] for row in rows[:1] + rows[2:]] == [
         "route", "cached head, cold", "cached head, warm", "frozen, live every epoch"]  # fmt: skip
     written = json.loads((out / "report.json").read_text())["verdict"]

@@ -1,0 +1,41 @@
+"""`progress=True`: a bar of tqdm on stderr, or a widget in a notebook, for functions of the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featcache.files import Progress
+
+ProgressOption = Progress | bool | None
+"""Of public functions. True shows a bar; a callable is called as progress(what, done, total)."""
+
+
+def as_callback(progress: ProgressOption) -> Progress | None:
+    """The callback to report to: one that draws a bar for True, None for False."""
+    if isinstance(progress, bool):
+        return _Bar() if progress else None
+    return progress
+
+
+class _Bar:
+    """A callback that draws a bar for each step. Nothing is drawn for a step whose total is 0, which is not known."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        from tqdm.auto import tqdm
+
+        if self._bar is not None and what != self._what:
+            self._close()
+        if self._bar is None and total:
+            self._bar, self._what = tqdm(total=total, desc=what, unit="", dynamic_ncols=True), what
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+            if done >= total:
+                self._close()
+
+    def _close(self) -> None:
+        self._bar.close()
+        self._bar = None
