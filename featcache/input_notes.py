@@ -71,6 +71,13 @@ def write_list(path: str | os.PathLike[str], rows: Iterable[ListedImage]) -> Non
             file.write(csv_row(row))
 
 
+def is_list(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a list that `write_list` wrote."""
+    header = csv_row(_COLUMNS).encode()
+    with open(path, "rb") as file:
+        return file.read(len(header)) == header
+
+
 def _ignored(reason: str, count: int) -> str:
     """A line of what was passed over."""
     thing = "folder" if reason.startswith("folders: ") else "file"

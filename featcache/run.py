@@ -151,7 +151,7 @@ class Run:
         later = self._ends_later(config)
         if differing and not (longer and later and set(differing) <= set(_ENDS)):
             texts = [f"{name}={config.get(name)}, you asked for {self.config[name]}" for name in differing]
-            cure = "Resume with its own settings, or give another folder."
+            cure = "Resume with its own settings, give another folder, or begin anew with --overwrite."
             if later and set(differing) <= set(_ENDS):
                 cure = "To train it longer, add --resume; or give another folder."
             raise RunError(f"{self.out} was run with {'; '.join(texts)}. {cure}")

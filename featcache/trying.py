@@ -50,8 +50,12 @@ class Trial(NotebookResult):
     @property
     def doubtful(self) -> tuple[Suspect, ...]:
         """Images whose label is probably wrong, the surest first."""
-        found = [one for finding in self.diagnosis.findings if finding.kind == "wrong labels" for one in finding.images]
-        return tuple(one for one in found if one.suggested and (one.score or 0.0) >= _SURE)
+        return tuple(one for one in self._doubted() if (one.score or 0.0) >= _SURE)
+
+    def _doubted(self) -> list[Suspect]:
+        """Images whose label is doubted at all, the most doubted first."""
+        labels = (finding for finding in self.diagnosis.findings if finding.kind == "wrong labels")
+        return [one for finding in labels for one in finding.images if one.suggested]
 
     def __str__(self) -> str:
         """In plain words, with what to type next."""
@@ -92,13 +96,13 @@ class Trial(NotebookResult):
             check = next((one for one in self.diagnosis.checks if one.name == "labels"), None)
             if check is None or not check.looked:
                 return [f"Wrong labels: {check.said if check else 'not looked at'}."]
-            return [f"No label is surely wrong; {check.said}." if check.findings else "No label looks wrong."]
-        one = doubtful[0]
+            doubted = self._doubted()
+            if not doubted:
+                return ["No label looks wrong."]
+            return [f"No label is surely wrong; {check.said}. Look at {_rather(doubted[0])}."]
         if len(doubtful) == 1:
-            return [
-                f"One image is probably mislabelled: {printable(one.image)} says {one.label}, rather {one.suggested}."
-            ]
-        named = [f"  {printable(one.image)} says {one.label}, rather {one.suggested}" for one in doubtful[:_NAMED]]
+            return [f"One image is probably mislabelled: {_rather(doubtful[0])}."]
+        named = [f"  {_rather(one)}" for one in doubtful[:_NAMED]]
         more = [f"  and {len(doubtful) - _NAMED} more"] if len(doubtful) > _NAMED else []
         return [f"{len(doubtful)} images are probably mislabelled:", *named, *more]
 
@@ -118,6 +122,10 @@ class Trial(NotebookResult):
             "fit": self.fit.to_dict(),
             "seconds": {"wall": self.seconds},
         }
+
+
+def _rather(one: Suspect) -> str:
+    return f"{printable(one.image)}, which says {one.label}, rather {one.suggested}"
 
 
 def try_out(

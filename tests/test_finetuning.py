@@ -166,7 +166,9 @@ def test_resuming_with_other_settings_is_refused_naming_them(
     tune(split_folder, out)
     with pytest.raises(RunError) as caught:
         tune(split_folder, out, resume=True, **options)
-    assert str(caught.value) == (f"{out} was run with {phrase}. Resume with its own settings, or give another folder.")
+    assert str(caught.value) == (
+        f"{out} was run with {phrase}. Resume with its own settings, give another folder, or begin anew with --overwrite."
+    )
 
 
 def test_resuming_on_other_images_is_refused(split_folder: Path, tmp_path: Path) -> None:

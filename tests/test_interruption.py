@@ -139,7 +139,7 @@ def test_other_settings_are_refused_naming_them(resume: bool, split_folder: Path
         tune(split_folder, out, resume=resume, recipe=dataclasses.replace(RECIPE, lr=0.5, epochs=9))
     assert str(caught.value) == (
         f"{out} was run with epochs=4, you asked for 9; lr=0.02, you asked for 0.5. "
-        "Resume with its own settings, or give another folder."
+        "Resume with its own settings, give another folder, or begin anew with --overwrite."
     )
     assert contents(out) == before
 

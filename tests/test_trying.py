@@ -40,8 +40,10 @@ def test_labels_that_are_surely_doubted_are_named_in_plain_words() -> None:
         diagnosis = Diagnosis(Path("c.h5"), "penultimate", 9, (check,), 1.0)
         return Trial(Path("out"), "photos", None, diagnosis, None, 1.0)  # type: ignore[arg-type]
 
-    assert trial(0.5)._doubts() == ["No label is surely wrong; 1 of 9 labels are doubted."]
-    assert trial(0.9, 0.5)._doubts() == ["One image is probably mislabelled: bees/0.jpg says bees, rather ants."]
+    assert trial(0.5)._doubts() == [
+        "No label is surely wrong; 1 of 9 labels are doubted. Look at bees/0.jpg, which says bees, rather ants."
+    ]
+    assert trial(0.9, 0.5)._doubts() == ["One image is probably mislabelled: bees/0.jpg, which says bees, rather ants."]
     assert trial(0.9, 0.9, 0.9, 0.9)._doubts()[::4] == ["4 images are probably mislabelled:", "  and 1 more"]
 
 

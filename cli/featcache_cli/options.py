@@ -296,11 +296,21 @@ def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | 
     return name
 
 
+def _list_file(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """A callback: only an earlier list is replaced, as the same command may be run again to go on."""
+    from featcache.input_notes import is_list
+
+    name = file_in_a_folder(ctx, option, name)
+    if name and os.path.lexists(name) and not (os.path.isfile(name) and is_list(name)):
+        raise OutputExistsError(f"{name} exists and is no list of featcache. Give another name.")
+    return name
+
+
 list_option = click.option(
     "--list",
     "listed",
     type=PATH,
-    callback=file_in_a_folder,
+    callback=_list_file,
     help="Write all images that are named here into this CSV file.",
 )
 

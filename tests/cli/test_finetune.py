@@ -99,7 +99,7 @@ def test_a_run_is_not_overwritten_and_resumed_with_its_own_settings_only(
     assert done("finetune", data, "-o", out, *QUICK).splitlines()[:2] == text.splitlines()[:2]
     assert refused("finetune", data, "-o", out, *QUICK, "--resume", "--lr", 0.5, "--batch-size", 4) == (
         f"{out} was run with batch_size=5, you asked for 4; lr=0.01, you asked for 0.5. "
-        "Resume with its own settings, or give another folder."
+        "Resume with its own settings, give another folder, or begin anew with --overwrite."
     )
     assert done("finetune", data, "-o", out, *QUICK, "--resume").splitlines()[:2] == text.splitlines()[:2]
     assert (out / "head.safetensors").read_bytes() == weights

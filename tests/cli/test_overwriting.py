@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import done, refused, toy_cache, write_folder
+from commands import SMALL, done, refused, toy_cache, write_folder
 
 LINES = {
     "show": ["show", "confusion", "head", "-o", "OUT.png"],
@@ -95,3 +95,39 @@ def test_a_demo_does_not_go_into_a_folder_of_other_files(tmp_path: Path) -> None
         f"{tmp_path} holds other files. Give another name, or replace it with --overwrite."
     )
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["extract", "data", "-o", "new.h5"],
+        ["finetune", "data", "-o", "run"],
+        ["verify", "c.h5"],
+        ["diff", "c.h5", "data"],
+        ["update", "c.h5", "data"],
+        ["info", "c.h5"],
+    ],
+    ids=lambda line: line[0],
+)
+def test_a_list_replaces_an_earlier_list_and_nothing_else(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]
+) -> None:
+    monkeypatch.chdir(cache.parent)
+    before = cache.read_bytes()
+    assert refused(*line, "--list", "c.h5") == "c.h5 exists and is no list of featcache. Give another name."
+    assert cache.read_bytes() == before
+    listed = tmp_path / "list.csv"
+    for _ in range(2):
+        done("info", "c.h5", "--list", listed)
+    assert listed.read_text() == "kind,image,other,reason\n"
+
+
+def test_a_run_is_begun_anew_by_request_alone(cache: Path, tmp_path: Path) -> None:
+    data, run = cache.parent / "data", tmp_path / "run"
+    train = ("finetune", data, "-o", run, "--init", "scratch", *SMALL[:2], *SMALL[4:6])
+    done(*train, "--epochs", "1", "--lr", "0.01")
+    weights = (run / "network.safetensors").read_bytes()
+    assert "--overwrite" in refused(*train, "--epochs", "1", "--lr", "0.02")
+    assert (run / "network.safetensors").read_bytes() == weights
+    done(*train, "--epochs", "1", "--lr", "0.02", "--overwrite")
+    assert (run / "network.safetensors").read_bytes() != weights
