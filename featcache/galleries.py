@@ -77,7 +77,7 @@ def plot_views(views: Sequence[NDArray[np.uint8]], labels: Sequence[str], augmen
                 if row == 0:
                     axes.set_title("view 0: clean" if column == 0 else f"view {column}", fontsize="small")
             if place < len(views):
-                grid[row, 0].set_ylabel(shorten(labels[place], 18), fontsize="small")
+                grid[row, 0].set_ylabel(shorten(labels[place] or "none", 18), fontsize="small")
     figure.suptitle(f"{columns - 1} augmented views ({augment}) of each image", fontsize="medium")
     return figure
 
