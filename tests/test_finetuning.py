@@ -167,7 +167,8 @@ def test_resuming_with_other_settings_is_refused_naming_them(
     with pytest.raises(RunError) as caught:
         tune(split_folder, out, resume=True, **options)
     assert str(caught.value) == (
-        f"{out} was run with {phrase}. Resume with its own settings, give another folder, or begin anew with --overwrite."
+        f"{out} was run with {phrase}. Resume with its own settings, give another folder, or begin anew with "
+        "--overwrite."
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from commands import PATHS, SMALL, done, refused, write_folder
+from commands import PATHS, SMALL, done, read_until, refused, write_folder
 from featcache import run as run_module
 from featcache.card import ModelCard
 from featcache.errors import FeatcacheError, RunError
@@ -213,18 +213,27 @@ def test_the_same_command_typed_twice_trains_once(split_folder: Path, tmp_path: 
     assert tune(split_folder, out).history == found.history
 
 
+SLOW_STEPS = """
+import sys, time
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from featcache_cli import progress
+from featcache_cli.main import main
+progress.EVERY_S = 0.05
+register_optimizer_step_post_hook(lambda *_: time.sleep(0.3))
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_sigterm_and_the_same_command_again(tmp_path: Path) -> None:
     counts = {"train/ants": 20, "train/bees": 20, "val/ants": 3, "val/bees": 2}
     data, out = write_folder(tmp_path / "data", counts), tmp_path / "run"
     words = list(map(str, ("finetune", data, "-o", out, "--epochs", 1, "--batch-size", 4, *SMALL)))
-    command = [sys.executable, "-m", "featcache_cli.main", *words]
+    command = [sys.executable, "-c", SLOW_STEPS, *words]
     environment = {**os.environ, "PYTHONPATH": PATHS}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
-        shown = ""
-        while "epoch 1" not in shown:
-            shown += process.stderr.read(20)
+        read_until(process.stderr, r"epoch 1: [2-9] of")
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM, rest

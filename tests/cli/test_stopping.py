@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import ROOT, SMALL, done
+from commands import ROOT, SMALL, done, read_until
 from featcache.cache import FeatureCache
 from featcache_cli.options import StoppedError, progress_bar
 
@@ -35,7 +35,6 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
 ) -> None:
     out = tmp_path / "cache.h5"
     command = ["extract", str(data), "-o", str(out), "--batch-size", "1", "--views", "1", *SMALL]
-    text = ""
     with subprocess.Popen(
         [sys.executable, "-c", SLOW, *command],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
@@ -44,10 +43,7 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
         text=True,
     ) as process:
         assert process.stderr
-        while not re.search(r"extract: [2-9] of 18", text):
-            character = process.stderr.read(1)
-            assert character, text
-            text += character
+        text = read_until(process.stderr, r"extract: [2-9] of 18")
         process.send_signal(number)
         text += process.stderr.read()
     assert process.returncode == status, text

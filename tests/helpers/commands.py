@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from click.testing import CliRunner, Result
 
@@ -92,3 +93,13 @@ def in_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str
         text=True,
         timeout=60,
     )
+
+
+def read_until(stream: IO[str], pattern: str) -> str:
+    """What a process writes until the pattern has come; its end before that is a failure."""
+    text = ""
+    while not re.search(pattern, text):
+        character = stream.read(1)
+        assert character, f"ended without {pattern!r}: {text}"
+        text += character
+    return text
