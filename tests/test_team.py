@@ -315,8 +315,9 @@ def test_it_is_said_that_other_work_has_the_cluster(
 ) -> None:
     monkeypatch.setattr("featcache.machines.SLOW", 0.5)
     told, note = fully_booked()
-    alike(fit_head(cache, head="ridge", cluster=Cluster(), on_note=note), fit_head(cache, head="ridge"), cache)
-    assert told == [WAITS]
+    fit = fit_head(cache, head="ridge", cluster=Cluster(), on_note=note)
+    alike(fit, fit_head(cache, head="ridge"), cache)
+    assert told == [str(fit.data), WAITS]
 
 
 @pytest.mark.filterwarnings("ignore")
