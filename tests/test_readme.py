@@ -41,6 +41,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.timeout(3600)  # minutes, on a machine with nothing else to do
 @pytest.mark.usefixtures("photos")
 def test_every_shell_command_runs_in_the_order_of_the_readme(tmp_path: Path) -> None:
     assert {command[0] for command in commands("sh")} >= {
