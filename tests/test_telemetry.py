@@ -151,7 +151,7 @@ def run_watched(folder: Path, code: str, *arguments: str) -> tuple[str, set[str]
         subprocess.run([_compiler(), "-shared", "-fPIC", "-o", library, site / "watch.c", "-ldl"], check=True)
         environment["LD_PRELOAD"] = str(library)
     line = [sys.executable, "-c", code, *arguments]
-    ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
+    ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     addresses = set(log.read_text(encoding="utf-8").split())
     return ran.stdout, addresses, [str(one.relative_to(home)) for one in home.rglob("*") if one.is_file()]
