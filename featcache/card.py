@@ -43,6 +43,7 @@ class ModelCard:
     file : the weights beside model.json. head : name of the head. spec : how its features are extracted.
     weights : where the backbone's weights come from: "pretrained", "none" or a path. layer : of the features.
     metrics : what it reached on val, see `Accuracy.to_dict`. multilabel : whether an image can have several classes.
+    thresholds : the probability of each of several labels above which it is predicted; None is 0.5 for each.
     """
 
     kind: Literal["head", "network"]
@@ -54,6 +55,7 @@ class ModelCard:
     layer: str
     metrics: dict[str, Any]
     multilabel: bool = False
+    thresholds: tuple[float, ...] | None = None
 
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
@@ -75,6 +77,8 @@ class ModelCard:
             A file cannot be written. The model that was there before is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
+        if self.thresholds is None:  # versions that know none of them can read the others
+            del fields["thresholds"]
         files = {**({} if weights is None else {self.file: weights}), **others}
         commit(folder, finite({"format": _FORMAT, "version": _VERSION, **fields}), files)
 
@@ -106,11 +110,22 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its classes are {fields['classes']!r}")
             if not isinstance(fields.get("multilabel", False), bool):
                 raise HeadError(f"{path} is damaged: its multilabel is {fields['multilabel']!r}")
+            if "thresholds" in fields:
+                fields["thresholds"] = _thresholds(path, fields)
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, HeadError):
                 raise
             raise HeadError(f"{path} is not a featcache model: {error}") from error
+
+
+def _thresholds(path: Path, fields: Mapping[str, Any]) -> tuple[float, ...]:
+    """Those of a card; raises HeadError where they are not a number from 0 up to 1 for each of several labels."""
+    given = fields["thresholds"]
+    numbers = isinstance(given, list) and all(type(one) in (int, float) and 0 <= one < 1 for one in given)
+    if not numbers or len(given) != len(fields["classes"]) or not fields.get("multilabel", False):
+        raise HeadError(f"{path} is damaged: its thresholds are {given!r}")
+    return tuple(map(float, given))
 
 
 def write_json(path: Path, value: Any) -> None:

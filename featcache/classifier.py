@@ -32,6 +32,7 @@ from featcache.notebook import NotebookResult
 from featcache.phrases import brief
 from featcache.prediction import Prediction
 from featcache.saved import open_model
+from featcache.thresholds import decide, spell_thresholds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +67,8 @@ class Classifier(NotebookResult):
         card, names = self.card, brief(self.classes)
         layer = f"features ({card.layer}) of {card.spec.backbone}"
         what = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
-        return f"{what}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}"
+        decided = f"; thresholds {spell_thresholds(card.thresholds)}" if card.thresholds else ""
+        return f"{what}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}{decided}"
 
     @classmethod
     def load(
@@ -96,7 +98,7 @@ class Classifier(NotebookResult):
         saved = open_model(path, weights=weights, device=device, backbone=backbone)
         card, network = saved.card, saved.backbone
         if card.kind == "network":
-            return cls(card, network, _network_classifier(network, saved.model, card.multilabel))
+            return cls(card, network, _network_classifier(network, saved.model, card))
         if backbone is None:
             network.accelerate(card.spec.view.image_size, views=views)
         return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel))
@@ -233,7 +235,9 @@ class Classifier(NotebookResult):
         self, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, top: int, views: int
     ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
         """Label and top classes of each image."""
-        predicted, probabilities = heads.average_views(predicted, probabilities, views, len(self.classes))
+        predicted, probabilities = heads.average_views(
+            predicted, probabilities, views, len(self.classes), self.card.thresholds
+        )
         named = spell(predicted, self.classes)
         if probabilities is None:
             return [(name, ((name, None),)) for name in named]
@@ -267,7 +271,7 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multila
     return classify
 
 
-def _network_classifier(backbone: Backbone, network: Network, multilabel: bool) -> _Classify:
+def _network_classifier(backbone: Backbone, network: Network, card: ModelCard) -> _Classify:
     import torch
 
     def classify(pixels: NDArray[np.uint8]) -> _Answer:
@@ -276,8 +280,9 @@ def _network_classifier(backbone: Backbone, network: Network, multilabel: bool) 
 
         def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
             values = logits.cpu().double()
-            probabilities = (values.sigmoid() if multilabel else values.softmax(1)).numpy()
-            return (probabilities > 0.5).astype(np.int64) if multilabel else probabilities.argmax(1), probabilities
+            probabilities = (values.sigmoid() if card.multilabel else values.softmax(1)).numpy()
+            several = decide(probabilities, card.thresholds) if card.multilabel else None
+            return probabilities.argmax(1) if several is None else several, probabilities
 
         return answer
 

@@ -17,13 +17,16 @@ _SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_
 def spell_command(name: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
     """`featcache NAME ARGUMENTS --option value ...`, quoted for a shell; None and False are left out.
 
-    A mapping under "parameters" becomes -p name=value; sequences are joined by commas.
+    A mapping under "parameters" becomes -p name=value, any other --option name=value; sequences are joined by commas.
     """
     words = ["featcache", name, *(f"./{one}" if one.startswith("-") else one for one in arguments)]
     for option, value in settings.items():
         if option == "parameters":
             for parameter, given in (value or {}).items():
                 words += ["-p", f"{parameter}={_literal(given)}"]
+        elif isinstance(value, Mapping):
+            for key, given in value.items():
+                words += [f"--{option.replace('_', '-')}", f"{key}={given}"]
         elif value is not None and value is not False:
             words.append(_OPTIONS.get(option, f"--{option.replace('_', '-')}"))
             if value is not True:

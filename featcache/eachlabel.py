@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 
 from featcache.heads import weight_parameter
+from featcache.thresholds import decide
 
 
 class EachLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -23,10 +24,11 @@ class EachLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes
     ----------
-    estimators_ : c fitted ones. classes_ : 0 to c - 1.
+    estimators_ : c fitted ones. classes_ : 0 to c - 1. thresholds_ : (c,), see `featcache.thresholds.decide`; or None.
     """
 
     multilabel_ = True
+    thresholds_: NDArray[np.float64] | None = None
 
     def __init__(self, estimator: BaseEstimator) -> None:
         self.estimator = estimator
@@ -35,7 +37,7 @@ class EachLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit to X of shape (n, d) and labels y of shape (n, c), 0 or 1."""
         name = weight_parameter(self.estimator)
         weights = {name: sample_weight} if name and sample_weight is not None else {}
-        self.estimators_ = []
+        self.estimators_, self.thresholds_ = [], None
         for has in np.asarray(y, np.int64).T:
             if has.min() == has.max():
                 constant = DummyClassifier(strategy="constant", constant=int(has[0]))
@@ -51,5 +53,5 @@ class EachLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.column_stack(list(shares)).astype(np.float64)
 
     def predict(self, X: NDArray[Any]) -> NDArray[np.int64]:
-        """1 for the labels that are more probable than not, shape (n, c)."""
-        return (self.predict_proba(X) > 0.5).astype(np.int64)
+        """1 for the labels that are more probable than their thresholds, shape (n, c)."""
+        return decide(self.predict_proba(X), self.thresholds_)

@@ -310,6 +310,7 @@ def finetune(
     skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
     first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
     taken = describe_choice(str(plan.init_head), manifest.samples.classes) if is_imagenet(plan.init_head) else []
+    taken += _dropped_thresholds(plan.init_head)
     odd = {row: remark for found in world.gather(loader.remarks) for row, remark in found.items()}
     remarks = remark_notes([(manifest.samples.ids[row], remark) for row, remark in sorted(odd.items())])
     ranged = [describe_value_range(value_range)] if value_range else []
@@ -342,6 +343,13 @@ def _range_of(init_head: str | os.PathLike[str] | None, manifest: Manifest, max_
     if init_head is None or is_imagenet(os.fspath(init_head)):
         return find_value_range(manifest, max_pixels)
     return ModelCard.read(Path(init_head)).spec.view.value_range
+
+
+def _dropped_thresholds(init_head: str | None) -> list[str]:
+    """What a user should know of a head whose labels were not decided at 0.5, where a run began with it."""
+    if init_head is None or is_imagenet(init_head) or ModelCard.read(Path(init_head)).thresholds is None:
+        return []
+    return [f"the thresholds of {init_head} are not taken over: this run decides every label at 0.5"]
 
 
 def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 
 from featcache import heads
@@ -22,10 +23,12 @@ from featcache.imagenet import describe_choice, imagenet_head
 from featcache.label_metrics import judge
 from featcache.linear import LinearHead
 from featcache.multilabel import tune_labels
+from featcache.phrases import brief
 from featcache.samples import Samples
 from featcache.scaling import equalise, unscaled
 from featcache.spec import ExtractSpec
 from featcache.team import Team
+from featcache.thresholds import LEAST, Thresholds, check_thresholds, choose_thresholds, spell_thresholds
 from featcache.validation import calibrated, cross_validate
 
 UseViews = Literal["all", "mean", "clean", "cycle"]
@@ -34,13 +37,15 @@ OnEpoch = Callable[[Any], None]
 ON_CLUSTER = ("auto", *(name for name in FAMILIES if name != "knn"))
 
 _BUDGET_S = 10.0
+_SEVERAL = "images with several labels"
 
 
 @dataclass(frozen=True)
 class Options:
     """How a head is fitted; see `fit_head`.
 
-    places : of a map in its features, 0 where they are none. team : machines that share the rows.
+    thresholds : of several labels, see `fit_head`. places : of a map in its features, 0 where they are none.
+    team : machines that share the rows.
     saved : whether the head will be saved; one that cannot be is refused before it is fitted.
     """
 
@@ -50,6 +55,7 @@ class Options:
     budget_s: float | None = None
     scaling: Literal["standard", "l2"] | None = None
     calibrate: bool = False
+    thresholds: Thresholds | None = None
     seed: int = 0
     device: str = "cpu"
     places: int = 0
@@ -79,7 +85,7 @@ class Options:
 
     def refuse(self, *names: str, only: str) -> None:
         """Raise HeadError for options that would silently be without effect."""
-        given = [name for name in names if getattr(self, name)]
+        given = [name for name in names if getattr(self, name) is not None and getattr(self, name) is not False]
         if given:
             raise HeadError(f"{given[0]} is for {only}")
 
@@ -95,6 +101,7 @@ class Fitted:
 
     name : of the head. history : epochs of sgd. selection : what cross-validation said. untempered : the head without
     the temperature that its logits were divided by, where they were. notes : what a user should know, a line each.
+    thresholds : of each of several labels, where they are not all 0.5 by default.
     """
 
     estimator: BaseEstimator
@@ -103,6 +110,7 @@ class Fitted:
     selection: Selection | None = None
     untempered: BaseEstimator | None = None
     notes: tuple[str, ...] = ()
+    thresholds: NDArray[np.float64] | None = None
 
 
 def fit(
@@ -110,11 +118,15 @@ def fit(
 ) -> Fitted:
     """Fit a head to train; val chooses the epoch of "sgd" and nothing else. Raises HeadError."""
     if train.joined is None or _is_tree(head):
-        return _fit(head, options, train, val, on_epoch)
-    scale = equalise(train)
-    fitted = _fit(head, options, train.scaled(scale), val.scaled(scale), on_epoch)
-    hot = fitted.untempered and unscaled(fitted.untempered, scale)
-    return replace(fitted, estimator=unscaled(fitted.estimator, scale), untempered=hot)
+        fitted = _fit(head, options, train, val, on_epoch)
+    else:
+        scale = equalise(train)
+        fitted = _fit(head, options, train.scaled(scale), val.scaled(scale), on_epoch)
+        hot = fitted.untempered and unscaled(fitted.untempered, scale)
+        fitted = replace(fitted, estimator=unscaled(fitted.estimator, scale), untempered=hot)
+    if fitted.thresholds is not None:
+        heads.set_thresholds(fitted.estimator, fitted.thresholds)
+    return fitted
 
 
 def _is_tree(head: str | BaseEstimator) -> bool:
@@ -127,6 +139,8 @@ def _fit(
     head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None
 ) -> Fitted:
     names = _families(head, options, train)
+    if not train.samples.multilabel:
+        options.refuse("thresholds", only=_SEVERAL)
     if names and not train.samples.multilabel:
         return _tune(str(head), names, options, train)
     options.refuse_cluster(head if isinstance(head, str) else type(head).__name__)
@@ -155,6 +169,7 @@ def borrow(head: str, options: Options, train: Features, spec: ExtractSpec, weig
     if options.parameters or options.use_views:
         raise HeadError(f"{head} does not train: it takes neither parameters nor use_views")
     options.refuse("cv", "budget_s", "scaling", "calibrate", only="heads that train")
+    options.refuse("thresholds", only=_SEVERAL)
     options.refuse_device()
     options.refuse_cluster(head)
     estimator = imagenet_head(
@@ -263,7 +278,7 @@ def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fi
         estimator = heads.with_scaling(estimator, options.scaling)
     if options.saved:
         refuse_unsavable(estimator)
-    selection = _validate(estimator, name, options, train) if options.cv else None
+    selection = _validate(estimator, name, options, train)[0] if options.cv else None
     if options.calibrate:
         estimator = calibrated(estimator, train, options.rows, options.cv or 5, options.seed)
     else:
@@ -296,11 +311,13 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         raise HeadError(f"{head} is for images with one label; use linear, or another head with probabilities")
     if head == "linear" and set(options.parameters) <= {"class_weight"}:
         options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
+        wanted = check_thresholds(options.thresholds, train.samples.classes)
         try:
             found = tune_labels(train, options.rows, **options.tuning)
         except (MemoryError, RuntimeError) as error:  # a GPU's memory
             raise HeadError(f"linear could not be fitted: {error}") from error
-        return Fitted(found.head, "linear", selection=found.selection, untempered=found.untempered)
+        fitted = Fitted(found.head, "linear", selection=found.selection, untempered=found.untempered)
+        return _with_thresholds(fitted, wanted, train.samples.classes, found.labels, found.probabilities)
     estimator, name = _made(head, options, train.samples)
     if not hasattr(estimator, "predict_proba"):
         raise HeadError(f"{name} has no probabilities, which labels are judged by; use linear, or one that has")
@@ -310,14 +327,49 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         estimator = heads.with_scaling(estimator, options.scaling)
     if options.saved:
         refuse_unsavable(estimator)
-    selection = _validate(estimator, name, options, train) if options.cv else None
+    wanted = check_thresholds(options.thresholds, train.samples.classes)
+    if isinstance(wanted, str) and not options.cv:
+        raise HeadError(
+            "thresholds with the highest F1 are chosen on images that are left out, and this head leaves out none: "
+            "give cv (--cv 5), or numbers of your own"
+        )
+    selection, rows, shares = _validate(estimator, name, options, train) if options.cv else (None, None, None)
     heads.fit_estimator(estimator, train.flatten(options.rows))
-    return Fitted(estimator, name, selection=selection)
+    y = None if rows is None else train.y[rows]
+    return _with_thresholds(Fitted(estimator, name, selection=selection), wanted, train.samples.classes, y, shares)
 
 
-def _validate(estimator: BaseEstimator, name: str, options: Options, train: Features) -> Selection:
+def _with_thresholds(
+    fitted: Fitted,
+    wanted: NDArray[np.float64] | str | None,
+    classes: tuple[str, ...],
+    y: NDArray[Any] | None,
+    probabilities: NDArray[np.float64] | None,
+) -> Fitted:
+    """The thresholds that are wanted, where they are "f1" chosen by the left-out images, and what is said of them."""
+    if wanted is None:
+        return fitted
+    if not isinstance(wanted, str):
+        return replace(fitted, thresholds=wanted, notes=(f"thresholds as given: {spell_thresholds(wanted)}",))
+    if y is None or probabilities is None:
+        raise AssertionError("some images are left out")
+    thresholds, unknown = choose_thresholds(y, probabilities)
+    said = "thresholds with the highest F1 on left-out images (the figures of which are at 0.5): "
+    notes = [said + spell_thresholds(thresholds)]
+    if unknown.any():
+        names, kept = brief([classes[label] for label in np.flatnonzero(unknown)]), int(unknown.sum())
+        few = f"fewer than {LEAST} left-out images have them, or all"
+        notes.append(f"{kept} of {len(classes)} labels keep 0.5, since {few}: {names}")
+    return replace(fitted, thresholds=thresholds, notes=tuple(notes))
+
+
+def _validate(
+    estimator: BaseEstimator, name: str, options: Options, train: Features
+) -> tuple[Selection, NDArray[np.int64], NDArray[np.float64] | None]:
+    """What cross-validation says, the images that it left out, and their probabilities, if there are any."""
     folds = options.cv or 0
     started = time.perf_counter()
     rows, predicted, probabilities = cross_validate(estimator, train, options.rows, folds, options.seed)
     found = judge(train.y[rows], predicted, probabilities, train.samples.classes)
-    return Selection((Entrant(name, "", found, time.perf_counter() - started, 1.0),), len(rows), folds)
+    entrant = Entrant(name, "", found, time.perf_counter() - started, 1.0)
+    return Selection((entrant,), len(rows), folds), rows, probabilities

@@ -23,7 +23,7 @@ from featcache.features import Features
 from featcache.fitters import Options, UseViews, borrow, fit
 from featcache.headfile import dump_head
 from featcache.imagenet import is_imagenet
-from featcache.label_metrics import LabelAccuracy, judge
+from featcache.label_metrics import LabelAccuracy, evaluate_labels, judge
 from featcache.layers import grid_side, join_layers, parse_layer
 from featcache.machines import Cluster
 from featcache.metrics import Accuracy
@@ -32,6 +32,7 @@ from featcache.predictions import FILE, TEST, predictions_csv
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
 from featcache.team import Team
+from featcache.thresholds import Thresholds
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +42,8 @@ class HeadFit(NotebookResult):
     estimator : the fitted classifier. name : of the head. history : epochs of `sgd`, else empty.
     path : where it was saved, if it was. selection : what cross-validation said, if it was asked.
     before : val figures before the temperature was set, where one was. notes : what a user should know, a line each.
-    data : what it was fitted on.
+    data : what it was fitted on. thresholds : of each of several labels, where any were asked for; the estimator, the
+    saved head and the figures decide by them. at_half : val figures at 0.5, where there are thresholds.
     """
 
     estimator: BaseEstimator
@@ -53,6 +55,8 @@ class HeadFit(NotebookResult):
     before: Accuracy | LabelAccuracy | None = None
     notes: tuple[str, ...] = ()
     data: DataSummary | None = None
+    thresholds: tuple[float, ...] | None = None
+    at_half: LabelAccuracy | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -66,6 +70,12 @@ class HeadFit(NotebookResult):
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
         lines = [str(self.selection)] if self.selection else []
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
+        if self.at_half:
+            half = self.at_half
+            lines.append(
+                f"at thresholds of 0.5: macro F1 {half.macro_f1:.4f}, micro F1 {half.micro_f1:.4f}, all labels right "
+                f"{half.accuracy:.4f}"
+            )
         if self.before and self.selection:
             lines.append(
                 f"before {_temperature(self.selection.temperature)}: log-loss "
@@ -100,6 +110,8 @@ class HeadFit(NotebookResult):
             "before_temperature": before,
             "notes": list(self.notes),
             "data": self.data.to_dict() if self.data else None,
+            "thresholds": list(self.thresholds) if self.thresholds else None,
+            "at_half": self.at_half.to_dict() if self.at_half else None,
         }
 
 
@@ -115,6 +127,7 @@ def fit_head(
     budget_s: float | None = None,
     scaling: Literal["standard", "l2"] | None = None,
     calibrate: bool = False,
+    thresholds: Thresholds | None = None,
     tta: int = 0,
     seed: int = 0,
     device: str = "cpu",
@@ -145,6 +158,9 @@ def fit_head(
     budget_s : seconds for "auto"; None takes 10.
     scaling : a first step of heads that are not tuned: "standard" or "l2".
     calibrate : give a head that has no probabilities some, see `featcache.validation.calibrated`.
+    thresholds : of several labels, from which probability on each is predicted: a number for all, or numbers by label;
+        "f1" chooses for each what has the highest F1 on the images that cross-validation leaves out, see
+        `featcache.thresholds`. None is 0.5 for each: most single decisions are right, but rare labels are seldom found.
     tta : augmented views of a val or test image that are averaged with the clean one.
     seed : of the folds, and of the order and the first weights of "sgd".
     device : where the passes of linear and head2toe over the features are made: "cpu", which needs no PyTorch, "auto",
@@ -184,6 +200,7 @@ def fit_head(
         budget_s,
         scaling,
         calibrate,
+        thresholds,
         seed,
         device,
         places,
@@ -199,6 +216,9 @@ def fit_head(
     with watch.phase("evaluate"):
         predicted, probabilities = _predict(fitted.estimator, val, tta)
         accuracy = judge(val.y, predicted, probabilities, val.samples.classes)
+        at_half = None
+        if fitted.thresholds is not None and probabilities is not None:
+            at_half = evaluate_labels(val.y, probabilities, val.samples.classes)
         before = evaluate_head(fitted.untempered, val, tta) if fitted.untempered else None
         guessed = _predict(fitted.estimator, test, tta) if len(test.samples) else None
         on_test = judge(test.y, *guessed, test.samples.classes) if guessed else None
@@ -213,7 +233,17 @@ def fit_head(
         seed=seed,
     )
     found = HeadFit(
-        fitted.estimator, fitted.name, report, fitted.history, folder, fitted.selection, before, fitted.notes, data
+        fitted.estimator,
+        fitted.name,
+        report,
+        fitted.history,
+        folder,
+        fitted.selection,
+        before,
+        fitted.notes,
+        data,
+        None if fitted.thresholds is None else tuple(fitted.thresholds.tolist()),
+        at_half,
     )
     if folder is not None:
         files: dict[str, bytes | None] = {
@@ -221,7 +251,7 @@ def fit_head(
             TEST: predictions_csv(test.samples, *guessed) if guessed else None,
             REPORT: as_json(found.to_dict()),
         }
-        _save(fitted.estimator, fitted.name, cache, join_layers(names), accuracy, folder, files)
+        _save(found, cache, join_layers(names), folder, files)
     return found
 
 
@@ -256,25 +286,18 @@ def _temperature(found: float | tuple[float, ...] | None) -> str:
     return f"its temperature of {found:.3g}"
 
 
-def _save(
-    estimator: BaseEstimator,
-    name: str,
-    cache: FeatureCache,
-    layer: str,
-    accuracy: Accuracy | LabelAccuracy,
-    folder: Path,
-    files: Mapping[str, bytes | None],
-) -> None:
-    file, weights = dump_head(estimator)
+def _save(fit: HeadFit, cache: FeatureCache, layer: str, folder: Path, files: Mapping[str, bytes | None]) -> None:
+    file, weights = dump_head(fit.estimator)
     card = ModelCard(
         kind="head",
         file=file,
-        head=name,
+        head=fit.name,
         classes=cache.samples.classes,
         spec=cache.spec,
         weights=cache.provenance.get("weights", "pretrained"),
         layer=layer,
-        metrics=accuracy.to_dict(),
+        metrics=fit.accuracy.to_dict(),
         multilabel=cache.samples.multilabel,
+        thresholds=fit.thresholds,
     )
     card.write(folder, weights, files)

@@ -21,6 +21,7 @@ from featcache.folding import Layer
 from featcache.frozen import Frozen
 from featcache.report import human_bytes
 from featcache.spec import PENULTIMATE
+from featcache.thresholds import HALF
 
 if TYPE_CHECKING:
     from featcache.saved import SavedModel
@@ -39,7 +40,7 @@ import numpy as np
 {imports}
 
 CLASSES = {classes!r}
-MODEL = Path(__file__).with_name({file!r})
+{thresholds}MODEL = Path(__file__).with_name({file!r})
 
 
 def load(photo):
@@ -66,7 +67,9 @@ _DEEP = """    if image.mode.startswith(("I", "F")):  # more than 8 bits: {low:.
         image = Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8))
 """
 _SHOW = 'print(f"{photo}\\t{CLASSES[row.argmax()]}\\t{row.max():.4f}")'
-_SHOW_LABELS = 'print(photo, *(f"{name} {share:.4f}" for name, share in zip(CLASSES, row) if share > 0.5), sep="\\t")'
+_THRESHOLDS = "THRESHOLDS = {thresholds!r}  # above which probability a label is named\n"
+_SHOW_LABELS = """named = zip(CLASSES, row, THRESHOLDS)
+    print(photo, *(f"{name} {share:.4f}" for name, share, least in named if share > least), sep="\\t")"""
 
 _PILLOW = "from PIL import Image, ImageOps"
 
@@ -215,11 +218,16 @@ def _metadata(card: ModelCard) -> dict[str, str]:
     return {
         "classes": json.dumps(card.classes),
         "several_labels": json.dumps(card.multilabel),
+        **({"thresholds": json.dumps(_thresholds(card))} if card.multilabel else {}),
         "pixels": ", ".join(_preprocessing(card)),
         "resize_size": str(view.resize_size),
         "image_size": str(view.image_size),
         "interpolation": view.interpolation,
     }
+
+
+def _thresholds(card: ModelCard) -> list[float]:
+    return list(card.thresholds or [HALF] * len(card.classes))
 
 
 def _program(card: ModelCard, path: Path, imports: str, run: str, *, rows: str = "probabilities") -> str:
@@ -229,6 +237,7 @@ def _program(card: ModelCard, path: Path, imports: str, run: str, *, rows: str =
     return _PROGRAM.format(
         imports=imports,
         classes=list(card.classes),
+        thresholds=_THRESHOLDS.format(thresholds=_thresholds(card)) if card.multilabel else "",
         file=path.name,
         deep=_DEEP.format(low=low, high=high, width=high - low) if view.value_range else "",
         resize=view.resize_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from featcache.errors import HeadError
 from featcache.features import FlatFeatures
 from featcache.linear import LinearHead
 from featcache.onevsrest import OneVsRestHead
+from featcache.thresholds import decide
 
 # Short name -> class, parameters.
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -104,6 +105,21 @@ def is_multilabel(estimator: BaseEstimator) -> bool:
     return is_multilabel(last) if name else bool(getattr(last, "multilabel_", False))
 
 
+def thresholds_of(estimator: BaseEstimator) -> NDArray[np.float64] | None:
+    """From which probabilities on a classifier of several labels predicts them, shape (c,); None is 0.5 for each."""
+    name, last = _last_step(estimator)
+    return thresholds_of(last) if name else getattr(last, "thresholds_", None)
+
+
+def set_thresholds(estimator: BaseEstimator, thresholds: NDArray[np.float64] | None) -> None:
+    """Let a fitted classifier of several labels predict them from these probabilities on, see `thresholds_of`."""
+    name, last = _last_step(estimator)
+    if name:
+        set_thresholds(last, thresholds)
+    else:
+        last.thresholds_ = thresholds
+
+
 def _last_step(estimator: BaseEstimator) -> tuple[str, BaseEstimator]:
     """Name and estimator of a pipeline's step that learns; "" and the estimator itself where it is no pipeline."""
     if hasattr(estimator, "steps"):
@@ -138,7 +154,9 @@ def classify(
             if has_shares:
                 shares.append(np.asarray(estimator.predict_proba(block), dtype=np.float64))
         if multilabel:
-            return average_views(*_several(np.concatenate(shares), n_classes), views, n_classes)
+            thresholds = thresholds_of(estimator)
+            several = _several(np.concatenate(shares), n_classes, thresholds)
+            return average_views(*several, views, n_classes, thresholds)
         guesses = np.concatenate(predicted)
         if not 0 <= guesses.min(initial=0) <= guesses.max(initial=0) < n_classes:
             raise ValueError("it names classes that there are not")
@@ -154,11 +172,13 @@ def classify(
     return average_views(guesses, full, views, n_classes)
 
 
-def _several(shares: NDArray[np.float64], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _several(
+    shares: NDArray[np.float64], n_classes: int, thresholds: NDArray[np.float64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     if shares.shape[1:] != (n_classes,):
         raise ValueError(f"it gives probabilities of shape {shares.shape} for {n_classes} labels")
     _require_finite(shares)
-    return (shares > 0.5).astype(np.int64), shares
+    return decide(shares, thresholds), shares
 
 
 def _require_finite(probabilities: NDArray[np.float64]) -> None:
@@ -172,12 +192,16 @@ def _require_finite(probabilities: NDArray[np.float64]) -> None:
 
 
 def average_views(
-    predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, views: int, n_classes: int
+    predicted: NDArray[np.int64],
+    probabilities: NDArray[np.float64] | None,
+    views: int,
+    n_classes: int,
+    thresholds: NDArray[np.float64] | Sequence[float] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
     """Of `views` rows an image, image by image: the mean probabilities and their first class; votes where none are.
 
-    predicted : shape (n * views,); of several labels (n * views, c). probabilities : (n * views, c). Returns the same
-    with n rows.
+    predicted : shape (n * views,); of several labels (n * views, c). probabilities : (n * views, c). thresholds :
+    of several labels, see `featcache.thresholds.decide`. Returns the same with n rows.
     """
     if views == 1:
         return predicted, probabilities
@@ -185,7 +209,7 @@ def average_views(
         votes = np.eye(n_classes)[predicted].reshape(-1, views, n_classes).sum(axis=1)
         return votes.argmax(axis=1), None
     mean = probabilities.reshape(-1, views, n_classes).mean(axis=1)
-    return (mean > 0.5).astype(np.int64) if predicted.ndim == 2 else mean.argmax(axis=1), mean
+    return decide(mean, thresholds) if predicted.ndim == 2 else mean.argmax(axis=1), mean
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from featcache.calibration import expected_calibration_error
 from featcache.labels import Labels, is_multilabel
 from featcache.metrics import Accuracy, evaluate, wilson_interval
+from featcache.thresholds import decide
 
 
 @dataclass(frozen=True)
 class LabelAccuracy:
-    """How good predictions of several labels are for n images; a label is predicted where its probability is above 1/2.
+    """How good predictions of several labels are for n images.
 
     accuracy : share of images with exactly the right labels, with its 95 % Wilson interval. mean_average_precision :
     mean of the labels' average precisions, which no threshold decides. macro_f1 : mean over the labels that some image
@@ -73,12 +74,26 @@ class LabelAccuracy:
 
 
 def evaluate_labels(
-    y: NDArray[np.uint8], probabilities: NDArray[np.float64], classes: tuple[str, ...]
+    y: NDArray[np.uint8],
+    probabilities: NDArray[np.float64],
+    classes: tuple[str, ...],
+    predicted: NDArray[np.int64] | None = None,
 ) -> LabelAccuracy:
-    """Compare labels, 0 or 1, with their probabilities; both shape (n, c), n 1 or more."""
+    """Compare labels, 0 or 1, with their probabilities, and with the labels that were predicted.
+
+    Parameters
+    ----------
+    y, probabilities : ndarray, shape (n, c), n 1 or more
+    predicted : ndarray, shape (n, c), 0 or 1, optional
+        None predicts each label whose probability is above 0.5.
+
+    Returns
+    -------
+    LabelAccuracy
+    """
     from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 
-    predicted = (probabilities > 0.5).astype(np.uint8)
+    predicted = (decide(probabilities) if predicted is None else predicted).astype(np.uint8)
     n, there = len(y), np.any(y, axis=0)
     right = int((predicted == y).all(axis=1).sum())
     low, high = wilson_interval(right, n)
@@ -124,7 +139,7 @@ def judge(
 ) -> Accuracy | LabelAccuracy:
     """`evaluate_labels` for images with several labels, else `evaluate`."""
     if is_multilabel(labels) and probabilities is not None:
-        return evaluate_labels(labels, probabilities, classes)
+        return evaluate_labels(labels, probabilities, classes, predicted)
     return evaluate(labels, predicted, classes, probabilities)
 
 

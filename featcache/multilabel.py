@@ -25,11 +25,16 @@ from featcache.spectrum import Spectrum
 
 
 class TunedLabels(NamedTuple):
-    """A head with its temperatures folded in, what cross-validation says of it, and the head without them."""
+    """A head with its temperatures folded in, what cross-validation says of it, and the head without them.
+
+    labels, probabilities : of the left-out images, each by the problem that left it out; shape (m, c).
+    """
 
     head: OneVsRestHead
     selection: Selection
     untempered: OneVsRestHead
+    labels: NDArray[np.uint8]
+    probabilities: NDArray[np.float64]
 
 
 def tune_labels(
@@ -76,7 +81,8 @@ def tune_labels(
         Layers(one.C, one.coef.reshape(parts + 1, c, -1), one.intercept.reshape(parts + 1, c)) for one in path
     )  # one layer a fold
     best = _choose(layers, left_out, balance, len(rows.mean))
-    found = evaluate_labels(labels[left_out.rows], expit(best.logits / best.temperature), samples.classes)
+    labels, probabilities = labels[left_out.rows], expit(best.logits / best.temperature)
+    found = evaluate_labels(labels, probabilities, samples.classes)
     low, high = best.C.min(), best.C.max()
     setting = f"C={low:.3g}" + ("" if low == high else f" to {high:.3g} by label")
     entrant = Entrant("linear", setting, found, time.perf_counter() - started, 1.0, best.trials)
@@ -85,6 +91,8 @@ def tune_labels(
         OneVsRestHead.from_weights(best.coef / best.temperature[:, None], best.intercept / best.temperature),
         selection,
         OneVsRestHead.from_weights(best.coef, best.intercept),
+        labels,
+        probabilities,
     )
 
 

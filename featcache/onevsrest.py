@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 
 from featcache.blocks import BLOCK_BYTES, Centred, Rows
 from featcache.regression import DTYPES, Regression
+from featcache.thresholds import decide
 
 
 class OneVsRest:
@@ -121,9 +122,11 @@ class OneVsRestHead(Regression):
     Attributes
     ----------
     classes_ : 0 to c - 1. coef_ : ndarray, shape (c, d). intercept_ : (c,). n_iter_ : the most of a label.
+    thresholds_ : (c,), the probabilities above which labels are predicted; None is 0.5 for each.
     """
 
     multilabel_ = True
+    thresholds_: NDArray[np.float64] | None = None
 
     def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d), perhaps memory-mapped, and labels y of shape (n, c), 0 or 1."""
@@ -161,12 +164,14 @@ class OneVsRestHead(Regression):
         return expit(self.decision_function(X))
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """1 for the labels that are more probable than not, shape (n, c)."""
-        return (self.decision_function(X) > 0).astype(np.int64)
+        """1 for the labels that are more probable than their thresholds, shape (n, c)."""
+        if self.thresholds_ is None:
+            return (self.decision_function(X) > 0).astype(np.int64)
+        return decide(self.predict_proba(X), self.thresholds_)
 
     def _set(self, coef: NDArray[Any], intercept: NDArray[Any]) -> None:
         self.coef_, self.intercept_ = coef.astype(np.float64), intercept.astype(np.float64)
-        self.classes_, self.n_features_in_ = np.arange(len(coef)), coef.shape[1]
+        self.classes_, self.n_features_in_, self.thresholds_ = np.arange(len(coef)), coef.shape[1], None
 
     @classmethod
     def from_weights(cls, coef: NDArray[Any], intercept: NDArray[Any]) -> OneVsRestHead:

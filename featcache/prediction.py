@@ -20,8 +20,8 @@ class Prediction(NotebookResult):
     """What a model says of one picture.
 
     path : "" for a picture that was not given as a file.
-    label : the most probable class; of a model of several labels those that are more probable than not, as "a|b".
-        None where the picture could not be read; then `error` says why.
+    label : the most probable class; of a model of several labels those that are more probable than their thresholds
+        (0.5 as a rule), as "a|b". None where the picture could not be read; then `error` says why.
     top : pairs (class, probability), most probable first. The probability is None for heads without one.
     several : whether a picture can have several labels.
     moved_to : where a `Sorter` put the file; None where nothing is sorted. Beside a label, `error` says why it could

@@ -123,6 +123,8 @@ def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
             f"{len(estimator.classes_)} classes, the backbone gives {width} and model.json names "
             f"{len(card.classes)}."
         )
+    if card.multilabel:
+        heads.set_thresholds(estimator, None if card.thresholds is None else np.array(card.thresholds))
     return estimator
 
 

@@ -22,6 +22,7 @@ from featcache.files import find_images
 from featcache.hosting import Gate, bracketed, is_loopback, listen, run
 from featcache.images import decode, lift_pillows_limit
 from featcache.prediction import Prediction
+from featcache.thresholds import spell_thresholds
 
 MAX_UPLOAD = 20 << 20
 """Bytes of a picture."""
@@ -261,6 +262,10 @@ def _about(card: ModelCard) -> str:
             f"{'All labels right' if card.multilabel else 'Right'} on {100 * figures['accuracy']:.1f} % of "
             f"{figures['n']} val images (95 % interval {100 * figures['accuracy_low']:.1f} to "
             f"{100 * figures['accuracy_high']:.1f} %)."
+        )
+    if card.thresholds:
+        lines.append(
+            f"A label is named where its probability is above its threshold: {spell_thresholds(card.thresholds)}."
         )
     return f"<h1>{escape(_title(card))}</h1>" + "".join(f"<p>{escape(line)}</p>" for line in lines)
 

@@ -32,6 +32,7 @@ def parsed(command: str) -> dict[str, Any]:
         (spell_command("x", [], {"allow_leak": True, "strict": False, "cv": None}), "featcache x --allow-leak"),
         (spell_command("x", ["a"], {"out": "b", "budget_s": 2.5}), "featcache x a -o b --budget 2.5"),
         (spell_command("x", [], {"seed": 0}), "featcache x --seed 0"),
+        (spell_command("x", [], {"at_most": {"a": 0.5, "b c": 1}}), "featcache x --at-most a=0.5 --at-most 'b c=1'"),
         (spell_command("x", [], {"routes": ["cached", "frozen"]}), "featcache x --routes cached,frozen"),
         (spell_command("x", [], {"layers": ("a", "b"), "parameters": None}), "featcache x --layers a,b"),
         (spell_command("x", [], {"parameters": {"C": 0.1, "w": "balanced", "d": {0: 2}, "k": "1"}}),
@@ -48,6 +49,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 9), inner, max_size=2),
     max_leaves=4,
 )
+SHARES = st.floats(0, 1, exclude_max=True)
 OTHERS: dict[str, Any] = {
     "as_json": False, "report": None, "data": None, "cluster": None, "gpus_per_worker": None, "cpus_per_worker": None,
 }  # fmt: skip
@@ -66,6 +68,9 @@ OTHERS: dict[str, Any] = {
             "budget_s": st.none() | st.floats(0.001, 1e6),
             "scaling": st.sampled_from([None, "standard", "l2"]),
             "calibrate": st.booleans(),
+            "thresholds": st.sampled_from([None, "f1"])
+            | SHARES
+            | st.dictionaries(NAMES, SHARES, min_size=1, max_size=3),
             "tta": st.integers(0, 9),
             "device": st.sampled_from(["cpu", "auto", "cuda:1"]),
             "layer": NAMES,

@@ -13,7 +13,7 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors allocator calibration labels joined world rng",
-            "atomic filekinds split_names foreign_folders telemetry hints checkpoints notebook",
+            "atomic filekinds split_names foreign_folders telemetry hints checkpoints notebook thresholds",
             "modelfolder bitdepth",
             "tiff",
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "

@@ -24,6 +24,23 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
     return parameters
 
 
+def _thresholds(
+    _ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> str | float | dict[str, float] | None:
+    """f1, a number, or one or several LABEL=NUMBER."""
+    if not texts or texts == ("f1",):
+        return "f1" if texts else None
+    try:
+        if len(texts) == 1 and "=" not in texts[0]:
+            return float(texts[0])
+        pairs = [text.rpartition("=") for text in texts]
+        if all(name for name, _, _ in pairs):
+            return {name: float(number) for name, _, number in pairs}
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{' '.join(texts)} is neither f1 nor a number nor LABEL=NUMBER, given once or more")
+
+
 @options.command()
 @click.argument("cache", type=options.PATH)
 @click.option(
@@ -70,6 +87,14 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
     help="Scale each feature (standard), or each image to length 1 (l2), first.",
 )
 @click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
+@click.option(
+    "--thresholds",
+    multiple=True,
+    callback=_thresholds,
+    metavar="f1|NUMBER|LABEL=NUMBER",
+    help="From which probability on each of several labels is predicted: f1 chooses what has the highest F1 on images "
+    "left out of training; a number holds for all; LABEL=NUMBER, given again for more, for one. [default: 0.5]",
+)
 @click.option(
     "--tta",
     type=click.IntRange(0),
