@@ -77,6 +77,13 @@ def format_range(value_range: ValueRange) -> str:
     return ":".join(f"{value:.15g}" for value in value_range)
 
 
+def model_range_note(value_range: ValueRange | None) -> str:
+    """What a model takes pictures of more than 8 bits a channel by, for a message on those that it sees too dark."""
+    if value_range is None:
+        return "the model takes 8 bits, or the upper 8 of 16"
+    return f"the model takes values {format_range(value_range)} of more than 8 bits, as its cache did"
+
+
 def _strips(values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], slice]]:
     """Some rows at a time, and which."""
     rows = max(1, _STRIP // max(1, values[:1].size))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from featcache import heads
 from featcache.backbones import Backbone
 from featcache.card import ModelCard
 from featcache.errors import UnreadableImageError
-from featcache.images import decode, rgb_of
+from featcache.images import Decoded, check_picture, decode_and_check
 from featcache.inputs import Image, ImageFile, each_image
 from featcache.labels import spell
 from featcache.loader import usable_cores
@@ -45,9 +45,17 @@ _Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
 _Classify = Callable[[NDArray[np.uint8]], _Answer]
 """Starts on clean views (b, s, s, 3)."""
 
-_Views = NDArray[np.uint8] | UnreadableImageError
+
+class _Made(NamedTuple):
+    """The views of an image, (v, s, s, 3), and what is odd about it."""
+
+    views: NDArray[np.uint8]
+    remark: str
+
+
+_Views = _Made | UnreadableImageError
 _Begun = list[tuple[str, Future[_Views]]]
-"""Names of images, and their views to come, (v, s, s, 3)."""
+"""Names of images, and their views to come."""
 
 
 class Classifier(NotebookResult):
@@ -188,17 +196,17 @@ class Classifier(NotebookResult):
             return image.name, decoders.submit(self._views_of_file, image.read, numbers)
         try:
             # at once: its owner may change or close it afterwards
-            pixels = rgb_of(image, name, value_range=self.card.spec.view.value_range)
+            decoded = check_picture(image, name, value_range=self.card.spec.view.value_range)
         except UnreadableImageError as error:
             unreadable: Future[_Views] = Future()
             unreadable.set_result(error)
             return "", unreadable
-        return "", decoders.submit(self._views, pixels, pixels.data, numbers)
+        return "", decoders.submit(self._views, decoded, decoded.pixels.data, numbers)
 
     def _views_of_file(self, read: Callable[[], bytes], numbers: Sequence[int]) -> _Views:
         try:
             data = read()
-            return self._views(decode(data, value_range=self.card.spec.view.value_range), data, numbers)
+            return self._views(decode_and_check(data, value_range=self.card.spec.view.value_range), data, numbers)
         except UnreadableImageError as error:
             return error
         except OSError as error:
@@ -206,16 +214,17 @@ class Classifier(NotebookResult):
         except ValueError as error:  # a name with NUL in it
             return UnreadableImageError(str(error))
 
-    def _views(self, pixels: NDArray[np.uint8], content: bytes | memoryview, numbers: Sequence[int]) -> _Views:
+    def _views(self, decoded: Decoded, content: bytes | memoryview, numbers: Sequence[int]) -> _Views:
         """content : what the views are drawn by."""
         from featcache.views import make_views
 
-        return make_views(pixels, self.card.spec.view, hashlib.sha256(content).digest(), numbers)
+        views = make_views(decoded.pixels, self.card.spec.view, hashlib.sha256(content).digest(), numbers)
+        return _Made(views, decoded.remark)
 
     def _start(self, batch: _Begun) -> _Answer | None:
         """Give the network what could be read of a batch."""
         views = [future.result() for _, future in batch]
-        good = [one for one in views if isinstance(one, np.ndarray)]
+        good = [one.views for one in views if isinstance(one, _Made)]
         return self._classify(np.concatenate(good)) if good else None
 
     def _predictions(self, batch: _Begun, started: Future[_Answer | None], top: int, views: int) -> list[Prediction]:
@@ -228,7 +237,9 @@ class Classifier(NotebookResult):
             if isinstance(found, UnreadableImageError):
                 predictions.append(Prediction(path, None, (), str(found)))
             else:
-                predictions.append(Prediction(path, *next(results), several=self.card.multilabel))
+                label, shown = next(results)
+                remark = found.remark or None
+                predictions.append(Prediction(path, label, shown, several=self.card.multilabel, remark=remark))
         return predictions
 
     def _results(

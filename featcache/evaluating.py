@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.atomic import write_file
+from featcache.bitdepth import ValueRange, model_range_note
 from featcache.card import REPORT, ModelCard, prepare_folder, write_json
 from featcache.classifier import Classifier
 from featcache.entries import Entry, Listing
@@ -30,7 +31,7 @@ from featcache.notebook import NotebookResult
 from featcache.prediction import Prediction
 from featcache.predictions import write_predictions
 from featcache.progress_bar import ProgressOption, as_callback
-from featcache.report import Report, Stopwatch, csv_row, printable
+from featcache.report import Report, Stopwatch, csv_row, printable, remark_notes
 from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sources import Source, open_source
 
@@ -63,6 +64,8 @@ class Evaluation(NotebookResult):
     ignored : dict. Files that were passed over, by reason.
     own_val : dict. What the model reached on its own val images, see `ModelCard.metrics`.
     notes : tuple of str. How the data was read: which column is the label, ...
+    remarks : pairs (id, what is odd about the image).
+    value_range : pair of numbers or None. The model's, see `ViewSpec`.
     path : Path or None. Folder of val.csv, run.json and unknown.csv.
     """
 
@@ -79,6 +82,8 @@ class Evaluation(NotebookResult):
     own_val: dict[str, Any]
     notes: tuple[str, ...] = ()
     path: Path | None = None
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+    value_range: ValueRange | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -101,6 +106,7 @@ class Evaluation(NotebookResult):
         lines += input_notes(self.ignored, [], self.skipped[:_NAMED])
         if len(self.skipped) > _NAMED:
             lines.append(f"and {len(self.skipped) - _NAMED} more skipped images")
+        lines += remark_notes(self.remarks, model_range_note(self.value_range))
         return "\n".join([*lines, *([f"saved in {self.path}"] if self.path else [])])
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +122,7 @@ class Evaluation(NotebookResult):
             "unlabelled": self.unlabelled,
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
             "ignored": self.ignored,
+            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
             "notes": list(self.notes),
             "path": str(self.path) if self.path else None,
         }
@@ -223,11 +230,14 @@ def evaluate(
     _refuse_strangers(source.name, chosen.entries, card, known_names)
     tables = _Tables(card, known_names, len(chosen.entries))
     skipped: list[tuple[str, str]] = []
+    remarks: list[tuple[str, str]] = []
     strangers: list[tuple[Entry, Prediction]] = []
     with watch.phase("predict"):
         for entry, one in zip(
             chosen.entries, _predict(classifier, source, chosen.entries, tta, batch_size, progress), strict=True
         ):
+            if one.remark:
+                remarks.append((entry.id, one.remark))
             if one.label is None:
                 skipped.append((entry.id, one.error or ""))
             elif card.multilabel or _plain(entry.classes[0]) in known_names:
@@ -258,6 +268,8 @@ def evaluate(
         own_val=card.metrics,
         notes=listing.notes,
         path=folder,
+        remarks=remarks,
+        value_range=card.spec.view.value_range,
     )
     if folder is not None:
         write_predictions(folder, samples, predicted, probabilities)

@@ -33,27 +33,32 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(walk(folder, Counter()))
 
 
-def find_images(patterns: Iterable[str], missing: dict[str, str] | None = None) -> list[Path]:
+def find_images(
+    patterns: Iterable[str], missing: dict[str, str] | None = None, ignored: Counter[str] | None = None
+) -> list[Path]:
     """The images that files, folders and glob patterns name, in that order.
 
     missing : takes the names without an image and the reason, unless no name has one; then, and where it is None,
         the first is an EmptyFolderError.
+    ignored : counts what is passed over, by reason.
     """
     found: list[Path] = []
     lacking: dict[str, str] = {}
     for pattern in patterns:
-        path, ignored = Path(pattern), Counter[str]()
+        path, passed_over = Path(pattern), Counter[str]()
         if path.is_dir():
-            images = sorted(walk(path, ignored))
+            images = sorted(walk(path, passed_over))
         elif path.is_file():
             images = [path]
         else:
             files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
             images = [file for file in files if is_image_name(file)]
-            ignored.update(why_no_image(file) for file in files if not is_image_name(file))
+            passed_over.update(why_no_image(file) for file in files if not is_image_name(file))
         if not images:
-            reason = f"no such file, or a folder or pattern without images{describe_ignored(ignored)}"
+            reason = f"no such file, or a folder or pattern without images{describe_ignored(passed_over)}"
             lacking[pattern] = reason
+        elif ignored is not None:
+            ignored.update(passed_over)
         found += images
     if lacking and (missing is None or not found):
         name, reason = next(iter(lacking.items()))

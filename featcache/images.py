@@ -17,14 +17,17 @@ from featcache.atomic import atomic_write
 from featcache.bitdepth import DeepPixels, ValueRange
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
-from featcache.tiff import is_deep, is_tiff, needs_tifffile, read_tiff
+from featcache.tiff import has_several_pages, is_deep, is_tiff, needs_tifffile, read_tiff
 
 MAX_PIXELS = 178_956_970
 """The most pixels that are decoded: twice Pillow's warning limit, a quarter of a gigabyte of RGB each way."""
 
+_MP_ENTRIES = 0xB002  # of a JPEG's multi-picture index
 _WIDTH, _LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 _NEARLY_BLACK = 16
 _CLIPPED = 0.001  # of the values of a picture: more are worth a remark, fewer are a few hot pixels
+_FEW_BITS = 2**14  # a picture of 16 bits a channel whose values stay below has a quarter of the brightness at most
+_HEADER = 2**18  # bytes of a JPEG that are searched for a note that more pictures follow
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _PNG_BITS = 24  # where a PNG says how many bits a channel has
@@ -90,20 +93,56 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, value_range: ValueRange | 
 
 
 class Decoded(NamedTuple):
-    """Pixels (h, w, 3), uint8, and what is odd about them: "nearly black"; "" for nothing."""
+    """Pixels (h, w, 3), uint8, and what is odd about them: "nearly black; first of several pages"; "" for nothing."""
 
     pixels: _Pixels
     remark: str
 
 
 def decode_and_check(data: bytes, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None) -> Decoded:
-    """`decode`, with a look at what comes out: whether it is nearly black, of one colour or clipped by the range."""
-    found = _read(data, max_pixels, scaled=value_range is not None)
+    """`decode`, with a look at what comes out and at what is left out.
+
+    The remark says whether the picture is nearly black, of one colour, dark for want of a range or clipped by the
+    range, and whether the file holds more pages or frames.
+    """
+    found = _checked(_read(data, max_pixels, scaled=value_range is not None), value_range)
+    return Decoded(found.pixels, "; ".join(filter(None, [found.remark, _left_out(data)])))
+
+
+def _checked(found: _Pixels | DeepPixels, value_range: ValueRange | None) -> Decoded:
     if not isinstance(found, DeepPixels):
         return Decoded(found, _remark(found))
     clipped = value_range is not None and found.share_outside(value_range) > _CLIPPED
     pixels = _rgb_of_deep(found, value_range)
-    return Decoded(pixels, "clipped by the value range" if clipped else _remark(pixels))
+    remark = "clipped by the value range" if clipped else _remark(pixels)
+    if not remark and value_range is None and found.values.dtype == np.uint16 and found.extent[1] < _FEW_BITS:
+        remark = "dark, as it uses few of its bits"
+    return Decoded(pixels, remark)
+
+
+def _left_out(data: bytes) -> str:
+    """What of a file is not decoded: pages or frames behind the first one; "" for nothing."""
+    if data.startswith(_JPEG) and data.find(b"MPF\0", 0, _HEADER) < 0:
+        return ""
+    if data.startswith(_PNG) and data.find(b"acTL", 0, data.find(b"IDAT")) < 0:
+        return ""
+    try:
+        if is_tiff(data):
+            return "first of several pages" if has_several_pages(data) else ""
+        with _open(data) as image:
+            return "first of several frames" if _has_frames(image) else ""
+    except Exception:  # what follows the first page is broken
+        return ""
+
+
+def _has_frames(image: Image.Image) -> bool:
+    if not getattr(image, "is_animated", False):
+        return False
+    if image.format != "MPO":
+        return True
+    # Behind a camera's photo lie previews and gain maps; views from several sides are called frames.
+    entries = image.mpinfo[_MP_ENTRIES]  # type: ignore[attr-defined]
+    return any(str(entry["Attribute"]["MPType"]).startswith("Multi-Frame") for entry in entries[1:])
 
 
 def value_extent(data: bytes, max_pixels: int = MAX_PIXELS) -> ValueRange | None:
@@ -241,12 +280,18 @@ def rgb_of(
     ------
     UnreadableImageError : as of `decode`. DataLayoutError : no `Picture`, or an array of another shape or type.
     """
+    return check_picture(picture, name, max_pixels, value_range).pixels
+
+
+def check_picture(
+    picture: object, name: str, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None
+) -> Decoded:
+    """`rgb_of`, with a look at what comes out, as of `decode_and_check`; of an animation the frame where it stands."""
     if not isinstance(picture, Image.Image):
-        return _rgb_of_array(picture, name)
+        return _checked(_rgb_of_array(picture, name), value_range)
     try:
         _refuse_large(picture, max_pixels)
-        found = _pixels_of(_upright(picture))
-        return _rgb_of_deep(found, value_range) if isinstance(found, DeepPixels) else found
+        return _checked(_pixels_of(_upright(picture)), value_range)
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # Pillow reads the file only now, and it is broken

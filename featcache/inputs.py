@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from featcache import remote
 from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.filekinds import why_no_image
 from featcache.files import find_images, list_images
 from featcache.huggingface import find_image_tables, is_saved_dataset
 from featcache.images import Picture, is_image_name, is_picture
@@ -62,12 +63,13 @@ def each_image(images: Any) -> Iterator[Image]:
         )
 
 
-def list_inputs(names: Sequence[str], missing: dict[str, str]) -> list[Image]:
+def list_inputs(names: Sequence[str], missing: dict[str, str], ignored: Counter[str] | None = None) -> list[Image]:
     """The images that the words of a command line name: as `each_image`, and glob patterns.
 
     Parameters
     ----------
     missing : takes the names without an image, with the reason.
+    ignored : counts the files that are passed over, by reason.
 
     Raises
     ------
@@ -77,7 +79,8 @@ def list_inputs(names: Sequence[str], missing: dict[str, str]) -> list[Image]:
     lacking: dict[str, str] = {}
     for name in names:
         try:
-            found += _of_name(name) if is_collection(name) or remote.is_url(name) else find_images([name])
+            is_far = is_collection(name) or remote.is_url(name)
+            found += _of_name(name, ignored) if is_far else find_images([name], ignored=ignored)
         except EmptyFolderError as error:
             lacking[name] = str(error).removeprefix(f"{name} names no image: ").removesuffix(".")
     if not found:
@@ -130,16 +133,16 @@ def _of_file(file: Any) -> ImageFile:
     return ImageFile(name if isinstance(name, str) else "", lambda: content)
 
 
-def _of_name(path: str | os.PathLike[str]) -> list[Image]:
+def _of_name(path: str | os.PathLike[str], ignored: Counter[str] | None = None) -> list[Image]:
     """The images that one name stands for: those of a collection, or one."""
-    name = os.fspath(path)
+    name, ignored = os.fspath(path), Counter() if ignored is None else ignored
     if is_collection(name):
         source = open_source(name)
-        found = images_of(source, source.images(Counter()))
+        found = images_of(source, source.images(ignored))
     elif remote.is_url(name):
         if is_image_name(Path(posixpath.basename(urlsplit(name).path))):
             return [_one(name)]
-        found = [_one(remote.join(name, one)) for one in _list_url(name)]
+        found = [_one(remote.join(name, one)) for one in _list_url(name, ignored)]
     elif os.path.isdir(name):
         found = list(list_images(Path(name)))
     else:
@@ -149,9 +152,11 @@ def _of_name(path: str | os.PathLike[str]) -> list[Image]:
     return found
 
 
-def _list_url(url: str) -> list[str]:
+def _list_url(url: str, ignored: Counter[str]) -> list[str]:
     """The images below a URL, relative to it, sorted."""
     try:
-        return sorted(name for name in remote.names(url) if is_image_name(Path(name)))
+        names = list(remote.names(url))
+        ignored.update(why_no_image(Path(name)) for name in names if not is_image_name(Path(name)))
+        return sorted(name for name in names if is_image_name(Path(name)))
     except FileNotFoundError as error:
         raise EmptyFolderError(f"{url} names no image: it does not exist.") from error

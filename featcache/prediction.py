@@ -12,7 +12,7 @@ from featcache.notebook import NotebookResult
 from featcache.report import csv_row, finite, printable
 
 Format = Literal["text", "csv", "json", "jsonl"]
-_COLUMNS = ["path", "label", "probability", "error"]
+_COLUMNS = ["path", "label", "probability", "error", "remark"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,6 +26,8 @@ class Prediction(NotebookResult):
     several : whether a picture can have several labels.
     moved_to : where a `Sorter` put the file; None where nothing is sorted. Beside a label, `error` says why it could
         not be put there.
+    remark : what is odd about the pixels, such as "nearly black", or "first of several pages" of the file; None for
+        nothing.
     """
 
     path: str
@@ -34,6 +36,7 @@ class Prediction(NotebookResult):
     error: str | None = None
     several: bool = False
     moved_to: tuple[str, ...] | None = None
+    remark: str | None = None
 
     @property
     def probability(self) -> float | None:
@@ -47,8 +50,8 @@ class Prediction(NotebookResult):
         shown = [label if share is None else f"{label} {share:.4f}" for label, share in self.top]
         named = [self.label or "none"] if self.several else []
         moved = [f"-> {place}" for place in self.moved_to or ()]
-        failed = [self.error] if self.error else []
-        return "\t".join(map(printable, [self.path, *named, *shown, *moved, *failed]))
+        more = [*([self.error] if self.error else []), *([f"remark: {self.remark}"] if self.remark else [])]
+        return "\t".join(map(printable, [self.path, *named, *shown, *moved, *more]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; `moved_to` only where files are sorted."""
@@ -58,6 +61,7 @@ class Prediction(NotebookResult):
             "probability": self.probability,
             "top": [{"label": label, "probability": probability} for label, probability in self.top],
             "error": self.error,
+            "remark": self.remark,
             **({} if self.moved_to is None else {"moved_to": list(self.moved_to)}),
         }
 
@@ -90,7 +94,7 @@ def formatted(
             elif kind == "csv":
                 share = "" if one.probability is None else f"{one.probability:.6f}"
                 places = [SEPARATOR.join(one.moved_to or ())] if moved else []
-                yield csv_row([one.path, one.label or "", share, one.error or "", *places])
+                yield csv_row([one.path, one.label or "", share, one.error or "", one.remark or "", *places])
             else:
                 text = json.dumps(finite(one.to_dict()))
                 yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"

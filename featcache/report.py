@@ -173,17 +173,40 @@ def csv_row(values: Sequence[str]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def remark_notes(remarks: Pairs) -> list[str]:
-    """Images that are odd, pairs (id, what is odd): a line a kind, with the count and the first name."""
+_REMARKS = {
+    "first of several pages": ("has several pages; the first is used", "have several pages; the first is used"),
+    "first of several frames": ("has several frames; the first is used", "have several frames; the first is used"),
+    "dark, as it uses few of its bits": (
+        "is dark, as it uses few of its bits",
+        "are dark, as they use few of their bits",
+    ),
+}
+"""What is said of one image and of several, where it is not "is" or "are" and the remark."""
+
+_OF_THE_RANGE = ("nearly black", "clipped by the value range", "dark, as it uses few of its bits")
+
+
+def split_remark(remark: str) -> list[str]:
+    """The single remarks on an image, see `images.Decoded`."""
+    return remark.split("; ") if remark else []
+
+
+def remark_notes(remarks: Pairs, hint: str = "see --value-range") -> list[str]:
+    """Images that are odd, pairs (id, what is odd): a line a kind, with the count and the first name.
+
+    hint : what helps where the range of values is not theirs.
+    """
     names: dict[str, list[str]] = {}
     for name, remark in remarks:
-        names.setdefault(remark, []).append(name)
-    hint = {"nearly black": ": see --value-range", "clipped by the value range": ": see --value-range"}
-    return [
-        f"{len(some)} {'image is' if len(some) == 1 else 'images are'} {remark} (for example {printable(some[0])})"
-        f"{hint.get(remark, '')}"
-        for remark, some in names.items()
-    ]
+        for one in split_remark(remark):
+            names.setdefault(one, []).append(name)
+    lines = []
+    for remark, some in names.items():
+        of_one, of_several = _REMARKS.get(remark, (f"is {remark}", f"are {remark}"))
+        told = f"1 image {of_one}" if len(some) == 1 else f"{len(some)} images {of_several}"
+        example = f" (for example {printable(some[0])})" if some[0] else ""
+        lines.append(f"{told}{example}{f': {hint}' if remark in _OF_THE_RANGE else ''}")
+    return lines
 
 
 def human_bytes(count: float) -> str:

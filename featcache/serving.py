@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from featcache.bitdepth import model_range_note
 from featcache.card import ModelCard
 from featcache.classifier import Classifier
 from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImageError
 from featcache.files import find_images
 from featcache.hosting import Gate, bracketed, is_loopback, listen, run
-from featcache.images import decode, lift_pillows_limit
+from featcache.images import decode_and_check, lift_pillows_limit
 from featcache.prediction import Prediction
+from featcache.report import remark_notes
 from featcache.thresholds import spell_thresholds
 
 MAX_UPLOAD = 20 << 20
@@ -29,6 +31,7 @@ MAX_UPLOAD = 20 << 20
 
 _EXAMPLES, _NAMED = 10, 20  # pictures and classes that have room on the page
 _SWEEP_S, _KEPT_S = 60, 600  # how often uploads are looked through, and how old they may be
+_REMARK_S = 10  # how long a remark on a picture stands on the page
 
 _FONT = ["system-ui", "sans-serif"]  # what is there: the themes' own come from elsewhere
 
@@ -117,9 +120,9 @@ def serve(
         if not _is_in(path, uploads) or path.is_dir():  # gradio does not look at all that it is sent
             raise UnreadableImageError("it was not uploaded")
         with one_at_a_time:
-            pixels = decode(path.read_bytes(), max_pixels, classifier.card.spec.view.value_range)
-            (prediction,) = classifier.predict([pixels], top=top)
-        return _label(prediction)
+            decoded = decode_and_check(path.read_bytes(), max_pixels, classifier.card.spec.view.value_range)
+            (prediction,) = classifier.predict([decoded.pixels], top=top)
+        return _label(replace(prediction, remark=decoded.remark or None))
 
     with (
         tempfile.TemporaryDirectory(prefix="featcache-serve-") as folder,
@@ -134,10 +137,17 @@ def serve(
 
 
 def _label(prediction: Prediction) -> dict[str, Any]:
-    """A class, or several, and a bar for each probability that is known."""
+    """A class, or several, and a bar for each probability that is known; what is odd about the picture, if anything."""
     named = prediction.label or "none"
     bars = [{"label": label, "confidence": share} for label, share in prediction.top if share is not None]
-    return {"label": named.replace("|", ", ") if prediction.several else named, "confidences": bars or None}
+    shown = {"label": named.replace("|", ", ") if prediction.several else named, "confidences": bars or None}
+    return shown | ({"remark": prediction.remark} if prediction.remark else {})
+
+
+def _told(remark: str, card: ModelCard) -> str:
+    """What the page says of an odd picture."""
+    notes = remark_notes([("", remark)], model_range_note(card.spec.view.value_range))
+    return "; ".join(note.replace("1 image", "This picture", 1) for note in notes) + "."
 
 
 def _app(
@@ -159,7 +169,10 @@ def _app(
         if not isinstance(picture, dict) or not isinstance(picture.get("path"), str):
             raise _refused(gr, "send it to /gradio_api/upload first, and then the path that this answers")
         try:
-            return answer(Path(picture["path"]))
+            shown = answer(Path(picture["path"]))
+            if "remark" in shown:
+                gr.Warning(escape(_told(shown["remark"], card)), duration=_REMARK_S, title="Remark")
+            return shown
         except UnreadableImageError as error:
             raise _refused(gr, str(error)) from None
         except FileNotFoundError:

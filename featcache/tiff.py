@@ -19,6 +19,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3
 _NAMES = {_PALETTE: "palette", 4: "mask", _CMYK: "CMYK", _YCBCR: "YCbCr", _LAB: "CIELAB", 32803: "camera raw"}
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _JPEG = (6, 7)
+_REDUCED, _MASK = 1, 4  # bits of a page's subfile type
 _IGNORED, _ALPHA = 0, 2  # kinds of an extra sample; 1 is alpha that the colours are multiplied by
 
 # Grey pixels that Pillow reads value by value besides 16 unsigned bits: bits and format of a sample.
@@ -109,6 +110,22 @@ def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
             values = values[..., [0, 0, 0, 1]]
         grey = values.shape[2] == 1
         return DeepPixels(values[..., 0] if grey else values, kind == _WHITE_IS_ZERO, int(tag.value) if tag else 1)
+
+
+def has_several_pages(data: bytes) -> bool:
+    """Whether a TIFF file holds pages behind the first one that are no previews, reduced copies or masks.
+
+    Raises
+    ------
+    Exception : tifffile's, of a broken file.
+    """
+    import tifffile
+
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        places = range(1, len(file.pages))
+        kinds = (file.pages[place].aspage().subfiletype for place in places)
+        return any(not int(kind) & (_REDUCED | _MASK) for kind in kinds)
 
 
 def _unknown(page: Any, kind: int, samples: int) -> str:

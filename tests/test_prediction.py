@@ -23,10 +23,12 @@ SOME = [
 
 def test_csv_has_every_name_as_it_is() -> None:
     raw = "".join(formatted(SOME, "csv")).encode("utf-8", "surrogateescape")
-    assert raw.startswith(b'path,label,probability,error\na.jpg,ants,0.750000,\n"a,b ""c"".jpg",ants,0.750000,\n')
+    assert raw.startswith(
+        b'path,label,probability,error,remark\na.jpg,ants,0.750000,,\n"a,b ""c"".jpg",ants,0.750000,,\n'
+    )
     rows = list(csv.reader(io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="")))
     assert [row[0] for row in rows[1:]] == [one.path for one in SOME]
-    assert rows[-2:] == [["bad,1.jpg", "", "", "the file is empty (0 bytes)"], ["svm.jpg", "bees", "", ""]]
+    assert rows[-2:] == [["bad,1.jpg", "", "", "the file is empty (0 bytes)", ""], ["svm.jpg", "bees", "", "", ""]]
 
 
 def test_json_and_json_lines_hold_the_same() -> None:
@@ -36,6 +38,13 @@ def test_json_and_json_lines_hold_the_same() -> None:
     assert [json.loads(line) for line in lines] == expected
     assert all(line.count("\n") == 1 and line.isascii() for line in lines)
     assert json.loads("".join(formatted([], "json"))) == {"predictions": []}
+
+
+def test_a_remark_stands_at_the_end() -> None:
+    one = Prediction("a.tif", "ants", TOP, remark="nearly black; first of several pages")
+    assert str(one) == "a.tif\tants 0.7500\tbees 0.2500\tremark: nearly black; first of several pages"
+    assert "".join(formatted([one], "csv")).endswith("0.750000,,nearly black; first of several pages\n")
+    assert one.to_dict()["remark"] == one.remark
 
 
 def test_text_is_a_line_each() -> None:
@@ -72,12 +81,12 @@ def test_where_files_went_is_written() -> None:
         "e\tunreadable: the file is empty (0 bytes)",
     ]
     assert "".join(formatted(moved, "csv", moved=True)).splitlines() == [
-        "path,label,probability,error,moved_to",
-        "a,ants,0.750000,,out/ants/a",
-        "b,ants|bees,0.750000,,out/ants/b|out/bees/b",
-        "c,,0.750000,,",
-        "d,ants,0.750000,could not be moved: No space left on device,",
-        "e,,,the file is empty (0 bytes),",
+        "path,label,probability,error,remark,moved_to",
+        "a,ants,0.750000,,,out/ants/a",
+        "b,ants|bees,0.750000,,,out/ants/b|out/bees/b",
+        "c,,0.750000,,,",
+        "d,ants,0.750000,could not be moved: No space left on device,,",
+        "e,,,the file is empty (0 bytes),,",
     ]
     assert [json.loads(line)["moved_to"] for line in formatted(moved, "jsonl")] == [
         ["out/ants/a"],

@@ -50,6 +50,15 @@ def test_what_the_page_shows_of_a_prediction(prediction: Prediction, label: str,
     assert serving._label(prediction) == {"label": label, "confidences": bars}
 
 
+def test_what_is_odd_about_a_picture_is_said() -> None:
+    one = Prediction("", "bees", (("bees", None),), remark="nearly black; first of several pages")
+    assert serving._label(one)["remark"] == one.remark
+    assert serving._told(str(one.remark), _card()) == (
+        "This picture is nearly black: the model takes 8 bits, or the upper 8 of 16; This picture has several pages; "
+        "the first is used."
+    )
+
+
 def test_the_head_of_the_page_says_what_the_model_is() -> None:
     assert serving._about(_card()) == (
         "<h1>linear on toy</h1><p>2 classes: ants, bees.</p>"

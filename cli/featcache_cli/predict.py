@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -71,14 +72,15 @@ def command(
 
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
-    paths, total, missing = _listed(images, null, once=bool(move_to), sorts=bool(move_to or link_to))
+    ignored: Counter[str] = Counter()
+    paths, total, missing = _listed(images, null, bool(move_to), bool(move_to or link_to), ignored)
     options.step("load the model")
     classifier = featcache.Classifier.load(
         model, weights=weights, backbone=backbone, device=device, views=total * (1 + tta)
     )  # fmt: skip
     options.note(classifier.backbone.note)
     sorter = _sorter(classifier, move_to, link_to, dry_run)
-    tally = _Tally(total and total + len(missing), sorter)
+    tally = _Tally(total and total + len(missing), sorter, ignored, classifier.card.spec.view.value_range)
     with (
         options.progress_bar() as progress,
         _output(out) as write,
@@ -101,10 +103,12 @@ def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dr
     return Sorter(folder, way, classifier.classes, multilabel=several, dry_run=dry_run) if folder else None
 
 
-def _listed(images: Sequence[str], null: bool, once: bool, sorts: bool) -> tuple[Iterable[Any], int, dict[str, str]]:
+def _listed(
+    images: Sequence[str], null: bool, once: bool, sorts: bool, ignored: Counter[str]
+) -> tuple[Iterable[Any], int, dict[str, str]]:
     """The pictures, their number, 0 where names on stdin are among them, and the names of none with the reason.
 
-    once : each file but once. sorts : whether files are moved or linked.
+    once : each file but once. sorts : whether files are moved or linked. ignored : counts what is passed over.
     """
     from featcache.files import read_names
     from featcache.inputs import ImageFile, list_inputs
@@ -112,7 +116,7 @@ def _listed(images: Sequence[str], null: bool, once: bool, sorts: bool) -> tuple
 
     missing: dict[str, str] = {}
     named = [name for name in images if name != "-"]
-    found: Iterable[Any] = list_inputs(named, missing) if named else []
+    found: Iterable[Any] = list_inputs(named, missing, ignored) if named else []
     if sorts and any(isinstance(one, ImageFile) for one in found):
         raise click.UsageError("--move-to and --link-to take files of this machine, not URLs, tar files or data sets")
     if "-" in images:
@@ -158,10 +162,16 @@ def _nothing_came() -> Exception:
 
 
 class _Tally:
-    """How far the work is, and what went wrong. total : 0 where it is not known."""
+    """How far the work is, and what went wrong or is odd.
 
-    def __init__(self, total: int, sorter: Sorter | None) -> None:
-        self.total, self.done = total, 0
+    total : 0 where it is not known. ignored : files that were passed over. value_range : the model's.
+    """
+
+    def __init__(
+        self, total: int, sorter: Sorter | None, ignored: Counter[str], value_range: tuple[float, float] | None
+    ) -> None:
+        self.total, self.done, self._ignored, self._value_range = total, 0, ignored, value_range
+        self.remarks: list[tuple[str, str]] = []
         self._sorter, self._ended = sorter, False
         self.unreadable: list[Prediction] = []
         self.unsorted: list[Prediction] = []
@@ -173,6 +183,8 @@ class _Tally:
         """The predictions, up to where Ctrl-C comes; after an error what people should know of them all the same."""
         try:
             for self.done, one in enumerate(predictions, 1):
+                if one.remark:
+                    self.remarks.append((one.path, one.remark))
                 if one.error:
                     (self.unreadable if one.label is None else self.unsorted).append(one)
                 yield one
@@ -187,6 +199,13 @@ class _Tally:
                 self._report()
 
     def _report(self) -> None:
+        from featcache.bitdepth import model_range_note
+        from featcache.input_notes import input_notes
+        from featcache.report import remark_notes
+
+        odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []
+        for line in [*input_notes(self._ignored, [], []), *odd]:
+            options.note(line)
         self._name(self.unreadable, "pictures could not be read")
         self._name(self.unsorted, "files are not where they should be")
         if self._sorter:
@@ -201,11 +220,15 @@ class _Tally:
 
     def summary(self, model: str, error: Exception | None) -> dict[str, Any]:
         """What stands beside the predictions in JSON."""
+        from featcache.report import split_remark
+
         ended = error or self.stopped or (None if self.done else _nothing_came())
         return {
             "model": model,
             "images": self.done,
             "unreadable": len(self.unreadable),
+            "remarks": dict(Counter(one for _, remark in self.remarks for one in split_remark(remark))),
+            "ignored": dict(self._ignored),
             **results.outcome(1 if error else self.status, ended),
         }
 

@@ -192,6 +192,15 @@ def test_the_api_answers_what_the_classifier_says_of_the_same_file(
     assert shares == pytest.approx(dict(expected.top), abs=1e-6)
 
 
+TWELVE_BITS = _png((RAMP * 4095).astype(np.uint16))
+
+
+def test_the_api_says_what_is_odd_about_a_picture(served: Served) -> None:
+    event, (found,) = served.predict(TWELVE_BITS)
+    assert (event, found["remark"]) == ("complete", "nearly black")
+    assert "remark" not in served.predict(PICTURES["16 bits"])[1][0]
+
+
 def test_pictures_on_their_side_are_other_pictures(served: Served) -> None:
     """Or the test above could not fail."""
     upright, turned = (served.predict(_jpeg(orientation=number))[1][0]["confidences"] for number in (1, 6))
@@ -323,6 +332,15 @@ def test_the_page_names_the_class_of_an_uploaded_picture(
     _choose(browser, picture)
     until(lambda page: _answer(page)[1:2] == ["bees"])
     assert _answer(browser) == _shown(classifier, picture)
+
+
+def test_the_page_says_what_is_odd_about_a_picture(browser: Any, until: Any, tmp_path: Path) -> None:
+    (tmp_path / "deep.png").write_bytes(TWELVE_BITS)
+    _choose(browser, tmp_path / "deep.png")
+    (said,) = until(lambda page: page.find_elements("css selector", ".toast-body"))
+    told = "This picture is nearly black: the model takes 8 bits, or the upper 8 of 16."
+    until(lambda page: told in said.text)
+    until(lambda page: _answer(page)[1:2] in (["ants"], ["bees"]))  # and is classified all the same
 
 
 def test_the_page_says_why_a_picture_cannot_be_read_and_goes_on(
