@@ -63,8 +63,14 @@ def why_no_image(path: PurePath) -> str:
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
     """What was passed over, for the end of a message: " (3 files: not an image name (.txt))"; "" for nothing."""
-    counts = (f"{count} file{'s'[: count > 1]}: {reason}" for reason, count in ignored.items())
+    counts = (count_ignored(reason, count) for reason, count in ignored.items())
     return f" ({'; '.join(counts)})" if ignored else ""
+
+
+def count_ignored(reason: str, count: int) -> str:
+    """ "3 files: not an image name (.txt)"; a reason of folders begins with "folders: "."""
+    thing = "folder" if reason.startswith("folders: ") else "file"
+    return f"{count} {thing}{'' if count == 1 else 's'}: {reason.removeprefix('folders: ')}"
 
 
 def is_heif(data: bytes) -> bool:

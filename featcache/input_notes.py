@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from featcache.filekinds import count_ignored
 from featcache.files import draft_of
 from featcache.report import Pairs, csv_row, printable
 
@@ -28,7 +29,7 @@ def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) ->
     conflicts : pairs of images with equal bytes and different labels.
     skipped : pairs (image, reason) of those that could not be read.
     """
-    lines = [_ignored(reason, count) for reason, count in ignored.items()]
+    lines = [f"ignored {count_ignored(reason, count)}" for reason, count in ignored.items()]
     lines += first_few(
         [f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in conflicts],
         "conflicts of this kind",
@@ -76,9 +77,3 @@ def is_list(path: str | os.PathLike[str]) -> bool:
     header = csv_row(_COLUMNS).encode()
     with open(path, "rb") as file:
         return file.read(len(header)) == header
-
-
-def _ignored(reason: str, count: int) -> str:
-    """A line of what was passed over."""
-    thing = "folder" if reason.startswith("folders: ") else "file"
-    return f"ignored {count} {thing}{'' if count == 1 else 's'}: {reason.removeprefix('folders: ')}"

@@ -24,7 +24,7 @@ from featcache.labels import SEPARATOR
 from featcache.samples import UNLABELLED
 from featcache.tarfiles import TarIndex, TarMember, index_tar
 from featcache.trees import Names
-from featcache.webdataset import LABEL_ENDINGS, LabelFile, label_by_key, pair_labels, read_label
+from featcache.webdataset import LABEL_ENDINGS, LabelFile, group_by_folder, label_by_key, pair_labels, read_label
 
 _UNPACK = {
     **dict.fromkeys(
@@ -56,8 +56,9 @@ class Shards:
     Each tar is read once, from its beginning to its end, for the places and the hashes of its files; after that
     images are read from their places. The label of an image is what the file beside it says, with the same key:
     KEY.cls (a class's name or number) or KEY.json ("label" or "cls"), see `pair_labels`; where there are none, it is
-    the image's folder, as on a disk. Links count as files where their target is in the same tar. The split is that of
-    the tar's name (train-0001.tar), else that of the images' folders.
+    the image's folder, as on a disk. A "group" in KEY.json keeps images together in splits and folds. Links count as
+    files where their target is a file of the same tar; links to folders are not followed. The split is that of the
+    tar's name (train-0001.tar), else that of the images' folders.
 
     Parameters
     ----------
@@ -73,9 +74,8 @@ class Shards:
         labels = self._read(ignored, progress)
         if any(label.classes for label in labels.values()):
             return self._labelled(labels, ignored)
-        if labels:
-            ignored["label files without a label"] += len(labels)
-        return self._of_folders(ignored)
+        listing = scan(Names(self.name, self._members), ignored)
+        return listing._replace(entries=list(group_by_folder(listing.entries, labels, ignored)))
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
@@ -166,9 +166,6 @@ class Shards:
                         "split need keys of their own."
                     )
 
-    def _of_folders(self, ignored: Counter[str]) -> Listing:
-        return scan(Names(self.name, self._members), ignored)
-
     def _labelled(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> Listing:
         """With the labels that lie beside the images."""
         several = any(label.several for label in labels.values())
@@ -182,9 +179,9 @@ class Shards:
                     f"{self._members[name].shard}: {name} has no label. Expected it in a file beside it, {stem}.cls or "
                     ".json."
                 )
-            classes = by_key[key].classes if key else ()
+            classes, group = (by_key[key].classes, by_key[key].group) if key else ((), "")
             split = SPLIT_NAMES.get(name.partition("/")[0].lower()) if classes or several else UNLABELLED
-            entries.append(Entry(name, classes, split))
+            entries.append(Entry(name, classes, split, group=group))
         return hide_unknown(Listing(entries, several))
 
 

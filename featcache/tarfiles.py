@@ -6,7 +6,7 @@ import hashlib
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from featcache import remote
 from featcache.errors import DataLayoutError, EmptyFolderError, first_line
 
 _CHUNK = 1 << 20
+_TO_FOLDERS = "folders: symbolic links to folders of the tar, which are not followed: pack it with --dereference"
 _LINK_DEPTH = 40
 """Links that lead to links are followed this far, as Linux does."""
 
@@ -68,8 +69,10 @@ def index_tar(shard: str, content_of: tuple[str, ...] = ()) -> TarIndex:
 
 def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...]) -> TarIndex:
     index, links = TarIndex(), []
+    folders: set[str] = {"."}
     for member in tar:
         name = member.name.removeprefix("./")
+        folders |= _folders_of(name if member.isdir() else posixpath.dirname(name), folders)
         if member.isdir():
             continue
         if posixpath.basename(name).startswith("."):
@@ -89,8 +92,18 @@ def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...]) -> Tar
             index.members.append((name, TarMember(shard, member.offset_data, member.size, sha256.digest())))
             if name.endswith(content_of):
                 index.contents[member.offset_data] = content
-    _follow(links, index)
+    _follow(links, index, folders)
     return index
+
+
+def _folders_of(place: str, known: Container[str]) -> set[str]:
+    """A folder and those above it that are not known yet."""
+    found: set[str] = set()
+    place = posixpath.normpath(place)
+    while place not in known and place not in found and place != "/":
+        found.add(place)
+        place = posixpath.dirname(place) or "."
+    return found
 
 
 def _blocks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
@@ -99,7 +112,7 @@ def _blocks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
         yield block
 
 
-def _follow(links: Sequence[tuple[str, str]], index: TarIndex) -> None:
+def _follow(links: Sequence[tuple[str, str]], index: TarIndex, folders: Container[str]) -> None:
     """Add the links, pairs of a name and a target, that lead to files of the index; the others are counted."""
     members = {posixpath.normpath(name): member for name, member in index.members}
     for _ in range(_LINK_DEPTH):
@@ -113,5 +126,6 @@ def _follow(links: Sequence[tuple[str, str]], index: TarIndex) -> None:
         if not unresolved or len(unresolved) == len(links):
             break
         links = unresolved
-    if lost := sum(target not in members for _, target in links):
-        index.ignored["links whose target is no file of the same tar"] += lost
+    for _, target in links:
+        if target not in members:
+            index.ignored[_TO_FOLDERS if target in folders else "links whose target is no file of the same tar"] += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from featcache.entries import Entry
 from featcache.errors import DataLayoutError, first_line
 from featcache.filekinds import why_no_image
 from featcache.images import is_image_name
@@ -23,14 +24,18 @@ class LabelFile:
 
     classes : class names; empty where the file has none.
     several : whether it may name several: "a|b", or a list in JSON.
+    group : what the image has in common with others, of a .json file; see `Entry`.
     """
 
     classes: tuple[str, ...]
     several: bool
+    group: str = ""
 
 
 def read_label(where: str, content: bytes) -> LabelFile:
     """Read a .cls file (a class's name or number) or a .json file ("label" or "cls"; "label" counts where both are).
+
+    A .json file may name the image's "group", too.
 
     where : what messages call the file; it ends in the file's name.
 
@@ -38,19 +43,25 @@ def read_label(where: str, content: bytes) -> LabelFile:
     ------
     DataLayoutError
     """
+    what, group = "label", ""
     try:
         text = content.decode("utf-8").strip()
         value: Any = text
         if where.endswith(".json"):
             record = json.loads(text)
+            if isinstance(record, dict) and (value := record.get("group")) is not None:
+                what = "group"
+                if isinstance(value, (dict, list)):
+                    raise ValueError(f"it is {json.dumps(value)[:80]}; it must be a text or a number")
+                what, group = "label", str(value).strip()
             value = next((record[field] for field in ("label", "cls") if field in record), None)
         names = value if isinstance(value, list) else str(value).split(SEPARATOR) if value not in (None, "") else []
         if any(name is None or isinstance(name, (dict, list)) for name in names) or isinstance(value, dict):
             raise ValueError(f"it is {json.dumps(value)[:80]}; it must be a text, a number, or a list of such")
         classes = tuple(str(name).strip() for name in names)
-        return LabelFile(classes, isinstance(value, list) or len(classes) > 1)
+        return LabelFile(classes, isinstance(value, list) or len(classes) > 1, group)
     except (UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise DataLayoutError(f"{where} has no label that can be read: {first_line(error)}") from error
+        raise DataLayoutError(f"{where} has no {what} that can be read: {first_line(error)}") from error
 
 
 def label_by_key(labels: Mapping[str, LabelFile], ignored: Counter[str]) -> dict[str, LabelFile]:
@@ -62,10 +73,32 @@ def label_by_key(labels: Mapping[str, LabelFile], ignored: Counter[str]) -> dict
     for name, label in labels.items():
         if not name.endswith(".json"):
             continue
-        taken = by_key.setdefault(_without_ending(name), label)
+        key = _without_ending(name)
+        taken = by_key.setdefault(key, label)
         if label.classes and label.classes != taken.classes:
             ignored["labels in .json that differ from the .cls beside them, which count"] += 1
+        if label.group:
+            by_key[key] = replace(taken, group=label.group)
     return by_key
+
+
+def group_by_folder(
+    entries: Iterable[Entry], labels: Mapping[str, LabelFile], ignored: Counter[str]
+) -> Iterator[Entry]:
+    """The images of class folders with the groups of the label files beside them, which hold no labels.
+
+    labels : by the name of the file; those without a group, and those of no image, are counted.
+    """
+    groups = {_without_ending(name): label.group for name, label in labels.items() if label.group}
+    if without := len(labels) - len(groups):
+        ignored["label files without a label"] += without
+    used = set()
+    for entry in entries:
+        key = next((key for key in _keys(entry.id) if key in groups), None)
+        used.add(key)
+        yield replace(entry, group=groups[key]) if key else entry
+    if unused := len(groups.keys() - used):
+        ignored["groups without a picture"] += unused
 
 
 def pair_labels(

@@ -1,4 +1,4 @@
-"""What is odd about pictures is said by every command that decodes them: pages left out, black pixels, clipped values."""
+"""What is odd about pictures is said by every command that decodes them: left out, black or clipped."""
 
 from __future__ import annotations
 

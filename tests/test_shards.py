@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from featcache.errors import DataLayoutError
+from featcache.input_notes import input_notes
 from featcache.manifest import Manifest, read_manifest
 from featcache.sources import open_source
 
@@ -147,6 +149,7 @@ def test_links_that_lead_nowhere_are_counted(tmp_path: Path) -> None:
         link("a/up.png", "../../a/1.png"),
         link("a/round.png", "round.png"),
         link("linked", "a"),
+        link("up", "./b/.."),
     )
     manifest = read_manifest(path, allow_leak=True)
     assert manifest.samples.ids.index("a/first.png") >= 0
@@ -156,7 +159,70 @@ def test_links_that_lead_nowhere_are_counted(tmp_path: Path) -> None:
         b"b1",
     ]
     assert len(manifest.samples) == 7
-    assert manifest.ignored == {"links whose target is no file of the same tar": 5}
+    assert manifest.ignored == {
+        "links whose target is no file of the same tar": 4,
+        "folders: symbolic links to folders of the tar, which are not followed: pack it with --dereference": 2,
+    }
+
+
+def test_a_folder_of_nothing_but_links_to_folders_says_so(tmp_path: Path) -> None:
+    members = [(f"all/{folder}/{name}.png", f"{folder}{name}".encode()) for folder in "ab" for name in "12"]
+    path = write_tar(tmp_path / "pets.tar", *members, link("picked/a", "../all/a"), link("picked/b", "../all/b"))
+    ignored: Counter[str] = Counter()
+    open_source(path).images(ignored)
+    assert input_notes(ignored, [], []) == [
+        "ignored 2 folders: symbolic links to folders of the tar, which are not followed: pack it with --dereference"
+    ]
+
+
+def test_groups_beside_images_are_kept(tmp_path: Path) -> None:
+    """In .json, with the label in it or beside it in .cls; as in a manifest."""
+    members: list[tuple[str, bytes]] = []
+    for number in range(12):
+        key, label = f"{number:02d}", "ab"[number % 2]
+        record: dict[str, object] = {"group": f" patient {number // 4} "} | ({} if number % 3 else {"label": label})
+        members += [(f"{key}.png", key.encode()), (f"{key}.json", json.dumps(record).encode())]
+        members += [(f"{key}.cls", label.encode())] if number % 3 else []
+    manifest = read_manifest(write_tar(tmp_path / "pets.tar", *members), val_fraction=0.3)
+    samples = manifest.samples
+    assert labels_of(manifest) == {f"{number:02d}.png": "ab"[number % 2] for number in range(12)}
+    expected = {f"{number:02d}.png": f"patient {number // 4}" for number in range(12)}
+    assert dict(zip(samples.ids, samples.groups, strict=True)) == expected
+    in_val = {samples.groups[row] for row in samples.rows("val")}
+    assert len(in_val) == 1
+    assert in_val.isdisjoint(samples.groups[row] for row in samples.rows("train"))
+
+
+@pytest.mark.parametrize("group", ["[1, 2]", "{}"])
+def test_a_group_that_is_no_name_is_refused(tmp_path: Path, group: str) -> None:
+    members = [(f"{key}.{end}", key.encode()) for key in "ab" for end in ("png", "cls")]
+    path = write_tar(tmp_path / "pets.tar", *members, ("a.json", f'{{"group": {group}}}'.encode()))
+    with pytest.raises(DataLayoutError, match=r"a\.json has no group that can be read"):
+        read_manifest(path)
+
+
+def test_groups_of_numbers_and_of_null(tmp_path: Path) -> None:
+    members = [(f"{key}.{end}", key.encode()) for key in "abcd" for end in ("png", "cls")]
+    records = [("a.json", b'{"group": 7}'), ("b.json", b'{"group": null}'), ("c.json", b'{"group": ""}')]
+    listing = open_source(write_tar(tmp_path / "pets.tar", *members, *records)).entries(Counter())
+    assert [entry.group for entry in listing.entries] == ["7", "", "", ""]
+
+
+def test_a_label_in_json_without_its_picture_is_said(tmp_path: Path) -> None:
+    members = [(f"{key}.png", key.encode()) for key in "abcd"]
+    labels = [(f"{key}.json", json.dumps({"label": place % 2}).encode()) for place, key in enumerate("abcdef")]
+    manifest = read_manifest(write_tar(tmp_path / "pets.tar", *members, *labels), val_fraction=0.5)
+    assert manifest.ignored == {"labels without a picture": 2}
+    assert input_notes(manifest.ignored, [], []) == ["ignored 2 files: labels without a picture"]
+
+
+def test_json_beside_class_folders_is_counted_with_its_group_kept(tmp_path: Path) -> None:
+    members = [(f"{folder}/{name}.png", f"{folder}{name}".encode()) for folder in "ab" for name in "1234"]
+    records = [(f"{folder}/{name}.json", b'{"group": "p%d"}' % (int(name) // 3)) for folder in "ab" for name in "1234"]
+    manifest = read_manifest(write_tar(tmp_path / "pets.tar", *members, *records), val_fraction=0.5)
+    groups = dict(zip(manifest.samples.ids, manifest.samples.groups, strict=True))
+    assert groups == {f"{folder}/{name}.png": f"p{int(name) // 3}" for folder in "ab" for name in "1234"}
+    assert manifest.ignored == {}
 
 
 def test_a_label_may_be_a_link(tmp_path: Path) -> None:

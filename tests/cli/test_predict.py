@@ -147,8 +147,8 @@ def test_csv_goes_to_a_file_that_is_whole(head: Path, data: Path, tmp_path: Path
     with out.open(newline="", errors="surrogateescape") as file:
         assert list(csv.reader(file)) == [
             ["path", "label", "probability", "error", "remark"],
-            [direct[0].path, direct[0].label, f"{direct[0].probability:.6f}", ""],
-            [str(tmp_path / "bad.png"), "", "", "the file is empty (0 bytes)"],
+            [direct[0].path, direct[0].label, f"{direct[0].probability:.6f}", "", ""],
+            [str(tmp_path / "bad.png"), "", "", "the file is empty (0 bytes)", ""],
         ]
     raw = CliRunner().invoke(main, ["predict", str(head), str(tmp_path), "--format", "csv"]).stdout_bytes
     assert raw == out.read_bytes()
