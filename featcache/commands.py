@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.bitdepth import format_range
 from featcache.spec import ExtractSpec, is_arrays
 
 _OPTIONS = {"out": "-o", "budget_s": "--budget"}
@@ -63,6 +64,7 @@ def extract_command(spec: ExtractSpec, provenance: Mapping[str, Any], data: str,
         "dtype": spec.dtype,
         "seed": spec.view.seed,
         "layers": spec.layers,
+        "value_range": format_range(spec.view.value_range) if spec.view.value_range else None,
         **{name: provenance.get(name) for name in _SPLITTING},
     }
     return spell_command("extract", [data], settings)

@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from featcache.bitdepth import ValueRange
 from featcache.card import write_json
-from featcache.errors import RunError
+from featcache.errors import BackboneError, RunError
 from featcache.families import FAMILIES
 from featcache.folders import check_writable
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
 from featcache.outcomes import Comparison, gather_outcomes
+from featcache.own_network import from_factory, is_factory
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.recipe import make_recipe
 from featcache.remote import called
@@ -48,6 +50,7 @@ def compare(
     allow_leak: bool = False,
     label_column: str | None = None,
     skip_missing: bool = False,
+    value_range: ValueRange | None = None,
     budget_s: float | None = None,
     overwrite: bool = False,
     progress: ProgressOption = None,
@@ -63,6 +66,9 @@ def compare(
         the cached head), "finetune", "scratch". None: all; but LP-FT, where the weights are random.
     recipe : fields of `training.Recipe` for the live routes, such as {"epochs": 10}; LP-FT has optimizer, rate and
         schedule of its own, see `featcache.plan.GENTLE`.
+    backbone : a name, see `load_backbone`, or "package.module:function", a function of your own that returns the
+        network, with the same weights each time: each process calls it. Such a network has no route "scratch".
+    value_range : see `extract`; None lets each route find it, which gives the same.
     repeats : seeds seed, seed + 1, ...; the split stays the same.
     budget_s : seconds for all of it; None runs everything. Runs that would not fit are left out and named, further
         seeds first; how it is known beforehand what a run will take, see `featcache.budget`. Another call with a larger
@@ -76,8 +82,14 @@ def compare(
     FeatcacheError : of a route; RunError, where no route fits into the budget, too.
     """
     progress = as_callback(progress)
+    own = is_factory(backbone)
+    if own and weights != "pretrained":
+        raise RunError(f"{backbone} returns a network with its own weights: drop --weights")
+    if own and "scratch" in (routes or ()):
+        raise RunError(f"{backbone} returns a network with its own weights: drop the route scratch")
     if routes is None:
-        routes = [route for route in ROUTES if weights != "none" or route != "lpft"]
+        left_out = "scratch" if own else "lpft" if weights == "none" else ""
+        routes = [route for route in ROUTES if route != left_out]
     elif weights == "none" and "lpft" in routes:
         raise RunError("LP-FT trains a pretrained network on: with weights none there is none. Drop the route lpft.")
     unknown = [route for route in routes if route not in ROUTES]
@@ -92,7 +104,10 @@ def compare(
         make_head(head)  # a bad name is told before hours of extraction
     columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
     columns |= {"skip_missing": True} if skip_missing else {}
+    network_sha256 = _weights_of(backbone, device) if own else ""
     manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress, **columns)
+    columns |= {"value_range": list(value_range)} if value_range else {}
+    columns |= {"network_sha256": network_sha256} if own else {}
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=called(data))
     if on_note:
@@ -142,6 +157,17 @@ def compare(
     )
 
 
+def _weights_of(factory: str, device: str) -> str:
+    """The hash of a network of the user's own. Raises BackboneError where it has other weights at the next call."""
+    first, second = (from_factory(factory, device=device).weights_sha256 for _ in range(2))
+    if first != second:
+        raise BackboneError(
+            f"{factory} returns other weights each time, so that routes cannot be compared: load them from a file, or "
+            "draw them with a seed of its own."
+        )
+    return first
+
+
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Take the folder, or take up the same comparison in it; refuse to mix two, unless the older is to be replaced."""
     path = out / "settings.json"
@@ -150,9 +176,9 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     if path.exists() and any(out.glob("work/*/result.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         differing = [
-            f"{name}={found.get(name)}, you asked for {value}"
-            for name, value in settings.items()
-            if found.get(name) != value
+            f"{name}={found.get(name)}, you asked for {settings.get(name)}"
+            for name in {**settings, **found}
+            if found.get(name) != settings.get(name)
         ]
         if differing:
             raise RunError(

@@ -246,7 +246,7 @@ def finetune(
     with watch.phase("start"):
         if isinstance(backbone, str):
             if mode == "all" and precision == "auto":
-                precision = _trainable_precision(device)
+                precision = trainable_precision(device)
             backbone = load_backbone(
                 backbone, weights=weights, device=device, precision=precision, seed=seed, image_size=image_size
             )
@@ -392,7 +392,7 @@ def _told_apart(spec: ExtractSpec, recipe: Recipe, compiled: bool) -> Iterator[N
         raise RunError(f"torch.compile cannot train this network ({first_line(error)}). Drop --compile.") from error
 
 
-def _trainable_precision(device: str) -> str:
+def trainable_precision(device: str) -> str:
     """ "auto" for training: fp16 would need its losses scaled."""
     found = resolve_precision("auto", resolve_device(device))
     return "fp32" if found == "fp16" else found

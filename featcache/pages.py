@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache import pictures
+from featcache.bitdepth import format_range
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
 from featcache.commands import extract_command, spell_command
@@ -181,4 +182,5 @@ def _benchmark_command(comparison: Comparison) -> str:
             "label_column", "skip_missing")  # fmt: skip
     recipe = {name: settings["recipe"].get(name) for name in ("epochs", "batch_size", "lr")}
     options = {name: settings.get(name) for name in kept}
+    options["value_range"] = format_range(settings["value_range"]) if settings.get("value_range") else None
     return spell_command("benchmark", [settings["data"]], {"out": "report", **recipe, **options})

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, load_backbone
+from featcache.bitdepth import ValueRange
 from featcache.blocks import KEPT_BYTES, Centred, Rows
 from featcache.capacity import Rates
 from featcache.engines import EngineName, Features
@@ -27,10 +28,12 @@ from featcache.layout import size_needed, wanted_views
 from featcache.loader import read_image, usable_cores
 from featcache.manifest import Manifest, read_manifest
 from featcache.progress_bar import ProgressOption, as_callback
+from featcache.report import printable
 from featcache.samples import Samples
 from featcache.shards import Shards
 from featcache.softmax import Problems, numpy_pass
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.valuerange import describe_value_range, find_value_range
 from featcache.writer import CacheWriter
 
 RAY_S = 1e-5
@@ -44,7 +47,7 @@ _NETWORK_S = 2.0  # of forward passes
 def measure_rates(
     data: str | os.PathLike[str],
     *,
-    backbone: str = EMBEDDED,
+    backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
     views: int = 4,
     val_views: int = 0,
@@ -57,7 +60,11 @@ def measure_rates(
     dtype: StorageDtype = "float16",
     cores: int | None = None,
     given: Mapping[str, float] | None = None,
+    label_column: str | None = None,
+    skip_missing: bool = False,
+    value_range: ValueRange | None = None,
     progress: ProgressOption = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Rates:
     """Read, decode, compute, write and fit a little of each, with images of `data`, which stand for all others.
 
@@ -66,7 +73,9 @@ def measure_rates(
     Parameters
     ----------
     cores : of a worker; None takes those that this process may use. given : fields of `Rates`; where forward_s is one
-        of them, it is a GPU's. The others : see `extract`.
+        of them, it is a GPU's.
+    on_note : called with what was understood of the data, and with how many images could not be read.
+    The others : see `extract`; images of val that are in train, too, are allowed.
 
     Raises
     ------
@@ -74,24 +83,42 @@ def measure_rates(
     """
     progress = as_callback(progress)
     given = given or {}
-    manifest = read_manifest(data, allow_leak=True, progress=progress)
-    samples = manifest.samples
-    network = load_backbone(
-        backbone,
-        weights=weights,
-        layers=layers,
-        device=device,
-        precision=precision,
-        image_size=image_size,
-        lazy=True,
+    manifest = read_manifest(
+        data, allow_leak=True, label_column=label_column, skip_missing=skip_missing, progress=progress
+    )
+    samples, note = manifest.samples, on_note or (lambda _: None)
+    note(str(manifest.summary()))
+    value_range = find_value_range(manifest) if value_range is None else value_range
+    if value_range:
+        note(describe_value_range(value_range))
+    network = (
+        backbone
+        if isinstance(backbone, Backbone)
+        else load_backbone(
+            backbone,
+            weights=weights,
+            layers=layers,
+            device=device,
+            precision=precision,
+            image_size=image_size,
+            lazy=True,
+        )
     )
     spec = network.extract_spec(
-        image_size=image_size, augment=augment, seed=0, views=views, val_views=val_views, dtype=dtype
+        image_size=image_size,
+        augment=augment,
+        seed=0,
+        views=views,
+        val_views=val_views,
+        dtype=dtype,
+        value_range=value_range,
     )
     per_image = float(wanted_views(spec, samples).mean())
     none = samples.take(np.arange(0))
     some = np.unique(np.linspace(0, len(samples) - 1, _READ).astype(np.int64))
     seen = _see(manifest, some, spec)
+    if unread := len(some) - len(seen.rows):
+        note(f"{unread} of {len(some)} images that were measured could not be read, for example {seen.unread}")
     tasks: dict[str, Callable[[], float]] = {
         "look_rate": lambda: _look_rate(manifest, seen),
         "forward_s": lambda: _forward_s(network, spec, engine, seen.pixels),
@@ -122,7 +149,7 @@ def measure_rates(
 
 class _Seen(NamedTuple):
     """Of some images: those that could be read; bytes of a file, core-seconds of decoding one and of making a view;
-    views, (v, s, s, 3).
+    views, (v, s, s, 3); an image that could not be read, and why.
     """
 
     rows: NDArray[np.int64]
@@ -130,6 +157,7 @@ class _Seen(NamedTuple):
     decode_s: float
     view_s: float
     pixels: NDArray[np.uint8]
+    unread: str = ""
 
 
 def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _Seen:
@@ -137,7 +165,7 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
     from featcache.views import make_views  # needs PyTorch
 
     read, sizes, decoding, viewing, pixels = [], [], [], [], []
-    numbers, reason = range(1 + min(spec.views, _VIEWS)), ""
+    numbers, reason, unread = range(1 + min(spec.views, _VIEWS)), "", ""
     for row in rows.tolist():
         expected = manifest.samples.sha256[row].tobytes()
         try:
@@ -146,6 +174,7 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
             image = decode(content, MAX_PIXELS, spec.view.value_range)
         except UnreadableImageError as error:
             reason = str(error)
+            unread = unread or f"{printable(manifest.samples.ids[row])}: {reason}"
             continue
         decoded = time.perf_counter()
         pixels.append(make_views(image, spec.view, expected, numbers))
@@ -162,6 +191,7 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
         float(np.mean(decoding[skip:])),
         float(np.mean(viewing[skip:])),
         np.concatenate(pixels),
+        unread,
     )
 
 

@@ -22,6 +22,7 @@ from featcache.allocator import keep_freed_memory
 from featcache.files import Progress
 from featcache.plan import GENTLE
 from featcache.report import finite
+from featcache.spec import PENULTIMATE
 
 Order = dict[str, Any]
 
@@ -47,7 +48,7 @@ def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], sh
 
     folder, head = work / f"{route}-{seed}", settings["head"]
     named = ("data", "backbone", "augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
-    columns = [name for name in ("label_column", "skip_missing") if name in settings]
+    columns = [name for name in ("label_column", "skip_missing", "value_range", "network_sha256") if name in settings]
     shared = {**{name: settings[name] for name in (*named, *columns)}, "weights": settings["weights"], "seed": seed}
     if route in CACHED:
         return [_extraction(folder, route, shared, settings), _fitting(folder, folder, head, route, seed)]
@@ -94,7 +95,7 @@ def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, 
     result: dict[str, Any] | None = None
     try:
         with suppress(BrokenPipeError), child.stdin:  # a child that died at once is found out below
-            child.stdin.write(json.dumps(order))
+            child.stdin.write(json.dumps(order | _imports(order)))
         for line in child.stdout:
             if not line.endswith("\n"):
                 break  # died in the middle of a word
@@ -118,10 +119,41 @@ def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, 
     return {**result, "wall_s": time.perf_counter() - started, "cpu_s": cpu_s}
 
 
+def _imports(order: Order) -> Order:
+    """Where a child finds the module of a network of the user's own: where this process does."""
+    from featcache.own_network import is_factory
+
+    if not is_factory(str(order.get("backbone"))):
+        return {}
+    return {"import_from": [os.path.abspath(place) for place in sys.path]}
+
+
 def _extract(order: Order, progress: Progress) -> dict[str, Any]:
     from featcache.extraction import extract
 
+    order = _given(order, order["precision"])
     return extract(progress=progress, **order).to_dict()
+
+
+def _given(order: Order, precision: str) -> Order:
+    """The arguments of an order, with its range as a pair, and a network of the user's own instead of its name."""
+    from featcache.own_network import from_factory, is_factory
+
+    order = dict(order)
+    expected = order.pop("network_sha256", None)
+    if "value_range" in order:
+        order["value_range"] = tuple(order["value_range"])
+    if not is_factory(order["backbone"]):
+        return order
+    sys.path += [place for place in order.pop("import_from", ()) if place not in sys.path]
+    name, layers = order["backbone"], order.get("layers", (PENULTIMATE,))
+    network = from_factory(name, layers=layers, device=order["device"], precision=precision)
+    if network.weights_sha256 != expected:
+        raise errors.BackboneError(
+            f"{name} returns other weights each time, so that routes cannot be compared: load them from a file, or "
+            "draw them with a seed of its own."
+        )
+    return {**order, "backbone": network}
 
 
 def _fit_head(order: Order, progress: Progress) -> dict[str, Any]:
@@ -131,8 +163,12 @@ def _fit_head(order: Order, progress: Progress) -> dict[str, Any]:
 
 
 def _finetune(order: Order, progress: Progress) -> dict[str, Any]:
-    from featcache.finetuning import finetune
+    from featcache.finetuning import finetune, trainable_precision
 
+    precision = order["precision"]
+    if (order["mode"], precision) == ("all", "auto"):
+        precision = trainable_precision(order["device"])
+    order = _given(order, precision)
     return finetune(progress=progress, **order).to_dict()
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones import Backbone
+from featcache.bitdepth import ValueRange
 from featcache.doctor import examine
 from featcache.errors import HeadError
 from featcache.extraction import Extraction, extract
@@ -17,6 +19,7 @@ from featcache.fitting import HeadFit, fit_head
 from featcache.foreign_folders import TRY_MARK
 from featcache.manifest import read_manifest
 from featcache.notebook import NotebookResult
+from featcache.own_network import is_factory
 from featcache.pages import write_head_page
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Stopwatch, printable
@@ -38,6 +41,7 @@ class Trial(NotebookResult):
     data : str. As it was given.
     extraction, diagnosis, fit : results of the three steps.
     seconds : float. All of it took.
+    own_network : bool. Whether the network is the user's own, which later commands want again.
     """
 
     folder: Path
@@ -46,6 +50,7 @@ class Trial(NotebookResult):
     diagnosis: Diagnosis
     fit: HeadFit
     seconds: float
+    own_network: bool = False
 
     @property
     def doubtful(self) -> tuple[Suspect, ...]:
@@ -80,13 +85,16 @@ class Trial(NotebookResult):
                 f"{len(skipped)} images could not be read, for example {printable(skipped[0][0])}: {skipped[0][1]}"
             )
         folder, data = shlex.quote(str(self.folder)), shlex.quote(self.data)
+        name = self.extraction.cache.spec.backbone
+        given = f" --backbone {name if is_factory(name) else 'MODULE:FACTORY'}" if self.own_network else ""
+        named = given or (f" --backbone {shlex.quote(name)}" if name != EMBEDDED else "")
         lines += [
             f"Took {self.seconds:.0f} s. Pictures and figures: {self.folder / PAGE}",
             "Next:",
-            f"  featcache predict {folder}/{HEAD} PHOTO        what is on a photo",
-            f"  featcache serve {folder}/{HEAD}                a page that takes photos",
-            f"  featcache doctor {folder}/{CACHE} {data}       all that looks wrong",
-            f"  featcache benchmark {data} -o {folder}-benchmark   whether fine-tuning would be better",
+            f"  featcache predict {folder}/{HEAD} PHOTO{given}        what is on a photo",
+            f"  featcache serve {folder}/{HEAD}{given}                a page that takes photos",
+            f"  featcache doctor {folder}/{CACHE} {data}{given}       all that looks wrong",
+            f"  featcache benchmark {data} -o {folder}-benchmark{named}   whether fine-tuning would be better",
         ]
         return "\n".join(lines)
 
@@ -132,13 +140,14 @@ def try_out(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str] = "featcache-try",
     *,
-    backbone: str = EMBEDDED,
+    backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
     views: int = 4,
     image_size: int | None = None,
     device: str = "auto",
     label_column: str | None = None,
     skip_missing: bool = False,
+    value_range: ValueRange | None = None,
     budget_s: float = 10.0,
     seed: int = 0,
     progress: ProgressOption = None,
@@ -152,7 +161,7 @@ def try_out(
     ----------
     data : labelled images, see `read_manifest`.
     out : folder for all files: cache.h5, head/, report.html.
-    backbone, weights, views, image_size, device : see `extract`.
+    backbone, weights, views, image_size, device, value_range : see `extract`.
     label_column, skip_missing : see `read_manifest`.
     budget_s : float, default 10. Seconds for the choice of the head.
     seed : int, default 0. Of the split, the views and the folds.
@@ -173,7 +182,7 @@ def try_out(
         raise HeadError(f"{folder} cannot be made: {error.strerror}") from error
     extraction = extract(
         manifest, folder / CACHE, backbone=backbone, weights=weights, views=views, image_size=image_size,
-        device=device, seed=seed, progress=progress, on_note=on_note,
+        device=device, seed=seed, value_range=value_range, progress=progress, on_note=on_note,
     )  # fmt: skip
     cache = extraction.cache
     diagnosis = examine(cache, seed=seed, progress=progress)
@@ -181,4 +190,5 @@ def try_out(
     fit = fit_head(cache, folder / HEAD, head=head, budget_s=None if head == "linear" else budget_s, seed=seed)
     settings = {"head": head, "seed": seed}
     write_head_page(folder / PAGE, fit, folder / CACHE, settings, data)
-    return Trial(folder, os.fspath(data), extraction, diagnosis, fit, watch.seconds()["wall"])
+    own = not isinstance(backbone, str)
+    return Trial(folder, os.fspath(data), extraction, diagnosis, fit, watch.seconds()["wall"], own)

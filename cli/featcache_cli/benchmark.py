@@ -25,7 +25,7 @@ from featcache_cli import options
     help="Which routes to run, separated by commas: cached, stages (a head on all stages), "
     "frozen (run live every epoch), lpft (fine-tuning from the cached head), finetune, scratch. [default: all]",
 )
-@options.named_backbone_option
+@options.backbone_option
 @options.weights_option
 @click.option(
     "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="How many views (K) are cached."
@@ -59,6 +59,7 @@ from featcache_cli import options
 @options.allow_leak_option
 @options.label_column_option
 @options.skip_missing_option
+@options.value_range_option
 @options.as_json
 def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
     """Compare cached heads, frozen-per-epoch, LP-FT, fine-tuning and from-scratch on DATA, down to a verdict."""
@@ -66,6 +67,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     from featcache.pages import write_benchmark_page
     from featcache.reporting import comparison_values, write_report
 
+    options.import_from_here()  # where --backbone names a factory
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar() as progress:
         chosen = routes.split(",") if routes else None

@@ -81,6 +81,10 @@ def _value_range(_ctx: click.Context, _option: click.Parameter, text: str | None
     return low, high
 
 
+value_range_option = click.option(
+    "--value-range", metavar="LOW:HIGH", callback=_value_range, help="Values of images with more than 8 bits a channel "
+    "that become black and white, as 0:4095. [default: whole bits that hold the values of the training images]",
+)  # fmt: skip
 data_options = _all(
     val_fraction_option,
     click.option("--split-seed", default=0, show_default=True, help="The seed of that split."),
@@ -88,10 +92,8 @@ data_options = _all(
     label_column_option,
     skip_missing_option,
     max_pixels_option,
-    click.option("--value-range", metavar="LOW:HIGH", callback=_value_range, help="Values of images with more than 8 "
-                 "bits a channel that become black and white, as 0:4095. [default: whole bits that hold the values of "
-                 "the training images]"),
-)  # fmt: skip
+    value_range_option,
+)
 device_option = click.option(
     "--device",
     default="auto",
@@ -159,15 +161,12 @@ image_size_option = click.option(
     "--image-size", type=click.IntRange(1), help="The side of the square image in pixels. [default: the network's]"
 )
 seed_option = click.option("--seed", default=0, show_default=True, help="The seed of views, order and new weights.")
-_NETWORKS = "The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME"
 backbone_option = click.option(
     "--backbone",
     default="efficientnet_lite0",
     show_default=True,
-    help=f"{_NETWORKS}; or MODULE:FACTORY, a function of yours that returns the network.",
-)
-named_backbone_option = click.option(
-    "--backbone", default="efficientnet_lite0", show_default=True, help=f"{_NETWORKS}."
+    help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME; or "
+    "MODULE:FACTORY, a function of yours that returns the network.",
 )
 
 
@@ -199,7 +198,7 @@ def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None
         return None
     if not is_factory(name):
         raise click.BadParameter(f"{name} is no MODULE:FACTORY; networks of libraries are loaded by their names alone")
-    _import_from_here()
+    import_from_here()
     return call_factory(name)
 
 
@@ -226,13 +225,13 @@ def take_backbone(
     if (weights or settings.get("weights")) not in (None, "pretrained"):
         option = "--init scratch" if weights == "none" else "--weights"
         raise click.UsageError(f"{name} returns a network with its own weights: drop {option}")
-    _import_from_here()
+    import_from_here()
     settings["backbone"] = from_factory(
-        name, layers=layers, device=settings["device"], precision=settings["precision"] or "fp32"
+        name, layers=layers, device=settings["device"], precision=settings.get("precision", "auto") or "fp32"
     )
 
 
-def _import_from_here() -> None:
+def import_from_here() -> None:
     """Let modules of the working folder be imported, as `python -m` does."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -46,7 +46,7 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
     "--workers", default="1,8,64", show_default=True, callback=_counts, help="How many workers there will be."
 )
 @click.option("--cores", type=click.IntRange(1), help="How many cores a worker has. [default: as many as this machine]")
-@options.named_backbone_option
+@options.backbone_option
 @options.weights_option
 @click.option(
     "--views",
@@ -64,6 +64,9 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 )
 @options.augment_option
 @options.image_size_option
+@options.label_column_option
+@options.skip_missing_option
+@options.value_range_option
 @click.option("--layers", default="penultimate", show_default=True, help="Which layers to keep, as in `extract`.")
 @options.device_option
 @options.precision_option("auto")
@@ -99,14 +102,17 @@ def command(data: str, layers: str, page: str | None, as_json: bool, **settings:
 
     given, prices = _given(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
     plan = {name: settings.pop(name) for name in ("images", "workers", "hashed", "passes")}
+    backbone, names = settings["backbone"], split_layers(layers)
+    options.take_backbone(settings, names)
+    settings["on_note"] = None if as_json else options.note
     with options.progress_bar(resumes=False, then=options.LOADING) as progress:
-        rates = featcache.measure_rates(data, layers=split_layers(layers), given=given, progress=progress, **settings)
+        rates = featcache.measure_rates(data, layers=names, given=given, progress=progress, **settings)
     found = featcache.plan_capacity(rates, prices=prices, **plan)
     options.show(found, as_json)
     if page:
         from featcache.capacity_page import write_capacity_page
 
-        write_capacity_page(page, found, data, settings["backbone"])
+        write_capacity_page(page, found, data, backbone)
 
 
 _PRICES = ("worker_hour", "storage_gb_month", "thousand_reads")

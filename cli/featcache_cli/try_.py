@@ -14,12 +14,13 @@ from featcache_cli import options
 @click.option(
     "-o", "--out", type=options.PATH, default="featcache-try", show_default=True, help="Folder for all files."
 )
-@options.named_backbone_option
+@options.backbone_option
 @options.weights_option
 @click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image.")
 @options.image_size_option
 @options.label_column_option
 @options.skip_missing_option
+@options.value_range_option
 @options.device_option
 @click.option("--budget", "budget_s", callback=options.duration, default="10s", show_default=True,
               help="Time for the choice of the head: 30s, 2m.")  # fmt: skip
@@ -32,6 +33,7 @@ def command(as_json: bool, **settings: Any) -> None:
     """
     import featcache
 
+    options.take_backbone(settings)
     with options.progress_bar() as progress:
         result = featcache.try_out(progress=progress, on_note=None if as_json else options.note, **settings)
     options.show(result, as_json)

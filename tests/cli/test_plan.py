@@ -38,15 +38,18 @@ def test_every_option_reaches_the_library(got: dict[str, Any], monkeypatch: pyte
          "--weights", "none", "--views", 2, "--val-views", 1, "--augment", "crop", "--image-size", 96, "--layers",
          "layer3,penultimate", "--device", "cpu", "--precision", "fp32", "--engine", "pytorch", "--hashed", "--passes",
          70, "--forward-rate", 500, "--read-rate", 200, "--look-rate", 1000, "--driver-rate", 10000, "--row-rate", 1e6,
-         "--worker-hour", 2, "--storage-gb-month", 0.02, "--thousand-reads", 0.4)  # fmt: skip
+         "--worker-hour", 2, "--storage-gb-month", 0.02, "--thousand-reads", 0.4, "--label-column",
+         "kind", "--skip-missing", "--value-range", "0:4095")  # fmt: skip
     del got["progress"]
+    assert callable(got.pop("on_note"))
     given = got.pop("given")
     assert given == pytest.approx(
         {"forward_s": 0.002, "read_rate": 2e8, "look_rate": 1e9, "driver_s": 1e-4, "row_s": 1e-6}
     )
     assert got == {"data": "photos", "backbone": "resnet18", "weights": "none", "views": 2, "val_views": 1,
                    "augment": "crop", "image_size": 96, "layers": ("layer3", "penultimate"), "device": "cpu",
-                   "precision": "fp32", "engine": "pytorch", "cores": 3}  # fmt: skip
+                   "precision": "fp32", "engine": "pytorch", "cores": 3, "label_column": "kind",
+                   "skip_missing": True, "value_range": (0, 4095)}  # fmt: skip
     assert plans == [{"images": [2, 250_000, 10**9], "workers": [1, 8], "hashed": True, "passes": 70,
                       "prices": Prices(2.0, 0.02, 0.4)}]  # fmt: skip
 
