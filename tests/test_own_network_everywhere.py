@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import as_json, done, featcache_cli, refused, write_folder
+from commands import as_json, done, refused, write_folder
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
 from featcache.comparison import compare
@@ -183,6 +182,7 @@ def test_floats_can_be_planned_for(tmp_path: Path) -> None:
         for number in range(3):
             values = np.random.default_rng(number).random((9, 9)).astype(np.float32)
             Image.fromarray(values).save(data / folder / f"{number}.tif")
-    told = featcache_cli("plan", data, "--value-range", "0:1", "--backbone", "mobilenet_v3_small", "--weights",
-                         "none", "--look-rate", 1, "--forward-rate", 1, "--row-rate", 1, "--driver-rate", 1, "--json")  # fmt: skip
-    assert json.loads(told.stdout)["rates"]["decode_s"] > 0
+
+    options = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--look-rate", 1, "--forward-rate", 1)
+    told = as_json("plan", data, "--value-range", "0:1", "--row-rate", 1, "--driver-rate", 1, *options)
+    assert told["rates"]["decode_s"] > 0
