@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from featcache.errors import BackboneError, first_line
+from featcache.plain_load import ARRAY, StandIn, load_plain, refused_names
 
 _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "teacher", "network", "net", "weights", "params")
 """Where trainers put the weights, the usual ones first."""
@@ -20,52 +20,51 @@ _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "teacher", "network", 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|momentum|student|target|averaged)", re.IGNORECASE)
 """Names of copies that are taken only where there is nothing better, or by name."""
 
-_DEPTH = 4  # of dicts in dicts
+_DEPTH = 4  # of dicts and lists in each other
+_FEW = 10  # tensors: a list of dicts with fewer is that of an optimizer
 
-_HARMLESS = (
-    "argparse.Namespace",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"pathlib{place}.{kind}Path" for place in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")),
+_CURE = "Save it with torch.save(model.state_dict(), PATH) or as safetensors; files that hold code are not loaded."
+
+_KINDS = (
+    (re.compile(rb"version https://git-lfs"), "a git-lfs pointer in place of the weights: run `git lfs pull`"),
+    (re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE), "a web page (HTML): download the weights again"),
+    (re.compile(rb"\s*[{\[]"), "a text in JSON, such as the index of several files"),
+    (re.compile(rb"\x89HDF\r\n"), "an HDF5 file, as Keras and featcache's caches are"),
+    (re.compile(rb"\x1f\x8b|\xfd7zXZ|BZh"), "an archive: unpack it"),
+    (re.compile(rb"PK\x03\x04.{26}[^/]*\.npy", re.DOTALL), "a NumPy archive (.npz), whose arrays are no tensors"),
+    (re.compile(rb"$", re.DOTALL), "an empty file"),
 )
-"""Values that trainers save beside the weights. They are not needed, and not built: `_Ignored` takes their place."""
+"""What else a file may begin with."""
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Names to tensors, and where in the file they are: keys joined by dots, "" for the file itself."""
+    """Names to tensors, and where in the file they are: keys joined by dots, "" for the file itself.
+
+    beside : what else the file holds that was not read, for a message; "" where there is nothing.
+    """
 
     key: str
     tensors: OrderedDict[str, Tensor]
-
-
-class _Ignored:
-    """What stands for a value of the file that is not needed: it accepts any arguments and any state."""
-
-    def __new__(cls, *_args: Any) -> _Ignored:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any) -> None:
-        pass
-
-    def __setstate__(self, _state: Any) -> None:
-        pass
+    beside: str = ""
 
 
 def read_checkpoint(path: Path) -> list[StateDict]:
     """All state dicts of a .safetensors file or a torch file, the one that is usually meant first.
 
+    Values of foreign classes beside them (settings, loggers, whole models) are not built.
+
     Raises
     ------
-    BackboneError : no such file, a file that cannot be read, that holds code, or that holds no state dict.
+    BackboneError : no such file, a file that cannot be read, that names functions of Python, or that holds no state
+        dict.
     """
     if not path.is_file():
         raise BackboneError(f"there is no weights file {path}")
-    content = _read(path)
-    found = list(_state_dicts(content)) if isinstance(content, dict) else []
+    content, names = _read(path)
+    found = list(_state_dicts(content, _objects(names)))
     if not found:
-        raise BackboneError(f"{path} does not hold a state dict (names to tensors)")
+        raise BackboneError(_without_names(path, content, _objects(names)))
     return sorted(found, key=_rank)  # stable: equals stay in the order of the file
 
 
@@ -82,49 +81,110 @@ def is_averaged(name: str) -> bool:
     return bool(_AVERAGED.search(name)) or name.rstrip(".").endswith("_k")
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, list[str]]:
+    """The content, and what foreign classes it names."""
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            start = file.read(512)
+        if path.suffix == ".safetensors" or _is_safetensors(start, path.stat().st_size):
             from safetensors.torch import load_file
 
-            return load_file(path)
-        with torch.serialization.safe_globals([(_Ignored, name) for name in _HARMLESS]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path), []
+        return load_plain(path)
     except PermissionError as error:
         raise BackboneError(f"{path} cannot be read: permission denied. Ask its owner, or chmod a+r.") from error
     except Exception as error:
         raise BackboneError(
-            f"{path} is not a file of plain weights ({_reason(path, error)}). Save it with "
-            "torch.save(model.state_dict(), PATH) or as safetensors; files that hold code are not loaded."
+            f"{path} is not a file of plain weights ({_reason(path, start, error)}). {_CURE}"
         ) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file of another name begins as safetensors do: with the length of a header, and the header in JSON."""
+    return start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size
+
+
+def _reason(path: Path, start: bytes, error: Exception) -> str:
     """What of the file is no plain weights; PyTorch's own advice is to execute it."""
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a file of this PyTorch's format
-        foreign = []
-    foreign = [name for name in foreign if name not in _HARMLESS]
-    if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        return f"it holds objects of {', '.join(sorted(foreign)[:3])}{more}"
+    refused = refused_names(path)
+    if refused:
+        return f"it holds {_objects(refused)}"
+    for pattern, kind in _KINDS:
+        if pattern.match(start):
+            return f"it is {kind}"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program, which is code"
+    if path.suffix == ".onnx":
+        return "it is an ONNX program"
+    unknown = re.search(r"GLOBAL (\S+) ", str(error))
+    if unknown:  # of before PyTorch 1.6
+        return f"it holds objects of {unknown[1]}"
+    if "weights_only" in str(error):
+        pickled = "a pickle file, not one of torch.save" if start.startswith(b"\x80") else "no file of torch.save"
+        return f"it is damaged, or {pickled}"
     return first_line(error)
 
 
-def _state_dicts(content: dict[Any, Any], keys: tuple[str, ...] = ()) -> Iterator[StateDict]:
+def _objects(names: list[str]) -> str:
+    """Names of classes for a message; "" for those that are beside most weights."""
+    names = [name for name in names if not name.startswith(("argparse.", "numpy.", "pathlib.", "builtins."))]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"objects of {', '.join(sorted(names)[:3])}{more}" if names else ""
+
+
+def _without_names(path: Path, content: Any, objects: str) -> str:
+    """Why a file of plain values and foreign objects has no state dict."""
+    parts = dict(_parts(content))
+    arrays = [key for key, value in parts.items() if isinstance(value, StandIn) and ARRAY.fullmatch(value.name)]
+    lists = [key for key, value in parts.items() if isinstance(value, (list, tuple)) and _are_tensors(value)]
+    if lists:
+        return (
+            f"{path} holds its tensors in a list, without names ({lists[0]}, as torch_ema writes them). Copy them into "
+            "the network (`ema.copy_to(model.parameters())`), and save model.state_dict()."
+        )
+    if len(arrays) > 1:
+        return (
+            f"{path} holds {len(arrays)} NumPy arrays (for example {arrays[0]}) and no tensors. Convert them: "
+            "torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, PATH)."
+        )
+    if objects:
+        return f"{path} is not a file of plain weights (it holds {objects}). {_CURE}"
+    return f"{path} does not hold a state dict (names to tensors)"
+
+
+def _parts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """All values in dicts in dicts, with their keys."""
+    for name, value in dict.items(content) if isinstance(content, dict) else ():
+        yield ".".join((*keys, str(name))), value
+        if len(keys) < _DEPTH:
+            yield from _parts(value, (*keys, str(name)))
+
+
+def _are_tensors(values: list[Any] | tuple[Any, ...]) -> bool:
+    return len(values) > 1 and all(isinstance(value, Tensor) for value in values)
+
+
+def _state_dicts(content: Any, beside: str, keys: tuple[str, ...] = ()) -> Iterator[StateDict]:
     """Mappings of names to tensors, with at most a few other values among them."""
+    if isinstance(content, (list, tuple)):
+        for number, value in enumerate(content):
+            if isinstance(value, dict) and len(keys) < _DEPTH:
+                found = _state_dicts(value, beside, (*keys, str(number)))
+                yield from (state for state in found if len(state.tensors) >= _FEW)
+        return
+    if not isinstance(content, dict):
+        return
     items = list(dict.items(content))  # what a file says of its own methods does not count
     if not all(isinstance(name, str) for name, _ in items):
         return  # an optimizer numbers its parameters
     tensors = {name: value for name, value in items if isinstance(value, Tensor)}
     if 2 * len(tensors) > len(items):
         metadata = vars(content).get("_metadata") if isinstance(content, OrderedDict) else None
-        yield StateDict(".".join(keys), with_metadata(tensors, metadata if _are_versions(metadata) else None))
+        state = with_metadata(tensors, metadata if _are_versions(metadata) else None)
+        yield StateDict(".".join(keys), state, beside)
     if len(keys) < _DEPTH:
         for name, value in items:
-            if isinstance(value, dict):
-                yield from _state_dicts(value, (*keys, name))
+            yield from _state_dicts(value, beside, (*keys, name))
 
 
 def _are_versions(metadata: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import Size, Tensor, nn
 
 from featcache.checkpoints import StateDict, is_averaged, with_metadata
 from featcache.errors import BackboneError, first_line
+from featcache.renaming import renamed
 
 Convert = Callable[[OrderedDict[str, Tensor]], Mapping[str, Tensor]]
 """A library's own conversion of the names and shapes of older or foreign files."""
@@ -102,14 +103,18 @@ def adapt(
                 nearest = attempt
     assert nearest is not None  # each state dict is tried as it is
     _refuse_not_plain(max(candidates, key=lambda candidate: candidate.matches).inside, fitter, source)
-    raise BackboneError(_refusal(nearest, source))
+    beside = next((f"; the file also holds {state.beside}, which are not read" for state in states if state.beside), "")
+    raise BackboneError(_refusal(nearest, fitter, source, beside))
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A state dict behind a prefix. matches : how many tensors have the names and shapes of the network's."""
+    """A state dict behind a prefix. done : how its names were changed before. matches : how many tensors have the names
+    and shapes of the network's.
+    """
 
     key: str
+    done: str
     prefix: str
     inside: OrderedDict[str, Tensor]
     outside: list[str]
@@ -127,7 +132,8 @@ class _Fitter:
         self.needed = {name: shape for name, shape in self.shapes.items() if not name.startswith(self.unused)}
         self._network = _without_data(network)
         self._own = self._network.state_dict()
-        self._children = {name for name, _ in network.named_children()}
+        self.buffers = {name for name, _ in network.named_buffers()}
+        self.parts = [name for name, _ in network.named_children()]
         self._heads = {name.split(".")[0] for name in self.unused}
         self._roots = {name.split(".")[0] for name in self.needed}
 
@@ -209,7 +215,7 @@ class _Fitter:
         root, dot, _ = name.partition(".")
         if not dot:
             return name in _TRAINING_ONLY
-        return root not in self._roots and (root not in self._children or root in self._heads)
+        return root not in self._roots and (root not in self.parts or root in self._heads)
 
 
 def load_adapted(network: nn.Module, adapted: Adapted, classifiers: Sequence[str]) -> None:
@@ -254,17 +260,40 @@ def _candidates(fitter: _Fitter, states: Sequence[StateDict], key: str | None) -
     """State dicts as they are, and behind the prefixes that lead to most of the network's names."""
     for state in states:
         counts = _matches(state.tensors, fitter.needed)
-        prefixes = sorted(
-            counts, key=lambda prefix: (prefix != "", -counts[prefix], is_averaged(prefix), len(prefix), prefix)
-        )
-        if key is not None and key != state.key:
-            prefixes = [prefix for prefix in prefixes if f"{prefix}.".startswith(f"{key}.")]
-            prefixes = prefixes or [f"{key}."]
-        for prefix in prefixes[:_TRIED]:
-            inside = {name[len(prefix) :]: value for name, value in state.tensors.items() if name.startswith(prefix)}
-            outside = [name for name in state.tensors if not name.startswith(prefix)]
-            metadata = _stripped(getattr(state.tensors, "_metadata", None), prefix)
-            yield _Candidate(state.key, prefix, with_metadata(inside, metadata), outside, counts.get(prefix, 0))
+        yield from _behind_prefixes(state.key, "", state.tensors, [], counts, None if key == state.key else key)
+        tensors, outside = state.tensors, []
+        if key is not None and key != state.key:  # it is a prefix
+            tensors = _inside(state.tensors, f"{key}.")
+            outside = [name for name in state.tensors if not name.startswith(f"{key}.")]
+        for other in renamed(tensors, fitter.needed, fitter.parts, max(counts.values())):
+            done = f"stripped the prefix {key}., {other.done}" if outside else other.done
+            counts = _matches(other.state, fitter.needed)
+            yield from _behind_prefixes(state.key, done, other.state, [*outside, *other.outside], counts, None)
+
+
+def _behind_prefixes(
+    key: str,
+    done: str,
+    tensors: OrderedDict[str, Tensor],
+    outside: list[str],
+    counts: Mapping[str, int],
+    asked: str | None,
+) -> Iterator[_Candidate]:
+    """The candidates of one state dict, those that fit best first. asked : the prefix to look behind; None for any."""
+    prefixes = sorted(
+        counts, key=lambda prefix: (prefix != "", -counts[prefix], is_averaged(prefix), len(prefix), prefix)
+    )
+    if asked is not None:
+        prefixes = [prefix for prefix in prefixes if f"{prefix}.".startswith(f"{asked}.")] or [f"{asked}."]
+    for prefix in prefixes[:_TRIED]:
+        left = [*outside, *(name for name in tensors if not name.startswith(prefix))]
+        yield _Candidate(key, done, prefix, _inside(tensors, prefix), left, counts.get(prefix, 0))
+
+
+def _inside(tensors: OrderedDict[str, Tensor], prefix: str) -> OrderedDict[str, Tensor]:
+    """What lies behind a prefix, without it, with the versions of its modules."""
+    found = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    return with_metadata(found, _stripped(getattr(tensors, "_metadata", None), prefix))
 
 
 def _matches(tensors: Mapping[str, Tensor], needed: Mapping[str, Size]) -> dict[str, int]:
@@ -297,7 +326,7 @@ def _stripped(metadata: Any, prefix: str) -> Any:
 
 def _what_was_done(candidate: _Candidate, named: Mapping[str, Tensor], library: str) -> str:
     """How names and shapes were changed."""
-    before, parts = candidate.inside, []
+    before, parts = candidate.inside, [candidate.done] if candidate.done else []
     if candidate.prefix:
         parts.append(f"stripped the prefix {candidate.prefix}")
     if library and named.keys() != before.keys():
@@ -319,7 +348,9 @@ def _note(done: str, taken: _Candidate, candidates: Sequence[_Candidate], key: s
     others = [
         other.key if other.key != taken.key else other.prefix.rstrip(".")
         for other in candidates
-        if other is not taken and other.matches >= max(1, taken.matches)
+        if other is not taken
+        and other.matches >= max(1, taken.matches)
+        and not (other.key == taken.key and (other.done or taken.done))  # which is the same by other names
     ]
     others = [name for name in dict.fromkeys(others) if name]
     if others and key is None:
@@ -357,8 +388,8 @@ def _refuse_nan(state: Mapping[str, Tensor], fitter: _Fitter, source: object) ->
         )
 
 
-def _refusal(nearest: _Attempt, source: object) -> str:
-    """The nearest reason, and what to do about it."""
+def _refusal(nearest: _Attempt, fitter: _Fitter, source: object, beside: str) -> str:
+    """The nearest reason, and what to do about it. beside : what else the file holds."""
     missing, surplus, wrong = nearest.missing, nearest.surplus, nearest.wrong
     parts = [f"{len(missing)} tensors missing (for example {missing[0]})"] if missing else []
     parts += [f"{len(surplus)} unknown (for example {surplus[0]})"] if surplus else []
@@ -366,6 +397,12 @@ def _refusal(nearest: _Attempt, source: object) -> str:
     parts += [f"{len(wrong) - 1} more of other shapes"] if len(wrong) > 1 else []
     parts += [nearest.error] if nearest.error else []
     done = f" (having {nearest.done})" if nearest.done else ""
+    done += beside
+    if missing and len(missing) == nearest.lacks and fitter.buffers.issuperset(missing):
+        return (
+            f"the weights in {source} lack {len(missing)} buffers (for example {missing[0]}){done}. They seem to be "
+            "the parameters alone: save model.state_dict(), which has the statistics of BatchNorm, too."
+        )
     if 2 * nearest.lacks > nearest.needed:
         return (
             f"the weights in {source} are not those of this network: {'; '.join(parts)}{done}. "

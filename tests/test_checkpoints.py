@@ -5,8 +5,14 @@ done; what does not fit is refused with the nearest reason.
 from __future__ import annotations
 
 import argparse
+import collections
 import copy
+import dataclasses
+import datetime
+import enum
+import functools
 import os
+import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -68,6 +74,30 @@ def headless(state: State) -> State:
     return {name: value for name, value in state.items() if not name.startswith("fc.")}
 
 
+def numbered(state: State) -> State:
+    """As of nn.Sequential(*list(network.children())[:-1])."""
+    parts = [name for name, _ in timm.create_model("test_resnet").named_children()]
+    named = [(name.partition("."), value) for name, value in headless(state).items()]
+    return {f"{parts.index(part)}.{rest}": value for (part, _, rest), value in named}
+
+
+@dataclasses.dataclass
+class Settings:
+    lr: float = 0.1
+
+
+class Kind(enum.Enum):
+    LARGE = 1
+
+
+class Dict(dict[str, Any]):
+    pass
+
+
+class List(list[Any]):
+    pass
+
+
 HEAD = {"head.mlp.0.weight": torch.ones(2, 2), "head.mlp.0.bias": torch.ones(2)}
 FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "plain": (lambda s: s, ""),
@@ -126,7 +156,169 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
         "left out 2 tensors that are no part of this network (for example fc.1.weight)",
     ),
     "other classes": (lambda s: {**s, "fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}, ""),
-    "half precision": (lambda s: s, ""),
+    "encoder": (lambda s: prefixed(headless(s), "encoder."), "stripped the prefix encoder."),
+    "Lightning with hyperparameters": (
+        lambda s: {
+            "epoch": 1,
+            "global_step": 20,
+            "pytorch-lightning_version": "2.5.0",
+            "state_dict": {**prefixed(s, "model."), "val_accuracy.tp": torch.tensor(3)},
+            "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"current": {"ready": 1}}}},
+            "callbacks": {"ModelCheckpoint{'monitor': 'x'}": {"best_model_score": torch.tensor(0.5)}},
+            "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"params": [0]}]}],
+            "hparams_name": "kwargs",
+            "hyper_parameters": {"lr": 0.1, "out": Path("x"), "since": datetime.date(2026, 1, 2)},
+        },
+        "took state_dict, stripped the prefix model., left out 1 tensors that are no part of this network (for example "
+        "val_accuracy.tp)",
+    ),
+    "Lightning with settings of one's own": (
+        lambda s: {"state_dict": prefixed(s, "net."), "hyper_parameters": {"settings": Settings(), "kind": Kind.LARGE}},
+        "took state_dict, stripped the prefix net.",
+    ),
+    "Hydra": (
+        lambda s: {
+            "state_dict": prefixed(s, "model."),
+            "hyper_parameters": {"optimizer": functools.partial(torch.optim.SGD, lr=0.1)},
+        },
+        "took state_dict, stripped the prefix model.",
+    ),
+    "timm's train script": (
+        lambda s: {
+            "epoch": 3,
+            "arch": "test_resnet",
+            "state_dict": s,
+            "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": []},
+            "version": 2,
+            "args": argparse.Namespace(lr=0.1, data_dir=Path("x")),
+            "amp_scaler": {"scale": 65536.0},
+            "metric": np.float64(0.5),
+        },
+        "took state_dict",
+    ),
+    "torchvision's reference": (
+        lambda s: {
+            "model": s,
+            "model_ema": {"n_averaged": torch.tensor(3), **prefixed(other(s), "module.")},
+            "lr_scheduler": {"base_lrs": [0.1]},
+            "args": argparse.Namespace(amp=True),
+        },
+        "took model, model_ema would fit, too (--weights-key)",
+    ),
+    "Hugging Face's wrapper of timm": (lambda s: prefixed(s, "timm_model."), "stripped the prefix timm_model."),
+    "Hugging Face's model": (lambda s: {"model": s, "step": 3}, "took model"),
+    "DeepSpeed": (lambda s: {"module": s, "optimizer": None, "ds_version": "0.1"}, "took module"),
+    "MMPretrain": (
+        lambda s: {
+            "meta": {"cfg": "model = dict()", "dataset_meta": {"classes": ("a", "b")}, "history": List([0.1])},
+            "state_dict": {**prefixed(headless(s), "backbone."), "head.fc.weight": torch.ones(2, 2)},
+            "message_hub": {"log_scalars": {"lr": Settings()}},
+        },
+        "took state_dict, stripped the prefix backbone., left out 1 tensors that are no part of this network (for "
+        "example head.fc.weight)",
+    ),
+    "VISSL": (
+        lambda s: {
+            "classy_state_dict": {
+                "base_model": {"model": {"trunk": prefixed(headless(s), "_feature_blocks."), "heads": {}}}
+            }
+        },
+        "took classy_state_dict.base_model.model.trunk, stripped the prefix _feature_blocks.",
+    ),
+    "fastai with timm": (
+        lambda s: {
+            "model": {**prefixed(headless(s), "0.model."), "1.2.weight": torch.ones(2)},
+            "opt": {"state": [{"mom": torch.ones(2)}], "hypers": List([{"lr": 0.1}])},
+        },
+        "took model, stripped the prefix 0.model., left out 1 tensors that are no part of this network (for example "
+        "1.2.weight)",
+    ),
+    "fastai": (
+        lambda s: {"model": {**prefixed(numbered(s), "0."), "1.2.weight": torch.ones(2)}, "opt": {}},
+        "took model, stripped the prefix 0., took numbers for the parts of the network in their order, left out 1 "
+        "tensors that are no part of this network (for example 1.2.weight)",
+    ),
+    "children in a Sequential": (
+        lambda s: numbered(s),
+        "took numbers for the parts of the network in their order",
+    ),
+    "children of a module": (
+        lambda s: {"state_dict": {**prefixed(numbered(s), "features."), "fc.weight": torch.ones(2)}},
+        "took state_dict, stripped the prefix features., took numbers for the parts of the network in their order, "
+        "left out 1 tensors that are no part of this network (for example fc.weight)",
+    ),
+    "MoCo v3": (
+        lambda s: {
+            "state_dict": {
+                **prefixed(headless(s), "module.base_encoder."),
+                "module.base_encoder.fc.0.weight": torch.ones(2, 2),
+                **prefixed(headless(other(s)), "module.momentum_encoder."),
+                "module.predictor.0.weight": torch.ones(2, 2),
+            }
+        },
+        "took state_dict, module.momentum_encoder would fit, too (--weights-key), stripped the prefix "
+        "module.base_encoder., left out 92 tensors that are no part of this network (for example "
+        "module.momentum_encoder.conv1.0.weight)",
+    ),
+    "BYOL": (
+        lambda s: {
+            **prefixed(headless(other(s)), "target_encoder.net."),
+            **prefixed(headless(s), "online_encoder.net."),
+            "online_encoder.projector.0.weight": torch.ones(2),
+        },
+        "target_encoder.net would fit, too (--weights-key), stripped the prefix online_encoder.net., left out 91 "
+        "tensors that are no part of this network (for example target_encoder.net.conv1.0.weight)",
+    ),
+    "SwAV": (
+        lambda s: {**prefixed(headless(s), "module."), "module.prototypes.weight": torch.ones(2, 2)},
+        "stripped the prefix module., left out 1 tensors that are no part of this network (for example "
+        "prototypes.weight)",
+    ),
+    "ema-pytorch": (
+        lambda s: {
+            "initted": torch.tensor(True),
+            "step": torch.tensor(3),
+            **prefixed(s, "online_model."),
+            **prefixed(other(s), "ema_model."),
+        },
+        "ema_model would fit, too (--weights-key), stripped the prefix online_model., left out 94 tensors that are no "
+        "part of this network (for example initted)",
+    ),
+    "torch_ema beside the weights": (
+        lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": [torch.ones(2), torch.ones(2)]}},
+        "took model",
+    ),
+    "DDP in torch.compile": (
+        lambda s: prefixed(s, "_orig_mod.module."),
+        "stripped the prefix _orig_mod.module.",
+    ),
+    "a compiled part": (
+        lambda s: {name.replace("layer1.0.", "layer1.0._orig_mod."): value for name, value in s.items()},
+        "stripped _orig_mod from inner names",
+    ),
+    "activation checkpoints in FSDP": (
+        lambda s: {
+            "model": {
+                "_fsdp_wrapped_module." + name.replace("layer1.", "layer1._checkpoint_wrapped_module."): value
+                for name, value in s.items()
+            }
+        },
+        "took model, stripped _checkpoint_wrapped_module, _fsdp_wrapped_module from inner names",
+    ),
+    "two levels of keys": (lambda s: {"checkpoint": {"net": s, "optimizer": None}, "v": 1}, "took checkpoint.net"),
+    "a list of state dicts": (lambda s: [s, {"state": {}, "param_groups": []}], "took 0"),
+    "folds": (lambda s: {"folds": [s, other(s)]}, "took folds.0, folds.1 would fit, too (--weights-key)"),
+    "a dict of one's own": (lambda s: {"model": s, "settings": Dict(a=1, b=Dict())}, "took model"),
+    "a defaultdict": (lambda s: collections.defaultdict(None, s), ""),
+    "an OrderedDict without versions": (lambda s: OrderedDict(s), ""),
+    "parameters with gradients": (
+        lambda s: {name: nn.Parameter(value) if value.is_floating_point() else value for name, value in s.items()},
+        "",
+    ),
+    "double precision": (
+        lambda s: {name: value.double() if value.is_floating_point() else value for name, value in s.items()},
+        "",
+    ),
     "from before num_batches_tracked": (
         lambda s: OrderedDict((n, v) for n, v in s.items() if not n.endswith("num_batches_tracked")),
         "",
@@ -255,6 +447,118 @@ def test_harmless_values_are_not_built(network: nn.Module, tmp_path: Path, monke
     monkeypatch.setattr(argparse.Namespace, "__setattr__", lambda *_: 1 / 0)
     monkeypatch.setattr(argparse.Namespace, "__init__", lambda *_, **__: 1 / 0)
     assert [state.key for state in read_checkpoint(tmp_path / "w.pth")] == ["model"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_rounded_weights_in_fp32(
+    dtype: torch.dtype, network: nn.Module, tmp_path: Path
+) -> None:
+    state = network.state_dict()
+    half = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    rounded = {name: value.to(state[name].dtype) for name, value in headless(half).items()}
+    backbone = loaded({"model": half}, tmp_path)
+    assert backbone.weights_sha256 == sha256_of(rounded)
+    assert {value.dtype for value in backbone.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "pytorch_model.bin"])
+def test_safetensors_are_known_by_their_content(name: str, network: nn.Module, expected: str, tmp_path: Path) -> None:
+    save_file(prefixed(network.state_dict(), "module."), tmp_path / name, metadata={"format": "pt", "epoch": "3"})
+    backbone = load_backbone(NAME, weights=str(tmp_path / name), device="cpu")
+    assert backbone.weights_sha256 == expected
+    assert backbone.note == f"{name}: stripped the prefix module."
+
+
+def test_files_of_before_pytorch_1_6_load(network: nn.Module, expected: str, tmp_path: Path) -> None:
+    content = {"model": network.state_dict(), "args": argparse.Namespace(a=1), "settings": Settings()}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert load_backbone(NAME, weights=str(tmp_path / "w.pth"), device="cpu").weights_sha256 == expected
+    torch.save({"a": Trap(tmp_path / "sprung")}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(BackboneError, match=r"\(it holds objects of posix\.mkdir\)"):
+        load_backbone(NAME, weights=str(tmp_path / "w.pth"), device="cpu")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(("prefix", "key"), [("model", None), ("a.model", "a"), ("0", "0")])
+def test_the_features_alone_load(prefix: str, key: str | None, tmp_path: Path) -> None:
+    """As of `network.features`, wrapped."""
+    torch.manual_seed(0)
+    squeeze = models.squeezenet1_1(weights=None)
+    whole = {**prefixed(squeeze.features.state_dict(), f"{prefix}."), "b.fc.weight": torch.ones(2)}
+    backbone = loaded(whole, tmp_path, "squeezenet1_1", key=key or "")
+    assert backbone.weights_sha256 == sha256_of(prefixed(squeeze.features.state_dict(), "features."))
+    assert "added the prefix features." in backbone.note
+
+
+REFUSED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "a whole model beside others": (
+        lambda n: {"model": nn.Sequential(nn.Linear(2, 2)), "ema": None, "epoch": 3},
+        "is not a file of plain weights (it holds objects of torch.nn.modules.container.Sequential, "
+        "torch.nn.modules.linear.Linear). Save it with torch.save(model.state_dict(), PATH) or as safetensors",
+    ),
+    "torch_ema": (
+        lambda n: {"decay": 0.9, "num_updates": 3, "shadow_params": list(n.parameters()), "collected_params": None},
+        "holds its tensors in a list, without names (shadow_params, as torch_ema writes them). Copy them into the "
+        "network (`ema.copy_to(model.parameters())`), and save model.state_dict().",
+    ),
+    "Detectron2": (
+        lambda n: {"model": {name: value.numpy() for name, value in n.state_dict().items()}, "__author__": "x"},
+        "holds 92 NumPy arrays (for example model.conv1.0.weight) and no tensors. Convert them: "
+        "torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, PATH).",
+    ),
+    "parameters alone": (
+        lambda n: dict(n.named_parameters()),
+        "lack 30 buffers (for example bn1.running_mean). They seem to be the parameters alone: save "
+        "model.state_dict(), which has the statistics of BatchNorm, too.",
+    ),
+    "another network beside a whole one": (
+        lambda n: {"model": nn.Linear(2, 2), "scaler": {"scale": torch.ones(1)}},
+        "the file also holds objects of torch.nn.modules.linear.Linear, which are not read",
+    ),
+    "no weights": (lambda n: {"epoch": 3}, "does not hold a state dict (names to tensors)"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_has_no_weights_by_name_is_refused_with_the_way_out(kind: str, network: nn.Module, tmp_path: Path) -> None:
+    write, reason = REFUSED[kind]
+    with pytest.raises(BackboneError) as error:
+        loaded(write(network), tmp_path)
+    assert reason in str(error.value)
+    assert str(tmp_path / "w.pth") in str(error.value)
+
+
+OTHERS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "it is an empty file"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run `git lfs pull`"),
+    "a web page": (b"\n<!DOCTYPE html><html>", "it is a web page (HTML): download the weights again"),
+    "an index": (b'{"metadata": {}}', "it is a text in JSON, such as the index of several files"),
+    "Keras": (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+    "gzip": (b"\x1f\x8b\x08\0", "it is an archive: unpack it"),
+    "a pickle": (pickle.dumps({"model": 1}, protocol=4), "it is damaged, or a pickle file, not one of torch.save"),
+    "noise": (b"\x08\x07\x12\x07pytorch", "it is damaged, or no file of torch.save"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_file_that_is_something_else_is_called_that(kind: str, tmp_path: Path) -> None:
+    content, reason = OTHERS[kind]
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(BackboneError) as error:
+        load_backbone(NAME, weights=str(tmp_path / "w.pth"), device="cpu")
+    assert str(error.value).startswith(f"{tmp_path / 'w.pth'} is not a file of plain weights (")
+    assert reason in str(error.value)
+    assert "weights_only" not in str(error.value)  # PyTorch's advice, to execute the file
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_npz_and_torchscript_are_called_that(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", **{"a.weight": np.ones(2)})
+    with pytest.raises(BackboneError, match=r"it is a NumPy archive \(\.npz\), whose arrays are no tensors"):
+        load_backbone(NAME, weights=str(tmp_path / "w.npz"), device="cpu")
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "w.pt")
+    with pytest.raises(BackboneError, match="it is a TorchScript program, which is code"):
+        load_backbone(NAME, weights=str(tmp_path / "w.pt"), device="cpu")
 
 
 def test_a_whole_model_is_refused_by_its_class(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors allocator calibration labels joined world rng",
+            "errors allocator calibration labels joined world rng plain_load",
             "atomic filekinds split_names foreign_folders telemetry hints checkpoints notebook thresholds",
             "modelfolder bitdepth",
             "tiff",
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
-            "blocks plan stages machines recipe passes",
+            "blocks plan stages machines recipe passes renaming",
             "remote folds spectrum state_dicts label_metrics features report files holdout objective trivial sealed "
             "parity class_names columns layers devices device_pass transferability",
             "prediction progress_bar pooling weights findings training trees capacity input_notes data_summary",
