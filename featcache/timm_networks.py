@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from featcache.checkpoints import read_checkpoint
 from featcache.errors import BackboneError, first_line
-from featcache.hints import nearest
+from featcache.hints import nearest, sizes_near
 from featcache.spec import EMBEDDED
 from featcache.state_dicts import Convert, adapt
 from featcache.telemetry import decline_usage_data
@@ -54,8 +54,12 @@ def build(name: str, model: str, weights: str, image_size: int | None) -> Built:
     network, conversions = _create(name, model, weights, None)
     config: Any = network.pretrained_cfg
     fixed = bool(config.get("fixed_input_size"))
+    if image_size:
+        _check_patches(name, network, image_size)
     if image_size and fixed and not _accepts(network, image_size):
         network, conversions = _create(name, model, weights, image_size)
+        if not _accepts(network, image_size):
+            raise BackboneError(f"{name} takes no pictures of {image_size} pixels. Drop --image-size.")
     else:
         image_size = None
     note = ""
@@ -128,10 +132,9 @@ def _create(name: str, model: str, weights: str, image_size: int | None) -> tupl
     options: dict[str, Any] = {"img_size": image_size} if image_size else {}
     published = weights == PRETRAINED and name != EMBEDDED
     try:
+        _check_hub(name, model, published)
         if is_file(weights):
             return _create_with_filter(model, options)
-        if published:
-            _check_hub(name, model)
         return timm.create_model(model, pretrained=published, **options), {}
     except BackboneError:
         raise
@@ -174,6 +177,21 @@ def _create_with_filter(model: str, options: dict[str, Any]) -> tuple[nn.Module,
     return network, {"timm": convert} if filters else {}
 
 
+def _check_patches(name: str, network: nn.Module, image_size: int) -> None:
+    """Refuse a size that patches do not fill: timm would leave out the pixels at two edges without a word."""
+    timm = _timm()
+
+    for embedding in network.modules():
+        if isinstance(embedding, timm.layers.PatchEmbed):
+            patch = max(embedding.patch_size)
+            if image_size % patch and not embedding.dynamic_img_pad:
+                raise BackboneError(
+                    f"{name} cuts pictures into patches of {patch} pixels, and {image_size} is no multiple of {patch}: "
+                    f"choose {sizes_near(image_size, patch)}"
+                )
+            return  # what follows merges patches
+
+
 def _accepts(network: nn.Module, image_size: int) -> bool:
     """Whether a network takes pictures of this size as it is."""
     training = network.training
@@ -181,7 +199,7 @@ def _accepts(network: nn.Module, image_size: int) -> bool:
         with torch.inference_mode():
             network.eval()(torch.zeros(1, 3, image_size, image_size))
         return True
-    except (AssertionError, RuntimeError, ValueError):
+    except (AssertionError, ArithmeticError, RuntimeError, ValueError):
         return False
     finally:
         network.train(training)
@@ -212,23 +230,25 @@ def _check_name(name: str, model: str) -> None:
         raise BackboneError(f"timm has no weights {tag!r} of {plain}{more}")
 
 
-def _check_hub(name: str, model: str) -> None:
-    """Refuse at once where the weights are not on this machine and the hub cannot be reached: timm tries on."""
+def _check_hub(name: str, model: str, published: bool) -> None:
+    """Refuse at once where a file is not on this machine and the hub cannot be reached: timm tries on.
+
+    published : whether the weights are needed; of a repository of the hub the config is in any case.
+    """
     timm = _timm()
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    if model.startswith("local-dir:"):
+    of_hub = model.startswith(SOURCES)
+    if model.startswith("local-dir:") or not (published or of_hub):
         return
-    own = None if model.startswith(SOURCES) else timm.get_pretrained_cfg(model)
-    repository = model.partition(":")[2] if model.startswith(SOURCES) else own and own.hf_hub_id
+    own = None if of_hub else timm.get_pretrained_cfg(model)
+    repository = model.partition(":")[2] if of_hub else own and own.hf_hub_id
     if not repository:
         return
     repository, _, revision = str(repository).partition("@")
-    cached = [
-        huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None) for file in _HUB_FILES
-    ]
-    if any(isinstance(path, str) for path in cached):
+    wanted = [("config.json",)] * of_hub + [_HUB_FILES] * published
+    if all(any(_is_cached(repository, file, revision) for file in files) for files in wanted):
         return
     url = huggingface_hub.hf_hub_url(repository, "config.json", revision=revision or None)
     try:
@@ -236,23 +256,35 @@ def _check_hub(name: str, model: str) -> None:
     except HfHubHTTPError:
         return  # it answers: timm says what
     except Exception as error:  # of whichever HTTP library it uses
-        raise _not_to_be_had(name, model, first_line(error)) from error
+        raise _not_to_be_had(name, model, first_line(error), published) from error
 
 
-def _not_to_be_had(name: str, model: str, reason: str) -> BackboneError:
+def _is_cached(repository: str, file: str, revision: str) -> bool:
+    import huggingface_hub
+
+    return isinstance(huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None), str)
+
+
+def _not_to_be_had(name: str, model: str, reason: str, published: bool = True) -> BackboneError:
+    """published : whether the weights were needed, and not the config of a repository of the hub alone."""
+    source, _, place = model.partition(":")
+    if source == "local-dir":
+        cure = f"Put model.safetensors into {place}"
+    else:
+        cure = f"Put {_hub_file(model)} into the Hugging Face cache ({_hub_cache()})"
+    what, otherwise = ("pretrained weights", ", give --weights PATH,") if published else ("config", "")
     return BackboneError(
-        f"the pretrained weights of {name} cannot be had ({reason}). Put {_hub_file(model)} into the "
-        f"Hugging Face cache ({_hub_cache()}), give --weights PATH, or use the embedded --backbone {EMBEDDED}, "
+        f"the {what} of {name} cannot be had ({reason}). {cure}{otherwise} or use the embedded --backbone {EMBEDDED}, "
         "which needs no network."
     )
 
 
 def _hub_file(model: str) -> str:
-    """The file that timm looks for on the Hugging Face hub."""
+    """The files that timm looks for on the Hugging Face hub."""
     timm = _timm()
 
     if model.startswith(SOURCES):
-        return f"model.safetensors of {model.partition(':')[2]}"
+        return f"config.json and model.safetensors of {model.partition(':')[2]}"
     config = timm.get_pretrained_cfg(model)
     return f"model.safetensors of {config.hf_hub_id}" if config and config.hf_hub_id else "them"
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featcache.checkpoints import read_checkpoint
 from featcache.errors import BackboneError
+from featcache.hints import sizes_near
 from featcache.state_dicts import Convert, adapt
 from featcache.weights import Built, load_state, pretrained_torchvision
 from featcache.weights_source import PRETRAINED, is_file, locate
@@ -85,7 +86,10 @@ def plain(name: str, image_size: int | None = None) -> nn.Module:
     try:
         return models.get_model(name, weights=None, **options)
     except (AssertionError, RuntimeError) as error:
-        raise BackboneError(f"{name} cannot be built for {image_size} pixels ({error}). Drop --image-size.") from error
+        cure, patch = "Drop --image-size.", name.rpartition("_")[2]
+        if image_size and takes_one_size(name) and patch.isdecimal() and image_size % int(patch):
+            cure = f"Choose {sizes_near(image_size, int(patch))}, multiples of its patches."
+        raise BackboneError(f"{name} cannot be built for {image_size} pixels ({error}). {cure}") from error
 
 
 def preset(name: str, weights: str) -> dict[str, Any]:

@@ -419,11 +419,67 @@ def test_timm_weights_that_cannot_be_had_name_the_ways_out_after_one_try(
     with pytest.raises(BackboneError) as error:
         load_backbone(f"timm/{model}", device="cpu")
     assert str(error.value) == (
-        f"the pretrained weights of timm/{model} cannot be had (no route to host). Put model.safetensors of "
+        f"the pretrained weights of timm/{model} cannot be had (no route to host). Put "
+        f"{'config.json and ' * model.startswith('hf-hub')}model.safetensors of "
         "timm/test_vit.r160_in1k into the Hugging Face cache (HUB), give --weights PATH, or use the "
         "embedded --backbone efficientnet_lite0, which needs no network."
     )
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize("weights", ["none", "FILE"])
+def test_a_repository_without_its_config_is_asked_for_once(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def offline(url: str, **_: Any) -> None:
+        tried.append(url)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(timm_networks, "_hub_cache", lambda: "HUB")
+    (tmp_path / "FILE").touch()
+    with pytest.raises(BackboneError) as error:
+        load_backbone("timm/hf-hub:me/net", weights=weights.replace("FILE", str(tmp_path / "FILE")), device="cpu")
+    assert str(error.value) == (
+        "the config of timm/hf-hub:me/net cannot be had (no route to host). Put config.json and model.safetensors of "
+        "me/net into the Hugging Face cache (HUB) or use the embedded --backbone efficientnet_lite0, which needs no "
+        "network."
+    )
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("revision", ["main", "v2"])
+def test_a_repository_that_was_downloaded_loads_offline_with_its_own_preprocessing(
+    revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=3)
+    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear"}
+    network.pretrained_cfg = {**network.pretrained_cfg, **own}
+    repository = tmp_path / "models--me--net"
+    timm.models.save_for_hf(network, repository / "snapshots" / ("a" * 40), safe_serialization=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / revision).write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    name = "timm/hf-hub:me/net" + ("" if revision == "main" else f"@{revision}")
+    backbone = load_backbone(name, device="cpu")
+    rest = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
+    assert backbone.weights_sha256 == sha256_of(rest)
+    assert {what: getattr(backbone, what) for what in own} == own
+    torch.save({"state_dict": rest}, tmp_path / "w.pth")  # its config, and weights from elsewhere
+    backbone = load_backbone(name, weights=str(tmp_path / "w.pth"), device="cpu", std=(1, 1, 1))
+    assert (backbone.weights_sha256, backbone.mean, backbone.std) == (sha256_of(rest), own["mean"], (1.0, 1.0, 1.0))
+
+
+def test_a_folder_without_weights_names_what_belongs_there(tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(BackboneError, match=rf"cannot be had \(.*\)\. Put model\.safetensors into {tmp_path}, give"):
+        load_backbone(f"timm/local-dir:{tmp_path}", device="cpu")
 
 
 def test_a_timm_network_without_published_weights_is_not_given_random_ones() -> None:
@@ -483,6 +539,29 @@ def test_imagenet_features_separate_ants_from_bees(mobilenet_weights: Path, ants
     rough = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), device="cpu", precision="bf16").embed(pixels)
     rough /= np.linalg.norm(rough, axis=1, keepdims=True)
     assert (x * rough).sum(1).min() > 0.98
+
+
+SIZES = {
+    (
+        "timm/test_vit",
+        225,
+    ): "timm/test_vit cuts pictures into patches of 16 pixels, and 225 is no multiple of 16: choose "
+    "--image-size 224 or 240",
+    ("timm/test_vit", 7): "timm/test_vit cuts pictures into patches of 16 pixels, and 7 is no multiple of 16: choose "
+    "--image-size 16 or more",
+    ("timm/vit_tiny_patch16_224", 230): "timm/vit_tiny_patch16_224 cuts pictures into patches of 16 pixels, and 230 is "
+    "no multiple of 16: choose --image-size 224 or 240",
+    ("vit_b_32", 225): "vit_b_32 cannot be built for 225 pixels (Input shape indivisible by patch size!). Choose "
+    "--image-size 224 or 256, multiples of its patches.",
+    ("timm/levit_128s", 225): "timm/levit_128s takes no pictures of 225 pixels. Drop --image-size.",
+}
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_a_size_that_a_network_is_not_built_for_is_refused_with_those_that_are(name: str, size: int) -> None:
+    with pytest.raises(BackboneError) as error:
+        load_backbone(name, weights="none", device="cpu", image_size=size)
+    assert str(error.value) == SIZES[name, size]
 
 
 def test_an_image_size_that_a_network_cannot_take_is_refused() -> None:

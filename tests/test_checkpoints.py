@@ -619,6 +619,86 @@ def test_a_masked_autoencoders_file_loads_without_its_decoder(tmp_path: Path) ->
     assert "left out 2 tensors" in backbone.note
 
 
+SELF_SUPERVISED: dict[str, tuple[Callable[[State], Any], str]] = {
+    "DINO": (
+        lambda s: {
+            "student": {**prefixed(other(s), "module.backbone."), **prefixed(HEAD, "module.")},
+            "teacher": {**prefixed(s, "backbone."), **HEAD},
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+            "args": argparse.Namespace(arch="vit_tiny"),
+            "dino_loss": {"center": torch.zeros(1, 2)},
+        },
+        "took teacher, student would fit, too (--weights-key), stripped the prefix backbone., left out 2 tensors that "
+        "are no part of this network (for example head.mlp.0.weight)",
+    ),
+    "DINOv2's teacher": (
+        lambda s: {
+            "teacher": {
+                **prefixed(s, "backbone."),
+                "backbone.mask_token": torch.ones(1, 64),
+                "dino_head.last_layer.weight_v": torch.ones(2, 2),
+                "ibot_head.last_layer.weight_v": torch.ones(2, 2),
+            }
+        },
+        "took teacher, stripped the prefix backbone., left out 3 tensors that are no part of this network (for example "
+        "dino_head.last_layer.weight_v)",
+    ),
+    "MoCo v3": (
+        lambda s: {
+            "state_dict": {
+                **prefixed(s, "module.base_encoder."),
+                "module.base_encoder.head.0.weight": torch.ones(2, 2),
+                **prefixed(other(s), "module.momentum_encoder."),
+            }
+        },
+        "took state_dict, module.momentum_encoder would fit, too (--weights-key), stripped the prefix "
+        "module.base_encoder., left out 79 tensors that are no part of this network (for example "
+        "module.momentum_encoder.cls_token)",
+    ),
+    "I-JEPA": (
+        lambda s: {
+            "encoder": prefixed(s, "module."),
+            "target_encoder": prefixed(other(s), "module."),
+            "predictor": {"module.mask_token": torch.ones(1, 1, 8)},
+        },
+        "took encoder, target_encoder would fit, too (--weights-key), stripped the prefix module.",
+    ),
+    "MAE, fine-tuned": (lambda s: {"model": {**s, "head.weight": torch.ones(2, 64)}, "epoch": 3}, "took model"),
+}
+
+
+@pytest.mark.parametrize("kind", SELF_SUPERVISED)
+def test_a_self_supervised_transformer_loads(kind: str, tmp_path: Path) -> None:
+    state = {name: value for name, value in vit().state_dict().items() if not name.startswith("head.")}
+    write, note = SELF_SUPERVISED[kind]
+    backbone = loaded(write(state), tmp_path, "timm/test_vit")
+    assert backbone.weights_sha256 == sha256_of(state)
+    assert backbone.note == f"w.pth: {note}"
+
+
+AUXILIARIES: dict[str, Callable[[State], State]] = {
+    "as published": lambda s: s,
+    "of other classes": lambda s: {
+        name: value[:2] if name.startswith(AUXILIARY) and ".fc" in name else value for name, value in s.items()
+    },
+    "left out": lambda s: {name: value for name, value in s.items() if not name.startswith(AUXILIARY)},
+}
+
+
+@pytest.mark.parametrize("network", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_of_any_kind_are_no_obstacle(network: str) -> None:
+    torch.manual_seed(0)
+    whole = models.get_model(network, weights=None, init_weights=False)
+    state = OrderedDict(whole.state_dict())
+    assert any(name.startswith(AUXILIARY) for name in state)
+    used = {name: value for name, value in state.items() if not name.startswith((*AUXILIARY, "fc."))}
+    for write in AUXILIARIES.values():
+        adapted = adapt(whole, [StateDict("", OrderedDict(write(state)))], ["fc"], "w.pth")
+        found = {name: value for name, value in adapted.state.items() if not name.startswith((*AUXILIARY, "fc."))}
+        assert sha256_of(found) == sha256_of(used)
+        assert adapted.note == ""
+
+
 def test_register_tokens_that_a_network_does_not_have_are_not_left_out(tmp_path: Path) -> None:
     state = {**vit().state_dict(), "reg_token": torch.ones(1, 4, 64)}
     with pytest.raises(BackboneError, match=r"nearly fit: .* 1 unknown \(for example reg_token\)"):

@@ -49,7 +49,8 @@ def build():
 def wrapped():
     from featcache.backbones import Backbone
 
-    return Backbone(Own(), name="wrapped", image_size=16, resize_size=18, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return Backbone(Own(), name="wrapped", image_size=16, resize_size=18, interpolation="bicubic",
+                    mean=(0.5, 0.5, 0.5), std=(0.2, 0.3, 0.4))
 
 
 def broken():
@@ -177,6 +178,7 @@ def test_the_command_line_takes_a_factory_and_asks_for_it_again(
     as_json("extract", data, "-o", "f.h5", "--backbone", "ownnet:wrapped", "--views", 1, "--device", "cpu")
     spec = FeatureCache.open("f.h5").spec
     assert (spec.backbone, spec.view.image_size, spec.mean) == ("wrapped", 16, (0.5, 0.5, 0.5))
+    assert (spec.std, spec.view.interpolation) == ((0.2, 0.3, 0.4), "bicubic")
     as_json("fit-head", "f.h5", "-o", "head", "--head", "centroid")
     assert "a network of your own, 'wrapped'" in refused("predict", "head", data / "val")
     found = as_json("predict", "head", data / "val", "--backbone", "ownnet:build")
@@ -261,6 +263,33 @@ def test_a_transformer_is_built_for_another_size_and_comes_back(data: Path, tmp_
     assert export(tmp_path / "linear", tmp_path / "vit.pth", "state-dict").difference < 1e-4
 
 
+def test_dinov2_at_224_pixels_has_its_positions_interpolated_as_timm_does(tmp_path: Path) -> None:
+    """Its own file has 518 pixels, a mask token, and no classifier."""
+    name = "vit_small_patch14_dinov2.lvd142m"
+    torch.manual_seed(0)
+    usual = timm.create_model(name.partition(".")[0])
+    nn.init.normal_(usual.pos_embed)
+    nn.init.uniform_(usual.blocks[0].ls1.gamma)
+    own = {**usual.state_dict(), "mask_token": torch.ones(1, 384)}
+    assert own["pos_embed"].shape == (1, 1370, 384)
+    torch.save(own, tmp_path / "w.pth")
+    backbone = load_backbone(f"timm/{name}", weights=str(tmp_path / "w.pth"), device="cpu", image_size=224)
+    overlay = {"state_dict": dict(own)}
+    expected = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=224)
+    assert expected.pos_embed.shape == (1, 257, 384)
+    assert backbone.weights_sha256 == sha256_of(expected.state_dict())
+    assert backbone.note == (
+        "w.pth: converted names as timm does, interpolated pos_embed from (1, 1370, 384) to (1, 257, 384) as timm does"
+    )
+    view = backbone.view_spec(image_size=224)
+    assert (view.image_size, view.resize_size, backbone.dim, backbone.mean[0]) == (224, 224, 384, 0.485)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        features = expected.eval()(backbone.normalise(pixels))
+    np.testing.assert_allclose(backbone.embed(pixels), features, rtol=1e-3, atol=1e-4)
+    assert load_backbone(f"timm/{name}", weights="none", device="cpu", image_size=224).view_spec().image_size == 224
+
+
 def test_a_network_that_takes_any_size_stays_as_it_was() -> None:
     options = {"weights": "none", "device": "cpu"}
     usual, small = (load_backbone("timm/test_resnet", image_size=size, **options) for size in (None, 96))
@@ -270,23 +299,29 @@ def test_a_network_that_takes_any_size_stays_as_it_was() -> None:
 
 def test_own_mean_deviation_and_interpolation_come_back_with_the_head(data: Path, tmp_path: Path) -> None:
     own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    loaded = load_backbone("timm/test_resnet", weights="none", device="cpu", interpolation="bilinear", **own)
-    assert (loaded.mean, loaded.std, loaded.interpolation) == (*own.values(), "bilinear")
+    loaded = load_backbone("timm/test_resnet", weights="none", device="cpu", interpolation="bicubic", **own)
+    assert (loaded.mean, loaded.std, loaded.interpolation) == (*own.values(), "bicubic")
     extract(data, tmp_path / "c.h5", backbone=loaded, views=0, image_size=32)
+    spec = FeatureCache.open(tmp_path / "c.h5").spec
+    assert (spec.mean, spec.std, spec.view.interpolation) == (*own.values(), "bicubic")
+    assert load_backbone("timm/test_resnet", weights="none", device="cpu").interpolation == "bilinear"
     fit_head(tmp_path / "c.h5", tmp_path / "h", head="centroid")
     again = Classifier.load(tmp_path / "h", device="cpu").backbone
-    assert (again.mean, again.std) == tuple(own.values())
+    assert (again.mean, again.std, again.interpolation) == (*own.values(), "bicubic")
 
 
 def test_a_folder_that_timm_wrote_has_its_own_preprocessing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=3)
-    network.pretrained_cfg = {**network.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "interpolation": "lanczos"}
+    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "lanczos"}
+    network.pretrained_cfg = {**network.pretrained_cfg, **own}
     timm.models.save_for_hf(network, tmp_path / "net", safe_serialization=True)
     found = load_backbone(f"timm/local-dir:{tmp_path / 'net'}", device="cpu")
     rest = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
     assert found.weights_sha256 == sha256_of(rest)
-    assert found.mean == (0.1, 0.2, 0.3)
+    assert (found.mean, found.std) == (own["mean"], own["std"])
+    asked = load_backbone(f"timm/local-dir:{tmp_path / 'net'}", device="cpu", mean=(0.5, 0.5, 0.5))
+    assert (asked.mean, asked.std, asked.weights_sha256) == ((0.5, 0.5, 0.5), own["std"], found.weights_sha256)
     assert "pictures are resized bilinear, not lanczos" in found.note
     assert json.loads((tmp_path / "net/config.json").read_text())["architecture"] == "test_resnet"
     with pytest.raises(BackboneError, match=r"has no config\.json: timm/local-dir:"):
