@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -105,6 +106,34 @@ def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Pa
     np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
     again = tune(str(data), str(tmp_path / "run"), World(), resume=True)
     assert again == found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
+    before: int, after: int, data: Path, tmp_path: Path
+) -> None:
+    """One process goes on within the epoch; several cannot agree on a batch, and go on after the last whole epoch."""
+    alone = tune(str(data), str(tmp_path / "alone"), World())
+    processes = started(before, data, tmp_path / "run", stop_in=2)
+    for process in processes:
+        assert process.stderr is not None
+        assert any(line == "waiting\n" for line in process.stderr)
+    for process in processes:  # as torchrun passes it on
+        process.send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * before, told
+    kept = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    assert len(kept["history"]) == 1
+    assert (kept["under_way"] is not None, kept["position"] > 0) == ((before == 1,) * 2)
+    if after == 1:
+        found = tune(str(data), str(tmp_path / "run"), World())
+    else:
+        found = together(after, data, tmp_path / "run")
+    assert found[0] == kept["history"][0]  # which was not trained again: its seconds are the same
+    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    for name, value in weights(tmp_path / "alone").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-3, atol=1e-5)
 
 
 @given(size=st.integers(1, 9), count=st.integers(0, 40))

@@ -41,13 +41,23 @@ def backbone() -> Backbone:
 
 def tune(data: str, out: str, world: World, **options: Any) -> list[dict[str, Any]]:
     """The epochs, as JSON values."""
-    last = options.pop("die_after", None)
+    last, stop_in = options.pop("die_after", None), options.pop("stop_in", None)
     recipe = replace(RECIPE, epochs=3, batch_size=options.pop("batch_size", 5))
 
     def die(epoch: Epoch) -> None:
         if epoch.epoch == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def wait(what: str, _done: int, _total: int) -> None:
+        """After the first batch of an epoch, for SIGTERM; the command line raises at such a report, too."""
+        if what == f"epoch {stop_in}":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            sys.stderr.write("waiting\n")
+            sys.stderr.flush()
+            while True:
+                signal.pause()
+
+    options = {"progress": wait if stop_in else None, **options}
     found = finetune(data, out, backbone=backbone(), recipe=recipe, workers=1, world=world, on_epoch=die, **options)
     return [asdict(epoch) for epoch in found.history]
 
