@@ -204,7 +204,8 @@ def finetune(
     on_note : called with what was understood of the data, before the work starts.
     resume : a run in `out` with the same settings goes on in any case, where it was interrupted, to the result that an
         uninterrupted one would give: within an epoch after SIGINT or SIGTERM, and else from the last state saved, at
-        most some minutes before; one of several processes from the end of its last whole epoch. With `resume` it also trains longer: for more epochs, or with more patience.
+        most some minutes before; one of several processes from the end of its last whole epoch. With `resume` it also
+        trains longer: for more epochs, or with more patience.
     overwrite : begin anew in a folder that holds a run.
 
     Raises

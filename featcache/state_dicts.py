@@ -132,7 +132,8 @@ class _Fitter:
         self.needed = {name: shape for name, shape in self.shapes.items() if not name.startswith(self.unused)}
         self._network = _without_data(network)
         self._own = self._network.state_dict()
-        self.buffers = {name for name, _ in network.named_buffers()}
+        buffers = (name for name, _ in network.named_buffers() if not name.endswith("num_batches_tracked"))
+        self.buffers = {name for name in buffers if name in self.needed}
         self.parts = [name for name, _ in network.named_children()]
         self._heads = {name.split(".")[0] for name in self.unused}
         self._roots = {name.split(".")[0] for name in self.needed}
@@ -398,7 +399,7 @@ def _refusal(nearest: _Attempt, fitter: _Fitter, source: object, beside: str) ->
     parts += [nearest.error] if nearest.error else []
     done = f" (having {nearest.done})" if nearest.done else ""
     done += beside
-    if missing and len(missing) == nearest.lacks and fitter.buffers.issuperset(missing):
+    if missing and len(missing) == nearest.lacks and fitter.buffers == set(missing):
         return (
             f"the weights in {source} lack {len(missing)} buffers (for example {missing[0]}){done}. They seem to be "
             "the parameters alone: save model.state_dict(), which has the statistics of BatchNorm, too."

@@ -126,10 +126,8 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
     kept = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
     assert len(kept["history"]) == 1
     assert (kept["under_way"] is not None, kept["position"] > 0) == ((before == 1,) * 2)
-    if after == 1:
-        found = tune(str(data), str(tmp_path / "run"), World())
-    else:
-        found = together(after, data, tmp_path / "run")
+    again = (data, tmp_path / "run")
+    found = tune(str(again[0]), str(again[1]), World()) if after == 1 else together(after, *again)
     assert found[0] == kept["history"][0]  # which was not trained again: its seconds are the same
     np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
     for name, value in weights(tmp_path / "alone").items():
