@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -126,8 +127,8 @@ def _reason(path: Path, start: bytes, error: Exception) -> str:
 
 
 def _objects(names: list[str]) -> str:
-    """Names of classes for a message; "" for those that are beside most weights."""
-    names = [name for name in names if not name.startswith(("argparse.", "numpy.", "pathlib.", "builtins."))]
+    """Names of foreign classes for a message; values of Python and NumPy, which are beside most weights, are none."""
+    names = [name for name in names if name.split(".")[0] not in {"numpy", *sys.stdlib_module_names}]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"objects of {', '.join(sorted(names)[:3])}{more}" if names else ""
 

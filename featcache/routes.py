@@ -131,7 +131,7 @@ def _imports(order: Order) -> Order:
 def _extract(order: Order, progress: Progress) -> dict[str, Any]:
     from featcache.extraction import extract
 
-    order = _given(order, order["precision"])
+    order = _given(order, order.get("precision", "auto"))
     return extract(progress=progress, **order).to_dict()
 
 

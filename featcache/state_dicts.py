@@ -89,6 +89,7 @@ def adapt(
     """
     fitter = _Fitter(network, classifiers)
     candidates = list(_candidates(fitter, _chosen(states, key, source), key))
+    beside = next((state.beside for state in states if state.beside), "")
     nearest: _Attempt | None = None
     for candidate in candidates:
         for library, convert in [("", None), *(conversions or {}).items()]:
@@ -98,13 +99,14 @@ def adapt(
             if attempt.fits:
                 _refuse_not_plain(attempt.adapted.state, fitter, source)
                 _refuse_nan(attempt.adapted.state, fitter, source)
-                return Adapted(attempt.adapted.state, _note(attempt.adapted.note, candidate, candidates, key))
+                notes = [_note(attempt.adapted.note, candidate, candidates, key), beside and f"{beside} are not read"]
+                return Adapted(attempt.adapted.state, "; ".join(filter(None, notes)))
             if nearest is None or (attempt.lacks, len(attempt.surplus)) < (nearest.lacks, len(nearest.surplus)):
                 nearest = attempt
     assert nearest is not None  # each state dict is tried as it is
     _refuse_not_plain(max(candidates, key=lambda candidate: candidate.matches).inside, fitter, source)
-    beside = next((f"; the file also holds {state.beside}, which are not read" for state in states if state.beside), "")
-    raise BackboneError(_refusal(nearest, fitter, source, beside))
+    unread = f"; the file also holds {beside}, which are not read" if beside else ""
+    raise BackboneError(_refusal(nearest, fitter, source, unread))
 
 
 @dataclass(frozen=True)

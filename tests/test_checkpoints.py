@@ -174,14 +174,15 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "Lightning with settings of one's own": (
         lambda s: {"state_dict": prefixed(s, "net."), "hyper_parameters": {"settings": Settings(), "kind": Kind.LARGE}},
-        "took state_dict, stripped the prefix net.",
+        "took state_dict, stripped the prefix net.; objects of tests.test_checkpoints.Kind, "
+        "tests.test_checkpoints.Settings are not read",
     ),
     "Hydra": (
         lambda s: {
             "state_dict": prefixed(s, "model."),
             "hyper_parameters": {"optimizer": functools.partial(torch.optim.SGD, lr=0.1)},
         },
-        "took state_dict, stripped the prefix model.",
+        "took state_dict, stripped the prefix model.; objects of torch.optim.sgd.SGD are not read",
     ),
     "timm's train script": (
         lambda s: {
@@ -215,7 +216,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "message_hub": {"log_scalars": {"lr": Settings()}},
         },
         "took state_dict, stripped the prefix backbone., left out 1 tensors that are no part of this network (for "
-        "example head.fc.weight)",
+        "example head.fc.weight); objects of tests.test_checkpoints.List, tests.test_checkpoints.Settings are not read",
     ),
     "VISSL": (
         lambda s: {
@@ -231,7 +232,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "opt": {"state": [{"mom": torch.ones(2)}], "hypers": List([{"lr": 0.1}])},
         },
         "took model, stripped the prefix 0.model., left out 1 tensors that are no part of this network (for example "
-        "1.2.weight)",
+        "1.2.weight); objects of tests.test_checkpoints.List are not read",
     ),
     "fastai": (
         lambda s: {"model": {**prefixed(numbered(s), "0."), "1.2.weight": torch.ones(2)}, "opt": {}},
@@ -308,7 +309,10 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "two levels of keys": (lambda s: {"checkpoint": {"net": s, "optimizer": None}, "v": 1}, "took checkpoint.net"),
     "a list of state dicts": (lambda s: [s, {"state": {}, "param_groups": []}], "took 0"),
     "folds": (lambda s: {"folds": [s, other(s)]}, "took folds.0, folds.1 would fit, too (--weights-key)"),
-    "a dict of one's own": (lambda s: {"model": s, "settings": Dict(a=1, b=Dict())}, "took model"),
+    "a dict of one's own": (
+        lambda s: {"model": s, "settings": Dict(a=1, b=Dict())},
+        "took model; objects of tests.test_checkpoints.Dict are not read",
+    ),
     "a defaultdict": (lambda s: collections.defaultdict(None, s), ""),
     "an OrderedDict without versions": (lambda s: OrderedDict(s), ""),
     "parameters with gradients": (
