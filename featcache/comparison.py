@@ -104,7 +104,7 @@ def compare(
         make_head(head)  # a bad name is told before hours of extraction
     columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
     columns |= {"skip_missing": True} if skip_missing else {}
-    network_sha256 = _weights_of(backbone, device) if own else ""
+    network_sha256 = _weights_of(backbone) if own else ""
     manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress, **columns)
     columns |= {"value_range": list(value_range)} if value_range else {}
     columns |= {"network_sha256": network_sha256} if own else {}
@@ -157,9 +157,9 @@ def compare(
     )
 
 
-def _weights_of(factory: str, device: str) -> str:
+def _weights_of(factory: str) -> str:
     """The hash of a network of the user's own. Raises BackboneError where it has other weights at the next call."""
-    first, second = (from_factory(factory, device=device).weights_sha256 for _ in range(2))
+    first, second = (from_factory(factory, device="cpu").weights_sha256 for _ in range(2))
     if first != second:
         raise BackboneError(
             f"{factory} returns other weights each time, so that routes cannot be compared: load them from a file, or "

@@ -68,8 +68,8 @@ class Extraction(NotebookResult):
         return replace(self.cache.summary(), name=self.data_name or str(self.cache.path), notes=self.data_notes)
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
-        """All skipped images and conflicts as CSV: kind, image, other, reason; whole or not at all."""
-        write_list(path, list_inputs(self.conflicts, self.skipped, {}))
+        """All skipped images, conflicts and remarks as CSV: kind, image, other, reason; whole or not at all."""
+        write_list(path, list_inputs(self.conflicts, self.skipped, {}, self.remarks))
 
     def __str__(self) -> str:
         """What was done, for people."""

@@ -40,4 +40,4 @@ def _plain(name: str) -> str:
 def sizes_near(size: int, patch: int) -> str:
     """The image sizes next to one that patches do not fill, for an error: "--image-size 224 or 238"."""
     below = size // patch * patch
-    return f"--image-size {below} or {below + patch}" if below else f"--image-size {patch} or more"
+    return f"--image-size {below} or {below + patch}" if below else f"--image-size {patch} or a multiple of it"

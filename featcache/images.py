@@ -115,7 +115,8 @@ def _checked(found: _Pixels | DeepPixels, value_range: ValueRange | None) -> Dec
     clipped = value_range is not None and found.share_outside(value_range) > _CLIPPED
     pixels = _rgb_of_deep(found, value_range)
     remark = "clipped by the value range" if clipped else _remark(pixels)
-    if not remark and value_range is None and found.values.dtype == np.uint16 and found.extent[1] < _FEW_BITS:
+    few = value_range is None and found.values.dtype == np.uint16 and found.extent[1] < _FEW_BITS
+    if not remark and few and int(pixels.max()) < _FEW_BITS // 257:  # of a file where white is zero they are bright
         remark = "dark, as it uses few of its bits"
     return Decoded(pixels, remark)
 

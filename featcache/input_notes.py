@@ -57,10 +57,13 @@ def name_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     return lines
 
 
-def list_inputs(conflicts: Pairs, skipped: Pairs, changes: Mapping[str, Sequence[str]]) -> list[ListedImage]:
+def list_inputs(
+    conflicts: Pairs, skipped: Pairs, changes: Mapping[str, Sequence[str]], remarks: Pairs = ()
+) -> list[ListedImage]:
     """All images that `input_notes` and `name_changes` speak of, for `write_list`."""
     rows = [("conflict", a, b, "equal bytes, different labels") for a, b in conflicts]
     rows += [("skipped", name, "", reason) for name, reason in skipped]
+    rows += [("remark", name, "", remark) for name, remark in remarks]
     return rows + [(kind, name, "", "") for kind, names in changes.items() for name in names]
 
 
@@ -73,7 +76,10 @@ def write_list(path: str | os.PathLike[str], rows: Iterable[ListedImage]) -> Non
 
 
 def is_list(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a list that `write_list` wrote."""
+    """Whether a file is a list that `write_list` wrote, or empty."""
     header = csv_row(_COLUMNS).encode()
-    with open(path, "rb") as file:
-        return file.read(len(header)) == header
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(header)) in (header, b"")
+    except OSError:
+        return False

@@ -18,7 +18,7 @@ def as_callback(progress: ProgressOption) -> Progress | None:
 
 
 class _Bar:
-    """A callback that draws a bar for each step. Nothing is drawn for a step whose total is 0, which is not known."""
+    """A callback that draws a bar for each step; a clock for one whose total is 0, as it is not known."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -29,12 +29,12 @@ class _Bar:
 
         if self._bar is not None and what != self._what:
             self._close()
-        if self._bar is None and total:
-            self._bar, self._what = tqdm(total=total, desc=what, unit="", dynamic_ncols=True), what
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-            if done >= total:
-                self._close()
+        if self._bar is None:
+            self._bar, self._what = tqdm(total=total or None, desc=what, unit="", dynamic_ncols=True), what
+        self._bar.total = total or None
+        self._bar.update(done - self._bar.n)
+        if done >= total > 0:
+            self._close()
 
     def _close(self) -> None:
         self._bar.close()

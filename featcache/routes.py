@@ -145,7 +145,8 @@ def _given(order: Order, precision: str) -> Order:
         order["value_range"] = tuple(order["value_range"])
     if not is_factory(order["backbone"]):
         return order
-    sys.path += [place for place in order.pop("import_from", ()) if place not in sys.path]
+    places = order.pop("import_from", ())
+    sys.path[:] = [*places, *(place for place in sys.path if place not in places)]  # the same module of a name
     name, layers = order["backbone"], order.get("layers", (PENULTIMATE,))
     network = from_factory(name, layers=layers, device=order["device"], precision=precision)
     if network.weights_sha256 != expected:

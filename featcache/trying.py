@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from featcache.backbones import Backbone
-from featcache.bitdepth import ValueRange
+from featcache.bitdepth import ValueRange, format_range
+from featcache.commands import spell_command
 from featcache.doctor import examine
 from featcache.errors import HeadError
 from featcache.extraction import Extraction, extract
@@ -42,6 +43,7 @@ class Trial(NotebookResult):
     extraction, diagnosis, fit : results of the three steps.
     seconds : float. All of it took.
     own_network : bool. Whether the network is the user's own, which later commands want again.
+    settings : of reading the data and of the network, by which a benchmark measures the same.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Trial(NotebookResult):
     fit: HeadFit
     seconds: float
     own_network: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def doubtful(self) -> tuple[Suspect, ...]:
@@ -87,14 +90,16 @@ class Trial(NotebookResult):
         folder, data = shlex.quote(str(self.folder)), shlex.quote(self.data)
         name = self.extraction.cache.spec.backbone
         given = f" --backbone {name if is_factory(name) else 'MODULE:FACTORY'}" if self.own_network else ""
-        named = given or (f" --backbone {shlex.quote(name)}" if name != EMBEDDED else "")
+        benchmark = {"out": f"{self.folder}-benchmark", "backbone": None if name == EMBEDDED else name, **self.settings}
+        if self.own_network:
+            benchmark["backbone"] = name if is_factory(name) else "MODULE:FACTORY"
         lines += [
             f"Took {self.seconds:.0f} s. Pictures and figures: {self.folder / PAGE}",
             "Next:",
             f"  featcache predict {folder}/{HEAD} PHOTO{given}        what is on a photo",
             f"  featcache serve {folder}/{HEAD}{given}                a page that takes photos",
             f"  featcache doctor {folder}/{CACHE} {data}{given}       all that looks wrong",
-            f"  featcache benchmark {data} -o {folder}-benchmark{named}   whether fine-tuning would be better",
+            f"  {spell_command('benchmark', [self.data], benchmark)}   whether fine-tuning would be better",
         ]
         return "\n".join(lines)
 
@@ -191,4 +196,11 @@ def try_out(
     settings = {"head": head, "seed": seed}
     write_head_page(folder / PAGE, fit, folder / CACHE, settings, data)
     own = not isinstance(backbone, str)
-    return Trial(folder, os.fspath(data), extraction, diagnosis, fit, watch.seconds()["wall"], own)
+    same = {
+        "weights": None if own or weights == "pretrained" else weights,
+        "image_size": image_size,
+        "value_range": value_range and format_range(value_range),
+        "label_column": label_column,
+        "skip_missing": skip_missing,
+    }
+    return Trial(folder, os.fspath(data), extraction, diagnosis, fit, watch.seconds()["wall"], own, same)

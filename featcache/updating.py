@@ -89,7 +89,7 @@ class Update(NotebookResult):
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """All changed, damaged and skipped images and conflicts as CSV; whole or not at all."""
         changes = {**self.changes, **({"damaged": self.damaged} if self.damaged else {})}
-        write_list(path, list_inputs(self.conflicts, self.skipped, changes))
+        write_list(path, list_inputs(self.conflicts, self.skipped, changes, self.remarks))
 
     @property
     def nothing(self) -> bool:

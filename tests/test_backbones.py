@@ -548,7 +548,7 @@ SIZES = {
     ): "timm/test_vit cuts pictures into patches of 16 pixels, and 225 is no multiple of 16: choose "
     "--image-size 224 or 240",
     ("timm/test_vit", 7): "timm/test_vit cuts pictures into patches of 16 pixels, and 7 is no multiple of 16: choose "
-    "--image-size 16 or more",
+    "--image-size 16 or a multiple of it",
     ("timm/vit_tiny_patch16_224", 230): "timm/vit_tiny_patch16_224 cuts pictures into patches of 16 pixels, and 230 is "
     "no multiple of 16: choose --image-size 224 or 240",
     ("vit_b_32", 225): "vit_b_32 cannot be built for 225 pixels (Input shape indivisible by patch size!). Choose "

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import featcache
 from commands import toy_cache, write_folder
 from featcache.notebook import NotebookResult
+from featcache.progress_bar import as_callback
 from toys import toy_backbone
 
 
@@ -101,3 +102,14 @@ def test_progress_true_works_wherever_there_is_progress() -> None:
             taking[name] = inspect.signature(one).parameters["progress"].annotation
     assert len(taking) >= 15
     assert {name: kind for name, kind in taking.items() if kind != "ProgressOption"} == {}
+
+
+def test_a_step_of_unknown_length_is_a_clock(capfd: pytest.CaptureFixture[str]) -> None:
+    report = as_callback(True)
+    assert report is not None
+    report("load", 0, 0)
+    report("extract", 0, 2)
+    report("extract", 2, 2)
+    shown = capfd.readouterr().err.replace("\r", "\n")
+    assert "load: 0" in shown
+    assert "extract: 100%" in shown

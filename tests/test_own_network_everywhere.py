@@ -143,6 +143,10 @@ def test_try_names_the_network_to_benchmark(data: Path, tmp_path: Path) -> None:
     trial = try_out(data, tmp_path / "out", backbone="mobilenet_v3_small", weights="none", views=0, image_size=16)
     lines = [line for line in str(trial).splitlines() if line.startswith("  featcache")]
     assert [" --backbone mobilenet_v3_small" in line for line in lines] == [False, False, False, True]
+    assert (
+        f"featcache benchmark {data} -o {tmp_path / 'out'}-benchmark --backbone mobilenet_v3_small --weights none "
+        "--image-size 16   "
+    ) in lines[-1]
 
 
 def test_a_plan_takes_a_network_of_ones_own(data: Path, here: Path) -> None:

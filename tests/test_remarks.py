@@ -208,3 +208,22 @@ def test_files_that_predict_passes_over_are_counted(named_head: Path, data: Path
     ]
     found = json.loads(featcache_cli("predict", named_head, tmp_path, "--json").stdout)
     assert found["ignored"] == {"hidden": 1, "not an image name (.doc)": 2}
+
+
+def test_a_picture_where_white_is_zero_is_not_dark() -> None:
+    values = np.random.default_rng(0).integers(1000, 9000, (32, 32)).astype(np.uint16)
+    light, dark = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(light, values, photometric="miniswhite")
+    tifffile.imwrite(dark, values, photometric="minisblack")
+    assert decode_and_check(light.getvalue()).pixels.mean() > 200
+    assert decode_and_check(light.getvalue()).remark == ""
+    assert decode_and_check(dark.getvalue()).remark == "dark, as it uses few of its bits"
+
+
+def test_a_list_has_the_remarks(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    image = sorted(data.rglob("train/*/*.png"))[0]
+    Image.new("RGB", (40, 40)).save(image)
+    extraction = extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=0)
+    extraction.write_list(tmp_path / "list.csv")
+    assert (tmp_path / "list.csv").read_text().splitlines()[1:] == [f"remark,{image.relative_to(data)},,of one colour"]

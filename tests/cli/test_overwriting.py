@@ -109,16 +109,18 @@ def test_a_demo_does_not_go_into_a_folder_of_other_files(tmp_path: Path) -> None
     ],
     ids=lambda line: line[0],
 )
-def test_a_list_replaces_an_earlier_list_and_nothing_else(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]
-) -> None:
+def test_a_list_replaces_no_other_file(cache: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]) -> None:
     monkeypatch.chdir(cache.parent)
     before = cache.read_bytes()
     assert refused(*line, "--list", "c.h5") == "c.h5 exists and is no list of featcache. Give another name."
     assert cache.read_bytes() == before
+
+
+@pytest.mark.parametrize("before", ["kind,image,other,reason\nskipped,a.png,,gone\n", ""])
+def test_a_list_and_an_empty_file_are_replaced(cache: Path, tmp_path: Path, before: str) -> None:
     listed = tmp_path / "list.csv"
-    for _ in range(2):
-        done("info", "c.h5", "--list", listed)
+    listed.write_text(before)
+    done("info", cache, "--list", listed)
     assert listed.read_text() == "kind,image,other,reason\n"
 
 
