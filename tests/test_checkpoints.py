@@ -431,6 +431,16 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
+class Call:
+    """Calls a function where it is unpickled by a loader that calls what the file names."""
+
+    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
+        self.call = (function, given)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
 @pytest.mark.parametrize("beside", ["in a Namespace", "in an array", "on its own"])
 def test_values_beside_the_weights_run_no_code(beside: str, network: nn.Module, tmp_path: Path) -> None:
     trap = Trap(tmp_path / "sprung")
@@ -442,6 +452,14 @@ def test_values_beside_the_weights_run_no_code(beside: str, network: nn.Module, 
     with pytest.raises(BackboneError, match=r"is not a file of plain weights \(it holds objects of posix\.mkdir\)"):
         loaded({"model": network.state_dict(), "args": values[beside]}, tmp_path)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_refusal_names_the_functions_of_python_alone_that_it_is_for(network: nn.Module, tmp_path: Path) -> None:
+    """Foreign classes beside them, which have stand-ins, are no reason."""
+    content = {"model": network.state_dict(), "cfg": Settings(), "x": [Call(eval, "1"), Call(os.mkdir, "x")]}
+    with pytest.raises(BackboneError) as error:
+        loaded(content, tmp_path)
+    assert "(it holds objects of builtins.eval, posix.mkdir). " in str(error.value)
 
 
 def test_harmless_values_are_not_built(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
