@@ -512,6 +512,80 @@ def test_the_features_alone_load(prefix: str, key: str | None, tmp_path: Path) -
     assert "added the prefix features." in backbone.note
 
 
+@pytest.fixture(scope="module")
+def squeeze() -> State:
+    torch.manual_seed(0)
+    return dict(models.squeezenet1_1(weights=None).state_dict())
+
+
+def features(state: State, prefix: str) -> State:
+    """As of `network.features`, which numbers its layers."""
+    inside = [name for name in state if name.startswith("features.")]
+    return {prefix + name.removeprefix("features."): state[name] for name in inside}
+
+
+def compiled(state: State, prefix: str) -> State:
+    """With a layer that is wrapped by torch.compile."""
+    return {prefix + name.replace("features.3.", "features.3._orig_mod."): value for name, value in state.items()}
+
+
+COPIES: dict[str, tuple[Callable[[State], State], str]] = {
+    "encoder and ema": (
+        lambda s: {**features(s, "encoder."), **features(other(s), "ema.")},
+        "ema would fit, too (--weights-key), stripped the prefix encoder., added the prefix features., left out 50 "
+        "tensors that are no part of this network (for example ema.0.weight)",
+    ),
+    "ema and encoder": (
+        lambda s: {**features(other(s), "ema."), **features(s, "encoder.")},
+        "ema would fit, too (--weights-key), stripped the prefix encoder., added the prefix features., left out 50 "
+        "tensors that are no part of this network (for example ema.0.weight)",
+    ),
+    "online and target": (
+        lambda s: {**features(s, "online_encoder."), **features(other(s), "target.")},
+        "target would fit, too (--weights-key), stripped the prefix online_encoder., added the prefix features., left "
+        "out 50 tensors that are no part of this network (for example target.0.weight)",
+    ),
+    "base and momentum_encoder": (
+        lambda s: {**features(s, "module.base."), **features(other(s), "module.momentum_encoder.")},
+        "module.momentum_encoder would fit, too (--weights-key), stripped the prefix module.base., added the prefix "
+        "features., left out 50 tensors that are no part of this network (for example "
+        "module.momentum_encoder.0.weight)",
+    ),
+    "a compiled layer in both": (
+        lambda s: {**compiled(other(s), "ema_model."), **compiled(s, "model.")},
+        "ema_model would fit, too (--weights-key), stripped _orig_mod from inner names, stripped the prefix model., "
+        "left out 52 tensors that are no part of this network (for example ema_model.features.0.weight)",
+    ),
+    "both compiled as a whole, too": (
+        lambda s: {**compiled(other(s), "_orig_mod.ema_model."), **compiled(s, "_orig_mod.model.")},
+        "_orig_mod.ema_model would fit, too (--weights-key), stripped _orig_mod from inner names, stripped the prefix "
+        "model., left out 52 tensors that are no part of this network (for example ema_model.features.0.weight)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_of_two_copies_by_other_names_the_trained_one_is_taken_and_the_other_named(
+    kind: str, squeeze: State, tmp_path: Path
+) -> None:
+    expected, averaged = (sha256_of(prefixed(features(state, ""), "features.")) for state in (squeeze, other(squeeze)))
+    write, note = COPIES[kind]
+    backbone = loaded(write(squeeze), tmp_path, "squeezenet1_1")
+    assert backbone.weights_sha256 == expected
+    assert backbone.note == f"w.pth: {note}"
+    key = note.partition(" would fit")[0]
+    assert loaded(write(squeeze), tmp_path, "squeezenet1_1", key=key).weights_sha256 == averaged
+
+
+@pytest.mark.parametrize("write", [features, compiled])
+def test_a_key_leads_to_other_names_beside_a_copy_under_plain_ones(
+    write: Callable[[State, str], State], squeeze: State, tmp_path: Path
+) -> None:
+    content = {**prefixed(squeeze, "model."), **write(other(squeeze), "ema.")}
+    expected = sha256_of(prefixed(features(other(squeeze), ""), "features."))
+    assert loaded(content, tmp_path, "squeezenet1_1", key="ema").weights_sha256 == expected
+
+
 REFUSED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     "a whole model beside others": (
         lambda n: {"model": nn.Sequential(nn.Linear(2, 2)), "ema": None, "epoch": 3},
