@@ -63,9 +63,10 @@ def read_checkpoint(path: Path) -> list[StateDict]:
     if not path.is_file():
         raise BackboneError(f"there is no weights file {path}")
     content, names = _read(path)
-    found = list(_state_dicts(content, _objects(names)))
+    beside = _objects(_foreign(names))
+    found = list(_state_dicts(content, beside))
     if not found:
-        raise BackboneError(_without_names(path, content, _objects(names)))
+        raise BackboneError(_without_names(path, content, beside))
     return sorted(found, key=_rank)  # stable: equals stay in the order of the file
 
 
@@ -126,9 +127,13 @@ def _reason(path: Path, start: bytes, error: Exception) -> str:
     return first_line(error)
 
 
+def _foreign(names: list[str]) -> list[str]:
+    """Those of neither Python nor NumPy, whose values are beside most weights and missed by nobody."""
+    return [name for name in names if name.split(".")[0] not in {"numpy", *sys.stdlib_module_names}]
+
+
 def _objects(names: list[str]) -> str:
-    """Names of foreign classes for a message; values of Python and NumPy, which are beside most weights, are none."""
-    names = [name for name in names if name.split(".")[0] not in {"numpy", *sys.stdlib_module_names}]
+    """Names of classes and functions for a message."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"objects of {', '.join(sorted(names)[:3])}{more}" if names else ""
 

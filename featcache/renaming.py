@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Size, Tensor
 
-from featcache.checkpoints import with_metadata
+from featcache.checkpoints import is_averaged, with_metadata
 
 _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
 """Parts of names that torch.compile, activation checkpointing and FSDP put before those of the module they wrap."""
@@ -17,11 +17,26 @@ _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped
 
 @dataclass(frozen=True)
 class Renamed:
-    """A state dict by other names. done : how they came about. outside : names of what has none."""
+    """A state dict by other names.
+
+    done : how they came about. outside : names of what has none. names : the former ones, by those in `state`.
+    rename : makes the latter of the former, behind a prefix.
+    """
 
     state: OrderedDict[str, Tensor]
     done: str
     outside: list[str]
+    names: Mapping[str, str]
+    rename: Callable[[str], str | None]
+
+    def origin(self, prefix: str) -> str:
+        """The prefix in the file of what lies behind a prefix here."""
+        new, old = next((item for item in self.names.items() if item[0].startswith(prefix)), ("", ""))
+        parts = old.split(".")
+        for depth in range(len(parts)):
+            if self.rename(".".join(parts[depth:])) == new[len(prefix) :]:
+                return "".join(f"{part}." for part in parts[:depth])
+        return prefix
 
 
 def renamed(
@@ -48,23 +63,30 @@ def renamed(
         root = next(iter(roots))
         readings.append((lambda name: f"{root}.{name}", f"added the prefix {root}."))
     for rename, done in readings:
-        prefix, count = _best_prefix(state, needed, rename)
-        if count > matches and 2 * count > len(needed):
+        counts = _counts(state, needed, rename)
+        prefixes = [prefix for prefix, count in counts.items() if count > matches and 2 * count > len(needed)]
+        for prefix in sorted(prefixes, key=lambda prefix: preference(prefix, counts[prefix])):
             said = f"stripped the prefix {prefix}, {done}" if prefix else done
             yield _under(state, prefix, rename, said)
+
+
+def preference(prefix: str, count: int) -> tuple[int, bool, int, str]:
+    """The order in which prefixes are tried. count : how many of the network's tensors lie behind it."""
+    return -count, is_averaged(prefix), len(prefix), prefix
 
 
 def _under(state: Mapping[str, Tensor], prefix: str, rename: Callable[[str], str | None], done: str) -> Renamed:
     """What lies behind a prefix, by its other names, with the versions of its modules."""
     inside: OrderedDict[str, Tensor] = OrderedDict()
+    names: dict[str, str] = {}
     outside = []
     for name, value in state.items():
         other = rename(name[len(prefix) :]) if name.startswith(prefix) else None
         if other is None:
             outside.append(name)
         else:
-            inside[other] = value
-    return Renamed(with_metadata(inside, _versions(state, prefix, rename)), done, outside)
+            inside[other], names[other] = value, name
+    return Renamed(with_metadata(inside, _versions(state, prefix, rename)), done, outside, names, rename)
 
 
 def _versions(state: Mapping[str, Tensor], prefix: str, rename: Callable[[str], str | None]) -> Any:
@@ -90,11 +112,11 @@ def _numbered(parts: Sequence[str]) -> Callable[[str], str | None]:
     return rename
 
 
-def _best_prefix(
+def _counts(
     state: Mapping[str, Tensor], needed: Mapping[str, Size], rename: Callable[[str], str | None]
-) -> tuple[str, int]:
-    """The prefix behind which most renamed tensors are the network's, and how many are."""
-    counts: dict[str, int] = {"": 0}
+) -> dict[str, int]:
+    """How many renamed tensors behind each prefix are the network's."""
+    counts: dict[str, int] = {}
     for name, value in state.items():
         parts = name.split(".")
         for depth in range(len(parts)):
@@ -102,5 +124,4 @@ def _best_prefix(
             if other is not None and needed.get(other) == value.shape:
                 prefix = "".join(f"{part}." for part in parts[:depth])
                 counts[prefix] = counts.get(prefix, 0) + 1
-    best = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
-    return best, counts[best]
+    return counts

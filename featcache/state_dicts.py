@@ -6,16 +6,16 @@ import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
 
-from featcache.checkpoints import StateDict, is_averaged, with_metadata
+from featcache.checkpoints import StateDict, with_metadata
 from featcache.errors import BackboneError, first_line
-from featcache.renaming import renamed
+from featcache.renaming import preference, renamed
 
 Convert = Callable[[OrderedDict[str, Tensor]], Mapping[str, Tensor]]
 """A library's own conversion of the names and shapes of older or foreign files."""
@@ -99,7 +99,10 @@ def adapt(
             if attempt.fits:
                 _refuse_not_plain(attempt.adapted.state, fitter, source)
                 _refuse_nan(attempt.adapted.state, fitter, source)
-                notes = [_note(attempt.adapted.note, candidate, candidates, key), beside and f"{beside} are not read"]
+                notes = [
+                    _note(attempt.adapted.note, candidate, candidates, fitter, key),
+                    beside and f"{beside} are not read",
+                ]
                 return Adapted(attempt.adapted.state, "; ".join(filter(None, notes)))
             if nearest is None or (attempt.lacks, len(attempt.surplus)) < (nearest.lacks, len(nearest.surplus)):
                 nearest = attempt
@@ -111,13 +114,14 @@ def adapt(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A state dict behind a prefix. done : how its names were changed before. matches : how many tensors have the names
-    and shapes of the network's.
+    """A state dict behind a prefix. done : how its names were changed before. origin : the prefix in the file itself.
+    matches : how many tensors have the names and shapes of the network's.
     """
 
     key: str
     done: str
     prefix: str
+    origin: str
     inside: OrderedDict[str, Tensor]
     outside: list[str]
     matches: int
@@ -202,6 +206,11 @@ class _Fitter:
             return None, _reason(error)
         return (list(found.missing_keys), list(found.unexpected_keys)), ""
 
+    def used(self, candidate: _Candidate) -> set[int]:
+        """Which tensors have the names and shapes of the network's."""
+        inside = candidate.inside.items()
+        return {id(value) for name, value in inside if self.needed.get(name) == value.shape}
+
     def kind(self, name: str, value: Tensor) -> str:
         """What a tensor of the network is instead of a dense one with data; "" where it is as it should be."""
         if name not in self.needed:
@@ -263,34 +272,30 @@ def _candidates(fitter: _Fitter, states: Sequence[StateDict], key: str | None) -
     """State dicts as they are, and behind the prefixes that lead to most of the network's names."""
     for state in states:
         counts = _matches(state.tensors, fitter.needed)
-        yield from _behind_prefixes(state.key, "", state.tensors, [], counts, None if key == state.key else key)
-        tensors, outside = state.tensors, []
+        yield from _behind_prefixes(state.key, state.tensors, counts, None if key == state.key else key)
+        tensors, outside, before = state.tensors, [], ""
         if key is not None and key != state.key:  # it is a prefix
-            tensors = _inside(state.tensors, f"{key}.")
-            outside = [name for name in state.tensors if not name.startswith(f"{key}.")]
+            before = f"{key}."
+            tensors = _inside(state.tensors, before)
+            outside = [name for name in state.tensors if not name.startswith(before)]
+            counts = _matches(tensors, fitter.needed)
         for other in renamed(tensors, fitter.needed, fitter.parts, max(counts.values())):
-            done = f"stripped the prefix {key}., {other.done}" if outside else other.done
-            counts = _matches(other.state, fitter.needed)
-            yield from _behind_prefixes(state.key, done, other.state, [*outside, *other.outside], counts, None)
+            done = f"stripped the prefix {before}, {other.done}" if before else other.done
+            for found in _behind_prefixes(state.key, other.state, _matches(other.state, fitter.needed), None):
+                left, origin = [*outside, *other.outside, *found.outside], before + other.origin(found.prefix)
+                yield replace(found, done=done, outside=left, origin=origin)
 
 
 def _behind_prefixes(
-    key: str,
-    done: str,
-    tensors: OrderedDict[str, Tensor],
-    outside: list[str],
-    counts: Mapping[str, int],
-    asked: str | None,
+    key: str, tensors: OrderedDict[str, Tensor], counts: Mapping[str, int], asked: str | None
 ) -> Iterator[_Candidate]:
     """The candidates of one state dict, those that fit best first. asked : the prefix to look behind; None for any."""
-    prefixes = sorted(
-        counts, key=lambda prefix: (prefix != "", -counts[prefix], is_averaged(prefix), len(prefix), prefix)
-    )
+    prefixes = sorted(counts, key=lambda prefix: (prefix != "", *preference(prefix, counts[prefix])))
     if asked is not None:
         prefixes = [prefix for prefix in prefixes if f"{prefix}.".startswith(f"{asked}.")] or [f"{asked}."]
     for prefix in prefixes[:_TRIED]:
-        left = [*outside, *(name for name in tensors if not name.startswith(prefix))]
-        yield _Candidate(key, done, prefix, _inside(tensors, prefix), left, counts.get(prefix, 0))
+        left = [name for name in tensors if not name.startswith(prefix)]
+        yield _Candidate(key, "", prefix, prefix, _inside(tensors, prefix), left, counts.get(prefix, 0))
 
 
 def _inside(tensors: OrderedDict[str, Tensor], prefix: str) -> OrderedDict[str, Tensor]:
@@ -345,15 +350,14 @@ def _what_was_done(candidate: _Candidate, named: Mapping[str, Tensor], library: 
     return ", ".join(parts)
 
 
-def _note(done: str, taken: _Candidate, candidates: Sequence[_Candidate], key: str | None) -> str:
+def _note(done: str, taken: _Candidate, candidates: Sequence[_Candidate], fitter: _Fitter, key: str | None) -> str:
     """What was done, with what else would have fitted."""
     parts = [f"took {taken.key}"] if taken.key else []
-    others = [
-        other.key if other.key != taken.key else other.prefix.rstrip(".")
+    own = fitter.used(taken)
+    others = [  # but for the same tensors by other names
+        other.key if other.key != taken.key else other.origin.rstrip(".")
         for other in candidates
-        if other is not taken
-        and other.matches >= max(1, taken.matches)
-        and not (other.key == taken.key and (other.done or taken.done))  # which is the same by other names
+        if other.matches >= max(1, taken.matches) and 2 * len(own & fitter.used(other)) <= len(own)
     ]
     others = [name for name in dict.fromkeys(others) if name]
     if others and key is None:

@@ -431,6 +431,16 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
+class Call:
+    """Calls a function where it is unpickled by a loader that calls what the file names."""
+
+    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
+        self.call = (function, given)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
 @pytest.mark.parametrize("beside", ["in a Namespace", "in an array", "on its own"])
 def test_values_beside_the_weights_run_no_code(beside: str, network: nn.Module, tmp_path: Path) -> None:
     trap = Trap(tmp_path / "sprung")
@@ -442,6 +452,14 @@ def test_values_beside_the_weights_run_no_code(beside: str, network: nn.Module, 
     with pytest.raises(BackboneError, match=r"is not a file of plain weights \(it holds objects of posix\.mkdir\)"):
         loaded({"model": network.state_dict(), "args": values[beside]}, tmp_path)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_refusal_names_the_functions_of_python_alone_that_it_is_for(network: nn.Module, tmp_path: Path) -> None:
+    """Foreign classes beside them, which have stand-ins, are no reason."""
+    content = {"model": network.state_dict(), "cfg": Settings(), "x": [Call(eval, "1"), Call(os.mkdir, "x")]}
+    with pytest.raises(BackboneError) as error:
+        loaded(content, tmp_path)
+    assert "(it holds objects of builtins.eval, posix.mkdir). " in str(error.value)
 
 
 def test_harmless_values_are_not_built(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,6 +510,80 @@ def test_the_features_alone_load(prefix: str, key: str | None, tmp_path: Path) -
     backbone = loaded(whole, tmp_path, "squeezenet1_1", key=key or "")
     assert backbone.weights_sha256 == sha256_of(prefixed(squeeze.features.state_dict(), "features."))
     assert "added the prefix features." in backbone.note
+
+
+@pytest.fixture(scope="module")
+def squeeze() -> State:
+    torch.manual_seed(0)
+    return dict(models.squeezenet1_1(weights=None).state_dict())
+
+
+def features(state: State, prefix: str) -> State:
+    """As of `network.features`, which numbers its layers."""
+    inside = [name for name in state if name.startswith("features.")]
+    return {prefix + name.removeprefix("features."): state[name] for name in inside}
+
+
+def compiled(state: State, prefix: str) -> State:
+    """With a layer that is wrapped by torch.compile."""
+    return {prefix + name.replace("features.3.", "features.3._orig_mod."): value for name, value in state.items()}
+
+
+COPIES: dict[str, tuple[Callable[[State], State], str]] = {
+    "encoder and ema": (
+        lambda s: {**features(s, "encoder."), **features(other(s), "ema.")},
+        "ema would fit, too (--weights-key), stripped the prefix encoder., added the prefix features., left out 50 "
+        "tensors that are no part of this network (for example ema.0.weight)",
+    ),
+    "ema and encoder": (
+        lambda s: {**features(other(s), "ema."), **features(s, "encoder.")},
+        "ema would fit, too (--weights-key), stripped the prefix encoder., added the prefix features., left out 50 "
+        "tensors that are no part of this network (for example ema.0.weight)",
+    ),
+    "online and target": (
+        lambda s: {**features(s, "online_encoder."), **features(other(s), "target.")},
+        "target would fit, too (--weights-key), stripped the prefix online_encoder., added the prefix features., left "
+        "out 50 tensors that are no part of this network (for example target.0.weight)",
+    ),
+    "base and momentum_encoder": (
+        lambda s: {**features(s, "module.base."), **features(other(s), "module.momentum_encoder.")},
+        "module.momentum_encoder would fit, too (--weights-key), stripped the prefix module.base., added the prefix "
+        "features., left out 50 tensors that are no part of this network (for example "
+        "module.momentum_encoder.0.weight)",
+    ),
+    "a compiled layer in both": (
+        lambda s: {**compiled(other(s), "ema_model."), **compiled(s, "model.")},
+        "ema_model would fit, too (--weights-key), stripped _orig_mod from inner names, stripped the prefix model., "
+        "left out 52 tensors that are no part of this network (for example ema_model.features.0.weight)",
+    ),
+    "both compiled as a whole, too": (
+        lambda s: {**compiled(other(s), "_orig_mod.ema_model."), **compiled(s, "_orig_mod.model.")},
+        "_orig_mod.ema_model would fit, too (--weights-key), stripped _orig_mod from inner names, stripped the prefix "
+        "model., left out 52 tensors that are no part of this network (for example ema_model.features.0.weight)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_of_two_copies_by_other_names_the_trained_one_is_taken_and_the_other_named(
+    kind: str, squeeze: State, tmp_path: Path
+) -> None:
+    expected, averaged = (sha256_of(prefixed(features(state, ""), "features.")) for state in (squeeze, other(squeeze)))
+    write, note = COPIES[kind]
+    backbone = loaded(write(squeeze), tmp_path, "squeezenet1_1")
+    assert backbone.weights_sha256 == expected
+    assert backbone.note == f"w.pth: {note}"
+    key = note.partition(" would fit")[0]
+    assert loaded(write(squeeze), tmp_path, "squeezenet1_1", key=key).weights_sha256 == averaged
+
+
+@pytest.mark.parametrize("write", [features, compiled])
+def test_a_key_leads_to_other_names_beside_a_copy_under_plain_ones(
+    write: Callable[[State, str], State], squeeze: State, tmp_path: Path
+) -> None:
+    content = {**prefixed(squeeze, "model."), **write(other(squeeze), "ema.")}
+    expected = sha256_of(prefixed(features(other(squeeze), ""), "features."))
+    assert loaded(content, tmp_path, "squeezenet1_1", key="ema").weights_sha256 == expected
 
 
 REFUSED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
