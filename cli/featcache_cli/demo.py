@@ -44,6 +44,7 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)
         manifest = read_manifest(data, progress=progress).single_label("demo")
+    options.end_display()  # each command has its own
     size = _DIGITS if dataset == "digits" else ""
     some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
     for line in _lines(folder, shlex.quote(str(data)), some, size):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,17 @@ def test_an_error_in_a_step_ends_the_demo(tmp_path: Path) -> None:
     message = refused("demo", folder)
     assert message.startswith(f"{folder / 'cache.h5'} is not a feature cache: ")
     assert not (folder / "head").exists()
+
+
+@pytest.mark.usefixtures("few")
+def test_the_demo_shows_no_progress_of_its_own_beside_that_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache_cli.progress.EVERY_S", 0.02)
+    slow = click.Command("slow", callback=lambda: time.sleep(0.3))
+    monkeypatch.setattr("featcache_cli.demo._lines", lambda *_: ("slow",))
+    find = main.get_command
+    monkeypatch.setattr(main, "get_command", lambda ctx, name: slow if name == "slow" else find(ctx, name))
+    _, _, during = featcache_cli("demo", tmp_path / "demo").output.partition("$ featcache slow")
+    assert "What this shows" in during
+    assert "hash" not in during
