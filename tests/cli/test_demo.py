@@ -125,10 +125,16 @@ def test_the_demo_shows_no_progress_of_its_own_beside_that_of_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("featcache_cli.progress.EVERY_S", 0.02)
-    slow = click.Command("slow", callback=lambda: time.sleep(0.3))
-    monkeypatch.setattr("featcache_cli.demo._lines", lambda *_: ("slow",))
+    monkeypatch.setattr("featcache_cli.demo._lines", lambda *_: ("info c.h5",))
     find = main.get_command
-    monkeypatch.setattr(main, "get_command", lambda ctx, name: slow if name == "slow" else find(ctx, name))
-    _, _, during = featcache_cli("demo", tmp_path / "demo").output.partition("$ featcache slow")
+
+    def slow(ctx: click.Context, name: str) -> click.Command | None:
+        command = find(ctx, name)
+        if name != "info" or command is None:
+            return command
+        return click.Command(name, params=command.params, callback=lambda **_: time.sleep(0.3))
+
+    monkeypatch.setattr(main, "get_command", slow)
+    _, _, during = featcache_cli("demo", tmp_path / "demo").output.partition("$ featcache info")
     assert "What this shows" in during
     assert "hash" not in during
