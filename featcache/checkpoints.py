@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from featcache.errors import BackboneError, first_line
-from featcache.plain_load import ARRAY, StandIn, load_plain, refused_names
+from featcache.plain_load import ARRAY, StandIn, load_plain, refused_names, unknown_name
 
 _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "teacher", "network", "net", "weights", "params")
 """Where trainers put the weights, the usual ones first."""
@@ -118,9 +118,8 @@ def _reason(path: Path, start: bytes, error: Exception) -> str:
         return "it is a TorchScript program, which is code"
     if path.suffix == ".onnx":
         return "it is an ONNX program"
-    unknown = re.search(r"GLOBAL (\S+) ", str(error))
-    if unknown:  # of before PyTorch 1.6
-        return f"it holds objects of {unknown[1]}"
+    if unknown_name(error):  # of before PyTorch 1.6
+        return f"it holds objects of {unknown_name(error)}"
     if "weights_only" in str(error):
         pickled = "a pickle file, not one of torch.save" if start.startswith(b"\x80") else "no file of torch.save"
         return f"it is damaged, or {pickled}"
@@ -183,20 +182,24 @@ def _state_dicts(content: Any, beside: str, keys: tuple[str, ...] = ()) -> Itera
     items = list(dict.items(content))  # what a file says of its own methods does not count
     if not all(isinstance(name, str) for name, _ in items):
         return  # an optimizer numbers its parameters
-    tensors = {name: value for name, value in items if isinstance(value, Tensor)}
+    tensors = {name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}  # alone
     if 2 * len(tensors) > len(items):
-        metadata = vars(content).get("_metadata") if isinstance(content, OrderedDict) else None
-        state = with_metadata(tensors, metadata if _are_versions(metadata) else None)
+        state = with_metadata(tensors, _versions(content))
         yield StateDict(".".join(keys), state, beside)
     if len(keys) < _DEPTH:
         for name, value in items:
             yield from _state_dicts(value, beside, (*keys, name))
 
 
-def _are_versions(metadata: Any) -> bool:
-    return isinstance(metadata, dict) and all(
-        isinstance(name, str) and isinstance(value, dict) for name, value in metadata.items()
-    )
+def _versions(content: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """The versions of the modules that wrote it, in plain dicts; None where there are none."""
+    metadata = vars(content).get("_metadata") if isinstance(content, OrderedDict) else None
+    if not isinstance(metadata, dict):
+        return None
+    items = list(dict.items(metadata))
+    if not all(isinstance(name, str) and isinstance(value, dict) for name, value in items):
+        return None
+    return {name: dict(dict.items(value)) for name, value in items}
 
 
 def _rank(state: StateDict) -> tuple[bool, int, int]:

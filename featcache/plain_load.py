@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
+import threading
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,16 @@ import torch
 ARRAY = re.compile(r"numpy\.(core|_core)\.multiarray\.(_reconstruct|scalar)")
 """What NumPy's arrays and scalars are named in a file."""
 
-_OF_PYTHON = re.compile(
-    r"argparse\.Namespace|array\.array|collections\.(defaultdict|deque)|copyreg\._reconstructor|datetime\.\w+"
-    r"|decimal\.Decimal|enum\.\w+|fractions\.Fraction|functools\.partial|logging\.(getLogger|Logger|RootLogger)"
-    r"|pathlib\.(_local\.)?\w+|random\.Random|re\._compile|types\.SimpleNamespace|uuid\.\w+"
-    r"|builtins\.(bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|object|range|set|slice|str|tuple"
-    r"|type)"
+_ATTACKS = re.compile(
+    r"(os|posix|nt|sys|subprocess|_posixsubprocess|commands|importlib|runpy|shutil|socket|_socket|pty|ctypes|_ctypes"
+    r"|code|pdb|timeit|webbrowser|marshal|pickle|_pickle|cPickle|urllib|urllib2)\..*|_?io\.(open|open_code|FileIO)"
+    r"|(builtins|__builtin__)\.(__import__|breakpoint|compile|delattr|eval|exec|exit|globals|input|locals|open|quit)"
+    r"|(builtins|__builtin__)\.(setattr|vars)"
 )
-"""Values of the standard library that trainers save beside the weights; what else of it a file names is an attack."""
+"""What of the standard library runs, writes or sends something, also by its names in Python 2, as most pickles have
+them: no value beside weights needs it, and a file that names it is refused. What is missing here has a stand-in, and is
+not called either.
+"""
 
 _USUAL = (
     "argparse.Namespace",
@@ -32,9 +35,12 @@ _USUAL = (
 )
 """Known beforehand, for files of before PyTorch 1.6, whose names cannot be listed."""
 
-_UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+) was not an allowed global")
+_UNKNOWN = re.compile(r"GLOBAL (\S+) (was not an allowed global|whose module)")
 _OTHERWISE_BUILT = re.compile(r"Can only (SETITEM|append).*got <class '.*\.stand_in_(\d+)'>", re.DOTALL)
 """What PyTorch's unpickler says of a name that it does not know, and of what is filled as a mapping or a list is."""
+
+_ALONE = threading.Lock()
+"""PyTorch has one list of stand-ins for the process."""
 
 
 class StandIn:
@@ -56,8 +62,13 @@ def load_plain(path: Path) -> tuple[Any, list[str]]:
     """The content of a file of `torch.save`, with a `StandIn` for objects of foreign classes.
 
     PyTorch's own restricted unpickler reads it, and gets a stand-in for each name that it does not know, so that
-    nothing that the file names is imported or called. Functions of the standard library have no stand-in: a file that
-    names them is refused.
+    nothing that the file names is imported or called, but for what the process itself has given to PyTorch's
+    `add_safe_globals`. A file that names functions that run or write something is refused.
+
+    PyTorch takes stand-ins for the whole process (`torch.load(weights_only=True)` accepts no unpickler of one's own;
+    `weights_only=False` accepts one, and TorchScript with it). Files are therefore read one at a time, and where
+    another thread calls `torch.load(weights_only=True)` meanwhile, it gets stand-ins, too, for the names that this
+    file has, instead of an error.
 
     Returns
     -------
@@ -67,27 +78,40 @@ def load_plain(path: Path) -> tuple[Any, list[str]]:
     ------
     Exception : whatever PyTorch raises.
     """
-    names = [name for name in _foreign(path, _USUAL) if _has_stand_in(name)]
-    kinds: dict[int, type] = {}
-    while True:
-        stand_ins = [(_stand_in(number, name, kinds.get(number)), name) for number, name in enumerate(names)]
-        try:
-            with torch.serialization.safe_globals(list(stand_ins)):
-                return torch.load(path, map_location="cpu", weights_only=True), names
-        except Exception as error:  # what a name is shows while the file is read
-            filled, unknown = _OTHERWISE_BUILT.search(str(error)), _UNKNOWN.search(str(error))
-            name = unknown[1] if unknown and "." in unknown[1] else f"builtins.{unknown[1]}" if unknown else ""
-            if filled and int(filled[2]) not in kinds:
-                kinds[int(filled[2])] = list if filled[1] == "append" else Counter
-            elif name and name not in names and _has_stand_in(name):
-                names.append(name)
-            else:
-                raise
+    with _ALONE:
+        names = [name for name in _foreign(path, _USUAL) if _has_stand_in(name)]
+        kinds: dict[int, type] = {}
+        trial = bool(names) and _can_be_mapped(path)  # without the data, until it is known what stands for what
+        while True:
+            stand_ins = [(_stand_in(number, name, kinds.get(number)), name) for number, name in enumerate(names)]
+            try:
+                with torch.serialization.safe_globals(list(stand_ins)):
+                    content = torch.load(path, map_location="cpu", weights_only=True, mmap=trial)
+                if not trial:
+                    return content, names
+                trial = False
+            except Exception as error:  # what a name is shows while the file is read
+                filled, name = _OTHERWISE_BUILT.search(str(error)), unknown_name(error)
+                if filled and int(filled[2]) not in kinds:
+                    kinds[int(filled[2])] = list if filled[1] == "append" else Counter
+                elif name and name not in names and _has_stand_in(name):
+                    names.append(name)
+                elif trial:
+                    trial = False
+                else:
+                    raise
 
 
 def refused_names(path: Path) -> list[str]:
     """Classes and functions that the file names, and because of which it is refused."""
-    return [name for name in _foreign(path, ()) if not _has_stand_in(name)]
+    with _ALONE:
+        return [name for name in _foreign(path, ()) if not _has_stand_in(name)]
+
+
+def unknown_name(error: Exception) -> str:
+    """The class or function that PyTorch's unpickler does not know, which it gives without "builtins"; "" for none."""
+    found = _UNKNOWN.search(str(error))
+    return "" if found is None else found[1] if "." in found[1] else f"builtins.{found[1]}"
 
 
 def _foreign(path: Path, otherwise: Sequence[str]) -> list[str]:
@@ -98,7 +122,16 @@ def _foreign(path: Path, otherwise: Sequence[str]) -> list[str]:
 
 
 def _has_stand_in(name: str) -> bool:
-    return name.split(".")[0] not in sys.stdlib_module_names or bool(_OF_PYTHON.fullmatch(name))
+    return not _ATTACKS.fullmatch(name)
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether the parts of a zip file lie in it as they are."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return all(part.compress_type == zipfile.ZIP_STORED for part in file.infolist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _stand_in(number: int, name: str, kind: type | None) -> type:
@@ -106,4 +139,6 @@ def _stand_in(number: int, name: str, kind: type | None) -> type:
     content: dict[str, Any] = {"name": name}
     if kind is not None:
         content["__new__"] = lambda _cls, *_args: kind()
+    elif name == "builtins.getattr":  # of a method, which the file may call in turn
+        content["__new__"] = lambda cls, *_args: cls
     return type(f"stand_in_{number}", (StandIn,), content)
