@@ -244,18 +244,20 @@ def upload(path: Path, url: str) -> None:
 
 
 @cache
-def _file_system(scheme: str, start: str) -> Any:
+def _file_system(start: str) -> Any:
     """The file system of URLs that begin so. fsspec's own look at a URL would follow chains (`::`)."""
-    kind = fsspec.get_filesystem_class(scheme)
+    kind = fsspec.get_filesystem_class(start.partition("://")[0])
     return kind(**kind._get_kwargs_from_urls(start))
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the file's path in it."""
+    """The file system of a URL and the file's path in it; a plain path is one of this machine."""
+    if not is_url(url):
+        return _file_system("file:///"), os.path.abspath(url)
     scheme, place = check_url(url), url.partition("://")[2]
     host = place.partition("/")[0]
     try:
-        system = _file_system(scheme, f"{scheme}://{host}/")
+        system = _file_system(f"{scheme}://{host}/")
     except ImportError as error:
         raise MissingExtraError(f"{url}: {first_line(error)}. For it: {install_line('remote')}") from error
     except ValueError as error:

@@ -94,6 +94,7 @@ def test_an_allowed_url_is_never_taken_for_a_chain(monkeypatch: pytest.MonkeyPat
     fsspec.filesystem("memory").pipe_file(remote._system(url)[1], b"plain")
     assert remote.read(url) == b"plain"
     assert remote._system("http://[::1]:9/a.jpg")[1] == "http://[::1]:9/a.jpg"
+    assert remote._system("reference::a.h5")[1] == os.path.abspath("reference::a.h5")
 
 
 def test_the_schemes_are_these_and_those_that_a_user_allows(monkeypatch: pytest.MonkeyPatch) -> None:
