@@ -319,7 +319,7 @@ class FeatureCache(NotebookResult):
         state = "complete" if self.complete else f"NOT FINISHED, {np.count_nonzero(self.done)} rows are there"
         state = f"DAMAGED: {self.problem}" if self.problem else state
         splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
-        names = ", ".join(samples.classes[:8]) + (", ..." if len(samples.classes) > 8 else "")
+        names = ", ".join(map(printable, samples.classes[:8])) + (", ..." if len(samples.classes) > 8 else "")
         layers = ", ".join(f"{layer} (width {dim})" for layer, dim in self.dims.items())
         lines = [
             f"{self.path}: feature cache, format {layout.CACHE.version}, {human_bytes(self.size_bytes)}, {state}",
@@ -332,9 +332,11 @@ class FeatureCache(NotebookResult):
         if samples.groups:
             lines.insert(3, f"groups      {samples.n_groups}, each kept in one split and one fold")
         hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(self.spec.backbone) else set())
-        lines += [f"  {name:15} {_brief(value)}" for name, value in spec.items() if name not in hidden]
-        lines += [f"made by     {name}: {_brief(value)}" for name, value in self.provenance.items()]
-        lines += [f"skipped     {printable(name)}: {reason}" for name, reason in self.skipped[:SHOWN]]
+        lines += [f"  {name:15} {printable(_brief(value))}" for name, value in spec.items() if name not in hidden]
+        lines += [
+            f"made by     {printable(name)}: {printable(_brief(value))}" for name, value in self.provenance.items()
+        ]
+        lines += [f"skipped     {printable(name)}: {printable(reason)}" for name, reason in self.skipped[:SHOWN]]
         if len(self.skipped) > SHOWN:
             lines.append(f"            and {len(self.skipped) - SHOWN} more: --list FILE.csv names them all")
         return "\n".join(lines)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +29,7 @@ from featcache.loader import usable_cores
 from featcache.notebook import NotebookResult
 from featcache.phrases import brief
 from featcache.prediction import Prediction
+from featcache.regular import read_regular
 from featcache.saved import open_model
 from featcache.thresholds import decide, spell_thresholds
 
@@ -269,9 +268,7 @@ def _until_error(images: Any, failed: list[Exception]) -> Iterator[Any]:
 
 def _read_file(path: str) -> bytes:
     """The bytes of a file. Raises OSError."""
-    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
-        raise UnreadableImageError("not a regular file")  # a pipe would make us wait
-    return Path(path).read_bytes()
+    return read_regular(path)
 
 
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:

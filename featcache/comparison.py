@@ -21,6 +21,7 @@ from featcache.outcomes import Comparison, gather_outcomes
 from featcache.own_network import from_factory, is_factory
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.recipe import make_recipe
+from featcache.regular import MAX_NOTE, read_regular
 from featcache.remote import called
 from featcache.report import human_duration, versions
 from featcache.routes import ROUTES
@@ -174,7 +175,7 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     if overwrite and path.exists():
         shutil.rmtree(out / "work", ignore_errors=True)
     if path.exists() and any(out.glob("work/*/result.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path, MAX_NOTE))
         differing = [
             f"{name}={found.get(name)}, you asked for {settings.get(name)}"
             for name in {**settings, **found}

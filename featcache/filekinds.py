@@ -35,6 +35,8 @@ _SIGNATURES = (
     (b"version https://git-lfs", "a git-lfs pointer in place of the image: run `git lfs pull`"),
     (b"\xff\x0a", "JPEG XL, which Pillow does not read: convert it to JPEG or PNG"),
     (b"\0\0\0\x0cJXL ", "JPEG XL, which Pillow does not read: convert it to JPEG or PNG"),
+    (b"%!PS", "a PostScript program (EPS), which is not run: export it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "a PostScript program (EPS), which is not run: export it as PNG"),
     (b"%PDF-", "a PDF document, not an image"),
     (b"PK\x03\x04", "a ZIP archive, not an image: unpack it"),
     (b"\x1f\x8b", "a gzip archive, not an image: unpack it"),

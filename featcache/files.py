@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, TextIO
 
 import numpy as np
@@ -20,6 +22,7 @@ from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError
 from featcache.filekinds import describe_ignored, why_no_image
 from featcache.foreign_folders import keep_data_folders
 from featcache.images import is_image_name
+from featcache.regular import MAX_IMAGE, open_regular, too_large
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total)."""
@@ -138,9 +141,11 @@ def _unreadable_folder(error: OSError) -> None:
 
 
 def hash_file(path: str) -> bytes:
-    """SHA-256 of a file, read in pieces."""
+    """SHA-256 of an image file, read in pieces. Raises OSError where `read_regular` does."""
     found = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_IMAGE:  # it is not read either
+            raise OSError(errno.EFBIG, too_large(size, MAX_IMAGE), path)
         while block := file.read(_CHUNK):
             found.update(block)
     return found.digest()
@@ -154,7 +159,11 @@ def hash_all(
     What cannot be read hashes as its name, and is skipped later. Raises DownloadError where a connection is lost.
     """
 
+    ended = Event()
+
     def hashed(name: str) -> bytes:
+        if ended.is_set():
+            raise InterruptedError
         try:
             return digest(name)
         except DownloadError:
@@ -173,5 +182,6 @@ def hash_all(
             if progress:
                 progress("hash", len(rows), len(names))
     finally:
+        ended.set()  # after a signal nobody waits for the others
         pool.shutdown(cancel_futures=True)
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)

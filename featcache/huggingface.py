@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
+import os
 import posixpath
 import re
 from collections import Counter
@@ -23,9 +25,15 @@ from featcache.files import Progress, hash_all
 from featcache.folders import cache_folder
 from featcache.hidden_labels import is_unknown
 from featcache.phrases import brief
+from featcache.regular import MAX_NOTE, open_regular, read_regular
 from featcache.samples import UNLABELLED
-from featcache.tables import has_images
+from featcache.tables import has_images, uncompressed_bytes
 from featcache.telemetry import decline_usage_data
+
+_MOST_DECODED, _MOST_TIMES = 2**31, 50
+"""A Parquet file of images has so many bytes decoded at most, or so many times its own if those are more."""
+_LARGE = 20_000  # bytes of a value: files whose values have more in them are not decoded to be counted
+_BATCH = 2**8  # rows decoded at once
 
 _MARKS = ("dataset_dict.json", "state.json")
 _IMAGE_NAMES = ("image", "img")
@@ -52,7 +60,7 @@ def find_image_tables(name: str) -> tuple[Path, ...]:
     """
     path = Path(name)
     if path.is_dir():
-        files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern)})
+        files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern) if file.is_file()})
     elif name.lower().endswith(".parquet"):
         files = [Path(file) for file in sorted(glob.glob(name))] if glob.has_magic(name) else [path]
     else:
@@ -136,7 +144,7 @@ class HuggingFace:
         image = images[row]
         if image is None or (image["bytes"] is None and image["path"] is None):
             raise OSError("the data set has no image in this row (null)")
-        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        return image["bytes"] if image["bytes"] is not None else read_regular(image["path"])
 
     def part(self, names: Sequence[str]) -> HuggingFace:
         """See `Source`. What is found in a folder is kept in each process."""
@@ -159,8 +167,11 @@ class HuggingFace:
         try:
             if self._files:
                 return _load_parquet(self._files)
+            _check_saved(Path(self.name))
             found = datasets.load_from_disk(self.name)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, datasets.exceptions.DatasetsError) as error:
+            if isinstance(error, DataLayoutError):
+                raise
             raise DataLayoutError(f"{self.name} cannot be read as a saved data set: {first_line(error)}") from error
         if not isinstance(found, datasets.DatasetDict):
             return {None: found}
@@ -307,6 +318,56 @@ def _copies() -> Path:
     return cache_folder() / "huggingface"
 
 
+def _check_saved(folder: Path) -> None:
+    """Raise DataLayoutError where a saved data set names files that `datasets` must not open: outside, or no files."""
+    marks = [folder / mark for mark in (*_MARKS, "dataset_info.json")]
+    found = {path.name: json.loads(read_regular(path, MAX_NOTE)) for path in marks if os.path.lexists(path)}
+    splits = found.get("dataset_dict.json", {}).get("splits", [])
+    files = [one["filename"] for one in found.get("state.json", {}).get("_data_files", [])]
+    for name in (*splits, *files):
+        if not isinstance(name, str) or name in ("", ".", "..") or os.path.basename(name) != name:
+            raise DataLayoutError(f"{folder} names a file outside of it: {name!r}. Save the data set again.")
+    for name in files:
+        open_regular(folder / name).close()
+    for name in splits:
+        if os.path.lexists(folder / name / "dataset_dict.json"):
+            raise DataLayoutError(f"{folder} is damaged: its split {name!r} has splits of its own.")
+        _check_saved(folder / name)
+
+
+def _refuse_bombs(file: Path) -> None:
+    """Raise DataLayoutError for a Parquet file that decodes to far more than it has: pictures do not compress."""
+    from pyarrow import parquet
+
+    size = file.stat().st_size
+    most = max(_MOST_DECODED, _MOST_TIMES * size)
+    table = parquet.ParquetFile(file)
+    decoded = uncompressed_bytes(table.metadata)
+    if decoded <= most and _repeats(table.metadata, most):
+        decoded = 0
+        for batch in table.iter_batches(batch_size=_BATCH):
+            decoded += batch.nbytes
+            if decoded > most:
+                break
+    if decoded > most:
+        raise DataLayoutError(
+            f"{file} has {size:,} bytes, and decoded more than {most:,}: it fills the disk with the same again and "
+            "again. Give the pictures themselves."
+        )
+
+
+def _repeats(metadata: Any, most: int) -> bool:
+    """Whether values that are stored once may fill more than `most` bytes: many values, and few bytes for each."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return any(
+        chunk.has_dictionary_page
+        and chunk.total_uncompressed_size < _LARGE * chunk.num_values
+        and chunk.total_uncompressed_size * chunk.num_values > most
+        for chunk in chunks
+    )
+
+
 def _load_parquet(files: Sequence[Path]) -> dict[str | None, Any]:
     """The tables of Parquet files by split, which a word of the file's name says, or that of its folder."""
     import datasets
@@ -316,6 +377,8 @@ def _load_parquet(files: Sequence[Path]) -> dict[str | None, Any]:
         words = [*re.split(r"[^a-z]+", file.name.lower()), file.parent.name.lower()]
         split = next((word for word in words if word in SPLIT_NAMES), None)
         by_split.setdefault(split, []).append(str(file))
+    for path in files:
+        _refuse_bombs(path)
     with _without_progress_bars(datasets):
         return {
             split: datasets.Dataset.from_parquet(paths, cache_dir=str(_copies())) for split, paths in by_split.items()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from featcache.atomic import atomic_write
 from featcache.bitdepth import DeepPixels, ValueRange
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
+from featcache.regular import open_regular, read_regular
 from featcache.tiff import has_several_pages, is_deep, is_tiff, needs_tifffile, read_tiff
 
 MAX_PIXELS = 178_956_970
@@ -31,6 +33,10 @@ _HEADER = 2**18  # bytes of a JPEG that are searched for a note that more pictur
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _PNG_BITS = 24  # where a PNG says how many bits a channel has
+
+# Pillow's names of the formats whose extensions `filekinds` lists; MPO comes with JPEG. It loads the first always.
+_FIRST = ("BMP", "DIB", "GIF", "JPEG", "PPM", "PNG")
+_OTHERS = ("TIFF", "WEBP", "JPEG2000", "AVIF")
 
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -237,14 +243,29 @@ def _remark(pixels: _Pixels) -> str:
     return "nearly black" if pixels.max() < _NEARLY_BLACK else ""
 
 
-def _open(data: bytes) -> Image.Image:
-    """Pillow's image, its header read. Raises what Pillow raises."""
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        if not (is_heif(data) and _register_heif()):
-            raise
-        return Image.open(io.BytesIO(data))
+def _open(file: bytes | BinaryIO) -> Image.Image:
+    """Pillow's image, its header read. Raises what Pillow raises.
+
+    Pillow goes by the content, not by the name, and would open formats that we do not list: EPS among them, a program
+    that Ghostscript runs.
+    """
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    for formats in (_FIRST, _other_formats()):
+        stream.seek(0)
+        with suppress(UnidentifiedImageError):
+            return Image.open(stream, formats=formats)
+    stream.seek(0)
+    if is_heif(stream.read(12)) and _register_heif():
+        stream.seek(0)
+        return Image.open(stream, formats=("HEIF",))
+    raise UnidentifiedImageError("no image of the formats that are read")
+
+
+@cache
+def _other_formats() -> tuple[str, ...]:
+    """Those of `_OTHERS` that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in _OTHERS if name in Image.OPEN)
 
 
 @cache
@@ -321,13 +342,16 @@ def _refuse_large(image: Image.Image, max_pixels: int) -> None:
 def upright_size(file: Path | bytes) -> tuple[int, int] | None:
     """Height and width as `decode` gives them, from the header alone; None where that cannot be read."""
     try:
-        with Image.open(file) if isinstance(file, Path) else _open(file) as image:
+        with open_regular(file) if isinstance(file, Path) else io.BytesIO(file) as stream, _open(stream) as image:
             height, width = image.height, image.width
             if image.format == "TIFF":  # some versions of Pillow give the upright size already
                 height, width = (image.tag_v2[tag] for tag in (_LENGTH, _WIDTH))  # type: ignore[attr-defined]
             return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
     except (UnidentifiedImageError, ValueError):  # a second look at all bytes, as `decode` takes it
-        data = file.read_bytes() if isinstance(file, Path) else without_texts(file)
+        try:
+            data = read_regular(file) if isinstance(file, Path) else without_texts(file)
+        except OSError:  # too large
+            return None
         return upright_size(data) if data else None
     except Exception:  # decoders raise whatever they like on a broken file
         return None

@@ -19,6 +19,7 @@ from typing import Any
 from featcache.atomic import write_file
 from featcache.errors import FeatcacheError
 from featcache.folders import cache_folder
+from featcache.regular import open_regular
 from featcache.weights_source import RANDOM, is_file, locate
 
 LOCAL = "timm/local-dir:"
@@ -70,7 +71,7 @@ def known_path(name: str, weights: str, layers: Sequence[str], seed: int, image_
     elif is_file(weights):
         try:
             located = locate(weights, name)
-            with located.path.open("rb") as file:
+            with open_regular(located.path) as file:
                 source = hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, FeatcacheError):
             return None

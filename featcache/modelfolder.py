@@ -18,6 +18,7 @@ from typing import Any
 
 from featcache.atomic import check_readable, fsync_folder, lock_folder, write_file
 from featcache.errors import HeadError
+from featcache.regular import MAX_NOTE, read_regular
 
 CARD = "model.json"
 REPORT = "run.json"
@@ -144,7 +145,7 @@ def _hash(path: Path) -> str:
 
 def _hashes(folder: Path) -> dict[str, str | None]:
     with suppress(OSError, ValueError, RecursionError):
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = json.loads(read_regular(folder / CARD, MAX_NOTE))
         if isinstance(card, dict) and isinstance(card.get("sha256"), dict):
             return {
                 name: value

@@ -25,6 +25,7 @@ from featcache.labels import spell, strata
 from featcache.plots import plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.predictions import ValPrediction, read_predictions
 from featcache.projection import NAMES, Method, apart, outliers, project
+from featcache.regular import MAX_NOTE, read_regular
 from featcache.rng import content_order
 from featcache.samples import Samples
 from featcache.sources import Source, open_source
@@ -282,7 +283,7 @@ def _single_label(model: _Path, what: str) -> ModelCard:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_regular(path, MAX_NOTE)))
     except FileNotFoundError as error:
         raise PictureError(f"{path} does not exist.") from error
     except (ValueError, TypeError) as error:

@@ -46,7 +46,7 @@ class Prediction(NotebookResult):
     def __str__(self) -> str:
         """One line: path, class, probability, then the next classes; of several labels first those that it has."""
         if self.label is None:
-            return f"{printable(self.path)}\tunreadable: {self.error}"
+            return f"{printable(self.path)}\tunreadable: {printable(self.error or '')}"
         shown = [label if share is None else f"{label} {share:.4f}" for label, share in self.top]
         named = [self.label or "none"] if self.several else []
         moved = [f"-> {place}" for place in self.moved_to or ()]

@@ -19,7 +19,8 @@ from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test
 from featcache.modelfolder import locate
 from featcache.notebook import NotebookResult
-from featcache.report import csv_row
+from featcache.regular import MAX_NOTE, read_regular
+from featcache.report import csv_row, plain_cell
 from featcache.samples import Samples
 
 FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
@@ -143,7 +144,7 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
 def _chose_by_val(folder: Path) -> bool:
     """Whether the report tells of epochs, of which the best of val is kept."""
     try:
-        return bool(json.loads((folder / REPORT).read_text(encoding="utf-8"))["history"])
+        return bool(json.loads(read_regular(folder / REPORT, MAX_NOTE))["history"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -168,7 +169,7 @@ def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
     if not path.is_file():
         raise HeadError(f"{folder} has no {file}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        rows = list(csv.reader(stream))
+        rows = [list(map(plain_cell, row)) for row in csv.reader(stream)]
     try:
         if rows.pop(0) != _COLUMNS or not rows:
             raise ValueError

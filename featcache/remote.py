@@ -1,12 +1,14 @@
-"""Files by URL (`s3://`, `gs://`, `https://`, whatever fsspec knows), read with retries."""
+"""Files by URL, of the schemes that `SCHEMES` allows (`s3://`, `gs://`, `https://`, ...), read with retries."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import html
 import logging
 import os
 import posixpath
+import re
 import secrets
 import shutil
 from collections.abc import Callable
@@ -21,6 +23,14 @@ import tenacity
 from featcache.atomic import atomic_write, lock_file
 from featcache.errors import DownloadError, MissingExtraError, first_line, install_line
 from featcache.folders import cache_folder
+from featcache.regular import read_regular
+
+SCHEMES: set[str] = {"file", "http", "https", "s3", "gs"}
+"""What comes before `://` in a URL that is read or written. Manifests and caches of others have URLs in them, and some
+of fsspec's file systems run what a URL says, so that no other is opened. A program adds one with `allow_scheme`."""
+
+ALLOWED = "FEATCACHE_SCHEMES"
+"""The environment variable in which a user allows more, separated by commas: abfs,hf."""
 
 TRIES = 5
 """Of one request; the pauses between them grow to some seconds."""
@@ -29,6 +39,7 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 _PIECE = 2**25  # bytes
 _PLAIN_IN_URLS = "/~!$&'()*+,;=:@"
 _BUSY = (408, 429)  # HTTP's "timeout" and "too many requests"
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 _log = logging.getLogger(__name__)
 
@@ -47,17 +58,66 @@ def called(data: str | os.PathLike[str]) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{place.partition('?')[0]}"
 
 
+def allow_scheme(name: str) -> None:
+    """Let URLs of one more scheme be opened, in this process.
+
+    Parameters
+    ----------
+    name : str
+        What comes before `://`, in lower case, such as "abfs". fsspec must have a file system of this name.
+
+    Raises
+    ------
+    ValueError
+        The name is no scheme.
+    """
+    if not _SCHEME.fullmatch(name):
+        raise ValueError(f"{name!r} is no scheme of URLs: give what comes before ://, such as 'abfs'")
+    SCHEMES.add(name)
+
+
+def check_url(url: str) -> str:
+    """The scheme of a URL that may be opened.
+
+    Parameters
+    ----------
+    url : str
+        The URL.
+
+    Returns
+    -------
+    str
+        In lower case.
+
+    Raises
+    ------
+    DownloadError
+        Its scheme is none of `SCHEMES`; or it is a chain of file systems, with `::`.
+    """
+    scheme = url.partition("://")[0].lower()
+    if "::" in scheme:
+        raise DownloadError(f"{url} is a chain of file systems (::), which is not opened. Give the file's own URL.")
+    allowed = SCHEMES | {*filter(_SCHEME.fullmatch, os.environ.get(ALLOWED, "").split(","))}
+    if scheme not in allowed:
+        raise DownloadError(
+            f"{url} is not opened: its scheme is {scheme!r}, and those that are allowed are "
+            f"{', '.join(sorted(allowed))}. If you trust it and whoever names it: {ALLOWED}={scheme}"
+        )
+    return scheme
+
+
 def join(root: str, name: str) -> str:
     """The URL of a file that is named from a root; one that is a URL already stays as it is.
 
-    Names are plain text; in URLs of HTTP they are percent-encoded.
+    Names are plain text; in URLs of HTTP they are percent-encoded. A name never leads to another host or bucket.
     """
     if is_url(name):
         return name
-    scheme, _, place = root.rpartition("://")
+    scheme, _, place = root.partition("://")
+    host, _, folder = place.partition("/")
     if _is_http(root):
         name = quote(name, safe=_PLAIN_IN_URLS, errors="surrogateescape")
-    return f"{scheme}://{posixpath.normpath(posixpath.join(place, name))}"
+    return f"{scheme}://{host}{posixpath.normpath(posixpath.join('/', folder, name))}"
 
 
 def relative(url: str, root: str) -> str:
@@ -84,9 +144,13 @@ def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 
     Raises
     ------
-    FileNotFoundError, PermissionError : as on a disk. DownloadError : what else went wrong, when `TRIES` have failed.
+    FileNotFoundError, PermissionError : as on a disk. DownloadError : what else went wrong, when `TRIES` have failed;
+    or the scheme is not allowed. OSError : a `file://` that is no regular file.
     """
     system, path = _system(url)
+    _refuse_devices(url, system, path)
+    if "file" in system.protocol and start is stop is None:
+        return read_regular(path)
     content: bytes = _patiently(url, lambda: system.cat_file(path, start=start, end=stop))
     return content
 
@@ -112,6 +176,7 @@ def matches(pattern: str) -> list[str]:
 def opened(url: str) -> Any:
     """A file to read from its beginning to its end, as a context manager. Raises as `read` does."""
     system, path = _system(url)
+    _refuse_devices(url, system, path)
     return _patiently(url, lambda: system.open(path, "rb", cache_type="readahead", block_size=2**23))
 
 
@@ -180,13 +245,16 @@ def upload(path: Path, url: str) -> None:
 
 @cache
 def _file_system(start: str) -> Any:
-    """The file system of URLs that begin so."""
-    return fsspec.core.url_to_fs(start)[0]
+    """The file system of URLs that begin so. fsspec's own look at a URL would follow chains (`::`)."""
+    kind = fsspec.get_filesystem_class(start.partition("://")[0])
+    return kind(**kind._get_kwargs_from_urls(start))
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the file's path in it."""
-    scheme, _, place = url.rpartition("://")
+    """The file system of a URL and the file's path in it; a plain path is one of this machine."""
+    if not is_url(url):
+        return _file_system("file:///"), os.path.abspath(url)
+    scheme, place = check_url(url), url.partition("://")[2]
     host = place.partition("/")[0]
     try:
         system = _file_system(f"{scheme}://{host}/")
@@ -194,7 +262,13 @@ def _system(url: str) -> tuple[Any, str]:
         raise MissingExtraError(f"{url}: {first_line(error)}. For it: {install_line('remote')}") from error
     except ValueError as error:
         raise DownloadError(f"{url}: {first_line(error)}.") from error
-    return system, system._strip_protocol(url)
+    return system, system._strip_protocol(f"{scheme}://{place}")
+
+
+def _refuse_devices(url: str, system: Any, path: str) -> None:
+    """Raise OSError for a pipe or a device of this machine."""
+    if "file" in system.protocol and os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "not a regular file", url)
 
 
 def _patiently(url: str, call: Callable[[], Any], doing: str = "read") -> Any:

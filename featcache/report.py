@@ -8,6 +8,7 @@ import io
 import math
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -167,10 +168,44 @@ def printable(name: str) -> str:
 
 
 def csv_row(values: Sequence[str]) -> str:
-    """A line of CSV; \r in a value is quoted, as csv does where it ends a line, too."""
+    """A line of CSV; \r in a value is quoted, as csv does where it ends a line, too.
+
+    A cell that a spreadsheet would run, as it begins with = + - @ or a control character and is no number, gets a
+    single quote before it, which marks a text there. `plain_cell` takes it away again.
+    """
     text = io.StringIO()
-    csv.writer(text).writerow(values)
+    csv.writer(text).writerow([f"'{value}" if _runs(value) else value for value in values])
     return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def plain_cell(cell: str) -> str:
+    """The text that `csv_row` was given, of a cell.
+
+    Parameters
+    ----------
+    cell : str
+        As csv reads it.
+
+    Returns
+    -------
+    str
+        Without the single quote before a text that a spreadsheet would run.
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _runs(value: str) -> bool:
+    if not _FORMULA.match(value):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return not value.isascii() or value != value.strip()
+
+
+# Single quotes of the user's own, too, so that no two texts are written alike.
+_FORMULA = re.compile("'*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")
 
 
 _REMARKS = {

@@ -23,6 +23,7 @@ from featcache.files import find_images
 from featcache.hosting import Gate, bracketed, is_loopback, listen, run
 from featcache.images import decode_and_check, lift_pillows_limit
 from featcache.prediction import Prediction
+from featcache.regular import read_regular
 from featcache.report import remark_notes
 from featcache.thresholds import spell_thresholds
 
@@ -120,7 +121,7 @@ def serve(
         if not _is_in(path, uploads) or path.is_dir():  # gradio does not look at all that it is sent
             raise UnreadableImageError("it was not uploaded")
         with one_at_a_time:
-            decoded = decode_and_check(path.read_bytes(), max_pixels, classifier.card.spec.view.value_range)
+            decoded = decode_and_check(read_regular(path), max_pixels, classifier.card.spec.view.value_range)
             (prediction,) = classifier.predict([decoded.pixels], top=top)
         return _label(replace(prediction, remark=decoded.remark or None))
 

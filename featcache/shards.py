@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -9,7 +10,9 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from featcache.files import Progress
 from featcache.foreign_folders import is_litter
 from featcache.hidden_labels import hide_unknown
 from featcache.labels import SEPARATOR
+from featcache.regular import MAX_IMAGE, open_regular, too_large
 from featcache.samples import UNLABELLED
 from featcache.tarfiles import TarIndex, TarMember, index_tar
 from featcache.trees import Names
@@ -87,20 +91,27 @@ class Shards:
         shards = self._expand()
         labels: dict[str, LabelFile] = {}
         self._members = {}
+        stop = Event()
+        read = partial(index_tar, content_of=LABEL_ENDINGS, stopped=stop.is_set)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for done, (shard, index) in enumerate(zip(shards, pool.map(_index, shards), strict=True), 1):
-                self._add(shard, index, labels, ignored)
-                ignored.update(index.ignored)
-                if progress:
-                    progress("index", done, len(shards))
+            try:
+                for done, (shard, index) in enumerate(zip(shards, pool.map(read, shards), strict=True), 1):
+                    self._add(shard, index, labels, ignored)
+                    ignored.update(index.ignored)
+                    if progress:
+                        progress("index", done, len(shards))
+            finally:
+                stop.set()  # after an error or a signal nobody waits for the other tars
         return labels
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
         member = self._member(name)
+        if member.size > MAX_IMAGE:
+            raise OSError(errno.EFBIG, too_large(member.size, MAX_IMAGE), name)
         if remote.is_url(member.shard):
             return remote.read(member.shard, member.offset, member.offset + member.size)
-        with open(member.shard, "rb", buffering=0) as file:
+        with open_regular(member.shard) as file:
             return os.pread(file.fileno(), member.size, member.offset)
 
     def part(self, names: Sequence[str]) -> Shards:
@@ -193,10 +204,6 @@ def _how_to_unpack(archive: str) -> str:
     file, target = shlex.quote(name if remote.is_url(archive) else archive), shlex.quote(folder)
     command = _UNPACK.get(end, "tar xf {file} -C {folder}").format(file=file, folder=target)
     return f"mkdir {target} && {command}"
-
-
-def _index(shard: str) -> TarIndex:
-    return index_tar(shard, LABEL_ENDINGS)
 
 
 def _spell(label: LabelFile) -> str:

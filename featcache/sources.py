@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from featcache.hidden_labels import hide_unknown
 from featcache.huggingface import HuggingFace, find_image_tables, is_saved_dataset
 from featcache.images import is_image_name
 from featcache.labels import SEPARATOR
+from featcache.regular import read_regular
 from featcache.shards import Shards, is_shards
 from featcache.split_names import split_of
 from featcache.tables import has_labels, is_table, read_paths, read_table
@@ -64,10 +65,17 @@ class Source(Protocol):
 
 
 class Folder:
-    """Images in class folders, on the disk or at a URL; see `Source`."""
+    """Images in class folders, on the disk or at a URL; see `Source`.
 
-    def __init__(self, root: str) -> None:
+    Parameters
+    ----------
+    root : a folder, or its URL.
+    urls : of images that lie elsewhere. An id that is another URL is not opened: ids come from caches, too.
+    """
+
+    def __init__(self, root: str, urls: Iterable[str] = ()) -> None:
         self.name = self.root = root
+        self._urls = frozenset(urls)
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
@@ -88,11 +96,20 @@ class Folder:
     def read(self, name: str) -> bytes:
         """See `Source`."""
         path = self.path(name)
-        return path.read_bytes() if path else remote.read(remote.join(self.root, name))
+        if path:
+            return read_regular(path)
+        if remote.is_url(name) and not self._has_url(name):
+            raise FileNotFoundError(2, f"{self.name} does not list this URL, which is not opened", name)
+        return remote.read(remote.join(self.root, name))
 
     def part(self, names: Sequence[str]) -> Source:
         """See `Source`."""
-        return self if remote.is_url(self.root) else Folder(os.path.abspath(self.root))
+        urls = [name for name in names if remote.is_url(name) and self._has_url(name)]
+        return Folder(self.root if remote.is_url(self.root) else os.path.abspath(self.root), urls)
+
+    def _has_url(self, name: str) -> bool:
+        """Whether this data names a URL as an image of it."""
+        return name in self._urls
 
     def path(self, name: str) -> Path | None:
         """See `Source`."""
@@ -115,24 +132,48 @@ class Table(Folder):
         at = name.rpartition("/")[0] if remote.is_url(name) else str(Path(name).parent)
         super().__init__(at)
         self.name, self._label_column, self._skip_missing = name, label_column, skip_missing
+        self._was_read = False  # the table, for the URLs in it
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""
-        content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
-        return hide_unknown(self._read(self.name, content, self.root))
+        return hide_unknown(self._read(self.name, self._content(), self.root))
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`: the table needs no labels."""
-        content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
-        return read_paths(self.name, content, partial(self._resolve, self.root))
+        return self._paths(self.name, self._content(), self.root)
+
+    def _content(self) -> bytes:
+        return remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
+
+    def _paths(self, name: str, content: bytes, folder: str) -> list[str]:
+        found = read_paths(name, content, partial(self._resolve, folder))
+        self._note_urls(found)
+        return found
+
+    def _note_urls(self, names: Iterable[str]) -> None:
+        self._urls |= frozenset(filter(remote.is_url, names))
+        self._was_read = True
+
+    def _has_url(self, name: str) -> bool:
+        """See `Folder`: those that the table lists."""
+        if not self._was_read:  # asked for an image before its images were asked for
+            self._read_paths()
+        return name in self._urls
+
+    def _read_paths(self) -> None:
+        self._paths(self.name, self._content(), self.root)
 
     def _read(self, name: str, content: bytes, folder: str) -> Listing:
         resolve = partial(self._resolve, folder)
-        return read_table(name, content, resolve, label_column=self._label_column, skip_missing=self._skip_missing)
+        found = read_table(name, content, resolve, label_column=self._label_column, skip_missing=self._skip_missing)
+        self._note_urls(entry.id for entry in found.entries)
+        return found
 
     def _resolve(self, folder: str, name: str) -> tuple[str, bool]:
         """Paths become relative to the root, so that an id says the same on every machine; and whether it is there."""
         if remote.is_url(name):
+            if remote.check_url(name) == "file" and remote.is_url(self.root) and remote.check_url(self.root) != "file":
+                raise DataLayoutError(f"{self.name}, which comes from afar, names a file of this machine: {name}")
             return remote.relative(name, self.root), True
         if remote.is_url(self.root):
             return remote.relative(remote.join(self.root, name), self.root), True
@@ -161,6 +202,10 @@ class MetadataFolder(Table):
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`: those that the files do not list, too."""
         return list(Disk(Path(self.root)).images("", ignored))
+
+    def _read_paths(self) -> None:
+        for file in self._files:
+            self._paths(str(file), file.read_bytes(), str(file.parent))
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
         """See `Source`."""

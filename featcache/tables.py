@@ -16,11 +16,18 @@ from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.labels import SEPARATOR
 from featcache.phrases import brief
+from featcache.report import plain_cell
 from featcache.samples import UNLABELLED
 
 PATH_NAMES = ("path", "file_name", "filename", "filepath", "image_path", "image")
 _EXPECTED = "the columns path,label[,split][,sha256]"
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+_MOST_DECODED, _MOST_TIMES = 2**29, 1000
+"""A Parquet table takes so many bytes of memory at most, or so many times the bytes of its file if those are more."""
+
+_ROW_BYTES = 256  # of a row in Python, without its texts
+_BATCH = 2**14  # rows decoded at once
 
 _NO_LABEL = ""
 """A label column that stands for none: paths are enough."""
@@ -76,6 +83,8 @@ def has_images(path: Path) -> bool:
         from pyarrow import ArrowException, parquet
     except ImportError:
         return False  # whoever reads it says what to install
+    if not path.is_file():  # a pipe would make us wait
+        return False
     try:
         schema = parquet.read_schema(path)
     except (ArrowException, OSError):
@@ -216,7 +225,7 @@ def _csv_rows(name: str, header: Sequence[str], columns: _Columns, reader: Any) 
                     f"{name}, line {reader.line_num}: {len(cells)} cells, the first line names {len(header)} columns: "
                     f'{" | ".join(cells)}. Put quotes around a text with a comma in it: "{",".join(cells[1:])}"'
                 )
-            padded = [*cells, *[None] * (len(header) - len(cells))]
+            padded = [*map(plain_cell, cells), *[None] * (len(header) - len(cells))]
             yield reader.line_num, dict(zip(header, padded, strict=False))
     except csv.Error as error:
         raise DataLayoutError(
@@ -259,6 +268,8 @@ def _open_parquet(name: str, content: bytes, label_column: str | None) -> _Table
         raise MissingExtraError.of("pyarrow", "parquet") from error
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
+        texts = [one.name for one in file.schema_arrow if str(one.type) in ("string", "large_string")]
+        file = parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts)  # a text that repeats is decoded once
     except ArrowException as error:
         raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
     columns = _choose_columns(f"{name} must have", name, file.schema_arrow.names, label_column)
@@ -266,18 +277,60 @@ def _open_parquet(name: str, content: bytes, label_column: str | None) -> _Table
         raise DataLayoutError(
             f"{name} holds the images themselves: copy it to a disk of this machine, and give it there."
         )
-    return _Table(columns, _parquet_rows(name, file, columns), "row")
+    most = max(_MOST_DECODED, _MOST_TIMES * len(content))
+    if uncompressed_bytes(file.metadata, columns.used) > most:
+        raise _too_much(name, len(content), most)
+    return _Table(columns, _parquet_rows(name, file, columns, len(content), most), "row")
 
 
-def _parquet_rows(name: str, file: Any, columns: _Columns) -> Iterator[_Row]:
+def uncompressed_bytes(metadata: Any, columns: Sequence[str] | None = None) -> int:
+    """What a Parquet file says that its columns have without compression.
+
+    Parameters
+    ----------
+    metadata : pyarrow.parquet.FileMetaData
+        Of the file.
+    columns : sequence of str, optional
+        Names of columns at the top level. None takes all.
+
+    Returns
+    -------
+    int
+        Bytes. A text that repeats counts once.
+    """
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
+    )
+
+
+def _too_much(name: str, size: int, most: int) -> DataLayoutError:
+    return DataLayoutError(
+        f"{name} has {size:,} bytes, and decoded more than the {most:,} that a table of this size is given: it fills "
+        "the memory with the same again and again. If it is sound, write it as CSV."
+    )
+
+
+def _parquet_rows(name: str, file: Any, columns: _Columns, size: int, most: int) -> Iterator[_Row]:
     from pyarrow import ArrowException, compute, types
 
-    number = 0
+    number = decoded = 0
     try:
-        for batch in file.iter_batches(columns=columns.used):
+        for batch in file.iter_batches(batch_size=_BATCH, columns=columns.used):
+            decoded += _ROW_BYTES * len(batch)
             cells = []
             for column in columns.used:
                 values = batch[column]
+                decoded += values.nbytes
+                if decoded > most:
+                    raise _too_much(name, size, most)
+                if types.is_dictionary(values.type):
+                    texts = compute.cast(values.dictionary, "string").to_pylist()
+                    cells.append([None if place is None else texts[place] for place in values.indices.to_pylist()])
+                    continue
                 if types.is_floating(values.type):  # pandas writes missing numbers as NaN
                     values = compute.if_else(compute.is_nan(values), None, values)
                 cells.append(compute.cast(values, "string").to_pylist())

@@ -6,14 +6,25 @@ import hashlib
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from featcache import remote
 from featcache.errors import DataLayoutError, EmptyFolderError, first_line
+from featcache.regular import open_regular
 
 _CHUNK = 1 << 20
+_MAX_HEADER = 1 << 20  # bytes of a long name or of pax fields: tarfile reads them at once
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+MAX_CONTENT = 1 << 24
+"""Bytes at most of a file whose content is kept: a label is far shorter."""
 _TO_FOLDERS = "folders: symbolic links to folders of the tar, which are not followed: pack it with --dereference"
 _LINK_DEPTH = 40
 """Links that lead to links are followed this far, as Linux does."""
@@ -42,32 +53,45 @@ class TarIndex:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def index_tar(shard: str, content_of: tuple[str, ...] = ()) -> TarIndex:
+class _Info(tarfile.TarInfo):
+    """A header of a bounded size: a file of a few kilobytes on the disk may claim gigabytes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
+        """See `TarInfo`."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _HEADERS and info.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {info.size:,} bytes")
+        return info
+
+
+def index_tar(shard: str, content_of: tuple[str, ...] = (), stopped: Callable[[], bool] = lambda: False) -> TarIndex:
     """Read a tar file once, from its beginning to its end.
 
     Parameters
     ----------
     shard : path or URL.
     content_of : endings of the names whose bytes are kept.
+    stopped : whether nobody waits for the answer any more; asked every few megabytes. Then it is InterruptedError.
 
     Raises
     ------
-    EmptyFolderError : there is no such file. DataLayoutError : it is no whole tar file.
-    DownloadError : a connection is lost.
+    EmptyFolderError : there is no such file. DataLayoutError : it is no whole tar file, or a file whose bytes are to
+    be kept is larger than `MAX_CONTENT`. DownloadError : a connection is lost.
     """
     try:
         with (
-            remote.opened(shard) if remote.is_url(shard) else open(shard, "rb") as file,
-            tarfile.open(fileobj=file, mode="r|") as tar,
+            remote.opened(shard) if remote.is_url(shard) else open_regular(shard) as file,
+            tarfile.open(fileobj=file, mode="r|", tarinfo=_Info) as tar,
         ):
-            return _index(shard, tar, content_of)
+            return _index(shard, tar, content_of, stopped)
     except FileNotFoundError as error:
         raise EmptyFolderError(f"{shard} does not exist.") from error
     except tarfile.TarError as error:
         raise DataLayoutError(f"{shard} is not a whole tar file: {first_line(error)}.") from error
 
 
-def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...]) -> TarIndex:
+def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...], stopped: Callable[[], bool]) -> TarIndex:
     index, links = TarIndex(), []
     folders: set[str] = {"."}
     for member in tar:
@@ -85,13 +109,21 @@ def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...]) -> Tar
         elif member.sparse is not None:
             index.ignored["sparse files, which lie in pieces; pack them without --sparse"] += 1
         else:
-            sha256, content = hashlib.sha256(), b""
+            sha256, kept = hashlib.sha256(), name.endswith(content_of)
+            if kept and member.size > MAX_CONTENT:
+                raise DataLayoutError(
+                    f"{shard}: {name} has {member.size:,} bytes; a file of a label has {MAX_CONTENT:,} at most. Name "
+                    "it otherwise if it is none."
+                )
+            content: list[bytes] = []
             for block in _blocks(tar, member):
+                if stopped():
+                    raise InterruptedError
                 sha256.update(block)
-                content += block if name.endswith(content_of) else b""
+                content += [block] if kept else []
             index.members.append((name, TarMember(shard, member.offset_data, member.size, sha256.digest())))
-            if name.endswith(content_of):
-                index.contents[member.offset_data] = content
+            if kept:
+                index.contents[member.offset_data] = b"".join(content)
     _follow(links, index, folders)
     return index
 

@@ -15,6 +15,7 @@ from featcache.errors import FeatcacheError
 from featcache.families import FAMILIES
 from featcache.files import Progress
 from featcache.outcomes import Run
+from featcache.regular import MAX_NOTE, read_regular
 from featcache.report import human_duration
 from featcache.routes import Order, orders_of, run_in_process
 
@@ -149,7 +150,7 @@ class Work:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_regular(path, MAX_NOTE))
 
 
 def _seconds(run: Run) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from commands import COUNTS, write_folder
+from featcache import remote
 
 MakeFolder = Callable[..., Path]
 
@@ -25,6 +26,12 @@ def _one_thread() -> None:
 def _a_ray_cluster_of_ones_own() -> None:
     """`--cluster auto` would join the one of a test that runs beside this one, and end with it."""
     os.environ["RAY_ADDRESS"] = "local"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _file_systems_of_tests() -> None:
+    """In memory, and one of test_sources that fails; users have to allow them."""
+    remote.SCHEMES.update({"memory", "flaky"})
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -245,7 +245,7 @@ def test_a_broken_picture_of_pillow_has_its_error(model: Path, paths: list[Path]
 def test_what_is_no_file_is_not_waited_for(model: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     found = Classifier.load(model, device="cpu").predict([tmp_path / "pipe.png", "a\0.png"])
-    assert found[0].error == "not a regular file"
+    assert found[0].error == "not a regular file, but a pipe"
     assert "null" in str(found[1].error)
 
 

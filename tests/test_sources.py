@@ -450,13 +450,16 @@ def test_a_hash_that_is_none_is_refused(root: Path, sha256: str) -> None:
     assert str(caught.value) == f"{path}, line 2: sha256 is {sha256!r}; it must be 64 hexadecimal digits"
 
 
-def test_an_address_that_leads_nowhere_is_an_error_without_waiting(tmp_path: Path) -> None:
+def test_an_address_that_leads_nowhere_is_an_error_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EmptyFolderError) as nothing:
         read_manifest("memory://nowhere")
     assert str(nothing.value).startswith("memory://nowhere holds no images. Expected memory://nowhere/<class>/*.jpg")
     with pytest.raises(DownloadError) as unknown:
         read_manifest("nosuch://bucket/x")
-    assert str(unknown.value).startswith("nosuch://bucket/x: Protocol not known: nosuch")
+    assert str(unknown.value).startswith("nosuch://bucket/x is not opened: its scheme is 'nosuch'")
+    monkeypatch.setenv(remote.ALLOWED, "nosuch")
+    with pytest.raises(DownloadError, match="nosuch://bucket/x: Protocol not known: nosuch"):
+        read_manifest("nosuch://bucket/x")
 
 
 def test_a_missing_driver_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

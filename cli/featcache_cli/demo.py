@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featcache_cli import options
+from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
     from featcache.samples import Samples
@@ -48,10 +49,10 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     size = _DIGITS if dataset == "digits" else ""
     some = " ".join(shlex.quote(str(manifest.path(row))) for row in _one_a_class(manifest.samples)[:3])
     for line in _lines(folder, shlex.quote(str(data)), some, size):
-        click.secho(f"\n$ featcache {line}", bold=True)
+        click.secho(safe(f"\n$ featcache {line}"), bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)
     click.echo(_WHAT_IT_SHOWS)
-    click.echo(f"\nEverything is in {folder.resolve()}: look at head.html and report/report.html.")
+    click.echo(safe(f"\nEverything is in {folder.resolve()}: look at head.html and report/report.html."))
 
 
 def _lines(folder: Path, source: str, pictures: str, size: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from featcache_cli import options
+from featcache_cli.wrapping import safe
 
 
 @options.command()
@@ -52,5 +53,5 @@ def command(
         from featcache import drawing, pictures
 
         picture = pictures.findings_picture(cache, found.findings, data, images)
-        drawing.save(picture, out, dark) if picture else click.echo(f"nothing to draw for {out}", err=as_json)
+        drawing.save(picture, out, dark) if picture else click.echo(safe(f"nothing to draw for {out}"), err=as_json)
     sys.exit(found.status)

@@ -16,8 +16,8 @@ from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError, MissingFontWarning
 from featcache_cli import progress, results
 from featcache_cli.options import refuse_unknown
-from featcache_cli.progress import StoppedError
-from featcache_cli.wrapping import wrap
+from featcache_cli.stopping import LateStop, StoppedError
+from featcache_cli.wrapping import safe, wrap
 
 GROUPS = {
     "Begin": ("demo", "try", "plan"),
@@ -78,8 +78,8 @@ class _Commands(click.Group):
         try:
             with results.answering(ctx, ctx.meta["featcache.json"]):
                 return super().invoke(ctx)
-        except StoppedError as error:
-            click.echo(f"Stopped. {error}", err=True)
+        except (StoppedError, LateStop) as error:
+            click.echo(safe(f"Stopped. {error}"), err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Stopped at once.", err=True)
@@ -88,7 +88,7 @@ class _Commands(click.Group):
             if getattr(error, "errno", None) == errno.EPIPE:
                 raise
             if progress.verbosity() == progress.VERBOSE:
-                traceback.print_exc()
+                click.echo(safe(traceback.format_exc()), err=True)
             raise Failure(results.message_of(error)) from error
         except click.exceptions.NoArgsIsHelpError:
             raise
@@ -108,7 +108,7 @@ def _show_warning(
     if issubclass(category, MissingFontWarning):
         progress.note(f"Note: {message}")
     else:
-        _python_shows(message, category, filename, lineno, file, line)
+        _python_shows(safe(str(message)), category, filename, lineno, file, line)
 
 
 def first_sentence(text: str) -> str:

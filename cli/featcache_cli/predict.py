@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache_cli import options, results
+from featcache_cli.stopping import LateStop, StoppedError
+from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
     from featcache.classifier import Classifier
@@ -147,9 +149,11 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
 
     results.printed_json()  # where it is JSON
 
+    shown = safe if sys.stdout.isatty() else str  # CSV for programs stays as it is
+
     def write(text: str) -> None:
         with tqdm.external_write_mode():
-            sys.stdout.write(text)
+            sys.stdout.write(shown(text))
             sys.stdout.flush()
 
     yield write
@@ -175,7 +179,7 @@ class _Tally:
         self._sorter, self._ended = sorter, False
         self.unreadable: list[Prediction] = []
         self.unsorted: list[Prediction] = []
-        self.stopped: options.StoppedError | None = None
+        self.stopped: StoppedError | LateStop | None = None
 
     def watch(
         self, predictions: Iterable[Prediction], progress: Callable[[str, int, int], None]
@@ -188,12 +192,10 @@ class _Tally:
                 if one.error:
                     (self.unreadable if one.label is None else self.unsorted).append(one)
                 yield one
-                try:
-                    progress("predict", self.done, self.total)
-                except options.StoppedError as error:
-                    self.stopped = error
-                    break
+                progress("predict", self.done, self.total)
             self._ended = True
+        except (StoppedError, LateStop) as error:
+            self.stopped, self._ended = error, True
         finally:
             if not self._ended and self.done:
                 self._report()
@@ -209,7 +211,7 @@ class _Tally:
         self._name(self.unreadable, "pictures could not be read")
         self._name(self.unsorted, "files are not where they should be")
         if self._sorter:
-            click.echo(str(self._sorter), err=True)
+            click.echo(safe(str(self._sorter)), err=True)
 
     @property
     def status(self) -> int:
@@ -234,13 +236,13 @@ class _Tally:
 
     def end(self) -> None:
         """Say what people should know, and exit with the status."""
-        if not self.done:
+        if not (self.done or self.stopped):
             raise _nothing_came()
         self._report()
         if self.stopped:
             of = f" of {self.total}" if self.total else ""
             text = f"predict: {self.done}{of} done; what was written of them is kept."
-            raise options.StoppedError(self.stopped.exit_code - 128, text)
+            raise StoppedError(self.stopped.exit_code - 128, text)
         if self.status:
             sys.exit(self.status)
 
@@ -251,4 +253,4 @@ class _Tally:
             lines = [f"{len(bad)} of {self.done} {what}:"]
             lines += [f"  {printable(one.path)}: {one.error}" for one in bad[:_NAMED]]
             lines += [f"  and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
-            click.echo("\n".join(lines), err=True)
+            click.echo(safe("\n".join(lines)), err=True)

@@ -6,7 +6,6 @@ network that loads or is converted, the fit of a head.
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -17,7 +16,9 @@ from typing import Any
 
 import click
 
-from featcache_cli.wrapping import wrap
+from featcache_cli.stopping import StoppedError as StoppedError
+from featcache_cli.stopping import stopping, watching
+from featcache_cli.wrapping import safe, wrap
 
 EVERY_S = 10.0
 """Between two lines where stderr is no terminal."""
@@ -38,14 +39,6 @@ def verbosity() -> int:
     """Of the command that runs."""
     context = click.get_current_context(silent=True)
     return NORMAL if context is None else context.meta.get(_VERBOSITY, NORMAL)
-
-
-class StoppedError(Exception):
-    """SIGINT or SIGTERM came. `str(error)` says how far the work is, and what is left of it."""
-
-    def __init__(self, number: int, how_far: str) -> None:
-        super().__init__(how_far)
-        self.exit_code = 128 + number
 
 
 class Display:
@@ -94,7 +87,7 @@ class Display:
     def _end_step(self) -> None:
         self.clear()
         if self._level >= VERBOSE and not self._ended.is_set():
-            click.echo(f"{self._what}: {time.monotonic() - self._since:.1f} s", err=True)
+            click.echo(safe(f"{self._what}: {time.monotonic() - self._since:.1f} s"), err=True)
 
     def _run(self) -> None:
         while not self._ended.wait(_REFRESH_S if self._terminal else EVERY_S):
@@ -105,7 +98,7 @@ class Display:
                     self._draw()
                     self._bar.refresh()
                 else:
-                    click.echo(self._line(), err=True)
+                    click.echo(safe(self._line()), err=True)
 
     def _draw(self) -> None:
         from tqdm import tqdm
@@ -135,7 +128,8 @@ def showing(context: click.Context) -> Iterator[None]:
     display = Display(verbosity())
     context.meta[_DISPLAY] = display
     try:
-        yield
+        with watching():
+            yield
     finally:
         display.close()
         context.meta.pop(_DISPLAY, None)
@@ -178,42 +172,35 @@ def progress_bar(
 ) -> Iterator[Callable[[str, int, int], None]]:
     """A progress callback, for what can be stopped between two reports.
 
-    SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report; a second one ends at once.
+    SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report, see `stopping`.
     resumes : whether the same command goes on where it was. then : what is done after a step, without a report.
     """
     display = current_display()
     own = Display(verbosity()) if display is None else None
     shown = display or own
     assert shown is not None
-    signals: list[int] = []
+    far = ["start", 0, 0]
 
-    def stop(number: int, _frame: Any) -> None:
-        signals.append(number)
-        signal.signal(number, before[number])
-
-    def report(what: str, done: int, total: int) -> None:
-        if signals:
-            shown.clear()
-            after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
-            raise StoppedError(signals[0], f"{what}: {done} of {total} done; {after}")
-        shown.report(what, done, total)
-        if done >= total > 0 and what in then:
-            shown.report(then[what], 0, 0)
-
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
-        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
-        for number in before:
-            signal.signal(number, stop)
-    try:
-        yield report
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def how_far() -> str:
         shown.clear()
-        if own:
-            own.close()
+        after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
+        return f"{far[0]}: {far[1]} of {far[2]} done; {after}"
+
+    with stopping(how_far) as check:
+
+        def report(what: str, done: int, total: int) -> None:
+            far[:] = what, done, total
+            check()
+            shown.report(what, done, total)
+            if done >= total > 0 and what in then:
+                shown.report(then[what], 0, 0)
+
+        try:
+            yield report
+        finally:
+            shown.clear()
+            if own:
+                own.close()
 
 
 def echo(text: object) -> None:

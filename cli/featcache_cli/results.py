@@ -19,7 +19,7 @@ import click
 
 from featcache.errors import FeatcacheError, shorten
 from featcache_cli import progress
-from featcache_cli.progress import StoppedError
+from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import wrap
 
 _RESULT = "featcache.result"  # keys of a click context's `meta`, which a command shares with its group
@@ -115,7 +115,7 @@ def _status(error: BaseException) -> int:
     """The exit status that an error leads to."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error, (StoppedError, click.ClickException, click.exceptions.Exit)):
+    if isinstance(error, (StoppedError, LateStop, click.ClickException, click.exceptions.Exit)):
         return error.exit_code
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 

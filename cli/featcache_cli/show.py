@@ -9,6 +9,7 @@ import click
 
 from featcache_cli import options
 from featcache_cli.options import refuse_unknown
+from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
     from featcache.drawing import Picture
@@ -43,7 +44,7 @@ def _save(picture: Picture, out: str, dark: bool, as_json: bool) -> None:
     from featcache.drawing import save
 
     path = save(picture, out, dark)
-    options.print_json({"picture": str(path)}) if as_json else click.echo(path)
+    options.print_json({"picture": str(path)}) if as_json else click.echo(safe(str(path)))
 
 
 @command.command(cls=options.Command)

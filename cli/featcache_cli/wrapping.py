@@ -6,6 +6,9 @@ import re
 import shutil
 import unicodedata
 
+_UNSAFE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\udc80-\\udc9f]"
+)
 _WIDEST_LABEL = 32
 _TOKENS = re.compile(r"`[^`\n]*`[^\s`]*|\S+")
 _LABEL = re.compile(r"\s*(?:\S+(?: \S+)*\s{2,})*")
@@ -16,8 +19,26 @@ def terminal_width() -> int:
     return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
+def safe(text: str) -> str:
+    """A text that a terminal shows and does not obey.
+
+    Class names, ids and reasons come from the files of others. Control characters, but for the line feed and the tab,
+    and those that turn the direction of writing around, are escaped as Python writes them: `\\x1b`.
+
+    Parameters
+    ----------
+    text : str
+        Lines for people.
+
+    Returns
+    -------
+    str
+    """
+    return _UNSAFE.sub(lambda found: repr(found.group())[1:-1], text)
+
+
 def wrap(text: str, width: int | None = None) -> str:
-    """Break lines that are longer than `width` at spaces.
+    """Make a text `safe`, and break lines that are longer than `width` at spaces.
 
     What follows is indented to the column where the line's own text begins, after labels that two or more spaces end;
     else by two. Commands in backquotes stay in one piece where they fit, and so do words: paths can be copied. Rows of
@@ -28,7 +49,7 @@ def wrap(text: str, width: int | None = None) -> str:
     width : columns; None takes `terminal_width()`.
     """
     width = width or terminal_width()
-    return "\n".join(_wrap_line(line, width) for line in text.split("\n"))
+    return "\n".join(_wrap_line(line, width) for line in safe(text).split("\n"))
 
 
 def _wrap_line(line: str, width: int) -> str:

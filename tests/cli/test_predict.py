@@ -172,7 +172,7 @@ def test_names_on_stdin_that_are_no_pictures_are_listed(head: Path, data: Path, 
     text.write_text("text")
     os.mkfifo(tmp_path / "pipe.png")
     names = [good, tmp_path / "gone.png", text, tmp_path / "pipe.png", tmp_path, good]
-    reasons = ["No such file or directory", "not an image that Pillow can identify", "not a regular file",
+    reasons = ["No such file or directory", "not an image that Pillow can identify", "not a regular file, but a pipe",
                "Is a directory"]  # fmt: skip
     for end, option in ((b"\n", []), (b"\0", ["-0"])):
         result = _from_stdin(head, end.join(map(os.fsencode, names)), "--format", "jsonl", *option)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from commands import ROOT, SMALL, done, read_until
 from featcache.cache import FeatureCache
 from featcache_cli.options import StoppedError, progress_bar
+from featcache_cli.stopping import LateStop
 
 SLOW = """
 import signal, sys, time
@@ -88,3 +90,82 @@ def test_the_signals_are_given_back() -> None:
     said = "count: 2 of 3 done; nothing is lost. Run the same command again: it goes on."
     assert (str(stopped.value), stopped.value.exit_code) == (said, 143)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+HELD = """
+import ctypes, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import click
+from featcache_cli import options, progress
+from featcache_cli.main import main
+
+def hold(how):
+    print("ready", flush=True)
+    if how == "stdin":
+        sys.stdin.buffer.read1(10)
+    elif how == "C":  # a mutex that is locked twice: Python handles no signal meanwhile
+        libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+        libc.pthread_mutex_lock(mutex)
+        libc.pthread_mutex_lock(mutex)
+    else:
+        while True:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                pass
+
+def command(cache, listed, as_json):
+    with options.progress_bar() as report:
+        report("count", 1, 3)
+        hold(os.environ["HOW"])
+
+from featcache_cli import info
+info.command.callback = command
+main(["info", "x.h5"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["stdin", "Python", "C"])
+def test_a_signal_is_answered_within_a_second_whatever_is_going_on(number: signal.Signals, how: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")]), "HOW": how},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdin
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        started = time.monotonic()
+        process.send_signal(number)
+        said = process.stderr.readline()
+        answered = time.monotonic() - started
+        status = process.wait(10)
+    assert (status, answered < 1.5) == (128 + number, True)  # a second, and what a busy machine adds
+    expected = "Stopped at once." if how == "C" else "Stopped. count: 1 of 3 done; nothing is lost."
+    assert said.startswith(expected)
+
+
+def test_a_late_stop_is_no_error_of_a_picture(sigint: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What catches every Exception, as decoders' errors are, does not take it for one."""
+    monkeypatch.setattr("featcache_cli.stopping.GRACE_S", 0.05)
+    swallowed = []
+
+    def decode() -> None:
+        try:
+            time.sleep(5)
+        except Exception as error:
+            swallowed.append(error)
+
+    with progress_bar() as progress:
+        progress("count", 1, 3)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(LateStop, match="count: 1 of 3 done"):
+            decode()
+    assert swallowed == []
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

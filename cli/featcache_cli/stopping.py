@@ -1,0 +1,138 @@
+"""SIGINT and SIGTERM: the step under way may finish, but they are answered within a second, whatever it does.
+
+1. The next report of progress raises `StoppedError`: nothing of the step is lost.
+2. Where none comes within `GRACE_S`, the main thread is interrupted by `LateStop`, as by a second Ctrl-C.
+3. Where it does not come back from a library in C either, the process ends, as after SIGKILL: every file survives that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+GRACE_S = 0.7
+"""For the step under way."""
+
+_MARGIN_S = 0.25  # for Python to take the interruption; both together are less than a second
+_BY_DEFAULT = signal.default_int_handler
+
+
+class StoppedError(Exception):
+    """SIGINT or SIGTERM came. `str(error)` says how far the work is, and what is left of it."""
+
+    def __init__(self, number: int, how_far: str) -> None:
+        super().__init__(how_far)
+        self.exit_code = 128 + number
+
+
+class LateStop(KeyboardInterrupt):
+    """The same, within a step that was not finished. What handles the errors of a picture lets it pass."""
+
+    def __init__(self, number: int, how_far: str) -> None:
+        super().__init__(how_far)
+        self.exit_code = 128 + number
+
+
+_answered = threading.Event()  # Python has run a handler of the signal
+
+
+@contextmanager
+def stopping(how_far: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """While this is open, SIGINT and SIGTERM let the step under way finish; a second one ends at once.
+
+    Parameters
+    ----------
+    how_far : callable
+        Says how far the work is, for the message.
+
+    Yields
+    ------
+    callable
+        To be called between two steps. It raises StoppedError after a signal.
+    """
+    signals: list[int] = []
+    before: dict[int, Any] = {}
+    timer = getattr(signal, "SIGALRM", None)
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        _answered.set()
+        signals.append(number)
+        signal.signal(number, before[number])
+        if timer is not None:
+            signal.signal(timer, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise LateStop(signals[0], how_far())
+
+    def check() -> None:
+        if signals:
+            _disarm(timer)
+            raise StoppedError(signals[0], how_far())
+
+    if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
+        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
+        for number in before:
+            signal.signal(number, stop)
+    try:
+        yield check
+    finally:
+        if signals:
+            _disarm(timer)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _disarm(timer: int | None) -> None:
+    if timer is not None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(timer, signal.SIG_DFL)
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """While this is open, a signal that Python does not get to handle within a second ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    _answered.clear()
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is _BY_DEFAULT:
+        signal.signal(signal.SIGINT, _interrupt)
+    old = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(old)
+        if handler is _BY_DEFAULT:
+            signal.signal(signal.SIGINT, handler)
+        _answered.set()
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _answered.set()
+    _BY_DEFAULT(number, frame)
+
+
+def _watch(reading: int) -> None:
+    while numbers := os.read(reading, 1):
+        number = numbers[0]
+        if number in (signal.SIGINT, signal.SIGTERM) and not _answered.wait(GRACE_S + _MARGIN_S):
+            with suppress(OSError, ValueError):
+                sys.stderr.write("Stopped at once.\n")
+                sys.stderr.flush()
+            os._exit(128 + number)
