@@ -57,7 +57,7 @@ class Trial(NotebookResult):
 
     @property
     def doubtful(self) -> tuple[Suspect, ...]:
-        """Images whose label is probably wrong, the surest first."""
+        """Images whose label is doubted most, the most doubted first."""
         return tuple(one for one in self._doubted() if (one.score or 0.0) >= _SURE)
 
     def _doubted(self) -> list[Suspect]:
@@ -67,18 +67,24 @@ class Trial(NotebookResult):
 
     def __str__(self) -> str:
         """In plain words, with what to type next."""
-        found, samples = self.fit.accuracy, self.extraction.cache.samples
+        found, cache = self.fit.accuracy, self.extraction.cache
+        samples = cache.samples
+        trained = int((cache.done[samples.rows("train")] > 0).sum())
         right = round(found.accuracy * found.n)
         several = samples.multilabel
         lines = [
             f"{len(samples)} images of {len(samples.classes)} classes; the head ({self.fit.name}) learnt from "
-            f"{len(samples.rows('train'))}.",
+            f"{trained}.",
             f"{right} of {found.n} {'have exactly the right labels' if several else 'right'}, of images that it was "
             f"not trained on ({found.accuracy:.0%}; 95 % interval {found.accuracy_low:.0%} to "
             f"{found.accuracy_high:.0%}).",
         ]
         if found.n < _FEW:
             lines.append(f"{found.n} images are few to judge by: the interval is wide.")
+        selection = self.fit.selection
+        missed = [name for name, why in selection.missed if "budget" in why] if selection else []
+        if missed:
+            lines.append(f"Not tried, as the time was up: {', '.join(missed)}. For these: --budget 1m.")
         lines += self._doubts()
         others = [one for one in self.diagnosis.findings if one.severity != "note" and one.kind != "wrong labels"]
         lines += [f"{one.severity}: {one.what} -> {one.todo}" for one in others[:_NAMED]]
@@ -114,10 +120,10 @@ class Trial(NotebookResult):
                 return ["No label looks wrong."]
             return [f"No label is surely wrong; {check.said}. Look at {_rather(doubted[0])}."]
         if len(doubtful) == 1:
-            return [f"One image is probably mislabelled: {_rather(doubtful[0])}."]
+            return [f"One image may be mislabelled: {_rather(doubtful[0])}."]
         named = [f"  {_rather(one)}" for one in doubtful[:_NAMED]]
         more = [f"  and {len(doubtful) - _NAMED} more"] if len(doubtful) > _NAMED else []
-        return [f"{len(doubtful)} images are probably mislabelled:", *named, *more]
+        return [f"{len(doubtful)} images may be mislabelled, the most doubtful first:", *named, *more]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: those of the three steps, and the doubtful labels."""
