@@ -353,12 +353,13 @@ def _what_was_done(candidate: _Candidate, named: Mapping[str, Tensor], library: 
 def _note(done: str, taken: _Candidate, candidates: Sequence[_Candidate], fitter: _Fitter, key: str | None) -> str:
     """What was done, with what else would have fitted."""
     parts = [f"took {taken.key}"] if taken.key else []
-    own = fitter.used(taken)
-    others = [  # but for the same tensors by other names
-        other.key if other.key != taken.key else other.origin.rstrip(".")
-        for other in candidates
-        if other.matches >= max(1, taken.matches) and 2 * len(own & fitter.used(other)) <= len(own)
-    ]
+    others: list[str] = []
+    said = [fitter.used(taken)]
+    for other in candidates:
+        used = fitter.used(other)
+        if other.matches >= max(1, taken.matches) and not any(2 * len(used & own) > len(own) for own in said):
+            said.append(used)  # the same tensors by other names are told once
+            others.append(other.key if other.key != taken.key else other.origin.rstrip("."))
     others = [name for name in dict.fromkeys(others) if name]
     if others and key is None:
         parts.append(f"{', '.join(others[:3])} would fit, too (--weights-key)")

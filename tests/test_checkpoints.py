@@ -207,7 +207,15 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
         "took model, model_ema would fit, too (--weights-key)",
     ),
     "Hugging Face's wrapper of timm": (lambda s: prefixed(s, "timm_model."), "stripped the prefix timm_model."),
-    "Hugging Face's model": (lambda s: {"model": s, "step": 3}, "took model"),
+    "Hugging Face's model for classification": (  # of save_pretrained(safe_serialization=False): pytorch_model.bin
+        lambda s: {
+            **prefixed(headless(s), "resnet."),
+            "classifier.1.weight": torch.ones(2, 96),
+            "classifier.1.bias": torch.ones(2),
+        },
+        "stripped the prefix resnet., left out 2 tensors that are no part of this network (for example "
+        "classifier.1.weight)",
+    ),
     "DeepSpeed": (lambda s: {"module": s, "optimizer": None, "ds_version": "0.1"}, "took module"),
     "MMPretrain": (
         lambda s: {
@@ -550,6 +558,11 @@ COPIES: dict[str, tuple[Callable[[State], State], str]] = {
         "module.momentum_encoder would fit, too (--weights-key), stripped the prefix module.base., added the prefix "
         "features., left out 50 tensors that are no part of this network (for example "
         "module.momentum_encoder.0.weight)",
+    ),
+    "children of both": (
+        lambda s: {**features(s, "model.0."), **features(other(s), "ema.0.")},
+        "ema would fit, too (--weights-key), stripped the prefix model., took numbers for the parts of the network in "
+        "their order, left out 50 tensors that are no part of this network (for example ema.0.0.weight)",
     ),
     "a compiled layer in both": (
         lambda s: {**compiled(other(s), "ema_model."), **compiled(s, "model.")},
