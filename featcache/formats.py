@@ -40,13 +40,13 @@ import numpy as np
 {imports}
 
 CLASSES = {classes!r}
-FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]  # of photos; a program (EPS) is not run
 {thresholds}MODEL = Path(__file__).with_name({file!r})
 
 
 def load(photo):
     """Its middle, upright, as the network has seen photos: RGB, uint8, shape ({size}, {size}, 3)."""
-    image = ImageOps.exif_transpose(Image.open(photo, formats=FORMATS))
+    formats = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no EPS, a program that Pillow would run
+    image = ImageOps.exif_transpose(Image.open(photo, formats=formats))
 {deep}    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
