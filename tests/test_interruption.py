@@ -219,17 +219,21 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from featcache_cli import progress
 from featcache_cli.main import main
 progress.EVERY_S = 0.05
-register_optimizer_step_post_hook(lambda *_: time.sleep(0.3))
+SLOW
 main(sys.argv[1:])
 """
+SLEEP = "register_optimizer_step_post_hook(lambda *_: time.sleep(0.3))"
+IN_C = """import hashlib
+register_optimizer_step_post_hook(lambda *_: hashlib.pbkdf2_hmac("sha256", b"a", b"b", 1_500_000))"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
-def test_sigterm_and_the_same_command_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slow", [SLEEP, IN_C], ids=["between", "within a call of more than a second"])
+def test_sigterm_and_the_same_command_again(slow: str, tmp_path: Path) -> None:
     counts = {"train/ants": 20, "train/bees": 20, "val/ants": 3, "val/bees": 2}
     data, out = write_folder(tmp_path / "data", counts), tmp_path / "run"
     words = list(map(str, ("finetune", data, "-o", out, "--epochs", 1, "--batch-size", 4, *SMALL)))
-    command = [sys.executable, "-c", SLOW_STEPS, *words]
+    command = [sys.executable, "-c", SLOW_STEPS.replace("SLOW", slow), *words]
     environment = {**os.environ, "PYTHONPATH": PATHS}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None

@@ -70,7 +70,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
 
     options.import_from_here()  # where --backbone names a factory
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
-    with options.progress_bar() as progress:
+    with options.progress_bar(grace_s=options.TRAINING_GRACE_S) as progress:
         chosen = routes.split(",") if routes else None
         settings["overwrite"] = options.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note

@@ -173,7 +173,7 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
     source = "none" if init == "scratch" else weights or "pretrained"
     options.take_backbone(settings, weights=source)
-    with options.progress_bar(then=options.LOADING) as progress:
+    with options.progress_bar(then=options.LOADING, grace_s=options.TRAINING_GRACE_S) as progress:
         settings |= {"progress": progress if world.first else None, "world": world}
         settings["on_epoch"] = None if as_json or not world.first else options.echo
         settings["overwrite"] = options.overwrites(click.get_current_context())

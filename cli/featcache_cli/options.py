@@ -25,6 +25,7 @@ from featcache_cli.progress import progress_bar as progress_bar
 from featcache_cli.progress import step as step
 from featcache_cli.results import print_json as print_json
 from featcache_cli.results import show as show
+from featcache_cli.stopping import TRAINING_GRACE_S as TRAINING_GRACE_S
 
 PATH = click.Path()
 """Of arguments and options that take files, which a shell completes; URLs are fine, too."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
+from featcache_cli.stopping import GRACE_S, stopping, watching
 from featcache_cli.stopping import StoppedError as StoppedError
-from featcache_cli.stopping import stopping, watching
 from featcache_cli.wrapping import safe, wrap
 
 EVERY_S = 10.0
@@ -168,12 +168,13 @@ LOADING: Mapping[str, str] = MappingProxyType({"hash": "load the network, and co
 
 @contextmanager
 def progress_bar(
-    resumes: bool = True, then: Mapping[str, str] = MappingProxyType({})
+    resumes: bool = True, then: Mapping[str, str] = MappingProxyType({}), grace_s: float = GRACE_S
 ) -> Iterator[Callable[[str, int, int], None]]:
     """A progress callback, for what can be stopped between two reports.
 
     SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report, see `stopping`.
     resumes : whether the same command goes on where it was. then : what is done after a step, without a report.
+    grace_s : seconds that a step may go on after a signal.
     """
     display = current_display()
     own = Display(verbosity()) if display is None else None
@@ -186,7 +187,7 @@ def progress_bar(
         after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
         return f"{far[0]}: {far[1]} of {far[2]} done; {after}"
 
-    with stopping(how_far) as check:
+    with stopping(how_far, grace_s) as check:
 
         def report(what: str, done: int, total: int) -> None:
             far[:] = what, done, total

@@ -1,7 +1,8 @@
-"""SIGINT and SIGTERM: the step under way may finish, but they are answered within a second, whatever it does.
+"""SIGINT and SIGTERM: the step under way may finish; they end the command within a second, in training within nine.
 
 1. The next report of progress raises `StoppedError`: nothing of the step is lost.
-2. Where none comes within `GRACE_S`, the main thread is interrupted by `LateStop`, as by a second Ctrl-C.
+2. Where none comes within `GRACE_S`, in training `TRAINING_GRACE_S`, the main thread is interrupted by `LateStop`, as
+   by a second Ctrl-C.
 3. Where it does not come back from a library in C either, the process ends, as after SIGKILL: every file survives that.
 """
 
@@ -18,6 +19,9 @@ from typing import Any
 
 GRACE_S = 0.7
 """For the step under way."""
+
+TRAINING_GRACE_S = 8.0
+"""For a training step, which takes seconds for a large network on a CPU. What stops containers waits ten."""
 
 _MARGIN_S = 0.25  # for Python to take the interruption; both together are less than a second
 _BY_DEFAULT = signal.default_int_handler
@@ -40,16 +44,19 @@ class LateStop(KeyboardInterrupt):
 
 
 _answered = threading.Event()  # Python has run a handler of the signal
+_grace = [GRACE_S]  # of the step under way; read by the thread that watches
 
 
 @contextmanager
-def stopping(how_far: Callable[[], str]) -> Iterator[Callable[[], None]]:
+def stopping(how_far: Callable[[], str], grace_s: float = GRACE_S) -> Iterator[Callable[[], None]]:
     """While this is open, SIGINT and SIGTERM let the step under way finish; a second one ends at once.
 
     Parameters
     ----------
     how_far : callable
         Says how far the work is, for the message.
+    grace_s : float, default GRACE_S
+        Seconds that a step may go on after a signal.
 
     Yields
     ------
@@ -66,7 +73,7 @@ def stopping(how_far: Callable[[], str]) -> Iterator[Callable[[], None]]:
         signal.signal(number, before[number])
         if timer is not None:
             signal.signal(timer, interrupt)
-            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+            signal.setitimer(signal.ITIMER_REAL, grace_s)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise LateStop(signals[0], how_far())
@@ -81,9 +88,11 @@ def stopping(how_far: Callable[[], str]) -> Iterator[Callable[[], None]]:
         before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
         for number in before:
             signal.signal(number, stop)
+    outer, _grace[0] = _grace[0], grace_s
     try:
         yield check
     finally:
+        _grace[0] = outer
         if signals:
             _disarm(timer)
         for number, handler in before.items():
@@ -131,7 +140,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _watch(reading: int) -> None:
     while numbers := os.read(reading, 1):
         number = numbers[0]
-        if number in (signal.SIGINT, signal.SIGTERM) and not _answered.wait(GRACE_S + _MARGIN_S):
+        if number in (signal.SIGINT, signal.SIGTERM) and not _answered.wait(_grace[0] + _MARGIN_S):
             with suppress(OSError, ValueError):
                 sys.stderr.write("Stopped at once.\n")
                 sys.stderr.flush()
