@@ -41,6 +41,7 @@ from featcache.parity import make_pictures
 from featcache.saved import open_model
 from featcache.training import Recipe
 from featcache.views import make_views
+from featcache.weights import sha256_of
 from limits import file_size_limit
 from toys import toy_answer, toy_backbone
 
@@ -264,6 +265,21 @@ def test_a_fine_tuned_network_is_exported_with_its_own_weights(tmp_path: Path) -
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert "model = timm.create_model('test_resnet', num_classes=2)\nmodel.load_state_dict(" in done.snippet
     assert done.difference < 1e-5
+
+
+def test_an_exported_state_dict_is_weights(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    finetune(data, tmp_path / "run", backbone="timm/test_resnet", weights="none", image_size=32,
+             recipe=Recipe(epochs=1, batch_size=5), device="cpu")  # fmt: skip
+    done = export(tmp_path / "run", tmp_path / "mine.pth", "state-dict")
+    run, exported = (
+        load_backbone("timm/test_resnet", weights=str(path), device="cpu") for path in (tmp_path / "run", done.path)
+    )
+    state = torch.load(done.path, weights_only=True)
+    assert state["fc.weight"].shape[0] == 2  # its own classes, which are not the new ones
+    expected = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    assert exported.weights_sha256 == run.weights_sha256 == sha256_of(expected)
+    assert exported.note == ""
 
 
 def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) -> None:
