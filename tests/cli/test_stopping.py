@@ -36,7 +36,7 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
     number: signal.Signals, status: int, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "cache.h5"
-    command = ["extract", str(data), "-o", str(out), "--batch-size", "1", "--views", "1", *SMALL]
+    command = ["extract", str(data), "-o", str(out), "--batch-size", "1", "--views", "1", "--engine", "pytorch", *SMALL]
     with subprocess.Popen(
         [sys.executable, "-c", SLOW, *command],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
