@@ -511,3 +511,8 @@ def test_the_page_says_the_command_with_its_thresholds(cache: FeatureCache, tmp_
     found = as_json("fit-head", cache.path, "-o", tmp_path / "head", *given, "--report", page)
     assert found["thresholds"] == [0.75, 0.5, 0.25]
     assert "--thresholds red=0.25 --thresholds blue=0.75" in page.read_text()
+
+
+def test_a_label_with_two_thresholds_is_refused() -> None:
+    words = ("--thresholds", "red=0.3", "--thresholds", "red=0.4")
+    assert "red has two thresholds; give one" in refused("fit-head", "c.h5", *words, status=2)

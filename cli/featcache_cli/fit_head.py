@@ -35,7 +35,7 @@ def _thresholds(
         if len(texts) == 1 and "=" not in texts[0]:
             return float(texts[0])
         pairs = [text.rpartition("=") for text in texts]
-        twice = [name for name, count in Counter(name for name, _, _ in pairs).items() if count > 1]
+        twice = [name for name, count in Counter(name for name, _, _ in pairs).items() if name and count > 1]
         if twice:
             raise click.BadParameter(f"{twice[0]} has two thresholds; give one")
         if all(name for name, _, _ in pairs):
