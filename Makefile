@@ -22,8 +22,9 @@ demo: install
 	$(BIN)/featcache demo
 
 # The order of the names starts long files early; by default those with few tests, one of them the longest, come last.
+# A worker that dies ends the run: with another in its place xdist has been seen to wait for ever at the end.
 test: develop lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: develop
 	$(BIN)/ruff check .
