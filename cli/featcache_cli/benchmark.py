@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featcache_cli import options
-from featcache_cli.wrapping import safe
+from featcache_cli.wrapping import wrap
 
 
 @options.command()
@@ -78,4 +78,4 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
     text = f"{text}\nAll of it, with pictures: {page}\n\n{featcache.reach_verdict(result)}"
-    options.print_json(comparison_values(result)) if as_json else click.echo(safe(text))
+    options.print_json(comparison_values(result)) if as_json else click.echo(wrap(text))
