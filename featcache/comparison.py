@@ -12,7 +12,7 @@ from typing import Any
 
 from featcache.bitdepth import ValueRange
 from featcache.card import write_json
-from featcache.errors import BackboneError, RunError
+from featcache.errors import RunError
 from featcache.families import FAMILIES
 from featcache.folders import check_writable
 from featcache.heads import make_head
@@ -24,7 +24,7 @@ from featcache.recipe import make_recipe
 from featcache.regular import MAX_NOTE, read_regular
 from featcache.remote import called
 from featcache.report import human_duration, versions
-from featcache.routes import ROUTES
+from featcache.routes import ROUTES, changing_weights
 from featcache.spec import EMBEDDED
 from featcache.work import Work
 
@@ -162,10 +162,7 @@ def _weights_of(factory: str) -> str:
     """The hash of a network of the user's own. Raises BackboneError where it has other weights at the next call."""
     first, second = (from_factory(factory, device="cpu").weights_sha256 for _ in range(2))
     if first != second:
-        raise BackboneError(
-            f"{factory} returns other weights each time, so that routes cannot be compared: load them from a file, or "
-            "draw them with a seed of its own."
-        )
+        raise changing_weights(factory)
     return first
 
 

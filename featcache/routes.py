@@ -150,11 +150,16 @@ def _given(order: Order, precision: str) -> Order:
     name, layers = order["backbone"], order.get("layers", (PENULTIMATE,))
     network = from_factory(name, layers=layers, device=order["device"], precision=precision)
     if network.weights_sha256 != expected:
-        raise errors.BackboneError(
-            f"{name} returns other weights each time, so that routes cannot be compared: load them from a file, or "
-            "draw them with a seed of its own."
-        )
+        raise changing_weights(name)
     return {**order, "backbone": network}
+
+
+def changing_weights(factory: str) -> errors.BackboneError:
+    """The error of a factory whose networks differ."""
+    return errors.BackboneError(
+        f"{factory} returns other weights each time, so that routes cannot be compared: load them from a file, or "
+        "draw them with a seed of its own."
+    )
 
 
 def _fit_head(order: Order, progress: Progress) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def update(
     CacheError, ImageError, BackboneError
     """
     watch, progress = Stopwatch(), as_callback(machine.get("progress"))
+    machine["progress"] = progress  # one bar for all steps
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("updating from images")
     changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
@@ -222,6 +223,7 @@ def repair(
     CacheDamagedError : the image of a damaged row is not in `data`; nothing was changed. Others as `update`.
     """
     watch, progress = Stopwatch(), as_callback(machine.get("progress"))
+    machine["progress"] = progress  # one bar for all steps
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("a repair from images")
     damaged = _damaged(old, watch, progress)
