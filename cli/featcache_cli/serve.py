@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from featcache_cli import options, results
+from featcache_cli.stopping import ends_with
 
 
 @options.command()
@@ -60,7 +61,8 @@ def command(
             results.print_json_now()
         options.end_display()
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ends_with(number, "No upload is kept.")
     options.step("load the model")
     classifier = featcache.Classifier.load(model, weights=weights, backbone=backbone, device=device)
     options.note(classifier.backbone.note)

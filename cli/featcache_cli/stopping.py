@@ -4,6 +4,8 @@
 2. Where none comes within `GRACE_S`, in training `TRAINING_GRACE_S`, the main thread is interrupted by `LateStop`, as
    by a second Ctrl-C.
 3. Where it does not come back from a library in C either, the process ends, as after SIGKILL: every file survives that.
+
+A server has handlers and a time limit of its own: `ends_with` gives its exit code.
 """
 
 from __future__ import annotations
@@ -105,6 +107,20 @@ def _disarm(timer: int | None) -> None:
         signal.signal(timer, signal.SIG_DFL)
 
 
+def ends_with(number: int, said: str) -> None:
+    """From now on the signal interrupts the main thread at once, with its own exit code.
+
+    SIGINT stays ignored where it is: a shell does so for what runs in the background.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        _answered.set()
+        raise LateStop(number, said)
+
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, interrupt)
+
+
 @contextmanager
 def watching() -> Iterator[None]:
     """While this is open, a signal that Python does not get to handle within a second ends the process."""
@@ -140,8 +156,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _watch(reading: int) -> None:
     while numbers := os.read(reading, 1):
         number = numbers[0]
-        if number in (signal.SIGINT, signal.SIGTERM) and not _answered.wait(_grace[0] + _MARGIN_S):
+        if number not in (signal.SIGINT, signal.SIGTERM) or _is_anothers(signal.getsignal(number)):
+            continue
+        if not _answered.wait(_grace[0] + _MARGIN_S):
             with suppress(OSError, ValueError):
                 sys.stderr.write("Stopped at once.\n")
                 sys.stderr.flush()
             os._exit(128 + number)
+
+
+def _is_anothers(handler: Any) -> bool:
+    """Whether a library, such as a web server, handles the signal: it ends in its own time."""
+    return callable(handler) and handler is not _BY_DEFAULT and handler.__module__ != __name__

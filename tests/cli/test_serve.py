@@ -394,9 +394,9 @@ def test_sigterm_ends_it_cleanly_below_an_open_page(served: Served) -> None:
     """The last test of this server."""
     uploads = list(served.temporary.glob("featcache-serve-*"))
     assert len(uploads) == 1
-    assert served.stop(signal.SIGTERM) == 130
+    assert served.stop(signal.SIGTERM) == 143
     assert list(served.temporary.glob("featcache-serve-*")) == []
-    assert served.errors.splitlines()[-1] == "Stopped at once."
+    assert served.errors.splitlines()[-1] == "Stopped. No upload is kept."
     assert "Traceback" not in served.errors
     assert served.watched == ["watched.invalid"]
 

