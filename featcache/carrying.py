@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +16,18 @@ from numpy.typing import NDArray
 from featcache import lock
 from featcache.cache import FeatureCache, partial_path
 from featcache.checksums import damaged_rows
+from featcache.errors import CacheMismatchError
+from featcache.manifest import Manifest
+from featcache.report import printable
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec
 from featcache.writer import CacheWriter
 
+MOST_LOST = 0.25
+"""Of the images with features: the share that may be dropped without a question."""
+
 _BLOCK_BYTES = 2**24
+_ASIDE = ".partial.old"
 
 
 @dataclass(frozen=True)
@@ -54,27 +65,110 @@ def carry(writer: CacheWriter, old: FeatureCache, origins: Origins) -> None:
             writer.write(some, {name: values[origins.row[some], :views] for name, values in mapped.items()})
 
 
-def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> FeatureCache | None:
-    """The unfinished cache of a run with these settings and other images, moved to NAME.h5.partial.old.
+def keep_unread(old: FeatureCache, manifest: Manifest) -> tuple[Manifest, list[str]]:
+    """Images that cannot be read now, and whose features are there, count as unchanged.
+
+    A lost mount and a lost permission pass; features that are dropped do not come back without the images.
+
+    Parameters
+    ----------
+    old : FeatureCache
+        The cache that has the features.
+    manifest : Manifest
+        The images now. One that cannot be read has the hash of its name.
+
+    Returns
+    -------
+    Manifest
+        With the old hashes of these images.
+    list of str
+        Their ids.
+    """
+    rows = {name: row for row, name in enumerate(old.samples.ids) if old.done[row] > 0}
+    kept = [row for row in manifest.unread() if manifest.samples.ids[row] in rows]
+    if not kept:
+        return manifest, []
+    ids, sha256 = [manifest.samples.ids[row] for row in kept], manifest.samples.sha256.copy()
+    sha256[kept] = old.samples.sha256[[rows[name] for name in ids]]
+    return replace(manifest, samples=replace(manifest.samples, sha256=sha256)), ids
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Images whose features are not carried over, as their content is not among the images any more.
+
+    lost : int. Images. of : int. All that have features. example : str. An id, or "".
+    """
+
+    lost: int
+    of: int
+    example: str = ""
+
+    @classmethod
+    def between(cls, old: FeatureCache, samples: Samples) -> Self:
+        """From an older cache to new samples."""
+        contents = {content.tobytes() for content in samples.sha256}
+        there = np.flatnonzero(old.done)
+        lost = [row for row in there.tolist() if old.samples.sha256[row].tobytes() not in contents]
+        return cls(len(lost), len(there), old.samples.ids[lost[0]] if lost else "")
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is more than `MOST_LOST`, as of a wrong folder or a disk that is not mounted."""
+        return self.lost > MOST_LOST * self.of
+
+    def __str__(self) -> str:
+        """What is lost, for people."""
+        share = f"{self.lost / self.of:.0%}".replace("%", " %")
+        return f"{self.lost} of {self.of} images with features ({share}), for example {printable(self.example)}"
+
+
+def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> list[FeatureCache]:
+    """Unfinished caches of runs with these settings and other images, moved to NAME.h5.partial.old, .old2, ...
 
     Images come and go between a kill and the next run; what was extracted is not lost. Raises CacheBusyError.
     """
-    at, aside = partial_path(path), Path(f"{path}.partial.old")
+    at = partial_path(path)
     if at.exists():
         cache = FeatureCache(at)
         if cache.spec == spec and cache.samples.differences(samples):
             with at.open("r+b", buffering=0) as file:
                 lock.take(at, file, cache.layout.owner_offset)
-                os.replace(at, aside)
+                os.replace(at, _free_name(path))
                 lock.give_back(file, cache.layout.owner_offset)
-    if not aside.exists():
-        return None
-    cache = FeatureCache(aside)
-    return cache if cache.spec == spec else None
+    asides = (FeatureCache(aside) for aside in sorted(path.parent.glob(f"{glob.escape(path.name)}{_ASIDE}*")))
+    return [cache for cache in asides if cache.spec == spec]
 
 
-def take_over(writer: CacheWriter, aside: FeatureCache, samples: Samples) -> None:
-    """Carry over what `set_aside` gave and remove it."""
-    damaged = damaged_rows(aside.layout, np.flatnonzero(aside.done))
-    carry(writer, aside, find_origins(aside, samples, writer.wanted, damaged))
-    aside.path.unlink()
+def _free_name(path: Path) -> Path:
+    """The first of NAME.h5.partial.old, .old2, .old3, ... that is not taken."""
+    names = (Path(f"{path}{_ASIDE}{number if number > 1 else ''}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def refuse_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
+    """Raise CacheMismatchError where an unfinished cache has mainly other images: it is another extraction."""
+    at = partial_path(path)
+    if not at.exists():
+        return
+    cache = FeatureCache(at)
+    loss = Loss.between(cache, samples)
+    if cache.spec == spec and loss.is_large:
+        raise CacheMismatchError(
+            f"{at} is an unfinished extraction of other images: {loss}, would be lost. Finish it with the command that "
+            f"began it, give another name with -o, or remove {at.name} if nobody wants it."
+        )
+
+
+def take_over(writer: CacheWriter, asides: Sequence[FeatureCache], samples: Samples) -> list[str]:
+    """Carry over what `set_aside` gave and remove it. Returns what was not carried over, a line each."""
+    notes = []
+    for aside in asides:
+        damaged = damaged_rows(aside.layout, np.flatnonzero(aside.done))
+        carry(writer, aside, find_origins(aside, samples, writer.wanted, damaged))
+        loss = Loss.between(aside, samples)
+        if loss.lost:
+            notes.append(f"of an unfinished run, {loss}, are not among the images any more: dropped")
+    for aside in asides:
+        aside.path.unlink()
+    return notes

@@ -14,7 +14,7 @@ import numpy as np
 from featcache.backbones import Backbone, load_backbone
 from featcache.bitdepth import ValueRange
 from featcache.cache import FeatureCache, on_disk
-from featcache.carrying import set_aside, take_over
+from featcache.carrying import keep_unread, refuse_loss, set_aside, take_over
 from featcache.cluster import ClusterExtractor
 from featcache.data_summary import DataSummary
 from featcache.engines import EngineName
@@ -30,7 +30,7 @@ from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
 from featcache.progress_bar import ProgressOption, as_callback
-from featcache.report import Report, Stopwatch, human_bytes, remark_notes
+from featcache.report import Report, Stopwatch, human_bytes, printable, remark_notes
 from featcache.samples import SPLITS, UNLABELLED
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype
 from featcache.valuerange import choose_value_range, describe_value_range
@@ -253,6 +253,10 @@ def _extract(
     spec, samples = extractor.spec, manifest.samples
     if out.exists():
         cache = FeatureCache.open(out)
+        manifest, unread = keep_unread(cache, manifest)
+        samples = manifest.samples
+        if unread and on_note:
+            on_note(unread_note(unread))
         cache.check_matches(spec, samples, manifest.source.name)
         if strict:
             refuse_unreadable(manifest, cache.skipped)
@@ -264,10 +268,12 @@ def _extract(
         on_note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
     extractor.begin(wanted_views(spec, samples))
     provenance = {**extractor.describe(), **split}
-    aside = set_aside(out, spec, samples)
+    refuse_loss(out, spec, samples)
+    asides = set_aside(out, spec, samples)
     with CacheWriter(out, spec, samples, extractor.dims, provenance, progress) as writer:
-        if aside:
-            take_over(writer, aside, samples)
+        for note in take_over(writer, asides, samples):
+            if on_note:
+                on_note(note)
         before = writer.done
         skipped = fill(writer, extractor, manifest, watch, progress, strict)
         with watch.phase("stop"):
@@ -288,7 +294,8 @@ def fill(
 
     Raises
     ------
-    EmptyFolderError : none of them can be read. UnreadableImageError : one cannot, if `strict`. CacheSpaceError
+    EmptyFolderError : none of them can be read. UnreadableImageError : one cannot, if `strict`, or where it has some of
+    its views. CacheSpaceError
     """
     total, left, skipped = len(manifest.samples), len(writer.pending()), extractor.skipped
     for rows, features, first_view in extractor.extract(writer.wanted, writer.done):
@@ -303,6 +310,14 @@ def fill(
         refuse_unreadable(manifest, named(manifest, skipped))
     if progress and skipped:
         progress("extract", total, total)
+    lost = sorted(row for row in skipped if writer.done[row] > 0)
+    if lost:
+        where, reason = manifest.where(manifest.samples.ids[lost[0]]), skipped[lost[0]]
+        raise UnreadableImageError(
+            f"{len(lost)} images that have features need more views and cannot be read now, for example {where}: "
+            f"{reason}. What was extracted is kept. Make them readable, or remove them from the data, then run the "
+            "same command again."
+        )
     if len(skipped) == total:
         row, reason = next(iter(skipped.items()))
         raise EmptyFolderError(
@@ -314,6 +329,11 @@ def fill(
 def named(manifest: Manifest, texts: Mapping[int, str]) -> list[tuple[str, str]]:
     """Pairs (id, text) for what is said of rows, in their order."""
     return [(manifest.samples.ids[row], text) for row, text in sorted(texts.items())]
+
+
+def unread_note(ids: Sequence[str]) -> str:
+    """What is said of images whose features are kept though their files cannot be read."""
+    return f"{len(ids)} images cannot be read now (for example {printable(ids[0])}): their features are kept"
 
 
 def refuse_unreadable(manifest: Manifest, skipped: Sequence[tuple[str, str]]) -> None:

@@ -74,6 +74,11 @@ class Manifest:
             )
         return self
 
+    def unread(self) -> list[int]:
+        """Rows whose bytes could not be read when they were to be hashed: they have the hash of their name."""
+        names = (hashlib.sha256(os.fsencode(name)).digest() for name in self.samples.ids)
+        return [row for row, digest in enumerate(names) if self.samples.sha256[row].tobytes() == digest]
+
     def read(self, row: int) -> bytes:
         """The bytes of image `row`, see `Source.read`."""
         return self.source.read(self.samples.ids[row])

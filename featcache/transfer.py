@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache import remote
 from featcache.atomic import fsync_folder
-from featcache.cache import FeatureCache
+from featcache.cache import FeatureCache, partial_path
 from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
 from featcache.files import Progress
@@ -61,11 +61,13 @@ def pull(
 
     Raises
     ------
-    DownloadError. CacheDamagedError : what came is not what was written. OutputExistsError : `out` is another file.
+    DownloadError. CacheDamagedError : what came is not what was written. OutputExistsError : `out` is another
+    file, or an unfinished extraction has its name.
     """
     progress = as_callback(progress)
     watch, out = Stopwatch(), Path(out)
     size, version = remote.stat(url)
+    _refuse_unfinished(out)
     if out.exists():
         with out.open("rb") as file:
             same = out.stat().st_size == size and file.read(_HEAD) == remote.read(url, 0, min(_HEAD, size))
@@ -101,12 +103,14 @@ def push(
     Raises
     ------
     DownloadError. CacheDamagedError : it is not what was written; nothing was copied. OutputExistsError : `url` is
-    another file.
+    another file, or an unfinished extraction has its name.
     """
     progress = as_callback(progress)
     watch, path = Stopwatch(), Path(cache)
     if not posixpath.basename(url) or remote.is_folder(url):
         raise DownloadError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")
+    if not remote.is_url(url):
+        _refuse_unfinished(Path(url))
     rows, size = _check(path, path, progress), path.stat().st_size
     if not overwrite and _is_other(path, url):
         raise OutputExistsError(f"{url} exists and is not {path}. Give another name, or replace it with --overwrite.")
@@ -114,6 +118,15 @@ def push(
     if (there := remote.stat(url)[0]) != size:
         raise CacheDamagedError(f"{url} has {there:,} bytes, {path} has {size:,}. Push it again.")
     return Transfer(str(path), url, rows, size, size, watch.seconds()["wall"])
+
+
+def _refuse_unfinished(target: Path) -> None:
+    """Raise OutputExistsError where an extraction is under way, or waits, that will have the target's name."""
+    if partial_path(target).exists():
+        raise OutputExistsError(
+            f"{partial_path(target)} is an unfinished extraction, which will become {target}. Finish it, or give "
+            "another name."
+        )
 
 
 def _is_other(path: Path, url: str) -> bool:

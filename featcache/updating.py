@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, on_disk
-from featcache.carrying import Origins, carry, find_origins, set_aside, take_over
+from featcache.carrying import Loss, Origins, carry, find_origins, keep_unread, set_aside, take_over
 from featcache.checksums import damaged_rows
 from featcache.data_summary import DataSummary
 from featcache.engines import EngineName
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.estimating import Estimate, measure
-from featcache.extraction import fill, named, refuse_unreadable
+from featcache.extraction import fill, named, refuse_unreadable, unread_note
 from featcache.extractor import LocalExtractor
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
@@ -66,6 +66,8 @@ class Update(NotebookResult):
     in `Extraction`. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
     note : what the user should know of the network's engine. data : what was understood of the data, by `update`.
     remarks : pairs (id, what is odd about the image), of those extracted by this call.
+    unread : ids of images that cannot be read now, and whose features are kept. loss : images whose features are
+    dropped.
     """
 
     path: Path
@@ -85,6 +87,8 @@ class Update(NotebookResult):
     note: str = ""
     remarks: list[tuple[str, str]] = field(default_factory=list)
     data: DataSummary | None = None
+    unread: list[str] = field(default_factory=list)
+    loss: Loss = field(default_factory=lambda: Loss(0, 0))
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """All changed, damaged and skipped images and conflicts as CSV; whole or not at all."""
@@ -114,8 +118,11 @@ class Update(NotebookResult):
 
     def _notes(self) -> list[str]:
         """Of images that are not used."""
+        notes = [f"{self.loss}, would be dropped: this needs --yes"] if not self.cache and self.loss.is_large else []
+        notes += [unread_note(self.unread)] if self.unread else []
+        notes += input_notes(self.ignored, self.conflicts, self.skipped)
         missing = self.cache.summary().missing if self.cache else ""
-        return [*input_notes(self.ignored, self.conflicts, self.skipped), *([missing] if missing else [])]
+        return [*notes, missing] if missing else notes
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -133,6 +140,8 @@ class Update(NotebookResult):
             "conflicts": [list(pair) for pair in self.conflicts],
             "estimate": self.estimate.to_dict() if self.estimate else None,
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "unread": self.unread,
+            "dropped": self.loss.lost,
             "seconds": self.seconds,
             "note": self.note,
             "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
@@ -151,6 +160,7 @@ def update(
     skip_missing: bool | None = None,
     retry: bool = False,
     dry_run: bool = False,
+    allow_loss: bool | Callable[[str], bool] = False,
     **machine: Unpack[Machine],
 ) -> Update:
     """Make a cache that fits `data` now, and put it in the place of the old one.
@@ -165,11 +175,14 @@ def update(
     allow_leak, label_column, skip_missing : see `read_manifest`; None does as the cache was made.
     retry : try skipped images again, though nothing has changed.
     dry_run : change nothing; say what would be done, and measure what it would cost.
+    allow_loss : bool or callable, default False. Whether to go on where the features of more than a quarter of the
+        images would be dropped, as of a wrong folder; a callable is asked, with what would be dropped.
     machine : see `Machine`; all that decides a feature is the cache's own.
 
     Raises
     ------
     CacheError, ImageError, BackboneError
+    CacheMismatchError : of more than a quarter of the images the features would be dropped, see `allow_loss`.
     """
     watch, progress = Stopwatch(), as_callback(machine.get("progress"))
     machine["progress"] = progress  # one bar for all steps
@@ -182,6 +195,10 @@ def update(
     understood = manifest.summary()
     if on_note := machine.get("on_note"):
         on_note(str(understood))
+    manifest, unread = keep_unread(old, manifest)
+    loss = Loss.between(old, manifest.samples)
+    if loss.is_large and not dry_run:
+        _confirm(old, loss, os.fspath(data), allow_loss)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
     damaged = _damaged(old, watch, progress)
     origins = find_origins(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
@@ -196,6 +213,8 @@ def update(
         conflicts=manifest.conflicts(),
         skipped=old.skipped,
         data=understood,
+        unread=unread,
+        loss=loss,
     )
     if result.nothing and not (retry and old.skipped):
         if machine.get("strict"):
@@ -253,6 +272,15 @@ def repair(
     return _renew(old, result, old.spec, old.samples, places, origins, watch, weights, False, machine)
 
 
+def _confirm(old: FeatureCache, loss: Loss, data: str, allowed: bool | Callable[[str], bool]) -> None:
+    """Ask whether so much may be dropped. Raises CacheMismatchError."""
+    if not (allowed(f"{loss}, are not in {data}. Drop their features?") if callable(allowed) else allowed):
+        raise CacheMismatchError(
+            f"{old.path} is unchanged: {loss}, are not in {data}. Is it the right folder, and is every disk there? "
+            "Look with --dry-run; to drop their features, go on with --yes."
+        )
+
+
 def _damaged(old: FeatureCache, watch: Stopwatch, progress: Progress | None) -> NDArray[np.int64]:
     """Rows without their checksum."""
     n = len(old.samples)
@@ -303,12 +331,13 @@ def _renew(
     if samples is manifest.samples:  # not of a repair, which leaves the split as it is
         provenance.pop("val_is_held_out", None)
         provenance |= {} if manifest.held_out_seed is None else {"val_is_held_out": True}
-    aside = set_aside(old.path, spec, samples)
+    asides, on_note = set_aside(old.path, spec, samples), machine.get("on_note")
     with CacheWriter(old.path, spec, samples, old.dims, provenance, progress) as writer:
         with watch.phase("carry"):
             carry(writer, old, origins)
-            if aside:
-                take_over(writer, aside, samples)
+            for note in take_over(writer, asides, samples):
+                if on_note:
+                    on_note(note)
         before = writer.done
         skipped: dict[int, str] = {}
         if extractor:

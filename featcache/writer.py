@@ -22,7 +22,7 @@ from featcache.blocks import as_slice
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
 from featcache.creation import create, sweep
-from featcache.errors import CacheIncompleteError, CacheSpaceError
+from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError
 from featcache.files import Progress
 from featcache.layout import REASON_BYTES, encode, read, size_needed
 from featcache.samples import Samples
@@ -55,6 +55,7 @@ class CacheWriter:
         progress: Progress | None = None,
     ) -> None:
         self.path, self._at = Path(path), partial_path(path)
+        self._before = _identity(self.path)
         sweep(self._at)
         if not self._at.exists():
             needed = size_needed(spec, samples, dims)
@@ -136,7 +137,7 @@ class CacheWriter:
         return {int(row): reason for row in rows[~finite]}
 
     def finish(self, skipped: Mapping[int, str]) -> FeatureCache:
-        """Record the skipped rows with their reasons and move the file into place."""
+        """Record the skipped rows with their reasons and move the file into place. Raises CacheBusyError."""
         missing = [int(row) for row in self.pending() if int(row) not in skipped]
         if missing:
             raise CacheIncompleteError(
@@ -145,6 +146,11 @@ class CacheWriter:
             )
         for row, reason in skipped.items():
             self._skip(row, reason)
+        if _identity(self.path) != self._before:
+            raise CacheBusyError(
+                f"another process has put another file at {self.path} meanwhile. It is unchanged, and this work is in "
+                f"{self._at}. Move {self.path.name} away, then run the same command again."
+            )
         lock.give_back(self._file, self._layout.owner_offset)
         self._guarded(os.fsync, self._file.fileno())
         os.replace(self._at, self.path)
@@ -220,6 +226,15 @@ def _shortened(reason: str) -> bytes:
     """A reason that fits its place, cut between characters."""
     text = encode(reason)
     return text if len(text) <= REASON_BYTES else text[:REASON_BYTES].decode("utf-8", "ignore").encode()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name; None where none has."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns  # inodes change on some network file systems
 
 
 def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -130,6 +130,18 @@ def test_another_cache_is_not_overwritten(cache: Path, tmp_path: Path) -> None:
     )
 
 
+def test_an_unfinished_extraction_keeps_its_name(cache: Path, tmp_path: Path) -> None:
+    waiting = tmp_path / "dl.h5.partial"
+    waiting.write_bytes(b"rows of hours")
+    becomes = f"which will become {tmp_path / 'dl.h5'}. Finish it, or give another name."
+    for copy in (push, pull):
+        with pytest.raises(OutputExistsError) as refused:
+            copy(str(cache), str(tmp_path / "dl.h5"), overwrite=True)
+        assert str(refused.value) == f"{waiting} is an unfinished extraction, {becomes}"
+    assert waiting.read_bytes() == b"rows of hours"
+    assert not (tmp_path / "dl.h5").exists()
+
+
 def test_what_is_damaged_is_neither_pushed_nor_pulled(cache: Path, tmp_path: Path) -> None:
     region = next(iter(FeatureCache.open(cache).layout.layers.values()))
     push(cache, URL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from commands import COUNTS, write_folder
-from featcache import own_network, updating
+from featcache import carrying, own_network, updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
 from featcache.engines import Features
@@ -441,3 +442,142 @@ def test_a_drawn_split_is_drawn_as_it_was(tmp_path: Path, toy: type[Counting]) -
     result = update(tmp_path / "a.h5", data)
     assert result.carried == 40
     assert len(result.changes.get("in another split", [])) <= 2  # one more image moves the share, not the draw
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets the system refuse to open the files whose path ends so. (Root may read whatever its mode is.)"""
+    import featcache.regular
+
+    opened = featcache.regular.os.open
+
+    def refuse(end: str) -> None:
+        def guarded(path: Any, *arguments: Any, **more: Any) -> int:
+            if os.fspath(path).endswith(end):
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return opened(path, *arguments, **more)
+
+        monkeypatch.setattr(featcache.regular.os, "open", guarded)
+
+    return refuse
+
+
+def test_images_that_cannot_be_read_for_a_moment_keep_their_features(
+    data: Path, path: Path, toy: type[Counting], unreadable: Callable[[str], None]
+) -> None:
+    before = path.read_bytes()
+    unreadable("ants/000.png")
+    notes: list[str] = []
+    assert extract(data, path, backbone=toy_backbone(), views=2, on_note=notes.append).extracted == 0
+    said = "2 images cannot be read now (for example train/ants/000.png): their features are kept"
+    assert notes[-1] == said
+    found = update(path, data)
+    assert found.nothing
+    assert found.unread == ["train/ants/000.png", "val/ants/000.png"]
+    assert str(found) == f"{path} is up to date\n{said}"
+    assert path.read_bytes() == before
+    add(data)
+    found = update(path, data)
+    assert (found.changes, found.extracted, found.skipped) == ({"added": ["train/bees/new.png"]}, 1, [])
+    assert said in str(found)
+    unreadable("nothing")
+    equals_a_new_one(path, data)
+
+
+def test_more_views_of_images_that_cannot_be_read_are_an_error_and_cost_nothing(
+    data: Path, path: Path, toy: type[Counting], unreadable: Callable[[str], None]
+) -> None:
+    unreadable("ants/000.png")
+    with pytest.raises(UnreadableImageError) as refused:
+        update(path, data, views=4)
+    assert str(refused.value) == (
+        "1 images that have features need more views and cannot be read now, for example "
+        f"{data}/train/ants/000.png: Permission denied. What was extracted is kept. Make them readable, or remove "
+        "them from the data, then run the same command again."
+    )
+    assert FeatureCache.open(path).spec.views == 2
+    unreadable("nothing")
+    update(path, data, views=4)
+    assert Counting.shown <= 2  # nothing but what was missing
+    equals_a_new_one(path, data, views=4)
+
+
+def test_a_wrong_folder_drops_nothing_without_a_question(
+    data: Path, path: Path, toy: type[Counting], tmp_path: Path
+) -> None:
+    other, before = write_folder(tmp_path / "other", COUNTS, seed=9), path.read_bytes()
+    lost = "18 of 18 images with features (100 %), for example train/ants/000.png"
+    assert f"{lost}, would be dropped: this needs --yes" in str(update(path, other, dry_run=True))
+    with pytest.raises(CacheMismatchError) as refused:
+        update(path, other)
+    assert str(refused.value) == (
+        f"{path} is unchanged: {lost}, are not in {other}. Is it the right folder, and is every disk there? Look with "
+        "--dry-run; to drop their features, go on with --yes."
+    )
+    asked: list[str] = []
+    with pytest.raises(CacheMismatchError):
+        update(path, other, allow_loss=lambda question: bool(asked.append(question)))
+    assert asked == [f"{lost}, are not in {other}. Drop their features?"]
+    assert path.read_bytes() == before
+    update(path, other, allow_loss=True)
+    equals_a_new_one(path, other)
+
+
+def test_an_unfinished_extraction_of_other_images_is_not_replaced(
+    data: Path, path: Path, toy: type[Counting], tmp_path: Path
+) -> None:
+    """Neither by other images, nor by a second run of yet others after a kill while rows were carried over."""
+    path.unlink()
+    run = lambda where, **more: extract(where, path, backbone=counting(), views=2, batch_size=3, **more)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(data, progress=stop_after(8))
+    at, before = partial_path(path), partial_path(path).read_bytes()
+    other = write_folder(tmp_path / "other", COUNTS, seed=9)
+    with pytest.raises(CacheMismatchError, match="is an unfinished extraction of other images"):
+        run(other)
+    assert at.read_bytes() == before
+    remove(data)
+    notes: list[str] = []
+    run(data, on_note=notes.append)
+    (said,) = [note for note in notes if note.startswith("of an unfinished")]
+    assert re.fullmatch(r"of an unfinished run, 1 of \d+ images with features \(\d+ %\), for example "
+                        r"train/ants/001\.png, are not among the images any more: dropped", said)  # fmt: skip
+    equals_a_new_one(path, data)
+
+
+def test_a_kill_while_rows_are_carried_over_and_then_other_images_lose_none(
+    data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.unlink()
+    run = lambda **more: extract(data, path, backbone=counting(), views=2, batch_size=3, **more)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stop_after(12))
+    there = int(np.count_nonzero(FeatureCache.open(partial_path(path), partial=True).done))
+    carry = carrying.carry
+    monkeypatch.setattr(carrying, "carry", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for name in ("more", "most"):
+        random_image(len(name) + 300 + ord(name[2])).save(data / f"train/bees/{name}.png")
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    monkeypatch.setattr(carrying, "carry", carry)
+    assert sorted(file.name for file in path.parent.glob("*.old*")) == ["a.h5.partial.old", "a.h5.partial.old2"]
+    found = run()
+    assert found.extracted == 18 + 2 - there
+    assert list(path.parent.glob("a.h5.*")) == []
+    equals_a_new_one(path, data)
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced(data: Path, path: Path) -> None:
+    finished = path.read_bytes()
+    path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        extract(data, path, backbone=toy_backbone(), views=2, batch_size=3, progress=stop_after(8))
+
+    def put(what: str, *_: object) -> None:
+        if what == "extract":
+            path.write_bytes(finished)
+
+    with pytest.raises(CacheBusyError, match="another process has put another file"):
+        extract(data, path, backbone=toy_backbone(), views=2, progress=put)
+    assert path.read_bytes() == finished
+    assert partial_path(path).exists()

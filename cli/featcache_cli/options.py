@@ -18,6 +18,7 @@ from featcache.spec import AUGMENTS as AUGMENTS
 from featcache_cli import progress
 from featcache_cli.progress import LOADING as LOADING
 from featcache_cli.progress import StoppedError as StoppedError
+from featcache_cli.progress import ask as ask
 from featcache_cli.progress import echo as echo
 from featcache_cli.progress import end_display as end_display
 from featcache_cli.progress import note as note

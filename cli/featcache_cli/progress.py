@@ -216,3 +216,11 @@ def note(text: object) -> None:
     if text and verbosity() > QUIET:
         clear()
         click.echo(wrap(str(text)), err=True)
+
+
+def ask(question: str) -> bool:
+    """Ask whoever sits at the terminal; no by default. Where nobody does, the answer is no."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    clear()
+    return click.confirm(wrap(question), err=True)

@@ -24,6 +24,7 @@ from featcache_cli import options
 @options.label_column_option
 @click.option("--skip-missing", is_flag=True, default=None, help="Skip images whose files are missing.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done and what it would cost.")
+@click.option("--yes", is_flag=True, help="Go on where the features of more than a quarter of the images are dropped.")
 @options.batch_size_option
 @options.machine_options
 @options.engine_option
@@ -31,7 +32,7 @@ from featcache_cli import options
 @options.strict_option
 @options.list_option
 @options.as_json
-def command(cache: str, data: str, listed: str | None, as_json: bool, **settings: Any) -> None:
+def command(cache: str, data: str, yes: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Bring CACHE up to date with DATA: extract what is new or changed, carry over the rest, drop what is gone.
 
     Images are told by content, so renamed and relabelled ones are not extracted again. The old cache stays until the
@@ -39,6 +40,7 @@ def command(cache: str, data: str, listed: str | None, as_json: bool, **settings
     """
     import featcache
 
+    settings["allow_loss"] = yes or (False if as_json else options.ask)
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(then=options.LOADING) as progress:
         result = featcache.update(cache, data, progress=progress, **settings)

@@ -9,6 +9,7 @@ import pytest
 import featcache
 from commands import as_json, done, featcache_cli, refused, write_folder
 from featcache.cache import FeatureCache
+from featcache_cli import options
 from toys import random_image
 
 
@@ -76,6 +77,26 @@ def test_update_extracts_what_is_new(copy: Path, data: Path, tmp_path: Path) -> 
     assert done("update", copy, other) == f"{copy} is up to date\n"
 
 
+def test_update_asks_at_a_terminal_alone_before_it_drops_many(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, before = write_folder(tmp_path / "other", seed=9), copy.read_bytes()
+    for line in (["update", copy, other], ["update", copy, other, "--json"]):
+        assert featcache_cli(*line).exit_code == 1
+    asked: list[str] = []
+
+    def answer(question: str) -> bool:
+        asked.append(question)
+        return len(asked) > 1
+
+    monkeypatch.setattr(options, "ask", answer)
+    assert "to drop their features, go on with --yes." in refused("update", copy, other)
+    assert copy.read_bytes() == before
+    assert "0 images carried over, 18 extracted" in done("update", copy, other)
+    said = f"18 of 18 images with features (100 %), for example train/ants/000.png, are not in {other}."
+    assert asked == [f"{said} Drop their features?"] * 2
+
+
 def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[str, Any] = {}
     monkeypatch.setitem(
@@ -83,13 +104,13 @@ def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPa
     )
     done("update", "c.h5", "photos", "--views", 7, "--weights", "w.pth", "--dry-run", "--batch-size", 8, "--workers", 3,
          "--device", "cpu", "--engine", "pytorch", "--max-pixels", 9, "--strict",
-         "--retry", "--allow-leak")  # fmt: skip
+         "--retry", "--allow-leak", "--yes")  # fmt: skip
     assert callable(got.pop("progress"))
     assert callable(got.pop("on_note"))
     assert got == {"cache": "c.h5", "data": "photos", "views": 7, "weights": "w.pth", "dry_run": True, "batch_size": 8,
                    "workers": 3, "device": "cpu", "engine": "pytorch", "max_pixels": 9, "strict": True,
                    "retry": True, "allow_leak": True, "label_column": None, "skip_missing": None,
-                   "backbone": None}  # fmt: skip
+                   "backbone": None, "allow_loss": True}  # fmt: skip
 
 
 def test_other_files_are_refused(tmp_path: Path, data: Path) -> None:

@@ -25,14 +25,14 @@ WIDE = {"COLUMNS": "1000"}
 SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--workers", "2")
 
 
-def write_folder(root: Path, counts: dict[str, int] | None = None) -> Path:
+def write_folder(root: Path, counts: dict[str, int] | None = None, seed: int = 0) -> Path:
     """PNG images, all different, tinted by class."""
     counts = counts or COUNTS
     classes = sorted({Path(folder).name for folder in counts})
     for place, (folder, count) in enumerate(counts.items()):
         (root / folder).mkdir(parents=True)
         for number in range(count):
-            image = random_image(1000 * place + number, tint=classes.index(Path(folder).name))
+            image = random_image(10_000 * seed + 1000 * place + number, tint=classes.index(Path(folder).name))
             image.save(root / folder / f"{number:03d}.png")
     return root
 
