@@ -330,7 +330,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     with path.open("ab") as file:
         free = True
         with suppress(OSError):  # a file system without locks
-            free = try_lock(file)
+            free = try_lock(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
         if not free:
             raise RunError(f"{folder} is being trained by another process. Wait until it ends, or give another folder.")
         try:

@@ -121,6 +121,21 @@ def locate(folder: Path, name: str) -> Path:
     )
 
 
+def members(folder: Path) -> list[str]:
+    """Names of the files that belong to the folder's model; none where there is no model.
+
+    Parameters
+    ----------
+    folder : Path
+        Any folder.
+
+    Returns
+    -------
+    list of str
+    """
+    return [CARD, REPORT, *_hashes(folder)] if (folder / CARD).is_file() else []
+
+
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """While this is open, no other process replaces the folder's model.

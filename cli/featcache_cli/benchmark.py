@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 from featcache_cli.wrapping import wrap
 
 
@@ -20,7 +20,7 @@ from featcache_cli.wrapping import wrap
     required=True,
     help="The folder for report.md, report.json, report.png and the runs. The same comparison goes on in it.",
 )
-@options.overwrite_option
+@outputs.overwrite_option
 @click.option(
     "--routes",
     help="Which routes to run, separated by commas: cached, stages (a head on all stages), "
@@ -72,7 +72,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar(grace_s=options.TRAINING_GRACE_S) as progress:
         chosen = routes.split(",") if routes else None
-        settings["overwrite"] = options.overwrites(click.get_current_context())
+        settings["overwrite"] = outputs.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note
         result = featcache.compare(routes=chosen, recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _MADE = ("cache.h5", "head", "head.html", "head-knn", "run", "report")
 @click.option(
     "--dataset", default="digits", show_default=True, help="Which images: digits, ants-bees, or the PATH of a data set."
 )
-@options.overwrite_option
+@outputs.overwrite_option
 @click.pass_context
 def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     """Run the main job from start to end, showing each command: copy them for your own images.
@@ -40,7 +40,7 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
 
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (*_MADE, "digits")):
-        options.refuse_existing(folder, options.overwrites(ctx), "holds other files")
+        outputs.refuse_existing(folder, outputs.overwrites(ctx), "holds other files")
     folder.mkdir(parents=True, exist_ok=True)
     with options.progress_bar() as progress:
         data = datasets.prepare(dataset, folder, progress)

@@ -6,13 +6,13 @@ import sys
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
 @click.argument("a", type=options.PATH)
 @click.argument("b", type=options.PATH)
-@options.list_option
+@outputs.list_option
 @options.as_json
 def command(a: str, b: str, listed: str | None, as_json: bool) -> None:
     """Compare cache A with cache B, or with a folder or CSV of images: settings and images, by content.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 from featcache_cli.wrapping import safe
 
 
@@ -21,7 +21,7 @@ from featcache_cli.wrapping import safe
 )
 @click.option("--dark", is_flag=True, help="Draw light lines on dark paper.")
 @click.option(
-    "--list", "listed", type=options.PATH, callback=options.new_file, help="Write all named images into this CSV file."
+    "--list", "listed", type=options.PATH, callback=outputs.new_file, help="Write all named images into this CSV file."
 )
 @click.option("--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved.")
 @options.own_network_option

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
@@ -16,11 +16,11 @@ from featcache_cli import options
     "-o",
     "--out",
     type=options.PATH,
-    callback=options.new_model,
+    callback=outputs.new_model,
     help="The folder for val.csv (each prediction), run.json (the figures) and unknown.csv (images of classes unknown "
     "to the model). [default: not saved]",
 )
-@options.overwrite_option
+@outputs.overwrite_option
 @click.option(
     "--split",
     type=click.Choice(["auto", "train", "val", "test", "all"]),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 FORMATS = ("state-dict", "onnx", "torch-export")
 
@@ -20,8 +20,8 @@ FORMATS = ("state-dict", "onnx", "torch-export")
     help="What to write: weights for the plain network of "
     "torchvision or timm, a graph for ONNX Runtime, or a graph for PyTorch (.pt2).",
 )
-@click.option("-o", "--out", type=options.PATH, required=True, callback=options.new_file, help="The file to write.")
-@options.overwrite_option
+@click.option("-o", "--out", type=options.PATH, required=True, callback=outputs.new_file, help="The file to write.")
+@outputs.overwrite_option
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
 @options.own_network_option
 @options.as_json
@@ -33,6 +33,6 @@ def command(model: str, as_json: bool, **settings: Any) -> None:
     """
     from featcache.exporting import export
 
-    overwrite = options.overwrites(click.get_current_context())
+    overwrite = outputs.overwrites(click.get_current_context())
     exported = export(model, **settings, overwrite=overwrite, on_step=options.step)
     options.show(exported, as_json, model=model)

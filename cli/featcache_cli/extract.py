@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featcache.layers import split_layers
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
@@ -52,7 +52,7 @@ from featcache_cli import options
 )
 @options.data_options
 @options.strict_option
-@options.list_option
+@outputs.list_option
 @options.cluster_options
 @click.option(
     "--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all of them would cost."

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 
@@ -41,7 +41,7 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
 @options.command(groups=GROUPS)
 @click.argument("data", type=options.PATH)
 @click.option("-o", "--out", type=options.PATH, required=True, help="The folder of the run.")
-@options.overwrite_option
+@outputs.overwrite_option
 @click.option("--preset", type=click.Choice(PRESETS), help="Use a tutorial's settings; other options override them.")
 @click.option("--backbone", help="The network, as in extract. [default: efficientnet_lite0]")
 @click.option(
@@ -154,7 +154,7 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     help="Train a run in --out longer: with more --epochs "
     "or --patience than before. The same command goes on by itself.",
 )
-@options.list_option
+@outputs.list_option
 @options.as_json
 def command(init: str, weights: str | None, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch.
@@ -176,7 +176,7 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     with options.progress_bar(then=options.LOADING, grace_s=options.TRAINING_GRACE_S) as progress:
         settings |= {"progress": progress if world.first else None, "world": world}
         settings["on_epoch"] = None if as_json or not world.first else options.echo
-        settings["overwrite"] = options.overwrites(click.get_current_context())
+        settings["overwrite"] = outputs.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note
         run = featcache.finetune(**resolve(settings), weights=source)
     if world.first:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def _thresholds(
     "-o",
     "--out",
     type=options.PATH,
-    callback=options.new_model,
+    callback=outputs.new_model,
     help="Folder to save the head in. [default: not saved]",
 )
-@options.overwrite_option
+@outputs.overwrite_option
 @click.option(
     "--head",
     default="linear",
@@ -112,7 +112,7 @@ def _thresholds(
 @click.option(
     "--report",
     type=options.PATH,
-    callback=options.new_file,
+    callback=outputs.new_file,
     help="Write a page with all of it to this HTML file, too; needs -o.",
 )
 @click.option(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
 @click.argument("cache", type=options.PATH)
-@options.list_option
+@outputs.list_option
 @options.as_json
 def command(cache: str, listed: str | None, as_json: bool) -> None:
     """Show what a cache holds, finished or not."""

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.errors import OutputExistsError
 from featcache.spec import AUGMENTS as AUGMENTS
-from featcache_cli import progress
+from featcache_cli import outputs, progress
 from featcache_cli.progress import LOADING as LOADING
 from featcache_cli.progress import StoppedError as StoppedError
 from featcache_cli.progress import ask as ask
@@ -247,86 +246,17 @@ def precision_option(
     return click.option(name, type=choices, default=default, show_default=True, help=help)
 
 
-_OVERWRITE = "featcache.overwrite"  # a key of a click context's `meta`
-
-
-def _remember(ctx: click.Context, _option: click.Parameter, overwrite: bool) -> None:
-    ctx.meta[_OVERWRITE] = overwrite
-
-
-overwrite_option = click.option(
-    "--overwrite", is_flag=True, is_eager=True, expose_value=False, callback=_remember,
-    help="Replace the outputs that are named and exist.",
-)  # fmt: skip
-
-
-def overwrites(ctx: click.Context) -> bool:
-    """Whether `--overwrite` was given; known to callbacks of other options, too."""
-    return bool(ctx.meta.get(_OVERWRITE))
-
-
-def refuse_existing(path: Path, overwrite: bool, what: str = "exists") -> None:
-    """Raise OutputExistsError for an output that is there, unless it is to be replaced."""
-    if not overwrite and os.path.lexists(path):
-        raise OutputExistsError(f"{path} {what}. Give another name, or replace it with --overwrite.")
-
-
-def new_file(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    """A callback: the name of a file to write, refused before the work where it exists, see `overwrite_option`."""
-    name = file_in_a_folder(ctx, option, name)
-    if name:
-        refuse_existing(Path(name), overwrites(ctx))
-    return name
-
-
-def new_model(ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
-    """A callback: the folder of a model to write, refused before the work where one is in it."""
-    if name and any((Path(name) / file).exists() for file in ("model.json", "run.json")):
-        refuse_existing(Path(name), overwrites(ctx), "holds a model already")
-    return name
-
-
-def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
-    """A callback: the name of a file to write, refused before the work, not after it."""
-    if name and not Path(name).parent.is_dir():
-        raise click.BadParameter(f"{Path(name).parent} is no folder")
-    if name and Path(name).is_dir():
-        raise click.BadParameter(f"{name} is a folder; give a file")
-    if name and not os.access(Path(name).parent, os.W_OK):
-        raise click.BadParameter(f"{Path(name).parent} cannot be written")
-    return name
-
-
-def _list_file(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    """A callback: only an earlier list is replaced, as the same command may be run again to go on."""
-    from featcache.input_notes import is_list
-
-    name = file_in_a_folder(ctx, option, name)
-    if name and os.path.lexists(name) and not (os.path.isfile(name) and is_list(name)):
-        raise OutputExistsError(f"{name} exists and is no list of featcache. Give another name.")
-    return name
-
-
-list_option = click.option(
-    "--list",
-    "listed",
-    type=PATH,
-    callback=_list_file,
-    help="Write all images that are named here into this CSV file.",
-)
-
-
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
     if name and Path(name).suffix.lower() not in PICTURES:
         raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
-    return new_file(ctx, option, name)
+    return outputs.new_file(ctx, option, name)
 
 
 def picture_option(function: _F, required: bool = False) -> _F:
     """Where a picture goes."""
     default = "" if required else " [default: none]"
     told = f"Write the picture to this file, which ends in .png, .svg or .pdf.{default}"
-    return overwrite_option(
+    return outputs.overwrite_option(
         click.option("-o", "--out", type=PATH, required=required, callback=_picture, help=told)(function)
     )
 
@@ -392,6 +322,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, with a display."""
+        outputs.refuse_inputs(ctx)
         with progress.showing(ctx):
             return super().invoke(ctx)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from featcache.layers import split_layers
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -88,9 +88,9 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 @click.option("--storage-gb-month", type=options.Finite(0, 1e15), help="The price of a GB of the cache for a month.")
 @click.option("--thousand-reads", type=options.Finite(0, 1e15), help="The price of a thousand reads of a file.")
 @click.option(
-    "--page", type=options.PATH, callback=options.new_file, help="Write all of it, with a picture, to this HTML file."
+    "--page", type=options.PATH, callback=outputs.new_file, help="Write all of it, with a picture, to this HTML file."
 )
-@options.overwrite_option
+@outputs.overwrite_option
 @options.as_json
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
     """Say how long millions of images would take, on how many machines, and what would hold them up.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache_cli import options, results
+from featcache_cli import options, outputs, results
 from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe
 
@@ -46,8 +46,8 @@ _NAMED = 20  # bad pictures that are named at the end
     help="How predictions are written; json is one object, jsonl an object a line.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; the same as --format json.")
-@click.option("-o", "--out", type=options.PATH, callback=options.new_file, help="Write to this file instead of stdout.")
-@options.overwrite_option
+@click.option("-o", "--out", type=options.PATH, callback=outputs.new_file, help="Write to this file instead of stdout.")
+@outputs.overwrite_option
 @click.option(
     "--move-to", type=options.PATH, metavar="DIR", help="Move each file to DIR/CLASS; nothing is overwritten."
 )

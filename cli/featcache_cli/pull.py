@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
 @click.argument("url", type=options.PATH)
 @click.argument("out", type=options.PATH)
-@options.overwrite_option
+@outputs.overwrite_option
 @options.as_json
 def command(url: str, out: str, as_json: bool) -> None:
     """Copy the cache at URL to the file OUT and look at every row; what an earlier call has brought is kept."""
     import featcache
 
     with options.progress_bar() as progress:
-        overwrite = options.overwrites(click.get_current_context())
+        overwrite = outputs.overwrites(click.get_current_context())
         result = featcache.pull(url, out, overwrite=overwrite, progress=progress)
     options.show(result, as_json, cache=out)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
 @click.argument("cache", type=options.PATH)
 @click.argument("url", type=options.PATH)
-@options.overwrite_option
+@outputs.overwrite_option
 @options.as_json
 def command(cache: str, url: str, as_json: bool) -> None:
     """Copy CACHE to URL (s3://, gs://, ...), after a look at every row."""
     import featcache
 
     with options.progress_bar() as progress:
-        overwrite = options.overwrites(click.get_current_context())
+        overwrite = outputs.overwrites(click.get_current_context())
         result = featcache.push(cache, url, overwrite=overwrite, progress=progress)
     options.show(result, as_json, cache=cache)

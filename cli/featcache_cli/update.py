@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
@@ -30,7 +30,7 @@ from featcache_cli import options
 @options.engine_option
 @options.max_pixels_option
 @options.strict_option
-@options.list_option
+@outputs.list_option
 @options.as_json
 def command(cache: str, data: str, yes: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Bring CACHE up to date with DATA: extract what is new or changed, carry over the rest, drop what is gone.

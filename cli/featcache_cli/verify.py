@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featcache_cli import options
+from featcache_cli import options, outputs
 
 
 @options.command()
@@ -25,7 +25,7 @@ from featcache_cli import options
     "--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved, for --repair."
 )
 @options.own_network_option
-@options.list_option
+@outputs.list_option
 @options.as_json
 def command(
     cache: str,

@@ -133,3 +133,25 @@ def test_a_run_is_begun_anew_by_request_alone(cache: Path, tmp_path: Path) -> No
     assert (run / "network.safetensors").read_bytes() == weights
     done(*train, "--epochs", "1", "--lr", "0.02", "--overwrite")
     assert (run / "network.safetensors").read_bytes() != weights
+
+
+def test_what_is_read_is_never_replaced(cache: Path, split_folder: Path, tmp_path: Path) -> None:
+    head, photo = tmp_path / "head", split_folder / "val/ants/000.png"
+    done("fit-head", cache, "-o", head)
+    linked = tmp_path / "linked.png"
+    linked.symlink_to(photo)
+    before = {path: path.read_bytes() for path in [cache, photo, *head.iterdir()]}
+    for *line, out in [
+        ("predict", head, photo, "-o", photo),
+        ("predict", head, split_folder, "-o", photo),
+        ("predict", head, split_folder, "-o", linked),
+        ("predict", head, photo, "-o", head / "model.json"),
+        ("show", "views", cache, split_folder, "-o", photo),
+        ("export", head, "--format", "state-dict", "-o", head / "head.safetensors"),
+        ("export", head, "--format", "state-dict", "-o", head / "val.csv"),
+    ]:
+        said = refused(*line, out, "--overwrite")
+        assert said.startswith(f"{out} would replace what is read from "), said
+    assert {path: path.read_bytes() for path in before} == before
+    done("show", "confusion", head, "-o", head / "confusion.png")
+    done("show", "confusion", head, "-o", head / "confusion.png", "--overwrite")  # no file of the model
