@@ -63,23 +63,55 @@ def commit(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes | No
         A file cannot be written. The model that was there before is unchanged.
     """
     with lock_folder(folder):
-        for name, content in files.items():
-            if content is not None:
-                write_file(staged(folder, name), content)
-        names = {card["file"], *files}
-        present = {name: _newest(folder, name) for name in names if files.get(name, b"") is not None}
-        hashes: dict[str, str | None] = {
-            name: _hash(path) for name, path in present.items() if path.exists() and name != REPORT
-        }
-        hashes |= dict.fromkeys(names - present.keys())
-        text = json.dumps({**card, "sha256": dict(sorted(hashes.items()))}, indent=1)
-        write_file(folder / CARD, f"{text}\n".encode())
-        for name in names:
-            if name not in present:
-                (folder / name).unlink(missing_ok=True)
-            elif staged(folder, name).exists():
-                os.replace(staged(folder, name), folder / name)
-        fsync_folder(folder)
+        names = {card["file"], *files} - {name for name, content in files.items() if content is None}
+        _swap(folder, card, names, files, {})
+
+
+def attach(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    """Add files to a folder's model, or replace or remove some, in one step; the others stay.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's folder, with a model.json.
+    files : mapping of str to bytes or None
+        As in `commit`.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written. The model is unchanged.
+    """
+    with lock_folder(folder):
+        card = json.loads(read_regular(folder / CARD, MAX_NOTE))
+        card.pop("sha256", None)
+        names = {name for name, content in files.items() if content is not None}
+        kept = {name: value for name, value in _hashes(folder).items() if name not in files}
+        _swap(folder, card, names, files, kept)
+
+
+def _swap(
+    folder: Path,
+    card: Mapping[str, Any],
+    names: set[str],
+    files: Mapping[str, bytes | None],
+    kept: Mapping[str, str | None],
+) -> None:
+    """Write what is new, replace model.json, give the new files their names. kept : hashes of files that stay."""
+    for name, content in files.items():
+        if content is not None:
+            write_file(staged(folder, name), content)
+    present = {name: _newest(folder, name) for name in names}
+    hashes = {**kept, **{name: None for name, content in files.items() if content is None}}
+    hashes |= {name: _hash(path) for name, path in present.items() if path.exists() and name != REPORT}
+    text = json.dumps({**card, "sha256": dict(sorted(hashes.items()))}, indent=1)
+    write_file(folder / CARD, f"{text}\n".encode())
+    for name in names:
+        if staged(folder, name).exists():
+            os.replace(staged(folder, name), folder / name)
+    for name in files.keys() - names:
+        (folder / name).unlink(missing_ok=True)
+    fsync_folder(folder)
 
 
 def locate(folder: Path, name: str) -> Path:

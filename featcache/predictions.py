@@ -57,26 +57,22 @@ def write_predictions(
     write_file(folder / file, predictions_csv(samples, predicted, probabilities))
 
 
-def keep_predictions(
-    folder: Path,
+def split_predictions_csv(
     samples: Samples,
     split: str,
     skipped: Container[int],
     labels: NDArray[Any],
     predicted: NDArray[np.int64],
     probabilities: NDArray[np.float64] | None = None,
-    file: str | None = None,
-) -> None:
-    """SPLIT.csv, of the images of a split that could be read; one that came or went meanwhile leaves none.
+) -> bytes | None:
+    """`predictions_csv` of the images of a split that could be read; None where one came or went meanwhile.
 
     samples : of all splits. skipped : rows of them. labels, predicted, probabilities : of the images read, in order.
     """
     rows = np.array([row for row in samples.rows(split) if row not in skipped], dtype=np.int64)
-    file = file or f"{split}.csv"
-    if np.array_equal(samples.labels[rows], labels):
-        write_predictions(folder, samples.take(rows), predicted, probabilities, file)
-    else:
-        (folder / file).unlink(missing_ok=True)
+    if not np.array_equal(samples.labels[rows], labels):
+        return None
+    return predictions_csv(samples.take(rows), predicted, probabilities)
 
 
 @dataclass(frozen=True, repr=False)

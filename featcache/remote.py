@@ -37,6 +37,8 @@ TRIES = 5
 
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _PIECE = 2**25  # bytes
+_BEGINNING = 2**16  # bytes
+_MARKS = ("ETag", "etag", "mtime", "created", "LastModified", "generation", "Content-MD5", "Digest")
 _PLAIN_IN_URLS = "/~!$&'()*+,;=:@"
 _BUSY = (408, 429)  # HTTP's "timeout" and "too many requests"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -181,11 +183,17 @@ def opened(url: str) -> Any:
 
 
 def stat(url: str) -> tuple[int, str]:
-    """The bytes of a file, and what changes when its content does. Raises as `read` does."""
+    """The bytes of a file, and what changes when its content does. Raises as `read` does.
+
+    Some web servers tell neither a version nor a time. Then the first 64 KiB count: in them a cache has the seal of its
+    header, which covers its samples and its spec.
+    """
     system, path = _system(url)
     found = _patiently(url, lambda: system.info(path))
-    marks = [str(found.get(name)) for name in ("ETag", "etag", "mtime", "created", "LastModified", "generation")]
-    return int(found["size"]), " ".join([url, str(found["size"]), *marks])
+    size, marks = int(found["size"]), [str(found[name]) for name in _MARKS if found.get(name) is not None]
+    if not marks:
+        marks = [hashlib.sha256(read(url, 0, min(_BEGINNING, size))).hexdigest()]
+    return size, " ".join([url, str(size), *marks])
 
 
 def is_folder(url: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featcache import heads
+from featcache.atomic import write_file
 from featcache.backbones import Backbone
 from featcache.card import CHECKPOINT, ModelCard
 from featcache.checkpoint import load_checkpoint, save_checkpoint
@@ -24,12 +25,13 @@ from featcache.live_batches import LiveBatches, normalises_by_batch
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest
 from featcache.metrics import Accuracy
+from featcache.modelfolder import attach
 from featcache.network import Network
 from featcache.objective import Objective, class_weights
 from featcache.onevsrest import OneVsRestHead
 from featcache.passes import Pass, Tally
 from featcache.plan import Plan
-from featcache.predictions import LAST, keep_predictions
+from featcache.predictions import FILE, LAST, TEST, split_predictions_csv
 from featcache.report import Stopwatch
 from featcache.spec import PENULTIMATE, ExtractSpec
 from featcache.starting import Start
@@ -202,7 +204,8 @@ class Run:
         if isinstance(self.training.module, Network):
             self.training.module.load(self.out / _KEPT)
             found = self._evaluate("test")
-            self._keep_predictions("test", found)
+            if self.world.first:
+                attach(self.out, {TEST: self._predictions("test", found)})
             return self._judge(found)
         estimator = load_head(self.out / "head.safetensors")
         mine = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._batches.clean("test")]
@@ -213,7 +216,8 @@ class Run:
         x, labels = (np.concatenate(column) for column in zip(*pairs, strict=True))
         answers = heads.classify(estimator, x, len(self._classes), multilabel=several)
         if self.world.first:
-            keep_predictions(self.out, self.manifest.samples, "test", self.loader.skipped, labels, *answers)
+            content = split_predictions_csv(self.manifest.samples, "test", self.loader.skipped, labels, *answers)
+            attach(self.out, {TEST: content})
         return judge(labels, *answers, self._classes)
 
     @property
@@ -261,7 +265,11 @@ class Run:
                 if self.plan.wise_ft is not None and isinstance(training.module, Network):
                     training.module.save(self.out / _TUNED)
                 self._save(training.best_val)
-            self._keep_predictions("val", last, LAST)
+            content = self._predictions("val", last)
+            if content is None:
+                (self.out / LAST).unlink(missing_ok=True)
+            else:
+                write_file(self.out / LAST, content)
         self._save_state()
         if self.on_epoch:
             self.on_epoch(training.history[-1])
@@ -311,11 +319,9 @@ class Run:
             metrics=self._judge(val).to_dict(),
             multilabel=several,
         )
-        card.write(self.out, weights)
-        self._keep_predictions("val", val)
+        card.write(self.out, weights, {FILE: self._predictions("val", val), TEST: None})
 
-    def _keep_predictions(self, split: str, found: Pass, file: str | None = None) -> None:
-        """What was predicted, beside the weights that did."""
-        if self.world.first:
-            answers = found.labels.numpy(), found.predicted.numpy(), found.probabilities
-            keep_predictions(self.out, self.manifest.samples, split, self.loader.skipped, *answers, file)
+    def _predictions(self, split: str, found: Pass) -> bytes | None:
+        """What was predicted of the images of a split, as CSV."""
+        answers = found.labels.numpy(), found.predicted.numpy(), found.probabilities
+        return split_predictions_csv(self.manifest.samples, split, self.loader.skipped, *answers)

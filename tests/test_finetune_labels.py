@@ -13,7 +13,7 @@ import pytest
 from matplotlib import pyplot as plt
 from scipy.special import expit, softmax
 
-from commands import SMALL, as_json, done
+from commands import SMALL, as_json, done, drop_hashes
 from featcache.card import ModelCard
 from featcache.errors import PictureError, RunError
 from featcache.extraction import extract
@@ -164,6 +164,7 @@ def test_a_run_has_a_reliability_diagram_and_percentages(split_folder: Path, tmp
 
 def test_a_run_from_before_they_were_kept_says_how_to_get_them(split_folder: Path, tmp_path: Path) -> None:
     tune(split_folder, tmp_path / "run", backbone=trainable_backbone(), recipe=RECIPE)
+    drop_hashes(tmp_path / "run")
     path = tmp_path / "run/val.csv"
     path.write_text("".join(f"{line.rpartition(',')[0]},\n" for line in path.read_text().splitlines()))
     path.write_text(path.read_text().replace("predicted,", "predicted,probability", 1))

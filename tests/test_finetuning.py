@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import signal
@@ -302,6 +303,11 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
     assert [(row.image.split("/")[0], row.label, row.predicted) for row in kept] == [
         ("test", ("ants", "bees")[label], ("ants", "bees")[said]) for label, said in zip(labels, found, strict=True)
     ]
+    hashes = json.loads((tmp_path / "run/model.json").read_text())["sha256"]
+    assert hashes == {
+        name: hashlib.sha256((tmp_path / "run" / name).read_bytes()).hexdigest()
+        for name in (ModelCard.read(tmp_path / "run").file, "test.csv", "val.csv")
+    }
 
 
 def test_run_json_holds_what_is_returned(split_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from featcache.card import ModelCard
 from featcache.errors import HeadError
 from featcache.fitting import fit_head
 from featcache.headfile import load_head
-from featcache.modelfolder import CARD, locate, reading, staged
+from featcache.modelfolder import CARD, attach, locate, reading, staged
 from featcache.predictions import read_predictions
 
 
@@ -70,6 +70,25 @@ def test_a_test_split_of_the_model_before_is_not_read(head: Path) -> None:
     (head / "test.csv").write_text("of the model before")
     with pytest.raises(HeadError, match=r"has no test\.csv"):
         read_predictions(head, "test.csv")
+
+
+def test_a_file_is_attached_to_the_model_that_is_there(head: Path) -> None:
+    before = json.loads((head / CARD).read_text())
+    attach(head, {"test.csv": (head / "val.csv").read_bytes()})
+    after = json.loads((head / CARD).read_text())
+    assert after == {**before, "sha256": {**before["sha256"], "test.csv": before["sha256"]["val.csv"]}}
+    assert read_predictions(head, "test.csv") == read_predictions(head)
+    attach(head, {"test.csv": None})
+    assert json.loads((head / CARD).read_text()) == before
+    assert not (head / "test.csv").exists()
+
+
+def test_attaching_does_not_make_a_damaged_file_good(head: Path) -> None:
+    with (head / "head.safetensors").open("ab") as file:
+        file.write(b"x")
+    attach(head, {"test.csv": b"image"})
+    with pytest.raises(HeadError, match="is damaged"):
+        locate(head, "head.safetensors")
 
 
 def _fit(cache: Path, folder: Path, name: str) -> None:

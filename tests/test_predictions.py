@@ -13,8 +13,8 @@ from featcache.errors import HeadError
 from featcache.predictions import (
     ValPrediction,
     compare_heads,
-    keep_predictions,
     read_predictions,
+    split_predictions_csv,
     write_predictions,
 )
 from featcache.samples import Samples
@@ -55,14 +55,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_those_of_a_split_are_of_the_images_that_could_be_read(tmp_path: Path) -> None:
     of = replace(samples(6), split=np.array([1, 2, 2, 1, 2, 2], np.uint8))
-    keep_predictions(tmp_path, of, "test", {2}, np.array([1, 0, 1]), np.array([1, 1, 0]))
+    content = split_predictions_csv(of, "test", {2}, np.array([1, 0, 1]), np.array([1, 1, 0]))
+    assert content
+    (tmp_path / "test.csv").write_bytes(content)
     found = read_predictions(tmp_path, "test.csv")
     assert [(row.image, row.label, row.right) for row in found] == [
         ('val/a,"1".png', "bees", True), ('val/a,"4".png', "ants", False), ('val/a,"5".png', "bees", False)
     ]  # fmt: skip
-    assert not (tmp_path / "val.csv").exists()
-    keep_predictions(tmp_path, of, "test", {1, 2}, np.array([1, 0, 1]), np.array([1, 1, 0]))  # one came back meanwhile
-    assert not (tmp_path / "test.csv").exists()
+    one_came_back = split_predictions_csv(of, "test", {1, 2}, np.array([1, 0, 1]), np.array([1, 1, 0]))
+    assert one_came_back is None
 
 
 def test_without_probabilities_none_are_read(tmp_path: Path) -> None:

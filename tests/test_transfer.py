@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,3 +223,47 @@ def test_two_commands_that_open_one_remote_cache_at_once_get_it_whole(
     assert len(set(copies)) == 1
     assert Path(copies[0]).read_bytes() == cache.read_bytes()
     assert [path.name for path in Path(copies[0]).parent.iterdir()] == [Path(copies[0]).name]
+
+
+class _Plain(http.server.SimpleHTTPRequestHandler):
+    """A server that tells of no version and no time, and sends parts."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Last-Modified":
+            super().send_header(keyword, value)
+
+    def do_GET(self) -> None:
+        first, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")
+        content = Path(self.translate_path(self.path)).read_bytes()
+        end = min(int(last or len(content)), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Length", str(end + 1 - int(first)))
+        self.send_header("Content-Range", f"bytes {first}-{end}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(content[int(first) : end + 1])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_cache_that_was_replaced_by_one_of_equal_size_is_noticed_without_an_etag(
+    cache: Path, split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    served = tmp_path / "served"
+    served.mkdir()
+    shutil.copy(cache, served / "cache.h5")
+    moved = split_folder / "train/ants/000.png"
+    moved.rename(split_folder / "train/bees/zzz.png")
+    other = toy_cache(split_folder, tmp_path / "other.h5")
+    assert other.stat().st_size == cache.stat().st_size
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Plain, directory=str(served)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/cache.h5"
+        assert list(FeatureCache.open(url).samples.ids) == list(FeatureCache.open(cache).samples.ids)
+        shutil.copy(other, served / "cache.h5")
+        assert "train/bees/zzz.png" in FeatureCache.open(url).samples.ids
+    finally:
+        server.shutdown()
+        server.server_close()

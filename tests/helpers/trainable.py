@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,17 @@ def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
         if len(finished) == epoch - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def half(self: ModelCard, folder: Path, weights: bytes | None = None) -> None:
+    def half(self: ModelCard, folder: Path, weights: bytes | None, others: Mapping[str, bytes | None]) -> None:
         if len(finished) == epoch - 1 and weights is not None:
             with atomic_write(folder / self.file) as file:
                 file.write(weights[: len(weights) // 2])
                 file.flush()
                 die()
-        write(self, folder, weights)
+        write(self, folder, weights, others)
 
-    def card(self: ModelCard, folder: Path, weights: bytes | None = None) -> None:
+    def card(self: ModelCard, folder: Path, weights: bytes | None, others: Mapping[str, bytes | None]) -> None:
         die()
-        write(self, folder, weights)
+        write(self, folder, weights, others)
 
     def checkpoint(value: Any, file: Any) -> None:
         if len(finished) == epoch - 1:
