@@ -45,6 +45,7 @@ class ModelCard:
     weights : where the backbone's weights come from: "pretrained", "none" or a path. layer : of the features.
     metrics : what it reached on val, see `Accuracy.to_dict`. multilabel : whether an image can have several classes.
     thresholds : the probability of each of several labels above which it is predicted; None is 0.5 for each.
+    tta : augmented views of an image that its figures were averaged over, and by which it predicts.
     """
 
     kind: Literal["head", "network"]
@@ -57,6 +58,7 @@ class ModelCard:
     metrics: dict[str, Any]
     multilabel: bool = False
     thresholds: tuple[float, ...] | None = None
+    tta: int = 0
 
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
@@ -78,8 +80,9 @@ class ModelCard:
             A file cannot be written. The model that was there before is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
-        if self.thresholds is None:  # versions that know none of them can read the others
-            del fields["thresholds"]
+        for name, usual in (("thresholds", None), ("tta", 0)):  # versions that know none of them can read the others
+            if fields[name] == usual:
+                del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
         commit(folder, finite({"format": _FORMAT, "version": _VERSION, **fields}), files)
 
@@ -111,6 +114,8 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its classes are {fields['classes']!r}")
             if not isinstance(fields.get("multilabel", False), bool):
                 raise HeadError(f"{path} is damaged: its multilabel is {fields['multilabel']!r}")
+            if type(fields.get("tta", 0)) is not int or not 0 <= fields.get("tta", 0) <= spec.val_views:
+                raise HeadError(f"{path} is damaged: its tta is {fields['tta']!r}")
             if "thresholds" in fields:
                 fields["thresholds"] = _thresholds(path, fields)
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})

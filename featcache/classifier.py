@@ -75,6 +75,7 @@ class Classifier(NotebookResult):
         layer = f"features ({card.layer}) of {card.spec.backbone}"
         what = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
         decided = f"; thresholds {spell_thresholds(card.thresholds)}" if card.thresholds else ""
+        decided += f"; averages {card.tta} augmented views of an image with the clean one" if card.tta else ""
         return f"{what}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}{decided}"
 
     @classmethod
@@ -115,7 +116,7 @@ class Classifier(NotebookResult):
         images: Image | bytes | IO[bytes] | Iterable[Image | bytes | IO[bytes]],
         *,
         top: int = 5,
-        tta: int = 0,
+        tta: int | None = None,
         batch_size: int | None = None,
     ) -> list[Prediction]:
         """Predict pictures, in their order; see `stream`."""
@@ -126,7 +127,7 @@ class Classifier(NotebookResult):
         images: Image | bytes | IO[bytes] | Iterable[Image | bytes | IO[bytes]],
         *,
         top: int = 5,
-        tta: int = 0,
+        tta: int | None = None,
         batch_size: int | None = None,
     ) -> Generator[Prediction, None, None]:
         """Predict pictures as they come.
@@ -144,7 +145,8 @@ class Classifier(NotebookResult):
             `path` is enough), tar files, a saved data set; a URL of any of these. An unreadable image gives a
             Prediction with an error.
         top : how many classes to name. tta : augmented views of each picture, averaged with the clean one; those
-            of a file are what extraction would have made of it, those of others are drawn by their pixels.
+            of a file are what extraction would have made of it, those of others are drawn by their pixels. None takes
+            as many as the head's figures were averaged over.
         batch_size : views, not images, in one forward pass; None takes 32, on a GPU 256. Where images come slowly,
             their predictions wait for a batch.
 
@@ -153,7 +155,7 @@ class Classifier(NotebookResult):
         DataLayoutError : what is no image, or an array of another shape or type. EmptyFolderError : a folder or a table
             without images.
         """
-        numbers, workers = range(1 + tta), usable_cores()
+        numbers, workers = range(1 + (self.card.tta if tta is None else tta)), usable_cores()
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
         appetite = self.backbone.appetite(self.card.spec.view.image_size)
         ahead = 2 * size + 2 * workers + appetite // len(numbers)  # images for the threads, the network and the head

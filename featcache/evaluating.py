@@ -166,7 +166,7 @@ def evaluate(
     split: EvaluatedSplit = "auto",
     label_column: str | None = None,
     skip_missing: bool = False,
-    tta: int = 0,
+    tta: int | None = None,
     batch_size: int | None = None,
     weights: str | None = None,
     device: str = "auto",
@@ -185,7 +185,8 @@ def evaluate(
     split : which images: "train", "val", "test", "all". "auto" takes all where the data has no splits, else all that
         are not train.
     label_column, skip_missing : see `read_manifest`.
-    tta : int, default 0. Augmented views of each image that are averaged with the clean one.
+    tta : int, optional. Augmented views of each image that are averaged with the clean one; None takes as many as the
+        head's figures were averaged over.
     batch_size : views in one forward pass; None takes 32, on a GPU 256.
     weights : where the backbone's weights lie now, if they have moved. device : "auto", "cpu", "cuda:1".
     backbone : the network, where it is your own, see `Classifier.load`.
@@ -217,7 +218,7 @@ def evaluate(
         listing = source.entries(ignored, progress)
         chosen = _choose(source.name, listing, split)
     with watch.phase("start"):
-        views = len(chosen.entries) * (1 + tta)
+        views = len(chosen.entries) * (1 + (tta or 0))
         classifier = (
             model
             if isinstance(model, Classifier)
@@ -311,7 +312,7 @@ def _predict(
     classifier: Classifier,
     source: Source,
     entries: Sequence[Entry],
-    tta: int,
+    tta: int | None,
     batch_size: int | None,
     progress: Progress | None,
 ) -> Iterator[Prediction]:

@@ -171,6 +171,8 @@ def _difference(found: NDArray[np.float32], expected: NDArray[np.float64], last:
 def _notes(saved: SavedModel, last: Layer, format: Format) -> tuple[str, ...]:
     card = saved.card
     notes = []
+    if card.tta:
+        notes.append(f"the head's figures average {card.tta} augmented views of an image; the file takes the clean one")
     if card.kind == "head" and card.spec.precision != "fp32":
         notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
     if card.spec.view.value_range:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -356,10 +355,10 @@ def _dropped_thresholds(init_head: str | None) -> list[str]:
 def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:
     """What a user should know of the epochs."""
     notes = []
-    lost = next((epoch.epoch for epoch in history if not math.isfinite(epoch.loss)), None)
-    if lost is not None:
-        notes.append(f"the loss is no finite number from epoch {lost} on: training diverged; give a lower --lr")
-    if len(history) < recipe.epochs:
+    if history[-1].diverged:
+        end = f"training diverged in epoch {len(history)} of {recipe.epochs}: the loss on val is no finite number"
+        notes.append(f"{end}; epoch {max(history, key=lambda epoch: epoch.score).epoch} is kept; give a lower --lr")
+    elif len(history) < recipe.epochs:
         end = f"stopped after epoch {len(history)} of {recipe.epochs}: for {recipe.patience} epoch(s) val got no better"
         notes.append(f"{end} and its loss did not fall (--patience)")
     return notes

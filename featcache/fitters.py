@@ -208,8 +208,11 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
         raise HeadError(
             f"sgd could not be trained: {first_line(error)}. Give a lower lr than {recipe.lr:g}."
         ) from error
-    if not np.isfinite(estimator.coef_).all():
-        raise HeadError(f"sgd diverged: its weights are not finite. Give a lower lr than {recipe.lr:g}.")
+    if history[-1].diverged or not np.isfinite(estimator.coef_).all():
+        raise HeadError(
+            f"sgd diverged in epoch {len(history)}: its weights or its loss on val are no finite numbers. Give a lower "
+            f"lr than {recipe.lr:g}."
+        )
     return Fitted(estimator, "sgd", history)
 
 

@@ -161,7 +161,7 @@ def fit_head(
     thresholds : of several labels, from which probability on each is predicted: a number for all, or numbers by label;
         "f1" chooses for each what has the highest F1 on the images that cross-validation leaves out, see
         `featcache.thresholds`. None is 0.5 for each: most single decisions are right, but rare labels are seldom found.
-    tta : augmented views of a val or test image that are averaged with the clean one.
+    tta : augmented views of a val or test image that are averaged with the clean one; the saved head predicts so, too.
     seed : of the folds, and of the order and the first weights of "sgd".
     device : where the passes of linear and head2toe over the features are made: "cpu", which needs no PyTorch, "auto",
         "cuda", "cuda:1", "mps".
@@ -251,7 +251,7 @@ def fit_head(
             TEST: predictions_csv(test.samples, *guessed) if guessed else None,
             REPORT: as_json(found.to_dict()),
         }
-        _save(found, cache, join_layers(names), folder, files)
+        _save(found, cache, join_layers(names), folder, files, tta)
     return found
 
 
@@ -286,7 +286,9 @@ def _temperature(found: float | tuple[float, ...] | None) -> str:
     return f"its temperature of {found:.3g}"
 
 
-def _save(fit: HeadFit, cache: FeatureCache, layer: str, folder: Path, files: Mapping[str, bytes | None]) -> None:
+def _save(
+    fit: HeadFit, cache: FeatureCache, layer: str, folder: Path, files: Mapping[str, bytes | None], tta: int
+) -> None:
     file, weights = dump_head(fit.estimator)
     card = ModelCard(
         kind="head",
@@ -299,5 +301,6 @@ def _save(fit: HeadFit, cache: FeatureCache, layer: str, folder: Path, files: Ma
         metrics=fit.accuracy.to_dict(),
         multilabel=cache.samples.multilabel,
         thresholds=fit.thresholds,
+        tta=tta,
     )
     card.write(folder, weights, files)

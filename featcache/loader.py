@@ -88,7 +88,7 @@ class ViewLoader:
         images: DecodedImages | None = None,
     ) -> None:
         lift_pillows_limit(max_pixels)
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         self.manifest = manifest
         self.spec = spec
         self.skipped: dict[int, str] = {}
@@ -162,7 +162,7 @@ class ViewLoader:
                 with self._watch.phase("read"):
                     data = read_image(self.manifest, row, expected)
                 with self._watch.phase("decode"):
-                    image, remark = decode_and_check(data, self._max_pixels, self.spec.value_range)
+                    image, remark = decode_and_check(data, self.max_pixels, self.spec.value_range)
                     if remark:
                         self.remarks[row] = remark
                     image = self._images.keep(expected, image) if self._images else image

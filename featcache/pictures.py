@@ -138,7 +138,7 @@ def history_picture(model: _Path) -> Picture:
             f"{model} was not trained in epochs: give a run of `featcache finetune` or a head of `fit-head --head sgd`."
         )
     try:
-        return partial(plot_history, [Epoch(**epoch) for epoch in epochs])
+        return partial(plot_history, [Epoch.from_dict(epoch) for epoch in epochs])
     except TypeError as error:
         raise PictureError(f"{Path(model) / REPORT} is damaged: its history is none.") from error
 

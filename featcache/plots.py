@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def _plot_epoch(epoch: Epoch) -> Figure:
         bars = axes.barh(["train, augmented", "val"], values, height=0.6, color=[ORANGE, BLUE])
         axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
         axes.set_xlabel(label)
-        axes.set_xlim(0, 1.15 if label == "accuracy" else 1.2 * max(*values, 1e-9))
+        axes.set_xlim(0, 1.15 if label == "accuracy" else 1.2 * max([1e-9, *filter(math.isfinite, values)]))
         axes.grid(axis="x")
     axes.invert_yaxis()
     figure.suptitle("after one epoch", fontsize="medium")

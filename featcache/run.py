@@ -19,6 +19,7 @@ from featcache.checkpoint import load_checkpoint, save_checkpoint
 from featcache.errors import OutputError, RunError
 from featcache.files import Progress
 from featcache.headfile import dump_head, load_head
+from featcache.images import MAX_PIXELS
 from featcache.label_metrics import LabelAccuracy, judge
 from featcache.linear import LinearHead
 from featcache.live_batches import LiveBatches, normalises_by_batch
@@ -100,6 +101,7 @@ class Run:
             "train": mode,
             **asdict(recipe),
             **start.config,
+            "max_pixels": loader.max_pixels,
             "images": samples.digest(),
             "image_side": image_side,
         }
@@ -146,7 +148,8 @@ class Run:
         longer : whether the recipe may end later than that of the run: after more epochs, or with more patience.
         """
         state, config = load_checkpoint(self.out / CHECKPOINT)
-        config = {**Plan().config(), **asdict(Recipe()), **config}  # older runs had none of the fields they lack
+        usual = {**Plan().config(), **asdict(Recipe()), "max_pixels": MAX_PIXELS}
+        config = {**usual, **config}  # older runs had none of the fields they lack
         if config["init_head"] != self.config["init_head"]:
             raise RunError(self._other_head(config["init_head"]))
         differing = [name for name, value in self.config.items() if config.get(name) != value]
@@ -257,6 +260,11 @@ class Run:
         last = training.last_val
         if training.best_val is None or last is None or not len(last.labels):
             raise RunError(f"{self.manifest.source.name} has no readable val images")
+        if training.best is None or training.best.diverged:
+            raise RunError(
+                f"training diverged in epoch {len(training.history)}: the loss on val is no finite number. Nothing was "
+                f"saved. Give a lower --lr than {training.recipe.lr:g}, with --overwrite or another folder."
+            )
         self._batches.position = 0
         if not self.world.first:
             return

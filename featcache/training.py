@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -46,9 +46,21 @@ class Epoch:
     seconds: float
     val_mean_average_precision: float | None = None
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Epoch:
+        """From a report, in whose JSON a loss that is no finite number is null. Raises TypeError for other fields."""
+        return cls(**{**fields, **{name: math.nan for name in ("loss", "val_loss") if fields.get(name, 0) is None}})
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss on val is no finite number: the weights are of no use from here on."""
+        return not math.isfinite(self.val_loss)
+
     @property
     def score(self) -> float:
-        """What the best epoch is chosen by."""
+        """What the best epoch is chosen by; one that diverged is never the best."""
+        if self.diverged:
+            return -math.inf
         found = self.val_mean_average_precision
         return self.val_accuracy if found is None else found
 
@@ -102,10 +114,11 @@ class Training:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs have run, or the recipe's patience is at its end."""
+        """Whether all epochs have run, the recipe's patience is at its end, or the training has diverged."""
         patience = self.recipe.patience
         out_of_patience = patience is not None and epochs_without_progress(self.history) >= patience
-        return len(self.history) >= self.recipe.epochs or out_of_patience
+        diverged = bool(self.history) and self.history[-1].diverged
+        return len(self.history) >= self.recipe.epochs or out_of_patience or diverged
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for torch.save. Within an epoch, it is to be called between two batches."""

@@ -33,7 +33,7 @@ from featcache.network import Network
 from featcache.predictions import read_predictions
 from featcache.run import Run
 from featcache.spec import ViewSpec
-from featcache.training import Epoch, Recipe, evaluate_module, linear_layer
+from featcache.training import Epoch, Recipe, Training, evaluate_module, linear_layer
 from featcache.views import make_views
 from foreign import Payload
 from toys import toy_answer, toy_backbone
@@ -180,6 +180,15 @@ def test_resuming_on_other_images_is_refused(split_folder: Path, tmp_path: Path)
         tune(split_folder, tmp_path / "run", resume=True)
 
 
+def test_resuming_with_another_limit_of_pixels_is_refused(split_folder: Path, tmp_path: Path) -> None:
+    """Images above it are skipped, so that another limit is another training set."""
+    tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=1))
+    with pytest.raises(
+        RunError, match="was run with epochs=1, you asked for 2; max_pixels=178956970, you asked for 99999"
+    ):
+        tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=2), max_pixels=99_999, resume=True)
+
+
 @pytest.mark.parametrize("damage", ["empty", "half", "pickle"])
 def test_a_damaged_checkpoint_is_refused_and_not_run(damage: str, split_folder: Path, tmp_path: Path) -> None:
     tune(split_folder, tmp_path / "run")
@@ -308,6 +317,42 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
         name: hashlib.sha256((tmp_path / "run" / name).read_bytes()).hexdigest()
         for name in (ModelCard.read(tmp_path / "run").file, "test.csv", "val.csv")
     }
+
+
+def test_a_training_that_diverged_at_once_is_an_error_and_saves_nothing(split_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as refused:
+        tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=3, batch_size=3, lr=1e20, schedule="constant"))
+    assert str(refused.value) == (
+        "training diverged in epoch 1: the loss on val is no finite number. Nothing was saved. Give a lower --lr than "
+        "1e+20, with --overwrite or another folder."
+    )
+    assert not (tmp_path / "run/model.json").exists()
+
+
+def test_a_training_that_diverges_later_keeps_the_best_epoch_before(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(epochs=6, batch_size=3, lr=0.01, schedule="constant")
+    whole = tune(split_folder, tmp_path / "whole", recipe=dataclasses.replace(recipe, epochs=2))
+    begin = Training.begin_epoch
+
+    def begin_or_spoil(self: Training, seed: int) -> Any:
+        if len(self.history) == 2:
+            with torch.no_grad():
+                next(self.module.parameters()).fill_(float("nan"))
+        return begin(self, seed)
+
+    monkeypatch.setattr(Training, "begin_epoch", begin_or_spoil)
+    run = tune(split_folder, tmp_path / "run", recipe=recipe)
+    assert len(run.history) == 3
+    assert run.best.epoch == whole.best.epoch
+    assert run.report.accuracy == whole.report.accuracy
+    kept = (tmp_path / f"{name}/network.safetensors" for name in ("run", "whole"))
+    assert len({path.read_bytes() for path in kept}) == 1
+    assert (
+        f"training diverged in epoch 3 of 6: the loss on val is no finite number; epoch {run.best.epoch} is kept; give "
+        "a lower --lr"
+    ) in run.notes
 
 
 def test_run_json_holds_what_is_returned(split_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from caches import SPEC
 from commands import SMALL, as_json, done
 from featcache.cache import FeatureCache
+from featcache.classifier import Classifier
 from featcache.errors import CacheIncompleteError, CacheMismatchError, SpecError
 from featcache.extraction import extract
 from featcache.fitting import evaluate_head, fit_head
@@ -96,8 +98,19 @@ def test_pictures_are_predicted_from_the_very_views_of_the_cache(split_folder: P
     done("extract", split_folder, "-o", tmp_path / "c.h5", "--views", 2, "--val-views", 2, "--precision", "fp32",
          "--dtype", "float32", *SMALL)  # fmt: skip
     done("fit-head", tmp_path / "c.h5", "-o", tmp_path / "head", "--tta", 2)
-    found = as_json("predict", tmp_path / "head", split_folder / "val", "--tta", 2)["predictions"]
-    clean = as_json("predict", tmp_path / "head", split_folder / "val")["predictions"]
+    found = as_json("predict", tmp_path / "head", split_folder / "val")["predictions"]
+    asked = as_json("predict", tmp_path / "head", split_folder / "val", "--tta", 2)["predictions"]
+    clean = as_json("predict", tmp_path / "head", split_folder / "val", "--tta", 0)["predictions"]
+    assert asked == found
+    evaluated = [
+        as_json("evaluate", tmp_path / "head", split_folder, "-o", tmp_path / f"tta{len(more)}", *more)["log_loss"]
+        for more in ([], ["--tta", 0])
+    ]
+    told = json.loads((tmp_path / "head/model.json").read_text())
+    assert told["tta"] == 2
+    assert evaluated[0] == pytest.approx(told["metrics"]["log_loss"], abs=1e-4)
+    assert abs(evaluated[1] - evaluated[0]) > 1e-4
+    assert "averages 2 augmented views of an image with the clean one" in str(Classifier.load(tmp_path / "head"))
     with (tmp_path / "head" / "val.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["predicted"] for row in rows] == [one["label"] for one in found]

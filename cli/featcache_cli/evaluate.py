@@ -33,9 +33,7 @@ from featcache_cli import options, outputs
 @click.option(
     "--tta",
     type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="How many augmented views are averaged with the clean one.",
+    help="How many augmented views are averaged with the clean one. [default: as many as `fit-head --tta` said]",
 )
 @options.batch_size_option
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")

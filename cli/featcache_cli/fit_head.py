@@ -104,7 +104,8 @@ def _thresholds(
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="How many augmented views of a val image are averaged with the clean one; needs `extract --val-views`.",
+    help="How many augmented views of an image are averaged with the clean one, also by predict and serve; needs "
+    "`extract --val-views`.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="Where linear, head2toe and auto work: auto, cpu, cuda:1, mps."

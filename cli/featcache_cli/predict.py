@@ -33,9 +33,7 @@ _NAMED = 20  # bad pictures that are named at the end
 @click.option(
     "--tta",
     type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="How many augmented views are averaged with the clean one.",
+    help="How many augmented views are averaged with the clean one. [default: as many as `fit-head --tta` said]",
 )
 @click.option(
     "--format",
@@ -59,8 +57,9 @@ _NAMED = 20  # bad pictures that are named at the end
 @options.own_network_option
 @options.device_option
 def command(
-    model: str, images: tuple[str, ...], null: bool, top: int, tta: int, kind: Format, as_json: bool, out: str | None,
-    move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, backbone: Any, device: str,
+    model: str, images: tuple[str, ...], null: bool, top: int, tta: int | None, kind: Format, as_json: bool,
+    out: str | None, move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, backbone: Any,
+    device: str,
 ) -> None:  # fmt: skip
     """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
 
@@ -78,7 +77,7 @@ def command(
     paths, total, missing = _listed(images, null, bool(move_to), bool(move_to or link_to), ignored)
     options.step("load the model")
     classifier = featcache.Classifier.load(
-        model, weights=weights, backbone=backbone, device=device, views=total * (1 + tta)
+        model, weights=weights, backbone=backbone, device=device, views=total * (1 + (tta or 0))
     )  # fmt: skip
     options.note(classifier.backbone.note)
     sorter = _sorter(classifier, move_to, link_to, dry_run)

@@ -69,9 +69,11 @@ def test_sgd_prints_its_epochs_and_json_holds_them_instead(cache: Path) -> None:
     assert f"loss {found['history'][0]['loss']:.4f}" in lines[0]
 
 
-def test_a_training_that_diverged_is_json_still(cache: Path) -> None:
-    found = as_json("fit-head", cache, "--head", "sgd", "-p", "lr=1e38", "-p", "epochs=4")
-    assert len(found["history"]) == 4
+def test_a_training_that_diverged_is_an_error_and_saves_nothing(cache: Path, tmp_path: Path) -> None:
+    arguments = ("fit-head", cache, "-o", tmp_path / "head", "--head", "sgd", "-p", "lr=1e38", "-p", "epochs=4")
+    said = "sgd diverged in epoch 1: its weights or its loss on val are no finite numbers. Give a lower lr than 1e+38."
+    assert refused(*arguments) == said
+    assert not (tmp_path / "head/model.json").exists()
 
 
 @pytest.mark.parametrize(
