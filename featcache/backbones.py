@@ -186,13 +186,17 @@ class Backbone:
         """Views a forward pass that suit the device."""
         return 256 if self.device.startswith("cuda") else 32
 
-    def accelerate(self, image_size: int, engine: EngineName = "auto", views: int = CONVERSION_PAYS) -> None:
+    def accelerate(
+        self, image_size: int, engine: EngineName = "auto", views: int = CONVERSION_PAYS, like: str = ""
+    ) -> None:
         """Let `embed` run on the fastest engine for pixels of this size; the features stay the same up to rounding.
 
         Parameters
         ----------
         engine : "auto" takes, on a CPU, OpenVINO where `views`, the number of views to come, are worth the
             conversion or where that is there from an earlier run; without OpenVINO compiled PyTorch where that pays.
+        like : the engine that made the features which new ones go with. In bf16 two engines round so differently that a
+            class can change: "auto" takes the same one then, and `engine_note` says where it could not.
 
         Raises
         ------
@@ -207,7 +211,9 @@ class Backbone:
         chosen = engine
         if engine == "auto":
             chosen = "pytorch"
-            if takes_openvino and (views >= CONVERSION_PAYS or self._is_converted(image_size)):
+            same = like if self.precision == "bf16" and like in ("pytorch", "openvino") else ""
+            few = views < CONVERSION_PAYS
+            if takes_openvino and (same == "openvino" or not few or (not same and self._is_converted(image_size))):
                 chosen = "openvino"
             elif self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and compiler_is_there("cpu"):
                 chosen = "compiled"
@@ -221,6 +227,11 @@ class Backbone:
             return
         if fast:
             self.engine, self._fast = chosen, (image_size, fast)
+        if self.precision == "bf16" and like not in ("", self.engine):
+            self.engine_note = (
+                f"{like} made the features in bf16, and {self.engine} computes here: they differ by about 1 %, and so "
+                "does what a head says of them"
+            )
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 pixels (b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""

@@ -34,6 +34,7 @@ _STEMS = (
     "test",
     "unknown",
 )  # of all files that we write into a model's folder
+_LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out, so that versions that know none can read the others
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class ModelCard:
     metrics : what it reached on val, see `Accuracy.to_dict`. multilabel : whether an image can have several classes.
     thresholds : the probability of each of several labels above which it is predicted; None is 0.5 for each.
     tta : augmented views of an image that its figures were averaged over, and by which it predicts.
+    engine : what made the features that a head was fitted on, see `Backbone.accelerate`; "" where that is not known.
     """
 
     kind: Literal["head", "network"]
@@ -59,6 +61,7 @@ class ModelCard:
     multilabel: bool = False
     thresholds: tuple[float, ...] | None = None
     tta: int = 0
+    engine: str = ""
 
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
@@ -80,7 +83,11 @@ class ModelCard:
             A file cannot be written. The model that was there before is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
-        for name, usual in (("thresholds", None), ("tta", 0)):  # versions that know none of them can read the others
+        for name, usual in (
+            ("thresholds", None),
+            ("tta", 0),
+            ("engine", ""),
+        ):  # versions that know none of them can read the others
             if fields[name] == usual:
                 del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
@@ -116,6 +123,8 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its multilabel is {fields['multilabel']!r}")
             if type(fields.get("tta", 0)) is not int or not 0 <= fields.get("tta", 0) <= spec.val_views:
                 raise HeadError(f"{path} is damaged: its tta is {fields['tta']!r}")
+            if not isinstance(fields.get("engine", ""), str):
+                raise HeadError(f"{path} is damaged: its engine is {fields['engine']!r}")
             if "thresholds" in fields:
                 fields["thresholds"] = _thresholds(path, fields)
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})

@@ -108,7 +108,7 @@ class Classifier(NotebookResult):
         if card.kind == "network":
             return cls(card, network, _network_classifier(network, saved.model, card))
         if backbone is None:
-            network.accelerate(card.spec.view.image_size, views=views)
+            network.accelerate(card.spec.view.image_size, views=views, like=card.engine)
         return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel))
 
     def predict(

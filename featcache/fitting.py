@@ -302,5 +302,6 @@ def _save(
         multilabel=cache.samples.multilabel,
         thresholds=fit.thresholds,
         tta=tta,
+        engine=str(cache.provenance.get("engine", "")),
     )
     card.write(folder, weights, files)

@@ -310,7 +310,8 @@ def _renew(
         network_of(old, weights, machine.get("device", "auto"), machine.get("backbone")) if missing.any() else None
     )
     if backbone:
-        backbone.accelerate(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()))
+        like = str(old.provenance.get("engine", ""))
+        backbone.accelerate(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()), like)
         result = replace(result, note=backbone.note)
     if dry_run:
         if backbone:

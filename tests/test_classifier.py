@@ -334,10 +334,10 @@ def test_an_error_of_the_head_comes_out(model: Path, paths: list[Path], monkeypa
 def test_the_network_is_told_how_many_views_are_to_come(
     views: int, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[int, int]] = []
-    monkeypatch.setattr(Backbone, "accelerate", lambda _, size, views: told.append((size, views)))
+    told: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(Backbone, "accelerate", lambda _, size, views, like: told.append((size, views, like)))
     Classifier.load(model, device="cpu", views=views)
-    assert told == [(32, views)]
+    assert told == [(32, views, "pytorch")]  # made this model's features
 
 
 def test_a_head_without_probabilities_gives_the_class_alone(

@@ -350,6 +350,36 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_openvino
+@pytest.mark.parametrize(
+    ("like", "precision", "converted", "views", "expected"),
+    [
+        ("", "bf16", False, 1, "pytorch"),
+        ("", "bf16", True, 1, "openvino"),
+        ("openvino", "bf16", False, 1, "openvino"),  # the same as made the features, though one view pays for nothing
+        ("pytorch", "bf16", True, 1, "pytorch"),  # whatever lies in the user's cache folder
+        ("pytorch", "bf16", True, 10**6, "openvino"),  # said, see below
+        ("openvino", "fp32", False, 1, "pytorch"),  # rounding in fp32 changes no class
+        ("pytorch", "fp32", True, 1, "openvino"),
+    ],
+)
+def test_auto_takes_the_engine_that_made_the_features(
+    like: str, precision: str, converted: bool, views: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbones, "openvino_is_there", lambda: True)
+    monkeypatch.setattr(Backbone, "_is_converted", lambda *_: converted)
+    monkeypatch.setattr(Backbone, "_engine", lambda self, name, *_: None if name == "pytorch" else object())
+    toy = toy_backbone(device="cpu", precision=precision)
+    toy.accelerate(8, "auto", views, like)
+    assert toy.engine == expected
+    noted = precision == "bf16" and like not in ("", expected)
+    assert toy.engine_note == (
+        f"{like} made the features in bf16, and {expected} computes here: they differ by about 1 %, and so does what a "
+        "head says of them"
+        if noted
+        else ""
+    )
+
+
 def test_nothing_is_reported_to_the_makers_of_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """`openvino.convert_model` would import its telemetry and send; of the import see test_telemetry.py."""
 
