@@ -99,7 +99,7 @@ def select(
 
     Parameters
     ----------
-    names : the cheap ones first, as in FAMILIES: each may use half of the time that is left, the last one all of it.
+    names : in the order of FAMILIES: each may use half of the time that is left, the last one all of it.
     budget_s : seconds from now. The first head is always fitted. A later one whose time is up ends its path where it
         is, or is left out where it has no setting yet; so is one that fails.
 

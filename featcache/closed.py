@@ -59,39 +59,52 @@ def gather(
     return [Moments(*(a - b for a, b in zip(whole, part, strict=True))) for part in parts[:-1]] + [whole]
 
 
+class _Part(NamedTuple):
+    """Of a problem. shares : of the classes, (c,). centre : (d,). values, vectors : of the covariance, (d,), (d, d).
+
+    between : class means less the centre, (c, d).
+    """
+
+    shares: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+    between: NDArray[np.float64]
+
+
 class Spectra:
     """The eigendecomposition of each problem's covariance, from which every strength of ridge and LDA follows.
 
     Parameters
     ----------
-    mean : of the rows that were centred, shape (d,). stop : asked before each problem, of which one takes seconds where
-    features are wide.
-
-    Raises
-    ------
-    OutOfTimeError : `stop` said so.
+    mean : of the rows that were centred, shape (d,).
     """
 
-    def __init__(
-        self, moments: Sequence[Moments], mean: NDArray[Any], stop: Callable[[], bool] = lambda: False
-    ) -> None:
-        self._mean = mean.astype(np.float64)
-        self._parts = []
-        for part in moments:
+    def __init__(self, moments: Sequence[Moments], mean: NDArray[Any]) -> None:
+        self._moments, self._mean = moments, mean.astype(np.float64)
+        self._parts: list[_Part] = []
+
+    def decompose(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Decompose what is not decomposed yet: a call that was stopped is not lost.
+
+        `stop` is asked before each problem, of which one takes seconds where features are wide. Raises OutOfTimeError.
+        """
+        for part in self._moments[len(self._parts) :]:
             if stop():
                 raise OutOfTimeError
             total = part.counts.sum()
             centre = part.sums.sum(axis=0) / total
             values, vectors = np.linalg.eigh(part.squares / total - np.outer(centre, centre))
             counts = np.where(part.counts > 0, part.counts, 1)
-            between = part.sums / counts[:, None] - centre  # class means less the mean, (c, d)
+            between = part.sums / counts[:, None] - centre
             between[part.counts == 0] = 0
-            self._parts.append((part.counts / total, centre, np.maximum(values, 0), vectors, between))
+            self._parts.append(_Part(part.counts / total, centre, np.maximum(values, 0), vectors, between))
 
     @property
     def scale(self) -> float:
         """The mean variance of a feature; 1 where all are constant."""
-        return told_apart(float(self._parts[-1][2].mean()), self._mean)
+        self.decompose()
+        return told_apart(float(self._parts[-1].values.mean()), self._mean)
 
     def ridge(self, strengths: Sequence[float]) -> Iterator[Layers]:
         """Least squares to targets of 1 for the own class and -1 for others, as scikit-learn's RidgeClassifier.
@@ -105,7 +118,8 @@ class Spectra:
         return self._path(strengths, _discriminant)
 
     def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[Layers]:
-        rotated = [between @ vectors for _, _, _, vectors, between in self._parts]
+        self.decompose()
+        rotated = [part.between @ part.vectors for part in self._parts]
         for strength in strengths:
             layers = []
             for (shares, centre, values, vectors, between), inside in zip(self._parts, rotated, strict=True):

@@ -56,12 +56,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at. said : what was measured, or why it could not be, where it was not `looked` at."""
+    """What was looked at. said : what was measured, or why it could not be, where it was not `looked` at.
+
+    rankings : images to look at first. They claim nothing, so that they are in neither `findings` nor the status.
+    """
 
     name: str
     said: str
     findings: tuple[Finding, ...] = ()
     looked: bool = True
+    rankings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +85,11 @@ class Diagnosis(NotebookResult):
         return sorted(found, key=lambda finding: -list(STATUS).index(finding.severity))
 
     @property
+    def rankings(self) -> list[Finding]:
+        """Of all checks: images to look at first, where nothing is said to be wrong with them."""
+        return [ranking for check in self.checks for ranking in check.rankings]
+
+    @property
     def status(self) -> int:
         """The exit status: 0 sound but for notes, 3 warnings, 4 errors."""
         return max((STATUS[finding.severity] for finding in self.findings), default=0)
@@ -95,8 +104,9 @@ class Diagnosis(NotebookResult):
             worst = max((STATUS[finding.severity] for finding in check.findings), default=-1)
             mark = {-1: "ok" if check.looked else "-", 0: "note", 3: "WARNING", 4: "ERROR"}[worst]
             lines.append(f"{mark:8} {check.name:10} {check.said}")
-        for finding in self.findings:
-            lines += ["", f"{finding.severity.upper()} {finding.kind}: {finding.what}", f"  -> {finding.todo}"]
+        for finding in [*self.findings, *self.rankings]:
+            title = "LOOK AT" if finding in self.rankings else finding.severity.upper()
+            lines += ["", f"{title} {finding.kind}: {finding.what}", f"  -> {finding.todo}"]
             lines += [f"     {suspect}" for suspect in finding.images[:_LISTED]]
             if len(finding.images) > _LISTED:
                 lines.append(f"     and {len(finding.images) - _LISTED} more: --list FILE.csv names them all")
@@ -117,15 +127,16 @@ class Diagnosis(NotebookResult):
                 "seconds": {"wall": self.seconds},
                 "checks": checks,
                 "findings": [asdict(finding) for finding in self.findings],
+                "rankings": [asdict(ranking) for ranking in self.rankings],
             }
         )
         return found
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
-        """All named images as CSV, a line for each of a finding; whole or not at all."""
+        """All named images as CSV, a line for each of a finding or a ranking; whole or not at all."""
         with draft_of(Path(path)) as file:
             file.write(csv_row(_COLUMNS))
-            for finding in self.findings:
+            for finding in [*self.findings, *self.rankings]:
                 for one in finding.images:
                     score = "" if one.score is None else f"{one.score:.6g}"
                     told = (one.image, one.split, one.label, one.suggested, one.other, score)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featcache import pictures
 from featcache.bitdepth import format_range
@@ -21,9 +21,13 @@ from featcache.outcomes import Comparison
 from featcache.page import Figure, Section, Table, write_page
 from featcache.plots import plot_comparison, plot_curve
 from featcache.remote import called
+from featcache.report import printable
 from featcache.reporting import comparison_table, computed, curve_table, phase_table, remarks
 from featcache.routes import CACHED, ROUTES
 from featcache.verdict import reach_verdict
+
+if TYPE_CHECKING:
+    from featcache.trying import Trial
 
 _HIDDEN = (
     "host",
@@ -34,6 +38,7 @@ _HIDDEN = (
     "label_column",
     "skip_missing",
 )  # of this machine, or in the command
+_LISTED = 24  # images of a list
 
 
 def write_head_page(
@@ -59,12 +64,71 @@ def write_head_page(
     if fit.history:
         _draw(looked_at, partial(pictures.history_picture, fit.path), "Loss and accuracy by epoch", [fit.path])
     sections = [
-        Section("Result", code=str(replace(fit, path=None))),  # pages travel: they do not tell where it lies
+        _result(fit),
         looked_at,
         _origin(opened, fit.report.machine, fit.report.versions),
         Section("To repeat it", code="\n".join(commands)),
     ]
     return write_page(path, f"featcache: {fit.name} head on {opened.spec.backbone}", sections)
+
+
+def _result(fit: HeadFit) -> Section:
+    return Section("Result", code=str(replace(fit, path=None)))  # pages travel: they do not tell where it lies
+
+
+def write_trial_page(path: str | os.PathLike[str], trial: Trial) -> Path:
+    """The report of `try_out` as one HTML file: its head, labels to look at, unreadable files, what to type next."""
+    fit, cache = trial.fit, trial.extraction.cache
+    if fit.path is None:
+        raise AssertionError("try_out saves its head")
+    result, told = _result(fit), trial.travelling()
+    result.lines = told.summary()
+    looked_at = _pictures(fit.path, cache, trial.data)
+    sections = [
+        result,
+        _labels(trial),
+        *_unread(trial.extraction.skipped),
+        Section("What to type next", code="\n".join(told.next_commands())),
+        looked_at,
+        _origin(cache, fit.report.machine, fit.report.versions),
+        Section("To repeat it", code=told.own_command()),
+    ]
+    return write_page(path, f"featcache: {fit.name} head on {cache.spec.backbone}", sections)
+
+
+def _labels(trial: Trial) -> Section:
+    """The labels that may be wrong, and those to look at next: their pictures, and their names in a table."""
+    images = [*trial.doubtful, *trial.least_likely]
+    said = [line.removesuffix(":") for line in trial.labels() if not line.startswith(" ")]  # the others are its list
+    section = Section("Labels to look at", said)
+    if not images:
+        return section
+    told = ([one.image, one.label, one.suggested, f"{one.score or 0:.2f}"] for one in images[:_LISTED])
+    rows = [list(map(printable, row)) for row in told]
+    section.tables = [Table(["image", "label", "rather", "score"], rows)]
+    if len(images) > len(rows):
+        section.notes = [f"and {len(images) - len(rows)} more, which featcache doctor names"]
+    labels = [one for one in trial.diagnosis.findings if one.kind == "wrong labels"]
+    cache, rankings = trial.extraction.cache, trial.diagnosis.rankings
+
+    def make() -> Picture:
+        drawn = pictures.findings_picture(cache, labels, trial.data, _LISTED, rankings)
+        if drawn is None:
+            raise PictureError("their pictures are gone or changed")
+        return drawn
+
+    _draw(section, make, "Labels that may be wrong, and the least likely of the others", [cache.path, trial.data])
+    return section
+
+
+def _unread(skipped: Sequence[tuple[str, str]]) -> list[Section]:
+    """A section of files that could not be read, where there are any."""
+    if not skipped:
+        return []
+    rows = [list(map(printable, row)) for row in skipped[:_LISTED]]
+    more = [f"and {len(skipped) - len(rows)} more"] if len(skipped) > len(rows) else []
+    said = f"Images that could not be read, and are in no figure: {len(skipped)}"
+    return [Section("Unreadable files", [said], tables=[Table(["image", "why"], rows)], notes=more)]
 
 
 def write_benchmark_page(

@@ -207,7 +207,11 @@ def map_picture(
 
 
 def findings_picture(
-    cache: _Path | FeatureCache, findings: Sequence[Finding], data: _Path, images: int = 36
+    cache: _Path | FeatureCache,
+    findings: Sequence[Finding],
+    data: _Path,
+    images: int = 36,
+    rankings: Sequence[Finding] = (),
 ) -> Picture | None:
     """The images that findings of `examine` name, the first ones of each; of pairs both.
 
@@ -217,6 +221,7 @@ def findings_picture(
     Parameters
     ----------
     data : the folder, or the CSV, that the cache was made from. images : at most, shared evenly among the findings.
+    rankings : drawn as findings are, after them, but not counted as such.
 
     Raises
     ------
@@ -225,10 +230,11 @@ def findings_picture(
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     cache.require_images("a picture of images")
     named = [finding for finding in findings if finding.images and finding.kind not in _UNSEEN]
+    drawn = [*named, *rankings]
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
     source = open_source(data)
-    each, sections, lost = max(2, images // max(1, len(named))), [], 0
-    for finding in named:
+    each, sections, lost = max(2, images // max(1, len(drawn))), [], 0
+    for finding in drawn:
         shown: list[Exhibit] = []
         for one in finding.images:
             if len(shown) + 1 + bool(one.other) > each:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,25 @@ from featcache.backbones import Backbone
 from featcache.bitdepth import ValueRange, format_range
 from featcache.commands import spell_command
 from featcache.doctor import examine
+from featcache.doubts import LEAST_LIKELY
 from featcache.errors import HeadError
 from featcache.extraction import Extraction, extract
-from featcache.findings import Diagnosis, Suspect
+from featcache.findings import Diagnosis, Finding, Suspect
 from featcache.fitting import HeadFit, fit_head
 from featcache.foreign_folders import TRY_MARK
 from featcache.manifest import read_manifest
 from featcache.notebook import NotebookResult
 from featcache.own_network import is_factory
-from featcache.pages import write_head_page
+from featcache.pages import write_trial_page
 from featcache.progress_bar import ProgressOption, as_callback
+from featcache.remote import called
 from featcache.report import Stopwatch, printable
 from featcache.spec import EMBEDDED
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
+VIEWS, BUDGET_S = 4, 10.0
 _SURE = 0.8  # score of a doubted label that is named
-_NAMED = 3
+_NAMED = 3  # of each list in text
 _FEW = 30  # val images, below which figures say little
 
 
@@ -41,9 +44,10 @@ class Trial(NotebookResult):
     folder : Path. It holds cache.h5, head/ and report.html.
     data : str. As it was given.
     extraction, diagnosis, fit : results of the three steps.
-    seconds : float. All of it took.
+    seconds : float. All of it took, but for the page.
     own_network : bool. Whether the network is the user's own, which later commands want again.
     settings : of reading the data and of the network, by which a benchmark measures the same.
+    own_settings : the others, views, seed and budget_s, where they are not the default.
     """
 
     folder: Path
@@ -54,19 +58,39 @@ class Trial(NotebookResult):
     seconds: float
     own_network: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    own_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def doubtful(self) -> tuple[Suspect, ...]:
         """Images whose label is doubted most, the most doubted first."""
-        return tuple(one for one in self._doubted() if (one.score or 0.0) >= _SURE)
+        return tuple(one for one in self._suspects(self.diagnosis.findings) if (one.score or 0.0) >= _SURE)
 
-    def _doubted(self) -> list[Suspect]:
-        """Images whose label is doubted at all, the most doubted first."""
-        labels = (finding for finding in self.diagnosis.findings if finding.kind == "wrong labels")
+    @property
+    def least_likely(self) -> tuple[Suspect, ...]:
+        """The next ones to look at, whose label is not surely wrong: a ranking, the least likely labels first."""
+        surely = {one.image for one in self.doubtful}
+        ranked = [*self._suspects(self.diagnosis.findings), *self._suspects(self.diagnosis.rankings)]
+        ranked.sort(key=lambda one: -(one.score or 0.0))
+        return tuple(one for one in ranked if one.image not in surely)
+
+    @staticmethod
+    def _suspects(findings: Sequence[Finding]) -> list[Suspect]:
+        labels = (finding for finding in findings if finding.kind in ("wrong labels", LEAST_LIKELY))
         return [one for finding in labels for one in finding.images if one.suggested]
 
     def __str__(self) -> str:
         """In plain words, with what to type next."""
+        lines = [*self.summary(), *self.labels()]
+        skipped = self.extraction.skipped
+        if skipped:
+            lines.append(
+                f"{len(skipped)} images could not be read, for example {printable(skipped[0][0])}: {skipped[0][1]}"
+            )
+        took = f"Took {self.seconds:.0f} s. Pictures and figures: {self.folder / PAGE}"
+        return "\n".join([*lines, took, "Next:", *self.next_commands()])
+
+    def summary(self) -> list[str]:
+        """What was learnt and how well, and what the doctor warns of besides labels."""
         found, cache = self.fit.accuracy, self.extraction.cache
         samples = cache.samples
         trained = int((cache.done[samples.rows("train")] > 0).sum())
@@ -85,57 +109,65 @@ class Trial(NotebookResult):
         missed = [name for name, why in selection.missed if "budget" in why] if selection else []
         if missed:
             lines.append(f"Not tried, as the time was up: {', '.join(missed)}. For these: --budget 1m.")
-        lines += self._doubts()
         others = [one for one in self.diagnosis.findings if one.severity != "note" and one.kind != "wrong labels"]
-        lines += [f"{one.severity}: {one.what} -> {one.todo}" for one in others[:_NAMED]]
-        skipped = self.extraction.skipped
-        if skipped:
-            lines.append(
-                f"{len(skipped)} images could not be read, for example {printable(skipped[0][0])}: {skipped[0][1]}"
-            )
+        return lines + [f"{one.severity}: {one.what} -> {one.todo}" for one in others[:_NAMED]]
+
+    def labels(self) -> list[str]:
+        """Which labels may be wrong, and which to look at next."""
+        check = next((one for one in self.diagnosis.checks if one.name == "labels"), None)
+        if check is None or not check.looked:
+            return [f"Wrong labels: {check.said if check else 'not looked at'}."]
+        doubtful, others = self.doubtful, self.least_likely
+        lines = []
+        if len(doubtful) == 1:
+            lines = [f"One image may be mislabelled: {_rather(doubtful[0])}."]
+        elif doubtful:
+            lines = [f"{len(doubtful)} images may be mislabelled, the most doubtful first:", *_listed(doubtful)]
+        if others:
+            first = "Not surely wrong. To look at next" if doubtful else "No label is surely wrong. To look at first"
+            lines += [f"{first}, the least likely ones:", *_listed(others)]
+        return lines or ["No label looks wrong."]
+
+    def next_commands(self) -> list[str]:
+        """What to type next, and what it brings."""
+        benchmark = {"out": f"{self.folder}-benchmark", "backbone": self._network(), **self.settings}
+        command = spell_command("benchmark", [self.data], benchmark)
         folder, data = shlex.quote(str(self.folder)), shlex.quote(self.data)
-        name = self.extraction.cache.spec.backbone
-        given = f" --backbone {name if is_factory(name) else 'MODULE:FACTORY'}" if self.own_network else ""
-        benchmark = {"out": f"{self.folder}-benchmark", "backbone": None if name == EMBEDDED else name, **self.settings}
-        if self.own_network:
-            benchmark["backbone"] = name if is_factory(name) else "MODULE:FACTORY"
-        lines += [
-            f"Took {self.seconds:.0f} s. Pictures and figures: {self.folder / PAGE}",
-            "Next:",
+        given = f" --backbone {self._network()}" if self.own_network else ""
+        return [
             f"  featcache predict {folder}/{HEAD} PHOTO{given}        what is on a photo",
             f"  featcache serve {folder}/{HEAD}{given}                a page that takes photos",
             f"  featcache doctor {folder}/{CACHE} {data}{given}       all that looks wrong",
-            f"  {spell_command('benchmark', [self.data], benchmark)}   whether fine-tuning would be better",
+            f"  {command}   whether fine-tuning would be better",
         ]
-        return "\n".join(lines)
 
-    def _doubts(self) -> list[str]:
-        doubtful = self.doubtful
-        if not doubtful:
-            check = next((one for one in self.diagnosis.checks if one.name == "labels"), None)
-            if check is None or not check.looked:
-                return [f"Wrong labels: {check.said if check else 'not looked at'}."]
-            doubted = self._doubted()
-            if not doubted:
-                return ["No label looks wrong."]
-            return [f"No label is surely wrong; {check.said}. Look at {_rather(doubted[0])}."]
-        if len(doubtful) == 1:
-            return [f"One image may be mislabelled: {_rather(doubtful[0])}."]
-        named = [f"  {_rather(one)}" for one in doubtful[:_NAMED]]
-        more = [f"  and {len(doubtful) - _NAMED} more"] if len(doubtful) > _NAMED else []
-        return [f"{len(doubtful)} images may be mislabelled, the most doubtful first:", *named, *more]
+    def own_command(self) -> str:
+        """The command line that does the same."""
+        settings = {"out": self.folder, "backbone": self._network(), **self.settings, **self.own_settings}
+        return spell_command("try", [self.data], settings)
+
+    def travelling(self) -> Trial:
+        """The same for a page, which does not tell where things lie on this machine: by their last names."""
+        weights = self.settings.get("weights")
+        settings = {**self.settings, "weights": weights and Path(weights).name}
+        return replace(self, folder=Path(self.folder.resolve().name), data=called(self.data), settings=settings)
+
+    def _network(self) -> str | None:
+        """As --backbone names it; None where nobody needs to."""
+        name = self.extraction.cache.spec.backbone
+        if self.own_network:
+            return name if is_factory(name) else "MODULE:FACTORY"
+        return None if name == EMBEDDED else name
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: those of the three steps, and the doubtful labels."""
+        """JSON values: those of the three steps, the doubtful labels, and the least likely of the others."""
         return {
             "folder": str(self.folder),
             "cache": str(self.folder / CACHE),
             "head": str(self.folder / HEAD),
             "page": str(self.folder / PAGE),
-            "doubtful": [
-                {"image": one.image, "label": one.label, "suggested": one.suggested, "score": one.score}
-                for one in self.doubtful
-            ],
+            "doubtful": [_as_json(one) for one in self.doubtful],
+            "least_likely": [_as_json(one) for one in self.least_likely],
             "extract": self.extraction.to_dict(),
             "doctor": self.diagnosis.to_dict(),
             "fit": self.fit.to_dict(),
@@ -147,19 +179,28 @@ def _rather(one: Suspect) -> str:
     return f"{printable(one.image)}, which says {one.label}, rather {one.suggested}"
 
 
+def _listed(images: Sequence[Suspect]) -> list[str]:
+    more = [f"  and {len(images) - _NAMED} more"] if len(images) > _NAMED else []
+    return [*(f"  {_rather(one)}" for one in images[:_NAMED]), *more]
+
+
+def _as_json(one: Suspect) -> dict[str, Any]:
+    return {"image": one.image, "label": one.label, "suggested": one.suggested, "score": one.score}
+
+
 def try_out(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str] = "featcache-try",
     *,
     backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
-    views: int = 4,
+    views: int = VIEWS,
     image_size: int | None = None,
     device: str = "auto",
     label_column: str | None = None,
     skip_missing: bool = False,
     value_range: ValueRange | None = None,
-    budget_s: float = 10.0,
+    budget_s: float = BUDGET_S,
     seed: int = 0,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
@@ -199,8 +240,6 @@ def try_out(
     diagnosis = examine(cache, seed=seed, progress=progress)
     head = "linear" if cache.samples.multilabel else "auto"
     fit = fit_head(cache, folder / HEAD, head=head, budget_s=None if head == "linear" else budget_s, seed=seed)
-    settings = {"head": head, "seed": seed}
-    write_head_page(folder / PAGE, fit, folder / CACHE, settings, data)
     own = not isinstance(backbone, str)
     same = {
         "weights": None if own or weights == "pretrained" else weights,
@@ -209,4 +248,12 @@ def try_out(
         "label_column": label_column,
         "skip_missing": skip_missing,
     }
-    return Trial(folder, os.fspath(data), extraction, diagnosis, fit, watch.seconds()["wall"], own, same)
+    own_settings = {
+        "views": None if views == VIEWS else views,
+        "seed": seed or None,
+        "budget_s": None if budget_s == BUDGET_S else budget_s,
+    }
+    seconds = watch.seconds()["wall"]
+    trial = Trial(folder, os.fspath(data), extraction, diagnosis, fit, seconds, own, same, own_settings)
+    write_trial_page(folder / PAGE, trial)
+    return trial

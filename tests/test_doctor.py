@@ -94,6 +94,43 @@ def test_two_doubted_labels_are_a_note(tmp_path: Path) -> None:
     assert (kinds(found, "note"), found.status) == (["wrong labels"], 0)
 
 
+def test_the_least_likely_labels_are_ranked_where_none_is_doubted(tmp_path: Path) -> None:
+    """The only wrong label has 0.97 for another class, of whose own images the head is surer on average."""
+    sound = Sound()
+    sound.y[133] = 2
+    found = sound.examine(tmp_path)
+    assert (kinds(found), found.status) == ([], 0)
+    (ranking,) = found.rankings
+    assert ranking.kind == "least likely labels"
+    assert ranking.what == "1 labels that are not doubted are less likely than another: a ranking, not a claim"
+    (one,) = ranking.images
+    assert (one.image, one.label, one.suggested) == ("train/c/0133.png", "c", "b")
+    assert one.score == pytest.approx(0.96, abs=0.02)
+    assert found.to_dict()["rankings"] == [json.loads(json.dumps(dataclasses.asdict(ranking)))]
+    head, *lines = str(found).splitlines()
+    assert head.endswith(": sound")
+    assert f"LOOK AT least likely labels: {ranking.what}" in lines
+    found.write_list(tmp_path / "list.csv")
+    with (tmp_path / "list.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["finding"], row["image"], row["suggested"]) == (ranking.kind, one.image, "b")
+
+
+def test_no_label_is_both_doubted_and_ranked_and_a_ranking_is_short(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.x += 3 * np.random.default_rng(0).normal(size=(N, 1, D)).astype(np.float32)
+    wrong = np.array([0, 20, 40, 60, 100, 120, 160, 196])
+    sound.y[wrong] = 1
+    found = sound.examine(tmp_path)
+    (ranking,) = found.rankings
+    doubted = told(found, "wrong labels")
+    assert len(ranking.images) == 12
+    assert not doubted & {one.image for one in ranking.images}
+    assert ", here the first 12: a ranking, not a claim" in ranking.what
+    scores = [one.score or 0.0 for one in ranking.images]
+    assert scores == sorted(scores, reverse=True)
+
+
 @pytest.mark.parametrize(
     ("scores", "looked_at", "severity"),
     [([0.9] * 2, 20, "note"), ([0.9] * 3, 20, "warning"), ([0.9] * 3, 1000, "note"), ([0.7] * 9, 20, "note")],

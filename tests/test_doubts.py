@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from featcache.doubts import Overlap, doubt_labels, gain, overlaps, thresholds
+from featcache.doubts import Overlap, doubt_labels, gain, overlaps, rank_labels, thresholds
 
 
 def test_confident_learning_by_hand() -> None:
@@ -37,6 +37,17 @@ def test_as_many_are_doubted_as_the_sure_ones_say() -> None:
 def test_an_image_whose_own_label_is_the_likeliest_is_never_doubted() -> None:
     p = np.array([[0.5, 0.45, 0.05]] * 8)
     assert doubt_labels(p, np.zeros(8, np.int64), np.array([0.6, 0.4, 0.4])).row.tolist() == []
+
+
+def test_a_label_that_no_other_class_is_sure_enough_of_is_ranked_though_not_doubted() -> None:
+    p = np.array([[0.97, 0.03], [0.99, 0.01], [0.3, 0.7], [0.01, 0.99], [0.01, 0.99], [0.04, 0.96], [0.02, 0.98]])
+    y = np.array([0, 0, 0, 1, 1, 0, 1])
+    sure = np.array([0.9, 0.98])
+    assert doubt_labels(p, y, sure).row.tolist() == []
+    found = rank_labels(p, y)
+    assert (found.row.tolist(), found.label.tolist()) == ([5, 2], [1, 1])
+    assert_allclose(found.margin, [0.92, 0.4])
+    assert rank_labels(p[:2], y[:2]).row.tolist() == []
 
 
 def test_classes_overlap_where_surely_a_fifth_is_confused() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from commands import as_json, done, write_folder
 from featcache.classifier import Classifier
 from featcache.findings import Check, Diagnosis, Finding, Suspect
+from featcache.pages import write_trial_page
 from featcache.trying import Trial, try_out
+from pagereader import Part, read_page
 from toys import toy_backbone
 
 SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32")
@@ -33,29 +37,49 @@ def test_one_command_leaves_cache_head_and_report(tmp_path: Path) -> None:
     assert model.predict(data / "val")[0].label in ("ants", "bees")
 
 
+def trial(*scores: float, ranked: Sequence[float] = (), looked: bool = True) -> Trial:
+    """Of labels that are doubted with these scores, and of others that are ranked."""
+
+    def finding(kind: str, letter: str, scores: Sequence[float]) -> Finding:
+        images = (Suspect(f"bees/{letter}{n}.jpg", "train", "bees", "ants", score=one) for n, one in enumerate(scores))
+        return Finding(kind, "note", "", "", tuple(images))
+
+    doubted, ranking = finding("wrong labels", "", scores), finding("least likely labels", "r", ranked)
+    check = Check("labels", "not looked at: images have several labels", (doubted,), looked, (ranking,))
+    diagnosis = Diagnosis(Path("c.h5"), "penultimate", 9, (check,), 1.0)
+    return Trial(Path("out"), "photos", None, diagnosis, None, 1.0)  # type: ignore[arg-type]
+
+
 def test_labels_that_are_surely_doubted_are_named_in_plain_words() -> None:
-    """Those of a score below 0.8 are left to the doctor."""
-
-    def trial(*scores: float) -> Trial:
-        images = tuple(Suspect(f"bees/{n}.jpg", "train", "bees", "ants", score=score) for n, score in enumerate(scores))
-        check = Check("labels", "1 of 9 labels are doubted", (Finding("wrong labels", "note", "", "", images),))
-        diagnosis = Diagnosis(Path("c.h5"), "penultimate", 9, (check,), 1.0)
-        return Trial(Path("out"), "photos", None, diagnosis, None, 1.0)  # type: ignore[arg-type]
-
-    assert trial(0.5)._doubts() == [
-        "No label is surely wrong; 1 of 9 labels are doubted. Look at bees/0.jpg, which says bees, rather ants."
-    ]
-    assert trial(0.9, 0.5)._doubts() == ["One image may be mislabelled: bees/0.jpg, which says bees, rather ants."]
-    assert trial(0.9, 0.9, 0.9, 0.9)._doubts()[::4] == [
+    assert trial(0.9).labels() == ["One image may be mislabelled: bees/0.jpg, which says bees, rather ants."]
+    assert trial(0.9, 0.9, 0.9, 0.9).labels()[::4] == [
         "4 images may be mislabelled, the most doubtful first:",
         "  and 1 more",
+    ]
+    assert trial().labels() == ["No label looks wrong."]
+
+
+def test_the_least_likely_labels_are_named_where_none_is_surely_wrong() -> None:
+    """Of the doctor's doubts those of a score below 0.8 are in the ranking, with what it does not doubt at all."""
+    found = trial(0.5, ranked=(0.9, 0.4, 0.1))
+    assert found.labels() == [
+        "No label is surely wrong. To look at first, the least likely ones:",
+        "  bees/r0.jpg, which says bees, rather ants",
+        "  bees/0.jpg, which says bees, rather ants",
+        "  bees/r1.jpg, which says bees, rather ants",
+        "  and 1 more",
+    ]
+    assert found.doubtful == ()
+    assert [one.score for one in found.least_likely] == [0.9, 0.5, 0.4, 0.1]
+    assert trial(0.85, ranked=(0.9,)).labels() == [
+        "One image may be mislabelled: bees/0.jpg, which says bees, rather ants.",
+        "Not surely wrong. To look at next, the least likely ones:",
+        "  bees/r0.jpg, which says bees, rather ants",
     ]
 
 
 def test_labels_that_were_not_looked_at_are_not_called_right() -> None:
-    check = Check("labels", "not looked at: images have several labels", looked=False)
-    trial = Trial(Path("out"), "photos", None, Diagnosis(Path("c.h5"), "x", 9, (check,), 1.0), None, 1.0)  # type: ignore[arg-type]
-    assert trial._doubts() == ["Wrong labels: not looked at: images have several labels."]
+    assert trial(looked=False).labels() == ["Wrong labels: not looked at: images have several labels."]
 
 
 def test_what_was_not_read_or_tried_is_said(tmp_path: Path) -> None:
@@ -68,3 +92,76 @@ def test_what_was_not_read_or_tried_is_said(tmp_path: Path) -> None:
     selection = replace(trial.fit.selection, missed=(("knn", "the budget was spent"), ("linear", "it failed")))
     short = replace(trial, fit=replace(trial.fit, selection=selection))
     assert "Not tried, as the time was up: knn. For these: --budget 1m." in str(short)
+
+
+# The page
+
+NASTY = "<b>&$x_1$"
+
+
+def test_the_page_has_labels_unreadable_files_and_what_to_type_next(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos", {f"train/{NASTY}": 12, "train/bees": 12, f"val/{NASTY}": 4, "val/bees": 4})
+    (data / "train/bees/000.png").rename(data / "train" / NASTY / "planted.png")
+    for n in range(26):
+        (data / f"train/bees/<i>{n:02d}.png").write_bytes(b"no image")
+    out = tmp_path / "featcache-try"
+    found = try_out(data, out, backbone=toy_backbone(), views=0, seed=3)
+    assert "planted.png" in [Path(one.image).name for one in (*found.doubtful, *found.least_likely)]
+    page = read_page(out / "report.html")
+    assert str(tmp_path) not in (out / "report.html").read_text(encoding="utf-8")
+    assert list(page.sections)[:4] == ["Result", "Labels to look at", "Unreadable files", "What to type next"]
+    assert page.sections["Result"].lines[0].startswith("58 images of 2 classes; the head (")
+    labels = page.sections["Labels to look at"]
+    assert labels.lines == [line.removesuffix(":") for line in found.labels() if not line.startswith(" ")]
+    header, *rows = labels.tables[0]
+    assert header == ["image", "label", "rather", "score"]
+    assert [f"train/{NASTY}/planted.png", NASTY, "bees"] in [row[:3] for row in rows]
+    assert labels.captions == ["Labels that may be wrong, and the least likely of the others"]
+    unread = page.sections["Unreadable files"]
+    assert unread.lines == ["Images that could not be read, and are in no figure: 26"]
+    assert [row[0] for row in unread.tables[0][1:]] == [f"train/bees/<i>{n:02d}.png" for n in range(24)]
+    assert unread.notes == ["and 2 more"]
+    following = page.sections["What to type next"].code
+    assert "featcache predict featcache-try/head PHOTO" in following
+    assert "featcache doctor featcache-try/cache.h5 photos" in following
+    repeat = page.sections["To repeat it"].code
+    assert repeat == "featcache try photos -o featcache-try --backbone MODULE:FACTORY --views 0 --seed 3"
+    assert not {"b", "i"} & set(page.tags)
+
+
+def test_a_page_of_sound_images_has_neither_pictures_of_labels_nor_unreadable_files(tmp_path: Path) -> None:
+    found = try_out(write_folder(tmp_path / "photos"), tmp_path / "out", backbone=toy_backbone(), views=0)
+    assert found.labels() == ["No label looks wrong."]
+    page = read_page(tmp_path / "out/report.html")
+    assert page.sections["Labels to look at"] == Part(lines=["No label looks wrong."])
+    assert "Unreadable files" not in page.sections
+
+
+def test_labels_whose_pictures_are_gone_stay_in_the_list(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos", {"train/ants": 12, "train/bees": 12, "val/ants": 4, "val/bees": 4})
+    (data / "train/bees/000.png").rename(data / "train/ants/planted.png")
+    found = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
+    (tmp_path / "gone").mkdir()
+    path = write_trial_page(tmp_path / "page.html", replace(found, data=str(tmp_path / "gone")))
+    labels = read_page(path).sections["Labels to look at"]
+    assert "train/ants/planted.png" in [row[0] for row in labels.tables[0]]
+    assert labels.captions == []
+    assert labels.notes == [
+        "Labels that may be wrong, and the least likely of the others: left out. their pictures are gone or changed"
+    ]
+
+
+def test_what_was_typed_is_repeated_with_a_weights_file_by_its_name(tmp_path: Path) -> None:
+    found = replace(
+        trial(),
+        data=str(tmp_path / "photos"),
+        folder=tmp_path / "out",
+        extraction=SimpleNamespace(cache=SimpleNamespace(spec=SimpleNamespace(backbone="resnet18"))),
+        settings={"weights": str(tmp_path / "w.pth"), "label_column": "kind"},
+        own_settings={"views": 2, "seed": None, "budget_s": 30.0},
+    )
+    told = found.travelling()
+    network = "--backbone resnet18 --weights w.pth --label-column kind"
+    assert told.own_command() == f"featcache try photos -o out {network} --views 2 --budget 30.0"
+    assert f"featcache benchmark photos -o out-benchmark {network}   " in told.next_commands()[-1]
+    assert f"--weights {tmp_path}/w.pth --label-column kind   " in found.next_commands()[-1]

@@ -52,6 +52,6 @@ def command(
     if out and data:
         from featcache import drawing, pictures
 
-        picture = pictures.findings_picture(cache, found.findings, data, images)
+        picture = pictures.findings_picture(cache, found.findings, data, images, found.rankings)
         drawing.save(picture, out, dark) if picture else click.echo(safe(f"nothing to draw for {out}"), err=as_json)
     sys.exit(found.status)

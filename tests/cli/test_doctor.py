@@ -121,6 +121,18 @@ def test_the_picture_has_both_of_a_pair_and_no_more_than_asked(leaking: tuple[Pa
     assert headings == ["copies across splits: 1 pairs of copies", "wrong labels: 5 of 19"]
 
 
+def test_a_ranking_is_drawn_after_the_findings_and_is_none_of_them(leaking: tuple[Path, Path]) -> None:
+    folder, cache = leaking
+    images = tuple(Suspect(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(2))
+    ranking = Finding("least likely labels", "note", "2 labels", "look", images)
+    picture = findings_picture(cache, [], folder, rankings=[ranking])
+    assert picture is not None
+    figure = picture()
+    assert figure.get_suptitle() == "0 findings in a.h5"
+    assert [part.get_suptitle() for part in figure.subfigs] == ["least likely labels: 2 labels"]
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ["is bees"] * 2
+
+
 def test_a_picture_that_is_gone_or_changed_is_left_out_and_the_status_stays(
     leaking: tuple[Path, Path], tmp_path: Path
 ) -> None:
