@@ -28,6 +28,8 @@ from featcache.routes import ROUTES, changing_weights
 from featcache.spec import EMBEDDED
 from featcache.work import Work
 
+_REPEATS = 3  # seeds: of one alone a scatter of two points looks like a difference, the more images the surer
+
 
 def compare(
     data: str | os.PathLike[str],
@@ -41,7 +43,7 @@ def compare(
     augment: str = "tutorial",
     image_size: int | None = None,
     recipe: Mapping[str, Any] | None = None,
-    repeats: int = 1,
+    repeats: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     device: str = "auto",
@@ -70,7 +72,8 @@ def compare(
     backbone : a name, see `load_backbone`, or "package.module:function", a function of your own that returns the
         network, with the same weights each time: each process calls it. Such a network has no route "scratch".
     value_range : see `extract`; None lets each route find it, which gives the same.
-    repeats : seeds seed, seed + 1, ...; the split stays the same.
+    repeats : seeds seed, seed + 1, ...; the split stays the same. None is 1, and with a budget 3, of which those
+        that do not fit are left out.
     budget_s : seconds for all of it; None runs everything. Runs that would not fit are left out and named, further
         seeds first; how it is known beforehand what a run will take, see `featcache.budget`. Another call with a larger
         budget goes on.
@@ -83,6 +86,7 @@ def compare(
     FeatcacheError : of a route; RunError, where no route fits into the budget, too.
     """
     progress = as_callback(progress)
+    repeats = repeats or (1 if budget_s is None else _REPEATS)
     own = is_factory(backbone)
     if own and weights != "pretrained":
         raise RunError(f"{backbone} returns a network with its own weights: drop --weights")

@@ -180,12 +180,14 @@ class _Court:
     def _stay(self) -> str:
         ties = sorted((rival for rival in self.judged if rival.p >= ALPHA), key=lambda rival: -rival.accuracy)
         worse = sorted((rival for rival in self.judged if rival.p < ALPHA), key=lambda rival: -rival.accuracy)
-        head = f"{capital(_WORDS[self.cached.route])} ({self._figure(self.cached.route)})"
+        head = f"{_WORDS[self.cached.route]} ({self._figure(self.cached.route)})"
         if ties:
+            head = capital(head)
             first = ties[0]
             name, figure = _WORDS[first.route], self._figure(first.route)
             found = f"is not distinguishable from {name} ({figure}, {self._p(first.p)})"
         else:
+            head = self._opening(head)
             first = worse.pop(0)
             found = f"is better than {self._beaten(first)}"
         sentences = [f"{head} {found} {self._speed(first)}."]
@@ -214,7 +216,7 @@ class _Court:
     def _switch(self, best: Rival, others: Sequence[Rival]) -> tuple[Decision, str, str]:
         name, cost = _WORDS[best.route], human_duration(best.seconds)
         against, base = human_duration(self.cached.median_s), _WORDS[self.cached.route]
-        found = f"{capital(name)} gains {points(best.gain)} here ({self._figure(best.route)} against "
+        found = f"{self._opening(name)} gains {points(best.gain)} here ({self._figure(best.route)} against "
         found += f"{self._figure(self.cached.route)}; 95 % interval {_range(best)}, {self._p(best.p)})"
         decision: Decision = "switch"
         if best.cold_ratio <= 1 + _CLOSE:
@@ -237,6 +239,10 @@ class _Court:
         words, figure = capital(_WORDS[rival.route]), self._figure(rival.route)
         also = f"{words} gets there in {human_duration(seconds)} ({figure}, not distinguishable from {name}, "
         return decision, rival.route, f"{text} {also}{self._p(pair.p)})."
+
+    def _opening(self, words: str) -> str:
+        """The beginning of a sentence that claims a difference; of single runs it is one between two models."""
+        return f"In one run of each, {words}" if self.repeats == 1 else capital(words)
 
     def _grounds(self, gains: bool) -> list[str]:
         """What the verdict rests on, and what it leaves open."""

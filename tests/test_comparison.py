@@ -486,3 +486,18 @@ def test_lpft_is_extract_fit_head_and_finetune_from_that_head(data: Path, tmp_pa
     assert tuned["start"]["accuracy"] == fitted["accuracy"]
     assert tuned["history"][0]["lr"] == GENTLE["lr"]
     assert len(lpft.right[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"), [({}, [5]), ({"budget_s": 60.0}, [5, 6, 7]), ({"budget_s": 60.0, "repeats": 1}, [5])]
+)
+def test_with_a_budget_three_seeds_are_the_default(
+    given: dict[str, Any], seeds: list[int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*arguments: Any) -> Any:
+        raise RunError(str(arguments[3]))
+
+    monkeypatch.setattr(module, "Work", told)
+    with pytest.raises(RunError) as asked:
+        _compare(data, tmp_path / "out", routes=["cached"], seed=5, **given)
+    assert str(asked.value) == str(seeds)

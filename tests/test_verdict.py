@@ -149,7 +149,8 @@ def test_a_gain_is_named_with_its_price_and_the_cheaper_way_there() -> None:
     )
     found = reach_verdict(runs)
     assert found.text == (
-        "Fine-tuning gains 18 points here (0.980 ± 0.032 against 0.800 ± 0.078; 95 % interval +9.3 to +26.0 points, "
+        "In one run of each, fine-tuning gains 18 points here (0.980 ± 0.032 against 0.800 ± 0.078; 95 % interval +9.3 "
+        "to +26.0 points, "
         "McNemar p < 0.001): worth its 9 minutes, against 13 seconds of the cached head. LP-FT gets there in 4 minutes "
         "(0.970 ± 0.037, not distinguishable from fine-tuning, McNemar p = 1)."
     )
@@ -197,9 +198,9 @@ def test_a_gain_that_costs_nothing_is_taken() -> None:
 def test_the_cached_head_can_be_better() -> None:
     found = reach_verdict(_two(30, 0, name=SCRATCH))
     assert found.text == (
-        "The cached head (0.800 ± 0.078) is better than training from scratch (0.500 ± 0.096) by 30 points "
-        "(McNemar p < 0.001) and was 42 times faster (13 seconds against 9 minutes, 180 times once the features are "
-        "cached): stay with it."
+        "In one run of each, the cached head (0.800 ± 0.078) is better than training from scratch (0.500 ± 0.096) by "
+        "30 points (McNemar p < 0.001) and was 42 times faster (13 seconds against 9 minutes, 180 times once the "
+        "features are cached): stay with it."
     )
     assert found.decision == "stay"
     assert not any("So many" in note for note in found.notes)
@@ -326,7 +327,7 @@ def test_a_head_of_all_stages_is_a_rival_or_stands_in() -> None:
     ours, theirs = _against(0, 20)
     stages = [outcome(STAGES_COLD, right=theirs, wall_s=[20.0]), outcome(STAGES_WARM, right=theirs, wall_s=[5.0])]
     found = reach_verdict(comparison(outcome(COLD, right=ours, wall_s=[13.0]), *stages))
-    assert found.text.startswith("The cached head of all stages gains 20 points here ")
+    assert found.text.startswith("In one run of each, the cached head of all stages gains 20 points here ")
     assert [rival.route for rival in found.rivals] == [STAGES_COLD]
     alone = reach_verdict(comparison(*stages, outcome(FINETUNE, right=theirs, wall_s=[200.0])))
     assert alone.text.startswith(
@@ -398,7 +399,7 @@ def test_what_is_better_before_its_end_is_better() -> None:
         comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=theirs, trainings=_short(1.0, 0.5)))
     )
     assert (found.decision, found.route, found.unfinished) == ("switch", FINETUNE, ())
-    assert found.text.startswith("Fine-tuning gains 20 points here")
+    assert found.text.startswith("In one run of each, fine-tuning gains 20 points here")
     assert "Fine-tuning may gain more: the training was not at its end." in found.notes
 
 
@@ -442,3 +443,16 @@ def test_swapped_routes_give_the_mirrored_result(only_cached: int, only_rival: i
     assert (one.gain, one.p) == (pytest.approx(-other.gain), pytest.approx(other.p))
     assert (one.low, one.high) == (pytest.approx(-other.high), pytest.approx(-other.low))
     assert {there.decision, back.decision} == ({"stay", "switch"} if one.p < 0.05 else {"stay"})
+
+
+@pytest.mark.parametrize(("repeats", "begins"), [(1, "In one run of each, the cached head "), (3, "The cached head ")])
+def test_the_headline_of_one_run_speaks_of_two_models_not_of_two_ways(repeats: int, begins: str) -> None:
+    ours, theirs = _against(30, 0)
+    run = comparison(
+        outcome(COLD, right=ours * repeats, wall_s=[13.0] * repeats),
+        outcome(WARM, right=ours * repeats, wall_s=[3.0] * repeats),
+        outcome(SCRATCH, right=theirs * repeats, wall_s=[540.0] * repeats),
+    )
+    found = reach_verdict(run)
+    assert (found.text.startswith(begins), found.repeats) == (True, repeats)
+    assert any("another seed gives others" in note for note in found.notes) == (repeats == 1)

@@ -45,7 +45,8 @@ from featcache_cli.wrapping import wrap
 @click.option(
     "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="The batch size of live routes."
 )
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="How many seeds to run.")
+@click.option("--repeats", type=click.IntRange(1), help="How many seeds to run. [default: 1; with --budget 3, as far "
+              "as they fit]")  # fmt: skip
 @click.option(
     "--budget",
     "budget_s",
