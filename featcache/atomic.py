@@ -16,13 +16,14 @@ from featcache.errors import FeatcacheError, OutputError
 
 try:
     import fcntl
-except ImportError:  # Windows: two writers of one file are not noticed
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system answers where a disk, a quota or a limit on file sizes is reached."""
 
 _DRAFT = ".draft"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     >>> with atomic_write("figures.json") as file:  # doctest: +SKIP
     ...     file.write(b"{}")
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # the link stays a link
     draft = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_DRAFT}")
     try:
         remove_stale_drafts(path)
@@ -243,7 +244,7 @@ def lock_folder(folder: Path, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def try_lock(file: BinaryIO, shared: bool = False) -> bool:
+def try_lock(file: BinaryIO, shared: bool = False) -> bool | None:
     """Lock an open file without waiting; the lock ends with the open file.
 
     Parameters
@@ -255,13 +256,17 @@ def try_lock(file: BinaryIO, shared: bool = False) -> bool:
 
     Returns
     -------
-    bool
-        Whether it is locked now. True where the system has no such locks.
+    bool or None
+        Whether it is locked now. None where the system, or this file system, has no such locks.
     """
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
     return True

@@ -351,13 +351,13 @@ class FeatureCache(NotebookResult):
 
 
 def on_disk(path: str | os.PathLike[str]) -> Path:
-    """Where a cache is to be written. Raises CacheError for a URL."""
+    """Where a cache is to be written: a link stays one, what it leads to is written. Raises CacheError for a URL."""
     if remote.is_url(path):
         raise CacheError(
             f"{os.fspath(path)}: a cache is written on a disk. Give a file; `featcache push` copies it to a URL, and "
             "`featcache pull` from one."
         )
-    return Path(path)
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec, data: str = "DATA") -> None:

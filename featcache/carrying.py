@@ -135,7 +135,7 @@ def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> list[FeatureCa
             with at.open("r+b", buffering=0) as file:
                 lock.take(at, file, cache.layout.owner_offset)
                 os.replace(at, _free_name(path))
-                lock.give_back(file, cache.layout.owner_offset)
+                lock.give_back(at, file, cache.layout.owner_offset)
     asides = (FeatureCache(aside) for aside in sorted(path.parent.glob(f"{glob.escape(path.name)}{_ASIDE}*")))
     return [cache for cache in asides if cache.spec == spec]
 

@@ -28,7 +28,8 @@
 A message says what, where, expected against found, and what to do. The command line prints it and exits with
 status 1; each class also derives from the built-in type that a library user would catch.
 
-`MissingFontWarning` (UserWarning) is given where a picture is drawn with boxes instead of letters.
+Warnings, each a `FeatcacheWarning` (UserWarning): `MissingFontWarning`, where a picture is drawn with boxes instead of
+letters; `NoLocksWarning`, where a file system has no locks and a file says who writes there.
 """
 
 from __future__ import annotations
@@ -169,8 +170,16 @@ class DownloadError(FeatcacheError, OSError):
     """A data set that could not be fetched or is not the expected one."""
 
 
-class MissingFontWarning(UserWarning):
+class FeatcacheWarning(UserWarning):
+    """Something that a user should know. The command line prints it in one line."""
+
+
+class MissingFontWarning(FeatcacheWarning):
     """No installed font has some letters of a picture."""
+
+
+class NoLocksWarning(FeatcacheWarning):
+    """A file system has no locks, so that a file says who writes there."""
 
 
 def shorten(text: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
+from featcache import lockfile
 from featcache.atomic import try_lock
 from featcache.backbones import Backbone, load_backbone
 from featcache.bitdepth import ValueRange
@@ -325,17 +326,28 @@ def finetune(
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Hold a run's folder, so that the same command typed twice trains once. Raises RunError where another has it."""
-    path = folder / LOCK
+    path, named = folder / LOCK, folder / f"{LOCK}.held"
     with path.open("ab") as file:
-        free = True
-        with suppress(OSError):  # a file system without locks
-            free = try_lock(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        locked = try_lock(file)
+        free = lockfile.hold(named) if locked is None else locked and _is_at(file, path)
         if not free:
-            raise RunError(f"{folder} is being trained by another process. Wait until it ends, or give another folder.")
+            gone = f" If that process is gone, remove {named}." if locked is None else ""
+            raise RunError(
+                f"{folder} is being trained by another process. Wait until it ends, or give another folder.{gone}"
+            )
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+            lockfile.release(named)
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file still has this name: who held it before removes it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _range_of(init_head: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int) -> ValueRange | None:

@@ -1,4 +1,7 @@
-"""One writer a cache: a lock that dies with its process, and the name of who holds it."""
+"""One writer a cache: a lock that dies with its process, and the name of who holds it.
+
+Where the file system has no locks, a file NAME.lock beside it says who writes, see `lockfile`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from featcache import lockfile
 from featcache.atomic import try_lock
 from featcache.errors import CacheBusyError
 from featcache.sealed import OWNER_BYTES, write_at
@@ -17,21 +21,28 @@ from featcache.sealed import OWNER_BYTES, write_at
 def take(path: Path, file: BinaryIO, owner_offset: int) -> None:
     """Lock an open file and write into its header who holds it. Raises CacheBusyError where another process does."""
     tries = 0
-    while not try_lock(file):  # a reader that asks whether the file is held holds it for a moment
+    while (locked := try_lock(file)) is False:  # a reader that asks whether the file is held holds it for a moment
         tries += 1
         if tries == 5:
             raise busy(path, owner_offset)
         time.sleep(0.02)
+    if locked is None and not lockfile.hold(_lock_of(path)):
+        raise CacheBusyError(
+            f"{path} is being written by {lockfile.holder(_lock_of(path))}. Wait until it ends, or stop it; nothing is "
+            f"lost. If that process is gone, remove {_lock_of(path)}."
+        )
     if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        lockfile.release(_lock_of(path))
         raise CacheBusyError(f"{path} was finished by another process just now. Run the same command again.")
     command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}: {command}"
     _write_owner(file, owner_offset, text.encode("utf-8", "replace"))
 
 
-def give_back(file: BinaryIO, owner_offset: int) -> None:
-    """Take one's name out of the header; the lock ends with the open file."""
+def give_back(path: Path, file: BinaryIO, owner_offset: int) -> None:
+    """Take one's name out of the header; the lock ends with the open file. path : as `take` was given."""
     _write_owner(file, owner_offset, b"")
+    lockfile.release(_lock_of(path))
 
 
 def owner(path: Path, owner_offset: int) -> str:
@@ -50,7 +61,12 @@ def busy(path: Path, owner_offset: int) -> CacheBusyError:
 def is_held(path: Path) -> bool:
     """Whether a living process writes this file."""
     with path.open("rb", buffering=0) as file:
-        return not try_lock(file, shared=True)
+        locked = try_lock(file, shared=True)
+    return lockfile.is_held(_lock_of(path)) if locked is None else not locked
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def _write_owner(file: BinaryIO, owner_offset: int, text: bytes) -> None:

@@ -87,7 +87,7 @@ class CacheWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            lock.give_back(self._file, self._layout.owner_offset)
+            lock.give_back(self._at, self._file, self._layout.owner_offset)
             self._file.close()
 
     @property
@@ -151,7 +151,7 @@ class CacheWriter:
                 f"another process has put another file at {self.path} meanwhile. It is unchanged, and this work is in "
                 f"{self._at}. Move {self.path.name} away, then run the same command again."
             )
-        lock.give_back(self._file, self._layout.owner_offset)
+        lock.give_back(self._at, self._file, self._layout.owner_offset)
         self._guarded(os.fsync, self._file.fileno())
         os.replace(self._at, self.path)
         self._file.close()

@@ -122,3 +122,14 @@ def test_torch_meets_a_full_disk_without_an_abort(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
     save(3.0)
     assert torch.load(path, weights_only=True)["weight"].sum() == 30_000
+
+
+def test_a_link_stays_a_link_also_to_what_is_not_there_yet(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "figures.json"
+    link.symlink_to(tmp_path / "disk/real.json")
+    for content in (b"one", b"two"):
+        write_file(link, content)
+        assert link.is_symlink()
+        assert (tmp_path / "disk/real.json").read_bytes() == content
+    assert os.listdir(tmp_path / "disk") == ["real.json"]

@@ -581,3 +581,15 @@ def test_a_file_that_came_meanwhile_is_not_replaced(data: Path, path: Path) -> N
         extract(data, path, backbone=toy_backbone(), views=2, progress=put)
     assert path.read_bytes() == finished
     assert partial_path(path).exists()
+
+
+def test_a_link_stays_a_link(data: Path, path: Path, toy: type[Counting], tmp_path: Path) -> None:
+    real = tmp_path / "disk/b.h5"
+    real.parent.mkdir()
+    path.rename(real)
+    path.symlink_to(real)
+    add(data)
+    assert update(path, data).extracted == 1
+    assert path.is_symlink()
+    equals_a_new_one(real, data)
+    assert sorted(file.name for file in real.parent.iterdir()) == ["b.h5"]

@@ -13,7 +13,7 @@ from typing import IO, Any, TextIO
 import click
 
 from featcache.allocator import keep_freed_memory
-from featcache.errors import FeatcacheError, MissingFontWarning
+from featcache.errors import FeatcacheError, FeatcacheWarning
 from featcache_cli import progress, results
 from featcache_cli.options import refuse_unknown
 from featcache_cli.stopping import LateStop, StoppedError
@@ -105,7 +105,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Say our own warnings to people, and others as Python does."""
-    if issubclass(category, MissingFontWarning):
+    if issubclass(category, FeatcacheWarning):
         progress.note(f"Note: {message}")
     else:
         _python_shows(safe(str(message)), category, filename, lineno, file, line)
