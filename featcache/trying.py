@@ -198,7 +198,8 @@ def try_out(
     cache = extraction.cache
     diagnosis = examine(cache, seed=seed, progress=progress)
     head = "linear" if cache.samples.multilabel else "auto"
-    fit = fit_head(cache, folder / HEAD, head=head, budget_s=None if head == "linear" else budget_s, seed=seed)
+    budget = None if head == "linear" else budget_s
+    fit = fit_head(cache, folder / HEAD, head=head, budget_s=budget, seed=seed, progress=progress)
     settings = {"head": head, "seed": seed}
     write_head_page(folder / PAGE, fit, folder / CACHE, settings, data)
     own = not isinstance(backbone, str)

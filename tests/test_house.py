@@ -20,7 +20,7 @@ RANKS = {
             "blocks plan stages machines recipe passes renaming",
             "remote folds spectrum state_dicts label_metrics features report files holdout objective trivial sealed "
             "parity class_names columns layers devices device_pass transferability",
-            "prediction progress_bar pooling weights findings training trees capacity input_notes data_summary",
+            "prediction progress_bar steps pooling weights findings training trees capacity input_notes data_summary",
             "frozen folder_layout softmax datasets lock layout views engines presets card commands",
             "drawing entries network checkpoint weights_source",
             "tables tarfiles webdataset unfreezing hidden_labels",
