@@ -28,7 +28,8 @@
 A message says what, where, expected against found, and what to do. The command line prints it and exits with
 status 1; each class also derives from the built-in type that a library user would catch.
 
-`MissingFontWarning` (UserWarning) is given where a picture is drawn with boxes instead of letters.
+`MissingFontWarning` (UserWarning) is given where a picture is drawn with boxes instead of letters,
+`IgnoredFilesWarning` (UserWarning) where a folder that is predicted holds files that are no images.
 """
 
 from __future__ import annotations
@@ -171,6 +172,10 @@ class DownloadError(FeatcacheError, OSError):
 
 class MissingFontWarning(UserWarning):
     """No installed font has some letters of a picture."""
+
+
+class IgnoredFilesWarning(UserWarning):
+    """Files that are no images were passed over in a folder, a tar file or at a URL that is predicted."""
 
 
 def shorten(text: str) -> str:
