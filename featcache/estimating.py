@@ -26,6 +26,7 @@ from featcache.input_notes import input_notes
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
+from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import human_bytes, human_duration, remark_notes
@@ -117,6 +118,7 @@ def estimate(
     ImageError, BackboneError
     """
     progress = as_callback(progress)
+    check_name(backbone)
     manifest = read_manifest(
         data,
         val_fraction=val_fraction,

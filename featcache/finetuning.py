@@ -26,6 +26,7 @@ from featcache.label_metrics import LabelAccuracy
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
+from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
 from featcache.progress_bar import ProgressOption, as_callback
@@ -229,6 +230,7 @@ def finetune(
         batchnorm=batchnorm,
         wise_ft=wise_ft,
     )
+    check_name(backbone)
     if world.first:
         prepare_folder(out, "run")
     world.wait()

@@ -19,6 +19,7 @@ from featcache.findings import Diagnosis, Suspect
 from featcache.fitting import HeadFit, fit_head
 from featcache.foreign_folders import TRY_MARK
 from featcache.manifest import read_manifest
+from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.own_network import is_factory
 from featcache.pages import write_head_page
@@ -184,6 +185,7 @@ def try_out(
     """
     progress = as_callback(progress)
     watch, folder = Stopwatch(), Path(out)
+    check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
     try:
         if not folder.exists():
