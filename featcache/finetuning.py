@@ -32,7 +32,7 @@ from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.recipe import Recipe, make_recipe
 from featcache.report import Report, Stopwatch, remark_notes
-from featcache.run import Run
+from featcache.run import Run, refuse_early
 from featcache.spec import EMBEDDED, Augment, ExtractSpec
 from featcache.starting import begin
 from featcache.training import Epoch
@@ -234,6 +234,10 @@ def finetune(
     if world.first:
         prepare_folder(out, "run")
     world.wait()
+    if not overwrite:
+        known = {"backbone": backbone if isinstance(backbone, str) else None, "image_size": image_size}
+        known = {name: value for name, value in known.items() if value is not None}
+        refuse_early(out, {**known, "augment": augment, "seed": seed, "train": mode, **asdict(recipe)}, resume)
     with watch.phase("hash"):
         manifest = read_manifest(
             data,
