@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from commands import COUNTS, write_folder
-from featcache import own_network, updating
+from featcache import own_network, progress_bar, updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
 from featcache.engines import Features
@@ -441,3 +441,22 @@ def test_a_drawn_split_is_drawn_as_it_was(tmp_path: Path, toy: type[Counting]) -
     result = update(tmp_path / "a.h5", data)
     assert result.carried == 40
     assert len(result.changes.get("in another split", [])) <= 2  # one more image moves the share, not the draw
+
+
+def test_one_bar_shows_every_step(
+    path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bars = []
+
+    class Bar(progress_bar._Bar):
+        def __init__(self) -> None:
+            super().__init__()
+            bars.append(self)
+
+    monkeypatch.setattr(progress_bar, "_Bar", Bar)
+    add(data)
+    assert update(path, data, backbone=toy_backbone(), progress=True).extracted == 1
+    assert len(bars) == 1
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    finished = [line.partition(":")[0] for line in lines if ": 100%" in line]
+    assert list(dict.fromkeys(finished)) == ["hash", "verify", "extract"]
