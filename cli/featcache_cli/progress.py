@@ -215,4 +215,4 @@ def note(text: object) -> None:
     """Print a note on stderr, if there is one, without tearing the bar; `--quiet` leaves it out."""
     if text and verbosity() > QUIET:
         clear()
-        click.echo(wrap(str(text)), err=True)
+        click.echo(wrap(str(text), err=True), err=True)
