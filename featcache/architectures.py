@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache import timm_networks, torchvision_networks
-from featcache.errors import BackboneError
-from featcache.hints import nearest
+from featcache.network_names import unknown
 from featcache.rng import derived_seed
 from featcache.spec import EMBEDDED
 from featcache.weights import Built
@@ -28,7 +27,7 @@ def build(name: str, weights: str, seed: int, image_size: int | None = None) -> 
         elif name in torchvision_networks.names():
             built = torchvision_networks.build(name, weights, size)
         else:
-            raise _unknown(name)
+            raise unknown(name, torchvision_networks.names(), timm_networks.names())
     if run and built.one_size and image_size:  # it was built for this size, not for that of the run
         run |= {"image_size": image_size, "resize_size": round(image_size * run["resize_size"] / run["image_size"])}
     return built._replace(preprocessing={**built.preprocessing, **run}) if run else built
@@ -91,15 +90,3 @@ def pretrained_state(name: str, weights: str) -> Mapping[str, Tensor]:
         if model is None:
             return torchvision_networks.pretrained_state(name, weights)
         return timm_networks.pretrained_state(name, model, weights)
-
-
-def _unknown(name: str) -> BackboneError:
-    if name.startswith(timm_networks.SOURCES):
-        return BackboneError(f"there is no backbone {name!r}: timm loads such networks, as timm/{name}")
-    known = [EMBEDDED, *torchvision_networks.names(), *(f"timm/{one}" for one in timm_networks.names())]
-    close = nearest(name, known, 6, prefix="timm/")
-    return BackboneError(
-        f"there is no backbone {name!r}"
-        + (f"; close: {', '.join(close)}" if close else "")
-        + f". Use {EMBEDDED} (embedded), a torchvision model such as resnet18, or timm/<model>."
-    )

@@ -7,9 +7,11 @@ import glob
 import io
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, cast
 
 from featcache.errors import FeatcacheError, OutputError
@@ -22,7 +24,7 @@ except ImportError:  # Windows
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system answers where a disk, a quota or a limit on file sizes is reached."""
 
-_DRAFT = ".draft"
+_DRAFT, _LOCK = ".draft", ".featcache-lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -92,6 +94,52 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """
     with atomic_write(path) as file:
         file.write(content)
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, none of which gets its name before all are on the disk: a full disk changes none.
+
+    Parameters
+    ----------
+    contents : mapping of Path to bytes
+        All of each file. A process that is killed while they get their names leaves some old and some new ones.
+
+    Raises
+    ------
+    OutputError
+        One cannot be written.
+    """
+    with ExitStack() as drafts:
+        for path, content in contents.items():
+            file = drafts.enter_context(atomic_write(path))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for libraries that want the name of a file, or write several; it is removed at the end.
+
+    That of a killed process is removed by the next call for the same path.
+
+    Parameters
+    ----------
+    path : Path
+        Where the finished file will go, see `move`.
+
+    Yields
+    ------
+    Path
+    """
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{_DRAFT}s"):
+        with suppress(OSError), (stale / _LOCK).open("rb") as file:
+            if try_lock(file):
+                shutil.rmtree(stale)
+    drafts = TemporaryDirectory(prefix=f".{path.name}.", suffix=f"{_DRAFT}s", dir=path.parent)
+    with drafts as folder, Path(folder, _LOCK).open("xb") as file:
+        try_lock(file)
+        yield Path(folder)
 
 
 def check_readable(path: Path) -> None:

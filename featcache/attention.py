@@ -12,7 +12,9 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from featcache.errors import HeadError
+from featcache.files import Progress
 from featcache.rng import derived_seed, epoch_order
+from featcache.steps import Steps
 
 if TYPE_CHECKING:
     from featcache.features import Features
@@ -96,7 +98,9 @@ class AttentionHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return x.astype(np.float64).reshape(len(x), self.queries_.shape[1], -1)
 
 
-def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: int) -> AttentionHead:
+def fit_attention(
+    train: Features, places: int, recipe: AttentionRecipe, seed: int, progress: Progress | None = None
+) -> AttentionHead:
     """Efficient probing (Psomas et al. 2025, arXiv 2506.10178) on cached places of a map.
 
     m queries each take a softmax-weighted mean of the places; a linear layer judges the m means side by side. Theirs
@@ -129,20 +133,22 @@ def fit_attention(train: Features, places: int, recipe: AttentionRecipe, seed: i
     optimizer = torch.optim.AdamW([queries, *last.parameters()], recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     centre, spread = (torch.from_numpy(part).float()[:, None] for part in (mean, deviation))
-    for epoch in range(1, recipe.epochs + 1):
-        x = train.lazy_view(train.epoch_view(epoch))
-        order = epoch_order(train.samples.sha256, seed, epoch)
-        for start in range(0, len(order), recipe.batch_size):
-            rows = order[start : start + recipe.batch_size]
-            tokens = torch.from_numpy(np.asarray(x[rows], np.float32)).view(len(rows), d, places)
-            tokens = (tokens - centre) / spread
-            shares = (torch.einsum("md,ndt->nmt", queries, tokens) / d**0.5).softmax(2)
-            logits = last(torch.einsum("nmt,ndt->nmd", shares, tokens).flatten(1))
-            loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        schedule.step()
+    with Steps(progress, "fit epochs", recipe.epochs) as steps:
+        for epoch in range(1, recipe.epochs + 1):
+            x = train.lazy_view(train.epoch_view(epoch))
+            order = epoch_order(train.samples.sha256, seed, epoch)
+            for start in range(0, len(order), recipe.batch_size):
+                rows = order[start : start + recipe.batch_size]
+                tokens = torch.from_numpy(np.asarray(x[rows], np.float32)).view(len(rows), d, places)
+                tokens = (tokens - centre) / spread
+                shares = (torch.einsum("md,ndt->nmt", queries, tokens) / d**0.5).softmax(2)
+                logits = last(torch.einsum("nmt,ndt->nmd", shares, tokens).flatten(1))
+                loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            schedule.step()
+            steps.advance()
     coef, bias = (part.detach().double().numpy() for part in (last.weight, last.bias))
     coef = (coef.reshape(c, m, d) / deviation).reshape(c, -1)
     bias = bias - coef @ np.tile(mean, m)

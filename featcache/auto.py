@@ -14,9 +14,11 @@ from sklearn.base import BaseEstimator
 
 from featcache.errors import ClusterError, HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
+from featcache.files import Progress
 from featcache.label_metrics import LabelAccuracy
 from featcache.metrics import Accuracy, evaluate, paired_test
 from featcache.selection import OutOfTimeError, Trial
+from featcache.steps import Steps
 
 _NOISE = 0.05
 
@@ -93,7 +95,11 @@ class Selection:
 
 
 def select(
-    tuning: Tuning, names: Sequence[str], class_names: tuple[str, ...], budget_s: float | None = None
+    tuning: Tuning,
+    names: Sequence[str],
+    class_names: tuple[str, ...],
+    budget_s: float | None = None,
+    progress: Progress | None = None,
 ) -> tuple[BaseEstimator, Selection]:
     """Tune each of FAMILIES that is named, till the budget is spent, and keep the best.
 
@@ -102,6 +108,7 @@ def select(
     names : in the order of FAMILIES: each may use half of the time that is left, the last one all of it.
     budget_s : seconds from now. The first head is always fitted. A later one whose time is up ends its path where it
         is, or is left out where it has no setting yet; so is one that fails.
+    progress : called for each head that has been tried.
 
     Raises
     ------
@@ -110,26 +117,29 @@ def select(
     end = time.perf_counter() + (float("inf") if budget_s is None else budget_s)
     found: dict[str, tuple[Tuned, float]] = {}
     missed: list[tuple[str, str]] = []
-    for number, name in enumerate(names):
-        started = time.perf_counter()
-        limit = end if name == names[-1] else started + (end - started) / 2
-        if found and started >= end:
-            missed.append((name, "the budget was spent"))
-            continue
-        try:
-            tuned = FAMILIES[name](tuning, partial(_is_over, limit if number and found else float("inf")))
-        except OutOfTimeError:
-            missed.append((name, "the budget was spent"))
-            continue
-        except ClusterError:  # no other head would fare better
-            raise
-        except (ValueError, MemoryError, RuntimeError) as error:  # LinAlgError; a GPU's memory
-            missed.append((name, f"it failed ({error})"))
-            continue
-        if tuned is None:
-            missed.append((name, "the budget was spent, or there are too few images"))
-        else:
-            found[name] = tuned, time.perf_counter() - started
+    with Steps(progress, "fit heads", len(names)) as steps:
+        for number, name in enumerate(names):
+            if number:
+                steps.advance()
+            started = time.perf_counter()
+            limit = end if name == names[-1] else started + (end - started) / 2
+            if found and started >= end:
+                missed.append((name, "the budget was spent"))
+                continue
+            try:
+                tuned = FAMILIES[name](tuning, partial(_is_over, limit if number and found else float("inf")))
+            except OutOfTimeError:
+                missed.append((name, "the budget was spent"))
+                continue
+            except ClusterError:  # no other head would fare better
+                raise
+            except (ValueError, MemoryError, RuntimeError) as error:  # LinAlgError; a GPU's memory
+                missed.append((name, f"it failed ({error})"))
+                continue
+            if tuned is None:
+                missed.append((name, "the budget was spent, or there are too few images"))
+            else:
+                found[name] = tuned, time.perf_counter() - started
     if not found:
         raise HeadError("; ".join(f"{name} could not be fitted: {why}" for name, why in missed))
     rows = tuning.left_out.rows

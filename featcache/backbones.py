@@ -30,6 +30,7 @@ from featcache.errors import BackboneError, first_line
 from featcache.folders import cache_folder
 from featcache.known import LOCAL, Known, kept_path, known_path, recall_for, remember
 from featcache.layers import ALL, LAST, STAGES
+from featcache.network_names import check_name
 from featcache.spec import (
     EMBEDDED,
     PENULTIMATE,
@@ -414,6 +415,7 @@ def load_backbone(
     if known:
         given |= {"known": known, "weights_note": known.note, **known.preprocessing, **own}
         return Backbone(lambda: build().module, **given)
+    check_name(name)
     built = build()
     note = f"{Path(weights).name}: {built.note}" if built.note else ""
     backbone = Backbone(built.module, weights_note=note, **given, **{**built.preprocessing, **own})

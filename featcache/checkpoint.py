@@ -25,8 +25,17 @@ def save_checkpoint(path: Path, state: dict[str, Any], config: dict[str, Any]) -
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The state and the config. Raises RunError for a file that is damaged or that would run code, OSError."""
+    return _load(path, mmap=False)
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The config alone, without reading the tensors. Raises as `load_checkpoint`."""
+    return _load(path, mmap=True)[1]
+
+
+def _load(path: Path, mmap: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         return state, dict(json.loads(state["config"]))
     except (OSError, MemoryError):  # which say nothing about its content
         raise

@@ -154,6 +154,10 @@ class Classifier(NotebookResult):
         ------
         DataLayoutError : what is no image, or an array of another shape or type. EmptyFolderError : a folder or a table
             without images.
+
+        Warns
+        -----
+        IgnoredFilesWarning : files of a folder, a tar file or a URL that are no images: their number by reason.
         """
         numbers, workers = range(1 + (self.card.tta if tta is None else tta)), usable_cores()
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))

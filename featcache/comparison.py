@@ -17,6 +17,7 @@ from featcache.families import FAMILIES
 from featcache.folders import check_writable
 from featcache.heads import make_head
 from featcache.manifest import read_manifest
+from featcache.network_names import check_name
 from featcache.outcomes import Comparison, gather_outcomes
 from featcache.own_network import from_factory, is_factory
 from featcache.progress_bar import ProgressOption, as_callback
@@ -109,6 +110,7 @@ def compare(
         make_head(head)  # a bad name is told before hours of extraction
     columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
     columns |= {"skip_missing": True} if skip_missing else {}
+    check_name(backbone)
     network_sha256 = _weights_of(backbone) if own else ""
     manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress, **columns)
     columns |= {"value_range": list(value_range)} if value_range else {}

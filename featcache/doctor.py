@@ -22,6 +22,7 @@ from featcache.rng import content_order
 from featcache.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.scaling import equalise
 from featcache.spec import PENULTIMATE, is_arrays, no_network
+from featcache.steps import Steps
 from featcache.symptoms import (
     check_values,
     check_views,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 50_000  # that are compared with each other, by lot: of 8,000 it takes 2 s on a core
 _MOST_BYTES = 2**29
+_STEPS = 6  # images, input, values, views, likeness, labels
+_PROBE_STEPS = 5  # pictures read, pixels, the network loaded and run, other scales
 _RANKED, _VIEWED, _RUN, _COMPARED = 2000, 400, 12, 400  # images that a check takes
 
 
@@ -69,36 +72,43 @@ def examine(
     backbone : the `Backbone` or the module that made it, where that cannot be loaded by its name. weights : where the
         network's weights lie now, if they have moved. device : of the network.
     seed : of the folds, and of the lot where there are more than 50,000 images.
+    progress : called as progress("examine", done, total) after each part: six, and five more with `data`.
 
     Raises
     ------
     CacheError. EmptyFolderError : `data` is not what the cache was made from.
     """
-    progress = as_callback(progress)
     watch = Stopwatch()
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     if data is not None:
         cache.require_images("a look at the images")
-    steps = 8 if data is not None else 7
-    checks: list[Check] = []
-
-    def add(*found: Check) -> None:
-        checks.extend(found)
-        if progress:
-            progress("examine", len(checks), max(steps, len(checks)))
-
     parts = {split: cache.features(split, layer) for split in LABELLED_SPLITS}
     parts = {split: features for split, features in parts.items() if len(features.samples)}
     if "train" not in parts:
         raise CacheIncompleteError(f"{cache.path} has no readable train images")
-    train = parts["train"]
+    with Steps(as_callback(progress), "examine", _STEPS + (_PROBE_STEPS if data is not None else 0)) as steps:
+        images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
+    return Diagnosis(cache.path, layer, images, tuple(checks), watch.seconds()["wall"])
+
+
+def _check_all(
+    cache: FeatureCache, parts: dict[str, Features], data: Any, layer: str, backbone: Any, weights: str | None,
+    device: str, seed: int, steps: Steps,
+) -> tuple[int, list[Check]]:  # fmt: skip
+    """How many images have features, and all checks."""
+    train, checks = parts["train"], list[Check]()
+
+    def add(*found: Check) -> None:
+        checks.extend(found)
+        steps.advance()
+
     add(_check_images(cache))
     add(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
     lost = find_lost(features.x for features in parts.values())
     if len(lost):
         add(told_lost(tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
-        return Diagnosis(cache.path, layer, len(rows), tuple(checks), watch.seconds()["wall"])
+        return len(rows), checks
     widths = train.joined.widths if train.joined else ()
     spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
     if widths:
@@ -115,8 +125,8 @@ def examine(
     add(*check_alike(seen.x, seen.samples, len(rows), collapsed))
     add(*check_labels(train, [parts[split] for split in parts if split != "train"], MOST_IMAGES, seed))
     if data is not None:
-        add(*_probe(cache, data, layer, train, backbone, weights, device, seed))
-    return Diagnosis(cache.path, layer, len(rows), tuple(checks), watch.seconds()["wall"])
+        checks += _probe(cache, data, layer, train, backbone, weights, device, seed, steps)
+    return len(rows), checks
 
 
 def _look(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int64], seed: int) -> _Seen:
@@ -209,7 +219,7 @@ def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: in
 
 def _probe(
     cache: FeatureCache, data: Any, layer: str, train: Features, backbone: Any, weights: str | None, device: str,
-    seed: int,
+    seed: int, steps: Steps,
 ) -> list[Check]:  # fmt: skip
     """What the images and the network tell, see `featcache.probes`."""
     from featcache.probes import check_network, check_pixels, read_clean, try_scales
@@ -221,6 +231,7 @@ def _probe(
     order = rows[content_order(cache.samples.sha256[rows], seed, "examine")]
     rows, pixels, lost = read_clean(cache, data, order[:_COMPARED])
     at = np.array([place[int(row)] for row in rows], np.int64)
+    steps.advance()
     checks = []
     if lost:
         named = tuple(name_row(cache.samples, row) for row in lost)
@@ -231,6 +242,7 @@ def _probe(
     one_label = not cache.samples.multilabel
     pixel_check = check_pixels(train, at, pixels, seed) if one_label else None
     checks += [pixel_check] if pixel_check else []
+    steps.advance()
     try:
         if not isinstance(backbone, Backbone):
             backbone = network_of(cache, weights, device, backbone)
@@ -239,9 +251,11 @@ def _probe(
     except CacheMismatchError as error:
         todo = "Give the right file with --weights, or extract again."
         return [*checks, Check("network", str(error), (Finding("other weights", "error", str(error), todo),))]
+    steps.advance()
     names = cache.layers(layer)
     one = PENULTIMATE if PENULTIMATE in names else names[0]
     checks.append(check_network(cache, one, backbone, rows[:_RUN], pixels[:_RUN]))
+    steps.advance()
     if one_label:
         alone = train if len(names) == 1 else cache.features("train", one)
         checks.append(try_scales(cache, one, backbone, alone, at, pixels))

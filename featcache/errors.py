@@ -29,7 +29,8 @@ A message says what, where, expected against found, and what to do. The command 
 status 1; each class also derives from the built-in type that a library user would catch.
 
 Warnings, each a `FeatcacheWarning` (UserWarning): `MissingFontWarning`, where a picture is drawn with boxes instead of
-letters; `NoLocksWarning`, where a file system has no locks and a file says who writes there.
+letters; `IgnoredFilesWarning`, where a folder that is predicted holds files that are no images; `NoLocksWarning`, where
+a file system has no locks and a file says who writes there.
 """
 
 from __future__ import annotations
@@ -176,6 +177,10 @@ class FeatcacheWarning(UserWarning):
 
 class MissingFontWarning(FeatcacheWarning):
     """No installed font has some letters of a picture."""
+
+
+class IgnoredFilesWarning(FeatcacheWarning):
+    """Files that are no images were passed over in a folder, a tar file or at a URL that is predicted."""
 
 
 class NoLocksWarning(FeatcacheWarning):

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ from featcache.bitdepth import ValueRange
 from featcache.cache import FeatureCache, check_spec, partial_path
 from featcache.carrying import find_origins
 from featcache.engines import EngineName
+from featcache.extraction import named
 from featcache.files import Progress
 from featcache.images import MAX_PIXELS
+from featcache.input_notes import input_notes
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
+from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.progress_bar import ProgressOption, as_callback
-from featcache.report import human_bytes, human_duration
+from featcache.report import human_bytes, human_duration, remark_notes
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
-from featcache.valuerange import choose_value_range
+from featcache.valuerange import choose_value_range, describe_value_range
 
 _MEASURED_VIEWS = 96
 
@@ -40,6 +43,8 @@ class Estimate(NotebookResult):
     images, views : to run through the network. seconds : for them, measured on `measured` views (reading, decoding,
     network; not imports, not a conversion to another engine). size_bytes : of the file. free_bytes : on its disk.
     note : what the user should know of the network's engine.
+    ignored : files that were passed over, by reason. conflicts : pairs of images with equal bytes and different labels.
+    skipped, remarks : pairs (image, text) of the images measured on: why one cannot be read, what is odd about it.
     """
 
     images: int
@@ -49,6 +54,10 @@ class Estimate(NotebookResult):
     size_bytes: int
     free_bytes: int
     note: str = ""
+    ignored: dict[str, int] = field(default_factory=dict)
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         """For people."""
@@ -58,11 +67,17 @@ class Estimate(NotebookResult):
             f"(measured on {self.measured} views)",
             f"{human_bytes(self.size_bytes)} on a disk with {human_bytes(self.free_bytes)} free{room}",
         ]
-        return "\n".join(lines + ([self.note] if self.note else []))
+        lines += [self.note] if self.note else []
+        seen = [*input_notes({}, [], self.skipped), *remark_notes(self.remarks)]
+        lines += [*input_notes(self.ignored, self.conflicts, []), *(f"measured images: {note}" for note in seen)]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         fields = asdict(self)
+        fields["conflicts"] = [list(pair) for pair in self.conflicts]
+        fields["skipped"] = [{"path": name, "reason": reason} for name, reason in self.skipped]
+        fields["remarks"] = [{"path": name, "remark": remark} for name, remark in self.remarks]
         return {"estimated_s": fields.pop("seconds"), **fields}
 
 
@@ -96,13 +111,14 @@ def estimate(
 ) -> Estimate:
     """What `extract` with these arguments would cost, less what is there already; nothing is written.
 
-    on_note : called with what was understood of the data, before the work starts.
+    on_note : called with what was understood of the data, and with the range of values, as `extract` does.
 
     Raises
     ------
     ImageError, BackboneError
     """
     progress = as_callback(progress)
+    check_name(backbone)
     manifest = read_manifest(
         data,
         val_fraction=val_fraction,
@@ -126,6 +142,9 @@ def estimate(
             image_size=image_size,
             lazy=True,
         )
+    value_range = choose_value_range(value_range, out, manifest, max_pixels)
+    if value_range and on_note:
+        on_note(describe_value_range(value_range))
     spec = backbone.extract_spec(
         image_size=image_size,
         augment=augment,
@@ -133,7 +152,7 @@ def estimate(
         views=views,
         dtype=dtype,
         val_views=val_views,
-        value_range=choose_value_range(value_range, out, manifest, max_pixels),
+        value_range=value_range,
     )
     missing = wanted_views(spec, manifest.samples)
     there = Path(out) if Path(out).exists() else partial_path(out)
@@ -147,7 +166,8 @@ def estimate(
             missing = missing - find_origins(cache, manifest.samples, missing, np.empty(0, np.int64)).views
     if own:
         backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
-    return measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
+    cost = measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
+    return replace(cost, ignored=manifest.ignored, conflicts=manifest.conflicts())
 
 
 def measure(
@@ -190,4 +210,6 @@ def measure(
         size_bytes=size_needed(spec, manifest.samples, backbone.dims),
         free_bytes=shutil.disk_usage(folder).free,
         note=backbone.note,
+        skipped=named(manifest, loader.skipped),
+        remarks=named(manifest, loader.remarks),
     )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import write_file
+from featcache.atomic import write_files
 from featcache.bitdepth import ValueRange, model_range_note
-from featcache.card import REPORT, ModelCard, prepare_folder, write_json
+from featcache.card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.classifier import Classifier
 from featcache.entries import Entry, Listing
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
@@ -29,7 +29,7 @@ from featcache.metrics import Accuracy, wilson_interval
 from featcache.modelfolder import CARD
 from featcache.notebook import NotebookResult
 from featcache.prediction import Prediction
-from featcache.predictions import write_predictions
+from featcache.predictions import FILE, predictions_csv
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Report, Stopwatch, csv_row, printable, remark_notes
 from featcache.samples import SPLITS, UNLABELLED, Samples
@@ -273,9 +273,12 @@ def evaluate(
         value_range=card.spec.view.value_range,
     )
     if folder is not None:
-        write_predictions(folder, samples, predicted, probabilities)
-        _write_unknown(folder, strangers)
-        write_json(folder / REPORT, found.to_dict())
+        files = {FILE: predictions_csv(samples, predicted, probabilities), REPORT: as_json(found.to_dict())}
+        if strangers:
+            files[UNKNOWN] = _unknown_csv(strangers)
+        write_files({folder / name: content for name, content in files.items()})
+        if not strangers:
+            (folder / UNKNOWN).unlink(missing_ok=True)  # of an earlier evaluation
     return found
 
 
@@ -367,16 +370,13 @@ class _Tables:
         return samples, self._predicted[:n], None if self._probabilities is None else self._probabilities[:n]
 
 
-def _write_unknown(folder: Path, pairs: Sequence[tuple[Entry, Prediction]]) -> None:
+def _unknown_csv(pairs: Sequence[tuple[Entry, Prediction]]) -> bytes:
     """unknown.csv: as val.csv, of images whose class the model does not know."""
-    if not pairs:
-        (folder / UNKNOWN).unlink(missing_ok=True)  # of an earlier evaluation
-        return
     rows = [["image", "label", "predicted", "probability"]]
     for entry, one in pairs:
         share = "" if one.probability is None else f"{one.probability:.6f}"
         rows.append([entry.id, SEPARATOR.join(entry.classes), one.label or "", share])
-    write_file(folder / UNKNOWN, "".join(map(csv_row, rows)).encode("utf-8", "surrogateescape"))
+    return "".join(map(csv_row, rows)).encode("utf-8", "surrogateescape")
 
 
 def _plain(name: str) -> str:

@@ -8,14 +8,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.atomic import move, write_file
+from featcache.atomic import atomic_write, draft_folder, move
 from featcache.bitdepth import format_range
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
 from featcache.folding import FIT_ONE, Layer, fold, layer
@@ -108,8 +107,8 @@ def export(
     squares = np.concatenate([make_views(picture, view, b"", [0]) for picture in pictures])
     features = np.concatenate([*saved.backbone.embed_layers(squares).values()], axis=1)
     expected = features @ last.weight.T + last.bias
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        draft = Path(folder, out.name)
+    with draft_folder(out) as folder:
+        draft = folder / out.name
         on_step(f"writing {format}")
         try:
             snippet = WRITERS[format](saved, last, draft)
@@ -124,8 +123,11 @@ def export(
                 f"largest, at most {LIMIT:.0e} is allowed. Nothing was written. Use another format."
             )
         size = draft.stat().st_size
-        move(draft, out)
-        write_file(program, snippet.encode())
+        with atomic_write(program) as file:  # both are on the disk before either gets its name
+            file.write(snippet.encode())
+            file.flush()
+            os.fsync(file.fileno())
+            move(draft, out)
     return Exported(out, program, format, size, difference, snippet, _notes(saved, last, format))
 
 

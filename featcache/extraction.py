@@ -28,6 +28,7 @@ from featcache.layers import grid_side, parse_layer
 from featcache.layout import size_needed, wanted_views
 from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
+from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Report, Stopwatch, human_bytes, printable, remark_notes
@@ -173,6 +174,7 @@ def extract(
     watch = Stopwatch()
     out = on_disk(out)
     check_writable(out)
+    check_name(backbone)
     with watch.phase("hash"):
         manifest = read_manifest(
             data,

@@ -16,13 +16,15 @@ from featcache.blocks import told_apart
 from featcache.closed import Moments, Spectra, centroids
 from featcache.errors import HeadError
 from featcache.features import Features, ViewUse
+from featcache.files import Progress
 from featcache.folds import NEVER, plan_folds
-from featcache.head2toe import select_features
+from featcache.head2toe import FRACTIONS, select_features
 from featcache.neighbours import votes
 from featcache.parts import Part, Targets, TrainRows
 from featcache.selection import Chosen, Layers, LeftOut, OutOfTimeError, Trial, choose
 from featcache.softmax import Pass, Problems, solve_path
 from featcache.spectrum import Spectrum
+from featcache.steps import Steps
 
 if TYPE_CHECKING:
     from featcache.team import Team
@@ -55,6 +57,7 @@ class Tuning:
     features : of train. use : the views to train on. class_weight : see `LinearHead`. folds : None takes 5, or holds
     a fifth out once where images times classes are more than a million. seed : of the folds.
     device : of linear, see `LinearHead`. team : machines that share the rows, see `Team`; then device is theirs.
+    progress : called for each strength that a family tries, for each share of the features of head2toe.
 
     Attributes
     ----------
@@ -75,6 +78,7 @@ class Tuning:
         seed: int = 0,
         device: str = "cpu",
         team: Team | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.classes, labels = np.unique(features.y, return_inverse=True)
         if len(self.classes) < 2:
@@ -95,7 +99,7 @@ class Tuning:
             self.rows: TrainRows = team.share(features, use, targets) if team else Part(features, use, targets, device)
         except (TypeError, ValueError) as error:
             raise HeadError(f"the head could not be fitted: {error}") from error
-        self.class_weight = class_weight
+        self.class_weight, self.progress = class_weight, progress
         self._features = features
         self._moments: list[Moments] | None = None
         self._spectra: Spectra | None = None
@@ -161,9 +165,13 @@ def head2toe(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
 
     def fit(kept: NDArray[np.bool_] | None, Cs: Sequence[float] | None) -> Chosen:
         path = solve_path(problems, spectrum, Cs or strengths, TOL, MAX_ITER, kept=kept, one_pass=one_pass)
-        return choose((Layers(one.C, one.coef, one.intercept) for one in path), tuning.left_out, tuning.classes, stop)
+        layers = (Layers(one.C, one.coef, one.intercept) for one in path)
+        found = choose(layers, tuning.left_out, tuning.classes, stop)
+        steps.advance()
+        return found
 
-    found, fraction = select_features(squares, fit, strengths, stop)
+    with Steps(tuning.progress, "fit shares of the features", len(FRACTIONS)) as steps:
+        found, fraction = select_features(squares, fit, strengths, stop)
     d = len(problems.x.mean)
     tuned, _ = _tuned(found, f"{round(fraction * d)} of {d} features, C={{:.3g}}")
     return tuned
@@ -192,7 +200,9 @@ def centroid(tuning: Tuning, stop: Stop = lambda: False) -> Tuned:
 
 
 def _chosen(tuning: Tuning, path: Iterable[Layers], setting: str, stop: Stop) -> tuple[Tuned, float]:
-    return _tuned(choose(path, tuning.left_out, tuning.classes, stop), setting)
+    with Steps(tuning.progress, "fit strengths", len(STRENGTHS)) as steps:
+        found = choose(steps.over(path), tuning.left_out, tuning.classes, stop)
+    return _tuned(found, setting)
 
 
 def _tuned(found: Chosen, setting: str) -> tuple[Tuned, float]:

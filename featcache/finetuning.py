@@ -26,12 +26,13 @@ from featcache.label_metrics import LabelAccuracy
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.metrics import Accuracy
+from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.plan import GENTLE, BatchNorm, Unfreeze, make_plan
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.recipe import Recipe, make_recipe
 from featcache.report import Report, Stopwatch, remark_notes
-from featcache.run import Run
+from featcache.run import Run, refuse_early
 from featcache.spec import EMBEDDED, Augment, ExtractSpec
 from featcache.starting import begin
 from featcache.training import Epoch
@@ -229,9 +230,15 @@ def finetune(
         batchnorm=batchnorm,
         wise_ft=wise_ft,
     )
+    check_name(backbone)
     if world.first:
         prepare_folder(out, "run")
     world.wait()
+    if not overwrite:
+        known = {"backbone": backbone if isinstance(backbone, str) else None, "image_size": image_size}
+        known = {name: value for name, value in known.items() if value is not None}
+        known |= {"augment": augment, "seed": seed, "train": mode, "max_pixels": max_pixels, **asdict(recipe)}
+        refuse_early(out, known, resume)
     with watch.phase("hash"):
         manifest = read_manifest(
             data,

@@ -18,6 +18,7 @@ from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError, first_line
 from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
+from featcache.files import Progress
 from featcache.headfile import TREES, refuse_unsavable
 from featcache.imagenet import describe_choice, imagenet_head
 from featcache.label_metrics import judge
@@ -27,6 +28,7 @@ from featcache.phrases import brief
 from featcache.samples import Samples
 from featcache.scaling import equalise, unscaled
 from featcache.spec import ExtractSpec
+from featcache.steps import Steps
 from featcache.team import Team
 from featcache.thresholds import LEAST, Thresholds, check_thresholds, choose_thresholds, spell_thresholds
 from featcache.validation import calibrated, cross_validate
@@ -47,6 +49,7 @@ class Options:
     thresholds : of several labels, see `fit_head`. places : of a map in its features, 0 where they are none.
     team : machines that share the rows.
     saved : whether the head will be saved; one that cannot be is refused before it is fitted.
+    progress : called for the heads of auto, else for strengths, folds or epochs.
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +64,7 @@ class Options:
     places: int = 0
     team: Team | None = None
     saved: bool = False
+    progress: Progress | None = None
 
     @property
     def rows(self) -> ViewUse:
@@ -187,7 +191,7 @@ def borrow(head: str, options: Options, train: Features, spec: ExtractSpec, weig
 
 def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch | None) -> Fitted:
     from featcache.sgd import fit_sgd  # torch is imported for this head alone
-    from featcache.training import Recipe
+    from featcache.training import Epoch, Recipe
 
     options.refuse("cv", "budget_s", "scaling", "calibrate", only="heads that are not sgd")
     options.refuse_device()
@@ -201,7 +205,14 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
         raise HeadError(f"sgd: {error}") from error
     features = train.first(0) if options.use_views == "clean" else train
     try:
-        estimator, history = fit_sgd(features, val, recipe, seed=options.seed, on_epoch=on_epoch)
+        with Steps(options.progress, "fit epochs", recipe.epochs) as steps:
+
+            def tell(epoch: Epoch) -> None:
+                steps.advance()
+                if on_epoch:
+                    on_epoch(epoch)
+
+            estimator, history = fit_sgd(features, val, recipe, seed=options.seed, on_epoch=tell)
     except ValueError as error:  # weights of other classes
         raise HeadError(f"sgd: {error}") from error
     except RuntimeError as error:  # numbers that float32 does not have
@@ -237,7 +248,8 @@ def _fit_attention(options: Options, train: Features) -> Fitted:
         raise HeadError(f"attention: {error}. It takes {known}.") from error
     features = train.first(0) if options.use_views == "clean" else train
     try:
-        return Fitted(fit_attention(features, options.places, recipe, options.seed), "attention")
+        estimator = fit_attention(features, options.places, recipe, options.seed, options.progress)
+        return Fitted(estimator, "attention")
     except (MemoryError, RuntimeError) as error:  # of so many queries
         raise HeadError(f"attention could not be fitted: {first_line(error)}") from error
 
@@ -259,10 +271,13 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
     if names == ["knn"] and options.rows == "mean":
         raise HeadError("neighbours vote with their clean views; leave out use_views")
     started = time.perf_counter()
-    tuning = Tuning(train, options.rows, team=options.team, **options.tuning)
+    several = len(names) > 1
+    progress = None if several else options.progress
+    tuning = Tuning(train, options.rows, team=options.team, progress=progress, **options.tuning)
     spent = time.perf_counter() - started
-    budget_s = (options.budget_s or _BUDGET_S) - spent if len(names) > 1 else None
-    estimator, selection = select(tuning, names, train.samples.classes, budget_s)
+    budget_s = (options.budget_s or _BUDGET_S) - spent if several else None
+    progress = options.progress if several else None
+    estimator, selection = select(tuning, names, train.samples.classes, budget_s, progress)
     hot, temperature = None, selection.temperature
     if temperature is not None and isinstance(estimator, LinearHead):
         hot = LinearHead.from_weights(
@@ -316,7 +331,7 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
         options.refuse("scaling", only="heads that are not tuned: fix their settings with -p, or name another")
         wanted = check_thresholds(options.thresholds, train.samples.classes)
         try:
-            found = tune_labels(train, options.rows, **options.tuning)
+            found = tune_labels(train, options.rows, progress=options.progress, **options.tuning)
         except (MemoryError, RuntimeError) as error:  # a GPU's memory
             raise HeadError(f"linear could not be fitted: {error}") from error
         fitted = Fitted(found.head, "linear", selection=found.selection, untempered=found.untempered)
@@ -372,7 +387,9 @@ def _validate(
     """What cross-validation says, the images that it left out, and their probabilities, if there are any."""
     folds = options.cv or 0
     started = time.perf_counter()
-    rows, predicted, probabilities = cross_validate(estimator, train, options.rows, folds, options.seed)
+    rows, predicted, probabilities = cross_validate(
+        estimator, train, options.rows, folds, options.seed, options.progress
+    )
     found = judge(train.y[rows], predicted, probabilities, train.samples.classes)
     entrant = Entrant(name, "", found, time.perf_counter() - started, 1.0)
     return Selection((entrant,), len(rows), folds), rows, probabilities

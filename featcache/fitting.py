@@ -29,6 +29,7 @@ from featcache.machines import Cluster
 from featcache.metrics import Accuracy
 from featcache.notebook import NotebookResult
 from featcache.predictions import FILE, TEST, predictions_csv
+from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import Report, Stopwatch
 from featcache.spec import PENULTIMATE
 from featcache.team import Team
@@ -132,6 +133,7 @@ def fit_head(
     seed: int = 0,
     device: str = "cpu",
     cluster: Cluster | None = None,
+    progress: ProgressOption = None,
     on_epoch: Callable[[Any], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> HeadFit:
@@ -167,6 +169,9 @@ def fit_head(
         "cuda", "cuda:1", "mps".
     cluster : machines that share the training rows, of heads that choose their own settings but for knn; all must see
         the cache, see `featcache.team`. Images that are left out, val and test are judged on this machine.
+    progress : True draws a bar; else called as progress(what, done, total). what is "fit heads" of "auto", "fit
+        strengths" of heads that choose theirs, "fit folds" of a cross-validation, "fit epochs" of sgd and attention.
+        Other heads are fitted in one step, of which nothing is known.
     on_epoch : called with each Epoch of "sgd". on_note : called with what the cache was made of, and
         where a cluster's workers are waited for.
 
@@ -206,6 +211,7 @@ def fit_head(
         places,
         team,
         saved=out is not None,
+        progress=as_callback(progress),
     )
     with watch.phase("fit"), closing(team) if team else nullcontext():
         if is_imagenet(head):

@@ -101,7 +101,11 @@ class HuggingFace:
         self._rows: dict[str, tuple[Any, int]] = {}  # id -> the column of images, row
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
-        """See `Source`."""
+        """See `Source`. Raises DataLayoutError for a column "group" of lists or fields."""
+        return self._list(grouped=True)
+
+    def _list(self, grouped: bool) -> Listing:
+        """grouped : whether groups are read, which predictions need not."""
         entries: list[Entry] = []
         notes: dict[str, None] = {}
         several, plain, label = False, True, None
@@ -124,14 +128,15 @@ class HuggingFace:
             if hides:
                 read = [(*first, [None if one == ("-1",) else one for one in classes]) for *first, classes in read]
         for split, table, image, classes in read:
-            entries += self._entries_of(split, table, image, classes)
+            groups = _groups(self.name, table) if grouped else [""] * len(table)
+            entries += self._entries_of(split, table, image, classes, groups)
         if self._files:
             notes[f"{len(self._files)} Parquet files copied to {_copies()}"] = None
         return Listing(entries, several, tuple(notes), label)
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
-        return [entry.id for entry in self.entries(ignored)[0]]
+        return [entry.id for entry in self._list(grouped=False)[0]]
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
@@ -209,7 +214,12 @@ class HuggingFace:
         return named[0], label
 
     def _entries_of(
-        self, split: str | None, table: Any, image: str, classes: Sequence[tuple[str, ...] | None]
+        self,
+        split: str | None,
+        table: Any,
+        image: str,
+        classes: Sequence[tuple[str, ...] | None],
+        groups: Sequence[str],
     ) -> list[Entry]:
         import datasets
 
@@ -227,7 +237,7 @@ class HuggingFace:
         known = _known(split)
         return [
             Entry(name, one or (), UNLABELLED if one is None else known, group=group)
-            for name, one, group in zip(ids, classes, _groups(table), strict=True)
+            for name, one, group in zip(ids, classes, groups, strict=True)
         ]
 
 
@@ -236,7 +246,7 @@ def _rows_of(name: str, files: tuple[Path, ...], label_column: str | None) -> di
     """Where the images of a data set are, found once in a process; none where it is not clear what the label is."""
     source = HuggingFace(name, files, label_column)
     with suppress(AmbiguousLabelError):
-        source.entries(Counter())
+        source.images(Counter())
     return source._rows
 
 
@@ -248,7 +258,7 @@ def _rows_of_any(name: str, files: tuple[Path, ...]) -> dict[str, tuple[Any, int
     for column in sorted(columns):
         source = HuggingFace(name, files, column)
         with suppress(DataLayoutError):
-            source.entries(Counter())
+            source.images(Counter())
             rows |= source._rows
     return rows
 
@@ -295,11 +305,20 @@ def _is_unknown(label: Any) -> bool:
     return label is None or label != label or (isinstance(label, str) and not label.strip())
 
 
-def _groups(table: Any) -> list[str]:
-    """What the column "group" says of each row; "" where it says nothing, or there is none."""
+def _groups(name: str, table: Any) -> list[str]:
+    """What the column "group" says of each row; "" where it says nothing, or there is none.
+
+    name : what messages call the data set. Raises DataLayoutError for a column of lists or of fields.
+    """
     column = find_column(list(table.features), ("group",))
-    if column is None or _kind(table.features[column]) not in ("Value", "ClassLabel"):
+    if column is None:
         return [""] * len(table)
+    feature = table.features[column]
+    if _is_list(feature) or _kind(feature) not in ("Value", "ClassLabel"):
+        raise DataLayoutError(
+            f"{name}: the column {column!r} names the group of an image, a text or a number; it is {feature}. Make it "
+            f"one of these, or rename it where it is no group: rename_column({column!r}, ...)"
+        )
     return ["" if one is None or one != one else str(one).strip() for one in table[column]]
 
 

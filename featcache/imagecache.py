@@ -1,8 +1,8 @@
 """`ImageCache`: decoded images in one file, so that epochs and runs after the first do not decode.
 
 A sealed file (see `sealed`) with room for the pixels of every image, each with its checksum and a mark that it is
-there. Images come in as they are decoded, by what their files hold, so the file is right at any moment: after a kill
-and after a power cut, too.
+there, with what is odd about it. Images come in as they are decoded, by what their files hold, so the file is right at
+any moment: after a kill and after a power cut, too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from featcache.bitdepth import ValueRange, format_range
 from featcache.creation import create, sweep
 from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
 from featcache.files import Progress
-from featcache.images import MAX_PIXELS, lift_pillows_limit, upright_size
+from featcache.images import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
 from featcache.manifest import Manifest
+from featcache.report import split_remark
 from featcache.sealed import Kind, damaged, opened, write_at
 from featcache.views import reduced_size, shrink
 
@@ -98,15 +99,21 @@ class ImageCache:
             self._sound.add(row)
         return pixels.reshape(int(self._places[row, 1]), int(self._places[row, 2]), 3)
 
-    def keep(self, sha256: bytes, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Keep an image (h, w, 3) and return it as `get` will: shrunk where it is too large."""
+    def remark(self, sha256: bytes) -> str:
+        """What was odd about an image when it was kept, see `images.Decoded`; "" in files of earlier versions."""
+        found = int(self._done[self._row[sha256]])
+        return "; ".join(one for bit, one in enumerate(REMARKS, 1) if found >> bit & 1)
+
+    def keep(self, sha256: bytes, image: NDArray[np.uint8], remark: str = "") -> NDArray[np.uint8]:
+        """Keep an image (h, w, 3) with its remark, and return it as `get` will: shrunk where it is too large."""
         row, image = self._row[sha256], shrink(image, self.side)
         if image.shape[:2] == (self._places[row, 1], self._places[row, 2]):  # the file's header told the truth
             data = np.ascontiguousarray(image).reshape(-1).data
             with self._write:
                 self._put(self._regions["pixels"].offset + int(self._places[row, 0]), data)
                 self._put(self._regions["crc32"].offset + 4 * row, crc32(data).to_bytes(4, "little"))
-                self._put(self._regions["done"].offset + row, b"\1")
+                done = 1 + sum(1 << 1 + REMARKS.index(one) for one in split_remark(remark))
+                self._put(self._regions["done"].offset + row, done.to_bytes(1))
         return image
 
     def _put(self, offset: int, data: bytes | memoryview) -> None:

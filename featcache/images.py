@@ -27,6 +27,17 @@ MAX_PIXELS = 178_956_970
 _MP_ENTRIES = 0xB002  # of a JPEG's multi-picture index
 _WIDTH, _LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 _NEARLY_BLACK = 16
+REMARKS = (
+    "of one colour",
+    "nearly black",
+    "clipped by the value range",
+    "dark, as it uses few of its bits",
+    "first of several pages",
+    "first of several frames",
+)
+"""All that `decode_and_check` says of images. An image cache holds the place of each: new ones come behind."""
+
+_ONE_COLOUR, _BLACK, _CLIPPED_BY, _DARK, _PAGES, _FRAMES = REMARKS
 _CLIPPED = 0.001  # of the values of a picture: more are worth a remark, fewer are a few hot pixels
 _FEW_BITS = 2**14  # a picture of 16 bits a channel whose values stay below has a quarter of the brightness at most
 _HEADER = 2**18  # bytes of a JPEG that are searched for a note that more pictures follow
@@ -120,10 +131,10 @@ def _checked(found: _Pixels | DeepPixels, value_range: ValueRange | None) -> Dec
         return Decoded(found, _remark(found))
     clipped = value_range is not None and found.share_outside(value_range) > _CLIPPED
     pixels = _rgb_of_deep(found, value_range)
-    remark = "clipped by the value range" if clipped else _remark(pixels)
+    remark = _CLIPPED_BY if clipped else _remark(pixels)
     few = value_range is None and found.values.dtype == np.uint16 and found.extent[1] < _FEW_BITS
     if not remark and few and int(pixels.max()) < _FEW_BITS // 257:  # of a file where white is zero they are bright
-        remark = "dark, as it uses few of its bits"
+        remark = _DARK
     return Decoded(pixels, remark)
 
 
@@ -135,9 +146,9 @@ def _left_out(data: bytes) -> str:
         return ""
     try:
         if is_tiff(data):
-            return "first of several pages" if has_several_pages(data) else ""
+            return _PAGES if has_several_pages(data) else ""
         with _open(data) as image:
-            return "first of several frames" if _has_frames(image) else ""
+            return _FRAMES if _has_frames(image) else ""
     except Exception:  # what follows the first page is broken
         return ""
 
@@ -239,8 +250,8 @@ def _orientation(image: Image.Image) -> int:
 def _remark(pixels: _Pixels) -> str:
     first = pixels[:1, :1]
     if (pixels[:1] == first).all() and (pixels == first).all():
-        return "of one colour"
-    return "nearly black" if pixels.max() < _NEARLY_BLACK else ""
+        return _ONE_COLOUR
+    return _BLACK if pixels.max() < _NEARLY_BLACK else ""
 
 
 def _open(file: bytes | BinaryIO) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from featcache import remote
-from featcache.errors import DataLayoutError, EmptyFolderError
-from featcache.filekinds import why_no_image
-from featcache.files import find_images, list_images
+from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
+from featcache.filekinds import describe_ignored, why_no_image
+from featcache.files import find_images, walk
 from featcache.huggingface import find_image_tables, is_saved_dataset
 from featcache.images import Picture, is_image_name, is_picture
+from featcache.input_notes import input_notes
 from featcache.shards import is_shards
 from featcache.sources import Source, open_source
 from featcache.tables import is_table
@@ -50,9 +52,18 @@ def each_image(images: Any) -> Iterator[Image]:
     Raises
     ------
     DataLayoutError : an object of another type. EmptyFolderError : a folder or a table without images.
+
+    Warns
+    -----
+    IgnoredFilesWarning : files that are no images, with their number by reason.
     """
     if isinstance(images, (str, os.PathLike)):
-        yield from _of_name(images)
+        ignored = Counter[str]()
+        found = _of_name(images, ignored)
+        if ignored:
+            text = f"{os.fspath(images)}: {'; '.join(input_notes(ignored, [], []))}"
+            warnings.warn(text, IgnoredFilesWarning, stacklevel=2)
+        yield from found
     elif isinstance(images, (bytes, bytearray, memoryview, ImageFile)) or is_picture(images) or _is_file(images):
         yield _one(images)
     elif isinstance(images, Iterable):
@@ -144,11 +155,11 @@ def _of_name(path: str | os.PathLike[str], ignored: Counter[str] | None = None) 
             return [_one(name)]
         found = [_one(remote.join(name, one)) for one in _list_url(name, ignored)]
     elif os.path.isdir(name):
-        found = list(list_images(Path(name)))
+        found = list[Image](sorted(walk(Path(name), ignored)))
     else:
         return [path]
     if not found:
-        raise EmptyFolderError(f"{name} names no image: it holds none.")
+        raise EmptyFolderError(f"{name} names no image: it holds none{describe_ignored(ignored)}.")
     return found
 
 

@@ -53,8 +53,11 @@ class DecodedImages(Protocol):
     def get(self, sha256: bytes) -> NDArray[np.uint8] | None:
         """Pixels (h, w, 3), or None."""
 
-    def keep(self, sha256: bytes, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Keep an image and return it as `get` will."""
+    def remark(self, sha256: bytes) -> str:
+        """What is odd about an image that `get` gives, see `images.Decoded`."""
+
+    def keep(self, sha256: bytes, image: NDArray[np.uint8], remark: str) -> NDArray[np.uint8]:
+        """Keep an image with its remark, and return it as `get` will."""
 
 
 class ViewLoader:
@@ -74,7 +77,7 @@ class ViewLoader:
     Attributes
     ----------
     skipped : dict, row -> reason, of the images that could not be read.
-    remarks : dict, row -> what is odd about the pixels of an image that was decoded, see `decode_and_check`.
+    remarks : dict, row -> what is odd about an image that was read, see `decode_and_check`.
     """
 
     def __init__(
@@ -157,17 +160,18 @@ class ViewLoader:
         """One decode serves all views of an image."""
         expected = self.manifest.samples.sha256[row].tobytes()
         image = self._images.get(expected) if self._images else None
+        remark = self._images.remark(expected) if self._images and image is not None else ""
         if image is None:
             try:
                 with self._watch.phase("read"):
                     data = read_image(self.manifest, row, expected)
                 with self._watch.phase("decode"):
                     image, remark = decode_and_check(data, self.max_pixels, self.spec.value_range)
-                    if remark:
-                        self.remarks[row] = remark
-                    image = self._images.keep(expected, image) if self._images else image
+                    image = self._images.keep(expected, image, remark) if self._images else image
             except UnreadableImageError as error:
                 return error
+        if remark:
+            self.remarks[row] = remark
         from featcache.views import make_views  # needs PyTorch: its import runs beside loading the network
 
         with self._watch.phase("view"):

@@ -14,14 +14,16 @@ from featcache.auto import Entrant, Selection
 from featcache.blocks import Centred
 from featcache.calibration import fit_label_temperatures, label_log_loss
 from featcache.errors import HeadError
-from featcache.families import MAX_ITER, TOL, inverse_strengths, weights_by_index
+from featcache.families import MAX_ITER, STRENGTHS, TOL, inverse_strengths, weights_by_index
 from featcache.features import Features, ViewUse
+from featcache.files import Progress
 from featcache.folds import plan_folds
 from featcache.label_metrics import evaluate_labels
 from featcache.onevsrest import OneVsRest, OneVsRestHead, balance_labels
 from featcache.selection import PATIENCE, RISE, Layers, LeftOut, Trial
 from featcache.softmax import solve_path
 from featcache.spectrum import Spectrum
+from featcache.steps import Steps
 
 
 class TunedLabels(NamedTuple):
@@ -45,13 +47,14 @@ def tune_labels(
     folds: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> TunedLabels:
     """One logistic regression a label, all labels, strengths and folds solved together.
 
     Parameters
     ----------
     features : of train, with several labels an image. class_weight : see `OneVsRestHead`; names stand for labels, too.
-    folds, seed, device : see `featcache.families.Tuning`.
+    folds, seed, device, progress : see `featcache.families.Tuning`.
 
     Raises
     ------
@@ -80,7 +83,8 @@ def tune_labels(
     layers = (
         Layers(one.C, one.coef.reshape(parts + 1, c, -1), one.intercept.reshape(parts + 1, c)) for one in path
     )  # one layer a fold
-    best = _choose(layers, left_out, balance, len(rows.mean))
+    with Steps(progress, "fit strengths", len(STRENGTHS)) as steps:
+        best = _choose(steps.over(layers), left_out, balance, len(rows.mean))
     labels, probabilities = labels[left_out.rows], expit(best.logits / best.temperature)
     found = evaluate_labels(labels, probabilities, samples.classes)
     low, high = best.C.min(), best.C.max()

@@ -27,6 +27,7 @@ from featcache.images import MAX_PIXELS, decode
 from featcache.layout import size_needed, wanted_views
 from featcache.loader import read_image, usable_cores
 from featcache.manifest import Manifest, read_manifest
+from featcache.network_names import check_name
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import printable
 from featcache.samples import Samples
@@ -83,6 +84,7 @@ def measure_rates(
     """
     progress = as_callback(progress)
     given = given or {}
+    check_name(backbone)
     manifest = read_manifest(
         data, allow_leak=True, label_column=label_column, skip_missing=skip_missing, progress=progress
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from featcache import heads
 from featcache.atomic import write_file
 from featcache.backbones import Backbone
 from featcache.card import CHECKPOINT, ModelCard
-from featcache.checkpoint import load_checkpoint, save_checkpoint
+from featcache.checkpoint import load_checkpoint, load_config, save_checkpoint
 from featcache.errors import OutputError, RunError
 from featcache.files import Progress
 from featcache.headfile import dump_head, load_head
@@ -46,6 +46,34 @@ _SAVING_SHARE = 0.05  # of the time, at most, goes into that
 _KEPT = "network.safetensors"
 _TUNED = "network.tuned.safetensors"  # of the best epoch, where an average of it with the start is kept
 _ENDS = ("epochs", "patience")  # of a recipe: they say when training ends, and change nothing before that
+
+
+def refuse_early(out: Path, known: Mapping[str, Any], longer: bool) -> None:
+    """Raise RunError where the checkpoint in a folder is of a run with other settings, before a network is loaded.
+
+    known : what of `Run.config` is known before that, `_ENDS` among it. longer : see `Run.restore`.
+    """
+    if (out / CHECKPOINT).exists():
+        refuse_other(out, _whole(load_config(out / CHECKPOINT)), known, longer)
+
+
+def refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any], longer: bool) -> list[str]:
+    """The settings that differ from those of the run in a folder. Raises RunError, unless it is to end later alone."""
+    differing = [name for name, value in now.items() if before.get(name) != value]
+    ends = [(before[name], now[name]) for name in _ENDS]
+    later = all(end is None or (begin is not None and end >= begin) for begin, end in ends)
+    if differing and not (longer and later and set(differing) <= set(_ENDS)):
+        texts = [f"{name}={before.get(name)}, you asked for {now[name]}" for name in differing]
+        cure = "Resume with its own settings, give another folder, or begin anew with --overwrite."
+        if later and set(differing) <= set(_ENDS):
+            cure = "To train it longer, add --resume; or give another folder."
+        raise RunError(f"{out} was run with {'; '.join(texts)}. {cure}")
+    return differing
+
+
+def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint; older runs had none of the fields that they lack."""
+    return {**Plan().config(), **asdict(Recipe()), "max_pixels": MAX_PIXELS, **config}
 
 
 class Run:
@@ -148,18 +176,10 @@ class Run:
         longer : whether the recipe may end later than that of the run: after more epochs, or with more patience.
         """
         state, config = load_checkpoint(self.out / CHECKPOINT)
-        usual = {**Plan().config(), **asdict(Recipe()), "max_pixels": MAX_PIXELS}
-        config = {**usual, **config}  # older runs had none of the fields they lack
+        config = _whole(config)
         if config["init_head"] != self.config["init_head"]:
             raise RunError(self._other_head(config["init_head"]))
-        differing = [name for name, value in self.config.items() if config.get(name) != value]
-        later = self._ends_later(config)
-        if differing and not (longer and later and set(differing) <= set(_ENDS)):
-            texts = [f"{name}={config.get(name)}, you asked for {self.config[name]}" for name in differing]
-            cure = "Resume with its own settings, give another folder, or begin anew with --overwrite."
-            if later and set(differing) <= set(_ENDS):
-                cure = "To train it longer, add --resume; or give another folder."
-            raise RunError(f"{self.out} was run with {'; '.join(texts)}. {cure}")
+        differing = refuse_other(self.out, config, self.config, longer)
         self.training.restore(state)
         if differing and self.training.recipe.schedule == "cosine" and self.training.history:
             self.notes.append(
@@ -176,11 +196,6 @@ class Run:
         for epoch in self.training.history:
             if self.on_epoch:
                 self.on_epoch(epoch)
-
-    def _ends_later(self, config: dict[str, Any]) -> bool:
-        """Whether nothing of this run's recipe ends training earlier than that of the checkpoint."""
-        before, now = ([settings[name] for name in _ENDS] for settings in (config, self.config))
-        return all(end is None or (begin is not None and end >= begin) for begin, end in zip(before, now, strict=True))
 
     def _other_head(self, before: str | None) -> str:
         """Why a run cannot go on with the head that is asked for; before : the hash of its own one."""

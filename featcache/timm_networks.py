@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from featcache.checkpoints import read_checkpoint
 from featcache.errors import BackboneError, first_line
 from featcache.hints import nearest, sizes_near
+from featcache.network_names import SOURCES, no_timm_model
 from featcache.spec import EMBEDDED
 from featcache.state_dicts import Convert, adapt
 from featcache.telemetry import decline_usage_data
 from featcache.weights import Built, embedded_state, load_state
 from featcache.weights_source import PRETRAINED, is_file, locate
-
-SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
-"""What names begin with that are no names of timm's own: a repository of the Hugging Face hub, a folder."""
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _CAPTURING = threading.Lock()
@@ -219,10 +217,7 @@ def _check_name(name: str, model: str) -> None:
         return
     plain, _, tag = model.partition(".")
     if not timm.is_model(plain):
-        close = nearest(plain, names())
-        raise BackboneError(
-            f"timm has no model {plain!r}" + (f"; close: {', '.join(f'timm/{one}' for one in close)}" if close else "")
-        )
+        raise no_timm_model(plain, names())
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{plain}.*")]
     if tag and tag not in tags:
         close = nearest(tag, tags, 12) or tags[:12]

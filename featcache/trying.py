@@ -20,6 +20,7 @@ from featcache.findings import Diagnosis, Finding, Suspect
 from featcache.fitting import HeadFit, fit_head
 from featcache.foreign_folders import TRY_MARK
 from featcache.manifest import read_manifest
+from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.own_network import is_factory
 from featcache.pages import write_trial_page
@@ -225,6 +226,7 @@ def try_out(
     """
     progress = as_callback(progress)
     watch, folder = Stopwatch(), Path(out)
+    check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
     try:
         if not folder.exists():
@@ -239,7 +241,8 @@ def try_out(
     cache = extraction.cache
     diagnosis = examine(cache, seed=seed, progress=progress)
     head = "linear" if cache.samples.multilabel else "auto"
-    fit = fit_head(cache, folder / HEAD, head=head, budget_s=None if head == "linear" else budget_s, seed=seed)
+    budget = None if head == "linear" else budget_s
+    fit = fit_head(cache, folder / HEAD, head=head, budget_s=budget, seed=seed, progress=progress)
     own = not isinstance(backbone, str)
     same = {
         "weights": None if own or weights == "pretrained" else weights,

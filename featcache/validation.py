@@ -10,12 +10,19 @@ from sklearn.base import BaseEstimator, clone
 
 from featcache.errors import HeadError
 from featcache.features import Features, FlatFeatures, ViewUse
+from featcache.files import Progress
 from featcache.folds import NEVER, assign_folds
 from featcache.heads import classify, fit_estimator
+from featcache.steps import Steps
 
 
 def cross_validate(
-    estimator: BaseEstimator, features: Features, use: ViewUse, folds: int, seed: int = 0
+    estimator: BaseEstimator,
+    features: Features,
+    use: ViewUse,
+    folds: int,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64] | None]:
     """Fit once for each fold, and predict the clean views of the images that it leaves out.
 
@@ -36,13 +43,16 @@ def cross_validate(
     flat, clean, samples = features.flatten(use), features.lazy_view(0), features.samples
     predicted, shares = np.zeros_like(features.y, np.int64), np.zeros((len(fold), len(samples.classes)))
     given = True
-    for number in np.unique(fold[rows]):
-        copy, here = clone(estimator), np.flatnonzero(fold == number)
-        fit_estimator(copy, _take(flat, np.flatnonzero(_spread(fold, flat) != number)))
-        predicted[here], found = classify(copy, clean[here], len(samples.classes), multilabel=samples.multilabel)
-        given = found is not None
-        if found is not None:
-            shares[here] = found
+    numbers = np.unique(fold[rows])
+    with Steps(progress, "fit folds", len(numbers)) as steps:
+        for number in numbers:
+            copy, here = clone(estimator), np.flatnonzero(fold == number)
+            fit_estimator(copy, _take(flat, np.flatnonzero(_spread(fold, flat) != number)))
+            predicted[here], found = classify(copy, clean[here], len(samples.classes), multilabel=samples.multilabel)
+            given = found is not None
+            if found is not None:
+                shares[here] = found
+            steps.advance()
     return rows, predicted[rows], shares[rows] if given else None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache import architectures, timm_networks
+from commands import PATHS
+from featcache import architectures, network_names, timm_networks
 from featcache.backbones import Backbone, load_backbone
 from featcache.devices import resolve_device, resolve_precision
 from featcache.errors import BackboneError
@@ -388,6 +392,48 @@ def test_a_name_that_does_not_exist_is_refused_with_the_best_match_first(name: s
         load_backbone(name, weights="none", device="cpu")
     named = str(error.value).partition("; close: ")[2] or str(error.value).partition("; it has ")[2]
     assert named.removesuffix(".").split(". Use ")[0].split(", ")[: len(NEAR[name])] == NEAR[name]
+
+
+def test_the_names_in_the_sources_are_those_of_the_packages() -> None:
+    assert network_names._registered("timm") == sorted(timm.list_models())
+    assert network_names._registered("torchvision") == sorted(models.list_models(module=models))
+
+
+@pytest.mark.parametrize("name", ["timm/vit_smal_patch16_224", "resnet19"])
+def test_a_name_that_nobody_has_is_refused_before_imports_and_images(name: str, tmp_path: Path) -> None:
+    """With the words of those that import all."""
+    with pytest.raises(BackboneError) as caught:
+        architectures.build(name, "none", 0)
+    expected = str(caught.value)
+    code = f"""
+import sys
+import featcache
+for call in (featcache.load_backbone, lambda name: featcache.extract("gone", "{tmp_path}/c.h5", backbone=name),
+             lambda name: featcache.estimate("gone", "{tmp_path}/c.h5", backbone=name),
+             lambda name: featcache.finetune("gone", "{tmp_path}/run", backbone=name),
+             lambda name: featcache.try_out("gone", "{tmp_path}/try", backbone=name)):
+    try:
+        call({name!r})
+    except featcache.FeatcacheError as error:
+        print(error)
+print({{"torchvision", "timm", "openvino"}} & set(sys.modules))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": PATHS},
+        check=True,
+    )
+    assert ran.stdout.splitlines() == [expected] * 5 + ["set()"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224_in21k", "module:factory", "timm/hf-hub:a/b", 5])
+def test_a_name_that_somebody_may_know_passes(name: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "timm")  # which would have registered more
+    network_names.check_name(name)
+    assert "timm" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["hf-hub:user/network", "local-dir:folder"])

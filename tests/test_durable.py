@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,21 +13,25 @@ from typing import NamedTuple
 import pytest
 
 from commands import drop_hashes, toy_cache, write_folder
-from featcache import updating
+from featcache import exporting, updating
 from featcache.atomic import FULL
 from featcache.cache import FeatureCache
 from featcache.card import ModelCard
 from featcache.checksums import damaged_rows
 from featcache.drawing import save
 from featcache.errors import FeatcacheError
+from featcache.evaluating import evaluate
+from featcache.exporting import export
 from featcache.files import draft_of
 from featcache.finetuning import finetune
 from featcache.fitting import fit_head
+from featcache.folding import Layer
 from featcache.headfile import load_head
 from featcache.modelfolder import locate
 from featcache.network import Network
 from featcache.page import Section, write_page
 from featcache.predictions import read_predictions
+from featcache.saved import SavedModel
 from featcache.training import Recipe, linear_layer
 from featcache.transfer import pull, push
 from featcache.updating import repair, update
@@ -36,10 +41,22 @@ from trainable import trainable_backbone
 
 
 class Action(NamedTuple):
-    """Something that writes over what is there. state : what is there, as its readers see it."""
+    """Something that writes over what is there.
+
+    state : what is there, as its readers see it. separate : whether it is several files, each of which has its state: a
+    kill may leave the old one of some and the new one of others.
+    """
 
     run: Callable[[Path], object]
     state: Callable[[Path], object]
+    separate: bool = False
+
+    def is_whole(self, state: object, old: object, new: object) -> bool:
+        """Whether a state that a kill left is the old or the new one."""
+        if self.separate:
+            files = zip(state, old, new, strict=True)  # type: ignore[call-overload]
+            return all(one in (before, after) for one, before, after in files)
+        return state in (old, new)
 
 
 class StopError(Exception):
@@ -76,6 +93,31 @@ def content(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).read_bytes()
 
 
+def judge(folder: Path, split: str = "all") -> None:
+    out = folder / "evaluated"
+    evaluate(folder / "head", folder / "photos", out, split=split, backbone=toy_backbone(), device="cpu")  # type: ignore[arg-type]
+
+
+def judged(folder: Path) -> object:
+    figures = json.loads((folder / "evaluated/run.json").read_bytes())
+    return read_predictions(folder / "evaluated"), (figures["n"], figures["accuracy"])
+
+
+def write_graph(_saved: SavedModel, last: Layer, out: Path) -> str:
+    """In place of a real format, which takes seconds: the weights, and a program with a mark."""
+    with out.open("wb") as file:
+        file.write(last.weight.tobytes() * 20)
+    return f"# Written by `featcache export`\n{last.bias.tolist()} {'#' * 2000}\n"
+
+
+def write_model(folder: Path, head: str = "head") -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(exporting.WRITERS, "torch-export", write_graph)
+        patch.setattr(exporting, "run_example", lambda *_: None)  # a fresh process imports PyTorch for seconds
+        patch.setattr(exporting, "_difference", lambda *_: 0.0)
+        export(folder / head, folder / "model.pt2", "torch-export", backbone=toy_backbone(), overwrite=True)
+
+
 def picture(title: str) -> Callable[[], object]:
     def draw() -> object:
         from matplotlib.figure import Figure
@@ -110,6 +152,10 @@ ACTIONS = {
         lambda folder: write_page(folder / "page.html", "new", [Section("new", ["line"] * 500)]), content("page.html")
     ),
     "list": Action(write_text, content("list.csv")),
+    "evaluate": Action(judge, judged, separate=True),
+    "export": Action(
+        write_model, lambda folder: tuple((folder / name).read_bytes() for name in ("model.pt2", "model.pt2.py")), True
+    ),
 }
 
 
@@ -135,6 +181,9 @@ def before() -> Iterator[Path]:
     save(picture("old"), folder / "picture.svg")  # type: ignore[arg-type]
     write_page(folder / "page.html", "old", [Section("old", ["line"] * 500)])
     (folder / "list.csv").write_text("old\n")
+    judge(folder, "val")
+    fit_head(folder / "cache.h5", folder / "other", head="centroid")
+    write_model(folder, "other")
     yield folder
     shutil.rmtree(folder)
 
@@ -166,7 +215,8 @@ def after(before: Path) -> Callable[[str], object]:
 
 
 def drafts(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*.draft"))
+    """Also folders of drafts."""
+    return sorted(path.name for pattern in ("*.draft", ".*.pt2.*") for path in folder.rglob(pattern))
 
 
 @pytest.mark.parametrize("limit", [16, 1500])
@@ -174,7 +224,7 @@ def drafts(folder: Path) -> list[str]:
 def test_a_full_disk_leaves_what_was_there_and_the_same_call_then_works(
     name: str, limit: int, folder: Path, after: Callable[[str], object]
 ) -> None:
-    run, state = ACTIONS[name]
+    run, state, _ = ACTIONS[name]
     old = state(folder)
     with file_size_limit(limit), pytest.raises((FeatcacheError, OSError)) as caught:
         run(folder)
@@ -190,11 +240,11 @@ def test_a_full_disk_leaves_what_was_there_and_the_same_call_then_works(
 def test_a_kill_at_any_step_leaves_the_old_or_the_new(
     name: str, folder: Path, before: Path, after: Callable[[str], object]
 ) -> None:
-    run, state = ACTIONS[name]
+    run, state, _ = ACTIONS[name]
     old, new = state(folder), after(name)
     number = 0
     while killed_at(number, run, folder):
-        assert state(folder) in (old, new), f"killed before step {number}"
+        assert ACTIONS[name].is_whole(state(folder), old, new), f"killed before step {number}"
         if number % 5 == 0:
             run(folder)
             assert state(folder) == new, f"killed before step {number}"
@@ -209,7 +259,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(
 @pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("name", ACTIONS)
 def test_a_lost_permission_leaves_what_was_there(name: str, folder: Path) -> None:
-    run, state = ACTIONS[name]
+    run, state, _ = ACTIONS[name]
     old = state(folder)
     os.seteuid(65534)  # nobody: it may read all of it and write none
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from featcache.backbones import Backbone
 from featcache.engines import Features
@@ -68,3 +70,29 @@ def test_an_estimate_is_said_in_words() -> None:
         "18 images, 44 views: about 90 minutes (measured on 12 views)",
         "1.5 kB on a disk with 1.0 GB free",
     ]
+
+
+def test_what_the_extraction_will_say_is_said_where_no_picture_need_be_decoded(
+    split_folder: Path, tmp_path: Path
+) -> None:
+    """Of what only pixels tell, it says what it met in the images that it measured."""
+    ants, bees = split_folder / "train/ants", split_folder / "train/bees"
+    (ants / "notes.txt").write_text("no image")
+    (ants / "broken.png").write_bytes(b"no image")
+    shutil.copy(ants / "000.png", bees / "copy.png")
+    Image.fromarray(np.full((20, 20), 300, np.uint16)).save(bees / "deep.png")
+    planned: list[str] = []
+    said: list[str] = []
+    cost = estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1, on_note=planned.append)
+    found = extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1, on_note=said.append)
+    assert planned == said
+    assert planned[-1].startswith("images of more than 8 bits a channel: values ")
+    assert (cost.ignored, cost.conflicts) == (found.ignored, found.conflicts)
+    assert (cost.skipped, cost.remarks) == (found.skipped, found.remarks)
+    assert str(cost).splitlines()[2:] == [
+        "ignored 1 file: not an image name (.txt)",
+        "conflict: train/ants/000.png and train/bees/copy.png are one image with two labels",
+        "measured images: skipped train/ants/broken.png: not an image that Pillow can identify",
+        "measured images: 1 image is of one colour (for example train/bees/deep.png)",
+    ]
+    assert cost.to_dict()["skipped"] == found.to_dict()["skipped"]

@@ -23,7 +23,7 @@ from featcache import architectures, finetuning
 from featcache.backbones import load_backbone
 from featcache.card import ModelCard
 from featcache.comparison import compare
-from featcache.errors import FeatcacheError, HeadError, RunError
+from featcache.errors import EmptyFolderError, FeatcacheError, HeadError, RunError
 from featcache.finetuning import FineTune, finetune
 from featcache.headfile import load_head
 from featcache.heads import classify
@@ -155,8 +155,7 @@ def test_resume_begins_a_run_that_is_not_there(split_folder: Path, tmp_path: Pat
         ({"augment": "crop"}, "augment=tutorial, you asked for crop"),
         (
             {"image_size": 4, "recipe": dataclasses.replace(RECIPE, batch_size=6, epochs=9)},
-            "image_size=8, you asked for 4; resize_size=10, you asked for 5; "
-            "epochs=4, you asked for 9; batch_size=4, you asked for 6",
+            "image_size=8, you asked for 4; epochs=4, you asked for 9; batch_size=4, you asked for 6",
         ),
     ],
 )
@@ -171,6 +170,18 @@ def test_resuming_with_other_settings_is_refused_naming_them(
         f"{out} was run with {phrase}. Resume with its own settings, give another folder, or begin anew with "
         "--overwrite."
     )
+
+
+def test_another_recipe_is_refused_before_images_are_read_and_a_network_is_loaded(
+    split_folder: Path, tmp_path: Path
+) -> None:
+    tune(split_folder, tmp_path / "run", recipe=dataclasses.replace(RECIPE, epochs=1))
+    with pytest.raises(RunError, match=r"with epochs=1, you asked for 2\. To train it longer, add --resume; or give"):
+        tune(tmp_path / "gone", tmp_path / "run", recipe=dataclasses.replace(RECIPE, epochs=2))
+    with pytest.raises(RunError, match=r"with backbone=trainable, you asked for resnet18; .*Resume with its own"):
+        finetune(tmp_path / "gone", tmp_path / "run", backbone="resnet18", recipe=RECIPE)
+    with pytest.raises(EmptyFolderError, match="gone does not exist"):
+        finetune(tmp_path / "gone", tmp_path / "run", backbone="resnet18", recipe=RECIPE, overwrite=True)
 
 
 def test_resuming_on_other_images_is_refused(split_folder: Path, tmp_path: Path) -> None:

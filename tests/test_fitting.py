@@ -351,6 +351,46 @@ def test_auto_keeps_the_best_and_names_it(cache: FeatureCache, tmp_path: Path) -
     assert fit.accuracy.accuracy == 1.0
 
 
+@pytest.mark.parametrize(
+    ("head", "options", "expected"),
+    [
+        ("auto", {}, [("fit heads", tried, 5) for tried in range(6)]),
+        ("sgd", {"parameters": {"epochs": 2}}, [("fit epochs", epoch, 2) for epoch in range(3)]),
+        ("forest", {"cv": 3}, [("fit folds", fold, 3) for fold in range(4)]),
+        ("forest", {}, []),
+    ],
+    ids=["auto", "sgd", "cross-validation", "one step"],
+)
+def test_progress_counts_what_a_head_is_made_of(
+    head: str, options: dict[str, Any], expected: list[tuple[str, int, int]], cache: FeatureCache
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    fit_head(cache, head=head, progress=lambda *now: told.append(now), **options)
+    assert told == expected
+
+
+def test_progress_counts_strengths_up_to_where_the_path_ends(cache: FeatureCache) -> None:
+    told: list[tuple[str, int, int]] = []
+    fit = fit_head(cache, head="ridge", progress=lambda *now: told.append(now))
+    assert fit.selection
+    tried = len(fit.selection.chosen.trials)
+    ended = [16] if tried < 16 else []
+    assert told == [("fit strengths", done, 16) for done in [*range(tried + 1), *ended]]
+
+
+def test_what_a_progress_callback_raises_ends_the_fit(cache: FeatureCache, tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(_what: str, done: int, _total: int) -> None:
+        if done == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        fit_head(cache, tmp_path / "head", head="auto", progress=stop)
+    assert list((tmp_path / "head").iterdir()) == []
+
+
 def test_any_classifier_is_cross_validated_when_asked(mislabelled: FeatureCache) -> None:
     fit = fit_head(mislabelled, head="logreg", cv=3)
     assert fit.selection is not None

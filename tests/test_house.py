@@ -19,8 +19,8 @@ RANKS = {
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines recipe passes renaming",
             "remote folds spectrum state_dicts label_metrics features report files holdout objective trivial sealed "
-            "parity class_names columns layers devices device_pass transferability",
-            "prediction progress_bar pooling weights findings training trees capacity input_notes data_summary",
+            "parity class_names network_names columns layers devices device_pass transferability",
+            "prediction progress_bar steps pooling weights findings training trees capacity input_notes data_summary",
             "frozen folder_layout softmax datasets lock layout views engines presets card commands",
             "drawing entries network checkpoint weights_source",
             "tables tarfiles webdataset unfreezing hidden_labels",

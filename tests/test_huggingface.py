@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -294,3 +295,23 @@ def test_images_of_a_group_stay_together(tmp_path: Path) -> None:
     pairs = zip(manifest.samples.ids, manifest.samples.groups, strict=True)
     of = {name.rpartition("/")[2]: group for name, group in pairs}
     assert of == {f"{row}.png": "778899"[row] for row in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "told"),
+    [
+        (datasets.List(datasets.Value("string")), ["p1"], "List(Value('string'))"),
+        ({"site": datasets.Value("int64")}, {"site": 1}, "{'site': Value('int64')}"),
+    ],
+    ids=["list", "fields"],
+)
+def test_a_group_that_is_no_text_or_number_is_refused(feature: Any, value: Any, told: str, tmp_path: Path) -> None:
+    """Predictions need no groups."""
+    path = saved(tmp_path / "d", {"label": (PETS, BY_NUMBER), "group": (feature, [value] * 6)})
+    assert refusal(path) == (
+        f"{path}: the column 'group' names the group of an image, a text or a number; it is {told}. Make it one of "
+        "these, or rename it where it is no group: rename_column('group', ...)"
+    )
+    source = open_source(path)
+    assert len(source.images(Counter())) == 6
+    assert source.read("cat/0.png") == png(0)

@@ -20,7 +20,7 @@ from featcache import creation, imagecache, loader, skeleton
 from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
 from featcache.finetuning import finetune
 from featcache.imagecache import ImageCache
-from featcache.images import decode, decode_and_check, upright_size
+from featcache.images import REMARKS, decode, decode_and_check, upright_size
 from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.sealed import Kind
@@ -237,6 +237,32 @@ def test_fine_tuning_with_kept_images_gives_the_same_result(split_folder: Path, 
         kept = finetune(split_folder, tmp_path / name, image_cache=tmp_path / "images.h5", **options)
         assert [epoch.loss for epoch in kept.history] == [epoch.loss for epoch in plain.history]
         assert ("decode" in kept.report.seconds) == (name == "first")
+
+
+def test_what_is_odd_about_a_kept_image_is_said_again(split_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 14)).save(split_folder / "train/ants/black.png")
+    frames = [Image.fromarray(np.full((14, 20), grey, np.uint8)) for grey in (2, 9)]
+    frames[0].putpixel((0, 0), 3)
+    frames[0].save(split_folder / "train/bees/pages.tiff", save_all=True, append_images=frames[1:])
+    options = {"backbone": trainable_backbone(), "recipe": RECIPE, "image_cache": tmp_path / "images.h5"}
+    first, second = (finetune(split_folder, tmp_path / name, **options) for name in ("first", "second"))
+    assert "decode" not in second.report.seconds
+    assert first.notes == second.notes
+    for line in ("is of one colour", "is nearly black", "has several pages; the first is used"):
+        assert any(line in note for note in second.notes), second.notes
+
+
+@pytest.mark.parametrize("remark", ["", *REMARKS, "; ".join((REMARKS[1], REMARKS[5]))])
+def test_remarks_are_kept(remark: str, manifest: Manifest, tmp_path: Path) -> None:
+    key = hash_of(manifest, 3)
+    for _ in range(2):
+        cache = ImageCache(tmp_path / "a.h5", manifest, SIDE)
+        cache.keep(key, decoded(manifest, 3), remark)
+        cache.close()
+        cache = ImageCache(tmp_path / "a.h5", manifest, SIDE)
+        assert cache.get(key) is not None
+        assert (cache.remark(key), cache.remark(hash_of(manifest, 4))) == (remark, "")
+        cache.close()
 
 
 def test_images_of_more_pixels_than_are_allowed_are_not_served(manifest: Manifest, tmp_path: Path) -> None:

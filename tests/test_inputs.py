@@ -12,7 +12,7 @@ import pytest
 
 from commands import done, featcache_cli, write_folder
 from featcache.classifier import Classifier
-from featcache.errors import DataLayoutError, EmptyFolderError
+from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
 from featcache.extraction import extract
 from featcache.fitting import fit_head
 from featcache.inputs import ImageFile, each_image, list_inputs
@@ -112,6 +112,30 @@ def test_text_files_and_empty_folders_are_refused(tmp_path: Path, paths: list[Pa
     found = list_inputs([str(tmp_path), in_memory(paths, "listed")], missing)
     assert (len(found), list(missing)) == (len(paths), [str(tmp_path)])
     assert isinstance(found[0], ImageFile)
+
+
+def test_files_of_a_folder_that_are_no_images_are_counted(
+    classifier: Classifier, paths: list[Path], tmp_path: Path
+) -> None:
+    for place, name in enumerate(("a.png", "b/c.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(paths[place], tmp_path / name)
+    for name in ("notes.txt", "b/more.txt", "b/film.mp4"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.warns(IgnoredFilesWarning) as caught:
+        found = classifier.predict(tmp_path)
+    assert [one.path for one in found] == [str(tmp_path / "a.png"), str(tmp_path / "b/c.png")]
+    (warning,) = caught.list
+    assert str(warning.message).startswith(f"{tmp_path}: ignored ")
+    assert "2 files: not an image name (.txt)" in str(warning.message)
+    assert "1 file: " in str(warning.message)
+    assert [one.path for one in classifier.predict([tmp_path / "a.png"])] == [str(tmp_path / "a.png")]
+
+
+def test_what_a_folder_without_images_holds_is_said(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(EmptyFolderError, match=r"it holds none \(1 file: not an image name \(\.txt\)\)\.$"):
+        list(each_image(tmp_path))
 
 
 def test_images_of_a_tar_cannot_be_moved(model: Path, paths: list[Path], data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from commands import COUNTS, write_folder
-from featcache import carrying, own_network, updating
+from featcache import carrying, own_network, progress_bar, updating
 from featcache.backbones import Backbone
 from featcache.cache import FeatureCache, partial_path
 from featcache.engines import Features
@@ -593,3 +593,22 @@ def test_a_link_stays_a_link(data: Path, path: Path, toy: type[Counting], tmp_pa
     assert path.is_symlink()
     equals_a_new_one(real, data)
     assert sorted(file.name for file in real.parent.iterdir()) == ["b.h5"]
+
+
+def test_one_bar_shows_every_step(
+    path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bars = []
+
+    class Bar(progress_bar._Bar):
+        def __init__(self) -> None:
+            super().__init__()
+            bars.append(self)
+
+    monkeypatch.setattr(progress_bar, "_Bar", Bar)
+    add(data)
+    assert update(path, data, backbone=toy_backbone(), progress=True).extracted == 1
+    assert len(bars) == 1
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    finished = [line.partition(":")[0] for line in lines if ": 100%" in line]
+    assert list(dict.fromkeys(finished)) == ["hash", "verify", "extract"]

@@ -10,6 +10,8 @@ import click
 
 from featcache_cli import options, outputs
 
+_THEN = {"fit folds": "fit on all images", **dict.fromkeys(("fit heads", "fit strengths", "fit epochs"), "evaluate")}
+
 
 def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """name=value pairs; a value that is no Python literal is a string."""
@@ -139,7 +141,10 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
     cluster = options.take_cluster(settings)
     on_epoch, on_note = (None, None) if as_json else (options.echo, options.note)
     options.step(f"fit {settings['head']}")
-    fit = featcache.fit_head(cache, cluster=cluster, on_epoch=on_epoch, on_note=on_note, **settings)
+    with options.progress_bar(resumes=False, then=_THEN) as progress:
+        fit = featcache.fit_head(
+            cache, cluster=cluster, progress=progress, on_epoch=on_epoch, on_note=on_note, **settings
+        )
     options.show(fit, as_json, cache=cache)
     if report:
         from featcache.pages import write_head_page

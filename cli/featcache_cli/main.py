@@ -37,7 +37,7 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it on stderr."""
-        click.echo(wrap(f"Error: {self.format_message()}"), file=file, err=True)
+        click.echo(wrap(f"Error: {self.format_message()}", err=True), file=file, err=True)
 
 
 _python_shows = warnings.showwarning
@@ -93,7 +93,7 @@ class _Commands(click.Group):
         except click.exceptions.NoArgsIsHelpError:
             raise
         except click.UsageError as error:
-            raise click.UsageError(wrap(error.format_message()), error.ctx) from error
+            raise click.UsageError(wrap(error.format_message(), err=True), error.ctx) from error
 
 
 def _show_warning(

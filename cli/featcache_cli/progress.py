@@ -215,7 +215,7 @@ def note(text: object) -> None:
     """Print a note on stderr, if there is one, without tearing the bar; `--quiet` leaves it out."""
     if text and verbosity() > QUIET:
         clear()
-        click.echo(wrap(str(text)), err=True)
+        click.echo(wrap(str(text), err=True), err=True)
 
 
 def ask(question: str) -> bool:
@@ -223,4 +223,4 @@ def ask(question: str) -> bool:
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     clear()
-    return click.confirm(wrap(question), err=True)
+    return click.confirm(wrap(question, err=True), err=True)

@@ -1,22 +1,41 @@
-"""Text for the width of the terminal: long lines are continued below, indented as their text is."""
+"""Text for the width of the terminal: long lines are continued below, indented as their text is.
+
+Files and pipes get each line whole, as `grep` and programs want it.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
+import sys
 import unicodedata
+from contextlib import suppress
 
 _UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\udc80-\\udc9f]"
 )
 _WIDEST_LABEL = 32
+_LEAST, _USUAL = 40, 80  # columns
 _TOKENS = re.compile(r"`[^`\n]*`[^\s`]*|\S+")
 _LABEL = re.compile(r"\s*(?:\S+(?: \S+)*\s{2,})*")
 
 
-def terminal_width() -> int:
-    """Columns of the terminal, or of COLUMNS; 80 where stdout is none."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns)
+def terminal_width(err: bool = False) -> int | None:
+    """Columns of the terminal, or of COLUMNS, where a user sets it; None where a file or a pipe takes the text.
+
+    Parameters
+    ----------
+    err : bool, default False
+        Of stderr instead of stdout.
+    """
+    given, stream = os.environ.get("COLUMNS", ""), sys.stderr if err else sys.stdout
+    if given.isdecimal() and int(given):
+        return max(_LEAST, int(given))
+    if not stream.isatty():
+        return None
+    with suppress(OSError, ValueError):  # a terminal of its own, such as that of a notebook, that has no size
+        return max(_LEAST, os.get_terminal_size(stream.fileno()).columns or _USUAL)
+    return _USUAL
 
 
 def safe(text: str) -> str:
@@ -37,8 +56,8 @@ def safe(text: str) -> str:
     return _UNSAFE.sub(lambda found: repr(found.group())[1:-1], text)
 
 
-def wrap(text: str, width: int | None = None) -> str:
-    """Make a text `safe`, and break lines that are longer than `width` at spaces.
+def wrap(text: str, width: int | None = None, err: bool = False) -> str:
+    """Make a text `safe`, and break lines that are longer than `width` at spaces; none for a file or a pipe.
 
     What follows is indented to the column where the line's own text begins, after labels that two or more spaces end;
     else by two. Commands in backquotes stay in one piece where they fit, and so do words: paths can be copied. Rows of
@@ -46,10 +65,11 @@ def wrap(text: str, width: int | None = None) -> str:
 
     Parameters
     ----------
-    width : columns; None takes `terminal_width()`.
+    width : columns; None takes `terminal_width(err)`.
+    err : whether the text goes to stderr.
     """
-    width = width or terminal_width()
-    return "\n".join(_wrap_line(line, width) for line in safe(text).split("\n"))
+    width = width or terminal_width(err)
+    return "\n".join(_wrap_line(line, width) for line in safe(text).split("\n")) if width else safe(text)
 
 
 def _wrap_line(line: str, width: int) -> str:

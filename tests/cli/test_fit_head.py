@@ -104,6 +104,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
          "--cluster", "10.0.0.1:6379", "--cpus-per-worker", 2)  # fmt: skip
     assert callable(got.pop("on_note"))
     assert callable(got.pop("on_epoch"))
+    assert callable(got.pop("progress"))
     assert got == {"cache": "c.h5", "out": "head", "head": "knn", "layer": "layer3", "seed": 5,
                    "use_views": "mean", "cv": 4, "budget_s": 120.0, "scaling": "l2", "calibrate": True, "tta": 2,
                    "thresholds": {"red": 0.3},
@@ -213,3 +214,10 @@ def test_a_report_that_cannot_be_written_is_a_message(cache: Path, tmp_path: Pat
         f"Invalid value for '--report': {tmp_path / 'gone'} is no folder"
     )
     assert not (tmp_path / "head").exists()
+
+
+def test_the_steps_of_a_fit_are_named(cache: Path) -> None:
+    result = featcache_cli("fit-head", cache, "--head", "auto", "-v")
+    assert result.exit_code == 0, result.output
+    named = [line.split(":")[0] for line in result.stderr.splitlines()]
+    assert named[-3:] == ["fit auto", "fit heads", "evaluate"]

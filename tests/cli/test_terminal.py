@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 import featcache
-from commands import done, featcache_cli, refused, toy_cache, write_folder
+from commands import PATHS, done, featcache_cli, refused, toy_cache, write_folder
 from featcache_cli import progress
 from featcache_cli.main import COMMANDS, first_sentence, main
 from featcache_cli.options import Command, bounds_in_words
@@ -78,6 +81,43 @@ def test_results_fit_into_a_terminal_of_80_columns(cache: Path, monkeypatch: pyt
         lines = [one for one in result.output.splitlines() if columns(one) > 80]
         assert lines == [], line
         assert result.output
+
+
+LONG = "gone/" + "a long name/" * 20 + "c.h5"
+
+
+def test_lines_in_files_and_pipes_are_whole() -> None:
+    result = CliRunner(env={"COLUMNS": ""}).invoke(main, ["info", LONG])
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: {LONG}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+def test_each_stream_is_as_wide_as_its_own_terminal() -> None:
+    """stderr is a terminal of 60 columns, stdout a pipe."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"PYTHONPATH": PATHS}
+    code = f"""
+import click
+from featcache_cli.progress import echo, note
+with click.Context(click.Command("x")):
+    echo({LONG!r})
+    note({LONG!r})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, env=env, check=True)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as terminal:
+        lines = terminal.read1().decode().splitlines()
+    assert ran.stdout.decode() == f"{LONG}\n"
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 60
+    assert " ".join(map(str.strip, lines)) == LONG
 
 
 @pytest.mark.parametrize("name", EVERY)
