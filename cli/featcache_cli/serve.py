@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import click
 
 from featcache_cli import options, results
+from featcache_cli.stopping import end_by_sigterm
 
 
 @options.command()
@@ -60,7 +60,7 @@ def command(
             results.print_json_now()
         options.end_display()
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
+    end_by_sigterm()  # so that uploads are deleted then, too
     options.step("load the model")
     classifier = featcache.Classifier.load(model, weights=weights, backbone=backbone, device=device)
     options.note(classifier.backbone.note)

@@ -132,6 +132,11 @@ def watching() -> Iterator[None]:
         os.close(reading)
 
 
+def end_by_sigterm() -> None:
+    """Let SIGTERM interrupt as Ctrl-C does, for what then cleans up and takes the time that it takes."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _answered.set()
     _BY_DEFAULT(number, frame)

@@ -151,6 +151,41 @@ def test_a_signal_is_answered_within_a_second_whatever_is_going_on(number: signa
     assert said.startswith(expected)
 
 
+SERVED = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import featcache, featcache.serving
+from featcache_cli import options
+from featcache_cli.main import main
+
+def serve(*_, **__):
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(2)  # as it takes on a busy machine to delete what was uploaded
+        print("cleaned", flush=True)
+
+featcache.serving.serve = serve
+featcache.Classifier.load = lambda *_, **__: type("Model", (), {"backbone": type("Network", (), {"note": ""})})
+main(["serve", "head"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_page_may_take_its_time_to_end(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert (process.stdout.read(), process.wait(60)) == ("cleaned\n", 130)
+
+
 def test_a_late_stop_is_no_error_of_a_picture(sigint: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What catches every Exception, as decoders' errors are, does not take it for one."""
     monkeypatch.setattr("featcache_cli.stopping.GRACE_S", 0.05)
