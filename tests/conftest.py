@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Threads that wait for each other make toy networks several times slower, most of all on busy cores; so too in the
+# processes that tests start. NumPy, scikit-learn and PyTorch read it when they are imported, and never again.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +22,8 @@ MakeFolder = Callable[..., Path]
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Threads that wait for each other make toy networks several times slower, most of all on busy cores."""
+    """See above; a plugin of pytest may have imported PyTorch before."""
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 
 
 @pytest.fixture(autouse=True, scope="session")

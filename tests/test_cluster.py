@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clusters import fully_booked, two_machines
+from clusters import fully_booked, make_whole, two_machines
 from commands import PATHS, ROOT, featcache_cli, write_folder
 from featcache.cache import FeatureCache, partial_path
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
@@ -46,10 +46,16 @@ def alone(data: Path) -> FeatureCache:
     return extract(data, data.parent / "alone.h5", backbone=toy_backbone(), views=2, workers=2).cache
 
 
-@pytest.fixture
-def machines() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Any]:
     with two_machines() as found:
         yield found
+
+
+@pytest.fixture
+def machines(kept: Any) -> Any:
+    make_whole(kept)
+    return kept
 
 
 def the_same(found: FeatureCache, expected: FeatureCache) -> None:
@@ -64,6 +70,13 @@ def the_same(found: FeatureCache, expected: FeatureCache) -> None:
 def on_cluster(data: Path, out: Path, **options: Any) -> Extraction:
     options = {"backbone": toy_backbone(), "views": 2, "batch_size": 3, "cluster": Cluster()} | options
     return extract(data, out, **options)
+
+
+def test_an_address_without_a_cluster_is_an_error(data: Path, tmp_path: Path) -> None:
+    ray.shutdown()  # else this process is part of a cluster already
+    result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "Error: there is no Ray cluster at 127.0.0.1:1: " in result.stderr
 
 
 def test_the_cache_is_that_of_one_machine(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
@@ -90,19 +103,6 @@ def test_a_killed_worker_loses_only_what_it_had(machines: Any, data: Path, alone
     assert re.fullmatch(r"a worker died \(.*[^.]\); others go on with the \d+ images that it had", note)
 
 
-def test_a_cluster_that_is_left_on_the_way_is_not_replaced(machines: Any, data: Path, tmp_path: Path) -> None:
-    """To send workers home Ray would start a new cluster, look for them there, and end this process."""
-
-    def leave(what: str, done: int, total: int) -> None:
-        if what == "extract" and done:
-            ray.shutdown()
-            raise RuntimeError("left")
-
-    with pytest.raises(RuntimeError, match="left"):
-        on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(), progress=leave)
-    assert not ray.is_initialized()
-
-
 def test_of_a_death_nothing_stands_on_stdout(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
     """Ray would say it there, where --json's object goes."""
     (tmp_path / "fatal").touch()
@@ -114,21 +114,6 @@ def test_of_a_death_nothing_stands_on_stdout(machines: Any, data: Path, alone: F
     assert not (tmp_path / "fatal").exists()
     assert ran.stdout == ""
     the_same(FeatureCache.open(tmp_path / "cache.h5"), alone)
-
-
-def test_a_killed_machine_loses_only_what_it_had(
-    machines: Any, data: Path, alone: FeatureCache, tmp_path: Path
-) -> None:
-    removed = []
-
-    def remove(what: str, done: int, total: int) -> None:
-        if what == "extract" and not removed:
-            removed.append(machines.worker_nodes.copy().pop())
-            machines.remove_node(removed[0], allow_graceful=False)
-
-    found = on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(), progress=remove)
-    assert removed
-    the_same(found.cache, alone)
 
 
 def test_a_killed_driver_loses_only_what_was_under_way_and_any_machines_go_on(
@@ -156,6 +141,21 @@ def test_a_killed_driver_loses_only_what_was_under_way_and_any_machines_go_on(
     here = extract(data, half, backbone=toy_backbone(), views=2)  # no cluster at all
     the_same(here.cache, alone)
     assert here.extracted == found.extracted
+
+
+def test_a_killed_machine_loses_only_what_it_had(
+    machines: Any, data: Path, alone: FeatureCache, tmp_path: Path
+) -> None:
+    removed = []
+
+    def remove(what: str, done: int, total: int) -> None:
+        if what == "extract" and not removed:
+            removed.append(machines.worker_nodes.copy().pop())
+            machines.remove_node(removed[0], allow_graceful=False)
+
+    found = on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(), progress=remove)
+    assert removed
+    the_same(found.cache, alone)
 
 
 def test_an_image_that_kills_workers_is_named(machines: Any, data: Path, tmp_path: Path) -> None:
@@ -227,12 +227,6 @@ def test_machines_without_featcache_are_told_so(
     )
 
 
-def test_an_address_without_a_cluster_is_an_error(data: Path, tmp_path: Path) -> None:
-    result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "127.0.0.1:1")
-    assert result.exit_code == 1
-    assert "Error: there is no Ray cluster at 127.0.0.1:1: " in result.stderr
-
-
 @pytest.mark.parametrize(("known", "note", "answers", "asked"), [
     ("", None, True, ["auto"]), ("", None, False, ["auto", "local"]), ("", "127.0.0.1:1", True, ["local"]),
     ("local", "127.0.0.1:1", True, ["local"]),
@@ -267,6 +261,19 @@ def test_it_is_said_that_other_work_has_the_cluster(
     found = extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=2, cluster=Cluster(), on_note=note)
     the_same(found.cache, alone)
     assert told[1:] == [WAITS]  # after the line on the data
+
+
+def test_a_cluster_that_is_left_on_the_way_is_not_replaced(machines: Any, data: Path, tmp_path: Path) -> None:
+    """To send workers home Ray would start a new cluster, look for them there, and end this process."""
+
+    def leave(what: str, done: int, total: int) -> None:
+        if what == "extract" and done:
+            ray.shutdown()
+            raise RuntimeError("left")
+
+    with pytest.raises(RuntimeError, match="left"):
+        on_cluster(data, tmp_path / "cache.h5", backbone=slow_backbone(), progress=leave)
+    assert not ray.is_initialized()
 
 
 @pytest.mark.parametrize("gpus", [-1, 1.5, math.nan, math.inf])

@@ -28,7 +28,7 @@ from featcache.reporting import comparison_values, remarks, write_report
 from featcache.routes import ROUTES
 from featcache.training import Recipe
 from featcache.verdict import reach_verdict
-from outcomes import comparison, fake_processes, four_routes, outcome
+from outcomes import comparison, fake_processes, four_routes, in_this_process, outcome
 
 SIZE = {"image_size": 32, "workers": 2}
 RECIPE = {"epochs": 1, "batch_size": 5}
@@ -467,7 +467,10 @@ def test_the_images_that_were_right_are_those_of_the_models(real: tuple[Comparis
     assert verdict.decision == "none"  # the live routes trained for too few epochs to tell
 
 
-def test_a_head_of_all_stages_is_extract_and_fit_head(data: Path, tmp_path: Path) -> None:
+def test_a_head_of_all_stages_is_extract_and_fit_head(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
     cold, warm = _compare(data, tmp_path / "out", routes=["stages"]).outcomes
     assert (cold.route, warm.route) == (STAGES_COLD, STAGES_WARM)
     extracted, fitted = _results(tmp_path / "out", "stages")
@@ -479,7 +482,10 @@ def test_a_head_of_all_stages_is_extract_and_fit_head(data: Path, tmp_path: Path
     assert len(cold.right[0]) == len(warm.right[0]) == 5
 
 
-def test_lpft_is_extract_fit_head_and_finetune_from_that_head(data: Path, tmp_path: Path) -> None:
+def test_lpft_is_extract_fit_head_and_finetune_from_that_head(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
     (lpft,) = _compare(data, tmp_path / "out", routes=["lpft"]).outcomes
     extracted, fitted, tuned = _results(tmp_path / "out", "lpft")
     assert lpft.wall_s == [pytest.approx(extracted["wall_s"] + fitted["wall_s"] + tuned["wall_s"])]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import signal
 import sys
 import time
@@ -36,6 +35,7 @@ from featcache.spec import ViewSpec
 from featcache.training import Epoch, Recipe, Training, evaluate_module, linear_layer
 from featcache.views import make_views
 from foreign import Payload
+from forks import fork
 from toys import toy_answer, toy_backbone
 from trainable import RECIPE, SEED, finetune_and_die, trainable_backbone
 
@@ -88,10 +88,7 @@ def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(
     whole, out = tmp_path / "whole", tmp_path / "killed"
     expected = tune(split_folder, whole, seed=SEED)
     assert expected.best.epoch == 2
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["featcache.finetuning"])
-    process = context.Process(target=finetune_and_die, args=(str(split_folder), str(out), moment, epoch))
-    process.start()
+    process = fork(finetune_and_die, str(split_folder), str(out), moment, epoch)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     told: list[Epoch] = []

@@ -18,6 +18,7 @@ import pytest
 from featcache.cache import FeatureCache, partial_path
 from featcache.errors import NotACacheError
 from featcache.extraction import extract
+from forks import context, fork
 from slow_extraction import extract_slowly
 from toys import toy_backbone
 
@@ -28,11 +29,8 @@ EARLY, LATER = [0.0, 0.03], [random.Random(5).uniform(0.0, 0.15) for _ in range(
 
 
 def start(data: Path, out: Path) -> multiprocessing.process.BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["featcache.extraction", "featcache.views"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=extract_slowly, args=(str(data), str(out), sender))
-    process.start()
+    receiver, sender = context().Pipe(duplex=False)
+    process = fork(extract_slowly, str(data), str(out), sender)
     sender.close()
     assert receiver.recv() == "started"
     return process

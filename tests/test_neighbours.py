@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
 from featcache import neighbours
@@ -28,6 +29,7 @@ def test_votes_are_those_of_scikit_learn_without_the_image_and_its_copies(
     n: int, d: int, classes: int, copies: int, seed: int
 ) -> None:
     x, labels, groups = data(n, d, classes, seed, copies)
+    assume(np.diff(np.sort(cosine_similarity(x.astype(np.float64)), axis=1)).min() > 1e-6)  # nearly ties, in float32
     found = votes(x, labels, groups, np.arange(len(x)), classes)
     assert found is not None
     assert set(found) >= {k for k in KS if k <= n - copies}

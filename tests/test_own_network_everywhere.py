@@ -16,7 +16,7 @@ from featcache.comparison import compare
 from featcache.errors import BackboneError, RunError
 from featcache.rates import measure_rates
 from featcache.trying import try_out
-from outcomes import fake_processes
+from outcomes import fake_processes, in_this_process
 from toys import random_image
 
 FACTORY = """
@@ -105,7 +105,10 @@ def test_a_benchmark_takes_a_value_range_for_all_its_routes(
         compare(data, tmp_path / "out", views=1)
 
 
-def test_a_range_arrives_in_the_routes_and_in_the_command_that_repeats_it(tmp_path: Path) -> None:
+def test_a_range_arrives_in_the_routes_and_in_the_command_that_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
     data = write_deep(tmp_path / "deep")
     as_json("benchmark", data, "-o", tmp_path / "out", "--routes", "cached", "--views", 0, "--backbone",
             "mobilenet_v3_small", "--weights", "none", "--value-range", "0:2000", *SMALL)  # fmt: skip

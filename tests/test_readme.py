@@ -6,12 +6,15 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from featcache.machines import Machines
 from featcache_cli.main import main
+from outcomes import in_this_process
 from toys import random_image
 
 ROOT = Path(__file__).parent.parent
@@ -41,9 +44,20 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.fixture
+def one_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ray is started once, by the first command with --cluster."""
+    import ray
+
+    monkeypatch.setattr(Machines, "close", lambda _: None)
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.timeout(3600)  # minutes, on a machine with nothing else to do
-@pytest.mark.usefixtures("photos")
-def test_every_shell_command_runs_in_the_order_of_the_readme(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("photos", "one_cluster")
+def test_every_shell_command_runs_in_the_order_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process(monkeypatch)  # the routes of `benchmark`
     assert {command[0] for command in commands("sh")} >= {
         "extract",
         "info",

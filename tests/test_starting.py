@@ -129,7 +129,7 @@ def test_the_run_begins_where_the_head_is(place: Path, tmp_path: Path) -> None:
 
 def test_a_rate_too_small_to_change_anything_ends_where_the_head_is(place: Path, tmp_path: Path) -> None:
     """So nothing but the steps moves the network: BatchNorm does not."""
-    run = tune(place, tmp_path / "run", recipe=dataclasses.replace(RECIPE, lr=1e-12))
+    run = tune(place, tmp_path / "run", recipe=dataclasses.replace(RECIPE, lr=1e-30))
     said = {one.image: one.predicted for one in read_predictions(tmp_path / "run")}
     assert said == {one.image: one.predicted for one in read_predictions(place / "head")}
     assert run.report.accuracy == run.start

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from caches import cache_of, clouds
 from clusters import fully_booked, two_machines
@@ -236,11 +236,13 @@ def test_this_machines_blas_leaves_the_cores_to_the_workers_until_it_is_closed(c
     def threads() -> set[int]:
         return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
 
-    before, team = threads(), team_of(FakeMachines({"a": 1}), cache)
-    with closing(team):
-        Tuning(cache.features("train"), team=team)
-        assert threads() == {1}
-    assert threads() == before
+    team = team_of(FakeMachines({"a": 1}), cache)
+    with threadpool_limits(2, "blas"):  # tests have one
+        assert threads() == {2}
+        with closing(team):
+            Tuning(cache.features("train"), team=team)
+            assert threads() == {1}
+        assert threads() == {2}
 
 
 def test_rows_that_are_elsewhere_are_not_gone_through() -> None:

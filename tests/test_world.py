@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands import PATHS, ROOT
 from featcache.card import CHECKPOINT
 from featcache.errors import RunError
 from featcache.predictions import read_predictions
 from featcache.training import Recipe
 from featcache.world import World
-from together import tune
+from forks import fork
+from together import run_as, tune
 
 MakeFolder = Callable[..., Path]
 FIGURES = ("lr", "loss", "accuracy", "val_loss", "val_accuracy")
@@ -38,29 +39,49 @@ def data(make_folder: MakeFolder) -> Path:
     return root
 
 
-def started(size: int, data: Path, out: Path, **options: Any) -> list[subprocess.Popen[str]]:
+class Started:
+    """One of several processes that train together."""
+
+    def __init__(self, rank: int, size: int, port: int, data: Path, out: Path, options: dict[str, Any]) -> None:
+        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+        said = Path(tempfile.mkdtemp(dir=data.parent)) / "said"
+        self.out, self.err = said.with_suffix(".out"), said.with_suffix(".err")
+        self.process = fork(run_as, environment, str(said), str(data), str(out), options)
+
+    def wait(self) -> int | None:
+        """Its status, -9 of SIGKILL; None where it has not ended."""
+        self.process.join(240)
+        return self.process.exitcode
+
+    def wait_for(self, text: str) -> None:
+        """Until its standard error holds it."""
+        while not (self.err.exists() and text in self.err.read_text()):
+            assert self.process.is_alive()
+            time.sleep(0.02)
+
+    def send(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+
+def started(size: int, data: Path, out: Path, **options: Any) -> list[Started]:
     """Processes that train together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, ROOT / "tests/helpers/together.py", data, out, json.dumps(options)],
-            env={**os.environ, "PYTHONPATH": PATHS, "RANK": str(rank), "LOCAL_RANK": str(rank),
-                 "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
+    return [Started(rank, size, port, data, out, options) for rank in range(size)]
 
 
 def together(size: int, data: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
     """What the first of some processes prints."""
     processes = started(size, data, out, **options)
-    told = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, "\n".join(error for _, error in told)
-    assert [text for text, _ in told[1:]] == [""] * (size - 1)
-    history: list[dict[str, Any]] = json.loads(told[0][0])
+    assert [process.wait() for process in processes] == [0] * size, "\n".join(
+        process.err.read_text() for process in processes
+    )
+    told = [process.out.read_text() for process in processes]
+    assert told[1:] == [""] * (size - 1)
+    history: list[dict[str, Any]] = json.loads(told[0])
     return history
 
 
@@ -98,10 +119,8 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: di
 def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
     alone = tune(str(data), str(tmp_path / "alone"), World())
     first, second = started(2, data, tmp_path / "run", die_after=2)
-    for process in (first, second):
-        process.communicate(timeout=240)
-    assert first.returncode == -9
-    assert second.returncode  # it does not wait for ever
+    assert first.wait() == -9
+    assert second.wait()  # it does not wait for ever
     found = together(3, data, tmp_path / "run", resume=True)
     np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
     again = tune(str(data), str(tmp_path / "run"), World(), resume=True)
@@ -117,12 +136,11 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
     alone = tune(str(data), str(tmp_path / "alone"), World())
     processes = started(before, data, tmp_path / "run", stop_in=2)
     for process in processes:
-        assert process.stderr is not None
-        assert any(line == "waiting\n" for line in process.stderr)
+        process.wait_for("waiting\n")
     for process in processes:  # as torchrun passes it on
-        process.send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * before, told
+        process.send(signal.SIGTERM)
+    told = [process.wait() for process in processes]
+    assert told == [128 + signal.SIGTERM] * before, [process.err.read_text() for process in processes]
     kept = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
     assert len(kept["history"]) == 1
     assert (kept["under_way"] is not None, kept["position"] > 0) == ((before == 1,) * 2)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ import pytest
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
-from featcache import routes, work
-from featcache.files import Progress
 from featcache.predictions import read_predictions
-from featcache.routes import Order
+from outcomes import in_this_process
 from pagereader import read_page
 
 QUICK = (*SMALL, "--views", 1, "--epochs", 1, "--batch-size", 5, "--precision", "fp32")
@@ -21,18 +18,7 @@ QUICK = (*SMALL, "--views", 1, "--epochs", 1, "--batch-size", 5, "--precision", 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The routes run in this process, which has its imports behind it; test_comparison runs real ones."""
-    tasks: list[str] = []
-
-    def run(order: Order, progress: Progress) -> dict[str, Any]:
-        started = time.perf_counter()
-        order = dict(order)
-        tasks.append(order.pop("task"))
-        result = json.loads(json.dumps(routes._TASKS[tasks[-1]](order, progress)))
-        return {**result, "wall_s": time.perf_counter() - started, "cpu_s": 1.0}
-
-    monkeypatch.setattr(work, "run_in_process", run)
-    return tasks
+    return in_this_process(monkeypatch)
 
 
 def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: Path, tmp_path: Path) -> None:

@@ -52,8 +52,20 @@ def two_machines() -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", PATHS)  # of the workers
         found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")  # while there is no other to join
-        found.add_node(num_cpus=1)
+        make_whole(found)
         yield found
         ray.shutdown()
         found.shutdown()
+
+
+def make_whole(machines: Any) -> None:
+    """At least two machines, and this process connected to them, whatever a test did: less than to start a cluster."""
+    import ray
+
+    if not ray.is_initialized():
+        for other in machines.worker_nodes.copy():  # which this process could join
+            machines.remove_node(other, allow_graceful=False)
+        ray.init(address=machines.address, log_to_driver=False, logging_level="ERROR")
+    if not machines.worker_nodes:
+        machines.add_node(num_cpus=1)
+    machines.wait_for_nodes()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from featcache import work
+from featcache import routes, work
+from featcache.files import Progress
 from featcache.outcomes import COLD, WARM, Comparison, Outcome
-from featcache.routes import ROUTES
+from featcache.routes import ROUTES, Order
 
 
 def outcome(route: str, **changes: Any) -> Outcome:
@@ -134,3 +137,21 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(work, "run_in_process", answer)
     return orders
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The routes run in this process, which has its imports behind it; test_comparison runs real ones.
+
+    Keeps the tasks.
+    """
+    tasks: list[str] = []
+
+    def run(order: Order, progress: Progress) -> dict[str, Any]:
+        started = time.perf_counter()
+        order = json.loads(json.dumps(order | routes._imports(order)))
+        tasks.append(order.pop("task"))
+        result = json.loads(json.dumps(routes._TASKS[tasks[-1]](order, progress)))
+        return {**result, "wall_s": time.perf_counter() - started, "cpu_s": 1.0}
+
+    monkeypatch.setattr(work, "run_in_process", run)
+    return tasks

@@ -62,9 +62,16 @@ def tune(data: str, out: str, world: World, **options: Any) -> list[dict[str, An
     return [asdict(epoch) for epoch in found.history]
 
 
-if __name__ == "__main__":
+def run_as(environment: dict[str, str], said: str, data: str, out: str, options: dict[str, Any]) -> None:
+    """One of several processes, as torchrun starts them: the first one prints the epochs. What it writes goes to files.
+
+    said : where, without `.out` and `.err`.
+    """
+    for number, suffix in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(said + suffix, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.update(environment)
     torch.set_num_threads(1)
     world = World.of_torchrun()
-    history = tune(sys.argv[1], sys.argv[2], world, **json.loads(sys.argv[3]))
+    history = tune(data, out, world, **options)
     if world.first:
         sys.stdout.write(json.dumps(history))
