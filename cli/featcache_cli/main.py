@@ -15,6 +15,7 @@ import click
 from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError, FeatcacheWarning
 from featcache_cli import progress, results
+from featcache_cli.memory import why_short_of_memory
 from featcache_cli.options import refuse_unknown
 from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe, wrap
@@ -94,6 +95,11 @@ class _Commands(click.Group):
             raise
         except click.UsageError as error:
             raise click.UsageError(wrap(error.format_message(), err=True), error.ctx) from error
+        except Exception as error:
+            short = why_short_of_memory(error)
+            if not short:
+                raise
+            raise Failure(short) from error
 
 
 def _show_warning(
