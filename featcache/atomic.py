@@ -25,6 +25,7 @@ FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system answers where a disk, a quota or a limit on file sizes is reached."""
 
 _DRAFT, _LOCK = ".draft", ".featcache-lock"
+_LONGEST = 200  # bytes of a name that its draft has, too
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -57,7 +58,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     ...     file.write(b"{}")
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # the link stays a link
-    draft = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_DRAFT}")
+    draft = name_draft(path)
     try:
         remove_stale_drafts(path)
         try:
@@ -121,7 +122,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 def draft_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` for libraries that want the name of a file, or write several; it is removed at the end.
 
-    That of a killed process is removed by the next call for the same path.
+    Those of killed processes are removed by the next call for a path in the same folder.
 
     Parameters
     ----------
@@ -132,11 +133,13 @@ def draft_folder(path: Path) -> Iterator[Path]:
     ------
     Path
     """
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{_DRAFT}s"):
+    for stale in path.parent.glob(f".*{_DRAFT}s"):
         with suppress(OSError), (stale / _LOCK).open("rb") as file:
             if try_lock(file):
                 shutil.rmtree(stale)
-    drafts = TemporaryDirectory(prefix=f".{path.name}.", suffix=f"{_DRAFT}s", dir=path.parent)
+    drafts = TemporaryDirectory(
+        prefix=f".{_beginning(path)}.", suffix=f"{_DRAFT}s", dir=path.parent, ignore_cleanup_errors=True
+    )
     with drafts as folder, Path(folder, _LOCK).open("xb") as file:
         try_lock(file)
         yield Path(folder)
@@ -223,6 +226,26 @@ class _DeferredErrors(io.RawIOBase):
         return memoryview(data).nbytes
 
 
+def name_draft(path: Path) -> Path:
+    """A new name beside `path` for its draft, which `remove_stale_drafts` finds.
+
+    Parameters
+    ----------
+    path : Path
+        The finished file.
+
+    Returns
+    -------
+    Path
+    """
+    return path.with_name(f"{_beginning(path)}.{os.getpid()}-{secrets.token_hex(4)}{_DRAFT}")
+
+
+def _beginning(path: Path) -> str:
+    """A file's name, cut so that a suffix fits into the 255 bytes that file systems give a name."""
+    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+
+
 def remove_stale_drafts(path: Path) -> None:
     """Remove the drafts of `path` whose processes were killed.
 
@@ -231,7 +254,7 @@ def remove_stale_drafts(path: Path) -> None:
     path : Path
         The file whose drafts are meant. Drafts that a living process writes are left alone.
     """
-    for draft in path.parent.glob(f"{glob.escape(path.name)}.*{_DRAFT}"):
+    for draft in path.parent.glob(f"{glob.escape(_beginning(path))}.*{_DRAFT}"):
         with suppress(OSError), draft.open("rb") as file:
             if try_lock(file):
                 draft.unlink()

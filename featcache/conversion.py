@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.atomic import draft_folder
 from featcache.engines import Features
 from featcache.errors import first_line
 from featcache.spec import Precision
@@ -167,10 +168,10 @@ def _saved(model: Any, path: Path | None) -> Iterator[Path | None]:
         try:
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            folder = TemporaryDirectory(
-                prefix=path.stem if path else None, dir=path.parent if path else None, ignore_cleanup_errors=True
-            )
-            draft = Path(stack.enter_context(folder), "network.xml")
+                folder = stack.enter_context(draft_folder(path))
+            else:
+                folder = Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
+            draft = folder / "network.xml"
             import_openvino().save_model(model, draft, compress_to_fp16=False)
         except (OSError, RuntimeError):
             draft = None

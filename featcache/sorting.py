@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from featcache.atomic import fsync_folder
+from featcache.atomic import fsync_folder, name_draft, remove_stale_drafts, try_lock
 from featcache.errors import DataLayoutError
 from featcache.foreign_folders import SORTED_MARK
 from featcache.labels import SEPARATOR
@@ -220,16 +219,18 @@ def _rename(source: Path, target: Path) -> None:
 
 def _move_across(source: Path, target: Path) -> None:
     """Move to another file system: the source goes when its copy is on the disk under its name."""
-    number, draft = tempfile.mkstemp(dir=target.parent, prefix=".featcache-")
+    remove_stale_drafts(target)
+    draft = name_draft(target)
     try:
-        with open(number, "wb") as copy, source.open("rb") as file:
+        with draft.open("xb") as copy, source.open("rb") as file:
+            try_lock(copy)  # while it is held, `remove_stale_drafts` leaves the draft alone
             shutil.copyfileobj(file, copy, _CHUNK)
             copy.flush()
             os.fsync(copy.fileno())
         shutil.copystat(source, draft)
-        _rename(Path(draft), target)
+        _rename(draft, target)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
     fsync_folder(target.parent)
     _remove(source, target)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from commands import PATHS
-from featcache.atomic import atomic_write, deferred_errors, write_file
+from featcache.atomic import atomic_write, deferred_errors, draft_folder, name_draft, write_file
 from featcache.errors import OutputError
 from limits import file_size_limit
 
@@ -133,3 +133,29 @@ def test_a_link_stays_a_link_also_to_what_is_not_there_yet(tmp_path: Path) -> No
         assert link.is_symlink()
         assert (tmp_path / "disk/real.json").read_bytes() == content
     assert os.listdir(tmp_path / "disk") == ["real.json"]
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".csv", "é" * 125 + ".csv"])
+def test_names_may_be_as_long_as_the_system_allows(name: str, tmp_path: Path) -> None:
+    write_file(tmp_path / name, b"content")
+    stale = name_draft(tmp_path / name)
+    stale.write_bytes(b"half")
+    write_file(tmp_path / name, b"more")
+    assert os.listdir(tmp_path) == [name]
+    with draft_folder(tmp_path / name) as folder:
+        assert folder.is_dir()
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_folders_of_drafts_of_killed_processes_are_removed_whatever_they_were_for(tmp_path: Path) -> None:
+    stale = tmp_path / ".other.xml.abc.drafts"
+    stale.mkdir()
+    (stale / ".featcache-lock").touch()
+    (stale / "network.bin").write_bytes(bytes(999))
+    foreign = tmp_path / ".mine.drafts"  # no draft of featcache: it has no lock
+    foreign.mkdir()
+    with draft_folder(tmp_path / "network.xml") as folder:
+        with draft_folder(tmp_path / "network.xml"):
+            assert folder.exists()  # that of a process that lives
+        assert not stale.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.drafts"]

@@ -193,7 +193,7 @@ def no_link(number: int) -> Iterator[None]:
     link = os.link
 
     def refuse(source: Any, target: Any) -> None:
-        if number != errno.EXDEV or not os.path.basename(source).startswith(".featcache-"):
+        if number != errno.EXDEV or not os.fspath(source).endswith(".draft"):
             raise OSError(number, os.strerror(number), str(source))
         link(source, target)
 
@@ -229,6 +229,15 @@ def test_a_real_second_file_system(tmp_path: Path) -> None:
         assert (names(root), (root / "ants/a.jpg").read_bytes(), file.exists()) == (["ants/a.jpg"], b"a", False)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV])
+def test_the_draft_of_a_killed_process_is_removed_by_the_next_move(number: int, tmp_path: Path) -> None:
+    file = write(tmp_path / "in/a.jpg", b"a")
+    stale = write(tmp_path / "out/ants/a.jpg.7-0123abcd.draft", b"half")
+    with no_link(number):
+        put(Sorter(tmp_path / "out", "move", CLASSES), file)
+    assert (stale.exists(), (tmp_path / "out/ants/a.jpg").read_bytes()) == (False, b"a")
 
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM])
@@ -327,7 +336,7 @@ def test_a_kill_at_any_step_loses_nothing(number: int, tmp_path: Path) -> None:
         assert set(left.values()) >= {b"there", b"x" * 9, b"y" * 9}, (step, after, left)
         assert left[str(root / "out/ants/a.jpg")] == b"there"
         put(Sorter(root / "out", "move", CLASSES), *(path for path in given if path.exists()))
-        shown = {path: content for path, content in contents(root / "out").items() if "/.featcache-" not in path}
+        shown = {path: content for path, content in contents(root / "out").items() if not path.endswith(".draft")}
         assert set(shown.values()) - {b""} == {b"there", b"x" * 9, b"y" * 9}
     assert step > 4
 
