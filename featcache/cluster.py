@@ -175,7 +175,9 @@ class ClusterExtractor:
     def _bury(self, worker: _Worker, todo: deque[tuple[NDArray[np.int64], int]], error: Exception) -> None:
         """A worker has died: what it had goes back, in halves, so that an image that kills is found."""
         self._workers.remove(worker)
-        self._why = why_died(error)
+        reason = why_died(error)
+        if not self._why or "died unexpectedly" not in reason:  # as Ray says where the reason came too late
+            self._why = reason
         self._lost[worker.node] = self._lost.get(worker.node, 0) + 1
         for job in worker.jobs:  # both were under way: either may be at fault
             job.deaths += 1

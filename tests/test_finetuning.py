@@ -192,7 +192,7 @@ def test_resuming_with_another_limit_of_pixels_is_refused(split_folder: Path, tm
     """Images above it are skipped, so that another limit is another training set."""
     tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=1))
     with pytest.raises(
-        RunError, match="was run with epochs=1, you asked for 2; max_pixels=178956970, you asked for 99999"
+        RunError, match="was run with max_pixels=178956970, you asked for 99999; epochs=1, you asked for 2"
     ):
         tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=2), max_pixels=99_999, resume=True)
 
