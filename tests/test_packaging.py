@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from commands import ROOT
+import featcache
+from commands import ROOT, toy_cache, write_folder
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = """import featcache
@@ -101,11 +102,15 @@ def test_a_wheel_holds_both_packages_and_works_outside_the_checkout(tmp_path: Pa
         wheel.extractall(tmp_path / "site")
     assert {"featcache/py.typed", "featcache/templates/page.html", "featcache_cli/main.py"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"featcache", "featcache_cli"}
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import featcache; assert 'site' in "\
-           "featcache.__file__; from featcache_cli.main import main; main(sys.argv[1:])"  # fmt: skip
-    for line in (["--help"], ["info", "--help"]):
-        ran = outside(sys.executable, "-c", code, *line, folder=tmp_path)
-        assert "Usage:" in ran.stdout, ran.stderr
+    own = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import featcache; assert {str(tmp_path)!r} in "\
+          "featcache.__file__; "  # fmt: skip
+    cache = toy_cache(write_folder(tmp_path / "photos"), tmp_path / "cache.h5")
+    for line in (["--help"], ["info", "--help"], ["info", cache]):
+        ran = outside(sys.executable, "-c", f"{own} from featcache_cli.entry import run; run()", *line, folder=tmp_path)
+        assert (str(cache) if cache in line else "Usage:") in ran.stdout, ran.stderr
+    every = f"{own} print(len([getattr(featcache, name) for name in featcache.__all__]))"
+    ran = outside(sys.executable, "-c", every, folder=tmp_path)
+    assert ran.stdout == f"{len(featcache.__all__)}\n", ran.stderr
 
 
 def test_the_users_installation_has_no_tools_of_developers() -> None:
