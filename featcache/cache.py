@@ -106,7 +106,10 @@ class FeatureCache(NotebookResult):
         if not path.exists() and not unfinished.exists():
             raise NotACacheError(f"{path} does not exist. Make it with `featcache extract DATA -o {path}`.")
         if path.is_dir():
-            raise NotACacheError(f"{path} is a folder, not a feature cache.")
+            raise NotACacheError(
+                f"{path} is a folder, not a feature cache. A folder of images becomes one with "
+                f"`featcache extract {shlex.quote(str(path))} -o cache.h5`."
+            )
         cache = cls(path if path.exists() else unfinished)
         if not partial and not cache.finished:
             if lock.is_held(cache.path):
@@ -366,6 +369,8 @@ def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec, data: str = "
     if not fields:
         return
     cure = "Extract again to another file, or ask for what the cache has."
+    if path.suffix == ".partial":
+        cure = f"It is unfinished: go on with its settings, give another file, or remove {path.name}."
     if path.suffix != ".partial" and replace(found, views=asked.views) == asked:
         command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {asked.views}`"
         cure = f"Extract the missing views with {command}."

@@ -52,7 +52,7 @@ def is_placeholder(path: PurePath) -> bool:
 
 
 def why_no_image(path: PurePath) -> str:
-    """Why a file with this name is passed over, with its extension: "not an image name (.txt)"."""
+    """Why a file with this name is passed over, with its extension: "not an image (.txt)"."""
     suffix = path.suffix.lower()
     if is_placeholder(path):
         return "placeholder of a missing image"
@@ -60,17 +60,17 @@ def why_no_image(path: PurePath) -> str:
         return f"{suffix} photos, which need {INSTALL_HEIC}"
     if suffix == ".jxl" or suffix in _CAMERA_RAW or any(suffix in names for names in OPTIONAL.values()):
         return f"{suffix} pictures, which this installation does not read: convert them to JPEG or PNG"
-    return f"not an image name ({suffix})" if _SUFFIX.fullmatch(suffix) else "not an image name"
+    return f"not an image ({suffix})" if _SUFFIX.fullmatch(suffix) else "not an image"
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
-    """What was passed over, for the end of a message: " (3 files: not an image name (.txt))"; "" for nothing."""
+    """What was passed over, for the end of a message: " (3 files: not an image (.txt))"; "" for nothing."""
     counts = (count_ignored(reason, count) for reason, count in ignored.items())
     return f" ({'; '.join(counts)})" if ignored else ""
 
 
 def count_ignored(reason: str, count: int) -> str:
-    """ "3 files: not an image name (.txt)"; a reason of folders begins with "folders: "."""
+    """ "3 files: not an image (.txt)"; a reason of folders begins with "folders: "."""
     thing = "folder" if reason.startswith("folders: ") else "file"
     return f"{count} {thing}{'' if count == 1 else 's'}: {reason.removeprefix('folders: ')}"
 

@@ -6,20 +6,25 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from featcache.backbones import Backbone
 from featcache.bitdepth import ValueRange, format_range
+from featcache.cache import FeatureCache
+from featcache.carrying import Loss
 from featcache.commands import spell_command
 from featcache.doctor import examine
 from featcache.doubts import LEAST_LIKELY
-from featcache.errors import HeadError
+from featcache.errors import CacheMismatchError, HeadError
 from featcache.extraction import Extraction, extract
+from featcache.files import Progress
 from featcache.findings import Diagnosis, Finding, Suspect
 from featcache.fitting import HeadFit, fit_head
 from featcache.foreign_folders import TRY_MARK
-from featcache.manifest import read_manifest
+from featcache.input_notes import input_notes
+from featcache.manifest import Manifest, read_manifest
 from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.own_network import is_factory
@@ -28,6 +33,7 @@ from featcache.progress_bar import ProgressOption, as_callback
 from featcache.remote import called
 from featcache.report import Stopwatch, printable
 from featcache.spec import EMBEDDED
+from featcache.updating import update
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
 VIEWS, BUDGET_S = 4, 10.0
@@ -82,11 +88,8 @@ class Trial(NotebookResult):
     def __str__(self) -> str:
         """In plain words, with what to type next."""
         lines = [*self.summary(), *self.labels()]
-        skipped = self.extraction.skipped
-        if skipped:
-            lines.append(
-                f"{len(skipped)} images could not be read, for example {printable(skipped[0][0])}: {skipped[0][1]}"
-            )
+        made = self.extraction
+        lines += input_notes(made.ignored, made.conflicts, made.skipped)
         took = f"Took {self.seconds:.0f} s. Pictures and figures: {self.folder / PAGE}"
         return "\n".join([*lines, took, "Next:", *self.next_commands()])
 
@@ -109,7 +112,10 @@ class Trial(NotebookResult):
         selection = self.fit.selection
         missed = [name for name, why in selection.missed if "budget" in why] if selection else []
         if missed:
-            lines.append(f"Not tried, as the time was up: {', '.join(missed)}. For these: --budget 1m.")
+            lines.append(
+                f"Other heads ({', '.join(missed)}) were not tried, as the time was up: the same command "
+                "with --budget 1m tries them."
+            )
         others = [one for one in self.diagnosis.findings if one.severity != "note" and one.kind != "wrong labels"]
         return lines + [f"{one.severity}: {one.what} -> {one.todo}" for one in others[:_NAMED]]
 
@@ -208,7 +214,7 @@ def try_out(
 ) -> Trial:
     """Extract features, look for faults, fit the best head and write a report.
 
-    Run it again after an interruption: extraction goes on where it stopped, the rest takes seconds.
+    Run it again after an interruption, or when images have changed: only what is missing is extracted.
 
     Parameters
     ----------
@@ -228,16 +234,16 @@ def try_out(
     watch, folder = Stopwatch(), Path(out)
     check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
-    try:
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            (folder / TRY_MARK).touch()
-    except OSError as error:
-        raise HeadError(f"{folder} cannot be made: {error.strerror}") from error
-    extraction = extract(
-        manifest, folder / CACHE, backbone=backbone, weights=weights, views=views, image_size=image_size,
+    _prepare(folder)
+    run = partial(
+        extract, manifest, folder / CACHE, backbone=backbone, weights=weights, views=views, image_size=image_size,
         device=device, seed=seed, value_range=value_range, progress=progress, on_note=on_note,
     )  # fmt: skip
+    try:
+        extraction = run()
+    except CacheMismatchError:
+        _catch_up(folder / CACHE, data, manifest, backbone, device, progress, on_note)
+        extraction = run()
     cache = extraction.cache
     diagnosis = examine(cache, seed=seed, progress=progress)
     head = "linear" if cache.samples.multilabel else "auto"
@@ -260,3 +266,40 @@ def try_out(
     trial = Trial(folder, os.fspath(data), extraction, diagnosis, fit, seconds, own, same, own_settings)
     write_trial_page(folder / PAGE, trial)
     return trial
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, or take one that an earlier trial has made. Raises HeadError for a folder of other files."""
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / TRY_MARK).exists():
+            raise HeadError(f"{folder} holds other files. Give an empty or a new folder with -o.")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TRY_MARK).touch()
+    except OSError as error:
+        raise HeadError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def _catch_up(
+    path: Path,
+    data: str | os.PathLike[str],
+    manifest: Manifest,
+    backbone: str | Backbone,
+    device: str,
+    progress: Progress | None,
+    on_note: Callable[[str], None] | None,
+) -> None:
+    """Bring the cache of an earlier trial up to date with its images; of mainly other images, raise HeadError."""
+    if not path.exists():
+        return
+    cache = FeatureCache.open(path)
+    loss = Loss.between(cache, manifest.samples)
+    if loss.is_large:
+        raise HeadError(
+            f"{path.parent} holds a trial of other images: {loss}, are not in {os.fspath(data)}. Give another folder "
+            "with -o, or remove that one."
+        )
+    if changes := cache.samples.differences(manifest.samples):
+        if on_note:
+            on_note(f"brings {path} up to date: {'; '.join(changes)}")
+        own = None if isinstance(backbone, str) else backbone
+        update(path, data, backbone=own, device=device, progress=progress)

@@ -90,7 +90,7 @@ def test_what_the_extraction_will_say_is_said_where_no_picture_need_be_decoded(
     assert (cost.ignored, cost.conflicts) == (found.ignored, found.conflicts)
     assert (cost.skipped, cost.remarks) == (found.skipped, found.remarks)
     assert str(cost).splitlines()[2:] == [
-        "ignored 1 file: not an image name (.txt)",
+        "ignored 1 file: not an image (.txt)",
         "conflict: train/ants/000.png and train/bees/copy.png are one image with two labels",
         "measured images: skipped train/ants/broken.png: not an image that Pillow can identify",
         "measured images: 1 image is of one colour (for example train/bees/deep.png)",

@@ -167,12 +167,12 @@ def test_skipped_and_ignored_files_are_reported(split_folder: Path, tmp_path: Pa
     assert names == ["train/ants/000.png", "val/bees/001.png"]
     assert extraction.skipped[0][1] == "the file is empty (0 bytes)"
     assert extraction.cache.skipped == extraction.skipped
-    assert extraction.ignored == {"not an image name (.txt)": 1, "hidden": 1}
+    assert extraction.ignored == {"not an image (.txt)": 1, "hidden": 1}
     assert extraction.extracted == 16
     assert extraction.cache.done.tolist() == [0] + [2] * 12 + [1] * 4 + [0]
     fields = extraction.to_dict()
     assert fields["skipped"][0] == {"path": "train/ants/000.png", "reason": "the file is empty (0 bytes)"}
-    assert fields["ignored"] == {"not an image name (.txt)": 1, "hidden": 1}
+    assert fields["ignored"] == {"not an image (.txt)": 1, "hidden": 1}
 
 
 def test_the_report_says_what_it_cost(split_folder: Path, tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def no_heic(monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("notes.TXT", "not an image name (.txt)"),
-        ("README", "not an image name"),
-        ("part.0001", "not an image name"),
+        ("notes.TXT", "not an image (.txt)"),
+        ("README", "not an image"),
+        ("part.0001", "not an image"),
         ("IMG_1.HEIC", '.heic photos, which need pip install -e ".[heic]" in the clone'),
         ("x.jxl", ".jxl pictures, which this installation does not read: convert them to JPEG or PNG"),
         ("x.CR2", ".cr2 pictures, which this installation does not read: convert them to JPEG or PNG"),

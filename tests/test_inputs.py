@@ -127,14 +127,14 @@ def test_files_of_a_folder_that_are_no_images_are_counted(
     assert [one.path for one in found] == [str(tmp_path / "a.png"), str(tmp_path / "b/c.png")]
     (warning,) = caught.list
     assert str(warning.message).startswith(f"{tmp_path}: ignored ")
-    assert "2 files: not an image name (.txt)" in str(warning.message)
+    assert "2 files: not an image (.txt)" in str(warning.message)
     assert "1 file: " in str(warning.message)
     assert [one.path for one in classifier.predict([tmp_path / "a.png"])] == [str(tmp_path / "a.png")]
 
 
 def test_what_a_folder_without_images_holds_is_said(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(EmptyFolderError, match=r"it holds none \(1 file: not an image name \(\.txt\)\)\.$"):
+    with pytest.raises(EmptyFolderError, match=r"it holds none \(1 file: not an image \(\.txt\)\)\.$"):
         list(each_image(tmp_path))
 
 

@@ -101,7 +101,10 @@ def test_a_file_of_another_kind_is_not_a_cache(path: Path, content: bytes) -> No
 
 
 def test_a_folder_is_not_a_cache(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path} is a folder, not a feature cache."
+    assert refusal(tmp_path) == (
+        f"{tmp_path} is a folder, not a feature cache. A folder of images becomes one with `featcache extract "
+        f"{tmp_path} -o cache.h5`."
+    )
 
 
 def test_other_peoples_hdf5_is_not_a_cache(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_split_folders_are_read_as_torchvision_reads_them(make_folder: MakeFolde
     manifest = read_manifest(root)
     assert by_id(manifest) == as_torchvision_reads_it(root, "train") | as_torchvision_reads_it(root, "val")
     assert "train/ants/deeper/still/X.JPEG" in manifest.samples.ids
-    assert manifest.ignored == {"not an image name (.txt)": 1}
+    assert manifest.ignored == {"not an image (.txt)": 1}
 
 
 def test_ants_and_bees_are_read_as_torchvision_reads_them(ants_bees: Path) -> None:
@@ -258,7 +258,7 @@ def test_hidden_files_and_other_files_are_ignored_and_counted(split_folder: Path
         "hidden": 2,
         "folders: hidden": 3,
         "not a regular file": 1,
-        **{f"not an image name ({suffix})": 1 for suffix in (".txt", ".mp4", ".db")},
+        **{f"not an image ({suffix})": 1 for suffix in (".txt", ".mp4", ".db")},
     }
 
 
@@ -363,8 +363,7 @@ def test_an_empty_class_is_named(make_folder: MakeFolder, layout: dict[str, int]
     empty = root / next(folder for folder, count in layout.items() if not count)
     (empty / "notes.txt").write_text("no image")
     assert empty_error(root) == (
-        f"Class folder {empty} holds no images (1 file: not an image name (.txt)). Put images into it, or remove the "
-        "folder."
+        f"Class folder {empty} holds no images (1 file: not an image (.txt)). Put images into it, or remove the folder."
     )
 
 

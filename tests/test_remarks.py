@@ -204,10 +204,10 @@ def test_files_that_predict_passes_over_are_counted(named_head: Path, data: Path
     assert len(result.stdout.splitlines()) == 2
     assert result.stderr.splitlines() == [
         "ignored 1 file: hidden",
-        "ignored 2 files: not an image name (.doc)",
+        "ignored 2 files: not an image (.doc)",
     ]
     found = json.loads(featcache_cli("predict", named_head, tmp_path, "--json").stdout)
-    assert found["ignored"] == {"hidden": 1, "not an image name (.doc)": 2}
+    assert found["ignored"] == {"hidden": 1, "not an image (.doc)": 2}
 
 
 def test_a_picture_where_white_is_zero_is_not_dark() -> None:

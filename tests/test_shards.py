@@ -109,7 +109,7 @@ def test_what_has_no_use_is_counted(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "pets.tar", *members, *more, link("pipe.png", "", tarfile.FIFOTYPE))
     assert read_manifest(path, val_fraction=0.5).ignored == {
         "hidden": 1,
-        "not an image name (.txt)": 1,
+        "not an image (.txt)": 1,
         "not a regular file": 1,
         "labels without a picture": 1,
         "labels in .json that differ from the .cls beside them, which count": 1,

@@ -8,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from commands import as_json, done, write_folder
+import pytest
+
+from commands import as_json, done, toy_cache, write_folder
 from featcache.classifier import Classifier
+from featcache.errors import CacheMismatchError, HeadError
 from featcache.findings import Check, Diagnosis, Finding, Suspect
+from featcache.fitting import fit_head
 from featcache.pages import write_trial_page
 from featcache.trying import Trial, try_out
 from pagereader import Part, read_page
-from toys import toy_backbone
+from toys import random_image, toy_backbone
 
 SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32")
 
@@ -88,10 +92,12 @@ def test_what_was_not_read_or_tried_is_said(tmp_path: Path) -> None:
     trial = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
     assert "18 images of 2 classes; the head (" in str(trial)
     assert ") learnt from 12." in str(trial)
-    assert "Not tried" not in str(trial)
+    assert "not tried" not in str(trial)
     selection = replace(trial.fit.selection, missed=(("knn", "the budget was spent"), ("linear", "it failed")))
     short = replace(trial, fit=replace(trial.fit, selection=selection))
-    assert "Not tried, as the time was up: knn. For these: --budget 1m." in str(short)
+    assert (
+        "Other heads (knn) were not tried, as the time was up: the same command with --budget 1m tries them."
+    ) in str(short)
 
 
 # The page
@@ -165,3 +171,49 @@ def test_what_was_typed_is_repeated_with_a_weights_file_by_its_name(tmp_path: Pa
     assert told.own_command() == f"featcache try photos -o out {network} --views 2 --budget 30.0"
     assert f"featcache benchmark photos -o out-benchmark {network}   " in told.next_commands()[-1]
     assert f"--weights {tmp_path}/w.pth --label-column kind   " in found.next_commands()[-1]
+
+
+# Again, and in other folders
+
+
+def test_a_trial_is_repeated_when_a_label_was_mended(tmp_path: Path) -> None:
+    """As its own page advises. Only what is new is extracted."""
+    data = write_folder(tmp_path / "photos")
+    toy = toy_backbone()
+    try_out(data, tmp_path / "out", backbone=toy, views=1)
+    (data / "train/ants/000.png").rename(data / "train/bees/mended.png")
+    (data / "train/bees/000.png").unlink()
+    random_image(99).save(data / "train/ants/new.png")
+    notes: list[str] = []
+    again = try_out(data, tmp_path / "out", backbone=toy, views=1, on_note=notes.append)
+    (said,) = [note for note in notes if note.startswith(f"brings {tmp_path / 'out/cache.h5'} up to date: ")]
+    assert "1 added (for example train/ants/new.png)" in said
+    fresh = try_out(data, tmp_path / "fresh", backbone=toy, views=1)
+    assert again.extraction.extracted == 0  # the update before has extracted the new one
+    assert again.extraction.cache.samples.digest() == fresh.extraction.cache.samples.digest()
+    assert again.fit.accuracy == fresh.fit.accuracy
+    other = write_folder(tmp_path / "other", seed=9)
+    with pytest.raises(HeadError) as refused:
+        try_out(other, tmp_path / "out", backbone=toy, views=1)
+    assert str(refused.value).startswith(f"{tmp_path / 'out'} holds a trial of other images: 18 of 18 images")
+    with pytest.raises(CacheMismatchError, match="was made with views=1, you asked for 2"):
+        try_out(data, tmp_path / "out", backbone=toy, views=2)
+
+
+def test_a_trial_does_not_go_into_a_folder_of_other_files(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos")
+    toy_cache(data, tmp_path / "c.h5")
+    fit_head(tmp_path / "c.h5", tmp_path / "head", head="centroid")
+    for folder in (tmp_path / "head", data, data / "train"):
+        before = sorted(path.name for path in folder.iterdir())
+        with pytest.raises(HeadError) as refused:
+            try_out(data, folder, backbone=toy_backbone())
+        assert str(refused.value) == f"{folder} holds other files. Give an empty or a new folder with -o."
+        assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_what_was_passed_over_is_said(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos")
+    (data / "train/ants/notes.docx").write_bytes(b"x")
+    trial = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
+    assert "ignored 1 file: not an image (.docx)" in str(trial)

@@ -204,7 +204,7 @@ def test_what_is_no_image_is_passed_over(data: Path) -> None:
     (ants / "up").symlink_to(data)
     manifest = read_manifest(data)
     assert len(manifest.samples) == 6
-    assert manifest.ignored == {"hidden": 2, "not an image name (.db)": 1, "not a regular file": 2}
+    assert manifest.ignored == {"hidden": 2, "not an image (.db)": 1, "not a regular file": 2}
 
 
 def test_a_pipe_is_not_waited_for_in_predict(tmp_path: Path) -> None:

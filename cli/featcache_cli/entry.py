@@ -18,7 +18,11 @@ def run() -> None:
 
     if patient:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    main()
+    try:
+        main()
+    finally:
+        if patient:  # a second Ctrl-C while threads end
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _open_streams() -> None:

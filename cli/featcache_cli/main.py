@@ -29,8 +29,9 @@ GROUPS = {
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 
-_STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, or a picture that predict could
-not read or move; 2 a wrong option; 3 and 4 warnings and errors that doctor found; 130 and 143 stopped by a signal."""
+_STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, no picture that predict could
+read, or one that it could not move; 2 a wrong option; 3 and 4 warnings and errors that doctor found; 130 and 143
+stopped by a signal."""
 
 
 class Failure(click.ClickException):

@@ -61,7 +61,7 @@ def test_unreadable_images_and_other_files_are_in_the_summary(data: Path, tmp_pa
     text = done("extract", photos, "-o", tmp_path / "c.h5", "--views", 1, *SMALL)
     assert text.splitlines()[1].startswith("extracted 16 images (28 views) in ")
     assert text.splitlines()[2:] == [
-        "ignored 1 file: not an image name (.txt)",
+        "ignored 1 file: not an image (.txt)",
         "skipped train/ants/000.png: the file is empty (0 bytes)",
         "skipped val/bees/001.png: not an image that Pillow can identify",
     ]

@@ -76,7 +76,10 @@ def test_something_else_is_no_cache(command: str, tmp_path: Path) -> None:
     h5py.File(hdf5, "w").close()
     for path in (photo, hdf5):
         assert refused(command, path) == f"{path} is not a feature cache: it does not begin with 'featcache'."
-    assert refused(command, folder) == f"{folder} is a folder, not a feature cache."
+    assert refused(command, folder) == (
+        f"{folder} is a folder, not a feature cache. A folder of images becomes one with `featcache extract {folder} "
+        "-o cache.h5`."
+    )
 
 
 def test_a_newer_format_is_refused(data: Path, tmp_path: Path) -> None:
