@@ -107,7 +107,12 @@ class FeatureCache(NotebookResult):
             raise NotACacheError(f"{path} does not exist. Make it with `featcache extract DATA -o {path}`.")
         if path.is_dir():
             raise NotACacheError(f"{path} is a folder, not a feature cache.")
-        cache = cls(path if path.exists() else unfinished)
+        try:
+            cache = cls(path if path.exists() else unfinished)
+        except (FileNotFoundError, NotACacheError):
+            if unfinished.exists() or not path.exists():
+                raise
+            cache = cls(path)  # it was finished meanwhile
         if not partial and not cache.finished:
             if lock.is_held(cache.path):
                 raise lock.busy(cache.path, cache.layout.owner_offset)
