@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_what_was_there_and_the_same_call_then_works(name: st
 @pytest.mark.parametrize("name", ALONE)
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_same_call_then_works(name: str, site: Site) -> None:
     for number in itertools.count():
-        found = site.kill(name, number, again=number % 5 == 0)
+        found = site.kill(name, number, again=number % 8 == 0)
         if found is None:
             break
         assert found.state in WHOLE[ACTIONS[name].separate], f"killed before step {number}"
@@ -77,8 +77,8 @@ def test_a_lost_permission_leaves_what_was_there(name: str, site: Site) -> None:
 
 @pytest.mark.parametrize("name", ACTIONS)
 def test_of_two_writers_one_is_there_whole_or_one_is_refused(name: str, site: Site) -> None:
-    """Before each of the first steps, then before every fourth; benchmarks/faults.py tries all."""
-    for number in itertools.chain(range(10), itertools.count(10, 4)):
+    """Before each of the first steps, then before every seventh; benchmarks/faults.py tries all."""
+    for number in itertools.chain(range(4), itertools.count(4, 7)):
         found = site.second_writer(name, number)
         if found is None:
             break
