@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from featcache.errors import FeatcacheError, OutputError
 
@@ -24,7 +24,7 @@ except ImportError:  # Windows
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system answers where a disk, a quota or a limit on file sizes is reached."""
 
-_DRAFT, _LOCK = ".draft", ".featcache-lock"
+_DRAFT, _DRAFTS = ".draft", ".featcache-drafts"  # of files, and of folders
 _LONGEST = 200  # bytes of a name that its draft has, too
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
@@ -62,8 +62,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         remove_stale_drafts(path)
         try:
-            with draft.open("xb") as file:
-                try_lock(file)  # while it is held, `remove_stale_drafts` of other processes leaves the draft alone
+            with _open_draft(draft) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -133,16 +132,31 @@ def draft_folder(path: Path) -> Iterator[Path]:
     ------
     Path
     """
-    for stale in path.parent.glob(f".*{_DRAFT}s"):
-        with suppress(OSError), (stale / _LOCK).open("rb") as file:
-            if try_lock(file):
+    for stale in path.parent.glob(f".*{_DRAFTS}"):
+        with suppress(OSError), _descriptor(stale) as folder:
+            if try_lock(folder):
                 shutil.rmtree(stale)
-    drafts = TemporaryDirectory(
-        prefix=f".{_beginning(path)}.", suffix=f"{_DRAFT}s", dir=path.parent, ignore_cleanup_errors=True
-    )
-    with drafts as folder, Path(folder, _LOCK).open("xb") as file:
-        try_lock(file)
-        yield Path(folder)
+    while True:
+        drafts = TemporaryDirectory(_DRAFTS, f".{_beginning(path)}.", path.parent, ignore_cleanup_errors=True)
+        with drafts as name, ExitStack() as stack:
+            if fcntl is not None:
+                try:
+                    held = try_lock(stack.enter_context(_descriptor(Path(name)))) is not False
+                except FileNotFoundError:
+                    held = False
+                if not held or not os.path.exists(name):  # another process took it for stale before it was locked
+                    continue
+            yield Path(name)
+            return
+
+
+@contextmanager
+def _descriptor(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def check_readable(path: Path) -> None:
@@ -260,6 +274,60 @@ def remove_stale_drafts(path: Path) -> None:
                 draft.unlink()
 
 
+def _open_draft(path: Path) -> BinaryIO:
+    """Make a file and lock it: while the lock is held, `remove_stale_drafts` of other processes leaves it alone.
+
+    One that was taken for stale, between the two, is made again.
+    """
+    while True:
+        file = path.open("xb")
+        if try_lock(file) is not False and has_name(file, path):
+            return file
+        file.close()
+        path.unlink(missing_ok=True)
+
+
+def has_name(file: IO[Any], path: Path) -> bool:
+    """Whether an open file still has this name.
+
+    Parameters
+    ----------
+    file : file object
+        The open file.
+    path : Path
+        The name that it had when it was opened.
+
+    Returns
+    -------
+    bool
+        False where another process has removed, renamed or replaced it.
+    """
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file has a name.
+
+    Parameters
+    ----------
+    path : Path
+        The name.
+
+    Returns
+    -------
+    tuple of int or None
+        Size and time of the last change, as inodes change on some network file systems. None where none has it.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def fsync_folder(path: Path) -> None:
     """Flush the names in a folder to the disk.
 
@@ -315,13 +383,13 @@ def lock_folder(folder: Path, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def try_lock(file: BinaryIO, shared: bool = False) -> bool | None:
+def try_lock(file: IO[Any] | int, shared: bool = False) -> bool | None:
     """Lock an open file without waiting; the lock ends with the open file.
 
     Parameters
     ----------
-    file : BinaryIO
-        The open file.
+    file : file object or int
+        The open file, or the descriptor of a file or a folder.
     shared : bool, default False
         Let other shared locks stand beside this one.
 

@@ -110,7 +110,12 @@ class FeatureCache(NotebookResult):
                 f"{path} is a folder, not a feature cache. A folder of images becomes one with "
                 f"`featcache extract {shlex.quote(str(path))} -o cache.h5`."
             )
-        cache = cls(path if path.exists() else unfinished)
+        try:
+            cache = cls(path if path.exists() else unfinished)
+        except (FileNotFoundError, NotACacheError):
+            if unfinished.exists() or not path.exists():
+                raise
+            cache = cls(path)  # it was finished meanwhile
         if not partial and not cache.finished:
             if lock.is_held(cache.path):
                 raise lock.busy(cache.path, cache.layout.owner_offset)

@@ -6,6 +6,7 @@ import glob
 import itertools
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from featcache import lock
 from featcache.cache import FeatureCache, partial_path
 from featcache.checksums import damaged_rows
-from featcache.errors import CacheMismatchError
+from featcache.errors import CacheMismatchError, NotACacheError
 from featcache.manifest import Manifest
 from featcache.report import printable
 from featcache.samples import Samples
@@ -128,16 +129,25 @@ def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> list[FeatureCa
 
     Images come and go between a kill and the next run; what was extracted is not lost. Raises CacheBusyError.
     """
-    at = partial_path(path)
-    if at.exists():
-        cache = FeatureCache(at)
-        if cache.spec == spec and cache.samples.differences(samples):
-            with at.open("r+b", buffering=0) as file:
-                lock.take(at, file, cache.layout.owner_offset)
-                os.replace(at, _free_name(path))
-                lock.give_back(at, file, cache.layout.owner_offset)
+    at, cache = partial_path(path), _unfinished(path)
+    if cache and cache.spec == spec and cache.samples.differences(samples):
+        with suppress(FileNotFoundError), at.open("r+b", buffering=0) as file:  # it may be finished meanwhile
+            lock.take(at, file, cache.layout.owner_offset)
+            os.replace(at, _free_name(path))
+            lock.give_back(at, file, cache.layout.owner_offset)
     asides = (FeatureCache(aside) for aside in sorted(path.parent.glob(f"{glob.escape(path.name)}{_ASIDE}*")))
     return [cache for cache in asides if cache.spec == spec]
+
+
+def _unfinished(path: Path) -> FeatureCache | None:
+    """The unfinished cache that will have this name; None where there is none, or none any more."""
+    at = partial_path(path)
+    try:
+        return FeatureCache(at) if at.exists() else None
+    except (FileNotFoundError, NotACacheError):
+        if at.exists():
+            raise
+        return None
 
 
 def _free_name(path: Path) -> Path:
@@ -148,10 +158,9 @@ def _free_name(path: Path) -> Path:
 
 def refuse_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
     """Raise CacheMismatchError where an unfinished cache has mainly other images: it is another extraction."""
-    at = partial_path(path)
-    if not at.exists():
+    at, cache = partial_path(path), _unfinished(path)
+    if not cache:
         return
-    cache = FeatureCache(at)
     loss = Loss.between(cache, samples)
     if cache.spec == spec and loss.is_large:
         raise CacheMismatchError(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from featcache.alone import LOCK, alone_in
 from featcache.bitdepth import ValueRange
 from featcache.card import write_json
 from featcache.errors import RunError
@@ -139,18 +140,22 @@ def compare(
         "images_sha256": samples.digest(),
         "seed": seed,
     }
-    _claim(out, {**settings, "versions": versions()}, overwrite)
-    work = Work(out / "work", settings, chosen, [seed + repeat for repeat in range(repeats)], budget_s, progress)
-    runs = work.run()
-    if not runs:
-        raise RunError(
-            f"no route fits into {human_duration(budget_s or 0)}: {'; '.join(map(str, work.left_out))}. Give a larger "
-            "budget, or fewer views, epochs or images."
-        )
-    outcomes = [
-        outcome for route, found in runs.items() for outcome in gather_outcomes(route, found, work.folder, recipe)
-    ]
-    curves, no_curves = work.curves() if "cached" in runs else ([], "")
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file. Give an empty or a new folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, "compared in"):
+        _claim(out, {**settings, "versions": versions()}, overwrite)
+        work = Work(out / "work", settings, chosen, [seed + repeat for repeat in range(repeats)], budget_s, progress)
+        runs = work.run()
+        if not runs:
+            raise RunError(
+                f"no route fits into {human_duration(budget_s or 0)}: {'; '.join(map(str, work.left_out))}. Give a "
+                "larger budget, or fewer views, epochs or images."
+            )
+        outcomes = [
+            outcome for route, found in runs.items() for outcome in gather_outcomes(route, found, work.folder, recipe)
+        ]
+        curves, no_curves = work.curves() if "cached" in runs else ([], "")
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
     names = {"data": called(data), "weights": Path(weights).name}
     asked: dict[str, Any] = {"routes": chosen, "repeats": repeats, "understood": understood.to_dict()}
@@ -189,9 +194,6 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
                 f"{out} holds a comparison with {'; '.join(differing)}. Give another folder, or replace it "
                 "with --overwrite."
             )
-    elif out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file. Give an empty or a new folder.")
-    elif out.exists() and not path.exists() and any(out.iterdir()):
+    elif not path.exists() and any(not other.name.startswith(LOCK) for other in out.iterdir()):
         raise RunError(f"{out} holds other files. Give an empty or a new folder.")
-    out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import draft_folder
+from featcache.atomic import draft_folder, lock_folder
 from featcache.engines import Features
 from featcache.errors import first_line
 from featcache.spec import Precision
@@ -55,8 +55,8 @@ class OpenVinoEngine:
     def __init__(self, frozen: Callable[[], Frozen], image_size: int, precision: Precision, path: Path | None) -> None:
         core = import_openvino().Core()
         settings = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
-        if path and _is_sound(path):
-            self._start(core.compile_model(core.read_model(path), "CPU", settings), image_size)
+        if (model := _read(core, path)) is not None:
+            self._start(core.compile_model(model, "CPU", settings), image_size)
         else:
             network = frozen()
             model = _convert(network, image_size)
@@ -161,6 +161,14 @@ def _is_sound(path: Path) -> bool:
         return False
 
 
+def _read(core: Any, path: Path | None) -> Any:
+    """A conversion that is there, as it was written; else None."""
+    if path is None:
+        return None
+    with lock_folder(path.parent, shared=True):  # `_keep` of another process changes three files
+        return core.read_model(path) if _is_sound(path) else None
+
+
 @contextmanager
 def _saved(model: Any, path: Path | None) -> Iterator[Path | None]:
     """The model as a draft in a temporary folder beside `path`; None where nothing can be written there."""
@@ -183,5 +191,6 @@ def _keep(draft: Path, path: Path) -> None:
     graph, weights, seal = _files(draft)
     with suppress(OSError):
         seal.write_text(_hash(graph, weights), encoding="ascii")
-        for file, target in zip((graph, weights, seal), _files(path), strict=True):
-            file.replace(target)
+        with lock_folder(path.parent):
+            for file, target in zip((graph, weights, seal), _files(path), strict=True):
+                file.replace(target)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from featcache.atomic import FULL, fsync_folder, try_lock
-from featcache.errors import CacheSpaceError
+from featcache.atomic import FULL, fsync_folder, has_name, lock_folder, try_lock
+from featcache.errors import CacheBusyError, CacheSpaceError
 from featcache.report import human_bytes
 
 
@@ -29,7 +29,8 @@ def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with draft.open("wb", buffering=0) as file:
-            try_lock(file)  # while it is held, `sweep` leaves the draft alone
+            if try_lock(file) is False or not has_name(file, draft):  # while it is held, `sweep` leaves the draft alone
+                raise CacheBusyError(f"another process begins to write {path}. Run the same command again.")
             _claim_space(path, file.fileno(), needed, needed)  # HDF5 kills the process where it finds no room
             write(draft)
             _claim_space(path, file.fileno(), draft.stat().st_size, needed)
@@ -39,7 +40,9 @@ def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
             except FileExistsError:  # another process was first; opening its file says so
                 pass
             except OSError:  # a file system without hard links
-                os.replace(draft, path)
+                with lock_folder(path.parent):
+                    if not path.exists():
+                        os.replace(draft, path)
         fsync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import write_files
+from featcache.atomic import lock_folder, write_files
 from featcache.bitdepth import ValueRange, model_range_note
 from featcache.card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.classifier import Classifier
@@ -276,9 +276,10 @@ def evaluate(
         files = {FILE: predictions_csv(samples, predicted, probabilities), REPORT: as_json(found.to_dict())}
         if strangers:
             files[UNKNOWN] = _unknown_csv(strangers)
-        write_files({folder / name: content for name, content in files.items()})
-        if not strangers:
-            (folder / UNKNOWN).unlink(missing_ok=True)  # of an earlier evaluation
+        with lock_folder(folder):  # two evaluations at once: the files are all of one
+            write_files({folder / name: content for name, content in files.items()})
+            if not strangers:
+                (folder / UNKNOWN).unlink(missing_ok=True)  # of an earlier evaluation
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.atomic import atomic_write, draft_folder, move
+from featcache.atomic import atomic_write, draft_folder, lock_folder, move
 from featcache.bitdepth import format_range
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
 from featcache.folding import FIT_ONE, Layer, fold, layer
@@ -123,7 +123,8 @@ def export(
                 f"largest, at most {LIMIT:.0e} is allowed. Nothing was written. Use another format."
             )
         size = draft.stat().st_size
-        with atomic_write(program) as file:  # both are on the disk before either gets its name
+        # Of two exports at once both files are those of one; both are on the disk before either gets its name.
+        with lock_folder(out.parent), atomic_write(program) as file:
             file.write(snippet.encode())
             file.flush()
             os.fsync(file.fileno())

@@ -272,7 +272,7 @@ def _extract(
     provenance = {**extractor.describe(), **split}
     refuse_loss(out, spec, samples)
     asides = set_aside(out, spec, samples)
-    with CacheWriter(out, spec, samples, extractor.dims, provenance, progress) as writer:
+    with CacheWriter(out, spec, samples, extractor.dims, provenance, progress, fresh=True) as writer:
         for note in take_over(writer, asides, samples):
             if on_note:
                 on_note(note)

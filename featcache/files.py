@@ -18,7 +18,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError
+from featcache.atomic import fsync_folder, has_name, try_lock
+from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError, OutputError
 from featcache.filekinds import describe_ignored, why_no_image
 from featcache.foreign_folders import keep_data_folders
 from featcache.images import is_image_name
@@ -94,14 +95,28 @@ def _split(stream: Any, end: bytes) -> Iterator[bytes]:
 
 @contextmanager
 def draft_of(path: Path) -> Iterator[TextIO]:
-    """A text file, UTF-8, that gets its name when it is whole; after an error what there is stays in NAME.partial."""
+    """A text file, UTF-8, that gets its name when it is whole; after an error what there is stays in NAME.partial.
+
+    Raises OutputError where another process writes it.
+    """
     if path.exists() and not path.is_file():
         raise DataLayoutError(f"{path} is no file. Give the name of a file, or none for standard output.")
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # the link stays a link
     draft = path.with_name(f"{path.name}.partial")
     try:
-        with draft.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with draft.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if try_lock(file) is False or not has_name(file, draft):
+                raise OutputError(
+                    errno.EBUSY,
+                    f"{path} is being written by another process, or was just now. Wait until it ends, or give another "
+                    "name.",
+                )
+            file.truncate(0)
             yield file
-        draft.replace(path)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(draft, path)
+        fsync_folder(path.parent)
     except OSError as error:
         if error.filename == str(draft):
             raise OSError(error.errno, error.strerror, str(path)) from error

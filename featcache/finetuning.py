@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-from featcache import lockfile
-from featcache.atomic import try_lock
+from featcache.alone import alone_in
 from featcache.backbones import Backbone, load_backbone
 from featcache.bitdepth import ValueRange
 from featcache.card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
@@ -39,7 +38,6 @@ from featcache.training import Epoch
 from featcache.valuerange import describe_value_range, find_value_range
 from featcache.world import ALONE, World
 
-LOCK = "run.lock"
 """In a run's folder, while a process trains there."""
 
 _KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
@@ -270,7 +268,7 @@ def finetune(
         )
     with ExitStack() as stack:
         if world.first:
-            stack.enter_context(_alone_in(out))
+            stack.enter_context(alone_in(out, "trained"))
         images = None
         if image_cache is not None:
             with watch.phase("image cache"):
@@ -328,33 +326,6 @@ def finetune(
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
     world.leave()
     return result
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, so that the same command typed twice trains once. Raises RunError where another has it."""
-    path, named = folder / LOCK, folder / f"{LOCK}.held"
-    with path.open("ab") as file:
-        locked = try_lock(file)
-        free = lockfile.hold(named) if locked is None else locked and _is_at(file, path)
-        if not free:
-            gone = f" If that process is gone, remove {named}." if locked is None else ""
-            raise RunError(
-                f"{folder} is being trained by another process. Wait until it ends, or give another folder.{gone}"
-            )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            lockfile.release(named)
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file still has this name: who held it before removes it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _range_of(init_head: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int) -> ValueRange | None:

@@ -9,11 +9,12 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from featcache import lockfile
-from featcache.atomic import try_lock
+from featcache.atomic import has_name, try_lock
 from featcache.errors import CacheBusyError
 from featcache.sealed import OWNER_BYTES, write_at
 
@@ -31,9 +32,9 @@ def take(path: Path, file: BinaryIO, owner_offset: int) -> None:
             f"{path} is being written by {lockfile.holder(_lock_of(path))}. Wait until it ends, or stop it; nothing is "
             f"lost. If that process is gone, remove {_lock_of(path)}."
         )
-    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+    if not has_name(file, path):
         lockfile.release(_lock_of(path))
-        raise CacheBusyError(f"{path} was finished by another process just now. Run the same command again.")
+        raise finished(path)
     command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}: {command}"
     _write_owner(file, owner_offset, text.encode("utf-8", "replace"))
@@ -54,8 +55,15 @@ def owner(path: Path, owner_offset: int) -> str:
 
 def busy(path: Path, owner_offset: int) -> CacheBusyError:
     """The error that names the process which writes this file."""
-    who = owner(path, owner_offset) or "another process"
+    who = "another process"
+    with suppress(FileNotFoundError):  # it has ended meanwhile
+        who = owner(path, owner_offset) or who
     return CacheBusyError(f"{path} is being written by {who}. Wait until it ends, or stop it; nothing is lost.")
+
+
+def finished(path: Path) -> CacheBusyError:
+    """The error for a file that another process has given its last name meanwhile."""
+    return CacheBusyError(f"{path} was finished by another process just now. Run the same command again.")
 
 
 def is_held(path: Path) -> bool:

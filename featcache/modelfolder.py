@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ def commit(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes | No
     card : mapping
         What model.json says; the hashes of the files are added.
     files : mapping of str to bytes or None
-        Name and content of each file. None: there is no such file from now on. What `staged` names already is taken
-        over for the weights, `card["file"]`.
+        Name and content of each file. None: there is no such file from now on.
 
     Raises
     ------
@@ -98,6 +97,38 @@ def _swap(
     kept: Mapping[str, str | None],
 ) -> None:
     """Write what is new, replace model.json, give the new files their names. kept : hashes of files that stay."""
+    _settle(folder, files)
+    try:
+        _replace(folder, card, names, files, kept)
+    except BaseException:
+        _settle(folder, files)
+        raise
+
+
+def _settle(folder: Path, files: Iterable[str]) -> None:
+    """Give what belongs to the model its names, which a killed process did not, and remove what never will.
+
+    files : names that are about to be written. Else a second kill would leave neither model whole.
+    """
+    hashes = _hashes(folder)
+    for name in {*hashes, *files}:
+        path = staged(folder, name)
+        if path.exists():
+            if hashes.get(name) == _hash(path):
+                os.replace(path, folder / name)
+            else:
+                path.unlink()
+    if (folder / CARD).exists():
+        fsync_folder(folder)
+
+
+def _replace(
+    folder: Path,
+    card: Mapping[str, Any],
+    names: set[str],
+    files: Mapping[str, bytes | None],
+    kept: Mapping[str, str | None],
+) -> None:
     for name, content in files.items():
         if content is not None:
             write_file(staged(folder, name), content)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcache.atomic import write_file
+from featcache.atomic import lock_folder, write_file
 from featcache.card import write_json
 from featcache.curves import Curve
 from featcache.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
@@ -24,11 +24,12 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{name}.json", comparison_values(comparison))
-    write_file(folder / f"{name}.md", comparison_markdown(comparison, name).encode("utf-8", "surrogateescape"))
-    save(partial(plot_comparison, comparison), folder / f"{name}.png")
-    for curve in comparison.curves:
-        save(partial(plot_curve, curve), folder / f"{name}-{curve.over}.png")
+    with lock_folder(folder):  # of two reports at once all files are those of one
+        write_json(folder / f"{name}.json", comparison_values(comparison))
+        write_file(folder / f"{name}.md", comparison_markdown(comparison, name).encode("utf-8", "surrogateescape"))
+        save(partial(plot_comparison, comparison), folder / f"{name}.png")
+        for curve in comparison.curves:
+            save(partial(plot_curve, curve), folder / f"{name}-{curve.over}.png")
     remarked = "\n".join(f"- {line}" for line in remarks(comparison))
     files = f"{name}.md, {name}.json and {name}.png are in {folder}"
     return f"{comparison}\n\n{remarked}\n\n{files}"

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -95,19 +96,18 @@ class Sorter:
         if not self.dry_run:
             self._make(folder)
         for target in _names(folder, source.name):
-            holder = self._holder(target)
+            if not self._holder(target) and self._take(source, target):
+                self.counts[label] += 1
+                return target
+            holder = self._holder(target)  # perhaps of another process, which sorts the same files
             if holder and _are_same(holder, source):
                 self.there += 1
                 return target
-            if holder or not self._take(source, target):
-                continue
-            self.counts[label] += 1
-            return target
         raise AssertionError  # the names never end
 
     def _make(self, folder: Path) -> None:
         """A class folder; a root that is new gets a mark, by which `extract` and others know that it is no class."""
-        if not self.root.exists():
+        with suppress(FileExistsError):
             self.root.mkdir(parents=True)
             (self.root / SORTED_MARK).touch()
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache import remote
-from featcache.atomic import fsync_folder
+from featcache.atomic import fsync_folder, lock_folder
 from featcache.cache import FeatureCache, partial_path
 from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
@@ -83,13 +83,23 @@ def pull(
     remote.download(url, draft, size, (lambda done: progress("pull", done, size)) if progress else None)
     try:
         rows = _check(draft, out, progress)
-    except FeatcacheError as error:
+        with lock_folder(out.parent):
+            if draft.exists() and out.exists() and not overwrite:
+                raise OutputExistsError(
+                    f"another process has put another file at {out} meanwhile. It is unchanged, and {url} is whole in "
+                    f"{draft.name}. Give another name, or replace it with --overwrite."
+                )
+            os.replace(draft, out)
+            fsync_folder(out.parent)
+    except OutputExistsError:
+        raise
+    except (FeatcacheError, FileNotFoundError) as error:
+        if not draft.exists():  # another process copied it, too, and was first to give it its name
+            return pull(url, out, overwrite=overwrite, progress=progress)
         draft.unlink()
         if before:  # the disk may be at fault
             return pull(url, out, overwrite=overwrite, progress=progress)
         raise type(error)(str(error).replace(str(draft), url)) from error
-    os.replace(draft, out)
-    fsync_folder(out.parent)
     return Transfer(url, str(out), rows, size, size - before, watch.seconds()["wall"])
 
 

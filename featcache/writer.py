@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import lock, skeleton
-from featcache.atomic import FULL, fsync_folder
+from featcache.atomic import FULL, fsync_folder, identity, lock_folder
 from featcache.blocks import as_slice
 from featcache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.checksums import checksums, damaged_rows
 from featcache.creation import create, sweep
-from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError
+from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError, NotACacheError
 from featcache.files import Progress
 from featcache.layout import REASON_BYTES, encode, read, size_needed
 from featcache.samples import Samples
@@ -39,6 +39,7 @@ class CacheWriter:
     ----------
     path : where the finished cache shall lie.
     dims : width d of each layer of spec.layers. progress : of the look at what is there already.
+    fresh : whether no file is replaced: one that another process has put there meanwhile is a CacheBusyError.
 
     Raises
     ------
@@ -53,15 +54,21 @@ class CacheWriter:
         dims: Mapping[str, int],
         provenance: Mapping[str, Any],
         progress: Progress | None = None,
+        fresh: bool = False,
     ) -> None:
         self.path, self._at = Path(path), partial_path(path)
-        self._before = _identity(self.path)
+        self._before = None if fresh else identity(self.path)
         sweep(self._at)
         if not self._at.exists():
             needed = size_needed(spec, samples, dims)
             create(self._at, needed, lambda draft: skeleton.write_cache(draft, spec, samples, dims, provenance))
-        self._layout = layout = read(self._at)
-        self._file = self._at.open("r+b", buffering=0)
+        try:
+            self._layout = layout = read(self._at)
+            self._file = self._at.open("r+b", buffering=0)
+        except (FileNotFoundError, NotACacheError) as error:
+            if self._at.exists():
+                raise
+            raise lock.finished(self._at) from error
         try:
             lock.take(self._at, self._file, layout.owner_offset)
         except BaseException:
@@ -72,6 +79,10 @@ class CacheWriter:
             check_samples(self._at, layout.samples, samples)
             self._done: NDArray[np.uint16] = np.array(layout.done.of(layout.data))
             there = np.flatnonzero(self._done)
+            if identity(self.path) != self._before:
+                if not len(there):
+                    self._at.unlink()
+                raise lock.finished(self.path)
             tick = (lambda done: progress("verify", done, len(there))) if progress else None
             self._forget(damaged_rows(layout, there, tick))
             # A run that was killed while it finished: what could not be read then may be mended now.
@@ -146,17 +157,18 @@ class CacheWriter:
             )
         for row, reason in skipped.items():
             self._skip(row, reason)
-        if _identity(self.path) != self._before:
-            raise CacheBusyError(
-                f"another process has put another file at {self.path} meanwhile. It is unchanged, and this work is in "
-                f"{self._at}. Move {self.path.name} away, then run the same command again."
-            )
         lock.give_back(self._at, self._file, self._layout.owner_offset)
         self._guarded(os.fsync, self._file.fileno())
-        os.replace(self._at, self.path)
-        self._file.close()
-        fsync_folder(self.path.parent)
-        return FeatureCache.open(self.path)
+        with lock_folder(self.path.parent):  # nothing comes between the look and the rename
+            if identity(self.path) != self._before:
+                raise CacheBusyError(
+                    f"another process has put another file at {self.path} meanwhile. It is unchanged, and this work is "
+                    f"in {self._at}. Move {self.path.name} away, then run the same command again."
+                )
+            os.replace(self._at, self.path)
+            self._file.close()
+            fsync_folder(self.path.parent)
+            return FeatureCache.open(self.path)
 
     def _store(self, rows: NDArray[np.int64], layers: dict[str, NDArray[Any]], first_view: int) -> None:
         """The order is the safety: until its mark is there, a row does not count."""
@@ -226,15 +238,6 @@ def _shortened(reason: str) -> bytes:
     """A reason that fits its place, cut between characters."""
     text = encode(reason)
     return text if len(text) <= REASON_BYTES else text[:REASON_BYTES].decode("utf-8", "ignore").encode()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file has this name; None where none has."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_size, found.st_mtime_ns  # inodes change on some network file systems
 
 
 def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:

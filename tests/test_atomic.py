@@ -148,11 +148,10 @@ def test_names_may_be_as_long_as_the_system_allows(name: str, tmp_path: Path) ->
 
 
 def test_folders_of_drafts_of_killed_processes_are_removed_whatever_they_were_for(tmp_path: Path) -> None:
-    stale = tmp_path / ".other.xml.abc.drafts"
+    stale = tmp_path / ".other.xml.abc.featcache-drafts"
     stale.mkdir()
-    (stale / ".featcache-lock").touch()
     (stale / "network.bin").write_bytes(bytes(999))
-    foreign = tmp_path / ".mine.drafts"  # no draft of featcache: it has no lock
+    foreign = tmp_path / ".mine.drafts"  # of another program
     foreign.mkdir()
     with draft_folder(tmp_path / "network.xml") as folder:
         with draft_folder(tmp_path / "network.xml"):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from commands import COUNTS, write_folder
 from featcache import comparison as module
 from featcache import work
+from featcache.alone import alone_in
 from featcache.cache import FeatureCache
 from featcache.comparison import compare
 from featcache.curves import label_curve, view_curve
@@ -507,3 +508,14 @@ def test_with_a_budget_three_seeds_are_the_default(
     with pytest.raises(RunError) as asked:
         _compare(data, tmp_path / "out", routes=["cached"], seed=5, **given)
     assert str(asked.value) == str(seeds)
+
+
+def test_a_folder_that_another_process_compares_in_is_left_alone(split_folder: Path, tmp_path: Path) -> None:
+    """It would remove what the other one's unfinished routes have written."""
+    (tmp_path / "out").mkdir()
+    with alone_in(tmp_path / "out", "compared in"), pytest.raises(RunError) as caught:
+        compare(split_folder, tmp_path / "out", routes=["cached"])
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'} is being compared in by another process. Wait until it ends, or give another folder."
+    )
+    assert list((tmp_path / "out").iterdir()) == []

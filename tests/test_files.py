@@ -76,3 +76,13 @@ def test_a_draft_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as absent, draft_of(tmp_path / "gone" / "out.csv"):
         pass
     assert absent.value.filename == str(tmp_path / "gone" / "out.csv")
+
+
+def test_a_list_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "list.csv").symlink_to("there/list.csv")
+    with draft_of(tmp_path / "list.csv") as file:
+        file.write("new")
+    assert (tmp_path / "list.csv").is_symlink()
+    assert (tmp_path / "there/list.csv").read_text() == "new"
+    assert os.listdir(tmp_path / "there") == ["list.csv"]

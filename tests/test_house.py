@@ -13,8 +13,8 @@ RANKS = {
     for rank, names in enumerate(
         (
             "errors regular allocator calibration labels joined world rng plain_load",
-            "atomic filekinds split_names foreign_folders telemetry hints checkpoints notebook thresholds lockfile",
-            "modelfolder bitdepth",
+            "atomic lockfile filekinds split_names foreign_folders telemetry hints checkpoints notebook thresholds",
+            "modelfolder bitdepth alone",
             "tiff",
             "projection fonts hosting folders spec samples metrics pairing phrases neighbours images lbfgs "
             "blocks plan stages machines recipe passes renaming",

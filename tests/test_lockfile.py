@@ -17,10 +17,11 @@ import pytest
 
 from commands import COUNTS, PATHS, write_folder
 from featcache import lockfile
+from featcache.alone import LOCK
 from featcache.cache import FeatureCache, partial_path
 from featcache.errors import CacheBusyError, NoLocksWarning, RunError
 from featcache.extraction import extract
-from featcache.finetuning import LOCK, finetune
+from featcache.finetuning import finetune
 from featcache.training import Recipe
 from toys import toy_backbone
 from trainable import trainable_backbone

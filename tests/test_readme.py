@@ -258,6 +258,14 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         for route, pair in forms.items()
         for what, form in zip(("accuracy", "cold_s"), pair, strict=True)
     ],
+    "faults": [
+        ("{} ways of writing", "commands"),
+        ("{} kills", "faults", "SIGKILL at each step"),
+        ("{} full disks", "faults", "full disk"),
+        ("{} lost permissions", "faults", "lost permission"),
+        ("{} second writers", "faults", "second writer"),
+        ("the first: {} left", "broken"),
+    ],
     "safety": [
         ("images {:.1%}", "shares", "hash, of extract"),
         ("checksums {:.2%}", "shares", "checksums, of extract"),

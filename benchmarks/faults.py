@@ -1,0 +1,87 @@
+"""Every command that writes, and what may go wrong: prints a Markdown table and writes results/faults.json.
+
+    python benchmarks/faults.py
+
+The rows and the faults are those of tests/test_durable.py, from tests/helpers/faults.py, on a toy network. A cell
+counts what was found: after SIGKILL before each step that changes the file system, after a full disk (no file larger
+than 16, then 1,500 bytes), after a lost permission (as root alone), and with a second writer to the same place, which
+begins and ends before each step of the first. "old" and "new": that is there, whole. "some old, some new": files or
+images that stand each for itself. "first whole", "second whole": whose result is there; "one refused": the other's is,
+whole. After each fault but the second writer the same call is made again, and must give the new state and leave no
+draft. BROKEN is anything else. Nothing is timed.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # processes are forked: no threads may run
+
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import record
+
+sys.path.insert(0, str(record.HERE.parent / "tests" / "helpers"))
+
+import torch
+
+from faults import ACTIONS, Found, Pair, Site, each
+
+LIMITS = (16, 1500)
+COLUMNS = ("SIGKILL at each step", "full disk", "lost permission", "second writer")
+
+
+def word(found: Found | Pair) -> str:
+    """What a fault left."""
+    if isinstance(found, Pair):
+        errors = [ended for ended in (found.first, found.second) if ended.error]
+        if found.kept == "broken" or found.left or not all(ended.refused for ended in errors):
+            return "BROKEN"
+        return "one refused" if errors else f"{found.kept} whole"
+    if found.state == "broken" or found.again != "new":
+        return "BROKEN"
+    return found.state
+
+
+def cells(site: Site, name: str) -> dict[str, dict[str, int]]:
+    """Of a row: how often what was found."""
+    faults: dict[str, Any] = {"second writer": each(lambda number: site.second_writer(name, number))}
+    if ACTIONS[name].kills:
+        faults["SIGKILL at each step"] = each(lambda number: site.kill(name, number))
+        faults["full disk"] = [site.full_disk(name, limit) for limit in LIMITS]
+        if os.geteuid() == 0:
+            faults["lost permission"] = [site.lost_permission(name)]
+    return {fault: dict(Counter(map(word, faults[fault]))) for fault in COLUMNS if fault in faults}
+
+
+def shown(cell: dict[str, int] | None) -> str:
+    """Such as "25: 24 old, 1 new"."""
+    if cell is None:
+        return "see test_sorting.py"
+    return f"{sum(cell.values())}: " + ", ".join(f"{count} {what}" for what, count in cell.items())
+
+
+def main() -> None:
+    """Run, print and write JSON."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    measured, rows = record.commit(), {}
+    print(f"| command | {' | '.join(COLUMNS)} |\n|{' --- |' * (1 + len(COLUMNS))}")
+    with tempfile.TemporaryDirectory(prefix="featcache-test-") as folder:
+        site = Site(Path(folder))
+        for name in ACTIONS:
+            rows[name] = cells(site, name)
+            print(f"| {name} | {' | '.join(shown(rows[name].get(fault)) for fault in COLUMNS)} |", flush=True)
+    counts = {fault: sum(sum(row.get(fault, {}).values()) for row in rows.values()) for fault in COLUMNS}
+    broken = sum(cell.get("BROKEN", 0) for row in rows.values() for cell in row.values())
+    figures = {"commands": len(rows), "faults": counts, "all": sum(counts.values()), "broken": broken, "table": rows}
+    record.write("faults", figures, measured)
+
+
+if __name__ == "__main__":
+    main()
