@@ -211,13 +211,7 @@ class Backbone:
             raise BackboneError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --engine.")
         chosen = engine
         if engine == "auto":
-            chosen = "pytorch"
-            same = like if self.precision == "bf16" and like in ("pytorch", "openvino") else ""
-            few = views < CONVERSION_PAYS
-            if takes_openvino and (same == "openvino" or not few or (not same and self._is_converted(image_size))):
-                chosen = "openvino"
-            elif self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and compiler_is_there("cpu"):
-                chosen = "compiled"
+            chosen = self._choose(views, like, takes_openvino, image_size)
         try:
             fast = self._engine(chosen, image_size)
         except (RuntimeError, ImportError, OSError, AttributeError) as error:  # or an installation that is broken
@@ -233,6 +227,16 @@ class Backbone:
                 f"{like} made the features in bf16, and {self.engine} computes here: they differ by about 1 %, and so "
                 "does what a head says of them"
             )
+
+    def _choose(self, views: int, like: str, takes_openvino: bool, image_size: int) -> EngineName:
+        """What "auto" takes, see `accelerate`."""
+        if self.precision == "bf16" and (like == "pytorch" or (like == "openvino" and takes_openvino)):
+            return "pytorch" if like == "pytorch" else "openvino"
+        if takes_openvino and (views >= CONVERSION_PAYS or self._is_converted(image_size)):
+            return "openvino"
+        if self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and compiler_is_there("cpu"):
+            return "compiled"
+        return "pytorch"
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 pixels (b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""

@@ -124,6 +124,12 @@ class Loss:
         return f"{self.lost} of {self.of} images with features ({share}), for example {printable(self.example)}"
 
 
+def engine_of_unfinished(path: Path) -> str:
+    """The engine that made the rows of an unfinished cache of this name; "" where there is none, or it is not known."""
+    at = partial_path(path)
+    return str(FeatureCache(at).provenance.get("engine", "")) if at.exists() else ""
+
+
 def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> list[FeatureCache]:
     """Unfinished caches of runs with these settings and other images, moved to NAME.h5.partial.old, .old2, ...
 

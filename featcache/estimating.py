@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache.backbones import Backbone, load_backbone
 from featcache.bitdepth import ValueRange
 from featcache.cache import FeatureCache, check_spec, partial_path
-from featcache.carrying import find_origins
+from featcache.carrying import engine_of_unfinished, find_origins
 from featcache.engines import EngineName
 from featcache.extraction import named
 from featcache.files import Progress
@@ -165,7 +165,8 @@ def estimate(
         else:
             missing = missing - find_origins(cache, manifest.samples, missing, np.empty(0, np.int64)).views
     if own:
-        backbone.accelerate(spec.view.image_size, engine, int(missing.sum()))
+        backbone.accelerate(image_size=spec.view.image_size, engine=engine, views=int(missing.sum()),
+                            like=engine_of_unfinished(Path(out)))  # fmt: skip
     cost = measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
     return replace(cost, ignored=manifest.ignored, conflicts=manifest.conflicts())
 

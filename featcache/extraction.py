@@ -14,7 +14,7 @@ import numpy as np
 from featcache.backbones import Backbone, load_backbone
 from featcache.bitdepth import ValueRange
 from featcache.cache import FeatureCache, on_disk
-from featcache.carrying import keep_unread, refuse_loss, set_aside, take_over
+from featcache.carrying import engine_of_unfinished, keep_unread, refuse_loss, set_aside, take_over
 from featcache.cluster import ClusterExtractor
 from featcache.data_summary import DataSummary
 from featcache.engines import EngineName
@@ -192,6 +192,7 @@ def extract(
     asked: dict[str, Any] = {"image_size": image_size, "augment": augment, "seed": seed, "views": views}
     asked |= {"dtype": dtype, "val_views": val_views}
     how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+    how |= {"like": engine_of_unfinished(out)}
     own = isinstance(backbone, str)
     extractor: Extractor
     with watch.phase("start"):

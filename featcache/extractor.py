@@ -79,7 +79,8 @@ class LocalExtractor:
 
     Parameters
     ----------
-    engine : see `Backbone.accelerate`; None leaves the backbone as it is. batch_size : views in one forward pass.
+    engine, like : see `Backbone.accelerate`; engine None leaves the backbone as it is.
+    batch_size : views in one forward pass.
     workers, max_pixels, watch : see `ViewLoader`.
     """
 
@@ -90,13 +91,14 @@ class LocalExtractor:
         spec: ExtractSpec,
         *,
         engine: EngineName | None = "auto",
+        like: str = "",
         batch_size: int | None = None,
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
         watch: Stopwatch | None = None,
     ) -> None:
         self.spec, self.dims = spec, backbone.dims
-        self._backbone, self._engine, self._batch_size = backbone, engine, batch_size
+        self._backbone, self._engine, self._like, self._batch_size = backbone, engine, like, batch_size
         self._watch = watch or Stopwatch()
         self._loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=self._watch)
         self.skipped, self.remarks = self._loader.skipped, self._loader.remarks
@@ -122,7 +124,7 @@ class LocalExtractor:
             self._loader.begin(rows, numbers)
         if self._engine:
             with self._watch.phase("convert"):
-                self._backbone.accelerate(self.spec.view.image_size, self._engine, int(wanted.sum()))
+                self._backbone.accelerate(self.spec.view.image_size, self._engine, int(wanted.sum()), self._like)
 
     def describe(self) -> dict[str, Any]:
         """See `Extractor`."""

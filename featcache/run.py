@@ -315,8 +315,8 @@ class Run:
         try:
             yield
         except OutputError as error:
-            again = f"{error} Run the same command again then: it goes on from the state that was saved last."
-            raise OutputError(error.errno, again) from error
+            goes_on = ": it goes on from the state that was saved last" if (self.out / CHECKPOINT).exists() else ""
+            raise OutputError(error.errno, f"{error} Run the same command again then{goes_on}.") from error
 
     def _save(self, val: Pass) -> None:
         """The weights as they are now, and what they predict of val."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ import numpy as np
 from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
 from featcache.files import Progress
-from featcache.input_notes import first_few, list_inputs, name_changes, write_list
-from featcache.manifest import read_manifest
+from featcache.input_notes import first_few, input_notes, list_inputs, name_changes, write_list
+from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.report import printable
-from featcache.samples import Samples
 from featcache.sources import names_images
 
 
@@ -27,7 +26,7 @@ class Verification(NotebookResult):
 
     rows : how many were read. damaged : ids of the rows without their checksum. problem : of the marks of what is
     there, empty where there is none. changes : how the images differ, see `Samples.changes`; None where they were
-    not asked for.
+    not asked for. ignored : files and folders of the images that were passed over, by reason.
     """
 
     path: Path
@@ -35,6 +34,7 @@ class Verification(NotebookResult):
     damaged: list[str]
     problem: str
     changes: dict[str, list[str]] | None
+    ignored: dict[str, int] = field(default_factory=dict)
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """All damaged and changed images as CSV: kind, image, other, reason; whole or not at all."""
@@ -53,6 +53,7 @@ class Verification(NotebookResult):
         state = f"{len(self.damaged)} damaged" if self.damaged else "every row has its checksum"
         images = "" if self.changes is None else f"; images: {_counts(self.changes)}"
         lines.append(f"{self.path}: {self.rows} rows read, {state}{images}")
+        lines += input_notes(self.ignored, [], [])
         if self.problem:
             lines.append(f"damaged: {self.problem}")
         if self.damaged or self.problem:
@@ -68,17 +69,22 @@ class Verification(NotebookResult):
             "damaged": self.damaged,
             "problem": self.problem,
             "changes": self.changes,
+            "ignored": self.ignored,
         }
 
 
 @dataclass(frozen=True, repr=False)
 class Difference(NotebookResult):
-    """What `diff` found: fields of the spec as (name, value in a, value in b), and changes from a's samples to b's."""
+    """What `diff` found: fields of the spec as (name, value in a, value in b), and changes from a's samples to b's.
+
+    ignored : files and folders of b that were passed over, by reason.
+    """
 
     a: str
     b: str
     spec: list[tuple[str, Any, Any]]
     changes: dict[str, list[str]]
+    ignored: dict[str, int] = field(default_factory=dict)
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """All images that differ as CSV: kind, image, other, reason; whole or not at all."""
@@ -93,7 +99,8 @@ class Difference(NotebookResult):
         """For people."""
         lines = [f"{name}: {here} in {self.a}, {there} in {self.b}" for name, here, there in self.spec]
         lines += name_changes(self.changes)
-        return "\n".join(lines) or f"{self.a} and {self.b} hold the same"
+        lines = lines or [f"{self.a} and {self.b} hold the same"]
+        return "\n".join([*lines, *input_notes(self.ignored, [], [])])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -103,6 +110,7 @@ class Difference(NotebookResult):
             "same": self.same,
             "spec": {name: [here, there] for name, here, there in self.spec},
             "changes": self.changes,
+            "ignored": self.ignored,
         }
 
 
@@ -126,8 +134,11 @@ def verify(
     n = len(cache.samples)
     tick = (lambda done: progress("verify", done, n)) if progress else None
     damaged = damaged_rows(cache.layout, np.arange(n), tick)
-    changes = None if images is None else cache.samples.changes(_images(cache, images, progress))
-    return Verification(cache.path, n, [cache.samples.ids[row] for row in damaged], cache.problem, changes)
+    names = [cache.samples.ids[row] for row in damaged]
+    if images is None:
+        return Verification(cache.path, n, names, cache.problem, None)
+    manifest = _images(cache, images, progress)
+    return Verification(cache.path, n, names, cache.problem, cache.samples.changes(manifest.samples), manifest.ignored)
 
 
 def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: ProgressOption = None) -> Difference:
@@ -141,14 +152,15 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Prog
     first = FeatureCache.open(a)
     if names_images(b):
         first.require_images("a comparison with images")
-        return Difference(str(a), str(b), [], first.samples.changes(_images(first, b, progress)))
+        manifest = _images(first, b, progress)
+        return Difference(str(a), str(b), [], first.samples.changes(manifest.samples), manifest.ignored)
     second = FeatureCache.open(b)
     return Difference(str(a), str(b), first.spec.differences(second.spec), first.samples.changes(second.samples))
 
 
-def _images(cache: FeatureCache, data: str | os.PathLike[str], progress: Progress | None) -> Samples:
-    """The samples that data gives now, split as the cache's."""
-    return read_manifest(data, **{**cache.split_options, "allow_leak": True}, progress=progress).samples
+def _images(cache: FeatureCache, data: str | os.PathLike[str], progress: Progress | None) -> Manifest:
+    """What data gives now, split as the cache's."""
+    return read_manifest(data, **{**cache.split_options, "allow_leak": True}, progress=progress)
 
 
 def _counts(changes: dict[str, list[str]]) -> str:

@@ -39,6 +39,7 @@ class Order:
     batch_size: int | None = None
     workers: int | None = None
     max_pixels: int = MAX_PIXELS
+    like: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Workman:
         self._backbone = given if isinstance(given, Backbone) else load_backbone(**given, lazy=True)
         self._spec = self._backbone.extract_spec(**order.spec)
         if not isinstance(given, Backbone):
-            self._backbone.accelerate(self._spec.view.image_size, order.engine, views)
+            self._backbone.accelerate(self._spec.view.image_size, order.engine, views, order.like)
         self._rehearse()
         one = self._backbone
         return Offer(host, self._spec, one.dims, describe(one), one.device_name, one.precision, one.note)

@@ -357,7 +357,8 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", "bf16", True, 1, "openvino"),
         ("openvino", "bf16", False, 1, "openvino"),  # the same as made the features, though one view pays for nothing
         ("pytorch", "bf16", True, 1, "pytorch"),  # whatever lies in the user's cache folder
-        ("pytorch", "bf16", True, 10**6, "openvino"),  # said, see below
+        ("pytorch", "bf16", True, 10**6, "pytorch"),  # classes do not depend on how many images there are
+        ("compiled", "bf16", True, 10**6, "openvino"),  # said, see below
         ("openvino", "fp32", False, 1, "pytorch"),  # rounding in fp32 changes no class
         ("pytorch", "fp32", True, 1, "openvino"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -310,8 +311,8 @@ def test_a_partial_file_of_another_spec_is_refused(
     with pytest.raises(CacheMismatchError) as error:
         extract(split_folder, out, backbone=toy_backbone(), views=1, augment="crop")
     assert str(error.value) == (
-        f"{out}.partial was made with augment=tutorial, you asked for crop. "
-        "Extract again to another file, or ask for what the cache has."
+        f"{out}.partial was made with augment=tutorial, you asked for crop. It is unfinished: go on with its settings, "
+        "give another file, or remove photos.h5.partial."
     )
 
 
@@ -325,3 +326,29 @@ def test_all_images_unreadable_is_an_error(split_folder: Path, tmp_path: Path) -
         "train/ants/000.png: not an image that Pillow can identify"
     )
     assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_run_goes_on_with_the_engine_that_began_it(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 rows of two engines would be of two kinds."""
+    network: dict[str, Any] = {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32, "device": "cpu"}
+    run = lambda **more: extract(split_folder, tmp_path / "c.h5", views=1, batch_size=2, **network, **more)  # noqa: E731
+
+    def stop(what: str, done: int, _total: int) -> None:
+        if (what, done > 2) == ("extract", True):
+            raise KeyboardInterrupt
+
+    asked: list[tuple[str, str]] = []
+    accelerate = Backbone.accelerate
+
+    def recorded(self: Backbone, image_size: int, engine: Any = "auto", views: int = 0, like: str = "") -> None:
+        asked.append((engine, like))
+        accelerate(self, image_size, engine, views, like)
+
+    monkeypatch.setattr(Backbone, "accelerate", recorded)
+    with pytest.raises(KeyboardInterrupt):
+        run(engine="pytorch", progress=stop)
+    found = run()
+    assert asked == [("pytorch", ""), ("auto", "pytorch")]
+    assert found.cache.provenance["engine"] == "pytorch"

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn
 
 from featcache.cache import FeatureCache
 from featcache.evaluating import evaluate
@@ -92,6 +93,8 @@ def test_a_cache_is_brought_up_to_date_and_learnt_from(golden: Path, tmp_path: P
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_predicts_what_it_predicted(name: str, golden: Path, said: dict[str, Any]) -> None:
+    if (golden / name / "head.skops").exists() and tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9):
+        pytest.skip("written by scikit-learn 1.9, whose objects older versions do not read")
     found, before = MAKE.answers(golden / name, backbone_of(name)), said["models"][name]
     assert [one["label"] for one in found] == [one["label"] for one in before]
     for after, expected in zip(found, before, strict=True):

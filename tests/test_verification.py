@@ -86,7 +86,7 @@ def test_diff_of_caches_names_fields_and_images(tmp_path: Path) -> None:
     assert str(found) == f"views: 2 in {one}, 3 in {two}"
     assert diff(one, three).changes == {"removed": ["val/bees/001.png"]}
     assert json.loads(json.dumps(found.to_dict())) == {
-        "a": str(one), "b": str(two), "same": False, "spec": {"views": [2, 3]}, "changes": {}
+        "a": str(one), "b": str(two), "same": False, "spec": {"views": [2, 3]}, "changes": {}, "ignored": {}
     }  # fmt: skip
 
 
@@ -100,3 +100,15 @@ def test_the_rows_of_a_large_cache_are_read_in_blocks(tmp_path: Path, monkeypatc
     cache = finished(tmp_path / "a.h5", {2: "broken"})
     assert verify(cache.path).ok
     assert np.count_nonzero(FeatureCache.open(cache.path).done) == 9
+
+
+def test_files_that_are_passed_over_are_said(split_folder: Path, tmp_path: Path) -> None:
+    toy_cache(split_folder, tmp_path / "c.h5")
+    (split_folder / "train/ants/notes.txt").write_text("x")
+    (split_folder / "@eaDir").mkdir()
+    compared, verified = diff(tmp_path / "c.h5", split_folder), verify(tmp_path / "c.h5", split_folder)
+    assert (compared.same, verified.ok) == (True, True)
+    for found in (compared, verified):
+        lines = str(found).splitlines()
+        assert "ignored 1 file: not an image (.txt)" in lines
+        assert any(line.startswith("ignored 1 folder: @eaDir") for line in lines)

@@ -29,7 +29,8 @@ def why_short_of_memory(error: BaseException) -> str:
     limit = _limit()
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, MemoryError) or _SIGNS.search(str(seen)) or (limit and isinstance(seen, ImportError)):
+        half_loaded = limit and isinstance(seen, ImportError) and not isinstance(seen, ModuleNotFoundError)
+        if isinstance(seen, MemoryError) or _SIGNS.search(str(seen)) or half_loaded:
             said = str(seen).strip().partition("\n")[0] or "MemoryError"
             if "cuda out of memory" in said.lower():
                 return f"the GPU has no memory left ({said}). Give a smaller --batch-size, or --device cpu."

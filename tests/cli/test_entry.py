@@ -131,7 +131,7 @@ def test_little_memory_is_an_error_and_no_traceback(megabytes: int, data: Path, 
             "the GPU has no memory left (CUDA out of memory.",
         ),
         (ImportError("libtorch.so: failed to map segment from shared object"), "memory could not be had (libtorch.so"),
-        (ImportError("No module named foo"), ""),
+        (ModuleNotFoundError("No module named foo"), ""),
         (RuntimeError("shapes do not match"), ""),
     ],
 )
