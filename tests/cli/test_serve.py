@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 import pytest
@@ -424,6 +427,60 @@ def test_uploads_are_deleted_and_another_host_is_said_aloud(head: Path, data: Pa
         assert server.stop(signal.SIGINT) == 130
         assert "Traceback" not in server.errors
     finally:
+        server.kill()
+
+
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes what comes below /ants on to a server, without that prefix."""
+
+    target = ""
+
+    def _pass_on(self) -> None:
+        if not self.path.startswith("/ants/"):
+            self.send_error(404)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+        names = ("Content-Type", "Host")
+        headers = {name: self.headers[name] for name in names if self.headers[name]}
+        request = urllib.request.Request(f"{self.target}{self.path.removeprefix('/ants/')}", body, headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    do_GET = do_POST = _pass_on  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_page_below_a_path_of_a_proxy_finds_its_parts_there(
+    head: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    server = Served(tmp_path, head, "--port", 0, "--root-path", "/ants")
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"target": server.url}))
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        shown = f"http://127.0.0.1:{proxy.server_port}/ants/"
+        status, page = _status(shown)
+        assert status == 200
+        (root,) = re.findall(r'"root":"([^"]+)"', page)
+        assert root == shown.rstrip("/")
+        scripts = re.findall(r'src="([^"]+[.]js)"', page)
+        assert scripts
+        assert {_status(urljoin(shown, script))[0] for script in scripts} == {200}
+        places = {name: server.page[name].replace(server.url, shown) for name in ("upload", "predict")}
+        server.page = {**server.page, **places}
+        content = PICTURES["transparency"]
+        (tmp_path / "picture").write_bytes(content)
+        event, (found,) = server.predict(content)
+        assert (event, found["label"]) == ("complete", classifier.predict([tmp_path / "picture"])[0].label)
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
         server.kill()
 
 
