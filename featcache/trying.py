@@ -36,6 +36,7 @@ from featcache.spec import EMBEDDED
 from featcache.updating import update
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
+_COMMAND = 60  # letters of a command, beyond which its explanation does not move to the right
 VIEWS, BUDGET_S = 4, 10.0
 _SURE = 0.8  # score of a doubted label that is named
 _NAMED = 3  # of each list in text
@@ -141,12 +142,15 @@ class Trial(NotebookResult):
         command = spell_command("benchmark", [self.data], benchmark)
         folder, data = shlex.quote(str(self.folder)), shlex.quote(self.data)
         given = f" --backbone {self._network()}" if self.own_network else ""
-        return [
-            f"  featcache predict {folder}/{HEAD} PHOTO{given}        what is on a photo",
-            f"  featcache serve {folder}/{HEAD}{given}                a page that takes photos",
-            f"  featcache doctor {folder}/{CACHE} {data}{given}       all that looks wrong",
-            f"  {command}   whether fine-tuning would be better",
-        ]
+        steps = {
+            f"featcache predict {folder}/{HEAD} PHOTO{given}": "what is on a photo",
+            f"featcache serve {folder}/{HEAD}{given}": "a page that takes photos",
+            f"featcache doctor {folder}/{CACHE} {data}{given}": "all that looks wrong",
+            self.own_command(): "again, when labels or photos have changed",
+            command: "whether fine-tuning would be better",
+        }
+        width = min(max(map(len, steps)), _COMMAND)
+        return [f"  {line:{width}}  # {what}" for line, what in steps.items()]
 
     def own_command(self) -> str:
         """The command line that does the same."""
