@@ -507,3 +507,14 @@ def test_with_a_budget_three_seeds_are_the_default(
     with pytest.raises(RunError) as asked:
         _compare(data, tmp_path / "out", routes=["cached"], seed=5, **given)
     assert str(asked.value) == str(seeds)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "7", "{", '"text"'])
+def test_settings_that_are_damaged_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(content)
+    run = tmp_path / "work" / "cached-0" / "result.json"
+    run.parent.mkdir(parents=True)
+    run.write_text("[]")
+    with pytest.raises(RunError, match=r"settings\.json is damaged .*\. Give another folder, or begin anew"):
+        module._claim(tmp_path, {}, overwrite=False)
+    assert run.exists()
