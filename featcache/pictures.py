@@ -105,7 +105,10 @@ def _folder_of(data: _Path, image: str) -> _Path:
 def confusion_picture(model: _Path) -> Picture:
     """The confusion matrix of a model on val. Raises HeadError; PictureError where images have several labels."""
     card = _single_label(model, "A confusion matrix")
-    found = np.array(card.metrics.get("confusion", ()))
+    try:
+        found = np.array(card.metrics.get("confusion", ()))
+    except ValueError:  # rows of different lengths
+        found = np.array(())
     if found.shape != (len(card.classes),) * 2 or found.dtype.kind != "i":
         raise HeadError(f"{model} is damaged: its model.json has no confusion matrix. Fit it again.")
     return partial(plot_confusion, found.astype(np.int64), card.classes)

@@ -504,3 +504,14 @@ def test_an_epoch_of_other_values_is_damage(tmp_path: Path) -> None:
         assert "its history is none" in refusal(lambda: history_picture(tmp_path))
     (tmp_path / "run.json").write_text("[" * 100_000)
     assert "it is nested too deeply" in refusal(lambda: history_picture(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "confusion", [None, [], [[3, 2], [1]], [[3, 2], 1], [["3", "2"], ["1", "2"]], [[3.5, 2], [1, 2]]]
+)
+def test_a_confusion_matrix_of_other_values_is_none(confusion: object, tmp_path: Path) -> None:
+    folder = model(tmp_path / "model")
+    card = json.loads((folder / "model.json").read_text())
+    card["metrics"]["confusion"] = confusion
+    (folder / "model.json").write_text(json.dumps(card))
+    assert "its model.json has no confusion matrix" in refusal(lambda: confusion_picture(folder), HeadError)
