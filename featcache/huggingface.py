@@ -180,6 +180,7 @@ class HuggingFace:
                 return tables
             _check_saved(Path(self.name))
             found = datasets.load_from_disk(self.name)
+            found = found.with_format(None)  # it may hide columns, or give tensors
             for table in found.values() if isinstance(found, datasets.DatasetDict) else [found]:
                 _check_arrow(table)
         except (MemoryError, MissingExtraError, DataLayoutError):

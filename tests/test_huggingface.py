@@ -346,3 +346,10 @@ def test_json_that_is_nested_too_deeply_is_refused(name: str, tmp_path: Path) ->
     path = saved(tmp_path / "data", {"label": (PETS, [0, 1] * 4)})
     (path / name).write_text('{"a":' * 100_000)
     assert "cannot be read as a saved data set: it is nested too deeply" in refusal(path)
+
+
+@pytest.mark.parametrize("columns", [[], ["image"], ["image", "label"]])
+def test_the_format_that_a_data_set_was_saved_with_hides_nothing(columns: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    table({"label": (PETS, [0, 1] * 4)}).with_format("numpy", columns=columns).save_to_disk(str(path))
+    assert labels_of(read_manifest(path)) == {f"{row}.png": ("cat", "dog")[row % 2] for row in range(8)}
