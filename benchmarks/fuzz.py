@@ -1,192 +1,262 @@
-"""Damage caches and heads in random ways and use them: always an error that says so, within a second, never a crash.
+"""Damage every kind of file that is read back and read it: the right values, or an error that says so; never a crash.
 
-    python benchmarks/fuzz.py [--cases 10000] [--seed 0]
+    python benchmarks/fuzz.py [--cases 10000] [--seed 0] [--seconds 60] [--kinds heads tars]
 
-As many cases of each kind. A case flips bits, overwrites, cuts, inserts or doubles some bytes; half of the time as
-somebody with bad intentions would, who seals the cache again, or who changes an array or the types inside of the
-head's archive and packs it well. Then the cache is opened, verified and fitted on, and the head loaded and predicted
-with. Cases run in children, 250 each: a child that dies is counted as a crash and named by its seed. Writes
-results/fuzz.json; exit status 1 where anything but a CacheError or HeadError came out.
+As many cases of each kind, fewer where they do not fit into `--seconds`; the count is that of the cases that ran. A
+case changes a valid file (see `mutations`) and reads it as the library does (see `fuzz_kinds`). Faults are: any error
+but a FeatcacheError; other values from a file that has a checksum; more than a second of processor time, or 500 MB;
+more than 20 warnings; a program that starts, a connection, a file opened for writing elsewhere; a process that dies or
+hangs.
+
+Cases run in children, which are started again behind a case that killed one. Each fault is named with a case of it:
+`--kinds KIND --case NUMBER` runs that one alone. Writes results/fuzz.json; exit status 1 where there is a fault.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import faulthandler
 import json
 import multiprocessing
-import random
-import re
+import os
+import resource
 import sys
 import tempfile
 import time
+import traceback
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import numpy as np
 import record
+from fuzz_kinds import KINDS, Target
 
-from featcache import FeatureCache, fit_head, verify
-from featcache.errors import CacheError, HeadError
-from featcache.features import FlatFeatures
-from featcache.headfile import dump_head, load_head
-from featcache.heads import HEADS, classify, fit_estimator, make_head
-from featcache.layout import CACHE
-from featcache.samples import Samples
-from featcache.sealed import write_header
-from featcache.spec import ExtractSpec, ViewSpec
-from featcache.writer import CacheWriter
+from featcache.errors import FeatcacheError
 
-CASES_A_CHILD = 250
-NUMBERS = [-1, 0, 1, 2, 3, 7, 1000, 10**9, 2**31 - 1, 2**31, 2**63 - 1]
-
-Calls = dict[str, Callable[[], Any]]
-
-
-def make_cache(path: Path) -> None:
-    """40 rows, K = 2, d = 8."""
-    rng, n = np.random.default_rng(0), 40
-    samples = Samples(
-        tuple(f"class {row % 2}/{row}.jpg" for row in range(n)),
-        np.arange(n) % 2,
-        np.repeat([0, 1], [30, 10]).astype(np.uint8),
-        rng.integers(0, 256, (n, 32), dtype=np.uint8),
-        ("ants", "bees"),
-    )
-    spec = ExtractSpec("none", "0" * 64, ViewSpec(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), views=2)
-    with CacheWriter(path, spec, samples, {"penultimate": 8}, {"weights": "none"}) as writer:
-        writer.write(np.arange(30), {"penultimate": rng.normal(size=(30, 3, 8))})
-        writer.write(np.arange(30, 40), {"penultimate": rng.normal(size=(10, 1, 8))})
-        writer.finish({})
+CASES_A_CHILD = 1000
+_MOST_CPU_S, _MOST_BYTES, _MOST_WARNINGS = 1.0, 500 * 2**20, 20
+_ADDRESS_SPACE = 4 * 2**30  # beside what is there at the start
+_HANGS_S = 60
+_ACTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pty.spawn", "socket.connect")
+_MODULES = [
+    "fuzz_kinds",
+    "skops.io",
+    "datasets",
+    "pyarrow.parquet",
+    "timm",
+    "featcache.finetuning",
+    "PIL.TiffImagePlugin",
+]
+_LIBRARY = os.sep + "featcache" + os.sep
 
 
-def damage(whole: bytes, chance: random.Random) -> bytearray:
-    """One to five random changes."""
-    data = bytearray(whole)
-    for _ in range(chance.randint(1, 5)):
-        start = chance.randrange(len(data)) if data else 0
-        length = chance.choice([1, 2, 4, 8, 64, 512])
-        kind = chance.choice(["flip", "flip", "flip", "noise", "zeros", "ones", "cut", "insert", "double"])
-        if kind == "flip" and data:
-            data[start] ^= 1 << chance.randrange(8)
-        elif kind in ("noise", "zeros", "ones"):
-            fill = {"noise": chance.randbytes(length), "zeros": bytes(length), "ones": b"\xff" * length}[kind]
-            data[start : start + length] = fill[: len(data) - start]
-        elif kind == "cut":
-            del data[start:]
-        elif kind == "insert":
-            data[start:start] = chance.randbytes(length)
-        elif kind == "double":
-            data[start:start] = data[start : start + length]
-    return data
+@dataclass
+class Found:
+    """What came out of one kind. faults : what went wrong, in full the first time, that case, how often."""
+
+    cases: int = 0
+    slowest_s: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def fault(self, what: str, case: int) -> None:
+        """Count one; those of one place differ in what follows the colon."""
+        self.faults.setdefault(what.partition(": ")[0], {"what": what, "case": case, "times": 0})["times"] += 1
 
 
-def seal_again(path: Path) -> None:
-    """Give a damaged file a header that fits it, where that is possible."""
-    raw = path.read_bytes()
-    try:
-        first, second, _ = raw.split(b"\n", 2)
-        header, body = int(first.split()[2]), json.loads(second)
-        with path.open("r+b") as file:
-            write_header(file, CACHE, header, {"size": len(raw), "arrays": body["arrays"]})
-    except Exception:  # the header itself is damaged
-        return
+def _error_of(error: BaseException) -> str:
+    """What an error is, and the last lines of the library that it went through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _LIBRARY in frame.filename]
+    at = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[:-4:-1])
+    return f"{type(error).__name__} at {at or '?'}: {str(error)[:100]!r}"
 
 
-def broken_caches(folder: Path, chance: random.Random) -> Iterator[Calls]:
-    """What to call on one damaged cache after the other."""
-    path = folder / "cache.h5"
-    make_cache(path)
-    whole = path.read_bytes()
-    while True:
-        path.write_bytes(damage(whole, chance))
-        if chance.random() < 0.5:
-            seal_again(path)
-        yield {"open": lambda: FeatureCache.open(path), "verify": lambda: verify(path), "fit": lambda: fit_head(path)}
+class _Child:
+    """Runs cases of a kind, and writes a line of JSON into a log before and after each."""
+
+    def __init__(self, kind: str, folder: str, seed: int, log: str) -> None:
+        self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.environ |= {"XDG_CACHE_HOME": f"{folder}/kept", "TMPDIR": folder, "HF_DATASETS_CACHE": f"{folder}/hub"}
+        tempfile.tempdir = folder
+        stderr = os.open(f"{log}.stderr", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(stderr, 2)
+        faulthandler.enable(file=sys.__stderr__)
+        import torch
+
+        torch.set_num_threads(1)
+        self._kind, self._seed, self._folder = kind, seed, os.path.realpath(folder)
+        place = Path(folder, "files")
+        place.mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._targets = KINDS[kind](place)
+            self._expected = {id(target): self._of_valid(target) for target in self._targets}
+        self._acts: list[str] = []
+        sys.addaudithook(self._audit)
+        virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (virtual + _ADDRESS_SPACE,) * 2)
+        self._most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._base = self._most
+
+    @staticmethod
+    def _of_valid(target: Target) -> Any:
+        try:
+            target.use()  # the first time some modules are imported, and files made
+            target.path.write_bytes(target.whole)
+            return target.use()
+        except FeatcacheError as error:
+            if not target.refused:
+                raise
+            return type(error)
+        finally:
+            target.path.write_bytes(target.whole)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _ACTS:
+            self._acts.append(f"{event} {str(arguments)[:80]}")
+        elif event == "os.mkdir" and os.path.basename(os.fsdecode(arguments[0])) == "executed":
+            self._acts.append("the code of a pickle")
+        elif event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            path = os.path.realpath(os.fsdecode(arguments[0]))
+            if not path.startswith((self._folder, "/dev/")):
+                self._acts.append(f"writing {path[:80]}")
+
+    def _say(self, **line: Any) -> None:
+        os.write(self._log, (json.dumps(line) + "\n").encode())
+
+    def run(self, numbers: range, until: float) -> None:
+        """Until the time is over."""
+        for number in numbers:
+            if time.monotonic() > until:
+                break
+            self._say(begin=number)
+            self._case(number)
+
+    def _case(self, number: int) -> None:
+        chance = Random(f"{self._kind} {self._seed} {number}")
+        target = chance.choice(self._targets)
+        data = target.mutate(target.whole, target.others, chance)
+        target.path.write_bytes(data)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = int(used.ru_utime + used.ru_stime) + 20
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+        self._acts.clear()
+        started, faults = time.process_time(), []
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                found = target.use()
+                outcome = self._judge(target, found, data)
+            except FeatcacheError as error:
+                outcome = type(error).__name__
+                if not str(error).strip():
+                    faults.append("an error without a text")
+            except BaseException as error:
+                outcome = _error_of(error)
+                faults.append(outcome)
+        cpu_s = time.process_time() - started
+        if outcome.startswith("OTHER"):
+            faults.append(outcome)
+        if cpu_s > _MOST_CPU_S:
+            faults.append(f"more than a second of processor time ({target.path.name}, {outcome[:60]})")
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if most > max(self._most, self._base + _MOST_BYTES):
+            faults.append(f"more than 500 MB ({target.path.name}, {outcome[:60]})")
+        self._most = max(most, self._most)
+        if len(warned) > _MOST_WARNINGS:
+            faults.append(f"{_MOST_WARNINGS} warnings or more, such as {str(warned[0].message)[:60]!r}")
+        faults += list(self._acts)
+        self._say(end=number, outcome=outcome, cpu_s=cpu_s, faults=faults)
+        target.path.write_bytes(target.whole)
+
+    def _judge(self, target: Target, found: Any, data: bytes) -> str:
+        expected = self._expected[id(target)]
+        if data in target.others:
+            return "another valid file"
+        if data == target.whole or isinstance(expected, type) or not target.sealed:
+            return "the same" if found == expected else "other values, of what has no checksum"
+        return "the same" if target.same(found, expected) else f"OTHER VALUES of {target.path.name}"
 
 
-def repacked(whole: bytes, chance: random.Random) -> bytes:
-    """A head's archive with one member changed: numbers of an array, its shape, or the text that names types."""
-    source, target = zipfile.ZipFile(io.BytesIO(whole)), io.BytesIO()
-    changed = chance.choice(source.namelist())
-    with zipfile.ZipFile(target, "w") as archive:
-        for name in source.namelist():
-            data = source.read(name)
-            if name == changed and name.endswith(".npy"):
-                array = np.load(io.BytesIO(data))
-                if array.size and chance.random() < 0.7:
-                    field = array[chance.choice(array.dtype.names)] if array.dtype.names else array
-                    field.flat[chance.randrange(array.size)] = np.array(chance.choice(NUMBERS)).astype(field.dtype)
-                if chance.random() < 0.5:
-                    array = np.resize(array, [chance.choice([0, 1, 2, 3, 8, 99]) for _ in array.shape])
-                buffer = io.BytesIO()
-                np.save(buffer, array)
-                data = buffer.getvalue()
-            elif name == changed:
-                text = data.decode()
-                pattern = chance.choice([r"-?\d+", r'"__class__": "\w+"', r'"\w+"', r"true|false|null"])
-                found = list(re.finditer(pattern, text))
-                if found:
-                    here, there = chance.choice(found), chance.choice(found)
-                    new = str(chance.choice(NUMBERS)) if pattern == r"-?\d+" else there.group()
-                    text = text[: here.start()] + new + text[here.end() :]
-                data = text.encode()
-            archive.writestr(name, data)
-    return target.getvalue()
+def _work(kind: str, folder: str, seed: int, log: str, numbers: range, until: float) -> None:
+    _Child(kind, folder, seed, log).run(numbers, until)
 
 
-def broken_heads(folder: Path, chance: random.Random) -> Iterator[Calls]:
-    """What to call on one damaged head after the other, of all kinds."""
-    y = np.arange(60) % 3
-    x = (np.random.default_rng(0).normal(size=(60, 8)) + 3 * np.eye(3, 8)[y]).astype(np.float32)
-    features = FlatFeatures(x, y, np.arange(60), np.ones(60))
-    whole = []
-    for name in [*HEADS, "sklearn.naive_bayes.GaussianNB", "sklearn.svm.NuSVC"]:
-        estimator = make_head(name, {"n_estimators": 3, "n_jobs": 1} if name == "forest" else {})
-        fit_estimator(estimator, features)
-        whole.append(dump_head(estimator))
-    while True:
-        name, data = chance.choice(whole)
-        if name.endswith(".skops") and chance.random() < 0.5:
-            data = repacked(data, chance)
-        else:
-            data = bytes(damage(data, chance))
-        path = folder / name
-        path.write_bytes(data)
-
-        def use(path: Path = path) -> None:
-            head = load_head(path)
-            classify(head, x, 3)
-
-        yield {"load and predict": use}
+def _wait(process: Any, log: Path) -> bool:
+    """Wait for a child; one that says nothing for long is killed. Whether it was."""
+    size, since = -1, time.monotonic()
+    while process.is_alive():
+        process.join(1)
+        now = log.stat().st_size if log.exists() else 0
+        if now != size:
+            size, since = now, time.monotonic()
+        elif time.monotonic() - since > _HANGS_S:
+            process.kill()
+            process.join()
+            return True
+    return False
 
 
-KINDS = {"caches": broken_caches, "heads": broken_heads}
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_MODULES)
+    return context
 
 
-def child(kind: str, folder: str, seed: int, results: Any) -> None:
-    """Run the cases of one seed."""
-    warnings.simplefilter("ignore")
-    outcomes: Counter[str] = Counter()
-    slowest = 0.0
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        for calls in islice(KINDS[kind](Path(place), random.Random(seed)), CASES_A_CHILD):
-            for name, call in calls.items():
-                started = time.perf_counter()
-                try:
-                    fine = getattr(call(), "ok", True)
-                    outcomes[f"{name}: {'fine' if fine else 'damage named'}"] += 1
-                except (CacheError, HeadError) as error:
-                    outcomes[f"{name}: {type(error).__name__}"] += 1
-                except BaseException as error:
-                    outcomes[f"{name}: ESCAPED {type(error).__name__}: {str(error)[:80]} (seed {seed})"] += 1
-                slowest = max(slowest, time.perf_counter() - started)
-    results.put((outcomes, slowest))
+def run(kind: str, cases: int, seed: int, seconds: float = float("inf"), first: int = 0) -> Found:
+    """Run the cases `first`, `first` + 1, ... of a kind, in children.
+
+    Parameters
+    ----------
+    kind : of `KINDS`.
+    seconds : after which no case is begun.
+    """
+    context, found, until = _context(), Found(), time.monotonic() + seconds
+    number, end = first, first + cases
+    while number < end and time.monotonic() < until:
+        numbers = range(number, min(end, number + CASES_A_CHILD))
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            place, log = Path(folder, "place"), Path(folder, "log")
+            place.mkdir()
+            process = context.Process(target=_work, args=(kind, str(place), seed, str(log), numbers, until))
+            process.start()
+            hung = _wait(process, log)
+            lines = [json.loads(line) for line in log.read_bytes().splitlines()] if log.exists() else []
+            said = Path(f"{log}.stderr").read_text(errors="replace")
+        begun = [line["begin"] for line in lines if "begin" in line]
+        for line in (line for line in lines if "end" in line):
+            found.outcomes[line["outcome"].partition(" at ")[0]] += 1
+            found.slowest_s = max(found.slowest_s, line["cpu_s"])
+            for fault in line["faults"]:
+                found.fault(fault, line["end"])
+        found.cases += len(begun)
+        if process.exitcode == 0:
+            number = numbers.stop
+            continue
+        if not begun:
+            found.fault(f"no case came to run: {said[-2000:]}", number)
+            break
+        dead = "hung" if hung else f"died with {process.exitcode}"
+        found.outcomes[f"the process {dead}"] += 1
+        found.fault(f"the process {dead}: {said[:500]}", begun[-1])
+        number = begun[-1] + 1
+    return found
+
+
+def table(answer: dict[str, dict[str, Any]]) -> str:
+    """In Markdown."""
+    rows = ["| kind | cases | the same | other values, no checksum | refused | faults |", "|---|---|---|---|---|---|"]
+    for kind, found in answer.items():
+        outcomes = found["outcomes"]
+        same, others = outcomes.get("the same", 0), outcomes.get("other values, of what has no checksum", 0)
+        refused = sum(count for name, count in outcomes.items() if name.endswith("Error"))
+        faults = sum(fault["times"] for fault in found["faults"])
+        rows.append(f"| {kind} | {found['cases']:,} | {same:,} | {others:,} | {refused:,} | {faults:,} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
@@ -194,40 +264,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind, at most")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--case", type=int, help="run this one alone, and write nothing")
     options = parser.parse_args()
     measured = record.commit()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["featcache.fitting", "featcache.headfile", "featcache.linear", "featcache.writer", "skops.io"]
-    )
-    children = -(-options.cases // CASES_A_CHILD)
-    answer: dict[str, Any] = {}
-    failed = False
-    for kind in KINDS:
-        outcomes: Counter[str] = Counter()
-        crashes, slowest = [], 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            for seed in range(options.seed, options.seed + children):
-                results = context.SimpleQueue()
-                process = context.Process(target=child, args=(kind, folder, seed, results))
-                process.start()
-                process.join(120)
-                if process.exitcode != 0:
-                    process.kill()
-                    crashes.append({"seed": seed, "exitcode": process.exitcode})
-                    continue
-                found, longest = results.get()
-                outcomes += found
-                slowest = max(slowest, longest)
-        answer[kind] = {
-            "cases": children * CASES_A_CHILD,
-            "crashes": crashes,
-            "slowest_s": round(slowest, 2),
-            "outcomes": dict(sorted(outcomes.items())),
+
+    def work(kind: str) -> Found:
+        cases, first = (1, options.case) if options.case is not None else (options.cases, 0)
+        return run(kind, cases, options.seed, options.seconds, first)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        founds = dict(zip(options.kinds, pool.map(work, options.kinds), strict=True))
+    answer: dict[str, Any] = {
+        kind: {
+            "cases": found.cases,
+            "slowest_s": round(found.slowest_s, 2),
+            "outcomes": dict(sorted(found.outcomes.items())),
+            "faults": list(found.faults.values()),
         }
-        failed = failed or bool(crashes) or any("ESCAPED" in name for name in outcomes)
-    record.write("fuzz", answer, measured)
-    sys.exit(failed)
+        for kind, found in founds.items()
+    }
+    if options.case is None and options.kinds == list(KINDS):
+        record.write("fuzz", {"seed": options.seed, "kinds": answer}, measured)
+    else:
+        print(json.dumps(answer, indent=1))
+    print(table(answer))
+    sys.exit(any(found.faults for found in founds.values()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from featcache.folders import check_writable
 from featcache.modelfolder import CARD as FILE
 from featcache.modelfolder import REPORT as REPORT
 from featcache.modelfolder import commit
-from featcache.regular import MAX_NOTE, read_regular
+from featcache.regular import read_json
 from featcache.report import finite
 from featcache.spec import ExtractSpec
 
@@ -103,7 +103,7 @@ class ModelCard:
                 "`featcache fit-head -o` or `featcache finetune -o` wrote."
             )
         try:
-            fields = dict(json.loads(read_regular(path, MAX_NOTE)))
+            fields = dict(read_json(path))
             if fields.pop("format") != _FORMAT or fields.pop("version") != _VERSION:
                 raise HeadError(f"{path} is not a model of this version of featcache")
             fields.pop("sha256", None)  # of the files beside it, see `modelfolder.locate`
@@ -175,8 +175,8 @@ def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
 def _is_head(folder: Path) -> bool:
     """Whether `fit_head` wrote here; a run's report has a config, and a run killed early has no report."""
     try:
-        return "config" not in json.loads(read_regular(folder / REPORT, MAX_NOTE))
+        return "config" not in read_json(folder / REPORT)
     except FileNotFoundError:
         return False
-    except ValueError:
+    except (ValueError, TypeError):
         return True

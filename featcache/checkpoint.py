@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from featcache.atomic import atomic_write, deferred_errors
 from featcache.errors import RunError, first_line
+from featcache.zipped import damaged_part
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], config: dict[str, Any]) -> None:
@@ -35,11 +37,19 @@ def load_config(path: Path) -> dict[str, Any]:
 
 def _load(path: Path, mmap: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
+        if not mmap and (part := damaged_part(path)):
+            raise ValueError(f"it is damaged: its part {part} does not have its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         return state, dict(json.loads(state["config"]))
-    except (OSError, MemoryError):  # which say nothing about its content
+    except MemoryError:
         raise
     except Exception as error:  # truncated, empty, or a file that wants to run code
-        raise RunError(
-            f"{path} is not a checkpoint that can be loaded safely ({first_line(error)}). Remove it to start anew."
-        ) from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of a place that cannot be
+            raise  # it says nothing about its content
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> RunError:
+    """What to say of a checkpoint that does not hold what it should; PyTorch's own advice is to execute it."""
+    why = "it is damaged, or would run code" if "weights_only" in str(error) else first_line(error)
+    return RunError(f"{path} is not a checkpoint that can be loaded safely ({why}). Remove it to start anew.")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featcache.errors import BackboneError, first_line
 from featcache.plain_load import ARRAY, StandIn, load_plain, refused_names, unknown_name
+from featcache.zipped import damaged_part
 
 _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "teacher", "network", "net", "weights", "params")
 """Where trainers put the weights, the usual ones first."""
@@ -92,7 +93,13 @@ def _read(path: Path) -> tuple[Any, list[str]]:
             from safetensors.torch import load_file
 
             return load_file(path), []
+        if part := damaged_part(path):
+            raise BackboneError(
+                f"{path} is damaged: its part {part} does not have its checksum. Copy or download the file again."
+            )
         return load_plain(path)
+    except BackboneError:
+        raise
     except PermissionError as error:
         raise BackboneError(f"{path} cannot be read: permission denied. Ask its owner, or chmod a+r.") from error
     except Exception as error:

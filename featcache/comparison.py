@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from featcache.outcomes import Comparison, gather_outcomes
 from featcache.own_network import from_factory, is_factory
 from featcache.progress_bar import ProgressOption, as_callback
 from featcache.recipe import make_recipe
-from featcache.regular import MAX_NOTE, read_regular
+from featcache.regular import read_json
 from featcache.remote import called
 from featcache.report import human_duration, versions
 from featcache.routes import ROUTES, changing_weights
@@ -183,7 +182,13 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     if overwrite and path.exists():
         shutil.rmtree(out / "work", ignore_errors=True)
     if path.exists() and any(out.glob("work/*/result.json")):
-        found = json.loads(read_regular(path, MAX_NOTE))
+        try:
+            found = dict(read_json(path))
+        except (ValueError, TypeError) as error:
+            raise RunError(
+                f"{path} is damaged ({error}), so that it is not known what the runs beside it are of. Give another "
+                "folder, or begin anew with --overwrite."
+            ) from error
         differing = [
             f"{name}={found.get(name)}, you asked for {settings.get(name)}"
             for name in {**settings, **found}

@@ -21,10 +21,12 @@ from featcache.labels import strata
 from featcache.metrics import wilson_interval
 from featcache.notebook import NotebookResult
 from featcache.progress_bar import ProgressOption, as_callback
+from featcache.regular import is_number
 from featcache.rng import content_order, content_words
 from featcache.spec import PENULTIMATE
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+_MOST = 1e15  # of images, views or seconds
 _LEAST = 2  # images of a class: one to train on, one to choose the strength by
 
 
@@ -81,12 +83,29 @@ class Curve(NotebookResult):
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Curve:
-        """The reverse of `to_dict`."""
+        """The reverse of `to_dict`. Raises KeyError, TypeError for other fields, and for other values."""
         points = []
         for fields in found["points"]:
             lists = {name: tuple(fields[name]) for name in ("accuracies", "interval")}
             points.append(Point(**{name: lists.get(name, fields[name]) for name in Point._fields}))
-        return cls(found["over"], found["head"], tuple(points), found["n"])
+        curve = cls(found["over"], found["head"], tuple(points), found["n"])
+        texts = curve.over in ("labels", "views") and isinstance(curve.head, str)
+        if not (texts and is_number(curve.n) and all(map(_is_sound, points))):
+            raise TypeError("its points are none")
+        return curve
+
+
+def _is_sound(point: Point) -> bool:
+    """Whether what was read is a point: shares are from 0 to 1, all else is a number that can be drawn."""
+    shares = [point.share, *point.accuracies, *point.interval]
+    counts = [point.images, point.views, point.seconds]
+    return (
+        bool(point.accuracies)
+        and len(point.interval) == 2
+        and all(is_number(share) and 0 <= share <= 1 for share in shares)
+        and all(is_number(count) and 0 <= count < _MOST for count in counts)
+        and point.images > 0
+    )
 
 
 def label_curve(

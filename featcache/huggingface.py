@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -25,7 +24,7 @@ from featcache.files import Progress, hash_all
 from featcache.folders import cache_folder
 from featcache.hidden_labels import is_unknown
 from featcache.phrases import brief
-from featcache.regular import MAX_NOTE, open_regular, read_regular
+from featcache.regular import open_regular, read_json, read_regular
 from featcache.samples import UNLABELLED
 from featcache.tables import has_images, uncompressed_bytes
 from featcache.telemetry import decline_usage_data
@@ -116,6 +115,10 @@ class HuggingFace:
             plain &= not _names(table.features[label])
             try:
                 read.append((split, table, image, _classes(table[label], table.features[label])))
+            except IndexError as error:
+                raise DataLayoutError(
+                    f"{self.name} is damaged: a label in the column {label!r} has a number without a name."
+                ) from error
             except TypeError as error:
                 raise DataLayoutError(
                     f"{self.name}: the labels in the column {label!r} must be names, numbers or lists of such; found "
@@ -171,12 +174,18 @@ class HuggingFace:
             raise MissingExtraError.of("datasets", "huggingface") from error
         try:
             if self._files:
-                return _load_parquet(self._files)
+                tables = _load_parquet(self._files)
+                for table in tables.values():
+                    _check_arrow(table)
+                return tables
             _check_saved(Path(self.name))
             found = datasets.load_from_disk(self.name)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, datasets.exceptions.DatasetsError) as error:
-            if isinstance(error, DataLayoutError):
-                raise
+            found = found.with_format(None)  # it may hide columns, or give tensors
+            for table in found.values() if isinstance(found, datasets.DatasetDict) else [found]:
+                _check_arrow(table)
+        except (MemoryError, MissingExtraError, DataLayoutError):
+            raise
+        except Exception as error:  # `datasets` and Arrow raise whatever they like on a damaged file
             raise DataLayoutError(f"{self.name} cannot be read as a saved data set: {first_line(error)}") from error
         if not isinstance(found, datasets.DatasetDict):
             return {None: found}
@@ -296,7 +305,7 @@ def _classes(values: Any, feature: Any) -> list[tuple[str, ...] | None]:
         if value is None or any(_is_unknown(one) or (names and one == -1) for one in several):
             rows.append(None)
         else:
-            rows.append(tuple(names[one] if names and isinstance(one, int) else str(one) for one in several))
+            rows.append(tuple(str(names[one] if names and isinstance(one, int) else one) for one in several))
     return rows
 
 
@@ -337,10 +346,15 @@ def _copies() -> Path:
     return cache_folder() / "huggingface"
 
 
+def _check_arrow(table: Any) -> None:
+    """Raise ArrowInvalid where texts, pictures or lists have places that lie outside of what the file holds."""
+    table.data.validate(full=True)
+
+
 def _check_saved(folder: Path) -> None:
     """Raise DataLayoutError where a saved data set names files that `datasets` must not open: outside, or no files."""
     marks = [folder / mark for mark in (*_MARKS, "dataset_info.json")]
-    found = {path.name: json.loads(read_regular(path, MAX_NOTE)) for path in marks if os.path.lexists(path)}
+    found = {path.name: read_json(path) for path in marks if os.path.lexists(path)}
     splits = found.get("dataset_dict.json", {}).get("splits", [])
     files = [one["filename"] for one in found.get("state.json", {}).get("_data_files", [])]
     for name in (*splits, *files):
@@ -349,6 +363,8 @@ def _check_saved(folder: Path) -> None:
     for name in files:
         open_regular(folder / name).close()
     for name in splits:
+        if not (folder / name).is_dir():
+            raise DataLayoutError(f"{folder} is damaged: it has no split {name!r}. Save the data set again.")
         if os.path.lexists(folder / name / "dataset_dict.json"):
             raise DataLayoutError(f"{folder} is damaged: its split {name!r} has splits of its own.")
         _check_saved(folder / name)
@@ -376,14 +392,14 @@ def _refuse_bombs(file: Path) -> None:
 
 
 def _repeats(metadata: Any, most: int) -> bool:
-    """Whether values that are stored once may fill more than `most` bytes: many values, and few bytes for each."""
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    """Whether values that are stored once may fill more than `most` bytes: many values, and few bytes for each.
+
+    What is said of single columns is not looked at, see `uncompressed_bytes`.
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     return any(
-        chunk.has_dictionary_page
-        and chunk.total_uncompressed_size < _LARGE * chunk.num_values
-        and chunk.total_uncompressed_size * chunk.num_values > most
-        for chunk in chunks
+        group.total_byte_size < _LARGE * group.num_rows and group.total_byte_size * group.num_rows > most
+        for group in groups
     )
 
 

@@ -19,7 +19,7 @@ from featcache.bitdepth import DeepPixels, ValueRange
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
 from featcache.regular import open_regular, read_regular
-from featcache.tiff import has_several_pages, is_deep, is_tiff, needs_tifffile, read_tiff
+from featcache.tiff import has_several_pages, is_deep, is_tiff, missing_parts, needs_tifffile, read_tiff
 
 MAX_PIXELS = 178_956_970
 """The most pixels that are decoded: twice Pillow's warning limit, a quarter of a gigabyte of RGB each way."""
@@ -202,6 +202,8 @@ def _read(data: bytes, max_pixels: int, scaled: bool) -> _Pixels | DeepPixels:
         with opened as image:
             _refuse_large(image, max_pixels)
             tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+            if tags is not None and (missing := missing_parts(tags)):
+                raise UnreadableImageError(f"it is damaged: {missing} are missing")
             if tags is not None and needs_tifffile(tags, data.startswith(b"II"), scaled):
                 return read_tiff(data, max_pixels)
             if scaled and image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and data[_PNG_BITS] == 16:

@@ -8,18 +8,20 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from featcache.atomic import write_file
 from featcache.errors import FeatcacheError
 from featcache.folders import cache_folder
-from featcache.regular import open_regular
+from featcache.regular import is_number, open_regular, read_json
+from featcache.spec import MOST_PIXELS, Interpolation
 from featcache.weights_source import RANDOM, is_file, locate
 
 LOCAL = "timm/local-dir:"
@@ -96,7 +98,7 @@ def recall(path: Path | None) -> Known | None:
     if path is None:
         return None
     try:
-        known = Known(**json.loads(path.read_text(encoding="utf-8")))
+        known = Known(**read_json(path))
     except (OSError, ValueError, TypeError):  # not there, or damaged
         return None
     sound = (
@@ -106,10 +108,22 @@ def recall(path: Path | None) -> Known | None:
         and all(type(width) is int for width in known.dims.values())
         and isinstance(known.preprocessing, dict)
         and known.preprocessing.keys() == _PREPROCESSING
+        and _is_preprocessing(**known.preprocessing)
         and isinstance(known.note, str)
         and isinstance(known.one_size, bool)
     )
     return known if sound else None
+
+
+def _is_preprocessing(image_size: Any, resize_size: Any, interpolation: Any, mean: Any, std: Any) -> bool:
+    sizes = all(type(size) is int and 0 < size <= MOST_PIXELS for size in (image_size, resize_size))
+    channels = all(isinstance(three, list) and len(three) == 3 for three in (mean, std))
+    return (
+        sizes
+        and interpolation in get_args(Interpolation)
+        and channels
+        and all(is_number(number) and math.isfinite(number) for number in (*mean, *std))
+    )
 
 
 def remember(path: Path | None, known: Known) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import NoLocksWarning
+from featcache.regular import parse_json
 
 
 def hold(path: Path) -> bool:
@@ -115,6 +116,8 @@ def _may_work(content: str) -> bool:
         return False
     except PermissionError:  # it is of another user
         pass
+    except OverflowError:  # no process has this number: the file is damaged
+        return True
     return found.get("started") in ("", _started(found["pid"]))  # else the number was given to another process
 
 
@@ -145,7 +148,7 @@ def _content(path: Path) -> str:
 
 def _fields(content: str) -> dict[str, Any]:
     with suppress(ValueError):
-        found = json.loads(content)
+        found = parse_json(content)
         if isinstance(found, dict):
             return found
     return {}

@@ -18,7 +18,7 @@ from typing import Any
 
 from featcache.atomic import check_readable, fsync_folder, lock_folder, write_file
 from featcache.errors import HeadError
-from featcache.regular import MAX_NOTE, read_regular
+from featcache.regular import read_json
 
 CARD = "model.json"
 REPORT = "run.json"
@@ -80,9 +80,14 @@ def attach(folder: Path, files: Mapping[str, bytes | None]) -> None:
     ------
     OutputError
         A file cannot be written. The model is unchanged.
+    HeadError
+        model.json is damaged.
     """
     with lock_folder(folder):
-        card = json.loads(read_regular(folder / CARD, MAX_NOTE))
+        try:
+            card = dict(read_json(folder / CARD))
+        except (ValueError, TypeError) as error:
+            raise HeadError(f"{folder / CARD} is not a featcache model: {error}. Train it again.") from error
         card.pop("sha256", None)
         names = {name for name, content in files.items() if content is not None}
         kept = {name: value for name, value in _hashes(folder).items() if name not in files}
@@ -222,8 +227,8 @@ def _hash(path: Path) -> str:
 
 
 def _hashes(folder: Path) -> dict[str, str | None]:
-    with suppress(OSError, ValueError, RecursionError):
-        card = json.loads(read_regular(folder / CARD, MAX_NOTE))
+    with suppress(OSError, ValueError):
+        card = read_json(folder / CARD)
         if isinstance(card, dict) and isinstance(card.get("sha256"), dict):
             return {
                 name: value

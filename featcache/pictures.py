@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -25,7 +24,7 @@ from featcache.labels import spell, strata
 from featcache.plots import plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.predictions import ValPrediction, read_predictions
 from featcache.projection import NAMES, Method, apart, outliers, project
-from featcache.regular import MAX_NOTE, read_regular
+from featcache.regular import read_json
 from featcache.rng import content_order
 from featcache.samples import Samples
 from featcache.sources import Source, open_source
@@ -106,7 +105,10 @@ def _folder_of(data: _Path, image: str) -> _Path:
 def confusion_picture(model: _Path) -> Picture:
     """The confusion matrix of a model on val. Raises HeadError; PictureError where images have several labels."""
     card = _single_label(model, "A confusion matrix")
-    found = np.array(card.metrics.get("confusion", ()))
+    try:
+        found = np.array(card.metrics.get("confusion", ()))
+    except ValueError:  # rows of different lengths
+        found = np.array(())
     if found.shape != (len(card.classes),) * 2 or found.dtype.kind != "i":
         raise HeadError(f"{model} is damaged: its model.json has no confusion matrix. Fit it again.")
     return partial(plot_confusion, found.astype(np.int64), card.classes)
@@ -161,7 +163,7 @@ def curve_picture(report: _Path, over: str | None = None) -> Picture:
         raise PictureError(
             f"{report} holds no curve: give what `featcache curve --json` printed, or a benchmark's report.json."
         ) from error
-    chosen = [curve for curve in curves if over in (None, curve.over)]
+    chosen = [curve for curve in curves if over in (None, curve.over) and curve.points]
     if not chosen:
         raise PictureError(f"{report} has no curve over {over or 'views or labels'}.")
     return partial(plot_curve, chosen[0])
@@ -289,7 +291,7 @@ def _single_label(model: _Path, what: str) -> ModelCard:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(read_regular(path, MAX_NOTE)))
+        return dict(read_json(path))
     except FileNotFoundError as error:
         raise PictureError(f"{path} does not exist.") from error
     except (ValueError, TypeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from featcache.labels import SEPARATOR, spell
 from featcache.metrics import PairedTest, paired_test
 from featcache.modelfolder import locate
 from featcache.notebook import NotebookResult
-from featcache.regular import MAX_NOTE, read_regular
+from featcache.regular import read_json
 from featcache.report import csv_row, plain_cell
 from featcache.samples import Samples
 
@@ -140,7 +139,7 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
 def _chose_by_val(folder: Path) -> bool:
     """Whether the report tells of epochs, of which the best of val is kept."""
     try:
-        return bool(json.loads(read_regular(folder / REPORT, MAX_NOTE))["history"])
+        return bool(read_json(folder / REPORT)["history"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -164,14 +163,14 @@ def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
     path = locate(folder, file)
     if not path.is_file():
         raise HeadError(f"{folder} has no {file}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        rows = [list(map(plain_cell, row)) for row in csv.reader(stream)]
     try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            rows = [list(map(plain_cell, row)) for row in csv.reader(stream)]
         if rows.pop(0) != _COLUMNS or not rows:
             raise ValueError
         return [
             ValPrediction(image, label, guess, tuple(float(share) for share in shares.split(SEPARATOR) if share))
             for image, label, guess, shares in rows
         ]
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.") from error

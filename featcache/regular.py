@@ -1,12 +1,14 @@
-"""`open_regular`, `read_regular`: files that a cache, a model or a table names, which must not make us wait or fill the
-memory: a pipe, a device and a file of gigabytes are refused before anything of them is read."""
+"""`open_regular`, `read_regular`, `read_json`: files that a cache, a model or a table names, which must not make us
+wait or fill the memory: a pipe, a device and a file of gigabytes are refused before anything of them is read."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from io import FileIO
+from typing import Any
 
 MAX_IMAGE = 2**31
 """Bytes of an image file at most: the pixels that are decoded at most, with 16 bits in four channels, are fewer."""
@@ -39,9 +41,13 @@ def open_regular(path: str | os.PathLike[str]) -> FileIO:
     Raises
     ------
     OSError
-        As of `open`; or it is a pipe, a device or a socket.
+        As of `open`; or it is a pipe, a device or a socket; or no file can have this name.
     """
-    _refuse(os.stat(path), path)  # before it is opened: some devices act when they are
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # NUL in it, or what is no text
+        raise OSError(errno.EINVAL, f"no file can have this name: {error}", os.fspath(path)) from error
+    _refuse(status, path)  # before it is opened: some devices act when they are
     descriptor = os.open(path, _FLAGS)
     try:
         _refuse(os.fstat(descriptor), path)
@@ -79,6 +85,42 @@ def read_regular(path: str | os.PathLike[str], most: int = MAX_IMAGE) -> bytes:
             pieces.append(piece)
             size -= len(piece)
         return b"".join(pieces)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value in a small file of JSON, see `MAX_NOTE`.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    object
+        Of dict, list, str, int, float, bool and None.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or JSON that nobody writes: nested more deeply than Python goes.
+    OSError
+        As of `read_regular`.
+    """
+    return parse_json(read_regular(path, MAX_NOTE))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a text in JSON. Raises ValueError where it is none, or is nested more deeply than Python goes."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number with which can be reckoned; true and false are none."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def too_large(size: int, most: int) -> str:

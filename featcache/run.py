@@ -15,8 +15,8 @@ from featcache import heads
 from featcache.atomic import write_file
 from featcache.backbones import Backbone
 from featcache.card import CHECKPOINT, ModelCard
-from featcache.checkpoint import load_checkpoint, load_config, save_checkpoint
-from featcache.errors import OutputError, RunError
+from featcache.checkpoint import damaged, load_checkpoint, load_config, save_checkpoint
+from featcache.errors import FeatcacheError, OutputError, RunError
 from featcache.files import Progress
 from featcache.headfile import dump_head, load_head
 from featcache.images import MAX_PIXELS
@@ -180,22 +180,30 @@ class Run:
         if config["init_head"] != self.config["init_head"]:
             raise RunError(self._other_head(config["init_head"]))
         differing = refuse_other(self.out, config, self.config, longer)
-        self.training.restore(state)
+        try:
+            self._take_up(state)
+        except (OSError, MemoryError, FeatcacheError):
+            raise
+        except Exception as error:  # of values that are not what they should be
+            raise damaged(self.out / CHECKPOINT, error) from error
         if differing and self.training.recipe.schedule == "cosine" and self.training.history:
             self.notes.append(
                 f"epochs 1 to {len(self.training.history)} had the rates of a cosine over {config['epochs']} epochs, "
                 f"the others those of one over {self.training.recipe.epochs}"
             )
-        self._batches.position = state.get("position", 0)
-        if self.training.tally is not None and not self.world.first:
-            self.training.tally = Tally()  # what it holds is counted once, by the first process
-        self.loader.skipped.update(state["skipped"])
-        self.first = Pass(**state["first"]) if state.get("first") else None
         if self.training.is_over:
             self.notes.append("this run had ended before: nothing was trained. Longer: more --epochs, with --resume")
         for epoch in self.training.history:
             if self.on_epoch:
                 self.on_epoch(epoch)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        self.training.restore(dict(state))
+        self._batches.position = state.get("position", 0)
+        if self.training.tally is not None and not self.world.first:
+            self.training.tally = Tally()  # what it holds is counted once, by the first process
+        self.loader.skipped.update(state["skipped"])
+        self.first = Pass(**state["first"]) if state.get("first") else None
 
     def _other_head(self, before: str | None) -> str:
         """Why a run cannot go on with the head that is asked for; before : the hash of its own one."""

@@ -16,6 +16,7 @@ from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 from featcache.labels import SEPARATOR
 from featcache.phrases import brief
+from featcache.regular import parse_json
 from featcache.report import plain_cell
 from featcache.samples import UNLABELLED
 
@@ -87,7 +88,7 @@ def has_images(path: Path) -> bool:
         return False
     try:
         schema = parquet.read_schema(path)
-    except (ArrowException, OSError):
+    except (ArrowException, OSError, UnicodeDecodeError):
         return False
     return any(map(_is_image, schema))
 
@@ -238,8 +239,8 @@ def _open_json_lines(name: str, content: bytes, label_column: str | None) -> _Ta
     try:
         for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
             if line.strip():
-                records.append((number, {**json.loads(line)}))
-    except (ValueError, TypeError, RecursionError) as error:
+                records.append((number, {**parse_json(line)}))
+    except (ValueError, TypeError) as error:
         raise DataLayoutError(f"{name} does not hold a JSON record in each line: {first_line(error)}") from error
     header = list(dict.fromkeys(key for _, record in records for key in record))
     columns = _choose_columns(f"{name} must have", name, header, label_column)
@@ -258,7 +259,14 @@ def _json_text(where: str, value: Any) -> str | None:
     items = value if isinstance(value, list) else [value]
     if any(isinstance(one, (dict, list)) for one in items) or (isinstance(value, list) and None in value):
         raise DataLayoutError(f"{where} is {json.dumps(value)[:80]}; it must be a text, a number, or a list of such")
-    return None if value is None else SEPARATOR.join(map(str, items))
+    text = None if value is None else SEPARATOR.join(map(str, items))
+    try:
+        os.fsencode(text or "")
+    except UnicodeEncodeError as error:
+        raise DataLayoutError(
+            f"{where} is {json.dumps(text)[:80]}, which is no text: half of a pair stands alone"
+        ) from error
+    return text
 
 
 def _open_parquet(name: str, content: bytes, label_column: str | None) -> _Table:
@@ -267,44 +275,39 @@ def _open_parquet(name: str, content: bytes, label_column: str | None) -> _Table
     except ImportError as error:
         raise MissingExtraError.of("pyarrow", "parquet") from error
     try:
-        file = parquet.ParquetFile(io.BytesIO(content))
+        file = parquet.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
         texts = [one.name for one in file.schema_arrow if str(one.type) in ("string", "large_string")]
-        file = parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts)  # a text that repeats is decoded once
-    except ArrowException as error:
+        file = parquet.ParquetFile(  # a text that repeats is decoded once
+            io.BytesIO(content), read_dictionary=texts, page_checksum_verification=True
+        )
+        names = file.schema_arrow.names
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # of the content, which is in memory
         raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
-    columns = _choose_columns(f"{name} must have", name, file.schema_arrow.names, label_column)
+    columns = _choose_columns(f"{name} must have", name, names, label_column)
     if _is_image(file.schema_arrow.field(columns.path)):
         raise DataLayoutError(
             f"{name} holds the images themselves: copy it to a disk of this machine, and give it there."
         )
     most = max(_MOST_DECODED, _MOST_TIMES * len(content))
-    if uncompressed_bytes(file.metadata, columns.used) > most:
+    if uncompressed_bytes(file.metadata) > most:
         raise _too_much(name, len(content), most)
     return _Table(columns, _parquet_rows(name, file, columns, len(content), most), "row")
 
 
-def uncompressed_bytes(metadata: Any, columns: Sequence[str] | None = None) -> int:
-    """What a Parquet file says that its columns have without compression.
+def uncompressed_bytes(metadata: Any) -> int:
+    """What a Parquet file says that it has without compression.
 
     Parameters
     ----------
     metadata : pyarrow.parquet.FileMetaData
-        Of the file.
-    columns : sequence of str, optional
-        Names of columns at the top level. None takes all.
+        Of the file. What it says of single columns is not looked at: where that is damaged, Arrow ends the process.
 
     Returns
     -------
     int
         Bytes. A text that repeats counts once.
     """
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
-    return sum(
-        chunk.total_uncompressed_size
-        for chunk in chunks
-        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
-    )
+    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
 
 def _too_much(name: str, size: int, most: int) -> DataLayoutError:
@@ -324,6 +327,7 @@ def _parquet_rows(name: str, file: Any, columns: _Columns, size: int, most: int)
             cells = []
             for column in columns.used:
                 values = batch[column]
+                values.validate(full=True)  # a damaged file has places and lengths that lie outside of its texts
                 decoded += values.nbytes
                 if decoded > most:
                     raise _too_much(name, size, most)
@@ -337,7 +341,7 @@ def _parquet_rows(name: str, file: Any, columns: _Columns, size: int, most: int)
             for row in zip(*cells, strict=True):
                 number += 1
                 yield number, dict(zip(columns.used, row, strict=True))
-    except ArrowException as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
 
 

@@ -14,6 +14,8 @@ from featcache.errors import MissingCodecError, UnreadableImageError, install_li
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES = 258, 259, 262, 266, 277
+_WIDTH, _LENGTH, _STRIPS, _ROWS = 256, 257, 273, 278
+_TILE_WIDTH, _TILE_LENGTH, _TILES = 322, 323, 324
 _PLANAR, _SUBSAMPLING, _FORMAT, _ORIENTATION = 284, 530, 339, 274
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _NAMES = {_PALETTE: "palette", 4: "mask", _CMYK: "CMYK", _YCBCR: "YCbCr", _LAB: "CIELAB", 32803: "camera raw"}
@@ -67,6 +69,20 @@ def pillow_reads(tags: Mapping[int, Any], little_endian: bool = True) -> bool:
 def needs_tifffile(tags: Mapping[int, Any], little_endian: bool, scaled: bool) -> bool:
     """Whether Pillow is not to be asked; scaled says that all bits of colours are needed, not the upper byte."""
     return not pillow_reads(tags, little_endian) or (scaled and is_deep(tags) and tags.get(_PHOTOMETRIC) == _RGB)
+
+
+def missing_parts(tags: Mapping[int, Any]) -> str:
+    """How many strips or tiles a TIFF lacks, "29 of 30 strips"; "" where all are there. Pillow makes black of them."""
+    width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
+    if _TILES in tags:
+        here, name = len(_several(tags, _TILES, 0)), "tiles"
+        across, down = (max(1, int(tags.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+        needed = -(-width // across) * -(-height // down)
+    else:
+        here, name = len(_several(tags, _STRIPS, 0)), "strips"
+        needed = -(-height // (int(tags.get(_ROWS, 0)) or height))
+    needed *= int(tags.get(_SAMPLES, 1)) if int(tags.get(_PLANAR, 1)) == 2 else 1
+    return f"{needed - here:,} of {needed:,} {name}" if here < needed else ""
 
 
 def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:

@@ -21,6 +21,7 @@ from featcache.label_metrics import mean_average_precision
 from featcache.objective import Objective
 from featcache.passes import Pass, Tally
 from featcache.recipe import Recipe as Recipe
+from featcache.regular import is_number
 from featcache.rng import derived_seed
 from featcache.world import ALONE, World
 
@@ -49,7 +50,11 @@ class Epoch:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Epoch:
         """From a report, in whose JSON a loss that is no finite number is null. Raises TypeError for other fields."""
-        return cls(**{**fields, **{name: math.nan for name in ("loss", "val_loss") if fields.get(name, 0) is None}})
+        found = cls(**{**fields, **{name: math.nan for name in ("loss", "val_loss") if fields.get(name, 0) is None}})
+        for name, value in vars(found).items():
+            if not is_number(value) and not (value is None and name == "val_mean_average_precision"):
+                raise TypeError(f"{name} is {str(value)[:40]!r}")
+        return found
 
     @property
     def diverged(self) -> bool:

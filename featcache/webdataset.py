@@ -14,6 +14,7 @@ from featcache.errors import DataLayoutError, first_line
 from featcache.filekinds import why_no_image
 from featcache.images import is_image_name
 from featcache.labels import SEPARATOR
+from featcache.regular import parse_json
 
 LABEL_ENDINGS = (".cls", ".json")
 
@@ -48,7 +49,7 @@ def read_label(where: str, content: bytes) -> LabelFile:
         text = content.decode("utf-8").strip()
         value: Any = text
         if where.endswith(".json"):
-            record = json.loads(text)
+            record = parse_json(text)
             if isinstance(record, dict) and (value := record.get("group")) is not None:
                 what = "group"
                 if isinstance(value, (dict, list)):
@@ -60,7 +61,7 @@ def read_label(where: str, content: bytes) -> LabelFile:
             raise ValueError(f"it is {json.dumps(value)[:80]}; it must be a text, a number, or a list of such")
         classes = tuple(str(name).strip() for name in names)
         return LabelFile(classes, isinstance(value, list) or len(classes) > 1, group)
-    except (UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise DataLayoutError(f"{where} has no {what} that can be read: {first_line(error)}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +10,16 @@ from typing import Any
 from featcache.budget import Budget, Expected, LeftOut, OverBudgetError
 from featcache.card import write_json
 from featcache.curves import Curve
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, RunError
 from featcache.families import FAMILIES
 from featcache.files import Progress
 from featcache.outcomes import Run
-from featcache.regular import MAX_NOTE, read_regular
+from featcache.regular import is_number, read_json
 from featcache.report import human_duration
 from featcache.routes import Order, orders_of, run_in_process
 
 _ANSWERS, _FORESEEN = "result.json", "foreseen.json"
+_LONGEST_S = 1e9  # of a run: a file that tells of more does not tell the truth
 _DRAWS = 1  # of each share of the labels: `featcache curve` repeats, which takes minutes
 _POINTS = 7  # of the curve over labels, at most
 
@@ -83,7 +83,7 @@ class Work:
         }
         orders = [{**order, "over": "views"}, {**order, "over": "labels", "repeats": _DRAWS}]
         if self.budget and not (folder / _ANSWERS).exists():
-            fit = _read(cached / _ANSWERS)[1]
+            fit = _read_answers(cached)[1]
             one = fit["seconds"]["wall"]  # of which most curves' points need less
             needs = 2 * (fit["wall_s"] - one) + (self._settings["views"] + 1 + _POINTS) * one
             if needs > self.budget.left_s:
@@ -100,7 +100,7 @@ class Work:
         if budget is None:
             return self._once(folder, orders)
         left, foreseen = budget.left_s, folder / _FORESEEN
-        expected = Expected(*_read(foreseen)["expected"]) if foreseen.exists() else budget.expect(route)
+        expected = _read_foreseen(folder)[0] if foreseen.exists() else budget.expect(route)
         if (folder / _ANSWERS).exists() or (left and (expected is None or expected.seconds <= left)):
             try:
                 found = self._once(folder, orders)
@@ -122,7 +122,7 @@ class Work:
         An LP-FT that took another's cache and head has fewer orders than one that made its own: neither is the other.
         """
         if (folder / _ANSWERS).exists():
-            kept: Run = _read(folder / _ANSWERS)
+            kept = _read_answers(folder)
             if len(kept) == len(orders):
                 return kept
         shutil.rmtree(folder, ignore_errors=True)  # an unfinished route is timed anew, from its start
@@ -144,13 +144,50 @@ class Work:
         """Seconds that an earlier call has spent on the same runs."""
         names = [*(f"{route}-{seed}" for route in self._routes for seed in self._seeds), "curves"]
         folders = [self.folder / name for name in names]
-        ran = sum(_seconds(_read(folder / _ANSWERS)) for folder in folders if (folder / _ANSWERS).exists())
-        tried = [_read(folder / _FORESEEN)["tried_s"] for folder in folders if (folder / _FORESEEN).exists()]
+        ran = sum(_seconds(_read_answers(folder)) for folder in folders if (folder / _ANSWERS).exists())
+        tried = [_read_foreseen(folder)[1] for folder in folders if (folder / _FORESEEN).exists()]
         return ran + sum(tried)
 
 
+def _read_answers(folder: Path) -> Run:
+    """The answers that a finished run left. Raises RunError where they are none."""
+    path = folder / _ANSWERS
+    answers = _read(path)
+    if not isinstance(answers, list) or not all(
+        isinstance(one, dict) and _is_time(one.get("wall_s")) for one in answers
+    ):
+        raise _damaged(path, "it holds no answers of processes")
+    return answers
+
+
+def _read_foreseen(folder: Path) -> tuple[Expected, float]:
+    """What a run that was left out would take, and the seconds that were tried. Raises RunError."""
+    path = folder / _FORESEEN
+    try:
+        found = _read(path)
+        expected, tried_s = Expected(*found["expected"]), found["tried_s"]
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, f"it lacks what it should hold: {error}") from error
+    if not (_is_time(expected.seconds) and isinstance(expected.least, bool) and _is_time(tried_s)):
+        raise _damaged(path, "it holds no seconds")
+    return expected, float(tried_s)
+
+
+def _is_time(value: Any) -> bool:
+    return is_number(value) and 0 <= value < _LONGEST_S
+
+
 def _read(path: Path) -> Any:
-    return json.loads(read_regular(path, MAX_NOTE))
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> RunError:
+    return RunError(
+        f"{path} is damaged: {why}. Remove the folder {path.parent}: that run is run again, the others are kept."
+    )
 
 
 def _seconds(run: Run) -> float:

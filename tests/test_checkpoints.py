@@ -937,3 +937,24 @@ def test_published_files_give_the_weights_that_torchvision_loads(name: str, monk
     built = torchvision_networks.build(name, "pretrained", None)
     torchvision_networks._remove_classifier(expected, torchvision_networks.classifier_name(name, expected))
     assert sha256_of(built.module.state_dict()) == sha256_of(expected.state_dict())
+
+
+def test_weights_of_which_a_bit_changed_are_refused(network: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(network.state_dict(), path)
+    weight = network.state_dict()["fc.weight"].numpy().tobytes()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(weight, weight[:-1] + bytes([weight[-1] ^ 1])))
+    assert path.read_bytes() != content
+    with pytest.raises(BackboneError, match=r"w\.pth is damaged: its part \S+ does not have its checksum\. Copy or"):
+        read_checkpoint(path)
+
+
+def test_weights_that_were_written_without_checksums_are_read(network: nn.Module, tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(network.state_dict(), tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    (state,) = read_checkpoint(tmp_path / "w.pth")
+    assert torch.equal(state.tensors["fc.weight"], network.state_dict()["fc.weight"])

@@ -519,3 +519,14 @@ def test_a_folder_that_another_process_compares_in_is_left_alone(split_folder: P
         f"{tmp_path / 'out'} is being compared in by another process. Wait until it ends, or give another folder."
     )
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "7", "{", '"text"'])
+def test_settings_that_are_damaged_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(content)
+    run = tmp_path / "work" / "cached-0" / "result.json"
+    run.parent.mkdir(parents=True)
+    run.write_text("[]")
+    with pytest.raises(RunError, match=r"settings\.json is damaged .*\. Give another folder, or begin anew"):
+        module._claim(tmp_path, {}, overwrite=False)
+    assert run.exists()

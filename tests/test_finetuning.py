@@ -584,3 +584,44 @@ def test_compiling_without_a_compiler_is_refused_with_the_cure(
     monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: False)
     with pytest.raises(RunError, match=r"needs a C\+\+ compiler .* Install g\+\+, or drop --compile\.$"):
         tune(split_folder, tmp_path / "run", compile=True)
+
+
+def _replaced(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+def test_a_checkpoint_of_which_a_bit_changed_is_not_gone_on_from(split_folder: Path, tmp_path: Path) -> None:
+    """PyTorch reads the parts of its archives without a look at their checksums."""
+    out = tmp_path / "run"
+    tune(split_folder, out, recipe=Recipe(epochs=1))
+    weight = torch.load(out / "last.pt", weights_only=True)["module"]["head.weight"].numpy().tobytes()
+    _replaced(out / "last.pt", weight, bytes([weight[0] ^ 1]) + weight[1:])
+    with pytest.raises(
+        RunError, match=r"it is damaged: its part \S+/data/\d+ does not have its checksum\)\. Remove it"
+    ):
+        tune(split_folder, out, recipe=Recipe(epochs=2), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("optimizer", {}), ("history", [{"epoch": 1}]), ("module", {}), ("skipped", 7), ("best_val", {"loss": 1.0})],
+)
+def test_a_checkpoint_with_other_values_is_refused(
+    name: str, value: object, split_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    tune(split_folder, out, recipe=Recipe(epochs=1))
+    torch.save({**torch.load(out / "last.pt", weights_only=True), name: value}, out / "last.pt")
+    with pytest.raises(RunError, match=r"last\.pt is not a checkpoint that can be loaded safely"):
+        tune(split_folder, out, recipe=Recipe(epochs=2), resume=True)
+
+
+def test_nobody_is_told_to_run_the_code_of_a_checkpoint(split_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tune(split_folder, out, recipe=Recipe(epochs=1))
+    torch.save({"config": Payload(str(tmp_path / "executed"))}, out / "last.pt")
+    with pytest.raises(RunError, match=r"\(it is damaged, or would run code\)"):
+        tune(split_folder, out, recipe=Recipe(epochs=1))
+    assert not (tmp_path / "executed").exists()

@@ -12,7 +12,7 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "errors regular allocator calibration labels joined world rng plain_load",
+            "errors regular allocator calibration labels joined world rng plain_load zipped",
             "atomic lockfile filekinds split_names foreign_folders telemetry hints checkpoints notebook thresholds",
             "modelfolder bitdepth alone",
             "tiff",

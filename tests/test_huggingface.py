@@ -315,3 +315,41 @@ def test_a_group_that_is_no_text_or_number_is_refused(feature: Any, value: Any, 
     source = open_source(path)
     assert len(source.images(Counter())) == 6
     assert source.read("cat/0.png") == png(0)
+
+
+def test_pictures_that_lie_outside_of_the_file_are_refused(tmp_path: Path) -> None:
+    """The places of the pictures in an Arrow file: one before the one ahead of it makes a negative length."""
+    path = saved(tmp_path / "data", {"label": (PETS, [0, 1] * 4)})
+    (file,) = path.glob("*.arrow")
+    ends = np.cumsum([0, *(len(png(10 * row)) for row in range(8))]).astype("<i4")
+    content = file.read_bytes()
+    assert ends.tobytes() in content
+    file.write_bytes(content.replace(ends.tobytes(), ends[::-1].tobytes()))
+    assert "cannot be read as a saved data set" in refusal(path)
+
+
+def test_a_number_without_a_class_name_is_damage(tmp_path: Path) -> None:
+    path = saved(tmp_path / "data", {"label": (PETS, [0, 1] * 4)})
+    info = path / "dataset_info.json"
+    info.write_text(info.read_text().replace('"dog"', "").replace('"cat",', '"cat"'))
+    assert "a label in the column 'label' has a number without a name" in refusal(path)
+
+
+def test_a_split_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "data", train=table({"label": (PETS, [0, 1] * 4)}))
+    (path / "train").rename(path / "other")
+    assert "is damaged: it has no split 'train'" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "state.json"])
+def test_json_that_is_nested_too_deeply_is_refused(name: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "data", {"label": (PETS, [0, 1] * 4)})
+    (path / name).write_text('{"a":' * 100_000)
+    assert "cannot be read as a saved data set: it is nested too deeply" in refusal(path)
+
+
+@pytest.mark.parametrize("columns", [[], ["image"], ["image", "label"]])
+def test_the_format_that_a_data_set_was_saved_with_hides_nothing(columns: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    table({"label": (PETS, [0, 1] * 4)}).with_format("numpy", columns=columns).save_to_disk(str(path))
+    assert labels_of(read_manifest(path)) == {f"{row}.png": ("cat", "dog")[row % 2] for row in range(8)}

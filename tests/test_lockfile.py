@@ -173,3 +173,10 @@ def test_with_locks_there_is_no_lock_file_and_no_warning(tmp_path: Path) -> None
         warnings.simplefilter("error", NoLocksWarning)
         extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.h5", "data"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, json.dumps({"host": platform.node(), "pid": 2**80})])
+def test_a_damaged_lock_file_is_held_by_somebody(content: str, tmp_path: Path) -> None:
+    (tmp_path / "c.lock").write_text(content)
+    assert lockfile.is_held(tmp_path / "c.lock")
+    assert not lockfile.hold(tmp_path / "c.lock")

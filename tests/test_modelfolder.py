@@ -113,3 +113,11 @@ def test_two_fits_into_one_folder_never_mix(cache: Path, head: Path) -> None:
     assert seen <= {"centroid", "linear"}
     with reading(head):
         load_head(locate(head, ModelCard.read(head).file))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "7", "{"])
+def test_files_are_added_to_no_damaged_model(text: str, head: Path) -> None:
+    (head / CARD).write_text(text)
+    with pytest.raises(HeadError, match=r"model\.json is not a featcache model: .*\. Train it again"):
+        attach(head, {"test.csv": b"image"})
+    assert not (head / "test.csv").exists()

@@ -470,3 +470,48 @@ def test_what_cannot_be_mapped_is_refused(data: Path, cache: Path, tmp_path: Pat
         f"{tmp_path / 'val/ants/000.png'} does not exist. Give the folder or the CSV that the images were taken from."
     )
     assert "has no layer 'layer3'" in refusal(lambda: map_picture(cache, layer="layer3"), CacheIncompleteError)
+
+
+POINT = {"share": 1.0, "images": 8, "views": 1, "accuracies": [0.5], "seconds": 0.1, "interval": [0.2, 0.9]}
+CURVE = {"over": "labels", "head": "linear", "n": 8, "points": [POINT]}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {**CURVE, "n": "8"},
+        {**CURVE, "over": None},
+        {**CURVE, "points": []},
+        *({**CURVE, "points": [{**POINT, name: "x"}]} for name in POINT),
+        {**CURVE, "points": [{**POINT, "interval": [0.2]}]},
+        {**CURVE, "points": [{**POINT, "images": -8}]},
+        {**CURVE, "points": [{**POINT, "seconds": 10**400}]},
+    ],
+    ids=lambda report: json.dumps(report)[:60],
+)
+def test_a_curve_of_other_values_is_none(report: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(CURVE))
+    curve_picture(path)()
+    path.write_text(json.dumps(report))
+    assert "curve" in refusal(lambda: curve_picture(path))
+
+
+def test_an_epoch_of_other_values_is_damage(tmp_path: Path) -> None:
+    epoch = asdict(Epoch(1, 0.1, 1.0, 0.5, 1.0, 0.5, 2.0))
+    for name in epoch.keys() - {"loss", "val_loss", "val_mean_average_precision"}:
+        (tmp_path / "run.json").write_text(json.dumps({"history": [{**epoch, name: [0.5]}]}))
+        assert "its history is none" in refusal(lambda: history_picture(tmp_path))
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    assert "it is nested too deeply" in refusal(lambda: history_picture(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "confusion", [None, [], [[3, 2], [1]], [[3, 2], 1], [["3", "2"], ["1", "2"]], [[3.5, 2], [1, 2]]]
+)
+def test_a_confusion_matrix_of_other_values_is_none(confusion: object, tmp_path: Path) -> None:
+    folder = model(tmp_path / "model")
+    card = json.loads((folder / "model.json").read_text())
+    card["metrics"]["confusion"] = confusion
+    (folder / "model.json").write_text(json.dumps(card))
+    assert "its model.json has no confusion matrix" in refusal(lambda: confusion_picture(folder), HeadError)

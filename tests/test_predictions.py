@@ -157,3 +157,10 @@ def test_a_damaged_table_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_folder_without_predictions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match=rf"^{tmp_path} has no val\.csv\. Give folders that `featcache fit-head -o` "):
         compare_heads(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["a" * 200_000, '"\n'], ids=["too long", "a quote that is not closed"])
+def test_a_table_that_cannot_be_parsed_is_damaged(cell: str, tmp_path: Path) -> None:
+    (tmp_path / "val.csv").write_text(f"image,label,predicted,probability\n{cell},ants,ants,1\n")
+    with pytest.raises(HeadError, match=r"val\.csv is damaged: it is no table of image, label, predicted, probability"):
+        read_predictions(tmp_path)

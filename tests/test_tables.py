@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from featcache.cache import FeatureCache
 from featcache.doctor import examine
-from featcache.errors import DataLayoutError
+from featcache.errors import DataLayoutError, FeatcacheError
 from featcache.extraction import extract
 from featcache.manifest import Manifest, read_manifest
+from featcache.tables import read_table
 from featcache.updating import update
+from forks import fork
 from toys import toy_backbone
 
 MakeFolder = Callable[..., Path]
@@ -348,3 +353,50 @@ def test_a_path_longer_than_the_system_takes_is_a_missing_file(root: Path) -> No
     table = write(root, "path,label", *rows("ants", "bees"), f"{'x' * 5000}.png,ants")
     assert "1 of" in (message := refusal(table))
     assert "files are missing" in message
+
+
+def _read_damaged(folder: str, whole: bytes, places: Sequence[int]) -> None:
+    """Read a table with one byte after the other changed; the status of the process says whether all was well."""
+    for place in places:
+        for flip in (0x10, 0x30):
+            content = whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :]
+            with suppress(FeatcacheError):
+                read_table("damaged.parquet", content, lambda name: (name, True))
+    Path(folder, "whole").touch()
+
+
+def test_no_byte_of_a_parquet_file_ends_the_process(root: Path, tmp_path: Path) -> None:
+    """Arrow ends it where what the footer says of a column contradicts itself."""
+    path = tmp_path / "list.parquet"
+    listed = {"path": [str(root / "x" / f"{name}.png") for name in TWO], "label": LABELS}
+    parquet.write_table(pyarrow.table(listed), path, compression="none")
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    process = fork(_read_damaged, str(tmp_path), whole, range(footer, len(whole)))
+    process.join()
+    assert (process.exitcode, (tmp_path / "whole").exists()) == (0, True)
+
+
+def test_texts_of_a_parquet_file_that_changed_are_refused(root: Path) -> None:
+    """Pages have checksums where the writer makes them; else what is no UTF-8 is found."""
+    path = root / "list.parquet"
+    listed = pyarrow.table({"path": [f"x/{name}.png" for name in TWO], "label": LABELS})
+    for sums, old, new in ((True, b"x/000.png", b"x/001.png"), (False, b"x/000.png", b"x/\xff00.png")):
+        parquet.write_table(listed, path, compression="none", write_page_checksum=sums, write_statistics=False)
+        content = path.read_bytes()
+        path.write_bytes(content.replace(old, new))
+        assert path.read_bytes() != content
+        assert "list.parquet is not a Parquet file of texts" in refusal(path)
+
+
+def test_half_of_a_pair_of_surrogates_is_no_text(root: Path) -> None:
+    path = write(root, r'{"path": "x/\ud800.png", "label": "cat"}', name="list.jsonl")
+    assert r'line 1: path is "x/\ud800.png", which is no text' in refusal(path, skip_missing=True)
+
+
+def test_a_name_that_no_file_can_have_is_that_of_a_missing_one(root: Path) -> None:
+    lines = [json.dumps({"path": f"x/{name}.png", "label": label}) for name, label in TWO.items()]
+    path = write(root, *lines, json.dumps({"path": "x/a\0b.png", "label": "cat"}), name="list.jsonl")
+    manifest = read_manifest(path, skip_missing=True)
+    assert "x/a\0b.png" in [manifest.samples.ids[row] for row in manifest.unread()]
+    assert "1 of 9 files are missing" in refusal(path)

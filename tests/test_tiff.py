@@ -226,3 +226,20 @@ def test_the_list_of_what_pillow_reads_starts_from_the_defaults_of_the_format() 
     assert pillow_reads({})  # one bit, white is zero
     assert not pillow_reads({258: (16, 16, 16), 262: 2, 277: 3, 284: 2})
     assert not pillow_reads({258: (8, 16, 8), 262: 2, 277: 3})
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "missing"), [(257, 1_000_019, "142,857 of 142,860 strips"), (278, 1, "16 of 19 strips")]
+)
+def test_rows_that_are_not_there_are_no_black_ones(tag: int, value: int, missing: str) -> None:
+    """Pillow takes strips that are missing for zeros, a million rows of them from a file of two kilobytes."""
+    values = values_of("float32", 1)
+    data = write(values, "minisblack")
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.tag_v2[257], image.tag_v2[278], len(image.tag_v2[273])) == (HEIGHT, 7, 3)
+    for kind in (3, 4):  # a short or a long number
+        entry = struct.pack("<HHI", tag, kind, 1)
+        if (place := data.find(entry)) >= 0:
+            broken = data[:place] + struct.pack("<HHII", tag, 4, 1, value) + data[place + 12 :]
+    with pytest.raises(UnreadableImageError, match=f"it is damaged: {missing} are missing"):
+        decode(broken, value_range=(0, 1))

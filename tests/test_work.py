@@ -239,3 +239,25 @@ def test_head2toe_is_a_head_of_the_cached_routes(data: Path, tmp_path: Path, mon
     orders = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", routes=["stages"], head="head2toe")
     assert [order.get("head") for order in orders] == [None, "head2toe"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("result.json", "[" * 100_000),
+        ("result.json", "not JSON"),
+        ("result.json", '{"wall_s": 1.0}'),
+        ("result.json", '[{"wall_s": "1"}]'),
+        ("result.json", '[{"wall_s": 1e400}]'),
+        ("foreseen.json", '{"expected": [1.0, true]}'),
+        ("foreseen.json", '{"expected": [1.0, true], "tried_s": []}'),
+        ("foreseen.json", '{"expected": 1.0, "tried_s": 1.0}'),
+        ("foreseen.json", '{"expected": ["1.0"], "tried_s": 1.0}'),
+    ],
+)
+def test_what_a_run_left_is_named_where_it_is_damaged(file: str, content: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cached-0"
+    folder.mkdir()
+    (folder / file).write_text(content)
+    with pytest.raises(RunError, match=rf"{file} is damaged: .*\. Remove the folder .*cached-0: that run is run again"):
+        work.Work(tmp_path, {}, ["cached"], [0], 10.0, None)
