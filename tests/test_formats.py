@@ -43,7 +43,7 @@ def _module() -> ModuleType:
 MAKE = _module()
 CACHES = ["one-layer", "several-layers", "several-labels"]
 MODELS = [
-    *(f"heads/{name}" for name in (*MAKE.HEADS, "several-labels", "several-labels-logreg")),
+    *(f"heads/{name}" for name in (*MAKE.HEADS, "several-labels", "several-labels-bayes")),
     "runs/all",
     "runs/head",
 ]

@@ -94,8 +94,8 @@ def main() -> None:
             fit_head(caches[of], model, **{"head": name, **given})
             said["models"][f"heads/{name}"] = answers(model, layered() if "layer" in given else staged_backbone())
         fit_head(caches["several-labels"], root / "heads/several-labels", head="linear", thresholds="f1")
-        fit_head(caches["several-labels"], root / "heads/several-labels-logreg", head="logreg")
-        for name in ("several-labels", "several-labels-logreg"):
+        fit_head(caches["several-labels"], root / "heads/several-labels-bayes", head="sklearn.naive_bayes.GaussianNB")
+        for name in ("several-labels", "several-labels-bayes"):
             said["models"][f"heads/{name}"] = answers(root / "heads" / name, staged_backbone())
         recipe = Recipe(epochs=2, batch_size=4, lr=0.02)
         for mode in ("all", "head"):
