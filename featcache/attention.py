@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from featcache.errors import HeadError
-from featcache.files import Progress
+from featcache.progress_bar import Progress
 from featcache.rng import derived_seed, epoch_order
 from featcache.steps import Steps
 

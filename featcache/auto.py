@@ -14,9 +14,9 @@ from sklearn.base import BaseEstimator
 
 from featcache.errors import ClusterError, HeadError
 from featcache.families import FAMILIES, Tuned, Tuning
-from featcache.files import Progress
 from featcache.label_metrics import LabelAccuracy
 from featcache.metrics import Accuracy, evaluate, paired_test
+from featcache.progress_bar import Progress
 from featcache.selection import OutOfTimeError, Trial
 from featcache.steps import Steps
 

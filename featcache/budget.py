@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from featcache.files import Progress
+from featcache.progress_bar import Progress
 from featcache.report import human_duration
 from featcache.routes import ROUTES, Order
 

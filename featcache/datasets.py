@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from featcache.errors import DownloadError
-from featcache.files import Progress, list_images
+from featcache.files import list_images
 from featcache.folders import cache_folder
 from featcache.images import write_png
+from featcache.progress_bar import Progress
 
 ANTS_BEES_URL = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
 ANTS_BEES_SHA256 = "073f92c5bf0fadca72c78f72ec5114ad75f607011421077632ec625eba2237ca"

@@ -20,7 +20,6 @@ from featcache.cache import FeatureCache, check_spec, partial_path
 from featcache.carrying import engine_of_unfinished, find_origins
 from featcache.engines import EngineName
 from featcache.extraction import named
-from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.input_notes import input_notes
 from featcache.layout import size_needed, wanted_views
@@ -28,7 +27,7 @@ from featcache.loader import ViewLoader
 from featcache.manifest import Manifest, read_manifest
 from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.report import human_bytes, human_duration, remark_notes
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.valuerange import choose_value_range, describe_value_range

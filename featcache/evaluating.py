@@ -19,7 +19,6 @@ from featcache.card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.classifier import Classifier
 from featcache.entries import Entry, Listing
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
-from featcache.files import Progress
 from featcache.folder_layout import some
 from featcache.input_notes import SHOWN, input_notes
 from featcache.inputs import images_of
@@ -30,7 +29,7 @@ from featcache.modelfolder import CARD
 from featcache.notebook import NotebookResult
 from featcache.prediction import Prediction
 from featcache.predictions import FILE, predictions_csv
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.report import Report, Stopwatch, csv_row, printable, remark_notes
 from featcache.samples import SPLITS, UNLABELLED, Samples
 from featcache.sources import Source, open_source

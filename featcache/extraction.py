@@ -20,7 +20,6 @@ from featcache.data_summary import DataSummary
 from featcache.engines import EngineName
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.extractor import Extractor, LocalExtractor, Views
-from featcache.files import Progress
 from featcache.folders import check_writable
 from featcache.images import MAX_PIXELS
 from featcache.input_notes import input_notes, list_inputs, write_list
@@ -30,7 +29,7 @@ from featcache.machines import Cluster
 from featcache.manifest import Manifest, read_manifest
 from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.report import Report, Stopwatch, human_bytes, printable, remark_notes
 from featcache.samples import SPLITS, UNLABELLED
 from featcache.spec import EMBEDDED, PENULTIMATE, Augment, StorageDtype

@@ -16,11 +16,11 @@ from featcache.blocks import told_apart
 from featcache.closed import Moments, Spectra, centroids
 from featcache.errors import HeadError
 from featcache.features import Features, ViewUse
-from featcache.files import Progress
 from featcache.folds import NEVER, plan_folds
 from featcache.head2toe import FRACTIONS, select_features
 from featcache.neighbours import votes
 from featcache.parts import Part, Targets, TrainRows
+from featcache.progress_bar import Progress
 from featcache.selection import Chosen, Layers, LeftOut, OutOfTimeError, Trial, choose
 from featcache.softmax import Pass, Problems, solve_path
 from featcache.spectrum import Spectrum

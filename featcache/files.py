@@ -22,11 +22,9 @@ from featcache.atomic import fsync_folder, has_name, try_lock
 from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError, OutputError
 from featcache.filekinds import describe_ignored, why_no_image
 from featcache.foreign_folders import keep_data_folders
-from featcache.images import is_image_name
+from featcache.image_names import is_image_name
+from featcache.progress_bar import Progress
 from featcache.regular import MAX_IMAGE, open_regular, too_large
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total)."""
 
 _HASHED_AT_ONCE = 64  # a task for each file would cost more time and memory than small files themselves
 _CHUNK = 1 << 20

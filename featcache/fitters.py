@@ -18,13 +18,13 @@ from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError, first_line
 from featcache.families import FAMILIES, Tuning, weights_by_index
 from featcache.features import Features, ViewUse
-from featcache.files import Progress
 from featcache.headfile import TREES, refuse_unsavable
 from featcache.imagenet import describe_choice, imagenet_head
 from featcache.label_metrics import judge
 from featcache.linear import LinearHead
 from featcache.multilabel import tune_labels
 from featcache.phrases import brief
+from featcache.progress_bar import Progress
 from featcache.samples import Samples
 from featcache.scaling import equalise, unscaled
 from featcache.spec import ExtractSpec

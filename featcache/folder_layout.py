@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from featcache.errors import DataLayoutError
-from featcache.images import is_image_name
+from featcache.image_names import is_image_name
 from featcache.samples import UNLABELLED
 from featcache.split_names import hinted_split, split_of
 from featcache.trees import Tree

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from featcache.columns import AmbiguousLabelError, choose_label, find_column, label_note
 from featcache.entries import SPLIT_NAMES, Entry, Listing
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
-from featcache.files import Progress, hash_all
+from featcache.files import hash_all
 from featcache.folders import cache_folder
 from featcache.hidden_labels import is_unknown
 from featcache.phrases import brief
+from featcache.progress_bar import Progress
 from featcache.regular import open_regular, read_json, read_regular
 from featcache.samples import UNLABELLED
 from featcache.tables import has_images, uncompressed_bytes

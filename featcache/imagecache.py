@@ -23,9 +23,9 @@ from featcache import skeleton
 from featcache.bitdepth import ValueRange, format_range
 from featcache.creation import create, sweep
 from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
-from featcache.files import Progress
 from featcache.images import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
 from featcache.manifest import Manifest
+from featcache.progress_bar import Progress
 from featcache.report import split_remark
 from featcache.sealed import Kind, damaged, opened, write_at
 from featcache.views import reduced_size, shrink

@@ -6,18 +6,17 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from featcache.atomic import atomic_write
 from featcache.bitdepth import DeepPixels, ValueRange
 from featcache.errors import DataLayoutError, UnreadableImageError
-from featcache.filekinds import ALWAYS, HEIC, OPTIONAL, describe_content, is_heif, is_placeholder, without_texts
+from featcache.filekinds import describe_content, is_heif, without_texts
 from featcache.regular import open_regular, read_regular
 from featcache.tiff import has_several_pages, is_deep, is_tiff, missing_parts, needs_tifffile, read_tiff
 
@@ -69,19 +68,6 @@ _TURNS: dict[int, Callable[[_Pixels], _Pixels]] = {
     7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
     8: lambda stored: np.rot90(stored),
 }
-
-
-@cache
-def image_extensions() -> frozenset[str]:
-    """The extensions of image files that this installation reads, in lower case, with their dot."""
-    built_in = {*features.modules, *features.codecs}  # older versions of Pillow do not know all of them
-    optional = {suffix for name in OPTIONAL if name in built_in and features.check(name) for suffix in OPTIONAL[name]}
-    return ALWAYS | optional | (HEIC if find_spec("pillow_heif") else frozenset())
-
-
-def is_image_name(path: Path) -> bool:
-    """Whether the extension is one of an image, and the name not that of a placeholder."""
-    return path.suffix.lower() in image_extensions() and not is_placeholder(path)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None) -> NDArray[np.uint8]:

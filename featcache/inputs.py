@@ -18,7 +18,8 @@ from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarn
 from featcache.filekinds import describe_ignored, why_no_image
 from featcache.files import find_images, walk
 from featcache.huggingface import find_image_tables, is_saved_dataset
-from featcache.images import Picture, is_image_name, is_picture
+from featcache.image_names import is_image_name
+from featcache.images import Picture, is_picture
 from featcache.input_notes import input_notes
 from featcache.shards import is_shards
 from featcache.sources import Source, open_source

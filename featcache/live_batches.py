@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featcache.backbones import Backbone
-from featcache.files import Progress
 from featcache.loader import Batch, ViewLoader
+from featcache.progress_bar import Progress
 from featcache.report import Stopwatch
 from featcache.rng import epoch_order
 from featcache.spec import ExtractSpec

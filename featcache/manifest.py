@@ -18,11 +18,10 @@ from featcache.data_summary import DataSummary, summarize
 from featcache.entries import Entry
 from featcache.errors import DataLayoutError, EmptyFolderError
 from featcache.filekinds import describe_ignored
-from featcache.files import Progress
 from featcache.folder_layout import some
 from featcache.holdout import hold_out
 from featcache.labels import Labels
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.samples import SPLITS, UNLABELLED, Samples, join_groups
 from featcache.sources import Folder, Source, open_source
 from featcache.tables import is_table

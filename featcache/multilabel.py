@@ -16,10 +16,10 @@ from featcache.calibration import fit_label_temperatures, label_log_loss
 from featcache.errors import HeadError
 from featcache.families import MAX_ITER, STRENGTHS, TOL, inverse_strengths, weights_by_index
 from featcache.features import Features, ViewUse
-from featcache.files import Progress
 from featcache.folds import plan_folds
 from featcache.label_metrics import evaluate_labels
 from featcache.onevsrest import OneVsRest, OneVsRestHead, balance_labels
+from featcache.progress_bar import Progress
 from featcache.selection import PATIENCE, RISE, Layers, LeftOut, Trial
 from featcache.softmax import solve_path
 from featcache.spectrum import Spectrum

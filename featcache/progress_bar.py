@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from featcache.files import Progress
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total)."""
 
 ProgressOption = Progress | bool | None
 """Of public functions. True shows a bar; a callable is called as progress(what, done, total)."""

@@ -19,8 +19,8 @@ from typing import Any
 
 from featcache import errors
 from featcache.allocator import keep_freed_memory
-from featcache.files import Progress
 from featcache.plan import GENTLE
+from featcache.progress_bar import Progress
 from featcache.report import finite
 from featcache.spec import PENULTIMATE
 

@@ -17,7 +17,6 @@ from featcache.backbones import Backbone
 from featcache.card import CHECKPOINT, ModelCard
 from featcache.checkpoint import damaged, load_checkpoint, load_config, save_checkpoint
 from featcache.errors import FeatcacheError, OutputError, RunError
-from featcache.files import Progress
 from featcache.headfile import dump_head, load_head
 from featcache.images import MAX_PIXELS
 from featcache.label_metrics import LabelAccuracy, judge
@@ -33,6 +32,7 @@ from featcache.onevsrest import OneVsRestHead
 from featcache.passes import Pass, Tally
 from featcache.plan import Plan
 from featcache.predictions import FILE, LAST, TEST, split_predictions_csv
+from featcache.progress_bar import Progress
 from featcache.report import Stopwatch
 from featcache.spec import PENULTIMATE, ExtractSpec
 from featcache.starting import Start

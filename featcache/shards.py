@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from featcache import remote
 from featcache.entries import SPLIT_NAMES, Entry, Listing, scan
 from featcache.errors import DataLayoutError, EmptyFolderError
-from featcache.files import Progress
 from featcache.foreign_folders import is_litter
 from featcache.hidden_labels import hide_unknown
 from featcache.labels import SEPARATOR
+from featcache.progress_bar import Progress
 from featcache.regular import MAX_IMAGE, open_regular, too_large
 from featcache.samples import UNLABELLED
 from featcache.tarfiles import TarIndex, TarMember, index_tar

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from featcache import remote
 from featcache.entries import Entry, Listing, scan
 from featcache.errors import DataLayoutError, EmptyFolderError
-from featcache.files import Progress, hash_all, hash_file
+from featcache.files import hash_all, hash_file
 from featcache.hidden_labels import hide_unknown
 from featcache.huggingface import HuggingFace, find_image_tables, is_saved_dataset
-from featcache.images import is_image_name
+from featcache.image_names import is_image_name
 from featcache.labels import SEPARATOR
+from featcache.progress_bar import Progress
 from featcache.regular import read_regular
 from featcache.shards import Shards, is_shards
 from featcache.split_names import split_of

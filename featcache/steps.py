@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
-from featcache.files import Progress
+from featcache.progress_bar import Progress
 
 T = TypeVar("T")
 

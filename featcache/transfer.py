@@ -16,9 +16,8 @@ from featcache.atomic import fsync_folder, lock_folder
 from featcache.cache import FeatureCache, partial_path
 from featcache.checksums import damaged_rows
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
-from featcache.files import Progress
 from featcache.notebook import NotebookResult
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.report import Stopwatch, human_bytes
 
 _HEAD = 65536  # bytes that tell caches apart: of the header and the tables

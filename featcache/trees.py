@@ -12,7 +12,7 @@ from typing import Protocol
 from featcache.filekinds import why_no_image
 from featcache.files import walk
 from featcache.foreign_folders import keep_data_folders
-from featcache.images import is_image_name
+from featcache.image_names import is_image_name
 
 
 class Tree(Protocol):

@@ -19,7 +19,6 @@ from featcache.doctor import examine
 from featcache.doubts import LEAST_LIKELY
 from featcache.errors import CacheMismatchError, HeadError
 from featcache.extraction import Extraction, extract
-from featcache.files import Progress
 from featcache.findings import Diagnosis, Finding, Suspect
 from featcache.fitting import HeadFit, fit_head
 from featcache.foreign_folders import TRY_MARK
@@ -29,7 +28,7 @@ from featcache.network_names import check_name
 from featcache.notebook import NotebookResult
 from featcache.own_network import is_factory
 from featcache.pages import write_trial_page
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.remote import called
 from featcache.report import Stopwatch, printable
 from featcache.spec import EMBEDDED

@@ -22,14 +22,13 @@ from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.estimating import Estimate, measure
 from featcache.extraction import fill, named, refuse_unreadable, unread_note
 from featcache.extractor import LocalExtractor
-from featcache.files import Progress
 from featcache.images import MAX_PIXELS
 from featcache.input_notes import input_notes, list_inputs, write_list
 from featcache.layout import wanted_views
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
 from featcache.own_network import network_for
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.report import Stopwatch, human_bytes, printable, remark_notes
 from featcache.samples import Samples
 from featcache.spec import ExtractSpec

@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator, clone
 
 from featcache.errors import HeadError
 from featcache.features import Features, FlatFeatures, ViewUse
-from featcache.files import Progress
 from featcache.folds import NEVER, assign_folds
 from featcache.heads import classify, fit_estimator
+from featcache.progress_bar import Progress
 from featcache.steps import Steps
 
 

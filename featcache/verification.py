@@ -11,11 +11,10 @@ import numpy as np
 
 from featcache.cache import FeatureCache
 from featcache.checksums import damaged_rows
-from featcache.files import Progress
 from featcache.input_notes import first_few, input_notes, list_inputs, name_changes, write_list
 from featcache.manifest import Manifest, read_manifest
 from featcache.notebook import NotebookResult
-from featcache.progress_bar import ProgressOption, as_callback
+from featcache.progress_bar import Progress, ProgressOption, as_callback
 from featcache.report import printable
 from featcache.sources import names_images
 

@@ -12,7 +12,7 @@ from typing import Any
 from featcache.entries import Entry
 from featcache.errors import DataLayoutError, first_line
 from featcache.filekinds import why_no_image
-from featcache.images import is_image_name
+from featcache.image_names import is_image_name
 from featcache.labels import SEPARATOR
 from featcache.regular import parse_json
 

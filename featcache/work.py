@@ -12,8 +12,8 @@ from featcache.card import write_json
 from featcache.curves import Curve
 from featcache.errors import FeatcacheError, RunError
 from featcache.families import FAMILIES
-from featcache.files import Progress
 from featcache.outcomes import Run
+from featcache.progress_bar import Progress
 from featcache.regular import is_number, read_json
 from featcache.report import human_duration
 from featcache.routes import Order, orders_of, run_in_process

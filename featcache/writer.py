@@ -23,8 +23,8 @@ from featcache.cache import FeatureCache, check_samples, check_spec, partial_pat
 from featcache.checksums import checksums, damaged_rows
 from featcache.creation import create, sweep
 from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError, NotACacheError
-from featcache.files import Progress
 from featcache.layout import REASON_BYTES, encode, read, size_needed
+from featcache.progress_bar import Progress
 from featcache.samples import Samples
 from featcache.sealed import Region, write_at
 from featcache.spec import ExtractSpec

@@ -15,7 +15,8 @@ from commands import write_folder
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.filekinds import why_no_image
 from featcache.files import find_images
-from featcache.images import decode, image_extensions, is_image_name, upright_size
+from featcache.image_names import image_extensions, is_image_name
+from featcache.images import decode, upright_size
 from featcache.manifest import read_manifest
 
 RED = (200, 30, 20)

@@ -105,7 +105,7 @@ def _names(value: object) -> list[str]:
 
 def _is_read(out: Path, read: Path) -> bool:
     """Whether an existing file is what is read: that file, one of that model, or an image in that folder."""
-    from featcache.images import is_image_name
+    from featcache.image_names import is_image_name
     from featcache.modelfolder import members
 
     if not out.is_file() or not read.exists():

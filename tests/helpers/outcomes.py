@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from featcache import routes, work
-from featcache.files import Progress
 from featcache.outcomes import COLD, WARM, Comparison, Outcome
+from featcache.progress_bar import Progress
 from featcache.routes import ROUTES, Order
 
 

@@ -1,0 +1,1 @@
+"""What any program could use: files, locks, text, progress. It knows no word of featcache."""

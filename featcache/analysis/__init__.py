@@ -1,0 +1,1 @@
+"""What is to be known of features, heads and routes: doctor, curves, forecast, benchmark, plan."""

@@ -1,0 +1,1 @@
+"""The file of features: its format, reading, writing, checking, copying."""

@@ -1,0 +1,1 @@
+"""Where samples come from: folders, tables, tar files, saved data sets. It reads bytes, not pixels."""

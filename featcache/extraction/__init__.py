@@ -1,0 +1,1 @@
+"""From images and a backbone to a cache: extract, update, estimate, on one machine or many."""

@@ -1,0 +1,1 @@
+"""Saved models in use: classifying, sorting, evaluating, serving, exporting; and fine-tuning."""

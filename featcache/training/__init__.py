@@ -1,0 +1,1 @@
+"""The one loop that learns by gradients, its recipe, and several processes."""

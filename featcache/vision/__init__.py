@@ -1,0 +1,1 @@
+"""All that knows pixels: decoding, views, loading, the cache of images."""
