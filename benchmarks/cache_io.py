@@ -32,8 +32,8 @@ import numpy as np
 import record
 
 from featcache import ExtractSpec, FeatureCache, ViewSpec
-from featcache.samples import Samples
-from featcache.writer import CacheWriter
+from featcache.cache.writer import CacheWriter
+from featcache.core.samples import Samples
 
 VIEWS_A_BLOCK, MINI_BATCH = 32, 256
 KEY = "features/penultimate"

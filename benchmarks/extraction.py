@@ -46,10 +46,10 @@ import record
 import torch
 
 import featcache
-from featcache.allocator import keep_freed_memory
-from featcache.images import decode
-from featcache.loader import ViewLoader, read_image, usable_cores
-from featcache.views import make_views
+from featcache._utils.allocator import keep_freed_memory
+from featcache.vision.images import decode
+from featcache.vision.loader import ViewLoader, read_image, usable_cores
+from featcache.vision.views import make_views
 
 VIEWS = (0, 4, 8, 16)
 PEERS = ("timm", "thingsvision", "img2vec", "tutorial-pass")

@@ -69,8 +69,9 @@ _FIT = """
 import sys
 import time
 import numpy as np
-from featcache import LinearHead, blocks
-from featcache.report import peak_memory_bytes
+from featcache import LinearHead
+from featcache.cache import blocks
+from featcache._utils.report import peak_memory_bytes
 blocks.KEPT_BYTES = int(sys.argv[2])
 x = np.load(sys.argv[1], mmap_mode="r")
 y = np.arange(len(x)) % 10

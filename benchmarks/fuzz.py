@@ -48,7 +48,7 @@ _MODULES = [
     "datasets",
     "pyarrow.parquet",
     "timm",
-    "featcache.finetuning",
+    "featcache.models.finetuning",
     "PIL.TiffImagePlugin",
 ]
 _LIBRARY = os.sep + "featcache" + os.sep

@@ -24,31 +24,33 @@ from mutations import damage, damage_csv, damage_json, damage_json_lines
 from PIL import Image
 from torch import nn
 
-from featcache import conversion, extract, finetune, fit_head, known, lockfile, verify
-from featcache.backbones import Backbone
-from featcache.cache import FeatureCache
-from featcache.card import CHECKPOINT, prepare_folder
-from featcache.checkpoint import load_checkpoint, load_config
-from featcache.checkpoints import read_checkpoint
-from featcache.comparison import _claim
+from featcache import extract, finetune, fit_head, verify
+from featcache._utils import lockfile
+from featcache.analysis.comparison import _claim
+from featcache.analysis.work import Work
+from featcache.backbones import conversion, known
+from featcache.backbones.backbones import Backbone
+from featcache.backbones.checkpoints import read_checkpoint
+from featcache.backbones.state_dicts import adapt
+from featcache.cache.cache import FeatureCache
+from featcache.cache.features import FlatFeatures
+from featcache.cache.layout import CACHE
+from featcache.cache.sealed import write_header
+from featcache.cache.writer import CacheWriter
+from featcache.core.card import CHECKPOINT, prepare_folder
+from featcache.core.samples import Samples
+from featcache.core.spec import ExtractSpec, ViewSpec
+from featcache.data.manifest import read_manifest
 from featcache.errors import CacheDamagedError, UnreadableImageError
-from featcache.features import FlatFeatures
-from featcache.headfile import dump_head, load_head
-from featcache.heads import HEADS, classify, fit_estimator, make_head
-from featcache.imagecache import ImageCache
-from featcache.images import decode_and_check, upright_size
-from featcache.layout import CACHE
-from featcache.manifest import read_manifest
-from featcache.pictures import confusion_picture, curve_picture, history_picture, reliability_picture
-from featcache.predictions import compare_heads, read_predictions
-from featcache.recipe import Recipe
-from featcache.samples import Samples
-from featcache.saved import open_model
-from featcache.sealed import write_header
-from featcache.spec import ExtractSpec, ViewSpec
-from featcache.state_dicts import adapt
-from featcache.work import Work
-from featcache.writer import CacheWriter
+from featcache.heads.headfile import dump_head, load_head
+from featcache.heads.heads import HEADS, classify, fit_estimator, make_head
+from featcache.metrics.predictions import compare_heads, read_predictions
+from featcache.models.saved import open_model
+from featcache.reports.pictures import confusion_picture, curve_picture, history_picture, reliability_picture
+from featcache.training.checkpoint import load_checkpoint, load_config
+from featcache.training.recipe import Recipe
+from featcache.vision.imagecache import ImageCache
+from featcache.vision.images import decode_and_check, upright_size
 
 _NUMBERS = [-1, 0, 1, 2, 3, 7, 1000, 10**9, 2**31 - 1, 2**31, 2**63 - 1]
 

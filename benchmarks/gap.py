@@ -34,13 +34,13 @@ from typing import Any
 import gap_report
 import record
 
-from featcache.datasets import prepare
-from featcache.drawing import save
-from featcache.manifest import read_manifest
-from featcache.plan import GENTLE
-from featcache.predictions import read_predictions
-from featcache.report import machine, versions
-from featcache.routes import Order, run_in_process
+from featcache._utils.report import machine, versions
+from featcache.analysis.routes import Order, run_in_process
+from featcache.data.manifest import read_manifest
+from featcache.metrics.predictions import read_predictions
+from featcache.models.plan import GENTLE
+from featcache.reports.drawing import save
+from featcache.vision.datasets import prepare
 
 RESULT = record.RESULTS / "gap.json"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import record
 
-from featcache import datasets
+from featcache.vision import datasets
 from featcache_cli.main import main as featcache
 
 WIDTH = 480  # pixels, as the README shows three beside each other

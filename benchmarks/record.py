@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from featcache.report import machine, versions
+from featcache._utils.report import machine, versions
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -16,7 +16,7 @@ import sys
 import record
 
 import featcache
-from featcache.reporting import write_report
+from featcache.reports.reporting import write_report
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 import record
 
-from featcache import cache, extract, fit_head, writer
+from featcache import extract, fit_head
+from featcache.cache import cache, writer
 
 
 def timed(call: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:

@@ -24,13 +24,13 @@ import numpy as np
 import record
 
 from featcache import Cluster
-from featcache.cache import FeatureCache
-from featcache.families import FAMILIES, Tuned, Tuning
-from featcache.loader import usable_cores
-from featcache.samples import Samples
-from featcache.spec import ExtractSpec, ViewSpec
-from featcache.team import Team
-from featcache.writer import CacheWriter
+from featcache.cache.cache import FeatureCache
+from featcache.cache.writer import CacheWriter
+from featcache.core.samples import Samples
+from featcache.core.spec import ExtractSpec, ViewSpec
+from featcache.heads.families import FAMILIES, Tuned, Tuning
+from featcache.heads.team import Team
+from featcache.vision.loader import usable_cores
 
 WIDTH, CLASSES, BLOCK = 1280, 10, 8192
 HEADS = ("linear", "ridge", "centroid")

@@ -10,20 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from featcache.backbones import Backbone, load_backbone
-    from featcache.cache import FeatureCache
-    from featcache.capacity import CapacityPlan, Prices, Rates, plan_capacity
-    from featcache.classifier import Classifier
-    from featcache.comparison import compare
-    from featcache.curves import Curve, label_curve, view_curve
-    from featcache.doctor import examine
+    from featcache.analysis.capacity import CapacityPlan, Prices, Rates, plan_capacity
+    from featcache.analysis.comparison import compare
+    from featcache.analysis.curves import Curve, label_curve, view_curve
+    from featcache.analysis.doctor import examine
+    from featcache.analysis.findings import Diagnosis, Finding
+    from featcache.analysis.forecasting import Forecast, forecast
+    from featcache.analysis.outcomes import Comparison
+    from featcache.analysis.rates import measure_rates
+    from featcache.analysis.verdict import Verdict, reach_verdict
+    from featcache.backbones.backbones import Backbone, load_backbone
+    from featcache.cache.cache import FeatureCache
+    from featcache.cache.features import Features
+    from featcache.cache.transfer import Transfer, pull, push
+    from featcache.cache.verification import Difference, Verification, diff, verify
+    from featcache.core.machines import Cluster
+    from featcache.core.spec import ExtractSpec, ViewSpec
+    from featcache.data.manifest import Manifest, read_manifest
     from featcache.errors import FeatcacheError
-    from featcache.estimating import Estimate, estimate
-    from featcache.evaluating import Evaluation, evaluate
-    from featcache.exporting import Exported, export
-    from featcache.extraction import Extraction, extract
-    from featcache.features import Features
-    from featcache.figures import (
+    from featcache.extraction.estimating import Estimate, estimate
+    from featcache.extraction.extraction import Extraction, extract
+    from featcache.extraction.updating import Update, repair, update
+    from featcache.heads.fitting import HeadFit, fit_head
+    from featcache.heads.linear import LinearHead
+    from featcache.metrics.predictions import HeadComparison, compare_heads
+    from featcache.models.classifier import Classifier
+    from featcache.models.evaluating import Evaluation, evaluate
+    from featcache.models.exporting import Exported, export
+    from featcache.models.finetuning import FineTune, finetune
+    from featcache.models.prediction import Prediction
+    from featcache.models.serving import serve
+    from featcache.reports.figures import (
         plot_confusion,
         plot_curve,
         plot_history,
@@ -32,92 +49,75 @@ if TYPE_CHECKING:
         plot_reliability,
         plot_views,
     )
-    from featcache.findings import Diagnosis, Finding
-    from featcache.finetuning import FineTune, finetune
-    from featcache.fitting import HeadFit, fit_head
-    from featcache.forecasting import Forecast, forecast
-    from featcache.linear import LinearHead
-    from featcache.machines import Cluster
-    from featcache.manifest import Manifest, read_manifest
-    from featcache.outcomes import Comparison
-    from featcache.prediction import Prediction
-    from featcache.predictions import HeadComparison, compare_heads
-    from featcache.rates import measure_rates
-    from featcache.recipe import Recipe
-    from featcache.serving import serve
-    from featcache.spec import ExtractSpec, ViewSpec
-    from featcache.transfer import Transfer, pull, push
-    from featcache.trying import Trial, try_out
-    from featcache.updating import Update, repair, update
-    from featcache.verdict import Verdict, reach_verdict
-    from featcache.verification import Difference, Verification, diff, verify
+    from featcache.reports.trying import Trial, try_out
+    from featcache.training.recipe import Recipe
 
 _HOME = {
-    "Backbone": "backbones",
-    "CapacityPlan": "capacity",
-    "Classifier": "classifier",
-    "Cluster": "machines",
-    "Comparison": "outcomes",
-    "Curve": "curves",
-    "Diagnosis": "findings",
-    "Difference": "verification",
-    "Estimate": "estimating",
-    "Evaluation": "evaluating",
-    "Exported": "exporting",
-    "ExtractSpec": "spec",
-    "Extraction": "extraction",
+    "Backbone": "backbones.backbones",
+    "CapacityPlan": "analysis.capacity",
+    "Classifier": "models.classifier",
+    "Cluster": "core.machines",
+    "Comparison": "analysis.outcomes",
+    "Curve": "analysis.curves",
+    "Diagnosis": "analysis.findings",
+    "Difference": "cache.verification",
+    "Estimate": "extraction.estimating",
+    "Evaluation": "models.evaluating",
+    "Exported": "models.exporting",
+    "ExtractSpec": "core.spec",
+    "Extraction": "extraction.extraction",
     "FeatcacheError": "errors",
-    "FeatureCache": "cache",
-    "Features": "features",
-    "Finding": "findings",
-    "FineTune": "finetuning",
-    "Forecast": "forecasting",
-    "HeadComparison": "predictions",
-    "HeadFit": "fitting",
-    "LinearHead": "linear",
-    "Manifest": "manifest",
-    "Prediction": "prediction",
-    "Prices": "capacity",
-    "Rates": "capacity",
-    "Recipe": "recipe",
-    "Transfer": "transfer",
-    "Trial": "trying",
-    "Update": "updating",
-    "Verdict": "verdict",
-    "Verification": "verification",
-    "ViewSpec": "spec",
-    "compare": "comparison",
-    "compare_heads": "predictions",
-    "diff": "verification",
-    "estimate": "estimating",
-    "evaluate": "evaluating",
-    "examine": "doctor",
-    "export": "exporting",
-    "extract": "extraction",
-    "finetune": "finetuning",
-    "fit_head": "fitting",
-    "forecast": "forecasting",
-    "label_curve": "curves",
-    "load_backbone": "backbones",
-    "measure_rates": "rates",
-    "plan_capacity": "capacity",
-    "plot_confusion": "figures",
-    "plot_curve": "figures",
-    "plot_history": "figures",
-    "plot_map": "figures",
-    "plot_predictions": "figures",
-    "plot_reliability": "figures",
-    "plot_views": "figures",
-    "pull": "transfer",
-    "push": "transfer",
-    "reach_verdict": "verdict",
-    "read_manifest": "manifest",
-    "repair": "updating",
-    "serve": "serving",
-    "try_out": "trying",
-    "update": "updating",
-    "verify": "verification",
-    "view_curve": "curves",
+    "FeatureCache": "cache.cache",
+    "Features": "cache.features",
+    "Finding": "analysis.findings",
+    "FineTune": "models.finetuning",
+    "Forecast": "analysis.forecasting",
+    "HeadComparison": "metrics.predictions",
+    "HeadFit": "heads.fitting",
+    "LinearHead": "heads.linear",
+    "Manifest": "data.manifest",
+    "Prediction": "models.prediction",
+    "Prices": "analysis.capacity",
+    "Rates": "analysis.capacity",
+    "Recipe": "training.recipe",
+    "Transfer": "cache.transfer",
+    "Trial": "reports.trying",
+    "Update": "extraction.updating",
+    "Verdict": "analysis.verdict",
+    "Verification": "cache.verification",
+    "ViewSpec": "core.spec",
+    "compare": "analysis.comparison",
+    "compare_heads": "metrics.predictions",
+    "diff": "cache.verification",
+    "estimate": "extraction.estimating",
+    "evaluate": "models.evaluating",
+    "examine": "analysis.doctor",
+    "export": "models.exporting",
+    "extract": "extraction.extraction",
+    "finetune": "models.finetuning",
+    "fit_head": "heads.fitting",
+    "forecast": "analysis.forecasting",
+    "label_curve": "analysis.curves",
+    "load_backbone": "backbones.backbones",
+    "measure_rates": "analysis.rates",
+    "plan_capacity": "analysis.capacity",
+    "plot_confusion": "reports.figures",
+    "plot_curve": "reports.figures",
+    "plot_history": "reports.figures",
+    "plot_map": "reports.figures",
+    "plot_predictions": "reports.figures",
+    "plot_reliability": "reports.figures",
+    "plot_views": "reports.figures",
+    "pull": "cache.transfer",
+    "push": "cache.transfer",
+    "reach_verdict": "analysis.verdict",
+    "read_manifest": "data.manifest",
+    "repair": "extraction.updating",
+    "serve": "models.serving",
+    "try_out": "reports.trying",
+    "update": "extraction.updating",
+    "verify": "cache.verification",
+    "view_curve": "analysis.curves",
 }
 
 __all__ = [

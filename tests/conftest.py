@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from commands import COUNTS, write_folder
-from featcache import remote
+from featcache._utils import remote
 
 MakeFolder = Callable[..., Path]
 

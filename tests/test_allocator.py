@@ -12,7 +12,7 @@ _FAULTS = """
 import os, resource, sys
 os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # huge pages would hide the faults
 import numpy as np
-from featcache.allocator import keep_freed_memory
+from featcache._utils.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(20):

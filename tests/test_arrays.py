@@ -14,17 +14,17 @@ from sklearn.linear_model import LogisticRegression
 
 from caches import clouds
 from commands import as_json, done, refused, write_folder
-from featcache.cache import FeatureCache
-from featcache.classifier import Classifier
-from featcache.curves import label_curve
-from featcache.doctor import examine
+from featcache.analysis.curves import label_curve
+from featcache.analysis.doctor import examine
+from featcache.analysis.forecasting import forecast
+from featcache.cache.cache import FeatureCache
+from featcache.cache.verification import verify
 from featcache.errors import BackboneError, CacheError, CacheMismatchError, DataLayoutError, HeadError
-from featcache.fitting import fit_head
-from featcache.forecasting import forecast
-from featcache.pages import write_head_page
-from featcache.predictions import compare_heads
-from featcache.updating import update
-from featcache.verification import verify
+from featcache.extraction.updating import update
+from featcache.heads.fitting import fit_head
+from featcache.metrics.predictions import compare_heads
+from featcache.models.classifier import Classifier
+from featcache.reports.pages import write_head_page
 
 
 def cats_and_dogs(n: int = 80) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from commands import PATHS
-from featcache.atomic import atomic_write, deferred_errors, draft_folder, name_draft, write_file
+from featcache._utils.atomic import atomic_write, deferred_errors, draft_folder, name_draft, write_file
 from featcache.errors import OutputError
 from limits import file_size_limit
 
@@ -71,7 +71,7 @@ def test_the_file_has_the_permissions_that_the_umask_gives(tmp_path: Path, umask
 
 _KILLED = """
 import os, signal, sys
-from featcache import atomic
+from featcache._utils import atomic
 replace = os.replace
 def killed(draft, path):
     if sys.argv[2] == "after":

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from featcache.attention import AttentionHead, AttentionRecipe, fit_attention
+from featcache.cache.features import Features
+from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.features import Features
-from featcache.fitters import Options, fit
-from featcache.headfile import dump_head, load_head
-from featcache.samples import Samples
+from featcache.heads.attention import AttentionHead, AttentionRecipe, fit_attention
+from featcache.heads.fitters import Options, fit
+from featcache.heads.headfile import dump_head, load_head
 
 D, T = 6, 16
 

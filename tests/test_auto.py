@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from caches import cache_of, clouds
-from featcache import auto
-from featcache.auto import select
+from featcache.cache.features import Features
 from featcache.errors import HeadError
-from featcache.families import FAMILIES, Tuned, Tuning
-from featcache.features import Features
-from featcache.metrics import paired_test
-from featcache.selection import OutOfTimeError
+from featcache.heads import auto
+from featcache.heads.auto import select
+from featcache.heads.families import FAMILIES, Tuned, Tuning
+from featcache.heads.selection import OutOfTimeError
+from featcache.metrics.metrics import paired_test
 
 NAMES = ("a", "b", "c")
 
@@ -112,7 +112,7 @@ def test_a_head_that_fails_on_its_device_leaves_the_others(train: Features, monk
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("featcache.families.solve_path", full)
+    monkeypatch.setattr("featcache.heads.families.solve_path", full)
     _, found = select(Tuning(train), ["linear", "centroid"], train.samples.classes)
     assert [one.head for one in found.entrants] == ["centroid"]
     assert found.missed == (("linear", "it failed (CUDA out of memory)"),)

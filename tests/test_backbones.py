@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torchvision import models
 
 from commands import PATHS
-from featcache import architectures, network_names, timm_networks
-from featcache.backbones import Backbone, load_backbone
-from featcache.devices import resolve_device, resolve_precision
+from featcache.backbones import architectures, network_names, timm_networks
+from featcache.backbones.backbones import Backbone, load_backbone
+from featcache.backbones.devices import resolve_device, resolve_precision
+from featcache.backbones.weights import embedded_state, sha256_of
+from featcache.data.manifest import read_manifest
 from featcache.errors import BackboneError
-from featcache.images import decode
-from featcache.manifest import read_manifest
-from featcache.views import make_views
-from featcache.weights import embedded_state, sha256_of
+from featcache.vision.images import decode
+from featcache.vision.views import make_views
 from toys import ToyNet, random_image, toy_answer, toy_backbone
 
 # Where each family keeps its classifier, and how wide its input is.

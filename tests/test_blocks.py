@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache import blocks
-from featcache.blocks import Centred, Rows, as_slice
-from featcache.linear import LinearHead
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred, Rows, as_slice
+from featcache.heads.linear import LinearHead
 
 INDEX = np.array([0, 1, 3, 6])
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.budget import Budget, Expected, LeftOut, OverBudgetError, Pace, Spending
-from featcache.report import human_duration
+from featcache._utils.report import human_duration
+from featcache.analysis.budget import Budget, Expected, LeftOut, OverBudgetError, Pace, Spending
 
 IMAGES = {"train": 200, "val": 60, "test": 30}
 EXTRACT = {"task": "extract", "views": 4}

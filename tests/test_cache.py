@@ -22,9 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caches import DIMS, PROVENANCE, SAMPLES, SPEC, N, finished, make_samples, values, write_rows, writer
-from featcache import lock
-from featcache import writer as writer_module
-from featcache.cache import FeatureCache, partial_path
+from featcache.cache import lock
+from featcache.cache import writer as writer_module
+from featcache.cache.cache import FeatureCache, partial_path
+from featcache.cache.sealed import OWNER_BYTES
+from featcache.cache.writer import CacheWriter
+from featcache.core.samples import Samples
 from featcache.errors import (
     CacheBusyError,
     CacheDamagedError,
@@ -33,9 +36,6 @@ from featcache.errors import (
     CacheSpaceError,
     NotACacheError,
 )
-from featcache.samples import Samples
-from featcache.sealed import OWNER_BYTES
-from featcache.writer import CacheWriter
 
 
 @pytest.fixture

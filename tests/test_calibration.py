@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import log_loss
 
-from featcache.calibration import (
+from featcache.metrics.calibration import (
     expected_calibration_error,
     fit_label_temperatures,
     fit_temperature,

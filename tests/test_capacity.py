@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import write_folder
-from featcache.capacity import CapacityPlan, Prices, Rates, plan_capacity
-from featcache.capacity_page import write_capacity_page
+from featcache.analysis.capacity import CapacityPlan, Prices, Rates, plan_capacity
+from featcache.analysis.rates import RAY_S, _look_rate, _Seen, measure_rates
+from featcache.cache.layout import REASON_BYTES
+from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError
-from featcache.extraction import extract
-from featcache.layout import REASON_BYTES
-from featcache.loader import usable_cores
-from featcache.manifest import read_manifest
-from featcache.plots import plot_capacity
-from featcache.rates import RAY_S, _look_rate, _Seen, measure_rates
+from featcache.extraction.extraction import extract
+from featcache.reports.capacity_page import write_capacity_page
+from featcache.reports.plots import plot_capacity
+from featcache.vision.loader import usable_cores
 from pagereader import read_page
 
 CPU = Rates(
@@ -207,7 +207,7 @@ def test_tars_are_looked_at_as_fast_as_their_bytes_are_read(
     read: list[str] = []
     monkeypatch.setattr(manifest.source, "read", lambda name: read.append(name) or b"")
     clock = iter([10.0, 12.0])
-    monkeypatch.setattr("featcache.rates.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("featcache.analysis.rates.time.perf_counter", lambda: next(clock))
     seen = _Seen(np.arange(8), 500.0, 0.0, 0.0, np.zeros((1, 1, 1, 3), np.uint8))
     assert _look_rate(manifest, seen) == 8 * 500 / 2
     assert sorted(read) == sorted(manifest.samples.ids[:8])
@@ -223,7 +223,7 @@ def test_one_image_that_is_not_there_does_not_end_it(data: Path, tmp_path: Path)
 
 def test_what_is_given_is_not_measured(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_look_rate", "_forward_s", "_write_s", "_row_s"):
-        monkeypatch.setattr(f"featcache.rates.{name}", lambda *_: pytest.fail("measured"))
+        monkeypatch.setattr(f"featcache.analysis.rates.{name}", lambda *_: pytest.fail("measured"))
     said = {"look_rate": 1e8, "forward_s": 1e-3, "driver_s": 1e-4, "row_s": 1e-6, "read_rate": 1e7}
     told: list[tuple[str, int, int]] = []
     rates = measure_rates(data, given=said, progress=lambda *now: told.append(now), **OPTIONS)

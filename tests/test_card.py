@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from featcache.card import FILE, ModelCard, prepare_folder, write_json
+from featcache.core.card import FILE, ModelCard, prepare_folder, write_json
+from featcache.core.spec import ExtractSpec, ViewSpec
 from featcache.errors import HeadError, OutputError
-from featcache.spec import ExtractSpec, ViewSpec
 
 SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10, seed=3), (0.5, 0.25, 0.75), (0.5, 1, 0.25), views=2)
 CARD = ModelCard(

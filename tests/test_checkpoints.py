@@ -27,12 +27,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache import state_dicts, timm_networks, torchvision_networks
-from featcache.backbones import load_backbone
-from featcache.checkpoints import StateDict, read_checkpoint
+from featcache.backbones import state_dicts, timm_networks, torchvision_networks
+from featcache.backbones.backbones import load_backbone
+from featcache.backbones.checkpoints import StateDict, read_checkpoint
+from featcache.backbones.state_dicts import adapt
+from featcache.backbones.weights import sha256_of
 from featcache.errors import BackboneError
-from featcache.state_dicts import adapt
-from featcache.weights import sha256_of
 
 NAME = "timm/test_resnet"
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")

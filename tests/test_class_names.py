@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from featcache.class_names import composed, name_notes
+from featcache.core.class_names import composed, name_notes
+from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError
-from featcache.manifest import read_manifest
 
 MakeFolder = Callable[..., Path]
 COMPOSED = "größe"

@@ -16,20 +16,20 @@ import torch
 from PIL import Image
 
 from commands import drop_hashes
-from featcache.backbones import CONVERSION_PAYS, Backbone, load_backbone
-from featcache.cache import FeatureCache
-from featcache.card import FILE, write_json
-from featcache.classifier import Classifier
+from featcache.backbones.backbones import CONVERSION_PAYS, Backbone, load_backbone
+from featcache.cache.cache import FeatureCache
+from featcache.core.card import FILE, write_json
+from featcache.core.spec import StorageDtype
+from featcache.data.manifest import read_manifest
 from featcache.errors import BackboneError, DataLayoutError, HeadError
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.heads import classify
-from featcache.images import decode, rgb_of
-from featcache.manifest import read_manifest
-from featcache.prediction import Prediction
-from featcache.spec import StorageDtype
-from featcache.training import Recipe
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.heads.heads import classify
+from featcache.models.classifier import Classifier
+from featcache.models.finetuning import finetune
+from featcache.models.prediction import Prediction
+from featcache.training.training import Recipe
+from featcache.vision.images import decode, rgb_of
 from toys import random_image, toy_backbone
 
 NET: dict[str, Any] = {"image_size": 32, "device": "cpu", "precision": "fp32"}

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifier
 
-from featcache import blocks
-from featcache.blocks import Centred
-from featcache.closed import Moments, Spectra, centroids, gather
-from featcache.selection import Layers
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred
+from featcache.heads.closed import Moments, Spectra, centroids, gather
+from featcache.heads.selection import Layers
 
 K = 4  # problems: three folds, and all rows
 

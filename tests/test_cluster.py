@@ -20,10 +20,10 @@ from PIL import Image
 
 from clusters import fully_booked, make_whole, two_machines
 from commands import PATHS, ROOT, featcache_cli, write_folder
-from featcache.cache import FeatureCache, partial_path
+from featcache.cache.cache import FeatureCache, partial_path
+from featcache.core.machines import WAITS, Cluster, _connect
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
-from featcache.extraction import Extraction, extract
-from featcache.machines import WAITS, Cluster, _connect
+from featcache.extraction.extraction import Extraction, extract
 from killers import slow_backbone
 from toys import toy_backbone
 
@@ -185,7 +185,7 @@ def test_errors_of_workers_are_those_of_one_machine(
 def test_machines_that_do_not_see_the_images_are_named(
     machines: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcache import cluster
+    from featcache.extraction import cluster
 
     known = cluster._an_image
 
@@ -217,7 +217,7 @@ def test_machines_without_featcache_are_told_so(
 
         def prepare(self, *_: Any) -> None: ...
 
-    monkeypatch.setattr("featcache.cluster.Workman", Workman)
+    monkeypatch.setattr("featcache.extraction.cluster.Workman", Workman)
     with pytest.raises(ClusterError) as caught:
         on_cluster(data, tmp_path / "cache.h5")
     assert str(caught.value) == (
@@ -256,7 +256,7 @@ def test_a_cluster_that_is_no_more_is_not_waited_for(
 def test_it_is_said_that_other_work_has_the_cluster(
     machines: Any, data: Path, alone: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.machines.SLOW", 0.5)
+    monkeypatch.setattr("featcache.core.machines.SLOW", 0.5)
     told, note = fully_booked()
     found = extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=2, cluster=Cluster(), on_note=note)
     the_same(found.cache, alone)
@@ -295,7 +295,7 @@ def test_a_worker_without_gpus_takes_none(
         orders.append(order)
         raise ClusterError("that will do")
 
-    monkeypatch.setattr("featcache.extraction.ClusterExtractor", noted)
+    monkeypatch.setattr("featcache.extraction.extraction.ClusterExtractor", noted)
     with pytest.raises(ClusterError, match="that will do"):
         extract(data, tmp_path / "cache.h5", device=asked, cluster=Cluster(gpus_per_worker=gpus))
     assert orders[0].backbone["device"] == device

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.commands import extract_command, spell_command
-from featcache.spec import ExtractSpec, ViewSpec
+from featcache.core.spec import ExtractSpec, ViewSpec
+from featcache.reports.commands import extract_command, spell_command
 from featcache_cli.main import main
 
 

@@ -11,24 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import COUNTS, write_folder
-from featcache import comparison as module
-from featcache import work
-from featcache.alone import alone_in
-from featcache.cache import FeatureCache
-from featcache.comparison import compare
-from featcache.curves import label_curve, view_curve
+from featcache._utils.alone import alone_in
+from featcache.analysis import comparison as module
+from featcache.analysis import work
+from featcache.analysis.comparison import compare
+from featcache.analysis.curves import label_curve, view_curve
+from featcache.analysis.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.analysis.routes import ROUTES
+from featcache.analysis.verdict import reach_verdict
+from featcache.cache.cache import FeatureCache
 from featcache.errors import DataLayoutError, FeatcacheError, HeadError, NotACacheError, RunError
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.metrics import wilson_interval
-from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
-from featcache.plan import GENTLE
-from featcache.predictions import read_predictions
-from featcache.reporting import comparison_values, remarks, write_report
-from featcache.routes import ROUTES
-from featcache.training import Recipe
-from featcache.verdict import reach_verdict
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.metrics.metrics import wilson_interval
+from featcache.metrics.predictions import read_predictions
+from featcache.models.finetuning import finetune
+from featcache.models.plan import GENTLE
+from featcache.reports.reporting import comparison_values, remarks, write_report
+from featcache.training.training import Recipe
 from outcomes import comparison, fake_processes, four_routes, in_this_process, outcome
 
 SIZE = {"image_size": 32, "workers": 2}

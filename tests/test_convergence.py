@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from featcache import convergence
-from featcache.convergence import TrainingRun, has_levelled_off, published_epochs
-from featcache.plan import GENTLE
+from featcache.models import convergence
+from featcache.models.convergence import TrainingRun, has_levelled_off, published_epochs
+from featcache.models.plan import GENTLE
 
 GUESS = math.log(10)
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caches import cache_of, clouds
-from featcache.cache import FeatureCache
-from featcache.curves import Point, draw, label_curve, view_curve
+from featcache.analysis.curves import Point, draw, label_curve, view_curve
+from featcache.cache.cache import FeatureCache
+from featcache.cache.features import Features
+from featcache.core.samples import Samples
 from featcache.errors import CacheIncompleteError, HeadError
-from featcache.features import Features
-from featcache.fitting import fit_head
-from featcache.metrics import wilson_interval
-from featcache.samples import Samples
+from featcache.heads.fitting import fit_head
+from featcache.metrics.metrics import wilson_interval
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ import pytest
 
 from caches import finished
 from commands import SMALL, as_json, done, featcache_cli, write_folder
-from featcache.cache import FeatureCache
-from featcache.data_summary import summarize
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.input_notes import input_notes
-from featcache.manifest import read_manifest
-from featcache.samples import Samples
-from featcache.training import Recipe
-from featcache.updating import update
-from featcache.verification import diff
+from featcache.cache.cache import FeatureCache
+from featcache.cache.verification import diff
+from featcache.core.data_summary import summarize
+from featcache.core.samples import Samples
+from featcache.data.input_notes import input_notes
+from featcache.data.manifest import read_manifest
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import update
+from featcache.heads.fitting import fit_head
+from featcache.models.finetuning import finetune
+from featcache.training.training import Recipe
 from toys import toy_backbone
 
 SMALL_VAL = (

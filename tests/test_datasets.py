@@ -16,10 +16,10 @@ from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from commands import write_folder
-from featcache import datasets
-from featcache.datasets import ANTS_BEES_SHA256, ants_bees, fetch, prepare, tree_sha256, write_digits
+from featcache.backbones.known import kept_path
 from featcache.errors import DownloadError, FeatcacheError
-from featcache.known import kept_path
+from featcache.vision import datasets
+from featcache.vision.datasets import ANTS_BEES_SHA256, ants_bees, fetch, prepare, tree_sha256, write_digits
 
 
 @pytest.fixture(scope="module")

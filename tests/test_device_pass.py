@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 import several
-from featcache import blocks, device_pass
-from featcache.blocks import Centred
-from featcache.device_pass import DevicePass
-from featcache.families import FAMILIES, Tuning
-from featcache.linear import LinearHead
-from featcache.onevsrest import OneVsRest, OneVsRestHead
-from featcache.softmax import Problems, Regressions, numpy_pass
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred
+from featcache.heads import device_pass
+from featcache.heads.device_pass import DevicePass
+from featcache.heads.families import FAMILIES, Tuning
+from featcache.heads.linear import LinearHead
+from featcache.heads.onevsrest import OneVsRest, OneVsRestHead
+from featcache.heads.softmax import Problems, Regressions, numpy_pass
 
 N, D = 300, 7
 

@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 
 from caches import SPEC, cache_of, clouds
 from diagnoses import find, kinds
-from featcache import doctor, writer
-from featcache.backbones import Backbone, load_backbone
-from featcache.cache import FeatureCache
-from featcache.datasets import write_digits
-from featcache.doctor import examine
-from featcache.doubts import _doubted
+from featcache.analysis import doctor
+from featcache.analysis.doctor import examine
+from featcache.analysis.doubts import _doubted
+from featcache.analysis.findings import Diagnosis, Suspect
+from featcache.backbones.backbones import Backbone, load_backbone
+from featcache.cache import writer
+from featcache.cache.cache import FeatureCache
+from featcache.cache.writer import CacheWriter
+from featcache.core.samples import Samples
 from featcache.errors import CacheIncompleteError
-from featcache.extraction import extract
-from featcache.findings import Diagnosis, Suspect
-from featcache.samples import Samples
-from featcache.writer import CacheWriter
+from featcache.extraction.extraction import extract
+from featcache.vision.datasets import write_digits
 
 N, M, D, CLASSES = 200, 80, 30, 4
 

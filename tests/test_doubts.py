@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from featcache.doubts import Overlap, doubt_labels, gain, overlaps, rank_labels, thresholds
+from featcache.analysis.doubts import Overlap, doubt_labels, gain, overlaps, rank_labels, thresholds
 
 
 def test_confident_learning_by_hand() -> None:

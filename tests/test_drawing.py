@@ -13,9 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featcache.drawing import BLUE, check_path, save, shorten, svg
 from featcache.errors import MissingFontWarning, OutputError, PictureError
-from featcache.plots import plot_confusion
+from featcache.reports.drawing import BLUE, check_path, save, shorten, svg
+from featcache.reports.plots import plot_confusion
 from limits import file_size_limit
 
 SVG = "{http://www.w3.org/2000/svg}"

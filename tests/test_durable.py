@@ -17,11 +17,11 @@ import pytest
 
 from commands import drop_hashes
 from faults import ACTIONS, ALONE, NOBODY, Site, is_full, model_state
-from featcache.fitting import fit_head
-from featcache.headfile import load_head
-from featcache.modelfolder import locate
-from featcache.network import Network
-from featcache.training import linear_layer
+from featcache.core.modelfolder import locate
+from featcache.heads.fitting import fit_head
+from featcache.heads.headfile import load_head
+from featcache.training.network import Network
+from featcache.training.training import linear_layer
 from limits import killed_at, run_apart
 from trainable import trainable_backbone
 

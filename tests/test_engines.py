@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from featcache import backbones, conversion, engines
-from featcache.backbones import CONVERSION_PAYS, Backbone, load_backbone
+from featcache.backbones import backbones, conversion, engines
+from featcache.backbones.backbones import CONVERSION_PAYS, Backbone, load_backbone
+from featcache.backbones.known import kept_path
+from featcache.core.spec import ViewSpec
 from featcache.errors import BackboneError
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.known import kept_path
-from featcache.spec import ViewSpec
-from featcache.views import make_views
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.vision.views import make_views
 from toys import toy_answer, toy_backbone
 
 needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from featcache.core.holdout import hold_out
+from featcache.core.samples import SPLITS, Samples
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import DataLayoutError
-from featcache.holdout import hold_out
-from featcache.manifest import Manifest, read_manifest
-from featcache.samples import SPLITS, Samples
 
 SEEDS = st.integers(0, 2**31)
 

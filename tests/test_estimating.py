@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.backbones import Backbone
-from featcache.engines import Features
+from featcache.backbones.backbones import Backbone
+from featcache.backbones.engines import Features
 from featcache.errors import CacheMismatchError
-from featcache.estimating import Estimate, estimate
-from featcache.extraction import extract
+from featcache.extraction.estimating import Estimate, estimate
+from featcache.extraction.extraction import extract
 from toys import ToyNet, toy_backbone
 
 

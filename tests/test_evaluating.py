@@ -15,16 +15,16 @@ import pytest
 
 from caches import cache_of
 from commands import as_json, done, refused, write_folder
-from featcache import evaluating
-from featcache.classifier import Classifier
 from featcache.errors import DataLayoutError, EmptyFolderError
-from featcache.evaluating import evaluate
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.prediction import Prediction
-from featcache.predictions import compare_heads
-from featcache.training import Recipe
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.metrics.predictions import compare_heads
+from featcache.models import evaluating
+from featcache.models.classifier import Classifier
+from featcache.models.evaluating import evaluate
+from featcache.models.finetuning import finetune
+from featcache.models.prediction import Prediction
+from featcache.training.training import Recipe
 from several import write_pictures
 
 NET = {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32, "device": "cpu"}

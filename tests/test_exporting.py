@@ -23,25 +23,26 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchvision.transforms import v2
 
 from commands import write_folder
-from featcache import exporting, own_network
-from featcache.architectures import linear_classifiers
-from featcache.backbones import Backbone, load_backbone
-from featcache.card import ModelCard
-from featcache.classifier import Classifier
+from featcache.backbones import own_network
+from featcache.backbones.architectures import linear_classifiers
+from featcache.backbones.backbones import Backbone, load_backbone
+from featcache.backbones.weights import sha256_of
+from featcache.core.card import ModelCard
 from featcache.errors import ExportError, HeadError, MissingExtraError, OutputError, OutputExistsError
-from featcache.exporting import FORMATS, LIMIT, Exported, export
-from featcache.finetuning import finetune
-from featcache.folding import FAR, layer
-from featcache.formats import WRITERS
-from featcache.headfile import dump_head
-from featcache.images import decode
-from featcache.linear import LinearHead
-from featcache.onevsrest import OneVsRestHead
-from featcache.parity import make_pictures
-from featcache.saved import open_model
-from featcache.training import Recipe
-from featcache.views import make_views
-from featcache.weights import sha256_of
+from featcache.heads.folding import FAR, layer
+from featcache.heads.headfile import dump_head
+from featcache.heads.linear import LinearHead
+from featcache.heads.onevsrest import OneVsRestHead
+from featcache.models import exporting
+from featcache.models.classifier import Classifier
+from featcache.models.exporting import FORMATS, LIMIT, Exported, export
+from featcache.models.finetuning import finetune
+from featcache.models.formats import WRITERS
+from featcache.models.parity import make_pictures
+from featcache.models.saved import open_model
+from featcache.training.training import Recipe
+from featcache.vision.images import decode
+from featcache.vision.views import make_views
 from limits import file_size_limit
 from toys import toy_answer, toy_backbone
 
@@ -399,7 +400,7 @@ def test_what_pytorch_cannot_export_is_refused_with_its_reason(
 def test_more_than_an_onnx_file_holds_is_refused(
     toy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.formats._ONNX_BYTES", 75)
+    monkeypatch.setattr("featcache.models.formats._ONNX_BYTES", 75)
     assert refusal(toy(linear()), tmp_path / "mine.onnx", "onnx") == (
         "an ONNX file holds 2 GB, and this network has 104 B. Use torch-export."
     )

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featcache.backbones import Backbone
-from featcache.cache import FeatureCache
-from featcache.engines import Features
+from featcache.backbones.backbones import Backbone
+from featcache.backbones.engines import Features
+from featcache.cache.cache import FeatureCache
+from featcache.core.spec import AUGMENTS, ViewSpec
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheIncompleteError, CacheMismatchError, EmptyFolderError
-from featcache.extraction import extract
-from featcache.images import decode
-from featcache.manifest import Manifest, read_manifest
-from featcache.spec import AUGMENTS, ViewSpec
-from featcache.views import make_views
+from featcache.extraction.extraction import extract
+from featcache.vision.images import decode
+from featcache.vision.views import make_views
 from toys import toy_answer, toy_backbone
 
 VIEWS = 3

@@ -14,15 +14,16 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from featcache import blocks, families
-from featcache.blocks import Centred, Rows
-from featcache.calibration import fit_temperature, mean_log_loss
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred, Rows
+from featcache.cache.features import Features
+from featcache.core.folds import NEVER, assign_folds
+from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.families import FAMILIES, STRENGTHS, Tuned, Tuning
-from featcache.features import Features
-from featcache.folds import NEVER, assign_folds
-from featcache.samples import Samples
-from featcache.selection import Chosen, Layers, LeftOut, OutOfTimeError, choose, two_sided
+from featcache.heads import families
+from featcache.heads.families import FAMILIES, STRENGTHS, Tuned, Tuning
+from featcache.heads.selection import Chosen, Layers, LeftOut, OutOfTimeError, choose, two_sided
+from featcache.metrics.calibration import fit_temperature, mean_log_loss
 
 LINEAR = ["centroid", "ridge", "lda", "linear"]
 NAMES = ("ants", "bees", "cats", "dogs", "eels")
@@ -408,7 +409,7 @@ def test_a_class_with_a_single_image_is_trained_on(name: str) -> None:
 def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     some = clouds(3, apart=12.0)
     folds = Tuning(some).left_out.fold
-    monkeypatch.setattr("featcache.folds._MOST", 3 * 60 - 1)
+    monkeypatch.setattr("featcache.core.folds._MOST", 3 * 60 - 1)
     tuning = Tuning(some)
     assert tuning.problems.k == 2
     np.testing.assert_array_equal(tuning.left_out.rows, np.flatnonzero(folds == 0))
@@ -417,7 +418,7 @@ def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.Mon
     assert accuracy(found, tuning) == 1
     np.testing.assert_array_equal(found.estimator.predict(some.clean()), some.y)
     assert Tuning(some, folds=4).problems.k == 5
-    monkeypatch.setattr("featcache.folds._MOST", 3 * 60)
+    monkeypatch.setattr("featcache.core.folds._MOST", 3 * 60)
     assert Tuning(some).problems.k == 6
 
 
@@ -510,8 +511,8 @@ def test_directions_of_features_without_spread_are_no_error(name: str) -> None:
 
 def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """180 logits where 18 are to be held out: a tenth of the images, not a fifth."""
-    monkeypatch.setattr("featcache.folds._MOST", 1)
-    monkeypatch.setattr("featcache.folds._MOST_LOGITS", 18)
+    monkeypatch.setattr("featcache.core.folds._MOST", 1)
+    monkeypatch.setattr("featcache.core.folds._MOST_LOGITS", 18)
     tuning = Tuning(clouds(3))
     assert len(tuning.left_out.rows) == 6
     assert tuning.problems.k == 2

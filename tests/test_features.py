@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caches import finished, values
-from featcache.blocks import Rows
+from featcache.cache.blocks import Rows
+from featcache.cache.features import Features
+from featcache.core.samples import Samples
 from featcache.errors import CacheIncompleteError
-from featcache.features import Features
-from featcache.samples import Samples
 
 
 def features(contents: list[int], views: int, d: int = 2) -> Features:

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 from commands import write_folder
+from featcache.data.filekinds import why_no_image
+from featcache.data.files import find_images
+from featcache.data.image_names import image_extensions, is_image_name
+from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError, UnreadableImageError
-from featcache.filekinds import why_no_image
-from featcache.files import find_images
-from featcache.image_names import image_extensions, is_image_name
-from featcache.images import decode, upright_size
-from featcache.manifest import read_manifest
+from featcache.vision.images import decode, upright_size
 
 RED = (200, 30, 20)
 
@@ -29,7 +29,7 @@ def packed(kind: str, **options: object) -> bytes:
 
 
 def without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.images.find_spec", lambda name: None)
+    monkeypatch.setattr("featcache.vision.images.find_spec", lambda name: None)
     image_extensions.cache_clear()
 
 
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_image_is_called_what_it_is(data: bytes, reason: str) 
 
 
 def test_a_heic_photo_named_jpg_says_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.images._register_heif", lambda: False)
+    monkeypatch.setattr("featcache.vision.images._register_heif", lambda: False)
     with pytest.raises(UnreadableImageError, match=r'^a HEIC photo: pip install -e "\.\[heic\]" in the clone$'):
         decode(b"\0\0\0\x18ftypheic" + bytes(40))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from featcache.data.files import draft_of, read_names
 from featcache.errors import DataLayoutError
-from featcache.files import draft_of, read_names
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,16 @@ from matplotlib import pyplot as plt
 from scipy.special import expit, softmax
 
 from commands import SMALL, as_json, done, drop_hashes
-from featcache.card import ModelCard
+from featcache.core.card import ModelCard
 from featcache.errors import PictureError, RunError
-from featcache.extraction import extract
-from featcache.finetuning import FineTune, finetune
-from featcache.fitting import fit_head
-from featcache.headfile import load_head
-from featcache.onevsrest import OneVsRestHead
-from featcache.pictures import predictions_picture, reliability_picture
-from featcache.predictions import read_predictions
-from featcache.training import Recipe
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.heads.headfile import load_head
+from featcache.heads.onevsrest import OneVsRestHead
+from featcache.metrics.predictions import read_predictions
+from featcache.models.finetuning import FineTune, finetune
+from featcache.reports.pictures import predictions_picture, reliability_picture
+from featcache.training.training import Recipe
 from several import write_pictures
 from toys import toy_answer, toy_backbone
 from trainable import RECIPE, trainable_backbone
@@ -54,15 +54,15 @@ def test_a_head_learns_which_colours_are_there(data: Path, tmp_path: Path) -> No
 
 def test_the_first_epoch_s_loss_is_that_of_each_label_by_itself(data: Path, tmp_path: Path) -> None:
     """One step of all images: the loss of the first weights, in numpy."""
-    from featcache.manifest import read_manifest
-    from featcache.training import linear_layer
-    from featcache.views import make_views
+    from featcache.data.manifest import read_manifest
+    from featcache.training.training import linear_layer
+    from featcache.vision.views import make_views
 
     recipe = Recipe(epochs=1, batch_size=24, lr=0.5)
     found = tune(data, tmp_path / "run", recipe=recipe, seed=3)
     manifest, spec = read_manifest(data), toy_backbone().view_spec(seed=3)
     rows = manifest.samples.rows("train")
-    from featcache.images import decode
+    from featcache.vision.images import decode
 
     views = [
         make_views(decode(manifest.read(row)), spec, manifest.samples.sha256[row].tobytes(), [1])[0] for row in rows
@@ -140,8 +140,8 @@ def test_val_csv_holds_the_probability_of_what_was_predicted(mode: Any, split_fo
     assert found.report.accuracy.log_loss == pytest.approx(np.mean(losses), abs=1e-5)
     assert found.report.accuracy.log_loss == pytest.approx(found.best.val_loss, rel=1e-5)
     if mode == "head":
-        from featcache.images import decode
-        from featcache.views import make_views
+        from featcache.vision.images import decode
+        from featcache.vision.views import make_views
 
         spec = ModelCard.read(tmp_path / "run").spec.view
         pixels = [make_views(decode((split_folder / row.image).read_bytes()), spec, b"", [0])[0] for row in rows]

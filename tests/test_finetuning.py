@@ -18,22 +18,23 @@ import pytest
 import timm
 import torch
 
-from featcache import architectures, finetuning
-from featcache.backbones import load_backbone
-from featcache.card import ModelCard
-from featcache.comparison import compare
+from featcache.analysis.comparison import compare
+from featcache.backbones import architectures
+from featcache.backbones.backbones import load_backbone
+from featcache.core.card import ModelCard
+from featcache.core.spec import ViewSpec
+from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError, FeatcacheError, HeadError, RunError
-from featcache.finetuning import FineTune, finetune
-from featcache.headfile import load_head
-from featcache.heads import classify
-from featcache.images import decode
-from featcache.manifest import read_manifest
-from featcache.network import Network
-from featcache.predictions import read_predictions
-from featcache.run import Run
-from featcache.spec import ViewSpec
-from featcache.training import Epoch, Recipe, Training, evaluate_module, linear_layer
-from featcache.views import make_views
+from featcache.heads.headfile import load_head
+from featcache.heads.heads import classify
+from featcache.metrics.predictions import read_predictions
+from featcache.models import finetuning
+from featcache.models.finetuning import FineTune, finetune
+from featcache.models.run import Run
+from featcache.training.network import Network
+from featcache.training.training import Epoch, Recipe, Training, evaluate_module, linear_layer
+from featcache.vision.images import decode
+from featcache.vision.views import make_views
 from foreign import Payload
 from forks import fork
 from toys import toy_answer, toy_backbone
@@ -516,7 +517,7 @@ def test_training_takes_no_fp16_by_itself(of_the_machine: str, in_training: str,
 
 
 def test_what_waits_for_images_is_told(split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from featcache import loader
+    from featcache.vision import loader
 
     read = loader.read_image
     shares = []

@@ -16,17 +16,17 @@ from sklearn.linear_model import LinearRegression, RidgeClassifier
 
 from caches import cache_of, clouds
 from commands import COUNTS, write_folder
-from featcache.cache import FeatureCache
-from featcache.card import ModelCard
+from featcache.cache.cache import FeatureCache
+from featcache.cache.features import Features
+from featcache.core.card import ModelCard
 from featcache.errors import CacheDamagedError, CacheError, CacheIncompleteError, HeadError
-from featcache.extraction import extract
-from featcache.families import Tuning
-from featcache.features import Features
-from featcache.fitting import fit_head
-from featcache.headfile import load_head
-from featcache.heads import HEADS, classify
-from featcache.linear import LinearHead
-from featcache.predictions import read_predictions
+from featcache.extraction.extraction import extract
+from featcache.heads.families import Tuning
+from featcache.heads.fitting import fit_head
+from featcache.heads.headfile import load_head
+from featcache.heads.heads import HEADS, classify
+from featcache.heads.linear import LinearHead
+from featcache.metrics.predictions import read_predictions
 from foreign import Foreign
 from toys import random_image, toy_backbone
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_saved_is_refused_before_it_is_fitted(
     def fails(*_: object) -> None:
         raise AssertionError("it was fitted")
 
-    monkeypatch.setattr("featcache.heads.fit_estimator", fails)
+    monkeypatch.setattr("featcache.heads.heads.fit_estimator", fails)
     with pytest.raises(HeadError, match="cannot be saved so that loading executes no code, so it was not fitted"):
         fit_head(cache, tmp_path / "head", head=head)
 
@@ -530,7 +530,7 @@ def test_pytorch_solves_what_numpy_solves(cache: FeatureCache) -> None:
 def test_the_best_device_there_is_suits_every_head(
     head: str, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.fitters.resolve_device", lambda device: "cuda" if device == "auto" else device)
+    monkeypatch.setattr("featcache.heads.fitters.resolve_device", lambda device: "cuda" if device == "auto" else device)
     assert fit_head(cache, head=head, device="auto").accuracy == fit_head(cache, head=head).accuracy
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from commands import write_folder
-from featcache.entries import scan
+from featcache.core.split_names import hinted_split, split_of
+from featcache.data.entries import scan
+from featcache.data.files import list_images
+from featcache.data.manifest import Manifest, read_manifest
+from featcache.data.trees import Names
 from featcache.errors import DataLayoutError
-from featcache.files import list_images
-from featcache.manifest import Manifest, read_manifest
-from featcache.split_names import hinted_split, split_of
-from featcache.trees import Names
 
 
 def understood(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from featcache.comparison import compare
+from featcache._utils.folders import check_writable
+from featcache.analysis.comparison import compare
 from featcache.errors import FeatcacheError, OutputError
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.folders import check_writable
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.models.finetuning import finetune
 
 PROC = Path("/proc")
 

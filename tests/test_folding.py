@@ -20,13 +20,13 @@ from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 from sklearn.svm import SVC
 
 import several
-from featcache.eachlabel import EachLabel
-from featcache.families import FAMILIES
-from featcache.fitters import Options, fit
-from featcache.folding import FAR, FOLDING, Layer, fold, layer
-from featcache.heads import HEADS, classify
-from featcache.linear import LinearHead
-from featcache.onevsrest import OneVsRestHead
+from featcache.heads.eachlabel import EachLabel
+from featcache.heads.families import FAMILIES
+from featcache.heads.fitters import Options, fit
+from featcache.heads.folding import FAR, FOLDING, Layer, fold, layer
+from featcache.heads.heads import HEADS, classify
+from featcache.heads.linear import LinearHead
+from featcache.heads.onevsrest import OneVsRestHead
 
 LAST = {
     "linear": LinearHead,

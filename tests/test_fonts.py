@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from commands import featcache_cli
-from featcache.drawing import save, svg
 from featcache.errors import MissingFontWarning
-from featcache.fonts import find_fonts
-from featcache.plots import plot_confusion
+from featcache.reports.drawing import save, svg
+from featcache.reports.fonts import find_fonts
+from featcache.reports.plots import plot_confusion
 
 NAMES = {"Chinese": "蚂蚁", "Japanese": "みつ", "Korean": "꿀벌", "Arabic": "نح", "Thai": "ผง", "Russian": "ав"}
 
@@ -137,7 +137,7 @@ def test_names_of_a_matrix_change_no_other_text(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("only_matplotlibs_own")
 @pytest.mark.filterwarnings("default:no installed font")
 def test_the_command_line_says_it_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.pictures.confusion_picture", lambda model: partial(word, "蚂蚁"))
+    monkeypatch.setattr("featcache.reports.pictures.confusion_picture", lambda model: partial(word, "蚂蚁"))
     shown = featcache_cli("show", "confusion", "head", "-o", tmp_path / "a.png")
     assert shown.exit_code == 0, shown.output
     assert shown.stderr.startswith("Note: no installed font has the letters 蚁蚂: boxes stand in their place.")

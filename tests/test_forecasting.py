@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 
 from caches import DIMS, PROVENANCE, SPEC, cache_of, clouds
 from commands import ROOT, toy_cache
-from featcache.cache import FeatureCache
-from featcache.curves import label_curve
-from featcache.errors import CacheIncompleteError, HeadError
-from featcache.fitting import fit_head
-from featcache.forecasting import (
+from featcache.analysis.curves import label_curve
+from featcache.analysis.forecasting import (
     LEAST_GAIN,
     LEAST_MENDED,
     RECORD,
@@ -29,10 +26,13 @@ from featcache.forecasting import (
     forecast,
     gain_by_doubling,
 )
-from featcache.metrics import paired_test, wilson_interval
-from featcache.scaling import equalise
-from featcache.transferability import chance_purity, h_score, log_me, purity
-from featcache.writer import CacheWriter
+from featcache.analysis.transferability import chance_purity, h_score, log_me, purity
+from featcache.cache.cache import FeatureCache
+from featcache.cache.writer import CacheWriter
+from featcache.errors import CacheIncompleteError, HeadError
+from featcache.heads.fitting import fit_head
+from featcache.heads.scaling import equalise
+from featcache.metrics.metrics import paired_test, wilson_interval
 from several import write_pictures
 
 FIGURES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "forecast.json").read_text(encoding="utf-8"))
@@ -232,9 +232,9 @@ def test_several_layers_are_scored_as_equally_wide(tmp_path: Path) -> None:
 
 
 def test_many_images_are_scored_by_a_part_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.forecasting._MOST", 60)
+    monkeypatch.setattr("featcache.analysis.forecasting._MOST", 60)
     seen: list[int] = []
-    monkeypatch.setattr("featcache.forecasting.log_me", lambda x, y: seen.append(len(x)) or 0.0)
+    monkeypatch.setattr("featcache.analysis.forecasting.log_me", lambda x, y: seen.append(len(x)) or 0.0)
     forecast(planted(tmp_path / "c.h5", clouds(120, 3), clouds(60, 3, seed=1)))
     assert seen == [60]
 

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import sklearn
 
-from featcache.cache import FeatureCache
-from featcache.evaluating import evaluate
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.predictions import read_predictions
-from featcache.training import Recipe
-from featcache.updating import update
-from featcache.verification import verify
+from featcache.cache.cache import FeatureCache
+from featcache.cache.verification import verify
+from featcache.extraction.updating import update
+from featcache.heads.fitting import fit_head
+from featcache.metrics.predictions import read_predictions
+from featcache.models.evaluating import evaluate
+from featcache.models.finetuning import finetune
+from featcache.training.training import Recipe
 from trainable import staged_backbone, trainable_backbone
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,11 +42,8 @@ def _module() -> ModuleType:
 
 MAKE = _module()
 CACHES = ["one-layer", "several-layers", "several-labels"]
-MODELS = [
-    *(f"heads/{name}" for name in (*MAKE.HEADS, "several-labels", "several-labels-bayes")),
-    "runs/all",
-    "runs/head",
-]
+OF_LABELS = ["several-labels", "several-labels-bayes"]
+MODELS = [*(f"heads/{name}" for name in (*MAKE.HEADS, *OF_LABELS)), "runs/all", "runs/head"]
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from matplotlib.offsetbox import AnnotationBbox
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from featcache.drawing import COLOURS, GREY, RIGHT, WRONG
-from featcache.galleries import Shown, Thumbnail, plot_map, plot_predictions, plot_views
+from featcache.reports.drawing import COLOURS, GREY, RIGHT, WRONG
+from featcache.reports.galleries import Shown, Thumbnail, plot_map, plot_predictions, plot_views
 
 
 def noise(*shape: int) -> NDArray[np.uint8]:

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from featcache.cache import FeatureCache
-from featcache.extraction import extract
+from featcache.cache.cache import FeatureCache
+from featcache.extraction.extraction import extract
 from toys import toy_backbone
 
 IDS = [

@@ -9,14 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from featcache.backbones import load_backbone
-from featcache.classifier import Classifier
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.linear import LinearHead
-from featcache.onevsrest import OneVsRestHead
-from featcache.training import Recipe
+from featcache.backbones.backbones import load_backbone
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.heads.linear import LinearHead
+from featcache.heads.onevsrest import OneVsRestHead
+from featcache.models.classifier import Classifier
+from featcache.models.finetuning import finetune
+from featcache.training.training import Recipe
 from toys import toy_answer, toy_backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

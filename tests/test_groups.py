@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from caches import DIMS, PROVENANCE, SPEC, cache_of, clouds, make_samples, write_rows
 from commands import write_folder
-from featcache.cache import FeatureCache
-from featcache.doctor import examine
+from featcache.analysis.doctor import examine
+from featcache.cache.cache import FeatureCache
+from featcache.cache.features import Features
+from featcache.cache.verification import diff
+from featcache.cache.writer import CacheWriter
+from featcache.core.folds import NEVER, assign_folds
+from featcache.core.holdout import hold_out
+from featcache.core.samples import SPLITS, Samples, join_groups
+from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, HeadError
-from featcache.extraction import extract
-from featcache.families import Tuning
-from featcache.features import Features
-from featcache.folds import NEVER, assign_folds
-from featcache.holdout import hold_out
-from featcache.manifest import read_manifest
-from featcache.samples import SPLITS, Samples, join_groups
-from featcache.updating import update
-from featcache.verification import diff
-from featcache.writer import CacheWriter
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import update
+from featcache.heads.families import Tuning
 from toys import toy_backbone
 
 

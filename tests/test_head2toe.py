@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featcache.blocks import Centred
-from featcache.families import FAMILIES, Tuned, Tuning
-from featcache.features import Features
-from featcache.head2toe import select_features
-from featcache.samples import Samples
-from featcache.selection import Chosen, Layers
-from featcache.softmax import Problems, solve_path
-from featcache.spectrum import Spectrum
+from featcache.cache.blocks import Centred
+from featcache.cache.features import Features
+from featcache.core.samples import Samples
+from featcache.heads.families import FAMILIES, Tuned, Tuning
+from featcache.heads.head2toe import select_features
+from featcache.heads.selection import Chosen, Layers
+from featcache.heads.softmax import Problems, solve_path
+from featcache.heads.spectrum import Spectrum
 
 NAMES = ("ants", "bees", "cats")
 

@@ -24,11 +24,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, NuSVC
 
-from featcache.eachlabel import EachLabel
 from featcache.errors import HeadError
-from featcache.headfile import dump_head, load_head
-from featcache.heads import classify, is_multilabel
-from featcache.linear import LinearHead
+from featcache.heads.eachlabel import EachLabel
+from featcache.heads.headfile import dump_head, load_head
+from featcache.heads.heads import classify, is_multilabel
+from featcache.heads.linear import LinearHead
 
 Y = np.arange(60) % 3
 X = np.random.default_rng(0).normal(size=(60, 4)) + 3 * np.eye(3, 4)[Y]

@@ -16,18 +16,18 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
-from featcache import heads
-from featcache.blocks import Rows
+from featcache.cache.blocks import Rows
+from featcache.cache.features import FlatFeatures
 from featcache.errors import HeadError
-from featcache.features import FlatFeatures
-from featcache.headfile import dump_head, load_head
-from featcache.heads import (
+from featcache.heads import heads
+from featcache.heads.headfile import dump_head, load_head
+from featcache.heads.heads import (
     HEADS,
     classify,
     fit_estimator,
     make_head,
 )
-from featcache.linear import LinearHead
+from featcache.heads.linear import LinearHead
 from foreign import Foreign, Payload
 
 CENTRES = np.array([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])

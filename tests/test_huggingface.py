@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featcache.data.manifest import Manifest, read_manifest
+from featcache.data.sources import open_source
 from featcache.errors import DataLayoutError
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.manifest import Manifest, read_manifest
-from featcache.sources import open_source
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
 from toys import toy_backbone
 
 PETS = datasets.ClassLabel(names=["cat", "dog"])

@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from featcache import creation, imagecache, loader, skeleton
+from featcache.cache import creation, skeleton
+from featcache.cache.sealed import Kind
+from featcache.core.spec import ViewSpec
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
-from featcache.finetuning import finetune
-from featcache.imagecache import ImageCache
-from featcache.images import REMARKS, decode, decode_and_check, upright_size
-from featcache.loader import ViewLoader
-from featcache.manifest import Manifest, read_manifest
-from featcache.sealed import Kind
-from featcache.spec import ViewSpec
-from featcache.views import reduced_size, shrink
+from featcache.models.finetuning import finetune
+from featcache.vision import imagecache, loader
+from featcache.vision.imagecache import ImageCache
+from featcache.vision.images import REMARKS, decode, decode_and_check, upright_size
+from featcache.vision.loader import ViewLoader
+from featcache.vision.views import reduced_size, shrink
 from trainable import RECIPE, trainable_backbone
 
 SIDE = 12

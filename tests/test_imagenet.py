@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torchvision import models
 
 from caches import SPEC
-from featcache.backbones import load_backbone
+from featcache.backbones.backbones import load_backbone
 from featcache.errors import HeadError
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.folding import layer
-from featcache.imagenet import choose_classes, class_name, describe_choice, find_class, imagenet_head, is_imagenet
-from featcache.training import Recipe
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.heads.folding import layer
+from featcache.heads.imagenet import choose_classes, class_name, describe_choice, find_class, imagenet_head, is_imagenet
+from featcache.models.finetuning import finetune
+from featcache.training.training import Recipe
 
 MakeFolder = Callable[..., Path]
 ANT, BEE, HOTDOG = 310, 309, 934

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from featcache.data.image_names import image_extensions, is_image_name
 from featcache.errors import UnreadableImageError
-from featcache.image_names import image_extensions, is_image_name
-from featcache.images import decode, write_png
+from featcache.vision.images import decode, write_png
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {

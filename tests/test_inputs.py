@@ -11,11 +11,11 @@ import fsspec
 import pytest
 
 from commands import done, featcache_cli, write_folder
-from featcache.classifier import Classifier
 from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.inputs import ImageFile, each_image, list_inputs
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.models.classifier import Classifier
+from featcache.models.inputs import ImageFile, each_image, list_inputs
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from commands import PATHS, SMALL, done, read_until, refused, write_folder
-from featcache import run as run_module
-from featcache.card import ModelCard
+from featcache.core.card import ModelCard
 from featcache.errors import FeatcacheError, RunError
-from featcache.finetuning import FineTune, finetune
-from featcache.training import Epoch, Recipe
+from featcache.models import run as run_module
+from featcache.models.finetuning import FineTune, finetune
+from featcache.training.training import Epoch, Recipe
 from trainable import RECIPE, SEED, trainable_backbone
 
 STEP = dataclasses.replace(RECIPE, schedule="step", step_size=2)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache import blocks
-from featcache.blocks import Centred, Rows
-from featcache.features import Features
-from featcache.joined import Joined
-from featcache.linear import LinearHead
-from featcache.samples import Samples
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred, Rows
+from featcache.cache.features import Features
+from featcache.cache.joined import Joined
+from featcache.core.samples import Samples
+from featcache.heads.linear import LinearHead
 
 RNG = np.random.default_rng(0)
 PARTS = tuple(RNG.normal(size=(9, 3, d)).astype(np.float16) for d in (4, 1, 6))

@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from featcache.cache import FeatureCache, partial_path
+from featcache.cache.cache import FeatureCache, partial_path
 from featcache.errors import NotACacheError
-from featcache.extraction import extract
+from featcache.extraction.extraction import extract
 from forks import context, fork
 from slow_extraction import extract_slowly
 from toys import toy_backbone

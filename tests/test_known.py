@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from commands import in_process
-from featcache import architectures, devices, engines, known
-from featcache.backbones import load_backbone
-from featcache.cache import FeatureCache
-from featcache.classifier import Classifier
-from featcache.devices import resolve_device
+from featcache.backbones import architectures, devices, engines, known
+from featcache.backbones.backbones import load_backbone
+from featcache.backbones.devices import resolve_device
+from featcache.backbones.known import Known, known_path, recall, remember
+from featcache.cache.cache import FeatureCache
 from featcache.errors import BackboneError
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.known import Known, known_path, recall, remember
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.models.classifier import Classifier
 
 NETWORK = {"weights": "none", "device": "cpu", "lazy": True}
 KNOWN = Known(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, log_loss
 
-from featcache.label_metrics import LabelAccuracy, evaluate_labels, judge
-from featcache.metrics import Accuracy, evaluate, wilson_interval
+from featcache.metrics.label_metrics import LabelAccuracy, evaluate_labels, judge
+from featcache.metrics.metrics import Accuracy, evaluate, wilson_interval
 
 NAMES = ("ants", "bees", "cats", "dogs", "eels")
 

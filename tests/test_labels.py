@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache.labels import count_images, spell, strata
+from featcache.core.labels import count_images, spell, strata
 
 CLASSES = ("ants", "bees", "cats", "dogs", "eels")
 

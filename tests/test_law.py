@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache.backbones import Backbone, load_backbone
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.headfile import load_head
-from featcache.spec import Augment
-from featcache.training import Epoch, Recipe
+from featcache.backbones.backbones import Backbone, load_backbone
+from featcache.core.spec import Augment
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.heads.headfile import load_head
+from featcache.models.finetuning import finetune
+from featcache.training.training import Epoch, Recipe
 from toys import toy_backbone
 from trainable import trainable_backbone
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from featcache.core.layers import choose_layers, grid_side, join_layers, parse_layer, split_layers
 from featcache.errors import SpecError
-from featcache.layers import choose_layers, grid_side, join_layers, parse_layer, split_layers
 
 THERE = (
     *("penultimate", "layer1", "layer1:max", "layer1:grid", "layer2", "layer2:grid7"),

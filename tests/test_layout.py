@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caches import PROVENANCE, SPEC, finished
-from featcache import layout
-from featcache.cache import FeatureCache
+from featcache.cache import layout
+from featcache.cache.cache import FeatureCache
+from featcache.cache.layout import CACHE
+from featcache.cache.sealed import write_header
+from featcache.cache.verification import verify
+from featcache.cache.writer import CacheWriter
+from featcache.core.samples import Samples
 from featcache.errors import CacheError, CacheVersionError, HeadError, NotACacheError
-from featcache.fitting import fit_head
-from featcache.layout import CACHE
-from featcache.samples import Samples
-from featcache.sealed import write_header
-from featcache.verification import verify
-from featcache.writer import CacheWriter
+from featcache.heads.fitting import fit_head
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache.lbfgs import Minimum, minimise
+from featcache.heads.lbfgs import Minimum, minimise
 
 One = Callable[[NDArray[Any]], tuple[float, NDArray[Any]]]
 

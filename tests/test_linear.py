@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from featcache.linear import LinearHead
+from featcache.heads.linear import LinearHead
 
 
 @parametrize_with_checks([LinearHead()])

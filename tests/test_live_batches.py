@@ -6,11 +6,11 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from featcache.live_batches import LiveBatches
-from featcache.loader import ViewLoader
-from featcache.manifest import read_manifest
-from featcache.report import Stopwatch
-from featcache.world import World
+from featcache._utils.report import Stopwatch
+from featcache.data.manifest import read_manifest
+from featcache.training.live_batches import LiveBatches
+from featcache.training.world import World
+from featcache.vision.loader import ViewLoader
 from trainable import trainable_backbone
 
 

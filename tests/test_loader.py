@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commands import in_process
-from featcache import loader as loader_module
-from featcache.images import decode
-from featcache.loader import Batch, ViewLoader, read_image, usable_cores
-from featcache.manifest import Manifest, read_manifest
-from featcache.report import Stopwatch
-from featcache.spec import ViewSpec
-from featcache.views import make_views
+from featcache._utils.report import Stopwatch
+from featcache.core.spec import ViewSpec
+from featcache.data.manifest import Manifest, read_manifest
+from featcache.vision import loader as loader_module
+from featcache.vision.images import decode
+from featcache.vision.loader import Batch, ViewLoader, read_image, usable_cores
+from featcache.vision.views import make_views
 
 SPEC = ViewSpec(8, 10, seed=4)
 NUMBERS = [0, 1, 3]
@@ -206,8 +206,8 @@ def test_views_are_made_without_teams_of_threads() -> None:
     code = """
 import os, numpy as np, torch
 from concurrent.futures import ThreadPoolExecutor
-from featcache.spec import ViewSpec
-from featcache.views import make_views
+from featcache.core.spec import ViewSpec
+from featcache.vision.views import make_views
 torch.set_num_threads(4)
 image = np.zeros((400, 600, 3), np.uint8)
 with ThreadPoolExecutor(3) as pool:

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from commands import COUNTS, PATHS, write_folder
-from featcache import lockfile
-from featcache.alone import LOCK
-from featcache.cache import FeatureCache, partial_path
+from featcache._utils import lockfile
+from featcache._utils.alone import LOCK
+from featcache.cache.cache import FeatureCache, partial_path
 from featcache.errors import CacheBusyError, NoLocksWarning, RunError
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.training import Recipe
+from featcache.extraction.extraction import extract
+from featcache.models.finetuning import finetune
+from featcache.training.training import Recipe
 from toys import toy_backbone
 from trainable import trainable_backbone
 
@@ -140,7 +140,7 @@ def test_a_run_without_locks_has_one_process(without_locks: None, living: int, t
 _HOLD = """
 import sys, warnings
 from pathlib import Path
-from featcache import lockfile
+from featcache._utils import lockfile
 warnings.simplefilter("ignore")
 won = lockfile.hold(Path(sys.argv[1]))
 print(won, flush=True)

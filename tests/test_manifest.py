@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import ImageFolder
 
-from featcache import files
+from featcache.core.samples import SPLITS
+from featcache.data import files
+from featcache.data.files import list_images
+from featcache.data.folder_layout import _RENAME
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import DataLayoutError, EmptyFolderError
-from featcache.files import list_images
-from featcache.folder_layout import _RENAME
-from featcache.manifest import Manifest, read_manifest
-from featcache.samples import SPLITS
 
 MakeFolder = Callable[..., Path]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from commands import toy_cache
-from featcache.card import ModelCard
+from featcache.core.card import ModelCard
+from featcache.core.modelfolder import CARD, attach, locate, reading, staged
 from featcache.errors import HeadError
-from featcache.fitting import fit_head
-from featcache.headfile import load_head
-from featcache.modelfolder import CARD, attach, locate, reading, staged
-from featcache.predictions import read_predictions
+from featcache.heads.fitting import fit_head
+from featcache.heads.headfile import load_head
+from featcache.metrics.predictions import read_predictions
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from featcache.calibration import fit_label_temperatures, label_log_loss
+from featcache.cache.features import Features
+from featcache.core.folds import NEVER, assign_folds
 from featcache.errors import HeadError
-from featcache.families import FAMILIES, STRENGTHS, Tuned, Tuning
-from featcache.features import Features
-from featcache.folds import NEVER, assign_folds
-from featcache.label_metrics import LabelAccuracy, evaluate_labels
-from featcache.multilabel import TunedLabels, tune_labels
-from featcache.onevsrest import OneVsRestHead
+from featcache.heads.families import FAMILIES, STRENGTHS, Tuned, Tuning
+from featcache.heads.multilabel import TunedLabels, tune_labels
+from featcache.heads.onevsrest import OneVsRestHead
+from featcache.metrics.calibration import fit_label_temperatures, label_log_loss
+from featcache.metrics.label_metrics import LabelAccuracy, evaluate_labels
 from several import features, overlapping
 
 
@@ -32,7 +32,7 @@ def fixed_folds(monkeypatch: pytest.MonkeyPatch, n: int, k: int = 5) -> NDArray[
 
 
 def fixed_strengths(monkeypatch: pytest.MonkeyPatch, *Cs: float) -> None:
-    monkeypatch.setattr("featcache.multilabel.inverse_strengths", lambda *_: list(Cs))
+    monkeypatch.setattr("featcache.heads.multilabel.inverse_strengths", lambda *_: list(Cs))
 
 
 def alone(some: Features, label: int, use: Any = "all") -> Tuned:
@@ -275,7 +275,7 @@ def test_folds_are_as_many_as_asked_for(folds: int) -> None:
 
 def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     some = overlapping(c=3)
-    monkeypatch.setattr("featcache.folds._MOST", 3 * 60 - 1)
+    monkeypatch.setattr("featcache.core.folds._MOST", 3 * 60 - 1)
     fixed_strengths(monkeypatch, 0.5)
     found = tune_labels(some)
     fold = assign_folds(some.y, some.samples.sha256, 5)
@@ -324,7 +324,7 @@ def test_a_label_of_one_image_has_nothing_to_be_judged_by(monkeypatch: pytest.Mo
     found = tune_labels(features(some.x, labels))
     assert (found.selection.images, judged(found).images[2], judged(found).average_precision[2]) == (59, 0, None)
     assert np.isfinite(found.head.coef_).all()
-    monkeypatch.setattr("featcache.multilabel.plan_folds", lambda *_: (fold, 5))
+    monkeypatch.setattr("featcache.heads.multilabel.plan_folds", lambda *_: (fold, 5))
     np.testing.assert_allclose(found.head.coef_[:2], tune_labels(some).head.coef_, atol=1e-3)
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
-from featcache import neighbours
-from featcache.neighbours import KS, votes
+from featcache.heads import neighbours
+from featcache.heads.neighbours import KS, votes
 
 
 def data(n: int, d: int, classes: int, seed: int, copies: int = 3) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

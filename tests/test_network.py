@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from featcache.errors import HeadError
-from featcache.network import Network
-from featcache.training import linear_layer
+from featcache.training.network import Network
+from featcache.training.training import linear_layer
 from foreign import Payload
 from trainable import TrainableNet
 

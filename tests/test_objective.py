@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import expit, log_softmax
 
-from featcache.objective import Objective, class_weights
+from featcache.training.objective import Objective, class_weights
 
 RNG = np.random.default_rng(2)
 LOGITS = RNG.normal(size=(6, 3))

@@ -14,11 +14,11 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 
-from featcache import blocks
-from featcache.blocks import Centred, Rows
-from featcache.onevsrest import OneVsRest, OneVsRestHead, balance_labels
-from featcache.softmax import solve_path
-from featcache.spectrum import Spectrum
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred, Rows
+from featcache.heads.onevsrest import OneVsRest, OneVsRestHead, balance_labels
+from featcache.heads.softmax import solve_path
+from featcache.heads.spectrum import Spectrum
 
 N = 90
 LEAST = 1e-9  # the odds of what is never seen

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from commands import as_json, featcache_cli, refused, write_folder
-from featcache.backbones import Backbone, load_backbone
-from featcache.cache import FeatureCache
-from featcache.classifier import Classifier
+from featcache.backbones.backbones import Backbone, load_backbone
+from featcache.backbones.own_network import call_factory, from_factory
+from featcache.backbones.weights import sha256_of
+from featcache.cache.cache import FeatureCache
 from featcache.errors import BackboneError, CacheMismatchError, ExportError
-from featcache.exporting import export
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.own_network import call_factory, from_factory
-from featcache.training import Recipe
-from featcache.updating import update
-from featcache.weights import sha256_of
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import update
+from featcache.heads.fitting import fit_head
+from featcache.models.classifier import Classifier
+from featcache.models.exporting import export
+from featcache.models.finetuning import finetune
+from featcache.training.training import Recipe
 
 FACTORY = """
 import torch
@@ -47,7 +47,7 @@ def build():
 
 
 def wrapped():
-    from featcache.backbones import Backbone
+    from featcache.backbones.backbones import Backbone
 
     return Backbone(Own(), name="wrapped", image_size=16, resize_size=18, interpolation="bicubic",
                     mean=(0.5, 0.5, 0.5), std=(0.2, 0.3, 0.4))

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from commands import as_json, done, refused, write_folder
-from featcache.cache import FeatureCache
-from featcache.card import ModelCard
-from featcache.comparison import compare
+from featcache.analysis.comparison import compare
+from featcache.analysis.rates import measure_rates
+from featcache.cache.cache import FeatureCache
+from featcache.core.card import ModelCard
 from featcache.errors import BackboneError, RunError
-from featcache.rates import measure_rates
-from featcache.trying import try_out
+from featcache.reports.trying import try_out
 from outcomes import fake_processes, in_this_process
 from toys import random_image
 

@@ -76,7 +76,7 @@ def test_mypy_knows_the_types_of_a_users_program(interpreter: Path, tmp_path: Pa
     big = ",".join(f"{package}.*" for package in ("torch", "numpy", "matplotlib", "PIL", "click"))
     (tmp_path / "mypy.ini").write_text(f"[mypy]\n[mypy-{big}]\nfollow_imports = skip\n")  # half a minute of reading
     ran = outside(interpreter, "-m", "mypy", "program.py", folder=tmp_path)
-    assert 'Revealed type is "featcache.features.Features"' in ran.stdout, ran.stdout + ran.stderr
+    assert 'Revealed type is "featcache.cache.features.Features"' in ran.stdout, ran.stdout + ran.stderr
     assert 'Revealed type is "str | None"' in ran.stdout
     assert 'program.py:7: error: Unexpected keyword argument "heads" for "fit_head"' in ran.stdout
     assert "Found 1 error" in ran.stdout

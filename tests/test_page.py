@@ -12,11 +12,11 @@ import pytest
 from matplotlib.figure import Figure as Drawn
 
 from browser import chromium, missing
-from featcache.drawing import svg
-from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
-from featcache.page import Figure, Section, Table, write_page
-from featcache.reporting import comparison_table
-from featcache.routes import ROUTES
+from featcache.analysis.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
+from featcache.analysis.routes import ROUTES
+from featcache.reports.drawing import svg
+from featcache.reports.page import Figure, Section, Table, write_page
+from featcache.reports.reporting import comparison_table
 from outcomes import comparison, outcome
 from pagereader import Page, Part, read_page
 

@@ -15,16 +15,16 @@ import pytest
 
 import featcache
 from commands import as_json, done, featcache_cli, toy_cache, write_folder
-from featcache.cache import FeatureCache
-from featcache.curves import Curve, Point
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.outcomes import Comparison
-from featcache.pages import write_benchmark_page, write_head_page
-from featcache.reporting import comparison_table, curve_table, phase_table, remarks
-from featcache.routes import ROUTES
-from featcache.training import Epoch
-from featcache.verdict import reach_verdict
+from featcache.analysis.curves import Curve, Point
+from featcache.analysis.outcomes import Comparison
+from featcache.analysis.routes import ROUTES
+from featcache.analysis.verdict import reach_verdict
+from featcache.cache.cache import FeatureCache
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.reports.pages import write_benchmark_page, write_head_page
+from featcache.reports.reporting import comparison_table, curve_table, phase_table, remarks
+from featcache.training.training import Epoch
 from outcomes import four_routes
 from pagereader import Page, read_page
 from several import write_pictures
@@ -103,7 +103,9 @@ def test_without_data_there_are_no_photos(work: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_left_out_with_its_reason(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.pictures.outliers", lambda x, *_: np.arange(len(x)))  # small pictures are wanted
+    monkeypatch.setattr(
+        "featcache.reports.pictures.outliers", lambda x, *_: np.arange(len(x))
+    )  # small pictures are wanted
     (tmp_path / "moved").mkdir()
     found = head_page(work, tmp_path, tmp_path / "moved", "svm").sections["The head, looked at"]
     assert found.captions == [CONFUSION, MAP]  # the map without its small pictures

@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from featcache.metrics import paired_test
-from featcache.pairing import holm, paired_difference, sign_flip_p
+from featcache.metrics.metrics import paired_test
+from featcache.metrics.pairing import holm, paired_difference, sign_flip_p
 
 Right = NDArray[np.bool_]
 

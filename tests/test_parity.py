@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import ExportError
-from featcache.parity import make_pictures, run_example
+from featcache.models.parity import make_pictures, run_example
 
 MEANS = """import sys, numpy as np
 from PIL import Image

@@ -17,16 +17,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from commands import toy_cache, write_folder
-from featcache.cache import FeatureCache
-from featcache.calibration import reliability
-from featcache.card import ModelCard
-from featcache.curves import Curve, Point
-from featcache.drawing import Picture, save
+from featcache.analysis.curves import Curve, Point
+from featcache.cache.cache import FeatureCache
+from featcache.core.card import ModelCard
+from featcache.core.spec import ExtractSpec, ViewSpec
 from featcache.errors import CacheIncompleteError, FeatcacheError, HeadError, PictureError
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.images import decode
-from featcache.pictures import (
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.metrics.calibration import reliability
+from featcache.reports.drawing import Picture, save
+from featcache.reports.pictures import (
     confusion_picture,
     curve_picture,
     history_picture,
@@ -35,10 +35,10 @@ from featcache.pictures import (
     reliability_picture,
     views_picture,
 )
-from featcache.projection import project
-from featcache.spec import ExtractSpec, ViewSpec
-from featcache.training import Epoch
-from featcache.views import make_views, shrink
+from featcache.reports.projection import project
+from featcache.training.training import Epoch
+from featcache.vision.images import decode
+from featcache.vision.views import make_views, shrink
 from outcomes import four_routes
 from several import write_pictures
 from toys import random_image, toy_backbone

@@ -28,10 +28,10 @@ import pytest
 import torch
 from torch import nn
 
-from featcache import plain_load
-from featcache.checkpoints import read_checkpoint
+from featcache.backbones import plain_load
+from featcache.backbones.checkpoints import read_checkpoint
+from featcache.backbones.state_dicts import adapt
 from featcache.errors import BackboneError
-from featcache.state_dicts import adapt
 
 
 class Dict(dict[str, Any]):

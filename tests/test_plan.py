@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from featcache.errors import RunError
-from featcache.plan import Plan, make_plan
+from featcache.models.plan import Plan, make_plan
 
 NOTHING: dict[str, Any] = {
     "init_head": None,

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featcache.curves import Curve, Point
-from featcache.drawing import save
-from featcache.metrics import wilson_interval
-from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
-from featcache.plots import plot_comparison, plot_confusion, plot_curve, plot_history, plot_reliability
-from featcache.routes import ROUTES
-from featcache.training import Epoch
+from featcache.analysis.curves import Curve, Point
+from featcache.analysis.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
+from featcache.analysis.routes import ROUTES
+from featcache.metrics.metrics import wilson_interval
+from featcache.reports.drawing import save
+from featcache.reports.plots import plot_comparison, plot_confusion, plot_curve, plot_history, plot_reliability
+from featcache.training.training import Epoch
 from outcomes import comparison, four_routes, outcome
 
 HISTORY = [Epoch(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0), Epoch(2, 0.1, 1.0, 0.7, 0.75, 0.9, 2.0),

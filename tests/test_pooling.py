@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from featcache.architectures import build
-from featcache.backbones import Backbone, load_backbone
+from featcache.backbones.architectures import build
+from featcache.backbones.backbones import Backbone, load_backbone
+from featcache.backbones.pooling import expand_layers, pool, prefix_tokens
 from featcache.errors import BackboneError
-from featcache.pooling import expand_layers, pool, prefix_tokens
 
 MAPS = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randn(2, 1 + 16, 5, generator=torch.Generator().manual_seed(1))
@@ -124,7 +124,7 @@ def test_a_network_that_is_known_has_the_same_set(monkeypatch: pytest.MonkeyPatc
     options = {"weights": "none", "layers": ("stages",), "device": "cpu"}
     built = load_backbone("resnet18", **options)
     assert built.layers == ("penultimate", "layer1", "layer2", "layer3")  # the mean of layer4 is the penultimate one
-    monkeypatch.setattr("featcache.architectures.build", None)
+    monkeypatch.setattr("featcache.backbones.architectures.build", None)
     known = load_backbone("resnet18", lazy=True, **options)
     assert (known.layers, known.dims) == (built.layers, built.dims)
 

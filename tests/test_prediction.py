@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from featcache.prediction import Format, Prediction, formatted
+from featcache.models.prediction import Format, Prediction, formatted
 
 NAMES = ["a.jpg", 'a,b "c".jpg', "a\nb\r\tc.jpg", "ä 蟻.jpg", os.fsdecode(b"\xe9\xff.jpg"), "a\rb", ";=1", " a "]
 TOP = (("ants", 0.75), ("bees", 0.25))

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.predictions import (
+from featcache.metrics.predictions import (
     ValPrediction,
     compare_heads,
     read_predictions,
     split_predictions_csv,
     write_predictions,
 )
-from featcache.samples import Samples
 
 
 def samples(n: int, prefix: str = "val") -> Samples:

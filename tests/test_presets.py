@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from featcache.finetuning import finetune
-from featcache.presets import PRESETS, resolve
-from featcache.training import Recipe
+from featcache.models.finetuning import finetune
+from featcache.models.presets import PRESETS, resolve
+from featcache.training.training import Recipe
 from featcache_cli.finetune import PRESETS as CLI_PRESETS
 
 

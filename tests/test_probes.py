@@ -11,15 +11,15 @@ from torch import nn
 
 from commands import toy_cache, write_folder
 from diagnoses import find, kinds
-from featcache import updating
-from featcache.backbones import Backbone
-from featcache.cache import FeatureCache
-from featcache.doctor import examine
+from featcache.analysis.doctor import examine
+from featcache.analysis.findings import Diagnosis
+from featcache.analysis.probes import _of_few_classes, _small
+from featcache.backbones.backbones import Backbone
+from featcache.cache.cache import FeatureCache
+from featcache.core.spec import StorageDtype
 from featcache.errors import CacheMismatchError, EmptyFolderError
-from featcache.extraction import extract
-from featcache.findings import Diagnosis
-from featcache.probes import _of_few_classes, _small
-from featcache.spec import StorageDtype
+from featcache.extraction import updating
+from featcache.extraction.extraction import extract
 from toys import TOY_MEAN, TOY_SIZE, TOY_STD, ToyNet, random_image, toy_backbone
 
 COUNTS = {"train/ants": 40, "train/bees": 40, "val/ants": 6, "val/bees": 6}

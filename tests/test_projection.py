@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from featcache import projection
 from featcache.errors import MissingExtraError, PictureError
-from featcache.projection import Method, outliers, project
+from featcache.reports import projection
+from featcache.reports.projection import Method, outliers, project
 
 UMAP = pytest.param(
     "umap", marks=pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from featcache.machines import Machines
+from featcache.core.machines import Machines
 from featcache_cli.main import main
 from outcomes import in_this_process
 from toys import random_image

@@ -14,13 +14,13 @@ import tifffile
 from PIL import Image
 
 from commands import as_json, done, featcache_cli, write_folder
-from featcache.backbones import Backbone
-from featcache.classifier import Classifier
-from featcache.evaluating import evaluate
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.images import decode_and_check
-from featcache.report import remark_notes
+from featcache._utils.report import remark_notes
+from featcache.backbones.backbones import Backbone
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.models.classifier import Classifier
+from featcache.models.evaluating import evaluate
+from featcache.vision.images import decode_and_check
 from toys import random_image, toy_backbone
 
 FRAMES = [random_image(seed) for seed in range(3)]

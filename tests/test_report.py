@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache.metrics import evaluate
-from featcache.report import Report, Stopwatch, human_bytes, machine, peak_memory_bytes, printable, versions
+from featcache._utils.report import Report, Stopwatch, human_bytes, machine, peak_memory_bytes, printable, versions
+from featcache.metrics.metrics import evaluate
 
 VAL = evaluate(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]), ("ants", "bees"))
 TEST = evaluate(np.array([0, 1]), np.array([1, 1]), ("ants", "bees"))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from featcache.budget import LeftOut, Spending
-from featcache.curves import Curve, Point
-from featcache.outcomes import COLD, STAGES_COLD, WARM
-from featcache.reporting import comparison_markdown, comparison_table, comparison_values, remarks, write_report
-from featcache.routes import ROUTES
-from featcache.verdict import reach_verdict
+from featcache.analysis.budget import LeftOut, Spending
+from featcache.analysis.curves import Curve, Point
+from featcache.analysis.outcomes import COLD, STAGES_COLD, WARM
+from featcache.analysis.routes import ROUTES
+from featcache.analysis.verdict import reach_verdict
+from featcache.reports.reporting import comparison_markdown, comparison_table, comparison_values, remarks, write_report
 from outcomes import comparison, four_routes, outcome
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from featcache.rng import derived_seed, epoch_order, generator
+from featcache.core.rng import derived_seed, epoch_order, generator
 
 HASHES = arrays(np.uint8, st.tuples(st.integers(0, 40), st.just(32)))
 SEEDS = st.integers(-(2**63), 2**63)

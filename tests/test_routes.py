@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from commands import toy_cache, write_folder
-from featcache import errors, routes
-from featcache.cache import FeatureCache
+from featcache import errors
+from featcache.analysis import routes
+from featcache.analysis.routes import run_in_process
+from featcache.cache.cache import FeatureCache
 from featcache.errors import FeatcacheError, NotACacheError
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.routes import run_in_process
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
 
 ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, FeatcacheError)]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from featcache.core.samples import SPLITS, Samples
 from featcache.errors import SpecError
-from featcache.samples import SPLITS, Samples
 
 
 def samples(*rows: tuple[str, str, str, int], classes: tuple[str, ...] = ("ants", "bees")) -> Samples:

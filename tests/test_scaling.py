@@ -9,16 +9,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
-from featcache.blocks import Rows
-from featcache.features import Features
-from featcache.fitters import Options, fit
-from featcache.folding import fold
-from featcache.headfile import dump_head, load_head
-from featcache.joined import Joined
-from featcache.linear import LinearHead
-from featcache.onevsrest import OneVsRestHead
-from featcache.samples import Samples
-from featcache.scaling import equalise, unscaled
+from featcache.cache.blocks import Rows
+from featcache.cache.features import Features
+from featcache.cache.joined import Joined
+from featcache.core.samples import Samples
+from featcache.heads.fitters import Options, fit
+from featcache.heads.folding import fold
+from featcache.heads.headfile import dump_head, load_head
+from featcache.heads.linear import LinearHead
+from featcache.heads.onevsrest import OneVsRestHead
+from featcache.heads.scaling import equalise, unscaled
 
 N = 60
 

@@ -23,15 +23,15 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from commands import PATHS, ROOT, toy_cache, write_folder
-from featcache import remote
-from featcache.card import ModelCard
+from featcache._utils import remote
+from featcache.backbones.known import known_path
+from featcache.core.card import ModelCard
+from featcache.data.manifest import read_manifest
+from featcache.data.sources import Folder, open_source
+from featcache.data.tarfiles import MAX_CONTENT, index_tar
 from featcache.errors import DataLayoutError, DownloadError, HeadError, UnreadableImageError
-from featcache.images import decode, upright_size
-from featcache.inputs import list_inputs
-from featcache.known import known_path
-from featcache.manifest import read_manifest
-from featcache.sources import Folder, open_source
-from featcache.tarfiles import MAX_CONTENT, index_tar
+from featcache.models.inputs import list_inputs
+from featcache.vision.images import decode, upright_size
 from toys import random_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n(x) print showpage\n%%EOF\n"
@@ -230,7 +230,7 @@ sys.addaudithook(lambda event, args: started.append(event) if event in
     ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork") else None)
 from pathlib import Path
 from featcache.errors import UnreadableImageError
-from featcache.images import decode, upright_size, value_extent
+from featcache.vision.images import decode, upright_size, value_extent
 path = Path(sys.argv[1])
 for call in (decode, value_extent):
     try:
@@ -298,9 +298,9 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
 READ = """
 import sys
 from collections import Counter
-from featcache.sources import Folder, open_source
-from featcache.classifier import _read_file
-from featcache.images import upright_size
+from featcache.data.sources import Folder, open_source
+from featcache.models.classifier import _read_file
+from featcache.vision.images import upright_size
 from pathlib import Path
 path = Path(sys.argv[1])
 table = path.with_name("list.csv")
@@ -327,8 +327,8 @@ def test_an_image_is_a_regular_file_of_bounded_size(odd: tuple[Path, str]) -> No
 
 WEIGHTS = """
 import sys
-from featcache.known import known_path
-from featcache.backbones import load_backbone
+from featcache.backbones.known import known_path
+from featcache.backbones.backbones import load_backbone
 print(known_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
 try:
     load_backbone("mobilenet_v2", weights=sys.argv[1])
@@ -402,7 +402,7 @@ def test_a_tar_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
     code = """
 import sys
-from featcache.tarfiles import index_tar
+from featcache.data.tarfiles import index_tar
 try:
     index_tar(sys.argv[1])
 except OSError as error:
@@ -415,8 +415,8 @@ MEMORY = """
 import sys
 from collections import Counter
 from featcache.errors import FeatcacheError
-from featcache.report import peak_memory_bytes
-from featcache.sources import open_source
+from featcache._utils.report import peak_memory_bytes
+from featcache.data.sources import open_source
 try:
     print(len(open_source(sys.argv[1]).entries(Counter()).entries))
 except FeatcacheError as error:
@@ -513,7 +513,7 @@ def test_a_row_that_names_a_device_is_skipped(tmp_path: Path) -> None:
     code = """
 import sys
 from collections import Counter
-from featcache.sources import open_source
+from featcache.data.sources import open_source
 source = open_source(sys.argv[1])
 names = [entry.id for entry in source.entries(Counter()).entries]
 print(len(source.hash(names)))
@@ -542,7 +542,7 @@ def test_each_promise_names_tests_that_there_are() -> None:
 
 def test_a_cache_of_others_is_read_without_its_data(tmp_path: Path, spy: type[Spy]) -> None:
     """A cache whose ids are URLs: nothing is fetched by looking at it with other data."""
-    from featcache.cache import FeatureCache
+    from featcache.cache.cache import FeatureCache
 
     data = write_folder(tmp_path / "data", {"train/a": 3, "train/b": 3})
     cache = FeatureCache.open(toy_cache(data, tmp_path / "cache.h5"))

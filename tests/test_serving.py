@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from caches import SPEC
-from featcache import hosting, serving
-from featcache.card import ModelCard
+from featcache.core.card import ModelCard
 from featcache.errors import DataLayoutError, MissingExtraError
-from featcache.hosting import PORTS
-from featcache.prediction import Prediction
-from featcache.serving import Page
+from featcache.models import hosting, serving
+from featcache.models.hosting import PORTS
+from featcache.models.prediction import Prediction
+from featcache.models.serving import Page
 
 METRICS = {"n": 80, "accuracy": 0.95, "accuracy_low": 0.8777, "accuracy_high": 0.9804}
 

@@ -17,28 +17,28 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from commands import as_json, done, drop_hashes, refused
-from featcache import own_network
-from featcache.backbones import Backbone
-from featcache.cache import FeatureCache
-from featcache.card import FILE, ModelCard
-from featcache.classifier import Classifier
-from featcache.comparison import compare
-from featcache.curves import label_curve, view_curve
-from featcache.engines import Features
+from featcache.analysis.comparison import compare
+from featcache.analysis.curves import label_curve, view_curve
+from featcache.backbones import own_network
+from featcache.backbones.backbones import Backbone
+from featcache.backbones.engines import Features
+from featcache.cache.cache import FeatureCache
+from featcache.cache.layout import CACHE
+from featcache.cache.sealed import write_header
+from featcache.cache.verification import diff, verify
+from featcache.core.card import FILE, ModelCard
+from featcache.core.folds import assign_folds
+from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, HeadError, NotACacheError
-from featcache.extraction import extract
-from featcache.fitting import evaluate_head, fit_head
-from featcache.folds import assign_folds
-from featcache.headfile import load_head
-from featcache.heads import average_views, classify
-from featcache.label_metrics import LabelAccuracy, evaluate_labels
-from featcache.layout import CACHE
-from featcache.manifest import read_manifest
-from featcache.onevsrest import OneVsRestHead
-from featcache.predictions import compare_heads, write_predictions
-from featcache.sealed import write_header
-from featcache.updating import update
-from featcache.verification import diff, verify
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import update
+from featcache.heads.fitting import evaluate_head, fit_head
+from featcache.heads.headfile import load_head
+from featcache.heads.heads import average_views, classify
+from featcache.heads.onevsrest import OneVsRestHead
+from featcache.metrics.label_metrics import LabelAccuracy, evaluate_labels
+from featcache.metrics.predictions import compare_heads, write_predictions
+from featcache.models.classifier import Classifier
 from several import MIXTURES, list_pictures, write_pictures
 from toys import ToyNet, toy_backbone
 
@@ -265,7 +265,7 @@ def test_fixed_settings_are_cross_validated_too(cache: FeatureCache) -> None:
         ("lda", {}),
         ("centroid", {}),
         ("sklearn.naive_bayes.GaussianNB", {}),
-        ("featcache.linear.LinearHead", {}),
+        ("featcache.heads.linear.LinearHead", {}),
     ],
     ids=str,
 )
@@ -283,7 +283,7 @@ def test_a_saved_head_gives_the_same_probabilities(
     np.testing.assert_allclose(shares, fit.estimator.predict_proba(x), rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("given", [OneVsRestHead(), "featcache.onevsrest.OneVsRestHead"], ids=["object", "path"])
+@pytest.mark.parametrize("given", [OneVsRestHead(), "featcache.heads.onevsrest.OneVsRestHead"], ids=["object", "path"])
 def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureCache) -> None:
     assert figures(fit_head(cache, head=given)).accuracy == 1.0
 
@@ -303,7 +303,10 @@ def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureC
         ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd and attention do; use all, mean or clean"),
         ({"head": "logreg", "cv": 1}, "cross-validation takes two folds or more; got 1"),
         ({"head": "linaer"}, "there is no head 'linaer'. Use linear, "),
-        ({"parameters": {"c": 1}}, "featcache.onevsrest.OneVsRestHead has no parameter 'c'; it has C, class_weight, "),
+        (
+            {"parameters": {"c": 1}},
+            "featcache.heads.onevsrest.OneVsRestHead has no parameter 'c'; it has C, class_weight, ",
+        ),
         ({"parameters": {"C": 0}}, "OneVsRestHead could not be fitted: C must be greater than 0 and finite; got 0"),
         (
             {"parameters": {"class_weight": {"pink": 2}}},

@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner
 
 from commands import write_folder
-from featcache.backbones import load_backbone
-from featcache.cache import FeatureCache
-from featcache.card import ModelCard
-from featcache.classifier import Classifier
-from featcache.curves import label_curve
+from featcache.analysis.curves import label_curve
+from featcache.backbones.backbones import load_backbone
+from featcache.cache.cache import FeatureCache
+from featcache.core.card import ModelCard
 from featcache.errors import CacheIncompleteError, ExportError
-from featcache.exporting import export
-from featcache.extraction import extract
-from featcache.fitting import fit_head
-from featcache.predictions import FILE
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.metrics.predictions import FILE
+from featcache.models.classifier import Classifier
+from featcache.models.exporting import export
 from featcache_cli.main import main
 
 BACKBONE = {"backbone": "timm/test_resnet", "weights": "none", "image_size": 32, "device": "cpu", "precision": "fp32"}

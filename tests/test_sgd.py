@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from featcache.cache.features import Features
+from featcache.core.rng import epoch_order
+from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.features import Features
-from featcache.fitters import Options, fit
-from featcache.rng import epoch_order
-from featcache.samples import Samples
-from featcache.sgd import TUTORIAL, fit_sgd
-from featcache.training import Epoch, Recipe, linear_layer
+from featcache.heads.fitters import Options, fit
+from featcache.heads.sgd import TUTORIAL, fit_sgd
+from featcache.training.training import Epoch, Recipe, linear_layer
 
 
 def features(n: int, views: int, split: int, classes: int = 3) -> Features:

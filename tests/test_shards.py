@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from featcache.data.input_notes import input_notes
+from featcache.data.manifest import Manifest, read_manifest
+from featcache.data.sources import open_source
 from featcache.errors import DataLayoutError
-from featcache.input_notes import input_notes
-from featcache.manifest import Manifest, read_manifest
-from featcache.sources import open_source
 
 
 def write_tar(path: Path, *members: tuple[str, bytes] | tarfile.TarInfo) -> Path:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from featcache import blocks
-from featcache.blocks import Centred
-from featcache.softmax import Problems, Solution, cross_entropy, solve_path
-from featcache.spectrum import Spectrum
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred
+from featcache.heads.softmax import Problems, Solution, cross_entropy, solve_path
+from featcache.heads.spectrum import Spectrum
 
 K = 4  # problems: three folds, and all rows
 PATH = [1e-4, 1e-2, 1.0, 100.0]

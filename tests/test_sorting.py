@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from commands import write_folder
-from featcache import sorting
+from featcache.data.foreign_folders import SORTED_MARK
+from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError
-from featcache.foreign_folders import SORTED_MARK
-from featcache.manifest import read_manifest
-from featcache.prediction import Prediction
-from featcache.sorting import How, Sorter, distinct
+from featcache.models import sorting
+from featcache.models.prediction import Prediction
+from featcache.models.sorting import How, Sorter, distinct
 
 CLASSES = ("ants", "bees")
 

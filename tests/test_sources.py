@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from featcache import remote
-from featcache.cache import partial_path
+from featcache._utils import remote
+from featcache.cache.cache import partial_path
+from featcache.core.samples import SPLITS
+from featcache.data.manifest import Manifest, read_manifest
+from featcache.data.sources import open_source
 from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError, MissingExtraError, UnreadableImageError
-from featcache.extraction import extract
-from featcache.manifest import Manifest, read_manifest
-from featcache.pictures import views_picture
-from featcache.samples import SPLITS
-from featcache.sources import open_source
+from featcache.extraction.extraction import extract
+from featcache.reports.pictures import views_picture
 from toys import toy_backbone
 
 MakeFolder = Callable[..., Path]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.spec import AUGMENTS, ExtractSpec, ViewSpec
+from featcache.core.spec import AUGMENTS, ExtractSpec, ViewSpec
 
 SPEC = ExtractSpec(
     backbone="toy",

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache import blocks
-from featcache.blocks import Centred, Rows
-from featcache.spectrum import Spectrum
+from featcache.cache import blocks
+from featcache.cache.blocks import Centred, Rows
+from featcache.heads.spectrum import Spectrum
 
 SEEDS = st.integers(0, 2**32 - 1)
 

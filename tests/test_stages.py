@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from featcache.architectures import build
-from featcache.stages import find_stages, stage_of
+from featcache.backbones.architectures import build
+from featcache.backbones.stages import find_stages, stage_of
 from toys import TOY_SIZE, ToyNet
 
 

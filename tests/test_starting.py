@@ -16,26 +16,26 @@ from safetensors.torch import load_file
 from torchvision import models
 
 from commands import drop_hashes
-from featcache import finetuning
-from featcache.architectures import build
-from featcache.backbones import Backbone, load_backbone
-from featcache.card import ModelCard
+from featcache.backbones.architectures import build
+from featcache.backbones.backbones import Backbone, load_backbone
+from featcache.backbones.stages import find_stages, stage_of
+from featcache.core.card import ModelCard
+from featcache.core.spec import ExtractSpec
+from featcache.data.manifest import read_manifest
 from featcache.errors import BackboneError, FeatcacheError, HeadError, RunError
-from featcache.extraction import extract
-from featcache.finetuning import FineTune, finetune
-from featcache.fitting import fit_head
-from featcache.headfile import dump_head, load_head
-from featcache.linear import LinearHead
-from featcache.loader import ViewLoader
-from featcache.manifest import read_manifest
-from featcache.network import Network
-from featcache.onevsrest import OneVsRestHead
-from featcache.plan import Plan
-from featcache.predictions import read_predictions
-from featcache.spec import ExtractSpec
-from featcache.stages import find_stages, stage_of
-from featcache.starting import Start, begin, redraw_behind
-from featcache.training import Epoch, Recipe, linear_layer
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import fit_head
+from featcache.heads.headfile import dump_head, load_head
+from featcache.heads.linear import LinearHead
+from featcache.heads.onevsrest import OneVsRestHead
+from featcache.metrics.predictions import read_predictions
+from featcache.models import finetuning
+from featcache.models.finetuning import FineTune, finetune
+from featcache.models.plan import Plan
+from featcache.models.starting import Start, begin, redraw_behind
+from featcache.training.network import Network
+from featcache.training.training import Epoch, Recipe, linear_layer
+from featcache.vision.loader import ViewLoader
 from toys import toy_backbone
 from trainable import staged_backbone
 

@@ -7,10 +7,9 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from featcache import symptoms
-from featcache.blocks import Rows
-from featcache.findings import Suspect
-from featcache.symptoms import (
+from featcache.analysis import symptoms
+from featcache.analysis.findings import Suspect
+from featcache.analysis.symptoms import (
     Differing,
     Spread,
     check_values,
@@ -21,6 +20,7 @@ from featcache.symptoms import (
     measure_spread,
     told_lost,
 )
+from featcache.cache.blocks import Rows
 
 
 def sound(n: int = 60, d: int = 20) -> NDArray[np.float32]:

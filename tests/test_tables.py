@@ -12,13 +12,13 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from featcache.cache import FeatureCache
-from featcache.doctor import examine
+from featcache.analysis.doctor import examine
+from featcache.cache.cache import FeatureCache
+from featcache.data.manifest import Manifest, read_manifest
+from featcache.data.tables import read_table
 from featcache.errors import DataLayoutError, FeatcacheError
-from featcache.extraction import extract
-from featcache.manifest import Manifest, read_manifest
-from featcache.tables import read_table
-from featcache.updating import update
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import update
 from forks import fork
 from toys import toy_backbone
 

@@ -21,17 +21,17 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from caches import cache_of, clouds
 from clusters import fully_booked, two_machines
 from commands import done, featcache_cli
-from featcache import team as teams
-from featcache.blocks import Centred
-from featcache.cache import FeatureCache
+from featcache.cache.blocks import Centred
+from featcache.cache.cache import FeatureCache
+from featcache.core.machines import WAITS, Cluster
 from featcache.errors import CacheDamagedError, ClusterError, HeadError
-from featcache.families import FAMILIES, Tuned, Tuning
-from featcache.fitting import HeadFit, fit_head
-from featcache.heads import classify
-from featcache.machines import WAITS, Cluster
-from featcache.member import Member
-from featcache.softmax import numpy_pass
-from featcache.team import Team
+from featcache.heads import team as teams
+from featcache.heads.families import FAMILIES, Tuned, Tuning
+from featcache.heads.fitting import HeadFit, fit_head
+from featcache.heads.heads import classify
+from featcache.heads.member import Member
+from featcache.heads.softmax import numpy_pass
+from featcache.heads.team import Team
 
 TOGETHER = ["linear", "centroid", "ridge", "lda"]
 
@@ -254,7 +254,7 @@ def test_rows_that_are_elsewhere_are_not_gone_through() -> None:
 def test_another_centre_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     for kept in (2**29, 0):
-        monkeypatch.setattr("featcache.blocks.KEPT_BYTES", kept)
+        monkeypatch.setattr("featcache.cache.blocks.KEPT_BYTES", kept)
         centred = Centred(x, np.ones(40))
         centred.recentre(np.arange(5.0))
         np.testing.assert_allclose(np.concatenate([block for _, block in centred]), x - np.arange(5), atol=1e-6)
@@ -315,7 +315,7 @@ def test_a_cluster_fits_what_one_machine_does(machines: Any, cache: FeatureCache
 def test_it_is_said_that_other_work_has_the_cluster(
     machines: Any, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.machines.SLOW", 0.5)
+    monkeypatch.setattr("featcache.core.machines.SLOW", 0.5)
     told, note = fully_booked()
     fit = fit_head(cache, head="ridge", cluster=Cluster(), on_note=note)
     alike(fit, fit_head(cache, head="ridge"), cache)
@@ -350,7 +350,7 @@ def test_a_killed_worker_and_a_killed_machine_cost_only_their_part(
 def test_errors_of_members_come_without_rays_account(
     machines: Any, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.team.content_of", lambda _: "another")
+    monkeypatch.setattr("featcache.heads.team.content_of", lambda _: "another")
     result = featcache_cli("fit-head", cache.path, "--cluster", "auto")
     assert result.exit_code == 1
     assert f"sees another cache as {cache.path} than this machine does." in result.stderr

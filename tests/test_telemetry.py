@@ -106,7 +106,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 CLUSTER = """
-from featcache.machines import Cluster, Machines
+from featcache.core.machines import Cluster, Machines
 machines = Machines(Cluster())
 assert machines.there()
 machines.close()
@@ -207,7 +207,7 @@ def test_a_cluster_of_ones_own_sends_no_usage_data(tmp_path: Path) -> None:
 
 
 def test_a_users_own_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from featcache.telemetry import decline_usage_data
+    from featcache._utils.telemetry import decline_usage_data
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)

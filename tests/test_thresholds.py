@@ -18,24 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, precision_recall_curve
 
 from commands import as_json, done, refused
-from featcache import own_network
-from featcache.cache import FeatureCache
-from featcache.card import FILE, ModelCard
-from featcache.classifier import Classifier
-from featcache.errors import HeadError
-from featcache.evaluating import evaluate
-from featcache.exporting import export
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import HeadFit, fit_head
-from featcache.folds import assign_folds
-from featcache.headfile import load_head
-from featcache.heads import set_thresholds, thresholds_of
-from featcache.label_metrics import LabelAccuracy, evaluate_labels
-from featcache.multilabel import tune_labels
-from featcache.predictions import compare_heads, read_predictions
-from featcache.serving import _about
-from featcache.thresholds import (
+from featcache.backbones import own_network
+from featcache.cache.cache import FeatureCache
+from featcache.core.card import FILE, ModelCard
+from featcache.core.folds import assign_folds
+from featcache.core.thresholds import (
     HALF,
     LEAST,
     best_f1_threshold,
@@ -44,7 +31,20 @@ from featcache.thresholds import (
     decide,
     spell_thresholds,
 )
-from featcache.training import Recipe
+from featcache.errors import HeadError
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import HeadFit, fit_head
+from featcache.heads.headfile import load_head
+from featcache.heads.heads import set_thresholds, thresholds_of
+from featcache.heads.multilabel import tune_labels
+from featcache.metrics.label_metrics import LabelAccuracy, evaluate_labels
+from featcache.metrics.predictions import compare_heads, read_predictions
+from featcache.models.classifier import Classifier
+from featcache.models.evaluating import evaluate
+from featcache.models.exporting import export
+from featcache.models.finetuning import finetune
+from featcache.models.serving import _about
+from featcache.training.training import Recipe
 from several import features, write_pictures
 from toys import toy_backbone
 
@@ -418,7 +418,7 @@ def test_model_json_decides_not_the_head_s_file(cache: FeatureCache, tmp_path: P
     card = json.loads((tmp_path / "head" / FILE).read_text())
     assert card.pop("thresholds") == list(fit.thresholds or ())
     (tmp_path / "head" / FILE).write_text(json.dumps(card))
-    from featcache.saved import open_model
+    from featcache.models.saved import open_model
 
     assert thresholds_of(open_model(tmp_path / "head", device="cpu").model) is None
 

@@ -13,10 +13,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.bitdepth import ValueRange
+from featcache.core.bitdepth import ValueRange
 from featcache.errors import UnreadableImageError
-from featcache.images import decode, upright_size
-from featcache.tiff import pillow_reads
+from featcache.vision.images import decode, upright_size
+from featcache.vision.tiff import pillow_reads
 
 HEIGHT, WIDTH = 19, 30
 RANGES: dict[str, ValueRange] = {

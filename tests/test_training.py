@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from featcache.training import (
+from featcache.training.training import (
     Batches,
     Epoch,
     Pass,

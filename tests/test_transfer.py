@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from commands import PATHS, done, refused, toy_cache
-from featcache import remote
-from featcache.cache import FeatureCache
+from featcache._utils import remote
+from featcache.cache.cache import FeatureCache
+from featcache.cache.transfer import pull, push
 from featcache.errors import CacheDamagedError, DownloadError, NotACacheError, OutputExistsError
-from featcache.transfer import pull, push
 
 URL = "memory://caches/cache.h5"
 
@@ -198,7 +198,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 _OPEN = """
 import sys, time
 from pathlib import Path
-import featcache.remote as remote
+import featcache._utils.remote as remote
 remote._PIECE = 4096
 read = remote.read
 def slow(*arguments):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from featcache.analysis.transferability import chance_purity, h_score, log_me, purity
 from featcache.errors import HeadError
-from featcache.transferability import chance_purity, h_score, log_me, purity
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from commands import as_json, done, toy_cache, write_folder
-from featcache.classifier import Classifier
+from featcache.analysis.findings import Check, Diagnosis, Finding, Suspect
 from featcache.errors import CacheMismatchError, HeadError
-from featcache.findings import Check, Diagnosis, Finding, Suspect
-from featcache.fitting import fit_head
-from featcache.pages import write_trial_page
-from featcache.trying import Trial, try_out
+from featcache.heads.fitting import fit_head
+from featcache.models.classifier import Classifier
+from featcache.reports.pages import write_trial_page
+from featcache.reports.trying import Trial, try_out
 from pagereader import Part, read_page
 from toys import random_image, toy_backbone
 

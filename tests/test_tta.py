@@ -12,15 +12,15 @@ import pytest
 
 from caches import SPEC
 from commands import SMALL, as_json, done
-from featcache.cache import FeatureCache
-from featcache.classifier import Classifier
+from featcache.cache.cache import FeatureCache
+from featcache.core.spec import ExtractSpec
 from featcache.errors import CacheIncompleteError, CacheMismatchError, SpecError
-from featcache.extraction import extract
-from featcache.fitting import evaluate_head, fit_head
-from featcache.heads import average_views
-from featcache.images import decode
-from featcache.spec import ExtractSpec
-from featcache.views import make_views
+from featcache.extraction.extraction import extract
+from featcache.heads.fitting import evaluate_head, fit_head
+from featcache.heads.heads import average_views
+from featcache.models.classifier import Classifier
+from featcache.vision.images import decode
+from featcache.vision.views import make_views
 from toys import toy_answer, toy_backbone
 
 MakeFolder = Callable[..., Path]

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from featcache.errors import RunError
-from featcache.network import Network
-from featcache.training import Recipe, Training, linear_layer, train
-from featcache.unfreezing import freeze, keep_statistics, rates
+from featcache.models.unfreezing import freeze, keep_statistics, rates
+from featcache.training.network import Network
+from featcache.training.training import Recipe, Training, linear_layer, train
 from trainable import staged_backbone
 
 STAGES = ["blocks.0", "blocks.1", "blocks.2"]

@@ -16,10 +16,13 @@ import pytest
 from numpy.typing import NDArray
 
 from commands import COUNTS, write_folder
-from featcache import carrying, own_network, progress_bar, updating
-from featcache.backbones import Backbone
-from featcache.cache import FeatureCache, partial_path
-from featcache.engines import Features
+from featcache._utils import progress_bar
+from featcache.backbones import own_network
+from featcache.backbones.backbones import Backbone
+from featcache.backbones.engines import Features
+from featcache.cache import carrying
+from featcache.cache.cache import FeatureCache, partial_path
+from featcache.cache.verification import verify
 from featcache.errors import (
     CacheBusyError,
     CacheDamagedError,
@@ -28,9 +31,9 @@ from featcache.errors import (
     DataLayoutError,
     UnreadableImageError,
 )
-from featcache.extraction import extract
-from featcache.updating import repair, update
-from featcache.verification import verify
+from featcache.extraction import updating
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import repair, update
 from toys import ToyNet, random_image, toy_backbone
 
 
@@ -447,9 +450,9 @@ def test_a_drawn_split_is_drawn_as_it_was(tmp_path: Path, toy: type[Counting]) -
 @pytest.fixture
 def unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Lets the system refuse to open the files whose path ends so. (Root may read whatever its mode is.)"""
-    import featcache.regular
+    import featcache._utils.regular
 
-    opened = featcache.regular.os.open
+    opened = featcache._utils.regular.os.open
 
     def refuse(end: str) -> None:
         def guarded(path: Any, *arguments: Any, **more: Any) -> int:
@@ -457,7 +460,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 raise PermissionError(13, "Permission denied", os.fspath(path))
             return opened(path, *arguments, **more)
 
-        monkeypatch.setattr(featcache.regular.os, "open", guarded)
+        monkeypatch.setattr(featcache._utils.regular.os, "open", guarded)
 
     return refuse
 

@@ -16,12 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from caches import cache_of, clouds
+from featcache.cache.features import Features, ViewUse
+from featcache.core.folds import assign_folds
 from featcache.errors import HeadError
-from featcache.features import Features, ViewUse
-from featcache.folds import assign_folds
-from featcache.headfile import dump_head, load_head
-from featcache.heads import fit_estimator, with_scaling
-from featcache.validation import calibrated, cross_validate
+from featcache.heads.headfile import dump_head, load_head
+from featcache.heads.heads import fit_estimator, with_scaling
+from featcache.heads.validation import calibrated, cross_validate
 
 
 def features(

@@ -18,21 +18,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from commands import as_json, featcache_cli, refused
-from featcache import extraction, images, own_network, valuerange
-from featcache.bitdepth import covering_range
-from featcache.cache import FeatureCache
-from featcache.classifier import Classifier
+from featcache.backbones import own_network
+from featcache.cache.cache import FeatureCache
+from featcache.core.bitdepth import covering_range
+from featcache.core.spec import ExtractSpec, ViewSpec
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheMismatchError, MissingExtraError, SpecError
-from featcache.extraction import extract
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.imagecache import ImageCache
-from featcache.images import decode, decode_and_check, rgb_of, value_extent
-from featcache.loader import ViewLoader
-from featcache.manifest import Manifest, read_manifest
-from featcache.spec import ExtractSpec, ViewSpec
-from featcache.updating import repair, update
-from featcache.valuerange import choose_value_range, find_value_range
+from featcache.extraction import extraction
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import repair, update
+from featcache.heads.fitting import fit_head
+from featcache.models.classifier import Classifier
+from featcache.models.finetuning import finetune
+from featcache.vision import images, valuerange
+from featcache.vision.imagecache import ImageCache
+from featcache.vision.images import decode, decode_and_check, rgb_of, value_extent
+from featcache.vision.loader import ViewLoader
+from featcache.vision.valuerange import choose_value_range, find_value_range
 from toys import toy_answer, toy_backbone
 from trainable import RECIPE, trainable_backbone
 
@@ -319,8 +321,8 @@ def test_live_training_sees_the_pixels_of_the_cache_with_an_image_cache_too(deep
 
 
 def ImageCache_side(path: Path) -> int:  # noqa: N802
-    from featcache.imagecache import IMAGES
-    from featcache.sealed import opened
+    from featcache.cache.sealed import opened
+    from featcache.vision.imagecache import IMAGES
 
     with opened(path, IMAGES) as arrays:
         return int(arrays.index()["side"])

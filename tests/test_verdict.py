@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.budget import LeftOut, Spending
-from featcache.convergence import TrainingRun
-from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
-from featcache.pairing import paired_difference
-from featcache.routes import ROUTES
-from featcache.verdict import reach_verdict
+from featcache.analysis.budget import LeftOut, Spending
+from featcache.analysis.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.analysis.routes import ROUTES
+from featcache.analysis.verdict import reach_verdict
+from featcache.metrics.pairing import paired_difference
+from featcache.models.convergence import TrainingRun
 from outcomes import answers, comparison, four_routes, outcome
 
 LPFT, FINETUNE, FROZEN, SCRATCH = (ROUTES[name] for name in ("lpft", "finetune", "frozen", "scratch"))

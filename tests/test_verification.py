@@ -11,8 +11,8 @@ import pytest
 
 from caches import SPEC, finished
 from commands import COUNTS, toy_cache, write_folder
-from featcache.cache import FeatureCache
-from featcache.verification import diff, verify
+from featcache.cache.cache import FeatureCache
+from featcache.cache.verification import diff, verify
 from toys import random_image
 
 
@@ -96,7 +96,7 @@ def test_every_field_of_a_spec_is_compared() -> None:
 
 
 def test_the_rows_of_a_large_cache_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.checksums._BLOCK_BYTES", 1)
+    monkeypatch.setattr("featcache.cache.checksums._BLOCK_BYTES", 1)
     cache = finished(tmp_path / "a.h5", {2: "broken"})
     assert verify(cache.path).ok
     assert np.count_nonzero(FeatureCache.open(cache.path).done) == 9

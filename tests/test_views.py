@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
-from featcache import trivial
-from featcache.rng import generator
-from featcache.spec import AUGMENTS, ViewSpec
-from featcache.trivial import apply_trivial, trivial_augment
-from featcache.views import crop_box, make_views
+from featcache.core.rng import generator
+from featcache.core.spec import AUGMENTS, ViewSpec
+from featcache.vision import trivial
+from featcache.vision.trivial import apply_trivial, trivial_augment
+from featcache.vision.views import crop_box, make_views
 from toys import random_image
 
 SHA = bytes(range(32))

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbones import load_backbone
+from featcache.backbones.backbones import load_backbone
+from featcache.backbones.weights import download_folder, load_state, read_state, sha256_of
 from featcache.errors import BackboneError
-from featcache.weights import download_folder, load_state, read_state, sha256_of
 from toys import toy_backbone
 
 NAME = "squeezenet1_1"

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from commands import COUNTS, write_folder
-from featcache import work
-from featcache.budget import Budget
-from featcache.comparison import compare
+from featcache.analysis import work
+from featcache.analysis.budget import Budget
+from featcache.analysis.comparison import compare
+from featcache.analysis.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.analysis.routes import ROUTES
+from featcache.analysis.verdict import reach_verdict
 from featcache.errors import RunError
-from featcache.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
-from featcache.routes import ROUTES
-from featcache.verdict import reach_verdict
 from outcomes import fake_processes
 
 TEN = {"epochs": 10, "batch_size": 5}

@@ -19,11 +19,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.card import CHECKPOINT
+from featcache.core.card import CHECKPOINT
 from featcache.errors import RunError
-from featcache.predictions import read_predictions
-from featcache.training import Recipe
-from featcache.world import World
+from featcache.metrics.predictions import read_predictions
+from featcache.training.training import Recipe
+from featcache.training.world import World
 from forks import fork
 from together import run_as, tune
 
@@ -173,7 +173,7 @@ def test_the_shares_are_the_whole_and_none_exceeds_that_of_a_larger_batch(size: 
 def test_what_processes_cannot_do_together_is_said(
     data: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    from featcache.finetuning import finetune
+    from featcache.models.finetuning import finetune
 
     with pytest.raises(RunError) as caught:
         finetune(data, tmp_path / "run", world=World(0, 3), **options)

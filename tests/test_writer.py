@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from caches import values, write_rows, writer
-from featcache.checksums import checksums, damaged_rows
-from featcache.layout import read
-from featcache.writer import _are_finite, _runs
+from featcache.cache.checksums import checksums, damaged_rows
+from featcache.cache.layout import read
+from featcache.cache.writer import _are_finite, _runs
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4"])

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from commands import refused, write_folder
-from featcache.cache import FeatureCache
+from featcache.cache.cache import FeatureCache
+from featcache.data.files import find_images
+from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, EmptyFolderError, UnreadableImageError
-from featcache.extraction import Extraction, extract
-from featcache.files import find_images
-from featcache.images import decode
-from featcache.manifest import read_manifest
+from featcache.extraction.extraction import Extraction, extract
+from featcache.vision.images import decode
 from toys import random_image, toy_answer, toy_backbone
 
 RED, GREEN, BLUE = (200, 30, 20), (10, 180, 40), (20, 40, 190)

@@ -12,7 +12,7 @@ from featcache_cli import options, outputs
 from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
-    from featcache.samples import Samples
+    from featcache.core.samples import Samples
 
 # Digits are 8 x 8 pixels in truth: 48 lose little and cost a twentieth of 224. A crop to 8 % of a digit shows no digit.
 _DIGITS = "--image-size 48 --augment crop"
@@ -35,8 +35,8 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     All files go into FOLDER, by default demo/, or demo-NAME/ for another data set than the digits.
     The demo may run again in its own folder.
     """
-    from featcache import datasets
-    from featcache.manifest import read_manifest
+    from featcache.data.manifest import read_manifest
+    from featcache.vision import datasets
 
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (*_MADE, "digits")):

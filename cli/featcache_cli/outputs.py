@@ -61,7 +61,7 @@ def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | 
 
 def _list_file(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
     """A callback: only an earlier list is replaced, as the same command may be run again to go on."""
-    from featcache.input_notes import is_list
+    from featcache.data.input_notes import is_list
 
     name = file_in_a_folder(ctx, option, name)
     if name and os.path.lexists(name) and not (os.path.isfile(name) and is_list(name)):
@@ -105,8 +105,8 @@ def _names(value: object) -> list[str]:
 
 def _is_read(out: Path, read: Path) -> bool:
     """Whether an existing file is what is read: that file, one of that model, or an image in that folder."""
-    from featcache.image_names import is_image_name
-    from featcache.modelfolder import members
+    from featcache.core.modelfolder import members
+    from featcache.data.image_names import is_image_name
 
     if not out.is_file() or not read.exists():
         return False

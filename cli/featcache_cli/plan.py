@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.layers import split_layers
+from featcache.core.layers import split_layers
 from featcache_cli import options, outputs
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -110,7 +110,7 @@ def command(data: str, layers: str, page: str | None, as_json: bool, **settings:
     found = featcache.plan_capacity(rates, prices=prices, **plan)
     options.show(found, as_json)
     if page:
-        from featcache.capacity_page import write_capacity_page
+        from featcache.reports.capacity_page import write_capacity_page
 
         write_capacity_page(page, found, data, backbone)
 

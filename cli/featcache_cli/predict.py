@@ -18,9 +18,9 @@ from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
-    from featcache.classifier import Classifier
-    from featcache.prediction import Format, Prediction
-    from featcache.sorting import How, Sorter
+    from featcache.models.classifier import Classifier
+    from featcache.models.prediction import Format, Prediction
+    from featcache.models.sorting import How, Sorter
 
 _NAMED = 20  # bad pictures that are named at the end
 
@@ -69,7 +69,7 @@ def command(
     Exit status 1 where no picture could be read, or where a file could not be moved or linked.
     """
     import featcache
-    from featcache.prediction import formatted
+    from featcache.models.prediction import formatted
 
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
@@ -96,7 +96,7 @@ def command(
 
 def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> Sorter | None:
     """What moves or links the files; None where neither was asked for."""
-    from featcache.sorting import Sorter
+    from featcache.models.sorting import Sorter
 
     several = classifier.card.multilabel
     folder = move_to or link_to
@@ -111,9 +111,9 @@ def _listed(
 
     once : each file but once. sorts : whether files are moved or linked. ignored : counts what is passed over.
     """
-    from featcache.files import read_names
-    from featcache.inputs import ImageFile, list_inputs
-    from featcache.sorting import distinct
+    from featcache.data.files import read_names
+    from featcache.models.inputs import ImageFile, list_inputs
+    from featcache.models.sorting import distinct
 
     missing: dict[str, str] = {}
     named = [name for name in images if name != "-"]
@@ -129,7 +129,7 @@ def _listed(
 
 def _missing(name: str, reason: str) -> Prediction:
     """What is said of a name that names no picture."""
-    from featcache.prediction import Prediction
+    from featcache.models.prediction import Prediction
 
     return Prediction(name, None, (), reason)
 
@@ -139,7 +139,7 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
     """Writes to a file, or at once to stdout, where it does not tear the progress bar."""
     from tqdm import tqdm
 
-    from featcache.files import draft_of
+    from featcache.data.files import draft_of
 
     if out:
         with draft_of(Path(out)) as file:
@@ -200,9 +200,9 @@ class _Tally:
                 self._report()
 
     def _report(self) -> None:
-        from featcache.bitdepth import model_range_note
-        from featcache.input_notes import input_notes
-        from featcache.report import remark_notes
+        from featcache._utils.report import remark_notes
+        from featcache.core.bitdepth import model_range_note
+        from featcache.data.input_notes import input_notes
 
         odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []
         for line in [*input_notes(self._ignored, [], []), *odd]:
@@ -221,7 +221,7 @@ class _Tally:
 
     def summary(self, model: str, error: Exception | None) -> dict[str, Any]:
         """What stands beside the predictions in JSON."""
-        from featcache.report import split_remark
+        from featcache._utils.report import split_remark
 
         ended = error or self.stopped or (None if self.done else _nothing_came())
         return {
@@ -246,7 +246,7 @@ class _Tally:
             sys.exit(self.status)
 
     def _name(self, bad: list[Prediction], what: str) -> None:
-        from featcache.report import printable
+        from featcache._utils.report import printable
 
         if bad:
             lines = [f"{len(bad)} of {self.done} {what}:"]

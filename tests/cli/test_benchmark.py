@@ -9,7 +9,7 @@ import pytest
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
-from featcache.predictions import read_predictions
+from featcache.metrics.predictions import read_predictions
 from outcomes import in_this_process
 from pagereader import read_page
 

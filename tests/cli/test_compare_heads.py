@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from commands import as_json, done, refused
-from featcache.predictions import compare_heads
+from featcache.metrics.predictions import compare_heads
 
 
 def test_two_heads_of_one_cache_are_compared(cache: Path, tmp_path: Path) -> None:

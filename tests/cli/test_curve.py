@@ -8,7 +8,7 @@ from PIL import Image
 
 import featcache
 from commands import as_json, done, refused
-from featcache.curves import label_curve, view_curve
+from featcache.analysis.curves import label_curve, view_curve
 
 
 def without_seconds(found: dict[str, Any]) -> dict[str, Any]:

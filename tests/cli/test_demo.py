@@ -9,7 +9,7 @@ import click
 import pytest
 
 from commands import done, featcache_cli, refused, write_folder
-from featcache import datasets
+from featcache.vision import datasets
 from featcache_cli.main import COMMANDS, main
 
 STEPS = ["extract", "info", "fit-head", "fit-head", "compare-heads", "finetune", "predict", "benchmark"]

@@ -13,10 +13,10 @@ import torchvision
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused, write_folder
-from featcache.backbones import load_backbone
-from featcache.cache import FeatureCache
-from featcache.images import decode
-from featcache.views import make_views
+from featcache.backbones.backbones import load_backbone
+from featcache.cache.cache import FeatureCache
+from featcache.vision.images import decode
+from featcache.vision.views import make_views
 
 
 def test_the_cache_holds_what_the_network_says_of_the_views(data: Path, real_cache: Path) -> None:

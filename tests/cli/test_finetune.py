@@ -15,10 +15,10 @@ from torchvision import models
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
-from featcache import drawing
-from featcache.plan import GENTLE
-from featcache.presets import PRESETS
-from featcache.training import Recipe
+from featcache.models.plan import GENTLE
+from featcache.models.presets import PRESETS
+from featcache.reports import drawing
+from featcache.training.training import Recipe
 from featcache_cli.finetune import GROUPS, command
 from featcache_cli.finetune import PRESETS as OFFERED
 

@@ -8,9 +8,9 @@ import pytest
 
 import featcache
 from commands import as_json, done, featcache_cli, refused
-from featcache.fitting import fit_head
-from featcache.heads import HEADS
-from featcache.machines import Cluster
+from featcache.core.machines import Cluster
+from featcache.heads.fitting import fit_head
+from featcache.heads.heads import HEADS
 from pagereader import read_page
 
 

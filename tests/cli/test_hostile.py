@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from commands import PATHS, ROOT, done, featcache_cli, toy_cache, write_folder
-from featcache.cache import FeatureCache
-from featcache.prediction import Prediction, formatted
-from featcache.predictions import read_predictions
-from featcache.report import csv_row, plain_cell
-from featcache.tables import read_paths, read_table
+from featcache._utils.report import csv_row, plain_cell
+from featcache.cache.cache import FeatureCache
+from featcache.data.tables import read_paths, read_table
+from featcache.metrics.predictions import read_predictions
+from featcache.models.prediction import Prediction, formatted
 from featcache_cli.wrapping import safe, wrap
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202eevil"

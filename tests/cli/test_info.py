@@ -7,9 +7,9 @@ import h5py
 import pytest
 
 from commands import as_json, done, refused, toy_cache
-from featcache.cache import FeatureCache
-from featcache.manifest import read_manifest
-from featcache.writer import CacheWriter
+from featcache.cache.cache import FeatureCache
+from featcache.cache.writer import CacheWriter
+from featcache.data.manifest import read_manifest
 
 
 def test_info_says_what_is_in_the_cache(cache: Path) -> None:

@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from commands import ROOT, done, drop_hashes, featcache_cli, refused
-from featcache import sorting
-from featcache.backbones import CONVERSION_PAYS
-from featcache.classifier import Classifier
+from featcache.backbones.backbones import CONVERSION_PAYS
+from featcache.models import sorting
+from featcache.models.classifier import Classifier
 from featcache_cli.main import main
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from browser import asked, chromium, missing
 from commands import ROOT, done, refused
-from featcache.classifier import Classifier
+from featcache.models.classifier import Classifier
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
 
@@ -44,7 +44,7 @@ try:
     socket.getaddrinfo("watched.invalid", 80)
 except OSError:
     pass
-from featcache import serving
+from featcache.models import serving
 serving._SWEEP_S, serving._KEPT_S = map(int, os.environ["SWEEP"].split())
 from featcache_cli.main import main
 main()

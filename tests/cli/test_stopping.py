@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, SMALL, done, read_until
-from featcache.cache import FeatureCache
+from featcache.cache.cache import FeatureCache
 from featcache_cli.options import StoppedError, progress_bar
 from featcache_cli.stopping import LateStop
 
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
-from featcache.backbones import Backbone
+from featcache.backbones.backbones import Backbone
 from featcache_cli.main import main
 from featcache_cli import progress
 progress.EVERY_S = 0.05

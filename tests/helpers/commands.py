@@ -13,7 +13,7 @@ from typing import IO, Any
 from click.testing import CliRunner, Result
 
 import featcache
-from featcache.extraction import extract
+from featcache.extraction.extraction import extract
 from toys import random_image, toy_backbone
 
 ROOT = Path(featcache.__file__).parents[1]

@@ -26,32 +26,35 @@ import numpy as np
 import pytest
 
 from commands import toy_cache, write_folder
-from featcache import conversion, exporting, plots, updating
-from featcache.atomic import FULL
-from featcache.cache import FeatureCache, partial_path
-from featcache.card import ModelCard
-from featcache.checksums import damaged_rows
-from featcache.drawing import save
-from featcache.evaluating import evaluate
-from featcache.exporting import export
-from featcache.extraction import extract
-from featcache.files import draft_of, list_images
-from featcache.finetuning import finetune
-from featcache.fitting import fit_head
-from featcache.folding import Layer
-from featcache.imagecache import ImageCache
-from featcache.images import decode
-from featcache.manifest import read_manifest
-from featcache.modelfolder import locate
-from featcache.page import Section, write_page
-from featcache.prediction import Prediction
-from featcache.predictions import read_predictions
-from featcache.reporting import write_report
-from featcache.saved import SavedModel
-from featcache.sorting import Sorter
-from featcache.training import Recipe
-from featcache.transfer import pull, push
-from featcache.updating import repair, update
+from featcache._utils.atomic import FULL
+from featcache.backbones import conversion
+from featcache.cache.cache import FeatureCache, partial_path
+from featcache.cache.checksums import damaged_rows
+from featcache.cache.transfer import pull, push
+from featcache.core.card import ModelCard
+from featcache.core.modelfolder import locate
+from featcache.data.files import draft_of, list_images
+from featcache.data.manifest import read_manifest
+from featcache.extraction import updating
+from featcache.extraction.extraction import extract
+from featcache.extraction.updating import repair, update
+from featcache.heads.fitting import fit_head
+from featcache.heads.folding import Layer
+from featcache.metrics.predictions import read_predictions
+from featcache.models import exporting
+from featcache.models.evaluating import evaluate
+from featcache.models.exporting import export
+from featcache.models.finetuning import finetune
+from featcache.models.prediction import Prediction
+from featcache.models.saved import SavedModel
+from featcache.models.sorting import Sorter
+from featcache.reports import plots
+from featcache.reports.drawing import save
+from featcache.reports.page import Section, write_page
+from featcache.reports.reporting import write_report
+from featcache.training.training import Recipe
+from featcache.vision.imagecache import ImageCache
+from featcache.vision.images import decode
 from limits import Ended, Work, file_size_limit, killed_at, run_apart, two_at_once
 from outcomes import four_routes
 from toys import toy_backbone

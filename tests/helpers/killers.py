@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones import Backbone
-from featcache.engines import Features
-from featcache.extraction import extract
-from featcache.machines import Cluster
+from featcache.backbones.backbones import Backbone
+from featcache.backbones.engines import Features
+from featcache.core.machines import Cluster
+from featcache.extraction.extraction import extract
 from toys import ToyNet, toy_backbone
 
 

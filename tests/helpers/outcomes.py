@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from featcache import routes, work
-from featcache.outcomes import COLD, WARM, Comparison, Outcome
-from featcache.progress_bar import Progress
-from featcache.routes import ROUTES, Order
+from featcache._utils.progress_bar import Progress
+from featcache.analysis import routes, work
+from featcache.analysis.outcomes import COLD, WARM, Comparison, Outcome
+from featcache.analysis.routes import ROUTES, Order
 
 
 def outcome(route: str, **changes: Any) -> Outcome:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.features import Features
-from featcache.samples import Samples
+from featcache.cache.features import Features
+from featcache.core.samples import Samples
 
 COLOURS = ("red", "green", "blue")  # label and channel; sorted they are blue, green, red
 MIXTURES = ("red", "green", "blue", "red|green", "red|blue", "green|blue", "red|green|blue", "")

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from featcache.backbones import Backbone
-from featcache.finetuning import finetune
-from featcache.training import Epoch
-from featcache.world import World
+from featcache.backbones.backbones import Backbone
+from featcache.models.finetuning import finetune
+from featcache.training.training import Epoch
+from featcache.training.world import World
 from trainable import RECIPE
 
 

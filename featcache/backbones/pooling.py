@@ -1,0 +1,115 @@
+"""From what a module of a network gives to features: maps and tokens pooled over their places."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featcache.backbones.stages import channels_last, find_stages
+from featcache.core.layers import ALL, LAST, STAGES, grid_side, parse_layer
+from featcache.core.spec import PENULTIMATE
+from featcache.errors import BackboneError
+
+
+def pool(output: Any, kind: str) -> Tensor:
+    """Features (b, d) of maps (b, d, h, w) or (b, h, w, d), of tokens (b, t, d), or of vectors (b, d), which stay.
+
+    kind : see `featcache.core.layers.POOLS`; "grid" gives (b, 4 * d). Raises ValueError for anything else.
+    """
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+        raise ValueError("it does not give one tensor of 2 to 4 dimensions")
+    if output.ndim == 2:
+        if kind:
+            raise ValueError(f"it gives vectors, which have no places to take the {kind} of")
+        return output.clone()  # later layers may work in its place
+    if not kind and output.ndim == 3:
+        return output.mean(1)
+    if kind == "cls":
+        if output.ndim == 4 or not prefix_tokens(output):
+            raise ValueError("it has no class token")
+        return output[:, 0].clone()
+    maps = _maps(output)
+    if kind in ("", "mean"):
+        return maps.mean((2, 3))
+    if kind == "max":
+        return maps.amax((2, 3))
+    if kind == "std":
+        maps = maps.float()
+        return (maps - maps.mean((2, 3), keepdim=True)).square().mean((2, 3)).sqrt()
+    return nn.functional.adaptive_avg_pool2d(maps, grid_side(kind)).flatten(1).clone()  # or a view, where it fits
+
+
+def prefix_tokens(tokens: Tensor) -> int:
+    """How many of (b, t, d) come before those of the patches, which make up a square: class tokens and registers."""
+    return int(tokens.shape[1]) - math.isqrt(int(tokens.shape[1])) ** 2
+
+
+def _maps(output: Tensor) -> Tensor:
+    """(b, d, h, w)."""
+    if output.ndim == 4:
+        return output.permute(0, 3, 1, 2) if channels_last(output) else output
+    side = math.isqrt(int(output.shape[1]))
+    patches = output[:, prefix_tokens(output) :]
+    return patches.transpose(1, 2).reshape(output.shape[0], output.shape[2], side, side)
+
+
+def expand_layers(network: nn.Module, layers: tuple[str, ...], image_size: int) -> tuple[str, ...]:
+    """The names of layers, with the sets "last", "stages" and "all" replaced by what they hold for this network.
+
+    A stage whose mean is the penultimate features themselves does not give them a second time.
+    """
+    found: list[str] = []
+    for layer in layers:
+        if layer == LAST:
+            found.append(PENULTIMATE)
+        elif layer in (STAGES, ALL):
+            found += _stages(network, image_size, every=layer == ALL)
+        else:
+            found.append(layer)
+    return tuple(dict.fromkeys(found))
+
+
+def _stages(network: nn.Module, image_size: int, every: bool) -> list[str]:
+    ends = find_stages(network, image_size)
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs[name] = output.clone()
+
+        return hook
+
+    handles = [network.get_submodule(end).register_forward_hook(keep(end)) for end in ends]
+    try:
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            pixels = torch.randn(1, 3, image_size, image_size).to(next(network.parameters()).device)
+            penultimate = network(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = [PENULTIMATE]
+    for end in ends:
+        output = outputs[end]
+        if output.ndim == 3:
+            layers += [f"{end}:cls"] if prefix_tokens(output) else []
+            layers.append(f"{end}:mean")
+        else:
+            mean = pool(output, "")
+            same = mean.shape == penultimate.shape and torch.allclose(mean, penultimate, rtol=1e-4, atol=1e-5)
+            layers += [] if same else [end]
+        layers += [f"{end}:{kind}" for kind in ("max", "std", "grid")] if every else []
+    return layers
+
+
+def check_layer(network: nn.Module, name: str, layer: str) -> None:
+    """Raise BackboneError where the network `name` has no such module."""
+    module, _ = parse_layer(layer)
+    if module not in dict(network.named_modules()) or not module:
+        known = ", ".join(child for child, _ in network.named_children())
+        raise BackboneError(
+            f"{name} has no layer {module!r}; its parts are {known}. `--layers {STAGES}` takes the ends of its stages."
+        )

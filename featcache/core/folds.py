@@ -1,0 +1,72 @@
+"""`assign_folds`: which images cross-validation leaves out together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.labels import Labels, is_multilabel, strata
+from featcache.core.rng import content_order, content_words
+from featcache.errors import HeadError
+
+NEVER = -1  # the fold of images that are always trained on
+
+_FOLDS, _MOST = 5, 1_000_000  # where images times classes are more, a fifth is held out once, or
+_MOST_LOGITS = 20_000_000  # as many images as have that many logits
+
+
+def plan_folds(
+    labels: Labels, n_classes: int, keys: NDArray[np.uint8], folds: int | None, seed: int
+) -> tuple[NDArray[np.int64], int]:
+    """The fold of each image, shape (n,), and the number of folds that settings are chosen by: 1 is a held-out part.
+
+    folds : 2 or more; None takes 5, or holds a fifth out once where images times classes are more than a million.
+    Raises HeadError.
+    """
+    if folds is not None and folds < 2:
+        raise HeadError(f"cross-validation takes two folds or more; got {folds}")
+    logits = len(labels) * n_classes
+    if folds is not None or logits <= _MOST:
+        return assign_folds(labels, keys, folds or _FOLDS, seed), folds or _FOLDS
+    fold = assign_folds(labels, keys, max(_FOLDS, -(-logits // _MOST_LOGITS)), seed)
+    return np.where(fold == 0, 0, NEVER), 1
+
+
+def assign_folds(labels: Labels, keys: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
+    """A fold from 0 to k - 1 for each image, shape (n,), int64; each class is spread evenly.
+
+    Images with equal keys (equal bytes, or one group) share a fold. The distinct images of a class (with several
+    labels, of the rarest one), ordered by content, are dealt in turn. Every fold leaves an image of each class to train
+    on, and with several labels one without it: one of a class that would lose all, as one with a single distinct image
+    would, is never left out (NEVER).
+
+    Parameters
+    ----------
+    labels : see `featcache.core.labels`.
+    keys : shape (n, 32), uint8, see `Samples.split_keys`.
+    k : 2 or more.
+    """
+    _, first, group = np.unique(content_words(keys), return_index=True, return_inverse=True)
+    owner = np.full(len(first), np.iinfo(np.int64).max)
+    np.minimum.at(owner, group, strata(labels))  # of one image with two labels
+    order = content_order(keys[first], seed, "fold")
+    order = order[np.argsort(owner[order], kind="stable")]
+    fold, place = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
+    place[order] = np.arange(len(first))
+    fold[order] = np.arange(len(first)) % k
+    for rows in _kinds(labels):
+        members = group[rows]
+        if np.all(fold[members] == fold[members[0]]):
+            fold[members[np.argmin(place[members])]] = NEVER
+    return fold[group]
+
+
+def _kinds(labels: Labels) -> Iterator[NDArray[np.int64]]:
+    """The rows of each class that has any; of several labels those without one, too."""
+    if is_multilabel(labels):
+        found = (np.flatnonzero(here) for has in labels.T for here in (has != 0, has == 0))
+    else:
+        found = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    yield from (rows for rows in found if len(rows))

@@ -1,0 +1,195 @@
+"""`Samples`: the labelled things that a cache has rows for. It does not know that they are images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.core.labels import Labels, is_multilabel, spell
+from featcache.core.rng import content_words
+from featcache.errors import SpecError
+
+UNLABELLED = "unlabelled"
+LABELLED_SPLITS = ("train", "val", "test")
+SPLITS = (*LABELLED_SPLITS, UNLABELLED)
+
+
+def split_index(name: str) -> int:
+    """The number of a split in `SPLITS`. Raises SpecError for another name."""
+    if name in SPLITS:
+        return SPLITS.index(name)
+    close = get_close_matches(str(name), SPLITS, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise SpecError(f"there is no split {name!r}; the splits are {', '.join(SPLITS)}.{hint}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n labelled samples, one a row.
+
+    ids : n relative POSIX paths, unique.
+    labels : ndarray, shape (n,), int64: indices into `classes`, -1 in the split "unlabelled". Of images with several
+        labels (n, c), uint8: 1 where an image has the class; in the split "unlabelled" 0.
+    split : ndarray, shape (n,), uint8. Indices into `SPLITS`.
+    sha256 : ndarray, shape (n, 32), uint8. Hash of each sample's bytes.
+    classes : c class names, sorted.
+    groups : n names of what samples have in common, such as a patient or a burst; "" for a sample without a group.
+        Empty where no sample has one. Splits and folds keep the samples of a group together.
+    """
+
+    ids: tuple[str, ...]
+    labels: Labels
+    split: NDArray[np.uint8]
+    sha256: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have several labels."""
+        return is_multilabel(self.labels)
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The row numbers of one split, ascending; shape (m,), int64."""
+        return np.flatnonzero(self.split == split_index(split))
+
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """The samples of these rows, in this order."""
+        return Samples(
+            tuple(self.ids[row] for row in rows),
+            self.labels[rows],
+            self.split[rows],
+            self.sha256[rows],
+            self.classes,
+            tuple(self.groups[row] for row in rows) if self.groups else (),
+        )
+
+    def digest(self) -> str:
+        """SHA-256 over ids, labels, splits, contents, classes and groups, if there are any, 64 hex digits."""
+        names = (self.ids, self.classes, self.groups) if self.groups else (self.ids, self.classes)
+        digest = hashlib.sha256(repr(names).encode("utf-8", "surrogateescape"))
+        for array in (self.labels, self.split, self.sha256):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def split_keys(self) -> NDArray[np.uint8]:
+        """What splits and folds keep together has equal keys: equal bytes, and samples of one group; (n, 32), uint8."""
+        return join_groups(self.sha256, self.groups)
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups there are."""
+        return len({*self.groups} - {""})
+
+    @property
+    def two_distinct(self) -> str:
+        """What a class must have so that one can be left out, for messages."""
+        return "training images of two groups" if self.groups else "two different training images"
+
+    def shared_groups(self) -> list[tuple[str, int, int]]:
+        """Groups that lie both in train and in val or test: (name, a row of train, a row of the other)."""
+        train, unlabelled = SPLITS.index("train"), SPLITS.index(UNLABELLED)
+        first_in_train: dict[str, int] = {}
+        first_elsewhere: dict[str, int] = {}
+        for row, group in enumerate(self.groups):
+            if group and self.split[row] != unlabelled:
+                (first_in_train if self.split[row] == train else first_elsewhere).setdefault(group, row)
+        return [(name, row, first_elsewhere[name]) for name, row in first_in_train.items() if name in first_elsewhere]
+
+    def copies(self) -> Iterator[tuple[int, int]]:
+        """Pairs of rows with equal bytes: the first of each content with each other one."""
+        first: dict[bytes, int] = {}
+        for row, content in enumerate(self.sha256):
+            seen = first.setdefault(content.tobytes(), row)
+            if seen != row:
+                yield seen, row
+
+    def changes(self, other: Samples) -> dict[str, list[str]]:
+        """What changed from these samples to the others: ids by kind of change; kinds without any are left out."""
+        here = {name: row for row, name in enumerate(self.ids)}
+        there = {name: row for row, name in enumerate(other.ids)}
+        both = [name for name in here if name in there]
+        a, b = ([rows[name] for name in both] for rows in (here, there))
+        removed = {self.sha256[row].tobytes(): name for name, row in here.items() if name not in there}
+        renamed = {
+            name: removed.pop(content)
+            for name, row in there.items()
+            if name not in here and (content := other.sha256[row].tobytes()) in removed
+        }
+        old_names = set(renamed.values())
+        found = {
+            "added": [name for name in there if name not in here and name not in renamed],
+            "removed": [name for name in here if name not in there and name not in old_names],
+            "renamed": [f"{old} to {new}" for new, old in renamed.items()],
+            "changed in content": _where(both, (self.sha256[a] != other.sha256[b]).any(1)),
+            "with another label": _where(both, _spelt(self, a) != _spelt(other, b)),
+            "in another split": _where(both, self.split[a] != other.split[b]),
+            "in another group": _where(both, _groups(self, a) != _groups(other, b)),
+        }
+        return {kind: names for kind, names in found.items() if names}
+
+    def differences(self, other: Samples) -> list[str]:
+        """`changes` as one phrase for each kind."""
+        phrases = [f"{len(names)} {kind} (for example {names[0]})" for kind, names in self.changes(other).items()]
+        same_order = self.ids == other.ids and self.classes == other.classes
+        same = same_order and self.multilabel == other.multilabel
+        return phrases or ([] if same else ["order, classes, or how many labels an image can have differ"])
+
+
+def _spelt(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:
+    return np.array(spell(samples.labels[rows], samples.classes), object)
+
+
+def _groups(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:
+    return np.array([samples.groups[row] if samples.groups else "" for row in rows], object)
+
+
+def _where(names: Sequence[str], chosen: NDArray[np.bool_]) -> list[str]:
+    return [names[row] for row in np.flatnonzero(chosen).tolist()]
+
+
+def join_groups(sha256: NDArray[np.uint8], groups: Sequence[str]) -> NDArray[np.uint8]:
+    """Keys that are equal for samples that must stay together, shape (n, 32), uint8.
+
+    Samples stay together when they have equal bytes or a group in common, directly or through other samples: a copy of
+    an image of a group belongs to the group. Without groups the key is the hash of the bytes.
+
+    Parameters
+    ----------
+    sha256 : ndarray, shape (n, 32), uint8. Hash of each sample's bytes.
+    groups : n names, "" for none; or empty.
+
+    Returns
+    -------
+    keys : the least hash of the names of the groups that are joined, else the hash of the bytes.
+    """
+    if not any(groups):
+        return sha256
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names = {name: number for number, name in enumerate(sorted({*groups} - {""}))}
+    texts = (b"group " + name.encode("utf-8", "surrogateescape") for name in names)
+    hashes = np.frombuffer(b"".join(hashlib.sha256(text).digest() for text in texts), np.uint8).reshape(-1, 32)
+    _, content = np.unique(content_words(sha256), return_inverse=True)
+    rows = np.flatnonzero([bool(name) for name in groups])
+    number = np.array([names[name] for name in groups if name], np.int64)
+    size = len(names) + int(content.max()) + 1  # nodes: groups, then contents
+    edges = coo_array((np.ones(len(rows), np.int8), (number, len(names) + content[rows])), shape=(size, size))
+    _, component = connected_components(edges, directed=False)
+    least: dict[int, int] = {}
+    for group in sorted(range(len(names)), key=lambda group: hashes[group].tobytes()):
+        least.setdefault(int(component[group]), group)
+    keys = sha256.copy()
+    owner = np.array([least.get(int(one), -1) for one in component[len(names) + content]])
+    keys[owner >= 0] = hashes[owner[owner >= 0]]
+    return keys

@@ -1,0 +1,85 @@
+"""`input_notes`: images and files that are not used: the first few, how many there are, and a list of all."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from featcache._utils.report import Pairs, csv_row, printable
+from featcache.data.filekinds import count_ignored
+from featcache.data.files import draft_of
+
+SHOWN = 5
+"""As many of a kind are named in text; `--list` names all."""
+
+ListedImage = tuple[str, str, str, str]
+"""Kind, image, other image or "", reason or ""."""
+
+_COLUMNS = ("kind", "image", "other", "reason")
+
+
+def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:
+    """What a user should know of the images, a few lines of each kind.
+
+    Parameters
+    ----------
+    ignored : number of files or folders that were passed over, by reason; a reason of folders begins with "folders: ".
+    conflicts : pairs of images with equal bytes and different labels.
+    skipped : pairs (image, reason) of those that could not be read.
+    """
+    lines = [f"ignored {count_ignored(reason, count)}" for reason, count in ignored.items()]
+    lines += first_few(
+        [f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in conflicts],
+        "conflicts of this kind",
+    )
+    named = [f"skipped {printable(name)}: {reason}" for name, reason in skipped]
+    if len(skipped) > SHOWN:
+        reasons = Counter(reason for _, reason in skipped).most_common()
+        told = "; ".join(f"{count} {reason}" for reason, count in reasons[:3])
+        others = sum(count for _, count in reasons[3:])
+        lines.append(f"skipped {len(skipped)} images: {told}{f'; {others} for other reasons' if others else ''}")
+    return lines + first_few(named, "skipped images")
+
+
+def first_few(lines: Sequence[str], what: str, shown: int = SHOWN) -> list[str]:
+    """The first lines, and how many more there are. what : of what, in the plural."""
+    more = len(lines) - shown
+    return [*lines[:shown], *([f"and {more} more {what}: --list FILE.csv names them all"] if more > 0 else [])]
+
+
+def name_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Changes of images by kind, see `Samples.changes`: the first few of each."""
+    lines = []
+    for kind, names in changes.items():
+        lines += first_few([f"{kind}: {printable(name)}" for name in names], f"images {kind}")
+    return lines
+
+
+def list_inputs(
+    conflicts: Pairs, skipped: Pairs, changes: Mapping[str, Sequence[str]], remarks: Pairs = ()
+) -> list[ListedImage]:
+    """All images that `input_notes` and `name_changes` speak of, for `write_list`."""
+    rows = [("conflict", a, b, "equal bytes, different labels") for a, b in conflicts]
+    rows += [("skipped", name, "", reason) for name, reason in skipped]
+    rows += [("remark", name, "", remark) for name, remark in remarks]
+    return rows + [(kind, name, "", "") for kind, names in changes.items() for name in names]
+
+
+def write_list(path: str | os.PathLike[str], rows: Iterable[ListedImage]) -> None:
+    """Write a CSV file with the columns kind, image, other, reason; whole or not at all."""
+    with draft_of(Path(path)) as file:
+        file.write(csv_row(_COLUMNS))
+        for row in rows:
+            file.write(csv_row(row))
+
+
+def is_list(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a list that `write_list` wrote, or empty."""
+    header = csv_row(_COLUMNS).encode()
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(header)) in (header, b"")
+    except OSError:
+        return False

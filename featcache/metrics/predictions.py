@@ -1,0 +1,176 @@
+"""A model's predictions for the images of val and of test, kept beside it: what two models are compared by."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Container
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache._utils.atomic import write_file
+from featcache._utils.notebook import NotebookResult
+from featcache._utils.regular import read_json
+from featcache._utils.report import csv_row, plain_cell
+from featcache.core.card import REPORT
+from featcache.core.labels import SEPARATOR, spell
+from featcache.core.modelfolder import locate
+from featcache.core.samples import Samples
+from featcache.errors import HeadError
+from featcache.metrics.metrics import PairedTest, paired_test
+
+FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
+"""Beside a model: what it predicts of val and of test; beside a training's, what its last epoch predicted of val."""
+
+_COLUMNS = ["image", "label", "predicted", "probability"]
+
+
+def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None) -> bytes:
+    """Content of val.csv: a row an image; the probability is that of the predicted class, empty where there is none.
+
+    Several labels are written as `a|b`, and so are their probabilities.
+    """
+    shares = [""] * len(samples)
+    if probabilities is not None:
+        named = ([row] if row.ndim == 0 else np.flatnonzero(row) for row in predicted)
+        shares = [
+            SEPARATOR.join(f"{row[place]:.6f}" for place in places)
+            for row, places in zip(probabilities, named, strict=True)
+        ]
+    labels, guesses = (spell(one, samples.classes) for one in (samples.labels, predicted))
+    text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
+    return text.encode("utf-8", "surrogateescape")
+
+
+def write_predictions(
+    folder: Path,
+    samples: Samples,
+    predicted: NDArray[np.int64],
+    probabilities: NDArray[np.float64] | None,
+    file: str = FILE,
+) -> None:
+    """Write `predictions_csv` into a folder."""
+    write_file(folder / file, predictions_csv(samples, predicted, probabilities))
+
+
+def split_predictions_csv(
+    samples: Samples,
+    split: str,
+    skipped: Container[int],
+    labels: NDArray[Any],
+    predicted: NDArray[np.int64],
+    probabilities: NDArray[np.float64] | None = None,
+) -> bytes | None:
+    """`predictions_csv` of the images of a split that could be read; None where one came or went meanwhile.
+
+    samples : of all splits. skipped : rows of them. labels, predicted, probabilities : of the images read, in order.
+    """
+    rows = np.array([row for row in samples.rows(split) if row not in skipped], dtype=np.int64)
+    if not np.array_equal(samples.labels[rows], labels):
+        return None
+    return predictions_csv(samples.take(rows), predicted, probabilities)
+
+
+@dataclass(frozen=True, repr=False)
+class HeadComparison(NotebookResult):
+    """Two models on the same val images; `test.p` below 0.05 says that they differ.
+
+    optimistic : those that kept their best epoch of these very images.
+    """
+
+    first: str
+    second: str
+    right: tuple[int, int]
+    test: PairedTest
+    optimistic: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        n, names = self.test.n, (self.first, self.second)
+        width = max(map(len, names))
+        lines = [
+            f"{name:{width}}  {right / n:.4f}  ({right} of {n} right, {alone} of them alone)"
+            for name, right, alone in zip(names, self.right, (self.test.only_first, self.test.only_second), strict=True)
+        ]
+        better = self.first if self.right[0] > self.right[1] else self.second
+        verdict = f"{better} is better" if self.test.p < 0.05 else "the difference is not distinguishable from noise"
+        chosen = [
+            f"{name} kept its best epoch of these very images: it looks better than it is" for name in self.optimistic
+        ]
+        return "\n".join([*lines, f"McNemar p = {self.test.p:.2g}: {verdict}", *chosen])
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "optimistic": list(self.optimistic),
+            "accuracy": [right / self.test.n for right in self.right],
+            **asdict(self.test),
+        }
+
+
+def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
+    """McNemar's exact test on the val predictions of two folders of `fit_head` or `finetune`.
+
+    Raises
+    ------
+    HeadError : a folder without predictions, or predictions for other images.
+    """
+    one, two = ({row.image: row for row in read_predictions(Path(folder))} for folder in (first, second))
+    if {name: row.label for name, row in one.items()} != {name: row.label for name, row in two.items()}:
+        common = len(one.keys() & two.keys())
+        raise HeadError(
+            f"{first} and {second} were evaluated on other images or labels: {len(one)} and {len(two)} val images, "
+            f"{common} in common. Fit both on caches of the same data."
+        )
+    right = [np.array([found[name].right for name in one]) for found in (one, two)]
+    return HeadComparison(
+        str(first),
+        str(second),
+        (int(right[0].sum()), int(right[1].sum())),
+        paired_test(right[0], right[1]),
+        tuple(str(folder) for folder in (first, second) if _chose_by_val(Path(folder))),
+    )
+
+
+def _chose_by_val(folder: Path) -> bool:
+    """Whether the report tells of epochs, of which the best of val is kept."""
+    try:
+        return bool(read_json(folder / REPORT)["history"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class ValPrediction(NamedTuple):
+    """One line of val.csv or test.csv; several labels as "a|b". probabilities : of the predicted labels, if any."""
+
+    image: str
+    label: str
+    predicted: str
+    probabilities: tuple[float, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether exactly the right label, or labels, were predicted."""
+        return self.label == self.predicted
+
+
+def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
+    """What `write_predictions` wrote. Raises HeadError where there is nothing, or something else."""
+    path = locate(folder, file)
+    if not path.is_file():
+        raise HeadError(f"{folder} has no {file}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            rows = [list(map(plain_cell, row)) for row in csv.reader(stream)]
+        if rows.pop(0) != _COLUMNS or not rows:
+            raise ValueError
+        return [
+            ValPrediction(image, label, guess, tuple(float(share) for share in shares.split(SEPARATOR) if share))
+            for image, label, guess, shares in rows
+        ]
+    except (ValueError, IndexError, csv.Error) as error:
+        raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.") from error

@@ -1,0 +1,174 @@
+"""`list_inputs`: the images that files, folders, tables, tar files, data sets and URLs name, to be predicted."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from featcache._utils import remote
+from featcache.data.filekinds import describe_ignored, why_no_image
+from featcache.data.files import find_images, walk
+from featcache.data.huggingface import find_image_tables, is_saved_dataset
+from featcache.data.image_names import is_image_name
+from featcache.data.input_notes import input_notes
+from featcache.data.shards import is_shards
+from featcache.data.sources import Source, open_source
+from featcache.data.tables import is_table
+from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
+from featcache.vision.images import Picture, is_picture
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """The bytes of an image file, read when they are needed.
+
+    name : what its prediction calls it; "" for none. read : gives the bytes; raises OSError.
+    """
+
+    name: str
+    read: Callable[[], bytes] = field(repr=False)
+
+
+Image: TypeAlias = str | os.PathLike[str] | Picture | ImageFile
+"""One image: a path, a picture in memory, or bytes to be read."""
+
+
+def each_image(images: Any) -> Iterator[Image]:
+    """The images of one input, or of several inputs of one image each, in order.
+
+    Parameters
+    ----------
+    images : one of: a folder, a table (CSV, Parquet), tar files, a saved data set, a URL of any of these; or one or
+        several of: paths, URLs, bytes of an image file, open binary files, Pillow images, arrays. See
+        `Classifier.stream`.
+
+    Raises
+    ------
+    DataLayoutError : an object of another type. EmptyFolderError : a folder or a table without images.
+
+    Warns
+    -----
+    IgnoredFilesWarning : files that are no images, with their number by reason.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        ignored = Counter[str]()
+        found = _of_name(images, ignored)
+        if ignored:
+            text = f"{os.fspath(images)}: {'; '.join(input_notes(ignored, [], []))}"
+            warnings.warn(text, IgnoredFilesWarning, stacklevel=2)
+        yield from found
+    elif isinstance(images, (bytes, bytearray, memoryview, ImageFile)) or is_picture(images) or _is_file(images):
+        yield _one(images)
+    elif isinstance(images, Iterable):
+        yield from map(_one, images)
+    else:
+        raise DataLayoutError(
+            f"images is of type {type(images).__name__}; give paths, URLs, bytes, open files, Pillow images or arrays."
+        )
+
+
+def list_inputs(names: Sequence[str], missing: dict[str, str], ignored: Counter[str] | None = None) -> list[Image]:
+    """The images that the words of a command line name: as `each_image`, and glob patterns.
+
+    Parameters
+    ----------
+    missing : takes the names without an image, with the reason.
+    ignored : counts the files that are passed over, by reason.
+
+    Raises
+    ------
+    EmptyFolderError : none of the names has images.
+    """
+    found: list[Image] = []
+    lacking: dict[str, str] = {}
+    for name in names:
+        try:
+            is_far = is_collection(name) or remote.is_url(name)
+            found += _of_name(name, ignored) if is_far else find_images([name], ignored=ignored)
+        except EmptyFolderError as error:
+            lacking[name] = str(error).removeprefix(f"{name} names no image: ").removesuffix(".")
+    if not found:
+        name, reason = next(iter(lacking.items()))
+        more = f" (and {len(lacking) - 1} other names do not either)" if len(lacking) > 1 else ""
+        raise EmptyFolderError(f"{name} names no image: {reason}{more}.")
+    missing |= lacking
+    return found
+
+
+def is_collection(name: str) -> bool:
+    """Whether a name is that of a table, of tar files or of a saved data set, which may have no file for an image."""
+    if is_shards(name) or is_table(name):
+        return True
+    return os.path.isdir(name) and (is_saved_dataset(Path(name)) or bool(find_image_tables(name)))
+
+
+def images_of(source: Source, names: Iterable[str]) -> list[Image]:
+    """The images of a source: those that are files of this machine by path."""
+    return [str(source.path(name) or "") or _of_source(source, name) for name in names]
+
+
+def _of_source(source: Source, name: str) -> ImageFile:
+    called = remote.join(source.name, name) if remote.is_url(source.name) and not is_collection(source.name) else name
+    return ImageFile(called, partial(source.read, name))
+
+
+def _is_file(image: Any) -> bool:
+    return hasattr(image, "read")
+
+
+def _one(image: Any) -> Image:
+    """One image; a name is taken for that of one, whatever it is."""
+    if isinstance(image, (str, os.PathLike)) and remote.is_url(image):
+        return ImageFile(os.fspath(image), partial(remote.read, os.fspath(image)))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        content = bytes(image)  # a copy: its owner may change it afterwards
+        return ImageFile("", lambda: content)
+    if _is_file(image) and not is_picture(image):
+        return _of_file(image)
+    one: Image = image
+    return one
+
+
+def _of_file(file: Any) -> ImageFile:
+    """An open file is read at once: its owner may close it afterwards."""
+    content, name = file.read(), getattr(file, "name", "")
+    if not isinstance(content, bytes):
+        raise DataLayoutError(f"{name or file!r} is open as text; open image files with open(PATH, 'rb').")
+    return ImageFile(name if isinstance(name, str) else "", lambda: content)
+
+
+def _of_name(path: str | os.PathLike[str], ignored: Counter[str] | None = None) -> list[Image]:
+    """The images that one name stands for: those of a collection, or one."""
+    name, ignored = os.fspath(path), Counter() if ignored is None else ignored
+    if is_collection(name):
+        source = open_source(name)
+        found = images_of(source, source.images(ignored))
+    elif remote.is_url(name):
+        if is_image_name(Path(posixpath.basename(urlsplit(name).path))):
+            return [_one(name)]
+        found = [_one(remote.join(name, one)) for one in _list_url(name, ignored)]
+    elif os.path.isdir(name):
+        found = list[Image](sorted(walk(Path(name), ignored)))
+    else:
+        return [path]
+    if not found:
+        raise EmptyFolderError(f"{name} names no image: it holds none{describe_ignored(ignored)}.")
+    return found
+
+
+def _list_url(url: str, ignored: Counter[str]) -> list[str]:
+    """The images below a URL, relative to it, sorted."""
+    try:
+        names = list(remote.names(url))
+        ignored.update(why_no_image(Path(name)) for name in names if not is_image_name(Path(name)))
+        return sorted(name for name in names if is_image_name(Path(name)))
+    except FileNotFoundError as error:
+        raise EmptyFolderError(f"{url} names no image: it does not exist.") from error

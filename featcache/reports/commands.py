@@ -1,0 +1,70 @@
+"""Settings as the command that has them: what a report says of how to repeat it."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featcache.core.bitdepth import format_range
+from featcache.core.spec import ExtractSpec, is_arrays
+
+_OPTIONS = {"out": "-o", "budget_s": "--budget"}
+_SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")
+
+
+def spell_command(name: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """`featcache NAME ARGUMENTS --option value ...`, quoted for a shell; None and False are left out.
+
+    A mapping under "parameters" becomes -p name=value, any other --option name=value; sequences are joined by commas.
+    """
+    words = ["featcache", name, *(f"./{one}" if one.startswith("-") else one for one in arguments)]
+    for option, value in settings.items():
+        if option == "parameters":
+            for parameter, given in (value or {}).items():
+                words += ["-p", f"{parameter}={_literal(given)}"]
+        elif isinstance(value, Mapping):
+            for key, given in value.items():
+                words += [f"--{option.replace('_', '-')}", f"{key}={given}"]
+        elif value is not None and value is not False:
+            words.append(_OPTIONS.get(option, f"--{option.replace('_', '-')}"))
+            if value is not True:
+                words.append(",".join(value) if isinstance(value, (list, tuple)) else str(value))
+    return shlex.join(words)
+
+
+def _literal(value: object) -> str:
+    """What -p reads as this value: a string as it is, but for one such as "1", which it would read as a number."""
+    if isinstance(value, str):
+        try:
+            ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return value
+    return repr(value)
+
+
+def extract_command(spec: ExtractSpec, provenance: Mapping[str, Any], data: str, out: str) -> str:
+    """The `featcache extract` that makes a cache of this spec; a weights file by its name alone.
+
+    Of features that were given as arrays the line of Python.
+    """
+    if is_arrays(spec.backbone):
+        return "# FeatureCache.from_arrays(x, y, " + f"{out!r})"
+    settings = {
+        "out": out,
+        "backbone": spec.backbone,
+        "weights": Path(str(provenance.get("weights", "pretrained"))).name,
+        "views": spec.views,
+        "val_views": spec.val_views or None,
+        "augment": spec.view.augment,
+        "image_size": spec.view.image_size,
+        "precision": spec.precision,
+        "dtype": spec.dtype,
+        "seed": spec.view.seed,
+        "layers": spec.layers,
+        "value_range": format_range(spec.view.value_range) if spec.view.value_range else None,
+        **{name: provenance.get(name) for name in _SPLITTING},
+    }
+    return spell_command("extract", [data], settings)

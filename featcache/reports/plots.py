@@ -1,0 +1,234 @@
+"""Figures of numbers: routes, epochs, curves, confusions, calibration. `drawing.save` makes files of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from featcache.metrics.calibration import reliability
+from featcache.metrics.metrics import wilson_interval
+from featcache.reports.drawing import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
+
+if TYPE_CHECKING:
+    from featcache.analysis.capacity import CapacityPlan
+    from featcache.analysis.curves import Curve
+    from featcache.analysis.outcomes import Comparison
+    from featcache.training.training import Epoch
+
+_SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", f"{BLUE}ff"])  # from paper, dark or light, to blue
+_BESIDE = 5  # routes whose legend finds room among the points
+_NAMED, _NUMBERED = 40, 20  # classes whose names, and whose counts, find room beside and in a confusion matrix
+
+
+def plot_comparison(comparison: Comparison) -> Figure:
+    """Val accuracy, with its 95 % interval, against seconds on a log axis; one point a route."""
+    many = len(comparison.outcomes) > _BESIDE
+    figure = Figure(figsize=(10 if many else 7, 4), layout="constrained")
+    axes = figure.subplots()
+    for place, outcome in enumerate(comparison.outcomes):
+        low, high = outcome.interval
+        x, y = outcome.median_s, outcome.median_accuracy
+        colour = COLOURS[place % len(COLOURS)]
+        label = f"{outcome.route}: {y:.3f} in {x:.1f} s"
+        axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o", ms=8, capsize=4, color=colour, label=label)
+    axes.set_xscale("log")
+    _plain_numbers(axes)
+    axes.set_xlabel("seconds from process start to saved model (log scale)")
+    axes.set_ylabel("val accuracy (95 % interval)")
+    axes.set_title(f"{comparison.settings['backbone']}, {comparison.settings['recipe']['epochs']} live epochs")
+    axes.grid(which="both")
+    if many:
+        figure.legend(loc="outside right upper", fontsize="small")
+    else:
+        axes.legend(loc="best", fontsize="small")
+    return figure
+
+
+def plot_history(history: Sequence[Epoch]) -> Figure:
+    """Loss and accuracy of each epoch, train and val; of a single epoch bars, as one point is no curve."""
+    if len(history) == 1:
+        return _plot_epoch(history[0])
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    epochs = [epoch.epoch for epoch in history]
+    best = max(history, key=lambda epoch: epoch.score)
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [epoch.loss for epoch in history], "o-", color=ORANGE, label="train, augmented")
+    left.plot(epochs, [epoch.val_loss for epoch in history], "o-", color=BLUE, label="val")
+    left.set_ylabel("cross-entropy (nats)")
+    right.plot(epochs, [epoch.accuracy for epoch in history], "o-", color=ORANGE, label="train, augmented")
+    right.plot(epochs, [epoch.val_accuracy for epoch in history], "o-", color=BLUE, label="val")
+    right.axvline(best.epoch, color=GREY, linestyle="--", label=f"kept: epoch {best.epoch}")
+    right.set_ylabel("accuracy")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid()
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _plot_epoch(epoch: Epoch) -> Figure:
+    """Loss and accuracy of one epoch as bars."""
+    figure = Figure(figsize=(8, 1.9), layout="constrained")
+    losses, accuracies = (epoch.loss, epoch.val_loss), (epoch.accuracy, epoch.val_accuracy)
+    for axes, values, label in zip(
+        figure.subplots(1, 2, sharey=True), (losses, accuracies), ("cross-entropy (nats)", "accuracy"), strict=True
+    ):
+        bars = axes.barh(["train, augmented", "val"], values, height=0.6, color=[ORANGE, BLUE])
+        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
+        axes.set_xlabel(label)
+        axes.set_xlim(0, 1.15 if label == "accuracy" else 1.2 * max([1e-9, *filter(math.isfinite, values)]))
+        axes.grid(axis="x")
+    axes.invert_yaxis()
+    figure.suptitle("after one epoch", fontsize="medium")
+    return figure
+
+
+def plot_curve(curve: Curve) -> Figure:
+    """Val accuracy, each repeat a dot, and seconds to fit one head, against labels or views."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    labels = curve.over == "labels"
+    x = [point.images if labels else point.views for point in curve.points]
+    dots = [(place, value) for place, point in zip(x, curve.points, strict=True) for value in point.accuracies]
+    left.fill_between(
+        x,
+        [point.interval[0] for point in curve.points],
+        [point.interval[1] for point in curve.points],
+        color=SKY,
+        alpha=0.25,
+        label=f"95 % interval (n = {curve.n})",
+    )
+    if len(dots) > len(x):
+        left.plot(*zip(*dots, strict=True), ".", color=GREY, label="each draw of the labels")
+    left.plot(x, [point.accuracy for point in curve.points], "o-", color=BLUE, label="median")
+    left.set_ylabel("val accuracy")
+    left.legend(fontsize="small", loc="lower right")
+    right.plot(x, [point.seconds for point in curve.points], "o-", color=VERMILION)
+    right.set_ylabel("seconds to tune and fit")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.set_xlabel("training images (log scale)" if labels else "augmented views of each image")
+        if labels:
+            axes.set_xscale("log")
+            _plain_numbers(axes)
+            axes.set_xticks(x)
+            axes.set_xticks([], minor=True)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid()
+    figure.suptitle(f"{curve.head} head against {curve.over}", fontsize="medium")
+    return figure
+
+
+def plot_capacity(plan: CapacityPlan) -> Figure:
+    """Time against workers, a line for each number of images, and where one machine that writes has enough to do."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    asked = sorted({one.workers for one in plan.scenarios})
+    between = sorted({*asked, *np.geomspace(1, max(*asked, 2), 60).round().astype(int).tolist()})
+    for place, images in enumerate(sorted({one.images for one in plan.scenarios})):
+        line = plan.at([images], between)
+        dots = [one for one in plan.scenarios if one.images == images]
+        colour = COLOURS[place % len(COLOURS)]
+        axes.plot([one.workers for one in line], [one.total_s / 3600 for one in line], color=colour)
+        axes.plot([one.workers for one in dots], [one.total_s / 3600 for one in dots], "o", color=colour,
+                  label=f"{images:,} images")  # fmt: skip
+    if 1 < plan.rates.most_workers < between[-1]:
+        axes.axvline(plan.rates.most_workers, color=GREY, linestyle="--", label="more would wait for the driver")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _plain_numbers(axes)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("workers (log scale)")
+    axes.set_ylabel("hours (log scale)")
+    axes.grid(which="major")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Where each true class went: a row's shares as shades, its counts as numbers; names where there is room.
+
+    Parameters
+    ----------
+    confusion : shape (c, c), images; row = true class, column = predicted class. classes : their c names.
+    """
+    c = len(classes)
+    side = min(9.0, max(3.2, 1.6 + 0.45 * c))
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    shades = axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(shades, ax=axes, fraction=0.046, format=lambda value, _: f"{value:.0%}")
+    bar.set_label("share of the true class")
+    for (row, column), count in np.ndenumerate(confusion) if c <= _NUMBERED else ():
+        if count:
+            number = axes.text(column, row, f"{count}", ha="center", va="center", fontsize="small")
+            if shares[row, column] > 0.5:
+                number.set_color("white")
+    places = range(c) if c <= _NAMED else ()
+    names = [shorten(name, 18) for name in classes] if places else []
+    turned = c > 4 or max(map(len, names), default=0) > 8
+    axes.set_xticks(places, names, rotation=90 if turned else 0, fontsize="small")
+    axes.set_yticks(places, names, fontsize="small")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    right, n = int(np.trace(confusion)), int(confusion.sum())
+    axes.set_title(f"{right} of {n} val images right ({right / max(n, 1):.1%})", fontsize="medium")
+    return figure
+
+
+def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> Figure:
+    """How often predictions of each confidence are right, with 95 % intervals, and how many there are.
+
+    Parameters
+    ----------
+    confidence : shape (n,), probability of the predicted class. right : shape (n,).
+    """
+    sums = reliability(confidence, right, bins)
+    there = sums[:, 0] > 0
+    counts, mean, rate = sums[there, 0], sums[there, 1] / sums[there, 0], sums[there, 2] / sums[there, 0]
+    low, high = np.array([wilson_interval(int(hits), int(n)) for n, _, hits in sums[there]]).T
+    error = float(np.abs(sums[:, 1] - sums[:, 2]).sum() / max(1, len(right)))
+    figure = Figure(figsize=(4.6, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    top.plot([0, 1], [0, 1], "--", color=GREY, label="as often right as it says")
+    bars: Any = (rate - low, high - rate)
+    top.errorbar(mean, rate, yerr=bars, fmt="o", ms=6, capsize=3, color=BLUE, label="val images (95 % interval)")
+    top.set_ylabel("share that is right")
+    top.set_ylim(-0.03, 1.03)
+    top.set_title(f"calibration error {error:.3f} (n = {len(right)})", fontsize="medium")
+    top.legend(fontsize="small", loc="upper left")
+    bottom.bar((np.flatnonzero(there) + 0.5) / bins, counts, width=0.9 / bins, color=SKY)
+    bottom.set_xlabel("probability of the predicted class")
+    bottom.set_ylabel("images")
+    bottom.set_xlim(0, 1)
+    for axes in (top, bottom):
+        axes.grid()
+    return figure
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """10 instead of a power of ten, on a log axis; numbers between powers where the axis spans about one or none."""
+
+    def between(value: float, _: object) -> str:
+        low, high = axes.get_xlim()
+        named = "123456789" if high < 4 * low else "25" if high < 40 * low else ""
+        return f"{value:g}" if f"{value:e}"[0] in named else ""
+
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(between))
+    style = rcParams  # minor ticks are shorter: their numbers stand as low as those of major ones
+    pad = style["xtick.major.size"] + style["xtick.major.pad"] - style["xtick.minor.size"]
+    axes.tick_params(axis="x", which="minor", pad=pad)
