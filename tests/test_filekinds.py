@@ -29,7 +29,7 @@ def packed(kind: str, **options: object) -> bytes:
 
 
 def without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.vision.images.find_spec", lambda name: None)
+    monkeypatch.setattr("featcache.data.image_names.find_spec", lambda name: None)
     image_extensions.cache_clear()
 
 

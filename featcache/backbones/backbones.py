@@ -439,6 +439,6 @@ def preprocessing_of(spec: ExtractSpec, weights: str) -> dict[str, Any] | None:
     known = recall_for(spec.view.image_size, spec.backbone, weights, spec.layers, spec.view.seed)
     if known:
         return known.preprocessing
-    from featcache import architectures  # seconds of imports
+    from featcache.backbones import architectures  # seconds of imports
 
     return architectures.preprocessing(spec.backbone, weights)
