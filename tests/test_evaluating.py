@@ -119,8 +119,9 @@ def test_what_cannot_be_evaluated_is_refused(data: Path, model: Path, tmp_path: 
         evaluate(model, data, split="test")
     x = np.random.default_rng(0).normal(size=(6, 1, 3)).astype(np.float32)
     cache_of(tmp_path / "c.h5", (x, np.arange(6) % 2), (x[:, 0], np.arange(6) % 2))
-    assert "holds a model already" in refused("evaluate", model, data, "-o", model)
-    assert "holds a model, whose own figures" in refused("evaluate", model, data, "-o", model, "--overwrite")
+    for more in ([], ["--overwrite"]):  # no advice that would not help
+        said = refused("evaluate", model, data, "-o", model, *more)
+        assert said == f"{model} holds a model, whose own figures would be replaced. Give another folder."
     assert "is not a saved model" in refused("evaluate", tmp_path, data)
 
 

@@ -63,7 +63,14 @@ def test_a_draft_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     draft.__enter__().write("half")
     assert not draft.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert path.read_bytes() == b"\xe9\r\n"
-    assert (tmp_path / "out.csv.partial").read_text() == "half"
+    assert (tmp_path / "out.csv.unfinished").read_text() == "half"
+
+
+def test_an_unfinished_cache_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "c.h5.partial").write_bytes(b"rows of hours")
+    with draft_of(tmp_path / "c.h5") as file:
+        file.write("text")
+    assert (tmp_path / "c.h5.partial").read_bytes() == b"rows of hours"
 
 
 def test_a_draft_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from featcache_cli import options, outputs
     "-o",
     "--out",
     type=options.PATH,
-    callback=outputs.new_model,
+    callback=outputs.new_report,
     help="The folder for val.csv (each prediction), run.json (the figures) and unknown.csv (images of classes unknown "
     "to the model). [default: not saved]",
 )

@@ -48,6 +48,13 @@ def new_model(ctx: click.Context, _option: click.Parameter, name: str | None) ->
     return name
 
 
+def new_report(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """A callback: the folder of a report to write; never that of a model, whose own figures would be replaced."""
+    if name and (Path(name) / "model.json").exists():
+        raise OutputExistsError(f"{name} holds a model, whose own figures would be replaced. Give another folder.")
+    return new_model(ctx, option, name)
+
+
 def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     """A callback: the name of a file to write, refused before the work, not after it."""
     if name and not Path(name).parent.is_dir():

@@ -93,14 +93,14 @@ def _split(stream: Any, end: bytes) -> Iterator[bytes]:
 
 @contextmanager
 def draft_of(path: Path) -> Iterator[TextIO]:
-    """A text file, UTF-8, that gets its name when it is whole; after an error what there is stays in NAME.partial.
+    """A text file, UTF-8, that gets its name when it is whole; after an error what there is stays in NAME.unfinished.
 
     Raises OutputError where another process writes it.
     """
     if path.exists() and not path.is_file():
         raise DataLayoutError(f"{path} is no file. Give the name of a file, or none for standard output.")
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # the link stays a link
-    draft = path.with_name(f"{path.name}.partial")
+    draft = path.with_name(f"{path.name}.unfinished")  # .partial is of caches
     try:
         with draft.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if try_lock(file) is False or not has_name(file, draft):

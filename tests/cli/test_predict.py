@@ -210,7 +210,7 @@ def test_an_error_on_the_way_loses_nothing_of_what_was_done(head: Path, data: Pa
     result = CliRunner().invoke(main, given, input=names)
     assert result.exit_code == 1
     assert not list(photos.iterdir())
-    rows = list(csv.DictReader(Path(f"{out}.partial").read_text().splitlines()))
+    rows = list(csv.DictReader(Path(f"{out}.unfinished").read_text().splitlines()))
     assert {row["moved_to"] for row in rows} == {str(path) for path in (tmp_path / "sorted").rglob("*.png")}
     assert len(rows) == 5
     assert not out.exists()

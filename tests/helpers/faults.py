@@ -322,7 +322,7 @@ ACTIONS = {
     "finetune": Action(tune, model_state("run")),
     "finetune --image-cache": Action(keep_images, kept_images, separate=True),
     "evaluate": Action(judged("all"), judgement, judged("train"), separate=True),
-    "predict -o": Action(text_of("new"), content("list.csv"), text_of("rival"), unfinished=("list.csv.partial",)),
+    "predict -o": Action(text_of("new"), content("list.csv"), text_of("rival"), unfinished=("list.csv.unfinished",)),
     "predict --move-to": Action(sort_by("move"), sorted_state, kills=False),
     "predict --link-to": Action(sort_by("link"), sorted_state, kills=False),
     "export": Action(exported("head"), content("model.pt2", "model.pt2.py"), exported("third"), separate=True),
