@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from commands import ROOT, done, drop_hashes, featcache_cli, refused
 from featcache.backbones.backbones import CONVERSION_PAYS
 from featcache.models import sorting
 from featcache.models.classifier import Classifier
+from featcache_cli import options
 from featcache_cli.main import main
 
 
@@ -84,8 +86,8 @@ def test_an_unreadable_picture_has_its_line_and_harms_no_other(head: Path, data:
 
 def test_nothing_but_unreadable_pictures_is_status_1(head: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    for options in ((), ("--json",)):
-        result = featcache_cli("predict", head, tmp_path, *options)
+    for more in ((), ("--json",)):
+        result = featcache_cli("predict", head, tmp_path, *more)
         assert result.exit_code == 1
         assert "the file is empty (0 bytes)" in result.stdout
         assert "Traceback" not in result.output
@@ -254,6 +256,7 @@ def test_a_stopped_prediction_keeps_what_was_done(
             yield prediction
 
     monkeypatch.setattr(Classifier, "stream", stopping)
+    monkeypatch.setattr(options, "progress_bar", partial(options.progress_bar, grace_s=600.0))  # no interruption
     result = featcache_cli("predict", head, data / "val", "--json", "-o", tmp_path / "out.json")
     assert result.exit_code == 143
     assert result.stderr.endswith("Stopped. predict: 2 of 5 done; what was written of them is kept.\n")

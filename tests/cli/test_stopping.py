@@ -58,6 +58,10 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
     assert FeatureCache.open(out).complete
 
 
+PATIENT = 600.0
+"""Seconds of grace in this process: on a busy machine an interruption can come outside of a test and end its worker."""
+
+
 @pytest.fixture
 def sigint(request: pytest.FixtureRequest) -> Iterator[None]:
     """What SIGINT does; a test run in the background of a shell has inherited that it does nothing."""
@@ -68,13 +72,13 @@ def sigint(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.parametrize("sigint", [signal.SIG_IGN], indirect=True)
 def test_a_signal_that_is_ignored_stays_so(sigint: None) -> None:
-    with progress_bar() as progress:
+    with progress_bar(grace_s=PATIENT) as progress:
         signal.raise_signal(signal.SIGINT)
         progress("count", 1, 3)
 
 
 def test_a_second_signal_ends_at_once(sigint: None) -> None:
-    with progress_bar():
+    with progress_bar(grace_s=PATIENT):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -82,7 +86,7 @@ def test_a_second_signal_ends_at_once(sigint: None) -> None:
 
 def test_the_signals_are_given_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with progress_bar() as progress:
+    with progress_bar(grace_s=PATIENT) as progress:
         progress("count", 1, 3)
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StoppedError) as stopped:
@@ -189,20 +193,19 @@ def test_a_server_shuts_down_in_its_own_time(number: signal.Signals) -> None:
     assert (said, errors, process.returncode) == (f"shut down\nBye. {128 + number}\n", "", 0)
 
 
-def test_a_late_stop_is_no_error_of_a_picture(sigint: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_stop_is_no_error_of_a_picture(sigint: None) -> None:
     """What catches every Exception, as decoders' errors are, does not take it for one."""
-    monkeypatch.setattr("featcache_cli.stopping.GRACE_S", 0.05)
     swallowed = []
 
     def decode() -> None:
         try:
-            time.sleep(5)
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(60)
         except Exception as error:
             swallowed.append(error)
 
-    with progress_bar() as progress:
+    with progress_bar(grace_s=0.05) as progress:
         progress("count", 1, 3)
-        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(LateStop, match="count: 1 of 3 done"):
             decode()
     assert swallowed == []
