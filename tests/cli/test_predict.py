@@ -86,8 +86,8 @@ def test_an_unreadable_picture_has_its_line_and_harms_no_other(head: Path, data:
 
 def test_nothing_but_unreadable_pictures_is_status_1(head: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    for options in ((), ("--json",)):
-        result = featcache_cli("predict", head, tmp_path, *options)
+    for more in ((), ("--json",)):
+        result = featcache_cli("predict", head, tmp_path, *more)
         assert result.exit_code == 1
         assert "the file is empty (0 bytes)" in result.stdout
         assert "Traceback" not in result.output

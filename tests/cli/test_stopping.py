@@ -59,7 +59,7 @@ def test_a_stopped_extraction_says_how_far_it_came_and_goes_on(
 
 
 PATIENT = 600.0
-"""Seconds of grace in this process: on a busy machine an interruption can come outside of a test, and ends its worker."""
+"""Seconds of grace in this process: on a busy machine an interruption can come outside of a test and end its worker."""
 
 
 @pytest.fixture
