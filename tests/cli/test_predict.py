@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from commands import ROOT, done, drop_hashes, featcache_cli, refused
+from commands import ROOT, deliver, done, drop_hashes, featcache_cli, refused
 from featcache.backbones.backbones import CONVERSION_PAYS
 from featcache.models import sorting
 from featcache.models.classifier import Classifier
@@ -252,7 +252,7 @@ def test_a_stopped_prediction_keeps_what_was_done(
     def stopping(*arguments: Any, **options: Any) -> Iterator[Any]:
         for number, prediction in enumerate(stream(*arguments, **options)):
             if number == 1:
-                signal.raise_signal(signal.SIGTERM)
+                deliver(signal.SIGTERM)
             yield prediction
 
     monkeypatch.setattr(Classifier, "stream", stopping)

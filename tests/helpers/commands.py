@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,17 @@ def in_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str
         text=True,
         timeout=60,
     )
+
+
+def deliver(number: signal.Signals) -> None:
+    """Do what Python does when a signal comes, without the system.
+
+    Libraries that a test before has loaded may have taken away the stack that the system would deliver it on: the
+    worker then dies of a segmentation fault. Real signals are for processes of their own.
+    """
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, None)
 
 
 def read_until(stream: IO[str], pattern: str) -> str:
