@@ -98,7 +98,7 @@ def test_an_allowed_url_is_never_taken_for_a_chain(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_schemes_are_these_and_those_that_a_user_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from featcache import remote; print(*sorted(remote.SCHEMES))"
+    code = "from featcache._utils import remote; print(*sorted(remote.SCHEMES))"
     assert run(code).split() == ["file", "gs", "http", "https", "s3"]
     monkeypatch.setattr(remote, "SCHEMES", {"https"})
     with pytest.raises(DownloadError, match="'abfs', and those that are allowed are https"):

@@ -219,7 +219,7 @@ def test_a_users_own_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("package", ["datasets", "huggingface_hub", "ray", "timm"])
 def test_who_imports_such_a_package_declines_first(package: str) -> None:
     found = []
-    for path in sorted((ROOT / "featcache").glob("*.py")):
+    for path in sorted((ROOT / "featcache").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if re.search(rf"^ +(import|from) {package}\b", text, re.MULTILINE):
             found.append(path.name)
