@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from featcache._utils.remote import allow_scheme
     from featcache.analysis.capacity import CapacityPlan, Prices, Rates, plan_capacity
     from featcache.analysis.comparison import compare
     from featcache.analysis.curves import Curve, label_curve, view_curve
@@ -86,6 +87,7 @@ _HOME = {
     "Verdict": "analysis.verdict",
     "Verification": "cache.verification",
     "ViewSpec": "core.spec",
+    "allow_scheme": "_utils.remote",
     "compare": "analysis.comparison",
     "compare_heads": "metrics.predictions",
     "diff": "cache.verification",
@@ -154,6 +156,7 @@ __all__ = [
     "Verdict",
     "Verification",
     "ViewSpec",
+    "allow_scheme",
     "compare",
     "compare_heads",
     "diff",
