@@ -213,6 +213,15 @@ def test_a_damaged_checkpoint_is_refused_and_not_run(damage: str, split_folder: 
         assert not mark.exists()
 
 
+def test_a_checkpoint_with_classes_that_there_are_none_of_is_damaged(split_folder: Path, tmp_path: Path) -> None:
+    tune(split_folder, tmp_path / "run")
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    state["best_val"]["predicted"][0] = 2**60
+    torch.save(state, tmp_path / "run/last.pt")
+    with pytest.raises(RunError, match=r"last\.pt is not a checkpoint that can be loaded safely"):
+        tune(split_folder, tmp_path / "run", resume=True)
+
+
 def test_a_checkpoint_that_cannot_be_read_is_not_said_to_be_damaged(
     split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

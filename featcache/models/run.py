@@ -204,6 +204,8 @@ class Run:
             self.training.tally = Tally()  # what it holds is counted once, by the first process
         self.loader.skipped.update(state["skipped"])
         self.first = Pass(**state["first"]) if state.get("first") else None
+        for kept in filter(None, (self.training.best_val, self.first)):
+            self._judge(kept)  # classes that there are none of are an error here, not after the last epoch
 
     def _other_head(self, before: str | None) -> str:
         """Why a run cannot go on with the head that is asked for; before : the hash of its own one."""
