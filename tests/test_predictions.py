@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from commands import write_predictions
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
 from featcache.metrics.predictions import (
@@ -16,7 +17,6 @@ from featcache.metrics.predictions import (
     compare_heads,
     read_predictions,
     split_predictions_csv,
-    write_predictions,
 )
 
 

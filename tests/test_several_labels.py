@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from commands import as_json, done, drop_hashes, refused
+from commands import as_json, done, drop_hashes, refused, write_predictions
 from featcache.analysis.comparison import compare
 from featcache.analysis.curves import label_curve, view_curve
 from featcache.backbones import own_network
@@ -37,7 +37,7 @@ from featcache.heads.headfile import load_head
 from featcache.heads.heads import average_views, classify
 from featcache.heads.onevsrest import OneVsRestHead
 from featcache.metrics.label_metrics import LabelAccuracy, evaluate_labels
-from featcache.metrics.predictions import compare_heads, write_predictions
+from featcache.metrics.predictions import compare_heads
 from featcache.models.classifier import Classifier
 from several import MIXTURES, list_pictures, write_pictures
 from toys import ToyNet, toy_backbone

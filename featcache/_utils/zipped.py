@@ -38,11 +38,6 @@ def _is_sound(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
         with archive.open(part) as stream:
             while stream.read(_CHUNK):
                 pass
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-    ):  # encrypted, or in a way that is not known
+    except (zipfile.BadZipFile, EOFError, RuntimeError):  # encrypted, or in a way that is not known
         return False
     return True

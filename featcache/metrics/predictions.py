@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.atomic import write_file
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular import read_json
 from featcache._utils.report import csv_row, plain_cell
@@ -43,17 +42,6 @@ def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilitie
     labels, guesses = (spell(one, samples.classes) for one in (samples.labels, predicted))
     text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
     return text.encode("utf-8", "surrogateescape")
-
-
-def write_predictions(
-    folder: Path,
-    samples: Samples,
-    predicted: NDArray[np.int64],
-    probabilities: NDArray[np.float64] | None,
-    file: str = FILE,
-) -> None:
-    """Write `predictions_csv` into a folder."""
-    write_file(folder / file, predictions_csv(samples, predicted, probabilities))
 
 
 def split_predictions_csv(
@@ -159,7 +147,7 @@ class ValPrediction(NamedTuple):
 
 
 def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
-    """What `write_predictions` wrote. Raises HeadError where there is nothing, or something else."""
+    """The rows of `predictions_csv` beside a model. Raises HeadError where there is nothing, or something else."""
     path = locate(folder, file)
     if not path.is_file():
         raise HeadError(f"{folder} has no {file}. Give folders that `featcache fit-head -o` or `finetune -o` wrote.")

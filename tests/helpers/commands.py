@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import featcache
 from featcache.extraction.extraction import extract
+from featcache.metrics.predictions import FILE, predictions_csv
 from toys import random_image, toy_backbone
 
 ROOT = Path(featcache.__file__).parents[1]
@@ -49,6 +50,11 @@ def drop_hashes(model: Path) -> None:
     card = json.loads((model / "model.json").read_text(encoding="utf-8"))
     del card["sha256"]
     (model / "model.json").write_text(json.dumps(card), encoding="utf-8")
+
+
+def write_predictions(folder: Path, *given: Any) -> None:
+    """val.csv alone, without a model; see `predictions_csv`."""
+    (folder / FILE).write_bytes(predictions_csv(*given))
 
 
 def featcache_cli(*arguments: object) -> Result:
