@@ -20,9 +20,9 @@ import numpy as np
 import record
 
 from featcache import Cluster, extract
-from featcache.cache.cache import FeatureCache
-from featcache.data.files import list_images
-from featcache.vision.datasets import ants_bees
+from featcache.cache.feature_cache import FeatureCache
+from featcache.data.file_listing import list_images
+from featcache.vision.demo_datasets import ants_bees
 
 
 def many(folder: Path, count: int) -> Path:

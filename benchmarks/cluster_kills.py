@@ -29,7 +29,7 @@ import record
 from cluster import many
 
 from featcache import extract
-from featcache.cache.cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache, partial_path
 
 KINDS = ("worker", "machine", "command")
 

@@ -29,7 +29,7 @@ from typing import Any, get_args
 import record
 
 from featcache import extract, fit_head
-from featcache.models.exporting import Format, export
+from featcache.models.export.export import Format, export
 
 NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "timm/vit_small_patch16_224")
 

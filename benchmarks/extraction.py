@@ -47,9 +47,9 @@ import torch
 
 import featcache
 from featcache._utils.allocator import keep_freed_memory
-from featcache.vision.images import decode
+from featcache.vision.augment import make_views
+from featcache.vision.decode import decode
 from featcache.vision.loader import ViewLoader, read_image, usable_cores
-from featcache.vision.views import make_views
 
 VIEWS = (0, 4, 8, 16)
 PEERS = ("timm", "thingsvision", "img2vec", "tutorial-pass")

@@ -40,8 +40,8 @@ from scipy.stats import spearmanr
 
 import featcache
 from featcache import FeatureCache, Recipe
-from featcache.analysis.forecasting import LEAST_GAIN, TERMS, Record
-from featcache.metrics.metrics import paired_test
+from featcache.analysis.forecast.forecast import LEAST_GAIN, TERMS, Record
+from featcache.metrics.classification import paired_test
 
 LITE, MOBILE = "efficientnet_lite0", "mobilenet_v2"
 SOME = ("digits", "digits, 900 labels", "ants and bees", "scratches", "gratings", "dots")

@@ -48,7 +48,7 @@ _MODULES = [
     "datasets",
     "pyarrow.parquet",
     "timm",
-    "featcache.models.finetuning",
+    "featcache.finetuning.finetune",
     "PIL.TiffImagePlugin",
 ]
 _LIBRARY = os.sep + "featcache" + os.sep

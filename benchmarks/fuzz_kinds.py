@@ -25,32 +25,33 @@ from PIL import Image
 from torch import nn
 
 from featcache import extract, finetune, fit_head, verify
-from featcache._utils import lockfile
-from featcache.analysis.comparison import _claim
-from featcache.analysis.work import Work
-from featcache.backbones import conversion, known
-from featcache.backbones.backbones import Backbone
-from featcache.backbones.checkpoints import read_checkpoint
-from featcache.backbones.state_dicts import adapt
-from featcache.cache.cache import FeatureCache
+from featcache._utils import lock_files as lockfile
+from featcache.analysis.benchmark.compare import _claim
+from featcache.analysis.benchmark.runner import Work
+from featcache.backbones import metadata_cache
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines.base import openvino as conversion
+from featcache.backbones.weights.adapt import adapt
+from featcache.backbones.weights.checkpoint import read_checkpoint
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import FlatFeatures
-from featcache.cache.layout import CACHE
-from featcache.cache.sealed import write_header
+from featcache.cache.format.container import write_header
+from featcache.cache.format.layout import CACHE
 from featcache.cache.writer import CacheWriter
-from featcache.core.card import CHECKPOINT, prepare_folder
+from featcache.core.model_card import CHECKPOINT, prepare_folder
 from featcache.core.samples import Samples
-from featcache.core.spec import ExtractSpec, ViewSpec
+from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.data.manifest import read_manifest
 from featcache.errors import CacheDamagedError, UnreadableImageError
-from featcache.heads.headfile import dump_head, load_head
-from featcache.heads.heads import HEADS, classify, fit_estimator, make_head
+from featcache.heads.io import dump_head, load_head
+from featcache.heads.registry import HEADS, classify, fit_estimator, make_head
 from featcache.metrics.predictions import compare_heads, read_predictions
-from featcache.models.saved import open_model
-from featcache.reports.pictures import confusion_picture, curve_picture, history_picture, reliability_picture
+from featcache.models.load import open_model
+from featcache.reports.show import confusion_picture, curve_picture, history_picture, reliability_picture
 from featcache.training.checkpoint import load_checkpoint, load_config
-from featcache.training.recipe import Recipe
-from featcache.vision.imagecache import ImageCache
-from featcache.vision.images import decode_and_check, upright_size
+from featcache.training.config import Recipe
+from featcache.vision.decode import decode_and_check, upright_size
+from featcache.vision.image_cache import ImageCache
 
 _NUMBERS = [-1, 0, 1, 2, 3, 7, 1000, 10**9, 2**31 - 1, 2**31, 2**63 - 1]
 
@@ -687,10 +688,10 @@ def kept_networks(folder: Path) -> list[Target]:
     note = folder / "known.json"
     preprocessing = {"image_size": 224, "resize_size": 256, "interpolation": "bilinear"}
     preprocessing |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-    known.remember(note, known.Known("0" * 64, {"penultimate": 4}, preprocessing))
+    metadata_cache.remember(note, metadata_cache.Known("0" * 64, {"penultimate": 4}, preprocessing))
 
     def recalled() -> Any:
-        found = known.recall(note)
+        found = metadata_cache.recall(note)
         if found:
             Backbone(Net, name="net", known=found, **found.preprocessing)
         return found

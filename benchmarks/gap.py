@@ -35,12 +35,12 @@ import gap_report
 import record
 
 from featcache._utils.report import machine, versions
-from featcache.analysis.routes import Order, run_in_process
+from featcache.analysis.benchmark.routes import Order, run_in_process
 from featcache.data.manifest import read_manifest
+from featcache.finetuning.strategy import GENTLE
 from featcache.metrics.predictions import read_predictions
-from featcache.models.plan import GENTLE
-from featcache.reports.drawing import save
-from featcache.vision.datasets import prepare
+from featcache.reports.style import save
+from featcache.vision.demo_datasets import prepare
 
 RESULT = record.RESULTS / "gap.json"
 

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from featcache.metrics.metrics import wilson_interval
-from featcache.metrics.pairing import paired_difference
-from featcache.reports.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from featcache.metrics.classification import wilson_interval
+from featcache.metrics.significance import paired_difference
+from featcache.reports.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 
 FULL = ("fine-tune",)
 TUNED = (*FULL, "LP-FT")

@@ -17,7 +17,7 @@ each C from the one before (warm_start).
 
 - labels: twenty labels that an image may have together, `OneVsRestHead` against a LogisticRegression a label, at the
   loosest tolerances with which every label is within 1e-4.
-- ridge: fifty strengths of `featcache.heads.closed.Spectra.ridge` against one, both from the centred rows.
+- ridge: fifty strengths of `featcache.heads.solvers.closed_form.Spectra.ridge` against one, both from the centred rows.
 - small (the sizes below 5,000 rows): problems where scikit-learn may win.
 - share_of_peak: floating-point operations of the iterations alone (4 n d c each) over the time of the fit, against the
   best of numpy's float32 matrix product (4096 x 4096) in the same run.
@@ -42,12 +42,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from featcache import LinearHead, extract
-from featcache.cache.blocks import Centred
-from featcache.heads.closed import Spectra, gather
-from featcache.heads.onevsrest import OneVsRestHead
-from featcache.heads.softmax import Problems, solve_path
-from featcache.heads.spectrum import Spectrum
-from featcache.vision.datasets import write_digits
+from featcache.cache.lazy_arrays import Centred
+from featcache.heads.one_vs_rest import OneVsRestHead
+from featcache.heads.solvers.closed_form import Spectra, gather
+from featcache.heads.solvers.preconditioner import Spectrum
+from featcache.heads.solvers.softmax import Problems, solve_path
+from featcache.vision.demo_datasets import write_digits
 
 GAP = 1e-4
 SIZES = {"20k-1280-10": (20_000, 1280, 10), "100k-512-100": (100_000, 512, 100)}

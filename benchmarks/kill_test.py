@@ -31,10 +31,10 @@ from PIL import Image
 from torch import nn
 
 from featcache import extract
-from featcache.backbones.backbones import Backbone
-from featcache.cache.cache import FeatureCache, partial_path
+from featcache.backbones.backbone import Backbone
 from featcache.cache.checksums import damaged_rows
-from featcache.extraction import updating
+from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.extraction import update as updating
 
 IMAGES, VIEWS, BLOCK = 240, 3, 8
 SECONDS_A_BLOCK = 0.02
@@ -111,7 +111,7 @@ class Trial:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.chance = folder, random.Random(seed)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["featcache.extraction.updating", __name__])
+        self.context.set_forkserver_preload(["featcache.extraction.update", __name__])
         self.shown = self.context.RawValue("q", 0)  # a child that is killed would keep a lock
         self.kills, self.twice = Counter[str](), 0
         self.bad = dict.fromkeys(

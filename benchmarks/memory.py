@@ -47,7 +47,7 @@ def run_extract(data: str, out: str) -> None:
     from torch import nn
 
     from featcache import extract
-    from featcache.backbones.backbones import Backbone
+    from featcache.backbones.backbone import Backbone
 
     torch.manual_seed(0)
     net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(1), nn.Linear(48, WIDTH), nn.ReLU())
@@ -85,7 +85,7 @@ def main() -> None:
     """Run, print and write JSON."""
     import record
 
-    from featcache.cache.cache import FeatureCache
+    from featcache.cache.feature_cache import FeatureCache
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])

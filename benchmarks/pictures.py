@@ -12,7 +12,7 @@ from pathlib import Path
 
 import record
 
-from featcache.vision import datasets
+from featcache.vision import demo_datasets
 from featcache_cli.main import main as featcache
 
 WIDTH = 480  # pixels, as the README shows three beside each other
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("demo"), help="where digits, cache and head are kept")
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
-    data, cache, head = datasets.prepare("digits", work), work / "pictures.h5", work / "pictures-head"
+    data, cache, head = demo_datasets.prepare("digits", work), work / "pictures.h5", work / "pictures-head"
     for line in (
         f"extract {data} -o {cache} --views 4 --image-size 48 --augment crop",
         f"fit-head {cache} -o {head}",

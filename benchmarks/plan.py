@@ -6,9 +6,9 @@ Foretold: rates are measured as `featcache plan` does, with ants and bees, and m
 photos (each several times with other bytes at its end), alone and by one worker of a Ray cluster of this machine, which
 is then made; its clock runs from the first image to the finished cache. Driver: seconds that the driver's thread
 computes, an image, while it takes features from that worker and writes them, and what is left for Ray without the
-writing as measured (`featcache.analysis.rates.RAY_S`). Passes: what a linear head that chooses its strength takes,
-counted on five sets. The plan: of these rates, on CPUs as this one, and with a GPU's rate that is an example and not
-measured.
+writing as measured (`featcache.analysis.planning.rates.RAY_S`). Passes: what a linear head that chooses its strength
+takes, counted on five sets. The plan: of these rates, on CPUs as this one, and with a GPU's rate that is an example and
+not measured.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ import record
 from cluster import many
 
 from featcache import Cluster, extract
-from featcache.analysis.capacity import Rates, plan_capacity
-from featcache.analysis.rates import RAY_S, measure_rates
-from featcache.cache.cache import FeatureCache
+from featcache.analysis.planning.capacity import Rates, plan_capacity
+from featcache.analysis.planning.rates import RAY_S, measure_rates
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.samples import Samples
 from featcache.data.manifest import read_manifest
-from featcache.extraction import extraction
-from featcache.heads.families import FAMILIES, Tuning
-from featcache.reports.drawing import save
+from featcache.extraction import extract as extraction
+from featcache.heads.tuning.families import FAMILIES, Tuning
 from featcache.reports.plots import plot_capacity
-from featcache.vision.datasets import ants_bees
+from featcache.reports.style import save
+from featcache.vision.demo_datasets import ants_bees
 
 EXAMPLE = {"forward_s": 1 / 5000, "on_gpu": True, "cores": 16, "row_s": 1 / 50e6}
 SETS = ((5_000, 256, 10, 1.0), (5_000, 256, 10, 3.0), (20_000, 512, 100, 2.0))

@@ -16,7 +16,7 @@ import sys
 import record
 
 import featcache
-from featcache.reports.reporting import write_report
+from featcache.reports.benchmark_report import write_report
 
 
 def main() -> None:

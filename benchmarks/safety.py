@@ -23,7 +23,7 @@ from typing import Any
 import record
 
 from featcache import extract, fit_head
-from featcache.cache import cache, writer
+from featcache.cache import feature_cache, writer
 
 
 def timed(call: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def main() -> None:
     measured = record.commit()
     spent: dict[str, float] = defaultdict(float)
     writer.checksums = timed(writer.checksums, spent, "checksums")  # type: ignore[assignment]
-    cache.damaged_rows = timed(cache.damaged_rows, spent, "look at the checksums")  # type: ignore[attr-defined]
+    feature_cache.damaged_rows = timed(feature_cache.damaged_rows, spent, "look at the checksums")  # type: ignore[attr-defined]
     os.fsync = timed(os.fsync, spent, "fsync")
     os.posix_fallocate = timed(os.posix_fallocate, spent, "claim the room")
     seconds: dict[str, list[float]] = defaultdict(list)

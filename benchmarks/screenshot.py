@@ -23,7 +23,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from featcache import FeatureCache, extract, fit_head
-from featcache.vision.datasets import write_digits
+from featcache.vision.demo_datasets import write_digits
 
 WIDTH, HEIGHT = 900, 740
 COLOURS = 128

@@ -24,12 +24,12 @@ import numpy as np
 import record
 
 from featcache import Cluster
-from featcache.cache.cache import FeatureCache
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
-from featcache.core.spec import ExtractSpec, ViewSpec
-from featcache.heads.families import FAMILIES, Tuned, Tuning
-from featcache.heads.team import Team
+from featcache.core.specs import ExtractSpec, ViewSpec
+from featcache.heads.ray.coordinator import Team
+from featcache.heads.tuning.families import FAMILIES, Tuned, Tuning
 from featcache.vision.loader import usable_cores
 
 WIDTH, CLASSES, BLOCK = 1280, 10, 8192

@@ -11,36 +11,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from featcache._utils.remote import allow_scheme
-    from featcache.analysis.capacity import CapacityPlan, Prices, Rates, plan_capacity
-    from featcache.analysis.comparison import compare
+    from featcache.analysis.benchmark.compare import compare
+    from featcache.analysis.benchmark.outcomes import Comparison
+    from featcache.analysis.benchmark.verdict import Verdict, reach_verdict
     from featcache.analysis.curves import Curve, label_curve, view_curve
-    from featcache.analysis.doctor import examine
-    from featcache.analysis.findings import Diagnosis, Finding
-    from featcache.analysis.forecasting import Forecast, forecast
-    from featcache.analysis.outcomes import Comparison
-    from featcache.analysis.rates import measure_rates
-    from featcache.analysis.verdict import Verdict, reach_verdict
-    from featcache.backbones.backbones import Backbone, load_backbone
-    from featcache.cache.cache import FeatureCache
+    from featcache.analysis.doctor.examine import examine
+    from featcache.analysis.doctor.findings import Diagnosis, Finding
+    from featcache.analysis.forecast.forecast import Forecast, forecast
+    from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates, plan_capacity
+    from featcache.analysis.planning.rates import measure_rates
+    from featcache.backbones.backbone import Backbone, load_backbone
+    from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.features import Features
     from featcache.cache.transfer import Transfer, pull, push
-    from featcache.cache.verification import Difference, Verification, diff, verify
-    from featcache.core.machines import Cluster
-    from featcache.core.spec import ExtractSpec, ViewSpec
+    from featcache.cache.verify import Difference, Verification, diff, verify
+    from featcache.core.ray_cluster import Cluster
+    from featcache.core.specs import ExtractSpec, ViewSpec
     from featcache.data.manifest import Manifest, read_manifest
     from featcache.errors import FeatcacheError
-    from featcache.extraction.estimating import Estimate, estimate
-    from featcache.extraction.extraction import Extraction, extract
-    from featcache.extraction.updating import Update, repair, update
-    from featcache.heads.fitting import HeadFit, fit_head
+    from featcache.extraction.estimate import Estimate, estimate
+    from featcache.extraction.extract import Extraction, extract
+    from featcache.extraction.update import Update, repair, update
+    from featcache.finetuning.finetune import FineTune, finetune
+    from featcache.heads.fit_head import HeadFit, fit_head
     from featcache.heads.linear import LinearHead
     from featcache.metrics.predictions import HeadComparison, compare_heads
     from featcache.models.classifier import Classifier
-    from featcache.models.evaluating import Evaluation, evaluate
-    from featcache.models.exporting import Exported, export
-    from featcache.models.finetuning import FineTune, finetune
+    from featcache.models.evaluate import Evaluation, evaluate
+    from featcache.models.export.export import Exported, export
     from featcache.models.prediction import Prediction
-    from featcache.models.serving import serve
+    from featcache.models.serving.app import serve
     from featcache.reports.figures import (
         plot_confusion,
         plot_curve,
@@ -50,59 +50,59 @@ if TYPE_CHECKING:
         plot_reliability,
         plot_views,
     )
-    from featcache.reports.trying import Trial, try_out
-    from featcache.training.recipe import Recipe
+    from featcache.reports.try_out import Trial, try_out
+    from featcache.training.config import Recipe
 
 _HOME = {
-    "Backbone": "backbones.backbones",
-    "CapacityPlan": "analysis.capacity",
+    "Backbone": "backbones.backbone",
+    "CapacityPlan": "analysis.planning.capacity",
     "Classifier": "models.classifier",
-    "Cluster": "core.machines",
-    "Comparison": "analysis.outcomes",
+    "Cluster": "core.ray_cluster",
+    "Comparison": "analysis.benchmark.outcomes",
     "Curve": "analysis.curves",
-    "Diagnosis": "analysis.findings",
-    "Difference": "cache.verification",
-    "Estimate": "extraction.estimating",
-    "Evaluation": "models.evaluating",
-    "Exported": "models.exporting",
-    "ExtractSpec": "core.spec",
-    "Extraction": "extraction.extraction",
+    "Diagnosis": "analysis.doctor.findings",
+    "Difference": "cache.verify",
+    "Estimate": "extraction.estimate",
+    "Evaluation": "models.evaluate",
+    "Exported": "models.export.export",
+    "ExtractSpec": "core.specs",
+    "Extraction": "extraction.extract",
     "FeatcacheError": "errors",
-    "FeatureCache": "cache.cache",
+    "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
-    "Finding": "analysis.findings",
-    "FineTune": "models.finetuning",
-    "Forecast": "analysis.forecasting",
+    "Finding": "analysis.doctor.findings",
+    "FineTune": "finetuning.finetune",
+    "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
-    "HeadFit": "heads.fitting",
+    "HeadFit": "heads.fit_head",
     "LinearHead": "heads.linear",
     "Manifest": "data.manifest",
     "Prediction": "models.prediction",
-    "Prices": "analysis.capacity",
-    "Rates": "analysis.capacity",
-    "Recipe": "training.recipe",
+    "Prices": "analysis.planning.capacity",
+    "Rates": "analysis.planning.capacity",
+    "Recipe": "training.config",
     "Transfer": "cache.transfer",
-    "Trial": "reports.trying",
-    "Update": "extraction.updating",
-    "Verdict": "analysis.verdict",
-    "Verification": "cache.verification",
-    "ViewSpec": "core.spec",
+    "Trial": "reports.try_out",
+    "Update": "extraction.update",
+    "Verdict": "analysis.benchmark.verdict",
+    "Verification": "cache.verify",
+    "ViewSpec": "core.specs",
     "allow_scheme": "_utils.remote",
-    "compare": "analysis.comparison",
+    "compare": "analysis.benchmark.compare",
     "compare_heads": "metrics.predictions",
-    "diff": "cache.verification",
-    "estimate": "extraction.estimating",
-    "evaluate": "models.evaluating",
-    "examine": "analysis.doctor",
-    "export": "models.exporting",
-    "extract": "extraction.extraction",
-    "finetune": "models.finetuning",
-    "fit_head": "heads.fitting",
-    "forecast": "analysis.forecasting",
+    "diff": "cache.verify",
+    "estimate": "extraction.estimate",
+    "evaluate": "models.evaluate",
+    "examine": "analysis.doctor.examine",
+    "export": "models.export.export",
+    "extract": "extraction.extract",
+    "finetune": "finetuning.finetune",
+    "fit_head": "heads.fit_head",
+    "forecast": "analysis.forecast.forecast",
     "label_curve": "analysis.curves",
-    "load_backbone": "backbones.backbones",
-    "measure_rates": "analysis.rates",
-    "plan_capacity": "analysis.capacity",
+    "load_backbone": "backbones.backbone",
+    "measure_rates": "analysis.planning.rates",
+    "plan_capacity": "analysis.planning.capacity",
     "plot_confusion": "reports.figures",
     "plot_curve": "reports.figures",
     "plot_history": "reports.figures",
@@ -112,13 +112,13 @@ _HOME = {
     "plot_views": "reports.figures",
     "pull": "cache.transfer",
     "push": "cache.transfer",
-    "reach_verdict": "analysis.verdict",
+    "reach_verdict": "analysis.benchmark.verdict",
     "read_manifest": "data.manifest",
-    "repair": "extraction.updating",
-    "serve": "models.serving",
-    "try_out": "reports.trying",
-    "update": "extraction.updating",
-    "verify": "cache.verification",
+    "repair": "extraction.update",
+    "serve": "models.serving.app",
+    "try_out": "reports.try_out",
+    "update": "extraction.update",
+    "verify": "cache.verify",
     "view_curve": "analysis.curves",
 }
 

@@ -1,3 +1,3 @@
-"""The address that saved heads of before, and users who typed it, know: see `featcache.heads.eachlabel`."""
+"""The address that saved heads of before, and users who typed it, know: see `featcache.heads.binary_relevance`."""
 
-from featcache.heads.eachlabel import EachLabel as EachLabel
+from featcache.heads.binary_relevance import EachLabel as EachLabel

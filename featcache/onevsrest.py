@@ -1,3 +1,3 @@
-"""The address that saved heads of before, and users who typed it, know: see `featcache.heads.onevsrest`."""
+"""The address that saved heads of before, and users who typed it, know: see `featcache.heads.one_vs_rest`."""
 
-from featcache.heads.onevsrest import OneVsRestHead as OneVsRestHead
+from featcache.heads.one_vs_rest import OneVsRestHead as OneVsRestHead

@@ -34,7 +34,7 @@ def command(cache: str, over: str, repeats: int | None, out: str | None, as_json
             found = featcache.view_curve(cache, progress=progress, **settings)
     options.show(found, as_json, cache=cache)
     if out:
-        from featcache.reports.drawing import save
         from featcache.reports.plots import plot_curve
+        from featcache.reports.style import save
 
         save(partial(plot_curve, found), out)

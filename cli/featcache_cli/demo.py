@@ -36,14 +36,14 @@ def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
     The demo may run again in its own folder.
     """
     from featcache.data.manifest import read_manifest
-    from featcache.vision import datasets
+    from featcache.vision import demo_datasets
 
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (*_MADE, "digits")):
         outputs.refuse_existing(folder, outputs.overwrites(ctx), "holds other files")
     folder.mkdir(parents=True, exist_ok=True)
     with options.progress_bar() as progress:
-        data = datasets.prepare(dataset, folder, progress)
+        data = demo_datasets.prepare(dataset, folder, progress)
         manifest = read_manifest(data, progress=progress).single_label("demo")
     options.end_display()  # each command has its own
     size = _DIGITS if dataset == "digits" else ""

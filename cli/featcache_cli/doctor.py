@@ -50,7 +50,8 @@ def command(
     if listed:
         found.write_list(listed)
     if out and data:
-        from featcache.reports import drawing, pictures
+        from featcache.reports import show as pictures
+        from featcache.reports import style as drawing
 
         picture = pictures.findings_picture(cache, found.findings, data, images, found.rankings)
         drawing.save(picture, out, dark) if picture else click.echo(safe(f"nothing to draw for {out}"), err=as_json)

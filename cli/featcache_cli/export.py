@@ -31,7 +31,7 @@ def command(model: str, as_json: bool, **settings: Any) -> None:
     Beside it goes a program, OUT.py, that names the classes of photos. It is run in a fresh process first, and must
     give the same logits.
     """
-    from featcache.models.exporting import export
+    from featcache.models.export.export import export
 
     overwrite = outputs.overwrites(click.get_current_context())
     exported = export(model, **settings, overwrite=overwrite, on_step=options.step)

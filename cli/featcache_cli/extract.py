@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache.core.layers import split_layers
+from featcache.core.layer_names import split_layers
 from featcache_cli import options, outputs
 
 

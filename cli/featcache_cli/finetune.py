@@ -163,10 +163,10 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     ...` starts them.
     """
     import featcache
-    from featcache.models.presets import resolve
-    from featcache.reports.drawing import save
+    from featcache.finetuning.presets import resolve
     from featcache.reports.plots import plot_history
-    from featcache.training.world import World
+    from featcache.reports.style import save
+    from featcache.training.distributed import World
 
     world = World.of_torchrun()
     if init == "scratch" and weights:

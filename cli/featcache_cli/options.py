@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.spec import AUGMENTS as AUGMENTS
+from featcache.core.specs import AUGMENTS as AUGMENTS
 from featcache_cli import outputs, progress
 from featcache_cli.progress import LOADING as LOADING
 from featcache_cli.progress import StoppedError as StoppedError
@@ -32,7 +32,7 @@ PATH = click.Path()
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-PICTURES = (".png", ".svg", ".pdf")  # as of `featcache.reports.drawing`, whose import help does not wait for
+PICTURES = (".png", ".svg", ".pdf")  # as of `featcache.reports.style`, whose import help does not wait for
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -141,7 +141,7 @@ cluster_options = _all(
 
 def take_cluster(settings: dict[str, Any]) -> Any:
     """What `cluster_options` say, taken out of the settings: a Cluster, or None."""
-    from featcache.core.machines import Cluster
+    from featcache.core.ray_cluster import Cluster
 
     gpus, cpus = settings.pop("gpus_per_worker"), settings.pop("cpus_per_worker")
     address = settings.pop("cluster")
@@ -193,7 +193,7 @@ weights_option = _all(
 
 def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
     """A callback: what the factory of this name returns."""
-    from featcache.backbones.own_network import call_factory, is_factory
+    from featcache.backbones.sources.factory import call_factory, is_factory
 
     if name is None:
         return None
@@ -219,7 +219,7 @@ def take_backbone(
     name = str(settings.get("backbone") or "")
     if ":" not in name:
         return
-    from featcache.backbones.own_network import from_factory, is_factory
+    from featcache.backbones.sources.factory import from_factory, is_factory
 
     if not is_factory(name):
         return

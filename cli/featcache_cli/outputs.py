@@ -112,7 +112,7 @@ def _names(value: object) -> list[str]:
 
 def _is_read(out: Path, read: Path) -> bool:
     """Whether an existing file is what is read: that file, one of that model, or an image in that folder."""
-    from featcache.core.modelfolder import members
+    from featcache.core.model_folder import members
     from featcache.data.image_names import is_image_name
 
     if not out.is_file() or not read.exists():

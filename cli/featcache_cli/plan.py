@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.layers import split_layers
+from featcache.core.layer_names import split_layers
 from featcache_cli import options, outputs
 
 _F = TypeVar("_F", bound=Callable[..., Any])

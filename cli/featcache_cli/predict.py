@@ -20,7 +20,7 @@ from featcache_cli.wrapping import safe
 if TYPE_CHECKING:
     from featcache.models.classifier import Classifier
     from featcache.models.prediction import Format, Prediction
-    from featcache.models.sorting import How, Sorter
+    from featcache.models.sort_files import How, Sorter
 
 _NAMED = 20  # bad pictures that are named at the end
 
@@ -96,7 +96,7 @@ def command(
 
 def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> Sorter | None:
     """What moves or links the files; None where neither was asked for."""
-    from featcache.models.sorting import Sorter
+    from featcache.models.sort_files import Sorter
 
     several = classifier.card.multilabel
     folder = move_to or link_to
@@ -111,9 +111,9 @@ def _listed(
 
     once : each file but once. sorts : whether files are moved or linked. ignored : counts what is passed over.
     """
-    from featcache.data.files import read_names
+    from featcache.data.file_listing import read_names
     from featcache.models.inputs import ImageFile, list_inputs
-    from featcache.models.sorting import distinct
+    from featcache.models.sort_files import distinct
 
     missing: dict[str, str] = {}
     named = [name for name in images if name != "-"]
@@ -139,7 +139,7 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
     """Writes to a file, or at once to stdout, where it does not tear the progress bar."""
     from tqdm import tqdm
 
-    from featcache.data.files import draft_of
+    from featcache.data.file_listing import draft_of
 
     if out:
         with draft_of(Path(out)) as file:
@@ -201,7 +201,7 @@ class _Tally:
 
     def _report(self) -> None:
         from featcache._utils.report import remark_notes
-        from featcache.core.bitdepth import model_range_note
+        from featcache.core.bit_depth import model_range_note
         from featcache.data.input_notes import input_notes
 
         odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []

@@ -52,7 +52,7 @@ def command(
     It runs on this machine alone, until Ctrl-C.
     """
     import featcache
-    from featcache.models.serving import Page, serve
+    from featcache.models.serving.app import Page, serve
 
     def announce(page: Page) -> None:
         options.note(page.note)

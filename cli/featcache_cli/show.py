@@ -12,7 +12,7 @@ from featcache_cli.options import refuse_unknown
 from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
-    from featcache.reports.drawing import Picture
+    from featcache.reports.style import Picture
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ def _drawn(function: _F) -> _F:
 
 
 def _save(picture: Picture, out: str, dark: bool, as_json: bool) -> None:
-    from featcache.reports.drawing import save
+    from featcache.reports.style import save
 
     path = save(picture, out, dark)
     options.print_json({"picture": str(path)}) if as_json else click.echo(safe(str(path)))
@@ -61,7 +61,7 @@ def _save(picture: Picture, out: str, dark: bool, as_json: bool) -> None:
 @_drawn
 def views(cache: str, data: str, images: int, seed: int, out: str, dark: bool, as_json: bool) -> None:
     """Draw the augmented views of some training images of CACHE, which was made from DATA."""
-    from featcache.reports import pictures
+    from featcache.reports import show as pictures
 
     _save(pictures.views_picture(cache, data, images, seed), out, dark, as_json)
 
@@ -73,7 +73,7 @@ def views(cache: str, data: str, images: int, seed: int, out: str, dark: bool, a
 @_drawn
 def predictions(model: str, data: str, images: int, out: str, dark: bool, as_json: bool) -> None:
     """Draw val images of DATA with what MODEL takes them for, right and wrong, the surest mistakes first."""
-    from featcache.reports import pictures
+    from featcache.reports import show as pictures
 
     _save(pictures.predictions_picture(model, data, images), out, dark, as_json)
 
@@ -83,7 +83,7 @@ def predictions(model: str, data: str, images: int, out: str, dark: bool, as_jso
 @_drawn
 def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw which classes MODEL takes for which, on val."""
-    from featcache.reports import pictures
+    from featcache.reports import show as pictures
 
     _save(pictures.confusion_picture(model), out, dark, as_json)
 
@@ -93,7 +93,7 @@ def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
 @_drawn
 def reliability(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw whether MODEL is as often right as its probabilities say, on val."""
-    from featcache.reports import pictures
+    from featcache.reports import show as pictures
 
     _save(pictures.reliability_picture(model), out, dark, as_json)
 
@@ -103,7 +103,7 @@ def reliability(model: str, out: str, dark: bool, as_json: bool) -> None:
 @_drawn
 def history(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw loss and accuracy of MODEL by epoch, of train and val."""
-    from featcache.reports import pictures
+    from featcache.reports import show as pictures
 
     _save(pictures.history_picture(model), out, dark, as_json)
 
@@ -119,7 +119,7 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
 
     REPORT is what `curve --json` printed, or a benchmark's report.json.
     """
-    from featcache.reports import pictures
+    from featcache.reports import show as pictures
 
     _save(pictures.curve_picture(report, over), out, dark, as_json)
 
@@ -149,6 +149,6 @@ def map_(cache: str, data: str | None, out: str, dark: bool, as_json: bool, **se
 
     With DATA there are small pictures of images that lie among other classes.
     """
-    from featcache.reports import pictures
+    from featcache.reports import show as pictures
 
     _save(pictures.map_picture(cache, data, **settings), out, dark, as_json)

@@ -20,9 +20,9 @@ from urllib.parse import quote, unquote
 import fsspec
 import tenacity
 
-from featcache._utils.atomic import atomic_write, lock_file
-from featcache._utils.folders import cache_folder
-from featcache._utils.regular import read_regular
+from featcache._utils.environment import cache_folder
+from featcache._utils.files import atomic_write, lock_file
+from featcache._utils.regular_files import read_regular
 from featcache.errors import DownloadError, MissingExtraError, first_line, install_line
 
 SCHEMES: set[str] = {"file", "http", "https", "s3", "gs"}

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.metrics.label_metrics import LabelAccuracy
-    from featcache.metrics.metrics import Accuracy
+    from featcache.metrics.classification import Accuracy
+    from featcache.metrics.multilabel import LabelAccuracy
 
 Pairs = Sequence[tuple[str, str]]
 

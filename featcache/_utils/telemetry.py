@@ -1,6 +1,7 @@
 """Third-party packages that send usage data by default are loaded with that switched off.
 
-For gradio `featcache.models.serving` does so, and the programs of `featcache.models.formats` do it for ONNX Runtime.
+For gradio `featcache.models.serving.app` does so, and the programs of `featcache.models.export.formats` do it for ONNX
+Runtime.
 """
 
 from __future__ import annotations

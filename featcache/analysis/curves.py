@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.regular import is_number
-from featcache.cache.cache import FeatureCache
+from featcache._utils.regular_files import is_number
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.labels import strata
 from featcache.core.rng import content_order, content_words
-from featcache.core.spec import PENULTIMATE
+from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
-from featcache.heads.families import FAMILIES
-from featcache.heads.fitters import Options, fit
-from featcache.heads.fitting import evaluate_head, read_splits
-from featcache.metrics.metrics import wilson_interval
+from featcache.heads.fit import Options, fit
+from featcache.heads.fit_head import evaluate_head, read_splits
+from featcache.heads.tuning.families import FAMILIES
+from featcache.metrics.classification import wilson_interval
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 _MOST = 1e15  # of images, views or seconds
@@ -125,7 +125,7 @@ def label_curve(
 
     Parameters
     ----------
-    head : one of `featcache.heads.families.FAMILIES`.
+    head : one of `featcache.heads.tuning.families.FAMILIES`.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from featcache.core.spec import Precision
+from featcache.core.specs import Precision
 from featcache.errors import BackboneError, first_line
 
 _PRECISIONS = ("fp32", "bf16", "fp16")

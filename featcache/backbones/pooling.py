@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones.stages import channels_last, find_stages
-from featcache.core.layers import ALL, LAST, STAGES, grid_side, parse_layer
-from featcache.core.spec import PENULTIMATE
+from featcache.core.layer_names import ALL, LAST, STAGES, grid_side, parse_layer
+from featcache.core.specs import PENULTIMATE
 from featcache.errors import BackboneError
 
 
 def pool(output: Any, kind: str) -> Tensor:
     """Features (b, d) of maps (b, d, h, w) or (b, h, w, d), of tokens (b, t, d), or of vectors (b, d), which stay.
 
-    kind : see `featcache.core.layers.POOLS`; "grid" gives (b, 4 * d). Raises ValueError for anything else.
+    kind : see `featcache.core.layer_names.POOLS`; "grid" gives (b, 4 * d). Raises ValueError for anything else.
     """
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
         raise ValueError("it does not give one tensor of 2 to 4 dimensions")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng.zlib_ng import crc32
 
-from featcache.cache.blocks import as_slice
-from featcache.cache.layout import Layout
+from featcache.cache.format.layout import Layout
+from featcache.cache.lazy_arrays import as_slice
 
 _BLOCK_BYTES = 2**24
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.blocks import BLOCK_BYTES, Rows
-from featcache.cache.joined import Joined
+from featcache.cache.concatenated import Joined
+from featcache.cache.lazy_arrays import BLOCK_BYTES, Rows
 from featcache.core.labels import Labels
 from featcache.core.rng import content_words
 from featcache.core.samples import Samples

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from featcache._utils import remote
-from featcache._utils.atomic import fsync_folder, lock_folder
+from featcache._utils.files import fsync_folder, lock_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.report import Stopwatch, human_bytes
-from featcache.cache.cache import FeatureCache, partial_path
 from featcache.cache.checksums import damaged_rows
+from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
 
 _HEAD = 65536  # bytes that tell caches apart: of the header and the tables

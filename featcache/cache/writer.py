@@ -16,17 +16,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.atomic import FULL, fsync_folder, identity, lock_folder
+from featcache._utils.files import FULL, fsync_folder, identity, lock_folder
 from featcache._utils.progress_bar import Progress
-from featcache.cache import lock, skeleton
-from featcache.cache.blocks import as_slice
-from featcache.cache.cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.cache.checksums import checksums, damaged_rows
-from featcache.cache.creation import create, sweep
-from featcache.cache.layout import REASON_BYTES, encode, read, size_needed
-from featcache.cache.sealed import Region, write_at
+from featcache.cache.feature_cache import FeatureCache, check_samples, check_spec, partial_path
+from featcache.cache.format import lock, skeleton
+from featcache.cache.format.container import Region, write_at
+from featcache.cache.format.create import create, sweep
+from featcache.cache.format.layout import REASON_BYTES, encode, read, size_needed
+from featcache.cache.lazy_arrays import as_slice
 from featcache.core.samples import Samples
-from featcache.core.spec import ExtractSpec
+from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError, NotACacheError
 
 _EXPONENTS = {"<f2": ("<u2", 0x7C00), "<f4": ("<u4", 0x7F800000)}

@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from featcache._utils.phrases import brief
+from featcache._utils.formatting import brief
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _MISSING = ("nan", "null", "n/a", "na", "#n/a")

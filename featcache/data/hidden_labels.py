@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from featcache.core.samples import UNLABELLED
-from featcache.data.entries import Entry, Listing
+from featcache.data.sources.base import Entry, Listing
 
 _UNKNOWN = "-1"
 

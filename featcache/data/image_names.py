@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import features
 
-from featcache.data.filekinds import ALWAYS, HEIC, OPTIONAL, is_placeholder
+from featcache.data.file_types import ALWAYS, HEIC, OPTIONAL, is_placeholder
 
 
 @cache

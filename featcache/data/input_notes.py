@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from featcache._utils.report import Pairs, csv_row, printable
-from featcache.data.filekinds import count_ignored
-from featcache.data.files import draft_of
+from featcache.data.file_listing import draft_of
+from featcache.data.file_types import count_ignored
 
 SHOWN = 5
 """As many of a kind are named in text; `--list` names all."""

@@ -19,11 +19,11 @@ from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.holdout import hold_out
 from featcache.core.labels import Labels
 from featcache.core.samples import SPLITS, UNLABELLED, Samples, join_groups
-from featcache.data.entries import Entry
-from featcache.data.filekinds import describe_ignored
-from featcache.data.folder_layout import some
-from featcache.data.sources import Folder, Source, open_source
-from featcache.data.tables import is_table
+from featcache.data.file_types import describe_ignored
+from featcache.data.sources.base import Entry
+from featcache.data.sources.class_folders import some
+from featcache.data.sources.registry import Folder, Source, open_source
+from featcache.data.sources.table import is_table
 from featcache.errors import DataLayoutError, EmptyFolderError
 
 _EMPTY = hashlib.sha256().digest()  # of files of no bytes: they are no images, wherever they lie

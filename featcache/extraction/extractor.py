@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.report import Stopwatch, versions
-from featcache.backbones.backbones import Backbone
-from featcache.backbones.engines import EngineName, Features
-from featcache.core.spec import ExtractSpec
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines.base import EngineName, Features
+from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
-from featcache.vision.images import MAX_PIXELS
+from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.loader import Batch, ViewLoader
 
 Views = NDArray[np.integer[Any]]

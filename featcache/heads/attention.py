@@ -12,8 +12,8 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from featcache._utils.progress_bar import Progress
+from featcache.core.progress import Steps
 from featcache.core.rng import derived_seed, epoch_order
-from featcache.core.steps import Steps
 from featcache.errors import HeadError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def fit_attention(
 
     Parameters
     ----------
-    train : x of shape (n, v, d * places). places : t, see `featcache.core.layers`.
+    train : x of shape (n, v, d * places). places : t, see `featcache.core.layer_names`.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from featcache._utils.telemetry import decline_usage_data
-from featcache.core.spec import PENULTIMATE, is_arrays, no_network
+from featcache.core.specs import PENULTIMATE, is_arrays, no_network
 from featcache.errors import HeadError
 from featcache.heads.linear import LinearHead
 
@@ -57,8 +57,8 @@ def imagenet_head(
     HeadError : the classes cannot be told, or the weights have no linear classifier of ImageNet's 1000.
     BackboneError : weights that cannot be had.
     """
-    from featcache.backbones.architectures import build, linear_classifiers, pretrained_state
-    from featcache.backbones.weights import sha256_of
+    from featcache.backbones.sources.registry import build, linear_classifiers, pretrained_state
+    from featcache.backbones.weights.load import sha256_of
 
     if is_arrays(backbone):
         raise HeadError(f"{name} takes rows of a network's classifier, and {no_network(backbone)}.")

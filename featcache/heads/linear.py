@@ -11,9 +11,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
-from featcache.cache.blocks import Centred, Rows
-from featcache.heads.regression import DTYPES, Regression
-from featcache.heads.softmax import Problems
+from featcache.cache.lazy_arrays import Centred, Rows
+from featcache.heads.linear_base import DTYPES, Regression
+from featcache.heads.solvers.softmax import Problems
 
 
 class LinearHead(Regression):
@@ -24,7 +24,7 @@ class LinearHead(Regression):
         C * sum_i w_i * loss(x_i, y_i) + ||coef||^2 / 2,
 
     where loss is the cross-entropy in nats, of one logit for two classes and of c logits for c > 2; the intercept
-    is not penalised; w_i is the sample's weight times its class's. See `featcache.heads.softmax` for how.
+    is not penalised; w_i is the sample's weight times its class's. See `featcache.heads.solvers.softmax` for how.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class LinearHead(Regression):
     def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d) and labels y of shape (n,); float16 and float32 are worked on in float32.
 
-        X may be memory-mapped and larger than memory, see `featcache.cache.blocks`.
+        X may be memory-mapped and larger than memory, see `featcache.cache.lazy_arrays`.
         """
         self._check_strength()
         if isinstance(X, Rows):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from featcache.cache.features import Features
 from featcache.core.rng import epoch_order
 from featcache.heads.linear import LinearHead
-from featcache.training.objective import Objective, class_weights
-from featcache.training.training import Batches, Epoch, Recipe, Training, linear_layer, train
+from featcache.training.loop import Batches, Epoch, Recipe, Training, linear_layer, train
+from featcache.training.loss import Objective, class_weights
 
 TUTORIAL = Recipe(lr=1e-3)
 """SGD with momentum 0.9, lr 1e-3, StepLR 7."""

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.regular import read_json
+from featcache._utils.regular_files import read_json
 from featcache._utils.report import csv_row, plain_cell
-from featcache.core.card import REPORT
 from featcache.core.labels import SEPARATOR, spell
-from featcache.core.modelfolder import locate
+from featcache.core.model_card import REPORT
+from featcache.core.model_folder import locate
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.metrics.metrics import PairedTest, paired_test
+from featcache.metrics.classification import PairedTest, paired_test
 
 FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
 """Beside a model: what it predicts of val and of test; beside a training's, what its last epoch predicted of val."""

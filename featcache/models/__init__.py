@@ -1,1 +1,1 @@
-"""Saved models in use: classifying, sorting, evaluating, serving, exporting; and fine-tuning."""
+"""Saved models in use: classifying, sorting, evaluating, serving, exporting."""

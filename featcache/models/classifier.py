@@ -18,19 +18,19 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import brief
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.phrases import brief
-from featcache._utils.regular import read_regular
-from featcache.backbones.backbones import Backbone
-from featcache.core.card import ModelCard
+from featcache._utils.regular_files import read_regular
+from featcache.backbones.backbone import Backbone
 from featcache.core.labels import spell
+from featcache.core.model_card import ModelCard
 from featcache.core.thresholds import decide, spell_thresholds
 from featcache.errors import UnreadableImageError
-from featcache.heads import heads
+from featcache.heads import registry
 from featcache.models.inputs import Image, ImageFile, each_image
+from featcache.models.load import open_model
 from featcache.models.prediction import Prediction
-from featcache.models.saved import open_model
-from featcache.vision.images import Decoded, check_picture, decode_and_check
+from featcache.vision.decode import Decoded, check_picture, decode_and_check
 from featcache.vision.loader import usable_cores
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Classifier(NotebookResult):
 
     def _views(self, decoded: Decoded, content: bytes | memoryview, numbers: Sequence[int]) -> _Views:
         """content : what the views are drawn by."""
-        from featcache.vision.views import make_views
+        from featcache.vision.augment import make_views
 
         views = make_views(decoded.pixels, self.card.spec.view, hashlib.sha256(content).digest(), numbers)
         return _Made(views, decoded.remark)
@@ -251,7 +251,7 @@ class Classifier(NotebookResult):
         self, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, top: int, views: int
     ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
         """Label and top classes of each image."""
-        predicted, probabilities = heads.average_views(
+        predicted, probabilities = registry.average_views(
             predicted, probabilities, views, len(self.classes), self.card.thresholds
         )
         named = spell(predicted, self.classes)
@@ -280,7 +280,9 @@ def _read_file(path: str) -> bytes:
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
     def classify(pixels: NDArray[np.uint8]) -> _Answer:
         features = backbone.submit(pixels)
-        return lambda: heads.classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
+        return lambda: registry.classify(
+            estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel
+        )
 
     return classify
 

@@ -14,16 +14,16 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from featcache._utils import remote
-from featcache.data.filekinds import describe_ignored, why_no_image
-from featcache.data.files import find_images, walk
-from featcache.data.huggingface import find_image_tables, is_saved_dataset
+from featcache.data.file_listing import find_images, walk
+from featcache.data.file_types import describe_ignored, why_no_image
 from featcache.data.image_names import is_image_name
 from featcache.data.input_notes import input_notes
-from featcache.data.shards import is_shards
-from featcache.data.sources import Source, open_source
-from featcache.data.tables import is_table
+from featcache.data.sources.huggingface import find_image_tables, is_saved_dataset
+from featcache.data.sources.registry import Source, open_source
+from featcache.data.sources.table import is_table
+from featcache.data.sources.tar import is_shards
 from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
-from featcache.vision.images import Picture, is_picture
+from featcache.vision.decode import Picture, is_picture
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from featcache._utils.remote import called
 from featcache._utils.report import human_bytes, machine, versions
-from featcache.analysis.capacity import FORMULA, CapacityPlan, Rates
-from featcache.reports.page import Figure, Section, Table, write_page
+from featcache.analysis.planning.capacity import FORMULA, CapacityPlan, Rates
+from featcache.reports.html import Figure, Section, Table, write_page
 from featcache.reports.plots import plot_capacity
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.core.bitdepth import format_range
-from featcache.core.spec import ExtractSpec, is_arrays
+from featcache.core.bit_depth import format_range
+from featcache.core.specs import ExtractSpec, is_arrays
 
 _OPTIONS = {"out": "-o", "budget_s": "--budget"}
 _SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")

@@ -1,6 +1,6 @@
 """The pictures of `featcache show` as matplotlib figures, for notebooks and for further drawing.
 
-Each takes what the command of the same name takes, see `featcache.reports.pictures`. `dark` draws light lines on dark
+Each takes what the command of the same name takes, see `featcache.reports.show`. `dark` draws light lines on dark
 paper.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from featcache.cache.cache import FeatureCache
-from featcache.reports import pictures
-from featcache.reports.drawing import draw
+from featcache.cache.feature_cache import FeatureCache
+from featcache.reports import show as pictures
+from featcache.reports.style import draw
 
 _Path = str | os.PathLike[str]
 
@@ -55,6 +55,6 @@ def plot_map(cache: _Path | FeatureCache, data: _Path | None = None, *, dark: bo
 
     Parameters
     ----------
-    settings : method, split, images, thumbnails, layer, seed of `featcache.reports.pictures.map_picture`.
+    settings : method, split, images, thumbnails, layer, seed of `featcache.reports.show.map_picture`.
     """
     return draw(pictures.map_picture(cache, data, **settings), dark)

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from featcache._utils.remote import called
 from featcache._utils.report import printable
-from featcache.analysis.outcomes import Comparison
-from featcache.analysis.routes import CACHED, ROUTES
-from featcache.analysis.verdict import reach_verdict
-from featcache.cache.cache import FeatureCache
-from featcache.core.bitdepth import format_range
-from featcache.core.card import ModelCard
+from featcache.analysis.benchmark.outcomes import Comparison
+from featcache.analysis.benchmark.routes import CACHED, ROUTES
+from featcache.analysis.benchmark.verdict import reach_verdict
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.bit_depth import format_range
+from featcache.core.model_card import ModelCard
 from featcache.errors import FeatcacheError, PictureError
-from featcache.heads.fitting import HeadFit
-from featcache.reports import pictures
+from featcache.heads.fit_head import HeadFit
+from featcache.reports import show as pictures
+from featcache.reports.benchmark_report import comparison_table, computed, curve_table, phase_table, remarks
 from featcache.reports.commands import extract_command, spell_command
-from featcache.reports.drawing import Picture
-from featcache.reports.page import Figure, Section, Table, write_page
+from featcache.reports.html import Figure, Section, Table, write_page
 from featcache.reports.plots import plot_comparison, plot_curve
-from featcache.reports.reporting import comparison_table, computed, curve_table, phase_table, remarks
+from featcache.reports.style import Picture
 
 if TYPE_CHECKING:
-    from featcache.reports.trying import Trial
+    from featcache.reports.try_out import Trial
 
 _HIDDEN = (
     "host",

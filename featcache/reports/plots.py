@@ -15,14 +15,14 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from featcache.metrics.calibration import reliability
-from featcache.metrics.metrics import wilson_interval
-from featcache.reports.drawing import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
+from featcache.metrics.classification import wilson_interval
+from featcache.reports.style import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
 
 if TYPE_CHECKING:
-    from featcache.analysis.capacity import CapacityPlan
+    from featcache.analysis.benchmark.outcomes import Comparison
     from featcache.analysis.curves import Curve
-    from featcache.analysis.outcomes import Comparison
-    from featcache.training.training import Epoch
+    from featcache.analysis.planning.capacity import CapacityPlan
+    from featcache.training.loop import Epoch
 
 _SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", f"{BLUE}ff"])  # from paper, dark or light, to blue
 _BESIDE = 5  # routes whose legend finds room among the points

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from featcache._utils.atomic import atomic_write, deferred_errors
-from featcache._utils.zipped import damaged_part
+from featcache._utils.files import atomic_write, deferred_errors
+from featcache._utils.zip_checksums import damaged_part
 from featcache.errors import RunError, first_line
 
 

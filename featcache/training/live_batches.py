@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from featcache._utils.progress_bar import Progress
 from featcache._utils.report import Stopwatch
-from featcache.backbones.backbones import Backbone
+from featcache.backbones.backbone import Backbone
 from featcache.core.rng import epoch_order
-from featcache.core.spec import ExtractSpec
-from featcache.training.training import Batches
-from featcache.training.world import World
+from featcache.core.specs import ExtractSpec
+from featcache.training.distributed import World
+from featcache.training.loop import Batches
 from featcache.vision.loader import Batch, ViewLoader
 
 _VAL_BATCH = 32

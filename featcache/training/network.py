@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from featcache._utils.atomic import check_readable, write_file
+from featcache._utils.files import check_readable, write_file
 from featcache.errors import HeadError
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.report import Stopwatch
-from featcache.core.spec import ViewSpec
+from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import DownloadError, UnreadableImageError
-from featcache.vision.images import MAX_PIXELS, decode_and_check, lift_pillows_limit
+from featcache.vision.decode import MAX_PIXELS, decode_and_check, lift_pillows_limit
 
 AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
 """Views that wait for the network, at most: work for the time in which it is loaded or converted."""
@@ -172,7 +172,7 @@ class ViewLoader:
                 return error
         if remark:
             self.remarks[row] = remark
-        from featcache.vision.views import make_views  # needs PyTorch: its import runs beside loading the network
+        from featcache.vision.augment import make_views  # needs PyTorch: its import runs beside loading the network
 
         with self._watch.phase("view"):
             return make_views(image, self.spec, expected, numbers)

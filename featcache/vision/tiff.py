@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core.bitdepth import DeepPixels
+from featcache.core.bit_depth import DeepPixels
 from featcache.errors import MissingCodecError, UnreadableImageError, install_line
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

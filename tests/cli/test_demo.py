@@ -9,7 +9,7 @@ import click
 import pytest
 
 from commands import done, featcache_cli, refused, write_folder
-from featcache.vision import datasets
+from featcache.vision import demo_datasets
 from featcache_cli.main import COMMANDS, main
 
 STEPS = ["extract", "info", "fit-head", "fit-head", "compare-heads", "finetune", "predict", "benchmark"]
@@ -19,7 +19,7 @@ STEPS = ["extract", "info", "fit-head", "fit-head", "compare-heads", "finetune",
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eighteen pictures in place of 1,797 digits."""
     monkeypatch.setattr(
-        datasets, "write_digits", lambda folder: write_folder(folder) if not folder.exists() else folder
+        demo_datasets, "write_digits", lambda folder: write_folder(folder) if not folder.exists() else folder
     )
 
 

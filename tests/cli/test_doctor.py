@@ -16,8 +16,8 @@ import featcache
 from caches import cache_of, clouds
 from commands import as_json, done, featcache_cli, refused, toy_cache
 from diagnoses import find, kinds
-from featcache.analysis.findings import Check, Diagnosis, Finding, Severity, Suspect
-from featcache.reports.pictures import findings_picture
+from featcache.analysis.doctor.findings import Check, Diagnosis, Finding, Severity, Suspect
+from featcache.reports.show import findings_picture
 
 
 def diagnosis(*severities: Severity) -> Diagnosis:
@@ -79,7 +79,7 @@ def leaking(data: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A folder with a copy of a train image in val, and its cache."""
     folder = Path(shutil.copytree(data, tmp_path / "data"))
     shutil.copy(folder / "train/ants/000.png", folder / "val/ants/copy.png")
-    from featcache.extraction.extraction import extract
+    from featcache.extraction.extract import extract
     from toys import toy_backbone
 
     extract(folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1, allow_leak=True, workers=2)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from commands import as_json, done, featcache_cli, refused
-from featcache.models import exporting
 from featcache.models.classifier import Classifier
+from featcache.models.export import export as exporting
 from featcache_cli import export
 
 
@@ -111,8 +111,8 @@ def test_help_names_the_formats() -> None:
 
 
 def test_the_formats_are_the_librarys() -> None:
-    from featcache.models import exporting
-    from featcache.reports import drawing
+    from featcache.models.export import export as exporting
+    from featcache.reports import style as drawing
     from featcache_cli import export, options
 
     assert export.FORMATS == exporting.FORMATS

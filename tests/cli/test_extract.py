@@ -13,10 +13,10 @@ import torchvision
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused, write_folder
-from featcache.backbones.backbones import load_backbone
-from featcache.cache.cache import FeatureCache
-from featcache.vision.images import decode
-from featcache.vision.views import make_views
+from featcache.backbones.backbone import load_backbone
+from featcache.cache.feature_cache import FeatureCache
+from featcache.vision.augment import make_views
+from featcache.vision.decode import decode
 
 
 def test_the_cache_holds_what_the_network_says_of_the_views(data: Path, real_cache: Path) -> None:

@@ -15,10 +15,10 @@ from torchvision import models
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
-from featcache.models.plan import GENTLE
-from featcache.models.presets import PRESETS
-from featcache.reports import drawing
-from featcache.training.training import Recipe
+from featcache.finetuning.presets import PRESETS
+from featcache.finetuning.strategy import GENTLE
+from featcache.reports import style as drawing
+from featcache.training.loop import Recipe
 from featcache_cli.finetune import GROUPS, command
 from featcache_cli.finetune import PRESETS as OFFERED
 

@@ -8,9 +8,9 @@ import pytest
 
 import featcache
 from commands import as_json, done, featcache_cli, refused
-from featcache.core.machines import Cluster
-from featcache.heads.fitting import fit_head
-from featcache.heads.heads import HEADS
+from featcache.core.ray_cluster import Cluster
+from featcache.heads.fit_head import fit_head
+from featcache.heads.registry import HEADS
 from pagereader import read_page
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import featcache
 from commands import as_json, done, refused
-from featcache.analysis.forecasting import RECORD, TERMS, forecast
+from featcache.analysis.forecast.forecast import RECORD, TERMS, forecast
 
 
 def test_what_is_printed_is_what_the_library_finds(cache: Path) -> None:

@@ -17,8 +17,8 @@ import pytest
 
 from commands import PATHS, ROOT, done, featcache_cli, toy_cache, write_folder
 from featcache._utils.report import csv_row, plain_cell
-from featcache.cache.cache import FeatureCache
-from featcache.data.tables import read_paths, read_table
+from featcache.cache.feature_cache import FeatureCache
+from featcache.data.sources.table import read_paths, read_table
 from featcache.metrics.predictions import read_predictions
 from featcache.models.prediction import Prediction, formatted
 from featcache_cli.wrapping import safe, wrap

@@ -7,7 +7,7 @@ import h5py
 import pytest
 
 from commands import as_json, done, refused, toy_cache
-from featcache.cache.cache import FeatureCache
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.writer import CacheWriter
 from featcache.data.manifest import read_manifest
 

@@ -9,7 +9,7 @@ import pytest
 
 import featcache
 from commands import as_json, done, featcache_cli, write_folder
-from featcache.analysis.capacity import Prices, Rates
+from featcache.analysis.planning.capacity import Prices, Rates
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from commands import ROOT, deliver, done, drop_hashes, featcache_cli, refused
-from featcache.backbones.backbones import CONVERSION_PAYS
-from featcache.models import sorting
+from featcache.backbones.backbone import CONVERSION_PAYS
+from featcache.models import sort_files
 from featcache.models.classifier import Classifier
 from featcache_cli import options
 from featcache_cli.main import main
@@ -360,7 +360,7 @@ def test_what_cannot_be_moved_is_status_1(head: Path, inbox: Path, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sorting, "_move", full)
+    monkeypatch.setattr(sort_files, "_move", full)
     result = featcache_cli("predict", head, inbox / "ants000.png", "--move-to", inbox.parent / "out")
     assert result.exit_code == 1
     assert result.stdout.endswith("\tcould not be moved: No space left on device\n")

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from commands import as_json, done, featcache_cli, in_process, refused
-from featcache.heads.fitting import fit_head
-from featcache.reports import pictures
+from featcache.heads.fit_head import fit_head
+from featcache.reports import show as pictures
 from featcache_cli.main import main
 
 PICTURES = ("views", "predictions", "confusion", "reliability", "history", "curve", "map")

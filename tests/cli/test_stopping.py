@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, SMALL, deliver, done, in_process, read_until
-from featcache.cache.cache import FeatureCache
+from featcache.cache.feature_cache import FeatureCache
 from featcache_cli.options import StoppedError, progress_bar
 
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
-from featcache.backbones.backbones import Backbone
+from featcache.backbones.backbone import Backbone
 from featcache_cli.main import main
 from featcache_cli import progress
 progress.EVERY_S = 0.05

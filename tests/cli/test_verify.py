@@ -8,7 +8,7 @@ import pytest
 
 import featcache
 from commands import as_json, done, featcache_cli, refused, write_folder
-from featcache.cache.cache import FeatureCache
+from featcache.cache.feature_cache import FeatureCache
 from featcache_cli import options
 from toys import random_image
 

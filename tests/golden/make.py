@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from commands import COUNTS, write_folder
-from featcache.backbones.backbones import Backbone
-from featcache.extraction.extraction import extract
-from featcache.heads.fitting import fit_head
+from featcache.backbones.backbone import Backbone
+from featcache.extraction.extract import extract
+from featcache.finetuning.finetune import finetune
+from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
-from featcache.models.finetuning import finetune
-from featcache.training.training import Recipe
+from featcache.training.loop import Recipe
 from several import write_pictures
 from toys import random_image
 from trainable import staged_backbone, trainable_backbone

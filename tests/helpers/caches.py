@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.cache import FeatureCache
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
-from featcache.core.spec import ExtractSpec, ViewSpec
+from featcache.core.specs import ExtractSpec, ViewSpec
 
 SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), views=2)
 DIMS = {"penultimate": 4}

@@ -14,7 +14,7 @@ from typing import IO, Any
 from click.testing import CliRunner, Result
 
 import featcache
-from featcache.extraction.extraction import extract
+from featcache.extraction.extract import extract
 from featcache.metrics.predictions import FILE, predictions_csv
 from toys import random_image, toy_backbone
 

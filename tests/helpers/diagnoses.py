@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featcache.analysis.findings import Diagnosis, Finding, Severity
+from featcache.analysis.doctor.findings import Diagnosis, Finding, Severity
 
 
 def kinds(found: Diagnosis, *severities: Severity) -> list[str]:

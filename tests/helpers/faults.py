@@ -26,35 +26,35 @@ import numpy as np
 import pytest
 
 from commands import toy_cache, write_folder
-from featcache._utils.atomic import FULL
-from featcache.backbones import conversion
-from featcache.cache.cache import FeatureCache, partial_path
+from featcache._utils.files import FULL
+from featcache.backbones.engines.base import openvino as conversion
 from featcache.cache.checksums import damaged_rows
+from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.transfer import pull, push
-from featcache.core.card import ModelCard
-from featcache.core.modelfolder import locate
-from featcache.data.files import draft_of, list_images
+from featcache.core.model_card import ModelCard
+from featcache.core.model_folder import locate
+from featcache.data.file_listing import draft_of, list_images
 from featcache.data.manifest import read_manifest
-from featcache.extraction import updating
-from featcache.extraction.extraction import extract
-from featcache.extraction.updating import repair, update
-from featcache.heads.fitting import fit_head
-from featcache.heads.folding import Layer
+from featcache.extraction import update as updating
+from featcache.extraction.extract import extract
+from featcache.extraction.update import repair, update
+from featcache.finetuning.finetune import finetune
+from featcache.heads.fit_head import fit_head
+from featcache.heads.linear_layer import Layer
 from featcache.metrics.predictions import read_predictions
-from featcache.models import exporting
-from featcache.models.evaluating import evaluate
-from featcache.models.exporting import export
-from featcache.models.finetuning import finetune
+from featcache.models.evaluate import evaluate
+from featcache.models.export import export as exporting
+from featcache.models.export.export import export
+from featcache.models.load import SavedModel
 from featcache.models.prediction import Prediction
-from featcache.models.saved import SavedModel
-from featcache.models.sorting import Sorter
+from featcache.models.sort_files import Sorter
 from featcache.reports import plots
-from featcache.reports.drawing import save
-from featcache.reports.page import Section, write_page
-from featcache.reports.reporting import write_report
-from featcache.training.training import Recipe
-from featcache.vision.imagecache import ImageCache
-from featcache.vision.images import decode
+from featcache.reports.benchmark_report import write_report
+from featcache.reports.html import Section, write_page
+from featcache.reports.style import save
+from featcache.training.loop import Recipe
+from featcache.vision.decode import decode
+from featcache.vision.image_cache import ImageCache
 from limits import Ended, Work, file_size_limit, killed_at, run_apart, two_at_once
 from outcomes import four_routes
 from toys import toy_backbone

@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
-IMPORTED = ["featcache.extraction.extraction", "featcache.models.finetuning", "featcache.vision.views", "timm"]
+IMPORTED = ["featcache.extraction.extract", "featcache.finetuning.finetune", "featcache.vision.augment", "timm"]
 
 
 def context() -> Any:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones.backbones import Backbone
-from featcache.backbones.engines import Features
-from featcache.core.machines import Cluster
-from featcache.extraction.extraction import extract
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines.base import Features
+from featcache.core.ray_cluster import Cluster
+from featcache.extraction.extract import extract
 from toys import ToyNet, toy_backbone
 
 

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.cache import lock, writer
+from featcache.cache import writer
+from featcache.cache.format import lock
 from featcache.errors import FeatcacheError
-from featcache.vision import imagecache
+from featcache.vision import image_cache
 
 _EVENTS = {"os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -116,7 +117,7 @@ def watch_steps(folder: Path, step: Callable[[int], object]) -> None:
 
         return stepping
 
-    for module in (lock, writer, imagecache):
+    for module in (lock, writer, image_cache):
         module.write_at = watched(module.write_at)  # type: ignore[attr-defined]
     for name in ("fsync", "posix_fallocate"):
         setattr(os, name, watched(getattr(os, name)))

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from featcache._utils.progress_bar import Progress
-from featcache.analysis import routes, work
-from featcache.analysis.outcomes import COLD, WARM, Comparison, Outcome
-from featcache.analysis.routes import ROUTES, Order
+from featcache.analysis.benchmark import routes, runner
+from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, Outcome
+from featcache.analysis.benchmark.routes import ROUTES, Order
 
 
 def outcome(route: str, **changes: Any) -> Outcome:
@@ -135,7 +135,7 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             }
         return result
 
-    monkeypatch.setattr(work, "run_in_process", answer)
+    monkeypatch.setattr(runner, "run_in_process", answer)
     return orders
 
 
@@ -153,5 +153,5 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         result = json.loads(json.dumps(routes._TASKS[tasks[-1]](order, progress)))
         return {**result, "wall_s": time.perf_counter() - started, "cpu_s": 1.0}
 
-    monkeypatch.setattr(work, "run_in_process", run)
+    monkeypatch.setattr(runner, "run_in_process", run)
     return tasks

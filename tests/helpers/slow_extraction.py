@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones.backbones import Backbone
-from featcache.backbones.engines import Features
-from featcache.extraction.extraction import extract
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines.base import Features
+from featcache.extraction.extract import extract
 from toys import ToyNet, toy_backbone
 
 

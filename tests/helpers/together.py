@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from featcache.backbones.backbones import Backbone
-from featcache.models.finetuning import finetune
-from featcache.training.training import Epoch
-from featcache.training.world import World
+from featcache.backbones.backbone import Backbone
+from featcache.finetuning.finetune import finetune
+from featcache.training.distributed import World
+from featcache.training.loop import Epoch
 from trainable import RECIPE
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featcache.backbones.backbones import Backbone
+from featcache.backbones.backbone import Backbone
 
 TOY_SIZE = 8
 TOY_MEAN, TOY_STD = (0.5, 0.25, 0.75), (0.5, 1.0, 0.25)

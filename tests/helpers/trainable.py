@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from featcache._utils.atomic import atomic_write
-from featcache.backbones.backbones import Backbone
-from featcache.core.card import ModelCard
-from featcache.models import finetuning
-from featcache.training.training import Epoch, Recipe
+from featcache._utils.files import atomic_write
+from featcache.backbones.backbone import Backbone
+from featcache.core.model_card import ModelCard
+from featcache.finetuning import finetune as finetuning
+from featcache.training.loop import Epoch, Recipe
 
 RECIPE = Recipe(epochs=4, batch_size=4, lr=0.02, schedule="cosine", weight_decay=1e-3)
 

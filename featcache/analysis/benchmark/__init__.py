@@ -1,0 +1,1 @@
+"""The comparison of all routes to a classifier, with their costs."""

@@ -1,0 +1,1 @@
+"""Whether fine-tuning will pay, from the cache alone."""

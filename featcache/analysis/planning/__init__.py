@@ -1,0 +1,1 @@
+"""What a large extraction will cost, from rates measured on this machine."""

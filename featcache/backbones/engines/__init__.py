@@ -1,0 +1,1 @@
+"""What runs a frozen network: PyTorch, PyTorch compiled, OpenVINO."""

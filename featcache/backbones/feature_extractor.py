@@ -1,0 +1,114 @@
+"""`Frozen`: a network in PyTorch that only looks, from pixels to features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featcache.backbones.pooling import check_layer, pool
+from featcache.core.layer_names import parse_layer
+from featcache.core.specs import PENULTIMATE, Precision
+from featcache.errors import BackboneError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Frozen(nn.Module):
+    """A network without its classifier, in `eval()`, without gradients, on its device.
+
+    Parameters
+    ----------
+    network : from normalised pixels (b, 3, s, s) float32 to features (b, d).
+    mean, std : of the pixels, scaled to 0..1, in each channel.
+    layers : what `forward` gives, see `featcache.core.layer_names`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layers: Sequence[str],
+        device: str,
+        precision: Precision,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self.device, self.precision = torch.device(device), precision
+        self._name, self._layers = name, tuple(layers)
+        self._mean: Tensor
+        self._std: Tensor
+        for kind, values in (("_mean", mean), ("_std", std)):  # made once: a copy to a GPU waits for it
+            levels = torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
+            self.register_buffer(kind, levels, persistent=False)
+        self._tapped: dict[str, Tensor] = {}
+        self._tap()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(b, s, s, 3), uint8, on the device, to the features (b, d) of each layer. Raises BackboneError."""
+        self._tapped.clear()
+        features = self.network(self._scale(pixels))
+        if not isinstance(features, Tensor):
+            raise BackboneError(f"{self._name} gives a {type(features).__name__}, not a tensor of features (b, d)")
+        self._tapped[PENULTIMATE] = features
+        for layer in self._layers:
+            if layer not in self._tapped:
+                raise BackboneError(f"layer {layer} of {self._name} is never run; name another")
+        return tuple(self._tapped[layer] for layer in self._layers)
+
+    def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:
+        """(b, s, s, 3) to the features (b, d) of each layer; precision : None takes the network's own."""
+        with torch.inference_mode(), self.autocast(precision):
+            return [values.float().cpu().numpy() for values in self(self._on_device(pixels))]
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""
+        return self._scale(self._on_device(pixels))
+
+    @contextmanager
+    def autocast(self, precision: Precision | None = None) -> Iterator[None]:
+        """The context in which a forward pass computes at this precision, or another."""
+        precision = precision or self.precision
+        with self.exact(), torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+            yield
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """The context in which fp32 means fp32, not TF32, in convolutions forward and backward."""
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = before and self.precision != "fp32"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True)
+
+    def _scale(self, batch: Tensor) -> Tensor:
+        return (batch.permute(0, 3, 1, 2).float() - self._mean) / self._std
+
+    def _tap(self) -> None:
+        """Hook the intermediate layers, so that one forward pass gives them all."""
+        for layer in self._layers:
+            if layer != PENULTIMATE:
+                check_layer(self.network, self._name, layer)
+                module, kind = parse_layer(layer)
+                self.network.get_submodule(module).register_forward_hook(self._keep(layer, kind))
+
+    def _keep(self, layer: str, kind: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            try:
+                self._tapped[layer] = pool(output, kind)
+            except ValueError as error:
+                raise BackboneError(f"layer {layer} of {self._name}: {error}") from error
+
+        return hook

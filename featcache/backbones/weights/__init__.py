@@ -1,0 +1,1 @@
+"""Weights files: found, read without running their code, and fitted to a network."""

@@ -1,0 +1,88 @@
+"""`locate`: the file that `--weights` names, where the state dict lies in it, and the model that it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.core import model_folder
+from featcache.core.model_card import ModelCard
+from featcache.errors import BackboneError
+
+PRETRAINED, RANDOM = "pretrained", "none"
+
+_NETWORK = "network.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights.
+
+    key : of the state dict in it, or a prefix of names; None takes the usual one. card : of the fine-tuned run that
+    wrote it, which says what pictures they expect; None of other files.
+    """
+
+    path: Path
+    key: str | None
+    card: ModelCard | None
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a run was trained on; nothing for other files."""
+        if self.card is None:
+            return {}
+        spec = self.card.spec
+        names = ("image_size", "resize_size", "interpolation")
+        return {**{name: getattr(spec.view, name) for name in names}, "mean": spec.mean, "std": spec.std}
+
+
+def is_file(weights: str) -> bool:
+    """Whether weights come from a file."""
+    return weights not in (PRETRAINED, RANDOM)
+
+
+def split_key(weights: str) -> tuple[Path, str | None]:
+    """The path and the key of PATH or PATH#KEY; a file whose own name has a # is taken as it is named."""
+    path, mark, key = weights.rpartition("#")
+    if mark and key and not Path(weights).exists():
+        return Path(path), key
+    return Path(weights), None
+
+
+def absolute(weights: str) -> str:
+    """The same weights, named so that they are found from any folder."""
+    if not is_file(weights):
+        return weights
+    path, key = split_key(weights)
+    return f"{path.resolve()}#{key}" if key else str(path.resolve())
+
+
+def locate(weights: str, backbone: str) -> WeightsFile:
+    """Find the file, which may be given as the folder of a fine-tuned run.
+
+    Raises
+    ------
+    BackboneError : a folder that is no run, or a run of another network than `backbone`. HeadError : a damaged one.
+    """
+    path, key = split_key(weights)
+    folder = path if path.is_dir() else path.parent if path.name == _NETWORK else None
+    if folder is None or not (folder / model_folder.CARD).is_file():
+        if path.is_dir():
+            hub = " For one that timm or the Hugging Face hub wrote: --backbone timm/local-dir:PATH."
+            raise BackboneError(
+                f"{path} is a folder without {model_folder.CARD}: give a weights file, or a folder that "
+                f"`featcache finetune -o` wrote.{hub if (path / 'config.json').is_file() else ''}"
+            )
+        return WeightsFile(path, key, None)
+    card = ModelCard.read(folder)
+    if card.kind != "network":
+        raise BackboneError(
+            f"{folder} holds a head alone: its network has the weights {card.weights!r} still. Give those with "
+            "--weights, or a run of `featcache finetune`."
+        )
+    if card.spec.backbone != backbone:
+        raise BackboneError(
+            f"{folder} holds weights of {card.spec.backbone}, not of {backbone}: --backbone {card.spec.backbone}"
+        )
+    return WeightsFile(model_folder.locate(folder, card.file), key, card)

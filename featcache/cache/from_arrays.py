@@ -1,0 +1,213 @@
+"""`write_arrays`: a cache file of features that the user computed: no network and no images belong to it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featcache._utils.files import fsync_folder
+from featcache.cache.checksums import checksums
+from featcache.cache.format import skeleton
+from featcache.cache.format.container import write_at
+from featcache.cache.format.create import create
+from featcache.cache.format.layout import REASON_BYTES, Layout, read, size_needed
+from featcache.core.holdout import hold_out
+from featcache.core.labels import Labels
+from featcache.core.samples import SPLITS, UNLABELLED, Samples, join_groups, split_index
+from featcache.core.specs import ARRAYS, PENULTIMATE, ExtractSpec, ViewSpec
+from featcache.errors import CacheBusyError, CacheError, DataLayoutError
+
+_BLOCK_BYTES = 2**24
+_NAMED = 5
+
+
+def write_arrays(
+    path: Path,
+    x: ArrayLike,
+    y: ArrayLike | Sequence[Any],
+    *,
+    classes: Sequence[str] | None,
+    split: Sequence[str] | None,
+    ids: Sequence[str] | None,
+    groups: Sequence[Any] | None,
+    name: str,
+    val_fraction: float,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Write features as a finished cache; the parameters are those of `FeatureCache.from_arrays`."""
+    partial = path.with_name(f"{path.name}.partial")
+    if path.exists() and not overwrite:
+        raise CacheError(f"{path} exists. Give another name, or overwrite=True.")
+    if partial.exists():
+        raise CacheBusyError(f"{partial} exists: another cache of this name is being made. Give another name.")
+    values = _features(x)
+    samples = _samples(values, y, classes, split, ids, groups, val_fraction, seed)
+    order = np.argsort(samples.split, kind="stable")  # splits lie one after the other
+    values, samples = values[order], samples.take(order)
+    spec = ExtractSpec(
+        backbone=ARRAYS if not name else f"{ARRAYS}:{name}",
+        weights_sha256=hashlib.sha256(samples.sha256.tobytes()).hexdigest(),
+        view=ViewSpec(augment="none", seed=seed),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        views=values.shape[1] - 1,
+        dtype="float16" if values.dtype == np.float16 else "float32",
+        val_views=values.shape[1] - 1,
+    )
+    dims = {PENULTIMATE: values.shape[2]}
+    provenance = {"weights": "none", "val_fraction": float(val_fraction), "split_seed": seed}
+
+    def write(draft: Path) -> None:
+        skeleton.write_cache(draft, spec, samples, dims, provenance)
+        _write_rows(draft, read(draft), values)
+
+    create(partial, size_needed(spec, samples, dims), write)
+    os.replace(partial, path)
+    fsync_folder(path.parent)
+
+
+def _write_rows(path: Path, layout: Layout, values: NDArray[Any]) -> None:
+    """All rows, their checksums, and the marks that they are there."""
+    region = layout.layers[PENULTIMATE]
+    step = max(1, _BLOCK_BYTES // region.stride)
+    done = layout.wanted
+    with path.open("r+b", buffering=0) as file:
+        for start in range(0, len(values), step):
+            block = np.ascontiguousarray(values[start : start + step], region.dtype)
+            views = done[start : start + step]
+            crc32 = checksums({PENULTIMATE: block}, views, np.zeros(len(block), f"S{REASON_BYTES}"))
+            for place, rows in ((region, block), (layout.crc32, crc32), (layout.done, views),
+                                (layout.skipped, np.zeros(len(block), f"S{REASON_BYTES}"))):  # fmt: skip
+                data = np.ascontiguousarray(rows, place.dtype).reshape(-1).view(np.uint8).data
+                write_at(file, place.offset + start * place.stride, data)
+        os.fsync(file.fileno())
+
+
+def _features(x: Any) -> NDArray[Any]:
+    """Finite float16 or float32 of shape (n, v, d)."""
+    if hasattr(x, "detach"):  # a tensor of PyTorch
+        x = x.detach().cpu().numpy()
+    values = np.asarray(x)
+    if values.dtype.kind not in "fiu":
+        raise DataLayoutError(f"x is of type {values.dtype}; give numbers.")
+    if values.ndim == 2:
+        values = values[:, None]
+    if values.ndim != 3 or 0 in values.shape:
+        raise DataLayoutError(
+            f"x has shape {np.shape(x)}; give (n, d), or (n, v, d) with the clean view of each sample first."
+        )
+    if values.dtype != np.float16:
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
+    if len(bad):
+        named = ", ".join(map(str, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
+        raise DataLayoutError(
+            f"{len(bad)} of {len(values)} rows of x hold NaN or numbers that float32 does not have: rows {named}. "
+            "Leave those samples out, or mend them."
+        )
+    return values
+
+
+def _samples(
+    values: NDArray[Any],
+    y: Any,
+    classes: Sequence[str] | None,
+    split: Sequence[str] | None,
+    ids: Sequence[str] | None,
+    groups: Sequence[Any] | None,
+    val_fraction: float,
+    seed: int,
+) -> Samples:
+    n = len(values)
+    labels, names = _labels(y, n, classes)
+    for what, given in (("split", split), ("ids", ids), ("groups", groups)):
+        if given is not None and len(given) != n:
+            raise DataLayoutError(f"{what} has {len(given)} entries, and x has {n} rows.")
+    unlabelled = labels < 0 if labels.ndim == 1 else np.zeros(n, bool)
+    keys = tuple(map(str, ids)) if ids is not None else tuple(f"{row:0{len(str(n - 1))}d}" for row in range(n))
+    if len(set(keys)) != n:
+        raise DataLayoutError("ids must be different from each other.")
+    sha256 = np.frombuffer(b"".join(hashlib.sha256(row.tobytes()).digest() for row in values), np.uint8).reshape(n, 32)
+    texts = tuple("" if group is None else str(group) for group in groups) if groups is not None else ()
+    texts = texts if any(texts) else ()
+    codes = np.zeros(n, np.uint8) if split is None else np.array([split_index(str(one)) for one in split], np.uint8)
+    codes[unlabelled] = SPLITS.index(UNLABELLED)
+    train = np.flatnonzero(codes == SPLITS.index("train"))
+    if not len(train):
+        raise DataLayoutError("no sample with a label is in train.")
+    if SPLITS.index("val") not in codes:
+        held = hold_out(labels[train], join_groups(sha256, texts)[train], val_fraction, seed)
+        codes[train[held]] = SPLITS.index("val")
+    train = codes == SPLITS.index("train")
+    if labels.ndim == 1:
+        lacking = [names[label] for label in np.unique(labels[~train & ~unlabelled]) if label not in labels[train]]
+        if lacking:
+            raise DataLayoutError(f"train has no sample of {', '.join(lacking[:_NAMED])}, which val or test has.")
+    return Samples(keys, labels, codes, sha256, names, texts)
+
+
+def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
+    """Labels as of `Samples`, and the class names, sorted."""
+    if hasattr(y, "detach"):
+        y = y.detach().cpu().numpy()
+    found = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) and None in y else None)
+    if len(found) != n:
+        raise DataLayoutError(f"y has {len(found)} labels, and x has {n} rows.")
+    if found.dtype.kind == "f" and np.isinf(found).any():
+        raise DataLayoutError("y holds an infinite number, which names no class. NaN and -1 stand for no label.")
+    if found.ndim == 2 and found.shape[1] == 1:
+        raise DataLayoutError(
+            f"y has shape {found.shape}; give (n,): y[:, 0]. Several labels need two columns or more."
+        )
+    if found.ndim == 2:
+        return _several(found, classes)
+    if found.ndim != 1:
+        raise DataLayoutError(f"y has shape {found.shape}; give (n,), or (n, c) of 0 and 1 for several labels.")
+    if classes is not None and found.dtype.kind == "f" and (np.isnan(found) | (found == np.rint(found))).all():
+        found = np.where(np.isnan(found), -1, found).astype(np.int64)  # NaN makes floats of integers
+    if classes is not None and found.dtype.kind in "iu":
+        if found.max(initial=0) >= len(classes):
+            raise DataLayoutError(f"y names class {found.max()}, and classes has {len(classes)} names.")
+        texts = [str(classes[label]) if label >= 0 else None for label in found]
+    else:
+        texts = [_text(label) for label in found]
+        if classes is not None and (others := sorted({one for one in texts if one} - set(classes))):
+            raise DataLayoutError(f"y has the class {others[0]!r}, which classes does not name.")
+    known = {one for one in texts if one is not None}
+    names = tuple(sorted(known if classes is None else set(map(str, classes))))
+    if len(known) < 2:
+        raise DataLayoutError(f"y has {len(known)} class; a classifier needs two or more.")
+    place: Mapping[str, int] = {name: number for number, name in enumerate(names)}
+    return np.array([-1 if one is None else place[one] for one in texts], np.int64), names
+
+
+def _text(label: Any) -> str | None:
+    """The class's name; None for no label: None, NaN, "" and -1."""
+    if label is None or label == "" or label != label:
+        return None
+    if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
+        return None if label < 0 else str(int(label))
+    if isinstance(label, (float, np.floating)):
+        return None if label < 0 else str(int(label)) if label == int(label) else str(label)
+    return str(label)
+
+
+def _several(labels: NDArray[Any], classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
+    if not np.isin(labels, (0, 1)).all():
+        raise DataLayoutError("y of shape (n, c) must hold 0 and 1.")
+    c = labels.shape[1]
+    names = (
+        tuple(map(str, classes)) if classes is not None else tuple(f"{label:0{len(str(c - 1))}d}" for label in range(c))
+    )
+    if len(set(names)) != c:
+        raise DataLayoutError(f"y has {c} columns, and classes names {len(set(names))} labels.")
+    order = np.argsort(np.array(names))
+    return labels[:, order].astype(np.uint8), tuple(names[place] for place in order)

@@ -1,0 +1,70 @@
+"""Names of layers: which module's output is kept, and how it becomes features.
+
+A layer is `penultimate`, the input of the network's last linear layer, or `MODULE[:POOL]`: what a module gives, pooled
+over its places. Several layers are written as one text, joined by commas; heads see them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from featcache.core.specs import PENULTIMATE
+from featcache.errors import SpecError
+
+LAST, STAGES, ALL = "last", "stages", "all"
+"""Sets of layers: the penultimate one; the mean of each stage besides; and all that is pooled of each stage."""
+
+POOLS = ("mean", "max", "std", "grid", "cls")
+"""Over places: mean, maximum, standard deviation; means of a 2 x 2 grid (of 7 x 7: "grid7"), place by place for each
+channel; the class token. Class and other prefix tokens are no places; without a pool, the mean is of all tokens."""
+
+_MOST = 64  # places along a side: a file that asks for more is up to no good
+_SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MOST + 1)}}
+
+
+def split_layers(text: str) -> tuple[str, ...]:
+    """The layers of a text, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def join_layers(layers: Iterable[str]) -> str:
+    """The reverse of `split_layers`."""
+    return ",".join(layers)
+
+
+def parse_layer(layer: str) -> tuple[str, str]:
+    """The module and the pool, "" where none is named. Raises SpecError."""
+    module, colon, pool = layer.partition(":")
+    if colon and pool not in POOLS and not grid_side(pool):
+        raise SpecError(
+            f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}, or grid1 to grid{_MOST}"
+        )
+    return module, pool
+
+
+def grid_side(pool: str) -> int:
+    """The side of a grid's pool, 2 of "grid", 7 of "grid7"; 0 of other pools."""
+    return _SIDES.get(pool, 0)
+
+
+def choose_layers(asked: str, there: Sequence[str]) -> tuple[str, ...]:
+    """Which of the layers that are there a text asks for: by name, "last", "stages" (those without a pool, or with the
+    mean or the class token) or "all" (but for finer grids). Raises SpecError for others.
+    """
+    chosen: list[str] = []
+    for name in split_layers(asked):
+        if name in there:
+            chosen.append(name)
+        elif name == LAST and PENULTIMATE in there:
+            chosen.append(PENULTIMATE)
+        elif name in (STAGES, ALL):
+            pools = ("", "mean", "cls") if name == STAGES else ("", *POOLS)
+            layers = [layer for layer in there if parse_layer(layer)[1] in pools]
+            if name == STAGES and set(layers) <= {PENULTIMATE}:
+                raise SpecError(f"there are no stages, but {', '.join(there)}")
+            chosen += layers
+        else:
+            raise SpecError(f"there is no layer {name!r}, but {', '.join(there)}")
+    if not chosen:
+        raise SpecError(f"{asked!r} names no layer; there are {', '.join(there)}")
+    return tuple(dict.fromkeys(chosen))

@@ -1,0 +1,234 @@
+"""`Shards`: images in tar files, as WebDataset writes them, or tars of class folders."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache._utils import remote
+from featcache._utils.progress_bar import Progress
+from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
+from featcache.core.labels import SEPARATOR
+from featcache.core.samples import UNLABELLED
+from featcache.data.hidden_labels import hide_unknown
+from featcache.data.sources.base import SPLIT_NAMES, Entry, Listing, scan
+from featcache.data.sources.file_tree import Names
+from featcache.data.sources.foreign_folders import is_litter
+from featcache.data.sources.tar_index import TarIndex, TarMember, index_tar
+from featcache.data.sources.webdataset import (
+    LABEL_ENDINGS,
+    LabelFile,
+    group_by_folder,
+    label_by_key,
+    pair_labels,
+    read_label,
+)
+from featcache.errors import DataLayoutError, EmptyFolderError
+
+_UNPACK = {
+    **dict.fromkeys(
+        (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst"), "tar xf {file} -C {folder}"
+    ),
+    ".zip": "python -m zipfile -e {file} {folder}",
+    ".7z": "7z x {file} -o{folder}",
+    ".rar": "unrar x {file} {folder}/",
+}
+"""How archives are unpacked that images cannot be read from, by the end of their name."""
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def is_shards(data: str) -> bool:
+    """Whether this names tar files: one, a pattern of several, or a folder that holds them and no other folder."""
+    if data.lower().endswith((".tar", *_UNPACK)):
+        return True
+    folder = Path(data)
+    if remote.is_url(data) or not folder.is_dir():
+        return False
+    there = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return any(path.suffix == ".tar" for path in there) and not any(path.is_dir() for path in there)
+
+
+class Shards:
+    """Images in tar files; see `Source`.
+
+    Each tar is read once, from its beginning to its end, for the places and the hashes of its files; after that
+    images are read from their places. The label of an image is what the file beside it says, with the same key:
+    KEY.cls (a class's name or number) or KEY.json ("label" or "cls"), see `pair_labels`; where there are none, it is
+    the image's folder, as on a disk. A "group" in KEY.json keeps images together in splits and folds. Links count as
+    files where their target is a file of the same tar; links to folders are not followed. The split is that of the
+    tar's name (train-0001.tar), else that of the images' folders.
+
+    Parameters
+    ----------
+    data : a tar file, or a pattern of several: train-{000..099}.tar, *.tar; on the disk also a folder of them.
+    """
+
+    def __init__(self, data: str) -> None:
+        self.name = data
+        self._members: dict[str, TarMember] = {}
+
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+        """See `Source`."""
+        labels = self._read(ignored, progress)
+        if any(label.classes for label in labels.values()):
+            return self._labelled(labels, ignored)
+        listing = scan(Names(self.name, self._members), ignored)
+        return listing._replace(entries=list(group_by_folder(listing.entries, labels, ignored)))
+
+    def images(self, ignored: Counter[str]) -> list[str]:
+        """See `Source`."""
+        self._read(ignored)
+        return list(Names(self.name, self._members).images("", ignored))
+
+    def _read(self, ignored: Counter[str], progress: Progress | None = None) -> dict[str, LabelFile]:
+        """Read the tars for the places of their files; returns the labels beside images, by key."""
+        shards = self._expand()
+        labels: dict[str, LabelFile] = {}
+        self._members = {}
+        stop = Event()
+        read = partial(index_tar, content_of=LABEL_ENDINGS, stopped=stop.is_set)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            try:
+                for done, (shard, index) in enumerate(zip(shards, pool.map(read, shards), strict=True), 1):
+                    self._add(shard, index, labels, ignored)
+                    ignored.update(index.ignored)
+                    if progress:
+                        progress("index", done, len(shards))
+            finally:
+                stop.set()  # after an error or a signal nobody waits for the other tars
+        return labels
+
+    def read(self, name: str) -> bytes:
+        """See `Source`."""
+        member = self._member(name)
+        if member.size > MAX_IMAGE:
+            raise OSError(errno.EFBIG, too_large(member.size, MAX_IMAGE), name)
+        if remote.is_url(member.shard):
+            return remote.read(member.shard, member.offset, member.offset + member.size)
+        with open_regular(member.shard) as file:
+            return os.pread(file.fileno(), member.size, member.offset)
+
+    def part(self, names: Sequence[str]) -> Shards:
+        """See `Source`."""
+        found = Shards(self.name)
+        for name in names:
+            place = self._member(name)
+            at = place.shard if remote.is_url(place.shard) else os.path.abspath(place.shard)
+            found._members[name] = place._replace(shard=at)
+        return found
+
+    def path(self, name: str) -> None:
+        """See `Source`: none is a file of its own."""
+
+    def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
+        """See `Source`: they were hashed when the tars were read."""
+        return np.frombuffer(b"".join(self._members[name].sha256 for name in names), np.uint8).reshape(-1, 32)
+
+    def _member(self, name: str) -> TarMember:
+        if not self._members:  # asked for an image before its images were asked for
+            self.entries(Counter())
+        try:
+            return self._members[name]
+        except KeyError:
+            raise FileNotFoundError(2, "it is in none of the tar files", name) from None
+
+    def _expand(self) -> list[str]:
+        """The tar files, by path or URL, in order."""
+        patterns = list(_braces(self.name))
+        if Path(self.name).is_dir():
+            patterns = [str(Path(glob.escape(self.name), "*.tar"))]
+        find = remote.matches if remote.is_url(self.name) else glob.glob
+        found = {name for one in patterns for name in (sorted(find(one)) if glob.has_magic(one) else [one])}
+        if packed := sorted(name for name in found if not name.lower().endswith(".tar")):
+            raise DataLayoutError(
+                f"{packed[0]} is compressed, and images are read from places within a file. Unpack it and give the "
+                f"folder: {_how_to_unpack(packed[0])}"
+            )
+        if not found:
+            raise EmptyFolderError(f"{self.name} names no tar file.")
+        return sorted(found)
+
+    def _add(self, shard: str, index: TarIndex, labels: dict[str, LabelFile], ignored: Counter[str]) -> None:
+        """Take over what one tar holds, under names that begin with the split."""
+        split = _split_of(shard)
+        for name_in_tar, member in index.members:
+            has_split = SPLIT_NAMES.get(name_in_tar.partition("/")[0].lower())
+            name = name_in_tar if has_split or not split else f"{split}/{name_in_tar}"
+            if not name.endswith(LABEL_ENDINGS):
+                if name in self._members:
+                    raise DataLayoutError(
+                        f"{shard}: {name} is in {self._members[name].shard}, too. Images of one split need keys of "
+                        "their own."
+                    )
+                self._members[name] = member
+            elif is_litter(name):
+                ignored["label files in folders that are hidden or of systems"] += 1
+            elif (content := index.contents.get(member.offset)) is not None:
+                label = read_label(f"{shard}, {name}", content)
+                if labels.setdefault(name, label) != label:
+                    raise DataLayoutError(
+                        f"{shard}: {name} names two labels, {_spell(labels[name])} and {_spell(label)}. Images of one "
+                        "split need keys of their own."
+                    )
+
+    def _labelled(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> Listing:
+        """With the labels that lie beside the images."""
+        several = any(label.several for label in labels.values())
+        by_key = label_by_key(labels, ignored)
+        images = Names(self.name, self._members).images("", ignored)
+        entries = []
+        for name, key in pair_labels(self.name, images, by_key, ignored).items():
+            if key is None and not several:
+                stem = name.rpartition(".")[0]
+                raise DataLayoutError(
+                    f"{self._members[name].shard}: {name} has no label. Expected it in a file beside it, {stem}.cls or "
+                    ".json."
+                )
+            classes, group = (by_key[key].classes, by_key[key].group) if key else ((), "")
+            split = SPLIT_NAMES.get(name.partition("/")[0].lower()) if classes or several else UNLABELLED
+            entries.append(Entry(name, classes, split, group=group))
+        return hide_unknown(Listing(entries, several))
+
+
+def _how_to_unpack(archive: str) -> str:
+    """What to type in a shell."""
+    name = archive.rpartition("/")[2]
+    end = max((end for end in _UNPACK if name.lower().endswith(end)), key=len, default="")
+    folder = name[: len(name) - len(end)] or "photos"
+    file, target = shlex.quote(name if remote.is_url(archive) else archive), shlex.quote(folder)
+    command = _UNPACK.get(end, "tar xf {file} -C {folder}").format(file=file, folder=target)
+    return f"mkdir {target} && {command}"
+
+
+def _spell(label: LabelFile) -> str:
+    return repr(SEPARATOR.join(label.classes))
+
+
+def _split_of(shard: str) -> str | None:
+    """The word in a tar's name that says the split."""
+    words = re.split(r"[^a-z]+", shard.rpartition("/")[2].lower())
+    return next((word for word in words if word in SPLIT_NAMES), None)
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """The names that {000..099} stands for."""
+    found = _BRACES.search(pattern)
+    if not found:
+        yield pattern
+        return
+    first, last = found.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _braces(f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}")

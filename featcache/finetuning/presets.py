@@ -1,0 +1,75 @@
+"""`PRESETS`: the settings of the tutorials that featcache grew out of, as published."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.core.specs import EMBEDDED, Augment
+from featcache.errors import RunError
+from featcache.finetuning.strategy import GENTLE
+from featcache.training.config import Recipe
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Backbone, augmentation and recipe of a tutorial; `head_lr` is its rate where only the head is trained."""
+
+    backbone: str
+    augment: Augment
+    recipe: Recipe
+    head_lr: float
+
+
+PRESETS = {
+    "pytorch-tutorial": Preset(
+        # PyTorch, Transfer Learning for Computer Vision: ants and bees
+        "resnet18",
+        "tutorial",
+        Recipe(epochs=25, batch_size=4, lr=1e-3, momentum=0.9, schedule="step", step_size=7),
+        head_lr=1e-3,
+    ),
+    "gluon-hotdog": Preset(
+        # Gluon, The Straight Dope, fine-tuning: hot dog or not
+        "resnet18",
+        "crop",
+        Recipe(epochs=10, batch_size=64, lr=0.01, momentum=0.0, weight_decay=1e-3, schedule="constant"),
+        head_lr=0.01,
+    ),
+    "mindspore-canidae": Preset(
+        # MindSpore, ResNet50 transfer learning: dogs and wolves
+        "resnet50",
+        "tutorial",
+        Recipe(epochs=20, batch_size=24, lr=1e-3, momentum=0.9, schedule="constant"),
+        head_lr=0.1,
+    ),
+}
+
+
+def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `finetune` from named settings: what is None comes from the preset, else from the defaults.
+
+    Parameters
+    ----------
+    settings : "preset", the fields of `Recipe` and any other argument of `finetune`.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    name = given.pop("preset", None)
+    if name is not None and name not in PRESETS:
+        raise RunError(f"there is no preset {name!r}; use {', '.join(PRESETS)}")
+    preset = PRESETS.get(name or "")
+    recipe = preset.recipe if preset else Recipe()
+    if preset and given.get("mode") == "head":
+        recipe = dataclasses.replace(recipe, lr=preset.head_lr)
+    if "init_head" in given:  # the tutorials begin with a random head
+        recipe = dataclasses.replace(recipe, **GENTLE)
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    own = {name: given.pop(name) for name in fields & given.keys()}
+    return {
+        "backbone": preset.backbone if preset else EMBEDDED,
+        "augment": preset.augment if preset else "tutorial",
+        **given,
+        "recipe": dataclasses.replace(recipe, **own),
+    }

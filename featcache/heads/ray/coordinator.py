@@ -1,0 +1,226 @@
+"""`Team`: machines of a Ray cluster that share the rows of train, and work out a tuned head's sums together.
+
+Each has some of the images, whose rows it reads from the cache by itself. Sums are what travels: losses, gradients and
+moments of its rows; and logits of the images that are left out. What a machine had that is lost, another one takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from featcache._utils.remote import is_url
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.features import Features, ViewUse
+from featcache.cache.lazy_arrays import Centred
+from featcache.core import ray_cluster
+from featcache.core.ray_cluster import DEATHS, Cluster, Machines, own_error, why_died
+from featcache.errors import ClusterError
+from featcache.heads.ray.worker import Member, Share, content_of
+from featcache.heads.solvers.closed_form import Moments
+from featcache.heads.solvers.softmax import Problems
+from featcache.heads.tuning.path_selection import Layers, LeftOut, OutOfTimeError
+from featcache.heads.tuning.training_rows import Targets
+
+
+@dataclass(eq=False)
+class _Hired:
+    """actor : of the kind `Member`. machine : its id in Ray."""
+
+    actor: Any
+    machine: str
+
+
+class Team:
+    """See above. `close` it in the end.
+
+    Parameters
+    ----------
+    cluster : its machines; those that join it later are not asked. cache : which all of them see under one path, or
+    at a URL, from which each copies it once. on_note : called where workers are waited for.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: str | os.PathLike[str],
+        layer: str,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._cluster, self._layer, self._on_note = cluster, layer, on_note
+        self._cache = os.fspath(cache) if is_url(cache) else os.path.abspath(cache)
+        self._machines: Machines | None = None
+        self._members: list[_Hired] = []
+        self._shares: list[Share] = []
+        self._owners: list[_Hired] = []  # of each share
+        self._deaths: list[int] = []  # of its owners in a row
+        self._mean: NDArray[Any] | None = None
+        self._limits = ExitStack()
+
+    def share(self, features: Features, use: ViewUse, targets: Targets) -> SharedRows:
+        """Let each worker take as many images of train. Raises ClusterError, MissingExtraError."""
+        content = content_of(FeatureCache.open(self._cache))
+        self._hire()
+        begun = [member.actor.__ray_ready__.remote() for member in self._members]
+        if self._on_note and not self._ray.wait(begun, timeout=ray_cluster.SLOW)[0]:
+            self._on_note(ray_cluster.WAITS)
+        # OpenBLAS's threads spin for a tenth of a second after each product: a core that a worker on this machine needs
+        self._limits.enter_context(threadpool_limits(1, "blas"))
+        n, parts = len(targets.labels), min(len(self._members), len(targets.labels))
+        scale = features.joined.scale if features.joined else None
+        device = "cuda" if self._cluster.gpus_per_worker else "cpu"
+        for first, last in pairwise(n * number // parts for number in range(parts + 1)):
+            images = slice(first, last)
+            self._shares.append(
+                Share(self._cache, content, self._layer, scale, use, images, targets.of(images), device)
+            )
+        self._owners, self._deaths = self._members[:parts], [0] * parts
+        weights, means = zip(*self.ask("begin", each=self._shares), strict=True)
+        self._mean = np.average(means, axis=0, weights=weights).astype(means[0].dtype)
+        squares = np.sum(self.ask("centre", self._mean), axis=0)
+        views = 1 + features.views if use == "all" else 1
+        ends = [share.images.stop * views for share in self._shares]
+        return SharedRows(self, _Apart(self, ends, self._mean), squares, targets, views)
+
+    def ask(self, method: str, *given: Any, each: Sequence[Any] | None = None) -> list[Any]:
+        """What this method of `Member` gives for each part, in their order: sums do not depend on who is late.
+
+        given : its arguments. each : a further one, the first, of each part.
+        """
+        shared = tuple(map(self._ray.put, given))  # travels once to each machine
+        asked = [(method, *((each[number],) if each else ()), *shared) for number in range(len(self._shares))]
+        calls = [self._call(number, *one) for number, one in enumerate(asked)]
+        return [self._answer(number, *one) for number, one in enumerate(zip(calls, asked, strict=True))]
+
+    def close(self) -> None:
+        """Send the members home."""
+        self._limits.close()
+        for member in self._members:
+            self._there.dismiss(member.actor)
+        self._members = []
+        if self._machines:
+            self._machines.close()
+
+    @property
+    def _ray(self) -> Any:
+        return self._there.ray
+
+    @cached_property
+    def _there(self) -> Machines:
+        self._machines = Machines(self._cluster)
+        return self._machines
+
+    def _call(self, number: int, method: str, *given: Any) -> Any:
+        return getattr(self._owners[number].actor, method).remote(number, *given)
+
+    def _answer(self, number: int, call: Any, asked: tuple[Any, ...]) -> Any:
+        """What comes of a call, of this owner of a part or, where it dies, of the next one."""
+        calls = [call]
+        while True:
+            try:
+                found = self._ray.get(calls)[-1]
+            except self._ray.exceptions.RayTaskError as error:
+                raise own_error(error) from None
+            except self._ray.exceptions.RayError as error:
+                self._replace(number, error)
+                before = [] if self._mean is None else [("begin", self._shares[number]), ("centre", self._mean)]
+                calls = [self._call(number, *one) for one in (*before, asked)]
+            else:
+                self._deaths[number] = 0
+                return found
+
+    def _replace(self, number: int, error: Exception) -> None:
+        """Give a part whose owner has died to a new one, or to the one that has the fewest."""
+        why = why_died(error)
+        self._deaths[number] += 1
+        if self._deaths[number] == DEATHS:
+            raise ClusterError(
+                f"{DEATHS} workers died in a row over the same part of train, the last of: {why.rstrip('.')}. Have "
+                "they memory for it? Use more machines, or fewer workers a machine (--cpus-per-worker)."
+            ) from error
+        self._members = [member for member in self._members if member is not self._owners[number]]
+        self._hire(why)
+        self._owners[number] = min(self._members, key=self._owners.count)
+
+    def _hire(self, why: str = "") -> None:
+        """Have as many members on each machine as it has room for. why : the last one died."""
+        there = self._there.there(why=why)
+        self._members = [member for member in self._members if member.machine in there]
+        busy = Counter(member.machine for member in self._members)
+        for name, (workers, cores) in there.items():
+            for _ in range(workers - busy[name]):
+                self._members.append(_Hired(self._there.hire(Member, name, cores), name))
+
+
+class SharedRows:
+    """`TrainRows` that a team has."""
+
+    def __init__(self, team: Team, x: _Apart, squares: NDArray[np.float64], of_images: Targets, views: int) -> None:
+        labels, weight, fold, k, outputs = of_images.spread(views)
+        self.problems = Problems(x, labels, weight, fold, k, outputs)
+        self.left_out = LeftOut(of_images.labels, of_images.fold, of_images.weight, self._logits)
+        self.squares = squares
+        self._team = team
+
+    def one_pass(
+        self,
+        theta: NDArray[Any],
+        which: NDArray[np.int64],
+        totals: NDArray[np.float64],
+        curvature: NDArray[np.float64] | None,
+    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """See `TrainRows`."""
+        losses, gradients, curvatures = zip(
+            *self._team.ask("one_pass", theta, which, totals, curvature is not None), strict=True
+        )
+        if curvature is not None:
+            curvature += np.sum(curvatures, axis=0)
+        return np.sum(losses, axis=0), np.sum(gradients, axis=0)
+
+    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[Moments]:
+        """See `TrainRows`; `stop` is asked once."""
+        if stop():
+            raise OutOfTimeError
+        return [
+            Moments(*(np.sum(arrays, axis=0) for arrays in zip(*problem, strict=True)))
+            for problem in zip(*self._team.ask("moments"), strict=True)
+        ]
+
+    def _logits(self, layers: Layers) -> NDArray[np.float64]:
+        return np.concatenate(self._team.ask("logits", layers))
+
+
+class _Apart(Centred):
+    """Rows that the members have: some can be fetched, but none go through them here.
+
+    ends : the rows before the end of each part.
+    """
+
+    def __init__(self, team: Team, ends: Sequence[int], mean: NDArray[Any]) -> None:
+        self._team, self._ends, self.mean = team, ends, mean
+
+    def __iter__(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        raise AssertionError("their sums are worked out where they are")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return self._ends[-1], len(self.mean)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """See `Centred`; rows : ascending."""
+        parts = np.split(rows, np.searchsorted(rows, self._ends[:-1]))
+        starts = (0, *self._ends[:-1])
+        return np.concatenate(
+            self._team.ask("take", each=[part - start for part, start in zip(parts, starts, strict=True)])
+        )

@@ -1,0 +1,1 @@
+"""Numerical methods of heads: functions of arrays that know no file and no cluster."""

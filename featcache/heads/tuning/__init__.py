@@ -1,0 +1,1 @@
+"""How settings of heads are chosen: cross-validation along paths of strengths. Imports `solvers`."""

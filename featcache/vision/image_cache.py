@@ -1,0 +1,208 @@
+"""`ImageCache`: decoded images in one file, so that epochs and runs after the first do not decode.
+
+A sealed file (see `sealed`) with room for the pixels of every image, each with its checksum and a mark that it is
+there, with what is odd about it. Images come in as they are decoded, by what their files hold, so the file is right at
+any moment: after a kill and after a power cut, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
+
+from featcache._utils.progress_bar import Progress
+from featcache._utils.report import split_remark
+from featcache.cache.format import skeleton
+from featcache.cache.format.container import Kind, damaged, opened, write_at
+from featcache.cache.format.create import create, sweep
+from featcache.core.bit_depth import ValueRange, format_range
+from featcache.data.manifest import Manifest
+from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
+from featcache.vision.augment import reduced_size, shrink
+from featcache.vision.decode import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
+
+IMAGES = Kind(
+    magic=b"featcache-images",
+    version=1,  # of the format, and of what decoding and shrinking give
+    what="an image cache",
+    tables=("index", "sha256", "places"),
+    dtypes=("|u1", "<u4", "<i8"),
+    anew="remove it",
+    again="run the same command again",
+)
+
+
+class ImageCache:
+    """Decoded images by the SHA-256 of their files; made where it is not there.
+
+    Parameters
+    ----------
+    path : the file. manifest : the images that shall have room in it.
+    side : images with a larger short side, in pixels, are kept shrunk to it, antialiased.
+    max_pixels : images with more, before they are shrunk, are left to whoever decodes.
+    value_range : that of `decode`, by which they were decoded.
+
+    Raises
+    ------
+    CacheMismatchError : the file is for other images, another side or another value range.
+    NotACacheError, CacheVersionError, CacheSpaceError
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        manifest: Manifest,
+        side: int,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+        value_range: ValueRange | None = None,
+    ) -> None:
+        self.path, self.side, self._max_pixels = Path(path), side, max_pixels
+        self._value_range = value_range
+        lift_pillows_limit(max_pixels)
+        sweep(self.path)
+        if not self.path.exists():
+            self._create(manifest, progress)
+        self._read()
+        lacking = {row.tobytes() for row in manifest.samples.sha256} - self._row.keys()
+        if lacking:
+            raise CacheMismatchError(
+                f"{path} was made for other images: {len(lacking)} of {len(manifest.samples)} have no room in it. "
+                "Remove it, or give another file with --image-cache."
+            )
+        self._file = self.path.open("r+b", buffering=0)
+        self._write = threading.Lock()
+        self._sound: set[int] = set()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def get(self, sha256: bytes) -> NDArray[np.uint8] | None:
+        """Pixels (h, w, 3), memory-mapped; None for an image that has not been kept yet, or not unharmed."""
+        row = self._row[sha256]
+        if not self._done[row] or self._places[row, 3] > self._max_pixels:
+            return None
+        pixels = self._pixels[self._slice(row)]
+        if row not in self._sound:
+            if crc32(pixels.data) != self._crc32[row]:
+                return None
+            self._sound.add(row)
+        return pixels.reshape(int(self._places[row, 1]), int(self._places[row, 2]), 3)
+
+    def remark(self, sha256: bytes) -> str:
+        """What was odd about an image when it was kept, see `images.Decoded`; "" in files of earlier versions."""
+        found = int(self._done[self._row[sha256]])
+        return "; ".join(one for bit, one in enumerate(REMARKS, 1) if found >> bit & 1)
+
+    def keep(self, sha256: bytes, image: NDArray[np.uint8], remark: str = "") -> NDArray[np.uint8]:
+        """Keep an image (h, w, 3) with its remark, and return it as `get` will: shrunk where it is too large."""
+        row, image = self._row[sha256], shrink(image, self.side)
+        if image.shape[:2] == (self._places[row, 1], self._places[row, 2]):  # the file's header told the truth
+            data = np.ascontiguousarray(image).reshape(-1).data
+            with self._write:
+                self._put(self._regions["pixels"].offset + int(self._places[row, 0]), data)
+                self._put(self._regions["crc32"].offset + 4 * row, crc32(data).to_bytes(4, "little"))
+                done = 1 + sum(1 << 1 + REMARKS.index(one) for one in split_remark(remark))
+                self._put(self._regions["done"].offset + row, done.to_bytes(1))
+        return image
+
+    def _put(self, offset: int, data: bytes | memoryview) -> None:
+        try:
+            write_at(self._file, offset, data)
+        except OSError as error:
+            raise CacheSpaceError(f"{self.path} cannot be written: {error.strerror}. Make room, then go on.") from error
+
+    def _slice(self, row: int) -> slice:
+        start, height, width, _ = self._places[row].tolist()
+        return slice(start, start + height * width * 3)
+
+    def _create(self, manifest: Manifest, progress: Progress | None) -> None:
+        """Room for every image, by the sizes that the headers of their files say."""
+        hashes, rows = np.unique(manifest.samples.sha256, axis=0, return_index=True)
+        sizes: list[tuple[int, int, int]] = []
+        pool = ThreadPoolExecutor()
+        try:
+            at_once = (rows[start : start + 64].tolist() for start in range(0, len(rows), 64))
+            for some in pool.map(partial(self._sizes, manifest), at_once):
+                sizes += some
+                if progress:
+                    progress("measure", len(sizes), len(rows))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        table = np.array(sizes, np.int64).reshape(-1, 3)
+        sizes_bytes = table[:, 0] * table[:, 1] * 3
+        places = np.column_stack([np.cumsum(sizes_bytes) - sizes_bytes, table])
+        total = int(sizes_bytes.sum())
+        given = {"side": self.side, "value_range": self._value_range}
+        index = json.dumps({name: value for name, value in given.items() if value is not None}).encode()
+        tables: dict[str, dict[str, Any]] = {
+            "index": {"data": np.frombuffer(index, np.uint8)},
+            "sha256": {"data": hashes},
+            "places": {"data": places},
+        }
+        rooms: dict[str, skeleton.Room] = {
+            "pixels": ((total,), np.dtype("u1")),
+            "crc32": ((len(rows),), np.dtype("<u4")),
+            "done": ((len(rows),), np.dtype("u1")),
+        }
+        needed = total + len(rows) * (32 + 32 + 5) + 65536
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        create(self.path, needed, lambda draft: skeleton.write(draft, IMAGES, {}, tables, rooms))
+
+    def _sizes(self, manifest: Manifest, rows: list[int]) -> list[tuple[int, int, int]]:
+        """Height, width, and pixels before shrinking; zeros for what cannot be read."""
+        found = [_header_size(manifest, row) for row in rows]
+        return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in found]
+
+    def _read(self) -> None:
+        with opened(self.path, IMAGES) as arrays:
+            index, n = arrays.index(), arrays.regions["sha256"].shape[0]
+            side, value_range = int(index["side"]), index.get("value_range")
+            total = arrays.regions["pixels"].shape[0]
+            self._places = arrays.table("places", (n, 4), "<i8")
+            hashes = arrays.table("sha256", (n, 32), "|u1")
+            rows = {"pixels": ((total,), "|u1"), "crc32": ((n,), "<u4"), "done": ((n,), "|u1")}
+            self._regions = {name: arrays.region(name, *expected) for name, expected in rows.items()}
+            self._check(total)
+            data = arrays.mapped()
+        if side != self.side:
+            raise CacheMismatchError(
+                f"{self.path} holds images of at most {side} pixels (short side), you need {self.side}. "
+                "Remove it, or give another file with --image-cache."
+            )
+        if value_range != (self._value_range and list(self._value_range)):
+            found, needed = (format_range(one) if one else "no range" for one in (value_range, self._value_range))
+            raise CacheMismatchError(
+                f"{self.path} holds pixels that were scaled by the value range {found}, you need {needed}. "
+                "Remove it, or give another file with --image-cache."
+            )
+        self._row = {sha.tobytes(): row for row, sha in enumerate(hashes)}
+        self._pixels, self._crc32, self._done = (self._regions[name].of(data) for name in ("pixels", "crc32", "done"))
+
+    def _check(self, total: int) -> None:
+        """Raise unless every image has its room in the file."""
+        if (self._places < 0).any():
+            raise damaged(self.path, IMAGES, "an image has no proper size")
+        ends = [start + height * width * 3 for start, height, width, _ in self._places.tolist()]  # no overflow
+        if max(ends, default=0) > total:
+            raise damaged(self.path, IMAGES, "an image does not lie whole in the file")
+
+
+def _header_size(manifest: Manifest, row: int) -> tuple[int, int] | None:
+    """Of a file on the disk the header is read, of any other image all bytes."""
+    try:
+        return upright_size(manifest.path(row) or manifest.read(row))
+    except DownloadError:
+        raise
+    except OSError:
+        return None

@@ -1,0 +1,96 @@
+"""The value range of a data set: which values of its pictures with more than 8 bits become black and white."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
+
+import numpy as np
+
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.bit_depth import ValueRange, covering_range, format_range
+from featcache.data.manifest import Manifest
+from featcache.errors import DownloadError, FeatcacheError, MissingCodecError, MissingExtraError, UnreadableImageError
+from featcache.vision.decode import MAX_PIXELS, decode, lift_pillows_limit, value_extent
+from featcache.vision.loader import usable_cores
+
+EXAMINED = 128
+"""Training images that are looked at, evenly spread over their names. The range has room for more than they hold, as
+it is of whole bits; what exceeds it all the same is clipped and counted while images are decoded."""
+
+_EIGHT_BITS = {".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".avif"}  # never more than 8 bits a channel
+
+
+def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueRange | None:
+    """The range of whole bits that holds the values of the training images with more than 8 bits a channel.
+
+    Parameters
+    ----------
+    manifest : the images; those of val and test are not looked at.
+    max_pixels : larger images count as unreadable.
+
+    Returns
+    -------
+    value_range : low and high, for example (0, 4095); None where no image that was looked at has more than 8 bits, or
+        where their values are floats, whose range only the user knows.
+
+    Raises
+    ------
+    DownloadError : a connection is lost.
+    MissingExtraError : all that has more than 8 bits is packed in a way that needs the extra `tiff`: without it only
+        the upper byte would be read, and the features would depend on what is installed.
+    """
+    rows = manifest.samples.rows("train")
+    rows = rows[[PurePath(manifest.samples.ids[row]).suffix.lower() not in _EIGHT_BITS for row in rows]]
+    if not len(rows):
+        return None
+    lift_pillows_limit(max_pixels)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, EXAMINED).astype(np.int64))
+
+    upper_byte: list[str] = []  # what could be read, but not whole
+
+    def extent_of(row: int) -> ValueRange | None:
+        try:
+            data = manifest.read(row)
+            try:
+                return value_extent(data, max_pixels)
+            except MissingCodecError as error:
+                decode(data, max_pixels)
+                upper_byte.append(f"{manifest.samples.ids[row]} is {error}")
+                return None
+        except DownloadError:
+            raise
+        except (OSError, UnreadableImageError):
+            return None
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        extents = [extent for extent in pool.map(extent_of, rows[chosen].tolist()) if extent]
+    if upper_byte and not extents:
+        raise MissingExtraError(
+            f"{len(upper_byte)} of {len(chosen)} training images that were looked at have more than 8 bits a channel, "
+            f"and only the upper 8 can be read here: {min(upper_byte)}."
+        )
+    return covering_range(min(low for low, _ in extents), max(high for _, high in extents)) if extents else None
+
+
+def choose_value_range(
+    requested: ValueRange | None, out: str | os.PathLike[str], manifest: Manifest, max_pixels: int = MAX_PIXELS
+) -> ValueRange | None:
+    """The range that is asked for, else that of the cache `out` where a run has begun it, else that of the images."""
+    if requested is not None:
+        return requested
+    try:
+        return FeatureCache.open(out, partial=True).spec.view.value_range
+    except (FeatcacheError, OSError):  # not there; or damaged, which is for those that write it to say
+        return find_value_range(manifest, max_pixels)
+
+
+def describe_value_range(value_range: ValueRange | None) -> str:
+    """One line for people; "" for none."""
+    if value_range is None:
+        return ""
+    return (
+        f"images of more than 8 bits a channel: values {format_range(value_range)} become black to white "
+        "(--value-range sets others)"
+    )

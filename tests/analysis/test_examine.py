@@ -1,0 +1,472 @@
+"""Each planted fault is found, with the images that have it; sound caches stay sound."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from caches import SPEC, cache_of, clouds
+from diagnoses import find, kinds
+from featcache.analysis.doctor.examine import examine
+from featcache.analysis.doctor.examine import examine as doctor
+from featcache.analysis.doctor.findings import Diagnosis, Suspect
+from featcache.analysis.doctor.label_errors import _doubted
+from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.cache import writer
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.writer import CacheWriter
+from featcache.core.samples import Samples
+from featcache.errors import CacheIncompleteError
+from featcache.extraction.extract import extract
+from featcache.vision.demo_datasets import write_digits
+
+N, M, D, CLASSES = 200, 80, 30, 4
+
+
+class Sound:
+    """Features of four clouds that have no fault; a test plants one, in place, before the cache is written."""
+
+    def __init__(self) -> None:
+        self.x, self.y = clouds(N, CLASSES, views=3, d=D, seed=1)
+        val, self.y_val = clouds(M, CLASSES, views=1, d=D, seed=2)
+        self.val = val[:, 0]
+        self.sha256 = np.random.default_rng(2).integers(0, 256, (N + M, 32), dtype=np.uint8)
+
+    def write(self, folder: Path) -> FeatureCache:
+        return cache_of(folder / "a.h5", (self.x, self.y), (self.val, self.y_val), self.sha256)
+
+    def examine(self, folder: Path) -> Diagnosis:
+        return examine(self.write(folder))
+
+
+def name(row: int, label: int) -> str:
+    return f"train/{'abcd'[label]}/{row:04d}.png" if row < N else f"val/{'abcd'[label]}/{row:04d}.png"
+
+
+def told(found: Diagnosis, kind: str) -> set[str]:
+    finding = find(found, kind)
+    assert finding is not None, kinds(found)
+    return {suspect.image for suspect in finding.images}
+
+
+def test_sound_features_have_no_finding(tmp_path: Path) -> None:
+    found = Sound().examine(tmp_path)
+    assert (kinds(found), found.status, found.images) == ([], 0, N + M)
+    assert [check.name for check in found.checks if check.looked] == [
+        "images", "values", "views", "duplicates", "outliers", "classes", "labels", "overlap"
+    ]  # fmt: skip
+    text = str(found)
+    assert "280 images" in text.splitlines()[0]
+    assert "ok       classes    a linear head is right on 100.0% of 200 images that it was not fitted to (the " in text
+
+
+def test_wrong_labels_are_doubted_and_no_others(tmp_path: Path) -> None:
+    sound = Sound()
+    train, val = np.array([0, 20, 40, 60, 100, 120, 160, 196]), np.array([0, 40, 76])
+    assert not sound.y[train].any()
+    assert not sound.y_val[val].any()
+    sound.y[train], sound.y_val[val] = 1, 1
+    found = sound.examine(tmp_path)
+    assert kinds(found) == ["wrong labels"]
+    (finding,) = found.findings
+    assert (finding.severity, found.status) == ("warning", 3)
+    assert {(one.label, one.suggested) for one in finding.images} == {("b", "a")}
+    wrong = {name(int(row), 1) for row in [0, *train, *(N + val)]}
+    assert {one.image for one in finding.images} <= wrong
+    assert len(finding.images) >= 7  # of 11: wrong labels make heads less sure, and thresholds are what heads are
+    scores = [one.score or 0.0 for one in finding.images]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_two_doubted_labels_are_a_note(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.y[[8, 21]] = (sound.y[[8, 21]] + 1) % 4
+    found = sound.examine(tmp_path)
+    assert (kinds(found, "note"), found.status) == (["wrong labels"], 0)
+
+
+def test_the_least_likely_labels_are_ranked_where_none_is_doubted(tmp_path: Path) -> None:
+    """The only wrong label has 0.97 for another class, of whose own images the head is surer on average."""
+    sound = Sound()
+    sound.y[133] = 2
+    found = sound.examine(tmp_path)
+    assert (kinds(found), found.status) == ([], 0)
+    (ranking,) = found.rankings
+    assert ranking.kind == "least likely labels"
+    assert ranking.what == "1 labels that are not doubted are less likely than another: a ranking, not a claim"
+    (one,) = ranking.images
+    assert (one.image, one.label, one.suggested) == ("train/c/0133.png", "c", "b")
+    assert one.score == pytest.approx(0.96, abs=0.02)
+    assert found.to_dict()["rankings"] == [json.loads(json.dumps(dataclasses.asdict(ranking)))]
+    head, *lines = str(found).splitlines()
+    assert head.endswith(": sound")
+    assert f"LOOK AT least likely labels: {ranking.what}" in lines
+    found.write_list(tmp_path / "list.csv")
+    with (tmp_path / "list.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["finding"], row["image"], row["suggested"]) == (ranking.kind, one.image, "b")
+
+
+def test_no_label_is_both_doubted_and_ranked_and_a_ranking_is_short(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.x += 3 * np.random.default_rng(0).normal(size=(N, 1, D)).astype(np.float32)
+    wrong = np.array([0, 20, 40, 60, 100, 120, 160, 196])
+    sound.y[wrong] = 1
+    found = sound.examine(tmp_path)
+    (ranking,) = found.rankings
+    doubted = told(found, "wrong labels")
+    assert len(ranking.images) == 12
+    assert not doubted & {one.image for one in ranking.images}
+    assert ", here the first 12: a ranking, not a claim" in ranking.what
+    scores = [one.score or 0.0 for one in ranking.images]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("scores", "looked_at", "severity"),
+    [([0.9] * 2, 20, "note"), ([0.9] * 3, 20, "warning"), ([0.9] * 3, 1000, "note"), ([0.7] * 9, 20, "note")],
+)
+def test_doubts_are_a_warning_where_heads_are_sure_of_many(scores: list[float], looked_at: int, severity: str) -> None:
+    check = _doubted([Suspect("a.png", "train", "a", "b", score=score) for score in scores], looked_at)
+    assert [finding.severity for finding in check.findings] == [severity]
+
+
+def test_copies_are_told_by_where_they_are(tmp_path: Path) -> None:
+    sound = Sound()
+    for copy, of in ((4, 0), (9, 2), (N + 8, 16)):  # one of its class, one of another, one in val
+        sound.sha256[copy] = sound.sha256[of]
+    sound.x[4], sound.x[9], sound.val[8] = sound.x[0], sound.x[2], sound.x[16, 0]
+    found = sound.examine(tmp_path)
+    assert found.status == 4
+    assert (told(found, "copies"), find(found, "copies").severity) == ({name(4, 0)}, "note")  # type: ignore[union-attr]
+    leak = find(found, "copies across splits")
+    assert leak is not None
+    assert [(one.image, one.split, one.other) for one in leak.images] == [(name(N + 8, 0), "val", name(16, 0))]
+    assert leak.severity == "error"
+    conflict = find(found, "copies with other labels")
+    assert conflict is not None
+    assert [(one.image, one.label, one.other) for one in conflict.images] == [(name(9, 1), "b", name(2, 2))]
+    assert not any("near" in kind for kind in kinds(found))
+
+
+def test_near_duplicates_are_told_by_where_they_are(tmp_path: Path) -> None:
+    sound = Sound()
+    rng = np.random.default_rng(0)
+    sound.x[4] = sound.x[0] + 0.02 * rng.normal(size=D)
+    sound.val[8] = sound.x[16, 0] + 0.02 * rng.normal(size=D)
+    sound.x[9], sound.y[9] = sound.x[2] + 0.02 * rng.normal(size=D), 1
+    found = sound.examine(tmp_path)
+    assert told(found, "near duplicates") == {name(4, 0)}
+    assert told(found, "near duplicates across splits") == {name(N + 8, 0)}
+    assert told(found, "near duplicates with other labels") == {name(9, 1)}
+    assert found.status == 3
+    assert "like train/a/0016.png" in str(found)
+
+
+@pytest.mark.parametrize("group", [12, 20, 36])
+def test_a_burst_across_the_split_is_found(group: int, tmp_path: Path) -> None:
+    """Frames of one scene: each has more neighbours that are alike than are looked at."""
+    sound = Sound()
+    rng = np.random.default_rng(0)
+    train, val = np.arange(4, 4 * (group // 2) + 4, 4), np.arange(4, 4 * (group - group // 2) + 4, 4)
+    sound.x[train, 0] = sound.x[0, 0] + 0.05 * rng.normal(size=(len(train), D))
+    sound.val[val] = sound.x[0, 0] + 0.05 * rng.normal(size=(len(val), D))
+    found = sound.examine(tmp_path)
+    assert kinds(found) == ["near duplicates across splits", "near duplicates"]
+    frames = {name(int(row), 0) for row in [0, *train, *(N + val)]}
+    named = {image for finding in found.findings for one in finding.images for image in (one.image, one.other)}
+    assert named <= frames
+    assert len(named) >= group
+    assert len(told(found, "near duplicates across splits")) >= 0.75 * len(val)
+
+
+def test_infinity_in_any_view_is_an_error_that_names_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of another writer: this one refuses them."""
+    monkeypatch.setattr(writer, "_are_finite", lambda values: np.ones(len(values), bool))
+    sound = Sound()
+    sound.x[7, 2, 3], sound.val[5, 0] = np.inf, np.nan
+    found = sound.examine(tmp_path)
+    assert (kinds(found), found.status) == (["not finite"], 4)
+    assert told(found, "not finite") == {name(7, 3), name(N + 5, 1)}
+
+
+def test_a_class_without_train_images_is_said_to_be_and_its_labels_are_not_doubted(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.y_val[::8] = 4
+    sound.val[::8] += 3
+    found = sound.examine(tmp_path)
+    assert "wrong labels" not in kinds(found)
+    finding = find(found, "missing in train")
+    assert finding is not None
+    assert (finding.what, finding.severity) == ("train has no readable images of e", "warning")
+    assert "imbalance" not in kinds(found)
+    assert f"of {N + M - 10} labels" in str(found)
+
+
+def layered(folder: Path, sound: Sound) -> FeatureCache:
+    """The features in a narrow layer in small units, beside 90 features in large units that say nothing."""
+    known = sound.write(folder)
+    noise = 50 + 100 * np.random.default_rng(5).normal(size=(N + M, 3, 90)).astype(np.float32)
+    noise[..., 1] = 1e6  # never moves
+    spec = dataclasses.replace(known.spec, layers=("penultimate", "wide"))
+    dims = {"penultimate": D, "wide": 90}
+    with CacheWriter(folder / "layers.h5", spec, known.samples, dims, known.provenance) as writer:
+        narrow = 0.001 * sound.x
+        writer.write(np.arange(N), {"penultimate": narrow, "wide": noise[:N]})
+        writer.write(np.arange(N, N + M), {"penultimate": 0.001 * sound.val[:, None], "wide": noise[N:, :1]})
+        return writer.finish({})
+
+
+def test_layers_are_judged_as_equally_wide(tmp_path: Path) -> None:
+    sound = Sound()
+    wrong = np.array([0, 20, 40, 60])
+    sound.y[wrong] = 1
+    found = examine(layered(tmp_path, sound), layer="all")
+    doubted = told(found, "wrong labels")
+    assert doubted <= {name(int(row), 1) for row in wrong}
+    assert len(doubted) >= 3  # of 4, as of the narrow layer alone
+    assert set(kinds(found)) == {"wrong labels", "dead dimensions"}
+
+
+def test_dead_dimensions_and_collapse_are_errors(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.x[..., :20], sound.val[:, :20] = 0, 0
+    found = sound.examine(tmp_path)
+    assert (kinds(found, "error"), found.status) == (["dead dimensions"], 4)
+    sound = Sound()
+    sound.x, sound.val = 50 + 0.01 * sound.x, 50 + 0.01 * sound.val
+    (tmp_path / "b").mkdir()
+    found = sound.examine(tmp_path / "b")
+    assert kinds(found, "error") == ["collapse"]
+    assert [check.name for check in found.checks if not check.looked] == ["input", "views", "duplicates", "outliers"]
+
+
+def test_views_that_are_the_clean_one_are_an_error(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.x[:, 1:] = sound.x[:, :1]
+    assert kinds(sound.examine(tmp_path), "error") == ["views alike"]
+
+
+def test_views_of_other_images_are_a_warning(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.x[:, 1:] = sound.x[np.random.default_rng(0).permutation(N), 1:]
+    assert kinds(sound.examine(tmp_path), "warning", "error") == ["views astray"]
+
+
+def test_labels_that_features_say_nothing_of_are_an_error(tmp_path: Path) -> None:
+    sound = Sound()
+    np.random.default_rng(0).shuffle(sound.y)
+    found = sound.examine(tmp_path)
+    assert (kinds(found), found.status) == (["no better than guessing"], 4)
+    assert [check.name for check in found.checks if not check.looked] == ["input", "labels", "overlap"]
+
+
+def test_most_images_of_one_class_are_no_guessing(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.y[:], sound.y_val[:] = 0, 0
+    rare = np.array([5, 50, 100, 150, 180, 190, 195, 199])
+    sound.y[rare] = 1
+    found = sound.examine(tmp_path)  # of eight there is too little to say, though a head knows nothing of them
+    assert find(found, "no better than guessing").severity == "note"  # type: ignore[union-attr]
+    assert {"imbalance", "missing in val"} <= set(kinds(found, "note"))
+    sound.y[::10] = 1
+    sound.x[sound.y == 1, :, 0] += 20
+    (tmp_path / "b").mkdir()
+    assert "no better than guessing" not in kinds(sound.examine(tmp_path / "b"))
+
+
+def test_classes_that_cannot_be_told_apart_overlap(tmp_path: Path) -> None:
+    sound = Sound()
+    for y in (sound.y, sound.y_val):
+        former = np.flatnonzero(y < 2)
+        y[former] = np.random.default_rng(len(y)).permutation(y[former])
+    found = sound.examine(tmp_path)
+    finding = find(found, "overlap")
+    assert finding is not None
+    assert "1 pairs of classes are taken for each other: a and b " in finding.what
+    assert (finding.severity, found.status) == ("note", 0)  # hard to tell apart, and sound all the same
+
+
+def test_outliers_and_blank_pictures_are_notes(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.x[13] += 10 * np.random.default_rng(0).normal(size=D)
+    sound.val[5] *= 1e-3
+    found = sound.examine(tmp_path)
+    assert name(13, 1) in told(found, "outliers")
+    assert told(found, "blank") == {name(N + 5, 1)}
+    assert kinds(found, "warning", "error") == []
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000))
+def test_the_order_of_the_images_changes_no_finding(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def planted(order: NDArray[np.int64]) -> set[tuple[str, str]]:
+        sound = Sound()
+        sound.y[[3, 17, 60, 61, 102, 150, 177, 199]] -= 1
+        sound.y %= 4
+        sound.x[4] = sound.x[0] + 0.02
+        sound.x[13] += 10 * np.random.default_rng(0).normal(size=D)
+        sound.x, sound.y, sound.sha256[:N] = sound.x[order], sound.y[order], sound.sha256[:N][order]
+        found = sound.examine(tmp_path_factory.mktemp("order"))
+        rows = {name(row, int(sound.y[row])): int(order[row]) for row in range(N)}
+        pairs = ((finding.kind, one) for finding in found.findings for one in finding.images)
+        return {(kind, str(sorted(rows[n] for n in (one.image, one.other) if n))) for kind, one in pairs}
+
+    assert planted(np.random.default_rng(seed).permutation(N)) == planted(np.arange(N))
+
+
+def test_of_many_images_some_are_compared_by_lot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MOST_IMAGES", 120)
+    found = Sound().examine(tmp_path)
+    assert kinds(found) == []
+    assert "0 pairs of 120 images, by lot of 280 are nearly the same" in str(found)
+    assert "of 120 images that it was not fitted to" in str(found)
+
+
+def test_skipped_images_are_left_out_and_named(tmp_path: Path) -> None:
+    x, y = clouds(60, 2, views=3, d=D)
+    ids = tuple(f"{row}.png" for row in range(80))
+    sha256 = np.random.default_rng(2).integers(0, 256, (80, 32), dtype=np.uint8)
+    split = np.array([0] * 60 + [1] * 20, np.uint8)
+    samples = Samples(ids, np.append(y, np.arange(20) % 2), split, sha256, ("a", "b"))
+    spec = dataclasses.replace(SPEC, dtype="float32")
+    with CacheWriter(tmp_path / "a.h5", spec, samples, {"penultimate": D}, {}) as writer:
+        rows = np.array([row for row in range(60) if row != 7])
+        writer.write(rows, {"penultimate": x[rows]})
+        writer.write(np.arange(60, 80), {"penultimate": clouds(20, 2, d=D, seed=3)[0]})
+        cache = writer.finish({7: "the file is empty"})
+    found = examine(cache)
+    assert (kinds(found), found.status, found.images) == (["skipped"], 0, 79)
+    assert told(found, "skipped") == {"7.png"}
+    assert "the file is empty" in str(found)
+
+
+def test_several_labels_an_image_leave_out_what_is_of_one(tmp_path: Path) -> None:
+    x, _ = clouds(60, 2, views=3, d=D)
+    x[8] = x[2] + 0.01
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, (60, 3)).astype(np.uint8)
+    labels[8] = labels[2]
+    labels[9:12] = labels[8] = labels[2] = [1, 1, 0]
+    samples = Samples(
+        tuple(f"{row}.png" for row in range(60)), labels, np.zeros(60, np.uint8),
+        rng.integers(0, 256, (60, 32), dtype=np.uint8), ("a", "b", "c"),
+    )  # fmt: skip
+    spec = dataclasses.replace(SPEC, dtype="float32")
+    with CacheWriter(tmp_path / "a.h5", spec, samples, {"penultimate": D}, {}) as writer:
+        writer.write(np.arange(60), {"penultimate": x})
+        found = examine(writer.finish({}))
+    assert kinds(found) == ["near duplicates"]
+    assert found.findings[0].images[0].label == "a|b"
+    assert [check.name for check in found.checks if not check.looked] == ["input", "classes", "labels", "overlap"]
+
+
+def test_a_few_images_are_too_few(tmp_path: Path) -> None:
+    x, y = clouds(6, 2, views=2, d=D)
+    found = examine(cache_of(tmp_path / "a.h5", (x, y), (x[:2, 0] + 1, y[:2])))
+    assert found.status == 0
+    assert "8 images are too few" in str(found)
+
+
+def test_what_is_found_goes_into_json_and_csv(tmp_path: Path) -> None:
+    sound = Sound()
+    sound.sha256[N + 8], sound.val[8] = sound.sha256[16], sound.x[16, 0]
+    found = sound.examine(tmp_path)
+    told_json = json.loads(json.dumps(found.to_dict()))
+    assert (told_json["status"], told_json["findings"][0]["kind"]) == (4, "copies across splits")
+    assert told_json["checks"][0]["kinds"] == ["copies across splits"]
+    assert told_json["findings"][0]["images"][0]["image"] == name(N + 8, 0)
+    found.write_list(tmp_path / "list.csv")
+    with (tmp_path / "list.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row == {"severity": "error", "finding": "copies across splits", "image": name(N + 8, 0), "split": "val",
+                   "label": "a", "suggested": "", "other": name(16, 0), "score": "1"}  # fmt: skip
+
+
+def test_a_layer_that_is_not_there_and_progress(tmp_path: Path) -> None:
+    cache = Sound().write(tmp_path)
+    with pytest.raises(CacheIncompleteError, match="has no layer 'layer3'"):
+        examine(cache, layer="layer3")
+    steps: list[Any] = []
+    examine(cache, progress=lambda *now: steps.append(now))
+    assert steps == [("examine", done, 6) for done in range(7)]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two hundred digits from 0 to 4, and their features of the embedded network at 48 pixels."""
+    folder = write_digits(tmp_path_factory.mktemp("doctor") / "digits")
+    for label in "56789":
+        shutil.rmtree(folder / label)
+    for path in folder.rglob("*.png"):
+        if int(path.stem) >= 400:
+            path.unlink()
+    return folder, extract(folder, folder.parent / "a.h5", views=1, image_size=48).cache.path
+
+
+def test_digits_are_sound(digits: tuple[Path, Path]) -> None:
+    data, path = digits
+    steps: list[Any] = []
+    found = examine(path, data, progress=lambda *now: steps.append(now))
+    assert kinds(found, "warning", "error") == []
+    assert [check.name for check in found.checks if not check.looked] == []
+    assert steps == [("examine", done, 11) for done in range(12)]
+    flipped = _flipped(path, 0.05)
+    doubted = told(flipped[0], "wrong labels")
+    hits = len(doubted & flipped[1])
+    assert hits >= len(flipped[1]) - 2  # of 8; measured: 7, and three false alarms
+    assert len(doubted) - hits <= 4
+
+
+def test_digits_divided_by_255_twice_are_an_error(digits: tuple[Path, Path], tmp_path: Path) -> None:
+    own = load_backbone()
+    twice = Backbone(own.module, name=own.name, mean=(127.5,) * 3, std=(127.5,) * 3, image_size=own.image_size)
+    cache = extract(digits[0], tmp_path / "a.h5", backbone=twice, views=0, image_size=48).cache
+    found = examine(cache)
+    assert found.status == 4
+    assert {"dead dimensions", "collapse"} <= set(kinds(found, "error"))
+    assert "input scale" in kinds(found, "error")  # the name tells the scale, without the network
+
+
+def _flipped(path: Path, share: float) -> tuple[Diagnosis, set[str]]:
+    """The diagnosis of a cache with a share of wrong labels in train, and the ids of the images that have them."""
+    cache = FeatureCache.open(path)
+    rows, c = cache.samples.rows("train"), len(cache.samples.classes)
+    rng = np.random.default_rng(0)
+    some = rng.choice(rows, round(share * len(rows)), replace=False)
+    labels = cache.samples.labels.copy()
+    labels[some] = (labels[some] + rng.integers(1, c, len(some))) % c
+    cache.samples = dataclasses.replace(cache.samples, labels=labels)
+    return examine(cache), {cache.samples.ids[row] for row in some}
+
+
+def test_ants_and_bees_are_sound_and_wrong_labels_are_found(ants_bees: Path, tmp_path: Path) -> None:
+    path = extract(ants_bees, tmp_path / "a.h5", views=0).cache.path
+    found = examine(path, ants_bees)
+    assert (found.status, kinds(found, "warning", "error")) == (0, [])
+    wrong = find(found, "wrong labels")
+    assert wrong is None or len(wrong.images) <= 3
+    diagnosis, flipped = _flipped(path, 0.05)
+    doubted = told(diagnosis, "wrong labels")
+    assert find(diagnosis, "wrong labels").severity == "warning"  # type: ignore[union-attr]
+    assert len(doubted & flipped) >= 10  # of 12
+    assert len({image for image in doubted if image.startswith("train")} - flipped) <= 5
+
+
+def test_a_class_whose_train_images_cannot_be_read_is_missing_in_train(tmp_path: Path) -> None:
+    sound = Sound()
+    cache = sound.write(tmp_path)
+    cache.done[cache.samples.labels == 2] = 0
+    finding = find(examine(cache), "missing in train")
+    assert finding is not None
+    assert finding.what == "train has no readable images of c"

@@ -1,0 +1,182 @@
+"""A network that an earlier run built is not built again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from commands import in_process
+from featcache.backbones import devices, metadata_cache
+from featcache.backbones.backbone import load_backbone
+from featcache.backbones.devices import resolve_device
+from featcache.backbones.engines.base import base as engines
+from featcache.backbones.metadata_cache import Known, known_path, recall, remember
+from featcache.backbones.sources import registry
+from featcache.cache.feature_cache import FeatureCache
+from featcache.errors import BackboneError
+from featcache.extraction.extract import extract
+from featcache.heads.fit_head import fit_head
+from featcache.models.classifier import Classifier
+
+NETWORK = {"weights": "none", "device": "cpu", "lazy": True}
+KNOWN = Known(
+    "0" * 64,
+    {"penultimate": 3},
+    {"image_size": 8, "resize_size": 8, "interpolation": "bilinear", "mean": [0, 0, 0], "std": [1, 1, 1]},
+)
+STRANGE = [
+    json.dumps({"weights_sha256": "0" * 64, "dims": dims, "preprocessing": preprocessing})
+    for dims, preprocessing in (({"penultimate": 3}, None), ({"penultimate": "3"}, KNOWN.preprocessing), ([], {}))
+]
+needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "featcache" / "networks"
+
+
+def test_what_was_learnt_is_what_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_backbone("squeezenet1_1", **NETWORK)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    expected = first.embed(pixels)
+    built = []
+    build = registry.build
+    monkeypatch.setattr(registry, "build", lambda *given: built.append(given) or build(*given))
+    second = load_backbone("squeezenet1_1", **NETWORK)
+    for name in ("weights_sha256", "dims", "mean", "std", "image_size", "resize_size", "interpolation", "layers"):
+        assert getattr(second, name) == getattr(first, name)
+    assert second.extract_spec(image_size=None, augment="crop", seed=1, views=2, dtype="float32") == first.extract_spec(
+        image_size=None, augment="crop", seed=1, views=2, dtype="float32"
+    )
+    assert built == []
+    np.testing.assert_array_equal(second.embed(pixels), expected)
+    assert built == [("squeezenet1_1", "none", 0, None)]
+
+
+def test_only_who_asks_for_it_gets_a_lazy_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_backbone("squeezenet1_1", **NETWORK)
+    monkeypatch.setattr(registry, "build", lambda *_: 1 / 0)
+    load_backbone("squeezenet1_1", **NETWORK)
+    with pytest.raises(ZeroDivisionError):
+        load_backbone("squeezenet1_1", weights="none", device="cpu")
+
+
+def test_weights_that_are_others_than_an_earlier_run_saw_are_refused(home: Path) -> None:
+    load_backbone("squeezenet1_1", **NETWORK)
+    (path,) = home.glob("*.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
+    changed = load_backbone("squeezenet1_1", **NETWORK)
+    with pytest.raises(BackboneError, match=r" has weights .* an earlier run saw 000000000000\.\.\. under "):
+        changed.embed(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"weights_sha256": 3}', *STRANGE])
+def test_a_damaged_record_is_no_obstacle(content: str, home: Path) -> None:
+    expected = load_backbone("squeezenet1_1", **NETWORK).weights_sha256
+    (path,) = home.glob("*.json")
+    whole = path.read_text()
+    path.write_text(content)
+    assert load_backbone("squeezenet1_1", **NETWORK).weights_sha256 == expected
+    assert path.read_text() == whole
+
+
+def test_all_that_decides_a_network_is_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, other = tmp_path / "a.pth", tmp_path / "b.pth"
+    file.write_bytes(b"1")
+    other.write_bytes(b"2")
+    paths = [
+        known_path("a", "pretrained", ["x"], 0),
+        known_path("b", "pretrained", ["x"], 0),
+        known_path("a", "pretrained", ["y"], 0),
+        known_path("a", "none", ["x"], 0),
+        known_path("a", "none", ["x"], 1),
+        known_path("a", str(file), ["x"], 0),
+        known_path("a", str(other), ["x"], 0),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata_cache.importlib.metadata, "version", lambda package: "0.0.1")
+        patch.setattr(metadata_cache, "_installed", metadata_cache._installed.__wrapped__)
+        paths.append(known_path("a", "pretrained", ["x"], 0))
+    assert len(set(paths)) == len(paths)
+    other.write_bytes(b"1")
+    assert known_path("a", str(other), ["x"], 0) == known_path("a", str(file), ["x"], 0)
+    assert known_path("a", str(tmp_path / "none.pth"), ["x"], 0) is None
+
+
+def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "a.json"
+    remember(path, KNOWN)
+    assert recall(path) == KNOWN
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+    assert recall(None) is None
+    remember(None, KNOWN)
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    remember(tmp_path / "file" / "a.json", KNOWN)
+    assert recall(tmp_path / "file" / "a.json") is None
+
+
+AGAIN = """
+import sys
+from featcache import extract
+done = extract(sys.argv[1], sys.argv[2], backbone="squeezenet1_1", weights="none", device="cpu", views=1, image_size=64)
+print(done.cache.provenance["engine"], sorted({"torchvision", "timm", "sklearn"} & set(sys.modules)))
+"""
+
+
+@needs_openvino
+def test_an_extraction_that_is_not_the_first_builds_no_network(split_folder: Path, tmp_path: Path) -> None:
+    options = {"backbone": "squeezenet1_1", "weights": "none", "device": "cpu", "views": 1, "image_size": 64}
+    first = extract(split_folder, tmp_path / "a.h5", engine="openvino", **options).cache
+    ran = in_process(AGAIN, split_folder, tmp_path / "b.h5")
+    assert ran.stdout == "openvino []\n", ran.stderr
+    second = FeatureCache.open(tmp_path / "b.h5")
+    assert second.spec == first.spec
+    np.testing.assert_array_equal(second.features("train").x, first.features("train").x)
+
+
+@needs_openvino
+def test_predicting_builds_no_network_either(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"backbone": "squeezenet1_1", "weights": "none", "device": "cpu", "views": 1, "image_size": 64}
+    cache = extract(split_folder, tmp_path / "a.h5", engine="openvino", **options).cache
+    fit_head(cache, tmp_path / "head")
+    monkeypatch.setattr(registry, "build", lambda *_: 1 / 0)
+    classifier = Classifier.load(tmp_path / "head", device="cpu")
+    assert classifier.backbone.engine == "openvino"
+    rows = cache.samples.rows("val")
+    found = classifier.predict([split_folder / cache.samples.ids[row] for row in rows])
+    expected = [cache.samples.classes[label] for label in cache.samples.labels[rows]]
+    assert [one.label for one in found] == expected
+
+
+def test_pytorch_is_asked_for_a_gpu_where_one_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for likely, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(devices, "_accelerator_is_likely", lambda found=likely: found)
+        assert resolve_device("auto") == expected
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_elsewhere_than_on_linux_pytorch_is_asked(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices.sys, "platform", platform)
+    assert devices._accelerator_is_likely()
+
+
+def test_on_linux_a_gpu_has_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: Callable[[str], bool]
+    monkeypatch.setattr(devices.sys, "platform", "linux")
+    for there, expected in ((lambda path: path == "/dev/nvidia0", True), (lambda path: False, False)):
+        monkeypatch.setattr(devices.os.path, "exists", there)
+        assert devices._accelerator_is_likely() is expected

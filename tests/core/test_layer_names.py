@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from featcache.core.layer_names import choose_layers, grid_side, join_layers, parse_layer, split_layers
+from featcache.errors import SpecError
+
+THERE = (
+    *("penultimate", "layer1", "layer1:max", "layer1:grid", "layer2", "layer2:grid7"),
+    *("blocks.2:cls", "blocks.2:mean"),
+)
+
+
+def test_layers_are_joined_by_commas_and_each_is_named_once() -> None:
+    assert split_layers("layer1, penultimate,,layer1") == ("layer1", "penultimate")
+    assert split_layers(join_layers(THERE)) == THERE
+
+
+@pytest.mark.parametrize(
+    ("layer", "parsed"),
+    [("penultimate", ("penultimate", "")), ("layer1:max", ("layer1", "max")), ("a.b:grid14", ("a.b", "grid14"))],
+)
+def test_a_layer_is_a_module_and_how_it_is_pooled(layer: str, parsed: tuple[str, str]) -> None:
+    assert parse_layer(layer) == parsed
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        *("median", "", "grid-1", "grid0x", "grid²", "Max", "grid0", "grid07", "grid65", "grid99999999"),
+        pytest.param("grid" + "9" * 5000, id="thousands of digits"),
+    ],
+)
+def test_a_pool_that_there_is_not_is_refused(pool: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_layer(f"layer1:{pool}")
+    assert error.value.args[0] == (  # str() is cut to a screen
+        f"layer 'layer1:{pool}' is pooled by {pool!r}; it must be one of mean, max, std, grid, cls, or grid1 to grid64"
+    )
+
+
+def test_the_side_of_a_grid() -> None:
+    assert [grid_side(pool) for pool in ("grid", "grid1", "grid14", "grid64")] == [2, 1, 14, 64]
+    assert [grid_side(pool) for pool in ("max", "", "gridlock", "grid65")] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ("penultimate", ("penultimate",)),
+        ("last", ("penultimate",)),
+        ("layer2,layer1", ("layer2", "layer1")),
+        ("stages", ("penultimate", "layer1", "layer2", "blocks.2:cls", "blocks.2:mean")),
+        ("all", tuple(layer for layer in THERE if layer != "layer2:grid7")),
+        ("layer2:grid7,stages", ("layer2:grid7", "penultimate", "layer1", "layer2", "blocks.2:cls", "blocks.2:mean")),
+    ],
+)
+def test_what_is_asked_for_of_what_is_there(asked: str, chosen: tuple[str, ...]) -> None:
+    assert choose_layers(asked, THERE) == chosen
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"^there is no layer 'layer9', but penultimate, layer1$"):
+        choose_layers("layer1,layer9", ("penultimate", "layer1"))
+    with pytest.raises(SpecError, match=r"^there are no stages, but penultimate, layer1:max$"):
+        choose_layers("stages", ("penultimate", "layer1:max"))
+    with pytest.raises(SpecError, match=r"^',' names no layer; there are penultimate$"):
+        choose_layers(",", ("penultimate",))

@@ -1,0 +1,98 @@
+"""An estimate is what the extraction then takes: on a network whose time is known."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines.base import Features
+from featcache.errors import CacheMismatchError
+from featcache.extraction.estimate import Estimate, estimate
+from featcache.extraction.extract import extract
+from toys import ToyNet, toy_backbone
+
+
+class Slow(Backbone):
+    """20 ms a view."""
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+        time.sleep(0.02 * len(pixels))
+        return super().submit(pixels)
+
+
+def test_the_seconds_are_those_of_all_views(split_folder: Path, tmp_path: Path) -> None:
+    found = estimate(
+        split_folder, tmp_path / "a.h5", backbone=Slow(ToyNet(), name="slow", image_size=8, resize_size=10), views=2
+    )
+    assert (found.images, found.views) == (18, 13 * 3 + 5)
+    assert 44 * 0.02 <= found.seconds < 3 * 44 * 0.02
+    assert list(tmp_path.glob("a.h5*")) == []
+
+
+def test_what_is_there_already_costs_nothing(split_folder: Path, tmp_path: Path) -> None:
+    def missing(**options: Any) -> tuple[int, int]:
+        found = estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2, **options)
+        return found.images, found.views
+
+    calls: list[int] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "extract":
+            calls.append(done)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2, batch_size=12, progress=stop)
+    assert missing() == (18 - 4, 44 - 4 * 3)
+    extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2)
+    assert missing() == (0, 0)
+    with pytest.raises(CacheMismatchError, match="views=2, you asked for 3"):
+        estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=3)
+
+
+def test_an_estimate_can_be_stopped(split_folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), progress=lambda what, *_: told.append(what))
+    assert told[-1] == "measure"
+
+
+def test_an_estimate_is_said_in_words() -> None:
+    found = Estimate(18, 44, 5400.0, 12, 1500, 10**9)
+    assert str(found).splitlines() == [
+        "18 images, 44 views: about 90 minutes (measured on 12 views)",
+        "1.5 kB on a disk with 1.0 GB free",
+    ]
+
+
+def test_what_the_extraction_will_say_is_said_where_no_picture_need_be_decoded(
+    split_folder: Path, tmp_path: Path
+) -> None:
+    """Of what only pixels tell, it says what it met in the images that it measured."""
+    ants, bees = split_folder / "train/ants", split_folder / "train/bees"
+    (ants / "notes.txt").write_text("no image")
+    (ants / "broken.png").write_bytes(b"no image")
+    shutil.copy(ants / "000.png", bees / "copy.png")
+    Image.fromarray(np.full((20, 20), 300, np.uint16)).save(bees / "deep.png")
+    planned: list[str] = []
+    said: list[str] = []
+    cost = estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1, on_note=planned.append)
+    found = extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=1, on_note=said.append)
+    assert planned == said
+    assert planned[-1].startswith("images of more than 8 bits a channel: values ")
+    assert (cost.ignored, cost.conflicts) == (found.ignored, found.conflicts)
+    assert (cost.skipped, cost.remarks) == (found.skipped, found.remarks)
+    assert str(cost).splitlines()[2:] == [
+        "ignored 1 file: not an image (.txt)",
+        "conflict: train/ants/000.png and train/bees/copy.png are one image with two labels",
+        "measured images: skipped train/ants/broken.png: not an image that Pillow can identify",
+        "measured images: 1 image is of one colour (for example train/bees/deep.png)",
+    ]
+    assert cost.to_dict()["skipped"] == found.to_dict()["skipped"]

@@ -1,0 +1,90 @@
+"""Presets: what is given wins over the preset, the preset over the defaults."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from featcache.finetuning.finetune import finetune
+from featcache.finetuning.presets import PRESETS, resolve
+from featcache.training.loop import Recipe
+from featcache_cli.finetune import PRESETS as CLI_PRESETS
+
+
+def test_without_a_preset_the_defaults_stand() -> None:
+    assert resolve({"preset": None, "mode": "all"}) == {
+        "backbone": "efficientnet_lite0",
+        "augment": "tutorial",
+        "mode": "all",
+        "recipe": Recipe(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "backbone", "augment", "recipe"),
+    [
+        ("pytorch-tutorial", "all", "resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9)),
+        ("pytorch-tutorial", "head", "resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9)),
+        ("gluon-hotdog", "all", "resnet18", "crop", Recipe(10, 64, 0.01, 0.0, 1e-3, schedule="constant")),
+        ("mindspore-canidae", "all", "resnet50", "tutorial", Recipe(20, 24, 1e-3, schedule="constant")),
+        ("mindspore-canidae", "head", "resnet50", "tutorial", Recipe(20, 24, 0.1, schedule="constant")),
+    ],
+)
+def test_a_preset_is_the_tutorial_s(name: str, mode: str, backbone: str, augment: str, recipe: Recipe) -> None:
+    assert resolve({"preset": name, "mode": mode}) == {
+        "backbone": backbone,
+        "augment": augment,
+        "mode": mode,
+        "recipe": recipe,
+    }
+
+
+@pytest.mark.parametrize("mode", ["all", "head"])
+def test_what_is_given_wins(mode: str) -> None:
+    given = {"lr": 0.5, "epochs": 2, "momentum": 0.0, "backbone": "toy", "augment": "none", "seed": 0}
+    found = resolve({"preset": "mindspore-canidae", "mode": mode, "workers": None, **given})
+    assert found == {
+        "backbone": "toy",
+        "augment": "none",
+        "mode": mode,
+        "seed": 0,
+        "recipe": Recipe(2, 24, 0.5, 0.0, schedule="constant"),
+    }
+
+
+@pytest.mark.parametrize("name", [None, *PRESETS])
+def test_finetune_takes_what_is_resolved(name: str | None) -> None:
+    inspect.signature(finetune).bind("data", "out", **resolve({"preset": name, "mode": "head", "lr": 0.1}))
+
+
+def test_a_preset_needs_no_mode() -> None:
+    assert resolve({"preset": "gluon-hotdog"})["recipe"] == PRESETS["gluon-hotdog"].recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr"),
+    [
+        ({}, 0.01),
+        ({"init_head": "head"}, 1e-4),
+        ({"init_head": "head", "epochs": 2}, 1e-4),
+        ({"init_head": "head", "lr": 0.5}, 0.5),
+        ({"init_head": "head", "preset": "gluon-hotdog"}, 1e-4),
+        ({"init_head": "head", "preset": "gluon-hotdog", "lr": 0.2}, 0.2),
+    ],
+)
+def test_a_fitted_head_is_trained_on_at_a_low_rate(settings: dict[str, Any], lr: float) -> None:
+    recipe = resolve({"mode": "all", **settings})["recipe"]
+    assert recipe.lr == lr
+    assert (recipe.optimizer == "adamw") == ("init_head" in settings)
+
+
+def test_an_unknown_preset_is_refused_and_not_passed_over() -> None:
+    settings: dict[str, Any] = {"preset": "pytorch-tutorials", "mode": "all"}
+    with pytest.raises((KeyError, ValueError), match="pytorch-tutorials"):
+        resolve(settings)
+
+
+def test_the_command_offers_these_presets() -> None:
+    assert tuple(PRESETS) == CLI_PRESETS

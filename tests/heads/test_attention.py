@@ -1,0 +1,153 @@
+"""Attention pooling finds what a mean over all places loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from featcache.cache.features import Features
+from featcache.core.samples import Samples
+from featcache.errors import HeadError
+from featcache.heads.attention import AttentionHead, AttentionRecipe, fit_attention
+from featcache.heads.fit import Options, fit
+from featcache.heads.io import dump_head, load_head
+
+D, T = 6, 16
+
+
+def scenes(n: int = 240, seed: int = 0) -> Features:
+    """One place of sixteen, marked by a bright first channel, says the class; every other one is loud noise of the two
+    channels that say it."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(n) % 2)
+    x = rng.normal(size=(n, 1, D, T))
+    x[:, 0, 1:3] *= 4
+    place = rng.integers(0, T, n)
+    x[np.arange(n), 0, 0, place] += 12
+    x[np.arange(n), 0, 1, place] = np.where(y, 2.0, -2.0)
+    x[np.arange(n), 0, 2, place] = 0
+    sha256 = rng.integers(0, 256, (n, 32), dtype=np.uint8)
+    samples = Samples(tuple(map(str, range(n))), y, np.zeros(n, np.uint8), sha256, ("ants", "bees"))
+    return Features(x.reshape(n, 1, D * T).astype(np.float32), samples)
+
+
+def mean_of_places(features: Features) -> Features:
+    x = features.x.reshape(len(features.samples), 1, D, T).mean(axis=3)
+    return Features(x, features.samples)
+
+
+def test_a_place_that_matters_is_found() -> None:
+    train, val = scenes(), scenes(seed=1)
+    head = fit("attention", Options(places=T), train, val).estimator
+    found = (head.predict(val.x[:, 0]) == val.y).mean()
+    blind = fit("linear", Options(), mean_of_places(train), mean_of_places(val)).estimator
+    assert found > 0.95
+    assert (blind.predict(mean_of_places(val).x[:, 0]) == val.y).mean() < 0.8
+    looks = head.attention(val.x[:, 0])
+    np.testing.assert_allclose(looks.sum(axis=2), 1)
+    marked = val.x.reshape(-1, D, T)[:, 0].argmax(axis=1)
+    assert np.mean(np.any(looks.argmax(axis=2) == marked[:, None], axis=1)) > 0.95
+
+
+def test_its_answer_in_two_lines_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    queries, coef, intercept = rng.normal(size=(2, D)), rng.normal(size=(3, 2 * D)), rng.normal(size=3)
+    head = AttentionHead.from_weights(queries, coef, intercept, np.array([0, 2, 5]), D * T)
+    x = rng.normal(size=(7, D, T))
+    shares = softmax(queries @ x / np.sqrt(D), axis=2)  # (7, 2, T)
+    logits = (shares @ x.swapaxes(1, 2)).reshape(7, -1) @ coef.T + intercept
+    np.testing.assert_allclose(head.decision_function(x.reshape(7, -1)), logits)
+    np.testing.assert_array_equal(head.predict(x.reshape(7, -1)), np.array([0, 2, 5])[logits.argmax(axis=1)])
+
+
+def test_what_is_kept_is_what_was_trained() -> None:
+    """Standardising is folded in: other units of the channels give the same classifier."""
+    train = scenes(60)
+    units = np.repeat(np.logspace(-2, 2, D), T).astype(np.float32)
+    other = Features(train.x * units + 3 * units, train.samples)
+    recipe = AttentionRecipe(epochs=3)
+    one, two = fit_attention(train, T, recipe, 0), fit_attention(other, T, recipe, 0)
+    np.testing.assert_allclose(two.predict_proba(other.x[:, 0]), one.predict_proba(train.x[:, 0]), atol=1e-3)
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    train, recipe = scenes(60), AttentionRecipe(epochs=2)
+    one, same, other = (fit_attention(train, T, recipe, seed).queries_ for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.allclose(one, other)
+
+
+def test_view_e_is_seen_in_epoch_e() -> None:
+    """Of two augmented views the second one matters from the second epoch on."""
+    train = scenes(60)
+    views = np.concatenate([train.x, train.x, train.x], axis=1)
+    other = views.copy()
+    other[:, 2] *= -1
+    for epochs, same in ((1, True), (2, False)):
+        recipe = AttentionRecipe(epochs=epochs)
+        one, two = (fit_attention(Features(x, train.samples), T, recipe, 0).coef_ for x in (views, other))
+        assert np.array_equal(one, two) == same
+
+
+def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
+    train = scenes(40)
+    head = fit_attention(train, T, AttentionRecipe(epochs=1), 0)
+    file, data = dump_head(head)
+    assert file == "head.safetensors"
+    (tmp_path / file).write_bytes(data)
+    again = load_head(tmp_path / file)
+    np.testing.assert_array_equal(again.predict_proba(train.x[:, 0]), head.predict_proba(train.x[:, 0]))
+    assert again.n_features_in_ == D * T
+
+
+@pytest.mark.parametrize("damage", ["queries", "coef", "intercept", "classes", "features"])
+def test_a_file_that_contradicts_itself_is_refused(damage: str, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {
+        "queries": np.ones((2, D)),
+        "coef": np.ones((3, 2 * D)),
+        "intercept": np.ones(3),
+        "classes": np.arange(3),
+        "features": np.array([D * T]),
+    }
+    save_file(arrays, tmp_path / "head.safetensors")
+    assert load_head(tmp_path / "head.safetensors").n_features_in_ == D * T
+    worse = {
+        "queries": np.full((2, D), np.nan),
+        "coef": np.ones((3, 2 * D + 1)),
+        "intercept": np.ones(2),
+        "classes": np.arange(4),
+        "features": np.array([D * T + 1]),
+    }
+    save_file({**arrays, damage: worse[damage]}, tmp_path / "head.safetensors")
+    with pytest.raises(HeadError, match="is not a head that can be loaded safely"):
+        load_head(tmp_path / "head.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(), "attention looks at the places of a map, and these features have none"),
+        (Options({"rate": 1}, places=T), r"'rate'\. It takes queries, epochs, batch_size, lr, weight_decay\.$"),
+        (Options({"queries": 0}, places=T), "attention: queries is 0; it must be a whole number, 1 or more"),
+        (Options({"queries": 2.5}, places=T), "attention: queries is 2.5; it must be a whole number, 1 or more"),
+        (Options({"epochs": 2.5}, places=T), "attention: epochs is 2.5; it must be a whole number, 1 or more"),
+        (Options({"batch_size": "x"}, places=T), "attention: batch_size is 'x'; it must be a whole number, 1 or more"),
+        (Options({"lr": "abc"}, places=T), "attention: lr is 'abc'; it must be a number greater than 0"),
+        (Options({"lr": 0}, places=T), "attention: lr is 0; it must be a number greater than 0"),
+        (Options({"lr": float("inf")}, places=T), "attention: lr is inf; it must be a number greater than 0"),
+        (Options({"weight_decay": -1}, places=T), "attention: weight_decay is -1; it must be a number, 0 or greater"),
+        (Options({"lr": 1e30}, places=T), "attention: its weights grew beyond all bounds. Give a lower lr"),
+        (Options({"queries": 10**12}, places=T), "attention could not be fitted: "),
+        (Options(places=49), "attention: 96 features are no channels of 49 places each, as their layer's name says"),
+        (Options(use_views="mean", places=T), "trains on one view an epoch"),
+        (Options(cv=3, places=T), "cv is for other heads"),
+    ],
+)
+def test_what_it_cannot_do_is_said(options: Options, said: str) -> None:
+    with pytest.raises(HeadError, match=said):
+        fit("attention", options, scenes(20), scenes(20))

@@ -1,0 +1,250 @@
+"""Ridge, discriminant analysis and centroids from moments: what scikit-learn gives on the rows of the other folds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import RidgeClassifier
+
+from featcache.cache import lazy_arrays
+from featcache.cache.lazy_arrays import Centred
+from featcache.heads.solvers.closed_form import Moments, Spectra, centroids, gather
+from featcache.heads.tuning.path_selection import Layers
+
+K = 4  # problems: three folds, and all rows
+
+
+class Data(NamedTuple):
+    x: NDArray[Any]
+    y: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    fold: NDArray[np.int64]
+
+    def seen(self, problem: int) -> NDArray[np.int64]:
+        """Rows that a problem does not leave out; the last one leaves out none."""
+        return np.flatnonzero(self.fold != problem)
+
+    def moments(self, classes: int) -> list[Moments]:
+        return gather(Centred(self.x, self.weight), self.y, self.weight, self.fold, K, classes)
+
+    def mean(self) -> NDArray[np.float64]:
+        return np.average(self.x.astype(np.float64), axis=0, weights=self.weight)
+
+
+def data(classes: int, n: int = 90, d: int = 6, seed: int = 0, dtype: str = "float64", counts: bool = False) -> Data:
+    """Overlapping clouds off centre, with weights; some rows are in no fold. counts : weights are 1, 2 or 3."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(n) % (classes + 1)) % classes  # class 0 is twice as frequent as the others
+    x = 3 + rng.normal(size=(n, d)) * np.logspace(0, 1, d) + 2 * rng.normal(size=(classes, d))[y]
+    weight = rng.integers(1, 4, n).astype(np.float64) if counts else rng.uniform(0.1, 2, n)
+    return Data(x.astype(dtype), y, weight, rng.integers(-1, K - 1, n))
+
+
+def naive(some: Data, classes: int, problem: int) -> Moments:
+    x = some.x.astype(np.float64) - some.mean()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    found = Moments(np.zeros(classes), np.zeros((classes, x.shape[1])), np.zeros((classes, x.shape[1])), np.zeros(()))
+    squares = np.zeros((x.shape[1], x.shape[1]))
+    for row in some.seen(problem):
+        found.counts[some.y[row]] += some.weight[row]
+        found.sums[some.y[row]] += some.weight[row] * x[row]
+        found.directions[some.y[row]] += some.weight[row] * unit[row]
+        squares += some.weight[row] * np.outer(x[row], x[row])
+    return found._replace(squares=squares)
+
+
+def check_moments(some: Data, classes: int, tol: float) -> None:
+    found = some.moments(classes)
+    assert len(found) == K
+    for problem, moments in enumerate(found):
+        for mine, expected in zip(moments, naive(some, classes, problem), strict=True):
+            np.testing.assert_allclose(mine, expected, rtol=tol, atol=tol * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [("float64", 1e-11), ("float32", 1e-5), ("float16", 1e-5)])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("kept", [True, False])
+def test_moments_are_those_of_the_rows_outside_the_fold(
+    monkeypatch: pytest.MonkeyPatch, classes: int, dtype: str, tol: float, kept: bool
+) -> None:
+    monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 256)
+    if not kept:
+        monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+    check_moments(data(classes, dtype=dtype), classes, tol)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(2, 30), st.integers(1, 5), st.integers(1, 5), st.integers(1, 2000), st.integers(0, 2**32 - 1))
+def test_moments_are_right_of_few_rows_too(n: int, d: int, classes: int, block_bytes: int, seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lazy_arrays, "BLOCK_BYTES", block_bytes)
+        patch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+        check_moments(data(classes, n, d, seed), classes, 1e-9)
+
+
+def test_gathering_changes_no_row() -> None:
+    some = data(3)
+    centred = Centred(some.x, some.weight)
+    before = centred.take(np.arange(90)).copy()
+    gather(centred, some.y, some.weight, some.fold, K, 3)
+    np.testing.assert_array_equal(centred.take(np.arange(90)), before)
+
+
+@pytest.mark.parametrize("strength", [100.0, 0.1, 1e-6])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength: float) -> None:
+    """scikit-learn's target of class 1 alone is half the difference of the two logits."""
+    some = data(classes)
+    spectra = Spectra(some.moments(classes), some.mean())
+    (found,) = spectra.ridge([strength])
+    assert found.value == strength
+    half = 2 if classes == 2 else 1
+    for problem in range(K):
+        rows = some.seen(problem)
+        alpha = strength * spectra.scale * some.weight[rows].sum()
+        reference = RidgeClassifier(alpha=alpha, solver="cholesky").fit(some.x[rows], some.y[rows], some.weight[rows])
+        np.testing.assert_allclose(found.coef[problem] / half, np.atleast_2d(reference.coef_), rtol=1e-6, atol=1e-10)
+        np.testing.assert_allclose(found.intercept[problem] / half, reference.intercept_, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("shrinkage", [0.9, 0.1, 1e-4])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_lda_is_that_of_scikit_learn_on_the_other_folds(classes: int, shrinkage: float) -> None:
+    """scikit-learn scales the variance within the classes by 1 - shrinkage before it adds the ridge."""
+    some = data(classes, counts=True)
+    spectra = Spectra(some.moments(classes), some.mean())
+    for problem in range(K):
+        rows = np.repeat(some.seen(problem), some.weight[some.seen(problem)].astype(np.int64))
+        x, y = some.x[rows], some.y[rows]
+        shares = np.bincount(y) / len(y)
+        within = sum(shares[label] * np.cov(x[y == label].T, bias=True) for label in range(classes))
+        ridge = shrinkage / (1 - shrinkage) * np.trace(within) / x.shape[1]
+        (found,) = spectra.lda([ridge / spectra.scale])
+        reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x, y)
+        np.testing.assert_allclose(
+            apart(found.coef[problem]), (1 - shrinkage) * apart(reference.coef_), rtol=1e-6, atol=1e-9
+        )
+        priors = np.log(shares[1:] / shares[:1]) if classes == 2 else np.log(shares)
+        mine = some.x @ found.coef[problem].T + found.intercept[problem] - priors
+        other = some.x @ reference.coef_.T + reference.intercept_ - priors
+        np.testing.assert_allclose(apart(mine.T), (1 - shrinkage) * apart(other.T), rtol=1e-6, atol=1e-8)
+
+
+def apart(rows: NDArray[Any]) -> NDArray[Any]:
+    """Without what all classes have in common; one row is a difference already."""
+    return rows if len(rows) == 1 else rows - rows.mean(axis=0)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_lda_without_a_ridge_gives_the_logits_of_equal_gaussians(classes: int) -> None:
+    """Twice the logit's difference is that of the squared Mahalanobis distances, but for the classes' shares."""
+    some = data(classes)
+    (found,) = Spectra(some.moments(classes), some.mean()).lda([1e-13])
+    means = np.stack(
+        [np.average(some.x[some.y == c], axis=0, weights=some.weight[some.y == c]) for c in range(classes)]
+    )
+    rest = some.x - means[some.y]
+    inverse = np.linalg.inv((rest * some.weight[:, None]).T @ rest / some.weight.sum())
+    gap = some.x[:, None] - means
+    logits = np.log(np.bincount(some.y, some.weight)) - np.einsum("ncd,de,nce->nc", gap, inverse, gap) / 2
+    mine = some.x @ found.coef[-1].T + found.intercept[-1]
+    expected = logits[:, 1:] - logits[:, :1] if classes == 2 else logits
+    np.testing.assert_allclose(apart(mine.T), apart(expected.T), atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_centroids_give_the_cosine_times_the_length(classes: int) -> None:
+    some = data(classes)
+    (found,) = centroids(some.moments(classes), some.mean())
+    x = some.x - some.mean()
+    for problem in range(K):
+        rows = some.seen(problem)
+        logits = np.empty((len(x), classes))
+        for label in range(classes):
+            own = rows[some.y[rows] == label]
+            direction = some.weight[own] @ (x[own] / np.linalg.norm(x[own], axis=1, keepdims=True))
+            logits[:, label] = x @ direction / np.linalg.norm(direction)
+        mine = some.x @ found.coef[problem].T + found.intercept[problem]
+        expected = logits[:, 1:] - logits[:, :1] if classes == 2 else logits
+        np.testing.assert_allclose(mine, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_scale_is_the_mean_variance_of_a_feature() -> None:
+    some = data(3)
+    spread = np.average((some.x - some.mean()) ** 2, axis=0, weights=some.weight)
+    np.testing.assert_allclose(Spectra(some.moments(3), some.mean()).scale, spread.mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 8000.0])
+def test_the_unit_of_the_features_changes_no_logit(factor: float) -> None:
+    some = data(3)
+    larger = some._replace(x=some.x * factor)
+    one, other = (Spectra(each.moments(3), each.mean()) for each in (some, larger))
+    for solve in ("ridge", "lda"):
+        for mine, theirs in zip(getattr(one, solve)([1.0, 1e-4]), getattr(other, solve)([1.0, 1e-4]), strict=True):
+            np.testing.assert_allclose(mine.coef, theirs.coef * factor, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(mine.intercept, theirs.intercept, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 0.01, 100.0])
+@pytest.mark.parametrize("solve", ["ridge", "lda", "centroids"])
+def test_the_unit_of_the_weights_changes_no_logit(solve: str, unit: float) -> None:
+    some = data(3)
+    lighter = some._replace(weight=some.weight * unit)
+    for one, other in zip(path(some, solve), path(lighter, solve), strict=True):
+        np.testing.assert_allclose(other.coef, one.coef, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(other.intercept, one.intercept, rtol=1e-6, atol=1e-8)
+
+
+def path(some: Data, solve: str) -> list[Layers]:
+    moments = some.moments(3)
+    spectra = Spectra(moments, some.mean())
+    return list(centroids(moments, some.mean()) if solve == "centroids" else getattr(spectra, solve)([1e4, 1.0, 1e-6]))
+
+
+def test_more_features_than_rows_are_told_apart() -> None:
+    some = data(3, n=30, d=50)
+    spectra = Spectra(some.moments(3), some.mean())
+    for found in (*spectra.ridge([1e-4]), *spectra.lda([1e-4])):
+        np.testing.assert_array_equal((some.x @ found.coef[-1].T + found.intercept[-1]).argmax(axis=1), some.y)
+
+
+def without_class_2_in_problem_1(n: int, d: int) -> Data:
+    some = data(3, n, d)
+    return some._replace(fold=np.where(some.y == 2, 1, np.where(some.fold == 1, 0, some.fold)))
+
+
+@pytest.mark.parametrize("solve", ["ridge", "lda", "centroids"])
+def test_a_class_without_rows_in_a_problem_breaks_nothing(solve: str) -> None:
+    some = without_class_2_in_problem_1(90, 6)
+    assert some.moments(3)[1].counts[2] == 0
+    for found in path(some, solve):
+        assert np.isfinite(found.coef).all()
+        assert np.isfinite(found.intercept).all()
+
+
+@pytest.mark.parametrize("solve", ["ridge", "lda"])
+@pytest.mark.parametrize(("n", "d"), [(90, 6), (30, 50)])
+def test_a_class_without_rows_in_a_problem_is_not_what_it_predicts(n: int, d: int, solve: str) -> None:
+    some = without_class_2_in_problem_1(n, d)
+    new = some.x.mean(axis=0) + np.random.default_rng(1).normal(size=(200, d)) * some.x.std(axis=0)
+    for found in getattr(Spectra(some.moments(3), some.mean()), solve)([1e4, 1.0, 1e-6]):
+        logits = new @ found.coef[1].T + found.intercept[1]
+        assert (logits.argmax(axis=1) == 2).sum() == 0
+
+
+@pytest.mark.parametrize("solve", ["ridge", "lda"])
+def test_features_without_spread_give_the_shares_of_the_classes(solve: str) -> None:
+    some = data(3)
+    some = some._replace(x=np.full_like(some.x, 7.0))
+    spectra = Spectra(some.moments(3), some.mean())
+    shares = np.bincount(some.y, some.weight) / some.weight.sum()
+    for found in getattr(spectra, solve)([1e4, 1e-6]):
+        logits = np.full(6, 7.0) @ found.coef[-1].T + found.intercept[-1]
+        np.testing.assert_allclose(logits, 2 * shares - 1 if solve == "ridge" else np.log(shares), atol=1e-9)

@@ -1,0 +1,106 @@
+"""What only a GPU can show: the features of the CPU, in any precision, with batches under way at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from featcache.backbones.backbone import load_backbone
+from featcache.extraction.extract import extract
+from featcache.finetuning.finetune import finetune
+from featcache.heads.fit_head import fit_head
+from featcache.heads.linear import LinearHead
+from featcache.heads.one_vs_rest import OneVsRestHead
+from featcache.models.classifier import Classifier
+from featcache.training.loop import Recipe
+from toys import toy_answer, toy_backbone
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+NETWORK = {"weights": "none", "image_size": 64}
+
+
+def noise(n: int, size: int = 64) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("bf16", 0.995), ("fp16", 0.9999)])
+@pytest.mark.parametrize("engine", ["pytorch", "compiled"])
+def test_a_gpu_gives_the_features_of_the_cpu(precision: str, least: float, engine: str) -> None:
+    exact = load_backbone("resnet18", weights="none", device="cpu")
+    found = load_backbone("resnet18", weights="none", device="cuda", precision=precision)
+    found.accelerate(64, engine)  # type: ignore[arg-type]
+    assert found.engine == engine
+    pixels = noise(41)
+    assert cosines(exact.embed(pixels), found.embed(pixels)).min() >= least
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_linear_head_solved_on_a_gpu_is_that_of_the_cpu(classes: int) -> None:
+    """Blocks, folds and weights: test_device_pass.py, which needs no GPU."""
+    chance = np.random.default_rng(0)
+    x = chance.standard_normal((5000, 64))
+    y = (x[:, :classes] + chance.gumbel(size=(5000, classes))).argmax(1)
+    for head in (LinearHead, OneVsRestHead):
+        labels = y if head is LinearHead else np.eye(classes)[y]
+        here, there = (head(1.0, device=device).fit(x, labels) for device in ("cpu", "cuda"))
+        np.testing.assert_allclose(there.coef_, here.coef_, rtol=1e-3, atol=1e-5)
+
+
+def test_fit_head_works_on_a_gpu(split_folder: Path, tmp_path: Path) -> None:
+    extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), views=2)
+    here, there = (fit_head(tmp_path / "c.h5", device=device) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.estimator.coef_, here.estimator.coef_, rtol=1e-2, atol=1e-4)
+
+
+def test_batches_under_way_at_once_give_each_its_own_features() -> None:
+    toy = toy_backbone(device="cuda")
+    batches = [noise(n, 8) + np.uint8(n) for n in (1, 40, 7, 300, 16)]
+    waiting = [toy.submit(batch) for batch in batches]
+    for batch, features in reversed(list(zip(batches, waiting, strict=True))):
+        np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_an_extraction_on_a_gpu_is_that_of_the_cpu(split_folder: Path, tmp_path: Path) -> None:
+    found = [
+        extract(
+            split_folder, tmp_path / f"{device}.h5", backbone="resnet18", device=device, precision="fp32", **NETWORK
+        )
+        for device in ("cpu", "cuda")
+    ]
+    x, y = (one.cache.features("train").x.reshape(-1, 512).astype(np.float32) for one in found)
+    assert cosines(x, y).min() > 0.9999
+    assert found[1].report.peak_gpu_memory_bytes
+
+
+def test_a_classifier_on_a_gpu_says_what_it_says_on_the_cpu(split_folder: Path, tmp_path: Path) -> None:
+    extract(split_folder, tmp_path / "c.h5", backbone="resnet18", weights="none", image_size=64, precision="fp32")
+    fit_head(tmp_path / "c.h5", tmp_path / "head")
+    images = sorted(split_folder.rglob("*.png"))
+    one, two = (Classifier.load(tmp_path / "head", device=device).predict(images) for device in ("cpu", "cuda"))
+    assert [found.label for found in one] == [found.label for found in two]
+    shares = [[found.probability for found in several] for several in (one, two)]
+    np.testing.assert_allclose(*shares, rtol=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_fine_tuning_in_bf16_learns(compiled: bool, split_folder: Path, tmp_path: Path) -> None:
+    run = finetune(
+        split_folder,
+        tmp_path / "run",
+        backbone="resnet18",
+        device="cuda",
+        precision="bf16",
+        compile=compiled,
+        recipe=Recipe(epochs=4, batch_size=6),
+        **NETWORK,
+    )
+    assert run.history[-1].loss < run.history[0].loss

@@ -1,0 +1,52 @@
+"""What runs alone: a program in a fresh interpreter, on pictures in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featcache.errors import ExportError
+from featcache.models.export.parity import make_pictures, run_example
+
+MEANS = """import sys, numpy as np
+from PIL import Image
+logits = np.stack([np.asarray(Image.open(name)) for name in sys.argv[1:]]).mean((1, 2))
+"""
+
+
+def test_the_first_picture_is_given_alone_and_then_all(tmp_path: Path) -> None:
+    pictures = make_pictures(20)
+    found = run_example(MEANS + "logits += 1000 * len(logits)\nprint('ants 0.9')", tmp_path / "x.pth", pictures)
+    means = pictures.mean((1, 2))
+    np.testing.assert_allclose(found, np.concatenate([means[:1] + 1000, means + 4000]))
+
+
+def test_pictures_differ_and_are_smooth() -> None:
+    pictures = make_pictures(224).astype(int)
+    assert pictures.shape == (4, 224, 224, 3)
+    assert np.abs(pictures[0] - pictures[1]).mean() > 50
+    assert np.mean(pictures[:, 1:] == pictures[:, :-1]) > 0.9
+    assert make_pictures(5).shape == (4, 5, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise ValueError('odd')", "ValueError: odd"),
+        ("sys.modules['featcache'] = sys", "the example needs featcache"),
+        ("import example", "ModuleNotFoundError: No module named 'example'"),
+    ],
+)
+def test_what_does_not_run_alone_is_refused_with_its_last_line(code: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        run_example(MEANS + code, tmp_path / "x.pth", make_pictures(8))
+    assert (
+        str(caught.value) == f"the exported model does not run in a process of its own ({said}). Nothing was written."
+    )
+
+
+def test_a_module_in_the_folder_is_not_taken_for_a_package(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    assert len(run_example(MEANS, tmp_path / "x.pth", make_pictures(8))) == 5

@@ -1,0 +1,219 @@
+"""`try_out`: one call from a folder to a head, a report and a doubtful label, which says what to type next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from commands import as_json, done, toy_cache, write_folder
+from featcache.analysis.doctor.findings import Check, Diagnosis, Finding, Suspect
+from featcache.errors import CacheMismatchError, HeadError
+from featcache.heads.fit_head import fit_head
+from featcache.models.classifier import Classifier
+from featcache.reports.pages import write_trial_page
+from featcache.reports.try_out import Trial, try_out
+from pagereader import Part, read_page
+from toys import random_image, toy_backbone
+
+SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32")
+
+
+def test_one_command_leaves_cache_head_and_report(tmp_path: Path) -> None:
+    data, out = write_folder(tmp_path / "photos"), tmp_path / "out"
+    found = as_json("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)
+    assert sorted(path.name for path in out.iterdir()) == [".featcache-try", "cache.h5", "head", "report.html"]
+    assert found["extract"]["extracted"] == 18
+    assert found["fit"]["n"] == 5
+    own = json.loads((out / "head/run.json").read_text())
+    assert own["accuracy"] == found["fit"]["accuracy"]
+    text = done("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)
+    right = round(own["accuracy"] * 5)
+    assert f"{right} of 5 right, of images that it was not trained on" in text
+    assert "5 images are few to judge by" in text
+    assert f"featcache predict {out}/head PHOTO" in text
+    assert as_json("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)["extract"]["extracted"] == 0
+    model = Classifier.load(out / "head", device="cpu")
+    assert model.predict(data / "val")[0].label in ("ants", "bees")
+
+
+def trial(*scores: float, ranked: Sequence[float] = (), looked: bool = True) -> Trial:
+    """Of labels that are doubted with these scores, and of others that are ranked."""
+
+    def finding(kind: str, letter: str, scores: Sequence[float]) -> Finding:
+        images = (Suspect(f"bees/{letter}{n}.jpg", "train", "bees", "ants", score=one) for n, one in enumerate(scores))
+        return Finding(kind, "note", "", "", tuple(images))
+
+    doubted, ranking = finding("wrong labels", "", scores), finding("least likely labels", "r", ranked)
+    check = Check("labels", "not looked at: images have several labels", (doubted,), looked, (ranking,))
+    diagnosis = Diagnosis(Path("c.h5"), "penultimate", 9, (check,), 1.0)
+    return Trial(Path("out"), "photos", None, diagnosis, None, 1.0)  # type: ignore[arg-type]
+
+
+def test_labels_that_are_surely_doubted_are_named_in_plain_words() -> None:
+    assert trial(0.9).labels() == ["One image may be mislabelled: bees/0.jpg, which says bees, rather ants."]
+    assert trial(0.9, 0.9, 0.9, 0.9).labels()[::4] == [
+        "4 images may be mislabelled, the most doubtful first:",
+        "  and 1 more",
+    ]
+    assert trial().labels() == ["No label looks wrong."]
+
+
+def test_the_least_likely_labels_are_named_where_none_is_surely_wrong() -> None:
+    """Of the doctor's doubts those of a score below 0.8 are in the ranking, with what it does not doubt at all."""
+    found = trial(0.5, ranked=(0.9, 0.4, 0.1))
+    assert found.labels() == [
+        "No label is surely wrong. To look at first, the least likely ones:",
+        "  bees/r0.jpg, which says bees, rather ants",
+        "  bees/0.jpg, which says bees, rather ants",
+        "  bees/r1.jpg, which says bees, rather ants",
+        "  and 1 more",
+    ]
+    assert found.doubtful == ()
+    assert [one.score for one in found.least_likely] == [0.9, 0.5, 0.4, 0.1]
+    assert trial(0.85, ranked=(0.9,)).labels() == [
+        "One image may be mislabelled: bees/0.jpg, which says bees, rather ants.",
+        "Not surely wrong. To look at next, the least likely ones:",
+        "  bees/r0.jpg, which says bees, rather ants",
+    ]
+
+
+def test_labels_that_were_not_looked_at_are_not_called_right() -> None:
+    assert trial(looked=False).labels() == ["Wrong labels: not looked at: images have several labels."]
+
+
+def test_what_was_not_read_or_tried_is_said(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos")
+    sorted((data / "train/ants").iterdir())[0].write_bytes(b"no image")
+    trial = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
+    assert "18 images of 2 classes; the head (" in str(trial)
+    assert ") learnt from 12." in str(trial)
+    assert "not tried" not in str(trial)
+    selection = replace(trial.fit.selection, missed=(("knn", "the budget was spent"), ("linear", "it failed")))
+    short = replace(trial, fit=replace(trial.fit, selection=selection))
+    assert (
+        "Other heads (knn) were not tried, as the time was up: the same command with --budget 1m tries them."
+    ) in str(short)
+
+
+# The page
+
+NASTY = "<b>&$x_1$"
+
+
+def test_the_page_has_labels_unreadable_files_and_what_to_type_next(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos", {f"train/{NASTY}": 12, "train/bees": 12, f"val/{NASTY}": 4, "val/bees": 4})
+    (data / "train/bees/000.png").rename(data / "train" / NASTY / "planted.png")
+    for n in range(26):
+        (data / f"train/bees/<i>{n:02d}.png").write_bytes(b"no image")
+    out = tmp_path / "featcache-try"
+    found = try_out(data, out, backbone=toy_backbone(), views=0, seed=3)
+    assert "planted.png" in [Path(one.image).name for one in (*found.doubtful, *found.least_likely)]
+    page = read_page(out / "report.html")
+    assert str(tmp_path) not in (out / "report.html").read_text(encoding="utf-8")
+    assert list(page.sections)[:4] == ["Result", "Labels to look at", "Unreadable files", "What to type next"]
+    assert page.sections["Result"].lines[0].startswith("58 images of 2 classes; the head (")
+    labels = page.sections["Labels to look at"]
+    assert labels.lines == [line.removesuffix(":") for line in found.labels() if not line.startswith(" ")]
+    header, *rows = labels.tables[0]
+    assert header == ["image", "label", "rather", "score"]
+    assert [f"train/{NASTY}/planted.png", NASTY, "bees"] in [row[:3] for row in rows]
+    assert labels.captions == ["Labels that may be wrong, and the least likely of the others"]
+    unread = page.sections["Unreadable files"]
+    assert unread.lines == ["Images that could not be read, and are in no figure: 26"]
+    assert [row[0] for row in unread.tables[0][1:]] == [f"train/bees/<i>{n:02d}.png" for n in range(24)]
+    assert unread.notes == ["and 2 more"]
+    following = page.sections["What to type next"].code
+    assert "featcache predict featcache-try/head PHOTO" in following
+    assert "featcache doctor featcache-try/cache.h5 photos" in following
+    repeat = page.sections["To repeat it"].code
+    assert repeat == "featcache try photos -o featcache-try --backbone MODULE:FACTORY --views 0 --seed 3"
+    assert not {"b", "i"} & set(page.tags)
+
+
+def test_a_page_of_sound_images_has_neither_pictures_of_labels_nor_unreadable_files(tmp_path: Path) -> None:
+    found = try_out(write_folder(tmp_path / "photos"), tmp_path / "out", backbone=toy_backbone(), views=0)
+    assert found.labels() == ["No label looks wrong."]
+    page = read_page(tmp_path / "out/report.html")
+    assert page.sections["Labels to look at"] == Part(lines=["No label looks wrong."])
+    assert "Unreadable files" not in page.sections
+
+
+def test_labels_whose_pictures_are_gone_stay_in_the_list(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos", {"train/ants": 12, "train/bees": 12, "val/ants": 4, "val/bees": 4})
+    (data / "train/bees/000.png").rename(data / "train/ants/planted.png")
+    found = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
+    (tmp_path / "gone").mkdir()
+    path = write_trial_page(tmp_path / "page.html", replace(found, data=str(tmp_path / "gone")))
+    labels = read_page(path).sections["Labels to look at"]
+    assert "train/ants/planted.png" in [row[0] for row in labels.tables[0]]
+    assert labels.captions == []
+    assert labels.notes == [
+        "Labels that may be wrong, and the least likely of the others: left out. their pictures are gone or changed"
+    ]
+
+
+def test_what_was_typed_is_repeated_with_a_weights_file_by_its_name(tmp_path: Path) -> None:
+    found = replace(
+        trial(),
+        data=str(tmp_path / "photos"),
+        folder=tmp_path / "out",
+        extraction=SimpleNamespace(cache=SimpleNamespace(spec=SimpleNamespace(backbone="resnet18"))),
+        settings={"weights": str(tmp_path / "w.pth"), "label_column": "kind"},
+        own_settings={"views": 2, "seed": None, "budget_s": 30.0},
+    )
+    told = found.travelling()
+    network = "--backbone resnet18 --weights w.pth --label-column kind"
+    assert told.own_command() == f"featcache try photos -o out {network} --views 2 --budget 30.0"
+    assert f"featcache benchmark photos -o out-benchmark {network}  # " in told.next_commands()[-1]
+    assert f"--weights {tmp_path}/w.pth --label-column kind  # " in found.next_commands()[-1]
+
+
+# Again, and in other folders
+
+
+def test_a_trial_is_repeated_when_a_label_was_mended(tmp_path: Path) -> None:
+    """As its own page advises. Only what is new is extracted."""
+    data = write_folder(tmp_path / "photos")
+    toy = toy_backbone()
+    try_out(data, tmp_path / "out", backbone=toy, views=1)
+    (data / "train/ants/000.png").rename(data / "train/bees/mended.png")
+    (data / "train/bees/000.png").unlink()
+    random_image(99).save(data / "train/ants/new.png")
+    notes: list[str] = []
+    again = try_out(data, tmp_path / "out", backbone=toy, views=1, on_note=notes.append)
+    (said,) = [note for note in notes if note.startswith(f"brings {tmp_path / 'out/cache.h5'} up to date: ")]
+    assert "1 added (for example train/ants/new.png)" in said
+    fresh = try_out(data, tmp_path / "fresh", backbone=toy, views=1)
+    assert again.extraction.extracted == 0  # the update before has extracted the new one
+    assert again.extraction.cache.samples.digest() == fresh.extraction.cache.samples.digest()
+    assert again.fit.accuracy == fresh.fit.accuracy
+    other = write_folder(tmp_path / "other", seed=9)
+    with pytest.raises(HeadError) as refused:
+        try_out(other, tmp_path / "out", backbone=toy, views=1)
+    assert str(refused.value).startswith(f"{tmp_path / 'out'} holds a trial of other images: 18 of 18 images")
+    with pytest.raises(CacheMismatchError, match="was made with views=1, you asked for 2"):
+        try_out(data, tmp_path / "out", backbone=toy, views=2)
+
+
+def test_a_trial_does_not_go_into_a_folder_of_other_files(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos")
+    toy_cache(data, tmp_path / "c.h5")
+    fit_head(tmp_path / "c.h5", tmp_path / "head", head="centroid")
+    for folder in (tmp_path / "head", data, data / "train"):
+        before = sorted(path.name for path in folder.iterdir())
+        with pytest.raises(HeadError) as refused:
+            try_out(data, folder, backbone=toy_backbone())
+        assert str(refused.value) == f"{folder} holds other files. Give an empty or a new folder with -o."
+        assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_what_was_passed_over_is_said(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos")
+    (data / "train/ants/notes.docx").write_bytes(b"x")
+    trial = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
+    assert "ignored 1 file: not an image (.docx)" in str(trial)

@@ -1,0 +1,180 @@
+"""Several processes train as one does with the joint batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featcache.core.model_card import CHECKPOINT
+from featcache.errors import RunError
+from featcache.metrics.predictions import read_predictions
+from featcache.training.distributed import World
+from featcache.training.loop import Recipe
+from forks import fork
+from together import run_as, tune
+
+MakeFolder = Callable[..., Path]
+FIGURES = ("lr", "loss", "accuracy", "val_loss", "val_accuracy")
+
+
+@pytest.fixture
+def data(make_folder: MakeFolder) -> Path:
+    """16 training images, of which one is broken, and 7 of val."""
+    root = make_folder({"train/ants": 9, "train/bees": 7, "val/ants": 4, "val/bees": 3, "test/ants": 2, "test/bees": 3})
+    (root / "train/ants/004.png").write_bytes(b"no image")
+    return root
+
+
+class Started:
+    """One of several processes that train together."""
+
+    def __init__(self, rank: int, size: int, port: int, data: Path, out: Path, options: dict[str, Any]) -> None:
+        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+        said = Path(tempfile.mkdtemp(dir=data.parent)) / "said"
+        self.out, self.err = said.with_suffix(".out"), said.with_suffix(".err")
+        self.process = fork(run_as, environment, str(said), str(data), str(out), options)
+
+    def wait(self) -> int | None:
+        """Its status, -9 of SIGKILL; None where it has not ended."""
+        self.process.join(240)
+        return self.process.exitcode
+
+    def wait_for(self, text: str) -> None:
+        """Until its standard error holds it."""
+        while not (self.err.exists() and text in self.err.read_text()):
+            assert self.process.is_alive()
+            time.sleep(0.02)
+
+    def send(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+
+def started(size: int, data: Path, out: Path, **options: Any) -> list[Started]:
+    """Processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [Started(rank, size, port, data, out, options) for rank in range(size)]
+
+
+def together(size: int, data: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
+    """What the first of some processes prints."""
+    processes = started(size, data, out, **options)
+    assert [process.wait() for process in processes] == [0] * size, "\n".join(
+        process.err.read_text() for process in processes
+    )
+    told = [process.out.read_text() for process in processes]
+    assert told[1:] == [""] * (size - 1)
+    history: list[dict[str, Any]] = json.loads(told[0])
+    return history
+
+
+def figures(history: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    return np.array([[epoch[name] for name in FIGURES] for epoch in history])
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(out / CHECKPOINT, weights_only=True)["module"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},  # the last batch is shared by nobody else, nor is its BatchNorm
+        {"batchnorm": "eval", "weights": "pretrained"},
+        {"mode": "head"},
+        {"batch_size": 7},
+    ],
+    ids=["all", "eval", "head", "7"],
+)
+def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    alone = tune(str(data), str(tmp_path / "alone"), World(), **options)
+    found = together(2, data, tmp_path / "two", **options)
+    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    for name, value in weights(tmp_path / "alone").items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], value, rtol=1e-3, atol=1e-5)
+    for file in ("val.csv", "last.csv", "test.csv"):
+        a, b = ((tmp_path / run / file).read_text().splitlines() for run in ("alone", "two"))
+        assert [line.split(",")[:3] for line in a] == [line.split(",")[:3] for line in b]
+    assert read_predictions(tmp_path / "two")
+
+
+def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
+    alone = tune(str(data), str(tmp_path / "alone"), World())
+    first, second = started(2, data, tmp_path / "run", die_after=2)
+    assert first.wait() == -9
+    assert second.wait()  # it does not wait for ever
+    found = together(3, data, tmp_path / "run", resume=True)
+    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    again = tune(str(data), str(tmp_path / "run"), World(), resume=True)
+    assert again == found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
+    before: int, after: int, data: Path, tmp_path: Path
+) -> None:
+    """One process goes on within the epoch; several cannot agree on a batch, and go on after the last whole epoch."""
+    alone = tune(str(data), str(tmp_path / "alone"), World())
+    processes = started(before, data, tmp_path / "run", stop_in=2)
+    for process in processes:
+        process.wait_for("waiting\n")
+    for process in processes:  # as torchrun passes it on
+        process.send(signal.SIGTERM)
+    told = [process.wait() for process in processes]
+    assert told == [128 + signal.SIGTERM] * before, [process.err.read_text() for process in processes]
+    kept = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    assert len(kept["history"]) == 1
+    assert (kept["under_way"] is not None, kept["position"] > 0) == ((before == 1,) * 2)
+    again = (data, tmp_path / "run")
+    found = tune(str(again[0]), str(again[1]), World()) if after == 1 else together(after, *again)
+    assert found[0] == kept["history"][0]  # which was not trained again: its seconds are the same
+    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    for name, value in weights(tmp_path / "alone").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-3, atol=1e-5)
+
+
+@given(size=st.integers(1, 9), count=st.integers(0, 40))
+def test_the_shares_are_the_whole_and_none_exceeds_that_of_a_larger_batch(size: int, count: int) -> None:
+    worlds = [World(rank, size) for rank in range(size)]
+    shares = [list(world.share(range(count))) for world in worlds]
+    assert [row for share in shares for row in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    larger = [world.share(range(count + 1)) for world in worlds]
+    assert all(len(a) <= len(b) for a, b in zip(shares, larger, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_cache": "images.h5"}, "one process writes an image cache, and here several train"),
+        ({"compile": True}, "torch.compile does not see what several processes tell each other"),
+        ({"recipe": Recipe(batch_size=2)}, "3 processes cannot share batches of 2: raise --batch-size"),
+    ],
+)
+def test_what_processes_cannot_do_together_is_said(
+    data: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    from featcache.finetuning.finetune import finetune
+
+    with pytest.raises(RunError) as caught:
+        finetune(data, tmp_path / "run", world=World(0, 3), **options)
+    assert str(caught.value).startswith(message)
