@@ -39,7 +39,7 @@ import sets
 from scipy.stats import spearmanr
 
 import featcache
-from featcache import FeatureCache, Recipe
+from featcache import FeatureCache, TrainConfig
 from featcache.analysis.forecast.forecast import LEAST_GAIN, TERMS, Record
 from featcache.metrics.classification import paired_test
 
@@ -52,8 +52,8 @@ PAIRS = [
 ]
 SIZE, VIEWS = 96, 2
 RECIPES = {
-    "sgd": Recipe(epochs=8, lr=0.01),
-    "adamw": Recipe(epochs=8, lr=1e-3, optimizer="adamw", schedule="cosine", weight_decay=0.01),
+    "sgd": TrainConfig(epochs=8, lr=0.01),
+    "adamw": TrainConfig(epochs=8, lr=1e-3, optimizer="adamw", schedule="cosine", weight_decay=0.01),
 }
 SCORES = ("room", "gap", "doubling", "fit", "purity", "h_score", "log_me", "accuracy", "cv_accuracy")
 SIGNIFICANT = 0.05

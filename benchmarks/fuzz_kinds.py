@@ -27,14 +27,14 @@ from torch import nn
 from featcache import extract, finetune, fit_head, verify
 from featcache._utils import lock_files as lockfile
 from featcache.analysis.benchmark.compare import _claim
-from featcache.analysis.benchmark.runner import Work
+from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones import metadata_cache
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import openvino as conversion
+from featcache.backbones.engines import openvino as conversion
 from featcache.backbones.weights.adapt import adapt
 from featcache.backbones.weights.checkpoint import read_checkpoint
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.features import FlatFeatures
+from featcache.cache.features import TrainingMatrix
 from featcache.cache.format.container import write_header
 from featcache.cache.format.layout import CACHE
 from featcache.cache.writer import CacheWriter
@@ -43,13 +43,13 @@ from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.data.manifest import read_manifest
 from featcache.errors import CacheDamagedError, UnreadableImageError
-from featcache.heads.io import dump_head, load_head
+from featcache.heads.io import load_head, save_head
 from featcache.heads.registry import HEADS, classify, fit_estimator, make_head
 from featcache.metrics.predictions import compare_heads, read_predictions
 from featcache.models.load import open_model
 from featcache.reports.show import confusion_picture, curve_picture, history_picture, reliability_picture
 from featcache.training.checkpoint import load_checkpoint, load_config
-from featcache.training.config import Recipe
+from featcache.training.config import TrainConfig
 from featcache.vision.decode import decode_and_check, upright_size
 from featcache.vision.image_cache import ImageCache
 
@@ -220,8 +220,8 @@ class Models:
         return cls(data, folder / "head", folder / "network")
 
 
-def _recipe(epochs: int) -> Recipe:
-    return Recipe(epochs=epochs, batch_size=8, lr=0.01)
+def _recipe(epochs: int) -> TrainConfig:
+    return TrainConfig(epochs=epochs, batch_size=8, lr=0.01)
 
 
 def read_model(folder: Path) -> Any:
@@ -345,7 +345,7 @@ def heads(folder: Path) -> list[Target]:
     """Files of heads of all kinds by themselves, also with the inside of an archive changed and packed well."""
     y = np.arange(60) % 3
     x = (np.random.default_rng(0).normal(size=(60, 8)) + 3 * np.eye(3, 8)[y]).astype(np.float32)
-    features = FlatFeatures(x, y, np.arange(60), np.ones(60))
+    features = TrainingMatrix(x, y, np.arange(60), np.ones(60))
     targets = []
 
     def mutate(whole: bytes, others: list[bytes], chance: Random) -> bytes:
@@ -355,7 +355,7 @@ def heads(folder: Path) -> list[Target]:
     for number, name in enumerate([*HEADS, "sklearn.naive_bayes.GaussianNB", "sklearn.svm.NuSVC"]):
         estimator = make_head(name, {"n_estimators": 3, "n_jobs": 1} if name == "forest" else {})
         fit_estimator(estimator, features)
-        file, data = dump_head(estimator)
+        file, data = save_head(estimator)
         path = folder / str(number) / file
         path.parent.mkdir()
         path.write_bytes(data)
@@ -593,7 +593,7 @@ def benchmark_files(folder: Path) -> list[Target]:
     report.write_text(json.dumps({"curves": [curve, {**curve, "over": "views"}]}))
 
     def spent() -> Any:
-        budget = Work(folder / "work", settings, ["cached"], [0], 100.0, None).budget
+        budget = BenchmarkRunner(folder / "work", settings, ["cached"], [0], 100.0, None).budget
         return budget and budget.spent_s > 0
 
     def claim() -> None:
@@ -688,10 +688,10 @@ def kept_networks(folder: Path) -> list[Target]:
     note = folder / "known.json"
     preprocessing = {"image_size": 224, "resize_size": 256, "interpolation": "bilinear"}
     preprocessing |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-    metadata_cache.remember(note, metadata_cache.Known("0" * 64, {"penultimate": 4}, preprocessing))
+    metadata_cache.store_metadata(note, metadata_cache.BackboneMetadata("0" * 64, {"penultimate": 4}, preprocessing))
 
     def recalled() -> Any:
-        found = metadata_cache.recall(note)
+        found = metadata_cache.load_metadata(note)
         if found:
             Backbone(Net, name="net", known=found, **found.preprocessing)
         return found

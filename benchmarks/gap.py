@@ -34,10 +34,10 @@ from typing import Any
 import gap_report
 import record
 
-from featcache._utils.report import machine, versions
-from featcache.analysis.benchmark.routes import Order, run_in_process
+from featcache._utils.report import machine_info, package_versions
+from featcache.analysis.benchmark.routes import RouteTask, run_in_process
 from featcache.data.manifest import read_manifest
-from featcache.finetuning.strategy import GENTLE
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.metrics.predictions import read_predictions
 from featcache.reports.style import save
 from featcache.vision.demo_datasets import prepare
@@ -109,7 +109,7 @@ class Group:
         if route.starts:
             extracted, fitted, out = self._cached(START)
             before, start = extracted + fitted["wall_s"], {"init_head": str(out)}
-        recipe = {"epochs": self.epochs, **(GENTLE if route.starts or route.gentle else {})}
+        recipe = {"epochs": self.epochs, **(LP_FT_DEFAULTS if route.starts or route.gentle else {})}
         options = {**dict(route.options), **start, "weights": route.weights or self.weights, "recipe": recipe}
         out = self.folder / re.sub(r"\W+", "-", name)
         found = self._step({"task": "finetune", "precision": "auto", **options}, out)
@@ -125,11 +125,11 @@ class Group:
         order = {"task": "extract", "layers": [route.layers], "views": route.views, "weights": self.weights}
         extracted = self._step(order, cache)
         out = self.folder / f"head-{route.layers}-{route.views}-{route.layer}-{route.head}"
-        fit: Order = {"task": "fit-head", "cache": str(cache), "layer": route.layer, "head": route.head}
+        fit: RouteTask = {"task": "fit-head", "cache": str(cache), "layer": route.layer, "head": route.head}
         fitted = self._step(fit, out)
         return extracted["wall_s"], fitted | {"size_bytes": extracted["size_bytes"]}, out
 
-    def _step(self, order: Order, out: Path) -> dict[str, Any]:
+    def _step(self, order: RouteTask, out: Path) -> dict[str, Any]:
         """Run one process, or recall what it answered to the very same order."""
         kept = out.with_name(f"{out.name}.json")
         order = {**order, "out": str(out), "seed": self.seed}
@@ -138,7 +138,7 @@ class Group:
         if not kept.exists() or json.loads(kept.read_text())["order"] != order:
             out.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
-            made = {"commit": record.commit(), "versions": versions(), "machine": machine()}
+            made = {"commit": record.commit(), "versions": package_versions(), "machine": machine_info()}
             kept.write_text(json.dumps({"order": order, "answer": run_in_process(order), "made": made}))
         found = json.loads(kept.read_text())
         answer: dict[str, Any] = {**found["answer"], "made": found["made"]}

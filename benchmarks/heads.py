@@ -17,8 +17,8 @@ each C from the one before (warm_start).
 
 - labels: twenty labels that an image may have together, `OneVsRestHead` against a LogisticRegression a label, at the
   loosest tolerances with which every label is within 1e-4.
-- ridge: fifty strengths of `featcache.heads.solvers.closed_form.Spectra.ridge` against one, both from the centred rows.
-- small (the sizes below 5,000 rows): problems where scikit-learn may win.
+- ridge: fifty strengths of `featcache.heads.solvers.closed_form.EigenDecompositions.ridge` against one, both from the
+centred rows. - small (the sizes below 5,000 rows): problems where scikit-learn may win.
 - share_of_peak: floating-point operations of the iterations alone (4 n d c each) over the time of the fit, against the
   best of numpy's float32 matrix product (4096 x 4096) in the same run.
 
@@ -42,11 +42,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from featcache import LinearHead, extract
-from featcache.cache.lazy_arrays import Centred
+from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.solvers.closed_form import Spectra, gather
-from featcache.heads.solvers.preconditioner import Spectrum
-from featcache.heads.solvers.softmax import Problems, solve_path
+from featcache.heads.solvers.closed_form import EigenDecompositions, accumulate
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
+from featcache.heads.solvers.softmax import CVSoftmaxProblem, solve_path
 from featcache.vision.demo_datasets import write_digits
 
 GAP = 1e-4
@@ -100,8 +100,8 @@ def ours(x: np.ndarray, y: np.ndarray, Cs: list[float], tol: float) -> list[Laye
         return [(head.coef_, head.intercept_)]
     weight = np.ones(len(x))
     outputs = 1 if y.max() == 1 else int(y.max()) + 1
-    problems = Problems(Centred(x, weight), y, weight, np.full(len(x), -1), 1, outputs)
-    path = solve_path(problems, Spectrum.of(problems.x, weight), Cs, tol, 1000)
+    problems = CVSoftmaxProblem(CenteredMatrix(x, weight), y, weight, np.full(len(x), -1), 1, outputs)
+    path = solve_path(problems, LowRankPreconditioner.of(problems.x, weight), Cs, tol, 1000)
     return [(one.coef[0], one.intercept[0]) for one in path]
 
 
@@ -218,8 +218,8 @@ def ridge(repeats: int) -> dict[str, Any]:
     weight, fold = np.ones(n), np.full(n, -1)
 
     def fit(number: int) -> None:
-        rows = Centred(x, weight)
-        spectra = Spectra(gather(rows, y, weight, fold, 1, c), rows.mean)
+        rows = CenteredMatrix(x, weight)
+        spectra = EigenDecompositions(accumulate(rows, y, weight, fold, 1, c), rows.mean)
         for _ in spectra.ridge(np.logspace(4, -6, number).tolist()):
             pass
 

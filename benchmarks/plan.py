@@ -35,7 +35,7 @@ from featcache.cache.features import Features
 from featcache.core.samples import Samples
 from featcache.data.manifest import read_manifest
 from featcache.extraction import extract as extraction
-from featcache.heads.tuning.families import FAMILIES, Tuning
+from featcache.heads.tuning.families import TUNED_HEADS, TuningData
 from featcache.reports.plots import plot_capacity
 from featcache.reports.style import save
 from featcache.vision.demo_datasets import ants_bees
@@ -94,7 +94,7 @@ def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, An
 
 def count_passes(features: Features) -> dict[str, int]:
     """Of linear, with all its folds and strengths."""
-    tuning, passes = Tuning(features), 0
+    tuning, passes = TuningData(features), 0
     one_pass = tuning.rows.one_pass
 
     def counted(*given: Any) -> Any:
@@ -103,7 +103,7 @@ def count_passes(features: Features) -> dict[str, int]:
         return one_pass(*given)
 
     tuning.rows.__dict__["one_pass"] = counted
-    tuned = FAMILIES["linear"](tuning, lambda: False)
+    tuned = TUNED_HEADS["linear"](tuning, lambda: False)
     return {"passes": passes, "strengths": len(tuned.trials) if tuned else 0, "problems": tuning.problems.k}
 
 

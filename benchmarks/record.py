@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from featcache._utils.report import machine, versions
+from featcache._utils.report import machine_info, package_versions
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -41,6 +41,8 @@ def spread(values: Sequence[float]) -> list[float]:
 
 def write(name: str, figures: dict[str, Any], measured: str) -> None:
     """Print the figures and write them to results/NAME.json. measured : the commit."""
-    text = json.dumps({**figures, "machine": machine(), "versions": {**versions(), "commit": measured}}, indent=1)
+    text = json.dumps(
+        {**figures, "machine": machine_info(), "versions": {**package_versions(), "commit": measured}}, indent=1
+    )
     print(text)
     (RESULTS / f"{name}.json").write_text(text + "\n")

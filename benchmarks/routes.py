@@ -37,7 +37,7 @@ def main() -> None:
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
     commit = record.commit()  # before the run: what is measured, whatever is committed meanwhile
-    comparison = featcache.compare(
+    comparison = featcache.benchmark(
         options.data,
         options.work or f"demo/benchmark-{commit}",
         routes=options.routes.split(","),

@@ -28,8 +28,8 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec, ViewSpec
-from featcache.heads.ray.coordinator import Team
-from featcache.heads.tuning.families import FAMILIES, Tuned, Tuning
+from featcache.heads.ray.coordinator import TrainingCluster
+from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
 from featcache.vision.loader import usable_cores
 
 WIDTH, CLASSES, BLOCK = 1280, 10, 8192
@@ -85,14 +85,14 @@ def _private(process: Path) -> int:
     return int(status.get("RssAnon", "0 kB").split()[0]) // 1024
 
 
-def fit(cache: FeatureCache, head: str, cluster: Cluster | None) -> tuple[Tuned, dict[str, float]]:
+def fit(cache: FeatureCache, head: str, cluster: Cluster | None) -> tuple[TunedHead, dict[str, float]]:
     """The head, and seconds and megabytes."""
     started = time.perf_counter()
-    team = Team(cluster, cache.path, "penultimate") if cluster else None
+    team = TrainingCluster(cluster, cache.path, "penultimate") if cluster else None
     with closing(team) if team else nullcontext(), Memory() as memory:
-        tuning = Tuning(cache.features("train"), team=team)
+        tuning = TuningData(cache.features("train"), team=team)
         begun = time.perf_counter()
-        tuned = FAMILIES[head](tuning, lambda: False)
+        tuned = TUNED_HEADS[head](tuning, lambda: False)
         ended = time.perf_counter()
     if tuned is None:
         raise AssertionError("there is time enough")
@@ -115,7 +115,7 @@ def main() -> None:
         cache = write_cache(Path(folder, "cache.h5"), options.images)
         for head in HEADS:
             runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-            heads: dict[str, Tuned] = {}
+            heads: dict[str, TunedHead] = {}
             for _ in range(options.repeats):
                 for way, cluster in ways.items():
                     heads[way], told = fit(cache, head, cluster)

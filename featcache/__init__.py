@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from featcache._utils.remote import allow_scheme
-    from featcache.analysis.benchmark.compare import compare
+    from featcache.analysis.benchmark.compare import benchmark
     from featcache.analysis.benchmark.outcomes import Comparison
     from featcache.analysis.benchmark.verdict import Verdict, reach_verdict
     from featcache.analysis.curves import Curve, label_curve, view_curve
-    from featcache.analysis.doctor.examine import examine
-    from featcache.analysis.doctor.findings import Diagnosis, Finding
+    from featcache.analysis.doctor.examine import doctor
+    from featcache.analysis.doctor.findings import DoctorReport, Issue
     from featcache.analysis.forecast.forecast import Forecast, forecast
     from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates, plan_capacity
     from featcache.analysis.planning.rates import measure_rates
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         plot_views,
     )
     from featcache.reports.try_out import Trial, try_out
-    from featcache.training.config import Recipe
+    from featcache.training.config import TrainConfig
 
 _HOME = {
     "Backbone": "backbones.backbone",
@@ -60,7 +60,7 @@ _HOME = {
     "Cluster": "core.ray_cluster",
     "Comparison": "analysis.benchmark.outcomes",
     "Curve": "analysis.curves",
-    "Diagnosis": "analysis.doctor.findings",
+    "DoctorReport": "analysis.doctor.findings",
     "Difference": "cache.verify",
     "Estimate": "extraction.estimate",
     "Evaluation": "models.evaluate",
@@ -70,7 +70,7 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
-    "Finding": "analysis.doctor.findings",
+    "Issue": "analysis.doctor.findings",
     "FineTune": "finetuning.finetune",
     "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
@@ -80,7 +80,7 @@ _HOME = {
     "Prediction": "models.prediction",
     "Prices": "analysis.planning.capacity",
     "Rates": "analysis.planning.capacity",
-    "Recipe": "training.config",
+    "TrainConfig": "training.config",
     "Transfer": "cache.transfer",
     "Trial": "reports.try_out",
     "Update": "extraction.update",
@@ -88,12 +88,12 @@ _HOME = {
     "Verification": "cache.verify",
     "ViewSpec": "core.specs",
     "allow_scheme": "_utils.remote",
-    "compare": "analysis.benchmark.compare",
+    "benchmark": "analysis.benchmark.compare",
     "compare_heads": "metrics.predictions",
     "diff": "cache.verify",
     "estimate": "extraction.estimate",
     "evaluate": "models.evaluate",
-    "examine": "analysis.doctor.examine",
+    "doctor": "analysis.doctor.examine",
     "export": "models.export.export",
     "extract": "extraction.extract",
     "finetune": "finetuning.finetune",
@@ -129,7 +129,7 @@ __all__ = [
     "Cluster",
     "Comparison",
     "Curve",
-    "Diagnosis",
+    "DoctorReport",
     "Difference",
     "Estimate",
     "Evaluation",
@@ -139,7 +139,7 @@ __all__ = [
     "FeatcacheError",
     "FeatureCache",
     "Features",
-    "Finding",
+    "Issue",
     "FineTune",
     "Forecast",
     "HeadComparison",
@@ -149,7 +149,7 @@ __all__ = [
     "Prediction",
     "Prices",
     "Rates",
-    "Recipe",
+    "TrainConfig",
     "Transfer",
     "Trial",
     "Update",
@@ -157,12 +157,12 @@ __all__ = [
     "Verification",
     "ViewSpec",
     "allow_scheme",
-    "compare",
+    "benchmark",
     "compare_heads",
     "diff",
     "estimate",
     "evaluate",
-    "examine",
+    "doctor",
     "export",
     "extract",
     "finetune",

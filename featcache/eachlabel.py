@@ -1,3 +1,5 @@
-"""The address that saved heads of before, and users who typed it, know: see `featcache.heads.binary_relevance`."""
+"""The former address of `featcache.heads.binary_relevance.BinaryRelevance`, for heads saved under it."""
 
-from featcache.heads.binary_relevance import EachLabel as EachLabel
+from featcache.heads.binary_relevance import BinaryRelevance
+
+EachLabel = BinaryRelevance

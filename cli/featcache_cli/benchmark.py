@@ -75,7 +75,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
         chosen = routes.split(",") if routes else None
         settings["overwrite"] = outputs.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note
-        result = featcache.compare(routes=chosen, recipe=recipe, progress=progress, **settings)
+        result = featcache.benchmark(routes=chosen, recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
     text = f"{text}\nAll of it, with pictures: {page}\n\n{featcache.reach_verdict(result)}"

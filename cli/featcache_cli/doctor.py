@@ -45,7 +45,7 @@ def command(
     if out and not data:
         raise click.UsageError("-o draws images of DATA: give it, too")
     with options.progress_bar(resumes=False) as progress:
-        found = featcache.examine(cache, data, progress=progress, **settings)
+        found = featcache.doctor(cache, data, progress=progress, **settings)
     options.show(found, as_json)
     if listed:
         found.write_list(listed)

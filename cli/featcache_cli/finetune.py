@@ -166,9 +166,9 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     from featcache.finetuning.presets import resolve
     from featcache.reports.plots import plot_history
     from featcache.reports.style import save
-    from featcache.training.distributed import World
+    from featcache.training.distributed import ProcessGroup
 
-    world = World.of_torchrun()
+    world = ProcessGroup.of_torchrun()
     if init == "scratch" and weights:
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
     source = "none" if init == "scratch" else weights or "pretrained"

@@ -20,7 +20,7 @@ from featcache_cli.wrapping import safe
 if TYPE_CHECKING:
     from featcache.models.classifier import Classifier
     from featcache.models.prediction import Format, Prediction
-    from featcache.models.sort_files import How, Sorter
+    from featcache.models.sort_files import FileSorter, How
 
 _NAMED = 20  # bad pictures that are named at the end
 
@@ -69,7 +69,7 @@ def command(
     Exit status 1 where no picture could be read, or where a file could not be moved or linked.
     """
     import featcache
-    from featcache.models.prediction import formatted
+    from featcache.models.prediction import format_predictions
 
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
@@ -89,19 +89,21 @@ def command(
     ):
         predictions = chain(map(sorter.place, stream) if sorter else stream, starmap(_missing, missing.items()))
         watched = tally.watch(predictions, progress)
-        for text in formatted(watched, "json" if as_json else kind, bool(sorter), partial(tally.summary, model)):
+        for text in format_predictions(
+            watched, "json" if as_json else kind, bool(sorter), partial(tally.summary, model)
+        ):
             write(text)
     tally.end()
 
 
-def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> Sorter | None:
+def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
     """What moves or links the files; None where neither was asked for."""
-    from featcache.models.sort_files import Sorter
+    from featcache.models.sort_files import FileSorter
 
     several = classifier.card.multilabel
     folder = move_to or link_to
     way: How = "move" if move_to else "link"
-    return Sorter(folder, way, classifier.classes, multilabel=several, dry_run=dry_run) if folder else None
+    return FileSorter(folder, way, classifier.classes, multilabel=several, dry_run=dry_run) if folder else None
 
 
 def _listed(
@@ -171,7 +173,7 @@ class _Tally:
     """
 
     def __init__(
-        self, total: int, sorter: Sorter | None, ignored: Counter[str], value_range: tuple[float, float] | None
+        self, total: int, sorter: FileSorter | None, ignored: Counter[str], value_range: tuple[float, float] | None
     ) -> None:
         self.total, self.done, self._ignored, self._value_range = total, 0, ignored, value_range
         self.remarks: list[tuple[str, str]] = []

@@ -95,7 +95,7 @@ def answering(context: click.Context, as_json: bool) -> Iterator[None]:
 
 
 def _print(context: click.Context, status: int, error: BaseException | None) -> None:
-    from featcache._utils.report import finite  # of numpy, which help does not wait for
+    from featcache._utils.report import json_safe  # of numpy, which help does not wait for
 
     if context.meta[_PRINTED]:
         return
@@ -104,7 +104,7 @@ def _print(context: click.Context, status: int, error: BaseException | None) -> 
     seconds = result.pop("seconds", {})
     fields["seconds"] |= seconds if isinstance(seconds, Mapping) else {"wall": seconds}
     context.meta[_PRINTED] = True
-    click.echo(json.dumps(finite({"ok": fields.pop("ok"), **result, **fields}), indent=1))
+    click.echo(json.dumps(json_safe({"ok": fields.pop("ok"), **result, **fields}), indent=1))
 
 
 def _elapsed(context: click.Context) -> float:

@@ -52,9 +52,9 @@ def command(
     It runs on this machine alone, until Ctrl-C.
     """
     import featcache
-    from featcache.models.serving.app import Page, serve
+    from featcache.models.serving.app import ServerInfo, serve
 
-    def announce(page: Page) -> None:
+    def announce(page: ServerInfo) -> None:
         options.note(page.note)
         options.show(page, as_json, model=model)
         if as_json:

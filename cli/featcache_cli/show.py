@@ -12,7 +12,7 @@ from featcache_cli.options import refuse_unknown
 from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
-    from featcache.reports.style import Picture
+    from featcache.reports.style import DrawFigure
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -40,7 +40,7 @@ def _drawn(function: _F) -> _F:
     return options.picture_option(function, required=True)
 
 
-def _save(picture: Picture, out: str, dark: bool, as_json: bool) -> None:
+def _save(picture: DrawFigure, out: str, dark: bool, as_json: bool) -> None:
     from featcache.reports.style import save
 
     path = save(picture, out, dark)

@@ -1,4 +1,4 @@
-"""`alone_in`: one process works in a folder, so that the same command typed twice does its work once."""
+"""`locked_folder`: one process works in a folder, so that the same command typed twice does its work once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCK = "run.lock"
 
 
 @contextmanager
-def alone_in(folder: Path, doing: str) -> Iterator[None]:
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     """Hold a folder.
 
     Parameters

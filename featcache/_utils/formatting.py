@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from math import ceil, log10
 
 
-def capital(text: str) -> str:
+def capitalize(text: str) -> str:
     """Its first letter capital, the others as they are."""
     return text[:1].upper() + text[1:]
 
 
-def join(names: Sequence[str]) -> str:
+def join_words(names: Sequence[str]) -> str:
     """One, two and three."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
@@ -21,12 +21,12 @@ def brief(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def times(ratio: float) -> str:
+def format_times(ratio: float) -> str:
     """2.0 times, 41 times."""
     return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"
 
 
-def points(share: float) -> str:
+def format_points(share: float) -> str:
     """A share in percentage points: 0.01 is 1 point."""
     text = f"{100 * share:.1f}".removesuffix(".0")
     return f"{text} point" if text == "1" else f"{text} points"

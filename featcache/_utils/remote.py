@@ -51,7 +51,7 @@ def is_url(text: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(text)
 
 
-def called(data: str | os.PathLike[str]) -> str:
+def display_name(data: str | os.PathLike[str]) -> str:
     """What a report, which travels, calls data: a path by its last name, a URL without what only its owner may know."""
     if not is_url(data):
         return Path(data).resolve().name
@@ -175,7 +175,7 @@ def matches(pattern: str) -> list[str]:
     return sorted(system.unstrip_protocol(name) for name in _patiently(pattern, lambda: system.glob(path)))
 
 
-def opened(url: str) -> Any:
+def open_url(url: str) -> Any:
     """A file to read from its beginning to its end, as a context manager. Raises as `read` does."""
     system, path = _system(url)
     _refuse_devices(url, system, path)
@@ -217,7 +217,7 @@ def download(url: str, path: Path, size: int, tick: Callable[[int], None] | None
         os.fsync(file.fileno())
 
 
-def mirrored(url: str) -> Path:
+def cached_copy(url: str) -> Path:
     """A copy of a file in the user's cache folder; one of its present content is not brought again."""
     size, version = stat(url)
     name = f"{hashlib.sha256(version.encode()).hexdigest()[:16]}-{posixpath.basename(url)}"

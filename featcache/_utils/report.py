@@ -1,4 +1,4 @@
-"""`Stopwatch` and `Report`: what a run cost and what it reached."""
+"""`PhaseTimer` and `Report`: what a run cost and what it reached."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PACKAGES = (
 )
 
 
-class Stopwatch:
+class PhaseTimer:
     """Adds up seconds by phase, from any thread.
 
     Phases that run in worker threads (read, decode, view) overlap with those of the main thread, so the sum of
@@ -94,8 +94,8 @@ class Report:
     precision: str | None = None
     peak_gpu_memory_bytes: int | None = field(default_factory=lambda: peak_gpu_memory_bytes())
     peak_memory_bytes: int | None = field(default_factory=lambda: peak_memory_bytes())
-    machine: dict[str, Any] = field(default_factory=lambda: machine())
-    versions: dict[str, str] = field(default_factory=lambda: versions())
+    machine: dict[str, Any] = field(default_factory=lambda: machine_info())
+    versions: dict[str, str] = field(default_factory=lambda: package_versions())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the val accuracy's fields stand at the top level."""
@@ -127,7 +127,7 @@ def peak_gpu_memory_bytes() -> int | None:
     return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
 
 
-def machine() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """Processor, cores that this process may use, system."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"processor": _processor(), "cores": cores, "system": platform.platform()}
@@ -142,7 +142,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, without importing them."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -153,12 +153,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def finite(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """The same JSON value with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: json_safe(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -20,9 +20,9 @@ from featcache.core.labels import strata
 from featcache.core.rng import content_order, content_words
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
-from featcache.heads.fit import Options, fit
+from featcache.heads.fit import FitOptions, fit
 from featcache.heads.fit_head import evaluate_head, read_splits
-from featcache.heads.tuning.families import FAMILIES
+from featcache.heads.tuning.families import TUNED_HEADS
 from featcache.metrics.classification import wilson_interval
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -125,7 +125,7 @@ def label_curve(
 
     Parameters
     ----------
-    head : one of `featcache.heads.tuning.families.FAMILIES`.
+    head : one of `featcache.heads.tuning.families.TUNED_HEADS`.
 
     Raises
     ------
@@ -190,12 +190,12 @@ def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
 
 def _point(head: str, draws: Iterator[Features], val: Features, labels: int, seed: int) -> Point:
     """labels : training images in all."""
-    if head not in FAMILIES:
-        raise HeadError(f"a curve is of one of {', '.join(FAMILIES)}; got {head}")
+    if head not in TUNED_HEADS:
+        raise HeadError(f"a curve is of one of {', '.join(TUNED_HEADS)}; got {head}")
     accuracies, seconds, images, views = [], [], 0, 0
     for train in draws:
         started = time.perf_counter()
-        estimator = fit(head, Options(seed=seed), train, val).estimator
+        estimator = fit(head, FitOptions(seed=seed), train, val).estimator
         seconds.append(time.perf_counter() - started)
         accuracies.append(evaluate_head(estimator, val).accuracy)
         images, views = len(train.samples), train.views

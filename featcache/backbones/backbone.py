@@ -21,13 +21,20 @@ from featcache.backbones.engines.base import (
     CompiledEngine,
     Engine,
     EngineName,
-    Features,
+    PendingFeatures,
     PyTorchEngine,
-    compiler_is_there,
-    openvino_is_there,
+    has_compiler,
+    has_openvino,
 )
 from featcache.backbones.engines.openvino import OpenVinoEngine
-from featcache.backbones.metadata_cache import LOCAL, Known, kept_path, known_path, recall_for, remember
+from featcache.backbones.metadata_cache import (
+    LOCAL,
+    BackboneMetadata,
+    kept_path,
+    load_metadata_for,
+    metadata_path,
+    store_metadata,
+)
 from featcache.backbones.sources.names import check_name
 from featcache.backbones.weights.location import absolute
 from featcache.core.layer_names import ALL, LAST, STAGES
@@ -48,7 +55,7 @@ from featcache.errors import BackboneError, first_line
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from featcache.backbones.feature_extractor import Frozen
+    from featcache.backbones.feature_extractor import FeatureExtractor
     from featcache.backbones.weights.load import Built
 
 CONVERSION_PAYS = 700
@@ -95,7 +102,7 @@ class Backbone:
         layers: Sequence[str] = (PENULTIMATE,),
         device: str = "cpu",
         precision: Precision = "fp32",
-        known: Known | None = None,
+        known: BackboneMetadata | None = None,
         kept: bool = False,
         weights_note: str = "",
     ) -> None:
@@ -114,9 +121,9 @@ class Backbone:
         self.dims = known.dims if known else self._measure()
 
     @cached_property
-    def frozen(self) -> Frozen:
+    def frozen(self) -> FeatureExtractor:
         """The network itself, in PyTorch."""
-        from featcache.backbones.feature_extractor import Frozen
+        from featcache.backbones.feature_extractor import FeatureExtractor
         from featcache.backbones.weights.load import sha256_of
 
         module = self._build()
@@ -127,7 +134,7 @@ class Backbone:
                 f"same name. Remove {cache_folder() / 'networks'} and run the same command again."
             )
         self.weights_sha256 = found
-        return Frozen(
+        return FeatureExtractor(
             module,
             name=self.name,
             mean=self.mean,
@@ -174,7 +181,7 @@ class Backbone:
         """Features of every layer asked for, each (b, d), float32."""
         return dict(zip(self.layers, self.submit(pixels)(), strict=True))
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """Start on pixels (b, s, s, 3), uint8; call what is returned to get the features, in the order of `layers`."""
         return self._engine_for(pixels.shape[1]).submit(pixels)
 
@@ -204,10 +211,10 @@ class Backbone:
         BackboneError : the engine asked for cannot be had.
         """
         self.engine, self._fast, self.engine_note = "pytorch", None, ""
-        takes_openvino = self.device == "cpu" and self.precision != "fp16" and openvino_is_there()
+        takes_openvino = self.device == "cpu" and self.precision != "fp16" and has_openvino()
         if engine == "openvino" and not takes_openvino:
             raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16, once it is there: pip install openvino")
-        if engine == "compiled" and not compiler_is_there(self.device):
+        if engine == "compiled" and not has_compiler(self.device):
             raise BackboneError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --engine.")
         chosen = engine
         if engine == "auto":
@@ -234,7 +241,7 @@ class Backbone:
             return "pytorch" if like == "pytorch" else "openvino"
         if takes_openvino and (views >= CONVERSION_PAYS or self._is_converted(image_size)):
             return "openvino"
-        if self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and compiler_is_there("cpu"):
+        if self.device == "cpu" and not takes_openvino and views >= COMPILING_PAYS and has_compiler("cpu"):
             return "compiled"
         return "pytorch"
 
@@ -415,7 +422,7 @@ def load_backbone(
         return registry.build(name, weights, seed, image_size)
 
     identity = (name, weights, layers, seed)
-    known = recall_for(image_size, *identity) if lazy else None
+    known = load_metadata_for(image_size, *identity) if lazy else None
     if known:
         given |= {"known": known, "weights_note": known.note, **known.preprocessing, **own}
         return Backbone(lambda: build().module, **given)
@@ -423,8 +430,8 @@ def load_backbone(
     built = build()
     note = f"{Path(weights).name}: {built.note}" if built.note else ""
     backbone = Backbone(built.module, weights_note=note, **given, **{**built.preprocessing, **own})
-    found = Known(backbone.weights_sha256, backbone.dims, built.preprocessing, note, built.one_size)
-    remember(known_path(*identity, image_size if built.one_size else None), found)
+    found = BackboneMetadata(backbone.weights_sha256, backbone.dims, built.preprocessing, note, built.one_size)
+    store_metadata(metadata_path(*identity, image_size if built.one_size else None), found)
     return backbone
 
 
@@ -436,7 +443,7 @@ def preprocessing_of(spec: ExtractSpec, weights: str) -> dict[str, Any] | None:
     """
     if is_arrays(spec.backbone):
         return None
-    known = recall_for(spec.view.image_size, spec.backbone, weights, spec.layers, spec.view.seed)
+    known = load_metadata_for(spec.view.image_size, spec.backbone, weights, spec.layers, spec.view.seed)
     if known:
         return known.preprocessing
     from featcache.backbones.sources import registry  # seconds of imports

@@ -1,4 +1,4 @@
-"""`Frozen`: a network in PyTorch that only looks, from pixels to features."""
+"""`FeatureExtractor`: a network in PyTorch that only looks, from pixels to features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featcache.errors import BackboneError
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Frozen(nn.Module):
+class FeatureExtractor(nn.Module):
     """A network without its classifier, in `eval()`, without gradients, on its device.
 
     Parameters

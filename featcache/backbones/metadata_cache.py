@@ -1,4 +1,4 @@
-"""`Known`: what was learnt of a network when it was built, so that its kept conversion runs without building it.
+"""`BackboneMetadata`: cached facts of a network, so that its cached OpenVINO model runs without building the network.
 
 Building takes seconds (PyTorch, torchvision and timm are imported, weights read and hashed), reading this none.
 """
@@ -48,7 +48,7 @@ _PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}
 
 
 @dataclass(frozen=True)
-class Known:
+class BackboneMetadata:
     """Hash of the weights, width of each layer, and the preprocessing that belongs to the weights.
 
     note : what was done to the weights file. one_size : whether another image size needs another network.
@@ -71,7 +71,9 @@ def kept_path(suffix: str, *identity: object) -> Path | None:
     return folder / f"{name[:32]}{suffix}"
 
 
-def known_path(name: str, weights: str, layers: Sequence[str], seed: int, image_size: int | None = None) -> Path | None:
+def metadata_path(
+    name: str, weights: str, layers: Sequence[str], seed: int, image_size: int | None = None
+) -> Path | None:
     """Where it is kept what is known of a network; None where its weights cannot be read, or may change unnoticed.
 
     image_size : of a network that was built for it.
@@ -94,22 +96,24 @@ def known_path(name: str, weights: str, layers: Sequence[str], seed: int, image_
     return kept_path(".json", name, source, tuple(layers), *sized)
 
 
-def recall_for(image_size: int | None, name: str, weights: str, layers: Sequence[str], seed: int) -> Known | None:
+def load_metadata_for(
+    image_size: int | None, name: str, weights: str, layers: Sequence[str], seed: int
+) -> BackboneMetadata | None:
     """What was learnt before of a network that takes this image size; None where nothing was."""
-    known = recall(known_path(name, weights, layers, seed, image_size))
+    known = load_metadata(metadata_path(name, weights, layers, seed, image_size))
     if known is None and image_size:
-        known = recall(known_path(name, weights, layers, seed))
+        known = load_metadata(metadata_path(name, weights, layers, seed))
         if known and known.one_size and known.preprocessing["image_size"] != image_size:
             return None
     return known
 
 
-def recall(path: Path | None) -> Known | None:
+def load_metadata(path: Path | None) -> BackboneMetadata | None:
     """What was learnt before; None where nothing was."""
     if path is None:
         return None
     try:
-        known = Known(**read_json(path))
+        known = BackboneMetadata(**read_json(path))
     except (OSError, ValueError, TypeError):  # not there, or damaged
         return None
     sound = (
@@ -137,7 +141,7 @@ def _is_preprocessing(image_size: Any, resize_size: Any, interpolation: Any, mea
     )
 
 
-def remember(path: Path | None, known: Known) -> None:
+def store_metadata(path: Path | None, known: BackboneMetadata) -> None:
     """Keep it; a folder that cannot be written costs the time of building the network again."""
     if path is None:
         return

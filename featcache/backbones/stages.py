@@ -12,7 +12,7 @@ _PARTS = 4  # of a network that keeps its resolution
 _FEW = 3  # stages
 
 
-class Maps(NamedTuple):
+class FeatureMap(NamedTuple):
     """What a module gives: d channels at h x w places, or at t tokens (h = t, w = 1)."""
 
     module: str
@@ -80,9 +80,9 @@ def _units(network: nn.Module) -> list[str]:
     return list(walk("", network))
 
 
-def _runs(network: nn.Module, seen: list[Maps]) -> list[list[Maps]]:
+def _runs(network: nn.Module, seen: list[FeatureMap]) -> list[list[FeatureMap]]:
     """What was seen, cut where the resolution changes; runs that learn nothing, such as pooling, are none."""
-    runs: list[list[Maps]] = []
+    runs: list[list[FeatureMap]] = []
     for maps in seen:
         if not runs or runs[-1][-1].places != maps.places:
             runs.append([])
@@ -90,23 +90,23 @@ def _runs(network: nn.Module, seen: list[Maps]) -> list[list[Maps]]:
     return [run for run in runs if any([*network.get_submodule(maps.module).parameters()] for maps in run)]
 
 
-def _alike(network: nn.Module, run: list[Maps]) -> list[Maps]:
+def _alike(network: nn.Module, run: list[FeatureMap]) -> list[FeatureMap]:
     """Those of a run that have the commonest type."""
     kinds = [type(network.get_submodule(maps.module)) for maps in run]
     common = max(kinds, key=kinds.count)
     return [maps for maps, kind in zip(run, kinds, strict=True) if kind is common]
 
 
-def _watch(network: nn.Module, names: list[str], image_size: int) -> tuple[list[Maps], int]:
+def _watch(network: nn.Module, names: list[str], image_size: int) -> tuple[list[FeatureMap], int]:
     """What the named modules give, in the order in which they end, and the width of the penultimate features."""
-    seen: list[Maps] = []
+    seen: list[FeatureMap] = []
 
     def keep(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim in (3, 4):
                 d, places = extent(output)
                 if places != (1, 1):
-                    seen.append(Maps(name, d, places))
+                    seen.append(FeatureMap(name, d, places))
 
         return hook
 

@@ -1,4 +1,4 @@
-"""`Joined`: the features of several layers side by side, read when they are asked for."""
+"""`ConcatenatedFeatures`: the features of several layers side by side, read when they are asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
-class Joined:
+class ConcatenatedFeatures:
     """Arrays (m, ..., d), d of each its own, as one of shape (m, ..., sum of d).
 
     parts : perhaps memory-mapped. scale : what each feature is multiplied by, shape (sum of d,), float32, or None.
@@ -48,14 +48,14 @@ class Joined:
         found = np.concatenate([part[key] for part in self.parts], axis=-1)
         return found if self.scale is None else found * self.scale
 
-    def select(self, views: int | slice) -> Joined:
+    def select(self, views: int | slice) -> ConcatenatedFeatures:
         """Of (m, v, d) one view, (m, d), or some, (m, w, d)."""
-        return Joined(tuple(part[:, views] for part in self.parts), self.scale)
+        return ConcatenatedFeatures(tuple(part[:, views] for part in self.parts), self.scale)
 
-    def rows(self) -> Joined:
+    def rows(self) -> ConcatenatedFeatures:
         """Of (m, v, d) all views as rows, (m * v, d)."""
-        return Joined(tuple(part.reshape(-1, part.shape[-1]) for part in self.parts), self.scale)
+        return ConcatenatedFeatures(tuple(part.reshape(-1, part.shape[-1]) for part in self.parts), self.scale)
 
-    def scaled(self, scale: NDArray[np.float32]) -> Joined:
+    def scaled(self, scale: NDArray[np.float32]) -> ConcatenatedFeatures:
         """Each feature times its scale, (d,)."""
-        return Joined(self.parts, scale)
+        return ConcatenatedFeatures(self.parts, scale)

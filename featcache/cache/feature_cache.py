@@ -19,11 +19,11 @@ from featcache._utils import remote
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.report import human_bytes, printable
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.concatenated import Joined
+from featcache.cache.concatenated import ConcatenatedFeatures
 from featcache.cache.features import Features
 from featcache.cache.format import layout, lock
 from featcache.cache.from_arrays import write_arrays
-from featcache.cache.lazy_arrays import Rows, as_slice
+from featcache.cache.lazy_arrays import LazyRows, as_slice
 from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.labels import count_images
 from featcache.core.layer_names import choose_layers
@@ -119,7 +119,7 @@ class FeatureCache(NotebookResult):
             cache = cls(path)  # it was finished meanwhile
         if not partial and not cache.finished:
             if lock.is_held(cache.path):
-                raise lock.busy(cache.path, cache.layout.owner_offset)
+                raise lock.busy_error(cache.path, cache.layout.owner_offset)
             raise CacheIncompleteError(
                 f"{path} is not finished: {np.count_nonzero(cache.done)} of {len(cache.samples)} rows are in "
                 f"{cache.path}. Run the command that makes it again; it goes on where it stopped."
@@ -206,7 +206,7 @@ class FeatureCache(NotebookResult):
     @classmethod
     def _open_remote(cls, url: str) -> FeatureCache:
         try:
-            return cls.open(remote.mirrored(url))
+            return cls.open(remote.cached_copy(url))
         except FileNotFoundError as error:
             raise NotACacheError(
                 f"{url} does not exist. Put a cache there with `featcache push CACHE {url}`."
@@ -223,7 +223,7 @@ class FeatureCache(NotebookResult):
         Returns
         -------
         Features with x of shape (m, v, d): v = 1 + K, or fewer where a split was extracted with fewer views
-        (val and test hold the clean view alone). x is a memory-mapped ndarray, or `Rows` of one where samples
+        (val and test hold the clean view alone). x is a memory-mapped ndarray, or `LazyRows` of one where samples
         were skipped, or of several layers.
 
         Raises
@@ -243,9 +243,9 @@ class FeatureCache(NotebookResult):
             )
         parts = [self.layout.layers[name].of(self.layout.data)[:, :views] for name in names]
         if len(parts) > 1:
-            return Features(Rows(Joined(tuple(parts)), rows), self.samples.take(rows))
+            return Features(LazyRows(ConcatenatedFeatures(tuple(parts)), rows), self.samples.take(rows))
         x, here = parts[0], as_slice(rows)
-        return Features(x[here] if isinstance(here, slice) else Rows(x, rows), self.samples.take(rows))
+        return Features(x[here] if isinstance(here, slice) else LazyRows(x, rows), self.samples.take(rows))
 
     def summary(self) -> DataSummary:
         """What it was made of; images that could not be read are not counted."""

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.concatenated import Joined
-from featcache.cache.lazy_arrays import BLOCK_BYTES, Rows
+from featcache.cache.concatenated import ConcatenatedFeatures
+from featcache.cache.lazy_arrays import BLOCK_BYTES, LazyRows
 from featcache.core.labels import Labels
 from featcache.core.rng import content_words
 from featcache.core.samples import Samples
@@ -19,7 +19,7 @@ ViewUse = Literal["all", "mean", "clean"]
 
 
 @dataclass(frozen=True)
-class FlatFeatures:
+class TrainingMatrix:
     """The rows that a head is trained on: v for each image, image by image.
 
     x : ndarray or Rows, shape (n * v, d). y : labels of n * v rows, see `featcache.core.labels`.
@@ -28,7 +28,7 @@ class FlatFeatures:
     weights : shape (n * v,), float64. 1 / v, so that an image counts once however many rows it has.
     """
 
-    x: NDArray[Any] | Rows
+    x: NDArray[Any] | LazyRows
     y: Labels
     groups: NDArray[np.int64]
     weights: NDArray[np.float64]
@@ -42,7 +42,7 @@ class Features:
         Rows of one.
     """
 
-    x: NDArray[Any] | Rows
+    x: NDArray[Any] | LazyRows
     samples: Samples
 
     @property
@@ -66,14 +66,14 @@ class Features:
         """
         return np.asarray(self.lazy_view(number))
 
-    def lazy_view(self, number: int) -> NDArray[Any] | Rows:
-        """The same, but `Rows` instead of a copy: read where it is indexed, so that it may be larger than memory."""
+    def lazy_view(self, number: int) -> NDArray[Any] | LazyRows:
+        """The same as `LazyRows`: read where indexed, so that it may be larger than memory."""
         if not 0 <= number <= self.views:
             raise CacheIncompleteError(
                 f"View {number} was asked for, but these features hold views 0 to {self.views}. "
                 f"Extract with --views {number} or more."
             )
-        return self.x.select(number) if isinstance(self.x, Rows) else self.x[:, number]
+        return self.x.select(number) if isinstance(self.x, LazyRows) else self.x[:, number]
 
     def epoch_view(self, epoch: int) -> int:
         """The view that epoch 1, 2, ... trains on: view e in epoch e, from the first again after K."""
@@ -87,36 +87,36 @@ class Features:
                 f"Extract with --views {views}."
             )
         some = slice(views + 1)
-        return Features(self.x.select(some) if isinstance(self.x, Rows) else self.x[:, some], self.samples)
+        return Features(self.x.select(some) if isinstance(self.x, LazyRows) else self.x[:, some], self.samples)
 
     @property
-    def joined(self) -> Joined | None:
+    def joined(self) -> ConcatenatedFeatures | None:
         """The layers that lie side by side in x, where there are several."""
-        return self.x.base if isinstance(self.x, Rows) and isinstance(self.x.base, Joined) else None
+        return self.x.base if isinstance(self.x, LazyRows) and isinstance(self.x.base, ConcatenatedFeatures) else None
 
     def scaled(self, scale: NDArray[np.float32]) -> Features:
         """The same with each feature of several layers multiplied by its scale, shape (d,)."""
-        if self.joined is None or not isinstance(self.x, Rows):
+        if self.joined is None or not isinstance(self.x, LazyRows):
             raise AssertionError("these are of one layer")
-        return Features(Rows(self.joined.scaled(scale), self.x.index), self.samples)
+        return Features(LazyRows(self.joined.scaled(scale), self.x.index), self.samples)
 
     def take(self, rows: NDArray[np.int64]) -> Features:
         """The features of these samples, in this order; read when they are asked for."""
-        x = Rows(self.x.base, self.x.index[rows]) if isinstance(self.x, Rows) else Rows(self.x, rows)
+        x = LazyRows(self.x.base, self.x.index[rows]) if isinstance(self.x, LazyRows) else LazyRows(self.x, rows)
         return Features(x, self.samples.take(rows))
 
-    def flatten(self, use: ViewUse = "all") -> FlatFeatures:
+    def flatten(self, use: ViewUse = "all") -> TrainingMatrix:
         """Rows to train on: all views, the mean of an image's views (float32), or its clean view."""
         n, v, d = self.x.shape
-        x: NDArray[Any] | Rows
+        x: NDArray[Any] | LazyRows
         if use == "clean":
             x, v = self.lazy_view(0), 1
         elif use == "mean":
             x, v = self._mean(), 1
         else:
-            x = self.x.flatten_views() if isinstance(self.x, Rows) else self.x.reshape(n * v, d)
+            x = self.x.flatten_views() if isinstance(self.x, LazyRows) else self.x.reshape(n * v, d)
         _, groups = np.unique(content_words(self.samples.split_keys), return_inverse=True)
-        return FlatFeatures(
+        return TrainingMatrix(
             x,
             np.repeat(self.y, v, axis=0),
             np.repeat(groups.astype(np.int64), v),

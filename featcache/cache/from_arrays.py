@@ -15,7 +15,7 @@ from featcache._utils.files import fsync_folder
 from featcache.cache.checksums import checksums
 from featcache.cache.format import skeleton
 from featcache.cache.format.container import write_at
-from featcache.cache.format.create import create
+from featcache.cache.format.create import create_atomically
 from featcache.cache.format.layout import REASON_BYTES, Layout, read, size_needed
 from featcache.core.holdout import hold_out
 from featcache.core.labels import Labels
@@ -68,7 +68,7 @@ def write_arrays(
         skeleton.write_cache(draft, spec, samples, dims, provenance)
         _write_rows(draft, read(draft), values)
 
-    create(partial, size_needed(spec, samples, dims), write)
+    create_atomically(partial, size_needed(spec, samples, dims), write)
     os.replace(partial, path)
     fsync_folder(path.parent)
 

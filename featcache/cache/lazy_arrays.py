@@ -1,4 +1,4 @@
-"""Matrices that may be larger than memory: `Rows` picks some, `Centred` goes through all, a few megabytes at a time."""
+"""Matrices that may be larger than memory: `LazyRows` selects rows, `CenteredMatrix` iterates over all in blocks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.concatenated import Joined
+from featcache.cache.concatenated import ConcatenatedFeatures
 
 BLOCK_BYTES = 2**22  # of a core's second-level cache, about: passes over 16 MB take half as long again
-KEPT_BYTES = 2**29
+MAX_CACHED_BYTES = 2**29
 _ROUNDING = 1e-12  # of float32, squared, and some hundred times that
 _FLOAT16_LIMIT = 2.0**16  # what `_widen` makes of infinity; NaN becomes more
 
@@ -25,13 +25,14 @@ def as_slice(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class LazyRows:
     """Some rows of an array, read when they are asked for: `rows[3:7]` gives an ndarray, `np.asarray(rows)` them all.
 
-    base : ndarray, shape (m, ...), perhaps memory-mapped; or several `Joined`. index : shape (n,), int64, the rows.
+    base : ndarray, shape (m, ...), perhaps memory-mapped; or several `ConcatenatedFeatures`. index : shape (n,), int64,
+    the rows.
     """
 
-    base: NDArray[Any] | Joined
+    base: NDArray[Any] | ConcatenatedFeatures
     index: NDArray[np.int64]
 
     @property
@@ -54,20 +55,24 @@ class Rows:
     def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
-    def select(self, views: int | slice) -> Rows:
+    def select(self, views: int | slice) -> LazyRows:
         """Of (n, v, d) one view, (n, d), or some, (n, w, d)."""
-        return Rows(self.base.select(views) if isinstance(self.base, Joined) else self.base[:, views], self.index)
+        return LazyRows(
+            self.base.select(views) if isinstance(self.base, ConcatenatedFeatures) else self.base[:, views], self.index
+        )
 
-    def flatten_views(self) -> Rows:
+    def flatten_views(self) -> LazyRows:
         """All views of (n, v, d) as rows: (n * v, d)."""
         views, d = self.base.shape[1:]
-        if not (self.base.contiguous if isinstance(self.base, Joined) else self.base.flags.c_contiguous):  # some views
-            return Rows(self[:].reshape(-1, d), np.arange(len(self) * views))
-        flat = self.base.rows() if isinstance(self.base, Joined) else self.base.reshape(-1, d)
-        return Rows(flat, (self.index[:, None] * views + np.arange(views)).reshape(-1))
+        if not (
+            self.base.contiguous if isinstance(self.base, ConcatenatedFeatures) else self.base.flags.c_contiguous
+        ):  # some views
+            return LazyRows(self[:].reshape(-1, d), np.arange(len(self) * views))
+        flat = self.base.rows() if isinstance(self.base, ConcatenatedFeatures) else self.base.reshape(-1, d)
+        return LazyRows(flat, (self.index[:, None] * views + np.arange(views)).reshape(-1))
 
 
-class Centred:
+class CenteredMatrix:
     """The rows of a matrix less their weighted mean, in blocks: iterating gives (slice, block) pairs.
 
     Blocks are float64 for a float64 matrix, else float32. They are kept where all of them take up KEPT_BYTES or
@@ -76,7 +81,7 @@ class Centred:
 
     Parameters
     ----------
-    x : shape (n, d), float16, float32 or float64: an ndarray, perhaps memory-mapped, or `Rows`.
+    x : shape (n, d), float16, float32 or float64: an ndarray, perhaps memory-mapped, or `LazyRows`.
     weight : shape (n,), not negative, with a sum above 0.
 
     Attributes
@@ -88,11 +93,11 @@ class Centred:
     ValueError : x holds NaN or infinity.
     """
 
-    def __init__(self, x: NDArray[Any] | Rows, weight: NDArray[Any]) -> None:
+    def __init__(self, x: NDArray[Any] | LazyRows, weight: NDArray[Any]) -> None:
         self._x = x
         dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         self.mean: NDArray[Any] = np.zeros(x.shape[1], dtype)
-        fits = x.shape[0] * x.shape[1] * dtype.itemsize <= KEPT_BYTES
+        fits = x.shape[0] * x.shape[1] * dtype.itemsize <= MAX_CACHED_BYTES
         self._kept = np.empty(x.shape, dtype) if fits else None
         limit = _FLOAT16_LIMIT if x.dtype == np.float16 else np.inf
         mean = np.zeros(x.shape[1])
@@ -165,7 +170,7 @@ class Centred:
         assert_all_finite(self._x[rows], estimator_name="LinearHead", input_name="X")
 
 
-def told_apart(variance: float, mean: NDArray[Any]) -> float:
+def safe_mean_variance(variance: float, mean: NDArray[Any]) -> float:
     """The mean variance of features with this mean, (d,); 1 where it is no more than rounding of constants."""
     return variance if variance > _ROUNDING * float(np.mean(mean.astype(np.float64) ** 2)) else 1.0
 

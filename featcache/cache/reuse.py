@@ -24,7 +24,7 @@ from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, NotACacheError
 
-MOST_LOST = 0.25
+MAX_LOST_SHARE = 0.25
 """Of the images with features: the share that may be dropped without a question."""
 
 _BLOCK_BYTES = 2**24
@@ -32,7 +32,7 @@ _ASIDE = ".partial.old"
 
 
 @dataclass(frozen=True)
-class Origins:
+class RowMatches:
     """For each row of a cache to be: which row of an older cache has its content, and how many views it gives.
 
     row : ndarray, shape (n,), int64. views : ndarray, shape (n,), uint16, 0 where the content is new.
@@ -42,9 +42,9 @@ class Origins:
     views: NDArray[np.uint16]
 
 
-def find_origins(
+def match_rows(
     old: FeatureCache, samples: Samples, wanted: NDArray[np.uint16], damaged: NDArray[np.int64]
-) -> Origins:
+) -> RowMatches:
     """Match rows by content: names and labels may differ. Damaged rows give nothing."""
     there = old.done.copy()
     there[damaged] = 0
@@ -52,10 +52,10 @@ def find_origins(
     best = {old.samples.sha256[row].tobytes(): int(row) for row in np.argsort(there, kind="stable")}
     row = np.array([best.get(content.tobytes(), -1) for content in samples.sha256], dtype=np.int64)
     views = np.where(row < 0, 0, np.minimum(there[row], wanted)).astype(np.uint16)
-    return Origins(row, views)
+    return RowMatches(row, views)
 
 
-def carry(writer: CacheWriter, old: FeatureCache, origins: Origins) -> None:
+def copy_rows(writer: CacheWriter, old: FeatureCache, origins: RowMatches) -> None:
     """Copy what the older cache has and the new one lacks."""
     mapped = {name: region.of(old.layout.data) for name, region in old.layout.layers.items()}
     block = max(1, _BLOCK_BYTES // sum(region.stride for region in old.layout.layers.values()))
@@ -115,8 +115,8 @@ class Loss:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is more than `MOST_LOST`, as of a wrong folder or a disk that is not mounted."""
-        return self.lost > MOST_LOST * self.of
+        """Whether it is more than `MAX_LOST_SHARE`, as of a wrong folder or a disk that is not mounted."""
+        return self.lost > MAX_LOST_SHARE * self.of
 
     def __str__(self) -> str:
         """What is lost, for people."""
@@ -130,7 +130,7 @@ def engine_of_unfinished(path: Path) -> str:
     return str(FeatureCache(at).provenance.get("engine", "")) if at.exists() else ""
 
 
-def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> list[FeatureCache]:
+def stash_partial(path: Path, spec: ExtractSpec, samples: Samples) -> list[FeatureCache]:
     """Unfinished caches of runs with these settings and other images, moved to NAME.h5.partial.old, .old2, ...
 
     Images come and go between a kill and the next run; what was extracted is not lost. Raises CacheBusyError.
@@ -138,9 +138,9 @@ def set_aside(path: Path, spec: ExtractSpec, samples: Samples) -> list[FeatureCa
     at, cache = partial_path(path), _unfinished(path)
     if cache and cache.spec == spec and cache.samples.differences(samples):
         with suppress(FileNotFoundError), at.open("r+b", buffering=0) as file:  # it may be finished meanwhile
-            lock.take(at, file, cache.layout.owner_offset)
+            lock.acquire(at, file, cache.layout.owner_offset)
             os.replace(at, _free_name(path))
-            lock.give_back(at, file, cache.layout.owner_offset)
+            lock.release(at, file, cache.layout.owner_offset)
     asides = (FeatureCache(aside) for aside in sorted(path.parent.glob(f"{glob.escape(path.name)}{_ASIDE}*")))
     return [cache for cache in asides if cache.spec == spec]
 
@@ -162,7 +162,7 @@ def _free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def refuse_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
+def check_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
     """Raise CacheMismatchError where an unfinished cache has mainly other images: it is another extraction."""
     at, cache = partial_path(path), _unfinished(path)
     if not cache:
@@ -175,12 +175,12 @@ def refuse_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
         )
 
 
-def take_over(writer: CacheWriter, asides: Sequence[FeatureCache], samples: Samples) -> list[str]:
-    """Carry over what `set_aside` gave and remove it. Returns what was not carried over, a line each."""
+def import_stashed(writer: CacheWriter, asides: Sequence[FeatureCache], samples: Samples) -> list[str]:
+    """Carry over what `stash_partial` gave and remove it. Returns what was not carried over, a line each."""
     notes = []
     for aside in asides:
         damaged = damaged_rows(aside.layout, np.flatnonzero(aside.done))
-        carry(writer, aside, find_origins(aside, samples, writer.wanted, damaged))
+        copy_rows(writer, aside, match_rows(aside, samples, writer.wanted, damaged))
         loss = Loss.between(aside, samples)
         if loss.lost:
             notes.append(f"of an unfinished run, {loss}, are not among the images any more: dropped")

@@ -15,7 +15,7 @@ from featcache._utils import remote
 from featcache._utils.files import fsync_folder, lock_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import Stopwatch, human_bytes
+from featcache._utils.report import PhaseTimer, human_bytes
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
@@ -64,7 +64,7 @@ def pull(
     file, or an unfinished extraction has its name.
     """
     progress = as_callback(progress)
-    watch, out = Stopwatch(), Path(out)
+    watch, out = PhaseTimer(), Path(out)
     size, version = remote.stat(url)
     _refuse_unfinished(out)
     if out.exists():
@@ -115,7 +115,7 @@ def push(
     another file, or an unfinished extraction has its name.
     """
     progress = as_callback(progress)
-    watch, path = Stopwatch(), Path(cache)
+    watch, path = PhaseTimer(), Path(cache)
     if not posixpath.basename(url) or remote.is_folder(url):
         raise DownloadError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")
     if not remote.is_url(url):

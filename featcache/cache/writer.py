@@ -21,8 +21,8 @@ from featcache._utils.progress_bar import Progress
 from featcache.cache.checksums import checksums, damaged_rows
 from featcache.cache.feature_cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.cache.format import lock, skeleton
-from featcache.cache.format.container import Region, write_at
-from featcache.cache.format.create import create, sweep
+from featcache.cache.format.container import ArrayLocation, write_at
+from featcache.cache.format.create import create_atomically, remove_partial_files
 from featcache.cache.format.layout import REASON_BYTES, encode, read, size_needed
 from featcache.cache.lazy_arrays import as_slice
 from featcache.core.samples import Samples
@@ -58,19 +58,21 @@ class CacheWriter:
     ) -> None:
         self.path, self._at = Path(path), partial_path(path)
         self._before = None if fresh else identity(self.path)
-        sweep(self._at)
+        remove_partial_files(self._at)
         if not self._at.exists():
             needed = size_needed(spec, samples, dims)
-            create(self._at, needed, lambda draft: skeleton.write_cache(draft, spec, samples, dims, provenance))
+            create_atomically(
+                self._at, needed, lambda draft: skeleton.write_cache(draft, spec, samples, dims, provenance)
+            )
         try:
             self._layout = layout = read(self._at)
             self._file = self._at.open("r+b", buffering=0)
         except (FileNotFoundError, NotACacheError) as error:
             if self._at.exists():
                 raise
-            raise lock.finished(self._at) from error
+            raise lock.finished_error(self._at) from error
         try:
-            lock.take(self._at, self._file, layout.owner_offset)
+            lock.acquire(self._at, self._file, layout.owner_offset)
         except BaseException:
             self._file.close()
             raise
@@ -82,7 +84,7 @@ class CacheWriter:
             if identity(self.path) != self._before:
                 if not len(there):
                     self._at.unlink()
-                raise lock.finished(self.path)
+                raise lock.finished_error(self.path)
             tick = (lambda done: progress("verify", done, len(there))) if progress else None
             self._forget(damaged_rows(layout, there, tick))
             # A run that was killed while it finished: what could not be read then may be mended now.
@@ -98,7 +100,7 @@ class CacheWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            lock.give_back(self._at, self._file, self._layout.owner_offset)
+            lock.release(self._at, self._file, self._layout.owner_offset)
             self._file.close()
 
     @property
@@ -157,7 +159,7 @@ class CacheWriter:
             )
         for row, reason in skipped.items():
             self._skip(row, reason)
-        lock.give_back(self._at, self._file, self._layout.owner_offset)
+        lock.release(self._at, self._file, self._layout.owner_offset)
         self._guarded(os.fsync, self._file.fileno())
         with lock_folder(self.path.parent):  # nothing comes between the look and the rename
             if identity(self.path) != self._before:
@@ -213,7 +215,7 @@ class CacheWriter:
         self._put(self._layout.done, runs, np.full(len(rows), views, np.uint16))
         self._done[rows] = views
 
-    def _put(self, region: Region, runs: Sequence[tuple[int, int]], values: NDArray[Any]) -> None:
+    def _put(self, region: ArrayLocation, runs: Sequence[tuple[int, int]], values: NDArray[Any]) -> None:
         """Values (b, ...) to the places of ascending rows."""
         rest = np.ascontiguousarray(values, region.dtype).reshape(-1).view(np.uint8).data
         for start, stop in runs:

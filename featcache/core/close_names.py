@@ -1,4 +1,4 @@
-"""`nearest`: the names that are close to one that does not exist."""
+"""`closest_names`: the names that are close to one that does not exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 _LEAST = 4  # letters of a text that is searched for within names
 
 
-def nearest(name: str, known: Iterable[str], most: int = 5, prefix: str = "") -> list[str]:
+def closest_names(name: str, known: Iterable[str], most: int = 5, prefix: str = "") -> list[str]:
     """Up to `most` of the known names, the best match first.
 
     First come names that are equal but for case, spaces, - and _, then those that hold the name, the shortest first,

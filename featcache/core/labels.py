@@ -41,7 +41,7 @@ def strata(labels: Labels) -> NDArray[np.int64]:
     return order[some[:, order].argmax(axis=1)]
 
 
-def spell(labels: Labels, classes: tuple[str, ...]) -> list[str]:
+def format_labels(labels: Labels, classes: tuple[str, ...]) -> list[str]:
     """The class of each image, or its classes as "a|b"; "" for -1, which is no class."""
     if is_multilabel(labels):
         return [SEPARATOR.join(classes[place] for place in np.flatnonzero(row)) for row in labels]

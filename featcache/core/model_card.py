@@ -12,7 +12,7 @@ from typing import Any, Literal
 from featcache._utils.environment import check_writable
 from featcache._utils.files import write_file
 from featcache._utils.regular_files import read_json
-from featcache._utils.report import finite
+from featcache._utils.report import json_safe
 from featcache.core.model_folder import CARD as FILE
 from featcache.core.model_folder import REPORT as REPORT
 from featcache.core.model_folder import commit
@@ -91,7 +91,7 @@ class ModelCard:
             if fields[name] == usual:
                 del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
-        commit(folder, finite({"format": _FORMAT, "version": _VERSION, **fields}), files)
+        commit(folder, json_safe({"format": _FORMAT, "version": _VERSION, **fields}), files)
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard:
@@ -150,7 +150,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def as_json(value: Any) -> bytes:
     """The bytes of a JSON file; numbers that JSON does not have become null."""
-    return (json.dumps(finite(value), indent=1) + "\n").encode()
+    return (json.dumps(json_safe(value), indent=1) + "\n").encode()
 
 
 def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:

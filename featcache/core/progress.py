@@ -1,4 +1,4 @@
-"""`Steps`: reports of work that has so many steps, and may end before the last of them."""
+"""`StepProgress`: reports of work that has so many steps, and may end before the last of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from featcache._utils.progress_bar import Progress
 T = TypeVar("T")
 
 
-class Steps:
+class StepProgress:
     """Counts steps for a progress callback; work that ends early without an error is reported as done.
 
     Parameters

@@ -1,4 +1,4 @@
-"""`Machines`: those of a Ray cluster, and the workers that each has room for."""
+"""`RayCluster`: those of a Ray cluster, and the workers that each has room for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Any
 from featcache._utils.telemetry import decline_usage_data
 from featcache.errors import ClusterError, FeatcacheError, MissingExtraError, first_line
 
-DEATHS = 3  # of workers over the same work, or of a machine's workers in a row, before it is given up
-SLOW = 15.0  # seconds until it is said that no worker has begun
-WAITS = "no worker has begun yet; other work may have the cluster's cores or GPUs, see `ray status`. It goes on then."
+MAX_WORKER_FAILURES = 3  # of workers over the same work, or of a machine's workers in a row, before it is given up
+STARTUP_WARNING_S = 15.0  # seconds until it is said that no worker has begun
+WAITING_MESSAGE = (
+    "no worker has begun yet; other work may have the cluster's cores or GPUs, see `ray status`. It goes on then."
+)
 _PATIENCE = 5.0  # seconds for the machine at an address to answer at all
 
 
@@ -54,7 +56,7 @@ class Cluster:
         return workers, cpus or max(1, int(cores) // max(1, workers))
 
 
-class Machines:
+class RayCluster:
     """
     Raises
     ------
@@ -62,7 +64,9 @@ class Machines:
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # on stdout it would say at length what `why_died` does
+        os.environ.setdefault(
+            "RAY_DEDUP_LOGS_SKIP_REGEX", "."
+        )  # on stdout it would say at length what `failure_reason` does
         try:
             import ray
         except ImportError as error:
@@ -92,7 +96,7 @@ class Machines:
         found = {name: room for name, room in rooms.items() if name not in lost}
         if not found:
             raise ClusterError(
-                f"on each machine {DEATHS} workers died in a row before they did anything, the last of: "
+                f"on each machine {MAX_WORKER_FAILURES} workers died in a row before they did anything, the last of: "
                 f"{why.rstrip('.')}. Is the same featcache installed on all machines, and have they memory for the "
                 "network? Ray's logs say more."
             )
@@ -125,13 +129,13 @@ class Machines:
             self.ray.shutdown()
 
 
-def own_error(error: Any) -> Exception:
+def unwrap_ray_error(error: Any) -> Exception:
     """What a worker raised, without Ray's account of where it did."""
     cause: Exception = error.cause if isinstance(error.cause, FeatcacheError) else error
     return cause
 
 
-def why_died(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
     """What a worker died of, in a line: Ray's account ends with what it could not begin with."""
     lines = str(error).splitlines()
     return lines[-1] if lines and "creation task" in lines[0] else first_line(error)

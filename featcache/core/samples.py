@@ -10,7 +10,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.labels import Labels, is_multilabel, spell
+from featcache.core.labels import Labels, format_labels, is_multilabel
 from featcache.core.rng import content_words
 from featcache.errors import SpecError
 
@@ -146,7 +146,7 @@ class Samples:
 
 
 def _spelt(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:
-    return np.array(spell(samples.labels[rows], samples.classes), object)
+    return np.array(format_labels(samples.labels[rows], samples.classes), object)
 
 
 def _groups(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:

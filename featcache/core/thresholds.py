@@ -122,7 +122,7 @@ def check_thresholds(given: Thresholds | None, classes: Sequence[str]) -> NDArra
     return np.array([float(named.get(name, HALF)) for name in classes])
 
 
-def spell_thresholds(thresholds: Sequence[float] | NDArray[np.float64]) -> str:
+def format_thresholds(thresholds: Sequence[float] | NDArray[np.float64]) -> str:
     """The range of some thresholds, for people.
 
     Examples

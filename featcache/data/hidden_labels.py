@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from featcache.core.samples import UNLABELLED
-from featcache.data.sources.base import Entry, Listing
+from featcache.data.sources.base import SampleListing, SampleRecord
 
 _UNKNOWN = "-1"
 
 
-def hide_unknown(listing: Listing) -> Listing:
+def hide_unknown(listing: SampleListing) -> SampleListing:
     """Move images whose label is an unknown -1 to the split "unlabelled"; the decision is `is_unknown`'s.
 
     listing : of the whole data set, so that all its files and splits are decided together.
@@ -55,5 +55,5 @@ def is_unknown(labels: Iterable[tuple[tuple[str, ...], str | None]]) -> tuple[bo
     return True, ()
 
 
-def _hide(entry: Entry) -> Entry:
+def _hide(entry: SampleRecord) -> SampleRecord:
     return replace(entry, classes=(), split=UNLABELLED) if entry.classes == (_UNKNOWN,) else entry

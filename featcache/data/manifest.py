@@ -20,9 +20,9 @@ from featcache.core.holdout import hold_out
 from featcache.core.labels import Labels
 from featcache.core.samples import SPLITS, UNLABELLED, Samples, join_groups
 from featcache.data.file_types import describe_ignored
-from featcache.data.sources.base import Entry
-from featcache.data.sources.class_folders import some
-from featcache.data.sources.registry import Folder, Source, open_source
+from featcache.data.sources.base import SampleRecord
+from featcache.data.sources.class_folders import preview
+from featcache.data.sources.registry import FolderSource, Source, open_source
 from featcache.data.sources.table import is_table
 from featcache.errors import DataLayoutError, EmptyFolderError
 
@@ -53,7 +53,7 @@ class Manifest:
         readable = np.ones(len(self.samples), bool)
         readable[list(unreadable)] = False
         found = summarize(self.source.name, self.samples, held_out_seed=self.held_out_seed, readable=readable)
-        if found.held_out and type(self.source) is not Folder:
+        if found.held_out and type(self.source) is not FolderSource:
             found = replace(found, held_out=replace(found.held_out, missing="val split"))
         return replace(found, notes=self.notes)
 
@@ -156,7 +156,7 @@ def read_manifest(
     return Manifest(source, samples, dict(ignored), notes, listing.label_column, seed if is_drawn else None)
 
 
-def _hashes(source: Source, entries: list[Entry], progress: Progress | None) -> NDArray[np.uint8]:
+def _hashes(source: Source, entries: list[SampleRecord], progress: Progress | None) -> NDArray[np.uint8]:
     """As the entries say; of those that do not, the source reads the bytes."""
     unknown = [row for row, entry in enumerate(entries) if not entry.sha256]
     hashed = source.hash([entries[row].id for row in unknown], progress)
@@ -173,7 +173,7 @@ def _expected(source: str) -> str:
     return f"Expected {posixpath.join(source, '<class>', '*.jpg')} or {posixpath.join(source, 'train/<class>/*.jpg')}."
 
 
-def _classes(source: str, entries: list[Entry]) -> tuple[str, ...]:
+def _classes(source: str, entries: list[SampleRecord]) -> tuple[str, ...]:
     """The class names of the training images, checked against the other splits."""
     if all(entry.split == UNLABELLED for entry in entries):
         raise DataLayoutError(f"{source}: no image has a label.")
@@ -186,16 +186,17 @@ def _classes(source: str, entries: list[Entry]) -> tuple[str, ...]:
         for name in sorted(set(entry.classes) - trained):
             raise DataLayoutError(
                 f"{source}: class {name!r} is in {entry.split} ({entry.id}) but not in train. "
-                f"Train has {some(trained)}. Add training images for it, or remove it.{nearest_note(name, trained)}"
+                f"Train has {preview(trained)}. Add training images for it, or remove it.{nearest_note(name, trained)}"
             )
     if len(trained) < 2:
         raise DataLayoutError(
-            f"{source}: only one class ({some(trained)}) was found; a classifier needs two or more. {_expected(source)}"
+            f"{source}: only one class ({preview(trained)}) was found; a classifier needs two or more. "
+            f"{_expected(source)}"
         )
     return tuple(sorted(trained))
 
 
-def _labels(entries: list[Entry], classes: tuple[str, ...], several: bool) -> Labels:
+def _labels(entries: list[SampleRecord], classes: tuple[str, ...], several: bool) -> Labels:
     number = {name: place for place, name in enumerate(classes)}
     if not several:
         labels = (-1 if entry.split == UNLABELLED else number[entry.classes[0]] for entry in entries)
@@ -240,7 +241,7 @@ def _refuse_leaks(source: str, samples: Samples) -> None:
 
 
 def _split(
-    entries: list[Entry],
+    entries: list[SampleRecord],
     labels: Labels,
     keys: NDArray[np.uint8],
     val_fraction: float,

@@ -22,7 +22,7 @@ from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
 from featcache.cache.feature_cache import FeatureCache, check_spec, partial_path
 from featcache.cache.format.layout import size_needed, wanted_views
-from featcache.cache.reuse import engine_of_unfinished, find_origins
+from featcache.cache.reuse import engine_of_unfinished, match_rows
 from featcache.core.bit_depth import ValueRange
 from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.data.input_notes import input_notes
@@ -162,7 +162,7 @@ def estimate(
             cache.check_matches(spec, manifest.samples, manifest.source.name)
             missing = np.zeros_like(missing)
         else:
-            missing = missing - find_origins(cache, manifest.samples, missing, np.empty(0, np.int64)).views
+            missing = missing - match_rows(cache, manifest.samples, missing, np.empty(0, np.int64)).views
     if own:
         backbone.accelerate(image_size=spec.view.image_size, engine=engine, views=int(missing.sum()),
                             like=engine_of_unfinished(Path(out)))  # fmt: skip

@@ -14,13 +14,13 @@ import numpy as np
 from featcache._utils.environment import check_writable
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import Report, Stopwatch, human_bytes, printable, remark_notes
+from featcache._utils.report import PhaseTimer, Report, human_bytes, printable, remark_notes
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
 from featcache.cache.feature_cache import FeatureCache, on_disk
 from featcache.cache.format.layout import size_needed, wanted_views
-from featcache.cache.reuse import engine_of_unfinished, keep_unread, refuse_loss, set_aside, take_over
+from featcache.cache.reuse import check_loss, engine_of_unfinished, import_stashed, keep_unread, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.bit_depth import ValueRange
 from featcache.core.data_summary import DataSummary
@@ -32,8 +32,8 @@ from featcache.data.input_notes import input_notes, list_inputs, write_list
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.extraction.extractor import Extractor, LocalExtractor, Views
-from featcache.extraction.ray_coordinator import ClusterExtractor
-from featcache.extraction.ray_worker import Order
+from featcache.extraction.ray_coordinator import RayExtractor
+from featcache.extraction.ray_worker import WorkerConfig
 from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.value_range import choose_value_range, describe_value_range
 
@@ -170,7 +170,7 @@ def extract(
     ImageError, BackboneError, CacheMismatchError, CacheBusyError
     """
     progress = as_callback(progress)
-    watch = Stopwatch()
+    watch = PhaseTimer()
     out = on_disk(out)
     check_writable(out)
     check_name(backbone)
@@ -202,8 +202,8 @@ def extract(
         if cluster:
             if device == "auto" and not cluster.gpus_per_worker:
                 network["device"] = "cpu"  # Ray lets all workers see the machine's GPUs
-            order = Order(network if isinstance(backbone, str) else backbone, asked, engine, **how)
-            extractor = ClusterExtractor(manifest, cluster, order, on_note)
+            order = WorkerConfig(network if isinstance(backbone, str) else backbone, asked, engine, **how)
+            extractor = RayExtractor(manifest, cluster, order, on_note)
         else:
             loaded = load_backbone(**network, lazy=True) if isinstance(backbone, str) else backbone
             spec = loaded.extract_spec(**asked)
@@ -246,7 +246,7 @@ def _extract(
     manifest: Manifest,
     out: Path,
     split: dict[str, Any],
-    watch: Stopwatch,
+    watch: PhaseTimer,
     progress: Progress | None,
     strict: bool,
     on_note: Callable[[str], None] | None,
@@ -270,10 +270,10 @@ def _extract(
         on_note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
     extractor.begin(wanted_views(spec, samples))
     provenance = {**extractor.describe(), **split}
-    refuse_loss(out, spec, samples)
-    asides = set_aside(out, spec, samples)
+    check_loss(out, spec, samples)
+    asides = stash_partial(out, spec, samples)
     with CacheWriter(out, spec, samples, extractor.dims, provenance, progress, fresh=True) as writer:
-        for note in take_over(writer, asides, samples):
+        for note in import_stashed(writer, asides, samples):
             if on_note:
                 on_note(note)
         before = writer.done
@@ -288,7 +288,7 @@ def fill(
     writer: CacheWriter,
     extractor: Extractor,
     manifest: Manifest,
-    watch: Stopwatch,
+    watch: PhaseTimer,
     progress: Progress | None = None,
     strict: bool = False,
 ) -> dict[int, str]:

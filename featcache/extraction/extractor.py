@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import Stopwatch, versions
+from featcache._utils.report import PhaseTimer, package_versions
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import EngineName, Features
+from featcache.backbones.engines.base import EngineName, PendingFeatures
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.vision.decode import MAX_PIXELS
@@ -95,11 +95,11 @@ class LocalExtractor:
         batch_size: int | None = None,
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
-        watch: Stopwatch | None = None,
+        watch: PhaseTimer | None = None,
     ) -> None:
         self.spec, self.dims = spec, backbone.dims
         self._backbone, self._engine, self._like, self._batch_size = backbone, engine, like, batch_size
-        self._watch = watch or Stopwatch()
+        self._watch = watch or PhaseTimer()
         self._loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=self._watch)
         self.skipped, self.remarks = self._loader.skipped, self._loader.remarks
 
@@ -132,7 +132,7 @@ class LocalExtractor:
 
     def extract(self, wanted: Views, done: Views) -> Iterator[Extracted]:
         """See `Extractor`. The network has more to do already when features come."""
-        under_way: deque[tuple[Batch, Features, int]] = deque()
+        under_way: deque[tuple[Batch, PendingFeatures, int]] = deque()
         backbone = self._backbone
         batch_size = self._batch_size or backbone.batch_size
         appetite = backbone.appetite(self.spec.view.image_size)
@@ -150,7 +150,7 @@ class LocalExtractor:
         """See `Extractor`. What was begun and is not needed is not decoded."""
         self._loader.close()
 
-    def _taken(self, batch: Batch, features: Features, first_view: int) -> Extracted:
+    def _taken(self, batch: Batch, features: PendingFeatures, first_view: int) -> Extracted:
         with self._watch.phase("forward"):
             flat = dict(zip(self._backbone.layers, features(), strict=True))
         b, v = batch.pixels.shape[:2]
@@ -163,7 +163,7 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         "weights": backbone.weights,
         "device": backbone.device_name,
         "engine": backbone.engine,
-        "versions": versions(),
+        "versions": package_versions(),
         "host": platform.node(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -1,4 +1,4 @@
-"""`ClusterExtractor`: from images to features, on the machines of a Ray cluster.
+"""`RayExtractor`: from images to features, on the machines of a Ray cluster.
 
 Each machine has workers, actors that hold the network. They are given blocks of images and send features back as they
 come, in the numbers that are stored; this machine writes them, as if it had made them, into the one cache in the
@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core import ray_cluster
-from featcache.core.ray_cluster import DEATHS, Cluster, Machines, own_error, why_died
+from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, RayCluster, failure_reason, unwrap_ray_error
 from featcache.data.manifest import Manifest
 from featcache.errors import ClusterError, DownloadError
 from featcache.extraction.extractor import Extracted, Views, like_each_other
-from featcache.extraction.ray_worker import Offer, Order, Workman
+from featcache.extraction.ray_worker import ExtractionWorker, WorkerConfig, WorkerInfo
 
 _LEAST, _FIRST, _MOST = 16, 64, 8192  # images a block
 _SECONDS = 5.0  # that a block should take: for less, workers would wait too often; for more, the last one is waited for
@@ -60,7 +60,7 @@ class _Worker:
         return self.offer if self.offer is not None else self.jobs[0].stream if self.jobs else None
 
 
-class ClusterExtractor:
+class RayExtractor:
     """On many machines; see `Extractor`. on_note : called with what became of a worker that died.
 
     Raises
@@ -69,9 +69,9 @@ class ClusterExtractor:
     """
 
     def __init__(
-        self, manifest: Manifest, cluster: Cluster, order: Order, on_note: Callable[[str], None] | None = None
+        self, manifest: Manifest, cluster: Cluster, order: WorkerConfig, on_note: Callable[[str], None] | None = None
     ) -> None:
-        self._machines = Machines(cluster)
+        self._machines = RayCluster(cluster)
         self._ray, self._manifest, self._order = self._machines.ray, manifest, order
         self.skipped: dict[int, str] = {}
         self.remarks: dict[int, str] = {}
@@ -123,7 +123,7 @@ class ClusterExtractor:
                 try:
                     piece = self._take(worker)
                 except self._ray.exceptions.RayTaskError as error:
-                    raise own_error(error) from None
+                    raise unwrap_ray_error(error) from None
                 except self._ray.exceptions.RayError as error:
                     self._bury(worker, todo, error)
                     continue
@@ -175,16 +175,17 @@ class ClusterExtractor:
     def _bury(self, worker: _Worker, todo: deque[tuple[NDArray[np.int64], int]], error: Exception) -> None:
         """A worker has died: what it had goes back, in halves, so that an image that kills is found."""
         self._workers.remove(worker)
-        reason = why_died(error)
+        reason = failure_reason(error)
         if not self._why or "died unexpectedly" not in reason:  # as Ray says where the reason came too late
             self._why = reason
         self._lost[worker.node] = self._lost.get(worker.node, 0) + 1
         for job in worker.jobs:  # both were under way: either may be at fault
             job.deaths += 1
-        if suspects := [job.rows[job.left] for job in worker.jobs if job.deaths == DEATHS]:
+        if suspects := [job.rows[job.left] for job in worker.jobs if job.deaths == MAX_WORKER_FAILURES]:
             rows, ids = np.concatenate(suspects), self._manifest.samples.ids
             raise ClusterError(
-                f"{DEATHS} workers died, the last over {len(rows)} images from {ids[rows[0]]} to {ids[rows[-1]]}: "
+                f"{MAX_WORKER_FAILURES} workers died, the last over {len(rows)} images from {ids[rows[0]]} to "
+                f"{ids[rows[-1]]}: "
                 f"{self._why}. What was extracted is kept. See whether one of these images is at fault, or "
                 "whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
             ) from error
@@ -201,36 +202,36 @@ class ClusterExtractor:
         if monotonic() - self._looked < _TICK:
             return
         self._looked = monotonic()
-        lost = [name for name, deaths in self._lost.items() if deaths >= DEATHS]
+        lost = [name for name, deaths in self._lost.items() if deaths >= MAX_WORKER_FAILURES]
         there = self._machines.there(lost, self._why)
         total = sum(workers for workers, _ in there.values())
         for name, (workers, cores) in there.items():
             for _ in range(workers - sum(worker.node == name for worker in self._workers)):
-                hired = self._machines.hire(Workman, name, cores, _AHEAD)
+                hired = self._machines.hire(ExtractionWorker, name, cores, _AHEAD)
                 order = replace(self._order, workers=self._order.workers or cores)
                 views = len(self._manifest.samples) * (1 + self._order.spec["views"]) // total
                 self._workers.append(_Worker(hired, name, hired.prepare.remote(order, views, self._known)))
 
-    def _first_offer(self) -> Offer:
+    def _first_offer(self) -> WorkerInfo:
         """What the first worker that is ready would do."""
         asked, told = monotonic(), False
         while True:
-            if self._on_note and not told and monotonic() - asked > ray_cluster.SLOW:
+            if self._on_note and not told and monotonic() - asked > ray_cluster.STARTUP_WARNING_S:
                 told = True
-                self._on_note(ray_cluster.WAITS)
+                self._on_note(ray_cluster.WAITING_MESSAGE)
             by_thing = {worker.offer: worker for worker in self._workers}
             ready, _ = self._ray.wait(list(by_thing), timeout=_TICK)
             for thing in ready:
                 try:
-                    offer: Offer = self._ray.get(thing)
+                    offer: WorkerInfo = self._ray.get(thing)
                     return offer
                 except self._ray.exceptions.RayTaskError as error:
-                    raise own_error(error) from None
+                    raise unwrap_ray_error(error) from None
                 except self._ray.exceptions.RayError as error:
                     self._bury(by_thing[thing], deque(), error)
             self._hire()
 
-    def _agree(self, offer: Offer) -> None:
+    def _agree(self, offer: WorkerInfo) -> None:
         """Raise ClusterError where a machine would make other features than the first one."""
         if fields := self._offer.spec.differences(offer.spec):
             told = "; ".join(f"{name}={here} and {there}" for name, here, there in fields)

@@ -1,4 +1,4 @@
-"""`Workman`: what extracts on a machine of a cluster. It knows nothing of what brings it there."""
+"""`ExtractionWorker`: what extracts on a machine of a cluster. It knows nothing of what brings it there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PIECE_S = 1.0  # of work that travels at once: each piece costs the driver a mi
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerConfig:
     """What every machine is asked for.
 
     backbone : a Backbone, or the arguments of `load_backbone`. spec : those of `Backbone.extract_spec`.
@@ -43,7 +43,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Offer:
+class WorkerInfo:
     """What a machine would do: its spec must be that of the others.
 
     host : its name. provenance : see `Extractor.describe`; the others : see `Extractor`.
@@ -58,14 +58,14 @@ class Offer:
     note: str
 
 
-class Workman:
+class ExtractionWorker:
     """Has the network, and is given blocks of images: one is decoded while another is computed."""
 
     def __init__(self) -> None:
         keep_freed_memory()
         self._turn = Lock()  # at the network
 
-    def prepare(self, order: Order, views: int, known: tuple[Manifest, bytes] | None) -> Offer:
+    def prepare(self, order: WorkerConfig, views: int, known: tuple[Manifest, bytes] | None) -> WorkerInfo:
         """Load the network and make it fast.
 
         Parameters
@@ -88,7 +88,7 @@ class Workman:
             self._backbone.accelerate(self._spec.view.image_size, order.engine, views, order.like)
         self._rehearse()
         one = self._backbone
-        return Offer(host, self._spec, one.dims, describe(one), one.device_name, one.precision, one.note)
+        return WorkerInfo(host, self._spec, one.dims, describe(one), one.device_name, one.precision, one.note)
 
     def _rehearse(self) -> None:
         """Load now what is loaded when it is first needed: the first block is timed, and others may be under way."""

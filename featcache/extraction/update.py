@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import Stopwatch, human_bytes, printable, remark_notes
+from featcache._utils.report import PhaseTimer, human_bytes, printable, remark_notes
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.factory import network_for
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, on_disk
 from featcache.cache.format.layout import wanted_views
-from featcache.cache.reuse import Loss, Origins, carry, find_origins, keep_unread, set_aside, take_over
+from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.data_summary import DataSummary
 from featcache.core.samples import Samples
@@ -183,7 +183,7 @@ def update(
     CacheError, ImageError, BackboneError
     CacheMismatchError : of more than a quarter of the images the features would be dropped, see `allow_loss`.
     """
-    watch, progress = Stopwatch(), as_callback(machine.get("progress"))
+    watch, progress = PhaseTimer(), as_callback(machine.get("progress"))
     machine["progress"] = progress  # one bar for all steps
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("updating from images")
@@ -200,7 +200,7 @@ def update(
         _confirm(old, loss, os.fspath(data), allow_loss)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
     damaged = _damaged(old, watch, progress)
-    origins = find_origins(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
+    origins = match_rows(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
     result = Update(
         path=old.path,
         changes=old.samples.changes(manifest.samples),
@@ -240,12 +240,12 @@ def repair(
     ------
     CacheDamagedError : the image of a damaged row is not in `data`; nothing was changed. Others as `update`.
     """
-    watch, progress = Stopwatch(), as_callback(machine.get("progress"))
+    watch, progress = PhaseTimer(), as_callback(machine.get("progress"))
     machine["progress"] = progress  # one bar for all steps
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("a repair from images")
     damaged = _damaged(old, watch, progress)
-    origins = find_origins(old, old.samples, old.layout.wanted, damaged)
+    origins = match_rows(old, old.samples, old.layout.wanted, damaged)
     result = Update(
         path=old.path,
         damaged=[old.samples.ids[row] for row in damaged],
@@ -280,7 +280,7 @@ def _confirm(old: FeatureCache, loss: Loss, data: str, allowed: bool | Callable[
         )
 
 
-def _damaged(old: FeatureCache, watch: Stopwatch, progress: Progress | None) -> NDArray[np.int64]:
+def _damaged(old: FeatureCache, watch: PhaseTimer, progress: Progress | None) -> NDArray[np.int64]:
     """Rows without their checksum."""
     n = len(old.samples)
     tick = (lambda done: progress("verify", done, n)) if progress else None
@@ -294,8 +294,8 @@ def _renew(
     spec: ExtractSpec,
     samples: Samples,
     manifest: Manifest,
-    origins: Origins,
-    watch: Stopwatch,
+    origins: RowMatches,
+    watch: PhaseTimer,
     weights: str | None,
     dry_run: bool,
     machine: Machine,
@@ -331,11 +331,11 @@ def _renew(
     if samples is manifest.samples:  # not of a repair, which leaves the split as it is
         provenance.pop("val_is_held_out", None)
         provenance |= {} if manifest.held_out_seed is None else {"val_is_held_out": True}
-    asides, on_note = set_aside(old.path, spec, samples), machine.get("on_note")
+    asides, on_note = stash_partial(old.path, spec, samples), machine.get("on_note")
     with CacheWriter(old.path, spec, samples, old.dims, provenance, progress) as writer:
         with watch.phase("carry"):
-            carry(writer, old, origins)
-            for note in take_over(writer, asides, samples):
+            copy_rows(writer, old, origins)
+            for note in import_stashed(writer, asides, samples):
                 if on_note:
                     on_note(note)
         before = writer.done

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from featcache.finetuning.presets import PRESETS
-from featcache.finetuning.strategy import GENTLE
-from featcache.training.config import Recipe
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
+from featcache.training.config import TrainConfig
 
 LEAST_EPOCHS = 6
 """Of fewer losses nobody can tell a slope from noise."""
@@ -46,11 +46,11 @@ class TrainingRun:
 
         Parameters
         ----------
-        losses : mean training loss of each epoch. recipe : fields of `Recipe`. train_images : in an epoch. classes : of
-            the data. mode : "all" or "head", see `finetune`.
+        losses : mean training loss of each epoch. recipe : fields of `TrainConfig`. train_images : in an epoch. classes
+            : of the data. mode : "all" or "head", see `finetune`.
         """
         guess = math.log(max(2, classes))
-        steps = len(losses) * max(1, math.ceil(train_images / Recipe(**recipe).batch_size))
+        steps = len(losses) * max(1, math.ceil(train_images / TrainConfig(**recipe).batch_size))
         published = published_epochs(recipe, mode)
         ran = published is not None and len(losses) >= published and steps >= LEAST_STEPS
         unfinished = "" if ran or has_levelled_off(losses, guess) else _why_unfinished(losses, guess)
@@ -109,8 +109,8 @@ def has_levelled_off(losses: Sequence[float], guess: float = math.inf) -> bool:
 
 def published_epochs(recipe: Mapping[str, Any], mode: str = "all") -> int | None:
     """The number of epochs that a recipe was published with: ours, or that of a preset; None of any other recipe."""
-    wanted = Recipe(**recipe)
-    known = [Recipe(), Recipe(**GENTLE)]
+    wanted = TrainConfig(**recipe)
+    known = [TrainConfig(), TrainConfig(**LP_FT_DEFAULTS)]
     for preset in PRESETS.values():
         known.append(dataclasses.replace(preset.recipe, lr=preset.head_lr if mode == "head" else preset.recipe.lr))
     return next((one.epochs for one in known if dataclasses.replace(wanted, epochs=one.epochs) == one), None)

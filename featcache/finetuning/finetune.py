@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from featcache._utils.folder_lock import alone_in
+from featcache._utils.folder_lock import locked_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.report import Report, Stopwatch, remark_notes
+from featcache._utils.report import PhaseTimer, Report, remark_notes
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
-from featcache.backbones.engines.base import compiler_is_there
+from featcache.backbones.engines.base import has_compiler
 from featcache.backbones.sources.names import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.data_summary import DataSummary
@@ -24,15 +24,15 @@ from featcache.core.specs import EMBEDDED, Augment, ExtractSpec
 from featcache.data.input_notes import input_notes, list_inputs, write_list
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError, first_line
-from featcache.finetuning.initial_weights import begin
-from featcache.finetuning.run import Run, refuse_early
-from featcache.finetuning.strategy import GENTLE, BatchNorm, Unfreeze, make_plan
+from featcache.finetuning.initial_weights import build_initial_model
+from featcache.finetuning.run import FineTuneRun, refuse_early
+from featcache.finetuning.strategy import LP_FT_DEFAULTS, BatchNorm, Unfreeze, make_strategy
 from featcache.heads.imagenet import describe_choice, is_imagenet
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy
-from featcache.training.config import Recipe, make_recipe
-from featcache.training.distributed import ALONE, World
-from featcache.training.loop import Epoch
+from featcache.training.config import TrainConfig, make_train_config
+from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
+from featcache.training.loop import EpochMetrics
 from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
@@ -55,7 +55,7 @@ class FineTune(NotebookResult):
     """
 
     path: Path
-    history: list[Epoch]
+    history: list[EpochMetrics]
     skipped: list[tuple[str, str]]
     report: Report
     init_head: str | None = None
@@ -70,7 +70,7 @@ class FineTune(NotebookResult):
         write_list(path, list_inputs([], self.skipped, {}))
 
     @property
-    def best(self) -> Epoch:
+    def best(self) -> EpochMetrics:
         """The epoch with the highest val accuracy, of several labels with the highest mean average precision."""
         return max(self.history, key=lambda epoch: epoch.score)
 
@@ -143,7 +143,7 @@ def finetune(
     layer_decay: float = 1.0,
     batchnorm: BatchNorm | None = None,
     wise_ft: float | None = None,
-    recipe: Recipe | Mapping[str, Any] | None = None,
+    recipe: TrainConfig | Mapping[str, Any] | None = None,
     augment: Augment = "tutorial",
     image_size: int | None = None,
     workers: int | None = None,
@@ -161,9 +161,9 @@ def finetune(
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
     progress: ProgressOption = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> FineTune:
     """Train on view e of every image in epoch e; keep the weights of the best val epoch in the folder `out`.
@@ -185,9 +185,9 @@ def finetune(
         `init_head`, which was fitted on what "eval" gives, else "train".
     wise_ft : keep this share of the best epoch's weights and the rest of those at the start, running statistics of
         BatchNorm included (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903); needs `init_head`.
-    recipe : epochs, batch size, optimizer, schedule and the like; a dict gives some fields of `Recipe`, the others are
-        the usual ones, with `init_head` those of `GENTLE`. Where images have several labels, each has a sigmoid of its
-        own, and the best epoch is that of the highest mean average precision.
+    recipe : epochs, batch size, optimizer, schedule and the like; a dict gives some fields of `TrainConfig`, the others
+        are the usual ones, with `init_head` those of `LP_FT_DEFAULTS`. Where images have several labels, each has a
+        sigmoid of its own, and the best epoch is that of the highest mean average precision.
     compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
         then draws other random numbers.
     seed : of views, order, new weights and dropout.
@@ -197,9 +197,9 @@ def finetune(
         takes that of `init_head`, else finds it, see `find_value_range`.
     image_cache : a file that keeps the decoded images, for later epochs and runs. In it those whose short side
         exceeds twice that of the clean view's resize are shrunk to that, so their views differ a little.
-    world : processes that train together, each with its share of every batch, see `World.of_torchrun`: losses are those
-        of one process, up to rounding. The folder must be one that all see; the first process writes. A resumed run
-        may have another number of them.
+    world : processes that train together, each with its share of every batch, see `ProcessGroup.of_torchrun`: losses
+        are those of one process, up to rounding. The folder must be one that all see; the first process writes. A
+        resumed run may have another number of them.
     on_note : called with what was understood of the data, before the work starts.
     resume : a run in `out` with the same settings goes on in any case, where it was interrupted, to the result that an
         uninterrupted one would give: within an epoch after SIGINT or SIGTERM, and else from the last state saved, at
@@ -212,13 +212,13 @@ def finetune(
     ImageError, BackboneError, RunError, HeadError, CacheError : of the image cache.
     """
     progress = as_callback(progress)
-    watch = Stopwatch()
+    watch = PhaseTimer()
     if world.size > 1:
-        _check_together(world, make_recipe(recipe), image_cache, compile)
+        _check_together(world, make_train_config(recipe), image_cache, compile)
         device = world.device(resolve_device(device))
         world.join(device)
-    out, recipe = Path(out), make_recipe(recipe, {} if init_head is None else GENTLE)
-    plan = make_plan(
+    out, recipe = Path(out), make_train_config(recipe, {} if init_head is None else LP_FT_DEFAULTS)
+    plan = make_strategy(
         mode,
         weights,
         init_head=None if init_head is None else os.fspath(init_head),
@@ -258,7 +258,7 @@ def finetune(
             )
         if compile and mode == "head":
             raise RunError("a head alone has nothing to compile: drop --compile, or train all layers")
-        if compile and not compiler_is_there(backbone.device):
+        if compile and not has_compiler(backbone.device):
             raise RunError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --compile.")
         if mode == "all" and backbone.precision == "fp16":
             raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
@@ -268,7 +268,7 @@ def finetune(
         )
     with ExitStack() as stack:
         if world.first:
-            stack.enter_context(alone_in(out, "trained"))
+            stack.enter_context(locked_folder(out, "trained"))
         images = None
         if image_cache is not None:
             with watch.phase("image cache"):
@@ -281,9 +281,9 @@ def finetune(
         )
         side_kept = images.side if images else None
         with watch.phase("start"):
-            start = begin(backbone, spec, loader, mode, plan, recipe)
+            start = build_initial_model(backbone, spec, loader, mode, plan, recipe)
         told = (progress, on_epoch, world)
-        run = Run(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, *told)
+        run = FineTuneRun(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, *told)
         if overwrite and world.first:
             (out / CHECKPOINT).unlink(missing_ok=True)
         world.wait()
@@ -342,7 +342,7 @@ def _dropped_thresholds(init_head: str | None) -> list[str]:
     return [f"the thresholds of {init_head} are not taken over: this run decides every label at 0.5"]
 
 
-def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:
+def _notes(history: list[EpochMetrics], recipe: TrainConfig) -> list[str]:
     """What a user should know of the epochs."""
     notes = []
     if history[-1].diverged:
@@ -354,7 +354,7 @@ def _notes(history: list[Epoch], recipe: Recipe) -> list[str]:
     return notes
 
 
-def _check_together(world: World, recipe: Recipe, image_cache: object, compile: bool) -> None:
+def _check_together(world: ProcessGroup, recipe: TrainConfig, image_cache: object, compile: bool) -> None:
     """Raise RunError for what several processes cannot do together."""
     if image_cache is not None:
         raise RunError("one process writes an image cache, and here several train: drop --image-cache")
@@ -365,7 +365,7 @@ def _check_together(world: World, recipe: Recipe, image_cache: object, compile: 
 
 
 @contextmanager
-def _told_apart(spec: ExtractSpec, recipe: Recipe, compiled: bool) -> Iterator[None]:
+def _told_apart(spec: ExtractSpec, recipe: TrainConfig, compiled: bool) -> Iterator[None]:
     """Errors of PyTorch that a user's settings cause, as such."""
     try:
         yield

@@ -9,10 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from featcache.backbones.stages import stage_of, stage_of_modules
 from featcache.errors import RunError
-from featcache.training.network import Network
+from featcache.training.network import BackboneWithHead
 
 
-def freeze(network: Network, stages: list[str], learning: int) -> None:
+def freeze(network: BackboneWithHead, stages: list[str], learning: int) -> None:
     """Leave the last `learning` stages and the head to learn; the others get no gradients and stay in `eval()` mode.
 
     Raises RunError where there are fewer stages.
@@ -29,7 +29,7 @@ def freeze(network: Network, stages: list[str], learning: int) -> None:
     network.still += _modules_below(network.body, stages, first)
 
 
-def keep_statistics(network: Network, stages: list[str], kept: int) -> None:
+def freeze_batchnorm_statistics(network: BackboneWithHead, stages: list[str], kept: int) -> None:
     """Let every BatchNorm of the first `kept` stages normalise by its running statistics, which stay as they are; its
     weight and bias learn. Those behind have random weights, whose statistics are yet to be learnt.
     """
@@ -37,7 +37,7 @@ def keep_statistics(network: Network, stages: list[str], kept: int) -> None:
     network.still += [module for module in modules if isinstance(module, _BatchNorm)]
 
 
-def rates(network: Network, stages: list[str], lr: float, decay: float) -> list[dict[str, Any]]:
+def parameter_groups(network: BackboneWithHead, stages: list[str], lr: float, decay: float) -> list[dict[str, Any]]:
     """Groups for an optimizer: the head at `lr`, and each stage at `decay` times the rate of what lies above it.
 
     Clark et al. 2020 (ELECTRA, arXiv 2003.10555) and Bao et al. 2021 (BEiT, arXiv 2106.08254) do so with the layers of

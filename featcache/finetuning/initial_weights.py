@@ -1,4 +1,4 @@
-"""`begin`: the weights that a fine-tuning begins with, and which of them learn, as its plan says."""
+"""`build_initial_model`: the weights that a fine-tuning begins with, and which of them learn, as its plan says."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate
 from featcache.core.specs import PENULTIMATE, ExtractSpec
 from featcache.errors import BackboneError, RunError
-from featcache.finetuning.freezing import freeze, keep_statistics, rates
-from featcache.finetuning.strategy import Plan
+from featcache.finetuning.freezing import freeze, freeze_batchnorm_statistics, parameter_groups
+from featcache.finetuning.strategy import FineTuneStrategy
 from featcache.heads.imagenet import imagenet_head, is_imagenet
 from featcache.heads.io import load_head
 from featcache.heads.linear import LinearHead
-from featcache.heads.linear_layer import FIT_ONE, Layer, fold, layer
+from featcache.heads.linear_layer import FIT_ONE, LinearWeights, as_linear, layer
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.metrics.predictions import read_predictions
-from featcache.training.loop import Recipe, linear_layer
-from featcache.training.network import Network
+from featcache.training.loop import TrainConfig, linear_layer
+from featcache.training.network import BackboneWithHead
 from featcache.vision.loader import ViewLoader
 
 _PREPROCESSING = ("image_size", "resize_size", "interpolation", "mean", "std", "value_range")
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """What a run begins with.
 
-    module : a `Network`, or the head alone; on the device. groups : of its parameters, with rates; None is one rate.
-    head : where a fitted one comes from. plan : what it was made by. config : what a resumed run has in common.
+    module : a `BackboneWithHead`, or the head alone; on the device. groups : of its parameters, with rates; None is one
+    rate. head : where a fitted one comes from. plan : what it was made by. config : what a resumed run has in common.
     """
 
     module: nn.Module
     groups: list[dict[str, Any]] | None
     head: str | None
-    plan: Plan
+    plan: FineTuneStrategy
     config: dict[str, Any]
 
     def weights(self) -> dict[str, Tensor]:
@@ -51,50 +51,50 @@ class Start:
         return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
 
-def begin(
+def build_initial_model(
     backbone: Backbone,
     spec: ExtractSpec,
     loader: ViewLoader,
     mode: Literal["all", "head"],
-    plan: Plan,
-    recipe: Recipe,
-) -> Start:
+    plan: FineTuneStrategy,
+    recipe: TrainConfig,
+) -> InitialModel:
     """Put the network together. Raises RunError, HeadError, BackboneError where it cannot be what the plan says."""
     classes, config = loader.manifest.samples.classes, plan.config()
     head = linear_layer(backbone.dim, len(classes), spec.view.seed)
     if plan.init_head is not None:
         fitted = read_layer(plan.init_head, backbone, spec, classes, loader.manifest.samples.multilabel)
         if not is_imagenet(plan.init_head):
-            refuse_other_split(Path(plan.init_head), loader)
+            check_same_split(Path(plan.init_head), loader)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(fitted.weight))
             head.bias.copy_(torch.from_numpy(fitted.bias))
         config["init_head"] = hashlib.sha256(fitted.weight.tobytes() + fitted.bias.tobytes()).hexdigest()
     if mode == "head":
-        return Start(head.to(backbone.device), None, plan.init_head, plan, config)
-    network, groups = Network(backbone.trainable_module(), head), None
+        return InitialModel(head.to(backbone.device), None, plan.init_head, plan, config)
+    network, groups = BackboneWithHead(backbone.trainable_module(), head), None
     stages: list[str] = []
     if plan.needs_stages:
         stages = find_stages(backbone.module, spec.view.image_size)
         if not stages:
             raise RunError(f"{backbone.name} has no stages, which {plan.needs_stages} counts: drop it")
     if plan.reuse_until is not None:
-        redraw_behind(network.body, plan.reuse_until, stages, backbone.name, spec.view.seed, spec.view.image_size)
+        reinitialize_after(network.body, plan.reuse_until, stages, backbone.name, spec.view.seed, spec.view.image_size)
         _refuse_frozen_noise(plan, stages)
     network.to(backbone.device)
     if plan.unfreeze:
         freeze(network, stages, plan.unfreeze)
     if plan.batchnorm == "eval":
         kept = len(stages) if plan.reuse_until is None else 1 + stages.index(plan.reuse_until)
-        keep_statistics(network, stages, kept)
+        freeze_batchnorm_statistics(network, stages, kept)
     if plan.layer_decay != 1:
-        groups = rates(network, stages, recipe.lr, plan.layer_decay)
-    return Start(network, groups, plan.init_head, plan, config)
+        groups = parameter_groups(network, stages, recipe.lr, plan.layer_decay)
+    return InitialModel(network, groups, plan.init_head, plan, config)
 
 
 def read_layer(
     head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[str, ...], several: bool = False
-) -> Layer:
+) -> LinearWeights:
     """A folder of `fit_head`, or ImageNet's rows, as the last layer of this network, a scaling before it folded in.
 
     several : whether images have several labels.
@@ -130,7 +130,7 @@ def read_layer(
         )
     _refuse_others(folder, card, spec, classes)
     estimator = load_head(locate(folder, card.file))
-    folded = fold(estimator)
+    folded = as_linear(estimator)
     if folded is None:
         raise RunError(
             f"{folder} holds a head {card.head}, which is no linear layer with probabilities: a network cannot begin "
@@ -168,7 +168,7 @@ def _refuse_others(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tu
         )
 
 
-def refuse_other_split(folder: Path, loader: ViewLoader) -> None:
+def check_same_split(folder: Path, loader: ViewLoader) -> None:
     """Raise RunError where the readable val images are not those that the head was evaluated on.
 
     It may have learnt from the others: they would say nothing of it. Those that it did not see are read, to know
@@ -193,7 +193,7 @@ def refuse_other_split(folder: Path, loader: ViewLoader) -> None:
         )
 
 
-def redraw_behind(
+def reinitialize_after(
     body: nn.Module, stage: str, stages: list[str], name: str, seed: int, image_size: int | None = None
 ) -> None:
     """Give what lies behind a stage the random weights that `--init scratch` draws with this seed, in place.
@@ -214,7 +214,7 @@ def redraw_behind(
     body.load_state_dict({key: drawn[key] if number[key] > kept else value for key, value in state.items()})
 
 
-def _refuse_frozen_noise(plan: Plan, stages: list[str]) -> None:
+def _refuse_frozen_noise(plan: FineTuneStrategy, stages: list[str]) -> None:
     random = len(stages) - 1 - stages.index(str(plan.reuse_until))
     if 0 < plan.unfreeze < random:
         raise RunError(

@@ -9,8 +9,8 @@ from typing import Any
 
 from featcache.core.specs import EMBEDDED, Augment
 from featcache.errors import RunError
-from featcache.finetuning.strategy import GENTLE
-from featcache.training.config import Recipe
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
+from featcache.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Preset:
 
     backbone: str
     augment: Augment
-    recipe: Recipe
+    recipe: TrainConfig
     head_lr: float
 
 
@@ -28,21 +28,21 @@ PRESETS = {
         # PyTorch, Transfer Learning for Computer Vision: ants and bees
         "resnet18",
         "tutorial",
-        Recipe(epochs=25, batch_size=4, lr=1e-3, momentum=0.9, schedule="step", step_size=7),
+        TrainConfig(epochs=25, batch_size=4, lr=1e-3, momentum=0.9, schedule="step", step_size=7),
         head_lr=1e-3,
     ),
     "gluon-hotdog": Preset(
         # Gluon, The Straight Dope, fine-tuning: hot dog or not
         "resnet18",
         "crop",
-        Recipe(epochs=10, batch_size=64, lr=0.01, momentum=0.0, weight_decay=1e-3, schedule="constant"),
+        TrainConfig(epochs=10, batch_size=64, lr=0.01, momentum=0.0, weight_decay=1e-3, schedule="constant"),
         head_lr=0.01,
     ),
     "mindspore-canidae": Preset(
         # MindSpore, ResNet50 transfer learning: dogs and wolves
         "resnet50",
         "tutorial",
-        Recipe(epochs=20, batch_size=24, lr=1e-3, momentum=0.9, schedule="constant"),
+        TrainConfig(epochs=20, batch_size=24, lr=1e-3, momentum=0.9, schedule="constant"),
         head_lr=0.1,
     ),
 }
@@ -53,19 +53,19 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Parameters
     ----------
-    settings : "preset", the fields of `Recipe` and any other argument of `finetune`.
+    settings : "preset", the fields of `TrainConfig` and any other argument of `finetune`.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     name = given.pop("preset", None)
     if name is not None and name not in PRESETS:
         raise RunError(f"there is no preset {name!r}; use {', '.join(PRESETS)}")
     preset = PRESETS.get(name or "")
-    recipe = preset.recipe if preset else Recipe()
+    recipe = preset.recipe if preset else TrainConfig()
     if preset and given.get("mode") == "head":
         recipe = dataclasses.replace(recipe, lr=preset.head_lr)
     if "init_head" in given:  # the tutorials begin with a random head
-        recipe = dataclasses.replace(recipe, **GENTLE)
-    fields = {field.name for field in dataclasses.fields(Recipe)}
+        recipe = dataclasses.replace(recipe, **LP_FT_DEFAULTS)
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
     own = {name: given.pop(name) for name in fields & given.keys()}
     return {
         "backbone": preset.backbone if preset else EMBEDDED,

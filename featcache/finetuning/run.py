@@ -1,4 +1,4 @@
-"""`Run`: one fine-tuning run, with its batches, its checkpoints and its files."""
+"""`FineTuneRun`: one fine-tuning run, with its batches, its checkpoints and its files."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy as np
 
 from featcache._utils.files import write_file
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import Stopwatch
+from featcache._utils.report import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.core.model_card import CHECKPOINT, ModelCard
 from featcache.core.model_folder import attach
 from featcache.core.specs import PENULTIMATE, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import FeatcacheError, OutputError, RunError
-from featcache.finetuning.initial_weights import Start
-from featcache.finetuning.strategy import Plan
+from featcache.finetuning.initial_weights import InitialModel
+from featcache.finetuning.strategy import FineTuneStrategy
 from featcache.heads import registry
-from featcache.heads.io import dump_head, load_head
+from featcache.heads.io import load_head, save_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, judge
 from featcache.metrics.predictions import FILE, LAST, TEST, split_predictions_csv
 from featcache.training.checkpoint import damaged, load_checkpoint, load_config, save_checkpoint
-from featcache.training.distributed import ALONE, World
-from featcache.training.evaluation import Pass, Tally
+from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
+from featcache.training.evaluation import EvalAccumulator, EvalResult
 from featcache.training.live_batches import LiveBatches, normalises_by_batch
-from featcache.training.loop import Batches, Epoch, Recipe, Training, evaluate_module, train
-from featcache.training.loss import Objective, class_weights
-from featcache.training.network import Network
+from featcache.training.loop import Batches, EpochMetrics, TrainConfig, TrainState, evaluate_module, train
+from featcache.training.loss import ClassificationLoss, class_weights
+from featcache.training.network import BackboneWithHead
 from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.loader import ViewLoader
 
@@ -51,7 +51,7 @@ _ENDS = ("epochs", "patience")  # of a recipe: they say when training ends, and 
 def refuse_early(out: Path, known: Mapping[str, Any], longer: bool) -> None:
     """Raise RunError where the checkpoint in a folder is of a run with other settings, before a network is loaded.
 
-    known : what of `Run.config` is known before that, `_ENDS` among it. longer : see `Run.restore`.
+    known : what of `FineTuneRun.config` is known before that, `_ENDS` among it. longer : see `FineTuneRun.restore`.
     """
     if (out / CHECKPOINT).exists():
         refuse_other(out, _whole(load_config(out / CHECKPOINT)), known, longer)
@@ -73,10 +73,10 @@ def refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any], l
 
 def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a checkpoint; older runs had none of the fields that they lack."""
-    return {**Plan().config(), **asdict(Recipe()), "max_pixels": MAX_PIXELS, **config}
+    return {**FineTuneStrategy().config(), **asdict(TrainConfig()), "max_pixels": MAX_PIXELS, **config}
 
 
-class Run:
+class FineTuneRun:
     """One fine-tuning run.
 
     Parameters
@@ -98,20 +98,20 @@ class Run:
         manifest: Manifest,
         loader: ViewLoader,
         mode: Literal["all", "head"],
-        start: Start,
-        recipe: Recipe,
-        watch: Stopwatch,
+        start: InitialModel,
+        recipe: TrainConfig,
+        watch: PhaseTimer,
         image_side: int | None,
         progress: Progress | None,
-        on_epoch: Callable[[Epoch], None] | None,
-        world: World = ALONE,
+        on_epoch: Callable[[EpochMetrics], None] | None,
+        world: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.world = world
         self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
         self.manifest, self.loader, self.on_epoch = manifest, loader, on_epoch
         self.plan = start.plan
-        self.first: Pass | None = None  # of val, before any step, where the head was fitted before
-        self.kept: Pass | None = None  # of val, where that is not the best epoch's
+        self.first: EvalResult | None = None  # of val, before any step, where the head was fitted before
+        self.kept: EvalResult | None = None  # of val, where that is not the best epoch's
         self.notes: list[str] = []
         self._origin = start.weights() if self.plan.wise_ft is not None else {}
         samples = manifest.samples
@@ -119,8 +119,8 @@ class Run:
             weights = class_weights(recipe.class_weight, samples.labels[samples.rows("train")], samples.classes)
         except ValueError as error:
             raise RunError(str(error)) from error
-        objective = Objective(recipe.label_smoothing, weights)
-        self.training = Training(start.module, recipe, groups=start.groups, objective=objective)
+        objective = ClassificationLoss(recipe.label_smoothing, weights)
+        self.training = TrainState(start.module, recipe, groups=start.groups, objective=objective)
         self._batches = LiveBatches(backbone, spec, loader, mode, watch, progress, world)
         self._batches.batch_size, self._batches.joins_single = recipe.batch_size, normalises_by_batch(start.module)
         self._saved_at, self._saving_s = time.monotonic(), 0.0
@@ -159,7 +159,7 @@ class Run:
     def average(self) -> None:
         """Keep what lies between the start and the best epoch, where the plan says so; again gives the same."""
         module = self.training.module
-        if self.plan.wise_ft is None or not isinstance(module, Network):
+        if self.plan.wise_ft is None or not isinstance(module, BackboneWithHead):
             return
         self.world.wait()
         module.load(self.out / _TUNED)
@@ -201,9 +201,9 @@ class Run:
         self.training.restore(dict(state))
         self._batches.position = state.get("position", 0)
         if self.training.tally is not None and not self.world.first:
-            self.training.tally = Tally()  # what it holds is counted once, by the first process
+            self.training.tally = EvalAccumulator()  # what it holds is counted once, by the first process
         self.loader.skipped.update(state["skipped"])
-        self.first = Pass(**state["first"]) if state.get("first") else None
+        self.first = EvalResult(**state["first"]) if state.get("first") else None
         for kept in filter(None, (self.training.best_val, self.first)):
             self._judge(kept)  # classes that there are none of are an error here, not after the last epoch
 
@@ -229,7 +229,7 @@ class Run:
         if not len(self.manifest.samples.rows("test")):
             return None
         self.world.wait()
-        if isinstance(self.training.module, Network):
+        if isinstance(self.training.module, BackboneWithHead):
             self.training.module.load(self.out / _KEPT)
             found = self._evaluate("test")
             if self.world.first:
@@ -252,14 +252,14 @@ class Run:
     def _classes(self) -> tuple[str, ...]:
         return self.manifest.samples.classes
 
-    def _judge(self, found: Pass) -> Accuracy | LabelAccuracy:
+    def _judge(self, found: EvalResult) -> Accuracy | LabelAccuracy:
         return judge(found.labels.numpy(), found.predicted.numpy(), found.probabilities, self._classes)
 
     def _context(self) -> AbstractContextManager[None]:
         """What a forward pass computes in: of a head on features fp32."""
         return self.backbone.frozen.autocast() if self.mode == "all" else self.backbone.frozen.exact()
 
-    def _evaluate(self, split: str) -> Pass:
+    def _evaluate(self, split: str) -> EvalResult:
         return evaluate_module(self.training.module, self._batches.clean(split), self._context, self.world)
 
     def _saved(self, batches: Batches) -> Batches:
@@ -280,7 +280,7 @@ class Run:
                 return
             yield batch
 
-    def _finish_epoch(self, training: Training) -> None:
+    def _finish_epoch(self, training: TrainState) -> None:
         """Best weights first, then the checkpoint: a kill in between repeats the epoch and nothing else."""
         last = training.last_val
         if training.best_val is None or last is None or not len(last.labels):
@@ -295,7 +295,7 @@ class Run:
             return
         with self._writing():
             if training.best is training.history[-1]:
-                if self.plan.wise_ft is not None and isinstance(training.module, Network):
+                if self.plan.wise_ft is not None and isinstance(training.module, BackboneWithHead):
                     training.module.save(self.out / _TUNED)
                 self._save(training.best_val)
             content = self._predictions("val", last)
@@ -328,21 +328,21 @@ class Run:
             goes_on = ": it goes on from the state that was saved last" if (self.out / CHECKPOINT).exists() else ""
             raise OutputError(error.errno, f"{error} Run the same command again then{goes_on}.") from error
 
-    def _save(self, val: Pass) -> None:
+    def _save(self, val: EvalResult) -> None:
         """The weights as they are now, and what they predict of val."""
         if not self.world.first:
             return
         module, several = self.training.module, self.manifest.samples.multilabel
-        if isinstance(module, Network):
+        if isinstance(module, BackboneWithHead):
             file, weights = _KEPT, module.to_bytes()
         else:
             layer = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
             coef, intercept = layer["weight"], layer["bias"]
             labels = OneVsRestHead.from_weights(coef, intercept) if several else None
             head = labels or LinearHead.from_weights(coef, intercept, np.arange(len(self._classes)))
-            file, weights = dump_head(head)
+            file, weights = save_head(head)
         card = ModelCard(
-            kind="network" if isinstance(module, Network) else "head",
+            kind="network" if isinstance(module, BackboneWithHead) else "head",
             file=file,
             head="sgd",
             classes=self._classes,
@@ -354,7 +354,7 @@ class Run:
         )
         card.write(self.out, weights, {FILE: self._predictions("val", val), TEST: None})
 
-    def _predictions(self, split: str, found: Pass) -> bytes | None:
+    def _predictions(self, split: str, found: EvalResult) -> bytes | None:
         """What was predicted of the images of a split, as CSV."""
         answers = found.labels.numpy(), found.predicted.numpy(), found.probabilities
         return split_predictions_csv(self.manifest.samples, split, self.loader.skipped, *answers)

@@ -1,4 +1,4 @@
-"""`Plan`: what a fine-tuning begins with, what of it learns, and what is kept of it."""
+"""`FineTuneStrategy`: what a fine-tuning begins with, what of it learns, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from featcache.errors import RunError
 BatchNorm = Literal["train", "eval"]
 Unfreeze = int | Literal["all", "last-stage"]
 
-GENTLE: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "schedule": "cosine"}
-"""Fields of `Recipe` for a network whose head is fitted already: large steps would undo what it knows (LP-FT, Kumar et
+LP_FT_DEFAULTS: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "schedule": "cosine"}
+"""Fields of `TrainConfig` for a network whose head is fitted: large steps would undo what it knows (LP-FT, Kumar et
 al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution", arXiv 2202.10054). SGD did
 so on the digits even at 1e-4, which after two epochs were at 0.82 from 0.94; AdamW went to 0.95."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class FineTuneStrategy:
     """The defaults are plain fine-tuning of all that is pretrained, below a new head. See `finetune`.
 
     init_head : a folder of `fit_head`, or "imagenet:...". reuse_until : name of a stage. unfreeze : how many stages
@@ -47,7 +47,7 @@ class Plan:
         return {**asdict(self), "init_head": None, "unfreeze": self.unfreeze or "all"}
 
 
-def make_plan(
+def make_strategy(
     mode: Literal["all", "head"],
     weights: str,
     *,
@@ -57,7 +57,7 @@ def make_plan(
     layer_decay: float,
     batchnorm: BatchNorm | None,
     wise_ft: float | None,
-) -> Plan:
+) -> FineTuneStrategy:
     """Raises RunError where settings are none, or contradict each other; arguments as of `finetune`."""
     stages = {"all": 0, "last-stage": 1}.get(str(unfreeze), unfreeze)
     if not isinstance(stages, int) or isinstance(unfreeze, bool) or stages < (unfreeze != "all"):
@@ -95,7 +95,7 @@ def make_plan(
             "--wise-ft averages with what training began with, which without --init-head has a random head: give "
             "--init-head, too"
         )
-    return Plan(
+    return FineTuneStrategy(
         init_head, reuse_until, stages, float(layer_decay), batchnorm or ("eval" if init_head else "train"), wise_ft
     )
 

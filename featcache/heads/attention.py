@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from featcache._utils.progress_bar import Progress
-from featcache.core.progress import Steps
+from featcache.core.progress import StepProgress
 from featcache.core.rng import derived_seed, epoch_order
 from featcache.errors import HeadError
 
@@ -133,7 +133,7 @@ def fit_attention(
     optimizer = torch.optim.AdamW([queries, *last.parameters()], recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     centre, spread = (torch.from_numpy(part).float()[:, None] for part in (mean, deviation))
-    with Steps(progress, "fit epochs", recipe.epochs) as steps:
+    with StepProgress(progress, "fit epochs", recipe.epochs) as steps:
         for epoch in range(1, recipe.epochs + 1):
             x = train.lazy_view(train.epoch_view(epoch))
             order = epoch_order(train.samples.sha256, seed, epoch)

@@ -1,4 +1,4 @@
-"""`EachLabel`: any classifier of one label as one of several."""
+"""`BinaryRelevance`: any classifier of one label as one of several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featcache.core.thresholds import decide
 from featcache.heads.registry import weight_parameter
 
 
-class EachLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class BinaryRelevance(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier for each of c labels, which an image may have together.
 
     scikit-learn's OneVsRestClassifier takes no sample weights, and cannot be saved with a label that all images have.

@@ -15,35 +15,35 @@ from featcache._utils.formatting import brief
 from featcache._utils.progress_bar import Progress
 from featcache.backbones.devices import resolve_device
 from featcache.cache.features import Features, ViewUse
-from featcache.core.progress import Steps
+from featcache.core.progress import StepProgress
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
-from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choose_thresholds, spell_thresholds
+from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choose_thresholds, format_thresholds
 from featcache.errors import HeadError, first_line
 from featcache.heads import registry
-from featcache.heads.binary_relevance import EachLabel
+from featcache.heads.binary_relevance import BinaryRelevance
 from featcache.heads.imagenet import describe_choice, imagenet_head
 from featcache.heads.io import TREES, refuse_unsavable
-from featcache.heads.layer_scaling import equalise, unscaled
+from featcache.heads.layer_scaling import standardize_layers, unscaled
 from featcache.heads.linear import LinearHead
-from featcache.heads.ray.coordinator import Team
-from featcache.heads.tuning.auto import Entrant, Selection, select
-from featcache.heads.tuning.cross_validation import calibrated, cross_validate
-from featcache.heads.tuning.families import FAMILIES, Tuning, weights_by_index
+from featcache.heads.ray.coordinator import TrainingCluster
+from featcache.heads.tuning.auto import Candidate, Selection, select
+from featcache.heads.tuning.cross_validation import calibrate_platt, cross_validate
+from featcache.heads.tuning.families import TUNED_HEADS, TuningData, weights_by_index
 from featcache.heads.tuning.multilabel import tune_labels
 from featcache.metrics.multilabel import judge
 
 UseViews = Literal["all", "mean", "clean", "cycle"]
 OnEpoch = Callable[[Any], None]
 
-ON_CLUSTER = ("auto", *(name for name in FAMILIES if name != "knn"))
+ON_CLUSTER = ("auto", *(name for name in TUNED_HEADS if name != "knn"))
 
 _BUDGET_S = 10.0
 _SEVERAL = "images with several labels"
 
 
 @dataclass(frozen=True)
-class Options:
+class FitOptions:
     """How a head is fitted; see `fit_head`.
 
     thresholds : of several labels, see `fit_head`. places : of a map in its features, 0 where they are none.
@@ -62,7 +62,7 @@ class Options:
     seed: int = 0
     device: str = "cpu"
     places: int = 0
-    team: Team | None = None
+    team: TrainingCluster | None = None
     saved: bool = False
     progress: Progress | None = None
 
@@ -75,7 +75,7 @@ class Options:
 
     @property
     def tuning(self) -> dict[str, Any]:
-        """Arguments of `Tuning` and `tune_labels`."""
+        """Arguments of `TuningData` and `tune_labels`."""
         class_weight, device = self.parameters.get("class_weight"), resolve_device(self.device)
         return {"class_weight": class_weight, "folds": self.cv, "seed": self.seed, "device": device}
 
@@ -118,13 +118,13 @@ class Fitted:
 
 
 def fit(
-    head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None = None
+    head: str | BaseEstimator, options: FitOptions, train: Features, val: Features, on_epoch: OnEpoch | None = None
 ) -> Fitted:
     """Fit a head to train; val chooses the epoch of "sgd" and nothing else. Raises HeadError."""
     if train.joined is None or _is_tree(head):
         fitted = _fit(head, options, train, val, on_epoch)
     else:
-        scale = equalise(train)
+        scale = standardize_layers(train)
         fitted = _fit(head, options, train.scaled(scale), val.scaled(scale), on_epoch)
         hot = fitted.untempered and unscaled(fitted.untempered, scale)
         fitted = replace(fitted, estimator=unscaled(fitted.estimator, scale), untempered=hot)
@@ -140,7 +140,7 @@ def _is_tree(head: str | BaseEstimator) -> bool:
 
 
 def _fit(
-    head: str | BaseEstimator, options: Options, train: Features, val: Features, on_epoch: OnEpoch | None
+    head: str | BaseEstimator, options: FitOptions, train: Features, val: Features, on_epoch: OnEpoch | None
 ) -> Fitted:
     names = _families(head, options, train)
     if not train.samples.multilabel:
@@ -157,15 +157,17 @@ def _fit(
     return _fit_any(head, options, train)
 
 
-def _families(head: str | BaseEstimator, options: Options, train: Features) -> list[str]:
+def _families(head: str | BaseEstimator, options: FitOptions, train: Features) -> list[str]:
     """Those that a head's name means, none where its settings are given."""
     if head == "auto":
-        return [name for name in FAMILIES if train.joined is not None or name != "head2toe"]
+        return [name for name in TUNED_HEADS if train.joined is not None or name != "head2toe"]
     fixed = head in registry.HEADS and set(options.parameters) - {"class_weight"}
-    return [str(head)] if head in FAMILIES and not fixed else []
+    return [str(head)] if head in TUNED_HEADS and not fixed else []
 
 
-def borrow(head: str, options: Options, train: Features, spec: ExtractSpec, weights: str, layer: str) -> Fitted:
+def zero_shot_head(
+    head: str, options: FitOptions, train: Features, spec: ExtractSpec, weights: str, layer: str
+) -> Fitted:
     """A head that is not fitted at all: the pretrained network's own rows, see `imagenet_head`. Raises HeadError."""
     samples = train.samples
     if samples.multilabel:
@@ -189,9 +191,9 @@ def borrow(head: str, options: Options, train: Features, spec: ExtractSpec, weig
     return Fitted(estimator, head, notes=tuple(describe_choice(head, samples.classes)))
 
 
-def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch | None) -> Fitted:
+def _fit_sgd(options: FitOptions, train: Features, val: Features, on_epoch: OnEpoch | None) -> Fitted:
     from featcache.heads.sgd import fit_sgd  # torch is imported for this head alone
-    from featcache.training.loop import Epoch, Recipe
+    from featcache.training.loop import EpochMetrics, TrainConfig
 
     options.refuse("cv", "budget_s", "scaling", "calibrate", only="heads that are not sgd")
     options.refuse_device()
@@ -200,14 +202,14 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
             f"sgd trains on one view an epoch (cycle) or on the clean one; {options.use_views} is for other heads"
         )
     try:
-        recipe = Recipe(**{"lr": 1e-3, **options.parameters})
+        recipe = TrainConfig(**{"lr": 1e-3, **options.parameters})
     except (TypeError, ValueError) as error:
         raise HeadError(f"sgd: {error}") from error
     features = train.first(0) if options.use_views == "clean" else train
     try:
-        with Steps(options.progress, "fit epochs", recipe.epochs) as steps:
+        with StepProgress(options.progress, "fit epochs", recipe.epochs) as steps:
 
-            def tell(epoch: Epoch) -> None:
+            def tell(epoch: EpochMetrics) -> None:
                 steps.advance()
                 if on_epoch:
                     on_epoch(epoch)
@@ -227,7 +229,7 @@ def _fit_sgd(options: Options, train: Features, val: Features, on_epoch: OnEpoch
     return Fitted(estimator, "sgd", history)
 
 
-def _fit_attention(options: Options, train: Features) -> Fitted:
+def _fit_attention(options: FitOptions, train: Features) -> Fitted:
     from featcache.heads.attention import AttentionRecipe, fit_attention
 
     options.refuse("cv", "budget_s", "scaling", "calibrate", only="other heads")
@@ -254,7 +256,7 @@ def _fit_attention(options: Options, train: Features) -> Fitted:
         raise HeadError(f"attention could not be fitted: {first_line(error)}") from error
 
 
-def _tune(head: str, names: list[str], options: Options, train: Features) -> Fitted:
+def _tune(head: str, names: list[str], options: FitOptions, train: Features) -> Fitted:
     """The best of the families that are named, within the budget where there are several."""
     if head != "auto":
         options.refuse("budget_s", only="auto")
@@ -273,7 +275,7 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
     started = time.perf_counter()
     several = len(names) > 1
     progress = None if several else options.progress
-    tuning = Tuning(train, options.rows, team=options.team, progress=progress, **options.tuning)
+    tuning = TuningData(train, options.rows, team=options.team, progress=progress, **options.tuning)
     spent = time.perf_counter() - started
     budget_s = (options.budget_s or _BUDGET_S) - spent if several else None
     progress = options.progress if several else None
@@ -286,7 +288,7 @@ def _tune(head: str, names: list[str], options: Options, train: Features) -> Fit
     return Fitted(estimator, selection.chosen.head, selection=selection, untempered=hot)
 
 
-def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
+def _fit_any(head: str | BaseEstimator, options: FitOptions, train: Features) -> Fitted:
     """Any scikit-learn classifier, by name or as an object."""
     options.refuse("budget_s", only="auto")
     estimator, name = _made(head, options, train.samples)
@@ -298,13 +300,13 @@ def _fit_any(head: str | BaseEstimator, options: Options, train: Features) -> Fi
         refuse_unsavable(estimator)
     selection = _validate(estimator, name, options, train)[0] if options.cv else None
     if options.calibrate:
-        estimator = calibrated(estimator, train, options.rows, options.cv or 5, options.seed)
+        estimator = calibrate_platt(estimator, train, options.rows, options.cv or 5, options.seed)
     else:
         registry.fit_estimator(estimator, train.flatten(options.rows))
     return Fitted(estimator, name, selection=selection)
 
 
-def _made(head: str | BaseEstimator, options: Options, samples: Samples) -> tuple[BaseEstimator, str]:
+def _made(head: str | BaseEstimator, options: FitOptions, samples: Samples) -> tuple[BaseEstimator, str]:
     """An unfitted classifier and its name."""
     if not isinstance(head, str) and options.parameters:
         raise HeadError("parameters are for a head given by name; set them on the classifier object itself")
@@ -324,7 +326,7 @@ def _made(head: str | BaseEstimator, options: Options, samples: Samples) -> tupl
     return estimator, head if isinstance(head, str) else type(head).__name__
 
 
-def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) -> Fitted:
+def _fit_labels(head: str | BaseEstimator, options: FitOptions, train: Features) -> Fitted:
     """One classifier a label: our own solved together, any other of scikit-learn's one after the other."""
     options.refuse("budget_s", "calibrate", only="images with one label")
     if head in ("auto", "sgd", "head2toe", "attention"):
@@ -342,7 +344,7 @@ def _fit_labels(head: str | BaseEstimator, options: Options, train: Features) ->
     if not hasattr(estimator, "predict_proba"):
         raise HeadError(f"{name} has no probabilities, which labels are judged by; use linear, or one that has")
     if not registry.is_multilabel(estimator):
-        estimator = EachLabel(estimator)
+        estimator = BinaryRelevance(estimator)
     if options.scaling:
         estimator = registry.with_scaling(estimator, options.scaling)
     if options.saved:
@@ -370,12 +372,12 @@ def _with_thresholds(
     if wanted is None:
         return fitted
     if not isinstance(wanted, str):
-        return replace(fitted, thresholds=wanted, notes=(f"thresholds as given: {spell_thresholds(wanted)}",))
+        return replace(fitted, thresholds=wanted, notes=(f"thresholds as given: {format_thresholds(wanted)}",))
     if y is None or probabilities is None:
         raise AssertionError("some images are left out")
     thresholds, unknown = choose_thresholds(y, probabilities)
     said = "thresholds with the highest F1 on left-out images (the figures of which are at 0.5): "
-    notes = [said + spell_thresholds(thresholds)]
+    notes = [said + format_thresholds(thresholds)]
     if unknown.any():
         names, kept = brief([classes[label] for label in np.flatnonzero(unknown)]), int(unknown.sum())
         few = f"fewer than {LEAST} left-out images have them, or all"
@@ -384,7 +386,7 @@ def _with_thresholds(
 
 
 def _validate(
-    estimator: BaseEstimator, name: str, options: Options, train: Features
+    estimator: BaseEstimator, name: str, options: FitOptions, train: Features
 ) -> tuple[Selection, NDArray[np.int64], NDArray[np.float64] | None]:
     """What cross-validation says, the images that it left out, and their probabilities, if there are any."""
     folds = options.cv or 0
@@ -393,5 +395,5 @@ def _validate(
         estimator, train, options.rows, folds, options.seed, options.progress
     )
     found = judge(train.y[rows], predicted, probabilities, train.samples.classes)
-    entrant = Entrant(name, "", found, time.perf_counter() - started, 1.0)
+    entrant = Candidate(name, "", found, time.perf_counter() - started, 1.0)
     return Selection((entrant,), len(rows), folds), rows, probabilities

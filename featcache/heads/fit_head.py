@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.report import Report, Stopwatch
+from featcache._utils.report import PhaseTimer, Report
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.data_summary import DataSummary
@@ -26,10 +26,10 @@ from featcache.core.specs import PENULTIMATE
 from featcache.core.thresholds import Thresholds
 from featcache.errors import CacheIncompleteError
 from featcache.heads import registry
-from featcache.heads.fit import Options, UseViews, borrow, fit
+from featcache.heads.fit import FitOptions, UseViews, fit, zero_shot_head
 from featcache.heads.imagenet import is_imagenet
-from featcache.heads.io import dump_head
-from featcache.heads.ray.coordinator import Team
+from featcache.heads.io import save_head
+from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.tuning.auto import Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels, judge
@@ -152,18 +152,18 @@ def fit_head(
         name of `featcache.heads.registry.HEADS`, the dotted path of a scikit-learn classifier, or a classifier object;
         one that cross-validates inside (GridSearchCV) is given rows, not images: with several views of an image take
         use_views="mean" or "clean", or they lie in several of its folds.
-    parameters : of the head's constructor; of the `Recipe` for "sgd", of `AttentionRecipe` for "attention". They fix
-        the settings of a tuned head, but for "class_weight".
+    parameters : of the head's constructor; of the `TrainConfig` for "sgd", of `AttentionRecipe` for "attention". They
+        fix the settings of a tuned head, but for "class_weight".
     use_views : train on "all" views, on their "mean", on the "clean" one; sgd and attention on one an epoch ("cycle").
         None takes what is usual: "cycle" for those two, else "all".
     cv : folds of the cross-validation. None takes what suits the data for tuned heads, and none for others.
     budget_s : seconds for "auto"; None takes 10.
     scaling : a first step of heads that are not tuned: "standard" or "l2".
-    calibrate : give a head that has no probabilities some, see `featcache.heads.tuning.cross_validation.calibrated`.
-    thresholds : of several labels, from which probability on each is predicted: a number for all, or numbers by label;
-        "f1" chooses for each what has the highest F1 on the images that cross-validation leaves out, see
-        `featcache.core.thresholds`. None is 0.5 for each: most single decisions are right, but rare labels are seldom
-        found.
+    calibrate : give a head that has no probabilities some, see
+    `featcache.heads.tuning.cross_validation.calibrate_platt`. thresholds : of several labels, from which probability on
+        each is predicted: a number for all, or numbers by label; "f1" chooses for each what has the highest F1 on the
+        images that cross-validation leaves out, see `featcache.core.thresholds`. None is 0.5 for each: most single
+        decisions are right, but rare labels are seldom found.
     tta : augmented views of a val or test image that are averaged with the clean one; the saved head predicts so, too.
     seed : of the folds, and of the order and the first weights of "sgd".
     device : where the passes of linear and head2toe over the features are made: "cpu", which needs no PyTorch, "auto",
@@ -180,7 +180,7 @@ def fit_head(
     ------
     CacheError, HeadError, BackboneError, ClusterError, MissingExtraError
     """
-    watch, given = Stopwatch(), cache.path if isinstance(cache, FeatureCache) else cache
+    watch, given = PhaseTimer(), cache.path if isinstance(cache, FeatureCache) else cache
     if out is not None:
         prepare_folder(Path(out), "head")
     if not isinstance(cache, FeatureCache):
@@ -198,8 +198,8 @@ def fit_head(
             f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
             f"Extract with --val-views {tta}."
         )
-    team = Team(cluster, given, layer, on_note) if cluster else None
-    options = Options(
+    team = TrainingCluster(cluster, given, layer, on_note) if cluster else None
+    options = FitOptions(
         dict(parameters or {}),
         use_views,
         cv,
@@ -217,7 +217,7 @@ def fit_head(
     with watch.phase("fit"), closing(team) if team else nullcontext():
         if is_imagenet(head):
             weights = cache.provenance.get("weights", "pretrained")
-            fitted = borrow(str(head), options, train, cache.spec, weights, join_layers(names))
+            fitted = zero_shot_head(str(head), options, train, cache.spec, weights, join_layers(names))
         else:
             fitted = fit(head, options, train, val, on_epoch)
     with watch.phase("evaluate"):
@@ -296,7 +296,7 @@ def _temperature(found: float | tuple[float, ...] | None) -> str:
 def _save(
     fit: HeadFit, cache: FeatureCache, layer: str, folder: Path, files: Mapping[str, bytes | None], tta: int
 ) -> None:
-    file, weights = dump_head(fit.estimator)
+    file, weights = save_head(fit.estimator)
     card = ModelCard(
         kind="head",
         file=file,

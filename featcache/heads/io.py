@@ -17,7 +17,7 @@ from featcache._utils.files import check_readable
 from featcache.errors import HeadError
 from featcache.heads.attention import AttentionHead
 from featcache.heads.linear import LinearHead
-from featcache.heads.linear_layer import fold
+from featcache.heads.linear_layer import as_linear
 from featcache.heads.one_vs_rest import OneVsRestHead
 
 # Types from scikit-learn's compiled or private modules that skops does not know: building one runs no code from the
@@ -30,7 +30,7 @@ _TRUSTED = (
     "sklearn.calibration._SigmoidCalibration",
     "featcache.heads.linear.LinearHead",
     "featcache.heads.one_vs_rest.OneVsRestHead",
-    "featcache.heads.binary_relevance.EachLabel",
+    "featcache.heads.binary_relevance.BinaryRelevance",
     "featcache.linear.LinearHead",  # as heads of before the rooms have them
     "featcache.onevsrest.OneVsRestHead",
     "featcache.eachlabel.EachLabel",
@@ -58,7 +58,7 @@ TREES = ("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifie
 """Classes of decision trees; they are saved by themselves alone, not inside of others."""
 
 
-def dump_head(estimator: BaseEstimator) -> tuple[str, bytes]:
+def save_head(estimator: BaseEstimator) -> tuple[str, bytes]:
     """Name and bytes of a head's file: head.safetensors (what folds to a linear layer, attention) or head.skops (other
     scikit-learn).
 
@@ -109,7 +109,7 @@ def _reproducible(data: bytes) -> bytes:
 
 
 def refuse_unsavable(estimator: BaseEstimator) -> None:
-    """Raise HeadError for an estimator that `dump_head` would refuse for its class, before it is fitted."""
+    """Raise HeadError for an estimator that `save_head` would refuse for its class, before it is fitted."""
     holds_trees = type(estimator).__name__ in TREES
     for part in _parts(estimator):
         kind = type(part)
@@ -136,7 +136,7 @@ def _arrays(estimator: BaseEstimator) -> dict[str, NDArray[Any]]:
             "classes": estimator.classes_,
             "features": width,
         }
-    head = fold(estimator)
+    head = as_linear(estimator)
     if head is None:
         return {}
     arrays = {"coef": head.coef_, "intercept": head.intercept_}
@@ -146,7 +146,7 @@ def _arrays(estimator: BaseEstimator) -> dict[str, NDArray[Any]]:
 
 
 def load_head(path: Path) -> BaseEstimator:
-    """Load a file that `dump_head` made; executes no code from the file. Raises HeadError, OSError."""
+    """Load a file that `save_head` made; executes no code from the file. Raises HeadError, OSError."""
     check_readable(path)
     try:
         if path.suffix == ".safetensors":
@@ -168,7 +168,7 @@ def load_head(path: Path) -> BaseEstimator:
         found = set(skops.io.get_untrusted_types(file=path))
         estimator = skops.io.load(path, trusted=sorted(found & set(_TRUSTED)))
         _check(estimator)
-        _check_folded(fold(estimator))
+        _check_folded(as_linear(estimator))
         return estimator
     except Exception as error:  # broken zip, unknown keys, untrusted types: all the same to the user
         raise HeadError(f"{path} is not a head that can be loaded safely: {error}") from error

@@ -18,7 +18,7 @@ _LEAST = 1e-3  # of a layer's widest feature: narrower ones are hardly more than
 _Estimator = TypeVar("_Estimator", bound=BaseEstimator)
 
 
-def equalise(features: Features, *, keep_still: bool = True) -> NDArray[np.float32]:
+def standardize_layers(features: Features, *, keep_still: bool = True) -> NDArray[np.float32]:
     """The scale of each feature, shape (d,), by which all of a layer are equally wide and all layers count alike.
 
     A feature is divided by its standard deviation over the clean views, and by the root of its layer's width. Without

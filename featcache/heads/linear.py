@@ -11,12 +11,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
-from featcache.cache.lazy_arrays import Centred, Rows
-from featcache.heads.linear_base import DTYPES, Regression
-from featcache.heads.solvers.softmax import Problems
+from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows
+from featcache.heads.linear_base import DTYPES, LinearHeadBase
+from featcache.heads.solvers.softmax import CVSoftmaxProblem
 
 
-class LinearHead(Regression):
+class LinearHead(LinearHeadBase):
     """Softmax regression with an L2 penalty: a scikit-learn classifier.
 
     It minimises, as `sklearn.linear_model.LogisticRegression` does,
@@ -40,13 +40,13 @@ class LinearHead(Regression):
     intercept_ : ndarray, shape (c,) or (1,). n_iter_ : iterations.
     """
 
-    def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike | LazyRows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d) and labels y of shape (n,); float16 and float32 are worked on in float32.
 
         X may be memory-mapped and larger than memory, see `featcache.cache.lazy_arrays`.
         """
         self._check_strength()
-        if isinstance(X, Rows):
+        if isinstance(X, LazyRows):
             check_consistent_length(X, y)
             x, y = validate_data(self, X, skip_check_array=True), np.asarray(y)
         else:  # whether X is finite is found out block by block
@@ -60,7 +60,7 @@ class LinearHead(Regression):
         if len(seen) < 2:
             raise ValueError(f"LinearHead needs two classes or more with weight; found one class: {seen}")
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        problem = Problems(Centred(x, weight), labels, weight, np.full(len(labels), -1), 1, outputs)
+        problem = CVSoftmaxProblem(CenteredMatrix(x, weight), labels, weight, np.full(len(labels), -1), 1, outputs)
         solution = self._solve(problem, weight)
         self.coef_, self.intercept_ = solution.coef[0], solution.intercept[0]
         return self

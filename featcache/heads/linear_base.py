@@ -1,4 +1,4 @@
-"""`Regression`: what `LinearHead` and `OneVsRestHead` share: their parameters, and how they are solved."""
+"""`LinearHeadBase`: what `LinearHead` and `OneVsRestHead` share: their parameters, and how they are solved."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from featcache.heads.solvers.preconditioner import Spectrum
-from featcache.heads.solvers.softmax import Regressions, Solution, solve_path
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
+from featcache.heads.solvers.softmax import BatchedProblem, Solution, solve_path
 
 DTYPES = (np.float16, np.float32, np.float64)  # of features, as they are taken
 
 
-class Regression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearHeadBase(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier with an L2 penalty of strength 1 / C; see `LinearHead` for the parameters."""
 
     def __init__(
@@ -43,9 +43,9 @@ class Regression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not 0 < self.C < np.inf:
             raise ValueError(f"C must be greater than 0 and finite; got {self.C}")
 
-    def _solve(self, problems: Regressions, weight: NDArray[np.float64]) -> Solution:
+    def _solve(self, problems: BatchedProblem, weight: NDArray[np.float64]) -> Solution:
         """The minima, and a ConvergenceWarning where one was not reached; sets n_iter_. weight : of the rows, (n,)."""
-        spectrum = Spectrum.of(problems.x, weight)
+        spectrum = LowRankPreconditioner.of(problems.x, weight)
         found = next(solve_path(problems, spectrum, [self.C], self.tol, self.max_iter, self.device))
         self.n_iter_ = int(found.iterations.max())
         if not found.converged.all():

@@ -11,17 +11,17 @@ from sklearn.base import BaseEstimator
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 
-FOLDING = ("linear", "ridge", "lda", "centroid", "head2toe", "sgd", "logreg")
+LINEAR_HEADS = ("linear", "ridge", "lda", "centroid", "head2toe", "sgd", "logreg")
 """Heads, by short name, that are a linear layer once they are fitted to one label an image."""
 
-FIT_ONE = f"Fit {', '.join(FOLDING[:-1])} or {FOLDING[-1]} (with --scaling standard, too)."
+FIT_ONE = f"Fit {', '.join(LINEAR_HEADS[:-1])} or {LINEAR_HEADS[-1]} (with --scaling standard, too)."
 """What to do where another head will not do."""
 
-FAR = 100.0
+CERTAIN_LOGIT = 100.0
 """The logit of what is certain; -100 of what cannot be: exp(-100) is no probability, and float32 holds it still."""
 
 
-class Layer(NamedTuple):
+class LinearWeights(NamedTuple):
     """Features (n, d) to logits (n, c): weight (c, d), bias (c,), float64."""
 
     weight: NDArray[np.float64]
@@ -30,10 +30,10 @@ class Layer(NamedTuple):
     @property
     def learnt(self) -> NDArray[np.bool_]:
         """The logits that depend on a picture, shape (c,); of the others train said nothing."""
-        return self.weight.any(axis=1) | (np.abs(self.bias) != FAR)
+        return self.weight.any(axis=1) | (np.abs(self.bias) != CERTAIN_LOGIT)
 
 
-def fold(estimator: BaseEstimator) -> LinearHead | OneVsRestHead | None:
+def as_linear(estimator: BaseEstimator) -> LinearHead | OneVsRestHead | None:
     """The same classifier as a head of ours, with the probabilities that it had; None where it is no linear layer.
 
     Folded are scikit-learn's LogisticRegression and LinearDiscriminantAnalysis, one of them for each label, and what a
@@ -45,7 +45,7 @@ def fold(estimator: BaseEstimator) -> LinearHead | OneVsRestHead | None:
     kind = _kind(estimator)
     if kind == "Pipeline":
         *before, (_, last) = estimator.steps
-        head = fold(last)
+        head = as_linear(last)
         for _, step in reversed(before):
             head = _unscaled(head, step) if head is not None and _kind(step) == "StandardScaler" else None
         return head
@@ -56,18 +56,18 @@ def fold(estimator: BaseEstimator) -> LinearHead | OneVsRestHead | None:
     return None
 
 
-def layer(head: LinearHead | OneVsRestHead, n_classes: int) -> Layer:
+def layer(head: LinearHead | OneVsRestHead, n_classes: int) -> LinearWeights:
     """The logits of all classes, of which the head may know some: their softmax, or of several labels their sigmoid,
     is its probabilities.
     """
     coef, intercept = head.coef_, head.intercept_
     if isinstance(head, OneVsRestHead):
-        return Layer(coef, intercept)
+        return LinearWeights(coef, intercept)
     if len(coef) == 1:  # one logit z becomes (-z / 2, z / 2)
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     if len(coef) < n_classes:  # less their mean, of which softmax knows nothing, the largest logit is never below 0
         coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
-    found = Layer(np.zeros((n_classes, coef.shape[1])), np.full(n_classes, -FAR))
+    found = LinearWeights(np.zeros((n_classes, coef.shape[1])), np.full(n_classes, -CERTAIN_LOGIT))
     found.weight[head.classes_], found.bias[head.classes_] = coef, intercept
     return found
 
@@ -97,9 +97,9 @@ def _labels(members: list[Any], d: int) -> OneVsRestHead | None:
     coef, intercept = np.zeros((len(members), d)), np.zeros(len(members))
     for label, member in enumerate(members):
         if _kind(member) == "DummyClassifier":
-            intercept[label] = FAR if member.constant == 1 else -FAR
+            intercept[label] = CERTAIN_LOGIT if member.constant == 1 else -CERTAIN_LOGIT
             continue
-        head = fold(member)
+        head = as_linear(member)
         if head is None:
             return None
         coef[label], intercept[label] = head.coef_[0], head.intercept_[0]

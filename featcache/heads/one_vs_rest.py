@@ -16,14 +16,14 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featcache.cache.lazy_arrays import BLOCK_BYTES, Centred, Rows
+from featcache.cache.lazy_arrays import BLOCK_BYTES, CenteredMatrix, LazyRows
 from featcache.core.thresholds import decide
-from featcache.heads.linear_base import DTYPES, Regression
+from featcache.heads.linear_base import DTYPES, LinearHeadBase
 
 
-class OneVsRest:
+class OneVsRestProblem:
     """c logistic regressions for each of some folds, on the same n rows: problem f * c + l is that of label l without
-    the rows of fold f; those of the last f leave out none. See `featcache.heads.solvers.softmax.Regressions`.
+    the rows of fold f; those of the last f leave out none. See `featcache.heads.solvers.softmax.BatchedProblem`.
 
     A problem that sees a label on all rows or on none has nothing to learn, and stays at the odds that it starts from.
 
@@ -37,7 +37,7 @@ class OneVsRest:
 
     def __init__(
         self,
-        x: Centred,
+        x: CenteredMatrix,
         labels: NDArray[np.uint8],
         weight: NDArray[np.float64],
         balance: NDArray[np.float64],
@@ -68,8 +68,8 @@ class OneVsRest:
         """Whether b rows have the labels of the a problems `which`, shape (a, b)."""
         return self._labels[rows].T[which % len(self._balance)]
 
-    def moved(self, move: Callable[[NDArray[Any]], Any]) -> OneVsRest:
-        """See `featcache.heads.solvers.softmax.Regressions`."""
+    def moved(self, move: Callable[[NDArray[Any]], Any]) -> OneVsRestProblem:
+        """See `featcache.heads.solvers.softmax.BatchedProblem`."""
         there = copy(self)
         for name in ("weight", "_labels", "_fold", "_balance", "_learns"):
             setattr(there, name, move(getattr(self, name)))
@@ -107,7 +107,7 @@ def balance_labels(class_weight: Any, labels: NDArray[np.uint8], weight: NDArray
     return counts
 
 
-class OneVsRestHead(Regression):
+class OneVsRestHead(LinearHeadBase):
     """Logistic regression with an L2 penalty for each of c labels, which an image may have together.
 
     For each label it minimises what `LinearHead` does for two classes: that the image lacks it, and that it has it.
@@ -128,10 +128,10 @@ class OneVsRestHead(Regression):
     multilabel_ = True
     thresholds_: NDArray[np.float64] | None = None
 
-    def fit(self, X: ArrayLike | Rows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike | LazyRows, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to X of shape (n, d), perhaps memory-mapped, and labels y of shape (n, c), 0 or 1."""
         self._check_strength()
-        if isinstance(X, Rows):
+        if isinstance(X, LazyRows):
             x = validate_data(self, X, skip_check_array=True)
         else:  # whether X is finite is found out block by block
             x = validate_data(self, X, dtype=list(DTYPES), ensure_all_finite=False)
@@ -142,7 +142,7 @@ class OneVsRestHead(Regression):
         labels = labels.astype(np.uint8)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         balance = balance_labels(self.class_weight, labels, weight)
-        problems = OneVsRest(Centred(x, weight), labels, weight, balance, np.full(len(labels), -1), 1)
+        problems = OneVsRestProblem(CenteredMatrix(x, weight), labels, weight, balance, np.full(len(labels), -1), 1)
         found = self._solve(problems, weight)
         self._set(found.coef[:, 0], found.intercept[:, 0])
         return self

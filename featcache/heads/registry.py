@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 
-from featcache.cache.features import FlatFeatures
-from featcache.cache.lazy_arrays import Rows
+from featcache.cache.features import TrainingMatrix
+from featcache.cache.lazy_arrays import LazyRows
 from featcache.core.thresholds import decide
 from featcache.errors import HeadError
 from featcache.heads.linear import LinearHead
@@ -80,7 +80,7 @@ def with_scaling(estimator: BaseEstimator, scaling: str) -> BaseEstimator:
     return make_pipeline({"standard": StandardScaler, "l2": Normalizer}[scaling](), estimator)
 
 
-def fit_estimator(estimator: BaseEstimator, features: FlatFeatures) -> None:
+def fit_estimator(estimator: BaseEstimator, features: TrainingMatrix) -> None:
     """Fit on all rows, an image counting once where the estimator takes sample weights. Raises HeadError."""
     name = weight_parameter(estimator)
     x = features.x if isinstance(estimator, (LinearHead, OneVsRestHead)) else np.asarray(features.x, dtype=np.float32)
@@ -132,7 +132,7 @@ def _last_step(estimator: BaseEstimator) -> tuple[str, BaseEstimator]:
 
 
 def classify(
-    estimator: BaseEstimator, x: NDArray[Any] | Rows, n_classes: int, *, views: int = 1, multilabel: bool = False
+    estimator: BaseEstimator, x: NDArray[Any] | LazyRows, n_classes: int, *, views: int = 1, multilabel: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
     """The classes of images with `views` rows each, features of shape (n * views, d), read once.
 
@@ -221,7 +221,7 @@ def _predicting(estimator: BaseEstimator) -> Iterator[None]:
         raise HeadError(f"{type(estimator).__name__} could not predict: {error}") from error
 
 
-def _blocks(x: NDArray[Any] | Rows) -> Iterator[NDArray[np.float32]]:
+def _blocks(x: NDArray[Any] | LazyRows) -> Iterator[NDArray[np.float32]]:
     """Some thousand rows at a time, so that memory does not grow with n; one block where there are none."""
     for start in range(0, max(1, len(x)), _BLOCK):
         yield np.asarray(x[start : start + _BLOCK], dtype=np.float32)

@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from featcache.cache.features import Features
 from featcache.core.rng import epoch_order
 from featcache.heads.linear import LinearHead
-from featcache.training.loop import Batches, Epoch, Recipe, Training, linear_layer, train
-from featcache.training.loss import Objective, class_weights
+from featcache.training.loop import Batches, EpochMetrics, TrainConfig, TrainState, linear_layer, train
+from featcache.training.loss import ClassificationLoss, class_weights
 
-TUTORIAL = Recipe(lr=1e-3)
+TUTORIAL = TrainConfig(lr=1e-3)
 """SGD with momentum 0.9, lr 1e-3, StepLR 7."""
 
 
 def fit_sgd(
     features: Features,
     val: Features,
-    recipe: Recipe = TUTORIAL,
+    recipe: TrainConfig = TUTORIAL,
     *,
     seed: int = 0,
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> tuple[LinearHead, list[Epoch]]:
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+) -> tuple[LinearHead, list[EpochMetrics]]:
     """Train a linear layer with SGD: view e in epoch e, mini-batches in the order of that epoch.
 
     With K or fewer epochs these are the batches that `finetune(mode="head")` sees with the same seed; after K
@@ -36,8 +36,8 @@ def fit_sgd(
     head, history
     """
     classes = features.samples.classes
-    objective = Objective(recipe.label_smoothing, class_weights(recipe.class_weight, features.y, classes))
-    training = Training(linear_layer(features.x.shape[2], len(classes), seed), recipe, objective=objective)
+    objective = ClassificationLoss(recipe.label_smoothing, class_weights(recipe.class_weight, features.y, classes))
+    training = TrainState(linear_layer(features.x.shape[2], len(classes), seed), recipe, objective=objective)
     best: dict[str, torch.Tensor] = {}
 
     def batches(epoch: int) -> Batches:
@@ -52,7 +52,7 @@ def fit_sgd(
         for start in range(0, len(x), 1024):
             yield _tensor(x[start : start + 1024]), torch.from_numpy(val.y[start : start + 1024])
 
-    def keep(training: Training) -> None:
+    def keep(training: TrainState) -> None:
         if training.best is training.history[-1]:
             best.update({name: value.clone() for name, value in training.module.state_dict().items()})
         if on_epoch:

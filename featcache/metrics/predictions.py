@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular_files import read_json
 from featcache._utils.report import csv_row, plain_cell
-from featcache.core.labels import SEPARATOR, spell
+from featcache.core.labels import SEPARATOR, format_labels
 from featcache.core.model_card import REPORT
 from featcache.core.model_folder import locate
 from featcache.core.samples import Samples
@@ -39,7 +39,7 @@ def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilitie
             SEPARATOR.join(f"{row[place]:.6f}" for place in places)
             for row, places in zip(probabilities, named, strict=True)
         ]
-    labels, guesses = (spell(one, samples.classes) for one in (samples.labels, predicted))
+    labels, guesses = (format_labels(one, samples.classes) for one in (samples.labels, predicted))
     text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
     return text.encode("utf-8", "surrogateescape")
 

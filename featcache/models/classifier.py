@@ -22,9 +22,9 @@ from featcache._utils.formatting import brief
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular_files import read_regular
 from featcache.backbones.backbone import Backbone
-from featcache.core.labels import spell
+from featcache.core.labels import format_labels
 from featcache.core.model_card import ModelCard
-from featcache.core.thresholds import decide, spell_thresholds
+from featcache.core.thresholds import decide, format_thresholds
 from featcache.errors import UnreadableImageError
 from featcache.heads import registry
 from featcache.models.inputs import Image, ImageFile, each_image
@@ -36,7 +36,7 @@ from featcache.vision.loader import usable_cores
 if TYPE_CHECKING:
     from torch import nn
 
-    from featcache.training.network import Network
+    from featcache.training.network import BackboneWithHead
 
 _Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
 """Waits for class indices (b,) and probabilities (b, c), None for heads without any."""
@@ -74,7 +74,7 @@ class Classifier(NotebookResult):
         card, names = self.card, brief(self.classes)
         layer = f"features ({card.layer}) of {card.spec.backbone}"
         what = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
-        decided = f"; thresholds {spell_thresholds(card.thresholds)}" if card.thresholds else ""
+        decided = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
         decided += f"; averages {card.tta} augmented views of an image with the clean one" if card.tta else ""
         return f"{what}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}{decided}"
 
@@ -254,7 +254,7 @@ class Classifier(NotebookResult):
         predicted, probabilities = registry.average_views(
             predicted, probabilities, views, len(self.classes), self.card.thresholds
         )
-        named = spell(predicted, self.classes)
+        named = format_labels(predicted, self.classes)
         if probabilities is None:
             return [(name, ((name, None),)) for name in named]
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
@@ -287,7 +287,7 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multila
     return classify
 
 
-def _network_classifier(backbone: Backbone, network: Network, card: ModelCard) -> _Classify:
+def _network_classifier(backbone: Backbone, network: BackboneWithHead, card: ModelCard) -> _Classify:
     import torch
 
     def classify(pixels: NDArray[np.uint8]) -> _Answer:

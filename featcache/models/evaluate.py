@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from featcache._utils.files import lock_folder, write_files
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import Report, Stopwatch, csv_row, printable, remark_notes
+from featcache._utils.report import PhaseTimer, Report, csv_row, printable, remark_notes
 from featcache.core.bit_depth import ValueRange, model_range_note
 from featcache.core.labels import SEPARATOR
 from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.core.model_folder import CARD
 from featcache.core.samples import SPLITS, UNLABELLED, Samples
 from featcache.data.input_notes import SHOWN, input_notes
-from featcache.data.sources.base import Entry, Listing
-from featcache.data.sources.class_folders import some
+from featcache.data.sources.base import SampleListing, SampleRecord
+from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import Source, open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.metrics.classification import Accuracy, wilson_interval
@@ -152,7 +152,7 @@ class Evaluation(NotebookResult):
 class _Chosen(NamedTuple):
     """Entries to evaluate, and what is left out."""
 
-    entries: list[Entry]
+    entries: list[SampleRecord]
     left_out: dict[str, int]
     unlabelled: int
 
@@ -207,7 +207,7 @@ def evaluate(
     >>> result.accuracy.accuracy  # doctest: +SKIP
     """
     progress = as_callback(progress)
-    watch = Stopwatch()
+    watch = PhaseTimer()
     if out is not None:
         if (Path(out) / CARD).exists():
             raise HeadError(f"{out} holds a model, whose own figures would be replaced. Give another folder.")
@@ -231,7 +231,7 @@ def evaluate(
     tables = _Tables(card, known_names, len(chosen.entries))
     skipped: list[tuple[str, str]] = []
     remarks: list[tuple[str, str]] = []
-    strangers: list[tuple[Entry, Prediction]] = []
+    strangers: list[tuple[SampleRecord, Prediction]] = []
     with watch.phase("predict"):
         for entry, one in zip(
             chosen.entries, _predict(classifier, source, chosen.entries, tta, batch_size, progress), strict=True
@@ -282,7 +282,7 @@ def evaluate(
     return found
 
 
-def _choose(name: str, listing: Listing, split: EvaluatedSplit) -> _Chosen:
+def _choose(name: str, listing: SampleListing, split: EvaluatedSplit) -> _Chosen:
     """The labelled entries of the requested split."""
     if split not in get_args(EvaluatedSplit):
         raise DataLayoutError(f"split is {split!r}; it must be one of {', '.join(get_args(EvaluatedSplit))}")
@@ -301,20 +301,20 @@ def _choose(name: str, listing: Listing, split: EvaluatedSplit) -> _Chosen:
     return _Chosen(chosen, dict(left_out), len(listing.entries) - len(labelled))
 
 
-def _refuse_strangers(name: str, entries: Sequence[Entry], card: ModelCard, known: dict[str, int]) -> None:
+def _refuse_strangers(name: str, entries: Sequence[SampleRecord], card: ModelCard, known: dict[str, int]) -> None:
     """Raise DataLayoutError where the data and the model have no class in common."""
     classes = {one for entry in entries for one in entry.classes}
     if not any(_plain(one) in known for one in classes):
         raise DataLayoutError(
-            f"{name} and the model have no class in common: the images are of {some(classes)}, the model knows "
-            f"{some(card.classes)}. Name the class folders, or the labels, as the model does."
+            f"{name} and the model have no class in common: the images are of {preview(classes)}, the model knows "
+            f"{preview(card.classes)}. Name the class folders, or the labels, as the model does."
         )
 
 
 def _predict(
     classifier: Classifier,
     source: Source,
-    entries: Sequence[Entry],
+    entries: Sequence[SampleRecord],
     tta: int | None,
     batch_size: int | None,
     progress: Progress | None,
@@ -338,7 +338,7 @@ class _Tables:
     """
 
     def __init__(self, card: ModelCard, known: dict[str, int], n: int) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[SampleRecord] = []
         self._card, self._known, c = card, known, len(card.classes)
         self._place = {name: number for number, name in enumerate(card.classes)}
         shape = (n, c) if card.multilabel else (n,)
@@ -346,7 +346,7 @@ class _Tables:
         self._predicted = np.zeros(shape, np.int64)
         self._probabilities: NDArray[np.float64] | None = np.zeros((n, c))
 
-    def add(self, entry: Entry, one: Prediction) -> None:
+    def add(self, entry: SampleRecord, one: Prediction) -> None:
         """Take over the label of an image that the model knows, and what the model predicted."""
         row, known, place = len(self.entries), self._known, self._place
         self.entries.append(entry)
@@ -370,7 +370,7 @@ class _Tables:
         return samples, self._predicted[:n], None if self._probabilities is None else self._probabilities[:n]
 
 
-def _unknown_csv(pairs: Sequence[tuple[Entry, Prediction]]) -> bytes:
+def _unknown_csv(pairs: Sequence[tuple[SampleRecord, Prediction]]) -> bytes:
     """unknown.csv: as val.csv, of images whose class the model does not know."""
     rows = [["image", "label", "predicted", "probability"]]
     for entry, one in pairs:

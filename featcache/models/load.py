@@ -23,15 +23,15 @@ from featcache.heads.io import load_head
 if TYPE_CHECKING:
     from torch import nn
 
-    from featcache.training.network import Network
+    from featcache.training.network import BackboneWithHead
 
 
 @dataclass(frozen=True)
 class SavedModel:
     """A model's card, its backbone, and what stands on it.
 
-    model : a fitted classifier on the backbone's features; or the whole `Network`, with the trained copy of the
-        backbone's module in it.
+    model : a fitted classifier on the backbone's features; or the whole `BackboneWithHead`, with the trained copy of
+        the backbone's module in it.
     """
 
     card: ModelCard
@@ -101,11 +101,11 @@ def _open(
     return SavedModel(card, network, _load_head(folder, card, network))
 
 
-def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> Network:
+def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> BackboneWithHead:
     from featcache.training.loop import linear_layer
-    from featcache.training.network import Network
+    from featcache.training.network import BackboneWithHead
 
-    network = Network(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
+    network = BackboneWithHead(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
     network.load(locate(folder, card.file))
     network.to(backbone.device).eval()
     return network

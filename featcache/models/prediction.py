@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import csv_row, finite, printable
+from featcache._utils.report import csv_row, json_safe, printable
 from featcache.core.labels import SEPARATOR
 
 Format = Literal["text", "csv", "json", "jsonl"]
@@ -66,7 +66,7 @@ class Prediction(NotebookResult):
         }
 
 
-def formatted(
+def format_predictions(
     predictions: Iterable[Prediction],
     kind: Format,
     moved: bool = False,
@@ -96,14 +96,14 @@ def formatted(
                 places = [SEPARATOR.join(one.moved_to or ())] if moved else []
                 yield csv_row([one.path, one.label or "", share, one.error or "", one.remark or "", *places])
             else:
-                text = json.dumps(finite(one.to_dict()))
+                text = json.dumps(json_safe(one.to_dict()))
                 yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"
     except Exception as error:
         failure = error
     if kind == "json":
-        fields = json.dumps(finite(dict(summary(failure))))
+        fields = json.dumps(json_safe(dict(summary(failure))))
         yield f"\n]{', ' if len(fields) > 2 else ''}{fields[1:]}\n"
     if failure and kind == "jsonl":
-        yield f"{json.dumps(finite(dict(summary(failure))))}\n"
+        yield f"{json.dumps(json_safe(dict(summary(failure))))}\n"
     if failure:
         raise failure

@@ -1,4 +1,4 @@
-"""`Sorter`: puts predicted files into a folder for each class. It overwrites nothing, and a kill loses nothing."""
+"""`FileSorter`: puts predicted files into a folder for each class. It overwrites nothing, and a kill loses nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 _LONGEST = 255  # bytes of a name, on every file system in use
 
 
-class Sorter:
+class FileSorter:
     """Puts files into ROOT/CLASS/NAME: moves them there, or links to them with absolute symbolic links.
 
     A name that other content has taken gets a number, NAME-2.jpg: the first that is free, or has the same content, or a

@@ -6,8 +6,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from featcache._utils.remote import called
-from featcache._utils.report import human_bytes, machine, versions
+from featcache._utils.remote import display_name
+from featcache._utils.report import human_bytes, machine_info, package_versions
 from featcache.analysis.planning.capacity import FORMULA, CapacityPlan, Rates
 from featcache.reports.html import Figure, Section, Table, write_page
 from featcache.reports.plots import plot_capacity
@@ -26,7 +26,7 @@ def write_capacity_page(
         ),
         Section(
             "Rates",
-            [f"with images of {called(data)}, {backbone}"],
+            [f"with images of {display_name(data)}, {backbone}"],
             tables=[Table(["rate", "value", "from"], _rates(plan.rates))],
         ),
         Section(
@@ -64,4 +64,4 @@ def _rates(rates: Rates) -> list[list[str]]:
 
 
 def _origin() -> list[list[str]]:
-    return [[name, str(value)] for name, value in {**machine(), **versions()}.items()]
+    return [[name, str(value)] for name, value in {**machine_info(), **package_versions()}.items()]

@@ -15,7 +15,7 @@ _OPTIONS = {"out": "-o", "budget_s": "--budget"}
 _SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")
 
 
-def spell_command(name: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
+def format_command(name: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
     """`featcache NAME ARGUMENTS --option value ...`, quoted for a shell; None and False are left out.
 
     A mapping under "parameters" becomes -p name=value, any other --option name=value; sequences are joined by commas.
@@ -67,4 +67,4 @@ def extract_command(spec: ExtractSpec, provenance: Mapping[str, Any], data: str,
         "value_range": format_range(spec.view.value_range) if spec.view.value_range else None,
         **{name: provenance.get(name) for name in _SPLITTING},
     }
-    return spell_command("extract", [data], settings)
+    return format_command("extract", [data], settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache._utils.files import write_file
-from featcache.reports.style import Picture, svg
+from featcache.reports.style import DrawFigure, svg
 
 
 class Table(NamedTuple):
@@ -32,7 +32,7 @@ class Table(NamedTuple):
 class Figure(NamedTuple):
     """A picture and what it shows."""
 
-    picture: Picture
+    picture: DrawFigure
     caption: str
 
 
@@ -65,5 +65,5 @@ def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Sect
     return Path(path)
 
 
-def _source(picture: Picture) -> str:
+def _source(picture: DrawFigure) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg(picture)).decode('ascii')}"

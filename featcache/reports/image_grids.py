@@ -22,7 +22,7 @@ _SMALL_CELL, _LONGEST = (
 _COLUMNS = 6
 
 
-class Shown(NamedTuple):
+class PredictionImage(NamedTuple):
     """A picture and what a model says of it. pixels : (s, s, 3), uint8. label, predicted : "" for none.
 
     probability : None where there is none.
@@ -34,7 +34,7 @@ class Shown(NamedTuple):
     probability: float | None
 
 
-class Exhibit(NamedTuple):
+class GridImage(NamedTuple):
     """A picture that a finding names. pixels : (s, s, 3), uint8. above, below : what is said of it."""
 
     pixels: NDArray[np.uint8]
@@ -82,7 +82,7 @@ def plot_views(views: Sequence[NDArray[np.uint8]], labels: Sequence[str], augmen
     return figure
 
 
-def plot_predictions(shown: Sequence[Shown], title: str) -> Figure:
+def plot_predictions(shown: Sequence[PredictionImage], title: str) -> Figure:
     """Pictures with what they are taken for; frame and text tell right from wrong, and so does a mark."""
     columns = min(_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -108,7 +108,7 @@ def plot_predictions(shown: Sequence[Shown], title: str) -> Figure:
     return figure
 
 
-def plot_findings(sections: Sequence[tuple[str, Sequence[Exhibit]]], title: str) -> Figure:
+def plot_findings(sections: Sequence[tuple[str, Sequence[GridImage]]], title: str) -> Figure:
     """Pictures under headings, a heading for each finding; six a line."""
     lines = [
         (heading if start == 0 else "", shown[start : start + _COLUMNS])

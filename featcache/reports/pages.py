@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache._utils.remote import called
+from featcache._utils.remote import display_name
 from featcache._utils.report import printable
 from featcache.analysis.benchmark.outcomes import Comparison
 from featcache.analysis.benchmark.routes import CACHED, ROUTES
@@ -21,10 +21,10 @@ from featcache.errors import FeatcacheError, PictureError
 from featcache.heads.fit_head import HeadFit
 from featcache.reports import show as pictures
 from featcache.reports.benchmark_report import comparison_table, computed, curve_table, phase_table, remarks
-from featcache.reports.commands import extract_command, spell_command
+from featcache.reports.commands import extract_command, format_command
 from featcache.reports.html import Figure, Section, Table, write_page
 from featcache.reports.plots import plot_comparison, plot_curve
-from featcache.reports.style import Picture
+from featcache.reports.style import DrawFigure
 
 if TYPE_CHECKING:
     from featcache.reports.try_out import Trial
@@ -59,7 +59,7 @@ def write_head_page(
         raise PictureError("the report is drawn from a saved head: fit it with `out`.")
     opened = FeatureCache.open(cache)
     name = Path(cache).name
-    commands = [_extraction(opened, data, name), spell_command("fit-head", [name], {**settings, "out": fit.path.name})]
+    commands = [_extraction(opened, data, name), format_command("fit-head", [name], {**settings, "out": fit.path.name})]
     looked_at = _pictures(fit.path, opened, data)
     if fit.history:
         _draw(looked_at, partial(pictures.history_picture, fit.path), "Loss and accuracy by epoch", [fit.path])
@@ -111,7 +111,7 @@ def _labels(trial: Trial) -> Section:
     labels = [one for one in trial.diagnosis.findings if one.kind == "wrong labels"]
     cache, rankings = trial.extraction.cache, trial.diagnosis.rankings
 
-    def make() -> Picture:
+    def make() -> DrawFigure:
         drawn = pictures.findings_picture(cache, labels, trial.data, _LISTED, rankings)
         if drawn is None:
             raise PictureError("their pictures are gone or changed")
@@ -202,7 +202,9 @@ def _histories(work: Path, seed: int) -> Section:
     return section
 
 
-def _draw(section: Section, make: Callable[[], Picture], caption: str, local: Sequence[str | os.PathLike[str]]) -> bool:
+def _draw(
+    section: Section, make: Callable[[], DrawFigure], caption: str, local: Sequence[str | os.PathLike[str]]
+) -> bool:
     """Add a picture, or say why there is none: a report is not lost for a photo that was moved. Whether there is one.
 
     local : paths that the reason may tell of.
@@ -235,7 +237,7 @@ def _origin(cache: FeatureCache, machine: Mapping[str, Any], versions: Mapping[s
 
 
 def _extraction(cache: FeatureCache, data: str | os.PathLike[str] | None, out: str) -> str:
-    name = "DATA" if data is None else called(data)
+    name = "DATA" if data is None else display_name(data)
     return extract_command(cache.spec, cache.provenance, name, out)
 
 
@@ -247,4 +249,4 @@ def _benchmark_command(comparison: Comparison) -> str:
     recipe = {name: settings["recipe"].get(name) for name in ("epochs", "batch_size", "lr")}
     options = {name: settings.get(name) for name in kept}
     options["value_range"] = format_range(settings["value_range"]) if settings.get("value_range") else None
-    return spell_command("benchmark", [settings["data"]], {"out": "report", **recipe, **options})
+    return format_command("benchmark", [settings["data"]], {"out": "report", **recipe, **options})

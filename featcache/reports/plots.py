@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from featcache.analysis.benchmark.outcomes import Comparison
     from featcache.analysis.curves import Curve
     from featcache.analysis.planning.capacity import CapacityPlan
-    from featcache.training.loop import Epoch
+    from featcache.training.loop import EpochMetrics
 
 _SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", f"{BLUE}ff"])  # from paper, dark or light, to blue
 _BESIDE = 5  # routes whose legend finds room among the points
@@ -53,7 +53,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
     return figure
 
 
-def plot_history(history: Sequence[Epoch]) -> Figure:
+def plot_history(history: Sequence[EpochMetrics]) -> Figure:
     """Loss and accuracy of each epoch, train and val; of a single epoch bars, as one point is no curve."""
     if len(history) == 1:
         return _plot_epoch(history[0])
@@ -76,7 +76,7 @@ def plot_history(history: Sequence[Epoch]) -> Figure:
     return figure
 
 
-def _plot_epoch(epoch: Epoch) -> Figure:
+def _plot_epoch(epoch: EpochMetrics) -> Figure:
     """Loss and accuracy of one epoch as bars."""
     figure = Figure(figsize=(8, 1.9), layout="constrained")
     losses, accuracies = (epoch.loss, epoch.val_loss), (epoch.accuracy, epoch.val_accuracy)

@@ -1,4 +1,4 @@
-"""Features on a plane: `project`; and `outliers`, the images that lie among those of another class."""
+"""Features on a plane: `project`; and `misplaced`, the images that lie among those of another class."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
     return _umap(reduced, seed)
 
 
-def outliers(x: NDArray[Any], labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def misplaced(x: NDArray[Any], labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Rows of which most of the nearest ten, by cosine, are of another class; the farthest from their own first.
 
     Of a class with fewer images as many neighbours are looked at as it has others; one that is alone is no outlier.
@@ -84,7 +84,7 @@ def outliers(x: NDArray[Any], labels: NDArray[np.int64], most: int) -> NDArray[n
     return first[foreign[first] > 0.5][:most]
 
 
-def apart(points: NDArray[np.float64], rows: NDArray[np.int64], most: int) -> list[int]:
+def spread_out(points: NDArray[np.float64], rows: NDArray[np.int64], most: int) -> list[int]:
     """Of these rows, in their order, those whose points leave room for a small picture each; points of shape (n, 2)."""
     span = np.ptp(points, axis=0)
     scaled = points / np.where(span > 0, span, 1)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from featcache._utils.regular_files import read_json
 from featcache.analysis.curves import Curve
-from featcache.analysis.doctor.findings import Finding, Suspect
+from featcache.analysis.doctor.findings import Issue, IssueExample
 from featcache.cache.feature_cache import FeatureCache
-from featcache.core.labels import spell, strata
+from featcache.core.labels import format_labels, strata
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard
 from featcache.core.rng import content_order
 from featcache.core.samples import Samples
@@ -25,8 +25,8 @@ from featcache.data.sources.registry import Source, open_source
 from featcache.errors import HeadError, PictureError, UnreadableImageError
 from featcache.metrics.predictions import ValPrediction, read_predictions
 from featcache.reports.image_grids import (
-    Exhibit,
-    Shown,
+    GridImage,
+    PredictionImage,
     Thumbnail,
     plot_findings,
     plot_map,
@@ -34,8 +34,8 @@ from featcache.reports.image_grids import (
     plot_views,
 )
 from featcache.reports.plots import plot_confusion, plot_curve, plot_history, plot_reliability
-from featcache.reports.projection import NAMES, Method, apart, outliers, project
-from featcache.reports.style import Picture
+from featcache.reports.projection import NAMES, Method, misplaced, project, spread_out
+from featcache.reports.style import DrawFigure
 from featcache.vision.decode import decode
 
 _Path = str | os.PathLike[str]
@@ -46,7 +46,7 @@ _UNSEEN = ("skipped", "other images")  # findings of images that cannot be drawn
 _MISTAKES = 0.75  # of a gallery, at most: right predictions are to be seen, too
 
 
-def views_picture(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed: int = 0) -> Picture:
+def views_picture(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed: int = 0) -> DrawFigure:
     """What the cache has seen of some training images: the clean view and up to eight augmented ones.
 
     Parameters
@@ -66,11 +66,11 @@ def views_picture(cache: _Path | FeatureCache, data: _Path, images: int = 4, see
         raise PictureError(f"{cache.path} has no readable train images")
     source = open_source(data)
     views = [_read(source, cache.samples, int(row), cache.spec.view, numbers) for row in rows]
-    labels = spell(cache.samples.labels[rows], cache.samples.classes)
+    labels = format_labels(cache.samples.labels[rows], cache.samples.classes)
     return partial(plot_views, views, labels, cache.spec.view.augment)
 
 
-def predictions_picture(model: _Path, data: _Path, images: int = 24) -> Picture:
+def predictions_picture(model: _Path, data: _Path, images: int = 24) -> DrawFigure:
     """Val images with what the model takes them for: mistakes first, the surest ones at the front, then the least
     sure of those that are right.
 
@@ -89,7 +89,7 @@ def predictions_picture(model: _Path, data: _Path, images: int = 24) -> Picture:
     some += right[: images - len(some)]
     source = open_source(_folder_of(data, rows[0].image))
     shown = [
-        Shown(
+        PredictionImage(
             _load(source, row.image, card.spec.view, range(1), None, _SIDE)[0],
             row.label,
             row.predicted,
@@ -110,7 +110,7 @@ def _folder_of(data: _Path, image: str) -> _Path:
     return data
 
 
-def confusion_picture(model: _Path) -> Picture:
+def confusion_picture(model: _Path) -> DrawFigure:
     """The confusion matrix of a model on val. Raises HeadError; PictureError where images have several labels."""
     card = _single_label(model, "A confusion matrix")
     try:
@@ -122,7 +122,7 @@ def confusion_picture(model: _Path) -> Picture:
     return partial(plot_confusion, found.astype(np.int64), card.classes)
 
 
-def reliability_picture(model: _Path) -> Picture:
+def reliability_picture(model: _Path) -> DrawFigure:
     """How often a model is right that says so, on val. Raises HeadError; PictureError without probabilities."""
     _single_label(model, "A reliability diagram")
     rows = read_predictions(Path(model))
@@ -138,9 +138,9 @@ def _cure_of_silence(model: Path) -> str:
     return "fit it with --calibrate, or take another head"
 
 
-def history_picture(model: _Path) -> Picture:
+def history_picture(model: _Path) -> DrawFigure:
     """Loss and accuracy by epoch. Raises PictureError where the model was not trained in epochs."""
-    from featcache.training.loop import Epoch  # of PyTorch, which the other pictures do not wait for
+    from featcache.training.loop import EpochMetrics  # of PyTorch, which the other pictures do not wait for
 
     epochs = _json(Path(model) / REPORT).get("history")
     if not epochs:
@@ -148,12 +148,12 @@ def history_picture(model: _Path) -> Picture:
             f"{model} was not trained in epochs: give a run of `featcache finetune` or a head of `fit-head --head sgd`."
         )
     try:
-        return partial(plot_history, [Epoch.from_dict(epoch) for epoch in epochs])
+        return partial(plot_history, [EpochMetrics.from_dict(epoch) for epoch in epochs])
     except TypeError as error:
         raise PictureError(f"{Path(model) / REPORT} is damaged: its history is none.") from error
 
 
-def curve_picture(report: _Path, over: str | None = None) -> Picture:
+def curve_picture(report: _Path, over: str | None = None) -> DrawFigure:
     """A curve of a file that `featcache curve --json` or `featcache benchmark` wrote.
 
     Parameters
@@ -187,13 +187,13 @@ def map_picture(
     thumbnails: int = 12,
     layer: str = PENULTIMATE,
     seed: int = 0,
-) -> Picture:
+) -> DrawFigure:
     """Clean features on a plane, coloured by class; with `data` small pictures of those that lie among other classes.
 
     Parameters
     ----------
     data : the folder, or the CSV, that the cache was made from. method : see `project`. images : at most, of all
-        classes in turn. thumbnails : at most, see `outliers`.
+        classes in turn. thumbnails : at most, see `misplaced`.
 
     Raises
     ------
@@ -203,14 +203,14 @@ def map_picture(
     features = cache.features(split, layer)
     some = np.sort(_in_turn(features.samples, np.arange(len(features.samples)), images, seed))
     samples, x = features.samples.take(some), np.asarray(features.take(some).lazy_view(0)[:])
-    labels = spell(samples.labels, samples.classes)
+    labels = format_labels(samples.labels, samples.classes)
     points = project(x, method, seed)
     pictures = []
     if data is not None:
         cache.require_images("a map with small pictures")
         source = open_source(data)
         _, kinds = np.unique(labels, return_inverse=True)
-        for row in apart(points, outliers(x, kinds, len(x)), thumbnails):
+        for row in spread_out(points, misplaced(x, kinds, len(x)), thumbnails):
             pictures.append(Thumbnail(row, _read(source, samples, row, cache.spec.view, range(1), _THUMB)[0]))
     title = f"{'' if layer == PENULTIMATE else layer + ': '}features of {len(some)} {split} images"
     return partial(plot_map, points, labels, NAMES[method], title, pictures)
@@ -218,11 +218,11 @@ def map_picture(
 
 def findings_picture(
     cache: _Path | FeatureCache,
-    findings: Sequence[Finding],
+    findings: Sequence[Issue],
     data: _Path,
     images: int = 36,
-    rankings: Sequence[Finding] = (),
-) -> Picture | None:
+    rankings: Sequence[Issue] = (),
+) -> DrawFigure | None:
     """The images that findings of `examine` name, the first ones of each; of pairs both.
 
     Those that are not there any more, or changed since, are passed over and counted in the title. None where nothing is
@@ -245,7 +245,7 @@ def findings_picture(
     source = open_source(data)
     each, sections, lost = max(2, images // max(1, len(drawn))), [], 0
     for finding in drawn:
-        shown: list[Exhibit] = []
+        shown: list[GridImage] = []
         for one in finding.images:
             if len(shown) + 1 + bool(one.other) > each:
                 break
@@ -256,7 +256,7 @@ def findings_picture(
                 lost += 1
                 continue
             told = (_told(one, cache.samples, row) for row in places)
-            shown += [Exhibit(picture, *texts) for picture, texts in zip(pixels, told, strict=True)]
+            shown += [GridImage(picture, *texts) for picture, texts in zip(pixels, told, strict=True)]
         if shown:
             sections.append((f"{finding.kind}: {finding.what}", shown))
     if not sections:
@@ -267,9 +267,9 @@ def findings_picture(
     return partial(plot_findings, sections, title)
 
 
-def _told(one: Suspect, samples: Samples, row: int) -> tuple[str, str]:
+def _told(one: IssueExample, samples: Samples, row: int) -> tuple[str, str]:
     """What stands above and below the picture of a row."""
-    (label,) = spell(samples.labels[[row]], samples.classes)
+    (label,) = format_labels(samples.labels[[row]], samples.classes)
     if one.suggested:
         return f"is {label}", f"rather {one.suggested}"
     return label or "none", samples.ids[row]

@@ -18,7 +18,7 @@ from featcache._utils.report import printable
 from featcache.errors import MissingFontWarning, PictureError
 from featcache.reports.fonts import DEFAULT, use_installed_fonts
 
-Picture = Callable[[], Figure]
+DrawFigure = Callable[[], Figure]
 """Draws; what colours text, lines and paper have is decided by who calls it."""
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -35,7 +35,7 @@ _DARK = {"ink": "#e6edf2", "faint": "#3d444e", "paper": "#0d1116"}
 _DPI = 120
 
 
-def save(picture: Picture, path: str | os.PathLike[str], dark: bool = False) -> Path:
+def save(picture: DrawFigure, path: str | os.PathLike[str], dark: bool = False) -> Path:
     """Draw into a file whose name ends in one of FORMATS, whole or not at all.
 
     dark : light lines on dark paper. An SVG without it follows the page or the desktop that shows it.
@@ -68,12 +68,12 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def svg(picture: Picture) -> bytes:
+def svg(picture: DrawFigure) -> bytes:
     """The picture as an SVG on no paper, that follows the page that shows it into light and dark."""
     return _adapt(_render(picture, ".svg", _LIGHT, transparent=True))
 
 
-def draw(picture: Picture, dark: bool = False) -> Figure:
+def draw(picture: DrawFigure, dark: bool = False) -> Figure:
     """The picture as a matplotlib figure. Warns MissingFontWarning, see `save`."""
     with _style(_DARK if dark else _LIGHT):
         figure = picture()
@@ -92,7 +92,7 @@ def shorten(name: str, most: int) -> str:
     return f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"
 
 
-def _render(picture: Picture, suffix: str, colours: dict[str, str], transparent: bool = False) -> bytes:
+def _render(picture: DrawFigure, suffix: str, colours: dict[str, str], transparent: bool = False) -> bytes:
     target = io.BytesIO()
     with _style(colours):
         figure = picture()

@@ -12,10 +12,10 @@ from typing import Any
 
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.remote import called
-from featcache._utils.report import Stopwatch, printable
-from featcache.analysis.doctor.examine import examine
-from featcache.analysis.doctor.findings import Diagnosis, Finding, Suspect
+from featcache._utils.remote import display_name
+from featcache._utils.report import PhaseTimer, printable
+from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.findings import DoctorReport, Issue, IssueExample
 from featcache.analysis.doctor.label_errors import LEAST_LIKELY
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.sources.factory import is_factory
@@ -31,7 +31,7 @@ from featcache.errors import CacheMismatchError, HeadError
 from featcache.extraction.extract import Extraction, extract
 from featcache.extraction.update import update
 from featcache.heads.fit_head import HeadFit, fit_head
-from featcache.reports.commands import spell_command
+from featcache.reports.commands import format_command
 from featcache.reports.pages import write_trial_page
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
@@ -60,7 +60,7 @@ class Trial(NotebookResult):
     folder: Path
     data: str
     extraction: Extraction
-    diagnosis: Diagnosis
+    diagnosis: DoctorReport
     fit: HeadFit
     seconds: float
     own_network: bool = False
@@ -68,12 +68,12 @@ class Trial(NotebookResult):
     own_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def doubtful(self) -> tuple[Suspect, ...]:
+    def doubtful(self) -> tuple[IssueExample, ...]:
         """Images whose label is doubted most, the most doubted first."""
         return tuple(one for one in self._suspects(self.diagnosis.findings) if (one.score or 0.0) >= _SURE)
 
     @property
-    def least_likely(self) -> tuple[Suspect, ...]:
+    def least_likely(self) -> tuple[IssueExample, ...]:
         """The next ones to look at, whose label is not surely wrong: a ranking, the least likely labels first."""
         surely = {one.image for one in self.doubtful}
         ranked = [*self._suspects(self.diagnosis.findings), *self._suspects(self.diagnosis.rankings)]
@@ -81,7 +81,7 @@ class Trial(NotebookResult):
         return tuple(one for one in ranked if one.image not in surely)
 
     @staticmethod
-    def _suspects(findings: Sequence[Finding]) -> list[Suspect]:
+    def _suspects(findings: Sequence[Issue]) -> list[IssueExample]:
         labels = (finding for finding in findings if finding.kind in ("wrong labels", LEAST_LIKELY))
         return [one for finding in labels for one in finding.images if one.suggested]
 
@@ -138,7 +138,7 @@ class Trial(NotebookResult):
     def next_commands(self) -> list[str]:
         """What to type next, and what it brings."""
         benchmark = {"out": f"{self.folder}-benchmark", "backbone": self._network(), **self.settings}
-        command = spell_command("benchmark", [self.data], benchmark)
+        command = format_command("benchmark", [self.data], benchmark)
         folder, data = shlex.quote(str(self.folder)), shlex.quote(self.data)
         given = f" --backbone {self._network()}" if self.own_network else ""
         steps = {
@@ -154,13 +154,13 @@ class Trial(NotebookResult):
     def own_command(self) -> str:
         """The command line that does the same."""
         settings = {"out": self.folder, "backbone": self._network(), **self.settings, **self.own_settings}
-        return spell_command("try", [self.data], settings)
+        return format_command("try", [self.data], settings)
 
     def travelling(self) -> Trial:
         """The same for a page, which does not tell where things lie on this machine: by their last names."""
         weights = self.settings.get("weights")
         settings = {**self.settings, "weights": weights and Path(weights).name}
-        return replace(self, folder=Path(self.folder.resolve().name), data=called(self.data), settings=settings)
+        return replace(self, folder=Path(self.folder.resolve().name), data=display_name(self.data), settings=settings)
 
     def _network(self) -> str | None:
         """As --backbone names it; None where nobody needs to."""
@@ -185,16 +185,16 @@ class Trial(NotebookResult):
         }
 
 
-def _rather(one: Suspect) -> str:
+def _rather(one: IssueExample) -> str:
     return f"{printable(one.image)}, which says {one.label}, rather {one.suggested}"
 
 
-def _listed(images: Sequence[Suspect]) -> list[str]:
+def _listed(images: Sequence[IssueExample]) -> list[str]:
     more = [f"  and {len(images) - _NAMED} more"] if len(images) > _NAMED else []
     return [*(f"  {_rather(one)}" for one in images[:_NAMED]), *more]
 
 
-def _as_json(one: Suspect) -> dict[str, Any]:
+def _as_json(one: IssueExample) -> dict[str, Any]:
     return {"image": one.image, "label": one.label, "suggested": one.suggested, "score": one.score}
 
 
@@ -234,7 +234,7 @@ def try_out(
     ImageError, BackboneError, CacheError, HeadError
     """
     progress = as_callback(progress)
-    watch, folder = Stopwatch(), Path(out)
+    watch, folder = PhaseTimer(), Path(out)
     check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
     _prepare(folder)
@@ -248,7 +248,7 @@ def try_out(
         _catch_up(folder / CACHE, data, manifest, backbone, device, progress, on_note)
         extraction = run()
     cache = extraction.cache
-    diagnosis = examine(cache, seed=seed, progress=progress)
+    diagnosis = doctor(cache, seed=seed, progress=progress)
     head = "linear" if cache.samples.multilabel else "auto"
     budget = None if head == "linear" else budget_s
     fit = fit_head(cache, folder / HEAD, head=head, budget_s=budget, seed=seed, progress=progress)

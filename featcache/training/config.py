@@ -1,4 +1,4 @@
-"""`Recipe`: how to train, without PyTorch, so that a command can name it before PyTorch is loaded."""
+"""`TrainConfig`: how to train, without PyTorch, so that a command can name it before PyTorch is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ClassWeight = Literal["balanced"] | Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """How to train. The defaults are the PyTorch tutorial's, for 10 epochs, with a larger batch and a higher rate.
 
     schedule : "step" multiplies lr by `gamma` every `step_size` epochs; "cosine" takes it to 0 over all epochs;
@@ -81,21 +81,23 @@ def check_class_weight(class_weight: Any) -> None:
             raise ValueError(f"class_weight has {name!r}: {value!r}; it takes class names and finite weights above 0")
 
 
-def make_recipe(recipe: Recipe | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Recipe:
+def make_train_config(
+    recipe: TrainConfig | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None
+) -> TrainConfig:
     """A recipe, from some of its fields perhaps.
 
     Parameters
     ----------
-    recipe : a `Recipe`, which is given back; or a dict of fields. defaults : fields that are not its usual ones.
+    recipe : a `TrainConfig`, which is given back; or a dict of fields. defaults : fields that are not its usual ones.
 
     Raises
     ------
     RunError : other fields, or values that cannot be.
     """
-    if isinstance(recipe, Recipe):
+    if isinstance(recipe, TrainConfig):
         return recipe
     try:
-        return Recipe(**{**(defaults or {}), **(recipe or {})})
+        return TrainConfig(**{**(defaults or {}), **(recipe or {})})
     except (TypeError, ValueError) as error:
-        known = ", ".join(field.name for field in fields(Recipe))
+        known = ", ".join(field.name for field in fields(TrainConfig))
         raise RunError(f"recipe: {error}. It takes {known}.") from error

@@ -1,4 +1,4 @@
-"""`World`: processes that train one network together, each on its share of every batch, as torchrun starts them."""
+"""`ProcessGroup`: processes that train one network together, as torchrun starts them, each on its shard of a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 _T = TypeVar("_T")
 
 
-class World:
+class ProcessGroup:
     """The processes that train together; alone, all of it does nothing.
 
     rank : the number of this one; process 0 writes. size : how many there are.
@@ -26,7 +26,7 @@ class World:
         self._mine = False
 
     @classmethod
-    def of_torchrun(cls) -> World:
+    def of_torchrun(cls) -> ProcessGroup:
         """As torchrun says, where it started this process."""
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
@@ -139,5 +139,5 @@ def _sum_of(local: Tensor) -> Tensor:
     return _Sum.apply(local)
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 """One process."""

@@ -1,4 +1,4 @@
-"""`Pass`: what one pass over some batches gave; `Tally`: what it gave so far, which a checkpoint can keep."""
+"""`EvalResult`: loss and logits of one pass over batches. `EvalAccumulator` collects them; a checkpoint can save it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.training.distributed import World
+from featcache.training.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
-class Pass:
+class EvalResult:
     """One pass over some batches.
 
     loss : mean, in nats. labels, predicted : shape (n,), int64; of several labels (n, c), 0 or 1. logits : shape
@@ -45,7 +45,7 @@ class Pass:
 
 
 @dataclass
-class Tally:
+class EvalAccumulator:
     """What the batches of a pass gave so far. Tensors stay on their device until the end: no batch waits for a GPU.
 
     seconds : that earlier processes spent on the pass, where it was interrupted.
@@ -65,7 +65,7 @@ class Tally:
         if keep_logits:
             self.logits.append(logits.detach().float())
 
-    def result(self, world: World) -> Pass:
+    def result(self, world: ProcessGroup) -> EvalResult:
         """The whole pass, of all processes."""
         sizes = [len(labels) for labels in self.labels]
         means = torch.stack(self.losses).tolist() if self.losses else []
@@ -79,7 +79,7 @@ class Tally:
             columns.append(torch.cat(filled) if filled else gathered[0][place])
         labels, predicted, logits = columns
         loss = sum(one[0] for one in gathered) / len(labels) if len(labels) else float("nan")
-        return Pass(loss, labels, predicted, logits if len(logits) else None)
+        return EvalResult(loss, labels, predicted, logits if len(logits) else None)
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for torch.save."""
@@ -87,7 +87,7 @@ class Tally:
         return {**lists, "seconds": self.seconds}
 
     @classmethod
-    def of(cls, state: dict[str, Any], device: torch.device) -> Tally:
+    def of(cls, state: dict[str, Any], device: torch.device) -> EvalAccumulator:
         """The tally that gave this state."""
         lists = {name: [one.to(device) for one in state[name]] for name in ("losses", "labels", "predicted")}
         return cls(**lists, seconds=state["seconds"])

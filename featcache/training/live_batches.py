@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import Stopwatch
+from featcache._utils.report import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.core.rng import epoch_order
 from featcache.core.specs import ExtractSpec
-from featcache.training.distributed import World
+from featcache.training.distributed import ProcessGroup
 from featcache.training.loop import Batches
 from featcache.vision.loader import Batch, ViewLoader
 
@@ -42,9 +42,9 @@ class LiveBatches:
         spec: ExtractSpec,
         loader: ViewLoader,
         mode: Literal["all", "head"],
-        watch: Stopwatch,
+        watch: PhaseTimer,
         progress: Progress | None,
-        world: World,
+        world: ProcessGroup,
     ) -> None:
         self._backbone, self._spec, self._loader, self._mode = backbone, spec, loader, mode
         self._watch, self._progress, self._world = watch, progress, world

@@ -20,17 +20,17 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, S
 from featcache._utils.regular_files import is_number
 from featcache.core.rng import derived_seed
 from featcache.metrics.multilabel import mean_average_precision
-from featcache.training.config import Recipe as Recipe
-from featcache.training.distributed import ALONE, World
-from featcache.training.evaluation import Pass, Tally
-from featcache.training.loss import Objective
+from featcache.training.config import TrainConfig as TrainConfig
+from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
+from featcache.training.evaluation import EvalAccumulator, EvalResult
+from featcache.training.loss import ClassificationLoss
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, or (b, c), 0 or 1, on the module's device."""
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochMetrics:
     """What one epoch reached.
 
     lr : the rate it trained with. loss : what was minimised, a mean in nats; val_loss : mean cross-entropy in nats,
@@ -48,7 +48,7 @@ class Epoch:
     val_mean_average_precision: float | None = None
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Epoch:
+    def from_dict(cls, fields: Mapping[str, Any]) -> EpochMetrics:
         """From a report, in whose JSON a loss that is no finite number is null. Raises TypeError for other fields."""
         found = cls(**{**fields, **{name: math.nan for name in ("loss", "val_loss") if fields.get(name, 0) is None}})
         for name, value in vars(found).items():
@@ -78,7 +78,7 @@ class Epoch:
         )
 
 
-def epochs_without_progress(history: Sequence[Epoch]) -> int:
+def epochs_without_progress(history: Sequence[EpochMetrics]) -> int:
     """How many epochs at the end neither rose above the best score before them nor fell below the least val loss."""
     score, loss, stale = -math.inf, math.inf, 0
     for epoch in history:
@@ -88,7 +88,7 @@ def epochs_without_progress(history: Sequence[Epoch]) -> int:
 
 
 @dataclass
-class Training:
+class TrainState:
     """The state of a training: what a checkpoint keeps.
 
     groups : of parameters, each with a rate; the first one's is reported. None gives all that learn the recipe's.
@@ -98,22 +98,22 @@ class Training:
     """
 
     module: nn.Module
-    recipe: Recipe
-    history: list[Epoch] = field(default_factory=list)
-    best_val: Pass | None = None
+    recipe: TrainConfig
+    history: list[EpochMetrics] = field(default_factory=list)
+    best_val: EvalResult | None = None
     groups: list[dict[str, Any]] | None = None
-    last_val: Pass | None = None
-    objective: Objective | None = None
-    tally: Tally | None = None
+    last_val: EvalResult | None = None
+    objective: ClassificationLoss | None = None
+    tally: EvalAccumulator | None = None
 
     def __post_init__(self) -> None:
         self.optimizer = _optimizer(self.module, self.recipe, self.groups)
         self.schedule = _schedule(self.optimizer, self.recipe)
-        self.objective = self.objective or Objective(self.recipe.label_smoothing)
+        self.objective = self.objective or ClassificationLoss(self.recipe.label_smoothing)
         self._generators: dict[str, Tensor] = {}
 
     @property
-    def best(self) -> Epoch | None:
+    def best(self) -> EpochMetrics | None:
         """The epoch of the highest score, the first of equals."""
         return max(self.history, key=lambda epoch: epoch.score, default=None)
 
@@ -144,20 +144,20 @@ class Training:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.history[:] = [Epoch(**epoch) for epoch in state["history"]]
-        self.best_val = Pass(**state["best_val"]) if state["best_val"] else None
+        self.history[:] = [EpochMetrics(**epoch) for epoch in state["history"]]
+        self.best_val = EvalResult(**state["best_val"]) if state["best_val"] else None
         under_way = state.get("under_way")  # older ones are kept between epochs
         if under_way:
             self.optimizer.step()  # without gradients it changes nothing: the schedule is to know that steps were made
-            self.tally, self._generators = Tally.of(under_way["tally"], self._device), under_way["generators"]
+            self.tally, self._generators = EvalAccumulator.of(under_way["tally"], self._device), under_way["generators"]
         if isinstance(self.schedule, CosineAnnealingLR) and self.schedule.T_max != self.recipe.epochs:
             self._lengthen(self.schedule)
 
-    def begin_epoch(self, seed: int) -> Tally:
+    def begin_epoch(self, seed: int) -> EvalAccumulator:
         """Set the random generators for the next epoch, or as they were in one that was interrupted."""
         torch.manual_seed(derived_seed(seed, "epoch", len(self.history) + 1))
         if self.tally is None:
-            self.tally = Tally()
+            self.tally = EvalAccumulator()
         else:
             _set_generators(self._generators, self._device)
         return self.tally
@@ -175,14 +175,14 @@ class Training:
 
 
 def train(
-    training: Training,
+    training: TrainState,
     batches: Callable[[int], Batches],
     val_batches: Callable[[], Batches],
     *,
     seed: int,
-    on_epoch: Callable[[Training], None],
+    on_epoch: Callable[[TrainState], None],
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Train from the epoch after the last in the history to the recipe's last.
 
@@ -195,7 +195,7 @@ def train(
     context : what the forward pass runs in, for mixed precision.
     world : the processes that train together; each gets its shares of the batches.
     """
-    module, objective = training.module, training.objective or Objective()
+    module, objective = training.module, training.objective or ClassificationLoss()
     learner = world.joint(module)
     while not training.is_over:
         epoch, started = len(training.history) + 1, time.perf_counter()
@@ -219,7 +219,7 @@ def train(
         training.schedule.step()
         seconds = before + time.perf_counter() - started
         figures = (lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds)
-        training.history.append(Epoch(epoch, *figures, _mean_average_precision(val)))
+        training.history.append(EpochMetrics(epoch, *figures, _mean_average_precision(val)))
         training.last_val = val
         if training.best is training.history[-1]:
             training.best_val = val
@@ -230,11 +230,11 @@ def evaluate_module(
     module: nn.Module,
     batches: Batches,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    world: World = ALONE,
-) -> Pass:
+    world: ProcessGroup = SINGLE_PROCESS,
+) -> EvalResult:
     """A pass in `eval()` mode; of several processes each has its share of the batches, and all get the whole."""
     module.eval()
-    tally, objective = Tally(), Objective()
+    tally, objective = EvalAccumulator(), ClassificationLoss()
     with torch.no_grad():
         for inputs, labels in batches:
             with context():
@@ -243,7 +243,7 @@ def evaluate_module(
     return tally.result(world)
 
 
-def _mean_average_precision(val: Pass) -> float | None:
+def _mean_average_precision(val: EvalResult) -> float | None:
     """Of several labels; None of one, and where no image has any."""
     if val.labels.ndim != 2 or val.probabilities is None:
         return None
@@ -271,7 +271,7 @@ def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:
         return nn.Linear(dim, n_classes)
 
 
-def _optimizer(module: nn.Module, recipe: Recipe, groups: list[dict[str, Any]] | None) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, recipe: TrainConfig, groups: list[dict[str, Any]] | None) -> torch.optim.Optimizer:
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     parameters: Any = learning if groups is None else groups
     if recipe.optimizer == "adamw":
@@ -279,7 +279,7 @@ def _optimizer(module: nn.Module, recipe: Recipe, groups: list[dict[str, Any]] |
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, recipe: TrainConfig) -> LRScheduler:
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=recipe.epochs)
     if recipe.schedule == "step":

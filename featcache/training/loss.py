@@ -1,4 +1,4 @@
-"""`Objective`: the loss that training minimises: cross-entropy, of several labels for each by itself."""
+"""`ClassificationLoss`: the loss that training minimises: cross-entropy, of several labels for each by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featcache.core.labels import Labels, is_multilabel
 from featcache.training.config import ClassWeight
 
 
-class Objective:
+class ClassificationLoss:
     """The mean loss of a batch, in nats.
 
     Parameters

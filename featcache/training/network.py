@@ -1,4 +1,4 @@
-"""`Network`: a backbone's module and a linear layer, trained and used as one."""
+"""`BackboneWithHead`: a backbone's module and a linear layer, trained and used as one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featcache._utils.files import check_readable, write_file
 from featcache.errors import HeadError
 
 
-class Network(nn.Module):
+class BackboneWithHead(nn.Module):
     """Normalised pixels (b, 3, s, s) to logits (b, c).
 
     still : modules that stay in `eval()` mode while the others train, each by itself: not what it holds.

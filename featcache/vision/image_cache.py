@@ -22,15 +22,15 @@ from zlib_ng.zlib_ng import crc32
 from featcache._utils.progress_bar import Progress
 from featcache._utils.report import split_remark
 from featcache.cache.format import skeleton
-from featcache.cache.format.container import Kind, damaged, opened, write_at
-from featcache.cache.format.create import create, sweep
+from featcache.cache.format.container import FormatSpec, damage_error, open_container, write_at
+from featcache.cache.format.create import create_atomically, remove_partial_files
 from featcache.core.bit_depth import ValueRange, format_range
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
 from featcache.vision.augment import reduced_size, shrink
 from featcache.vision.decode import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
 
-IMAGES = Kind(
+IMAGES = FormatSpec(
     magic=b"featcache-images",
     version=1,  # of the format, and of what decoding and shrinking give
     what="an image cache",
@@ -69,7 +69,7 @@ class ImageCache:
         self.path, self.side, self._max_pixels = Path(path), side, max_pixels
         self._value_range = value_range
         lift_pillows_limit(max_pixels)
-        sweep(self.path)
+        remove_partial_files(self.path)
         if not self.path.exists():
             self._create(manifest, progress)
         self._read()
@@ -150,14 +150,14 @@ class ImageCache:
             "sha256": {"data": hashes},
             "places": {"data": places},
         }
-        rooms: dict[str, skeleton.Room] = {
+        rooms: dict[str, skeleton.ReservedArray] = {
             "pixels": ((total,), np.dtype("u1")),
             "crc32": ((len(rows),), np.dtype("<u4")),
             "done": ((len(rows),), np.dtype("u1")),
         }
         needed = total + len(rows) * (32 + 32 + 5) + 65536
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        create(self.path, needed, lambda draft: skeleton.write(draft, IMAGES, {}, tables, rooms))
+        create_atomically(self.path, needed, lambda draft: skeleton.write(draft, IMAGES, {}, tables, rooms))
 
     def _sizes(self, manifest: Manifest, rows: list[int]) -> list[tuple[int, int, int]]:
         """Height, width, and pixels before shrinking; zeros for what cannot be read."""
@@ -165,7 +165,7 @@ class ImageCache:
         return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in found]
 
     def _read(self) -> None:
-        with opened(self.path, IMAGES) as arrays:
+        with open_container(self.path, IMAGES) as arrays:
             index, n = arrays.index(), arrays.regions["sha256"].shape[0]
             side, value_range = int(index["side"]), index.get("value_range")
             total = arrays.regions["pixels"].shape[0]
@@ -192,10 +192,10 @@ class ImageCache:
     def _check(self, total: int) -> None:
         """Raise unless every image has its room in the file."""
         if (self._places < 0).any():
-            raise damaged(self.path, IMAGES, "an image has no proper size")
+            raise damage_error(self.path, IMAGES, "an image has no proper size")
         ends = [start + height * width * 3 for start, height, width, _ in self._places.tolist()]  # no overflow
         if max(ends, default=0) > total:
-            raise damaged(self.path, IMAGES, "an image does not lie whole in the file")
+            raise damage_error(self.path, IMAGES, "an image does not lie whole in the file")
 
 
 def _header_size(manifest: Manifest, row: int) -> tuple[int, int] | None:

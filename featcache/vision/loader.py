@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import Stopwatch
+from featcache._utils.report import PhaseTimer
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import DownloadError, UnreadableImageError
@@ -87,7 +87,7 @@ class ViewLoader:
         *,
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
-        watch: Stopwatch | None = None,
+        watch: PhaseTimer | None = None,
         images: DecodedImages | None = None,
     ) -> None:
         lift_pillows_limit(max_pixels)
@@ -97,7 +97,7 @@ class ViewLoader:
         self.skipped: dict[int, str] = {}
         self.remarks: dict[int, str] = {}
         self._images = images
-        self._watch = watch or Stopwatch()
+        self._watch = watch or PhaseTimer()
         self._workers = workers or usable_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="views")
         self._begun: tuple[list[int], list[int], _Begun] | None = None

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache._utils.report import human_duration
-from featcache.analysis.benchmark.budget import Budget, Expected, LeftOut, OverBudgetError, Pace, Spending
+from featcache.analysis.benchmark.budget import (
+    Budget,
+    BudgetUsage,
+    OverBudgetError,
+    ProgressEstimator,
+    SkippedRun,
+    TimeEstimate,
+)
 
 IMAGES = {"train": 200, "val": 60, "test": 30}
 EXTRACT = {"task": "extract", "views": 4}
@@ -31,7 +38,7 @@ def ignore(_what: str, _done: int, _total: int) -> None:
 
 def test_an_extraction_is_foreseen_by_views_of_which_a_training_image_has_more() -> None:
     clock = Clock()
-    pace = Pace(EXTRACT, IMAGES, clock)
+    pace = ProgressEstimator(EXTRACT, IMAGES, clock)
     assert pace.left_s("hash", 290) is None
     assert pace.left_s("extract", 10) is None  # the first batch is slow, and starts the clock
     clock.now += 4
@@ -44,7 +51,7 @@ def test_an_extraction_is_foreseen_by_views_of_which_a_training_image_has_more()
 
 def test_views_of_val_come_after_those_of_train_one_an_image() -> None:
     clock = Clock()
-    pace = Pace(EXTRACT, {"train": 2, "val": 100, "test": 0}, clock)
+    pace = ProgressEstimator(EXTRACT, {"train": 2, "val": 100, "test": 0}, clock)
     pace.left_s("extract", 2)
     clock.now += 10
     assert pace.left_s("extract", 3) == pytest.approx(990.0)  # 11 of 110 views, the last one in 10 s
@@ -56,7 +63,7 @@ def test_a_training_is_settled_by_its_first_epoch_with_its_evaluation(
 ) -> None:
     """An image that is only evaluated costs a third where all layers learn, and as much where they do not."""
     clock = Clock()
-    pace = Pace(order, IMAGES, clock)
+    pace = ProgressEstimator(order, IMAGES, clock)
     assert pace.left_s("epoch 1", 20) is None
     clock.now += 9
     assert pace.left_s("epoch 1", 200) == pytest.approx((10 * epoch + test - 200) * 9 / 180)
@@ -70,7 +77,7 @@ def test_a_training_is_settled_by_its_first_epoch_with_its_evaluation(
 
 def test_a_single_epoch_is_settled_where_it_ends() -> None:
     clock = Clock()
-    pace = Pace({**FROZEN, "recipe": {"epochs": 1}}, IMAGES, clock)
+    pace = ProgressEstimator({**FROZEN, "recipe": {"epochs": 1}}, IMAGES, clock)
     pace.left_s("epoch 1", 100)
     clock.now += 10
     assert pace.left_s("epoch 1", 200) == pytest.approx(9.0)  # 60 of val and 30 of test
@@ -80,7 +87,7 @@ def test_a_single_epoch_is_settled_where_it_ends() -> None:
 @given(st.floats(0.01, 100), st.integers(2, 50))
 def test_of_an_even_pace_the_forecast_is_right_from_first_to_last(rate: float, epochs: int) -> None:
     clock = Clock()
-    pace = Pace({**FROZEN, "recipe": {"epochs": epochs}}, IMAGES, clock)
+    pace = ProgressEstimator({**FROZEN, "recipe": {"epochs": epochs}}, IMAGES, clock)
     end = clock.now + (epochs * 260 + 30) * rate
     for done in range(0, 201, 20):
         left = pace.left_s("epoch 1", done)
@@ -91,7 +98,7 @@ def test_of_an_even_pace_the_forecast_is_right_from_first_to_last(rate: float, e
 
 
 def test_fitting_a_head_is_not_foreseen() -> None:
-    pace = Pace({"task": "fit-head"}, IMAGES, Clock())
+    pace = ProgressEstimator({"task": "fit-head"}, IMAGES, Clock())
     assert pace.left_s("extract", 1) is None
     assert pace.left_s("epoch 1", 1) is None
 
@@ -161,13 +168,13 @@ def test_progress_is_passed_on() -> None:
 def test_trainings_of_all_layers_are_expected_to_take_what_one_took() -> None:
     budget = Budget(100.0)
     assert budget.expect("finetune") is None
-    budget.expected["frozen"] = Expected(30.0)
+    budget.expected["frozen"] = TimeEstimate(30.0)
     assert [budget.expect(route) for route in ("frozen", "lpft", "scratch", "cached")] == [
         (30.0, False), (30.0, True), (30.0, True), None]  # fmt: skip
-    budget.expected["lpft"] = Expected(40.0)
+    budget.expected["lpft"] = TimeEstimate(40.0)
     assert [budget.expect(route) for route in ("finetune", "scratch", "lpft", "stages")] == [
         (40.0, False), (40.0, False), (40.0, False), None]  # fmt: skip
-    budget.expected["finetune"] = Expected(45.0)
+    budget.expected["finetune"] = TimeEstimate(45.0)
     assert budget.expect("finetune") == (45.0, False)
 
 
@@ -190,11 +197,11 @@ def test_a_curve_is_not_stopped() -> None:
 
 
 def test_what_was_left_out_in_words_and_as_json() -> None:
-    assert str(LeftOut("finetune", 0, 540.0, 240.0)) == "fine-tune, about 9 minutes, 4 minutes were left"
-    assert str(LeftOut("scratch", 0, 90.0, 60.0)) == "from scratch, about 90 seconds, 60 seconds were left"
-    assert str(LeftOut("scratch", 0, 90.0, 60.0, least=True)).startswith("from scratch, at least 90 seconds, ")
-    assert str(LeftOut("stages", 0, 90.0, 1.0)) == "cached head of all stages, about 90 seconds, 1 second was left"
-    spent = Spending(600.0, 10.5, (LeftOut("lpft", 1, None, 0.0),))
+    assert str(SkippedRun("finetune", 0, 540.0, 240.0)) == "fine-tune, about 9 minutes, 4 minutes were left"
+    assert str(SkippedRun("scratch", 0, 90.0, 60.0)) == "from scratch, about 90 seconds, 60 seconds were left"
+    assert str(SkippedRun("scratch", 0, 90.0, 60.0, least=True)).startswith("from scratch, at least 90 seconds, ")
+    assert str(SkippedRun("stages", 0, 90.0, 1.0)) == "cached head of all stages, about 90 seconds, 1 second was left"
+    spent = BudgetUsage(600.0, 10.5, (SkippedRun("lpft", 1, None, 0.0),))
     assert spent.to_dict() == {
         "budget_s": 600.0,
         "spent_s": 10.5,

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import COUNTS, write_folder
-from featcache._utils.folder_lock import alone_in
+from featcache._utils.folder_lock import locked_folder
 from featcache.analysis.benchmark import compare as module
 from featcache.analysis.benchmark import runner
-from featcache.analysis.benchmark.compare import compare
+from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
@@ -23,12 +23,12 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import DataLayoutError, FeatcacheError, HeadError, NotACacheError, RunError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
-from featcache.finetuning.strategy import GENTLE
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.heads.fit_head import fit_head
 from featcache.metrics.classification import wilson_interval
 from featcache.metrics.predictions import read_predictions
 from featcache.reports.benchmark_report import comparison_values, remarks, write_report
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from outcomes import comparison, fake_processes, four_routes, in_this_process, outcome
 
 SIZE = {"image_size": 32, "workers": 2}
@@ -37,7 +37,7 @@ FOUR = ("cached", "frozen", "finetune", "scratch")
 
 
 def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
-    return compare(data, out, **{**SIZE, "views": 2, "recipe": RECIPE, "precision": "fp32", **changes})
+    return benchmark(data, out, **{**SIZE, "views": 2, "recipe": RECIPE, "precision": "fp32", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,9 @@ def test_the_cached_route_is_extract_and_fit_head(
 def test_a_live_route_is_finetune(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, route: str, mode: Any, weights: str
 ) -> None:
-    direct = finetune(data, tmp_path / "run", mode=mode, weights=weights, recipe=Recipe(**RECIPE), **SIZE).to_dict()
+    direct = finetune(
+        data, tmp_path / "run", mode=mode, weights=weights, recipe=TrainConfig(**RECIPE), **SIZE
+    ).to_dict()
     (found,) = _results(real[1], route)
     assert found["spec_digest"] == direct["spec_digest"]
     assert found["confusion"] == json.loads(json.dumps(direct["confusion"]))
@@ -295,7 +297,7 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
     cache, out = str(work / "stages-0/cache.h5"), str(work / "stages-0/head")
     assert on_stages == {**fitting, "cache": cache, "out": out, "layer": "all"}
     started = {"out": str(work / "lpft-0/run"), "init_head": str(work / "cached-0/head")}
-    assert lpft == {**others[0], **started, "recipe": {**others[0]["recipe"], **GENTLE}}
+    assert lpft == {**others[0], **started, "recipe": {**others[0]["recipe"], **LP_FT_DEFAULTS}}
     shared = {"data": str(data), "backbone": "efficientnet_lite0", "augment": "crop", "image_size": 32, "workers": 2,
               "device": "cpu", "val_fraction": 0.2, "seed": 0}  # fmt: skip
     for order in (extraction, of_stages, *live):
@@ -491,7 +493,7 @@ def test_lpft_is_extract_fit_head_and_finetune_from_that_head(
     extracted, fitted, tuned = _results(tmp_path / "out", "lpft")
     assert lpft.wall_s == [pytest.approx(extracted["wall_s"] + fitted["wall_s"] + tuned["wall_s"])]
     assert tuned["start"]["accuracy"] == fitted["accuracy"]
-    assert tuned["history"][0]["lr"] == GENTLE["lr"]
+    assert tuned["history"][0]["lr"] == LP_FT_DEFAULTS["lr"]
     assert len(lpft.right[0]) == 5
 
 
@@ -513,8 +515,8 @@ def test_with_a_budget_three_seeds_are_the_default(
 def test_a_folder_that_another_process_compares_in_is_left_alone(split_folder: Path, tmp_path: Path) -> None:
     """It would remove what the other one's unfinished routes have written."""
     (tmp_path / "out").mkdir()
-    with alone_in(tmp_path / "out", "compared in"), pytest.raises(RunError) as caught:
-        compare(split_folder, tmp_path / "out", routes=["cached"])
+    with locked_folder(tmp_path / "out", "compared in"), pytest.raises(RunError) as caught:
+        benchmark(split_folder, tmp_path / "out", routes=["cached"])
     assert str(caught.value) == (
         f"{tmp_path / 'out'} is being compared in by another process. Wait until it ends, or give another folder."
     )

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
+from featcache.analysis.doctor import duplicates
 from featcache.analysis.doctor.duplicates import find_near, find_outliers, near_duplicates, robust_z
-from featcache.analysis.doctor.examine import duplicates
 
 
 def noise(n: int = 200, d: int = 30, seed: int = 0) -> NDArray[np.float32]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from caches import SPEC, cache_of, clouds
 from diagnoses import find, kinds
-from featcache.analysis.doctor.examine import examine
-from featcache.analysis.doctor.examine import examine as doctor
-from featcache.analysis.doctor.findings import Diagnosis, Suspect
+from featcache.analysis.doctor import examine
+from featcache.analysis.doctor.examine import doctor as doctor
+from featcache.analysis.doctor.findings import DoctorReport, IssueExample
 from featcache.analysis.doctor.label_errors import _doubted
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.cache import writer
@@ -45,7 +45,7 @@ class Sound:
     def write(self, folder: Path) -> FeatureCache:
         return cache_of(folder / "a.h5", (self.x, self.y), (self.val, self.y_val), self.sha256)
 
-    def examine(self, folder: Path) -> Diagnosis:
+    def examine(self, folder: Path) -> DoctorReport:
         return examine(self.write(folder))
 
 
@@ -53,7 +53,7 @@ def name(row: int, label: int) -> str:
     return f"train/{'abcd'[label]}/{row:04d}.png" if row < N else f"val/{'abcd'[label]}/{row:04d}.png"
 
 
-def told(found: Diagnosis, kind: str) -> set[str]:
+def told(found: DoctorReport, kind: str) -> set[str]:
     finding = find(found, kind)
     assert finding is not None, kinds(found)
     return {suspect.image for suspect in finding.images}
@@ -137,7 +137,7 @@ def test_no_label_is_both_doubted_and_ranked_and_a_ranking_is_short(tmp_path: Pa
     [([0.9] * 2, 20, "note"), ([0.9] * 3, 20, "warning"), ([0.9] * 3, 1000, "note"), ([0.7] * 9, 20, "note")],
 )
 def test_doubts_are_a_warning_where_heads_are_sure_of_many(scores: list[float], looked_at: int, severity: str) -> None:
-    check = _doubted([Suspect("a.png", "train", "a", "b", score=score) for score in scores], looked_at)
+    check = _doubted([IssueExample("a.png", "train", "a", "b", score=score) for score in scores], looked_at)
     assert [finding.severity for finding in check.findings] == [severity]
 
 
@@ -438,7 +438,7 @@ def test_digits_divided_by_255_twice_are_an_error(digits: tuple[Path, Path], tmp
     assert "input scale" in kinds(found, "error")  # the name tells the scale, without the network
 
 
-def _flipped(path: Path, share: float) -> tuple[Diagnosis, set[str]]:
+def _flipped(path: Path, share: float) -> tuple[DoctorReport, set[str]]:
     """The diagnosis of a cache with a share of wrong labels in train, and the ids of the images that have them."""
     cache = FeatureCache.open(path)
     rows, c = cache.samples.rows("train"), len(cache.samples.classes)

@@ -7,20 +7,20 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from featcache.analysis.doctor.examine import feature_checks
+from featcache.analysis.doctor import feature_checks
 from featcache.analysis.doctor.feature_checks import (
-    Differing,
     Spread,
+    ViewStatistics,
     check_values,
     check_views,
     compare_views,
     effective_rank,
-    find_lost,
+    find_non_finite,
     measure_spread,
-    told_lost,
+    non_finite_check,
 )
-from featcache.analysis.doctor.findings import Suspect
-from featcache.cache.lazy_arrays import Rows
+from featcache.analysis.doctor.findings import IssueExample
+from featcache.cache.lazy_arrays import LazyRows
 
 
 def sound(n: int = 60, d: int = 20) -> NDArray[np.float32]:
@@ -40,7 +40,7 @@ def test_dimensions_are_counted_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -
     expected = np.sqrt(((wide - wide.mean(0)) ** 2).sum() / 60) / np.linalg.norm(wide.mean(0))
     for size in (feature_checks.BLOCK_BYTES, 1, 8 * 20 * 7):
         monkeypatch.setattr(feature_checks, "BLOCK_BYTES", size)
-        found = measure_spread([x[:13], Rows(x, np.arange(13, 60))])
+        found = measure_spread([x[:13], LazyRows(x, np.arange(13, 60))])
         assert (found.n, found.d, found.dead, found.constant) == (60, 20, 1, 2)
         assert_allclose(found.spread, expected, rtol=1e-9)
 
@@ -50,12 +50,12 @@ def test_rows_that_are_not_finite_in_any_view_are_named(monkeypatch: pytest.Monk
     x[4, 2], x[30, 0] = np.nan, np.inf
     views = np.stack([x, sound()], axis=1)
     views[7, 1, 3] = -np.inf
-    parts = [views[:20], Rows(views, np.arange(20, 60))]
+    parts = [views[:20], LazyRows(views, np.arange(20, 60))]
     for size in (feature_checks.BLOCK_BYTES, 1, 8 * 40 * 7):
         monkeypatch.setattr(feature_checks, "BLOCK_BYTES", size)
-        assert find_lost(parts).tolist() == [4, 7, 30]
-        assert find_lost([part[:, 1:] for part in parts]).tolist() == [7]
-    assert kinds(told_lost((Suspect("a.png", "train", "a"),))) == [("not finite", "error")]
+        assert find_non_finite(parts).tolist() == [4, 7, 30]
+        assert find_non_finite([part[:, 1:] for part in parts]).tolist() == [7]
+    assert kinds(non_finite_check((IssueExample("a.png", "train", "a"),))) == [("not finite", "error")]
 
 
 def test_layers_of_any_width_and_unit_count_alike_in_the_spread() -> None:
@@ -133,7 +133,7 @@ def test_views_that_were_not_to_differ_are_a_note() -> None:
 
 
 def test_how_views_lie_is_measured() -> None:
-    assert compare_views(views_of("same")) == Differing(1.0, 1.0)
+    assert compare_views(views_of("same")) == ViewStatistics(1.0, 1.0)
     assert compare_views(views_of("half")).same == 0.5
     assert compare_views(views_of("astray")).own == pytest.approx(0.5, abs=0.1)
     far = views_of("same") * np.array([1, 1.015, 1.015], np.float32)[:, None]

@@ -31,7 +31,7 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.heads.fit_head import fit_head
-from featcache.heads.layer_scaling import equalise
+from featcache.heads.layer_scaling import standardize_layers
 from featcache.metrics.classification import paired_test, wilson_interval
 from several import write_pictures
 
@@ -225,7 +225,7 @@ def test_several_layers_are_scored_as_equally_wide(tmp_path: Path) -> None:
         cache = writer.finish({})
     both, alone = forecast(cache, layer="all"), forecast(cache)
     features = cache.features("train", "all")
-    x = np.asarray(features.clean()) * equalise(features, keep_still=False)
+    x = np.asarray(features.clean()) * standardize_layers(features, keep_still=False)
     assert both.purity == purity(x, features.y, features.samples.sha256)
     assert both.purity > 0.85 < alone.purity
     assert both.log_me == log_me(x, features.y)

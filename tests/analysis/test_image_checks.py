@@ -11,8 +11,8 @@ from torch import nn
 
 from commands import toy_cache, write_folder
 from diagnoses import find, kinds
-from featcache.analysis.doctor.examine import examine
-from featcache.analysis.doctor.findings import Diagnosis
+from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.findings import DoctorReport
 from featcache.analysis.doctor.image_checks import _of_few_classes, _small
 from featcache.backbones.backbone import Backbone
 from featcache.cache.feature_cache import FeatureCache
@@ -44,13 +44,13 @@ def made_by(backbone: Backbone, data: Path, folder: Path) -> FeatureCache:
     return extract(data, folder / "b.h5", backbone=backbone, views=1, workers=2, dtype="float32").cache
 
 
-def said(found: Diagnosis, name: str) -> str:
+def said(found: DoctorReport, name: str) -> str:
     (check,) = (check for check in found.checks if check.name == name)
     return check.said
 
 
 def test_a_network_that_gives_what_is_stored_is_sound(data: Path, cache: Path) -> None:
-    found = examine(cache, data, backbone=toy_backbone())
+    found = doctor(cache, data, backbone=toy_backbone())
     assert found.status == 0
     assert said(found, "network") == "12 images alone and in a batch differ by 0.00%, from the cache by 0.00%"
     assert said(found, "scales").startswith("a head is right on 100% of 80 images that it was not fitted to")
@@ -76,7 +76,7 @@ class NeverEval(ToyNet):
 
 def test_features_that_depend_on_the_batch_are_an_error(data: Path, tmp_path: Path) -> None:
     backbone = backbone_of(OfBatch())
-    found = examine(made_by(backbone, data, tmp_path), data, backbone=backbone)
+    found = doctor(made_by(backbone, data, tmp_path), data, backbone=backbone)
     finding = find(found, "drift with batch")
     assert finding is not None
     assert (finding.severity, len(finding.images), found.status) == ("error", 12, 4)
@@ -84,7 +84,7 @@ def test_features_that_depend_on_the_batch_are_an_error(data: Path, tmp_path: Pa
 
 
 def test_a_network_in_train_mode_is_an_error(data: Path, cache: Path) -> None:
-    found = examine(cache, data, backbone=OneByOne())
+    found = doctor(cache, data, backbone=OneByOne())
     finding = find(found, "drift with batch")
     assert finding is not None
     assert "does not take one image alone: Expected more than 1 value per channel" in finding.what
@@ -104,7 +104,7 @@ class OneByOne(Backbone):
 def test_other_features_than_stored_are_an_error(data: Path, cache: Path) -> None:
     other = ToyNet()
     other.norm.running_mean = torch.tensor([0.5, 0.5, 0.5])
-    found = examine(cache, data, backbone=backbone_of(other))
+    found = doctor(cache, data, backbone=backbone_of(other))
     finding = find(found, "other features")
     assert finding is not None
     assert (finding.severity, len(finding.images)) == ("error", 12)
@@ -115,7 +115,7 @@ def test_other_features_than_stored_are_an_error(data: Path, cache: Path) -> Non
 
 def test_another_scale_than_the_networks_own_is_an_error_that_names_the_fields(data: Path, tmp_path: Path) -> None:
     cache = made_by(toy_backbone(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3), data, tmp_path)
-    found = examine(cache, data, backbone=toy_backbone())
+    found = doctor(cache, data, backbone=toy_backbone())
     finding = find(found, "input scale")
     assert finding is not None
     assert finding.severity == "error"
@@ -136,7 +136,7 @@ class Saturating(nn.Module):
 def test_one_of_several_layers_is_asked_of_the_network(layer: str, data: Path, tmp_path: Path) -> None:
     made = {"backbone": "timm/test_resnet", "weights": "none", "image_size": 32, "precision": "fp32"}
     cache = extract(data, tmp_path / "l.h5", views=1, layers=["all"], dtype="float32", device="cpu", **made).cache
-    found = examine(cache, data, layer=layer, device="cpu")
+    found = doctor(cache, data, layer=layer, device="cpu")
     assert said(found, "network").startswith("12 images alone and in a batch differ by 0.00%, from the cache by 0.0")
     assert not {"other features", "drift with batch", "input scale"} & set(kinds(found))
     assert said(found, "scales").startswith("a head is right on ")
@@ -144,7 +144,7 @@ def test_one_of_several_layers_is_asked_of_the_network(layer: str, data: Path, t
 
 def test_a_scale_that_the_weights_were_not_trained_on_is_told(data: Path, tmp_path: Path) -> None:
     raw = backbone_of(Saturating(), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
-    found = examine(made_by(raw, data, tmp_path), data, backbone=raw)
+    found = doctor(made_by(raw, data, tmp_path), data, backbone=raw)
     assert found.status == 4
     assert {"no better than guessing", "no better than pixels"} <= set(kinds(found, "error"))
     finding = find(found, "other scale is better")
@@ -158,7 +158,7 @@ def test_images_that_changed_or_are_gone_are_named(data: Path, cache: Path, tmp_
     other = write_folder(tmp_path / "other", COUNTS)
     random_image(4711).save(other / "train/ants/003.png")
     (other / "train/bees/005.png").unlink()
-    finding = find(examine(cache, other, backbone=toy_backbone()), "other images")
+    finding = find(doctor(cache, other, backbone=toy_backbone()), "other images")
     assert finding is not None
     assert {one.image for one in finding.images} == {"train/ants/003.png", "train/bees/005.png"}
     assert finding.severity == "warning"
@@ -167,13 +167,13 @@ def test_images_that_changed_or_are_gone_are_named(data: Path, cache: Path, tmp_
 def test_another_folder_is_refused(data: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(EmptyFolderError, match=r"none of 80 images of .* is in .*empty as it was"):
-        examine(cache, tmp_path / "empty")
+        doctor(cache, tmp_path / "empty")
 
 
 def test_a_network_that_cannot_be_had_is_not_looked_at(
     data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = examine(cache, data)
+    found = doctor(cache, data)
     assert (found.status, said(found, "network")[:14]) == (0, "not run again:")
     assert "network" in [check.name for check in found.checks if not check.looked]
 
@@ -181,7 +181,7 @@ def test_a_network_that_cannot_be_had_is_not_looked_at(
         raise CacheMismatchError("the weights are others")
 
     monkeypatch.setattr(updating, "network_of", others)
-    found = examine(cache, data)
+    found = doctor(cache, data)
     assert (kinds(found, "error"), found.status) == (["other weights"], 4)
 
 
@@ -205,7 +205,7 @@ def test_a_network_loaded_by_its_name_gives_what_is_stored(data: Path, tmp_path:
     made = extract(
         data, tmp_path / "r.h5", backbone="mobilenet_v3_small", weights="none", image_size=32, views=1, dtype=dtype
     )
-    found = examine(made.cache, data)
+    found = doctor(made.cache, data)
     assert "network" in [check.name for check in found.checks if check.looked]
     assert not {"other features", "input scale", "drift with batch"} & set(kinds(found))
     assert ("dead dimensions" in kinds(found, "error")) == (dtype == "float16")

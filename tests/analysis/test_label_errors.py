@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from featcache.analysis.doctor.label_errors import Overlap, doubt_labels, gain, overlaps, rank_labels, thresholds
+from featcache.analysis.doctor.label_errors import Overlap, find_label_errors, gain, overlaps, rank_labels, thresholds
 
 
 def test_confident_learning_by_hand() -> None:
@@ -14,36 +14,36 @@ def test_confident_learning_by_hand() -> None:
     y = np.array([0, 0, 0, 1, 1, 0])
     assert_allclose(thresholds(p, y), [(0.9 + 0.7 + 0.2 + 0.05) / 4, (0.9 + 0.6) / 2])
     # of label 0 two are sure of 0 (0.4625) and two of 1 (0.75): half of four are doubted
-    found = doubt_labels(p, y, thresholds(p, y))
+    found = find_label_errors(p, y, thresholds(p, y))
     assert_array_equal(found.row, [5, 2])
     assert_array_equal(found.label, [1, 1])
     assert_allclose(found.margin, [0.9, 0.6])
-    assert_array_equal(doubt_labels(p, y, np.array([0.4625, 0.9])).row, [5])  # one of three that are sure, of four
+    assert_array_equal(find_label_errors(p, y, np.array([0.4625, 0.9])).row, [5])  # one of three that are sure, of four
     assert thresholds(np.eye(3)[[0, 1]], np.array([0, 1]))[2] == np.inf
-    assert len(doubt_labels(np.full((2, 3), 1 / 3), np.array([0, 1]), np.full(3, np.inf)).row) == 0
+    assert len(find_label_errors(np.full((2, 3), 1 / 3), np.array([0, 1]), np.full(3, np.inf)).row) == 0
 
 
 def test_as_many_are_doubted_as_the_sure_ones_say() -> None:
     """Half of the images are sure, so that those of the wrong label that are a bit less so are named, too."""
     y = np.zeros(40, np.int64)
     first = np.array([0.95] * 10 + [0.6] * 10 + [0.05] * 10 + [0.3] * 10)
-    found = doubt_labels(np.stack([first, 1 - first], axis=1), y, np.array([0.9, 0.9]))
+    found = find_label_errors(np.stack([first, 1 - first], axis=1), y, np.array([0.9, 0.9]))
     assert_array_equal(found.row, np.arange(20, 40))
     first[20:25] = 0.95  # 15 of 20 that are sure are of class 0: a quarter of 40 is doubted
-    found = doubt_labels(np.stack([first, 1 - first], axis=1), y, np.array([0.9, 0.9]))
+    found = find_label_errors(np.stack([first, 1 - first], axis=1), y, np.array([0.9, 0.9]))
     assert_array_equal(found.row, [25, 26, 27, 28, 29, 30, 31, 32, 33, 34])
 
 
 def test_an_image_whose_own_label_is_the_likeliest_is_never_doubted() -> None:
     p = np.array([[0.5, 0.45, 0.05]] * 8)
-    assert doubt_labels(p, np.zeros(8, np.int64), np.array([0.6, 0.4, 0.4])).row.tolist() == []
+    assert find_label_errors(p, np.zeros(8, np.int64), np.array([0.6, 0.4, 0.4])).row.tolist() == []
 
 
 def test_a_label_that_no_other_class_is_sure_enough_of_is_ranked_though_not_doubted() -> None:
     p = np.array([[0.97, 0.03], [0.99, 0.01], [0.3, 0.7], [0.01, 0.99], [0.01, 0.99], [0.04, 0.96], [0.02, 0.98]])
     y = np.array([0, 0, 0, 1, 1, 0, 1])
     sure = np.array([0.9, 0.98])
-    assert doubt_labels(p, y, sure).row.tolist() == []
+    assert find_label_errors(p, y, sure).row.tolist() == []
     found = rank_labels(p, y)
     assert (found.row.tolist(), found.label.tolist()) == ([5, 2], [1, 1])
     assert_allclose(found.margin, [0.92, 0.4])

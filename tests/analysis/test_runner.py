@@ -12,7 +12,7 @@ import pytest
 from commands import COUNTS, write_folder
 from featcache.analysis.benchmark import runner
 from featcache.analysis.benchmark.budget import Budget
-from featcache.analysis.benchmark.compare import compare
+from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
-    return compare(data, out, **{"image_size": 32, "workers": 2, "views": 2, "recipe": TEN, "repeats": 1, **changes})
+    return benchmark(data, out, **{"image_size": 32, "workers": 2, "views": 2, "recipe": TEN, "repeats": 1, **changes})
 
 
 def test_the_cost_of_lpft_is_that_of_its_cache_and_head_too(
@@ -260,4 +260,4 @@ def test_what_a_run_left_is_named_where_it_is_damaged(file: str, content: str, t
     folder.mkdir()
     (folder / file).write_text(content)
     with pytest.raises(RunError, match=rf"{file} is damaged: .*\. Remove the folder .*cached-0: that run is run again"):
-        runner.Work(tmp_path, {}, ["cached"], [0], 10.0, None)
+        runner.BenchmarkRunner(tmp_path, {}, ["cached"], [0], 10.0, None)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.analysis.benchmark.budget import LeftOut, Spending
+from featcache.analysis.benchmark.budget import BudgetUsage, SkippedRun
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
@@ -291,7 +291,7 @@ def test_sgd_chooses_by_val_too() -> None:
 
 
 def test_what_the_budget_left_out_is_said() -> None:
-    spent = Spending(600.0, 400.0, (LeftOut("finetune", 0, 540.0, 240.0), LeftOut("lpft", 1, 300.0, 20.0)))
+    spent = BudgetUsage(600.0, 400.0, (SkippedRun("finetune", 0, 540.0, 240.0), SkippedRun("lpft", 1, 300.0, 20.0)))
     found = reach_verdict(replace(_two(0, 0), spending=spent))
     assert found.notes[-1] == (
         "Left out of the budget of 10 minutes: fine-tune, about 9 minutes, 4 minutes were left; from seed 1 on LP-FT, "

@@ -18,8 +18,8 @@ from torch import nn
 
 from featcache.backbones import backbone as backbones
 from featcache.backbones.backbone import CONVERSION_PAYS, Backbone, load_backbone
-from featcache.backbones.engines.base import base as engines
-from featcache.backbones.engines.base import openvino as conversion
+from featcache.backbones.engines import base as engines
+from featcache.backbones.engines import openvino as conversion
 from featcache.backbones.metadata_cache import kept_path
 from featcache.core.specs import ViewSpec
 from featcache.errors import BackboneError

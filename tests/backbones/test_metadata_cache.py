@@ -14,8 +14,8 @@ from commands import in_process
 from featcache.backbones import devices, metadata_cache
 from featcache.backbones.backbone import load_backbone
 from featcache.backbones.devices import resolve_device
-from featcache.backbones.engines.base import base as engines
-from featcache.backbones.metadata_cache import Known, known_path, recall, remember
+from featcache.backbones.engines import base as engines
+from featcache.backbones.metadata_cache import BackboneMetadata, load_metadata, metadata_path, store_metadata
 from featcache.backbones.sources import registry
 from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import BackboneError
@@ -24,7 +24,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 
 NETWORK = {"weights": "none", "device": "cpu", "lazy": True}
-KNOWN = Known(
+KNOWN = BackboneMetadata(
     "0" * 64,
     {"penultimate": 3},
     {"image_size": 8, "resize_size": 8, "interpolation": "bilinear", "mean": [0, 0, 0], "std": [1, 1, 1]},
@@ -93,37 +93,37 @@ def test_all_that_decides_a_network_is_in_the_name(tmp_path: Path, monkeypatch: 
     file.write_bytes(b"1")
     other.write_bytes(b"2")
     paths = [
-        known_path("a", "pretrained", ["x"], 0),
-        known_path("b", "pretrained", ["x"], 0),
-        known_path("a", "pretrained", ["y"], 0),
-        known_path("a", "none", ["x"], 0),
-        known_path("a", "none", ["x"], 1),
-        known_path("a", str(file), ["x"], 0),
-        known_path("a", str(other), ["x"], 0),
+        metadata_path("a", "pretrained", ["x"], 0),
+        metadata_path("b", "pretrained", ["x"], 0),
+        metadata_path("a", "pretrained", ["y"], 0),
+        metadata_path("a", "none", ["x"], 0),
+        metadata_path("a", "none", ["x"], 1),
+        metadata_path("a", str(file), ["x"], 0),
+        metadata_path("a", str(other), ["x"], 0),
     ]
     with monkeypatch.context() as patch:
         patch.setattr(metadata_cache.importlib.metadata, "version", lambda package: "0.0.1")
         patch.setattr(metadata_cache, "_installed", metadata_cache._installed.__wrapped__)
-        paths.append(known_path("a", "pretrained", ["x"], 0))
+        paths.append(metadata_path("a", "pretrained", ["x"], 0))
     assert len(set(paths)) == len(paths)
     other.write_bytes(b"1")
-    assert known_path("a", str(other), ["x"], 0) == known_path("a", str(file), ["x"], 0)
-    assert known_path("a", str(tmp_path / "none.pth"), ["x"], 0) is None
+    assert metadata_path("a", str(other), ["x"], 0) == metadata_path("a", str(file), ["x"], 0)
+    assert metadata_path("a", str(tmp_path / "none.pth"), ["x"], 0) is None
 
 
 def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "a.json"
-    remember(path, KNOWN)
-    assert recall(path) == KNOWN
+    store_metadata(path, KNOWN)
+    assert load_metadata(path) == KNOWN
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
-    assert recall(None) is None
-    remember(None, KNOWN)
+    assert load_metadata(None) is None
+    store_metadata(None, KNOWN)
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    remember(tmp_path / "file" / "a.json", KNOWN)
-    assert recall(tmp_path / "file" / "a.json") is None
+    store_metadata(tmp_path / "file" / "a.json", KNOWN)
+    assert load_metadata(tmp_path / "file" / "a.json") is None
 
 
 AGAIN = """

@@ -28,9 +28,9 @@ import pytest
 import torch
 from torch import nn
 
+from featcache.backbones.weights import safe_load
 from featcache.backbones.weights.adapt import adapt
 from featcache.backbones.weights.checkpoint import read_checkpoint
-from featcache.backbones.weights.load import safe_load
 from featcache.errors import BackboneError
 
 

@@ -557,14 +557,14 @@ def test_a_writer_that_came_too_late_leaves_the_finished_cache_alone(
     """Between opening the partial file and locking it, another process finishes it."""
     with writer(path) as w:
         write_rows(w, [0, 1])
-    take = lock.take
+    take = lock.acquire
 
     def late(at: Path, file: BinaryIO, offset: int) -> None:
-        monkeypatch.setattr(lock, "take", take)
+        monkeypatch.setattr(lock, "acquire", take)
         finished(path)
         take(at, file, offset)
 
-    monkeypatch.setattr(lock, "take", late)
+    monkeypatch.setattr(lock, "acquire", late)
     with pytest.raises(CacheBusyError, match="was finished by another process just now"):
         writer(path)
     assert FeatureCache.open(path).complete

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from caches import finished, values
 from featcache.cache.features import Features
-from featcache.cache.lazy_arrays import Rows
+from featcache.cache.lazy_arrays import LazyRows
 from featcache.core.samples import Samples
 from featcache.errors import CacheIncompleteError
 
@@ -101,4 +101,4 @@ def test_clean_features_are_an_array_whatever_was_skipped(tmp_path: Path, skippe
         np.testing.assert_array_equal(x, values(rows)[:, view].astype(np.float16))
         assert x.astype(np.float32).mean() == pytest.approx(values(rows)[:, view].mean())
     assert isinstance(train.clean(), np.ndarray)
-    assert isinstance(train.lazy_view(0), Rows if skipped else np.ndarray)
+    assert isinstance(train.lazy_view(0), LazyRows if skipped else np.ndarray)

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from caches import clouds
 from commands import as_json, done, refused, write_folder
 from featcache.analysis.curves import label_curve
-from featcache.analysis.doctor.examine import examine
+from featcache.analysis.doctor.examine import doctor
 from featcache.analysis.forecast.forecast import forecast
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.verify import verify
@@ -95,7 +95,7 @@ def test_heads_comparisons_curves_and_the_doctor(tmp_path: Path) -> None:
     assert compare_heads(tmp_path / "lda", tmp_path / "knn").test.n == fits["lda"].accuracy.n
     assert len(label_curve(cache, head="lda", shares=(0.5, 1.0), repeats=1).points) == 2
     assert forecast(cache).to_dict()
-    found = examine(cache)
+    found = doctor(cache)
     assert "not looked at: these features (CLIP ViT-B/32) were given as arrays" in str(found)
     assert as_json("doctor", tmp_path / "own.h5")["images"] == 120
     page = write_head_page(tmp_path / "page.html", fits["lda"], tmp_path / "own.h5", {"head": "lda"})
@@ -110,7 +110,7 @@ def test_what_needs_images_or_the_network_is_refused_with_the_reason(tmp_path: P
     reason = r"these features were given as arrays \(FeatureCache\.from_arrays\): there is neither a network nor images"
     with pytest.raises(BackboneError, match=reason):
         Classifier.load(tmp_path / "head")
-    for call in (lambda: examine(cache, data), lambda: update(cache.path, data), lambda: verify(cache.path, data)):
+    for call in (lambda: doctor(cache, data), lambda: update(cache.path, data), lambda: verify(cache.path, data)):
         with pytest.raises(CacheMismatchError, match=reason):
             call()
     with pytest.raises(HeadError, match=reason):

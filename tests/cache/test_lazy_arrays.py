@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from featcache.cache import lazy_arrays
-from featcache.cache.lazy_arrays import Centred, Rows, as_slice
+from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows, as_slice
 from featcache.heads.linear import LinearHead
 
 INDEX = np.array([0, 1, 3, 6])
@@ -28,7 +28,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     """Blocks of 64 numbers; kept in memory or not."""
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 256)
     if request.param == "streamed":
-        monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+        monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
     return bool(request.param == "kept")
 
 
@@ -44,14 +44,14 @@ def test_a_slice_stands_for_consecutive_rows_and_for_no_others(chosen: set[int])
 @pytest.mark.parametrize("key", [slice(1, 3), slice(None), 2, np.array([3, 0]), (slice(0, 2), 1), (1, 2, 0)])
 def test_rows_are_those_of_the_array(key: Any) -> None:
     x = np.arange(7 * 3 * 2).reshape(7, 3, 2)
-    rows = Rows(x, INDEX)
+    rows = LazyRows(x, INDEX)
     np.testing.assert_array_equal(rows[key], x[INDEX][key])
     assert (rows.shape, rows.dtype, len(rows)) == ((4, 3, 2), x.dtype, 4)
 
 
 def test_views_of_rows_are_those_of_the_array() -> None:
     x = np.arange(7 * 3 * 2).reshape(7, 3, 2)
-    rows = Rows(x, INDEX)
+    rows = LazyRows(x, INDEX)
     np.testing.assert_array_equal(rows, x[INDEX])
     np.testing.assert_array_equal(np.asarray(rows, dtype=np.float32), x[INDEX].astype(np.float32))
     np.testing.assert_array_equal(rows.select(2), x[INDEX][:, 2])
@@ -62,12 +62,12 @@ def test_views_of_rows_are_those_of_the_array() -> None:
 def test_every_finite_float16_becomes_the_same_float32() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)][:, None]
-    found = np.concatenate([block.copy() for _, block in Centred.__iter__(centred_on_zero(finite))])
+    found = np.concatenate([block.copy() for _, block in CenteredMatrix.__iter__(centred_on_zero(finite))])
     np.testing.assert_array_equal(found.view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 
-def centred_on_zero(x: NDArray[Any]) -> Centred:
-    centred = Centred(np.zeros_like(x), np.ones(len(x)))
+def centred_on_zero(x: NDArray[Any]) -> CenteredMatrix:
+    centred = CenteredMatrix(np.zeros_like(x), np.ones(len(x)))
     centred._x, centred._kept = x, None
     return centred
 
@@ -75,7 +75,7 @@ def centred_on_zero(x: NDArray[Any]) -> Centred:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_blocks_are_the_rows_less_their_weighted_mean(dtype: str, kept: bool) -> None:
     x, weight = matrix(50, 7, dtype), np.random.default_rng(1).uniform(0, 2, 50)
-    centred = Centred(x, weight)
+    centred = CenteredMatrix(x, weight)
     exact = x.astype(np.float64)
     mean = np.average(exact, axis=0, weights=weight)
     rtol = 1e-12 if dtype == "float64" else 1e-6
@@ -101,9 +101,9 @@ def test_a_streamed_fit_is_the_fit_in_memory(block_bytes: int, seed: int) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lazy_arrays, "BLOCK_BYTES", block_bytes)
         whole = LinearHead().fit(x, y)
-        patch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+        patch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
         streamed = LinearHead().fit(x, y)
-        some = LinearHead().fit(Rows(np.repeat(x, 2, axis=0), 2 * np.arange(60)), y)
+        some = LinearHead().fit(LazyRows(np.repeat(x, 2, axis=0), 2 * np.arange(60)), y)
     np.testing.assert_array_equal(streamed.coef_, whole.coef_)
     np.testing.assert_array_equal(some.coef_, whole.coef_)
     np.testing.assert_allclose(whole.predict_proba(x), LinearHead().fit(x, y).predict_proba(x), atol=2e-3)
@@ -114,28 +114,28 @@ def test_a_streamed_fit_is_the_fit_in_memory(block_bytes: int, seed: int) -> Non
 def test_what_is_not_finite_is_refused_in_whatever_block_it_lies(value: float, name: str, kept: bool) -> None:
     x = matrix(40, 8)
     x[39, 7] = value
-    for some in (x, Rows(x, np.arange(40))):
+    for some in (x, LazyRows(x, np.arange(40))):
         with pytest.raises(ValueError, match=f"(?s)^Input X contains {name}"):
             LinearHead().fit(some, np.arange(40) % 2)
 
 
 def test_rows_and_labels_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        LinearHead().fit(Rows(matrix(7, 2), INDEX), [0, 1, 0])
+        LinearHead().fit(LazyRows(matrix(7, 2), INDEX), [0, 1, 0])
 
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_the_memory_of_a_streamed_fit_does_not_grow_with_the_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip: bool
 ) -> None:
-    monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+    monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 2**16)
     peaks = []
     for n in (2_000, 16_000):
         x: Any = np.memmap(tmp_path / f"{n}.raw", dtype=np.float16, mode="w+", shape=(n, 256))
         x[:] = matrix(n, 256)
         tracemalloc.start()
-        LinearHead(tol=1.0).fit(Rows(x, np.arange(1, n)) if skip else x, np.arange(n - skip) % 2)
+        LinearHead(tol=1.0).fit(LazyRows(x, np.arange(1, n)) if skip else x, np.arange(n - skip) % 2)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 14_000 * 80  # labels, weights and what is worked out of them, float64

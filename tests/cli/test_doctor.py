@@ -16,13 +16,13 @@ import featcache
 from caches import cache_of, clouds
 from commands import as_json, done, featcache_cli, refused, toy_cache
 from diagnoses import find, kinds
-from featcache.analysis.doctor.findings import Check, Diagnosis, Finding, Severity, Suspect
+from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, IssueExample, Severity
 from featcache.reports.show import findings_picture
 
 
-def diagnosis(*severities: Severity) -> Diagnosis:
-    found = tuple(Finding(f"kind {one}", one, "what", "todo") for one in severities)
-    return Diagnosis(Path("c.h5"), "penultimate", 3, (Check("images", "said", found),), 0.5)
+def diagnosis(*severities: Severity) -> DoctorReport:
+    found = tuple(Issue(f"kind {one}", one, "what", "todo") for one in severities)
+    return DoctorReport(Path("c.h5"), "penultimate", 3, (Check("images", "said", found),), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_the_worst_comes_first() -> None:
 
 
 def test_a_long_list_is_cut_in_text_and_whole_in_csv(tmp_path: Path) -> None:
-    images = tuple(Suspect(f"{row},\n.png", "train", "a", "b", score=row / 64) for row in range(20))
-    check = Check("images", "said", (Finding("kind", "note", "what", "todo", images),))
-    found = Diagnosis(Path("c.h5"), "penultimate", 20, (check,), 0.5)
+    images = tuple(IssueExample(f"{row},\n.png", "train", "a", "b", score=row / 64) for row in range(20))
+    check = Check("images", "said", (Issue("kind", "note", "what", "todo", images),))
+    found = DoctorReport(Path("c.h5"), "penultimate", 20, (check,), 0.5)
     assert "     0,\\n.png: a, rather b (0)\n" in str(found)
     assert str(found).endswith("     and 12 more: --list FILE.csv names them all")
     found.write_list(tmp_path / "a.csv")
@@ -104,10 +104,10 @@ def test_a_leak_is_drawn_listed_and_exits_with_4(leaking: tuple[Path, Path], tmp
 
 def test_the_picture_has_both_of_a_pair_and_no_more_than_asked(leaking: tuple[Path, Path]) -> None:
     folder, cache = leaking
-    leak = find(featcache.examine(cache), "copies across splits")
+    leak = find(featcache.doctor(cache), "copies across splits")
     assert leak is not None
-    doubts = tuple(Suspect(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(5))
-    doubted = Finding("wrong labels", "note", "5 of 19", "look", doubts)
+    doubts = tuple(IssueExample(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(5))
+    doubted = Issue("wrong labels", "note", "5 of 19", "look", doubts)
     picture = findings_picture(cache, [leak, doubted], folder, images=8)
     assert picture is not None
     figure = picture()
@@ -123,8 +123,8 @@ def test_the_picture_has_both_of_a_pair_and_no_more_than_asked(leaking: tuple[Pa
 
 def test_a_ranking_is_drawn_after_the_findings_and_is_none_of_them(leaking: tuple[Path, Path]) -> None:
     folder, cache = leaking
-    images = tuple(Suspect(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(2))
-    ranking = Finding("least likely labels", "note", "2 labels", "look", images)
+    images = tuple(IssueExample(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(2))
+    ranking = Issue("least likely labels", "note", "2 labels", "look", images)
     picture = findings_picture(cache, [], folder, rankings=[ranking])
     assert picture is not None
     figure = picture()
@@ -138,10 +138,10 @@ def test_a_picture_that_is_gone_or_changed_is_left_out_and_the_status_stays(
 ) -> None:
     folder, cache = leaking
     names = [f"train/bees/00{row}.png" for row in range(5)]
-    doubts = tuple(Suspect(name, "train", "bees", "ants", score=0.9) for name in names)
+    doubts = tuple(IssueExample(name, "train", "bees", "ants", score=0.9) for name in names)
     (folder / names[0]).unlink()
     shutil.copy(folder / names[3], folder / names[2])
-    picture = findings_picture(cache, [Finding("wrong labels", "note", "5 of 19", "look", doubts)], folder)
+    picture = findings_picture(cache, [Issue("wrong labels", "note", "5 of 19", "look", doubts)], folder)
     assert picture is not None
     figure = picture()
     assert len([axes for axes in figure.axes if axes.images]) == 3

@@ -16,9 +16,9 @@ from torchvision import models
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused
 from featcache.finetuning.presets import PRESETS
-from featcache.finetuning.strategy import GENTLE
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.reports import style as drawing
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from featcache_cli.finetune import GROUPS, command
 from featcache_cli.finetune import PRESETS as OFFERED
 
@@ -151,9 +151,9 @@ def _asked(got: dict[str, Any], *arguments: object) -> dict[str, Any]:
 
 
 TUTORIALS = {
-    "pytorch-tutorial": ("resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9, 0.0, "sgd", "step", 7, 0.1)),
-    "gluon-hotdog": ("resnet18", "crop", Recipe(10, 64, 0.01, 0.0, 1e-3, "sgd", "constant")),
-    "mindspore-canidae": ("resnet50", "tutorial", Recipe(20, 24, 1e-3, 0.9, 0.0, "sgd", "constant")),
+    "pytorch-tutorial": ("resnet18", "tutorial", TrainConfig(25, 4, 1e-3, 0.9, 0.0, "sgd", "step", 7, 0.1)),
+    "gluon-hotdog": ("resnet18", "crop", TrainConfig(10, 64, 0.01, 0.0, 1e-3, "sgd", "constant")),
+    "mindspore-canidae": ("resnet50", "tutorial", TrainConfig(20, 24, 1e-3, 0.9, 0.0, "sgd", "constant")),
 }
 
 
@@ -170,7 +170,7 @@ def test_a_preset_is_the_tutorial_s_and_options_override_it(preset: str, got: di
                    "--momentum", 0, "--optimizer", "adamw", "--schedule", "cosine")  # fmt: skip
     assert (asked["backbone"], asked["augment"]) == ("vgg11", "none")
     recipe = TUTORIALS[preset][2]
-    assert asked["recipe"] == Recipe(2, recipe.batch_size, 0.3, 0.0, recipe.weight_decay, "adamw", "cosine",
+    assert asked["recipe"] == TrainConfig(2, recipe.batch_size, 0.3, 0.0, recipe.weight_decay, "adamw", "cosine",
                                      recipe.step_size, recipe.gamma)  # fmt: skip
 
 
@@ -185,10 +185,10 @@ def test_the_defaults_are_in_the_help(got: dict[str, Any]) -> None:
     assert (asked["backbone"], asked["augment"], asked["recipe"]) == (
         "efficientnet_lite0",
         "tutorial",
-        Recipe(),
+        TrainConfig(),
     )
     text = " ".join(done("finetune", "--help").split())
-    recipe = Recipe()
+    recipe = TrainConfig()
     for name in ("epochs", "lr", "momentum", "weight_decay", "optimizer", "batch_size"):
         value = getattr(recipe, name)
         shown = f"{value:g}" if isinstance(value, float) else value
@@ -241,7 +241,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     assert asked.pop("world").size == 1
     assert asked == {
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
-        "augment": "tutorial", "recipe": Recipe(
+        "augment": "tutorial", "recipe": TrainConfig(
             batch_size=7, weight_decay=0.1, class_weight={"ants": 3.0, "bees": 0.5}, label_smoothing=0.1, patience=2
         ), "image_size": 96, "workers": 3,
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
@@ -263,7 +263,7 @@ def test_every_option_of_a_plan_reaches_the_library_and_none_does_unasked(got: d
     assert not PLAN.keys() & _asked(got).keys()
     asked = _asked(got, *(text for option, text, _ in PLAN.values() for text in (option, text)))
     assert {name: asked[name] for name in PLAN} == {name: value for name, (_, _, value) in PLAN.items()}
-    assert asked["recipe"] == Recipe(**GENTLE)
+    assert asked["recipe"] == TrainConfig(**LP_FT_DEFAULTS)
     assert [_asked(got, "--unfreeze", text)["unfreeze"] for text in ("all", "last-stage", "1")] == [
         "all", "last-stage", 1]  # fmt: skip
 
@@ -304,7 +304,7 @@ def test_a_run_begins_with_the_head_of_a_cache(data: Path, tmp_path: Path) -> No
     found = as_json("finetune", data, "-o", tmp_path / "run", *options)
     assert found["start"]["accuracy"] == head["accuracy"]
     assert (found["start"]["head"], found["wise_ft"]) == (str(tmp_path / "head"), 0.5)
-    assert found["history"][0]["lr"] == GENTLE["lr"]
+    assert found["history"][0]["lr"] == LP_FT_DEFAULTS["lr"]
     text = done("finetune", data, "-o", tmp_path / "run", *options, "--resume").splitlines()
     assert text[1].startswith(f"began with {tmp_path / 'head'}: val accuracy {head['accuracy']:.4f} ")
     assert text[3].startswith("kept 0.5 of these weights and 0.5 of those at the start (WiSE-FT): val accuracy ")

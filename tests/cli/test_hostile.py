@@ -20,7 +20,7 @@ from featcache._utils.report import csv_row, plain_cell
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.sources.table import read_paths, read_table
 from featcache.metrics.predictions import read_predictions
-from featcache.models.prediction import Prediction, formatted
+from featcache.models.prediction import Prediction, format_predictions
 from featcache_cli.wrapping import safe, wrap
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202eevil"
@@ -147,7 +147,7 @@ def test_no_two_texts_are_written_alike() -> None:
 
 def test_a_list_of_predictions_is_a_manifest_of_the_true_names() -> None:
     found = [Prediction("-1.png", FORMULA, ((FORMULA, 0.9),)), Prediction("@eaDir/2.png", "b", (("b", 0.8),))]
-    text = "".join(formatted(found, "csv"))
+    text = "".join(format_predictions(found, "csv"))
     assert text.splitlines()[1:] == ["'-1.png,'=HYPERLINK(1),0.900000,,", "'@eaDir/2.png,b,0.800000,,"]
     resolve = lambda name: (name, True)  # noqa: E731
     listing = read_table("list.csv", text.encode(), resolve)

@@ -21,7 +21,7 @@ from featcache.extraction.extract import extract
 from featcache.extraction.update import update
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from toys import toy_backbone
 
 SMALL_VAL = (
@@ -100,7 +100,7 @@ def test_extract_fit_head_finetune_and_update_say_it_before_they_work(split_fold
     fit = fit_head(tmp_path / "a.h5", head="centroid", on_note=told.append)
     assert told[1] == f"{tmp_path / 'a.h5'}: {line}\n{SMALL_VAL}"
     assert fit.to_dict()["data"]["images_by_class"]["val"] == {"ants": 3, "bees": 2}
-    recipe = Recipe(epochs=1)
+    recipe = TrainConfig(epochs=1)
     run = finetune(split_folder, tmp_path / "run", backbone=toy_backbone(), recipe=recipe, on_note=told.append)
     assert told[2] == told[0]
     assert run.to_dict()["data"]["warnings"] == [SMALL_VAL]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache.core.labels import count_images, spell, strata
+from featcache.core.labels import count_images, format_labels, strata
 
 CLASSES = ("ants", "bees", "cats", "dogs", "eels")
 
@@ -57,7 +57,7 @@ def test_one_label_an_image_is_the_same_either_way(labels: list[int]) -> None:
     rows = np.eye(5, dtype=np.uint8)[one]
     assert strata(one).tolist() == strata(rows).tolist() == labels
     assert count_images(one, 5).tolist() == count_images(rows, 5).tolist() == [labels.count(k) for k in range(5)]
-    assert spell(one, CLASSES) == spell(rows, CLASSES) == [CLASSES[label] for label in labels]
+    assert format_labels(one, CLASSES) == format_labels(rows, CLASSES) == [CLASSES[label] for label in labels]
 
 
 def test_more_images_are_counted_than_fit_into_a_byte() -> None:
@@ -75,13 +75,13 @@ def test_classes_without_images_are_counted() -> None:
     ("row", "text"), [([0, 0, 0], ""), ([0, 1, 0], "bees"), ([1, 0, 1], "ants|cats"), ([1, 1, 1], "ants|bees|cats")]
 )
 def test_several_labels_are_spelt_with_bars_between_them(row: list[int], text: str) -> None:
-    assert spell(np.array([row], np.uint8), CLASSES[:3]) == [text]
-    assert spell(np.array([row], np.int64), CLASSES[:3]) == [text]  # as predictions are
+    assert format_labels(np.array([row], np.uint8), CLASSES[:3]) == [text]
+    assert format_labels(np.array([row], np.int64), CLASSES[:3]) == [text]  # as predictions are
 
 
 @settings(deadline=None, max_examples=50)
 @given(several())
 def test_what_is_spelt_can_be_read_again(labels: NDArray[np.uint8]) -> None:
     names = CLASSES[: labels.shape[1]]
-    again = [[int(name in text.split("|")) for name in names] for text in spell(labels, names)]
+    again = [[int(name in text.split("|")) for name in names] for text in format_labels(labels, names)]
     assert again == labels.tolist()

@@ -29,7 +29,7 @@ from featcache.core.thresholds import (
     check_thresholds,
     choose_thresholds,
     decide,
-    spell_thresholds,
+    format_thresholds,
 )
 from featcache.errors import HeadError
 from featcache.extraction.extract import extract
@@ -44,7 +44,7 @@ from featcache.models.classifier import Classifier
 from featcache.models.evaluate import evaluate
 from featcache.models.export.export import export
 from featcache.models.serving.app import _about
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from several import features, write_pictures
 from toys import toy_backbone
 
@@ -194,8 +194,8 @@ def test_what_is_no_threshold_is_refused(given: Any, message: str, cache: Featur
 
 
 def test_a_range_of_thresholds_is_spelled() -> None:
-    assert spell_thresholds(np.array([0.123456, 0.5])) == "0.123 to 0.5 by label"
-    assert spell_thresholds((0.3, 0.3)) == "0.3"
+    assert format_thresholds(np.array([0.123456, 0.5])) == "0.123 to 0.5 by label"
+    assert format_thresholds((0.3, 0.3)) == "0.3"
 
 
 # From the cache to the prediction
@@ -287,7 +287,7 @@ def test_the_text_says_what_was_chosen_what_was_not_and_what_one_half_gives(tmp_
     assert fit.thresholds[2] == 0.5
     assert fit.notes == (
         "thresholds with the highest F1 on left-out images (the figures of which are at 0.5): "
-        f"{spell_thresholds(fit.thresholds)}",
+        f"{format_thresholds(fit.thresholds)}",
         "1 of 3 labels keep 0.5, since fewer than 10 left-out images have them, or all: red",
     )
     assert set(fit.notes) < set(lines)
@@ -461,7 +461,7 @@ def test_a_run_that_begins_with_a_head_does_not_take_its_thresholds(
     data: Path, cache: FeatureCache, tmp_path: Path
 ) -> None:
     fit_head(cache, tmp_path / "head", thresholds=0.9)
-    recipe = Recipe(epochs=1, batch_size=8, lr=1e-6)
+    recipe = TrainConfig(epochs=1, batch_size=8, lr=1e-6)
     found = finetune(
         data, tmp_path / "run", backbone=toy_backbone(), mode="head", init_head=tmp_path / "head", recipe=recipe
     )

@@ -12,8 +12,8 @@ from commands import write_folder
 from featcache.core.split_names import hinted_split, split_of
 from featcache.data.file_listing import list_images
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.data.sources.base import scan
-from featcache.data.sources.file_tree import Names
+from featcache.data.sources.base import scan_class_folders
+from featcache.data.sources.file_tree import ListedTree
 from featcache.errors import DataLayoutError
 
 
@@ -23,7 +23,7 @@ def understood(
     """Images of each (class, split), the notes, and what was ignored; of a tree with images in these folders."""
     ignored: Counter[str] = Counter()
     names = [f"{folder}/{number}.png" for folder in folders for number in range(images)]
-    listing = scan(Names("photos", names), ignored)
+    listing = scan_class_folders(ListedTree("photos", names), ignored)
     found = Counter((entry.classes[0] if entry.classes else "", entry.split) for entry in listing.entries)
     return dict(found), listing.notes, dict(ignored)
 
@@ -210,7 +210,7 @@ def test_litter_of_systems_and_archives_is_passed_over_and_counted(tmp_path: Pat
     assert told(read_manifest(data)) == (("ants", "bees"), 8, expected)
     names = [path.relative_to(data).as_posix() for path in data.rglob("*.png")]
     ignored: Counter[str] = Counter()
-    assert len(scan(Names("photos.tar", names), ignored).entries) == 8
+    assert len(scan_class_folders(ListedTree("photos.tar", names), ignored).entries) == 8
     assert dict(ignored) == {reason: count for reason, count in expected.items() if "lost" not in reason}
     assert len(list_images(data)) == 8
 

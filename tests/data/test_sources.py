@@ -489,4 +489,4 @@ def test_an_unreadable_image_from_afar_is_named_with_its_source(root: Path, tmp_
     ],
 )
 def test_a_report_names_data_without_secrets(data: str, name: str) -> None:
-    assert remote.called(data) == name
+    assert remote.display_name(data) == name

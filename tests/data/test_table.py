@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from featcache.analysis.doctor.examine import examine
+from featcache.analysis.doctor.examine import doctor
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.table import read_table
@@ -221,7 +221,7 @@ def test_images_that_get_a_label_later_are_not_extracted_again(root: Path, tmp_p
     path, out = write(root, "path,label", *rows(*LABELS[:6], "", "")), tmp_path / "cache.h5"
     extract(path, out, backbone=toy_backbone(), views=0, workers=1)
     before = FeatureCache.open(out).features("unlabelled").clean().copy()
-    said = examine(out)
+    said = doctor(out)
     assert "6 images" in str(said)
     assert said.images == 6
     assert all("x/006" not in one.image for finding in said.findings for one in finding.images)

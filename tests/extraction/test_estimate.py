@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import Features
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.errors import CacheMismatchError
 from featcache.extraction.estimate import Estimate, estimate
 from featcache.extraction.extract import extract
@@ -23,7 +23,7 @@ from toys import ToyNet, toy_backbone
 class Slow(Backbone):
     """20 ms a view."""
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         time.sleep(0.02 * len(pixels))
         return super().submit(pixels)
 

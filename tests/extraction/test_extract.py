@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import Features
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import AUGMENTS, ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
@@ -40,7 +40,7 @@ def spy_on(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fail_at: int | N
     sizes: list[int] = []
     submit = backbone.submit
 
-    def spy(pixels: NDArray[np.uint8]) -> Features:
+    def spy(pixels: NDArray[np.uint8]) -> PendingFeatures:
         if len(sizes) == fail_at:
             raise KeyboardInterrupt
         sizes.append(len(pixels))
@@ -112,7 +112,7 @@ class Deferred:
         self.under_way: list[int] = []
         self.most = 0
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         self.under_way.append(len(pixels))
         self.most = max(self.most, sum(self.under_way))
 

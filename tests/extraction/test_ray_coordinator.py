@@ -21,7 +21,7 @@ from PIL import Image
 from clusters import fully_booked, make_whole, two_machines
 from commands import PATHS, ROOT, featcache_cli, write_folder
 from featcache.cache.feature_cache import FeatureCache, partial_path
-from featcache.core.ray_cluster import WAITS, Cluster, _connect
+from featcache.core.ray_cluster import WAITING_MESSAGE, Cluster, _connect
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
 from featcache.extraction.extract import Extraction, extract
 from killers import slow_backbone
@@ -256,11 +256,11 @@ def test_a_cluster_that_is_no_more_is_not_waited_for(
 def test_it_is_said_that_other_work_has_the_cluster(
     machines: Any, data: Path, alone: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.core.ray_cluster.SLOW", 0.5)
+    monkeypatch.setattr("featcache.core.ray_cluster.STARTUP_WARNING_S", 0.5)
     told, note = fully_booked()
     found = extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=2, cluster=Cluster(), on_note=note)
     the_same(found.cache, alone)
-    assert told[1:] == [WAITS]  # after the line on the data
+    assert told[1:] == [WAITING_MESSAGE]  # after the line on the data
 
 
 def test_a_cluster_that_is_left_on_the_way_is_not_replaced(machines: Any, data: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from commands import COUNTS, write_folder
 from featcache._utils import progress_bar
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import Features
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.backbones.sources import factory
 from featcache.cache import reuse
 from featcache.cache.feature_cache import FeatureCache, partial_path
@@ -42,7 +42,7 @@ class Counting(Backbone):
 
     shown = 0
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         type(self).shown += len(pixels)
         return super().submit(pixels)
 
@@ -556,13 +556,13 @@ def test_a_kill_while_rows_are_carried_over_and_then_other_images_lose_none(
     with pytest.raises(KeyboardInterrupt):
         run(progress=stop_after(12))
     there = int(np.count_nonzero(FeatureCache.open(partial_path(path), partial=True).done))
-    carry = reuse.carry
-    monkeypatch.setattr(reuse, "carry", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    carry = reuse.copy_rows
+    monkeypatch.setattr(reuse, "copy_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     for name in ("more", "most"):
         random_image(len(name) + 300 + ord(name[2])).save(data / f"train/bees/{name}.png")
         with pytest.raises(KeyboardInterrupt):
             run()
-    monkeypatch.setattr(reuse, "carry", carry)
+    monkeypatch.setattr(reuse, "copy_rows", carry)
     assert sorted(file.name for file in path.parent.glob("*.old*")) == ["a.h5.partial.old", "a.h5.partial.old2"]
     found = run()
     assert found.extracted == 18 + 2 - there

@@ -10,7 +10,7 @@ import pytest
 
 from featcache.finetuning import convergence
 from featcache.finetuning.convergence import TrainingRun, has_levelled_off, published_epochs
-from featcache.finetuning.strategy import GENTLE
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
 
 GUESS = math.log(10)
 
@@ -61,7 +61,7 @@ def test_noise_hides_no_fall_that_is_larger_than_it() -> None:
     ("recipe", "mode", "expected"),
     [
         ({"epochs": 3, "batch_size": 32, "lr": 0.01}, "all", 10),
-        ({**GENTLE, "epochs": 1}, "all", 10),
+        ({**LP_FT_DEFAULTS, "epochs": 1}, "all", 10),
         ({"epochs": 1, "batch_size": 4, "lr": 1e-3}, "all", 25),  # of PyTorch's tutorial
         ({"epochs": 1, "batch_size": 24, "lr": 0.1, "schedule": "constant"}, "head", 20),  # of MindSpore's
         ({"epochs": 10, "lr": 1e-6}, "all", None),

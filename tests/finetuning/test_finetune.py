@@ -18,7 +18,7 @@ import pytest
 import timm
 import torch
 
-from featcache.analysis.benchmark.compare import compare
+from featcache.analysis.benchmark.compare import benchmark
 from featcache.backbones.backbone import load_backbone
 from featcache.backbones.sources import registry
 from featcache.core.model_card import ModelCard
@@ -27,12 +27,12 @@ from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError, FeatcacheError, HeadError, RunError
 from featcache.finetuning import finetune as finetuning
 from featcache.finetuning.finetune import FineTune, finetune
-from featcache.finetuning.run import Run
+from featcache.finetuning.run import FineTuneRun
 from featcache.heads.io import load_head
 from featcache.heads.registry import classify
 from featcache.metrics.predictions import read_predictions
-from featcache.training.loop import Epoch, Recipe, Training, evaluate_module, linear_layer
-from featcache.training.network import Network
+from featcache.training.loop import EpochMetrics, TrainConfig, TrainState, evaluate_module, linear_layer
+from featcache.training.network import BackboneWithHead
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
 from foreign import Payload
@@ -43,7 +43,7 @@ from trainable import RECIPE, SEED, finetune_and_die, trainable_backbone
 MakeFolder = Callable[..., Path]
 
 
-def timeless(history: list[Epoch]) -> list[Epoch]:
+def timeless(history: list[EpochMetrics]) -> list[EpochMetrics]:
     return [dataclasses.replace(epoch, seconds=0.0) for epoch in history]
 
 
@@ -59,8 +59,8 @@ def clean_pixels(data: Path, split: str, spec: ViewSpec) -> tuple[np.ndarray, np
     return np.stack(pixels), manifest.samples.labels[rows]
 
 
-def saved_network(out: Path) -> Network:
-    network = Network(trainable_backbone().module, linear_layer(4, 2, 9))
+def saved_network(out: Path) -> BackboneWithHead:
+    network = BackboneWithHead(trainable_backbone().module, linear_layer(4, 2, 9))
     network.load(out / "network.safetensors")
     return network
 
@@ -92,7 +92,7 @@ def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(
     process = fork(finetune_and_die, str(split_folder), str(out), moment, epoch)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    told: list[Epoch] = []
+    told: list[EpochMetrics] = []
     found = tune(split_folder, out, seed=SEED, resume=True, on_epoch=told.append)
     assert timeless(found.history) == timeless(expected.history) == timeless(told)
     assert len({value.loss for value in found.history}) == RECIPE.epochs
@@ -106,7 +106,7 @@ def test_an_interrupted_run_resumes_with_other_workers(mode: Any, split_folder: 
     class StopError(Exception):
         pass
 
-    def stop(epoch: Epoch) -> None:
+    def stop(epoch: EpochMetrics) -> None:
         if epoch.epoch == 2:
             raise StopError
 
@@ -191,11 +191,11 @@ def test_resuming_on_other_images_is_refused(split_folder: Path, tmp_path: Path)
 
 def test_resuming_with_another_limit_of_pixels_is_refused(split_folder: Path, tmp_path: Path) -> None:
     """Images above it are skipped, so that another limit is another training set."""
-    tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=1))
+    tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=1))
     with pytest.raises(
         RunError, match="was run with max_pixels=178956970, you asked for 99999; epochs=1, you asked for 2"
     ):
-        tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=2), max_pixels=99_999, resume=True)
+        tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=2), max_pixels=99_999, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "pickle"])
@@ -259,7 +259,7 @@ def test_training_the_head_leaves_the_network_in_eval_mode_and_as_it_was(split_f
 def test_a_live_head_learns_on_the_network_s_answers(split_folder: Path, tmp_path: Path) -> None:
     """Val figures of the saved head from the toy network's two lines of numpy."""
     run = finetune(
-        split_folder, tmp_path / "run", backbone=toy_backbone(), mode="head", recipe=Recipe(epochs=4, lr=0.2)
+        split_folder, tmp_path / "run", backbone=toy_backbone(), mode="head", recipe=TrainConfig(epochs=4, lr=0.2)
     )
     pixels, labels = clean_pixels(split_folder, "val", toy_backbone().view_spec())
     found = classify(load_head(tmp_path / "run" / "head.safetensors"), toy_answer(pixels), 3)[0]
@@ -279,7 +279,7 @@ def test_training_all_changes_every_weight_of_a_copy(split_folder: Path, tmp_pat
 def test_the_first_loss_is_that_of_the_given_weights_on_view_1(split_folder: Path, tmp_path: Path) -> None:
     backbone = trainable_backbone()
     backbone.module.dropout.p = 0.0
-    recipe = Recipe(epochs=1, batch_size=13, lr=0.1)
+    recipe = TrainConfig(epochs=1, batch_size=13, lr=0.1)
     run = tune(split_folder, tmp_path / "run", backbone=backbone, recipe=recipe, seed=2)
     manifest, spec = read_manifest(split_folder), backbone.view_spec(seed=2)
     rows = manifest.samples.rows("train")
@@ -287,7 +287,7 @@ def test_the_first_loss_is_that_of_the_given_weights_on_view_1(split_folder: Pat
         make_views(decode(manifest.path(row).read_bytes()), spec, manifest.samples.sha256[row].tobytes(), [1])[0]
         for row in rows
     ]
-    network = Network(backbone.trainable_module(), linear_layer(4, 2, 2)).train()
+    network = BackboneWithHead(backbone.trainable_module(), linear_layer(4, 2, 2)).train()
     loss = torch.nn.functional.cross_entropy(
         network(backbone.normalise(np.stack(views))), torch.from_numpy(manifest.samples.labels[rows])
     )
@@ -295,7 +295,7 @@ def test_the_first_loss_is_that_of_the_given_weights_on_view_1(split_folder: Pat
 
 
 def test_the_best_epoch_s_weights_and_accuracy_are_kept(split_folder: Path, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=6, batch_size=3, lr=0.8, momentum=0.9, schedule="constant")
+    recipe = TrainConfig(epochs=6, batch_size=3, lr=0.8, momentum=0.9, schedule="constant")
     run = tune(split_folder, tmp_path / "run", recipe=recipe, seed=1)
     accuracies = [epoch.val_accuracy for epoch in run.history]
     assert accuracies[-1] < max(accuracies)
@@ -313,7 +313,7 @@ def test_the_best_epoch_s_weights_and_accuracy_are_kept(split_folder: Path, tmp_
 @pytest.mark.parametrize("mode", ["all", "head"])
 def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolder, tmp_path: Path) -> None:
     data = make_folder({"train/ants": 6, "train/bees": 6, "val/ants": 2, "val/bees": 2, "test/ants": 3, "test/bees": 4})
-    recipe = Recipe(epochs=5, batch_size=3, lr=0.8, schedule="constant")
+    recipe = TrainConfig(epochs=5, batch_size=3, lr=0.8, schedule="constant")
     run = tune(data, tmp_path / "run", mode=mode, recipe=recipe)
     spec = ModelCard.read(tmp_path / "run").spec.view
     pixels, labels = clean_pixels(data, "test", spec)
@@ -339,7 +339,7 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
 
 def test_a_training_that_diverged_at_once_is_an_error_and_saves_nothing(split_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError) as refused:
-        tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=3, batch_size=3, lr=1e20, schedule="constant"))
+        tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=3, batch_size=3, lr=1e20, schedule="constant"))
     assert str(refused.value) == (
         "training diverged in epoch 1: the loss on val is no finite number. Nothing was saved. Give a lower --lr than "
         "1e+20, with --overwrite or another folder."
@@ -350,17 +350,17 @@ def test_a_training_that_diverged_at_once_is_an_error_and_saves_nothing(split_fo
 def test_a_training_that_diverges_later_keeps_the_best_epoch_before(
     split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(epochs=6, batch_size=3, lr=0.01, schedule="constant")
+    recipe = TrainConfig(epochs=6, batch_size=3, lr=0.01, schedule="constant")
     whole = tune(split_folder, tmp_path / "whole", recipe=dataclasses.replace(recipe, epochs=2))
-    begin = Training.begin_epoch
+    begin = TrainState.begin_epoch
 
-    def begin_or_spoil(self: Training, seed: int) -> Any:
+    def begin_or_spoil(self: TrainState, seed: int) -> Any:
         if len(self.history) == 2:
             with torch.no_grad():
                 next(self.module.parameters()).fill_(float("nan"))
         return begin(self, seed)
 
-    monkeypatch.setattr(Training, "begin_epoch", begin_or_spoil)
+    monkeypatch.setattr(TrainState, "begin_epoch", begin_or_spoil)
     run = tune(split_folder, tmp_path / "run", recipe=recipe)
     assert len(run.history) == 3
     assert run.best.epoch == whole.best.epoch
@@ -387,7 +387,7 @@ def test_from_scratch_means_random_weights_drawn_with_the_seed(split_folder: Pat
     options: dict[str, Any] = {
         "weights": "none",
         "image_size": 32,
-        "recipe": Recipe(epochs=1, batch_size=5),
+        "recipe": TrainConfig(epochs=1, batch_size=5),
         "device": "cpu",
     }
     runs = {
@@ -422,7 +422,7 @@ def test_a_live_head_on_random_weights_is_not_said_to_be_from_scratch(split_fold
 
 
 def test_batches_of_one_image_that_batchnorm_cannot_train_on_are_refused(split_folder: Path, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=2, batch_size=1)
+    recipe = TrainConfig(epochs=2, batch_size=1)
     with pytest.raises(RunError) as caught:
         tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), recipe=recipe)
     assert str(caught.value) == (
@@ -437,17 +437,17 @@ def test_a_last_batch_of_one_image_joins_the_one_before(
 ) -> None:
     """13 = 3 * 4 + 1; BatchNorm on maps of one place would refuse the last image by itself. Without four 9 are left."""
     sizes: list[int] = []
-    forward = Network.forward
+    forward = BackboneWithHead.forward
 
-    def count(self: Network, pixels: torch.Tensor) -> torch.Tensor:
+    def count(self: BackboneWithHead, pixels: torch.Tensor) -> torch.Tensor:
         if self.training:
             sizes.append(len(pixels))
         return forward(self, pixels)
 
-    monkeypatch.setattr(Network, "forward", count)
+    monkeypatch.setattr(BackboneWithHead, "forward", count)
     for number in range(unreadable):
         (split_folder / f"train/bees/00{number}.png").write_bytes(b"")
-    recipe = Recipe(epochs=2, batch_size=4)
+    recipe = TrainConfig(epochs=2, batch_size=4)
     tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), recipe=recipe)
     assert sizes == 2 * ([4, 4, 5] if not unreadable else [4, 5])
 
@@ -466,12 +466,12 @@ def test_a_last_batch_of_one_image_stays_where_nothing_normalises_by_the_batch(
         return linear(self, x)
 
     monkeypatch.setattr(torch.nn.Linear, "forward", count)
-    tune(split_folder, tmp_path / "run", recipe=Recipe(epochs=1, batch_size=4), **options)
+    tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=1, batch_size=4), **options)
     assert sizes == [4, 4, 4, 1]
 
 
 def test_a_recipe_may_be_a_dict_of_some_fields(split_folder: Path, tmp_path: Path) -> None:
-    fields = {name: value for name, value in vars(RECIPE).items() if value != getattr(Recipe(), name)}
+    fields = {name: value for name, value in vars(RECIPE).items() if value != getattr(TrainConfig(), name)}
     found = tune(split_folder, tmp_path / "dict", recipe=fields)
     assert timeless(found.history) == timeless(tune(split_folder, tmp_path / "recipe").history)
 
@@ -483,7 +483,7 @@ def test_a_recipe_may_be_a_dict_of_some_fields(split_folder: Path, tmp_path: Pat
      ({"label_smoothing": 1}, "label_smoothing is 1; it must be 0 or greater, and less than 1")],
 )  # fmt: skip
 def test_a_recipe_that_is_none_names_what_there_is(fields: dict[str, Any], why: str, tmp_path: Path) -> None:
-    for call in (finetune, compare):
+    for call in (finetune, benchmark):
         with pytest.raises(RunError, match=r"recipe: .*\. It takes epochs, batch_size, lr, momentum, ") as caught:
             call("photos", tmp_path / "run", recipe=fields)
         assert why in str(caught.value)
@@ -573,7 +573,7 @@ def test_what_the_compiler_cannot_do_is_told_with_the_cure(
 
     monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: True)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
-    monkeypatch.setattr(Run, "train", refuse)
+    monkeypatch.setattr(FineTuneRun, "train", refuse)
     with pytest.raises(
         RunError, match=r"^torch.compile cannot train this network \(no such operation\)\. Drop --compile\.$"
     ) as told:
@@ -605,13 +605,13 @@ def _replaced(path: Path, old: bytes, new: bytes) -> None:
 def test_a_checkpoint_of_which_a_bit_changed_is_not_gone_on_from(split_folder: Path, tmp_path: Path) -> None:
     """PyTorch reads the parts of its archives without a look at their checksums."""
     out = tmp_path / "run"
-    tune(split_folder, out, recipe=Recipe(epochs=1))
+    tune(split_folder, out, recipe=TrainConfig(epochs=1))
     weight = torch.load(out / "last.pt", weights_only=True)["module"]["head.weight"].numpy().tobytes()
     _replaced(out / "last.pt", weight, bytes([weight[0] ^ 1]) + weight[1:])
     with pytest.raises(
         RunError, match=r"it is damaged: its part \S+/data/\d+ does not have its checksum\)\. Remove it"
     ):
-        tune(split_folder, out, recipe=Recipe(epochs=2), resume=True)
+        tune(split_folder, out, recipe=TrainConfig(epochs=2), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -622,16 +622,16 @@ def test_a_checkpoint_with_other_values_is_refused(
     name: str, value: object, split_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    tune(split_folder, out, recipe=Recipe(epochs=1))
+    tune(split_folder, out, recipe=TrainConfig(epochs=1))
     torch.save({**torch.load(out / "last.pt", weights_only=True), name: value}, out / "last.pt")
     with pytest.raises(RunError, match=r"last\.pt is not a checkpoint that can be loaded safely"):
-        tune(split_folder, out, recipe=Recipe(epochs=2), resume=True)
+        tune(split_folder, out, recipe=TrainConfig(epochs=2), resume=True)
 
 
 def test_nobody_is_told_to_run_the_code_of_a_checkpoint(split_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    tune(split_folder, out, recipe=Recipe(epochs=1))
+    tune(split_folder, out, recipe=TrainConfig(epochs=1))
     torch.save({"config": Payload(str(tmp_path / "executed"))}, out / "last.pt")
     with pytest.raises(RunError, match=r"\(it is damaged, or would run code\)"):
-        tune(split_folder, out, recipe=Recipe(epochs=1))
+        tune(split_folder, out, recipe=TrainConfig(epochs=1))
     assert not (tmp_path / "executed").exists()

@@ -23,7 +23,7 @@ from featcache.heads.io import load_head
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.metrics.predictions import read_predictions
 from featcache.reports.show import predictions_picture, reliability_picture
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from several import write_pictures
 from toys import toy_answer, toy_backbone
 from trainable import RECIPE, trainable_backbone
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def tune(data: Path, out: Path, **options: Any) -> FineTune:
-    recipe = Recipe(epochs=8, batch_size=8, lr=0.5, schedule="constant")
+    recipe = TrainConfig(epochs=8, batch_size=8, lr=0.5, schedule="constant")
     return finetune(data, out, **{"backbone": toy_backbone(), "mode": "head", "recipe": recipe, **options})
 
 
@@ -58,7 +58,7 @@ def test_the_first_epoch_s_loss_is_that_of_each_label_by_itself(data: Path, tmp_
     from featcache.training.loop import linear_layer
     from featcache.vision.augment import make_views
 
-    recipe = Recipe(epochs=1, batch_size=24, lr=0.5)
+    recipe = TrainConfig(epochs=1, batch_size=24, lr=0.5)
     found = tune(data, tmp_path / "run", recipe=recipe, seed=3)
     manifest, spec = read_manifest(data), toy_backbone().view_spec(seed=3)
     rows = manifest.samples.rows("train")
@@ -75,7 +75,7 @@ def test_the_first_epoch_s_loss_is_that_of_each_label_by_itself(data: Path, tmp_
 
 
 def test_the_best_epoch_is_that_of_the_highest_mean_average_precision(data: Path, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=6, batch_size=5, lr=3.0, momentum=0.9, schedule="constant")
+    recipe = TrainConfig(epochs=6, batch_size=5, lr=3.0, momentum=0.9, schedule="constant")
     found = tune(data, tmp_path / "run", backbone=trainable_backbone(), mode="all", recipe=recipe)
     precisions = [epoch.val_mean_average_precision for epoch in found.history]
     assert found.best.epoch == 1 + precisions.index(max(precisions))
@@ -174,7 +174,7 @@ def test_a_run_from_before_they_were_kept_says_how_to_get_them(split_folder: Pat
 
 def test_patience_and_class_weights_work_for_a_head_on_cached_views(split_folder: Path, tmp_path: Path) -> None:
     extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), views=2, dtype="float32")
-    recipe = Recipe(epochs=30, lr=3.0, patience=2, class_weight={"ants": 2}, label_smoothing=0.1, batch_size=5)
+    recipe = TrainConfig(epochs=30, lr=3.0, patience=2, class_weight={"ants": 2}, label_smoothing=0.1, batch_size=5)
     cached = fit_head(tmp_path / "c.h5", head="sgd", parameters=vars(recipe))
     live = tune(split_folder, tmp_path / "run", recipe=dataclasses.replace(recipe, epochs=2))
     assert len(cached.history) < 30

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from featcache.errors import RunError
-from featcache.finetuning.freezing import freeze, keep_statistics, rates
-from featcache.training.loop import Recipe, Training, linear_layer, train
-from featcache.training.network import Network
+from featcache.finetuning.freezing import freeze, freeze_batchnorm_statistics, parameter_groups
+from featcache.training.loop import TrainConfig, TrainState, linear_layer, train
+from featcache.training.network import BackboneWithHead
 from trainable import staged_backbone
 
 STAGES = ["blocks.0", "blocks.1", "blocks.2"]
@@ -22,8 +22,8 @@ BELOW = {0: ("stem", "blocks.0", "blocks.1", "blocks.2", "norm"), 1: ("stem", "b
          2: ("stem", "blocks.0"), 3: ()}  # fmt: skip
 
 
-def network() -> Network:
-    return Network(staged_backbone().trainable_module(), linear_layer(4, 2, 1))
+def network() -> BackboneWithHead:
+    return BackboneWithHead(staged_backbone().trainable_module(), linear_layer(4, 2, 1))
 
 
 def batches(_epoch: int = 0) -> Any:
@@ -32,10 +32,10 @@ def batches(_epoch: int = 0) -> Any:
         yield torch.randn(4, 3, 16, 16, generator=generator), torch.tensor([0, 1, 1, 0])
 
 
-def taught(net: Network, groups: Any = None, **recipe: Any) -> dict[str, torch.Tensor]:
+def taught(net: BackboneWithHead, groups: Any = None, **recipe: Any) -> dict[str, torch.Tensor]:
     """The weights after a training with momentum and weight decay, which move what has no gradient, too."""
     settings: dict[str, Any] = {"epochs": 2, "lr": 0.1, "weight_decay": 0.1, **recipe}
-    train(Training(net, Recipe(**settings), groups=groups), batches, batches, seed=0, on_epoch=lambda _: None)
+    train(TrainState(net, TrainConfig(**settings), groups=groups), batches, batches, seed=0, on_epoch=lambda _: None)
     return net.state_dict()
 
 
@@ -93,7 +93,7 @@ def test_more_stages_than_there_are_is_said() -> None:
 def test_statistics_that_are_kept_normalise_while_weight_and_bias_learn() -> None:
     net = network()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    keep_statistics(net, STAGES, 3)
+    freeze_batchnorm_statistics(net, STAGES, 3)
     after = taught(net)
     for name, value in after.items():
         statistics = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
@@ -107,7 +107,7 @@ def test_stages_behind_those_that_are_kept_learn_statistics_of_their_own() -> No
     before = {name: value.clone() for name, value in net.state_dict().items()}
     seen: list[torch.Tensor] = []
     net.body.blocks[1][1].register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].detach()))
-    keep_statistics(net, STAGES, 1)
+    freeze_batchnorm_statistics(net, STAGES, 1)
     net.train()(next(batches())[0])
     after = net.state_dict()
     for name, value in after.items():
@@ -119,14 +119,14 @@ def test_stages_behind_those_that_are_kept_learn_statistics_of_their_own() -> No
 
 def test_a_network_without_stages_keeps_all_statistics() -> None:
     net = network()
-    keep_statistics(net, [], 0)
+    freeze_batchnorm_statistics(net, [], 0)
     net.train()
     assert {name for name, module in net.body.named_modules() if not module.training} == NORMS
 
 
 def test_each_stage_is_slower_than_the_one_above_and_the_head_is_not() -> None:
     net = network()
-    groups = rates(net, STAGES, 0.8, 0.5)
+    groups = parameter_groups(net, STAGES, 0.8, 0.5)
     assert [group["lr"] for group in groups] == [0.8, 0.4, 0.2, 0.1]
     names = {id(value): name for name, value in net.named_parameters()}
     members = [{names[id(value)].rpartition(".")[0] for value in group["params"]} for group in groups]
@@ -141,7 +141,7 @@ def test_each_stage_is_slower_than_the_one_above_and_the_head_is_not() -> None:
 def test_frozen_stages_are_in_no_group() -> None:
     net = network()
     freeze(net, STAGES, 2)
-    assert [group["lr"] for group in rates(net, STAGES, 0.8, 0.5)] == [0.8, 0.4, 0.2]
+    assert [group["lr"] for group in parameter_groups(net, STAGES, 0.8, 0.5)] == [0.8, 0.4, 0.2]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
@@ -151,12 +151,12 @@ def test_a_decay_shortens_the_first_step_of_each_stage_and_nothing_else(schedule
     for decay in (None, 0.5):
         net = network()
         before = {name: value.detach().clone() for name, value in net.named_parameters()}
-        groups = None if decay is None else rates(net, STAGES, 0.1, decay)
+        groups = None if decay is None else parameter_groups(net, STAGES, 0.1, decay)
 
         def once(epoch: int) -> Any:
             return iter([next(batches(epoch))])
 
-        training = Training(net, Recipe(epochs=1, lr=0.1, schedule=schedule), groups=groups)
+        training = TrainState(net, TrainConfig(epochs=1, lr=0.1, schedule=schedule), groups=groups)
         train(training, once, batches, seed=0, on_epoch=lambda _: None)
         assert training.history[0].lr == 0.1
         moves.append({name: value.detach() - before[name] for name, value in net.named_parameters()})
@@ -168,7 +168,7 @@ def test_a_decay_shortens_the_first_step_of_each_stage_and_nothing_else(schedule
 
 
 @pytest.mark.parametrize("still", [lambda net: [], lambda net: [net.body.norm]])
-def test_a_network_trains_but_for_what_is_still(still: Callable[[Network], list[nn.Module]]) -> None:
+def test_a_network_trains_but_for_what_is_still(still: Callable[[BackboneWithHead], list[nn.Module]]) -> None:
     net = network()
     net.still = still(net)
     net.train()

@@ -26,21 +26,21 @@ from featcache.errors import BackboneError, FeatcacheError, HeadError, RunError
 from featcache.extraction.extract import extract
 from featcache.finetuning import finetune as finetuning
 from featcache.finetuning.finetune import FineTune, finetune
-from featcache.finetuning.initial_weights import Start, begin, redraw_behind
-from featcache.finetuning.strategy import Plan
+from featcache.finetuning.initial_weights import InitialModel, build_initial_model, reinitialize_after
+from featcache.finetuning.strategy import FineTuneStrategy
 from featcache.heads.fit_head import fit_head
-from featcache.heads.io import dump_head, load_head
+from featcache.heads.io import load_head, save_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.metrics.predictions import read_predictions
-from featcache.training.loop import Epoch, Recipe, linear_layer
-from featcache.training.network import Network
+from featcache.training.loop import EpochMetrics, TrainConfig, linear_layer
+from featcache.training.network import BackboneWithHead
 from featcache.vision.loader import ViewLoader
 from toys import toy_backbone
 from trainable import staged_backbone
 
 MakeFolder = Callable[..., Path]
-RECIPE = Recipe(epochs=3, batch_size=5, lr=0.002, schedule="constant")
+RECIPE = TrainConfig(epochs=3, batch_size=5, lr=0.002, schedule="constant")
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,11 @@ def spec_of(backbone: Backbone) -> ExtractSpec:
     return backbone.extract_spec(image_size=None, augment="tutorial", seed=0, views=0, dtype="float32")
 
 
-def start_with(head: Path, data: Path, backbone: Backbone, mode: Any = "all") -> Start:
+def start_with(head: Path, data: Path, backbone: Backbone, mode: Any = "all") -> InitialModel:
     spec, manifest = spec_of(backbone), read_manifest(data)
-    return begin(backbone, spec, ViewLoader(manifest, spec.view), mode, Plan(init_head=str(head)), RECIPE)
+    return build_initial_model(
+        backbone, spec, ViewLoader(manifest, spec.view), mode, FineTuneStrategy(init_head=str(head)), RECIPE
+    )
 
 
 @pytest.mark.parametrize("mode", ["all", "head"])
@@ -104,7 +106,7 @@ def test_classes_that_the_head_never_saw_are_never_said(make_folder: MakeFolder,
     extract(data, tmp_path / "c.h5", backbone=backbone, views=0, dtype="float32")
     fit_head(tmp_path / "c.h5", tmp_path / "head")
     coef = np.array([[1.0, -2.0, 0.5, 3.0]])
-    file, content = dump_head(LinearHead.from_weights(coef, np.array([0.25]), np.array([0, 2])))
+    file, content = save_head(LinearHead.from_weights(coef, np.array([0.25]), np.array([0, 2])))
     (tmp_path / "head" / file).write_bytes(content)
     drop_hashes(tmp_path / "head")
     module = start_with(tmp_path / "head", data, backbone).module.eval()
@@ -151,7 +153,7 @@ def test_the_rate_is_low_where_none_is_given(init: bool, lr: float, place: Path,
     class StopError(Exception):
         pass
 
-    def stop(epoch: Epoch) -> None:
+    def stop(epoch: EpochMetrics) -> None:
         assert epoch.lr == lr
         raise StopError
 
@@ -197,8 +199,8 @@ class StopError(Exception):
     pass
 
 
-def stop_after(number: int) -> Callable[[Epoch], None]:
-    def stop(epoch: Epoch) -> None:
+def stop_after(number: int) -> Callable[[EpochMetrics], None]:
+    def stop(epoch: EpochMetrics) -> None:
         if epoch.epoch == number:
             raise StopError
 
@@ -270,7 +272,7 @@ def test_what_lies_behind_a_stage_is_drawn_as_from_scratch(stage: str) -> None:
     kept, drawn = (models.resnet18(), build("resnet18", "none", 5)[0])
     kept.fc = torch.nn.Identity()
     before = {name: value.clone() for name, value in kept.state_dict().items()}
-    redraw_behind(kept, stage, ["layer1", "layer2", "layer3", "layer4"], "resnet18", 5)
+    reinitialize_after(kept, stage, ["layer1", "layer2", "layer3", "layer4"], "resnet18", 5)
     behind = ("layer2", "layer3", "layer4")[("layer1", "layer2", "layer3", "layer4").index(stage) :]
     new = drawn.state_dict()
     for name, value in kept.state_dict().items():
@@ -283,7 +285,7 @@ def test_a_run_that_reuses_some_stages(split_folder: Path, tmp_path: Path) -> No
     options: dict[str, Any] = {"backbone": "mobilenet_v3_small", "weights": str(tmp_path / "w.pth"), "image_size": 64}
     backbone = load_backbone("mobilenet_v3_small", weights=str(tmp_path / "w.pth"), device="cpu")
     stages = find_stages(backbone.module, 64)
-    recipe = Recipe(epochs=1, batch_size=7, lr=1e-12, schedule="constant")
+    recipe = TrainConfig(epochs=1, batch_size=7, lr=1e-12, schedule="constant")
     finetune(split_folder, tmp_path / "run", reuse_until=stages[1], batchnorm="eval", seed=3, recipe=recipe, **options)
     found = load_file(tmp_path / "run" / "network.safetensors")
     drawn = build("mobilenet_v3_small", "none", 3)[0].state_dict()
@@ -311,7 +313,7 @@ def test_a_network_of_one_s_own_cannot_be_drawn_anew(place: Path, tmp_path: Path
     with pytest.raises(BackboneError, match="there is no backbone 'staged'"):
         tune(place, tmp_path / "run", init_head=None, reuse_until="blocks.1")
     with pytest.raises(BackboneError, match="this network is not the resnet18 that can be built anew"):
-        redraw_behind(models.resnet34(), "layer1", ["layer1", "layer2"], "resnet18", 0)
+        reinitialize_after(models.resnet34(), "layer1", ["layer1", "layer2"], "resnet18", 0)
 
 
 @pytest.mark.parametrize("options", [{"unfreeze": 1}, {"layer_decay": 0.5}, {"reuse_until": "conv"}])
@@ -434,7 +436,7 @@ def test_a_run_and_a_folder_of_nothing_are_no_heads(place: Path, tmp_path: Path)
 
 def test_a_head_with_other_features_than_its_card_says_is_refused(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "head", tmp_path / "head")
-    file, content = dump_head(LinearHead.from_weights(np.ones((1, 9)), np.zeros(1), np.arange(2)))
+    file, content = save_head(LinearHead.from_weights(np.ones((1, 9)), np.zeros(1), np.arange(2)))
     (tmp_path / "head" / file).write_bytes(content)
     drop_hashes(tmp_path / "head")
     assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
@@ -445,7 +447,7 @@ def test_a_head_with_other_features_than_its_card_says_is_refused(place: Path, t
 @pytest.mark.parametrize("outputs", [1, 2, 3])
 def test_a_head_of_several_labels_under_the_card_of_one_is_refused(outputs: int, place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "head", tmp_path / "head")
-    file, content = dump_head(OneVsRestHead.from_weights(np.ones((outputs, 4)), np.zeros(outputs)))
+    file, content = save_head(OneVsRestHead.from_weights(np.ones((outputs, 4)), np.zeros(outputs)))
     (tmp_path / "head" / file).write_bytes(content)
     drop_hashes(tmp_path / "head")
     assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
@@ -499,7 +501,7 @@ def test_a_checkpoint_from_before_there_were_plans_is_of_a_plain_run(place: Path
         tune(place, tmp_path / "run", init_head=None, on_epoch=stop_after(1))
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     config = json.loads(state["config"])
-    for name in Plan().config():
+    for name in FineTuneStrategy().config():
         del config[name]
     del state["first"]
     torch.save({**state, "config": json.dumps(config)}, tmp_path / "run" / "last.pt")
@@ -545,7 +547,7 @@ def test_a_compiled_network_learns_the_same(place: Path, tmp_path: Path, monkeyp
 
 
 def test_mixing_counts_nothing_twice() -> None:
-    nets = [Network(staged_backbone().trainable_module(), linear_layer(4, 2, seed)) for seed in (1, 2)]
+    nets = [BackboneWithHead(staged_backbone().trainable_module(), linear_layer(4, 2, seed)) for seed in (1, 2)]
     for seed, net in enumerate(nets):
         torch.manual_seed(seed)
         for _ in range(seed + 1):

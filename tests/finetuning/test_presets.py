@@ -9,7 +9,7 @@ import pytest
 
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.presets import PRESETS, resolve
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from featcache_cli.finetune import PRESETS as CLI_PRESETS
 
 
@@ -18,21 +18,21 @@ def test_without_a_preset_the_defaults_stand() -> None:
         "backbone": "efficientnet_lite0",
         "augment": "tutorial",
         "mode": "all",
-        "recipe": Recipe(),
+        "recipe": TrainConfig(),
     }
 
 
 @pytest.mark.parametrize(
     ("name", "mode", "backbone", "augment", "recipe"),
     [
-        ("pytorch-tutorial", "all", "resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9)),
-        ("pytorch-tutorial", "head", "resnet18", "tutorial", Recipe(25, 4, 1e-3, 0.9)),
-        ("gluon-hotdog", "all", "resnet18", "crop", Recipe(10, 64, 0.01, 0.0, 1e-3, schedule="constant")),
-        ("mindspore-canidae", "all", "resnet50", "tutorial", Recipe(20, 24, 1e-3, schedule="constant")),
-        ("mindspore-canidae", "head", "resnet50", "tutorial", Recipe(20, 24, 0.1, schedule="constant")),
+        ("pytorch-tutorial", "all", "resnet18", "tutorial", TrainConfig(25, 4, 1e-3, 0.9)),
+        ("pytorch-tutorial", "head", "resnet18", "tutorial", TrainConfig(25, 4, 1e-3, 0.9)),
+        ("gluon-hotdog", "all", "resnet18", "crop", TrainConfig(10, 64, 0.01, 0.0, 1e-3, schedule="constant")),
+        ("mindspore-canidae", "all", "resnet50", "tutorial", TrainConfig(20, 24, 1e-3, schedule="constant")),
+        ("mindspore-canidae", "head", "resnet50", "tutorial", TrainConfig(20, 24, 0.1, schedule="constant")),
     ],
 )
-def test_a_preset_is_the_tutorial_s(name: str, mode: str, backbone: str, augment: str, recipe: Recipe) -> None:
+def test_a_preset_is_the_tutorial_s(name: str, mode: str, backbone: str, augment: str, recipe: TrainConfig) -> None:
     assert resolve({"preset": name, "mode": mode}) == {
         "backbone": backbone,
         "augment": augment,
@@ -50,7 +50,7 @@ def test_what_is_given_wins(mode: str) -> None:
         "augment": "none",
         "mode": mode,
         "seed": 0,
-        "recipe": Recipe(2, 24, 0.5, 0.0, schedule="constant"),
+        "recipe": TrainConfig(2, 24, 0.5, 0.0, schedule="constant"),
     }
 
 

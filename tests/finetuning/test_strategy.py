@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from featcache.errors import RunError
-from featcache.finetuning.strategy import Plan, make_plan
+from featcache.finetuning.strategy import FineTuneStrategy, make_strategy
 
 NOTHING: dict[str, Any] = {
     "init_head": None,
@@ -19,13 +19,13 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def made(mode: Any = "all", weights: str = "pretrained", **options: Any) -> Plan:
-    return make_plan(mode, weights, **{**NOTHING, **options})
+def made(mode: Any = "all", weights: str = "pretrained", **options: Any) -> FineTuneStrategy:
+    return make_strategy(mode, weights, **{**NOTHING, **options})
 
 
 def test_nothing_asked_is_plain_fine_tuning() -> None:
-    assert made() == made("head") == made(weights="none") == Plan(None, None, 0, 1.0, "train", None)
-    assert Plan().config() == {**NOTHING, "batchnorm": "train"}
+    assert made() == made("head") == made(weights="none") == FineTuneStrategy(None, None, 0, 1.0, "train", None)
+    assert FineTuneStrategy().config() == {**NOTHING, "batchnorm": "train"}
 
 
 @pytest.mark.parametrize(("unfreeze", "stages"), [("all", 0), ("last-stage", 1), (1, 1), (3, 3)])

@@ -21,7 +21,7 @@ from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from several import write_pictures
 from toys import random_image
 from trainable import staged_backbone, trainable_backbone
@@ -97,7 +97,7 @@ def main() -> None:
         fit_head(caches["several-labels"], root / "heads/several-labels-bayes", head="sklearn.naive_bayes.GaussianNB")
         for name in ("several-labels", "several-labels-bayes"):
             said["models"][f"heads/{name}"] = answers(root / "heads" / name, staged_backbone())
-        recipe = Recipe(epochs=2, batch_size=4, lr=0.02)
+        recipe = TrainConfig(epochs=2, batch_size=4, lr=0.02)
         for mode in ("all", "head"):
             finetune(
                 photos, root / f"runs/{mode}", backbone=trainable_backbone(), recipe=recipe, mode=mode, workers=1,

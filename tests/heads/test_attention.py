@@ -12,8 +12,8 @@ from featcache.cache.features import Features
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
 from featcache.heads.attention import AttentionHead, AttentionRecipe, fit_attention
-from featcache.heads.fit import Options, fit
-from featcache.heads.io import dump_head, load_head
+from featcache.heads.fit import FitOptions, fit
+from featcache.heads.io import load_head, save_head
 
 D, T = 6, 16
 
@@ -41,9 +41,9 @@ def mean_of_places(features: Features) -> Features:
 
 def test_a_place_that_matters_is_found() -> None:
     train, val = scenes(), scenes(seed=1)
-    head = fit("attention", Options(places=T), train, val).estimator
+    head = fit("attention", FitOptions(places=T), train, val).estimator
     found = (head.predict(val.x[:, 0]) == val.y).mean()
-    blind = fit("linear", Options(), mean_of_places(train), mean_of_places(val)).estimator
+    blind = fit("linear", FitOptions(), mean_of_places(train), mean_of_places(val)).estimator
     assert found > 0.95
     assert (blind.predict(mean_of_places(val).x[:, 0]) == val.y).mean() < 0.8
     looks = head.attention(val.x[:, 0])
@@ -95,7 +95,7 @@ def test_view_e_is_seen_in_epoch_e() -> None:
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     train = scenes(40)
     head = fit_attention(train, T, AttentionRecipe(epochs=1), 0)
-    file, data = dump_head(head)
+    file, data = save_head(head)
     assert file == "head.safetensors"
     (tmp_path / file).write_bytes(data)
     again = load_head(tmp_path / file)
@@ -131,23 +131,29 @@ def test_a_file_that_contradicts_itself_is_refused(damage: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (Options(), "attention looks at the places of a map, and these features have none"),
-        (Options({"rate": 1}, places=T), r"'rate'\. It takes queries, epochs, batch_size, lr, weight_decay\.$"),
-        (Options({"queries": 0}, places=T), "attention: queries is 0; it must be a whole number, 1 or more"),
-        (Options({"queries": 2.5}, places=T), "attention: queries is 2.5; it must be a whole number, 1 or more"),
-        (Options({"epochs": 2.5}, places=T), "attention: epochs is 2.5; it must be a whole number, 1 or more"),
-        (Options({"batch_size": "x"}, places=T), "attention: batch_size is 'x'; it must be a whole number, 1 or more"),
-        (Options({"lr": "abc"}, places=T), "attention: lr is 'abc'; it must be a number greater than 0"),
-        (Options({"lr": 0}, places=T), "attention: lr is 0; it must be a number greater than 0"),
-        (Options({"lr": float("inf")}, places=T), "attention: lr is inf; it must be a number greater than 0"),
-        (Options({"weight_decay": -1}, places=T), "attention: weight_decay is -1; it must be a number, 0 or greater"),
-        (Options({"lr": 1e30}, places=T), "attention: its weights grew beyond all bounds. Give a lower lr"),
-        (Options({"queries": 10**12}, places=T), "attention could not be fitted: "),
-        (Options(places=49), "attention: 96 features are no channels of 49 places each, as their layer's name says"),
-        (Options(use_views="mean", places=T), "trains on one view an epoch"),
-        (Options(cv=3, places=T), "cv is for other heads"),
+        (FitOptions(), "attention looks at the places of a map, and these features have none"),
+        (FitOptions({"rate": 1}, places=T), r"'rate'\. It takes queries, epochs, batch_size, lr, weight_decay\.$"),
+        (FitOptions({"queries": 0}, places=T), "attention: queries is 0; it must be a whole number, 1 or more"),
+        (FitOptions({"queries": 2.5}, places=T), "attention: queries is 2.5; it must be a whole number, 1 or more"),
+        (FitOptions({"epochs": 2.5}, places=T), "attention: epochs is 2.5; it must be a whole number, 1 or more"),
+        (
+            FitOptions({"batch_size": "x"}, places=T),
+            "attention: batch_size is 'x'; it must be a whole number, 1 or more",
+        ),
+        (FitOptions({"lr": "abc"}, places=T), "attention: lr is 'abc'; it must be a number greater than 0"),
+        (FitOptions({"lr": 0}, places=T), "attention: lr is 0; it must be a number greater than 0"),
+        (FitOptions({"lr": float("inf")}, places=T), "attention: lr is inf; it must be a number greater than 0"),
+        (
+            FitOptions({"weight_decay": -1}, places=T),
+            "attention: weight_decay is -1; it must be a number, 0 or greater",
+        ),
+        (FitOptions({"lr": 1e30}, places=T), "attention: its weights grew beyond all bounds. Give a lower lr"),
+        (FitOptions({"queries": 10**12}, places=T), "attention could not be fitted: "),
+        (FitOptions(places=49), "attention: 96 features are no channels of 49 places each, as their layer's name says"),
+        (FitOptions(use_views="mean", places=T), "trains on one view an epoch"),
+        (FitOptions(cv=3, places=T), "cv is for other heads"),
     ],
 )
-def test_what_it_cannot_do_is_said(options: Options, said: str) -> None:
+def test_what_it_cannot_do_is_said(options: FitOptions, said: str) -> None:
     with pytest.raises(HeadError, match=said):
         fit("attention", options, scenes(20), scenes(20))

@@ -16,7 +16,7 @@ from featcache.cache.features import Features
 from featcache.errors import HeadError
 from featcache.heads.tuning import auto
 from featcache.heads.tuning.auto import select
-from featcache.heads.tuning.families import FAMILIES, Tuned, Tuning
+from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
 from featcache.heads.tuning.path_selection import OutOfTimeError
 from featcache.metrics.classification import paired_test
 
@@ -40,11 +40,13 @@ class Fixed:
         self.took: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> Any:
-        def family(tuning: Any, stop: Any) -> Tuned | None:
+        def family(tuning: Any, stop: Any) -> TunedHead | None:
             self.clock[0] += self.took.get(name, 0)
             y = tuning.left_out.labels
             right = np.where(np.arange(len(y)) < self.wrong[name], (y + 1) % 3, y)
-            return None if stop() and name == "knn" else Tuned(name, "s", (), np.eye(3)[right] * 0.9 + 0.1 / 3, None)
+            return (
+                None if stop() and name == "knn" else TunedHead(name, "s", (), np.eye(3)[right] * 0.9 + 0.1 / 3, None)
+            )
 
         return family
 
@@ -83,29 +85,29 @@ def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", ["ridge", "lda"])
 def test_decompositions_end_with_the_budget(name: str, train: Features, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of six problems are decomposed, then the time is up; a later call goes on with the fourth."""
-    some, asked, eigh = Tuning(train), iter([False, False, False, True]), Mock(side_effect=np.linalg.eigh)
+    some, asked, eigh = TuningData(train), iter([False, False, False, True]), Mock(side_effect=np.linalg.eigh)
     monkeypatch.setattr(np.linalg, "eigh", eigh)
     some.moments()
     with pytest.raises(OutOfTimeError):
-        FAMILIES[name](some, lambda: next(asked))
+        TUNED_HEADS[name](some, lambda: next(asked))
     assert (next(asked, None), eigh.call_count) == (None, 3)
-    assert FAMILIES["lda"](some, lambda: False) is not None
+    assert TUNED_HEADS["lda"](some, lambda: False) is not None
     assert eigh.call_count == 6
 
 
 def test_wide_features_leave_time_for_the_heads_that_are_fast_on_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds as on 244 images of 1,280 features and two busy cores, where ridge and lda took all of ten seconds."""
     fixed = Fixed(monkeypatch)
-    fixed.wrong = dict.fromkeys(FAMILIES, 3)
+    fixed.wrong = dict.fromkeys(TUNED_HEADS, 3)
     fixed.took = {"centroid": 0.9, "ridge": 7.2, "lda": 6.5, "knn": 0.2, "linear": 2.0}
-    _, found = select(tuning(), [name for name in FAMILIES if name != "head2toe"], NAMES, 10.0)
+    _, found = select(tuning(), [name for name in TUNED_HEADS if name != "head2toe"], NAMES, 10.0)
     assert {"centroid", "knn", "linear"} <= {one.head for one in found.entrants}
     assert found.missed == (("lda", "the budget was spent"),)
 
 
 def test_gathering_moments_ends_with_the_budget(train: Features) -> None:
     with pytest.raises(OutOfTimeError):
-        FAMILIES["centroid"](Tuning(train), lambda: True)
+        TUNED_HEADS["centroid"](TuningData(train), lambda: True)
 
 
 def test_a_head_that_fails_on_its_device_leaves_the_others(train: Features, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +115,13 @@ def test_a_head_that_fails_on_its_device_leaves_the_others(train: Features, monk
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr("featcache.heads.tuning.families.solve_path", full)
-    _, found = select(Tuning(train), ["linear", "centroid"], train.samples.classes)
+    _, found = select(TuningData(train), ["linear", "centroid"], train.samples.classes)
     assert [one.head for one in found.entrants] == ["centroid"]
     assert found.missed == (("linear", "it failed (CUDA out of memory)"),)
 
 
 def test_the_first_head_is_fitted_however_short_the_budget(train: Features) -> None:
-    _, found = select(Tuning(train), list(FAMILIES), train.samples.classes, -1.0)
+    _, found = select(TuningData(train), list(TUNED_HEADS), train.samples.classes, -1.0)
     assert [one.head for one in found.entrants] == ["centroid"]
     others = ("knn", "linear", "head2toe", "ridge", "lda")  # those that cannot be cut short are last
     assert found.missed == tuple((name, "the budget was spent") for name in others)
@@ -127,7 +129,7 @@ def test_the_first_head_is_fitted_however_short_the_budget(train: Features) -> N
 
 def test_a_slow_head_neither_keeps_cheap_ones_out_nor_overruns(train: Features) -> None:
     """Each pass of linear takes 50 ms, so its path some seconds: it is left out, or cut short, within the budget."""
-    some = Tuning(train)
+    some = TuningData(train)
     quick = some.rows.one_pass
 
     def slow(*arguments: Any, **named: Any) -> Any:
@@ -136,7 +138,7 @@ def test_a_slow_head_neither_keeps_cheap_ones_out_nor_overruns(train: Features) 
 
     vars(some.rows)["one_pass"] = slow
     started = time.perf_counter()
-    _, found = select(some, [name for name in FAMILIES if name != "head2toe"], train.samples.classes, 1.0)
+    _, found = select(some, [name for name in TUNED_HEADS if name != "head2toe"], train.samples.classes, 1.0)
     assert time.perf_counter() - started < 3
     assert {"centroid", "ridge", "lda", "knn"} <= {one.head for one in found.entrants}
     linear = [one.setting for one in found.entrants if one.head == "linear"]
@@ -149,10 +151,10 @@ def test_linear_ends_at_a_pass(calls: int, train: Features) -> None:
     asked = iter([False] * calls + [True] * 1000)
     if calls < 5:
         with pytest.raises(OutOfTimeError):
-            FAMILIES["linear"](Tuning(train), lambda: next(asked))
+            TUNED_HEADS["linear"](TuningData(train), lambda: next(asked))
     else:
-        first = len(list(FAMILIES["linear"](Tuning(train), lambda: False).trials))  # type: ignore[union-attr]
-        tuned = FAMILIES["linear"](Tuning(train), lambda: next(asked))
+        first = len(list(TUNED_HEADS["linear"](TuningData(train), lambda: False).trials))  # type: ignore[union-attr]
+        tuned = TUNED_HEADS["linear"](TuningData(train), lambda: next(asked))
         assert tuned is not None
         assert tuned.setting.endswith(", cut short")
         assert 1 <= len(tuned.trials) < first
@@ -182,8 +184,8 @@ def test_a_budget_in_which_nothing_is_done_is_an_error(monkeypatch: pytest.Monke
 
 
 def test_every_family_competes_on_the_same_images(train: Features) -> None:
-    estimator, found = select(Tuning(train), list(FAMILIES), train.samples.classes)
-    assert {one.head for one in found.entrants} == set(FAMILIES)
+    estimator, found = select(TuningData(train), list(TUNED_HEADS), train.samples.classes)
+    assert {one.head for one in found.entrants} == set(TUNED_HEADS)
     assert {one.accuracy.n for one in found.entrants} == {90}
     accuracies = [one.accuracy.accuracy for one in found.entrants]
     assert accuracies == sorted(accuracies, reverse=True)

@@ -13,9 +13,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifier
 
 from featcache.cache import lazy_arrays
-from featcache.cache.lazy_arrays import Centred
-from featcache.heads.solvers.closed_form import Moments, Spectra, centroids, gather
-from featcache.heads.tuning.path_selection import Layers
+from featcache.cache.lazy_arrays import CenteredMatrix
+from featcache.heads.solvers.closed_form import EigenDecompositions, SufficientStatistics, accumulate, nearest_centroid
+from featcache.heads.tuning.path_selection import PathWeights
 
 K = 4  # problems: three folds, and all rows
 
@@ -30,8 +30,8 @@ class Data(NamedTuple):
         """Rows that a problem does not leave out; the last one leaves out none."""
         return np.flatnonzero(self.fold != problem)
 
-    def moments(self, classes: int) -> list[Moments]:
-        return gather(Centred(self.x, self.weight), self.y, self.weight, self.fold, K, classes)
+    def moments(self, classes: int) -> list[SufficientStatistics]:
+        return accumulate(CenteredMatrix(self.x, self.weight), self.y, self.weight, self.fold, K, classes)
 
     def mean(self) -> NDArray[np.float64]:
         return np.average(self.x.astype(np.float64), axis=0, weights=self.weight)
@@ -46,10 +46,12 @@ def data(classes: int, n: int = 90, d: int = 6, seed: int = 0, dtype: str = "flo
     return Data(x.astype(dtype), y, weight, rng.integers(-1, K - 1, n))
 
 
-def naive(some: Data, classes: int, problem: int) -> Moments:
+def naive(some: Data, classes: int, problem: int) -> SufficientStatistics:
     x = some.x.astype(np.float64) - some.mean()
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    found = Moments(np.zeros(classes), np.zeros((classes, x.shape[1])), np.zeros((classes, x.shape[1])), np.zeros(()))
+    found = SufficientStatistics(
+        np.zeros(classes), np.zeros((classes, x.shape[1])), np.zeros((classes, x.shape[1])), np.zeros(())
+    )
     squares = np.zeros((x.shape[1], x.shape[1]))
     for row in some.seen(problem):
         found.counts[some.y[row]] += some.weight[row]
@@ -75,7 +77,7 @@ def test_moments_are_those_of_the_rows_outside_the_fold(
 ) -> None:
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 256)
     if not kept:
-        monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+        monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
     check_moments(data(classes, dtype=dtype), classes, tol)
 
 
@@ -84,15 +86,15 @@ def test_moments_are_those_of_the_rows_outside_the_fold(
 def test_moments_are_right_of_few_rows_too(n: int, d: int, classes: int, block_bytes: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lazy_arrays, "BLOCK_BYTES", block_bytes)
-        patch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+        patch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
         check_moments(data(classes, n, d, seed), classes, 1e-9)
 
 
 def test_gathering_changes_no_row() -> None:
     some = data(3)
-    centred = Centred(some.x, some.weight)
+    centred = CenteredMatrix(some.x, some.weight)
     before = centred.take(np.arange(90)).copy()
-    gather(centred, some.y, some.weight, some.fold, K, 3)
+    accumulate(centred, some.y, some.weight, some.fold, K, 3)
     np.testing.assert_array_equal(centred.take(np.arange(90)), before)
 
 
@@ -101,7 +103,7 @@ def test_gathering_changes_no_row() -> None:
 def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength: float) -> None:
     """scikit-learn's target of class 1 alone is half the difference of the two logits."""
     some = data(classes)
-    spectra = Spectra(some.moments(classes), some.mean())
+    spectra = EigenDecompositions(some.moments(classes), some.mean())
     (found,) = spectra.ridge([strength])
     assert found.value == strength
     half = 2 if classes == 2 else 1
@@ -118,7 +120,7 @@ def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength
 def test_lda_is_that_of_scikit_learn_on_the_other_folds(classes: int, shrinkage: float) -> None:
     """scikit-learn scales the variance within the classes by 1 - shrinkage before it adds the ridge."""
     some = data(classes, counts=True)
-    spectra = Spectra(some.moments(classes), some.mean())
+    spectra = EigenDecompositions(some.moments(classes), some.mean())
     for problem in range(K):
         rows = np.repeat(some.seen(problem), some.weight[some.seen(problem)].astype(np.int64))
         x, y = some.x[rows], some.y[rows]
@@ -145,7 +147,7 @@ def apart(rows: NDArray[Any]) -> NDArray[Any]:
 def test_lda_without_a_ridge_gives_the_logits_of_equal_gaussians(classes: int) -> None:
     """Twice the logit's difference is that of the squared Mahalanobis distances, but for the classes' shares."""
     some = data(classes)
-    (found,) = Spectra(some.moments(classes), some.mean()).lda([1e-13])
+    (found,) = EigenDecompositions(some.moments(classes), some.mean()).lda([1e-13])
     means = np.stack(
         [np.average(some.x[some.y == c], axis=0, weights=some.weight[some.y == c]) for c in range(classes)]
     )
@@ -161,7 +163,7 @@ def test_lda_without_a_ridge_gives_the_logits_of_equal_gaussians(classes: int) -
 @pytest.mark.parametrize("classes", [2, 3])
 def test_centroids_give_the_cosine_times_the_length(classes: int) -> None:
     some = data(classes)
-    (found,) = centroids(some.moments(classes), some.mean())
+    (found,) = nearest_centroid(some.moments(classes), some.mean())
     x = some.x - some.mean()
     for problem in range(K):
         rows = some.seen(problem)
@@ -178,14 +180,14 @@ def test_centroids_give_the_cosine_times_the_length(classes: int) -> None:
 def test_the_scale_is_the_mean_variance_of_a_feature() -> None:
     some = data(3)
     spread = np.average((some.x - some.mean()) ** 2, axis=0, weights=some.weight)
-    np.testing.assert_allclose(Spectra(some.moments(3), some.mean()).scale, spread.mean(), rtol=1e-12)
+    np.testing.assert_allclose(EigenDecompositions(some.moments(3), some.mean()).scale, spread.mean(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 8000.0])
 def test_the_unit_of_the_features_changes_no_logit(factor: float) -> None:
     some = data(3)
     larger = some._replace(x=some.x * factor)
-    one, other = (Spectra(each.moments(3), each.mean()) for each in (some, larger))
+    one, other = (EigenDecompositions(each.moments(3), each.mean()) for each in (some, larger))
     for solve in ("ridge", "lda"):
         for mine, theirs in zip(getattr(one, solve)([1.0, 1e-4]), getattr(other, solve)([1.0, 1e-4]), strict=True):
             np.testing.assert_allclose(mine.coef, theirs.coef * factor, rtol=1e-6, atol=1e-9)
@@ -202,15 +204,17 @@ def test_the_unit_of_the_weights_changes_no_logit(solve: str, unit: float) -> No
         np.testing.assert_allclose(other.intercept, one.intercept, rtol=1e-6, atol=1e-8)
 
 
-def path(some: Data, solve: str) -> list[Layers]:
+def path(some: Data, solve: str) -> list[PathWeights]:
     moments = some.moments(3)
-    spectra = Spectra(moments, some.mean())
-    return list(centroids(moments, some.mean()) if solve == "centroids" else getattr(spectra, solve)([1e4, 1.0, 1e-6]))
+    spectra = EigenDecompositions(moments, some.mean())
+    return list(
+        nearest_centroid(moments, some.mean()) if solve == "centroids" else getattr(spectra, solve)([1e4, 1.0, 1e-6])
+    )
 
 
 def test_more_features_than_rows_are_told_apart() -> None:
     some = data(3, n=30, d=50)
-    spectra = Spectra(some.moments(3), some.mean())
+    spectra = EigenDecompositions(some.moments(3), some.mean())
     for found in (*spectra.ridge([1e-4]), *spectra.lda([1e-4])):
         np.testing.assert_array_equal((some.x @ found.coef[-1].T + found.intercept[-1]).argmax(axis=1), some.y)
 
@@ -234,7 +238,7 @@ def test_a_class_without_rows_in_a_problem_breaks_nothing(solve: str) -> None:
 def test_a_class_without_rows_in_a_problem_is_not_what_it_predicts(n: int, d: int, solve: str) -> None:
     some = without_class_2_in_problem_1(n, d)
     new = some.x.mean(axis=0) + np.random.default_rng(1).normal(size=(200, d)) * some.x.std(axis=0)
-    for found in getattr(Spectra(some.moments(3), some.mean()), solve)([1e4, 1.0, 1e-6]):
+    for found in getattr(EigenDecompositions(some.moments(3), some.mean()), solve)([1e4, 1.0, 1e-6]):
         logits = new @ found.coef[1].T + found.intercept[1]
         assert (logits.argmax(axis=1) == 2).sum() == 0
 
@@ -243,7 +247,7 @@ def test_a_class_without_rows_in_a_problem_is_not_what_it_predicts(n: int, d: in
 def test_features_without_spread_give_the_shares_of_the_classes(solve: str) -> None:
     some = data(3)
     some = some._replace(x=np.full_like(some.x, 7.0))
-    spectra = Spectra(some.moments(3), some.mean())
+    spectra = EigenDecompositions(some.moments(3), some.mean())
     shares = np.bincount(some.y, some.weight) / some.weight.sum()
     for found in getattr(spectra, solve)([1e4, 1e-6]):
         logits = np.full(6, 7.0) @ found.coef[-1].T + found.intercept[-1]

@@ -22,16 +22,16 @@ from caches import cache_of, clouds
 from clusters import fully_booked, two_machines
 from commands import done, featcache_cli
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.lazy_arrays import Centred
-from featcache.core.ray_cluster import WAITS, Cluster
+from featcache.cache.lazy_arrays import CenteredMatrix
+from featcache.core.ray_cluster import WAITING_MESSAGE, Cluster
 from featcache.errors import CacheDamagedError, ClusterError, HeadError
 from featcache.heads.fit_head import HeadFit, fit_head
 from featcache.heads.ray import coordinator as teams
-from featcache.heads.ray.coordinator import Team
-from featcache.heads.ray.worker import Member
+from featcache.heads.ray.coordinator import TrainingCluster
+from featcache.heads.ray.worker import TrainingWorker
 from featcache.heads.registry import classify
-from featcache.heads.solvers.softmax import numpy_pass
-from featcache.heads.tuning.families import FAMILIES, Tuned, Tuning
+from featcache.heads.solvers.softmax import loss_and_gradient
+from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
 
 TOGETHER = ["linear", "centroid", "ridge", "lda"]
 
@@ -96,20 +96,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     return cache_of(path, clouds(120, 3, views=3), (x_val[:, 0], y_val))
 
 
-def team_of(machines: FakeMachines, cache: FeatureCache) -> Team:
-    team = Team(Cluster(), cache.path, "penultimate")
+def team_of(machines: FakeMachines, cache: FeatureCache) -> TrainingCluster:
+    team = TrainingCluster(Cluster(), cache.path, "penultimate")
     team.__dict__["_there"] = machines
     return team
 
 
-def tuned_by(cache: FeatureCache, head: str, machines: FakeMachines | None = None, **options: Any) -> Tuned:
+def tuned_by(cache: FeatureCache, head: str, machines: FakeMachines | None = None, **options: Any) -> TunedHead:
     team = team_of(machines, cache) if machines else None
-    found = FAMILIES[head](Tuning(cache.features("train"), team=team, **options), lambda: False)
+    found = TUNED_HEADS[head](TuningData(cache.features("train"), team=team, **options), lambda: False)
     assert found is not None
     return found
 
 
-def the_same(found: Tuned, expected: Tuned, rtol: float = 0, atol: float = 0) -> None:
+def the_same(found: TunedHead, expected: TunedHead, rtol: float = 0, atol: float = 0) -> None:
     assert found.setting == expected.setting
     np.testing.assert_allclose(found.estimator.coef_, expected.estimator.coef_, rtol=rtol, atol=atol)
     np.testing.assert_allclose(found.estimator.intercept_, expected.estimator.intercept_, rtol=rtol, atol=atol)
@@ -132,8 +132,8 @@ def test_the_sums_do_not_depend_on_how_images_are_shared(
 ) -> None:
     """Also with more workers than images, and where a worker's images are all of one class."""
     train = cache.features("train")
-    alone = Tuning(train, use, class_weight={"a": 2.0, "b": 1.0, "c": 0.5})
-    both = Tuning(train, use, class_weight={"a": 2.0, "b": 1.0, "c": 0.5}, team=team_of(
+    alone = TuningData(train, use, class_weight={"a": 2.0, "b": 1.0, "c": 0.5})
+    both = TuningData(train, use, class_weight={"a": 2.0, "b": 1.0, "c": 0.5}, team=team_of(
         FakeMachines({"a": workers}), cache))  # fmt: skip
     x, problems = both.problems.x, alone.problems
     np.testing.assert_allclose(x.mean, problems.x.mean, rtol=1e-6, atol=1e-6)
@@ -148,7 +148,7 @@ def test_the_sums_do_not_depend_on_how_images_are_shared(
     curved = [np.zeros((3, 3)), np.zeros((3, 3))]
     totals = problems.shares().sum(axis=1)
     found = both.rows.one_pass(theta, which, totals, curved[0])
-    expected = numpy_pass(problems, theta, which, totals, curved[1])
+    expected = loss_and_gradient(problems, theta, which, totals, curved[1])
     for one, other in zip((*found, curved[0]), (*expected, curved[1]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     for one, other in zip(both.moments(), alone.moments(), strict=True):
@@ -200,22 +200,22 @@ def test_deaths_of_long_ago_do_not_count(cache: FeatureCache) -> None:
 def test_a_member_that_sees_another_cache_or_none_says_so(cache: FeatureCache, tmp_path: Path) -> None:
     path = shutil.copy(cache.path, tmp_path / "cache.h5")
     team = team_of(FakeMachines({"a": 1}), FeatureCache.open(path))
-    Tuning(FeatureCache.open(path).features("train"), team=team)
+    TuningData(FeatureCache.open(path).features("train"), team=team)
     (share,) = team._shares
     x, y = clouds(40, 2)
     path.unlink()
     with pytest.raises(ClusterError, match=rf"cannot open {path}: {path} does not exist\..* under one path"):
-        Member().begin(0, share)
+        TrainingWorker().begin(0, share)
     cache_of(path, (x, y), (x[:4, 0], y[:4]))
     with pytest.raises(ClusterError, match=f"sees another cache as {path} than this machine does"):
-        Member().begin(0, share)
+        TrainingWorker().begin(0, share)
 
 
 def test_each_member_looks_at_its_own_rows(cache: FeatureCache, tmp_path: Path) -> None:
     """A damaged row is found by the one that has it, and by no one else."""
     path = Path(shutil.copy(cache.path, tmp_path / "cache.h5"))
     team = team_of(FakeMachines({"a": 4}), FeatureCache.open(path))
-    Tuning(FeatureCache.open(path).features("train"), team=team)
+    TuningData(FeatureCache.open(path).features("train"), team=team)
     region = cache.layout.layers["penultimate"]
     with path.open("r+b") as file:
         file.seek(region.offset + 70 * region.size_bytes // 150 + 5)
@@ -223,7 +223,7 @@ def test_each_member_looks_at_its_own_rows(cache: FeatureCache, tmp_path: Path) 
     found = []
     for number, share in enumerate(team._shares):
         try:
-            Member().begin(number, share)
+            TrainingWorker().begin(number, share)
         except CacheDamagedError:
             found.append(share.images)
     assert found == [slice(60, 90)]
@@ -240,13 +240,13 @@ def test_this_machines_blas_leaves_the_cores_to_the_workers_until_it_is_closed(c
     with threadpool_limits(2, "blas"):  # tests have one
         assert threads() == {2}
         with closing(team):
-            Tuning(cache.features("train"), team=team)
+            TuningData(cache.features("train"), team=team)
             assert threads() == {1}
         assert threads() == {2}
 
 
 def test_rows_that_are_elsewhere_are_not_gone_through() -> None:
-    apart = teams._Apart(Team(Cluster(), "cache.h5", "penultimate"), [3, 5], np.zeros(2, np.float32))
+    apart = teams._Apart(TrainingCluster(Cluster(), "cache.h5", "penultimate"), [3, 5], np.zeros(2, np.float32))
     with pytest.raises(AssertionError, match="worked out where they are"):
         apart.squares(np.ones(5))
 
@@ -254,8 +254,8 @@ def test_rows_that_are_elsewhere_are_not_gone_through() -> None:
 def test_another_centre_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     for kept in (2**29, 0):
-        monkeypatch.setattr("featcache.cache.lazy_arrays.KEPT_BYTES", kept)
-        centred = Centred(x, np.ones(40))
+        monkeypatch.setattr("featcache.cache.lazy_arrays.MAX_CACHED_BYTES", kept)
+        centred = CenteredMatrix(x, np.ones(40))
         centred.recentre(np.arange(5.0))
         np.testing.assert_allclose(np.concatenate([block for _, block in centred]), x - np.arange(5), atol=1e-6)
         np.testing.assert_allclose(centred.take(np.array([3, 7])), x[[3, 7]] - np.arange(5), atol=1e-6)
@@ -315,11 +315,11 @@ def test_a_cluster_fits_what_one_machine_does(machines: Any, cache: FeatureCache
 def test_it_is_said_that_other_work_has_the_cluster(
     machines: Any, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.core.ray_cluster.SLOW", 0.5)
+    monkeypatch.setattr("featcache.core.ray_cluster.STARTUP_WARNING_S", 0.5)
     told, note = fully_booked()
     fit = fit_head(cache, head="ridge", cluster=Cluster(), on_note=note)
     alike(fit, fit_head(cache, head="ridge"), cache)
-    assert told == [str(fit.data), WAITS]
+    assert told == [str(fit.data), WAITING_MESSAGE]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -329,9 +329,9 @@ def test_a_killed_worker_and_a_killed_machine_cost_only_their_part(
     import ray
 
     undisturbed = fit_head(cache, cluster=Cluster())
-    ask, passes = Team.ask, []
+    ask, passes = TrainingCluster.ask, []
 
-    def killing(self: Team, method: str, *rest: Any, **more: Any) -> list[Any]:
+    def killing(self: TrainingCluster, method: str, *rest: Any, **more: Any) -> list[Any]:
         passes.append(method)
         if len(passes) == 6:
             os.kill(ray.get(self._members[0].actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
@@ -339,7 +339,7 @@ def test_a_killed_worker_and_a_killed_machine_cost_only_their_part(
             machines.remove_node(machines.worker_nodes.copy().pop(), allow_graceful=False)
         return ask(self, method, *rest, **more)
 
-    monkeypatch.setattr(Team, "ask", killing)
+    monkeypatch.setattr(TrainingCluster, "ask", killing)
     found = fit_head(cache, cluster=Cluster())
     assert len(passes) > 10
     np.testing.assert_array_equal(found.estimator.coef_, undisturbed.estimator.coef_)

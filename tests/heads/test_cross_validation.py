@@ -19,9 +19,9 @@ from caches import cache_of, clouds
 from featcache.cache.features import Features, ViewUse
 from featcache.core.splitting import assign_folds
 from featcache.errors import HeadError
-from featcache.heads.io import dump_head, load_head
+from featcache.heads.io import load_head, save_head
 from featcache.heads.registry import fit_estimator, with_scaling
-from featcache.heads.tuning.cross_validation import calibrated, cross_validate
+from featcache.heads.tuning.cross_validation import calibrate_platt, cross_validate
 
 
 def features(
@@ -80,7 +80,7 @@ def test_the_use_of_views_is_that_of_flatten(use: ViewUse, tmp_path: Path) -> No
 def test_a_head_without_probabilities_has_none_and_gets_some(tmp_path: Path) -> None:
     train = features(tmp_path)
     assert cross_validate(SVC(), train, "clean", 3)[2] is None
-    found = calibrated(SVC(), train, "all")
+    found = calibrate_platt(SVC(), train, "all")
     shares = found.predict_proba(np.asarray(train.clean()))
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     right = shares[np.arange(60), train.y]
@@ -93,8 +93,8 @@ def test_a_head_without_probabilities_has_none_and_gets_some(tmp_path: Path) -> 
 )
 def test_a_calibrated_head_is_saved_and_predicts_the_same(estimator: object, tmp_path: Path) -> None:
     train = features(tmp_path)
-    found = calibrated(estimator, train, "all")
-    name, data = dump_head(found)
+    found = calibrate_platt(estimator, train, "all")
+    name, data = save_head(found)
     (tmp_path / name).write_bytes(data)
     x = np.asarray(train.clean())
     np.testing.assert_array_equal(load_head(tmp_path / name).predict_proba(x), found.predict_proba(x))

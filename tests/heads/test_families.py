@@ -16,20 +16,27 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from featcache.cache import lazy_arrays
 from featcache.cache.features import Features
-from featcache.cache.lazy_arrays import Centred, Rows
+from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows
 from featcache.core.samples import Samples
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
 from featcache.heads.tuning import families
-from featcache.heads.tuning.families import FAMILIES, STRENGTHS, Tuned, Tuning
-from featcache.heads.tuning.path_selection import Chosen, Layers, LeftOut, OutOfTimeError, choose, two_sided
+from featcache.heads.tuning.families import PENALTIES, TUNED_HEADS, TunedHead, TuningData
+from featcache.heads.tuning.path_selection import (
+    CVSelection,
+    HeldOut,
+    OutOfTimeError,
+    PathWeights,
+    select_on_path,
+    two_sided,
+)
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
 
 LINEAR = ["centroid", "ridge", "lda", "linear"]
 NAMES = ("ants", "bees", "cats", "dogs", "eels")
 
 
-def features(x: NDArray[Any] | Rows, labels: Sequence[int] | NDArray[np.int64], contents: Any = None) -> Features:
+def features(x: NDArray[Any] | LazyRows, labels: Sequence[int] | NDArray[np.int64], contents: Any = None) -> Features:
     """Images of x (n, v, d); those with equal `contents` have equal bytes."""
     n = len(labels)
     sha256 = np.random.default_rng(5).integers(0, 256, (n, 32), dtype=np.uint8)
@@ -46,22 +53,22 @@ def clouds(classes: int, n: int = 60, d: int = 12, views: int = 1, apart: float 
     return features((3 + means[labels][:, None] + rng.normal(size=(n, 1 + views, d))).astype(np.float32), labels)
 
 
-def tune(name: str, tuning: Tuning) -> Tuned:
-    found = FAMILIES[name](tuning, lambda: False)
+def tune(name: str, tuning: TuningData) -> TunedHead:
+    found = TUNED_HEADS[name](tuning, lambda: False)
     assert found is not None
     return found
 
 
-def accuracy(tuned: Tuned, tuning: Tuning) -> float:
+def accuracy(tuned: TunedHead, tuning: TuningData) -> float:
     """On the images that were left out."""
     return float((tuned.probabilities.argmax(axis=1) == tuning.left_out.labels[tuning.left_out.rows]).mean())
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_every_head_is_right_on_clouds_far_apart(name: str, classes: int) -> None:
     train = clouds(classes, apart=12.0)
-    tuning = Tuning(train)
+    tuning = TuningData(train)
     found = tune(name, tuning)
     assert accuracy(found, tuning) == 1
     assert found.probabilities.shape == (60, classes)
@@ -73,42 +80,42 @@ def test_every_head_is_right_on_clouds_far_apart(name: str, classes: int) -> Non
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 8000.0])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_the_unit_of_the_features_changes_no_choice(name: str, factor: float) -> None:
     some = clouds(3, apart=2.0)
-    plain, scaled = Tuning(some), Tuning(Features(some.x * np.float32(factor), some.samples))
+    plain, scaled = TuningData(some), TuningData(Features(some.x * np.float32(factor), some.samples))
     one, other = tune(name, plain), tune(name, scaled)
     np.testing.assert_allclose(other.probabilities, one.probabilities, atol=0.01)
     assert other.setting.partition("C=")[0] == one.setting.partition("C=")[0]  # C is in units of the features
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_the_order_of_images_changes_nothing(name: str) -> None:
     some, shuffled = clouds(3, apart=2.0), np.random.default_rng(1).permutation(60)
-    one = tune(name, Tuning(some))
-    other = tune(name, Tuning(Features(some.x[shuffled], some.samples.take(shuffled))))
+    one = tune(name, TuningData(some))
+    other = tune(name, TuningData(Features(some.x[shuffled], some.samples.take(shuffled))))
     assert other.setting == one.setting
     np.testing.assert_allclose(other.probabilities, one.probabilities[shuffled], atol=0.02)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_classes_without_training_images_are_no_part_of_a_head(name: str) -> None:
     some = clouds(3, apart=12.0)
-    tuning = Tuning(features(some.x, np.array([0, 2, 4])[some.y]))
+    tuning = TuningData(features(some.x, np.array([0, 2, 4])[some.y]))
     found = tune(name, tuning)
     assert found.estimator.classes_.tolist() == tuning.classes.tolist() == [0, 2, 4]
     assert found.probabilities.shape == (60, 3)
     np.testing.assert_array_equal(found.estimator.predict(some.clean()), np.array([0, 2, 4])[some.y])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_features_read_from_a_file_give_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     some = clouds(3, apart=2.0)
     x = some.x.astype(np.float16)
-    one = tune(name, Tuning(Features(x, some.samples)))
+    one = tune(name, TuningData(Features(x, some.samples)))
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
-    other = tune(name, Tuning(Features(Rows(np.repeat(x, 2, axis=0), 2 * np.arange(60)), some.samples)))
+    monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
+    other = tune(name, TuningData(Features(LazyRows(np.repeat(x, 2, axis=0), 2 * np.arange(60)), some.samples)))
     assert other.setting == one.setting
     np.testing.assert_allclose(other.probabilities, one.probabilities, atol=2e-3)
 
@@ -116,23 +123,23 @@ def test_features_read_from_a_file_give_the_same(monkeypatch: pytest.MonkeyPatch
 # What is left out together
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_copies_and_views_do_not_give_labels_away(name: str) -> None:
     """Labels by lot; each image lies there twice, with views that hardly differ: nothing can be learnt."""
     rng = np.random.default_rng(1)
     contents = rng.permutation(np.arange(140) // 2)
     x = rng.normal(size=(70, 1, 100))[contents] + 1e-3 * rng.normal(size=(140, 3, 100))
-    tuning = Tuning(features(x.astype(np.float32), rng.integers(0, 2, 70)[contents], contents))
+    tuning = TuningData(features(x.astype(np.float32), rng.integers(0, 2, 70)[contents], contents))
     blind = accuracy(tune(name, tuning), tuning)
     assert blind < 0.67
-    leaking = Tuning(features(x.astype(np.float32), tuning.left_out.labels))
+    leaking = TuningData(features(x.astype(np.float32), tuning.left_out.labels))
     assert accuracy(tune(name, leaking), leaking) > blind + 0.2  # were their bytes not equal
 
 
 def test_all_rows_of_an_image_and_its_copies_are_left_out_together() -> None:
     contents = np.random.default_rng(0).integers(0, 25, 60)
     some = clouds(2, views=2)
-    tuning = Tuning(features(some.x, contents % 2, contents))
+    tuning = TuningData(features(some.x, contents % 2, contents))
     of_row = np.repeat(contents, 3)
     for content in range(25):
         assert len(set(tuning.problems.fold[of_row == content])) <= 1
@@ -148,11 +155,11 @@ def test_left_out_logits_are_those_of_the_problem_that_left_the_image_out(
     x, fold = rng.normal(size=(n, 3)) + 2, rng.integers(-1, k - 1, n)
     fold[0] = 0
     outputs = 1 if classes == 2 else classes
-    weights = Layers(0.5, rng.normal(size=(k, outputs, 3)), rng.normal(size=(k, outputs)))
+    weights = PathWeights(0.5, rng.normal(size=(k, outputs, 3)), rng.normal(size=(k, outputs)))
     weight = np.ones(n) if centred else rng.uniform(0.1, 2, n)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lazy_arrays, "BLOCK_BYTES", 200)
-        left_out = LeftOut.of(Centred(x, weight), rng.integers(0, classes, n), fold, weight)
+        left_out = HeldOut.of(CenteredMatrix(x, weight), rng.integers(0, classes, n), fold, weight)
         found = left_out.logits(weights)
     np.testing.assert_array_equal(left_out.rows, np.flatnonzero(fold != NEVER))
     for row, logits in zip(left_out.rows, found, strict=True):
@@ -175,14 +182,14 @@ def test_trials_are_those_of_scikit_learn_fitted_fold_by_fold(name: str, classes
     """Trained on all views of the other folds, judged on the clean views of this one."""
     some = clouds(classes, n=45, d=5, views=2, apart=2.0)
     some = Features(some.x.astype(np.float64), some.samples)
-    tuning = Tuning(some)
+    tuning = TuningData(some)
     found = tune(name, tuning)
     fold = assign_folds(some.y, some.samples.sha256, 5)
     np.testing.assert_array_equal(tuning.left_out.fold, fold)
     flat = some.x.reshape(-1, 5)
     spread = ((flat - flat.mean(axis=0)) ** 2).mean()
     temperature = 1.0
-    for strength, trial in zip(STRENGTHS, found.trials, strict=False):
+    for strength, trial in zip(PENALTIES, found.trials, strict=False):
         logits = np.empty((45, max(2, classes)))
         for number in range(5):
             seen, here = np.flatnonzero(np.repeat(fold, 3) != number), np.flatnonzero(fold == number)
@@ -201,9 +208,9 @@ def test_trials_are_those_of_scikit_learn_fitted_fold_by_fold(name: str, classes
     assert len(found.trials) > 2
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_the_best_trial_is_that_of_the_probabilities(name: str) -> None:
-    tuning = Tuning(clouds(3, apart=2.0), class_weight={0: 1.0, 1: 3.0, 2: 0.5})
+    tuning = TuningData(clouds(3, apart=2.0), class_weight={0: 1.0, 1: 3.0, 2: 0.5})
     found = tune(name, tuning)
     loss = log_loss(tuning.left_out.labels, found.probabilities, sample_weight=tuning.left_out.weight)
     near = [one for one in found.trials if abs(one.log_loss - loss) < 1e-9]
@@ -216,23 +223,23 @@ def test_the_best_trial_is_that_of_the_probabilities(name: str) -> None:
 # Choosing
 
 
-def noisy(labels: NDArray[np.int64], fold: NDArray[np.int64]) -> LeftOut:
+def noisy(labels: NDArray[np.int64], fold: NDArray[np.int64]) -> HeldOut:
     """Feature 0 tells the classes apart, feature 1 is noise."""
     rng = np.random.default_rng(0)
     x = np.column_stack([np.where(labels == 1, 1.0, -1.0) + 0.8 * rng.normal(size=len(labels)), rng.normal(size=200)])
-    return LeftOut.of(Centred(x, np.ones(200)), labels, fold, np.ones(200))
+    return HeldOut.of(CenteredMatrix(x, np.ones(200)), labels, fold, np.ones(200))
 
 
-def member(noise: float, size: float = 1.0) -> Layers:
+def member(noise: float, size: float = 1.0) -> PathWeights:
     """Three problems whose logit is feature 0 and some noise; that of all images has coefficients of its own."""
     coef = size * np.array([[[1.0, noise]], [[1.0, noise]], [[1.0, noise + 10]]])
-    return Layers(noise, coef, np.array([[0.0], [0.0], [size * 0.25]]))
+    return PathWeights(noise, coef, np.array([[0.0], [0.0], [size * 0.25]]))
 
 
-def chosen(noises: Sequence[float], used: list[float] | None = None, stop_after: int = 99) -> Chosen:
+def chosen(noises: Sequence[float], used: list[float] | None = None, stop_after: int = 99) -> CVSelection:
     labels, fold = np.arange(200) % 2, np.arange(200) // 2 % 2
 
-    def path() -> Iterator[Layers]:
+    def path() -> Iterator[PathWeights]:
         for noise in noises:
             if used is not None:
                 used.append(noise)
@@ -244,7 +251,7 @@ def chosen(noises: Sequence[float], used: list[float] | None = None, stop_after:
         asked.append(1)
         return len(asked) == stop_after
 
-    return choose(path(), noisy(labels, fold), np.array([3, 7]), stop)
+    return select_on_path(path(), noisy(labels, fold), np.array([3, 7]), stop)
 
 
 def test_the_member_with_the_least_log_loss_is_chosen() -> None:
@@ -274,8 +281,8 @@ def test_losses_that_are_all_alike_end_no_path() -> None:
     """Where the strongest penalties teach nothing, their losses differ by rounding, and the rest is still tried."""
     labels, fold = np.arange(200) % 2, np.arange(200) // 2 % 2
     offsets = np.array([[1.0], [-1.0], [0.0]])  # says nothing of the classes
-    path = [Layers(size, np.zeros((3, 1, 2)), size * offsets) for size in (1.0, 2.0, 4.0, 8.0)]
-    found = choose([*path, member(0.0)], noisy(labels, fold), np.array([3, 7]))
+    path = [PathWeights(size, np.zeros((3, 1, 2)), size * offsets) for size in (1.0, 2.0, 4.0, 8.0)]
+    found = select_on_path([*path, member(0.0)], noisy(labels, fold), np.array([3, 7]))
     losses = [one.log_loss for one in found.trials[:4]]
     assert losses == sorted(losses)
     np.testing.assert_allclose(losses, np.log(2), rtol=1e-3)
@@ -293,7 +300,7 @@ def test_the_temperature_is_folded_into_the_head() -> None:
     labels, fold = np.arange(200) % 2, np.arange(200) // 2 % 2
     left_out, x = noisy(labels, fold), np.random.default_rng(1).normal(size=(5, 2))
     for size in (0.1, 1.0, 20.0):
-        found = choose([member(0.0, size)], left_out, np.array([3, 7]))
+        found = select_on_path([member(0.0, size)], left_out, np.array([3, 7]))
         full = size * (x @ [1.0, 10.0] + 0.25)
         np.testing.assert_allclose(found.head.decision_function(x) * found.temperature, full, rtol=1e-9)
         expected = fit_temperature(found.logits, labels, np.ones(200))
@@ -305,9 +312,9 @@ def test_the_temperature_is_folded_into_the_head() -> None:
 @pytest.mark.parametrize("name", ["ridge", "lda", "centroid"])
 def test_a_tuned_head_is_the_fit_to_all_images_divided_by_its_temperature(name: str, classes: int) -> None:
     some = clouds(classes, apart=2.0)
-    tuning = Tuning(some)
+    tuning = TuningData(some)
     found = tune(name, tuning)
-    strength = next(value for value in STRENGTHS if f"strength={value:.3g}" == found.setting) if found.setting else 0
+    strength = next(value for value in PENALTIES if f"strength={value:.3g}" == found.setting) if found.setting else 0
     path: Any = {
         "ridge": lambda: tuning.spectra().ridge([strength]),
         "lda": lambda: tuning.spectra().lda([strength]),
@@ -325,7 +332,7 @@ def test_probabilities_are_calibrated() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 2
     x = rng.normal(size=(400, 1, 4)) + np.where(labels == 1, 1.0, 0)[:, None, None]
-    tuning = Tuning(features(x, labels))
+    tuning = TuningData(features(x, labels))
     best = mean_log_loss(two_sided(4 * (x[:, 0].mean(axis=1, keepdims=True) - 0.5)), labels, np.ones(400))
     for name in LINEAR:
         assert log_loss(labels, tune(name, tuning).probabilities) < best + 0.03
@@ -340,7 +347,7 @@ def test_balanced_weights_favour_the_rare_class(name: str) -> None:
     labels = (np.arange(200) % 10 == 0).astype(np.int64)
     x = rng.normal(size=(200, 2, 4)) + 0.6 * labels[:, None, None]
     some = features(x.astype(np.float32), labels)
-    plain, balanced = Tuning(some), Tuning(some, class_weight="balanced")
+    plain, balanced = TuningData(some), TuningData(some, class_weight="balanced")
     found = [tune(name, tuning) for tuning in (plain, balanced)]
     recalls = [balanced_accuracy_score(labels, one.estimator.predict(some.clean())) for one in found]
     assert recalls[1] > recalls[0] + 0.1
@@ -349,25 +356,25 @@ def test_balanced_weights_favour_the_rare_class(name: str) -> None:
 
 def test_balanced_weights_give_each_class_as_much() -> None:
     some = clouds(3, views=2)
-    tuning = Tuning(features(some.x, np.minimum(np.arange(60) // 25, 2)), class_weight="balanced")
+    tuning = TuningData(features(some.x, np.minimum(np.arange(60) // 25, 2)), class_weight="balanced")
     np.testing.assert_allclose(np.bincount(tuning.problems.labels, tuning.problems.weight), 20)
     np.testing.assert_allclose(np.bincount(tuning.left_out.labels, tuning.left_out.weight), 20)
     np.testing.assert_allclose(tuning.problems.shares()[-1], 20)
-    given_ = Tuning(features(some.x, np.arange(60) % 2), class_weight={0: 1.0, 1: 4.0})
+    given_ = TuningData(features(some.x, np.arange(60) % 2), class_weight={0: 1.0, 1: 4.0})
     np.testing.assert_allclose(np.bincount(given_.problems.labels, given_.problems.weight), [30, 120])
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_unit_of_class_weights_changes_no_head(name: str) -> None:
     some = clouds(3, apart=2.0)
-    one, other = (tune(name, Tuning(some, class_weight=dict.fromkeys(range(3), unit))) for unit in (1.0, 0.01))
+    one, other = (tune(name, TuningData(some, class_weight=dict.fromkeys(range(3), unit))) for unit in (1.0, 0.01))
     np.testing.assert_allclose(other.probabilities, one.probabilities, atol=0.01)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_with_clean_views_alone_the_others_might_not_be_there(name: str) -> None:
     some = clouds(3, views=3, apart=2.0)
-    found, alone = tune(name, Tuning(some, "clean")), tune(name, Tuning(Features(some.x[:, :1], some.samples)))
+    found, alone = tune(name, TuningData(some, "clean")), tune(name, TuningData(Features(some.x[:, :1], some.samples)))
     assert found.setting == alone.setting
     np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=2e-3)
 
@@ -375,7 +382,7 @@ def test_with_clean_views_alone_the_others_might_not_be_there(name: str) -> None
 @pytest.mark.parametrize("use", ["all", "mean", "clean"])
 def test_heads_are_trained_on_the_views_that_were_asked_for_and_judged_on_clean_ones(use: Any) -> None:
     some = clouds(3, views=3)
-    tuning = Tuning(some, use)
+    tuning = TuningData(some, use)
     rows = {"all": some.x.reshape(240, 12), "mean": some.x.mean(axis=1), "clean": some.x[:, 0]}[use]
     found = tuning.problems
     np.testing.assert_allclose(found.x.take(np.arange(len(rows))) + found.x.mean, rows, atol=1e-5)
@@ -383,19 +390,19 @@ def test_heads_are_trained_on_the_views_that_were_asked_for_and_judged_on_clean_
     np.testing.assert_array_equal(found.weight, np.full(len(rows), 60 / len(rows)))
     left_out = tuning.left_out
     k, d = found.k, some.x.shape[-1]
-    as_they_are = Layers(1.0, np.tile(np.eye(d), (k, 1, 1)), np.zeros((k, d)))
+    as_they_are = PathWeights(1.0, np.tile(np.eye(d), (k, 1, 1)), np.zeros((k, d)))
     np.testing.assert_allclose(left_out.logits(as_they_are), some.x[left_out.rows, 0], atol=1e-5)
     np.testing.assert_array_equal(tuning.clean, some.x[:, 0])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_a_class_with_a_single_image_is_trained_on(name: str) -> None:
     some = clouds(3, apart=12.0)
     labels = np.where(some.y == 2, some.y - 1, some.y)
     single = np.flatnonzero(some.y == 2)[0]
     rows = np.flatnonzero((some.y < 2) | (np.arange(60) == single))
     labels[single] = 2
-    tuning = Tuning(features(some.x[rows], labels[rows]))
+    tuning = TuningData(features(some.x[rows], labels[rows]))
     found = tune(name, tuning)
     assert found.estimator.classes_.tolist() == [0, 1, 2]
     assert (tuning.problems.fold == NEVER).sum() == 2  # its views
@@ -405,60 +412,60 @@ def test_a_class_with_a_single_image_is_trained_on(name: str) -> None:
         assert found.estimator.predict(some.x[[single], 0]).tolist() == [2]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TUNED_HEADS)
 def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     some = clouds(3, apart=12.0)
-    folds = Tuning(some).left_out.fold
+    folds = TuningData(some).left_out.fold
     monkeypatch.setattr("featcache.core.splitting._MOST", 3 * 60 - 1)
-    tuning = Tuning(some)
+    tuning = TuningData(some)
     assert tuning.problems.k == 2
     np.testing.assert_array_equal(tuning.left_out.rows, np.flatnonzero(folds == 0))
     assert len(tuning.left_out.rows) == 12
     found = tune(name, tuning)
     assert accuracy(found, tuning) == 1
     np.testing.assert_array_equal(found.estimator.predict(some.clean()), some.y)
-    assert Tuning(some, folds=4).problems.k == 5
+    assert TuningData(some, folds=4).problems.k == 5
     monkeypatch.setattr("featcache.core.splitting._MOST", 3 * 60)
-    assert Tuning(some).problems.k == 6
+    assert TuningData(some).problems.k == 6
 
 
 @pytest.mark.parametrize("folds", [2, 3, 10])
 def test_folds_are_as_many_as_asked_for(folds: int) -> None:
-    tuning = Tuning(clouds(2), folds=folds)
+    tuning = TuningData(clouds(2), folds=folds)
     assert np.unique(tuning.left_out.fold).tolist() == list(range(folds))
     assert tuning.problems.k == folds + 1
-    for name in FAMILIES:
+    for name in TUNED_HEADS:
         assert accuracy(tune(name, tuning), tuning) == 1
 
 
 def test_a_seed_changes_the_folds() -> None:
     some = clouds(2)
-    assert not np.array_equal(Tuning(some, seed=1).left_out.fold, Tuning(some).left_out.fold)
+    assert not np.array_equal(TuningData(some, seed=1).left_out.fold, TuningData(some).left_out.fold)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("name", LINEAR)
 def test_two_images_of_each_class_are_enough(name: str, classes: int) -> None:
-    tuning = Tuning(clouds(classes, n=2 * classes, d=30, apart=30.0))
+    tuning = TuningData(clouds(classes, n=2 * classes, d=30, apart=30.0))
     assert accuracy(tune(name, tuning), tuning) == 1
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_path_ends_when_the_time_is_over(name: str) -> None:
-    tuning = Tuning(clouds(3, apart=2.0))
+    tuning = TuningData(clouds(3, apart=2.0))
     if name != "linear":
         tuning.spectra()  # what is worked out before the path may be cut short, too: test_auto.py
     if name == "linear":
         with pytest.raises(OutOfTimeError):  # within its first fit, see test_auto.py
-            FAMILIES[name](tuning, lambda: True)
+            TUNED_HEADS[name](tuning, lambda: True)
         return
-    found = FAMILIES[name](tuning, lambda: True)
+    found = TUNED_HEADS[name](tuning, lambda: True)
     assert found is not None
     assert len(found.trials) == 1
 
 
 def test_one_number_of_neighbours_is_tried_when_the_time_is_over() -> None:
-    found = FAMILIES["knn"](Tuning(clouds(3)), lambda: True)
+    found = TUNED_HEADS["knn"](TuningData(clouds(3)), lambda: True)
     assert found is not None
     assert len(found.trials) >= 1
 
@@ -469,13 +476,13 @@ def test_one_number_of_neighbours_is_tried_when_the_time_is_over() -> None:
 def test_one_class_is_an_error() -> None:
     some = clouds(2)
     with pytest.raises(HeadError, match=r"^a head needs two classes or more, and all training images are bees$"):
-        Tuning(features(some.x, [1] * 60))
+        TuningData(features(some.x, [1] * 60))
 
 
 def test_images_that_are_all_copies_of_their_class_are_an_error() -> None:
     some = clouds(2)
     with pytest.raises(HeadError, match=r"^no class has two different training images"):
-        Tuning(features(some.x, some.y, some.y))
+        TuningData(features(some.x, some.y, some.y))
 
 
 @pytest.mark.parametrize("view", [0, 1])
@@ -484,19 +491,21 @@ def test_features_that_are_not_finite_are_an_error(view: int, value: float, name
     some = clouds(2)
     some.x[59, view, 11] = value
     with pytest.raises(HeadError, match=f"(?s)^the head could not be fitted: Input X contains {name}"):
-        Tuning(some)
+        TuningData(some)
 
 
 def test_class_weights_that_are_none_are_an_error() -> None:
     with pytest.raises(HeadError, match=r"^the head could not be fitted: "):
-        Tuning(clouds(2), class_weight="equal")
+        TuningData(clouds(2), class_weight="equal")
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, 0.1])
 @pytest.mark.parametrize("name", ["ridge", "lda", "linear"])
 def test_features_without_spread_give_the_shares_of_the_classes(name: str, value: float) -> None:
     labels = np.where(np.arange(60) < 33, 0, 2)
-    found = tune(name, Tuning(features(np.full((60, 1, 8), value, np.float32), labels), class_weight={0: 1.0, 2: 0.7}))
+    found = tune(
+        name, TuningData(features(np.full((60, 1, 8), value, np.float32), labels), class_weight={0: 1.0, 2: 0.7})
+    )
     share = 33 / (33 + 0.7 * 27)
     new = np.full((1, 8), value, np.float32)
     np.testing.assert_allclose(found.estimator.predict_proba(new)[0], [share, 1 - share], atol=0.05)
@@ -505,7 +514,7 @@ def test_features_without_spread_give_the_shares_of_the_classes(name: str, value
 
 @pytest.mark.parametrize("name", ["centroid", "knn"])
 def test_directions_of_features_without_spread_are_no_error(name: str) -> None:
-    found = tune(name, Tuning(features(np.full((60, 1, 8), 0.1, np.float32), np.arange(60) % 2)))
+    found = tune(name, TuningData(features(np.full((60, 1, 8), 0.1, np.float32), np.arange(60) % 2)))
     assert np.isfinite(found.probabilities).all()
 
 
@@ -513,6 +522,6 @@ def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -
     """180 logits where 18 are to be held out: a tenth of the images, not a fifth."""
     monkeypatch.setattr("featcache.core.splitting._MOST", 1)
     monkeypatch.setattr("featcache.core.splitting._MOST_LOGITS", 18)
-    tuning = Tuning(clouds(3))
+    tuning = TuningData(clouds(3))
     assert len(tuning.left_out.rows) == 6
     assert tuning.problems.k == 2

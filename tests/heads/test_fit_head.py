@@ -25,7 +25,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.registry import HEADS, classify
-from featcache.heads.tuning.families import Tuning
+from featcache.heads.tuning.families import TuningData
 from featcache.metrics.predictions import read_predictions
 from foreign import Foreign
 from toys import random_image, toy_backbone
@@ -493,7 +493,7 @@ def test_features_that_are_not_finite_are_said(value: float, tmp_path: Path) -> 
     broken = x.copy()
     broken[5, 0, 3] = value
     with pytest.raises(HeadError, match=r"^the head could not be fitted: Input X contains (NaN|infinity)"):
-        Tuning(Features(broken, cache.features("train").samples))
+        TuningData(Features(broken, cache.features("train").samples))
 
 
 def test_one_class_is_said(tmp_path: Path) -> None:

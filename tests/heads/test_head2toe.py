@@ -7,13 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from featcache.cache.features import Features
-from featcache.cache.lazy_arrays import Centred
+from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.samples import Samples
-from featcache.heads.solvers.preconditioner import Spectrum
-from featcache.heads.solvers.softmax import Problems, solve_path
-from featcache.heads.tuning.families import FAMILIES, Tuned, Tuning
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
+from featcache.heads.solvers.softmax import CVSoftmaxProblem, solve_path
+from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
 from featcache.heads.tuning.head2toe import select_features
-from featcache.heads.tuning.path_selection import Chosen, Layers
+from featcache.heads.tuning.path_selection import CVSelection, PathWeights
 
 NAMES = ("ants", "bees", "cats")
 
@@ -34,8 +34,8 @@ def needles(n: int = 90, d: int = 256, seed: int = 0, told: bool = True) -> Feat
 NEEDLES = np.array([10, 75, 133, 220])
 
 
-def tune(name: str, features: Features) -> Tuned:
-    found = FAMILIES[name](Tuning(features), lambda: False)
+def tune(name: str, features: Features) -> TunedHead:
+    found = TUNED_HEADS[name](TuningData(features), lambda: False)
     assert found is not None
     return found
 
@@ -55,7 +55,7 @@ def test_needles_are_found_in_the_haystack_and_help(seed: int) -> None:
     y = features.y
     rows = np.arange(len(y))  # each image is left out once
 
-    def right(tuned: Tuned) -> float:
+    def right(tuned: TunedHead) -> float:
         return float((tuned.probabilities.argmax(axis=1) == y[rows]).mean())
 
     assert right(toe) > right(linear)
@@ -79,14 +79,14 @@ def test_noise_is_not_made_to_look_like_knowledge() -> None:
 def test_the_width_of_a_feature_is_no_reason_to_keep_it() -> None:
     """Scores are as of standardised features: a head with equal coefficients prefers the wider ones."""
     x = np.random.default_rng(0).normal(size=(50, 4)) * [1, 10, 3, 0.1]
-    layers = Layers(1.0, np.tile([1.0, 0.05, 1.0, 1.0], (2, 3, 1)), np.zeros((2, 3)))
+    layers = PathWeights(1.0, np.tile([1.0, 0.05, 1.0, 1.0], (2, 3, 1)), np.zeros((2, 3)))
     asked = []
 
-    def fit(kept: NDArray[np.bool_] | None, Cs: object) -> Chosen:
+    def fit(kept: NDArray[np.bool_] | None, Cs: object) -> CVSelection:
         asked.append(kept)
-        return Chosen(None, 1.0, 1.0, (), np.zeros((1, 3)), False, layers, 1.0 + len(asked))  # ever worse
+        return CVSelection(None, 1.0, 1.0, (), np.zeros((1, 3)), False, layers, 1.0 + len(asked))  # ever worse
 
-    found, share = select_features(Centred(x, np.ones(50)).squares(np.ones(50)), fit, [1.0], lambda: False)
+    found, share = select_features(CenteredMatrix(x, np.ones(50)).squares(np.ones(50)), fit, [1.0], lambda: False)
     assert (share, found.log_loss) == (1.0, 2.0)
     assert asked[0] is None
     assert [kept.tolist() for kept in asked[1:]] == [
@@ -103,9 +103,11 @@ def test_a_head_of_some_features_is_that_of_these_alone() -> None:
     kept = rng.random((3, 12)) < 0.5
 
     def solve(columns: NDArray[np.bool_], some: NDArray[np.bool_] | None) -> list[NDArray[np.float64]]:
-        centred = Centred(x[:, columns], np.ones(80))
-        problems = Problems(centred, y, np.ones(80), fold, 3, 3)
-        path = solve_path(problems, Spectrum.of(centred, np.ones(80)), [0.01, 0.1, 1.0], 1e-9, 1000, kept=some)
+        centred = CenteredMatrix(x[:, columns], np.ones(80))
+        problems = CVSoftmaxProblem(centred, y, np.ones(80), fold, 3, 3)
+        path = solve_path(
+            problems, LowRankPreconditioner.of(centred, np.ones(80)), [0.01, 0.1, 1.0], 1e-9, 1000, kept=some
+        )
         return [solution.coef for solution in path]
 
     whole = solve(np.ones(12, np.bool_), kept)

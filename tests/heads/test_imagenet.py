@@ -21,7 +21,7 @@ from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.heads.imagenet import choose_classes, class_name, describe_choice, find_class, imagenet_head, is_imagenet
 from featcache.heads.linear_layer import layer
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 
 MakeFolder = Callable[..., Path]
 ANT, BEE, HOTDOG = 310, 309, 934
@@ -187,7 +187,7 @@ def test_a_cache_s_head_needs_no_training_and_is_one_like_any_other(
         logits = network.classifier[3](torch.tensor(val.clean()))[:, [ANT, BEE]]
     assert fit.accuracy.accuracy == float((logits.argmax(1).numpy() == val.y).mean())
     assert (fit.name, fit.report.method) == ("imagenet:ant,bee", "head imagenet:ant,bee")
-    recipe = Recipe(epochs=1, batch_size=4)
+    recipe = TrainConfig(epochs=1, batch_size=4)
     options = {"weights": str(weights), "recipe": recipe, **NET}
     by_folder = finetune(split_folder, tmp_path / "a", init_head=tmp_path / "head", **options)
     by_name = finetune(split_folder, tmp_path / "b", init_head="imagenet:ant,bee", **options)

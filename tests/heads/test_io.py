@@ -25,8 +25,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, NuSVC
 
 from featcache.errors import HeadError
-from featcache.heads.binary_relevance import EachLabel
-from featcache.heads.io import dump_head, load_head
+from featcache.heads.binary_relevance import BinaryRelevance
+from featcache.heads.io import load_head, save_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.registry import classify, is_multilabel
 
@@ -52,7 +52,7 @@ def refused(estimator: BaseEstimator, folder: Path) -> str:
 def test_support_vector_machines_are_loaded(svc: Any, classes: int, pipeline: bool, tmp_path: Path) -> None:
     estimator = make_pipeline(StandardScaler(), svc) if pipeline else svc
     estimator.fit(X[classes > Y], Y[classes > Y])
-    name, data = dump_head(estimator)
+    name, data = save_head(estimator)
     (tmp_path / name).write_bytes(data)
     np.testing.assert_array_equal(load_head(tmp_path / name).predict(X), estimator.predict(X))
 
@@ -106,7 +106,7 @@ def test_sparse_matrices_whose_indices_nobody_checks_are_refused(form: str, kind
     model = RidgeClassifier().fit(X, Y)
     model.more = [{"deep": (getattr(scipy.sparse, f"{form}_{kind}")(X),)}]
     with pytest.raises(HeadError, match=r"^RidgeClassifier cannot be saved"):
-        dump_head(model)
+        save_head(model)
     assert refused(model, tmp_path).startswith("Untrusted types found in the file: ['scipy.sparse.")
 
 
@@ -159,7 +159,7 @@ def test_what_goes_wrong_inside_of_a_loaded_head_is_a_head_error(tmp_path: Path)
 
 def test_a_kernel_of_one_s_own_is_refused_before_it_is_saved() -> None:
     with pytest.raises(HeadError, match=r"^SVC could not be loaded again: its support vectors do not fit"):
-        dump_head(SVC(kernel="precomputed").fit(X @ X.T, Y))
+        save_head(SVC(kernel="precomputed").fit(X @ X.T, Y))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_what_nothing_checks_is_neither_saved_nor_loaded(estimator: Any, tmp_pat
     estimator.fit(x, np.arange(20) % 2)
     estimator.classes_ = np.array([0, 1])  # as a forged file would say
     with pytest.raises(HeadError):
-        dump_head(estimator)
+        save_head(estimator)
     path = tmp_path / "head.skops"
     skops.io.dump(estimator, path)
     with pytest.raises(HeadError, match=r"whose file nothing checks|[Uu]ntrusted"):
@@ -215,7 +215,7 @@ LINEAR = {
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_classifier_that_is_a_linear_layer_is_saved_as_one(name: str, classes: int, tmp_path: Path) -> None:
     estimator = LINEAR[name].fit(X[classes > Y], 2 * Y[classes > Y])
-    file, content = dump_head(estimator)
+    file, content = save_head(estimator)
     assert file == "head.safetensors"
     (tmp_path / file).write_bytes(content)
     again = load_head(tmp_path / file)
@@ -226,8 +226,8 @@ def test_a_classifier_that_is_a_linear_layer_is_saved_as_one(name: str, classes:
 
 def test_labels_with_a_linear_layer_each_are_saved_as_one(tmp_path: Path) -> None:
     labels = np.column_stack([Y == 0, Y > 0, np.ones(60)]).astype(np.int64)
-    estimator = make_pipeline(StandardScaler(), EachLabel(LogisticRegression())).fit(X, labels)
-    file, content = dump_head(estimator)
+    estimator = make_pipeline(StandardScaler(), BinaryRelevance(LogisticRegression())).fit(X, labels)
+    file, content = save_head(estimator)
     assert file == "head.safetensors"
     (tmp_path / file).write_bytes(content)
     again = load_head(tmp_path / file)
@@ -237,14 +237,14 @@ def test_labels_with_a_linear_layer_each_are_saved_as_one(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("estimator", [RidgeClassifier(), GaussianNB()], ids=str)
 def test_others_are_saved_as_they_are(estimator: Any) -> None:
-    assert dump_head(estimator.fit(X, Y))[0] == "head.skops"
+    assert save_head(estimator.fit(X, Y))[0] == "head.skops"
 
 
 def test_labels_at_the_end_of_a_pipeline_in_a_pipeline_are_several(tmp_path: Path) -> None:
     labels = np.column_stack([Y == 0, Y > 0])
-    inner = make_pipeline(StandardScaler(), EachLabel(GaussianNB()))
+    inner = make_pipeline(StandardScaler(), BinaryRelevance(GaussianNB()))
     estimator = make_pipeline(StandardScaler(), inner).fit(X, labels)
-    file, content = dump_head(estimator)
+    file, content = save_head(estimator)
     (tmp_path / file).write_bytes(content)
     again = load_head(tmp_path / file)
     assert is_multilabel(again)
@@ -301,10 +301,10 @@ def test_steps_that_are_none_are_no_pipeline() -> None:
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_equal_heads_are_equal_files(make: Callable[[], Any], tmp_path: Path) -> None:
-    first = dump_head(make().fit(X, Y))
+    first = save_head(make().fit(X, Y))
     keep_memory_busy = [np.zeros(1000) for _ in range(100)]  # other addresses
     second = make().fit(X, Y)
-    assert dump_head(second) == first
+    assert save_head(second) == first
     assert len(keep_memory_busy) == 100
     (tmp_path / first[0]).write_bytes(first[1])
     np.testing.assert_array_equal(load_head(tmp_path / first[0]).predict(X), second.predict(X))

@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
 from featcache.heads.solvers import knn
-from featcache.heads.solvers.knn import KS, votes
+from featcache.heads.solvers.knn import KS, knn_probabilities
 
 
 def data(n: int, d: int, classes: int, seed: int, copies: int = 3) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -30,7 +30,7 @@ def test_votes_are_those_of_scikit_learn_without_the_image_and_its_copies(
 ) -> None:
     x, labels, groups = data(n, d, classes, seed, copies)
     assume(np.diff(np.sort(cosine_similarity(x.astype(np.float64)), axis=1)).min() > 1e-6)  # nearly ties, in float32
-    found = votes(x, labels, groups, np.arange(len(x)), classes)
+    found = knn_probabilities(x, labels, groups, np.arange(len(x)), classes)
     assert found is not None
     assert set(found) >= {k for k in KS if k <= n - copies}
     for group in np.unique(groups):
@@ -49,7 +49,7 @@ def test_votes_by_hand() -> None:
     """Five directions of the plane, at 0, 10, 25, 60 and 100 degrees; the first two are copies."""
     angles = np.radians([0, 10, 25, 60, 100])
     x = np.array([1.0, 5.0, 0.1, 3.0, 2.0])[:, None] * np.column_stack([np.cos(angles), np.sin(angles)])
-    found = votes(x, np.array([0, 0, 1, 2, 1]), np.array([7, 7, 1, 2, 3]), np.arange(5), 3)
+    found = knn_probabilities(x, np.array([0, 0, 1, 2, 1]), np.array([7, 7, 1, 2, 3]), np.arange(5), 3)
     assert found is not None
     assert found[1].tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     np.testing.assert_allclose(
@@ -61,9 +61,9 @@ def test_votes_by_hand() -> None:
 @pytest.mark.parametrize("block_bytes", [1, 300, 4 * 60 * 7])
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
     x, labels, groups = data(60, 5, 3, seed=0)
-    whole = votes(x, labels, groups, np.arange(len(x)), 3)
+    whole = knn_probabilities(x, labels, groups, np.arange(len(x)), 3)
     monkeypatch.setattr(knn, "_BLOCK_BYTES", block_bytes)
-    blocks = votes(x, labels, groups, np.arange(len(x)), 3)
+    blocks = knn_probabilities(x, labels, groups, np.arange(len(x)), 3)
     assert whole is not None
     assert blocks is not None
     assert list(blocks) == list(whole) == list(KS)
@@ -75,7 +75,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, block_bytes: int
 @given(st.integers(2, 60), st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_each_image_shares_out_one_vote(n: int, d: int, classes: int, seed: int) -> None:
     x, labels, _ = data(n, d, classes, seed)
-    found = votes(x, labels, np.arange(n), np.arange(len(x)), classes)
+    found = knn_probabilities(x, labels, np.arange(n), np.arange(len(x)), classes)
     assert found is not None
     assert list(found) == [k for k in KS if k < n]
     for k, shares in found.items():
@@ -89,7 +89,7 @@ def test_copies_say_nothing_of_each_other() -> None:
     rng = np.random.default_rng(0)
     x, labels = np.repeat(rng.normal(size=(100, 8)), 2, axis=0), np.repeat(rng.integers(0, 2, 100), 2)
     every = np.arange(200)
-    blind, seeing = votes(x, labels, every // 2, every, 2), votes(x, labels, every, every, 2)
+    blind, seeing = knn_probabilities(x, labels, every // 2, every, 2), knn_probabilities(x, labels, every, every, 2)
     assert blind is not None
     assert seeing is not None
     assert (seeing[1].argmax(axis=1) == labels).all()
@@ -102,7 +102,7 @@ def test_copies_are_no_neighbours_even_where_there_are_few_others(n: int) -> Non
     rng = np.random.default_rng(0)
     x, labels = np.repeat(rng.normal(size=(3, 4)), [n - 2, 1, 1], axis=0), np.array([0] * (n - 2) + [1, 1])
     groups = np.array([0] * (n - 2) + [1, 2])
-    found = votes(x, labels, groups, np.arange(len(x)), 2)
+    found = knn_probabilities(x, labels, groups, np.arange(len(x)), 2)
     assert found is not None
     for k, shares in found.items():
         assert (k, shares[: n - 2].tolist()) == (k, [[0, 1]] * (n - 2))
@@ -110,7 +110,7 @@ def test_copies_are_no_neighbours_even_where_there_are_few_others(n: int) -> Non
 
 def test_features_of_length_zero_are_no_error() -> None:
     x = np.vstack([np.zeros((2, 3)), np.eye(3)])
-    found = votes(x, np.array([0, 0, 1, 1, 1]), np.arange(5), np.arange(len(x)), 2)
+    found = knn_probabilities(x, np.array([0, 0, 1, 1, 1]), np.arange(5), np.arange(len(x)), 2)
     assert found is not None
     assert all(np.isfinite(shares).all() for shares in found.values())
 
@@ -119,8 +119,8 @@ def test_features_of_length_zero_are_no_error() -> None:
 def test_lengths_and_float16_change_no_vote(dtype: str, factor: float) -> None:
     x, labels, groups = data(40, 6, 3, seed=1)
     x = x.astype(np.float16).astype(np.float32)
-    once = votes(x, labels, groups, np.arange(len(x)), 3)
-    other = votes((x * factor).astype(dtype), labels, groups, np.arange(len(x)), 3)
+    once = knn_probabilities(x, labels, groups, np.arange(len(x)), 3)
+    other = knn_probabilities((x * factor).astype(dtype), labels, groups, np.arange(len(x)), 3)
     assert once is not None
     assert other is not None
     for k in once:
@@ -136,14 +136,14 @@ def test_nothing_comes_of_votes_that_are_stopped(monkeypatch: pytest.MonkeyPatch
         return len(asked) == 3
 
     x, labels, groups = data(30, 4, 2, seed=0)
-    assert votes(x, labels, groups, np.arange(len(x)), 2, stop) is None
+    assert knn_probabilities(x, labels, groups, np.arange(len(x)), 2, stop) is None
     assert len(asked) == 3
 
 
 def test_some_rows_are_voted_for() -> None:
     x, labels, groups = data(40, 6, 3, seed=1)
     rows = np.array([3, 17, 20])
-    some, every = votes(x, labels, groups, rows, 3), votes(x, labels, groups, np.arange(40), 3)
+    some, every = knn_probabilities(x, labels, groups, rows, 3), knn_probabilities(x, labels, groups, np.arange(40), 3)
     assert some is not None
     assert every is not None
     for k in some:

@@ -9,15 +9,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
-from featcache.cache.concatenated import Joined
+from featcache.cache.concatenated import ConcatenatedFeatures
 from featcache.cache.features import Features
-from featcache.cache.lazy_arrays import Rows
+from featcache.cache.lazy_arrays import LazyRows
 from featcache.core.samples import Samples
-from featcache.heads.fit import Options, fit
-from featcache.heads.io import dump_head, load_head
-from featcache.heads.layer_scaling import equalise, unscaled
+from featcache.heads.fit import FitOptions, fit
+from featcache.heads.io import load_head, save_head
+from featcache.heads.layer_scaling import standardize_layers, unscaled
 from featcache.heads.linear import LinearHead
-from featcache.heads.linear_layer import fold
+from featcache.heads.linear_layer import as_linear
 from featcache.heads.one_vs_rest import OneVsRestHead
 
 N = 60
@@ -32,12 +32,12 @@ def layered(n: int = N, seed: int = 0) -> Features:
     parts = tuple(part.astype(np.float32) for part in (noise, told, np.full((n, 1, 2), 7.0)))
     sha256 = rng.integers(0, 256, (n, 32), dtype=np.uint8)
     samples = Samples(tuple(map(str, range(n))), y, np.zeros(n, np.uint8), sha256, ("ants", "bees"))
-    return Features(Rows(Joined(parts), np.arange(n)), samples)
+    return Features(LazyRows(ConcatenatedFeatures(parts), np.arange(n)), samples)
 
 
 def test_layers_count_alike_and_so_do_their_features() -> None:
     features = layered()
-    scale = equalise(features)
+    scale = standardize_layers(features)
     x = features.clean()[:] * scale
     np.testing.assert_allclose(x[:, :40].var(axis=0), 1 / 40, rtol=1e-4)
     np.testing.assert_allclose(x[:, 40:43].var(axis=0), 1 / 3, rtol=1e-4)
@@ -49,26 +49,26 @@ def test_a_feature_that_hardly_moves_is_not_blown_up() -> None:
     features = layered()
     parts = features.joined.parts
     parts[0][:, :, 5] = 1e-9 * parts[0][:, :, 6]
-    assert equalise(features)[5] <= 1001 * equalise(features)[6]
+    assert standardize_layers(features)[5] <= 1001 * standardize_layers(features)[6]
 
 
 @pytest.mark.parametrize("head", ["linear", "ridge", "lda", "centroid", "knn", "head2toe", "sgd", "logreg"])
 def test_a_head_takes_features_as_they_are(head: str) -> None:
     """What is kept needs no scaling: predictions of the features themselves are right."""
     train, val = layered(), layered(seed=1)
-    estimator = fit(head, Options(parameters={"lr": 0.1} if head == "sgd" else {}), train, val).estimator
+    estimator = fit(head, FitOptions(parameters={"lr": 0.1} if head == "sgd" else {}), train, val).estimator
     assert (estimator.predict(np.asarray(val.clean()[:])) == val.y).mean() >= 0.95
-    again = dump_head(estimator)
+    again = save_head(estimator)
     assert again[0] == ("head.skops" if head == "knn" else "head.safetensors")
 
 
 @pytest.mark.parametrize("head", ["forest", "sklearn.ensemble.ExtraTreesClassifier", DecisionTreeClassifier()], ids=str)
 def test_trees_need_no_scaling_and_are_saved(head: Any, tmp_path: Path) -> None:
     train, val = layered(), layered(seed=1)
-    estimator = fit(head, Options(), train, val).estimator
+    estimator = fit(head, FitOptions(), train, val).estimator
     x = np.asarray(val.clean()[:])
     assert (estimator.predict(x) == val.y).mean() >= 0.9
-    file, data = dump_head(estimator)
+    file, data = save_head(estimator)
     (tmp_path / file).write_bytes(data)
     np.testing.assert_array_equal(load_head(tmp_path / file).predict(x), estimator.predict(x))
 
@@ -77,7 +77,7 @@ def test_without_scaling_the_units_would_decide() -> None:
     """What the tests above rest on: a head of the same features, as wide as they come, sees noise."""
     train, val = layered(), layered(seed=1)
     one = Features(train.x[:], train.samples)
-    found = fit("centroid", Options(), one, val).estimator
+    found = fit("centroid", FitOptions(), one, val).estimator
     assert (found.predict(np.asarray(val.clean()[:])) == val.y).mean() < 0.8
 
 
@@ -95,7 +95,7 @@ def test_unscaled_is_the_head_on_scaled_features(kind: str, tmp_path: Any) -> No
     found = unscaled(made, scale)
     np.testing.assert_allclose(found.predict_proba(x), made.predict_proba(x * scale), rtol=1e-5)
     if kind == "logistic":
-        np.testing.assert_allclose(fold(found).predict_proba(x), made.predict_proba(x * scale), rtol=1e-5)
-    file, data = dump_head(found)
+        np.testing.assert_allclose(as_linear(found).predict_proba(x), made.predict_proba(x * scale), rtol=1e-5)
+    file, data = save_head(found)
     (tmp_path / file).write_bytes(data)
     np.testing.assert_allclose(load_head(tmp_path / file).predict_proba(x), found.predict_proba(x), rtol=1e-9)

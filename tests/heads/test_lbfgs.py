@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache.heads.solvers.lbfgs import Minimum, minimise
+from featcache.heads.solvers.lbfgs import Minimum, minimize
 
 One = Callable[[NDArray[Any]], tuple[float, NDArray[Any]]]
 
@@ -27,7 +27,7 @@ def solve(functions: list[One], start: NDArray[Any], tol: float = 1e-14, max_ite
         found = [functions[problem](row) for problem, row in zip(which, x, strict=True)]
         return np.array([value for value, _ in found]), np.array([gradient for _, gradient in found])
 
-    return minimise(objective, np.atleast_2d(start), plain, tol, max_iter)
+    return minimize(objective, np.atleast_2d(start), plain, tol, max_iter)
 
 
 def quadratic(size: int, decades: float, seed: int) -> tuple[One, NDArray[Any]]:
@@ -60,7 +60,7 @@ def test_problems_do_not_touch_each_other(seed: int) -> None:
 
 def test_the_first_step_is_newtons_where_the_preconditioner_is_the_inverse_hessian() -> None:
     hessian = np.array([1.0, 100.0])
-    found = minimise(
+    found = minimize(
         lambda x, _: (1 + (x * hessian * x).sum(1) / 2, hessian * x),
         np.array([[3.0, -2.0]]),
         lambda gradient, _: gradient / hessian,
@@ -74,7 +74,7 @@ def test_the_first_step_is_newtons_where_the_preconditioner_is_the_inverse_hessi
 def test_the_value_ends_about_tol_above_the_minimum_where_the_preconditioner_is_about_right(tol: float) -> None:
     hessian = np.logspace(0, 6, 20)
     wrong = np.random.default_rng(0).uniform(0.5, 2, 20)
-    found = minimise(
+    found = minimize(
         lambda x, _: (1 + (x * hessian * x).sum(1) / 2, hessian * x),
         np.ones((1, 20)),
         lambda gradient, _: gradient / (wrong * hessian),

@@ -20,13 +20,13 @@ from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 from sklearn.svm import SVC
 
 import several
-from featcache.heads.binary_relevance import EachLabel
-from featcache.heads.fit import Options, fit
+from featcache.heads.binary_relevance import BinaryRelevance
+from featcache.heads.fit import FitOptions, fit
 from featcache.heads.linear import LinearHead
-from featcache.heads.linear_layer import FAR, FOLDING, Layer, fold, layer
+from featcache.heads.linear_layer import CERTAIN_LOGIT, LINEAR_HEADS, LinearWeights, as_linear, layer
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HEADS, classify
-from featcache.heads.tuning.families import FAMILIES
+from featcache.heads.tuning.families import TUNED_HEADS
 
 LAST = {
     "linear": LinearHead,
@@ -62,7 +62,7 @@ def test_a_pipeline_and_its_layer_have_the_same_probabilities(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of unscaled features on which a solver stops early: as good as any
         pipe = make_pipeline(*steps, LAST[last]()).fit(x, y)
-    head = fold(pipe)
+    head = as_linear(pipe)
     assert isinstance(head, LinearHead)
     new = np.concatenate([x, np.random.default_rng(seed).permuted(x, axis=0)])
     expected = pipe.predict_proba(new)
@@ -80,22 +80,22 @@ def test_one_classifier_a_label_becomes_one_layer(scaled: str) -> None:
     x, y = data(3, (0, 1))
     labels = np.column_stack([y, x[:, 2] > x[:, 2].mean(), np.ones(40), np.zeros(40)]).astype(np.int64)
     inner = LogisticRegression(max_iter=2000)
-    whole = EachLabel(make_pipeline(StandardScaler(), inner) if scaled == "inside" else inner)
+    whole = BinaryRelevance(make_pipeline(StandardScaler(), inner) if scaled == "inside" else inner)
     whole = make_pipeline(StandardScaler(), whole) if scaled == "outside" else whole
     whole.fit(x, labels)
-    head = fold(whole)
+    head = as_linear(whole)
     assert isinstance(head, OneVsRestHead)
     np.testing.assert_allclose(head.predict_proba(x), whole.predict_proba(x), atol=1e-9)
     np.testing.assert_array_equal(head.predict(x), whole.predict(x))
     found = layer(head, 4)
     np.testing.assert_allclose(expit(x @ found.weight.T + found.bias), whole.predict_proba(x), atol=1e-9)
-    assert found.bias[2:].tolist() == [FAR, -FAR]
+    assert found.bias[2:].tolist() == [CERTAIN_LOGIT, -CERTAIN_LOGIT]
     assert found.learnt.tolist() == [True, True, False, False]
 
 
 def test_our_heads_are_what_they_are() -> None:
     for head in (LinearHead(), OneVsRestHead()):
-        assert fold(head) is head
+        assert as_linear(head) is head
 
 
 class LogisticRegressionOfMine(ClassifierMixin, BaseEstimator):
@@ -121,33 +121,33 @@ LogisticRegressionOfMine.__name__ = "LogisticRegression"
 )
 def test_what_is_no_softmax_of_a_linear_layer_is_not_folded(estimator: Any) -> None:
     x, y = data(0, (0, 1, 2))
-    assert fold(estimator.fit(x, y)) is None
+    assert as_linear(estimator.fit(x, y)) is None
 
 
 def test_a_label_that_is_no_layer_leaves_none() -> None:
     x, y = data(0, (0, 1))
-    assert fold(EachLabel(GaussianNB()).fit(x, y[:, None])) is None
+    assert as_linear(BinaryRelevance(GaussianNB()).fit(x, y[:, None])) is None
 
 
 def test_a_class_of_the_same_name_from_elsewhere_is_not_trusted() -> None:
-    assert fold(LogisticRegressionOfMine()) is None
+    assert as_linear(LogisticRegressionOfMine()) is None
 
 
 def test_liblinear_has_a_sigmoid_for_each_of_several_classes() -> None:
     x, y = data(0, (0, 1))
     two = LogisticRegression(solver="liblinear").fit(x, y)
-    np.testing.assert_allclose(fold(two).predict_proba(x), two.predict_proba(x), rtol=1e-9)
+    np.testing.assert_allclose(as_linear(two).predict_proba(x), two.predict_proba(x), rtol=1e-9)
     several = LogisticRegression(max_iter=5000).fit(*data(0, (0, 1, 2)))
-    assert fold(several) is not None
+    assert as_linear(several) is not None
     several.solver = "liblinear"  # newer versions of scikit-learn refuse to fit it
-    assert fold(several) is None
+    assert as_linear(several) is None
 
 
 @pytest.mark.parametrize("multi_class", ["ovr", "multinomial"])
 def test_an_option_of_older_versions_is_not_folded(multi_class: str) -> None:
     model = LogisticRegression(max_iter=5000).fit(*data(0, (0, 1)))
     model.multi_class = multi_class  # whose probabilities of two classes are the sigmoid of 2 z, or several sigmoids
-    assert fold(model) is None
+    assert as_linear(model) is None
 
 
 def test_two_classes_share_their_logit() -> None:
@@ -158,7 +158,7 @@ def test_two_classes_share_their_logit() -> None:
 def test_a_class_that_train_lacked_has_no_probability_wherever_the_logits_lie() -> None:
     head = LinearHead.from_weights(np.array([[1.0], [2.0], [6.0]]), np.array([-900.0, -901, -902]), np.array([0, 2, 3]))
     found = layer(head, 4)
-    assert [part.tolist() for part in found] == [[[-2], [0], [-1], [3]], [1, -FAR, 0, -1]]
+    assert [part.tolist() for part in found] == [[[-2], [0], [-1], [3]], [1, -CERTAIN_LOGIT, 0, -1]]
     assert found.learnt.tolist() == [True, False, True, True]
     x = np.array([[0.0], [5.0], [-5.0]], np.float32)
     shares = softmax((x @ found.weight.T + found.bias).astype(np.float32), axis=1)
@@ -167,13 +167,13 @@ def test_a_class_that_train_lacked_has_no_probability_wherever_the_logits_lie() 
 
 
 def test_a_class_that_has_learnt_nothing_but_its_share_is_not_taken_for_an_absent_one() -> None:
-    assert Layer(np.zeros((2, 3)), np.array([-0.5, 0.5])).learnt.tolist() == [True, True]
+    assert LinearWeights(np.zeros((2, 3)), np.array([-0.5, 0.5])).learnt.tolist() == [True, True]
 
 
-@pytest.mark.parametrize("head", [*FAMILIES, *HEADS, "sgd"])
+@pytest.mark.parametrize("head", [*TUNED_HEADS, *HEADS, "sgd"])
 def test_heads_are_linear_layers_where_they_are_said_to_be(head: str) -> None:
     x, y = data(0, (0, 1, 2))
     train = several.features(x[:, None].astype(np.float32), y)
     parameters = {"epochs": 1} if head == "sgd" else {}
-    found = fit(head, Options(parameters), train, train).estimator
-    assert (fold(found) is not None) == (head in FOLDING)
+    found = fit(head, FitOptions(parameters), train, train).estimator
+    assert (as_linear(found) is not None) == (head in LINEAR_HEADS)

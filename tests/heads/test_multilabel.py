@@ -15,7 +15,7 @@ from featcache.cache.features import Features
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.tuning.families import FAMILIES, STRENGTHS, Tuned, Tuning
+from featcache.heads.tuning.families import PENALTIES, TUNED_HEADS, TunedHead, TuningData
 from featcache.heads.tuning.multilabel import TunedLabels, tune_labels
 from featcache.metrics.calibration import fit_label_temperatures, label_log_loss
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels
@@ -35,9 +35,9 @@ def fixed_strengths(monkeypatch: pytest.MonkeyPatch, *Cs: float) -> None:
     monkeypatch.setattr("featcache.heads.tuning.multilabel.inverse_strengths", lambda *_: list(Cs))
 
 
-def alone(some: Features, label: int, use: Any = "all") -> Tuned:
+def alone(some: Features, label: int, use: Any = "all") -> TunedHead:
     """What `linear` chooses for two classes: without the label, and with it."""
-    found = FAMILIES["linear"](Tuning(features(some.x, some.y[:, label].astype(np.int64)), use), lambda: False)
+    found = TUNED_HEADS["linear"](TuningData(features(some.x, some.y[:, label].astype(np.int64)), use), lambda: False)
     assert found is not None
     return found
 
@@ -133,7 +133,7 @@ def test_the_least_log_loss_of_each_label_is_what_is_reported() -> None:
     found = tune_labels(overlapping(n=80, c=4, seed=1))
     assert judged(found).log_loss <= min(trial.log_loss for trial in found.selection.chosen.trials) + 1e-9
     assert found.selection.chosen.trials[0].value < found.selection.chosen.trials[-1].value
-    assert len(found.selection.chosen.trials) <= len(STRENGTHS)
+    assert len(found.selection.chosen.trials) <= len(PENALTIES)
 
 
 def test_one_strength_for_all_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:

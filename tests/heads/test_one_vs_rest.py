@@ -15,9 +15,9 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 
 from featcache.cache import lazy_arrays
-from featcache.cache.lazy_arrays import Centred, Rows
-from featcache.heads.one_vs_rest import OneVsRest, OneVsRestHead, balance_labels
-from featcache.heads.solvers.preconditioner import Spectrum
+from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows
+from featcache.heads.one_vs_rest import OneVsRestHead, OneVsRestProblem, balance_labels
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.softmax import solve_path
 
 N = 90
@@ -106,9 +106,9 @@ def test_the_fold_of_a_problem_is_not_trained_on(balance: Any) -> None:
     x, y, w = data()
     fold = np.arange(N) % 4 - 1  # -1, 0, 1, 2
     weights = balance_labels(balance, y, w)
-    problems = OneVsRest(Centred(x, w), y, w, weights, fold, 4)
+    problems = OneVsRestProblem(CenteredMatrix(x, w), y, w, weights, fold, 4)
     assert (problems.k, problems.outputs) == (12, 1)
-    path = list(solve_path(problems, Spectrum.of(problems.x, w), [0.05, 2.0], 1e-10, 1000))
+    path = list(solve_path(problems, LowRankPreconditioner.of(problems.x, w), [0.05, 2.0], 1e-10, 1000))
     assert [one.C for one in path] == [0.05, 2.0]
     for one in path:
         assert one.converged.all()
@@ -125,7 +125,7 @@ def test_the_shares_of_a_problem_are_the_weights_without_and_with_its_label() ->
     y = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], np.uint8)
     w, fold = np.array([1.0, 2.0, 4.0, 8.0]), np.array([0, 1, -1, 0])
     balance = np.array([[1.0, 10.0], [2.0, 0.5]])
-    problems = OneVsRest(Centred(np.eye(4), w), y, w, balance, fold, 3)
+    problems = OneVsRestProblem(CenteredMatrix(np.eye(4), w), y, w, balance, fold, 3)
     expected = [[4, 20], [0, 3], [12, 10], [18, 2], [12, 30], [18, 3]]  # folds 0, 1, none; labels 0, 1
     np.testing.assert_allclose(problems.shares(), expected)
 
@@ -161,8 +161,8 @@ def test_nothing_is_learnt_of_a_label_that_one_fold_alone_has() -> None:
     fold = np.arange(N) % 3
     y[:, 1] = fold == 0
     y[:, 2] = fold != 1
-    problems = OneVsRest(Centred(x, w), y, w, np.ones((3, 2)), fold, 4)
-    (one,) = solve_path(problems, Spectrum.of(problems.x, w), [1.0], 1e-10, 1000)
+    problems = OneVsRestProblem(CenteredMatrix(x, w), y, w, np.ones((3, 2)), fold, 4)
+    (one,) = solve_path(problems, LowRankPreconditioner.of(problems.x, w), [1.0], 1e-10, 1000)
     coef, odds = one.coef[:, 0].reshape(4, 3, 5), np.exp(one.intercept[:, 0].reshape(4, 3))
     still = np.zeros((4, 3), bool)
     still[0, 1] = still[1, 2] = True
@@ -191,8 +191,8 @@ def test_rows_of_a_file_of_float16_give_the_same_as_arrays(
     mapped = np.memmap(tmp_path / "x", np.float16, "r", shape=(2 * N, 5))
     expected = OneVsRestHead(10.0).fit(x.astype(np.float32), y, w)
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 400)
-    monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", kept)
-    found = OneVsRestHead(10.0).fit(Rows(mapped, index), y, w)
+    monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", kept)
+    found = OneVsRestHead(10.0).fit(LazyRows(mapped, index), y, w)
     np.testing.assert_allclose(found.coef_, expected.coef_, atol=2e-3)
     np.testing.assert_allclose(found.intercept_, expected.intercept_, atol=5e-3)
     assert_solved(found.coef_[0], found.intercept_[0], alone(x, y[:, 0], w, 10.0))
@@ -206,7 +206,7 @@ def test_features_that_are_not_finite_are_refused(value: float, name: str, dtype
     with pytest.raises(ValueError, match=f"^Input X contains {name}"):
         OneVsRestHead().fit(x, y)
     with pytest.raises(ValueError, match=f"^Input X contains {name}"):
-        OneVsRestHead().fit(Rows(x, np.arange(N)), y)
+        OneVsRestHead().fit(LazyRows(x, np.arange(N)), y)
 
 
 # Predicting

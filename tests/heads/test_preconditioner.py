@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from featcache.cache import lazy_arrays
-from featcache.cache.lazy_arrays import Centred, Rows
-from featcache.heads.solvers.preconditioner import Spectrum
+from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def mean(spectrum: Spectrum) -> float:
+def mean(spectrum: LowRankPreconditioner) -> float:
     """Of all eigenvalues."""
     d, r = spectrum.vectors.shape
     return float(spectrum.values.sum() + (d - r) * spectrum.rest) / d
@@ -35,7 +35,7 @@ def covariance(x: NDArray[Any], weight: NDArray[np.float64]) -> NDArray[np.float
     return (x * weight[:, None]).T @ x / weight.sum()
 
 
-def inverse(spectrum: Spectrum, scale: float, ridge: float) -> NDArray[np.float64]:
+def inverse(spectrum: LowRankPreconditioner, scale: float, ridge: float) -> NDArray[np.float64]:
     return np.array(spectrum.times_inverse(np.eye(len(spectrum.vectors)), np.array(scale), np.array(ridge)))
 
 
@@ -43,7 +43,7 @@ def inverse(spectrum: Spectrum, scale: float, ridge: float) -> NDArray[np.float6
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
 def test_the_leading_eigenvalues_are_those_of_the_weighted_covariance(decay: float, dtype: str) -> None:
     x, weight = matrix(240, 120, decay).astype(dtype), np.random.default_rng(1).uniform(0, 2, 240)
-    found = Spectrum.of(Centred(x, weight), weight)
+    found = LowRankPreconditioner.of(CenteredMatrix(x, weight), weight)
     values, vectors = np.linalg.eigh(covariance(x, weight))
     assert found.vectors.shape == (120, 64)
     np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(64), atol=1e-9)
@@ -60,7 +60,7 @@ def test_the_inverse_is_exact_where_no_direction_is_left_out(
     d: int, decay: float, scale: float, ridge: float, seed: int
 ) -> None:
     x, weight = matrix(2 * d, d, decay, seed), np.random.default_rng(seed).uniform(0.1, 2, 2 * d)
-    spectrum = Spectrum.of(Centred(x, weight), weight)
+    spectrum = LowRankPreconditioner.of(CenteredMatrix(x, weight), weight)
     found = inverse(spectrum, 10**scale, 10**ridge)
     expected = np.linalg.inv(10**scale * covariance(x, weight) + 10**ridge * np.eye(d))
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
@@ -72,7 +72,7 @@ def test_the_inverse_is_symmetric_and_positive_definite(
     n: int, d: int, decay: float, ridge: float, single: bool, seed: int
 ) -> None:
     x = matrix(n, d, decay, seed).astype(np.float32 if single else np.float64)
-    spectrum = Spectrum.of(Centred(x, np.ones(n)), np.ones(n))
+    spectrum = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(n)), np.ones(n))
     found = inverse(spectrum, 0.25, 10**ridge)
     np.testing.assert_allclose(found, found.T, atol=1e-9 / 10**ridge)
     values = np.linalg.eigvalsh(found)
@@ -82,7 +82,7 @@ def test_the_inverse_is_symmetric_and_positive_definite(
 
 
 def test_each_row_of_each_problem_has_its_own_scale_and_ridge() -> None:
-    spectrum = Spectrum.of(Centred(matrix(60, 30, 1.0), np.ones(60)), np.ones(60))
+    spectrum = LowRankPreconditioner.of(CenteredMatrix(matrix(60, 30, 1.0), np.ones(60)), np.ones(60))
     rng = np.random.default_rng(0)
     gradient, scale, ridge = rng.normal(size=(2, 3, 30)), rng.uniform(0, 1, (2, 3)), rng.uniform(0.1, 1, (2, 1))
     found = spectrum.times_inverse(gradient, scale, ridge)
@@ -96,7 +96,7 @@ def test_each_row_of_each_problem_has_its_own_scale_and_ridge() -> None:
 def test_what_is_left_out_counts_as_much_in_every_direction() -> None:
     """Of 100 equal eigenvalues, 64 are found; the other 36 are their own mean."""
     x = np.vstack([np.eye(100), -np.eye(100)])
-    spectrum = Spectrum.of(Centred(x, np.ones(200)), np.ones(200))
+    spectrum = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(200)), np.ones(200))
     np.testing.assert_allclose(spectrum.values, 0.01, rtol=1e-9)
     np.testing.assert_allclose([spectrum.rest, mean(spectrum)], 0.01, rtol=1e-9)
     np.testing.assert_allclose(inverse(spectrum, 3.0, 0.5), np.eye(100) / 0.53, atol=1e-9)
@@ -105,8 +105,8 @@ def test_what_is_left_out_counts_as_much_in_every_direction() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_large_features_are_no_less_exact(dtype: str) -> None:
     x = (matrix(200, 100, 1.0) - 5).astype(dtype)
-    one = Spectrum.of(Centred(x, np.ones(200)), np.ones(200))
-    large = Spectrum.of(Centred(x * np.array(8000, dtype), np.ones(200)), np.ones(200))
+    one = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(200)), np.ones(200))
+    large = LowRankPreconditioner.of(CenteredMatrix(x * np.array(8000, dtype), np.ones(200)), np.ones(200))
     rtol = 1e-2 if dtype == "float16" else 1e-4
     np.testing.assert_allclose(large.values, one.values * 8000**2, rtol=rtol)
     np.testing.assert_allclose(large.rest, one.rest * 8000**2, rtol=rtol)
@@ -115,7 +115,7 @@ def test_large_features_are_no_less_exact(dtype: str) -> None:
 
 def test_a_sample_of_many_rows_tells_about_all() -> None:
     x = matrix(5000, 80, 1.0)
-    found = Spectrum.of(Centred(x, np.ones(5000)), np.ones(5000))
+    found = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(5000)), np.ones(5000))
     values = np.linalg.eigvalsh(covariance(x, np.ones(5000)))
     np.testing.assert_allclose(found.values[-3:], values[-3:], rtol=0.35)
     np.testing.assert_allclose(mean(found), values.mean(), rtol=0.2)
@@ -123,9 +123,9 @@ def test_a_sample_of_many_rows_tells_about_all() -> None:
 
 def test_rows_that_are_read_anew_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, index = matrix(300, 20, 1.0).astype(np.float16), np.arange(0, 300, 2)
-    kept = Spectrum.of(Centred(x[index], np.ones(150)), np.ones(150))
-    monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
-    streamed = Spectrum.of(Centred(Rows(x, index), np.ones(150)), np.ones(150))
+    kept = LowRankPreconditioner.of(CenteredMatrix(x[index], np.ones(150)), np.ones(150))
+    monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
+    streamed = LowRankPreconditioner.of(CenteredMatrix(LazyRows(x, index), np.ones(150)), np.ones(150))
     for mine, other in zip(streamed, kept, strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -133,7 +133,7 @@ def test_rows_that_are_read_anew_give_the_same(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("d", [1, 3, 100])
 @pytest.mark.parametrize("n", [1, 50])
 def test_features_without_spread_leave_the_ridge_alone(n: int, d: int) -> None:
-    spectrum = Spectrum.of(Centred(np.full((n, d), 7.0), np.ones(n)), np.ones(n))
+    spectrum = LowRankPreconditioner.of(CenteredMatrix(np.full((n, d), 7.0), np.ones(n)), np.ones(n))
     assert mean(spectrum) == 0
     np.testing.assert_allclose(inverse(spectrum, 1.0, 0.25), 4 * np.eye(d), atol=1e-12)
 
@@ -142,14 +142,14 @@ def test_a_sample_without_weight_leaves_the_ridge_alone() -> None:
     """All the weight is on two rows of 1000, and 6 rows are looked at."""
     weight = np.zeros(1000)
     weight[[7, 11]] = 1
-    spectrum = Spectrum.of(Centred(matrix(1000, 3, 0.0), weight), weight)
+    spectrum = LowRankPreconditioner.of(CenteredMatrix(matrix(1000, 3, 0.0), weight), weight)
     np.testing.assert_allclose(inverse(spectrum, 1.0, 0.25), 4 * np.eye(3), atol=1e-12)
 
 
 @pytest.mark.parametrize("d", [40, 100])
 def test_fewer_rows_than_features_are_no_error(d: int) -> None:
     x = matrix(5, d, 1.0)
-    spectrum = Spectrum.of(Centred(x, np.ones(5)), np.ones(5))
+    spectrum = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(5)), np.ones(5))
     values, vectors = np.linalg.eigh(covariance(x, np.ones(5)))
     np.testing.assert_allclose(spectrum.values[-4:], values[-4:], rtol=1e-6)
     np.testing.assert_allclose(spectrum.values[:-4], 0, atol=1e-12)

@@ -16,11 +16,11 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
-from featcache.cache.features import FlatFeatures
-from featcache.cache.lazy_arrays import Rows
+from featcache.cache.features import TrainingMatrix
+from featcache.cache.lazy_arrays import LazyRows
 from featcache.errors import HeadError
 from featcache.heads import registry
-from featcache.heads.io import dump_head, load_head
+from featcache.heads.io import load_head, save_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.registry import (
     HEADS,
@@ -34,12 +34,12 @@ CENTRES = np.array([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])
 ALL_NAMES = "linear, logreg, svm, knn, ridge, lda, centroid, forest, auto, sgd, head2toe, attention, imagenet:CLASS,..."
 
 
-def flat(views: int = 1, n: int = 30, noise: float = 0.5) -> FlatFeatures:
+def flat(views: int = 1, n: int = 30, noise: float = 0.5) -> TrainingMatrix:
     """Three clouds far apart; the views of an image are identical."""
     rng = np.random.default_rng(0)
     y = np.arange(n) % 3
     x = (CENTRES[y] + noise * rng.normal(size=(n, 3))).astype(np.float16)
-    return FlatFeatures(
+    return TrainingMatrix(
         np.repeat(x, views, axis=0),
         np.repeat(y, views),
         np.repeat(np.arange(n), views),
@@ -48,7 +48,7 @@ def flat(views: int = 1, n: int = 30, noise: float = 0.5) -> FlatFeatures:
 
 
 def saved(estimator: Any, folder: Path) -> Path:
-    name, data = dump_head(estimator)
+    name, data = save_head(estimator)
     (folder / name).write_bytes(data)
     return folder / name
 
@@ -165,7 +165,7 @@ def test_a_foreign_classifier_is_neither_saved_nor_loaded(tmp_path: Path) -> Non
     mark, file = tmp_path / "mark", tmp_path / "head.skops"
     estimator = Foreign(str(mark)).fit(CENTRES, [0, 1, 2])
     with pytest.raises(HeadError) as caught:
-        dump_head(estimator)
+        save_head(estimator)
     assert str(caught.value) == (
         "Foreign cannot be saved so that loading executes no code: it holds foreign.Foreign. "
         "Use fit_head() from Python without `out`, or another head."
@@ -240,7 +240,7 @@ def test_trees_inside_of_other_estimators_cannot_be_checked_and_are_refused(comp
         HeadError,
         match=r"(trees inside of a|cannot be saved so that loading executes no code|whose file nothing checks)",
     ):
-        dump_head(composed)
+        save_head(composed)
     (tmp_path / "head.skops").write_bytes(skops.io.dumps(composed))
     with pytest.raises(
         HeadError,
@@ -275,7 +275,7 @@ def test_a_tree_that_would_read_foreign_memory_is_refused(
 
 
 def test_a_forest_whose_tree_takes_more_features_than_it_is_refused(tmp_path: Path) -> None:
-    features: FlatFeatures = flat()
+    features: TrainingMatrix = flat()
     forest = RandomForestClassifier(2, random_state=0).fit(features.x.astype(np.float32), features.y)
     tamper(forest.estimators_[0], "feature", 10**6)
     forest.estimators_[0].n_features_in_ = 10**7
@@ -300,7 +300,7 @@ def test_predictions_do_not_depend_on_the_block(name: str, monkeypatch: pytest.M
     monkeypatch.setattr(registry, "_BLOCK", 7)
     np.testing.assert_array_equal(classify(estimator, features.x, 3)[0], whole)
     np.testing.assert_array_equal(
-        classify(estimator, Rows(np.asarray(features.x), np.arange(3, 20)), 3)[0], whole[3:20]
+        classify(estimator, LazyRows(np.asarray(features.x), np.arange(3, 20)), 3)[0], whole[3:20]
     )
     if shares is not None:
         np.testing.assert_allclose(classify(estimator, np.asarray(features.x), 3)[1], shares, rtol=1e-6)

@@ -11,9 +11,9 @@ from featcache.cache.features import Features
 from featcache.core.rng import epoch_order
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.heads.fit import Options, fit
+from featcache.heads.fit import FitOptions, fit
 from featcache.heads.sgd import TUTORIAL, fit_sgd
-from featcache.training.loop import Epoch, Recipe, linear_layer
+from featcache.training.loop import EpochMetrics, TrainConfig, linear_layer
 
 
 def features(n: int, views: int, split: int, classes: int = 3) -> Features:
@@ -25,7 +25,7 @@ def features(n: int, views: int, split: int, classes: int = 3) -> Features:
     return Features(x, Samples(ids, labels, np.full(n, split, np.uint8), sha256, tuple("abcdef"[:classes])))
 
 
-def by_hand(train: Features, recipe: Recipe, seed: int) -> tuple[list[float], list[nn.Linear]]:
+def by_hand(train: Features, recipe: TrainConfig, seed: int) -> tuple[list[float], list[nn.Linear]]:
     """The losses and the layer after each epoch, by a loop that knows neither Training nor train()."""
     module = linear_layer(5, len(train.samples.classes), seed)
     optimizer = torch.optim.SGD(module.parameters(), lr=recipe.lr, momentum=recipe.momentum)
@@ -51,7 +51,7 @@ def by_hand(train: Features, recipe: Recipe, seed: int) -> tuple[list[float], li
 @pytest.mark.parametrize("classes", [2, 3])
 def test_epoch_e_trains_on_view_e_in_that_epoch_s_order(views: int, classes: int) -> None:
     train, val = features(23, views, 0, classes), features(11, 0, 1, classes)
-    recipe = Recipe(epochs=5, batch_size=4, lr=0.05, schedule="constant")
+    recipe = TrainConfig(epochs=5, batch_size=4, lr=0.05, schedule="constant")
     head, history = fit_sgd(train, val, recipe, seed=3)
     losses, modules = by_hand(train, recipe, 3)
     assert [epoch.loss for epoch in history] == pytest.approx(losses, rel=1e-5)
@@ -69,7 +69,7 @@ def test_the_best_epoch_s_weights_are_kept_where_later_ones_are_worse() -> None:
     train, val = features(20, 1, 0), features(12, 0, 1)
     worse = Features(train.x, train.samples.take(np.arange(20)))
     worse.samples.labels[:] = (worse.y + 1) % 3  # what is learnt is wrong on val
-    head, history = fit_sgd(worse, val, Recipe(epochs=6, lr=0.3, batch_size=5), seed=1)
+    head, history = fit_sgd(worse, val, TrainConfig(epochs=6, lr=0.3, batch_size=5), seed=1)
     accuracies = [epoch.val_accuracy for epoch in history]
     assert accuracies[-1] < max(accuracies)
     assert float((head.predict(val.clean()) == val.y).mean()) == max(accuracies)
@@ -77,8 +77,8 @@ def test_the_best_epoch_s_weights_are_kept_where_later_ones_are_worse() -> None:
 
 def test_every_epoch_is_told_and_the_seed_decides_all() -> None:
     train, val = features(20, 2, 0), features(12, 0, 1)
-    told: list[Epoch] = []
-    recipe = Recipe(epochs=3, batch_size=8)
+    told: list[EpochMetrics] = []
+    recipe = TrainConfig(epochs=3, batch_size=8)
     head, history = fit_sgd(train, val, recipe, seed=1, on_epoch=told.append)
     assert told == history
     torch.manual_seed(123)
@@ -107,4 +107,4 @@ def test_the_default_is_the_tutorial_s() -> None:
 )
 def test_a_rate_that_numbers_cannot_follow_is_an_error(lr: float, message: str) -> None:
     with pytest.raises(HeadError, match=message):
-        fit("sgd", Options({"lr": lr, "epochs": 3}), features(60, 1, 0), features(20, 0, 1))
+        fit("sgd", FitOptions({"lr": lr, "epochs": 3}), features(60, 1, 0), features(20, 0, 1))

@@ -14,9 +14,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from featcache.cache import lazy_arrays
-from featcache.cache.lazy_arrays import Centred
-from featcache.heads.solvers.preconditioner import Spectrum
-from featcache.heads.solvers.softmax import Problems, Solution, cross_entropy, solve_path
+from featcache.cache.lazy_arrays import CenteredMatrix
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
+from featcache.heads.solvers.softmax import CVSoftmaxProblem, Solution, cross_entropy, solve_path
 
 K = 4  # problems: three folds, and all rows
 PATH = [1e-4, 1e-2, 1.0, 100.0]
@@ -31,10 +31,10 @@ class Data(NamedTuple):
     def seen(self, problem: int) -> NDArray[np.int64]:
         return np.flatnonzero((self.fold != problem) & (self.weight > 0))
 
-    def problems(self) -> Problems:
+    def problems(self) -> CVSoftmaxProblem:
         classes = int(self.y.max()) + 1
         outputs = 1 if classes == 2 else classes
-        return Problems(Centred(self.x, self.weight), self.y, self.weight, self.fold, K, outputs)
+        return CVSoftmaxProblem(CenteredMatrix(self.x, self.weight), self.y, self.weight, self.fold, K, outputs)
 
 
 def data(classes: int, n: int = 120, d: int = 6, seed: int = 0, dtype: str = "float64") -> Data:
@@ -56,7 +56,7 @@ def ill_conditioned(classes: int, seed: int = 0) -> Data:
 
 def solve(some: Data, Cs: Sequence[float], tol: float = 1e-9, max_iter: int = 1000) -> list[Solution]:
     problems = some.problems()
-    return list(solve_path(problems, Spectrum.of(problems.x, problems.weight), Cs, tol, max_iter))
+    return list(solve_path(problems, LowRankPreconditioner.of(problems.x, problems.weight), Cs, tol, max_iter))
 
 
 def loss(coef: NDArray[Any], intercept: NDArray[Any], some: Data, rows: NDArray[np.int64], C: float) -> float:
@@ -166,7 +166,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, kept: bool) -> N
     (whole,) = solve(some, [1.0])
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 400)
     if not kept:
-        monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+        monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
     (parts,) = solve(some, [1.0])
     np.testing.assert_allclose(parts.coef, whole.coef, atol=1e-4)
     np.testing.assert_allclose(parts.intercept, whole.intercept, atol=1e-4)
@@ -244,10 +244,10 @@ def test_leading_directions_save_half_of_the_iterations() -> None:
     """60 features are no more than the spectrum's rank, so that the first estimate is about Newton's."""
     some = ill_conditioned(2)
     problems = some.problems()
-    blind = Spectrum(np.eye(60), np.ones(60), 1.0)
+    blind = LowRankPreconditioner(np.eye(60), np.ones(60), 1.0)
     counts = [
         sum(one.iterations.sum() for one in solve_path(problems, spectrum, PATH, 1e-5, 1000))
-        for spectrum in (Spectrum.of(problems.x, problems.weight), blind)
+        for spectrum in (LowRankPreconditioner.of(problems.x, problems.weight), blind)
     ]
     assert 2 * counts[0] < counts[1]
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 import several
 from featcache.cache import lazy_arrays
-from featcache.cache.lazy_arrays import Centred
+from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.heads.linear import LinearHead
-from featcache.heads.one_vs_rest import OneVsRest, OneVsRestHead
+from featcache.heads.one_vs_rest import OneVsRestHead, OneVsRestProblem
 from featcache.heads.solvers import torch_pass
-from featcache.heads.solvers.softmax import Problems, Regressions, numpy_pass
-from featcache.heads.solvers.torch_pass import DevicePass
-from featcache.heads.tuning.families import FAMILIES, Tuning
+from featcache.heads.solvers.softmax import BatchedProblem, CVSoftmaxProblem, loss_and_gradient
+from featcache.heads.solvers.torch_pass import TorchLossAndGradient
+from featcache.heads.tuning.families import TUNED_HEADS, TuningData
 
 N, D = 300, 7
 
@@ -28,17 +28,17 @@ def drawn(dtype: type = np.float32) -> tuple[NDArray[Any], NDArray[np.float64], 
     return x.astype(dtype), chance.random(N) + 0.1, chance.integers(-1, 3, N)
 
 
-def softmax(classes: int, dtype: type = np.float32) -> Regressions:
+def softmax(classes: int, dtype: type = np.float32) -> BatchedProblem:
     x, weight, fold = drawn(dtype)
     labels = np.random.default_rng(1).integers(0, classes, N)
-    return Problems(Centred(x, weight), labels, weight, fold, 4, 1 if classes == 2 else classes)
+    return CVSoftmaxProblem(CenteredMatrix(x, weight), labels, weight, fold, 4, 1 if classes == 2 else classes)
 
 
-def labelled(dtype: type = np.float32) -> Regressions:
+def labelled(dtype: type = np.float32) -> BatchedProblem:
     x, weight, fold = drawn(dtype)
     labels = (np.random.default_rng(1).random((N, 3)) < (0.5, 0.1, 0)).astype(np.uint8)
     balance = np.array([[1.0, 1.0], [0.6, 5.0], [1.0, 1.0]])
-    return OneVsRest(Centred(x, weight), labels, weight, balance, fold, 4)
+    return OneVsRestProblem(CenteredMatrix(x, weight), labels, weight, balance, fold, 4)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -51,15 +51,15 @@ def test_losses_gradients_and_curvature_are_equal(
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 64 * D * 4)
     monkeypatch.setattr(torch_pass, "_LOGITS_BYTES", 37 * 12 * 4)
     if not kept:
-        monkeypatch.setattr(lazy_arrays, "KEPT_BYTES", 0)
+        monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
     problems = {"two": lambda: softmax(2, dtype), "five": lambda: softmax(5, dtype), "labels": lambda: labelled(dtype)}
     some = problems[kind]()
     which = np.array([0, 2, 3])
     theta = np.random.default_rng(2).standard_normal((3, some.outputs, D + 1)).astype(dtype)
     totals = some.shares().sum(axis=1)
     curved, bent = np.zeros((2, 3, some.outputs), np.float64)
-    expected = numpy_pass(some, theta, which, totals, curved)
-    losses, gradient = DevicePass(some, "cpu")(theta, which, totals, bent)
+    expected = loss_and_gradient(some, theta, which, totals, curved)
+    losses, gradient = TorchLossAndGradient(some, "cpu")(theta, which, totals, bent)
     close = 1e-12 if dtype == np.float64 else 2e-6
     np.testing.assert_allclose(losses, expected[0], rtol=close)
     np.testing.assert_allclose(gradient, expected[1], rtol=0, atol=close * np.abs(expected[1]).max())
@@ -93,17 +93,19 @@ def test_the_heads_are_the_same(classes: int) -> None:
 
 
 def test_all_fractions_of_features_share_one_copy_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[DevicePass] = []
+    made: list[TorchLossAndGradient] = []
 
-    class Counted(DevicePass):
-        def __init__(self, problems: Regressions, device: str) -> None:
+    class Counted(TorchLossAndGradient):
+        def __init__(self, problems: BatchedProblem, device: str) -> None:
             super().__init__(problems, device)
             made.append(self)
 
-    monkeypatch.setattr(torch_pass, "DevicePass", Counted)
+    monkeypatch.setattr(torch_pass, "TorchLossAndGradient", Counted)
     x, _, _ = drawn()
     features = several.features(x[:, None], np.random.default_rng(1).integers(0, 3, N))
-    there, here = (FAMILIES["head2toe"](Tuning(features, device=device), lambda: False) for device in ("cpu:0", "cpu"))
+    there, here = (
+        TUNED_HEADS["head2toe"](TuningData(features, device=device), lambda: False) for device in ("cpu:0", "cpu")
+    )
     assert there is not None
     assert here is not None
     np.testing.assert_allclose(there.estimator.coef_, here.estimator.coef_, rtol=1e-2, atol=1e-4)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from featcache.analysis.doctor.findings import Diagnosis, Finding, Severity
+from featcache.analysis.doctor.findings import DoctorReport, Issue, Severity
 
 
-def kinds(found: Diagnosis, *severities: Severity) -> list[str]:
+def kinds(found: DoctorReport, *severities: Severity) -> list[str]:
     """The kinds of the findings of these severities, of all without any, the worst first."""
     return [one.kind for one in found.findings if not severities or one.severity in severities]
 
 
-def find(found: Diagnosis, kind: str) -> Finding | None:
+def find(found: DoctorReport, kind: str) -> Issue | None:
     """The finding of a kind, if there is one."""
     return next((finding for finding in found.findings if finding.kind == kind), None)

@@ -27,7 +27,7 @@ import pytest
 
 from commands import toy_cache, write_folder
 from featcache._utils.files import FULL
-from featcache.backbones.engines.base import openvino as conversion
+from featcache.backbones.engines import openvino as conversion
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.transfer import pull, push
@@ -40,19 +40,19 @@ from featcache.extraction.extract import extract
 from featcache.extraction.update import repair, update
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
-from featcache.heads.linear_layer import Layer
+from featcache.heads.linear_layer import LinearWeights
 from featcache.metrics.predictions import read_predictions
 from featcache.models.evaluate import evaluate
 from featcache.models.export import export as exporting
 from featcache.models.export.export import export
 from featcache.models.load import SavedModel
 from featcache.models.prediction import Prediction
-from featcache.models.sort_files import Sorter
+from featcache.models.sort_files import FileSorter
 from featcache.reports import plots
 from featcache.reports.benchmark_report import write_report
 from featcache.reports.html import Section, write_page
 from featcache.reports.style import save
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from featcache.vision.decode import decode
 from featcache.vision.image_cache import ImageCache
 from limits import Ended, Work, file_size_limit, killed_at, run_apart, two_at_once
@@ -100,7 +100,7 @@ def tune(folder: Path, epochs_before_a_stop: int = 9) -> None:
             raise StopError
 
     run = folder / "run"
-    options = {"backbone": trainable_backbone(), "recipe": Recipe(epochs=2, batch_size=4), "workers": 1}
+    options = {"backbone": trainable_backbone(), "recipe": TrainConfig(epochs=2, batch_size=4), "workers": 1}
     finetune(folder / "photos", run, resume=run.exists(), on_epoch=stop, **options)
 
 
@@ -193,7 +193,7 @@ def judgement(folder: Path) -> object:
     return read_predictions(folder / "evaluated"), (figures["n"], figures["accuracy"])
 
 
-def write_graph(_saved: SavedModel, last: Layer, out: Path) -> str:
+def write_graph(_saved: SavedModel, last: LinearWeights, out: Path) -> str:
     """In place of a real format, which takes seconds: the weights, and a program with a mark."""
     with out.open("wb") as file:
         file.write(last.weight.tobytes() * 20)
@@ -290,7 +290,7 @@ def conversion_state(folder: Path) -> object:
 
 def sort_by(how: str) -> Work:
     def run(folder: Path) -> None:
-        sorter = Sorter(folder / "sorted", how, ("ants", "bees"))  # type: ignore[arg-type]
+        sorter = FileSorter(folder / "sorted", how, ("ants", "bees"))  # type: ignore[arg-type]
         for path in list_images(folder / "new"):
             sorter.place(Prediction(str(path), "ants", (("ants", 0.9),)))
 

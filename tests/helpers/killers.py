@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import Features
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.core.ray_cluster import Cluster
 from featcache.extraction.extract import extract
 from toys import ToyNet, toy_backbone
@@ -28,7 +28,7 @@ class Slow(Backbone):
 
     fatal: str | None = None
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         time.sleep(0.02)
         if self.fatal == "white" and np.any(np.all(pixels == 255, axis=(1, 2, 3))):
             os.kill(os.getpid(), signal.SIGKILL)

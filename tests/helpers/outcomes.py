@@ -12,7 +12,7 @@ import pytest
 from featcache._utils.progress_bar import Progress
 from featcache.analysis.benchmark import routes, runner
 from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, Outcome
-from featcache.analysis.benchmark.routes import ROUTES, Order
+from featcache.analysis.benchmark.routes import ROUTES, RouteTask
 
 
 def outcome(route: str, **changes: Any) -> Outcome:
@@ -146,7 +146,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     tasks: list[str] = []
 
-    def run(order: Order, progress: Progress) -> dict[str, Any]:
+    def run(order: RouteTask, progress: Progress) -> dict[str, Any]:
         started = time.perf_counter()
         order = json.loads(json.dumps(order | routes._imports(order)))
         tasks.append(order.pop("task"))

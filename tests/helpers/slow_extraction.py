@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import Features
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.extraction.extract import extract
 from toys import ToyNet, toy_backbone
 
@@ -18,7 +18,7 @@ from toys import ToyNet, toy_backbone
 class SlowBackbone(Backbone):
     """The toy backbone, 20 ms slower a batch."""
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         time.sleep(0.02)
         return super().submit(pixels)
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from featcache.backbones.backbone import Backbone
 from featcache.finetuning.finetune import finetune
-from featcache.training.distributed import World
-from featcache.training.loop import Epoch
+from featcache.training.distributed import ProcessGroup
+from featcache.training.loop import EpochMetrics
 from trainable import RECIPE
 
 
@@ -39,12 +39,12 @@ def backbone() -> Backbone:
         return Backbone(Net(), name="together", image_size=8, resize_size=10)
 
 
-def tune(data: str, out: str, world: World, **options: Any) -> list[dict[str, Any]]:
+def tune(data: str, out: str, world: ProcessGroup, **options: Any) -> list[dict[str, Any]]:
     """The epochs, as JSON values."""
     last, stop_in = options.pop("die_after", None), options.pop("stop_in", None)
     recipe = replace(RECIPE, epochs=3, batch_size=options.pop("batch_size", 5))
 
-    def die(epoch: Epoch) -> None:
+    def die(epoch: EpochMetrics) -> None:
         if epoch.epoch == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -71,7 +71,7 @@ def run_as(environment: dict[str, str], said: str, data: str, out: str, options:
         os.dup2(os.open(said + suffix, os.O_WRONLY | os.O_CREAT), number)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    world = World.of_torchrun()
+    world = ProcessGroup.of_torchrun()
     history = tune(data, out, world, **options)
     if world.first:
         sys.stdout.write(json.dumps(history))

@@ -15,9 +15,9 @@ from featcache._utils.files import atomic_write
 from featcache.backbones.backbone import Backbone
 from featcache.core.model_card import ModelCard
 from featcache.finetuning import finetune as finetuning
-from featcache.training.loop import Epoch, Recipe
+from featcache.training.loop import EpochMetrics, TrainConfig
 
-RECIPE = Recipe(epochs=4, batch_size=4, lr=0.02, schedule="cosine", weight_decay=1e-3)
+RECIPE = TrainConfig(epochs=4, batch_size=4, lr=0.02, schedule="cosine", weight_decay=1e-3)
 
 SEED = 5  # with these, epoch 2 is the best on conftest's split_folder
 
@@ -74,7 +74,7 @@ def staged_backbone() -> Backbone:
 def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
     """Start a run and kill the process with SIGKILL at a moment of an epoch."""
     torch.set_num_threads(1)  # as conftest does: the results must be equal bit by bit
-    finished: list[Epoch] = []
+    finished: list[EpochMetrics] = []
 
     def die(*_args: Any) -> None:
         if len(finished) == epoch - 1:
@@ -99,7 +99,7 @@ def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
         die()
         dump(value, file)
 
-    def on_epoch(value: Epoch) -> None:
+    def on_epoch(value: EpochMetrics) -> None:
         if moment == "after the epoch":
             die()
         finished.append(value)

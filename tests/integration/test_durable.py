@@ -21,7 +21,7 @@ from featcache.core.model_folder import locate
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.training.loop import linear_layer
-from featcache.training.network import Network
+from featcache.training.network import BackboneWithHead
 from limits import killed_at, run_apart
 from trainable import trainable_backbone
 
@@ -128,7 +128,7 @@ def test_a_model_that_its_owner_alone_can_read_is_called_that(
         os.seteuid(0)
 
 
-def saved_network(run: Path) -> Network:
-    network = Network(trainable_backbone().module, linear_layer(4, 2, 0))
+def saved_network(run: Path) -> BackboneWithHead:
+    network = BackboneWithHead(trainable_backbone().module, linear_layer(4, 2, 0))
     network.load(locate(run, "network.safetensors"))
     return network

@@ -24,11 +24,11 @@ from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.metrics.predictions import read_predictions
 from featcache.models.evaluate import evaluate
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from trainable import staged_backbone, trainable_backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-RECIPE = Recipe(epochs=2, batch_size=4, lr=0.02)
+RECIPE = TrainConfig(epochs=2, batch_size=4, lr=0.02)
 
 
 def _module() -> ModuleType:
@@ -118,7 +118,7 @@ def test_the_predictions_beside_a_model_are_read(name: str, golden: Path) -> Non
 def test_a_run_goes_on(mode: Any, golden: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(golden / f"runs/{mode}", tmp_path / "run"))
     before = json.loads((run / "run.json").read_text())["history"]
-    longer = Recipe(**{**vars(RECIPE), "epochs": 3})
+    longer = TrainConfig(**{**vars(RECIPE), "epochs": 3})
     images = shutil.copy(golden / "images.h5", tmp_path / "images.h5") if mode == "all" else None
     options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": mode, "workers": 1, "image_cache": images}
     same = finetune(golden / "photos", run, recipe=RECIPE, **options)

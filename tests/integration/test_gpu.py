@@ -16,7 +16,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.models.classifier import Classifier
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from toys import toy_answer, toy_backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -100,7 +100,7 @@ def test_fine_tuning_in_bf16_learns(compiled: bool, split_folder: Path, tmp_path
         device="cuda",
         precision="bf16",
         compile=compiled,
-        recipe=Recipe(epochs=4, batch_size=6),
+        recipe=TrainConfig(epochs=4, batch_size=6),
         **NETWORK,
     )
     assert run.history[-1].loss < run.history[0].loss

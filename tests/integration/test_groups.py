@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from caches import DIMS, PROVENANCE, SPEC, cache_of, clouds, make_samples, write_rows
 from commands import write_folder
-from featcache.analysis.doctor.examine import examine
+from featcache.analysis.doctor.examine import doctor
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.cache.verify import diff
@@ -26,7 +26,7 @@ from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, HeadError
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
-from featcache.heads.tuning.families import Tuning
+from featcache.heads.tuning.families import TuningData
 from toys import toy_backbone
 
 
@@ -135,7 +135,7 @@ def test_a_class_that_is_never_first_in_a_group_is_held_out_too() -> None:
 def test_heads_are_tuned_on_folds_that_keep_groups_together() -> None:
     x, y = clouds(60, 2)
     groups = [f"p{row // 6}" for row in range(60)]
-    tuning = Tuning(Features(x, samples_of(y.tolist(), groups)))
+    tuning = TuningData(Features(x, samples_of(y.tolist(), groups)))
     expected = assign_folds(y, join_groups(hashes(60), groups), 5)
     assert (expected.reshape(10, 6) == expected.reshape(10, 6)[:, :1]).all()
     assert sorted(tuning.left_out.rows.tolist()) == np.flatnonzero(expected != NEVER).tolist()
@@ -145,7 +145,7 @@ def test_one_group_a_class_cannot_be_left_out() -> None:
     x, y = clouds(20, 2)
     features = Features(x, samples_of(y.tolist(), [f"p{label}" for label in y]))
     with pytest.raises(HeadError, match=r"^no class has training images of two groups, so none can be left out"):
-        Tuning(features)
+        TuningData(features)
 
 
 def test_rows_of_a_group_share_their_number_for_heads_that_cross_validate_inside() -> None:
@@ -235,10 +235,10 @@ def test_update_and_diff_say_that_groups_changed_and_extract_nothing(tmp_path: P
 def test_the_doctor_finds_groups_on_both_sides(tmp_path: Path) -> None:
     train, val = clouds(40, 2), clouds(10, 2, seed=1)
     cache = cache_of(tmp_path / "a.h5", train, (val[0][:, 0], val[1]))
-    assert not [one for one in examine(cache).findings if one.kind == "groups across splits"]
+    assert not [one for one in doctor(cache).findings if one.kind == "groups across splits"]
     groups = tuple(f"p{row}" for row in range(40)) + tuple(f"p{row}" for row in range(38, 48))
     cache.samples = dataclasses.replace(cache.samples, groups=groups)
-    (found,) = [one for one in examine(cache).findings if one.kind == "groups across splits"]
+    (found,) = [one for one in doctor(cache).findings if one.kind == "groups across splits"]
     assert found.severity == "error"
     assert found.what == "2 groups have images in train and in val or test: p38, p39"
     assert [one.image for one in found.images] == [cache.samples.ids[40], cache.samples.ids[41]]

@@ -21,7 +21,7 @@ from featcache.core.model_card import ModelCard
 from featcache.errors import FeatcacheError, RunError
 from featcache.finetuning import run as run_module
 from featcache.finetuning.finetune import FineTune, finetune
-from featcache.training.loop import Epoch, Recipe
+from featcache.training.loop import EpochMetrics, TrainConfig
 from trainable import RECIPE, SEED, trainable_backbone
 
 STEP = dataclasses.replace(RECIPE, schedule="step", step_size=2)
@@ -43,7 +43,7 @@ def tune(data: Path, out: Path, **options: Any) -> FineTune:
     return finetune(data, out, **{"backbone": trainable_backbone(), "recipe": RECIPE, "seed": SEED, **options})
 
 
-def timeless(run: FineTune) -> list[Epoch]:
+def timeless(run: FineTune) -> list[EpochMetrics]:
     return [dataclasses.replace(epoch, seconds=0.0) for epoch in run.history]
 
 
@@ -174,7 +174,7 @@ def test_a_longer_cosine_has_the_rates_of_the_long_one_from_there_on(split_folde
 
 def test_patience_ends_a_run_early_and_more_of_it_goes_on(split_folder: Path, tmp_path: Path) -> None:
     """At such a rate the val loss rises at once."""
-    recipe = Recipe(epochs=9, batch_size=5, lr=5.0, momentum=0.9, schedule="constant")
+    recipe = TrainConfig(epochs=9, batch_size=5, lr=5.0, momentum=0.9, schedule="constant")
     whole = tune(split_folder, tmp_path / "whole", recipe=dataclasses.replace(recipe, patience=None))
     history = whole.history
 
@@ -199,7 +199,7 @@ def test_patience_ends_a_run_early_and_more_of_it_goes_on(split_folder: Path, tm
 def test_the_same_command_typed_twice_trains_once(split_folder: Path, tmp_path: Path) -> None:
     out, refusals = tmp_path / "run", []
 
-    def again(epoch: Epoch) -> None:
+    def again(epoch: EpochMetrics) -> None:
         if epoch.epoch == 1:
             with pytest.raises(RunError, match="is being trained by another process") as caught:
                 tune(split_folder, out)
@@ -259,7 +259,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_room(
     out = tmp_path / "run"
     saved: dict[str, bytes] = {}
 
-    def fill(epoch: Epoch) -> None:
+    def fill(epoch: EpochMetrics) -> None:
         if epoch.epoch == 1 and not saved:
             saved.update(contents(out), **{"last.pt": (out / "last.pt").read_bytes()})
         if epoch.epoch == 1:

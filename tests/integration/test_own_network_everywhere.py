@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from commands import as_json, done, refused, write_folder
-from featcache.analysis.benchmark.compare import compare
+from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.planning.rates import measure_rates
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
@@ -81,28 +81,28 @@ def test_a_network_of_ones_own_is_not_trained_from_scratch(
 ) -> None:
     monkeypatch.syspath_prepend(here)
     orders = fake_processes(monkeypatch)
-    result = compare(data, here / "out", backbone="ownnet3:build", image_size=16, device="cpu", views=1)
+    result = benchmark(data, here / "out", backbone="ownnet3:build", image_size=16, device="cpu", views=1)
     assert result.settings["routes"] == ["cached", "stages", "frozen", "lpft", "finetune"]
     assert {order["backbone"] for order in orders if "backbone" in order} == {"ownnet3:build"}
     with pytest.raises(RunError, match="ownnet3:build returns a network with its own weights: drop the route scratch"):
-        compare(data, here / "other", backbone="ownnet3:build", routes=["scratch"])
+        benchmark(data, here / "other", backbone="ownnet3:build", routes=["scratch"])
     with pytest.raises(RunError, match="ownnet3:build returns a network with its own weights: drop --weights"):
-        compare(data, here / "other", backbone="ownnet3:build", weights="none")
+        benchmark(data, here / "other", backbone="ownnet3:build", weights="none")
     with pytest.raises(BackboneError, match="nomodule:build gives no network"):
-        compare(data, here / "other", backbone="nomodule:build")
+        benchmark(data, here / "other", backbone="nomodule:build")
 
 
 def test_a_benchmark_takes_a_value_range_for_all_its_routes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = fake_processes(monkeypatch)
-    compare(data, tmp_path / "out", value_range=(0, 4095), views=1)
+    benchmark(data, tmp_path / "out", value_range=(0, 4095), views=1)
     of_images = [order for order in orders if order["task"] != "fit-head"]
     assert len(of_images) == 6
     assert {tuple(order["value_range"]) for order in of_images} == {(0, 4095)}
-    assert compare(data, tmp_path / "out", value_range=(0, 4095), views=1)  # goes on
+    assert benchmark(data, tmp_path / "out", value_range=(0, 4095), views=1)  # goes on
     with pytest.raises(RunError, match=r"value_range=\[0, 4095\], you asked for None"):
-        compare(data, tmp_path / "out", views=1)
+        benchmark(data, tmp_path / "out", views=1)
 
 
 def test_a_range_arrives_in_the_routes_and_in_the_command_that_repeats_it(

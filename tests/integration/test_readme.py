@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from featcache.core.ray_cluster import Machines
+from featcache.core.ray_cluster import RayCluster
 from featcache_cli.main import main
 from outcomes import in_this_process
 from toys import random_image
@@ -49,7 +49,7 @@ def one_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ray is started once, by the first command with --cluster."""
     import ray
 
-    monkeypatch.setattr(Machines, "close", lambda _: None)
+    monkeypatch.setattr(RayCluster, "close", lambda _: None)
     yield
     ray.shutdown()
 

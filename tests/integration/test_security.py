@@ -24,10 +24,10 @@ from PIL import Image
 
 from commands import PATHS, ROOT, toy_cache, write_folder
 from featcache._utils import remote
-from featcache.backbones.metadata_cache import known_path
+from featcache.backbones.metadata_cache import metadata_path
 from featcache.core.model_card import ModelCard
 from featcache.data.manifest import read_manifest
-from featcache.data.sources.registry import Folder, open_source
+from featcache.data.sources.registry import FolderSource, open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
 from featcache.errors import DataLayoutError, DownloadError, HeadError, UnreadableImageError
 from featcache.models.inputs import list_inputs
@@ -74,7 +74,7 @@ def run(code: str, *arguments: object, seconds: float = 60) -> str:
 def test_urls_of_other_schemes_and_chains_are_not_opened(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(remote, "_file_system", lambda *names: opened.append(str(names)))
-    for call in (remote.read, remote.names, remote.matches, remote.opened, remote.stat, remote.is_folder):
+    for call in (remote.read, remote.names, remote.matches, remote.open_url, remote.stat, remote.is_folder):
         if url.startswith("https://"):  # one URL of HTTPS, with odd letters in its path
             assert remote.check_url(url) == "https"
             continue
@@ -178,7 +178,7 @@ def test_an_id_is_no_url_that_the_data_does_not_name(spy: type[Spy], tmp_path: P
         with pytest.raises(FileNotFoundError, match="does not list this URL"):
             source.read("spy://other/3.png")
     with pytest.raises(FileNotFoundError, match="does not list this URL"):
-        Folder("spy://here").read("spy://other/3.png")
+        FolderSource("spy://here").read("spy://other/3.png")
     assert spy.asked == []
     before = open_source(table)  # asked before its images were
     for source in (before, before.part(["spy://here/a/1.png"]), open_source(table).part(["spy://here/a/1.png"])):
@@ -200,7 +200,7 @@ def test_a_relative_id_stays_with_its_host(name: str, spy: type[Spy]) -> None:
     assert remote.join("s3://bucket/pets", name) == "s3://bucket/other/3.png"
     assert remote.join("https://example.org/pets", name) == "https://example.org/other/3.png"
     with pytest.raises(FileNotFoundError):
-        Folder("spy://here").read(name)
+        FolderSource("spy://here").read(name)
     assert spy.asked == ["spy://here/other/3.png"]
 
 
@@ -342,7 +342,7 @@ def test_weights_are_a_regular_file(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     ODD_FILES[kind][0](path)
     assert run(WEIGHTS, path) == "None\nBackboneError\n"
-    assert known_path("mobilenet_v2", "/dev/zero", ["penultimate"], 0) is None
+    assert metadata_path("mobilenet_v2", "/dev/zero", ["penultimate"], 0) is None
 
 
 def test_a_model_is_not_read_to_the_end_of_gigabytes(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from commands import as_json, done, drop_hashes, refused, write_predictions
-from featcache.analysis.benchmark.compare import compare
+from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.curves import label_curve, view_curve
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import Features
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.backbones.sources import factory
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.container import write_header
@@ -520,7 +520,7 @@ class Counting(Backbone):
 
     shown = 0
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         type(self).shown += len(pixels)
         return super().submit(pixels)
 
@@ -603,7 +603,7 @@ def test_what_trains_on_one_label_is_refused(data: Path, tmp_path: Path) -> None
         f"{data} have several. Use finetune, or extract and fit-head, which train on several."
     )
     with pytest.raises(DataLayoutError) as caught:
-        compare(data, out=tmp_path / "report")
+        benchmark(data, out=tmp_path / "report")
     assert str(caught.value) == said.format("benchmark")
     assert refused("benchmark", data, "-o", tmp_path / "report") == said.format("benchmark")
     assert refused("demo", tmp_path / "demo", "--dataset", data) == said.format("demo")

@@ -28,7 +28,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.heads.registry import classify
 from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from featcache.vision.decode import decode, rgb_of
 from toys import random_image, toy_backbone
 
@@ -427,7 +427,7 @@ def test_a_fine_tuned_run_loads_and_reproduces_its_val_accuracy(
         data,
         tmp_path / "run",
         mode=mode,
-        recipe=Recipe(epochs=3, batch_size=6, lr=0.005),
+        recipe=TrainConfig(epochs=3, batch_size=6, lr=0.005),
         seed=4,
         **NET,
     )

@@ -30,9 +30,9 @@ from featcache.backbones.weights.load import sha256_of
 from featcache.core.model_card import ModelCard
 from featcache.errors import ExportError, HeadError, MissingExtraError, OutputError, OutputExistsError
 from featcache.finetuning.finetune import finetune
-from featcache.heads.io import dump_head
+from featcache.heads.io import save_head
 from featcache.heads.linear import LinearHead
-from featcache.heads.linear_layer import FAR, layer
+from featcache.heads.linear_layer import CERTAIN_LOGIT, layer
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.models.classifier import Classifier
 from featcache.models.export import export as exporting
@@ -40,7 +40,7 @@ from featcache.models.export.export import FORMATS, LIMIT, Exported, export
 from featcache.models.export.formats import WRITERS
 from featcache.models.export.parity import make_pictures
 from featcache.models.load import open_model
-from featcache.training.loop import Recipe
+from featcache.training.loop import TrainConfig
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
 from limits import file_size_limit
@@ -55,7 +55,7 @@ def write_model(
     weights: str = "none", **spec: Any,
 ) -> Path:  # fmt: skip
     """A saved head on a backbone."""
-    name, content = dump_head(head)
+    name, content = save_head(head)
     view = {"image_size": None, "augment": "none", "seed": 0, "views": 0, "dtype": "float32"}
     whole = dataclasses.replace(backbone.extract_spec(**view), **spec)  # type: ignore[arg-type]
     several = isinstance(head, OneVsRestHead)
@@ -152,7 +152,7 @@ def test_several_labels_have_sigmoids_and_what_train_could_not_tell_is_said(
     toy: Callable[..., Path], tmp_path: Path
 ) -> None:
     coef, intercept = COEF.copy(), INTERCEPT.copy()
-    coef[1], intercept[1] = 0, FAR
+    coef[1], intercept[1] = 0, CERTAIN_LOGIT
     model = toy(OneVsRestHead.from_weights(coef, intercept))
     done = export(model, tmp_path / "toy.onnx", "onnx")
     _, probabilities = run_onnx(done.path, PIXELS)
@@ -251,7 +251,7 @@ model.eval()
 def test_a_fine_tuned_network_is_exported_with_its_own_weights(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     finetune(data, tmp_path / "run", backbone="timm/test_resnet", weights="none", image_size=32,
-             recipe=Recipe(epochs=1, batch_size=5), device="cpu")  # fmt: skip
+             recipe=TrainConfig(epochs=1, batch_size=5), device="cpu")  # fmt: skip
     done = export(tmp_path / "run", tmp_path / "mine.pth", "state-dict")
     network = timm.create_model("test_resnet", num_classes=2)
     network.load_state_dict(torch.load(done.path, weights_only=True))
@@ -271,7 +271,7 @@ def test_a_fine_tuned_network_is_exported_with_its_own_weights(tmp_path: Path) -
 def test_an_exported_state_dict_is_weights(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     finetune(data, tmp_path / "run", backbone="timm/test_resnet", weights="none", image_size=32,
-             recipe=Recipe(epochs=1, batch_size=5), device="cpu")  # fmt: skip
+             recipe=TrainConfig(epochs=1, batch_size=5), device="cpu")  # fmt: skip
     done = export(tmp_path / "run", tmp_path / "mine.pth", "state-dict")
     run, exported = (
         load_backbone("timm/test_resnet", weights=str(path), device="cpu") for path in (tmp_path / "run", done.path)

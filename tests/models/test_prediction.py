@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from featcache.models.prediction import Format, Prediction, formatted
+from featcache.models.prediction import Format, Prediction, format_predictions
 
 NAMES = ["a.jpg", 'a,b "c".jpg', "a\nb\r\tc.jpg", "ä 蟻.jpg", os.fsdecode(b"\xe9\xff.jpg"), "a\rb", ";=1", " a "]
 TOP = (("ants", 0.75), ("bees", 0.25))
@@ -22,7 +22,7 @@ SOME = [
 
 
 def test_csv_has_every_name_as_it_is() -> None:
-    raw = "".join(formatted(SOME, "csv")).encode("utf-8", "surrogateescape")
+    raw = "".join(format_predictions(SOME, "csv")).encode("utf-8", "surrogateescape")
     assert raw.startswith(
         b'path,label,probability,error,remark\na.jpg,ants,0.750000,,\n"a,b ""c"".jpg",ants,0.750000,,\n'
     )
@@ -33,22 +33,22 @@ def test_csv_has_every_name_as_it_is() -> None:
 
 def test_json_and_json_lines_hold_the_same() -> None:
     expected = [one.to_dict() for one in SOME]
-    assert json.loads("".join(formatted(SOME, "json"))) == {"predictions": expected}
-    lines = list(formatted(SOME, "jsonl"))
+    assert json.loads("".join(format_predictions(SOME, "json"))) == {"predictions": expected}
+    lines = list(format_predictions(SOME, "jsonl"))
     assert [json.loads(line) for line in lines] == expected
     assert all(line.count("\n") == 1 and line.isascii() for line in lines)
-    assert json.loads("".join(formatted([], "json"))) == {"predictions": []}
+    assert json.loads("".join(format_predictions([], "json"))) == {"predictions": []}
 
 
 def test_a_remark_stands_at_the_end() -> None:
     one = Prediction("a.tif", "ants", TOP, remark="nearly black; first of several pages")
     assert str(one) == "a.tif\tants 0.7500\tbees 0.2500\tremark: nearly black; first of several pages"
-    assert "".join(formatted([one], "csv")).endswith("0.750000,,nearly black; first of several pages\n")
+    assert "".join(format_predictions([one], "csv")).endswith("0.750000,,nearly black; first of several pages\n")
     assert one.to_dict()["remark"] == one.remark
 
 
 def test_text_is_a_line_each() -> None:
-    lines = "".join(formatted(SOME, "text")).splitlines()
+    lines = "".join(format_predictions(SOME, "text")).splitlines()
     assert lines == [str(one) for one in SOME]
     assert lines[0] == "a.jpg\tants 0.7500\tbees 0.2500"
     assert lines[2] == "a\\nb\\r\\tc.jpg\tants 0.7500\tbees 0.2500"
@@ -59,7 +59,7 @@ def test_text_is_a_line_each() -> None:
 @pytest.mark.parametrize("kind", get_args(Format))
 def test_each_is_written_as_it_comes(kind: Format) -> None:
     some = iter(SOME)
-    pieces = formatted(some, kind)
+    pieces = format_predictions(some, kind)
     while "a.jpg" not in next(pieces):
         pass
     assert next(some) == SOME[1]
@@ -73,14 +73,14 @@ def test_where_files_went_is_written() -> None:
         Prediction("d", "ants", TOP, "could not be moved: No space left on device", moved_to=()),
         Prediction("e", None, (), "the file is empty (0 bytes)", moved_to=()),
     ]
-    assert "".join(formatted(moved, "text")).splitlines() == [
+    assert "".join(format_predictions(moved, "text")).splitlines() == [
         "a\tants 0.7500\tbees 0.2500\t-> out/ants/a",
         "b\tants|bees\tants 0.7500\tbees 0.2500\t-> out/ants/b\t-> out/bees/b",
         "c\tnone\tants 0.7500\tbees 0.2500",
         "d\tants 0.7500\tbees 0.2500\tcould not be moved: No space left on device",
         "e\tunreadable: the file is empty (0 bytes)",
     ]
-    assert "".join(formatted(moved, "csv", moved=True)).splitlines() == [
+    assert "".join(format_predictions(moved, "csv", moved=True)).splitlines() == [
         "path,label,probability,error,remark,moved_to",
         "a,ants,0.750000,,,out/ants/a",
         "b,ants|bees,0.750000,,,out/ants/b|out/bees/b",
@@ -88,7 +88,7 @@ def test_where_files_went_is_written() -> None:
         "d,ants,0.750000,could not be moved: No space left on device,,",
         "e,,,the file is empty (0 bytes),,",
     ]
-    assert [json.loads(line)["moved_to"] for line in formatted(moved, "jsonl")] == [
+    assert [json.loads(line)["moved_to"] for line in format_predictions(moved, "jsonl")] == [
         ["out/ants/a"],
         ["out/ants/b", "out/bees/b"],
         [],

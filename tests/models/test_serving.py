@@ -14,8 +14,9 @@ from caches import SPEC
 from featcache.core.model_card import ModelCard
 from featcache.errors import DataLayoutError, MissingExtraError
 from featcache.models.prediction import Prediction
-from featcache.models.serving.app import Page, server
-from featcache.models.serving.app import app as serving
+from featcache.models.serving import app as serving
+from featcache.models.serving import server
+from featcache.models.serving.app import ServerInfo
 from featcache.models.serving.server import PORTS
 
 METRICS = {"n": 80, "accuracy": 0.95, "accuracy_low": 0.8777, "accuracy_high": 0.9804}
@@ -105,11 +106,11 @@ def test_an_address_that_others_reach_is_said_aloud(host: str, url: str, said: b
         f"{host} is not a loopback address: everyone who reaches port 80 of this machine can use the page. "
         "There is no password."
     )
-    assert serving._page(host, 80) == Page(url, note if said else None)
+    assert serving._page(host, 80) == ServerInfo(url, note if said else None)
 
 
 def test_the_page_says_how_it_is_called() -> None:
-    page = Page("http://127.0.0.1:7860/", None)
+    page = ServerInfo("http://127.0.0.1:7860/", None)
     assert str(page) == "http://127.0.0.1:7860/  (Ctrl-C ends it)"
     assert page.to_dict() == {
         "url": "http://127.0.0.1:7860/",

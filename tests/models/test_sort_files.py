@@ -24,12 +24,12 @@ from featcache.data.sources.foreign_folders import SORTED_MARK
 from featcache.errors import DataLayoutError
 from featcache.models import sort_files
 from featcache.models.prediction import Prediction
-from featcache.models.sort_files import How, Sorter, distinct
+from featcache.models.sort_files import FileSorter, How, distinct
 
 CLASSES = ("ants", "bees")
 
 
-def put(sorter: Sorter, *paths: Path, label: str = "ants") -> list[Prediction]:
+def put(sorter: FileSorter, *paths: Path, label: str = "ants") -> list[Prediction]:
     return [sorter.place(Prediction(str(path), label, ((label, 0.9),))) for path in paths]
 
 
@@ -63,7 +63,7 @@ def names(folder: Path) -> list[str]:
 def test_files_come_into_the_folder_of_their_class(how: How, tmp_path: Path) -> None:
     a, b = write(tmp_path / "in/a.jpg", b"a"), write(tmp_path / "in/b.jpg", b"b")
     os.utime(a, (10, 20))
-    sorter = Sorter(tmp_path / "out", how, CLASSES)
+    sorter = FileSorter(tmp_path / "out", how, CLASSES)
     assert places([*put(sorter, a), *put(sorter, b, label="bees")]) == [
         (str(tmp_path / "out/ants/a.jpg"),),
         (str(tmp_path / "out/bees/b.jpg"),),
@@ -83,7 +83,7 @@ def test_links_are_absolute_and_lead_to_the_file_as_its_folder_is(
     (tmp_path / "real/b.jpg").symlink_to("a.jpg")
     (tmp_path / "in").symlink_to("real")
     monkeypatch.chdir(tmp_path)
-    put(Sorter("out", "link", CLASSES), Path("in/a.jpg"), Path("in/b.jpg"))
+    put(FileSorter("out", "link", CLASSES), Path("in/a.jpg"), Path("in/b.jpg"))
     assert os.readlink("out/ants/a.jpg") == str(tmp_path / "real/a.jpg")
     assert os.readlink("out/ants/b.jpg") == str(tmp_path / "real/b.jpg")
 
@@ -95,7 +95,7 @@ def test_a_taken_name_gets_a_number_and_nothing_is_overwritten(how: How, tmp_pat
     (tmp_path / "out/ants/a-3.jpg").mkdir()
     os.mkfifo(tmp_path / "out/ants/a-4.jpg")
     paths = [write(tmp_path / f"in{number}/a.jpg", b"%d" % number) for number in range(2)]
-    found = put(Sorter(tmp_path / "out", how, CLASSES), *paths)
+    found = put(FileSorter(tmp_path / "out", how, CLASSES), *paths)
     assert places(found) == [(str(tmp_path / f"out/ants/a-{number}.jpg"),) for number in (5, 6)]
     assert (tmp_path / "out/ants/a.jpg").read_bytes() == b"there"
     assert (tmp_path / "out/ants/a-6.jpg").read_bytes() == b"1"
@@ -109,7 +109,7 @@ def test_what_is_there_already_stays_as_it_is(how: How, tmp_path: Path) -> None:
     (tmp_path / "out/ants/b.jpg").symlink_to(linked)
     itself = write(tmp_path / "out/ants/c.jpg", b"c")
     before = names(tmp_path)
-    sorter = Sorter(tmp_path / "out", how, CLASSES)
+    sorter = FileSorter(tmp_path / "out", how, CLASSES)
     found = put(sorter, same, linked, itself)
     assert places(found) == [(str(tmp_path / f"out/ants/{name}.jpg"),) for name in "abc"]
     assert names(tmp_path) == before
@@ -119,7 +119,7 @@ def test_what_is_there_already_stays_as_it_is(how: How, tmp_path: Path) -> None:
 def test_a_link_is_moved_as_a_link_to_the_same_file(tmp_path: Path) -> None:
     file = write(tmp_path / "in/a.jpg", b"a")
     (tmp_path / "in/link.jpg").symlink_to("a.jpg")
-    put(Sorter(tmp_path / "out", "move", CLASSES), tmp_path / "in/link.jpg")
+    put(FileSorter(tmp_path / "out", "move", CLASSES), tmp_path / "in/link.jpg")
     assert os.readlink(tmp_path / "out/ants/link.jpg") == str(file)
     assert names(tmp_path) == ["in/a.jpg", "out/ants/link.jpg"]
 
@@ -135,7 +135,7 @@ def test_each_file_is_listed_once_by_whatever_name(tmp_path: Path, monkeypatch: 
 
 def test_unreadable_pictures_stay_where_they_are(tmp_path: Path) -> None:
     bad = write(tmp_path / "a.jpg", b"")
-    found = Sorter(tmp_path / "out", "move", CLASSES).place(Prediction(str(bad), None, (), "the file is empty"))
+    found = FileSorter(tmp_path / "out", "move", CLASSES).place(Prediction(str(bad), None, (), "the file is empty"))
     assert (found.moved_to, found.error, names(tmp_path)) == ((), "the file is empty", ["a.jpg"])
 
 
@@ -145,7 +145,7 @@ def test_unreadable_pictures_stay_where_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["move", "link"])
 def test_a_class_that_is_no_folder_s_name_is_refused(name: str, how: How, tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError) as caught:
-        Sorter(tmp_path / "out", how, ("ants", name))
+        FileSorter(tmp_path / "out", how, ("ants", name))
     assert str(caught.value) == (
         f"the class {name!r} cannot be the name of a folder: it is empty or too long, begins with a dot, or has a "
         "slash or a control character in it. Nothing was sorted."
@@ -155,7 +155,7 @@ def test_a_class_that_is_no_folder_s_name_is_refused(name: str, how: How, tmp_pa
 @pytest.mark.parametrize("name", ["ä ö", "蟻 　", os.fsdecode(b"\xe9"), "a.b", "-", "x" * 255, "\\", "a|b"], ids=repr)
 def test_other_names_are_those_of_folders(name: str, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jpg", b"a")
-    put(Sorter(tmp_path / "out", "move", ("ants", name)), file, label=name)
+    put(FileSorter(tmp_path / "out", "move", ("ants", name)), file, label=name)
     assert (tmp_path / "out" / name / "a.jpg").read_bytes() == b"a"
 
 
@@ -163,20 +163,20 @@ def test_other_names_are_those_of_folders(name: str, tmp_path: Path) -> None:
 def test_a_file_where_a_folder_shall_be_is_refused(taken: str, tmp_path: Path) -> None:
     write(tmp_path / taken, b"")
     with pytest.raises(DataLayoutError) as caught:
-        Sorter(tmp_path / "out", "link", CLASSES)
+        FileSorter(tmp_path / "out", "link", CLASSES)
     assert str(caught.value) == f"{tmp_path / taken} is no folder, but files shall go into it. Nothing was sorted."
 
 
 def test_pictures_of_several_labels_are_linked_into_each_and_never_moved(tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError) as caught:
-        Sorter(tmp_path / "out", "move", CLASSES, multilabel=True)
+        FileSorter(tmp_path / "out", "move", CLASSES, multilabel=True)
     assert str(caught.value) == (
         "this model gives a picture several labels, and a file can be moved to one place only. Link to it."
     )
     with pytest.raises(DataLayoutError, match=r"^the class '\.\.\|ants' cannot be"):
-        Sorter(tmp_path / "out", "link", ("..|ants", "bees"), multilabel=True)
+        FileSorter(tmp_path / "out", "link", ("..|ants", "bees"), multilabel=True)
     a, b = write(tmp_path / "in/a.jpg", b"a"), write(tmp_path / "in/b.jpg", b"b")
-    sorter = Sorter(tmp_path / "out", "link", CLASSES, multilabel=True)
+    sorter = FileSorter(tmp_path / "out", "link", CLASSES, multilabel=True)
     assert places([*put(sorter, a, label="ants|bees"), *put(sorter, b, label="")]) == [
         (str(tmp_path / "out/ants/a.jpg"), str(tmp_path / "out/bees/a.jpg")),
         (),
@@ -209,7 +209,7 @@ def test_across_file_systems_and_without_hard_links_it_is_the_same(number: int, 
     os.utime(file, (10, 20))
     write(tmp_path / "out/ants/a.jpg", b"there")
     with no_link(number):
-        found = put(Sorter(tmp_path / "out", "move", CLASSES), file)
+        found = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
     assert places(found) == [(str(tmp_path / "out/ants/a-2.jpg"),)]
     assert names(tmp_path) == ["out/ants/a-2.jpg", "out/ants/a.jpg"]
     moved = tmp_path / "out/ants/a-2.jpg"
@@ -224,7 +224,7 @@ def test_a_real_second_file_system(tmp_path: Path) -> None:
     try:
         if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
             pytest.skip("no second file system")
-        found = put(Sorter(root, "move", CLASSES), file)
+        found = put(FileSorter(root, "move", CLASSES), file)
         assert places(found) == [(str(root / "ants/a.jpg"),)]
         assert (names(root), (root / "ants/a.jpg").read_bytes(), file.exists()) == (["ants/a.jpg"], b"a", False)
     finally:
@@ -236,7 +236,7 @@ def test_the_draft_of_a_killed_process_is_removed_by_the_next_move(number: int, 
     file = write(tmp_path / "in/a.jpg", b"a")
     stale = write(tmp_path / "out/ants/a.jpg.7-0123abcd.draft", b"half")
     with no_link(number):
-        put(Sorter(tmp_path / "out", "move", CLASSES), file)
+        put(FileSorter(tmp_path / "out", "move", CLASSES), file)
     assert (stale.exists(), (tmp_path / "out/ants/a.jpg").read_bytes()) == (False, b"a")
 
 
@@ -246,7 +246,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(
 ) -> None:
     file = write(tmp_path / "in/a.jpg", b"a")
     write(tmp_path / "out/ants/a.jpg", b"there")
-    sorter = Sorter(tmp_path / "out", "move", CLASSES)
+    sorter = FileSorter(tmp_path / "out", "move", CLASSES)
     holder = sorter._holder
     monkeypatch.setattr(sorter, "_holder", lambda path: None if path.name == "a.jpg" else holder(path))
     with no_link(number):
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_the_file_where_it_is(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(sort_files.shutil, "copyfileobj", full)
     with no_link(errno.EXDEV):
-        (found,) = put(Sorter(tmp_path / "out", "move", CLASSES), file)
+        (found,) = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
     assert (found.label, found.moved_to, found.error) == ("ants", (), "could not be moved: No space left on device")
     assert names(tmp_path) == ["in/a.jpg"]
 
@@ -280,7 +280,7 @@ def test_a_file_that_may_not_leave_is_in_both_places_and_said_to_be(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    (found,) = put(Sorter(tmp_path / "out", "move", CLASSES), file)
+    (found,) = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
     assert found.error == f"could not be moved: Permission denied; it is at {tmp_path / 'out/ants/a.jpg'}, too"
     assert names(tmp_path) == ["in/a.jpg", "out/ants/a.jpg"]
 
@@ -313,7 +313,7 @@ def _sort_and_die(root: str, number: int, step: int, after: bool) -> None:
         no_link(number).__enter__()
     for name in STEPS:
         setattr(os, name, dying(getattr(os, name)))
-    sorter = Sorter(Path(root, "out"), "move", CLASSES)
+    sorter = FileSorter(Path(root, "out"), "move", CLASSES)
     put(sorter, *sorted(Path(root, "in").rglob("*.jpg")))
 
 
@@ -335,7 +335,7 @@ def test_a_kill_at_any_step_loses_nothing(number: int, tmp_path: Path) -> None:
         left = contents(root)
         assert set(left.values()) >= {b"there", b"x" * 9, b"y" * 9}, (step, after, left)
         assert left[str(root / "out/ants/a.jpg")] == b"there"
-        put(Sorter(root / "out", "move", CLASSES), *(path for path in given if path.exists()))
+        put(FileSorter(root / "out", "move", CLASSES), *(path for path in given if path.exists()))
         shown = {path: content for path, content in contents(root / "out").items() if not path.endswith(".draft")}
         assert set(shown.values()) - {b""} == {b"there", b"x" * 9, b"y" * 9}
     assert step > 4
@@ -354,7 +354,7 @@ def test_a_dry_run_knows_what_has_left_and_what_has_come(tmp_path: Path) -> None
     third = write(tmp_path / "in/x/a.jpg", b"3")
     told = []
     for dry_run in (True, False):
-        sorter = Sorter(tmp_path / "out", "move", CLASSES, dry_run=dry_run)
+        sorter = FileSorter(tmp_path / "out", "move", CLASSES, dry_run=dry_run)
         told.append(places([*put(sorter, leaves), *put(sorter, comes, third, label="bees")]))
     assert told[0] == told[1]
     assert told[0] == [(str(tmp_path / "out" / name),) for name in ("ants/a.jpg", "bees/a.jpg", "bees/a-2.jpg")]
@@ -371,7 +371,7 @@ def test_no_byte_is_lost_and_a_second_run_changes_nothing(
     before = contents(root)
 
     def run(listed: Sequence[Path], **options: Any) -> list[Prediction]:
-        sorter = Sorter(root / "out", how, CLASSES, **options)
+        sorter = FileSorter(root / "out", how, CLASSES, **options)
         return [put(sorter, path, label="ants" if path.read_bytes() < b"\x80" else "bees")[0] for path in listed]
 
     told = run(paths, dry_run=True)
@@ -399,10 +399,10 @@ def test_no_byte_is_lost_and_a_second_run_changes_nothing(
 def test_a_folder_that_a_sorter_makes_is_no_data_and_one_that_was_there_stays_data(tmp_path: Path) -> None:
     """Into a folder inside the data, whose images are not trained on; and into the data itself, whose images are."""
     data = write_folder(tmp_path / "photos", {"ants": 4, "bees": 4})
-    put(Sorter(data / "sorted", "link", ("ants", "bees")), data / "ants/000.png")
+    put(FileSorter(data / "sorted", "link", ("ants", "bees")), data / "ants/000.png")
     manifest = read_manifest(data)
     assert (len(manifest.samples), manifest.ignored) == (8, {"folders: sorted, which featcache wrote": 1})
     Image.new("RGB", (4, 4)).save(tmp_path / "new.png")
-    put(Sorter(data, "move", ("ants", "bees")), tmp_path / "new.png")
+    put(FileSorter(data, "move", ("ants", "bees")), tmp_path / "new.png")
     assert len(read_manifest(data).samples) == 9
     assert (data / "ants/new.png").is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.analysis.benchmark.budget import LeftOut, Spending
+from featcache.analysis.benchmark.budget import BudgetUsage, SkippedRun
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, WARM
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
@@ -109,12 +109,12 @@ def test_nothing_is_optimistic_where_no_epoch_is_chosen() -> None:
 
 
 def test_the_budget_is_told_with_what_it_had_no_room_for() -> None:
-    spent = Spending(600.0, 412.0, (LeftOut("finetune", 0, 540.0, 240.0), LeftOut("lpft", 0, None, 0.0)))
+    spent = BudgetUsage(600.0, 412.0, (SkippedRun("finetune", 0, 540.0, 240.0), SkippedRun("lpft", 0, None, 0.0)))
     assert remarks(replace(four_routes(), spending=spent))[2] == (
         "Budget: 10 minutes; spent: 6.9 minutes; left out: fine-tune, about 9 minutes, 4 minutes were left; LP-FT, "
         "which starts from the cached head."
     )
-    assert remarks(replace(four_routes(), spending=Spending(600.0, 60.0, ())))[2] == (
+    assert remarks(replace(four_routes(), spending=BudgetUsage(600.0, 60.0, ())))[2] == (
         "Budget: 10 minutes; spent: 60 seconds; left out: nothing."
     )
 

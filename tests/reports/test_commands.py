@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.core.specs import ExtractSpec, ViewSpec
-from featcache.reports.commands import extract_command, spell_command
+from featcache.reports.commands import extract_command, format_command
 from featcache_cli.main import main
 
 
@@ -27,15 +27,15 @@ def parsed(command: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (spell_command("info", ["a.h5"], {}), "featcache info a.h5"),
-        (spell_command("info", ["my cache.h5"], {}), "featcache info 'my cache.h5'"),
-        (spell_command("x", [], {"allow_leak": True, "strict": False, "cv": None}), "featcache x --allow-leak"),
-        (spell_command("x", ["a"], {"out": "b", "budget_s": 2.5}), "featcache x a -o b --budget 2.5"),
-        (spell_command("x", [], {"seed": 0}), "featcache x --seed 0"),
-        (spell_command("x", [], {"at_most": {"a": 0.5, "b c": 1}}), "featcache x --at-most a=0.5 --at-most 'b c=1'"),
-        (spell_command("x", [], {"routes": ["cached", "frozen"]}), "featcache x --routes cached,frozen"),
-        (spell_command("x", [], {"layers": ("a", "b"), "parameters": None}), "featcache x --layers a,b"),
-        (spell_command("x", [], {"parameters": {"C": 0.1, "w": "balanced", "d": {0: 2}, "k": "1"}}),
+        (format_command("info", ["a.h5"], {}), "featcache info a.h5"),
+        (format_command("info", ["my cache.h5"], {}), "featcache info 'my cache.h5'"),
+        (format_command("x", [], {"allow_leak": True, "strict": False, "cv": None}), "featcache x --allow-leak"),
+        (format_command("x", ["a"], {"out": "b", "budget_s": 2.5}), "featcache x a -o b --budget 2.5"),
+        (format_command("x", [], {"seed": 0}), "featcache x --seed 0"),
+        (format_command("x", [], {"at_most": {"a": 0.5, "b c": 1}}), "featcache x --at-most a=0.5 --at-most 'b c=1'"),
+        (format_command("x", [], {"routes": ["cached", "frozen"]}), "featcache x --routes cached,frozen"),
+        (format_command("x", [], {"layers": ("a", "b"), "parameters": None}), "featcache x --layers a,b"),
+        (format_command("x", [], {"parameters": {"C": 0.1, "w": "balanced", "d": {0: 2}, "k": "1"}}),
          "featcache x -p C=0.1 -p w=balanced -p 'd={0: 2}' -p 'k='\"'\"'1'\"'\"''"),
     ],
 )  # fmt: skip
@@ -79,7 +79,7 @@ OTHERS: dict[str, Any] = {
     ),
 )
 def test_fit_head_reads_what_is_spelt(cache: str, given_settings: dict[str, Any]) -> None:
-    found = parsed(spell_command("fit-head", [cache], given_settings))
+    found = parsed(format_command("fit-head", [cache], given_settings))
     assert found == {"cache": cache, **given_settings, **OTHERS}
     for name, value in given_settings["parameters"].items():
         assert type(found["parameters"][name]) is type(value)

@@ -13,7 +13,7 @@ from matplotlib.offsetbox import AnnotationBbox
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from featcache.reports.image_grids import Shown, Thumbnail, plot_map, plot_predictions, plot_views
+from featcache.reports.image_grids import PredictionImage, Thumbnail, plot_map, plot_predictions, plot_views
 from featcache.reports.style import COLOURS, GREY, RIGHT, WRONG
 
 
@@ -37,8 +37,8 @@ def test_each_image_is_a_row_of_its_views() -> None:
     assert all(len(axes.get_xticks()) == len(axes.get_yticks()) == 0 for axes in figure.axes)
 
 
-def shown(label: str, predicted: str, probability: float | None = None) -> Shown:
-    return Shown(noise(4, 4), label, predicted, probability)
+def shown(label: str, predicted: str, probability: float | None = None) -> PredictionImage:
+    return PredictionImage(noise(4, 4), label, predicted, probability)
 
 
 def frame(axes: Axes) -> set[tuple[str, bool]]:

@@ -24,7 +24,7 @@ from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.reports.benchmark_report import comparison_table, curve_table, phase_table, remarks
 from featcache.reports.pages import write_benchmark_page, write_head_page
-from featcache.training.loop import Epoch
+from featcache.training.loop import EpochMetrics
 from outcomes import four_routes
 from pagereader import Page, read_page
 from several import write_pictures
@@ -173,7 +173,7 @@ def out(work: Path, tmp_path: Path) -> Path:
     cached.mkdir(parents=True)
     shutil.copyfile(work / "toy.h5", cached / "cache.h5")
     fit_head(cached / "cache.h5", cached / "head", head="centroid")
-    for route, history in (("frozen", [asdict(Epoch(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0))]), ("finetune", [])):
+    for route, history in (("frozen", [asdict(EpochMetrics(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0))]), ("finetune", [])):
         run = tmp_path / "work" / f"{route}-0" / "run"
         run.mkdir(parents=True)
         (run / "run.json").write_text(json.dumps({"history": history}))

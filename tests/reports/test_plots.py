@@ -18,11 +18,11 @@ from featcache.analysis.curves import Curve, Point
 from featcache.metrics.classification import wilson_interval
 from featcache.reports.plots import plot_comparison, plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.reports.style import save
-from featcache.training.loop import Epoch
+from featcache.training.loop import EpochMetrics
 from outcomes import comparison, four_routes, outcome
 
-HISTORY = [Epoch(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0), Epoch(2, 0.1, 1.0, 0.7, 0.75, 0.9, 2.0),
-           Epoch(3, 0.1, 0.5, 0.8, 0.5, 0.9, 2.0)]  # fmt: skip
+HISTORY = [EpochMetrics(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0), EpochMetrics(2, 0.1, 1.0, 0.7, 0.75, 0.9, 2.0),
+           EpochMetrics(3, 0.1, 0.5, 0.8, 0.5, 0.9, 2.0)]  # fmt: skip
 LABELS = Curve("labels", "ridge", (Point(0.1, 24, 4, (0.8, 0.9, 0.85), 0.5, (0.77, 0.91)),
                                    Point(1.0, 244, 4, (0.95,), 1.5, (0.89, 0.98))), 153)  # fmt: skip
 VIEWS = Curve("views", "knn", (Point(1.0, 244, 0, (0.9,), 0.25, (0.84, 0.94)),

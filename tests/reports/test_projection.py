@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from featcache.errors import MissingExtraError, PictureError
 from featcache.reports import projection
-from featcache.reports.projection import Method, outliers, project
+from featcache.reports.projection import Method, misplaced, project
 
 UMAP = pytest.param(
     "umap", marks=pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
@@ -109,29 +109,29 @@ def test_without_umap_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_in_clean_clusters_nothing_is_an_outlier() -> None:
-    assert outliers(*clusters(), 5).tolist() == []
+    assert misplaced(*clusters(), 5).tolist() == []
 
 
 def test_what_lies_among_others_is_found_the_farthest_from_its_own_first() -> None:
     x, y = clusters()
     x[7] = x[6]  # of class 1, with those of class 0
     x[12] = [20, 30, 0, 0, 0, 0]  # of class 0, nearer to class 1, on the way
-    assert outliers(x, y, 5).tolist() == [7, 12]
-    assert outliers(x, y, 1).tolist() == [7]
-    assert outliers(x, y, 0).tolist() == []
+    assert misplaced(x, y, 5).tolist() == [7, 12]
+    assert misplaced(x, y, 1).tolist() == [7]
+    assert misplaced(x, y, 0).tolist() == []
 
 
 def test_nearness_is_of_directions_not_of_lengths() -> None:
     y = np.arange(24) % 2
     x = np.array([[1.0, 0], [100, 100]])[y]  # the products with the long ones are the largest
-    assert outliers(x, y, 5).tolist() == []
+    assert misplaced(x, y, 5).tolist() == []
 
 
 def test_half_of_the_neighbours_are_not_most_of_them() -> None:
     x = np.repeat(np.eye(2), (6, 6), axis=0)
     y = np.array([0] * 6 + [1] * 6)
-    assert outliers(x, y, 12).tolist() == []  # five of its own are nearest, then five of the others
+    assert misplaced(x, y, 12).tolist() == []  # five of its own are nearest, then five of the others
 
 
 def test_features_of_nothing_are_no_error() -> None:
-    assert set(outliers(np.zeros((12, 3)), np.arange(12) % 2, 12).tolist()) <= set(range(12))
+    assert set(misplaced(np.zeros((12, 3)), np.arange(12) % 2, 12).tolist()) <= set(range(12))

@@ -35,8 +35,8 @@ from featcache.reports.show import (
     reliability_picture,
     views_picture,
 )
-from featcache.reports.style import Picture, save
-from featcache.training.loop import Epoch
+from featcache.reports.style import DrawFigure, save
+from featcache.training.loop import EpochMetrics
 from featcache.vision.augment import make_views, shrink
 from featcache.vision.decode import decode
 from outcomes import four_routes
@@ -221,7 +221,7 @@ def model(folder: Path, rows: str = ROWS, spec: ExtractSpec = SPEC, multilabel: 
     return folder
 
 
-def said(picture: Picture) -> list[tuple[NDArray[np.uint8], str]]:
+def said(picture: DrawFigure) -> list[tuple[NDArray[np.uint8], str]]:
     """Pixels and title of each picture of a gallery."""
     return [(np.asarray(axes.images[0].get_array()), axes.get_title()) for axes in picture().axes if axes.images]
 
@@ -343,7 +343,7 @@ def test_several_labels_have_no_confusion_and_no_reliability(tmp_path: Path) -> 
 
 
 def test_the_history_is_that_of_the_report(tmp_path: Path) -> None:
-    epochs = [Epoch(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0), Epoch(2, 0.1, 1.0, 0.7, 0.75, 0.9, 2.0)]
+    epochs = [EpochMetrics(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0), EpochMetrics(2, 0.1, 1.0, 0.7, 0.75, 0.9, 2.0)]
     (tmp_path / "run.json").write_text(json.dumps({"history": [asdict(epoch) for epoch in epochs]}))
     left, right = history_picture(tmp_path)().axes
     assert [list(line.get_ydata()) for line in left.lines] == [[1.5, 1.0], [1.25, 0.75]]
@@ -361,8 +361,8 @@ def test_a_head_of_epochs_has_a_history(cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_training_that_diverged_has_a_history(epochs: int, tmp_path: Path) -> None:
     """In JSON a loss that is no finite number is null."""
-    whole = [asdict(Epoch(epoch, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0)) for epoch in range(1, epochs)]
-    lost = {**asdict(Epoch(epochs, 0.1, 1.5, 0.5, 1.25, 0.9, 2.0)), "loss": None, "val_loss": None}
+    whole = [asdict(EpochMetrics(epoch, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0)) for epoch in range(1, epochs)]
+    lost = {**asdict(EpochMetrics(epochs, 0.1, 1.5, 0.5, 1.25, 0.9, 2.0)), "loss": None, "val_loss": None}
     (tmp_path / "run.json").write_text(json.dumps({"history": [*whole, lost]}))
     assert save(history_picture(tmp_path), tmp_path / "history.png").stat().st_size > 0
     if epochs > 1:
@@ -390,7 +390,7 @@ def written(path: Path, value: object) -> Path:
     return path
 
 
-def title(picture: Picture) -> str:
+def title(picture: DrawFigure) -> str:
     return str(picture().get_suptitle())
 
 
@@ -498,7 +498,7 @@ def test_a_curve_of_other_values_is_none(report: dict[str, object], tmp_path: Pa
 
 
 def test_an_epoch_of_other_values_is_damage(tmp_path: Path) -> None:
-    epoch = asdict(Epoch(1, 0.1, 1.0, 0.5, 1.0, 0.5, 2.0))
+    epoch = asdict(EpochMetrics(1, 0.1, 1.0, 0.5, 1.0, 0.5, 2.0))
     for name in epoch.keys() - {"loss", "val_loss", "val_mean_average_precision"}:
         (tmp_path / "run.json").write_text(json.dumps({"history": [{**epoch, name: [0.5]}]}))
         assert "its history is none" in refusal(lambda: history_picture(tmp_path))

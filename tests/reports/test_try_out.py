@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from commands import as_json, done, toy_cache, write_folder
-from featcache.analysis.doctor.findings import Check, Diagnosis, Finding, Suspect
+from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, IssueExample
 from featcache.errors import CacheMismatchError, HeadError
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
@@ -44,13 +44,15 @@ def test_one_command_leaves_cache_head_and_report(tmp_path: Path) -> None:
 def trial(*scores: float, ranked: Sequence[float] = (), looked: bool = True) -> Trial:
     """Of labels that are doubted with these scores, and of others that are ranked."""
 
-    def finding(kind: str, letter: str, scores: Sequence[float]) -> Finding:
-        images = (Suspect(f"bees/{letter}{n}.jpg", "train", "bees", "ants", score=one) for n, one in enumerate(scores))
-        return Finding(kind, "note", "", "", tuple(images))
+    def finding(kind: str, letter: str, scores: Sequence[float]) -> Issue:
+        images = (
+            IssueExample(f"bees/{letter}{n}.jpg", "train", "bees", "ants", score=one) for n, one in enumerate(scores)
+        )
+        return Issue(kind, "note", "", "", tuple(images))
 
     doubted, ranking = finding("wrong labels", "", scores), finding("least likely labels", "r", ranked)
     check = Check("labels", "not looked at: images have several labels", (doubted,), looked, (ranking,))
-    diagnosis = Diagnosis(Path("c.h5"), "penultimate", 9, (check,), 1.0)
+    diagnosis = DoctorReport(Path("c.h5"), "penultimate", 9, (check,), 1.0)
     return Trial(Path("out"), "photos", None, diagnosis, None, 1.0)  # type: ignore[arg-type]
 
 

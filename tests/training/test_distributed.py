@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from featcache.core.model_card import CHECKPOINT
 from featcache.errors import RunError
 from featcache.metrics.predictions import read_predictions
-from featcache.training.distributed import World
-from featcache.training.loop import Recipe
+from featcache.training.distributed import ProcessGroup
+from featcache.training.loop import TrainConfig
 from forks import fork
 from together import run_as, tune
 
@@ -105,7 +105,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     ids=["all", "eval", "head", "7"],
 )
 def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    alone = tune(str(data), str(tmp_path / "alone"), World(), **options)
+    alone = tune(str(data), str(tmp_path / "alone"), ProcessGroup(), **options)
     found = together(2, data, tmp_path / "two", **options)
     np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
     for name, value in weights(tmp_path / "alone").items():
@@ -117,13 +117,13 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: di
 
 
 def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
-    alone = tune(str(data), str(tmp_path / "alone"), World())
+    alone = tune(str(data), str(tmp_path / "alone"), ProcessGroup())
     first, second = started(2, data, tmp_path / "run", die_after=2)
     assert first.wait() == -9
     assert second.wait()  # it does not wait for ever
     found = together(3, data, tmp_path / "run", resume=True)
     np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
-    again = tune(str(data), str(tmp_path / "run"), World(), resume=True)
+    again = tune(str(data), str(tmp_path / "run"), ProcessGroup(), resume=True)
     assert again == found
 
 
@@ -133,7 +133,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
     before: int, after: int, data: Path, tmp_path: Path
 ) -> None:
     """One process goes on within the epoch; several cannot agree on a batch, and go on after the last whole epoch."""
-    alone = tune(str(data), str(tmp_path / "alone"), World())
+    alone = tune(str(data), str(tmp_path / "alone"), ProcessGroup())
     processes = started(before, data, tmp_path / "run", stop_in=2)
     for process in processes:
         process.wait_for("waiting\n")
@@ -145,7 +145,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
     assert len(kept["history"]) == 1
     assert (kept["under_way"] is not None, kept["position"] > 0) == ((before == 1,) * 2)
     again = (data, tmp_path / "run")
-    found = tune(str(again[0]), str(again[1]), World()) if after == 1 else together(after, *again)
+    found = tune(str(again[0]), str(again[1]), ProcessGroup()) if after == 1 else together(after, *again)
     assert found[0] == kept["history"][0]  # which was not trained again: its seconds are the same
     np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
     for name, value in weights(tmp_path / "alone").items():
@@ -154,7 +154,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
 
 @given(size=st.integers(1, 9), count=st.integers(0, 40))
 def test_the_shares_are_the_whole_and_none_exceeds_that_of_a_larger_batch(size: int, count: int) -> None:
-    worlds = [World(rank, size) for rank in range(size)]
+    worlds = [ProcessGroup(rank, size) for rank in range(size)]
     shares = [list(world.share(range(count))) for world in worlds]
     assert [row for share in shares for row in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -167,7 +167,7 @@ def test_the_shares_are_the_whole_and_none_exceeds_that_of_a_larger_batch(size: 
     [
         ({"image_cache": "images.h5"}, "one process writes an image cache, and here several train"),
         ({"compile": True}, "torch.compile does not see what several processes tell each other"),
-        ({"recipe": Recipe(batch_size=2)}, "3 processes cannot share batches of 2: raise --batch-size"),
+        ({"recipe": TrainConfig(batch_size=2)}, "3 processes cannot share batches of 2: raise --batch-size"),
     ],
 )
 def test_what_processes_cannot_do_together_is_said(
@@ -176,5 +176,5 @@ def test_what_processes_cannot_do_together_is_said(
     from featcache.finetuning.finetune import finetune
 
     with pytest.raises(RunError) as caught:
-        finetune(data, tmp_path / "run", world=World(0, 3), **options)
+        finetune(data, tmp_path / "run", world=ProcessGroup(0, 3), **options)
     assert str(caught.value).startswith(message)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from featcache._utils.report import Stopwatch
+from featcache._utils.report import PhaseTimer
 from featcache.data.manifest import read_manifest
-from featcache.training.distributed import World
+from featcache.training.distributed import ProcessGroup
 from featcache.training.live_batches import LiveBatches
 from featcache.vision.loader import ViewLoader
 from trainable import trainable_backbone
@@ -21,7 +21,7 @@ def test_an_epoch_that_was_trained_to_its_end_has_no_batch_left(make_folder: Cal
     spec = backbone.extract_spec(image_size=None, augment="tutorial", seed=0, views=0, dtype="float32")
     for rank in range(2):
         with closing(ViewLoader(manifest, spec.view, workers=1)) as loader:
-            batches = LiveBatches(backbone, spec, loader, "all", Stopwatch(), None, World(rank, 2))
+            batches = LiveBatches(backbone, spec, loader, "all", PhaseTimer(), None, ProcessGroup(rank, 2))
             batches.batch_size, batches.position = 2, 5
             assert list(batches.train(1)) == []
             batches.position = 3

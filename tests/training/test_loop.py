@@ -16,10 +16,10 @@ from torch import nn
 
 from featcache.training.loop import (
     Batches,
-    Epoch,
-    Pass,
-    Recipe,
-    Training,
+    EpochMetrics,
+    EvalResult,
+    TrainConfig,
+    TrainState,
     evaluate_module,
     linear_layer,
     train,
@@ -38,7 +38,7 @@ def batches(size: int = 4) -> Callable[..., Batches]:
     return give
 
 
-def ignore(_training: Training) -> None:
+def ignore(_training: TrainState) -> None:
     pass
 
 
@@ -52,7 +52,7 @@ def gradient(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def test_sgd_steps_are_those_computed_by_hand() -> None:
     module = nn.Linear(3, 2)
-    recipe = Recipe(epochs=3, batch_size=10, lr=0.5, momentum=0.9, weight_decay=0.1, schedule="constant")
+    recipe = TrainConfig(epochs=3, batch_size=10, lr=0.5, momentum=0.9, weight_decay=0.1, schedule="constant")
     values = [parameter.detach().numpy().astype(np.float64).copy() for parameter in (module.weight, module.bias)]
     velocity = [np.zeros_like(value) for value in values]
     losses = []
@@ -62,7 +62,7 @@ def test_sgd_steps_are_those_computed_by_hand() -> None:
         for value, speed, slope in zip(values, velocity, gradients, strict=True):
             speed[:] = 0.9 * speed + slope + 0.1 * value
             value -= 0.5 * speed
-    training = Training(module, recipe)
+    training = TrainState(module, recipe)
     train(training, batches(10), batches(10), seed=0, on_epoch=ignore)
     np.testing.assert_allclose(module.weight.detach(), values[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(module.bias.detach(), values[1], rtol=1e-5, atol=1e-6)
@@ -74,8 +74,8 @@ def test_adamw_s_first_step_is_the_sign_of_the_gradient_after_the_decay() -> Non
     module = nn.Linear(3, 2)
     weight, bias = module.weight.detach().numpy().copy(), module.bias.detach().numpy().copy()
     slope = gradient(weight, bias)[0]
-    recipe = Recipe(epochs=1, batch_size=10, lr=0.01, weight_decay=0.5, optimizer="adamw")
-    train(Training(module, recipe), batches(10), batches(10), seed=0, on_epoch=ignore)
+    recipe = TrainConfig(epochs=1, batch_size=10, lr=0.01, weight_decay=0.5, optimizer="adamw")
+    train(TrainState(module, recipe), batches(10), batches(10), seed=0, on_epoch=ignore)
     np.testing.assert_allclose(
         module.weight.detach(), weight * (1 - 0.01 * 0.5) - 0.01 * np.sign(slope), rtol=1e-4, atol=1e-5
     )
@@ -84,17 +84,17 @@ def test_adamw_s_first_step_is_the_sign_of_the_gradient_after_the_decay() -> Non
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        (Recipe(epochs=5, lr=0.8, schedule="step", step_size=2, gamma=0.5), [0.8, 0.8, 0.4, 0.4, 0.2]),
+        (TrainConfig(epochs=5, lr=0.8, schedule="step", step_size=2, gamma=0.5), [0.8, 0.8, 0.4, 0.4, 0.2]),
         (
-            Recipe(epochs=4, lr=0.8, schedule="cosine"),
+            TrainConfig(epochs=4, lr=0.8, schedule="cosine"),
             [0.4 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)],
         ),
-        (Recipe(epochs=3, lr=0.8, schedule="constant"), [0.8] * 3),
-        (Recipe(epochs=9, lr=1.0), [1.0] * 7 + [0.1] * 2),
+        (TrainConfig(epochs=3, lr=0.8, schedule="constant"), [0.8] * 3),
+        (TrainConfig(epochs=9, lr=1.0), [1.0] * 7 + [0.1] * 2),
     ],
 )
-def test_each_epoch_trains_with_the_rate_of_its_schedule(recipe: Recipe, expected: list[float]) -> None:
-    training = Training(nn.Linear(3, 2), recipe)
+def test_each_epoch_trains_with_the_rate_of_its_schedule(recipe: TrainConfig, expected: list[float]) -> None:
+    training = TrainState(nn.Linear(3, 2), recipe)
     train(training, batches(), batches(), seed=0, on_epoch=ignore)
     assert [epoch.lr for epoch in training.history] == pytest.approx(expected)
     assert [epoch.epoch for epoch in training.history] == list(range(1, recipe.epochs + 1))
@@ -112,28 +112,28 @@ def test_each_epoch_trains_with_the_rate_of_its_schedule(recipe: Recipe, expecte
 )
 def test_a_recipe_that_cannot_train_is_refused(field: str, value: float, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        Recipe(**{field: value})
+        TrainConfig(**{field: value})
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("field", ["optimizer", "schedule"])
 def test_a_recipe_with_an_unknown_choice_is_refused_and_not_taken_for_another(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} is 'cosin'"):
-        Recipe(**{field: "cosin"})
+        TrainConfig(**{field: "cosin"})
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=8))
 def test_the_best_epoch_is_the_first_of_the_highest_val_accuracy(accuracies: list[float]) -> None:
-    history = [Epoch(i + 1, 0.1, 1.0, 0.0, 1.0, value, 0.0) for i, value in enumerate(accuracies)]
-    training = Training(nn.Linear(3, 2), Recipe(), history)
+    history = [EpochMetrics(i + 1, 0.1, 1.0, 0.0, 1.0, value, 0.0) for i, value in enumerate(accuracies)]
+    training = TrainState(nn.Linear(3, 2), TrainConfig(), history)
     assert training.best is history[accuracies.index(max(accuracies))]
 
 
 def test_best_val_holds_the_predictions_of_the_best_epoch() -> None:
-    seen: list[Pass] = []
-    training = Training(nn.Linear(3, 2), Recipe(epochs=6, lr=2.0, schedule="constant"))
+    seen: list[EvalResult] = []
+    training = TrainState(nn.Linear(3, 2), TrainConfig(epochs=6, lr=2.0, schedule="constant"))
 
-    def on_epoch(training: Training) -> None:
+    def on_epoch(training: TrainState) -> None:
         seen.append(evaluate_module(training.module, batches()()))
 
     train(training, batches(), batches(), seed=0, on_epoch=on_epoch)
@@ -169,15 +169,15 @@ def test_no_batches_give_no_loss_and_no_accuracy() -> None:
     assert nothing.accuracy == 0.0
 
 
-def dropping() -> Training:
+def dropping() -> TrainState:
     """A module whose training is random, and always starts from the same weights."""
     module = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), linear_layer(8, 2, 1))
     for value in module[0].parameters():
         nn.init.constant_(value, 0.1)
-    return Training(module, Recipe(epochs=5, batch_size=5, lr=0.1, schedule="step", step_size=2))
+    return TrainState(module, TrainConfig(epochs=5, batch_size=5, lr=0.1, schedule="step", step_size=2))
 
 
-def timeless(training: Training) -> list[tuple[float, ...]]:
+def timeless(training: TrainState) -> list[tuple[float, ...]]:
     return [(e.epoch, e.lr, e.loss, e.accuracy, e.val_loss, e.val_accuracy) for e in training.history]
 
 
@@ -186,7 +186,7 @@ def test_a_restored_training_goes_on_as_if_never_stopped(stop: int) -> None:
     class StoppedError(Exception):
         pass
 
-    def halt(training: Training) -> None:
+    def halt(training: TrainState) -> None:
         if len(training.history) == stop:
             raise StoppedError
 
@@ -230,5 +230,5 @@ def test_the_new_layer_depends_on_its_seed_alone() -> None:
 
 
 def test_class_weights_of_numpy_become_numbers_that_json_takes() -> None:
-    recipe = Recipe(class_weight={"a": np.float32(0.5), "b": np.int64(2), "c": 3})
+    recipe = TrainConfig(class_weight={"a": np.float32(0.5), "b": np.int64(2), "c": 3})
     assert json.dumps(recipe.class_weight) == '{"a": 0.5, "b": 2.0, "c": 3.0}'

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import expit, log_softmax
 
-from featcache.training.loss import Objective, class_weights
+from featcache.training.loss import ClassificationLoss, class_weights
 
 RNG = np.random.default_rng(2)
 LOGITS = RNG.normal(size=(6, 3))
@@ -19,7 +19,7 @@ CLASSES = ("a", "b", "c")
 
 
 def loss(labels: Any, logits: Any = LOGITS, **options: Any) -> float:
-    return float(Objective(**options)(torch.from_numpy(logits), torch.from_numpy(labels)))
+    return float(ClassificationLoss(**options)(torch.from_numpy(logits), torch.from_numpy(labels)))
 
 
 def entropies(labels: Any, smoothing: float = 0.0) -> Any:

@@ -11,14 +11,14 @@ from torch import nn
 
 from featcache.errors import HeadError
 from featcache.training.loop import linear_layer
-from featcache.training.network import Network
+from featcache.training.network import BackboneWithHead
 from foreign import Payload
 from trainable import TrainableNet
 
 
-def network(classes: int = 3, seed: int = 0) -> Network:
+def network(classes: int = 3, seed: int = 0) -> BackboneWithHead:
     torch.manual_seed(seed)
-    return Network(TrainableNet(3), linear_layer(4, classes, seed)).eval()
+    return BackboneWithHead(TrainableNet(3), linear_layer(4, classes, seed)).eval()
 
 
 def test_the_logits_are_the_head_s_answer_to_the_body_s() -> None:
@@ -48,7 +48,7 @@ def test_a_file_without_these_weights_is_refused_and_not_run(what: str, tmp_path
     if what == "pickle":
         file.write_bytes(pickle.dumps(Payload(str(mark))))
     if what == "other":
-        Network(nn.Identity(), nn.Linear(2, 2)).save(file)
+        BackboneWithHead(nn.Identity(), nn.Linear(2, 2)).save(file)
     with pytest.raises(HeadError) as caught:
         net.load(file)
     assert str(caught.value).startswith(f"{file} does not hold the weights of this network: ")

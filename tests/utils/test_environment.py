@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from featcache._utils.environment import check_writable
-from featcache.analysis.benchmark.compare import compare
+from featcache.analysis.benchmark.compare import benchmark
 from featcache.errors import FeatcacheError, OutputError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
@@ -53,7 +53,7 @@ WORK: list[Callable[[Path], object]] = [
     lambda out: extract("nowhere", out, backbone="no such network"),
     lambda out: finetune("nowhere", out, backbone="no such network"),
     lambda out: fit_head("nowhere.h5", out),
-    lambda out: compare("nowhere", out, backbone="no such network"),
+    lambda out: benchmark("nowhere", out, backbone="no such network"),
 ]
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache._utils.report import Report, Stopwatch, human_bytes, machine, peak_memory_bytes, printable, versions
+from featcache._utils.report import (
+    PhaseTimer,
+    Report,
+    human_bytes,
+    machine_info,
+    package_versions,
+    peak_memory_bytes,
+    printable,
+)
 from featcache.metrics.classification import evaluate
 
 VAL = evaluate(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]), ("ants", "bees"))
@@ -31,7 +39,7 @@ def eager_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("eager_threads")
 def test_no_second_is_lost_between_threads() -> None:
-    watch = Stopwatch()
+    watch = PhaseTimer()
 
     def work(own: str) -> None:
         for _ in range(2000):
@@ -51,7 +59,7 @@ def test_no_second_is_lost_between_threads() -> None:
 def test_phases_add_up_and_wall_runs_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 101.0, 103.0, 110.0, 114.0, 120.0, 130.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    watch = Stopwatch()
+    watch = PhaseTimer()
     for _ in range(2):
         with watch.phase("read"):
             pass
@@ -62,7 +70,7 @@ def test_phases_add_up_and_wall_runs_from_the_start(monkeypatch: pytest.MonkeyPa
 def test_a_phase_that_fails_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 4.0, 5.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    watch = Stopwatch()
+    watch = PhaseTimer()
     with pytest.raises(KeyError), watch.phase("decode"):
         raise KeyError
     assert watch.seconds() == {"decode": 3.0, "wall": 5.0}
@@ -86,8 +94,8 @@ def test_a_report_is_json_with_the_val_accuracy_at_the_top() -> None:
         "precision": None,
         "peak_gpu_memory_bytes": None,
         "peak_memory_bytes": report.peak_memory_bytes,
-        "machine": machine(),
-        "versions": versions(),
+        "machine": machine_info(),
+        "versions": package_versions(),
     }
     assert fields["accuracy"] == 0.75
 
@@ -100,11 +108,11 @@ def test_a_report_without_accuracy_claims_none() -> None:
 
 
 def test_provenance_says_what_runs_here() -> None:
-    found = versions()
+    found = package_versions()
     assert found["python"] == platform.python_version()
     assert found["numpy"] == np.__version__
     assert found["scikit-learn"] == version("scikit-learn")
-    here = machine()
+    here = machine_info()
     assert here["system"] == platform.platform()
     assert 1 <= here["cores"] <= (os.cpu_count() or 1)
     assert here["processor"]

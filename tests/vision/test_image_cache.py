@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from featcache.cache.format import create, skeleton
-from featcache.cache.format.container import Kind
+from featcache.cache.format.container import FormatSpec
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
@@ -170,7 +170,7 @@ def test_images_outside_of_the_file_are_refused(
     """With a seal that holds: whoever wrote such a file meant it."""
     write = skeleton.write
 
-    def forge(path: Path, kind: Kind, attributes: Any, tables: Any, rooms: Any) -> None:
+    def forge(path: Path, kind: FormatSpec, attributes: Any, tables: Any, rooms: Any) -> None:
         change(tables["places"]["data"])
         write(path, kind, attributes, tables, rooms)
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commands import in_process
-from featcache._utils.report import Stopwatch
+from featcache._utils.report import PhaseTimer
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.vision import loader as loader_module
@@ -153,7 +153,7 @@ def test_views_of_no_more_images_wait_than_may(
 
 
 def test_the_loader_times_reading_decoding_and_viewing(manifest: Manifest) -> None:
-    watch = Stopwatch()
+    watch = PhaseTimer()
     loader = ViewLoader(manifest, SPEC, workers=2, watch=watch)
     list(loader.batches(range(5), [0], 2))
     loader.close()

@@ -322,10 +322,10 @@ def test_live_training_sees_the_pixels_of_the_cache_with_an_image_cache_too(deep
 
 
 def ImageCache_side(path: Path) -> int:  # noqa: N802
-    from featcache.cache.format.container import opened
+    from featcache.cache.format.container import open_container
     from featcache.vision.image_cache import IMAGES
 
-    with opened(path, IMAGES) as arrays:
+    with open_container(path, IMAGES) as arrays:
         return int(arrays.index()["side"])
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from featcache._utils.progress_bar import Progress
 from featcache._utils.report import human_duration
-from featcache.analysis.benchmark.routes import ROUTES, Order
+from featcache.analysis.benchmark.routes import ROUTES, RouteTask
 
 Clock = Callable[[], float]
 
@@ -30,7 +30,7 @@ _FORWARD = 1 / 3  # the cost of an image that is only evaluated, of one that all
 _END_TO_END = ("lpft", "finetune", "scratch")
 
 
-class Expected(NamedTuple):
+class TimeEstimate(NamedTuple):
     """Seconds that a run takes, or would; least : that, or more."""
 
     seconds: float
@@ -40,13 +40,13 @@ class Expected(NamedTuple):
 class OverBudgetError(Exception):
     """A run that would not end in time, and what it would take in all. It never leaves `compare`."""
 
-    def __init__(self, expected: Expected) -> None:
+    def __init__(self, expected: TimeEstimate) -> None:
         super().__init__(expected)
         self.expected = expected
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedRun:
     """A route that did not fit, from this seed on: what a run would have taken, and what was left, in seconds.
 
     predicted_s : None where it was not tried, because what it starts from was left out. least : that, or more.
@@ -70,26 +70,26 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Spending:
+class BudgetUsage:
     """What a comparison was allowed, what it took, in seconds, and the runs that did not fit."""
 
     budget_s: float
     spent_s: float
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedRun, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {**asdict(self), "left_out": [asdict(one) for one in self.left_out]}
 
 
-class Pace:
+class ProgressEstimator:
     """How many seconds an order still needs, from its progress.
 
     images : counts by split, of the data. foresees : whether it can be told of such an order at all. settled :
     whether enough was seen to say so for good.
     """
 
-    def __init__(self, order: Order, images: Mapping[str, int], clock: Clock) -> None:
+    def __init__(self, order: RouteTask, images: Mapping[str, int], clock: Clock) -> None:
         self._clock, self.settled = clock, False
         self._first: tuple[float, float] | None = None
         self._kind, self._train = order["task"], images["train"]
@@ -141,8 +141,8 @@ class Budget:
     def __init__(self, seconds: float, already: float = 0.0, clock: Clock = time.perf_counter) -> None:
         self.seconds, self._already, self._clock = seconds, already, clock
         self._started = clock()
-        self.expected: dict[str, Expected] = {}
-        self.left_out: list[LeftOut] = []
+        self.expected: dict[str, TimeEstimate] = {}
+        self.left_out: list[SkippedRun] = []
 
     @property
     def spent_s(self) -> float:
@@ -154,7 +154,7 @@ class Budget:
         """None of it is left where it is overdrawn."""
         return max(0.0, self.seconds - self.spent_s)
 
-    def expect(self, route: str) -> Expected | None:
+    def expect(self, route: str) -> TimeEstimate | None:
         """What a run of this route will take, by those before it; None where nothing is known.
 
         Training all layers takes no less than running the frozen network as often.
@@ -163,25 +163,25 @@ class Budget:
             return self.expected.get(route)
         known = next((self.expected[one] for one in (route, *_END_TO_END) if one in self.expected), None)
         frozen = self.expected.get("frozen")
-        return known or (Expected(frozen.seconds, least=True) if frozen else None)
+        return known or (TimeEstimate(frozen.seconds, least=True) if frozen else None)
 
-    def watch(self, order: Order, images: Mapping[str, int], since_s: float, progress: Progress) -> Progress:
+    def watch(self, order: RouteTask, images: Mapping[str, int], since_s: float, progress: Progress) -> Progress:
         """A progress callback that raises OverBudgetError as soon as it is clear that the order will not end in time.
 
         since_s : what was spent when the run began that the order is part of.
         """
-        pace = Pace(order, images, self._clock)
+        pace = ProgressEstimator(order, images, self._clock)
 
         def report(what: str, done: int, total: int) -> None:
             progress(what, done, total)
             needs, so_far = pace.left_s(what, done), self.spent_s - since_s
             if needs is not None and needs > self.left_s * (1.0 if pace.settled else _SLACK):
-                raise OverBudgetError(Expected(so_far + needs))
+                raise OverBudgetError(TimeEstimate(so_far + needs))
             if pace.foresees and not pace.settled and not self.left_s:
-                raise OverBudgetError(Expected(so_far, least=True))
+                raise OverBudgetError(TimeEstimate(so_far, least=True))
 
         return report
 
-    def spending(self) -> Spending:
+    def spending(self) -> BudgetUsage:
         """For the report."""
-        return Spending(self.seconds, self.spent_s, tuple(self.left_out))
+        return BudgetUsage(self.seconds, self.spent_s, tuple(self.left_out))

@@ -1,4 +1,4 @@
-"""`compare`: all routes on the same images, views, split and metrics, with all their costs."""
+"""`benchmark`: all routes on the same images, views, split and metrics, with all their costs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.environment import check_writable
-from featcache._utils.folder_lock import LOCK, alone_in
+from featcache._utils.folder_lock import LOCK, locked_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
-from featcache._utils.remote import called
-from featcache._utils.report import human_duration, versions
+from featcache._utils.remote import display_name
+from featcache._utils.report import human_duration, package_versions
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
 from featcache.analysis.benchmark.routes import ROUTES, changing_weights
-from featcache.analysis.benchmark.runner import Work
+from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.sources.factory import from_factory, is_factory
 from featcache.backbones.sources.names import check_name
 from featcache.core.bit_depth import ValueRange
@@ -26,13 +26,13 @@ from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import read_manifest
 from featcache.errors import RunError
 from featcache.heads.registry import make_head
-from featcache.heads.tuning.families import FAMILIES
-from featcache.training.config import make_recipe
+from featcache.heads.tuning.families import TUNED_HEADS
+from featcache.training.config import make_train_config
 
 _REPEATS = 3  # seeds: of one alone a scatter of two points looks like a difference, the more images the surer
 
 
-def compare(
+def benchmark(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -68,8 +68,8 @@ def compare(
     ----------
     routes : of "cached", "stages" (a head on all stages of the network), "frozen", "lpft" (fine-tuning that starts from
         the cached head), "finetune", "scratch". None: all; but LP-FT, where the weights are random.
-    recipe : fields of `training.Recipe` for the live routes, such as {"epochs": 10}; LP-FT has optimizer, rate and
-        schedule of its own, see `featcache.finetuning.strategy.GENTLE`.
+    recipe : fields of `training.TrainConfig` for the live routes, such as {"epochs": 10}; LP-FT has optimizer, rate and
+        schedule of its own, see `featcache.finetuning.strategy.LP_FT_DEFAULTS`.
     backbone : a name, see `load_backbone`, or "package.module:function", a function of your own that returns the
         network, with the same weights each time: each process calls it. Such a network has no route "scratch".
     value_range : see `extract`; None lets each route find it, which gives the same.
@@ -102,11 +102,11 @@ def compare(
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
     recipe = {"epochs": 10, "batch_size": 32, "lr": 0.01, **(recipe or {})}
-    make_recipe(recipe)  # a bad field is told before hours of extraction, as a bad head is
+    make_train_config(recipe)  # a bad field is told before hours of extraction, as a bad head is
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
     check_writable(out / "settings.json")
-    if head not in ("sgd", "auto", *FAMILIES):
+    if head not in ("sgd", "auto", *TUNED_HEADS):
         make_head(head)  # a bad name is told before hours of extraction
     columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
     columns |= {"skip_missing": True} if skip_missing else {}
@@ -116,7 +116,7 @@ def compare(
     columns |= {"value_range": list(value_range)} if value_range else {}
     columns |= {"network_sha256": network_sha256} if own else {}
     samples = manifest.single_label("benchmark").samples
-    understood = replace(manifest.summary(), name=called(data))
+    understood = replace(manifest.summary(), name=display_name(data))
     if on_note:
         on_note(str(understood))
     settings = {
@@ -142,9 +142,11 @@ def compare(
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file. Give an empty or a new folder.")
     out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out, "compared in"):
-        _claim(out, {**settings, "versions": versions()}, overwrite)
-        work = Work(out / "work", settings, chosen, [seed + repeat for repeat in range(repeats)], budget_s, progress)
+    with locked_folder(out, "compared in"):
+        _claim(out, {**settings, "versions": package_versions()}, overwrite)
+        work = BenchmarkRunner(
+            out / "work", settings, chosen, [seed + repeat for repeat in range(repeats)], budget_s, progress
+        )
         runs = work.run()
         if not runs:
             raise RunError(
@@ -156,7 +158,7 @@ def compare(
         ]
         curves, no_curves = work.curves() if "cached" in runs else ([], "")
     # Reports travel: they name the data and a weights file, not where these lie on this machine.
-    names = {"data": called(data), "weights": Path(weights).name}
+    names = {"data": display_name(data), "weights": Path(weights).name}
     asked: dict[str, Any] = {"routes": chosen, "repeats": repeats, "understood": understood.to_dict()}
     asked |= {"budget_s": budget_s} if budget_s else {}
     return Comparison(

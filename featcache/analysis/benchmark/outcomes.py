@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import machine, versions
-from featcache.analysis.benchmark.budget import Spending
+from featcache._utils.report import machine_info, package_versions
+from featcache.analysis.benchmark.budget import BudgetUsage
 from featcache.analysis.benchmark.routes import CACHED, ROUTES
 from featcache.analysis.curves import Curve
 from featcache.errors import HeadError
 from featcache.finetuning.convergence import TrainingRun
-from featcache.finetuning.strategy import GENTLE
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.metrics.classification import wilson_interval
 from featcache.metrics.predictions import FILE, LAST, TEST, read_predictions
 
@@ -106,11 +106,11 @@ class Comparison(NotebookResult):
 
     outcomes: list[Outcome]
     settings: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=machine)
-    versions: dict[str, str] = field(default_factory=versions)
+    machine: dict[str, Any] = field(default_factory=machine_info)
+    versions: dict[str, str] = field(default_factory=package_versions)
     curves: list[Curve] = field(default_factory=list)
     no_curves: str = ""
-    spending: Spending | None = None
+    spending: BudgetUsage | None = None
 
     def __str__(self) -> str:
         """A line for each route, of at most 80 columns; all columns are in the report."""
@@ -168,7 +168,8 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path, recipe: Map
     """What one route reached over its repeats; two outcomes, cold and warm, where it made a cache.
 
     runs : seed -> answers of all processes that its result rests on; LP-FT's begin with those of its cache and head.
-    work : where the folders ROUTE-SEED lie. recipe : fields of `Recipe` that the live routes had, but for LP-FT's own.
+    work : where the folders ROUTE-SEED lie. recipe : fields of `TrainConfig` that the live routes had, but for LP-FT's
+    own.
     """
     folders = [work / f"{route}-{seed}" / ("head" if route in CACHED else "run") for seed in runs]
     right: dict[str, Any] = {
@@ -186,7 +187,7 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path, recipe: Map
     evaluations = len(last["history"]) + bool(last.get("start"))  # a fitted head is evaluated before the first epoch
     shown += last["images"] + last["n"] * evaluations + (last["test"]["n"] if last["test"] else 0)
     size += max(_folder_bytes(folder) for folder in folders)
-    recipe, mode = {**recipe, **(GENTLE if route == "lpft" else {})}, "head" if route == "frozen" else "all"
+    recipe, mode = {**recipe, **(LP_FT_DEFAULTS if route == "lpft" else {})}, "head" if route == "frozen" else "all"
     trainings = [_training(run[-1], recipe, mode) for run in parts]
     return [replace(_outcome(ROUTES[route], parts, shown, size, right), trainings=trainings)]
 

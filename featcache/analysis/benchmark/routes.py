@@ -21,11 +21,11 @@ from typing import Any
 from featcache import errors
 from featcache._utils.allocator import keep_freed_memory
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import finite
+from featcache._utils.report import json_safe
 from featcache.core.specs import PENULTIMATE
-from featcache.finetuning.strategy import GENTLE
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
 
-Order = dict[str, Any]
+RouteTask = dict[str, Any]
 
 # In the order of what they can be expected to cost.
 ROUTES = {
@@ -39,13 +39,17 @@ ROUTES = {
 CACHED = ("cached", "stages")  # those that extract, and fit a head on the cache
 
 
-def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True) -> list[Order]:
+def tasks_for_route(
+    route: str, work: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True
+) -> list[RouteTask]:
     """What a route does for one seed, in its folder `work`/ROUTE-SEED; each order is a process.
 
     settings : of `compare`. shares_cache : whether LP-FT starts from the cache, and the head, of the route "cached"
     with this seed. Without, or where that head is no linear layer, it makes its own.
     """
-    from featcache.heads.linear_layer import FOLDING  # of scikit-learn, which a child that extracts does not wait for
+    from featcache.heads.linear_layer import (
+        LINEAR_HEADS,  # of scikit-learn, which a child that extracts does not wait for
+    )
 
     folder, head = work / f"{route}-{seed}", settings["head"]
     named = ("data", "backbone", "augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
@@ -60,28 +64,28 @@ def orders_of(route: str, work: Path, seed: int, settings: Mapping[str, Any], sh
     if route != "lpft":
         return [live]
     cached = work / f"cached-{seed}" if shares_cache else folder
-    starts = cached if head in FOLDING else folder
+    starts = cached if head in LINEAR_HEADS else folder
     live |= {"init_head": str(starts / "head")}
-    live |= {"recipe": {**settings["recipe"], **GENTLE}}
+    live |= {"recipe": {**settings["recipe"], **LP_FT_DEFAULTS}}
     extraction = [] if shares_cache else [_extraction(folder, "cached", shared, settings)]
     fitted = starts == cached and shares_cache
-    fitting = [] if fitted else [_fitting(folder, cached, head if head in FOLDING else "linear", "cached", seed)]
+    fitting = [] if fitted else [_fitting(folder, cached, head if head in LINEAR_HEADS else "linear", "cached", seed)]
     return [*extraction, *fitting, live]
 
 
-def _extraction(folder: Path, route: str, shared: Order, settings: Mapping[str, Any]) -> Order:
+def _extraction(folder: Path, route: str, shared: RouteTask, settings: Mapping[str, Any]) -> RouteTask:
     own = {"views": settings["views"], "precision": settings["precision"]}
     layers = {"layers": ["stages"]} if route == "stages" else {}
     return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **own, **layers}
 
 
-def _fitting(folder: Path, cached: Path, head: str, route: str, seed: int) -> Order:
+def _fitting(folder: Path, cached: Path, head: str, route: str, seed: int) -> RouteTask:
     layer = {"layer": "all"} if route == "stages" else {}
     order = {"task": "fit-head", "cache": str(cached / "cache.h5"), "out": str(folder / "head")}
     return {**order, "head": head, "seed": seed, **layer}
 
 
-def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, Any]:
+def run_in_process(order: RouteTask, progress: Progress | None = None) -> dict[str, Any]:
     """Run one order in a fresh Python; returns its result with `wall_s` and `cpu_s` (core-seconds),
     start and imports included.
 
@@ -123,7 +127,7 @@ def run_in_process(order: Order, progress: Progress | None = None) -> dict[str, 
     return {**result, "wall_s": time.perf_counter() - started, "cpu_s": cpu_s}
 
 
-def _imports(order: Order) -> Order:
+def _imports(order: RouteTask) -> RouteTask:
     """Where a child finds the module of a network of the user's own: where this process does."""
     from featcache.backbones.sources.factory import is_factory
 
@@ -132,14 +136,14 @@ def _imports(order: Order) -> Order:
     return {"import_from": [os.path.abspath(place) for place in sys.path]}
 
 
-def _extract(order: Order, progress: Progress) -> dict[str, Any]:
+def _extract(order: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.extraction.extract import extract
 
     order = _given(order, order.get("precision", "auto"))
     return extract(progress=progress, **order).to_dict()
 
 
-def _given(order: Order, precision: str) -> Order:
+def _given(order: RouteTask, precision: str) -> RouteTask:
     """The arguments of an order, with its range as a pair, and a network of the user's own instead of its name."""
     from featcache.backbones.sources.factory import from_factory, is_factory
 
@@ -166,13 +170,13 @@ def changing_weights(factory: str) -> errors.BackboneError:
     )
 
 
-def _fit_head(order: Order, progress: Progress) -> dict[str, Any]:
+def _fit_head(order: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.heads.fit_head import fit_head
 
     return fit_head(**order).to_dict()
 
 
-def _finetune(order: Order, progress: Progress) -> dict[str, Any]:
+def _finetune(order: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.finetuning.finetune import finetune, trainable_precision
 
     precision = order["precision"]
@@ -182,14 +186,14 @@ def _finetune(order: Order, progress: Progress) -> dict[str, Any]:
     return finetune(progress=progress, **order).to_dict()
 
 
-def _curve(order: Order, progress: Progress) -> dict[str, Any]:
+def _curve(order: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.analysis.curves import label_curve, view_curve
 
     draw = view_curve if order.pop("over") == "views" else label_curve
     return draw(progress=progress, **order).to_dict()
 
 
-_TASKS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
+_TASKS: dict[str, Callable[[RouteTask, Progress], dict[str, Any]]] = {
     "extract": _extract,
     "fit-head": _fit_head,
     "finetune": _finetune,
@@ -204,7 +208,7 @@ def _main() -> int:
     sys.stdout = sys.stderr  # whatever a library prints must not come between the answers
 
     def say(**message: Any) -> None:
-        answers.write(json.dumps(finite(message)) + "\n")
+        answers.write(json.dumps(json_safe(message)) + "\n")
         answers.flush()
 
     def progress(what: str, done: int, total: int) -> None:

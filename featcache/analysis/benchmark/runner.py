@@ -1,4 +1,4 @@
-"""`Work`: the runs of a comparison, a folder each; what is finished is not run again, what does not fit is left out."""
+"""`BenchmarkRunner` runs the routes of a benchmark, a folder each. It skips finished runs and those over the budget."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import is_number, read_json
 from featcache._utils.report import human_duration
-from featcache.analysis.benchmark.budget import Budget, Expected, LeftOut, OverBudgetError
+from featcache.analysis.benchmark.budget import Budget, OverBudgetError, SkippedRun, TimeEstimate
 from featcache.analysis.benchmark.outcomes import Run
-from featcache.analysis.benchmark.routes import Order, orders_of, run_in_process
+from featcache.analysis.benchmark.routes import RouteTask, run_in_process, tasks_for_route
 from featcache.analysis.curves import Curve
 from featcache.core.model_card import write_json
 from featcache.errors import FeatcacheError, RunError
-from featcache.heads.tuning.families import FAMILIES
+from featcache.heads.tuning.families import TUNED_HEADS
 
 _ANSWERS, _FORESEEN = "result.json", "foreseen.json"
 _LONGEST_S = 1e9  # of a run: a file that tells of more does not tell the truth
@@ -24,7 +24,7 @@ _DRAWS = 1  # of each share of the labels: `featcache curve` repeats, which take
 _POINTS = 7  # of the curve over labels, at most
 
 
-class Work:
+class BenchmarkRunner:
     """What is done for a comparison.
 
     Parameters
@@ -47,7 +47,7 @@ class Work:
         self.budget = Budget(budget_s, self._spent_before()) if budget_s else None
 
     @property
-    def left_out(self) -> list[LeftOut]:
+    def left_out(self) -> list[SkippedRun]:
         """What did not fit into the budget."""
         return self.budget.left_out if self.budget else []
 
@@ -61,12 +61,12 @@ class Work:
             for route in self._routes:
                 if route in [one.route for one in self.left_out]:
                     continue
-                orders = orders_of(route, self.folder, seed, self._settings, "cached" in self._routes)
+                orders = tasks_for_route(route, self.folder, seed, self._settings, "cached" in self._routes)
                 base: Run | None = []
                 if route == "lpft" and "cached" in self._routes:  # it takes the cache and the head, or the cache alone
                     base = runs["cached"][seed][: 3 - len(orders)] if seed in runs["cached"] else None
                 if base is None:
-                    self.left_out.append(LeftOut(route, seed, None, 0.0))
+                    self.left_out.append(SkippedRun(route, seed, None, 0.0))
                 elif (found := self._within_budget(route, seed, orders)) is not None:
                     runs[route][seed] = [*base, *found]
         return {route: found for route, found in runs.items() if found}
@@ -78,7 +78,7 @@ class Work:
         order = {
             "task": "curve",
             "cache": str(cached / "cache.h5"),
-            "head": head if head in FAMILIES else "linear",
+            "head": head if head in TUNED_HEADS else "linear",
             "seed": seed,
         }
         orders = [{**order, "over": "views"}, {**order, "over": "labels", "repeats": _DRAWS}]
@@ -94,7 +94,7 @@ class Work:
         except FeatcacheError as error:  # too little to tune by, or the cache is gone: the routes have run
             return [], str(error)
 
-    def _within_budget(self, route: str, seed: int, orders: list[Order]) -> Run | None:
+    def _within_budget(self, route: str, seed: int, orders: list[RouteTask]) -> Run | None:
         """The answers of a run; None where it does not fit."""
         folder, budget = self.folder / f"{route}-{seed}", self.budget
         if budget is None:
@@ -104,19 +104,19 @@ class Work:
         if (folder / _ANSWERS).exists() or (left and (expected is None or expected.seconds <= left)):
             try:
                 found = self._once(folder, orders)
-                budget.expected[route] = Expected(_seconds(found))
+                budget.expected[route] = TimeEstimate(_seconds(found))
                 return found
             except OverBudgetError as over:
                 expected = over.expected
             shutil.rmtree(folder)  # a cache that will not be finished is large
             folder.mkdir()
             write_json(foreseen, {"expected": expected, "tried_s": left - budget.left_s})
-        expected = expected or Expected(0.0, least=True)
+        expected = expected or TimeEstimate(0.0, least=True)
         budget.expected.setdefault(route, expected)
-        budget.left_out.append(LeftOut(route, seed, expected.seconds, left, expected.least))
+        budget.left_out.append(SkippedRun(route, seed, expected.seconds, left, expected.least))
         return None
 
-    def _once(self, folder: Path, orders: list[Order]) -> Run:
+    def _once(self, folder: Path, orders: list[RouteTask]) -> Run:
         """The answers to some orders, run one after the other; those of an earlier, finished run if there are any.
 
         An LP-FT that took another's cache and head has fewer orders than one that made its own: neither is the other.
@@ -160,12 +160,12 @@ def _read_answers(folder: Path) -> Run:
     return answers
 
 
-def _read_foreseen(folder: Path) -> tuple[Expected, float]:
+def _read_foreseen(folder: Path) -> tuple[TimeEstimate, float]:
     """What a run that was left out would take, and the seconds that were tried. Raises RunError."""
     path = folder / _FORESEEN
     try:
         found = _read(path)
-        expected, tried_s = Expected(*found["expected"]), found["tried_s"]
+        expected, tried_s = TimeEstimate(*found["expected"]), found["tried_s"]
     except (KeyError, TypeError) as error:
         raise _damaged(path, f"it lacks what it should hold: {error}") from error
     if not (_is_time(expected.seconds) and isinstance(expected.least, bool) and _is_time(tried_s)):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featcache._utils.formatting import capital, join, points, round_up, times
+from featcache._utils.formatting import capitalize, format_points, format_times, join_words, round_up
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.report import human_duration
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
@@ -40,7 +40,7 @@ Decision = Literal["stay", "switch", "weigh", "none"]
 
 
 @dataclass(frozen=True)
-class Rival:
+class Challenger:
     """A route beside the cached head.
 
     accuracy : mean over its seeds. gain : by how much it is more accurate than the cached head, as a share, with its
@@ -78,7 +78,7 @@ class Verdict(NotebookResult):
     split: str = ""
     n: int = 0
     repeats: int = 0
-    rivals: tuple[Rival, ...] = ()
+    rivals: tuple[Challenger, ...] = ()
     unfinished: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -125,8 +125,8 @@ class _Court:
             for found in routes
         }
         self.repeats = max(map(len, self.right.values()), default=0)
-        self.rivals: list[Rival] = []
-        self.judged: list[Rival] = []
+        self.rivals: list[Challenger] = []
+        self.judged: list[Challenger] = []
         self.unfinished: list[Outcome] = []
         if self.n and cached in routes:
             self._hear([found for found in routes if found is not cached])
@@ -139,7 +139,7 @@ class _Court:
             warm_ratio = other.median_s / warm.median_s if warm else None
             gain = (pair.difference, pair.low, pair.high, p, pair.p)
             self.rivals.append(
-                Rival(other.route, self._accuracy(other.route), *gain, other.median_s, cold_ratio, warm_ratio)
+                Challenger(other.route, self._accuracy(other.route), *gain, other.median_s, cold_ratio, warm_ratio)
             )
         better = {rival.route for rival in self.rivals if _is_better(rival)}
         self.unfinished = [other for other in others if other.unfinished and other.route not in better]
@@ -171,18 +171,18 @@ class _Court:
             run = found.unfinished
             if run is not None:
                 groups.setdefault(f"trained for {run}, {run.unfinished}", []).append(_WORDS[found.route])
-        told = "; ".join(f"{join(names)} {how}" for how, names in groups.items())
-        return f"{capital(told)}: this is no verdict about {'it' if len(self.unfinished) == 1 else 'them'}."
+        told = "; ".join(f"{join_words(names)} {how}" for how, names in groups.items())
+        return f"{capitalize(told)}: this is no verdict about {'it' if len(self.unfinished) == 1 else 'them'}."
 
     def _so_far(self, found: Sequence[Outcome]) -> str:
-        return join([f"{_WORDS[one.route]} {self._figure(one.route)}" for one in found])
+        return join_words([f"{_WORDS[one.route]} {self._figure(one.route)}" for one in found])
 
     def _stay(self) -> str:
         ties = sorted((rival for rival in self.judged if rival.p >= ALPHA), key=lambda rival: -rival.accuracy)
         worse = sorted((rival for rival in self.judged if rival.p < ALPHA), key=lambda rival: -rival.accuracy)
         head = f"{_WORDS[self.cached.route]} ({self._figure(self.cached.route)})"
         if ties:
-            head = capital(head)
+            head = capitalize(head)
             first = ties[0]
             name, figure = _WORDS[first.route], self._figure(first.route)
             found = f"is not distinguishable from {name} ({figure}, {self._p(first.p)})"
@@ -192,31 +192,31 @@ class _Court:
             found = f"is better than {self._beaten(first)}"
         sentences = [f"{head} {found} {self._speed(first)}."]
         if ties[1:]:
-            sentences.append(f"Nor is it from {join([self._tied(rival) for rival in ties[1:]])}.")
+            sentences.append(f"Nor is it from {join_words([self._tied(rival) for rival in ties[1:]])}.")
         if worse:
-            sentences.append(f"It is better than {join([self._beaten(rival) for rival in worse])}.")
+            sentences.append(f"It is better than {join_words([self._beaten(rival) for rival in worse])}.")
         return " ".join(sentences)
 
-    def _speed(self, rival: Rival) -> str:
+    def _speed(self, rival: Challenger) -> str:
         """How its time compares, and what follows."""
         ratio, warm = rival.cold_ratio, rival.warm_ratio or 0.0
         both = f"{human_duration(self.cached.median_s)} against {human_duration(rival.seconds)}"
         if ratio >= 1 + _CLOSE:
-            again = f", {times(warm)} once the features are cached" if warm else ""
-            return f"and was {times(ratio)} faster ({both}{again}): stay with it"
+            again = f", {format_times(warm)} once the features are cached" if warm else ""
+            return f"and was {format_times(ratio)} faster ({both}{again}): stay with it"
         if ratio > 1 - _CLOSE:
-            again = f", and {times(warm)} faster once the features are cached" if warm > 1 + _CLOSE else ""
+            again = f", and {format_times(warm)} faster once the features are cached" if warm > 1 + _CLOSE else ""
             return f"and took about as long ({both}{again}): stay with it"
-        slower = f"but was {times(1 / ratio)} slower ({both})"
+        slower = f"but was {format_times(1 / ratio)} slower ({both})"
         if warm <= 1 + _CLOSE:
             return f"{slower}: here nothing speaks for a cache"
         each = human_duration(rival.seconds / warm)
         return f"{slower}: stay with it for more than one head, each further one takes {each}"
 
-    def _switch(self, best: Rival, others: Sequence[Rival]) -> tuple[Decision, str, str]:
+    def _switch(self, best: Challenger, others: Sequence[Challenger]) -> tuple[Decision, str, str]:
         name, cost = _WORDS[best.route], human_duration(best.seconds)
         against, base = human_duration(self.cached.median_s), _WORDS[self.cached.route]
-        found = f"{self._opening(name)} gains {points(best.gain)} here ({self._figure(best.route)} against "
+        found = f"{self._opening(name)} gains {format_points(best.gain)} here ({self._figure(best.route)} against "
         found += f"{self._figure(self.cached.route)}; 95 % interval {_range(best)}, {self._p(best.p)})"
         decision: Decision = "switch"
         if best.cold_ratio <= 1 + _CLOSE:
@@ -236,13 +236,13 @@ class _Court:
         if not cheaper:
             return decision, best.route, text
         seconds, rival, pair = min(cheaper, key=lambda one: one[0])
-        words, figure = capital(_WORDS[rival.route]), self._figure(rival.route)
+        words, figure = capitalize(_WORDS[rival.route]), self._figure(rival.route)
         also = f"{words} gets there in {human_duration(seconds)} ({figure}, not distinguishable from {name}, "
         return decision, rival.route, f"{text} {also}{self._p(pair.p)})."
 
     def _opening(self, words: str) -> str:
         """The beginning of a sentence that claims a difference; of single runs it is one between two models."""
-        return f"In one run of each, {words}" if self.repeats == 1 else capital(words)
+        return f"In one run of each, {words}" if self.repeats == 1 else capitalize(words)
 
     def _grounds(self, gains: bool) -> list[str]:
         """What the verdict rests on, and what it leaves open."""
@@ -255,8 +255,8 @@ class _Court:
             lines.append(f"Unfinished, so far: {self._so_far(self.unfinished)}.")
         early = [found for found in self.comparison.outcomes if found.unfinished and found not in self.unfinished]
         if early:
-            names = join([_WORDS[found.route] for found in early])
-            lines.append(f"{capital(names)} may gain more: the training was not at its end.")
+            names = join_words([_WORDS[found.route] for found in early])
+            lines.append(f"{capitalize(names)} may gain more: the training was not at its end.")
         if ties and not gains:
             lines.append(self._open(max(ties, key=lambda rival: rival.high)))
         lines += [*self._break_even(), *self._flattered()]
@@ -268,25 +268,25 @@ class _Court:
         if self.unread:
             lines.append(f"{self.unread} {self.split} image(s) that not every route could read are left out.")
         if self.silent:
-            names = join([_WORDS[found.route] for found in self.silent])
+            names = join_words([_WORDS[found.route] for found in self.silent])
             lines.append(f"Not judged, for want of predictions beside the model: {names}.")
         return lines
 
-    def _open(self, rival: Rival) -> str:
+    def _open(self, rival: Challenger) -> str:
         """What so many images could not have shown."""
         half = (rival.high - rival.low) / 2
         name = _WORDS[rival.route]
-        line = f"So many images show differences from about {points(half)} on"
+        line = f"So many images show differences from about {format_points(half)} on"
         if rival.high <= RELEVANT:
-            return f"{line}: a gain of more than {points(max(0.0, rival.high))} by {name} can be ruled out."
-        line += f": {name} could still gain up to {points(rival.high)} (95 % interval {_range(rival)})."
+            return f"{line}: a gain of more than {format_points(max(0.0, rival.high))} by {name} can be ruled out."
+        line += f": {name} could still gain up to {format_points(rival.high)} (95 % interval {_range(rival)})."
         if rival.p_alone < ALPHA:
             line += f" Of this pair alone that would be a gain; among {len(self.rivals)} comparisons it is too little."
         needed = self.n * (half / RELEVANT) ** 2
         if half <= RELEVANT:
             return f"{line} More {self.split} images would be needed to tell."
         images = f"{round_up(needed)} {self.split} images"
-        return f"{line} An interval of ± {points(RELEVANT)} would take about {images}."
+        return f"{line} An interval of ± {format_points(RELEVANT)} would take about {images}."
 
     def _break_even(self) -> list[str]:
         """How much training, and how many heads, the cache is worth."""
@@ -294,7 +294,7 @@ class _Court:
         for route, found in self.comparison.break_even().items():
             head = f"head {found['head']}" if found["head"] else "no number of heads"
             told.append(f"epoch {found['epoch']} or {head} of {_WORDS[route]}")
-        return [f"Break-even: the cache is the faster way from {join(told)} on."] if told else []
+        return [f"Break-even: the cache is the faster way from {join_words(told)} on."] if told else []
 
     def _flattered(self) -> list[str]:
         """Who chose by the very images that it is judged on."""
@@ -324,11 +324,13 @@ class _Court:
         low, high = wilson_interval(round(accuracy * self.n), self.n)
         return f"{accuracy:.3f} ± {(high - low) / 2:.3f}"
 
-    def _tied(self, rival: Rival) -> str:
+    def _tied(self, rival: Challenger) -> str:
         return f"{_WORDS[rival.route]} ({self._figure(rival.route)}, {self._p(rival.p)})"
 
-    def _beaten(self, rival: Rival) -> str:
-        return f"{_WORDS[rival.route]} ({self._figure(rival.route)}) by {points(-rival.gain)} ({self._p(rival.p)})"
+    def _beaten(self, rival: Challenger) -> str:
+        return (
+            f"{_WORDS[rival.route]} ({self._figure(rival.route)}) by {format_points(-rival.gain)} ({self._p(rival.p)})"
+        )
 
     def _p(self, p: float) -> str:
         """Of single runs the test is McNemar's."""
@@ -338,7 +340,7 @@ class _Court:
         return f"{test} p = {p:.3g}" if abs(p - ALPHA) < 0.005 else f"{test} p = {p:.2g}"
 
 
-def _is_better(rival: Rival) -> bool:
+def _is_better(rival: Challenger) -> bool:
     """Whether a route is more accurate than the cached head, for sure."""
     return rival.p < ALPHA and rival.gain > 0
 
@@ -353,5 +355,5 @@ def _left_out(comparison: Comparison) -> list[str]:
     return [f"Left out of the budget of {human_duration(spending.budget_s)}: {'; '.join(runs)}."]
 
 
-def _range(rival: Rival) -> str:
+def _range(rival: Challenger) -> str:
     return f"{100 * rival.low:+.1f} to {100 * rival.high:+.1f} points"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.report import printable
-from featcache.analysis.doctor.findings import Check, Finding, Severity, Suspect, name_row
+from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.core.samples import Samples
 
 K = 10  # neighbours that are looked at
@@ -50,14 +50,14 @@ def check_alike(x: NDArray[np.float32], samples: Samples, images: int, collapsed
         if len(order):
             named = tuple(name_row(samples, row, score=far[row]) for row in order.tolist())
             todo = "Look at them (-o FILE.png with DATA): remove what does not belong, collect more of what does."
-            lonely.append(Finding(kind, "note", f"{len(order)} images are {what}", todo, named))
+            lonely.append(Issue(kind, "note", f"{len(order)} images are {what}", todo, named))
     return [
         Check("duplicates", said, tuple(found)),
         Check("outliers", f"{int((away | faint).sum())} of {n} images{part} lie apart", tuple(lonely)),
     ]
 
 
-def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]]) -> list[Finding]:
+def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]]) -> list[Issue]:
     """Pairs of rows with equal bytes as findings."""
     return _twins(
         samples,
@@ -68,7 +68,7 @@ def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]]) -> list[Find
     )
 
 
-def find_shared_groups(samples: Samples) -> list[Finding]:
+def find_shared_groups(samples: Samples) -> list[Issue]:
     """Groups that lie in train and in another split, as a finding; one image of each is named."""
     shared = samples.shared_groups()
     if not shared:
@@ -77,7 +77,7 @@ def find_shared_groups(samples: Samples) -> list[Finding]:
     what = f"{len(shared)} groups have images in train and in val or test: {names}"
     todo = "Images of a group are alike, so the accuracy on them is too high: keep each group in one split."
     images = tuple(name_row(samples, other, other=row) for _, row, other in shared)
-    return [Finding("groups across splits", "error", what, todo, images)]
+    return [Issue("groups across splits", "error", what, todo, images)]
 
 
 _Kind = tuple[str, Severity, str]
@@ -85,9 +85,9 @@ _Kind = tuple[str, Severity, str]
 
 def _twins(
     samples: Samples, pairs: Iterable[tuple[int, int, float]], leak: _Kind, conflict: _Kind, plain: _Kind
-) -> list[Finding]:
+) -> list[Issue]:
     """Pairs (row, row, cosine) as findings: across splits, with other labels, and others."""
-    sorted_out: dict[str, list[Suspect]] = {leak[0]: [], conflict[0]: [], plain[0]: []}
+    sorted_out: dict[str, list[IssueExample]] = {leak[0]: [], conflict[0]: [], plain[0]: []}
     for a, b, cosine in pairs:
         crosses, differs = samples.split[a] != samples.split[b], np.any(samples.labels[a] != samples.labels[b])
         for kind, here in ((leak[0], crosses), (conflict[0], differs), (plain[0], not (crosses or differs))):
@@ -99,13 +99,13 @@ def _twins(
         plain[0]: "Usually harmless; of many copies keep one, or its class counts them all.",
     }
     return [
-        Finding(kind, severity, f"{len(sorted_out[kind])} pairs of {what}", todo[kind], tuple(sorted_out[kind]))
+        Issue(kind, severity, f"{len(sorted_out[kind])} pairs of {what}", todo[kind], tuple(sorted_out[kind]))
         for kind, severity, what in (leak, conflict, plain)
         if sorted_out[kind]
     ]
 
 
-class Near(NamedTuple):
+class Neighbors(NamedTuple):
     """The k nearest others of each of n rows, by the direction from the mean of all, and how far others are.
 
     row : (n, k), the nearest first. chord : (n, k), between the directions, 0 to 2. beyond : (n,), the chord to the
@@ -128,7 +128,7 @@ class Pair(NamedTuple):
     cosine: float
 
 
-def find_near(x: NDArray[np.float32], k: int = K) -> Near:
+def find_near(x: NDArray[np.float32], k: int = K) -> Neighbors:
     """The neighbours of each row of x (n, d), n > k; rows are compared a block at a time."""
     norm = np.linalg.norm(x, axis=1).astype(np.float64)
     centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -155,14 +155,14 @@ def find_near(x: NDArray[np.float32], k: int = K) -> Near:
         order = np.lexsort((most, -cosine), axis=1)
         row[here] = np.take_along_axis(most, order, axis=1)
         chord[here] = _chord(np.take_along_axis(cosine, order, axis=1))
-    return Near(row, chord, beyond, away, norm)
+    return Neighbors(row, chord, beyond, away, norm)
 
 
 def _chord(cosine: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.maximum(2 - 2 * cosine.astype(np.float64), 0)))
 
 
-def near_duplicates(near: Near) -> list[Pair]:
+def near_duplicates(near: Neighbors) -> list[Pair]:
     """Pairs that lie much nearer than their other neighbours let expect, the nearest first.
 
     Among m-dimensional, locally even neighbours (chord_1 / chord_k)^m is the least of k - 1 uniform numbers; m is
@@ -202,7 +202,7 @@ def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(from_median / max(spread, 1e-6), np.float64)
 
 
-def find_outliers(near: Near) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+def find_outliers(near: Neighbors) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Robust z of log distances to the neighbours, (n,); which rows are far from all others; which are faint.
 
     Faint rows have hardly any features: the network saw nothing, as in a blank picture.

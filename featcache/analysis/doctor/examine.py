@@ -1,4 +1,4 @@
-"""`examine`: what is wrong with a cache and its images, and what to do about it."""
+"""`doctor`: what is wrong with a cache and its images, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.report import Stopwatch
+from featcache._utils.report import PhaseTimer
 from featcache.analysis.doctor.duplicates import K, check_alike, find_copies, find_shared_groups
 from featcache.analysis.doctor.feature_checks import (
     check_values,
     check_views,
     compare_views,
     effective_rank,
-    find_lost,
+    find_non_finite,
     measure_spread,
-    told_lost,
+    non_finite_check,
 )
-from featcache.analysis.doctor.findings import Check, Diagnosis, Finding, Severity, name_row
+from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, Severity, name_row
 from featcache.analysis.doctor.label_errors import check_labels
 from featcache.backbones.backbone import Backbone, preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.labels import count_images, strata
-from featcache.core.progress import Steps
+from featcache.core.progress import StepProgress
 from featcache.core.rng import content_order
 from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.core.specs import PENULTIMATE, is_arrays, no_network
 from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
-from featcache.heads.layer_scaling import equalise
+from featcache.heads.layer_scaling import standardize_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ class _Seen(NamedTuple):
     samples: Samples
 
 
-def examine(
+def doctor(
     cache: str | os.PathLike[str] | FeatureCache,
     data: str | os.PathLike[str] | None = None,
     *,
@@ -61,7 +61,7 @@ def examine(
     device: str = "auto",
     seed: int = 0,
     progress: ProgressOption = None,
-) -> Diagnosis:
+) -> DoctorReport:
     """Look for faults in the features of a cache, in its labels and splits, and, with `data`, in how it was made.
 
     Parameters
@@ -78,7 +78,7 @@ def examine(
     ------
     CacheError. EmptyFolderError : `data` is not what the cache was made from.
     """
-    watch = Stopwatch()
+    watch = PhaseTimer()
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
     if data is not None:
         cache.require_images("a look at the images")
@@ -86,14 +86,14 @@ def examine(
     parts = {split: features for split, features in parts.items() if len(features.samples)}
     if "train" not in parts:
         raise CacheIncompleteError(f"{cache.path} has no readable train images")
-    with Steps(as_callback(progress), "examine", _STEPS + (_PROBE_STEPS if data is not None else 0)) as steps:
+    with StepProgress(as_callback(progress), "examine", _STEPS + (_PROBE_STEPS if data is not None else 0)) as steps:
         images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
-    return Diagnosis(cache.path, layer, images, tuple(checks), watch.seconds()["wall"])
+    return DoctorReport(cache.path, layer, images, tuple(checks), watch.seconds()["wall"])
 
 
 def _check_all(
     cache: FeatureCache, parts: dict[str, Features], data: Any, layer: str, backbone: Any, weights: str | None,
-    device: str, seed: int, steps: Steps,
+    device: str, seed: int, steps: StepProgress,
 ) -> tuple[int, list[Check]]:  # fmt: skip
     """How many images have features, and all checks."""
     train, checks = parts["train"], list[Check]()
@@ -105,14 +105,14 @@ def _check_all(
     add(_check_images(cache))
     add(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
-    lost = find_lost(features.x for features in parts.values())
+    lost = find_non_finite(features.x for features in parts.values())
     if len(lost):
-        add(told_lost(tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
+        add(non_finite_check(tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
         return len(rows), checks
     widths = train.joined.widths if train.joined else ()
     spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
     if widths:
-        scale = equalise(train, keep_still=False)
+        scale = standardize_layers(train, keep_still=False)
         parts = {split: features.scaled(scale) for split, features in parts.items()}
         train = parts["train"]
     seen = _look(cache, parts, rows, seed)
@@ -155,14 +155,14 @@ def _check_images(cache: FeatureCache) -> Check:
         reasons = sorted({reason for _, reason in cache.skipped})
         what = f"{len(cache.skipped)} images were skipped: {'; '.join(reasons[:3])}"
         images = tuple(name_row(samples, samples.ids.index(name)) for name, _ in cache.skipped)
-        found.append(Finding("skipped", "note", what, "Mend or remove them, then `featcache update`.", images))
+        found.append(Issue("skipped", "note", what, "Mend or remove them, then `featcache update`.", images))
     train = counts["train"]
     fewest = int(train[train > 0].min(initial=train.max()))
     if fewest * 20 < train.max():
         rare, common = samples.classes[train.tolist().index(fewest)], samples.classes[int(train.argmax())]
         what = f"{common} has {train.max()} images in train, {rare} {fewest}"
         todo = "Fit with -p class_weight=balanced, and look at the recall of each class, not at accuracy alone."
-        found.append(Finding("imbalance", "note", what, todo))
+        found.append(Issue("imbalance", "note", what, todo))
     told: tuple[tuple[str, Severity, str], ...] = (
         ("train", "warning", "No head can ever name them: put some there, or leave the class out."),
         ("val", "note", "Their recall cannot be known: put some there."),
@@ -171,7 +171,7 @@ def _check_images(cache: FeatureCache) -> Check:
         empty = [name for name, count in zip(samples.classes, counts[split], strict=True) if not count]
         if empty and len(samples.rows(split)):
             what = f"{split} has no readable images of {', '.join(empty[:8])}"
-            found.append(Finding(f"missing in {split}", severity, what, todo))
+            found.append(Issue(f"missing in {split}", severity, what, todo))
     parts = ", ".join(f"{len(rows)} {split}" for split, rows in readable.items() if len(rows))
     said = f"{parts}, {len(samples.classes)} classes of {train.min()} to {train.max()} train images, "
     said += f"{len(copies)} copies"
@@ -202,7 +202,7 @@ def _check_preprocessing(cache: FeatureCache, backbone: Any, weights: str | None
     what = f"the cache was made with {what}"
     severity: Severity = "warning" if wrong == ["interpolation"] else "error"
     todo = f"Extract again with the network's own preprocessing: featcache extract DATA --backbone {spec.backbone}."
-    return Check("input", what, (Finding("input scale", severity, what, todo),))
+    return Check("input", what, (Issue("input scale", severity, what, todo),))
 
 
 def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int) -> Check:
@@ -219,7 +219,7 @@ def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: in
 
 def _probe(
     cache: FeatureCache, data: Any, layer: str, train: Features, backbone: Any, weights: str | None, device: str,
-    seed: int, steps: Steps,
+    seed: int, steps: StepProgress,
 ) -> list[Check]:  # fmt: skip
     """What the images and the network tell, see `featcache.analysis.doctor.image_checks`."""
     from featcache.analysis.doctor.image_checks import check_network, check_pixels, read_clean, try_scales
@@ -238,7 +238,7 @@ def _probe(
         what = (
             f"{len(lost)} of {len(lost) + len(rows)} images are not in {data} as they were: {next(iter(lost.values()))}"
         )
-        checks.append(Check("files", what, (Finding("other images", "warning", what, "See `featcache diff`.", named),)))
+        checks.append(Check("files", what, (Issue("other images", "warning", what, "See `featcache diff`.", named),)))
     one_label = not cache.samples.multilabel
     pixel_check = check_pixels(train, at, pixels, seed) if one_label else None
     checks += [pixel_check] if pixel_check else []
@@ -250,7 +250,7 @@ def _probe(
         return [*checks, Check("network", f"not run again: {error}", looked=False)]
     except CacheMismatchError as error:
         todo = "Give the right file with --weights, or extract again."
-        return [*checks, Check("network", str(error), (Finding("other weights", "error", str(error), todo),))]
+        return [*checks, Check("network", str(error), (Issue("other weights", "error", str(error), todo),))]
     steps.advance()
     names = cache.layers(layer)
     one = PENULTIMATE if PENULTIMATE in names else names[0]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.analysis.doctor.findings import Check, Finding, Suspect
-from featcache.cache.lazy_arrays import BLOCK_BYTES, Rows
+from featcache.analysis.doctor.findings import Check, Issue, IssueExample
+from featcache.cache.lazy_arrays import BLOCK_BYTES, LazyRows
 
 _MOST_IDLE = 0.5  # of the dimensions; a sound network has 0 to 6 % that are never above zero
 _LEAST_SPREAD = 0.05  # of the features' length; sound networks have 0.8 to 1.4, one of random weights 0.13
@@ -33,7 +33,7 @@ class Spread(NamedTuple):
     spread: float
 
 
-def find_lost(parts: Iterable[NDArray[Any] | Rows]) -> NDArray[np.int64]:
+def find_non_finite(parts: Iterable[NDArray[Any] | LazyRows]) -> NDArray[np.int64]:
     """Places of the rows of arrays (n_i, v, d), one below the other, that hold NaN or infinity in any view."""
     lost, place = [np.empty(0, np.int64)], 0
     for part in parts:
@@ -45,7 +45,7 @@ def find_lost(parts: Iterable[NDArray[Any] | Rows]) -> NDArray[np.int64]:
     return np.concatenate(lost)
 
 
-def measure_spread(parts: Iterable[NDArray[Any] | Rows], widths: Sequence[int] = ()) -> Spread:
+def measure_spread(parts: Iterable[NDArray[Any] | LazyRows], widths: Sequence[int] = ()) -> Spread:
     """Of matrices (n_i, d) one below the other, finite, with a row or more, read a block at a time. A dimension whose
     range is no more than two roundings of the stored dtype is constant.
 
@@ -89,11 +89,11 @@ def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> f
     return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
 
 
-def told_lost(images: tuple[Suspect, ...]) -> Check:
+def non_finite_check(images: tuple[IssueExample, ...]) -> Check:
     """That some images have features that are NaN or infinite, where nothing else can be told."""
     what = f"{len(images)} images have features that are NaN or infinite, in one view or more"
     todo = "Extract with --precision fp32 --dtype float32, and look at these pictures."
-    return Check("values", what, (Finding("not finite", "error", what, todo, images),))
+    return Check("values", what, (Issue("not finite", "error", what, todo, images),))
 
 
 def check_values(spread: Spread, rank: float) -> Check:
@@ -103,20 +103,20 @@ def check_values(spread: Spread, rank: float) -> Check:
     told = f"{spread.dead} of {d} dimensions are 0 and {spread.constant} another constant in all {spread.n} images"
     if spread.n > 1 and idle > _MOST_IDLE:
         todo = f"The network sees hardly any of the pictures: look at {_PREPROCESSING}."
-        found.append(Finding("dead dimensions", "error", told, todo))
+        found.append(Issue("dead dimensions", "error", told, todo))
     elif spread.n > 1 and idle:
         todo = "Nothing, as long as there are few: an image of another kind may need them."
-        found.append(Finding("dead dimensions", "note", told, todo))
+        found.append(Issue("dead dimensions", "note", told, todo))
     if spread.n > 1 and spread.spread < _LEAST_SPREAD:
         found.append(
-            Finding(
+            Issue(
                 "collapse", "error", f"all features are nearly the same: they differ by {spread.spread:.2%} of their "
                 "length", f"The pictures reach the network as if all were one: look at {_PREPROCESSING}.",
             )
         )  # fmt: skip
     elif d >= _WIDE and spread.n >= _MANY and rank < _LEAST_RANK:
         found.append(
-            Finding(
+            Issue(
                 "collapse", "error",
                 f"the features of a class's images differ along about {rank:.1f} directions, of {d} that there are",
                 f"The network tells pictures of a class apart by one thing alone: look at {_PREPROCESSING}.",
@@ -126,7 +126,7 @@ def check_values(spread: Spread, rank: float) -> Check:
     return Check("values", said, tuple(found))
 
 
-class Differing(NamedTuple):
+class ViewStatistics(NamedTuple):
     """How augmented views lie: the share that equals the clean view; the mean share of other images that a view is
     farther from than from its own, 0.5 where a view has nothing to do with its image.
     """
@@ -135,7 +135,7 @@ class Differing(NamedTuple):
     own: float
 
 
-def compare_views(x: NDArray[Any], precision: str = "fp32") -> Differing:
+def compare_views(x: NDArray[Any], precision: str = "fp32") -> ViewStatistics:
     """Of images with their views, x (n, v, d), v and n at least 2."""
     x = np.asarray(x, np.float32)
     clean, views = x[:, 0], x[:, 1:]
@@ -148,24 +148,24 @@ def compare_views(x: NDArray[Any], precision: str = "fp32") -> Differing:
         cosine = _directions(views[:, view] - mean) @ directions.T
         nearer = (cosine < np.diag(cosine)[:, None]).sum(axis=1) / (len(x) - 1)
         shares.append(float(nearer.mean()))
-    return Differing(float(same.mean()), float(np.mean(shares)))
+    return ViewStatistics(float(same.mean()), float(np.mean(shares)))
 
 
-def check_views(found: Differing, images: int, views: int, augment: str) -> Check:
+def check_views(found: ViewStatistics, images: int, views: int, augment: str) -> Check:
     """Whether augmentation did something, and not too much."""
     findings = []
     told = f"{found.same:.0%} of {views} views of {images} images equal the clean view"
     if found.same > 0.25 and augment == "none":
         todo = "Extract with --views 0, which holds as much, or with --augment tutorial."
-        findings.append(Finding("views alike", "note", f"{told}, as --augment none has it", todo))
+        findings.append(Issue("views alike", "note", f"{told}, as --augment none has it", todo))
     elif found.same > 0.25:
         todo = f"The augmentation ({augment}) does nothing to these pictures: use --augment tutorial, or --views 0."
-        findings.append(Finding("views alike", "error" if found.same > 0.99 else "warning", told, todo))
+        findings.append(Issue("views alike", "error" if found.same > 0.99 else "warning", told, todo))
     own = f"a view is nearer to its image than to {found.own:.0%} of the others"
     if images >= _FEW_VIEWS and found.own < 0.6:
         todo = "Train on the clean views (--use-views clean), and extract with a milder --augment, such as crop."
         what = f"{own}; 50 % is chance: the views no longer show what the image shows"
-        findings.append(Finding("views astray", "warning", what, todo))
+        findings.append(Issue("views astray", "warning", what, todo))
     return Check("views", f"{told}; {own}", tuple(findings))
 
 

@@ -1,4 +1,4 @@
-"""`Finding`, `Check` and `Diagnosis`: what `examine` looked at, what is wrong with it, and what to do."""
+"""`Issue`, `Check` and `DoctorReport`: what `examine` looked at, what is wrong with it, and what to do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import csv_row, finite, printable
-from featcache.core.labels import spell
+from featcache._utils.report import csv_row, json_safe, printable
+from featcache.core.labels import format_labels
 from featcache.core.samples import SPLITS, Samples
 from featcache.data.file_listing import draft_of
 
@@ -22,7 +22,7 @@ _COLUMNS = ("severity", "finding", "image", "split", "label", "suggested", "othe
 
 
 @dataclass(frozen=True)
-class Suspect:
+class IssueExample:
     """An image that a finding names.
 
     suggested : the label that it probably has, other : the image that it is alike; "" for none.
@@ -44,14 +44,14 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """Something wrong. kind : a short name that stays the same. what : in words and figures. todo : what to do."""
 
     kind: str
     severity: Severity
     what: str
     todo: str
-    images: tuple[Suspect, ...] = ()
+    images: tuple[IssueExample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Check:
 
     name: str
     said: str
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Issue, ...] = ()
     looked: bool = True
-    rankings: tuple[Finding, ...] = ()
+    rankings: tuple[Issue, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
-class Diagnosis(NotebookResult):
+class DoctorReport(NotebookResult):
     """What `examine` found. images : rows with features. seconds : all of it took."""
 
     path: Path
@@ -79,13 +79,13 @@ class Diagnosis(NotebookResult):
     seconds: float
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Issue]:
         """Of all checks, the worst first."""
         found = [finding for check in self.checks for finding in check.findings]
         return sorted(found, key=lambda finding: -list(STATUS).index(finding.severity))
 
     @property
-    def rankings(self) -> list[Finding]:
+    def rankings(self) -> list[Issue]:
         """Of all checks: images to look at first, where nothing is said to be wrong with them."""
         return [ranking for check in self.checks for ranking in check.rankings]
 
@@ -118,7 +118,7 @@ class Diagnosis(NotebookResult):
             {"name": one.name, "looked": one.looked, "said": one.said, "kinds": [f.kind for f in one.findings]}
             for one in self.checks
         ]
-        found: dict[str, Any] = finite(
+        found: dict[str, Any] = json_safe(
             {
                 "cache": str(self.path),
                 "layer": self.layer,
@@ -145,12 +145,12 @@ class Diagnosis(NotebookResult):
 
 def name_row(
     samples: Samples, row: int, *, suggested: str = "", other: int | None = None, score: Any = None
-) -> Suspect:
+) -> IssueExample:
     """A row of samples as a suspect; other : the row that it is alike."""
-    return Suspect(
+    return IssueExample(
         samples.ids[row],
         SPLITS[samples.split[row]],
-        spell(samples.labels[[row]], samples.classes)[0],
+        format_labels(samples.labels[[row]], samples.classes)[0],
         suggested,
         "" if other is None else samples.ids[other],
         None if score is None else float(score),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.analysis.doctor.findings import Check, Finding, Suspect, name_row
+from featcache.analysis.doctor.findings import Check, Issue, IssueExample, name_row
 from featcache.analysis.doctor.label_errors import ENOUGH, SURE, gain, leave_out, lower
 from featcache.backbones.backbone import Backbone
 from featcache.cache.feature_cache import FeatureCache
@@ -69,7 +69,7 @@ def check_network(
 
     layer : one. rows : (m,), of which pixels (m, s, s, 3) are the clean views.
     """
-    found: list[Finding] = []
+    found: list[Issue] = []
     spec = cache.spec
     same = (spec.mean, spec.std) == (backbone.mean, backbone.std)
     run = backbone if same else _rescaled(backbone, layer, spec.mean, spec.std)
@@ -82,13 +82,13 @@ def check_network(
         alone = np.concatenate([run.embed_layers(one[None])[layer] for one in pixels])
     except (ValueError, RuntimeError) as error:
         what = f"the network does not take one image alone: {first_line(error)}"
-        return Check("network", what, (Finding("drift with batch", "error", what, _MODE),))
+        return Check("network", what, (Issue("drift with batch", "error", what, _MODE),))
     drift, change = _apart(alone, together), _apart(together, stored, region.dtype)
     said = f"{len(rows)} images alone and in a batch differ by {drift.max():.2%}, from the cache by {change.max():.2%}"
     if drift.max() > tolerance:
         what = f"features of {int((drift > tolerance).sum())} of {len(rows)} images depend on the batch, by up to "
         worst = _named(names, drift, tolerance)
-        found.append(Finding("drift with batch", "error", f"{what}{drift.max():.1%} of their length", _MODE, worst))
+        found.append(Issue("drift with batch", "error", f"{what}{drift.max():.1%} of their length", _MODE, worst))
     if change.max() > tolerance:
         made = ", ".join(f"{name} {version}" for name, version in cache.provenance.get("versions", {}).items())
         what = f"the network gives other features than the cache holds for {int((change > tolerance).sum())} of "
@@ -98,7 +98,7 @@ def check_network(
         )
         worst = _named(names, change, tolerance)
         what = f"{what}{len(rows)} images, {change.max():.1%} of their length apart at most"
-        found.append(Finding("other features", "error", what, todo, worst))
+        found.append(Issue("other features", "error", what, todo, worst))
     return Check("network", said, tuple(found))
 
 
@@ -126,13 +126,13 @@ def check_pixels(train: Features, rows: NDArray[np.int64], pixels: Pixels, seed:
         return Check("pixels", said)
     if explained >= _EXPLAINED:
         todo = "Usual for small aligned pictures such as digits; for photos try another --backbone."
-        return Check("pixels", said, (Finding("no better than pixels", "note", said, todo),))
+        return Check("pixels", said, (Issue("no better than pixels", "note", said, todo),))
     todo = (
         "The pretrained network is worth nothing here: look at the spec's mean, std, image_size and backbone "
         "(`featcache info`), that its weights are not none, and at the labels."
     )
     severity = "error" if len(labels) - np.bincount(labels).max() >= ENOUGH else "note"
-    return Check("pixels", said, (Finding("no better than pixels", severity, said, todo),))  # type: ignore[arg-type]
+    return Check("pixels", said, (Issue("no better than pixels", severity, said, todo),))  # type: ignore[arg-type]
 
 
 def try_scales(
@@ -169,7 +169,7 @@ def try_scales(
         return Check("scales", said)
     todo = f"The weights expect {name}: extract again with a Backbone that has them (the cache has mean {spec.mean} "
     todo += f"and std {spec.std})."
-    return Check("scales", said, (Finding("other scale is better", "warning", said, todo),))
+    return Check("scales", said, (Issue("other scale is better", "warning", said, todo),))
 
 
 _MODE = (
@@ -232,6 +232,6 @@ def _apart(a: NDArray[np.float32], b: NDArray[np.float32], stored: np.dtype[Any]
     return np.asarray(apart / np.maximum(length, usual), np.float64)
 
 
-def _named(names: list[Suspect], apart: NDArray[np.float64], tolerance: float) -> tuple[Suspect, ...]:
+def _named(names: list[IssueExample], apart: NDArray[np.float64], tolerance: float) -> tuple[IssueExample, ...]:
     order = [place for place in np.argsort(-apart, kind="stable") if apart[place] > tolerance]
     return tuple(replace(names[place], score=float(apart[place])) for place in order)

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from featcache.analysis.doctor.findings import Check, Finding, Severity, Suspect, name_row
+from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.cache.features import Features
 from featcache.core.rng import content_order
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
 from featcache.heads.registry import classify
-from featcache.heads.tuning.families import Tuning, linear
+from featcache.heads.tuning.families import TuningData, linear
 from featcache.metrics.classification import confusion_matrix, wilson_interval
 
 _MOST_LOGITS = 5_000_000  # images times classes that are left out in five folds; of more, a part is left out once
@@ -58,7 +58,7 @@ def check_labels(train: Features, held_out: Sequence[Features], most: int, seed:
             "Look at the spec's mean, std and image_size and at the weights (`featcache info`), and whether labels "
             "belong to their images; with DATA the doctor compares with pixels and other scales."
         )
-        found = Finding("no better than guessing", severity, said, todo)
+        found = Issue("no better than guessing", severity, said, todo)
         rest = [
             Check(name, "not looked at: the features do not tell the classes apart", looked=False) for name in names[1:]
         ]
@@ -86,12 +86,12 @@ def check_labels(train: Features, held_out: Sequence[Features], most: int, seed:
 
 def _doubts(
     samples: Samples, rows: NDArray[np.int64], shares: NDArray[np.float64], y: Any, sure: NDArray[np.float64]
-) -> tuple[list[Suspect], list[Suspect]]:
+) -> tuple[list[IssueExample], list[IssueExample]]:
     """Images whose label is doubted, and those of the others whose label is not the likeliest."""
-    doubted, unlikely = doubt_labels(shares, y, sure), rank_labels(shares, y)
+    doubted, unlikely = find_label_errors(shares, y, sure), rank_labels(shares, y)
     others = ~np.isin(unlikely.row, doubted.row)
 
-    def name(found: Doubts) -> list[Suspect]:
+    def name(found: LabelProbabilities) -> list[IssueExample]:
         return [
             name_row(samples, int(rows[row]), suggested=samples.classes[label], score=margin)
             for row, label, margin in zip(*found, strict=True)
@@ -100,36 +100,36 @@ def _doubts(
     return name(doubted), name(unlikely.take(others))
 
 
-def _least_likely(images: list[Suspect]) -> tuple[Finding, ...]:
+def _least_likely(images: list[IssueExample]) -> tuple[Issue, ...]:
     if not images:
         return ()
     shown = tuple(images[:_RANKED])
     here = f", here the first {len(shown)}" if len(shown) < len(images) else ""
     what = f"{len(images)} labels that are not doubted are less likely than another{here}: a ranking, not a claim"
     todo = "Look at these next (-o FILE.png with DATA): heads that have not seen them would give another label."
-    return (Finding(LEAST_LIKELY, "note", what, todo, shown),)
+    return (Issue(LEAST_LIKELY, "note", what, todo, shown),)
 
 
-def _doubted(images: list[Suspect], looked_at: int) -> Check:
+def _doubted(images: list[IssueExample], looked_at: int) -> Check:
     said = f"{len(images)} of {looked_at} labels are doubted by heads that have not seen them"
     if not images:
         return Check("labels", said)
     sure = sum((one.score or 0.0) >= _SURE_DOUBT for one in images)  # a poor head doubts many labels, of few it is sure
     severity: Severity = "warning" if sure > max(2, _MANY_DOUBTS * looked_at) else "note"
     todo = "Look at them, the surest first (-o FILE.png with DATA), correct the wrong ones, then `featcache update`."
-    return Check("labels", said, (Finding("wrong labels", severity, said, todo, tuple(images)),))
+    return Check("labels", said, (Issue("wrong labels", severity, said, todo, tuple(images)),))
 
 
-def _overlap(pairs: Sequence[Overlap], classes: tuple[str, ...]) -> list[Finding]:
+def _overlap(pairs: Sequence[Overlap], classes: tuple[str, ...]) -> list[Issue]:
     if not pairs:
         return []
     worst = "; ".join(f"{classes[a]} and {classes[b]} {share:.0%}" for a, b, share, _ in pairs[:5])
     what = f"{len(pairs)} pairs of classes are taken for each other: {worst}"
     todo = "Merge them, look whether their labels are clear, or add images; 50 % is no difference at all."
-    return [Finding("overlap", "note", what, todo)]
+    return [Issue("overlap", "note", what, todo)]
 
 
-class LeftOut(NamedTuple):
+class HeldOutProbabilities(NamedTuple):
     """What heads say of m images that they were not fitted to.
 
     rows : places of the images, (m,). shares : probabilities of all classes, (m, c). y : labels, (m,). estimator : the
@@ -142,13 +142,13 @@ class LeftOut(NamedTuple):
     estimator: BaseEstimator
 
 
-def leave_out(features: Features, seed: int = 0, folds: int | None = 5) -> LeftOut:
+def leave_out(features: Features, seed: int = 0, folds: int | None = 5) -> HeldOutProbabilities:
     """Linear heads on clean views, each judging the fold that it was not fitted to. Raises HeadError."""
-    tuning = Tuning(features, "clean", folds=folds, seed=seed)
+    tuning = TuningData(features, "clean", folds=folds, seed=seed)
     tuned, rows = linear(tuning), tuning.left_out.rows
     shares = np.zeros((len(rows), len(features.samples.classes)))
     shares[:, tuning.classes] = tuned.probabilities
-    return LeftOut(rows, shares, features.y[rows], tuned.estimator)
+    return HeldOutProbabilities(rows, shares, features.y[rows], tuned.estimator)
 
 
 def lower(share: float) -> str:
@@ -156,16 +156,16 @@ def lower(share: float) -> str:
     return f"{share:.0%} lower" if share >= 0.005 else "no lower"
 
 
-class Doubts(NamedTuple):
+class LabelProbabilities(NamedTuple):
     """Rows with the least likely labels first. label : that they rather have. margin : 0 to 1, of probabilities."""
 
     row: NDArray[np.int64]
     label: NDArray[np.int64]
     margin: NDArray[np.float64]
 
-    def take(self, some: NDArray[np.bool_]) -> Doubts:
+    def take(self, some: NDArray[np.bool_]) -> LabelProbabilities:
         """Some of them, in this order."""
-        return Doubts(self.row[some], self.label[some], self.margin[some])
+        return LabelProbabilities(self.row[some], self.label[some], self.margin[some])
 
 
 def thresholds(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -177,7 +177,9 @@ def thresholds(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) ->
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
 
 
-def doubt_labels(probabilities: NDArray[np.float64], labels: NDArray[np.int64], sure: NDArray[np.float64]) -> Doubts:
+def find_label_errors(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], sure: NDArray[np.float64]
+) -> LabelProbabilities:
     """Labels that confident learning doubts (Northcutt, Jiang and Chuang 2021): it prunes by noise rate.
 
     An image counts as of the class whose probability is the largest of those that reach the class's threshold. These
@@ -203,13 +205,13 @@ def doubt_labels(probabilities: NDArray[np.float64], labels: NDArray[np.int64], 
     return ranked.take(named)
 
 
-def rank_labels(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Doubts:
-    """All rows whose label is not the likeliest one; parameters as of `doubt_labels`."""
+def rank_labels(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> LabelProbabilities:
+    """All rows whose label is not the likeliest one; parameters as of `find_label_errors`."""
     rather = probabilities.argmax(axis=1)
     margin = probabilities.max(axis=1, initial=0.0) - probabilities[np.arange(len(labels)), labels]
     found = np.flatnonzero(rather != labels)
     found = found[np.argsort(-margin[found], kind="stable")]
-    return Doubts(found, rather[found], margin[found])
+    return LabelProbabilities(found, rather[found], margin[found])
 
 
 class Overlap(NamedTuple):

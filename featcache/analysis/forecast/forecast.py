@@ -20,16 +20,20 @@ from featcache.analysis.forecast.transferability import chance_purity, h_score, 
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
-from featcache.heads.fit import Options, fit
+from featcache.heads.fit import FitOptions, fit
 from featcache.heads.fit_head import evaluate_head, read_splits
-from featcache.heads.layer_scaling import equalise
+from featcache.heads.layer_scaling import standardize_layers
 from featcache.metrics.classification import wilson_interval
 
-MENDED = 1 / 3  # of the head's errors: what fine-tuning is taken to mend at best. An assumption, not a measurement
+ASSUMED_FIXABLE_SHARE = (
+    1 / 3
+)  # of the head's errors: what fine-tuning is taken to mend at best. An assumption, not a measurement
 LEAST_MENDED = 6  # images: of five or fewer McNemar's exact test says noise (p >= 0.05), even if none is lost elsewhere
 LEAST_GAIN = 0.01  # less than a point is not worth hours
 LEAST_FIT = 1 / 2  # of the way from chance to pure neighbourhoods: below it most of what is near is of another class
-UNLEARNT = 1 / 2  # of the error on val: more labels bring val and train together, in the middle of the two or above
+UNDERFIT_SHARE = (
+    1 / 2
+)  # of the error on val: more labels bring val and train together, in the middle of the two or above
 SCRATCH = 5000  # images a class that a network without weights needs (Goodfellow et al. 2016, "Deep learning", 1.2.2)
 
 _SHARES, _REPEATS = (0.25, 0.5), 3
@@ -146,14 +150,14 @@ class Forecast(NotebookResult):
 
     def _verdict(self) -> tuple[bool, str]:
         """The rule: the first case that applies."""
-        mended = MENDED * self.errors
+        mended = ASSUMED_FIXABLE_SHARE * self.errors
         if mended < LEAST_MENDED:
             return False, (
                 f"there is too little room: the head gets {self.errors} of {self.n} val images wrong. Fine-tuning is "
                 f"taken to mend a third of them at best, {mended:.1f}, and a gain of fewer than {LEAST_MENDED} images "
                 "cannot be told from chance"
             )
-        if MENDED * self.room < LEAST_GAIN:
+        if ASSUMED_FIXABLE_SHARE * self.room < LEAST_GAIN:
             return False, (
                 f"there is too little room: the head gets {self.room:.2%} of val wrong. Fine-tuning is taken to mend a "
                 f"third of that at best, which is less than {100 * LEAST_GAIN:.0f} point of accuracy and not worth "
@@ -176,7 +180,7 @@ class Forecast(NotebookResult):
                 f"from chance to pure, less than {LEAST_FIT:.0%}"
             )
         unlearnt = 1 - self.train_accuracy
-        if unlearnt >= UNLEARNT * self.room:
+        if unlearnt >= UNDERFIT_SHARE * self.room:
             return True, (
                 f"there is room, and more labels would not fill it: the head gets {unlearnt:.1%} of its own training "
                 f"images wrong, half of the {self.room:.1%} of val or more, so the features lack it"
@@ -251,7 +255,7 @@ def forecast(
         raise HeadError(f"a forecast is of images with one label, and those of {cache.path} can have several")
     train, val = read_splits(cache, layer)
     say = progress or (lambda *_: None)
-    fitted = fit("linear", Options(seed=seed), train, val)
+    fitted = fit("linear", FitOptions(seed=seed), train, val)
     if fitted.selection is None:
         raise AssertionError("a head without settings of its own is tuned")
     on_train, on_val = evaluate_head(fitted.estimator, train), evaluate_head(fitted.estimator, val)
@@ -262,7 +266,7 @@ def forecast(
     say("forecast", 2, 3)
     some = train.take(draw(train, min(1.0, _MOST / len(train.y)), seed))
     if some.joined is not None:
-        some = some.scaled(equalise(train, keep_still=False))
+        some = some.scaled(standardize_layers(train, keep_still=False))
     x, y = np.asarray(some.lazy_view(0), np.float32), some.y
     found = Forecast(
         n=len(val.y),

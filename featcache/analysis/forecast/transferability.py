@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.core.rng import content_words
 from featcache.errors import HeadError
-from featcache.heads.solvers.knn import KS, votes
+from featcache.heads.solvers.knn import KS, knn_probabilities
 
 NEIGHBOURS = 10
 
@@ -40,7 +40,7 @@ def purity(x: NDArray[Any], labels: NDArray[np.int64], sha256: NDArray[np.uint8]
     _, pair, copies = np.unique(content * classes + labels, return_inverse=True, return_counts=True)
     others = np.bincount(labels)[labels] - copies[pair]
     rows = np.flatnonzero(others)
-    found = votes(x, labels, content, rows, classes) or {}
+    found = knn_probabilities(x, labels, content, rows, classes) or {}
     ks = [k for k in KS if k <= NEIGHBOURS and k in found]
     if not ks:
         raise HeadError("no two different images share a class, so none has a neighbour of its own")

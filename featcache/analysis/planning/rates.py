@@ -20,19 +20,19 @@ from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.report import printable
 from featcache.analysis.planning.capacity import Rates
 from featcache.backbones.backbone import Backbone, load_backbone
-from featcache.backbones.engines.base import EngineName, Features
+from featcache.backbones.engines.base import EngineName, PendingFeatures
 from featcache.backbones.sources.names import check_name
 from featcache.cache.format.layout import size_needed, wanted_views
-from featcache.cache.lazy_arrays import KEPT_BYTES, Centred, Rows
+from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRows
 from featcache.cache.writer import CacheWriter
 from featcache.core.bit_depth import ValueRange
 from featcache.core.samples import Samples
 from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.data.file_listing import hash_all
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.data.sources.tar import Shards
+from featcache.data.sources.tar import TarSource
 from featcache.errors import EmptyFolderError, UnreadableImageError
-from featcache.heads.solvers.softmax import Problems, numpy_pass
+from featcache.heads.solvers.softmax import CVSoftmaxProblem, loss_and_gradient
 from featcache.vision.decode import MAX_PIXELS, decode
 from featcache.vision.loader import read_image, usable_cores
 from featcache.vision.value_range import describe_value_range, find_value_range
@@ -201,7 +201,7 @@ def _look_rate(manifest: Manifest, seen: _Seen) -> float:
     """Bytes a second that are read and hashed, by as many threads as `extract` takes."""
     source, names = manifest.source, [manifest.samples.ids[row] for row in seen.rows]
     started = time.perf_counter()
-    if isinstance(source, Shards):  # knows the hashes: all of the tars were read just now
+    if isinstance(source, TarSource):  # knows the hashes: all of the tars were read just now
         hash_all(lambda name: hashlib.sha256(source.read(name)).digest(), names)
     else:
         source.hash(names)
@@ -214,7 +214,7 @@ def _forward_s(network: Backbone, spec: ExtractSpec, engine: EngineName, pixels:
     size, appetite = network.batch_size, network.appetite(spec.view.image_size)
     batch = np.resize(pixels, (size, *pixels.shape[1:]))
     network.embed_layers(batch)
-    under_way: deque[Features] = deque()
+    under_way: deque[PendingFeatures] = deque()
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < _NETWORK_S or not done:
         under_way.append(network.submit(batch))
@@ -244,15 +244,20 @@ def _write_s(spec: ExtractSpec, dims: Mapping[str, int]) -> float:
 
 def _row_s(d: int, classes: int) -> float:
     """Of a training row of a set too large for memory, in a pass for a head of all of it and one of four fifths."""
-    n, outputs = KEPT_BYTES // (4 * d) + 1, 1 if classes == 2 else classes
+    n, outputs = MAX_CACHED_BYTES // (4 * d) + 1, 1 if classes == 2 else classes
     base = np.random.default_rng(0).normal(size=(_DISTINCT, d)).astype(np.float16)
     weight, fold = np.ones(n), np.where(np.arange(n) % 5, -1, 0)
-    problems = Problems(
-        Centred(Rows(base, np.arange(n) % _DISTINCT), weight), np.arange(n) % classes, weight, fold, 2, outputs
+    problems = CVSoftmaxProblem(
+        CenteredMatrix(LazyRows(base, np.arange(n) % _DISTINCT), weight),
+        np.arange(n) % classes,
+        weight,
+        fold,
+        2,
+        outputs,
     )
     theta, which = np.zeros((2, outputs, d + 1), np.float32), np.arange(2)
     started = time.perf_counter()
-    numpy_pass(problems, theta, which, problems.shares().sum(axis=1), None)
+    loss_and_gradient(problems, theta, which, problems.shares().sum(axis=1), None)
     return (time.perf_counter() - started) / n
 
 

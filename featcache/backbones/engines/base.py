@@ -19,11 +19,11 @@ from featcache.errors import first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featcache.backbones.feature_extractor import Frozen
+    from featcache.backbones.feature_extractor import FeatureExtractor
 
 EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
 
-Features = Callable[[], list[NDArray[np.float32]]]
+PendingFeatures = Callable[[], list[NDArray[np.float32]]]
 """Waits for the features (b, d), float32, of each layer."""
 
 _COMPILED_BATCH = 32
@@ -38,16 +38,16 @@ class Engine(Protocol):
 
     appetite: int
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """Start on pixels (b, s, s, 3)."""
 
 
-def openvino_is_there() -> bool:
+def has_openvino() -> bool:
     """Whether OpenVINO is installed; it is not imported."""
     return importlib.util.find_spec("openvino") is not None
 
 
-def compiler_is_there(device: str) -> bool:
+def has_compiler(device: str) -> bool:
     """Whether torch.compile finds what it needs: a C++ compiler for the CPU, Triton for CUDA."""
     if device.startswith("cuda"):
         return importlib.util.find_spec("triton") is not None
@@ -57,11 +57,11 @@ def compiler_is_there(device: str) -> bool:
 class PyTorchEngine:
     """PyTorch. On a GPU copies and kernels are queued: nobody waits until the features are asked for."""
 
-    def __init__(self, frozen: Frozen) -> None:
+    def __init__(self, frozen: FeatureExtractor) -> None:
         self._frozen = frozen
         self.appetite = 256 if frozen.device.type == "cuda" else 0
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """See `Engine`."""
         if self._frozen.device.type != "cuda":
             features = self._frozen.embed(pixels)
@@ -71,7 +71,7 @@ class PyTorchEngine:
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return self._frozen(pixels)
 
-    def _queue(self, pixels: NDArray[np.uint8]) -> Features:
+    def _queue(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         import torch
 
         with torch.inference_mode(), self._frozen.autocast(), torch.cuda.device(self._frozen.device):
@@ -96,7 +96,7 @@ class CompiledEngine(PyTorchEngine):
     RuntimeError : the network cannot be compiled.
     """
 
-    def __init__(self, frozen: Frozen, image_size: int) -> None:
+    def __init__(self, frozen: FeatureExtractor, image_size: int) -> None:
         import torch
 
         super().__init__(frozen)
@@ -107,7 +107,7 @@ class CompiledEngine(PyTorchEngine):
         except Exception as error:  # the compiler raises whatever it likes
             raise RuntimeError(first_line(error)) from error
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """See `Engine`."""
         parts = [
             self._part(pixels[start : start + _COMPILED_BATCH]) for start in range(0, len(pixels), _COMPILED_BATCH)
@@ -117,7 +117,7 @@ class CompiledEngine(PyTorchEngine):
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return self._compiled(pixels)
 
-    def _part(self, pixels: NDArray[np.uint8]) -> Features:
+    def _part(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         import torch
 
         n = len(pixels)

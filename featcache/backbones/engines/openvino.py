@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from featcache._utils.files import draft_folder, lock_folder
 from featcache._utils.telemetry import import_openvino
-from featcache.backbones.engines.base import Features
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.core.specs import Precision
 from featcache.errors import first_line
 
 if TYPE_CHECKING:
-    from featcache.backbones.feature_extractor import Frozen
+    from featcache.backbones.feature_extractor import FeatureExtractor
 
 _VIEWS_AT_ONCE = 8
 """In one stream: activations of so many stay near the core (32 cost a tenth to a quarter more, measured)."""
@@ -52,7 +52,9 @@ class OpenVinoEngine:
     RuntimeError : OpenVINO cannot take this network, or gives other features.
     """
 
-    def __init__(self, frozen: Callable[[], Frozen], image_size: int, precision: Precision, path: Path | None) -> None:
+    def __init__(
+        self, frozen: Callable[[], FeatureExtractor], image_size: int, precision: Precision, path: Path | None
+    ) -> None:
         core = import_openvino().Core()
         settings = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
         if (model := _read(core, path)) is not None:
@@ -78,7 +80,7 @@ class OpenVinoEngine:
         # OpenVINO's binding sets up a static under the GIL: two threads that come first at once wait for each other.
         self._infer(np.zeros((1, image_size, image_size, 3), np.uint8))
 
-    def _check(self, network: Frozen, image_size: int, far: float) -> None:
+    def _check(self, network: FeatureExtractor, image_size: int, far: float) -> None:
         """Hold the features of a few pictures against PyTorch's: a trace does not see every branch."""
         pixels = _pictures(image_size)
         exact = network.embed(pixels, "fp32")
@@ -89,7 +91,7 @@ class OpenVinoEngine:
             if _distance(found, expected) > max(far, 2 * _distance(own, expected)):
                 raise RuntimeError(f"its features differ: cosine {1 - _distance(found, expected):.4f}")
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Features:
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """See `Engine`."""
         size = min(_VIEWS_AT_ONCE, max(_VIEWS_AT_ONCE // 2, -(-len(pixels) // self._streams)))
         starts = range(0, len(pixels), size)
@@ -112,7 +114,7 @@ def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> floa
     return float(1 - cosine.min())
 
 
-def _convert(frozen: Frozen, image_size: int) -> Any:
+def _convert(frozen: FeatureExtractor, image_size: int) -> Any:
     """Convert with the frontend alone: `openvino.convert_model` sends usage data."""
     import_openvino()
     import torch

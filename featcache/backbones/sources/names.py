@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from featcache.core.close_names import nearest
+from featcache.core.close_names import closest_names
 from featcache.core.specs import EMBEDDED, is_arrays
 from featcache.errors import BackboneError
 
@@ -45,7 +45,7 @@ def unknown(name: str, torchvision: Iterable[str], timm: Iterable[str]) -> Backb
     """Of a name that is neither the embedded network's nor one of torchvision's, those of which are given."""
     if name.startswith(SOURCES):
         return BackboneError(f"there is no backbone {name!r}: timm loads such networks, as timm/{name}")
-    close = nearest(name, [EMBEDDED, *torchvision, *(f"{TIMM}{one}" for one in timm)], 6, prefix=TIMM)
+    close = closest_names(name, [EMBEDDED, *torchvision, *(f"{TIMM}{one}" for one in timm)], 6, prefix=TIMM)
     return BackboneError(
         f"there is no backbone {name!r}"
         + (f"; close: {', '.join(close)}" if close else "")
@@ -55,7 +55,7 @@ def unknown(name: str, torchvision: Iterable[str], timm: Iterable[str]) -> Backb
 
 def no_timm_model(model: str, known: Collection[str]) -> BackboneError:
     """Of a name that is none of timm's models, which are given."""
-    close = nearest(model, known)
+    close = closest_names(model, known)
     near = f"; close: {', '.join(f'{TIMM}{one}' for one in close)}" if close else ""
     return BackboneError(f"timm has no model {model!r}{near}")
 

@@ -18,7 +18,7 @@ from featcache.backbones.weights.adapt import Convert, adapt
 from featcache.backbones.weights.checkpoint import read_checkpoint
 from featcache.backbones.weights.load import Built, embedded_state, load_state
 from featcache.backbones.weights.location import PRETRAINED, is_file, locate
-from featcache.core.close_names import nearest, sizes_near
+from featcache.core.close_names import closest_names, sizes_near
 from featcache.core.specs import EMBEDDED
 from featcache.errors import BackboneError, first_line
 
@@ -220,7 +220,7 @@ def _check_name(name: str, model: str) -> None:
         raise no_timm_model(plain, names())
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{plain}.*")]
     if tag and tag not in tags:
-        close = nearest(tag, tags, 12) or tags[:12]
+        close = closest_names(tag, tags, 12) or tags[:12]
         more = f"; it has {', '.join(f'timm/{plain}.{one}' for one in close)}" if close else "; it has no weights"
         raise BackboneError(f"timm has no weights {tag!r} of {plain}{more}")
 

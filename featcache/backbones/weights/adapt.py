@@ -14,7 +14,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from featcache.backbones.weights.checkpoint import StateDict, with_metadata
-from featcache.backbones.weights.key_names import preference, renamed
+from featcache.backbones.weights.key_names import preference, rename_keys
 from featcache.errors import BackboneError, first_line
 
 Convert = Callable[[OrderedDict[str, Tensor]], Mapping[str, Tensor]]
@@ -279,7 +279,7 @@ def _candidates(fitter: _Fitter, states: Sequence[StateDict], key: str | None) -
             tensors = _inside(state.tensors, before)
             outside = [name for name in state.tensors if not name.startswith(before)]
             counts = _matches(tensors, fitter.needed)
-        for other in renamed(tensors, fitter.needed, fitter.parts, max(counts.values())):
+        for other in rename_keys(tensors, fitter.needed, fitter.parts, max(counts.values())):
             done = f"stripped the prefix {before}, {other.done}" if before else other.done
             for found in _behind_prefixes(state.key, other.state, _matches(other.state, fitter.needed), None):
                 left, origin = [*outside, *other.outside, *found.outside], before + other.origin(found.prefix)

@@ -1,4 +1,4 @@
-"""`renamed`: other names that wrappers and lists of layers give to the tensors of a network, made its own."""
+"""`rename_keys`: other names that wrappers and lists of layers give to the tensors of a network, made its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped
 
 
 @dataclass(frozen=True)
-class Renamed:
+class RenamedState:
     """A state dict by other names.
 
     done : how they came about. outside : names of what has none. names : the former ones, by those in `state`.
@@ -39,9 +39,9 @@ class Renamed:
         return prefix
 
 
-def renamed(
+def rename_keys(
     state: Mapping[str, Tensor], needed: Mapping[str, Size], parts: Sequence[str], matches: int
-) -> Iterator[Renamed]:
+) -> Iterator[RenamedState]:
     """Other readings of a state dict's names.
 
     Without the wrappers of inner modules; the numbers of `nn.Sequential(*network.children())` as the parts of the
@@ -75,7 +75,7 @@ def preference(prefix: str, count: int) -> tuple[int, bool, int, str]:
     return -count, is_averaged(prefix), len(prefix), prefix
 
 
-def _under(state: Mapping[str, Tensor], prefix: str, rename: Callable[[str], str | None], done: str) -> Renamed:
+def _under(state: Mapping[str, Tensor], prefix: str, rename: Callable[[str], str | None], done: str) -> RenamedState:
     """What lies behind a prefix, by its other names, with the versions of its modules."""
     inside: OrderedDict[str, Tensor] = OrderedDict()
     names: dict[str, str] = {}
@@ -86,7 +86,7 @@ def _under(state: Mapping[str, Tensor], prefix: str, rename: Callable[[str], str
             outside.append(name)
         else:
             inside[other], names[other] = value, name
-    return Renamed(with_metadata(inside, _versions(state, prefix, rename)), done, outside, names, rename)
+    return RenamedState(with_metadata(inside, _versions(state, prefix, rename)), done, outside, names, rename)
 
 
 def _versions(state: Mapping[str, Tensor], prefix: str, rename: Callable[[str], str | None]) -> Any:

@@ -30,12 +30,12 @@ _MOST_HEADER = 2**20
 _CHUNK = 2**20
 _MOST_SEALED, _MOST_SEALED_A_ROW = 2**26, 2**15  # bytes
 
-Place = tuple[int, list[int], str]
+RawLocation = tuple[int, list[int], str]
 """Offset in bytes, shape, dtype: where an array lies, as the header says it."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class FormatSpec:
     """A format.
 
     magic : how its files begin, followed by version and size of the header. what : their name, with its article.
@@ -54,7 +54,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Region:
+class ArrayLocation:
     """Where an array lies in the file: row r from offset + r * stride on, in bytes."""
 
     offset: int
@@ -76,14 +76,14 @@ class Region:
         return data[self.offset : self.offset + self.size_bytes].view(self.dtype).reshape(self.shape)
 
 
-def _region(place: Place, kind: Kind) -> Region:
+def _region(place: RawLocation, kind: FormatSpec) -> ArrayLocation:
     offset, shape, dtype = place
     if dtype not in kind.dtypes or not all(type(number) is int and 0 <= number < 2**48 for number in (offset, *shape)):
         raise ValueError("an array has no proper place")
-    return Region(offset, tuple(shape), np.dtype(dtype))
+    return ArrayLocation(offset, tuple(shape), np.dtype(dtype))
 
 
-def write_header(raw: BinaryIO, kind: Kind, header_bytes: int, body: Mapping[str, Any]) -> None:
+def write_header(raw: BinaryIO, kind: FormatSpec, header_bytes: int, body: Mapping[str, Any]) -> None:
     """Write version and places, and seal them with all else that does not change."""
     text = kind.magic + f" {kind.version} {header_bytes}\n{json.dumps(body)}\n".encode()
     text += _seal(raw, kind, text, header_bytes, body["size"], body["arrays"]) + b"\n"
@@ -92,7 +92,9 @@ def write_header(raw: BinaryIO, kind: Kind, header_bytes: int, body: Mapping[str
     write_at(raw, 0, text.ljust(header_bytes, b"\0"))
 
 
-def _seal(raw: BinaryIO, kind: Kind, text: bytes, start: int, size: int, arrays: Mapping[str, Place]) -> bytes:
+def _seal(
+    raw: BinaryIO, kind: FormatSpec, text: bytes, start: int, size: int, arrays: Mapping[str, RawLocation]
+) -> bytes:
     """SHA-256, as hex digits, over the header's text and the bytes of the file from `start` on that are no rows."""
     digest = hashlib.sha256(text)
     for first, last in _gaps(kind, start, size, arrays):
@@ -106,7 +108,7 @@ def _seal(raw: BinaryIO, kind: Kind, text: bytes, start: int, size: int, arrays:
     return digest.hexdigest().encode()
 
 
-def _gaps(kind: Kind, start: int, size: int, arrays: Mapping[str, Place]) -> Iterator[tuple[int, int]]:
+def _gaps(kind: FormatSpec, start: int, size: int, arrays: Mapping[str, RawLocation]) -> Iterator[tuple[int, int]]:
     rows = [_region(place, kind) for name, place in arrays.items() if name not in kind.tables]
     for region in sorted(rows, key=lambda region: region.offset):
         if region.size_bytes:
@@ -115,7 +117,7 @@ def _gaps(kind: Kind, start: int, size: int, arrays: Mapping[str, Place]) -> Ite
     yield start, size
 
 
-def _unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Region]]:
+def _unseal(path: Path, raw: BinaryIO, kind: FormatSpec) -> tuple[int, dict[str, ArrayLocation]]:
     """Check header and hash; returns the header's size and where the arrays lie.
 
     Raises
@@ -134,7 +136,7 @@ def _unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Regio
         )
     header_bytes = int(length)
     if not LEAST_HEADER <= header_bytes <= _MOST_HEADER or header_bytes & (header_bytes - 1):
-        raise damaged(path, kind, "its header has no proper size")
+        raise damage_error(path, kind, "its header has no proper size")
     header = start + raw.read(header_bytes - LEAST_HEADER)
     first, second, seal, rest = header[: header_bytes - OWNER_BYTES].split(b"\n", 3)
     size = os.fstat(raw.fileno()).st_size
@@ -146,18 +148,18 @@ def _unseal(path: Path, raw: BinaryIO, kind: Kind) -> tuple[int, dict[str, Regio
                 f"{body['size']}, and its rows are at other places than its header says. Use the file of before; what "
                 f"features it holds, h5py can read. To get {kind.what}, {kind.anew}."
             )
-        raise damaged(path, kind, f"it has {size} bytes, {body['size']} were written")
-    arrays: dict[str, Place] = dict(body["arrays"])
+        raise damage_error(path, kind, f"it has {size} bytes, {body['size']} were written")
+    arrays: dict[str, RawLocation] = dict(body["arrays"])
     gaps = list(_gaps(kind, header_bytes, size, arrays))
     if any(rest) or any(first > last for first, last in gaps):
-        raise damaged(path, kind, "its header contradicts itself")
+        raise damage_error(path, kind, "its header contradicts itself")
     if sum(last - first for first, last in gaps) > _MOST_SEALED + _MOST_SEALED_A_ROW * arrays["sha256"][1][0]:
-        raise damaged(path, kind, "it holds too much that is no rows")  # hashing gigabytes of nothing takes long
+        raise damage_error(path, kind, "it holds too much that is no rows")  # hashing gigabytes of nothing takes long
     if _seal(raw, kind, first + b"\n" + second + b"\n", header_bytes, size, arrays) != seal:
-        raise damaged(path, kind, "its tables do not have their hash")
+        raise damage_error(path, kind, "its tables do not have their hash")
     regions = {name: _region(place, kind) for name, place in arrays.items()}
     if any(not header_bytes <= region.offset <= size - region.size_bytes for region in regions.values()):
-        raise damaged(path, kind, "an array does not lie whole in the file")
+        raise damage_error(path, kind, "an array does not lie whole in the file")
     return header_bytes, regions
 
 
@@ -171,21 +173,21 @@ def _is_whole_hdf5(raw: BinaryIO, start: int, size: int) -> bool:
     return int.from_bytes(superblock[end : end + 8], "little") == size
 
 
-class Arrays:
+class ContainerReader:
     """The arrays of a file that is open and whose seal holds.
 
     header_bytes : size of its header. regions : where they lie.
     """
 
-    def __init__(self, path: Path, raw: BinaryIO, kind: Kind) -> None:
+    def __init__(self, path: Path, raw: BinaryIO, kind: FormatSpec) -> None:
         self._path, self._raw, self._kind = path, raw, kind
         self.header_bytes, self.regions = _unseal(path, raw, kind)
 
-    def region(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | str) -> Region:
+    def region(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | str) -> ArrayLocation:
         """Where an array of this shape and type lies. Raises NotACacheError where it has another."""
         region = self.regions[name]
         if (region.shape, region.dtype) != (shape, np.dtype(dtype)):
-            raise damaged(self._path, self._kind, f"{name} has shape {region.shape} and type {region.dtype}")
+            raise damage_error(self._path, self._kind, f"{name} has shape {region.shape} and type {region.dtype}")
         return region
 
     def table(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
@@ -204,7 +206,7 @@ class Arrays:
 
 
 @contextmanager
-def opened(path: Path, kind: Kind) -> Iterator[Arrays]:
+def open_container(path: Path, kind: FormatSpec) -> Iterator[ContainerReader]:
     """Open a sealed file for reading; what its content makes go wrong inside is a fault of the file.
 
     Raises
@@ -215,11 +217,11 @@ def opened(path: Path, kind: Kind) -> Iterator[Arrays]:
         raise NotACacheError(f"{path} is not {kind.what}: it is no regular file.")
     try:
         with path.open("rb", buffering=0) as raw:
-            yield Arrays(path, raw, kind)
+            yield ContainerReader(path, raw, kind)
     except (CacheError, OSError, MemoryError):
         raise
     except Exception as error:  # of JSON or numbers that are not what they should be
-        raise damaged(path, kind, f"{type(error).__name__}: {error}") from error
+        raise damage_error(path, kind, f"{type(error).__name__}: {error}") from error
 
 
 def write_at(raw: BinaryIO, offset: int, data: bytes | memoryview) -> None:
@@ -230,7 +232,7 @@ def write_at(raw: BinaryIO, offset: int, data: bytes | memoryview) -> None:
         rest = rest[raw.write(rest) :]
 
 
-def damaged(path: Path, kind: Kind, reason: str) -> NotACacheError:
+def damage_error(path: Path, kind: FormatSpec, reason: str) -> NotACacheError:
     """The error that says so."""
     again = "run the same command again" if path.suffix == ".partial" else kind.again
     return NotACacheError(f"{path} is a damaged {kind.what.partition(' ')[2]}: {reason}. Remove it and {again}.")

@@ -1,4 +1,4 @@
-"""`create`: a file to be, with room for all its rows, there as a whole or not at all."""
+"""`create_atomically`: a file to be, with room for all its rows, there as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcache._utils.report import human_bytes
 from featcache.errors import CacheBusyError, CacheSpaceError
 
 
-def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
+def create_atomically(path: Path, needed: int, write: Callable[[Path], None]) -> None:
     """Make the whole file under a name of its own, then give it its name: half a file never shows.
 
     Parameters
@@ -29,7 +29,9 @@ def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with draft.open("wb", buffering=0) as file:
-            if try_lock(file) is False or not has_name(file, draft):  # while it is held, `sweep` leaves the draft alone
+            if try_lock(file) is False or not has_name(
+                file, draft
+            ):  # while it is held, `remove_partial_files` leaves the draft alone
                 raise CacheBusyError(f"another process begins to write {path}. Run the same command again.")
             _claim_space(path, file.fileno(), needed, needed)  # HDF5 kills the process where it finds no room
             write(draft)
@@ -48,7 +50,7 @@ def create(path: Path, needed: int, write: Callable[[Path], None]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def sweep(path: Path) -> None:
+def remove_partial_files(path: Path) -> None:
     """Remove the drafts of processes that were killed while they created this file."""
     for draft in path.parent.glob(f"{glob.escape(path.name)}.*"):
         if draft.name.removeprefix(f"{path.name}.").isdecimal():

@@ -14,14 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.format.container import OWNER_BYTES, Arrays, Kind, Region, damaged, opened
+from featcache.cache.format.container import (
+    OWNER_BYTES,
+    ArrayLocation,
+    ContainerReader,
+    FormatSpec,
+    damage_error,
+    open_container,
+)
 from featcache.core.labels import Labels
 from featcache.core.samples import SPLITS, UNLABELLED, Samples
 from featcache.core.specs import ExtractSpec
 
 REASON_BYTES = 120
 
-CACHE = Kind(
+CACHE = FormatSpec(
     magic=b"featcache",
     version=1,
     what="a feature cache",
@@ -55,10 +62,10 @@ class Layout:
     provenance: dict[str, Any]
     data: NDArray[np.uint8]
     header_bytes: int
-    layers: dict[str, Region]
-    done: Region
-    crc32: Region
-    skipped: Region
+    layers: dict[str, ArrayLocation]
+    done: ArrayLocation
+    crc32: ArrayLocation
+    skipped: ArrayLocation
 
     @property
     def dims(self) -> dict[str, int]:
@@ -102,7 +109,7 @@ def read(path: Path) -> Layout:
     ------
     NotACacheError, CacheVersionError
     """
-    with opened(path, CACHE) as arrays:
+    with open_container(path, CACHE) as arrays:
         return _read(path, arrays)
 
 
@@ -127,7 +134,7 @@ def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, 
     return arrays
 
 
-def _read(path: Path, arrays: Arrays) -> Layout:
+def _read(path: Path, arrays: ContainerReader) -> Layout:
     index, regions = arrays.index(), arrays.regions
     spec = ExtractSpec.from_json(json.dumps(index["spec"]))
     n = len(index["ids"])
@@ -141,21 +148,21 @@ def _read(path: Path, arrays: Arrays) -> Layout:
         tuple(map(str, index.get("groups", ()))),
     )
     if len(set(samples.ids)) != n:
-        raise damaged(path, CACHE, "its ids are not one a row")
+        raise damage_error(path, CACHE, "its ids are not one a row")
     if len(samples.groups) not in (0, n):
-        raise damaged(path, CACHE, "its groups are not one a row")
+        raise damage_error(path, CACHE, "its groups are not one a row")
     if n and samples.split.max() >= len(SPLITS):
-        raise damaged(path, CACHE, f"a split lies outside of {', '.join(SPLITS)}")
+        raise damage_error(path, CACHE, f"a split lies outside of {', '.join(SPLITS)}")
     provenance = dict(index["provenance"])
     for name, kind in _PROVENANCE.items():
         if not isinstance(provenance.get(name, kind()), kind):
-            raise damaged(path, CACHE, f"its {name} is {provenance[name]!r}")
+            raise damage_error(path, CACHE, f"its {name} is {provenance[name]!r}")
     dims = {layer: regions[f"features/{layer}"].shape[-1] for layer in spec.layers}
     if 0 in dims.values():
-        raise damaged(path, CACHE, "a layer has no features")
+        raise damage_error(path, CACHE, "a layer has no features")
     wanted = row_arrays(spec, n, dims)
     if set(regions) != {*CACHE.tables, *wanted}:
-        raise damaged(path, CACHE, f"it holds {', '.join(sorted(regions))}")
+        raise damage_error(path, CACHE, f"it holds {', '.join(sorted(regions))}")
     rows = {name: arrays.region(name, *expected) for name, expected in wanted.items()}
     return Layout(
         spec,
@@ -170,7 +177,7 @@ def _read(path: Path, arrays: Arrays) -> Layout:
     )
 
 
-def _labels(path: Path, arrays: Arrays, split: NDArray[np.uint8], n_classes: int) -> Labels:
+def _labels(path: Path, arrays: ContainerReader, split: NDArray[np.uint8], n_classes: int) -> Labels:
     """One label a row, -1 in the split "unlabelled", or 0 and 1 for each class."""
     n, is_unlabelled = len(split), split == SPLITS.index(UNLABELLED)
     several = len(arrays.regions["labels"].shape) == 2
@@ -179,5 +186,5 @@ def _labels(path: Path, arrays: Arrays, split: NDArray[np.uint8], n_classes: int
     if np.any(labels[is_unlabelled] != (0 if several else -1)) or (
         known.size and not 0 <= known.min() <= known.max() < (2 if several else n_classes)
     ):
-        raise damaged(path, CACHE, "a label lies outside of its classes")
+        raise damage_error(path, CACHE, "a label lies outside of its classes")
     return labels

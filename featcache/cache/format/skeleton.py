@@ -11,14 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache.cache.format.container import LEAST_HEADER, OWNER_BYTES, Kind, write_header
+from featcache.cache.format.container import LEAST_HEADER, OWNER_BYTES, FormatSpec, write_header
 from featcache.cache.format.layout import CACHE, encode, row_arrays
 from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.core.specs import ExtractSpec
 
 _TEXT = h5py.string_dtype("utf-8")
 
-Room = tuple[tuple[int, ...], np.dtype[Any]]
+ReservedArray = tuple[tuple[int, ...], np.dtype[Any]]
 """Shape and dtype of an array that is written later."""
 
 
@@ -46,10 +46,10 @@ def write_cache(
 
 def write(
     path: Path,
-    kind: Kind,
+    kind: FormatSpec,
     attributes: Mapping[str, str],
     tables: Mapping[str, Mapping[str, Any]],
-    rooms: Mapping[str, Room],
+    rooms: Mapping[str, ReservedArray],
 ) -> None:
     """Write a sealed file: attributes, tables (arguments of h5py's create_dataset), and room for the rows."""
     header_bytes = LEAST_HEADER

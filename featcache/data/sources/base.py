@@ -1,4 +1,4 @@
-"""`Entry`: what is known of each image before it is opened: its id, its classes, its split; `scan` reads folders."""
+"""`SampleRecord`: id, classes and split of an image that was not opened yet. `scan_class_folders` lists folders."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 from featcache.core.split_names import SPLIT_WORDS
 from featcache.data.file_types import describe_ignored
 from featcache.data.sources.class_folders import find_class_folders
-from featcache.data.sources.file_tree import Tree
+from featcache.data.sources.file_tree import FileTree
 from featcache.errors import EmptyFolderError
 
 SPLIT_NAMES = SPLIT_WORDS
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SampleRecord:
     """One image.
 
     id : relative POSIX path, or a whole URL. classes : their names. split : None where nothing is said; "unlabelled"
@@ -34,7 +34,7 @@ class Entry:
     group: str = ""
 
 
-class Listing(NamedTuple):
+class SampleListing(NamedTuple):
     """What a source holds.
 
     entries : the images.
@@ -43,13 +43,13 @@ class Listing(NamedTuple):
     label_column : the column that the labels come from; None where there are no columns.
     """
 
-    entries: list[Entry]
+    entries: list[SampleRecord]
     several: bool
     notes: tuple[str, ...] = ()
     label_column: str | None = None
 
 
-def scan(tree: Tree, ignored: Counter[str]) -> Listing:
+def scan_class_folders(tree: FileTree, ignored: Counter[str]) -> SampleListing:
     """The images of class folders, see `find_class_folders`; what is passed over is counted in `ignored`.
 
     Raises
@@ -57,11 +57,11 @@ def scan(tree: Tree, ignored: Counter[str]) -> Listing:
     EmptyFolderError, DataLayoutError
     """
     layout = find_class_folders(tree, ignored)
-    entries: list[Entry] = []
+    entries: list[SampleRecord] = []
     for folder in layout.classes:
         passed_over = Counter[str]()
         classes = (folder.label,) if folder.label else ()
-        images = [Entry(image, classes, folder.split) for image in tree.images(folder.place, passed_over)]
+        images = [SampleRecord(image, classes, folder.split) for image in tree.images(folder.place, passed_over)]
         if not images:
             raise EmptyFolderError(
                 f"Class folder {posixpath.join(tree.name, folder.place)} holds no images"
@@ -72,4 +72,4 @@ def scan(tree: Tree, ignored: Counter[str]) -> Listing:
     for place in layout.parents:
         for name in tree.files(place):
             ignored["hidden" if name.startswith(".") else "beside the class folders"] += 1
-    return Listing(entries, False, tuple(layout.notes))
+    return SampleListing(entries, False, tuple(layout.notes))

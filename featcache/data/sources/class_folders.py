@@ -12,7 +12,7 @@ from pathlib import Path
 from featcache.core.samples import UNLABELLED
 from featcache.core.split_names import hinted_split, split_of
 from featcache.data.image_names import is_image_name
-from featcache.data.sources.file_tree import Tree
+from featcache.data.sources.file_tree import FileTree
 from featcache.errors import DataLayoutError
 
 _RENAME = "Rename them, or list the images in a CSV with the columns path,label,split."
@@ -46,7 +46,7 @@ class FolderLayout:
     notes: list[str]
 
 
-def find_class_folders(tree: Tree, ignored: Counter[str]) -> FolderLayout:
+def find_class_folders(tree: FileTree, ignored: Counter[str]) -> FolderLayout:
     """Recognise `train/CLASS/*`, `CLASS/train/*` and `CLASS/*`, with the usual names for splits.
 
     Folders of the system and of featcache's outputs are passed over. They, and images in folders beside the splits,
@@ -61,7 +61,7 @@ def find_class_folders(tree: Tree, ignored: Counter[str]) -> FolderLayout:
 
 
 class _Finder:
-    def __init__(self, tree: Tree, ignored: Counter[str]) -> None:
+    def __init__(self, tree: FileTree, ignored: Counter[str]) -> None:
         self.tree, self.ignored = tree, ignored
         self.layout = FolderLayout([], [], [])
         self._folders_in = cache(lambda place: tree.folders(place, Counter()))  # each folder is listed once
@@ -124,18 +124,20 @@ class _Finder:
             if len(flat) == 1 and splits[flat[0]] == "train":
                 return {}  # a class beside others: bus, car, train
             raise DataLayoutError(
-                f"{name}: {some(flat)} {_are(flat)} named like {_splits(flat)} but {_hold(flat)} images and no class "
-                f"folders, beside {some(others)}. Is it a class or a split? {_RENAME}"
+                f"{name}: {preview(flat)} {_are(flat)} named like {_splits(flat)} but {_hold(flat)} images and no "
+                "class "
+                f"folders, beside {preview(others)}. Is it a class or a split? {_RENAME}"
             )
         if "train" not in splits.values():
             if others:
                 raise DataLayoutError(
-                    f"{name}: {some(splits)} {_are(splits)} named like {_splits(splits)}, and none of {some(others)} "
+                    f"{name}: {preview(splits)} {_are(splits)} named like {_splits(splits)}, and none of "
+                    f"{preview(others)} "
                     f"is named like train. Put the class folders of train into a folder train. {_RENAME}"
                 )
-            raise DataLayoutError(f"{name} has {some(splits)} but no train folder with images.")
+            raise DataLayoutError(f"{name} has {preview(splits)} but no train folder with images.")
         if len(set(splits.values())) < len(splits):
-            raise DataLayoutError(f"{name} has several folders for one split: {some(splits)}. {_RENAME}")
+            raise DataLayoutError(f"{name} has several folders for one split: {preview(splits)}. {_RENAME}")
         return splits
 
     def _hinted_splits(self, top: str, folders: list[str], splits: dict[str, str]) -> dict[str, str]:
@@ -172,7 +174,7 @@ class _Finder:
         where = posixpath.join(self.tree.name, place)
         nested = [name for name in inner if split_of(name) and self._has(place, name)]
         if len(nested) > 1 and len(nested) == len(inner):
-            raise DataLayoutError(f"{where} is named like a split and holds splits: {some(nested)}. {_RENAME}")
+            raise DataLayoutError(f"{where} is named like a split and holds splits: {preview(nested)}. {_RENAME}")
         if not inner and split == "test" and self._holds_images(place):
             self.layout.classes.append(ClassFolder(place, "", UNLABELLED))
             self._note(f"{place} has no class folders: its images have no label")
@@ -191,13 +193,15 @@ class _Finder:
         others = [folder for folder in folders if self._has(top, folder) and (folder in direct or folder not in split)]
         if split and others:
             raise DataLayoutError(
-                f"{name}: the class folder {split[0]} holds folders named like splits ({some(inner[split[0]])}), and "
+                f"{name}: the class folder {split[0]} holds folders named like splits "
+                f"({preview(inner[split[0]])}), and "
                 f"{others[0]} holds images outside of such folders. Give every class folder the same splits. {_RENAME}"
             )
         for folder in folders:
             if len(inner[folder]) > 1 and folder not in direct and set(inner[folder]) <= set(folders) - {folder}:
                 raise DataLayoutError(
-                    f"{name}: {folder} holds folders named like the classes beside it ({some(inner[folder])}). Is it a "
+                    f"{name}: {folder} holds folders named like the classes beside it "
+                    f"({preview(inner[folder])}). Is it a "
                     "class, a split, or sorted pictures? Rename it train, val or test, or move it elsewhere."
                 )
         self.layout.parents.append(top)
@@ -209,7 +213,9 @@ class _Finder:
             inside = self._folders(place, self.ignored)
             splits = {name: split_of(name) for name in inside if self._has(place, name)}
             if len(set(splits.values())) < len(splits):
-                raise DataLayoutError(f"{name}/{folder} has several folders for one split: {some(splits)}. {_RENAME}")
+                raise DataLayoutError(
+                    f"{name}/{folder} has several folders for one split: {preview(splits)}. {_RENAME}"
+                )
             self.layout.classes += [ClassFolder(posixpath.join(place, one), folder, of) for one, of in splits.items()]
             self.layout.parents.append(place)
         self._note(f"splits lie inside the class folders: {split[0]}/{inner[split[0]][0]}, ...")
@@ -247,7 +253,7 @@ class _Finder:
         self.layout.notes.append(text)
 
 
-def some(names: Iterable[str]) -> str:
+def preview(names: Iterable[str]) -> str:
     """A few of these names, for a message."""
     names = sorted(names)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

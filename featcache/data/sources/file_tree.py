@@ -1,4 +1,4 @@
-"""`Tree`: what lies in folders, on the disk or in a plain list of names."""
+"""`FileTree`: what lies in folders, on the disk or in a plain list of names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featcache.data.image_names import is_image_name
 from featcache.data.sources.foreign_folders import keep_data_folders
 
 
-class Tree(Protocol):
+class FileTree(Protocol):
     """Folders of images. Places in it are relative POSIX paths; "" is its root.
 
     name : what messages call its root: a path or a URL.
@@ -33,31 +33,31 @@ class Tree(Protocol):
         """The names of the files in a folder, hidden ones too."""
 
 
-class Disk:
+class LocalTree:
     """A folder of this machine."""
 
     def __init__(self, root: Path) -> None:
         self.name, self._root = str(root), root
 
     def folders(self, place: str, ignored: Counter[str]) -> list[str]:
-        """See `Tree`."""
+        """See `FileTree`."""
         root = self._root / place
         with os.scandir(root) as there:
             names = [entry.name for entry in there if entry.is_dir()]
         return keep_data_folders(names, lambda folder, name: os.path.lexists(root / folder / name), ignored)
 
     def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
-        """See `Tree`."""
+        """See `FileTree`."""
         for path in walk(self._root / place, ignored):
             yield path.relative_to(self._root).as_posix()
 
     def files(self, place: str) -> Iterator[str]:
-        """See `Tree`."""
+        """See `FileTree`."""
         with os.scandir(self._root / place) as there:
             yield from (entry.name for entry in there if not entry.is_dir())
 
 
-class Names:
+class ListedTree:
     """The folders that relative POSIX paths speak of: those of an object store or of an archive."""
 
     def __init__(self, name: str, paths: Iterable[str]) -> None:
@@ -80,7 +80,7 @@ class Names:
             self._folders[above].add(name)
 
     def folders(self, place: str, ignored: Counter[str]) -> list[str]:
-        """See `Tree`."""
+        """See `FileTree`."""
 
         def holds(folder: str, name: str) -> bool:
             inside = posixpath.join(place, folder)
@@ -89,7 +89,7 @@ class Names:
         return keep_data_folders(list(self._folders[place]), holds, ignored)
 
     def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
-        """See `Tree`."""
+        """See `FileTree`."""
         places = [place]  # a loop, as archives may be nested deeper than Python calls
         while places:
             place = places.pop()
@@ -103,5 +103,5 @@ class Names:
             places += [posixpath.join(place, folder) for folder in reversed(self.folders(place, ignored))]
 
     def files(self, place: str) -> Iterator[str]:
-        """See `Tree`."""
+        """See `FileTree`."""
         return iter(self._files[place])

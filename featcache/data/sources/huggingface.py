@@ -1,4 +1,4 @@
-"""`HuggingFace`: a data set of Hugging Face `datasets` on the disk: saved by it, or Parquet files as on the Hub."""
+"""`HuggingFaceSource`: a data set of Hugging Face `datasets` on disk: saved by it, or Parquet files as on the Hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from featcache.core.samples import UNLABELLED
 from featcache.data.file_listing import hash_all
 from featcache.data.hidden_labels import is_unknown
 from featcache.data.label_columns import AmbiguousLabelError, choose_label, find_column, label_note
-from featcache.data.sources.base import SPLIT_NAMES, Entry, Listing
+from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord
 from featcache.data.sources.table import has_images, uncompressed_bytes
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 
@@ -81,7 +81,7 @@ def _refuse_configurations(folder: Path, files: Sequence[Path]) -> None:
         )
 
 
-class HuggingFace:
+class HuggingFaceSource:
     """A data set with a column of images and one of labels; see `Source`.
 
     Ids are SPLIT/CLASS/NAME, with the file's name where the data set has kept it, else the row's number. Whether images
@@ -100,13 +100,13 @@ class HuggingFace:
         self.name, self._files, self._label_column = name, tuple(files), label_column
         self._rows: dict[str, tuple[Any, int]] = {}  # id -> the column of images, row
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`. Raises DataLayoutError for a column "group" of lists or fields."""
         return self._list(grouped=True)
 
-    def _list(self, grouped: bool) -> Listing:
+    def _list(self, grouped: bool) -> SampleListing:
         """grouped : whether groups are read, which predictions need not."""
-        entries: list[Entry] = []
+        entries: list[SampleRecord] = []
         notes: dict[str, None] = {}
         several, plain, label = False, True, None
         read: list[tuple[str | None, Any, str, list[tuple[str, ...] | None]]] = []
@@ -136,7 +136,7 @@ class HuggingFace:
             entries += self._entries_of(split, table, image, classes, groups)
         if self._files:
             notes[f"{len(self._files)} Parquet files copied to {_copies()}"] = None
-        return Listing(entries, several, tuple(notes), label)
+        return SampleListing(entries, several, tuple(notes), label)
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
@@ -155,9 +155,9 @@ class HuggingFace:
             raise OSError("the data set has no image in this row (null)")
         return image["bytes"] if image["bytes"] is not None else read_regular(image["path"])
 
-    def part(self, names: Sequence[str]) -> HuggingFace:
+    def part(self, names: Sequence[str]) -> HuggingFaceSource:
         """See `Source`. What is found in a folder is kept in each process."""
-        return HuggingFace(str(Path(self.name).absolute()), self._files, self._label_column)
+        return HuggingFaceSource(str(Path(self.name).absolute()), self._files, self._label_column)
 
     def path(self, name: str) -> None:
         """See `Source`: none is a file of its own."""
@@ -230,7 +230,7 @@ class HuggingFace:
         image: str,
         classes: Sequence[tuple[str, ...] | None],
         groups: Sequence[str],
-    ) -> list[Entry]:
+    ) -> list[SampleRecord]:
         import datasets
 
         table = table.cast_column(image, datasets.Image(decode=False))
@@ -246,7 +246,7 @@ class HuggingFace:
         self._rows.update({name: (images, row) for row, name in enumerate(ids)})
         known = _known(split)
         return [
-            Entry(name, one or (), UNLABELLED if one is None else known, group=group)
+            SampleRecord(name, one or (), UNLABELLED if one is None else known, group=group)
             for name, one, group in zip(ids, classes, groups, strict=True)
         ]
 
@@ -254,7 +254,7 @@ class HuggingFace:
 @lru_cache(maxsize=2)
 def _rows_of(name: str, files: tuple[Path, ...], label_column: str | None) -> dict[str, tuple[Any, int]]:
     """Where the images of a data set are, found once in a process; none where it is not clear what the label is."""
-    source = HuggingFace(name, files, label_column)
+    source = HuggingFaceSource(name, files, label_column)
     with suppress(AmbiguousLabelError):
         source.images(Counter())
     return source._rows
@@ -263,10 +263,10 @@ def _rows_of(name: str, files: tuple[Path, ...], label_column: str | None) -> di
 @lru_cache(maxsize=2)
 def _rows_of_any(name: str, files: tuple[Path, ...]) -> dict[str, tuple[Any, int]]:
     """The same for every column that may be the label: ids have the class in them."""
-    columns = {column for table in HuggingFace(name, files)._splits().values() for column in table.features}
+    columns = {column for table in HuggingFaceSource(name, files)._splits().values() for column in table.features}
     rows: dict[str, tuple[Any, int]] = {}
     for column in sorted(columns):
-        source = HuggingFace(name, files, column)
+        source = HuggingFaceSource(name, files, column)
         with suppress(DataLayoutError):
             source.images(Counter())
             rows |= source._rows

@@ -22,11 +22,11 @@ from featcache.core.split_names import split_of
 from featcache.data.file_listing import hash_all, hash_file
 from featcache.data.hidden_labels import hide_unknown
 from featcache.data.image_names import is_image_name
-from featcache.data.sources.base import Entry, Listing, scan
-from featcache.data.sources.file_tree import Disk, Names
-from featcache.data.sources.huggingface import HuggingFace, find_image_tables, is_saved_dataset
+from featcache.data.sources.base import SampleListing, SampleRecord, scan_class_folders
+from featcache.data.sources.file_tree import ListedTree, LocalTree
+from featcache.data.sources.huggingface import HuggingFaceSource, find_image_tables, is_saved_dataset
 from featcache.data.sources.table import has_labels, is_table, read_paths, read_table
-from featcache.data.sources.tar import Shards, is_shards
+from featcache.data.sources.tar import TarSource, is_shards
 from featcache.errors import DataLayoutError, EmptyFolderError
 
 _REQUESTS = 32
@@ -41,7 +41,7 @@ class Source(Protocol):
 
     name: str
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """The images, and what is known of them all; what is passed over is counted in `ignored`.
 
         Raises
@@ -65,7 +65,7 @@ class Source(Protocol):
         """Where an image lies on this machine's disks; None for what is no file of its own there."""
 
 
-class Folder:
+class FolderSource:
     """Images in class folders, on the disk or at a URL; see `Source`.
 
     Parameters
@@ -78,15 +78,17 @@ class Folder:
         self.name = self.root = root
         self._urls = frozenset(urls)
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`."""
         if not remote.is_url(self.root):
-            return scan(Disk(Path(self.root)), ignored)
-        return scan(Names(self.root, remote.names(self.root)), ignored)
+            return scan_class_folders(LocalTree(Path(self.root)), ignored)
+        return scan_class_folders(ListedTree(self.root, remote.names(self.root)), ignored)
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
-        tree = Names(self.root, remote.names(self.root)) if remote.is_url(self.root) else Disk(Path(self.root))
+        tree = (
+            ListedTree(self.root, remote.names(self.root)) if remote.is_url(self.root) else LocalTree(Path(self.root))
+        )
         return list(tree.images("", ignored))
 
     def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
@@ -106,7 +108,7 @@ class Folder:
     def part(self, names: Sequence[str]) -> Source:
         """See `Source`."""
         urls = [name for name in names if remote.is_url(name) and self._has_url(name)]
-        return Folder(self.root if remote.is_url(self.root) else os.path.abspath(self.root), urls)
+        return FolderSource(self.root if remote.is_url(self.root) else os.path.abspath(self.root), urls)
 
     def _has_url(self, name: str) -> bool:
         """Whether this data names a URL as an image of it."""
@@ -121,7 +123,7 @@ class Folder:
         return hash_file(str(path)) if path else hashlib.sha256(self.read(name)).digest()
 
 
-class Table(Folder):
+class ManifestSource(FolderSource):
     """Images that a manifest lists; see `Source`. Their paths are relative to its folder, or URLs.
 
     Parameters
@@ -135,7 +137,7 @@ class Table(Folder):
         self.name, self._label_column, self._skip_missing = name, label_column, skip_missing
         self._was_read = False  # the table, for the URLs in it
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`."""
         return hide_unknown(self._read(self.name, self._content(), self.root))
 
@@ -156,7 +158,7 @@ class Table(Folder):
         self._was_read = True
 
     def _has_url(self, name: str) -> bool:
-        """See `Folder`: those that the table lists."""
+        """See `FolderSource`: those that the table lists."""
         if not self._was_read:  # asked for an image before its images were asked for
             self._read_paths()
         return name in self._urls
@@ -164,7 +166,7 @@ class Table(Folder):
     def _read_paths(self) -> None:
         self._paths(self.name, self._content(), self.root)
 
-    def _read(self, name: str, content: bytes, folder: str) -> Listing:
+    def _read(self, name: str, content: bytes, folder: str) -> SampleListing:
         resolve = partial(self._resolve, folder)
         found = read_table(name, content, resolve, label_column=self._label_column, skip_missing=self._skip_missing)
         self._note_urls(entry.id for entry in found.entries)
@@ -188,7 +190,7 @@ class Table(Folder):
         return Path(os.path.relpath(place, self.root)).as_posix(), is_there
 
 
-class MetadataFolder(Table):
+class MetadataSource(ManifestSource):
     """A folder with metadata.csv or metadata.jsonl, its own or one in each split's folder; see `Source`.
 
     As Hugging Face's "imagefolder": columns `file_name`, relative to the file's folder, and a label.
@@ -202,15 +204,15 @@ class MetadataFolder(Table):
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`: those that the files do not list, too."""
-        return list(Disk(Path(self.root)).images("", ignored))
+        return list(LocalTree(Path(self.root)).images("", ignored))
 
     def _read_paths(self) -> None:
         for file in self._files:
             self._paths(str(file), file.read_bytes(), str(file.parent))
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`."""
-        entries: dict[str, Entry] = {}
+        entries: dict[str, SampleRecord] = {}
         listed_in: dict[str, Path] = {}
         notes: list[str] = []
         several, label_column, repeated = False, None, 0
@@ -231,13 +233,13 @@ class MetadataFolder(Table):
             notes += [f"labels from {file.name}"] if not notes else []
             notes += [note for note in found.notes if note not in notes]
         notes += [f"images that several metadata files list, counted once: {repeated}"] if repeated else []
-        images = Disk(Path(self.root)).images("", Counter())
+        images = LocalTree(Path(self.root)).images("", Counter())
         if others := sum(name not in entries for name in images):
             ignored[f"images that {self._files[0].name} does not list"] += others
-        return hide_unknown(Listing(list(entries.values()), several, tuple(notes), label_column))
+        return hide_unknown(SampleListing(list(entries.values()), several, tuple(notes), label_column))
 
 
-def _spell(entry: Entry) -> str:
+def _spell(entry: SampleRecord) -> str:
     """The label, the split and the group of an image."""
     label = SEPARATOR.join(entry.classes)
     known = {"label": label, "split": entry.split, "group": entry.group}
@@ -274,24 +276,24 @@ def open_source(data: str | os.PathLike[str], *, label_column: str | None = None
     is_url = remote.is_url(name)
     if not is_shards(name):
         if not is_url and (files := find_image_tables(name)):
-            return HuggingFace(name, files, label_column)
+            return HuggingFaceSource(name, files, label_column)
         if is_table(name) and (is_url or path.is_file()):
-            return Table(name, label_column, skip_missing)
+            return ManifestSource(name, label_column, skip_missing)
         if not is_url and path.is_dir():
             if is_saved_dataset(path):
-                return HuggingFace(name, (), label_column)
+                return HuggingFaceSource(name, (), label_column)
             if metadata := find_metadata(path, label_column):
-                return MetadataFolder(path, metadata, label_column, skip_missing)
+                return MetadataSource(path, metadata, label_column, skip_missing)
         elif not is_url and path.is_file():
             _refuse_single_file(path)
-            return Table(name, label_column, skip_missing)
+            return ManifestSource(name, label_column, skip_missing)
         elif not is_url:
             raise EmptyFolderError(f"{path} does not exist. Give a folder of class folders, or a CSV manifest.")
     if label_column is not None or skip_missing:
         raise DataLayoutError(
             f"{name} has no columns: --label-column and --skip-missing are for CSV, Parquet and Hugging Face's data."
         )
-    return Shards(name) if is_shards(name) else Folder(name if is_url else str(path))
+    return TarSource(name) if is_shards(name) else FolderSource(name if is_url else str(path))
 
 
 def _refuse_single_file(path: Path) -> None:

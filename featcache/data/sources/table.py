@@ -17,7 +17,7 @@ from featcache._utils.report import plain_cell
 from featcache.core.labels import SEPARATOR
 from featcache.core.samples import UNLABELLED
 from featcache.data.label_columns import choose_label, find_column, label_note
-from featcache.data.sources.base import SPLIT_NAMES, Entry, Listing
+from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 
 PATH_NAMES = ("path", "file_name", "filename", "filepath", "image_path", "image")
@@ -124,7 +124,7 @@ def read_table(
     *,
     label_column: str | None = None,
     skip_missing: bool = False,
-) -> Listing:
+) -> SampleListing:
     """The images that a manifest lists.
 
     Parameters
@@ -143,7 +143,7 @@ def read_table(
     columns, rows = table.columns, list(table.rows)
     labels = [row[columns.label] for _, row in rows]
     several = table.several or any(SEPARATOR in (label or "") for label in labels)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, SampleRecord] = {}
     lines: dict[str, int] = {}
     missing: list[str] = []
     repeated, turned = 0, 0
@@ -167,7 +167,7 @@ def read_table(
     notes += [f"missing files, skipped: {len(missing)} of {len(entries)}"] if missing else []
     notes += [f"rows that repeat an earlier row, counted once: {repeated}"] if repeated else []
     notes += [f"paths with backslashes, read with slashes: {turned}"] if turned else []
-    return Listing(list(entries.values()), several, tuple(notes), columns.label)
+    return SampleListing(list(entries.values()), several, tuple(notes), columns.label)
 
 
 def read_paths(name: str, content: bytes, resolve: Resolve) -> list[str]:
@@ -364,7 +364,7 @@ def _choose_columns(where: str, name: str, header: Sequence[str], label_column: 
 
 def _entry(
     where: str, row: dict[str, str | None], columns: _Columns, several: bool, resolve: Resolve
-) -> tuple[Entry, bool]:
+) -> tuple[SampleRecord, bool]:
     name, label = row[columns.path], row[columns.label]
     split = (row.get(columns.split) if columns.split else None) or None
     sha256 = (row.get(columns.sha256) if columns.sha256 else None) or None
@@ -388,5 +388,5 @@ def _entry(
         raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
     name, is_there = resolve(name)
     if not (several or classes):
-        return Entry(name, (), UNLABELLED, content, group), is_there
-    return Entry(name, classes, split, content, group), is_there
+        return SampleRecord(name, (), UNLABELLED, content, group), is_there
+    return SampleRecord(name, classes, split, content, group), is_there

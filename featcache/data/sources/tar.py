@@ -1,4 +1,4 @@
-"""`Shards`: images in tar files, as WebDataset writes them, or tars of class folders."""
+"""`TarSource`: images in tar files, as WebDataset writes them, or tars of class folders."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
 from featcache.core.labels import SEPARATOR
 from featcache.core.samples import UNLABELLED
 from featcache.data.hidden_labels import hide_unknown
-from featcache.data.sources.base import SPLIT_NAMES, Entry, Listing, scan
-from featcache.data.sources.file_tree import Names
+from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, scan_class_folders
+from featcache.data.sources.file_tree import ListedTree
 from featcache.data.sources.foreign_folders import is_litter
 from featcache.data.sources.tar_index import TarIndex, TarMember, index_tar
 from featcache.data.sources.webdataset import (
@@ -61,7 +61,7 @@ def is_shards(data: str) -> bool:
     return any(path.suffix == ".tar" for path in there) and not any(path.is_dir() for path in there)
 
 
-class Shards:
+class TarSource:
     """Images in tar files; see `Source`.
 
     Each tar is read once, from its beginning to its end, for the places and the hashes of its files; after that
@@ -80,18 +80,18 @@ class Shards:
         self.name = data
         self._members: dict[str, TarMember] = {}
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> Listing:
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`."""
         labels = self._read(ignored, progress)
         if any(label.classes for label in labels.values()):
             return self._labelled(labels, ignored)
-        listing = scan(Names(self.name, self._members), ignored)
+        listing = scan_class_folders(ListedTree(self.name, self._members), ignored)
         return listing._replace(entries=list(group_by_folder(listing.entries, labels, ignored)))
 
     def images(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
         self._read(ignored)
-        return list(Names(self.name, self._members).images("", ignored))
+        return list(ListedTree(self.name, self._members).images("", ignored))
 
     def _read(self, ignored: Counter[str], progress: Progress | None = None) -> dict[str, LabelFile]:
         """Read the tars for the places of their files; returns the labels beside images, by key."""
@@ -121,9 +121,9 @@ class Shards:
         with open_regular(member.shard) as file:
             return os.pread(file.fileno(), member.size, member.offset)
 
-    def part(self, names: Sequence[str]) -> Shards:
+    def part(self, names: Sequence[str]) -> TarSource:
         """See `Source`."""
-        found = Shards(self.name)
+        found = TarSource(self.name)
         for name in names:
             place = self._member(name)
             at = place.shard if remote.is_url(place.shard) else os.path.abspath(place.shard)
@@ -184,11 +184,11 @@ class Shards:
                         "split need keys of their own."
                     )
 
-    def _labelled(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> Listing:
+    def _labelled(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> SampleListing:
         """With the labels that lie beside the images."""
         several = any(label.several for label in labels.values())
         by_key = label_by_key(labels, ignored)
-        images = Names(self.name, self._members).images("", ignored)
+        images = ListedTree(self.name, self._members).images("", ignored)
         entries = []
         for name, key in pair_labels(self.name, images, by_key, ignored).items():
             if key is None and not several:
@@ -199,8 +199,8 @@ class Shards:
                 )
             classes, group = (by_key[key].classes, by_key[key].group) if key else ((), "")
             split = SPLIT_NAMES.get(name.partition("/")[0].lower()) if classes or several else UNLABELLED
-            entries.append(Entry(name, classes, split, group=group))
-        return hide_unknown(Listing(entries, several))
+            entries.append(SampleRecord(name, classes, split, group=group))
+        return hide_unknown(SampleListing(entries, several))
 
 
 def _how_to_unpack(archive: str) -> str:

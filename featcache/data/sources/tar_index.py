@@ -81,7 +81,7 @@ def index_tar(shard: str, content_of: tuple[str, ...] = (), stopped: Callable[[]
     """
     try:
         with (
-            remote.opened(shard) if remote.is_url(shard) else open_regular(shard) as file,
+            remote.open_url(shard) if remote.is_url(shard) else open_regular(shard) as file,
             tarfile.open(fileobj=file, mode="r|", tarinfo=_Info) as tar,
         ):
             return _index(shard, tar, content_of, stopped)

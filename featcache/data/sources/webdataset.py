@@ -13,7 +13,7 @@ from featcache._utils.regular_files import parse_json
 from featcache.core.labels import SEPARATOR
 from featcache.data.file_types import why_no_image
 from featcache.data.image_names import is_image_name
-from featcache.data.sources.base import Entry
+from featcache.data.sources.base import SampleRecord
 from featcache.errors import DataLayoutError, first_line
 
 LABEL_ENDINGS = (".cls", ".json")
@@ -25,7 +25,7 @@ class LabelFile:
 
     classes : class names; empty where the file has none.
     several : whether it may name several: "a|b", or a list in JSON.
-    group : what the image has in common with others, of a .json file; see `Entry`.
+    group : what the image has in common with others, of a .json file; see `SampleRecord`.
     """
 
     classes: tuple[str, ...]
@@ -84,8 +84,8 @@ def label_by_key(labels: Mapping[str, LabelFile], ignored: Counter[str]) -> dict
 
 
 def group_by_folder(
-    entries: Iterable[Entry], labels: Mapping[str, LabelFile], ignored: Counter[str]
-) -> Iterator[Entry]:
+    entries: Iterable[SampleRecord], labels: Mapping[str, LabelFile], ignored: Counter[str]
+) -> Iterator[SampleRecord]:
     """The images of class folders with the groups of the label files beside them, which hold no labels.
 
     labels : by the name of the file; those without a group, and those of no image, are counted.

@@ -1,4 +1,4 @@
-"""`Team`: machines of a Ray cluster that share the rows of train, and work out a tuned head's sums together.
+"""`TrainingCluster`: machines of a Ray cluster that share the rows of train, and work out a tuned head's sums together.
 
 Each has some of the images, whose rows it reads from the cache by itself. Sums are what travels: losses, gradients and
 moments of its rows; and logits of the images that are left out. What a machine had that is lost, another one takes.
@@ -22,26 +22,26 @@ from threadpoolctl import threadpool_limits
 from featcache._utils.remote import is_url
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
-from featcache.cache.lazy_arrays import Centred
+from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core import ray_cluster
-from featcache.core.ray_cluster import DEATHS, Cluster, Machines, own_error, why_died
+from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, RayCluster, failure_reason, unwrap_ray_error
 from featcache.errors import ClusterError
-from featcache.heads.ray.worker import Member, Share, content_of
-from featcache.heads.solvers.closed_form import Moments
-from featcache.heads.solvers.softmax import Problems
-from featcache.heads.tuning.path_selection import Layers, LeftOut, OutOfTimeError
+from featcache.heads.ray.worker import ShardSpec, TrainingWorker, content_of
+from featcache.heads.solvers.closed_form import SufficientStatistics
+from featcache.heads.solvers.softmax import CVSoftmaxProblem
+from featcache.heads.tuning.path_selection import HeldOut, OutOfTimeError, PathWeights
 from featcache.heads.tuning.training_rows import Targets
 
 
 @dataclass(eq=False)
 class _Hired:
-    """actor : of the kind `Member`. machine : its id in Ray."""
+    """actor : of the kind `TrainingWorker`. machine : its id in Ray."""
 
     actor: Any
     machine: str
 
 
-class Team:
+class TrainingCluster:
     """See above. `close` it in the end.
 
     Parameters
@@ -59,21 +59,21 @@ class Team:
     ) -> None:
         self._cluster, self._layer, self._on_note = cluster, layer, on_note
         self._cache = os.fspath(cache) if is_url(cache) else os.path.abspath(cache)
-        self._machines: Machines | None = None
+        self._machines: RayCluster | None = None
         self._members: list[_Hired] = []
-        self._shares: list[Share] = []
+        self._shares: list[ShardSpec] = []
         self._owners: list[_Hired] = []  # of each share
         self._deaths: list[int] = []  # of its owners in a row
         self._mean: NDArray[Any] | None = None
         self._limits = ExitStack()
 
-    def share(self, features: Features, use: ViewUse, targets: Targets) -> SharedRows:
+    def share(self, features: Features, use: ViewUse, targets: Targets) -> DistributedRows:
         """Let each worker take as many images of train. Raises ClusterError, MissingExtraError."""
         content = content_of(FeatureCache.open(self._cache))
         self._hire()
         begun = [member.actor.__ray_ready__.remote() for member in self._members]
-        if self._on_note and not self._ray.wait(begun, timeout=ray_cluster.SLOW)[0]:
-            self._on_note(ray_cluster.WAITS)
+        if self._on_note and not self._ray.wait(begun, timeout=ray_cluster.STARTUP_WARNING_S)[0]:
+            self._on_note(ray_cluster.WAITING_MESSAGE)
         # OpenBLAS's threads spin for a tenth of a second after each product: a core that a worker on this machine needs
         self._limits.enter_context(threadpool_limits(1, "blas"))
         n, parts = len(targets.labels), min(len(self._members), len(targets.labels))
@@ -82,7 +82,7 @@ class Team:
         for first, last in pairwise(n * number // parts for number in range(parts + 1)):
             images = slice(first, last)
             self._shares.append(
-                Share(self._cache, content, self._layer, scale, use, images, targets.of(images), device)
+                ShardSpec(self._cache, content, self._layer, scale, use, images, targets.of(images), device)
             )
         self._owners, self._deaths = self._members[:parts], [0] * parts
         weights, means = zip(*self.ask("begin", each=self._shares), strict=True)
@@ -90,10 +90,10 @@ class Team:
         squares = np.sum(self.ask("centre", self._mean), axis=0)
         views = 1 + features.views if use == "all" else 1
         ends = [share.images.stop * views for share in self._shares]
-        return SharedRows(self, _Apart(self, ends, self._mean), squares, targets, views)
+        return DistributedRows(self, _Apart(self, ends, self._mean), squares, targets, views)
 
     def ask(self, method: str, *given: Any, each: Sequence[Any] | None = None) -> list[Any]:
-        """What this method of `Member` gives for each part, in their order: sums do not depend on who is late.
+        """What this method of `TrainingWorker` gives for each part, in their order: sums do not depend on who is late.
 
         given : its arguments. each : a further one, the first, of each part.
         """
@@ -116,8 +116,8 @@ class Team:
         return self._there.ray
 
     @cached_property
-    def _there(self) -> Machines:
-        self._machines = Machines(self._cluster)
+    def _there(self) -> RayCluster:
+        self._machines = RayCluster(self._cluster)
         return self._machines
 
     def _call(self, number: int, method: str, *given: Any) -> Any:
@@ -130,7 +130,7 @@ class Team:
             try:
                 found = self._ray.get(calls)[-1]
             except self._ray.exceptions.RayTaskError as error:
-                raise own_error(error) from None
+                raise unwrap_ray_error(error) from None
             except self._ray.exceptions.RayError as error:
                 self._replace(number, error)
                 before = [] if self._mean is None else [("begin", self._shares[number]), ("centre", self._mean)]
@@ -141,11 +141,12 @@ class Team:
 
     def _replace(self, number: int, error: Exception) -> None:
         """Give a part whose owner has died to a new one, or to the one that has the fewest."""
-        why = why_died(error)
+        why = failure_reason(error)
         self._deaths[number] += 1
-        if self._deaths[number] == DEATHS:
+        if self._deaths[number] == MAX_WORKER_FAILURES:
             raise ClusterError(
-                f"{DEATHS} workers died in a row over the same part of train, the last of: {why.rstrip('.')}. Have "
+                f"{MAX_WORKER_FAILURES} workers died in a row over the same part of train, the last of: "
+                f"{why.rstrip('.')}. Have "
                 "they memory for it? Use more machines, or fewer workers a machine (--cpus-per-worker)."
             ) from error
         self._members = [member for member in self._members if member is not self._owners[number]]
@@ -159,16 +160,18 @@ class Team:
         busy = Counter(member.machine for member in self._members)
         for name, (workers, cores) in there.items():
             for _ in range(workers - busy[name]):
-                self._members.append(_Hired(self._there.hire(Member, name, cores), name))
+                self._members.append(_Hired(self._there.hire(TrainingWorker, name, cores), name))
 
 
-class SharedRows:
+class DistributedRows:
     """`TrainRows` that a team has."""
 
-    def __init__(self, team: Team, x: _Apart, squares: NDArray[np.float64], of_images: Targets, views: int) -> None:
+    def __init__(
+        self, team: TrainingCluster, x: _Apart, squares: NDArray[np.float64], of_images: Targets, views: int
+    ) -> None:
         labels, weight, fold, k, outputs = of_images.spread(views)
-        self.problems = Problems(x, labels, weight, fold, k, outputs)
-        self.left_out = LeftOut(of_images.labels, of_images.fold, of_images.weight, self._logits)
+        self.problems = CVSoftmaxProblem(x, labels, weight, fold, k, outputs)
+        self.left_out = HeldOut(of_images.labels, of_images.fold, of_images.weight, self._logits)
         self.squares = squares
         self._team = team
 
@@ -187,26 +190,26 @@ class SharedRows:
             curvature += np.sum(curvatures, axis=0)
         return np.sum(losses, axis=0), np.sum(gradients, axis=0)
 
-    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[Moments]:
+    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[SufficientStatistics]:
         """See `TrainRows`; `stop` is asked once."""
         if stop():
             raise OutOfTimeError
         return [
-            Moments(*(np.sum(arrays, axis=0) for arrays in zip(*problem, strict=True)))
+            SufficientStatistics(*(np.sum(arrays, axis=0) for arrays in zip(*problem, strict=True)))
             for problem in zip(*self._team.ask("moments"), strict=True)
         ]
 
-    def _logits(self, layers: Layers) -> NDArray[np.float64]:
+    def _logits(self, layers: PathWeights) -> NDArray[np.float64]:
         return np.concatenate(self._team.ask("logits", layers))
 
 
-class _Apart(Centred):
+class _Apart(CenteredMatrix):
     """Rows that the members have: some can be fetched, but none go through them here.
 
     ends : the rows before the end of each part.
     """
 
-    def __init__(self, team: Team, ends: Sequence[int], mean: NDArray[Any]) -> None:
+    def __init__(self, team: TrainingCluster, ends: Sequence[int], mean: NDArray[Any]) -> None:
         self._team, self._ends, self.mean = team, ends, mean
 
     def __iter__(self) -> Iterator[tuple[slice, NDArray[Any]]]:
@@ -218,7 +221,7 @@ class _Apart(Centred):
         return self._ends[-1], len(self.mean)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """See `Centred`; rows : ascending."""
+        """See `CenteredMatrix`; rows : ascending."""
         parts = np.split(rows, np.searchsorted(rows, self._ends[:-1]))
         starts = (0, *self._ends[:-1])
         return np.concatenate(

@@ -1,4 +1,4 @@
-"""`Member`: works out sums over training rows on a machine of a cluster. It knows nothing of what brings it there."""
+"""`TrainingWorker`: computes sums over training rows on a machine of a cluster. It does not know Ray."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from featcache._utils.allocator import keep_freed_memory
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import ViewUse
 from featcache.errors import CacheError, ClusterError
-from featcache.heads.solvers.closed_form import Moments
-from featcache.heads.tuning.path_selection import Layers
-from featcache.heads.tuning.training_rows import Part, Targets
+from featcache.heads.solvers.closed_form import SufficientStatistics
+from featcache.heads.tuning.path_selection import PathWeights
+from featcache.heads.tuning.training_rows import LocalRows, Targets
 
 
 @dataclass(frozen=True)
-class Share:
+class ShardSpec:
     """What a member has: images, a range of those of train, and how their rows are found.
 
     cache : path or URL. content : digest of what must be there. scale : of features of several layers, or None.
@@ -36,14 +36,14 @@ class Share:
     device: str
 
 
-class Member:
+class TrainingWorker:
     """Has parts of train, by their numbers."""
 
     def __init__(self) -> None:
         keep_freed_memory()
-        self._parts: dict[int, Part] = {}
+        self._parts: dict[int, LocalRows] = {}
 
-    def begin(self, number: int, share: Share) -> tuple[float, NDArray[Any]]:
+    def begin(self, number: int, share: ShardSpec) -> tuple[float, NDArray[Any]]:
         """The sum of the weights of a part's rows, and their mean. Raises ClusterError, CacheDamagedError."""
         host = platform.node()
         try:
@@ -58,7 +58,7 @@ class Member:
         mine = cache.features("train", share.layer, images=share.images)
         if share.scale is not None:
             mine = mine.scaled(share.scale)
-        part = self._parts[number] = Part(mine, share.use, share.targets, share.device)
+        part = self._parts[number] = LocalRows(mine, share.use, share.targets, share.device)
         return float(part.problems.weight.sum()), part.problems.x.mean
 
     def centre(self, number: int, mean: NDArray[Any]) -> NDArray[np.float64]:
@@ -73,11 +73,11 @@ class Member:
         curvature = np.zeros(theta.shape[:2])
         return (*self._parts[number].one_pass(theta, which, totals, curvature if curved else None), curvature)
 
-    def moments(self, number: int) -> list[Moments]:
+    def moments(self, number: int) -> list[SufficientStatistics]:
         """See `TrainRows`."""
         return self._parts[number].moments()
 
-    def logits(self, number: int, layers: Layers) -> NDArray[np.float64]:
+    def logits(self, number: int, layers: PathWeights) -> NDArray[np.float64]:
         """See `LeftOut`."""
         return self._parts[number].left_out.logits(layers)
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.lazy_arrays import Centred, told_apart
-from featcache.heads.tuning.path_selection import Layers, OutOfTimeError
+from featcache.cache.lazy_arrays import CenteredMatrix, safe_mean_variance
+from featcache.heads.tuning.path_selection import OutOfTimeError, PathWeights
 
 
-class Moments(NamedTuple):
+class SufficientStatistics(NamedTuple):
     """Of weighted rows: counts (c,), sums (c, d) by class, sums of rows of length 1 (c, d), squares (d, d)."""
 
     counts: NDArray[np.float64]
@@ -24,22 +24,23 @@ class Moments(NamedTuple):
     squares: NDArray[np.float64]
 
 
-def gather(
-    x: Centred,
+def accumulate(
+    x: CenteredMatrix,
     labels: NDArray[np.int64],
     weight: NDArray[np.float64],
     fold: NDArray[np.int64],
     k: int,
     classes: int,
     stop: Callable[[], bool] = lambda: False,
-) -> list[Moments]:
-    """The moments of k problems, see `featcache.heads.solvers.softmax.Problems`; x are the rows less the mean of all.
+) -> list[SufficientStatistics]:
+    """The moments of k problems, see `softmax.CVSoftmaxProblem`; x are the rows less the mean of all.
 
     Raises OutOfTimeError where `stop`, asked at each block, says so.
     """
     d = len(x.mean)
     parts = [
-        Moments(*(np.zeros(shape) for shape in ((classes,), (classes, d), (classes, d), (d, d)))) for _ in range(k)
+        SufficientStatistics(*(np.zeros(shape) for shape in ((classes,), (classes, d), (classes, d), (d, d))))
+        for _ in range(k)
     ]
     for rows, block in x:
         if stop():
@@ -55,8 +56,8 @@ def gather(
             part.directions[:] += (one_hot / np.maximum(lengths, np.finfo(block.dtype).tiny)) @ some
             some *= np.sqrt(w)[:, None]
             part.squares[:] += some.T @ some
-    whole = Moments(*(sum(arrays) for arrays in zip(*parts, strict=True)))
-    return [Moments(*(a - b for a, b in zip(whole, part, strict=True))) for part in parts[:-1]] + [whole]
+    whole = SufficientStatistics(*(sum(arrays) for arrays in zip(*parts, strict=True)))
+    return [SufficientStatistics(*(a - b for a, b in zip(whole, part, strict=True))) for part in parts[:-1]] + [whole]
 
 
 class _Part(NamedTuple):
@@ -72,7 +73,7 @@ class _Part(NamedTuple):
     between: NDArray[np.float64]
 
 
-class Spectra:
+class EigenDecompositions:
     """The eigendecomposition of each problem's covariance, from which every strength of ridge and LDA follows.
 
     Parameters
@@ -80,7 +81,7 @@ class Spectra:
     mean : of the rows that were centred, shape (d,).
     """
 
-    def __init__(self, moments: Sequence[Moments], mean: NDArray[Any]) -> None:
+    def __init__(self, moments: Sequence[SufficientStatistics], mean: NDArray[Any]) -> None:
         self._moments, self._mean = moments, mean.astype(np.float64)
         self._parts: list[_Part] = []
 
@@ -104,20 +105,20 @@ class Spectra:
     def scale(self) -> float:
         """The mean variance of a feature; 1 where all are constant."""
         self.decompose()
-        return told_apart(float(self._parts[-1].values.mean()), self._mean)
+        return safe_mean_variance(float(self._parts[-1].values.mean()), self._mean)
 
-    def ridge(self, strengths: Sequence[float]) -> Iterator[Layers]:
+    def ridge(self, strengths: Sequence[float]) -> Iterator[PathWeights]:
         """Least squares to targets of 1 for the own class and -1 for others, as scikit-learn's RidgeClassifier.
 
         The penalty of the mean squared error is strength * scale * ||coef||^2.
         """
         return self._path(strengths, _ridge)
 
-    def lda(self, strengths: Sequence[float]) -> Iterator[Layers]:
+    def lda(self, strengths: Sequence[float]) -> Iterator[PathWeights]:
         """Linear discriminant analysis; strength * scale is added to the variance within the classes."""
         return self._path(strengths, _discriminant)
 
-    def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[Layers]:
+    def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[PathWeights]:
         self.decompose()
         rotated = [part.between @ part.vectors for part in self._parts]
         for strength in strengths:
@@ -126,7 +127,7 @@ class Spectra:
                 whitened = (inside / (values + strength * self.scale)) @ vectors.T  # (covariance + ridge)^-1 of means
                 coef, offset = solve(shares, between, whitened)
                 layers.append(_layer(coef, offset - coef @ (centre + self._mean)))
-            yield Layers(strength, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+            yield PathWeights(strength, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
 
 
 def _ridge(
@@ -148,14 +149,14 @@ def _discriminant(
     return coef, offset
 
 
-def centroids(moments: Sequence[Moments], mean: NDArray[Any]) -> Iterator[Layers]:
+def nearest_centroid(moments: Sequence[SufficientStatistics], mean: NDArray[Any]) -> Iterator[PathWeights]:
     """A row less the mean of all, along each class's mean direction, as nearest by cosine: a path of one."""
     layers = []
     for part in moments:
         lengths = np.linalg.norm(part.directions, axis=1, keepdims=True)
         coef = part.directions / np.maximum(lengths, np.finfo(float).tiny)
         layers.append(_layer(coef, -coef @ mean.astype(np.float64)))
-    yield Layers(0.0, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+    yield PathWeights(0.0, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
 
 
 def _layer(coef: NDArray[np.float64], offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,7 +12,7 @@ KS = (1, 3, 5, 10, 20, 50)
 _BLOCK_BYTES = 2**26  # of similarities
 
 
-def votes(
+def knn_probabilities(
     x: NDArray[Any],
     labels: NDArray[np.int64],
     fold: NDArray[np.int64],

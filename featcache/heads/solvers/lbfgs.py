@@ -35,7 +35,7 @@ class Minimum(NamedTuple):
     converged: NDArray[np.bool_]
 
 
-def minimise(
+def minimize(
     objective: Objective,
     start: Matrix,
     precondition: Precondition,

@@ -1,4 +1,4 @@
-"""`Spectrum`: the directions in which features spread most, from a sample of their rows."""
+"""`LowRankPreconditioner`: the directions in which features spread most, from a sample of their rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.lazy_arrays import Centred
+from featcache.cache.lazy_arrays import CenteredMatrix
 
 _RANK = 64  # 16 directions leave five times as many iterations to the solver, 256 save one in six
 _SPARE, _ROUNDS = 8, 2
 _ROWS = 2  # sampled, for each feature
 
 
-class Spectrum(NamedTuple):
+class LowRankPreconditioner(NamedTuple):
     """Leading eigenvectors of a covariance, shape (d, r), their eigenvalues (r,), and the mean of the d - r others."""
 
     vectors: NDArray[np.float64]
@@ -22,7 +22,7 @@ class Spectrum(NamedTuple):
     rest: float
 
     @classmethod
-    def of(cls, centred: Centred, weight: NDArray[np.float64]) -> Spectrum:
+    def of(cls, centred: CenteredMatrix, weight: NDArray[np.float64]) -> LowRankPreconditioner:
         """Randomised subspace iteration (Halko, Martinsson and Tropp 2011) on rows at equal distances."""
         n, d = len(weight), len(centred.mean)
         rows = np.unique(np.linspace(0, n - 1, min(n, _ROWS * d)).astype(np.int64))

@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from featcache.cache.lazy_arrays import Centred
-from featcache.heads.solvers.lbfgs import minimise
-from featcache.heads.solvers.preconditioner import Spectrum
+from featcache.cache.lazy_arrays import CenteredMatrix
+from featcache.heads.solvers.lbfgs import minimize
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 
 _LEAST = 1e-9  # share of a class, and curvature of a logit
 _MEMORY_BYTES = 2**29  # of the steps that L-BFGS remembers
 
 
-class Regressions(Protocol):
+class BatchedProblem(Protocol):
     """k regressions on the same n rows: what `solve_path` asks of them.
 
     x : the rows. k : their number. outputs : logits of each; 1 for two classes, else c.
     """
 
     @property
-    def x(self) -> Centred: ...
+    def x(self) -> CenteredMatrix: ...
     @property
     def k(self) -> int: ...
     @property
@@ -44,14 +44,14 @@ class Regressions(Protocol):
         """The same with arrays that `move` gives, such as tensors on a GPU, but for x."""
 
 
-class Problems(NamedTuple):
+class CVSoftmaxProblem(NamedTuple):
     """k softmax regressions on the same n rows: problem f leaves out the rows of fold f, the last one none.
 
     x : the rows. labels : (n,), int64. weight : (n,), float64, not negative. fold : (n,), int64, from 0 to k - 2, or -1
     for rows that no problem leaves out. k : their number. outputs : logits; 1 for two classes, else c.
     """
 
-    x: Centred
+    x: CenteredMatrix
     labels: NDArray[np.int64]
     weight: NDArray[np.float64]
     fold: NDArray[np.int64]
@@ -75,16 +75,16 @@ class Problems(NamedTuple):
         """Classes of b rows, shape (b,)."""
         return self.labels[rows]
 
-    def moved(self, move: Callable[[NDArray[Any]], Any]) -> Problems:
-        """See `Regressions`."""
+    def moved(self, move: Callable[[NDArray[Any]], Any]) -> CVSoftmaxProblem:
+        """See `BatchedProblem`."""
         return self._replace(labels=move(self.labels), weight=move(self.weight), fold=move(self.fold))
 
 
-Pass = Callable[
+LossAndGradient = Callable[
     [NDArray[Any], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64] | None],
     tuple[NDArray[np.float64], NDArray[Any]],
 ]
-"""See `numpy_pass`."""
+"""See `loss_and_gradient`."""
 
 
 class Solution(NamedTuple):
@@ -101,24 +101,25 @@ class Solution(NamedTuple):
 
 
 def solve_path(
-    problems: Regressions,
-    spectrum: Spectrum,
+    problems: BatchedProblem,
+    spectrum: LowRankPreconditioner,
     Cs: Sequence[float],
     tol: float,
     max_iter: int,
     device: str = "cpu",
     kept: NDArray[np.bool_] | None = None,
-    one_pass: Pass | None = None,
+    one_pass: LossAndGradient | None = None,
 ) -> Iterator[Solution]:
     """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2, for one C after the other, each found from the one before.
 
-    From weak to strong C that takes the fewest steps. `minimise` needs few of them because its first estimate of the
+    From weak to strong C that takes the fewest steps. `minimize` needs few of them because its first estimate of the
     inverse Hessian is that of a softmax as curved at every row as this one is on average: a covariance, of which the
     leading directions suffice (Frangella, Tropp and Udell 2023), times the curvature of each logit, plus the penalty.
 
-    spectrum : of problems.x. tol, max_iter : see `minimise`. device : other than "cpu", PyTorch works there.
+    spectrum : of problems.x. tol, max_iter : see `minimize`. device : other than "cpu", PyTorch works there.
     kept : the features that each problem may use, shape (k, d); None for all. The others have coefficients of 0.
-    one_pass : over these problems, where it was made before, see `make_pass`; then there is no need of device.
+    one_pass : over these problems, where it was made before, see `make_loss_and_gradient`; then there is no need of
+    device.
     """
     mean, dtype = problems.x.mean.astype(np.float64), problems.x.mean.dtype
     k, outputs, d = problems.k, problems.outputs, len(mean)
@@ -129,35 +130,35 @@ def solve_path(
     theta = np.zeros((k, outputs, d + 1), dtype)  # the best without any coefficients
     theta[..., -1] = logs if outputs > 1 else logs[:, 1:] - logs[:, :1]
     memory = max(3, min(10, _MEMORY_BYTES // (2 * theta.nbytes)))
-    one_pass = one_pass or make_pass(problems, device)
+    one_pass = one_pass or make_loss_and_gradient(problems, device)
     for C in Cs:
         step = _Step(problems, one_pass, spectrum, totals, 1 / (C * totals), kept)
-        found = minimise(step.objective, theta.reshape(k, -1), step.precondition, tol, max_iter, memory)
+        found = minimize(step.objective, theta.reshape(k, -1), step.precondition, tol, max_iter, memory)
         theta = found.x.reshape(theta.shape)
         coef = theta[..., :-1].astype(np.float64)
         yield Solution(C, coef, theta[..., -1] - coef @ mean, found.iterations, found.converged)
 
 
-def make_pass(problems: Regressions, device: str) -> Pass:
+def make_loss_and_gradient(problems: BatchedProblem, device: str) -> LossAndGradient:
     """The pass over the rows, made by PyTorch on a device other than "cpu", which takes a copy of them there."""
     if device == "cpu":
-        return partial(numpy_pass, problems)
-    from featcache.heads.solvers.torch_pass import DevicePass  # PyTorch takes seconds to import
+        return partial(loss_and_gradient, problems)
+    from featcache.heads.solvers.torch_pass import TorchLossAndGradient  # PyTorch takes seconds to import
 
-    return DevicePass(problems, device)
+    return TorchLossAndGradient(problems, device)
 
 
 class _Step:
-    """What `minimise` asks of one strength; objectives are divided by C and by the problems' weights.
+    """What `minimize` asks of one strength; objectives are divided by C and by the problems' weights.
 
     totals, penalty : shape (k,). kept : see `solve_path`.
     """
 
     def __init__(
         self,
-        problems: Regressions,
-        one_pass: Pass,
-        spectrum: Spectrum,
+        problems: BatchedProblem,
+        one_pass: LossAndGradient,
+        spectrum: LowRankPreconditioner,
         totals: NDArray[np.float64],
         penalty: NDArray[np.float64],
         kept: NDArray[np.bool_] | None,
@@ -201,8 +202,8 @@ class _Step:
         return flat.reshape(len(flat), self._problems.outputs, len(self._problems.x.mean) + 1)
 
 
-def numpy_pass(
-    problems: Regressions,
+def loss_and_gradient(
+    problems: BatchedProblem,
     theta: NDArray[Any],
     which: NDArray[np.int64],
     totals: NDArray[np.float64],

@@ -1,4 +1,4 @@
-"""`DevicePass`: the pass over the rows that softmax regression makes at each step, made by PyTorch on a GPU."""
+"""`TorchLossAndGradient`: loss and gradient of softmax regression, computed by PyTorch on a GPU."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from featcache.cache import lazy_arrays
 
 if TYPE_CHECKING:
-    from featcache.heads.solvers.softmax import Regressions
+    from featcache.heads.solvers.softmax import BatchedProblem
 
 _LOGITS_BYTES = 2**28  # at a time; some four such arrays are there together
 _KEPT_SHARE = 0.5  # of the memory that is free: rows that fit in it stay on the device
 
 
-class DevicePass:
+class TorchLossAndGradient:
     """Losses and gradients of regressions, in the rows' dtype: called as `softmax.numpy_pass` is.
 
     problems : on the CPU. device : "cuda", "cuda:1", "mps"; "cpu" is of use to tests alone.
     """
 
-    def __init__(self, problems: Regressions, device: str) -> None:
+    def __init__(self, problems: BatchedProblem, device: str) -> None:
         self._x, self._outputs, self._device = problems.x, problems.outputs, torch.device(device)
         self._dtype = torch.from_numpy(problems.x.mean).dtype
         self._problems = problems.moved(self._moved)
@@ -44,7 +44,7 @@ class DevicePass:
         totals: NDArray[np.float64],
         curvature: NDArray[np.float64] | None,
     ) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        """See `featcache.heads.solvers.softmax.numpy_pass`."""
+        """See `featcache.heads.solvers.softmax.loss_and_gradient`."""
         a, outputs, width = theta.shape
         weights = self._moved(np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width))
         coef, intercept = weights[:, :-1], weights[:, -1:]
@@ -87,7 +87,7 @@ def _free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
-    return 2 * lazy_arrays.KEPT_BYTES
+    return 2 * lazy_arrays.MAX_CACHED_BYTES
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

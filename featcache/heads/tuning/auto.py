@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache._utils.progress_bar import Progress
-from featcache.core.progress import Steps
+from featcache.core.progress import StepProgress
 from featcache.errors import ClusterError, HeadError
-from featcache.heads.tuning.families import FAMILIES, Tuned, Tuning
-from featcache.heads.tuning.path_selection import OutOfTimeError, Trial
+from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
+from featcache.heads.tuning.path_selection import CVScore, OutOfTimeError
 from featcache.metrics.classification import Accuracy, evaluate, paired_test
 from featcache.metrics.multilabel import LabelAccuracy
 
 _NOISE = 0.05
 
 
-class Entrant(NamedTuple):
+class Candidate(NamedTuple):
     """One head on the left-out images. p : of McNemar's test against the chosen head."""
 
     head: str
@@ -31,7 +31,7 @@ class Entrant(NamedTuple):
     accuracy: Accuracy | LabelAccuracy
     seconds: float
     p: float
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[CVScore, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Selection:
     out, and why.
     """
 
-    entrants: tuple[Entrant, ...]
+    entrants: tuple[Candidate, ...]
     images: int
     folds: int
     temperature: float | tuple[float, ...] | None = None
     missed: tuple[tuple[str, str], ...] = ()
 
     @property
-    def chosen(self) -> Entrant:
+    def chosen(self) -> Candidate:
         """Of those within one standard error of the most accurate one, that with the lowest log-loss."""
         return self.entrants[0]
 
@@ -95,7 +95,7 @@ class Selection:
 
 
 def select(
-    tuning: Tuning,
+    tuning: TuningData,
     names: Sequence[str],
     class_names: tuple[str, ...],
     budget_s: float | None = None,
@@ -115,9 +115,9 @@ def select(
     HeadError : nothing came of any.
     """
     end = time.perf_counter() + (float("inf") if budget_s is None else budget_s)
-    found: dict[str, tuple[Tuned, float]] = {}
+    found: dict[str, tuple[TunedHead, float]] = {}
     missed: list[tuple[str, str]] = []
-    with Steps(progress, "fit heads", len(names)) as steps:
+    with StepProgress(progress, "fit heads", len(names)) as steps:
         for number, name in enumerate(names):
             if number:
                 steps.advance()
@@ -127,7 +127,7 @@ def select(
                 missed.append((name, "the budget was spent"))
                 continue
             try:
-                tuned = FAMILIES[name](tuning, partial(_is_over, limit if number and found else float("inf")))
+                tuned = TUNED_HEADS[name](tuning, partial(_is_over, limit if number and found else float("inf")))
             except OutOfTimeError:
                 missed.append((name, "the budget was spent"))
                 continue
@@ -151,7 +151,7 @@ def select(
     best = min(alike, key=lambda name: judged[name][0].log_loss or 0.0)
     order.remove(best)
     entrants = tuple(
-        Entrant(
+        Candidate(
             name,
             found[name][0].setting,
             judged[name][0],
@@ -179,7 +179,7 @@ def _is_as_good(right: NDArray[np.bool_], best: NDArray[np.bool_]) -> bool:
 
 
 def _judge(
-    tuned: Tuned, y: NDArray[np.int64], classes: NDArray[np.int64], names: tuple[str, ...]
+    tuned: TunedHead, y: NDArray[np.int64], classes: NDArray[np.int64], names: tuple[str, ...]
 ) -> tuple[Accuracy, NDArray[np.int64]]:
     predicted = classes[tuned.probabilities.argmax(axis=1)]
     full = np.zeros((len(y), len(names)))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from featcache._utils.progress_bar import Progress
-from featcache.cache.features import Features, FlatFeatures, ViewUse
-from featcache.core.progress import Steps
+from featcache.cache.features import Features, TrainingMatrix, ViewUse
+from featcache.core.progress import StepProgress
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
 from featcache.heads.registry import classify, fit_estimator
@@ -45,7 +45,7 @@ def cross_validate(
     predicted, shares = np.zeros_like(features.y, np.int64), np.zeros((len(fold), len(samples.classes)))
     given = True
     numbers = np.unique(fold[rows])
-    with Steps(progress, "fit folds", len(numbers)) as steps:
+    with StepProgress(progress, "fit folds", len(numbers)) as steps:
         for number in numbers:
             copy, here = clone(estimator), np.flatnonzero(fold == number)
             fit_estimator(copy, _take(flat, np.flatnonzero(_spread(fold, flat) != number)))
@@ -57,7 +57,7 @@ def cross_validate(
     return rows, predicted[rows], shares[rows] if given else None
 
 
-def calibrated(
+def calibrate_platt(
     estimator: BaseEstimator, features: Features, use: ViewUse, folds: int = 5, seed: int = 0
 ) -> BaseEstimator:
     """An estimator that also gives probabilities: a sigmoid of its scores for images left out (Platt 1999).
@@ -80,9 +80,9 @@ def calibrated(
     return found.set_params(cv=None)  # its file need not hold the folds
 
 
-def _spread(fold: NDArray[np.int64], flat: FlatFeatures) -> NDArray[np.int64]:
+def _spread(fold: NDArray[np.int64], flat: TrainingMatrix) -> NDArray[np.int64]:
     return np.repeat(fold, len(flat.y) // len(fold))
 
 
-def _take(flat: FlatFeatures, rows: NDArray[np.int64]) -> FlatFeatures:
-    return FlatFeatures(flat.x[rows], flat.y[rows], flat.groups[rows], flat.weights[rows])
+def _take(flat: TrainingMatrix, rows: NDArray[np.int64]) -> TrainingMatrix:
+    return TrainingMatrix(flat.x[rows], flat.y[rows], flat.groups[rows], flat.weights[rows])

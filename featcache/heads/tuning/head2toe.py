@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.heads.tuning.path_selection import PATIENCE, RISE, Chosen, Layers, OutOfTimeError
+from featcache.heads.tuning.path_selection import PATIENCE, RISE, CVSelection, OutOfTimeError, PathWeights
 
 FRACTIONS = tuple(2.0**-power for power in range(8))
 
-Fit = Callable[[NDArray[np.bool_] | None, Sequence[float] | None], Chosen]
+Fit = Callable[[NDArray[np.bool_] | None, Sequence[float] | None], CVSelection]
 """The best head along a path of strengths, of the features that each problem keeps, (k, d), at these C; None: all."""
 
 
 def select_features(
     squares: NDArray[np.float64], fit: Fit, Cs: Sequence[float], stop: Callable[[], bool]
-) -> tuple[Chosen, float]:
+) -> tuple[CVSelection, float]:
     """The head of the fraction of features that left-out images prefer, and that fraction.
 
     As Evci et al. 2022 (arXiv 2201.03529): a head of all features gives each of them the norm of its coefficients over
@@ -47,7 +47,7 @@ def select_features(
     return best, kept
 
 
-def _scores(layers: Layers, deviations: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scores(layers: PathWeights, deviations: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each feature in each problem, as if all were equally wide, shape (k, d)."""
     return np.linalg.norm(layers.coef, axis=1) * deviations
 

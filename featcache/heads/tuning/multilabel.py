@@ -12,16 +12,16 @@ from scipy.special import expit
 
 from featcache._utils.progress_bar import Progress
 from featcache.cache.features import Features, ViewUse
-from featcache.cache.lazy_arrays import Centred
-from featcache.core.progress import Steps
+from featcache.cache.lazy_arrays import CenteredMatrix
+from featcache.core.progress import StepProgress
 from featcache.core.splitting import plan_folds
 from featcache.errors import HeadError
-from featcache.heads.one_vs_rest import OneVsRest, OneVsRestHead, balance_labels
-from featcache.heads.solvers.preconditioner import Spectrum
+from featcache.heads.one_vs_rest import OneVsRestHead, OneVsRestProblem, balance_labels
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.softmax import solve_path
-from featcache.heads.tuning.auto import Entrant, Selection
-from featcache.heads.tuning.families import MAX_ITER, STRENGTHS, TOL, inverse_strengths, weights_by_index
-from featcache.heads.tuning.path_selection import PATIENCE, RISE, Layers, LeftOut, Trial
+from featcache.heads.tuning.auto import Candidate, Selection
+from featcache.heads.tuning.families import MAX_ITER, PENALTIES, TOL, c_grid, weights_by_index
+from featcache.heads.tuning.path_selection import PATIENCE, RISE, CVScore, HeldOut, PathWeights
 from featcache.metrics.calibration import fit_label_temperatures, label_log_loss
 from featcache.metrics.multilabel import evaluate_labels
 
@@ -54,7 +54,7 @@ def tune_labels(
     Parameters
     ----------
     features : of train, with several labels an image. class_weight : see `OneVsRestHead`; names stand for labels, too.
-    folds, seed, device, progress : see `featcache.heads.tuning.families.Tuning`.
+    folds, seed, device, progress : see `featcache.heads.tuning.families.TuningData`.
 
     Raises
     ------
@@ -66,30 +66,34 @@ def tune_labels(
     flat = features.flatten(use)
     try:
         balance = balance_labels(weights_by_index(class_weight, samples.classes), flat.y, flat.weights)
-        rows = Centred(flat.x, flat.weights)
-        clean = rows if use == "clean" or features.views == 0 else Centred(features.lazy_view(0), np.ones(len(labels)))
+        rows = CenteredMatrix(flat.x, flat.weights)
+        clean = (
+            rows
+            if use == "clean" or features.views == 0
+            else CenteredMatrix(features.lazy_view(0), np.ones(len(labels)))
+        )
     except (TypeError, ValueError) as error:
         raise HeadError(f"the head could not be fitted: {error}") from error
-    left_out = LeftOut.of(clean, labels, fold, np.ones(len(labels)))
+    left_out = HeldOut.of(clean, labels, fold, np.ones(len(labels)))
     if not len(left_out.rows):
         raise HeadError(
             f"no label has {samples.two_distinct}, so none can be left out to choose strengths by. "
             "Fit a head with one of your own (-p C=1)."
         )
     spread = np.repeat(fold, len(flat.y) // len(labels))
-    problems = OneVsRest(rows, flat.y, flat.weights, balance, spread, parts + 1)
-    Cs = inverse_strengths(rows.squares(flat.weights), flat.weights, rows.mean)
-    path = solve_path(problems, Spectrum.of(rows, flat.weights), Cs, TOL, MAX_ITER, device)
+    problems = OneVsRestProblem(rows, flat.y, flat.weights, balance, spread, parts + 1)
+    Cs = c_grid(rows.squares(flat.weights), flat.weights, rows.mean)
+    path = solve_path(problems, LowRankPreconditioner.of(rows, flat.weights), Cs, TOL, MAX_ITER, device)
     layers = (
-        Layers(one.C, one.coef.reshape(parts + 1, c, -1), one.intercept.reshape(parts + 1, c)) for one in path
+        PathWeights(one.C, one.coef.reshape(parts + 1, c, -1), one.intercept.reshape(parts + 1, c)) for one in path
     )  # one layer a fold
-    with Steps(progress, "fit strengths", len(STRENGTHS)) as steps:
+    with StepProgress(progress, "fit strengths", len(PENALTIES)) as steps:
         best = _choose(steps.over(layers), left_out, balance, len(rows.mean))
     labels, probabilities = labels[left_out.rows], expit(best.logits / best.temperature)
     found = evaluate_labels(labels, probabilities, samples.classes)
     low, high = best.C.min(), best.C.max()
     setting = f"C={low:.3g}" + ("" if low == high else f" to {high:.3g} by label")
-    entrant = Entrant("linear", setting, found, time.perf_counter() - started, 1.0, best.trials)
+    entrant = Candidate("linear", setting, found, time.perf_counter() - started, 1.0, best.trials)
     selection = Selection((entrant,), len(left_out.rows), parts, tuple(best.temperature.tolist()))
     return TunedLabels(
         OneVsRestHead.from_weights(best.coef / best.temperature[:, None], best.intercept / best.temperature),
@@ -111,10 +115,14 @@ class _Best:
         self.C, self.temperature, self.intercept = np.ones(c), np.ones(c), np.zeros(c)
         self.log_loss, self.risen = np.full(c, np.inf), np.zeros(c, np.int64)
         self.coef, self.logits = np.zeros((c, d)), np.zeros((m, c))
-        self.trials: tuple[Trial, ...] = ()
+        self.trials: tuple[CVScore, ...] = ()
 
     def offer(
-        self, layers: Layers, logits: NDArray[np.float64], temperature: NDArray[np.float64], loss: NDArray[np.float64]
+        self,
+        layers: PathWeights,
+        logits: NDArray[np.float64],
+        temperature: NDArray[np.float64],
+        loss: NDArray[np.float64],
     ) -> None:
         """Take for each label what is better than before."""
         self.risen += loss > self.log_loss * (1 + RISE)
@@ -126,8 +134,8 @@ class _Best:
         self.logits[:, better] = logits[:, better]
 
 
-def _choose(path: Iterable[Layers], left_out: LeftOut, balance: NDArray[np.float64], d: int) -> _Best:
-    """See `featcache.heads.tuning.path_selection.choose`, which does the same for classes that exclude each other.
+def _choose(path: Iterable[PathWeights], left_out: HeldOut, balance: NDArray[np.float64], d: int) -> _Best:
+    """See `path_selection.select_on_path`, which does the same for classes that exclude each other.
 
     A label that all left-out images have, or none, says nothing: it gets the strength that is best for the others.
     """
@@ -144,7 +152,7 @@ def _choose(path: Iterable[Layers], left_out: LeftOut, balance: NDArray[np.float
         if not silent.all():
             loss[silent] = loss[~silent].mean()
         right = float(np.mean(np.all((logits > 0) == y, axis=1)))
-        best.trials += (Trial(layers.value, float(loss.mean()), right),)
+        best.trials += (CVScore(layers.value, float(loss.mean()), right),)
         best.offer(layers, logits, temperature, loss)
         if best.risen.min() >= PATIENCE:
             break

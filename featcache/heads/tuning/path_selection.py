@@ -1,4 +1,4 @@
-"""`choose`: the member of a path of linear heads that predicts images best which it was not trained on."""
+"""`select_on_path`: the member of a path of linear heads that predicts images best which it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.lazy_arrays import Centred
+from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.labels import Labels
 from featcache.heads.linear import LinearHead
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
@@ -22,7 +22,7 @@ class OutOfTimeError(Exception):
     """The time for a head was up before it had a result."""
 
 
-class Layers(NamedTuple):
+class PathWeights(NamedTuple):
     """Linear layers of k problems, the last of which saw all images.
 
     value : of what changes along the path: C, or the strength of a penalty. coef : shape (k, outputs, d).
@@ -34,7 +34,7 @@ class Layers(NamedTuple):
     intercept: NDArray[np.float64]
 
 
-class Trial(NamedTuple):
+class CVScore(NamedTuple):
     """What one value reached on left-out images: log-loss in nats at the temperature that suits it, accuracy."""
 
     value: float
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class HeldOut:
     """Of n images, those that cross-validation leaves out.
 
     labels : see `featcache.core.labels`. fold : (n,), see `featcache.core.splitting`. weight : (n,), how much each
@@ -53,10 +53,10 @@ class LeftOut:
     labels: Labels
     fold: NDArray[np.int64]
     weight: NDArray[np.float64]
-    logits: Callable[[Layers], NDArray[np.float64]]
+    logits: Callable[[PathWeights], NDArray[np.float64]]
 
     @classmethod
-    def of(cls, x: Centred, labels: Labels, fold: NDArray[np.int64], weight: NDArray[np.float64]) -> LeftOut:
+    def of(cls, x: CenteredMatrix, labels: Labels, fold: NDArray[np.int64], weight: NDArray[np.float64]) -> HeldOut:
         """x : their clean views, (n, d)."""
         return cls(labels, fold, weight, partial(_logits, x, fold))
 
@@ -66,7 +66,7 @@ class LeftOut:
         return np.flatnonzero(self.fold >= 0)
 
 
-def _logits(x: Centred, fold: NDArray[np.int64], layers: Layers) -> NDArray[np.float64]:
+def _logits(x: CenteredMatrix, fold: NDArray[np.int64], layers: PathWeights) -> NDArray[np.float64]:
     k, outputs, d = layers.coef.shape
     coef = layers.coef[:-1].reshape(-1, d)
     intercept = layers.intercept[:-1].ravel() + coef @ x.mean.astype(np.float64)
@@ -80,10 +80,10 @@ def _logits(x: Centred, fold: NDArray[np.int64], layers: Layers) -> NDArray[np.f
 
 
 @dataclass(frozen=True)
-class Chosen:
+class CVSelection:
     """A head with its temperature folded in, and what cross-validation says of it.
 
-    value : see `Layers`. temperature : that the logits were divided by. trials : of all values that were tried.
+    value : see `PathWeights`. temperature : that the logits were divided by. trials : of all values that were tried.
     logits : of the left-out images, shape (m, c), before the temperature. cut : whether `stop` ended the path.
     layers : the member that was chosen. log_loss : its, on the left-out images.
     """
@@ -91,16 +91,16 @@ class Chosen:
     head: LinearHead
     value: float
     temperature: float
-    trials: tuple[Trial, ...]
+    trials: tuple[CVScore, ...]
     logits: NDArray[np.float64]
     cut: bool
-    layers: Layers
+    layers: PathWeights
     log_loss: float
 
 
-def choose(
-    path: Iterable[Layers], left_out: LeftOut, classes: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
-) -> Chosen:
+def select_on_path(
+    path: Iterable[PathWeights], left_out: HeldOut, classes: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
+) -> CVSelection:
     """The member with the least log-loss on left-out images, each judged at the temperature that suits it best.
 
     A path ends early where the log-loss has risen twice since the best, or where `stop` says so. A path that raises
@@ -112,8 +112,8 @@ def choose(
     """
     rows = left_out.rows
     y, weight = left_out.labels[rows], left_out.weight[rows]
-    trials: list[Trial] = []
-    best: tuple[float, Layers, float, NDArray[np.float64]] | None = None
+    trials: list[CVScore] = []
+    best: tuple[float, PathWeights, float, NDArray[np.float64]] | None = None
     risen, temperature, cut = 0, 1.0, False
     members = iter(path)
     while True:
@@ -129,7 +129,7 @@ def choose(
         logits = left_out.logits(layers)
         temperature = fit_temperature(logits, y, weight, temperature)
         loss = mean_log_loss(logits / temperature, y, weight)
-        trials.append(Trial(layers.value, loss, float(np.mean(logits.argmax(axis=1) == y))))
+        trials.append(CVScore(layers.value, loss, float(np.mean(logits.argmax(axis=1) == y))))
         if best is None or loss < best[0]:
             best, risen = (loss, layers, temperature, logits), 0
         elif loss > best[0] * (1 + RISE):  # where nothing is learnt yet, all losses are alike
@@ -142,7 +142,7 @@ def choose(
     loss, layers, temperature, logits = best
     coef, intercept = layers.coef[-1] / temperature, layers.intercept[-1] / temperature
     head = LinearHead.from_weights(coef, intercept, classes)
-    return Chosen(head, layers.value, temperature, tuple(trials), logits, cut, layers, loss)
+    return CVSelection(head, layers.value, temperature, tuple(trials), logits, cut, layers, loss)
 
 
 def two_sided(logits: NDArray[Any]) -> NDArray[np.float64]:

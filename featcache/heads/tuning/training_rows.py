@@ -1,4 +1,4 @@
-"""`Part`: images of train that a machine has, all or some of them, and what tuned heads ask of their rows."""
+"""`LocalRows`: images of train that a machine has, all or some of them, and what tuned heads ask of their rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache.features import Features, ViewUse
-from featcache.cache.lazy_arrays import Centred
-from featcache.heads.solvers.closed_form import Moments, gather
-from featcache.heads.solvers.softmax import Pass, Problems, make_pass
-from featcache.heads.tuning.path_selection import LeftOut
+from featcache.cache.lazy_arrays import CenteredMatrix
+from featcache.heads.solvers.closed_form import SufficientStatistics, accumulate
+from featcache.heads.solvers.softmax import CVSoftmaxProblem, LossAndGradient, make_loss_and_gradient
+from featcache.heads.tuning.path_selection import HeldOut
 
 
 class Targets(NamedTuple):
-    """What is known of n images besides their features; see `Problems`.
+    """What is known of n images besides their features; see `CVSoftmaxProblem`.
 
     labels : (n,), int64. weight : (n,), float64. fold : (n,), int64. k : problems. outputs : logits of each.
     """
@@ -41,29 +41,29 @@ class Targets(NamedTuple):
         )
 
 
-class TrainRows(Protocol):
+class TrainingRows(Protocol):
     """What tuned heads ask of the rows of train.
 
     problems : the regressions on the rows to train on. left_out : the clean views that heads are judged on.
     """
 
-    problems: Problems
-    left_out: LeftOut
+    problems: CVSoftmaxProblem
+    left_out: HeldOut
 
     @property
-    def one_pass(self) -> Pass:
-        """See `featcache.heads.solvers.softmax.numpy_pass`."""
+    def one_pass(self) -> LossAndGradient:
+        """See `featcache.heads.solvers.softmax.loss_and_gradient`."""
 
     @property
     def squares(self) -> NDArray[np.float64]:
-        """See `Centred.squares`, shape (d,)."""
+        """See `CenteredMatrix.squares`, shape (d,)."""
 
-    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[Moments]:
-        """Of each problem, see `gather`. Raises OutOfTimeError."""
+    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[SufficientStatistics]:
+        """Of each problem, see `accumulate`. Raises OutOfTimeError."""
 
 
-class Part:
-    """See `TrainRows`.
+class LocalRows:
+    """See `TrainingRows`.
 
     Raises ValueError where features are not finite.
     """
@@ -71,27 +71,27 @@ class Part:
     def __init__(self, features: Features, use: ViewUse, targets: Targets, device: str = "cpu") -> None:
         x = features.flatten(use).x
         labels, weight, fold, k, outputs = targets.spread(x.shape[0] // len(targets.labels))
-        rows = Centred(x, weight)
+        rows = CenteredMatrix(x, weight)
         clean = (
             rows
             if use == "clean" or features.views == 0
-            else Centred(features.lazy_view(0), np.ones(len(targets.fold)))
+            else CenteredMatrix(features.lazy_view(0), np.ones(len(targets.fold)))
         )
-        self.problems = Problems(rows, labels, weight, fold, k, outputs)
-        self.left_out = LeftOut.of(clean, targets.labels, targets.fold, targets.weight)
+        self.problems = CVSoftmaxProblem(rows, labels, weight, fold, k, outputs)
+        self.left_out = HeldOut.of(clean, targets.labels, targets.fold, targets.weight)
         self._device = device
 
     @cached_property
-    def one_pass(self) -> Pass:
-        """See `TrainRows`."""
-        return make_pass(self.problems, self._device)
+    def one_pass(self) -> LossAndGradient:
+        """See `TrainingRows`."""
+        return make_loss_and_gradient(self.problems, self._device)
 
     @cached_property
     def squares(self) -> NDArray[np.float64]:
-        """See `TrainRows`."""
+        """See `TrainingRows`."""
         return self.problems.x.squares(self.problems.weight)
 
-    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[Moments]:
-        """See `TrainRows`."""
+    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[SufficientStatistics]:
+        """See `TrainingRows`."""
         x, labels, weight, fold, k, outputs = self.problems
-        return gather(x, labels, weight, fold, k, max(2, outputs), stop)
+        return accumulate(x, labels, weight, fold, k, max(2, outputs), stop)

@@ -20,7 +20,7 @@ from featcache._utils.report import human_bytes
 from featcache._utils.telemetry import decline_usage_data
 from featcache.core.bit_depth import format_range
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
-from featcache.heads.linear_layer import FIT_ONE, Layer, fold, layer
+from featcache.heads.linear_layer import FIT_ONE, LinearWeights, as_linear, layer
 from featcache.models.export.formats import WRITERS
 from featcache.models.export.parity import make_pictures, run_example
 from featcache.models.load import SavedModel, open_model
@@ -150,13 +150,13 @@ def _check_target(out: Path, format: str, overwrite: bool) -> None:
         raise ExportError(f"{out.parent} is no folder: make it first")
 
 
-def _last_layer(saved: SavedModel, folder: Path) -> Layer:
+def _last_layer(saved: SavedModel, folder: Path) -> LinearWeights:
     """From the backbone's features to logits."""
     card = saved.card
     if card.kind == "network":
         head = saved.model.head
-        return Layer(head.weight.detach().double().numpy(), head.bias.detach().double().numpy())
-    folded = fold(saved.model)
+        return LinearWeights(head.weight.detach().double().numpy(), head.bias.detach().double().numpy())
+    folded = as_linear(saved.model)
     if folded is None:
         raise ExportError(
             f"{folder} holds a head {card.head}, whose probabilities are not those of a linear layer: it cannot be "
@@ -165,13 +165,13 @@ def _last_layer(saved: SavedModel, folder: Path) -> Layer:
     return layer(folded, len(card.classes))
 
 
-def _difference(found: NDArray[np.float32], expected: NDArray[np.float64], last: Layer) -> float:
+def _difference(found: NDArray[np.float32], expected: NDArray[np.float64], last: LinearWeights) -> float:
     """The largest of all logits, over the largest of those that depend on the picture; the others may be far off."""
     largest = np.abs(expected[:, last.learnt]).max(initial=np.finfo(np.float32).tiny)
     return float(np.abs(found - np.concatenate([expected[:1], expected])).max() / largest)
 
 
-def _notes(saved: SavedModel, last: Layer, format: Format) -> tuple[str, ...]:
+def _notes(saved: SavedModel, last: LinearWeights, format: Format) -> tuple[str, ...]:
     card = saved.card
     notes = []
     if card.tta:

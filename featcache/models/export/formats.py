@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from featcache._utils.files import deferred_errors
 from featcache._utils.report import human_bytes
-from featcache.backbones.feature_extractor import Frozen
+from featcache.backbones.feature_extractor import FeatureExtractor
 from featcache.backbones.sources.registry import differs_in_size, is_named, linear_classifiers, timm_name
 from featcache.core.model_card import ModelCard
 from featcache.core.specs import PENULTIMATE
 from featcache.core.thresholds import HALF
 from featcache.errors import ExportError, first_line
-from featcache.heads.linear_layer import Layer
+from featcache.heads.linear_layer import LinearWeights
 
 if TYPE_CHECKING:
     from featcache.models.load import SavedModel
@@ -98,7 +98,7 @@ with torch.inference_mode():
 """
 
 
-def write_state_dict(saved: SavedModel, last: Layer, path: Path) -> str:
+def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> str:
     """Weights for the network as torchvision or timm builds it with as many classes. Raises ExportError."""
     card, name = saved.card, saved.card.spec.backbone
     if card.layer != PENULTIMATE:
@@ -131,7 +131,7 @@ def size_option(name: str, saved: SavedModel) -> str:
     return f"{'image_size' if timm_name(name) is None else 'img_size'}={saved.card.spec.view.image_size}"
 
 
-def _plain_network(backbone: str, classifier: str, last: Layer, size: str) -> tuple[str, str]:
+def _plain_network(backbone: str, classifier: str, last: LinearWeights, size: str) -> tuple[str, str]:
     """The imports of a program that uses a network without featcache, and the lines that build it."""
     (classes, width), model = last.weight.shape, timm_name(backbone)
     if model is not None:
@@ -147,7 +147,7 @@ def _plain_network(backbone: str, classifier: str, last: Layer, size: str) -> tu
 class _Deployed(nn.Module):
     """RGB squares (b, s, s, 3), uint8, to logits and probabilities, each (b, c)."""
 
-    def __init__(self, frozen: Frozen, last: Layer, multilabel: bool) -> None:
+    def __init__(self, frozen: FeatureExtractor, last: LinearWeights, multilabel: bool) -> None:
         super().__init__()
         self.frozen, self.multilabel = frozen, multilabel
         self.weight, self.bias = (nn.Parameter(torch.from_numpy(part).float(), requires_grad=False) for part in last)
@@ -157,7 +157,7 @@ class _Deployed(nn.Module):
         return logits, logits.sigmoid() if self.multilabel else logits.softmax(1)
 
 
-def write_onnx(saved: SavedModel, last: Layer, path: Path) -> str:
+def write_onnx(saved: SavedModel, last: LinearWeights, path: Path) -> str:
     """A graph for ONNX Runtime, in one file. Raises ExportError."""
     module, example = _deployed(saved, last)
     size = sum(value.nbytes for value in module.state_dict().values())
@@ -179,7 +179,7 @@ def write_onnx(saved: SavedModel, last: Layer, path: Path) -> str:
     return _program(saved.card, path, f"{_IMPORT_ONNX}\n{_PILLOW}", _ONNX)
 
 
-def write_torch_export(saved: SavedModel, last: Layer, path: Path) -> str:
+def write_torch_export(saved: SavedModel, last: LinearWeights, path: Path) -> str:
     """A graph for PyTorch. Raises ExportError."""
     module, example = _deployed(saved, last)
     with _exporting(saved, "torch-export"):
@@ -190,14 +190,14 @@ def write_torch_export(saved: SavedModel, last: Layer, path: Path) -> str:
     return _program(saved.card, path, f"import torch\n{_PILLOW}", _TORCH_EXPORT)
 
 
-WRITERS: Mapping[str, Callable[[SavedModel, Layer, Path], str]] = {
+WRITERS: Mapping[str, Callable[[SavedModel, LinearWeights, Path], str]] = {
     "state-dict": write_state_dict,
     "onnx": write_onnx,
     "torch-export": write_torch_export,
 }
 
 
-def _deployed(saved: SavedModel, last: Layer) -> tuple[nn.Module, Tensor]:
+def _deployed(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Tensor]:
     """The module to export, and an input."""
     size = saved.card.spec.view.image_size
     module = _Deployed(saved.backbone.frozen, last, saved.card.multilabel).eval()

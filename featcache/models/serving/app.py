@@ -19,12 +19,12 @@ from featcache._utils.regular_files import read_regular
 from featcache._utils.report import remark_notes
 from featcache.core.bit_depth import model_range_note
 from featcache.core.model_card import ModelCard
-from featcache.core.thresholds import spell_thresholds
+from featcache.core.thresholds import format_thresholds
 from featcache.data.file_listing import find_images
 from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImageError
 from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction
-from featcache.models.serving.server import Gate, bracketed, is_loopback, listen, run
+from featcache.models.serving.server import RequestGuard, bracketed, is_loopback, listen, run
 from featcache.vision.decode import decode_and_check, lift_pillows_limit
 
 MAX_UPLOAD = 20 << 20
@@ -58,7 +58,7 @@ document.addEventListener("paste", (event) => {
 
 
 @dataclass(frozen=True)
-class Page:
+class ServerInfo:
     """Where the page is.
 
     url : ends with a slash. note : who else reaches it; None for nobody.
@@ -91,7 +91,7 @@ def serve(
     root_path: str = "",
     max_upload: int = MAX_UPLOAD,
     max_pixels: int = 50_000_000,
-    on_start: Callable[[Page], None] | None = None,
+    on_start: Callable[[ServerInfo], None] | None = None,
 ) -> None:
     """Serve a page that classifies pictures, until KeyboardInterrupt.
 
@@ -196,7 +196,7 @@ def _app(
         if examples:  # gradio copies them: their folders stay closed
             gr.Examples([str(path) for path in examples], picture, examples_per_page=_EXAMPLES)
     app = fastapi.FastAPI(openapi_url=None)
-    app.add_middleware(Gate, max_upload=max_upload, loopback=loopback, public=public)
+    app.add_middleware(RequestGuard, max_upload=max_upload, loopback=loopback, public=public)
     theme = gr.themes.Soft(primary_hue="emerald", neutral_hue="slate", font=_FONT, font_mono=_FONT)
     return gr.mount_gradio_app(
         app,
@@ -279,7 +279,7 @@ def _about(card: ModelCard) -> str:
         )
     if card.thresholds:
         lines.append(
-            f"A label is named where its probability is above its threshold: {spell_thresholds(card.thresholds)}."
+            f"A label is named where its probability is above its threshold: {format_thresholds(card.thresholds)}."
         )
     return f"<h1>{escape(_title(card))}</h1>" + "".join(f"<p>{escape(line)}</p>" for line in lines)
 
@@ -290,13 +290,13 @@ def _spread(paths: Sequence[Path], most: int) -> list[Path]:
     return [paths[int(place * step)] for place in range(min(most, len(paths)))]
 
 
-def _page(host: str, port: int) -> Page:
+def _page(host: str, port: int) -> ServerInfo:
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # every address of this machine, this one too
     note = (
         f"{host} is not a loopback address: everyone who reaches port {port} of this machine can use the page. "
         "There is no password."
     )
-    return Page(f"http://{bracketed(here)}:{port}/", None if is_loopback(f"//{bracketed(host)}") else note)
+    return ServerInfo(f"http://{bracketed(here)}:{port}/", None if is_loopback(f"//{bracketed(host)}") else note)
 
 
 @contextmanager

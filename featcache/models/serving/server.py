@@ -18,7 +18,7 @@ _AROUND = 10_000  # bytes that come with an upload: the form around it
 _STOP_S = 1  # a browser keeps a connection open as long as it shows the page
 
 
-class Gate:
+class RequestGuard:
     """What gradio lets through, and we do not: an ASGI middleware.
 
     Nobody sends more than a file of `max_upload` bytes at once, or makes the server fetch something from the web. A
