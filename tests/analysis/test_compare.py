@@ -382,7 +382,7 @@ def test_a_file_in_place_of_the_folder_is_refused(data: Path, tmp_path: Path) ->
 def test_times_of_other_versions_are_not_mixed(
     real: tuple[Comparison, Path, list[str]], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr(module, "package_versions", lambda: {"torch": "1.0"})
     with pytest.raises(RunError, match=r"holds a comparison with versions=.*you asked for {'torch': '1.0'}"):
         _compare(data, real[1])
 
@@ -506,7 +506,7 @@ def test_with_a_budget_three_seeds_are_the_default(
     def told(*arguments: Any) -> Any:
         raise RunError(str(arguments[3]))
 
-    monkeypatch.setattr(module, "Work", told)
+    monkeypatch.setattr(module, "BenchmarkRunner", told)
     with pytest.raises(RunError) as asked:
         _compare(data, tmp_path / "out", routes=["cached"], seed=5, **given)
     assert str(asked.value) == str(seeds)

@@ -186,7 +186,7 @@ def test_an_engine_can_be_given_up_again() -> None:
 
 def test_a_broken_installation_of_openvino_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(backbones, "openvino_is_there", lambda: True)
+    monkeypatch.setattr(backbones, "has_openvino", lambda: True)
     toy = toy_backbone()
     toy.accelerate(8)
     assert toy.engine == "pytorch"
@@ -243,7 +243,7 @@ def test_a_network_that_cannot_be_converted_falls_back_and_says_so(home: Path) -
 
 
 def test_without_openvino_pytorch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "openvino_is_there", lambda: False)
+    monkeypatch.setattr(backbones, "has_openvino", lambda: False)
     toy = toy_backbone()
     toy.accelerate(8)
     assert (toy.engine, toy.note) == ("pytorch", "")
@@ -309,7 +309,7 @@ def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.
     if back_end == "eager":  # everything but the compiler's own work
         compiler = torch.compile
         monkeypatch.setattr(torch, "compile", lambda module, **_: compiler(module, dynamic=False, backend="eager"))
-        monkeypatch.setattr(backbones, "compiler_is_there", lambda _: True)
+        monkeypatch.setattr(backbones, "has_compiler", lambda _: True)
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 16, 5, 4), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 64)
@@ -329,7 +329,7 @@ def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.
 
 
 def test_without_a_compiler_compiling_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "compiler_is_there", lambda _: False)
+    monkeypatch.setattr(backbones, "has_compiler", lambda _: False)
     with pytest.raises(BackboneError, match=r"needs a C\+\+ compiler .* Install g\+\+, or drop --engine\.$"):
         toy_backbone().accelerate(8, "compiled")
 
@@ -345,8 +345,8 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         (False, True, "cpu", "bf16", 10**3),
         (False, False, "cpu", "bf16", 10**6),
     ):
-        monkeypatch.setattr(backbones, "openvino_is_there", lambda found=openvino: found)
-        monkeypatch.setattr(backbones, "compiler_is_there", lambda _, found=compiler: found)
+        monkeypatch.setattr(backbones, "has_openvino", lambda found=openvino: found)
+        monkeypatch.setattr(backbones, "has_compiler", lambda _, found=compiler: found)
         toy_backbone(device=device, precision=precision).accelerate(8, "auto", views)
     assert taken == ["openvino", "pytorch", "compiled", "pytorch", "pytorch"]
 
@@ -368,7 +368,7 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_the_engine_that_made_the_features(
     like: str, precision: str, converted: bool, views: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backbones, "openvino_is_there", lambda: True)
+    monkeypatch.setattr(backbones, "has_openvino", lambda: True)
     monkeypatch.setattr(Backbone, "_is_converted", lambda *_: converted)
     monkeypatch.setattr(Backbone, "_engine", lambda self, name, *_: None if name == "pytorch" else object())
     toy = toy_backbone(device="cpu", precision=precision)

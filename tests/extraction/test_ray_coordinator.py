@@ -217,7 +217,7 @@ def test_machines_without_featcache_are_told_so(
 
         def prepare(self, *_: Any) -> None: ...
 
-    monkeypatch.setattr("featcache.extraction.ray_coordinator.Workman", Workman)
+    monkeypatch.setattr("featcache.extraction.ray_coordinator.ExtractionWorker", Workman)
     with pytest.raises(ClusterError) as caught:
         on_cluster(data, tmp_path / "cache.h5")
     assert str(caught.value) == (
@@ -295,7 +295,7 @@ def test_a_worker_without_gpus_takes_none(
         orders.append(order)
         raise ClusterError("that will do")
 
-    monkeypatch.setattr("featcache.extraction.extract.ClusterExtractor", noted)
+    monkeypatch.setattr("featcache.extraction.extract.RayExtractor", noted)
     with pytest.raises(ClusterError, match="that will do"):
         extract(data, tmp_path / "cache.h5", device=asked, cluster=Cluster(gpus_per_worker=gpus))
     assert orders[0].backbone["device"] == device

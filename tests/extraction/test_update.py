@@ -380,11 +380,11 @@ def test_two_updates_at_once_leave_right_rows(
     find = updating.find_origins
 
     def overtaken(*arguments: Any) -> Any:
-        monkeypatch.setattr(updating, "find_origins", find)
+        monkeypatch.setattr(updating, "match_rows", find)
         update(path, data)
         return find(*arguments)
 
-    monkeypatch.setattr(updating, "find_origins", overtaken)
+    monkeypatch.setattr(updating, "match_rows", overtaken)
     update(path, data)
     equals_a_new_one(path, data)
 

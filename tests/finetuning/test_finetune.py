@@ -547,7 +547,7 @@ def test_a_compiled_network_learns_the_same(
 ) -> None:
     """Through the compiler's front; its back end takes a minute, and is not ours."""
     compile_module, compiled_modules = torch.nn.Module.compile, []
-    monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: True)
+    monkeypatch.setattr(finetuning, "has_compiler", lambda _: True)
     monkeypatch.setattr(
         torch.nn.Module,
         "compile",
@@ -571,7 +571,7 @@ def test_what_the_compiler_cannot_do_is_told_with_the_cure(
     def refuse(*_: object) -> None:
         raise torch._dynamo.exc.Unsupported("no such operation\nand much more")
 
-    monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: True)
+    monkeypatch.setattr(finetuning, "has_compiler", lambda _: True)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
     monkeypatch.setattr(FineTuneRun, "train", refuse)
     with pytest.raises(
@@ -591,7 +591,7 @@ def test_a_head_alone_is_not_compiled(split_folder: Path, tmp_path: Path) -> Non
 def test_compiling_without_a_compiler_is_refused_with_the_cure(
     split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: False)
+    monkeypatch.setattr(finetuning, "has_compiler", lambda _: False)
     with pytest.raises(RunError, match=r"needs a C\+\+ compiler .* Install g\+\+, or drop --compile\.$"):
         tune(split_folder, tmp_path / "run", compile=True)
 

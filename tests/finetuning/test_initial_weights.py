@@ -530,7 +530,7 @@ def test_a_run_worse_than_its_start_says_so(place: Path, tmp_path: Path) -> None
 def test_a_compiled_network_learns_the_same(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the compiler's front; without dropout, for which it draws other random numbers."""
     compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(finetuning, "compiler_is_there", lambda _: True)
+    monkeypatch.setattr(finetuning, "has_compiler", lambda _: True)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
     runs = []
     for compiled in (False, True):

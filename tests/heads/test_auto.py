@@ -34,7 +34,7 @@ class Fixed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: list[float] | None = None) -> None:
         self.clock = clock or [0.0]
-        monkeypatch.setattr(auto, "FAMILIES", self)
+        monkeypatch.setattr(auto, "TUNED_HEADS", self)
         monkeypatch.setattr(auto.time, "perf_counter", lambda: self.clock[0])
         self.wrong: dict[str, int] = {}
         self.took: dict[str, float] = {}
@@ -170,13 +170,13 @@ def test_a_surer_head_that_is_clearly_less_accurate_is_not_kept(monkeypatch: pyt
         found = plain(tuning, stop)
         return found._replace(probabilities=np.eye(3)[found.probabilities.argmax(1)])
 
-    monkeypatch.setattr(auto, "FAMILIES", {"linear": sure_and_wrong, "ridge": fixed["ridge"]})
+    monkeypatch.setattr(auto, "TUNED_HEADS", {"linear": sure_and_wrong, "ridge": fixed["ridge"]})
     estimator, found = select(tuning(), ["linear", "ridge"], NAMES)
     assert (estimator, found.entrants[1].p) == ("linear", 0.125)
 
 
 def test_a_budget_in_which_nothing_is_done_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "FAMILIES", {"knn": lambda tuning, stop: None})
+    monkeypatch.setattr(auto, "TUNED_HEADS", {"knn": lambda tuning, stop: None})
     with pytest.raises(
         HeadError, match=r"^knn could not be fitted: the budget was spent, or there are too few images$"
     ):
@@ -201,7 +201,7 @@ def test_a_head_that_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch)
     def fails(tuning: Any, stop: Any) -> None:
         raise np.linalg.LinAlgError("no convergence")
 
-    monkeypatch.setattr(auto, "FAMILIES", {"linear": fails, "ridge": fixed["ridge"]})
+    monkeypatch.setattr(auto, "TUNED_HEADS", {"linear": fails, "ridge": fixed["ridge"]})
     _, found = select(tuning(), ["linear", "ridge"], NAMES)
     assert found.chosen.head == "ridge"
     assert str(found).endswith("linear was left out: it failed (no convergence)")
@@ -216,7 +216,7 @@ def test_of_heads_that_noise_could_explain_the_surest_is_kept(monkeypatch: pytes
         found = plain(tuning, stop)
         return found._replace(probabilities=np.eye(3)[found.probabilities.argmax(1)])
 
-    monkeypatch.setattr(auto, "FAMILIES", {"linear": sure_and_wrong, "ridge": fixed["ridge"]})
+    monkeypatch.setattr(auto, "TUNED_HEADS", {"linear": sure_and_wrong, "ridge": fixed["ridge"]})
     estimator, found = select(tuning(), ["linear", "ridge"], NAMES)
     assert estimator == "ridge"
     assert [one.accuracy.accuracy for one in found.entrants] == [57 / 60, 58 / 60]

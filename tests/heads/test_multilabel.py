@@ -32,7 +32,7 @@ def fixed_folds(monkeypatch: pytest.MonkeyPatch, n: int, k: int = 5) -> NDArray[
 
 
 def fixed_strengths(monkeypatch: pytest.MonkeyPatch, *Cs: float) -> None:
-    monkeypatch.setattr("featcache.heads.tuning.multilabel.inverse_strengths", lambda *_: list(Cs))
+    monkeypatch.setattr("featcache.heads.tuning.multilabel.c_grid", lambda *_: list(Cs))
 
 
 def alone(some: Features, label: int, use: Any = "all") -> TunedHead:

@@ -103,7 +103,9 @@ def test_without_data_there_are_no_photos(work: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_left_out_with_its_reason(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.reports.show.outliers", lambda x, *_: np.arange(len(x)))  # small pictures are wanted
+    monkeypatch.setattr(
+        "featcache.reports.show.misplaced", lambda x, *_: np.arange(len(x))
+    )  # small pictures are wanted
     (tmp_path / "moved").mkdir()
     found = head_page(work, tmp_path, tmp_path / "moved", "svm").sections["The head, looked at"]
     assert found.captions == [CONFUSION, MAP]  # the map without its small pictures
