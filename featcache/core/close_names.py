@@ -21,7 +21,7 @@ def closest_names(name: str, known: Iterable[str], most: int = 5, prefix: str = 
 
     Examples
     --------
-    >>> nearest("ResNet18", ["resnet34", "resnet18"])
+    >>> closest_names("ResNet18", ["resnet34", "resnet18"])
     ['resnet18', 'resnet34']
     """
     plain: dict[str, list[str]] = {}
