@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from featcache._utils.files import atomic_write, draft_folder, lock_folder, move
+from featcache._utils.formatting import human_bytes
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import human_bytes
 from featcache._utils.telemetry import decline_usage_data
 from featcache.core.bit_depth import format_range
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError

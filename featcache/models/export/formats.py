@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache._utils.files import deferred_errors
-from featcache._utils.report import human_bytes
+from featcache._utils.formatting import human_bytes
 from featcache.backbones.feature_extractor import FeatureExtractor
 from featcache.backbones.sources.registry import differs_in_size, is_named, linear_classifiers, timm_name
 from featcache.core.model_card import ModelCard
