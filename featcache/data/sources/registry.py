@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache._utils import remote
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import read_regular
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 from featcache.core.split_names import split_of
 from featcache.data.file_listing import hash_all, hash_file
 from featcache.data.hidden_labels import hide_unknown

@@ -32,7 +32,7 @@ def write_onnx(saved: SavedModel, last: LinearWeights, path: Path) -> ExampleCod
     """Write a graph for ONNX Runtime, in one file. Raises ExportError."""
     import torch
 
-    from featcache._utils.report import human_bytes
+    from featcache._utils.formatting import human_bytes
     from featcache.models.export.graph import exporting, graph_metadata, graph_module
 
     module, example = graph_module(saved, last)
