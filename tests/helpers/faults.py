@@ -26,13 +26,14 @@ import numpy as np
 import pytest
 
 from commands import toy_cache, write_folder
-from featcache._utils.files import FULL, list_images, text_output
+from featcache._utils.files import FULL, text_output
 from featcache.backbones.engines import openvino as conversion
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.transfer import pull, push
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate
+from featcache.data.file_listing import list_images
 from featcache.data.manifest import read_manifest
 from featcache.extraction import update as updating
 from featcache.extraction.extract import extract
