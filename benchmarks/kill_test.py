@@ -33,7 +33,8 @@ from torch import nn
 from featcache import extract
 from featcache.backbones.backbone import Backbone
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.extraction import update as updating
 
 IMAGES, VIEWS, BLOCK = 240, 3, 8

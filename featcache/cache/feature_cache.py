@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache._utils import remote
-from featcache._utils.formatting import human_bytes, printable
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.cache.checksums import damaged_rows
+from featcache.cache.description import cache_to_dict, describe_cache
 from featcache.cache.features import Features
 from featcache.cache.format import layout, lock
 from featcache.cache.from_arrays import write_arrays
 from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows, as_slice
+from featcache.cache.mismatch import check_samples, check_spec
+from featcache.cache.paths import on_disk, partial_path
 from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.layer_names import choose_layers
-from featcache.core.samples import SPLITS, UNLABELLED, Samples, count_images
+from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec, is_arrays, no_network
-from featcache.data.input_notes import SHOWN, list_inputs, write_list
+from featcache.data.input_notes import list_inputs, write_list
 from featcache.errors import (
     CacheDamagedError,
     CacheError,
@@ -36,11 +37,6 @@ from featcache.errors import (
     NotACacheError,
     SpecError,
 )
-
-
-def partial_path(path: str | os.PathLike[str]) -> Path:
-    """Where a cache lies while it is being made."""
-    return Path(f"{os.fspath(path)}.partial")
 
 
 class FeatureCache(NotebookResult):
@@ -83,21 +79,53 @@ class FeatureCache(NotebookResult):
                 self.problem = "its header names a writer"
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> FeatureCache:
-        """Open a cache for reading; one at a URL is copied into the user's cache folder first.
+    def open(
+        cls, path: str | os.PathLike[str] | FeatureCache, *, partial: bool = False, damaged: bool = False
+    ) -> FeatureCache:
+        """Open a cache for reading.
 
-        What is read stays that of this file, whatever gets its name later.
+        The object keeps reading this file, even if another file gets its name later.
 
         Parameters
         ----------
-        partial : also take an unfinished file, by its own name (NAME.h5.partial) or that of the cache to be, and
-            one that is being written.
-        damaged : also take one whose marks of what is there contradict each other; checksums tell which rows.
+        path : path-like, str or FeatureCache
+            A file, or a URL, whose file is copied into the user's cache folder first. An open cache is returned as it
+            is.
+        partial : bool, default False
+            Also open an unfinished cache, by its own name (NAME.h5.partial) or by that of the cache to be, even while
+            it is being written.
+        damaged : bool, default False
+            Also open a cache whose records of the rows present contradict each other; checksums show which rows are
+            intact.
+
+        Returns
+        -------
+        FeatureCache
 
         Raises
         ------
-        NotACacheError, CacheVersionError, CacheIncompleteError, CacheBusyError, CacheDamagedError
+        NotACacheError
+            There is no such file, or it is another file, or its tables are damaged.
+        CacheVersionError
+            Another version of featcache wrote it.
+        CacheIncompleteError
+            It is unfinished.
+        CacheBusyError
+            Another process writes it.
+        CacheDamagedError
+            Its records of the rows present contradict each other.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from featcache import FeatureCache
+        >>> path = f"{tempfile.mkdtemp()}/cache.h5"
+        >>> _ = FeatureCache.from_arrays([[0.0], [1.0]] * 8, ["cat", "dog"] * 8, path)
+        >>> FeatureCache.open(path).samples.classes
+        ('cat', 'dog')
         """
+        if isinstance(path, FeatureCache):
+            return path
         if remote.is_url(path):
             return cls._open_remote(os.fspath(path))
         path = Path(path)
@@ -184,8 +212,16 @@ class FeatureCache(NotebookResult):
         >>> fit_head(cache).accuracy.accuracy
         1.0
         """
-        given = {"classes": classes, "split": split, "ids": ids, "groups": groups, "name": name}
-        settings: dict[str, Any] = {**given, "val_fraction": val_fraction, "seed": seed, "overwrite": overwrite}
+        settings: dict[str, Any] = {
+            "classes": classes,
+            "split": split,
+            "ids": ids,
+            "groups": groups,
+            "name": name,
+            "val_fraction": val_fraction,
+            "seed": seed,
+            "overwrite": overwrite,
+        }
         if out is not None:
             path = on_disk(out)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,69 +329,15 @@ class FeatureCache(NotebookResult):
 
     def to_dict(self) -> dict[str, Any]:
         """What the cache holds, as JSON values."""
-        samples = self.samples
-        rows_of = {split: samples.rows(split) for split in SPLITS}
-        if not len(rows_of[UNLABELLED]):
-            del rows_of[UNLABELLED]
-        counts = {
-            split: {
-                name: int(count)
-                for name, count in zip(
-                    samples.classes, count_images(samples.labels[rows], len(samples.classes)), strict=True
-                )
-            }
-            for split, rows in rows_of.items()
-            if split != UNLABELLED
-        }
-        return {
-            "cache": str(self.path),
-            "complete": self.complete,
-            "images": len(samples),
-            "extracted": int(np.count_nonzero(self.done)),
-            "classes": list(samples.classes),
-            "multilabel": samples.multilabel,
-            "images_by_split": {split: len(rows) for split, rows in rows_of.items()},
-            "images_by_class": counts,
-            "layers": self.dims,
-            "views": self.spec.views,
-            "size_bytes": self.size_bytes,
-            "digest": self.spec.digest(),
-            "spec": self.spec.flat(),
-            "provenance": self.provenance,
-            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
-        }
+        return cache_to_dict(self)
+
+    def __str__(self) -> str:
+        """What the cache holds, for people."""
+        return describe_cache(self)
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """All skipped images as CSV: kind, image, other, reason; whole or not at all."""
         write_list(path, list_inputs([], self.skipped, {}))
-
-    def __str__(self) -> str:
-        """What the cache holds, for people."""
-        samples, spec = self.samples, self.spec.flat()
-        state = "complete" if self.complete else f"NOT FINISHED, {np.count_nonzero(self.done)} rows are there"
-        state = f"DAMAGED: {self.problem}" if self.problem else state
-        splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
-        names = ", ".join(map(printable, samples.classes[:8])) + (", ..." if len(samples.classes) > 8 else "")
-        layers = ", ".join(f"{layer} (width {dim})" for layer, dim in self.dims.items())
-        lines = [
-            f"{self.path}: feature cache, format {layout.CACHE.version}, {human_bytes(self.size_bytes)}, {state}",
-            f"images      {len(samples)} ({splits}), {len(self.skipped)} skipped",
-            f"classes     {len(samples.classes)} ({names}){', several an image' if samples.multilabel else ''}",
-            f"views       1 clean + {self.spec.views} augmented of each training image",
-            f"layers      {layers}",
-            f"digest      {self.spec.digest()}",
-        ]
-        if samples.groups:
-            lines.insert(3, f"groups      {samples.n_groups}, each kept in one split and one fold")
-        hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(self.spec.backbone) else set())
-        lines += [f"  {name:15} {printable(_brief(value))}" for name, value in spec.items() if name not in hidden]
-        lines += [
-            f"made by     {printable(name)}: {printable(_brief(value))}" for name, value in self.provenance.items()
-        ]
-        lines += [f"skipped     {printable(name)}: {printable(reason)}" for name, reason in self.skipped[:SHOWN]]
-        if len(self.skipped) > SHOWN:
-            lines.append(f"            and {len(self.skipped) - SHOWN} more: --list FILE.csv names them all")
-        return "\n".join(lines)
 
     def check_matches(self, spec: ExtractSpec, samples: Samples, data: str = "DATA") -> None:
         """Raise CacheMismatchError unless the cache was made with this spec from these samples.
@@ -364,50 +346,3 @@ class FeatureCache(NotebookResult):
         """
         check_spec(self.path, self.spec, spec, data)
         check_samples(self.path, self.samples, samples, data)
-
-
-def on_disk(path: str | os.PathLike[str]) -> Path:
-    """Where a cache is to be written: a link stays one, what it leads to is written. Raises CacheError for a URL."""
-    if remote.is_url(path):
-        raise CacheError(
-            f"{os.fspath(path)}: a cache is written on a disk. Give a file; `featcache push` copies it to a URL, and "
-            "`featcache pull` from one."
-        )
-    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-
-
-def check_spec(path: Path, found: ExtractSpec, asked: ExtractSpec, data: str = "DATA") -> None:
-    """Raise CacheMismatchError naming each differing field, both values and the way out."""
-    fields = [f"{name}={_brief(here)}, you asked for {_brief(there)}" for name, here, there in found.differences(asked)]
-    if not fields:
-        return
-    cure = "Extract again to another file, or ask for what the cache has."
-    if path.suffix == ".partial":
-        cure = f"It is unfinished: go on with its settings, give another file, or remove {path.name}."
-    if path.suffix != ".partial" and replace(found, views=asked.views) == asked:
-        command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {asked.views}`"
-        cure = f"Extract the missing views with {command}."
-        if asked.views < found.views:
-            cure = f"The cache has these views and more: use it as it is, or drop the others with {command}."
-    raise CacheMismatchError(f"{path} was made with {'; '.join(fields)}. {cure}")
-
-
-def check_samples(path: Path, found: Samples, asked: Samples, data: str = "DATA") -> None:
-    """Raise CacheMismatchError saying how the images differ from those of the cache."""
-    changes = found.differences(asked)
-    if changes:
-        raise CacheMismatchError(
-            f"{path} was made from other images: {'; '.join(changes)}. Extract again to another file, "
-            + (
-                f"or remove {path.name}."
-                if path.suffix == ".partial"
-                else f"or bring it up to date with `featcache update {shlex.quote(str(path))} {shlex.quote(data)}`."
-            )
-        )
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"{text[:12]}..." if len(text) == 64 else text

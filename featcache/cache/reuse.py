@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from featcache._utils.formatting import printable
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format import lock
+from featcache.cache.paths import partial_path
 from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec

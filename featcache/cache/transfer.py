@@ -17,18 +17,19 @@ from featcache._utils.download import complete, open_partial
 from featcache._utils.files import fsync_folder
 from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.errors import CacheDamagedError, FeatcacheError, OutputExistsError, RemoteIOError
 
 _HEAD = 65536  # bytes that tell caches apart: of the header and the tables
 
 
 @dataclass(frozen=True, repr=False)
-class Transfer(NotebookResult):
+class Transfer(Result, NotebookResult):
     """What `pull` or `push` did.
 
     moved_bytes : of size_bytes, what this call copied. rows : how many there are, all with their checksums.
@@ -52,7 +53,7 @@ class Transfer(NotebookResult):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {**vars(self), "seconds": {"wall": self.seconds}}
+        return {**super().to_dict(), "seconds": {"wall": self.seconds}}
 
 
 def pull(

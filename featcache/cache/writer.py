@@ -20,12 +20,14 @@ from featcache._utils.files import FULL, fsync_folder, identity, remove_stale_dr
 from featcache._utils.locks import lock_folder
 from featcache._utils.progress_bar import Progress
 from featcache.cache.checksums import checksums, damaged_rows
-from featcache.cache.feature_cache import FeatureCache, check_samples, check_spec, partial_path
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format import lock
 from featcache.cache.format.container import ArrayLocation, write_at
 from featcache.cache.format.create import create_atomically, write_cache
 from featcache.cache.format.layout import REASON_BYTES, encode, read, size_needed
 from featcache.cache.lazy_arrays import as_slice
+from featcache.cache.mismatch import check_samples, check_spec
+from featcache.cache.paths import partial_path
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError, NotACacheError

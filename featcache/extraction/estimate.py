@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import human_bytes, human_duration
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
-from featcache.cache.feature_cache import FeatureCache, check_spec, partial_path
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.mismatch import check_spec
+from featcache.cache.paths import partial_path
 from featcache.cache.reuse import engine_of_unfinished, match_rows
 from featcache.core.bit_depth import ValueRange
 from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype

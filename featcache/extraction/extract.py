@@ -13,14 +13,15 @@ import numpy as np
 
 from featcache._utils.environment import check_writable
 from featcache._utils.formatting import human_bytes, printable
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
-from featcache.cache.feature_cache import FeatureCache, on_disk
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.paths import on_disk
 from featcache.cache.reuse import check_loss, engine_of_unfinished, import_stashed, keep_unread, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.bit_depth import ValueRange

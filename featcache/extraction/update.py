@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import human_bytes, printable
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.factory import network_for
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, on_disk
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import wanted_views
+from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.data_summary import DataSummary

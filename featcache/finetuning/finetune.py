@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featcache._utils.locks import exclusive_folder
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.devices import resolve_device, resolve_precision

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featcache._utils.files import write_file
+from featcache._utils.formatting import format_differences
 from featcache._utils.progress_bar import Progress
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
@@ -63,11 +64,11 @@ def refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any], l
     ends = [(before[name], now[name]) for name in _ENDS]
     later = all(end is None or (begin is not None and end >= begin) for begin, end in ends)
     if differing and not (longer and later and set(differing) <= set(_ENDS)):
-        texts = [f"{name}={before.get(name)}, you asked for {now[name]}" for name in differing]
+        texts = format_differences((name, before.get(name), now[name]) for name in differing)
         cure = "Resume with its own settings, give another folder, or begin anew with --overwrite."
         if later and set(differing) <= set(_ENDS):
             cure = "To train it longer, add --resume; or give another folder."
-        raise RunError(f"{out} was run with {'; '.join(texts)}. {cure}")
+        raise RunError(f"{out} was run with {texts}. {cure}")
     return differing
 
 

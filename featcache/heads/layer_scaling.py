@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from featcache._utils.blockwise import RunningMoments, iter_blocks
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import BLOCK_BYTES
 from featcache.heads.linear import LinearHead
@@ -43,11 +44,10 @@ def _deviations(features: Features) -> NDArray[np.float64]:
     """The standard deviation of each feature over the clean views, shape (d,)."""
     clean = features.lazy_view(0)
     n, d = clean.shape
-    step = max(1, BLOCK_BYTES // (8 * d))
-    blocks = [slice(start, start + step) for start in range(0, n, step)]
-    mean = sum(clean[rows].sum(axis=0, dtype=np.float64) for rows in blocks) / n
-    squares = sum(np.square(clean[rows] - mean).sum(axis=0) for rows in blocks)
-    return np.sqrt(squares / n)
+    moments = RunningMoments(d)
+    for rows in iter_blocks(n, 8 * d, BLOCK_BYTES):
+        moments.update(clean[rows])
+    return moments.deviation
 
 
 def unscaled(estimator: BaseEstimator, scale: NDArray[np.float32]) -> BaseEstimator:

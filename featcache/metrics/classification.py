@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.results import Result
 from featcache.metrics.calibration import expected_calibration_error
 from featcache.metrics.significance import wilson_interval
 
@@ -19,7 +18,7 @@ def confusion_matrix(y: NDArray[np.int64], predicted: NDArray[np.int64], n_class
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Result):
     """How good predictions for n images are: accuracy with its 95 % Wilson interval, and per class.
 
     balanced_accuracy, macro_f1 : means over the classes that have images. recall, class_precision : None for a class
@@ -41,12 +40,6 @@ class Accuracy:
     top5: float | None = None
     log_loss: float | None = None
     calibration_error: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        lists = {name: list(fields[name]) for name in ("classes", "recall", "class_precision")}
-        return {**fields, **lists, "confusion": [list(row) for row in self.confusion]}
 
     def __str__(self) -> str:
         return f"{self.accuracy:.4f} (95 % interval {self.accuracy_low:.4f} to {self.accuracy_high:.4f}, n = {self.n})"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.results import Result
 from featcache.core.samples import Labels, is_multilabel
 from featcache.core.thresholds import decide
 from featcache.metrics.calibration import expected_calibration_error
@@ -17,7 +17,7 @@ from featcache.metrics.significance import wilson_interval
 
 
 @dataclass(frozen=True)
-class LabelAccuracy:
+class LabelAccuracy(Result):
     """How good predictions of several labels are for n images.
 
     accuracy : share of images with exactly the right labels, with its 95 % Wilson interval. mean_average_precision :
@@ -43,11 +43,6 @@ class LabelAccuracy:
     average_precision: tuple[float | None, ...]
     recall: tuple[float | None, ...]
     class_precision: tuple[float | None, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     def __str__(self) -> str:
         precision = "none" if self.mean_average_precision is None else f"{self.mean_average_precision:.4f}"

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import brief
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular_files import read_regular
+from featcache._utils.results import NotebookResult
 from featcache.backbones.backbone import Backbone
 from featcache.core.model_card import ModelCard
 from featcache.core.samples import format_labels

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from featcache._utils.files import write_files
 from featcache._utils.formatting import csv_row, printable
 from featcache._utils.locks import lock_folder
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.core.bit_depth import ValueRange, model_range_note
 from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder

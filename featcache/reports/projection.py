@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import iter_similarities, nearest_columns, unit_rows
 from featcache.errors import MissingExtraError, PictureError
 
 Method = Literal["pca", "tsne", "umap"]
@@ -64,19 +65,13 @@ def misplaced(x: NDArray[Any], labels: NDArray[np.int64], most: int) -> NDArray[
     ----------
     x : shape (n, d). labels : shape (n,), 0 or more. most : of them.
     """
-    x = np.asarray(x, np.float32)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     looked_at = np.minimum(_NEIGHBOURS, np.bincount(labels)[labels] - 1)
     foreign, own = np.zeros(len(x)), np.zeros(len(x))
     k = int(looked_at.max(initial=0))
-    step = max(1, _BLOCK_BYTES // (4 * max(1, len(x))))
-    for start in range(0, len(x) if k else 0, step):
-        rows = np.arange(start, min(len(x), start + step))
-        near = x[rows] @ x.T
-        near[rows - start, rows] = -np.inf
-        nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(near, nearest, axis=1), axis=1, kind="stable")
-        others = labels[np.take_along_axis(nearest, order, axis=1)] != labels[rows, None]
+    all_rows = np.arange(len(x) if k else 0)
+    for rows, near in iter_similarities(unit_rows(x), all_rows, _BLOCK_BYTES):
+        near[np.arange(len(near)), all_rows[rows]] = -np.inf
+        others = labels[nearest_columns(near, k)] != labels[rows, None]
         counted = np.arange(k) < looked_at[rows, None]
         foreign[rows] = (others & counted).sum(axis=1) / np.maximum(looked_at[rows], 1)
         own[rows] = np.where(labels[rows, None] == labels, near, -np.inf).max(axis=1)

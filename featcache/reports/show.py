@@ -56,7 +56,7 @@ def views_picture(cache: _Path | FeatureCache, data: _Path, images: int = 4, see
     ------
     CacheError. PictureError : no image, or one that is not there, or not the one that the cache has seen.
     """
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     cache.require_images("a picture of views")
     numbers = range(1 + min(cache.spec.views, _MOST_VIEWS))
     rows = cache.samples.rows("train")
@@ -198,7 +198,7 @@ def map_picture(
     ------
     CacheError, MissingExtraError. PictureError : too few images, or one that is not there or not the one that was seen.
     """
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     features = cache.features(split, layer)
     some = np.sort(_in_turn(features.samples, np.arange(len(features.samples)), images, seed))
     samples, x = features.samples.take(some), np.asarray(features.take(some).lazy_view(0)[:])
@@ -236,7 +236,7 @@ def findings_picture(
     ------
     CacheError.
     """
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     cache.require_images("a picture of images")
     named = [finding for finding in findings if finding.images and finding.kind not in _UNSEEN]
     drawn = [*named, *rankings]

@@ -21,7 +21,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from featcache._utils import remote
-from featcache.cache.feature_cache import partial_path
+from featcache.cache.paths import partial_path
 from featcache.core.samples import SPLITS
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.registry import open_source

@@ -20,7 +20,8 @@ from PIL import Image
 
 from clusters import fully_booked, make_whole, two_machines
 from commands import PATHS, ROOT, featcache_cli, write_folder
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.core.ray_cluster import WAITING_MESSAGE, Cluster, _connect
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
 from featcache.extraction.extract import Extraction, extract

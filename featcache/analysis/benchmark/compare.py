@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.environment import check_writable, package_versions
-from featcache._utils.formatting import human_duration
+from featcache._utils.formatting import format_differences, human_duration
 from featcache._utils.locks import RUN_LOCK, exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
@@ -192,13 +192,13 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
                 "folder, or begin anew with --overwrite."
             ) from error
         differing = [
-            f"{name}={found.get(name)}, you asked for {settings.get(name)}"
+            (name, found.get(name), settings.get(name))
             for name in {**settings, **found}
             if found.get(name) != settings.get(name)
         ]
         if differing:
             raise RunError(
-                f"{out} holds a comparison with {'; '.join(differing)}. Give another folder, or replace it "
+                f"{out} holds a comparison with {format_differences(differing)}. Give another folder, or replace it "
                 "with --overwrite."
             )
     elif not path.exists() and any(not other.name.startswith(RUN_LOCK) for other in out.iterdir()):

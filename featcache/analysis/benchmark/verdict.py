@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featcache._utils.formatting import capitalize, format_points, format_times, human_duration, join_words, round_up
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.metrics.significance import PairedDifference, holm, paired_difference, wilson_interval

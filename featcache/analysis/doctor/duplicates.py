@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import iter_similarities
 from featcache._utils.formatting import printable
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.core.samples import Samples
@@ -137,11 +138,8 @@ def find_near(x: NDArray[np.float32], k: int = K) -> Neighbors:
     n = len(x)
     far_off = min(max(k, _FAR_OFF), n - 1)
     row, chord, beyond, away = np.empty((n, k), np.int64), np.empty((n, k)), np.empty(n), np.empty(n)
-    step = max(1, _BLOCK_BYTES // (4 * n))
-    for start in range(0, n, step):
-        here = slice(start, min(n, start + step))
-        products = centred[here] @ centred.T
-        own = np.arange(here.stop - start), np.arange(start, here.stop)
+    for here, products in iter_similarities(centred, np.arange(n), _BLOCK_BYTES):
+        own = np.arange(len(products)), np.arange(here.start, here.stop)
         distance = squares[here, None] + squares - 2 * products
         distance[own] = np.inf
         nearest = np.partition(distance, k - 1, axis=1)[:, :k]

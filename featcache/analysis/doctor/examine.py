@@ -78,7 +78,7 @@ def doctor(
     CacheError. EmptyFolderError : `data` is not what the cache was made from.
     """
     watch = PhaseTimer()
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     if data is not None:
         cache.require_images("a look at the images")
     parts = {split: cache.features(split, layer) for split in LABELLED_SPLITS}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from featcache._utils.files import text_output
 from featcache._utils.formatting import csv_row, json_safe, printable
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.core.samples import SPLITS, Samples, format_labels
 
 Severity = Literal["note", "warning", "error"]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache.analysis.curves import draw, label_curve
 from featcache.analysis.forecast.transferability import chance_purity, h_score, log_me, purity
 from featcache.cache.feature_cache import FeatureCache
@@ -249,8 +249,7 @@ def forecast(
     """
     progress = as_callback(progress)
     started = time.perf_counter()
-    if not isinstance(cache, FeatureCache):
-        cache = FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     if cache.samples.multilabel:
         raise HeadError(f"a forecast is of images with one label, and those of {cache.path} can have several")
     train, val = read_splits(cache, layer)

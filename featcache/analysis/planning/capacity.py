@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from featcache._utils.formatting import human_bytes, human_duration
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 
 FORMULA = """\
 look      N * image_bytes / look_rate          one machine reads each file and hashes it; none where hashes are given

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featcache._utils.files import atomic_write, draft_folder, move
 from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.telemetry import decline_usage_data
 from featcache.core.bit_depth import format_range
 from featcache.core.model_card import ModelCard
@@ -33,7 +33,7 @@ MAX_DIFFERENCE = 1e-4
 
 
 @dataclass(frozen=True, repr=False)
-class Exported(NotebookResult):
+class Exported(Result, NotebookResult):
     """What `export` returns: an exported file.
 
     Attributes
@@ -70,10 +70,6 @@ class Exported(NotebookResult):
             *self.notes,
         ]
         return "\n".join([*lines, f"the program that was run there: python {shlex.quote(str(self.program))} photo.jpg"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {**asdict(self), "path": str(self.path), "program": str(self.program)}
 
 
 def export(
