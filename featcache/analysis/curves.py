@@ -165,7 +165,7 @@ def view_curve(
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
     for place, views in enumerate(counts):
-        points.append(_point(head, iter([train.first(views)]), val, len(train.y), seed))
+        points.append(_point(head, iter([train.with_views(views)]), val, len(train.y), seed))
         if progress:
             progress("views", place + 1, len(counts))
     return Curve("views", head, tuple(points), len(val.samples))

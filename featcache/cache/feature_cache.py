@@ -65,12 +65,12 @@ class FeatureCache(NotebookResult):
         reasons = self.layout.skipped.of(self.layout.data)
         told = np.flatnonzero(reasons != b"")
         self.problem = ""
-        if np.any(self.done > self.layout.wanted):
+        if np.any(self.done > self.layout.expected_views):
             self.problem = "it has more views than there can be"
         elif np.any(self.done[told]):
             self.problem = "rows are there and skipped at once"
         self.skipped = [(self.samples.ids[row], layout.decode(bytes(reasons[row]))) for row in told]
-        self.complete = int(np.count_nonzero(self.done == self.layout.wanted)) + len(told) == len(self.samples)
+        self.complete = int(np.count_nonzero(self.done == self.layout.expected_views)) + len(told) == len(self.samples)
         self.finished = path.suffix != ".partial"
         if self.finished and not self.problem:
             if not self.complete:

@@ -181,7 +181,7 @@ def import_stashed(writer: CacheWriter, asides: Sequence[FeatureCache], samples:
     notes = []
     for aside in asides:
         damaged = damaged_rows(aside.layout, np.flatnonzero(aside.done))
-        copy_rows(writer, aside, match_rows(aside, samples, writer.wanted, damaged))
+        copy_rows(writer, aside, match_rows(aside, samples, writer.expected_views, damaged))
         loss = Loss.between(aside, samples)
         if loss.lost:
             notes.append(f"of an unfinished run, {loss}, are not among the images any more: dropped")

@@ -1,11 +1,12 @@
-"""`RayCluster`: those of a Ray cluster, and the workers that each has room for."""
+"""`Cluster` and `RayCluster`: the nodes of a Ray cluster, and the workers that fit on each."""
 
 from __future__ import annotations
 
 import math
 import os
 import socket
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,43 @@ from typing import Any
 from featcache._utils.telemetry import decline_usage_data
 from featcache.errors import ClusterError, FeatcacheError, MissingExtraError, first_line
 
-MAX_WORKER_FAILURES = 3  # of workers over the same work, or of a machine's workers in a row, before it is given up
-STARTUP_WARNING_S = 15.0  # seconds until it is said that no worker has begun
+MAX_WORKER_FAILURES = 3
+"""Failures of workers on the same task, or in a row on one node, after which the task or the node is given up."""
+
+STARTUP_WARNING_S = 15.0
+"""Seconds without a started worker, after which `WAITING_MESSAGE` is shown."""
+
 WAITING_MESSAGE = (
-    "no worker has begun yet; other work may have the cluster's cores or GPUs, see `ray status`. It goes on then."
+    "no worker has started yet; other jobs may use the cores or GPUs of the cluster, see `ray status`. Work continues "
+    "when a worker starts."
 )
-_PATIENCE = 5.0  # seconds for the machine at an address to answer at all
+_CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which machines, and how much of them.
+    """A Ray cluster, and the resources that a worker gets.
 
-    address : "auto": the cluster that this machine is part of, else this machine alone; or HOST:PORT of a Ray cluster
-        that this machine is part of.
-    gpus_per_worker : GPUs that a worker has, 0 for none; parts of one are possible.
-    cpus_per_worker : its cores; None shares those of a machine among its workers: one for each GPU, else one in all.
+    Parameters
+    ----------
+    address : str, default "auto"
+        HOST:PORT of a Ray cluster that this machine is part of. "auto" uses the cluster that this machine is part of,
+        or this machine alone.
+    gpus_per_worker : float, default 0
+        GPUs of a worker: 0, a fraction of one, or a whole number.
+    cpus_per_worker : int, optional
+        Cores of a worker. None divides the cores of a node among its workers: one worker for each GPU, or one in all
+        without GPUs.
 
     Raises
     ------
-    ClusterError : no number of GPUs that there can be.
+    ClusterError
+        gpus_per_worker is negative, or larger than 1 and not a whole number.
+
+    Examples
+    --------
+    >>> Cluster(gpus_per_worker=1).workers_per_node({"CPU": 32, "GPU": 4})
+    (4, 8)
     """
 
     address: str = "auto"
@@ -42,132 +60,183 @@ class Cluster:
     def __post_init__(self) -> None:
         gpus = self.gpus_per_worker
         if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
-            raise ClusterError(f"a worker has 0, a part of one, 1, 2, ... GPUs, and not {gpus}.")
+            raise ClusterError(f"gpus_per_worker is {gpus}; give 0, a fraction of one GPU, or a whole number.")
 
-    def room(self, resources: dict[str, float]) -> tuple[int, int]:
-        """How many workers a machine with these resources takes, and how many cores each has."""
+    def workers_per_node(self, resources: Mapping[str, float]) -> tuple[int, int]:
+        """Workers that fit on a node, and cores of each.
+
+        Parameters
+        ----------
+        resources : mapping of str to float
+            Cores and GPUs of the node: {"CPU": 32, "GPU": 4}.
+
+        Returns
+        -------
+        workers : int
+        cores : int
+            Cores of each worker, 1 or more.
+        """
         cores, cpus, gpus = resources.get("CPU", 0), self.cpus_per_worker, self.gpus_per_worker
-        takes = []
+        limits = []
         if gpus:
-            takes.append(int(resources.get("GPU", 0) / gpus))
+            limits.append(int(resources.get("GPU", 0) / gpus))
         if cpus:
-            takes.append(int(cores / cpus))
-        workers = min(takes) if takes else int(cores >= 1)
+            limits.append(int(cores / cpus))
+        workers = min(limits) if limits else int(cores >= 1)
         return workers, cpus or max(1, int(cores) // max(1, workers))
+
+    def room(self, resources: Mapping[str, float]) -> tuple[int, int]:
+        """Deprecated name of `workers_per_node`."""
+        warnings.warn("Cluster.room is deprecated; use Cluster.workers_per_node", DeprecationWarning, 2)
+        return self.workers_per_node(resources)
 
 
 class RayCluster:
-    """
+    """A connection to a Ray cluster.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Address and resources.
+
     Raises
     ------
-    MissingExtraError. ClusterError : there is no such cluster.
+    MissingExtraError
+        Ray is not installed.
+    ClusterError
+        There is no such cluster.
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        os.environ.setdefault(
-            "RAY_DEDUP_LOGS_SKIP_REGEX", "."
-        )  # on stdout it would say at length what `failure_reason` does
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray prints what `failure_reason` says, at length
         try:
             import ray
         except ImportError as error:
             raise MissingExtraError.of("ray", "ray") from error
         self.ray: Any = ray
         self._cluster = cluster
-        self._own = not ray.is_initialized()
-        if self._own:
+        self._must_close = not ray.is_initialized()
+        if self._must_close:
             _connect(ray, cluster.address)
 
-    def there(self, lost: Collection[str] = (), why: str = "") -> dict[str, tuple[int, int]]:
-        """Machines that have room, `lost` ones left out: id -> workers, and cores of each.
+    def available_nodes(self, lost: Collection[str] = (), why: str = "") -> dict[str, tuple[int, int]]:
+        """Nodes on which a worker fits.
 
-        why : what the last worker that was lost died of.
+        Parameters
+        ----------
+        lost : collection of str
+            Ids of nodes to leave out.
+        why : str
+            The reason for the last failure of a worker, for the message.
+
+        Returns
+        -------
+        dict of str to (int, int)
+            Node id -> workers, and cores of each.
 
         Raises
         ------
-        ClusterError : there is none.
+        ClusterError
+            There is no such node.
         """
-        nodes = {node["NodeID"]: node["Resources"] for node in self.ray.nodes() if node["Alive"]}
-        rooms = {name: self._cluster.room(resources) for name, resources in nodes.items()}
-        rooms = {name: room for name, room in rooms.items() if room[0]}
-        if not rooms:
-            asked = f"{self._cluster.gpus_per_worker} GPUs and {self._cluster.cpus_per_worker or 1} cores"
-            has = "; ".join(f"{one.get('GPU', 0):.0f} GPUs, {one.get('CPU', 0):.0f} cores" for one in nodes.values())
-            raise ClusterError(f"a worker needs {asked}; the cluster has machines with {has or 'nothing'}.")
-        found = {name: room for name, room in rooms.items() if name not in lost}
-        if not found:
-            raise ClusterError(
-                f"on each machine {MAX_WORKER_FAILURES} workers died in a row before they did anything, the last of: "
-                f"{why.rstrip('.')}. Is the same featcache installed on all machines, and have they memory for the "
-                "network? Ray's logs say more."
+        resources = {node["NodeID"]: node["Resources"] for node in self.ray.nodes() if node["Alive"]}
+        nodes = {node: self._cluster.workers_per_node(amounts) for node, amounts in resources.items()}
+        nodes = {node: workers for node, workers in nodes.items() if workers[0]}
+        if not nodes:
+            needed = f"{self._cluster.gpus_per_worker} GPUs and {self._cluster.cpus_per_worker or 1} cores"
+            present = "; ".join(
+                f"{amounts.get('GPU', 0):.0f} GPUs, {amounts.get('CPU', 0):.0f} cores" for amounts in resources.values()
             )
-        return found
+            raise ClusterError(f"a worker needs {needed}; the cluster has machines with {present or 'nothing'}.")
+        remaining = {node: workers for node, workers in nodes.items() if node not in lost}
+        if not remaining:
+            raise ClusterError(
+                f"on each machine {MAX_WORKER_FAILURES} workers in a row failed before they did any work. The last "
+                f"reason: {why.rstrip('.')}. Check that all machines have the same version of featcache and enough "
+                "memory for the network. The logs of Ray have more details."
+            )
+        return remaining
 
-    def hire(self, kind: type, machine: str, cores: int, at_once: int = 1) -> Any:
-        """A worker on a machine: an actor that is an instance of `kind`, made without arguments.
+    def start_worker(self, kind: type, node: str, cores: int, concurrency: int = 1) -> Any:
+        """Start a Ray actor.
 
-        at_once : how many of its methods run side by side, in threads.
+        Parameters
+        ----------
+        kind : type
+            Class of the actor; it is created without arguments.
+        node : str
+            Id of the node.
+        cores : int
+            Cores that the actor reserves.
+        concurrency : int, default 1
+            How many of its methods run at once, in threads.
+
+        Returns
+        -------
+        ray.actor.ActorHandle
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        strategy = NodeAffinitySchedulingStrategy(machine, soft=False)
         options = {
             "num_cpus": cores,
             "num_gpus": self._cluster.gpus_per_worker,
-            "scheduling_strategy": strategy,
-            "max_concurrency": at_once,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+            "max_concurrency": concurrency,
         }
         return self.ray.remote(kind).options(**options).remote()
 
-    def dismiss(self, worker: Any) -> None:
-        """End a worker; none is left where the cluster has been left: Ray would start another one to look there."""
+    def stop_worker(self, worker: Any) -> None:
+        """Stop an actor. After `close` there is none left, and Ray would start a new cluster to search for it."""
         if self.ray.is_initialized():
             self.ray.kill(worker)
 
     def close(self) -> None:
-        """Leave the cluster."""
-        if self._own and self.ray.is_initialized():
+        """Disconnect from the cluster."""
+        if self._must_close and self.ray.is_initialized():
             self.ray.shutdown()
 
 
 def unwrap_ray_error(error: Any) -> Exception:
-    """What a worker raised, without Ray's account of where it did."""
+    """The error that a worker raised, without the traceback of Ray."""
     cause: Exception = error.cause if isinstance(error.cause, FeatcacheError) else error
     return cause
 
 
 def failure_reason(error: Exception) -> str:
-    """What a worker died of, in a line: Ray's account ends with what it could not begin with."""
+    """Why a worker failed, in one line. If the actor could not be created, that is the last line of Ray's message."""
     lines = str(error).splitlines()
     return lines[-1] if lines and "creation task" in lines[0] else first_line(error)
 
 
 def _connect(ray: Any, address: str) -> None:
     decline_usage_data()
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as newer Ray; older warns
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # the default of newer Ray; older Ray warns without it
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    known = os.environ.get("RAY_ADDRESS") or "auto" if address == "auto" else address
+    target = os.environ.get("RAY_ADDRESS") or "auto" if address == "auto" else address
     try:
-        if listens := {"auto": _last_address(), "local": ""}.get(known, known):
-            _answers(listens)
-        ray.init(address=known, **quiet)
+        if host := {"auto": _last_address(), "local": ""}.get(target, target):
+            _check_connection(host)
+        ray.init(address=target, **quiet)
     except (OSError, ValueError) as error:
-        if known not in ("auto", "local"):
+        if target not in ("auto", "local"):
             raise ClusterError(
-                f"there is no Ray cluster at {known}: {first_line(error)}. Start one with `ray start --head`, or "
+                f"there is no Ray cluster at {target}: {first_line(error)}. Start one with `ray start --head`, or "
                 "give --cluster auto."
             ) from error
         ray.init(address="local", include_dashboard=False, **quiet)
 
 
 def _last_address() -> str:
-    """Of the cluster that this machine is part of, or was: Ray does not forget one that was killed. Else empty."""
+    """Address of the cluster that this machine is or was part of: Ray keeps that of a killed cluster. Else empty."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     return note.read_text(encoding="ascii").strip() if note.exists() else ""
 
 
-def _answers(address: str) -> None:
-    """Raise OSError or ValueError where nobody listens: Ray would try for minutes, and then end this process."""
+def _check_connection(address: str) -> None:
+    """Raise OSError or ValueError if nothing listens there. Ray would retry for minutes, then end this process."""
     host, colon, port = address.rpartition(":")
     if not colon or "/" in host:
         raise ValueError("its address has the form HOST:PORT, and this machine is part of it")
-    socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()

@@ -21,7 +21,7 @@ from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.mismatch import check_spec
 from featcache.cache.paths import partial_path
 from featcache.cache.reuse import engine_of_unfinished, match_rows
@@ -155,7 +155,7 @@ def estimate(
         val_views=val_views,
         value_range=value_range,
     )
-    missing = wanted_views(spec, manifest.samples)
+    missing = expected_views(spec, manifest.samples)
     there = Path(out) if Path(out).exists() else partial_path(out)
     if there.exists():
         cache = FeatureCache.open(there, partial=True)

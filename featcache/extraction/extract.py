@@ -20,7 +20,7 @@ from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import check_loss, engine_of_unfinished, import_stashed, keep_unread, stash_partial
 from featcache.cache.writer import CacheWriter
@@ -271,7 +271,7 @@ def _extract(
     if grids and on_note:
         size = human_bytes(size_needed(spec, samples, extractor.dims))
         on_note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
-    extractor.begin(wanted_views(spec, samples))
+    extractor.begin(expected_views(spec, samples))
     provenance = {**extractor.describe(), **split}
     check_loss(out, spec, samples)
     asides = stash_partial(out, spec, samples)
@@ -303,7 +303,7 @@ def fill(
     its views. CacheSpaceError
     """
     total, left, skipped = len(manifest.samples), len(writer.pending()), extractor.skipped
-    for rows, features, first_view in extractor.extract(writer.wanted, writer.done):
+    for rows, features, first_view in extractor.extract(writer.expected_views, writer.done):
         with watch.phase("write"):
             skipped.update(writer.write(rows, features, first_view))
         left -= len(rows)

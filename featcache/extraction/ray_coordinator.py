@@ -106,7 +106,7 @@ class RayExtractor:
     def close(self) -> None:
         """See `Extractor`."""
         for worker in self._workers:
-            self._machines.dismiss(worker.actor)
+            self._machines.stop_worker(worker.actor)
         self._workers = []
         self._machines.close()
 
@@ -203,11 +203,11 @@ class RayExtractor:
             return
         self._looked = monotonic()
         lost = [name for name, deaths in self._lost.items() if deaths >= MAX_WORKER_FAILURES]
-        there = self._machines.there(lost, self._why)
+        there = self._machines.available_nodes(lost, self._why)
         total = sum(workers for workers, _ in there.values())
         for name, (workers, cores) in there.items():
             for _ in range(workers - sum(worker.node == name for worker in self._workers)):
-                hired = self._machines.hire(ExtractionWorker, name, cores, _AHEAD)
+                hired = self._machines.start_worker(ExtractionWorker, name, cores, _AHEAD)
                 order = replace(self._order, workers=self._order.workers or cores)
                 views = len(self._manifest.samples) * (1 + self._order.spec["views"]) // total
                 self._workers.append(_Worker(hired, name, hired.prepare.remote(order, views, self._known)))

@@ -21,7 +21,7 @@ from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.factory import network_for
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.format.layout import wanted_views
+from featcache.cache.format.layout import expected_views
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
@@ -202,7 +202,7 @@ def update(
         _confirm(old, loss, os.fspath(data), allow_loss)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
     damaged = _damaged(old, watch, progress)
-    origins = match_rows(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
+    origins = match_rows(old, manifest.samples, expected_views(spec, manifest.samples), damaged)
     result = Update(
         path=old.path,
         changes=old.samples.changes(manifest.samples),
@@ -247,7 +247,7 @@ def repair(
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("a repair from images")
     damaged = _damaged(old, watch, progress)
-    origins = match_rows(old, old.samples, old.layout.wanted, damaged)
+    origins = match_rows(old, old.samples, old.layout.expected_views, damaged)
     result = Update(
         path=old.path,
         damaged=[old.samples.ids[row] for row in damaged],
@@ -305,7 +305,7 @@ def _renew(
     """Carry over what the origins gives, extract the rest from the manifest's files, swap."""
     progress, batch_size = as_callback(machine.get("progress")), machine.get("batch_size")
     workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
-    missing = wanted_views(spec, samples) - origins.views
+    missing = expected_views(spec, samples) - origins.views
     result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
     backbone = (
         network_of(old, weights, machine.get("device", "auto"), machine.get("backbone")) if missing.any() else None

@@ -136,7 +136,7 @@ def fit_attention(
     centre, spread = (torch.from_numpy(part).float()[:, None] for part in (mean, deviation))
     with StepProgress(progress, "fit epochs", recipe.epochs) as steps:
         for epoch in range(1, recipe.epochs + 1):
-            x = train.lazy_view(train.epoch_view(epoch))
+            x = train.lazy_view(train.view_for_epoch(epoch))
             order = epoch_order(train.samples.sha256, seed, epoch)
             for start in range(0, len(order), recipe.batch_size):
                 rows = order[start : start + recipe.batch_size]

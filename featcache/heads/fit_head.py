@@ -282,7 +282,7 @@ def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) ->
 def _predict(
     estimator: BaseEstimator, features: Features, tta: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    x, samples = features.first(tta).flatten().x if tta else features.lazy_view(0), features.samples
+    x, samples = features.with_views(tta).flatten().x if tta else features.lazy_view(0), features.samples
     return registry.classify(estimator, x, len(samples.classes), views=1 + tta, multilabel=samples.multilabel)
 
 

@@ -30,10 +30,10 @@ def standardize_layers(features: Features, *, keep_still: bool = True) -> NDArra
     keep_still : False gives features that hardly move a scale of 0, for what goes by lengths: their mean would drown
         all others.
     """
-    if features.joined is None:
+    if features.concatenated is None:
         raise AssertionError("these are of one layer")
     scales = []
-    for part in np.split(_deviations(features), np.cumsum(features.joined.widths)[:-1]):
+    for part in np.split(_deviations(features), np.cumsum(features.concatenated.widths)[:-1]):
         widest = float(part.max())
         least = _LEAST * widest if widest > 0 else 1.0
         scales.append((keep_still | (part >= least)) / np.maximum(part, least) / np.sqrt(len(part)))

@@ -36,8 +36,8 @@ IMAGES = FormatSpec(
     what="an image cache",
     tables=("index", "sha256", "places"),
     dtypes=("|u1", "<u4", "<i8"),
-    anew="remove it",
-    again="run the same command again",
+    upgrade_hint="remove it",
+    recovery_hint="run the same command again",
 )
 
 
@@ -166,15 +166,15 @@ class ImageCache:
 
     def _read(self) -> None:
         with open_container(self.path, IMAGES) as arrays:
-            index, n = arrays.index(), arrays.regions["sha256"].shape[0]
+            index, n = arrays.index(), arrays.locations["sha256"].shape[0]
             side, value_range = int(index["side"]), index.get("value_range")
-            total = arrays.regions["pixels"].shape[0]
+            total = arrays.locations["pixels"].shape[0]
             self._places = arrays.table("places", (n, 4), "<i8")
             hashes = arrays.table("sha256", (n, 32), "|u1")
             rows = {"pixels": ((total,), "|u1"), "crc32": ((n,), "<u4"), "done": ((n,), "|u1")}
-            self._regions = {name: arrays.region(name, *expected) for name, expected in rows.items()}
+            self._regions = {name: arrays.location(name, *expected) for name, expected in rows.items()}
             self._check(total)
-            data = arrays.mapped()
+            data = arrays.map_bytes()
         if side != self.side:
             raise CacheMismatchError(
                 f"{self.path} holds images of at most {side} pixels (short side), you need {self.side}. "
@@ -192,7 +192,7 @@ class ImageCache:
     def _check(self, total: int) -> None:
         """Raise unless every image has its room in the file."""
         if (self._places < 0).any():
-            raise damage_error(self.path, IMAGES, "an image has no proper size")
+            raise damage_error(self.path, IMAGES, "an image has no valid size")
         ends = [start + height * width * 3 for start, height, width, _ in self._places.tolist()]  # no overflow
         if max(ends, default=0) > total:
             raise damage_error(self.path, IMAGES, "an image does not lie whole in the file")

@@ -59,14 +59,14 @@ class FakeMachines:
             exceptions=SimpleNamespace(RayTaskError=FailedError, RayError=DiedError),
         )
 
-    def there(self, lost: object = (), why: str = "") -> dict[str, tuple[int, int]]:
+    def available_nodes(self, lost: object = (), why: str = "") -> dict[str, tuple[int, int]]:
         return {name: (workers, 1) for name, workers in self.rooms.items()}
 
-    def hire(self, kind: type, machine: str, cores: int) -> Any:
-        self.hired.append(machine)
+    def start_worker(self, kind: type, node: str, cores: int) -> Any:
+        self.hired.append(node)
         return FakeActor(self, kind())
 
-    def dismiss(self, worker: Any) -> None:
+    def stop_worker(self, worker: Any) -> None:
         pass
 
     def close(self) -> None:

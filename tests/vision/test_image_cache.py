@@ -159,7 +159,7 @@ def test_what_is_no_image_cache_is_refused(manifest: Manifest, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda places: places.__setitem__((3, 0), -1), "an image has no proper size"),
+        (lambda places: places.__setitem__((3, 0), -1), "an image has no valid size"),
         (lambda places: places.__setitem__((3, 1), 10**6), "an image does not lie whole in the file"),
         (lambda places: places.__setitem__((3, 0), 2**62), "an image does not lie whole in the file"),
     ],

@@ -108,7 +108,7 @@ def _check_all(
     if len(lost):
         add(non_finite_check(tuple(name_row(cache.samples, int(rows[place])) for place in lost)))
         return len(rows), checks
-    widths = train.joined.widths if train.joined else ()
+    widths = train.concatenated.widths if train.concatenated else ()
     spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
     if widths:
         scale = standardize_layers(train, keep_still=False)

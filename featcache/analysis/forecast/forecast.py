@@ -264,7 +264,7 @@ def forecast(
              (len(train.y), on_val.accuracy))  # fmt: skip
     say("forecast", 2, 3)
     some = train.take(draw(train, min(1.0, _MOST / len(train.y)), seed))
-    if some.joined is not None:
+    if some.concatenated is not None:
         some = some.scaled(standardize_layers(train, keep_still=False))
     x, y = np.asarray(some.lazy_view(0), np.float32), some.y
     found = Forecast(

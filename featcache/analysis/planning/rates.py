@@ -23,7 +23,7 @@ from featcache.analysis.planning.capacity import Rates
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName, PendingFeatures
 from featcache.backbones.sources.names import check_name
-from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRows
 from featcache.cache.writer import CacheWriter
 from featcache.core.bit_depth import ValueRange
@@ -116,7 +116,7 @@ def measure_rates(
         dtype=dtype,
         value_range=value_range,
     )
-    per_image = float(wanted_views(spec, samples).mean())
+    per_image = float(expected_views(spec, samples).mean())
     none = samples.take(np.arange(0))
     some = np.unique(np.linspace(0, len(samples) - 1, _READ).astype(np.int64))
     seen = _see(manifest, some, spec)

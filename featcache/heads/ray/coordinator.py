@@ -77,7 +77,7 @@ class TrainingCluster:
         # OpenBLAS's threads spin for a tenth of a second after each product: a core that a worker on this machine needs
         self._limits.enter_context(threadpool_limits(1, "blas"))
         n, parts = len(targets.labels), min(len(self._members), len(targets.labels))
-        scale = features.joined.scale if features.joined else None
+        scale = features.concatenated.scale if features.concatenated else None
         device = "cuda" if self._cluster.gpus_per_worker else "cpu"
         for first, last in pairwise(n * number // parts for number in range(parts + 1)):
             images = slice(first, last)
@@ -106,7 +106,7 @@ class TrainingCluster:
         """Send the members home."""
         self._limits.close()
         for member in self._members:
-            self._there.dismiss(member.actor)
+            self._there.stop_worker(member.actor)
         self._members = []
         if self._machines:
             self._machines.close()
@@ -155,12 +155,12 @@ class TrainingCluster:
 
     def _hire(self, why: str = "") -> None:
         """Have as many members on each machine as it has room for. why : the last one died."""
-        there = self._there.there(why=why)
+        there = self._there.available_nodes(why=why)
         self._members = [member for member in self._members if member.machine in there]
         busy = Counter(member.machine for member in self._members)
         for name, (workers, cores) in there.items():
             for _ in range(workers - busy[name]):
-                self._members.append(_Hired(self._there.hire(TrainingWorker, name, cores), name))
+                self._members.append(_Hired(self._there.start_worker(TrainingWorker, name, cores), name))
 
 
 class DistributedRows:
