@@ -223,8 +223,8 @@ def test_machines_without_featcache_are_told_so(
         on_cluster(data, tmp_path / "cache.h5")
     assert str(caught.value) == (
         "on each machine 3 workers in a row failed before they did any work. The last reason: ModuleNotFoundError: No "
-        "module named 'featcache'. Check that all machines have the same version of featcache and enough memory for the "
-        "network. The logs of Ray have more details."
+        "module named 'featcache'. Check that all machines have the same version of featcache and enough memory for "
+        "the network. The logs of Ray have more details."
     )
 
 
