@@ -693,11 +693,11 @@ def kept_networks(folder: Path) -> list[Target]:
     def recalled() -> Any:
         found = metadata_cache.load_metadata(note)
         if found:
-            Backbone(Net, name="net", known=found, **found.preprocessing)
+            Backbone(Net, name="net", metadata=found, **found.preprocessing)
         return found
 
     sound = [
-        of_file(part, lambda: conversion._is_sound(graph), sealed=True, same=lambda found, _: not found)
+        of_file(part, lambda: conversion._is_valid(graph), sealed=True, same=lambda found, _: not found)
         for part in parts
     ]
     return [*sound, of_file(note, recalled, mutate=damage_json)]

@@ -13,10 +13,11 @@ from featcache._utils.folder_lock import locked_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.report import PhaseTimer, Report, remark_notes
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.engines.base import has_compiler
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.data_summary import DataSummary
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json

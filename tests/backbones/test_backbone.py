@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from torchvision import models
 
 from commands import PATHS
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
-from featcache.backbones.sources import names as network_names
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources import registry
 from featcache.backbones.sources import timm as timm_networks
-from featcache.backbones.weights.load import embedded_state, sha256_of
+from featcache.backbones.sources.embedded import embedded_state
+from featcache.backbones.sources.package_names import registered_names
+from featcache.backbones.weights.load import sha256_of
 from featcache.data.manifest import read_manifest
 from featcache.errors import BackboneError
 from featcache.vision.augment import make_views
@@ -397,8 +399,8 @@ def test_a_name_that_does_not_exist_is_refused_with_the_best_match_first(name: s
 
 
 def test_the_names_in_the_sources_are_those_of_the_packages() -> None:
-    assert network_names._registered("timm") == sorted(timm.list_models())
-    assert network_names._registered("torchvision") == sorted(models.list_models(module=models))
+    assert list(registered_names("timm")) == sorted(timm.list_models())
+    assert list(registered_names("torchvision")) == sorted(models.list_models(module=models))
 
 
 @pytest.mark.parametrize("name", ["timm/vit_smal_patch16_224", "resnet19"])
@@ -434,7 +436,7 @@ print({{"torchvision", "timm", "openvino"}} & set(sys.modules))
 @pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224_in21k", "module:factory", "timm/hf-hub:a/b", 5])
 def test_a_name_that_somebody_may_know_passes(name: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "timm")  # which would have registered more
-    network_names.check_name(name)
+    registry.check_name(name)
     assert "timm" not in sys.modules
 
 
@@ -628,7 +630,7 @@ def test_fp32_is_not_tf32_and_the_setting_is_given_back(precision: Any, inside: 
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = True
     try:
-        with toy_backbone(precision=precision).frozen.exact():
+        with toy_backbone(precision=precision).feature_extractor.exact():
             assert torch.backends.cudnn.allow_tf32 is inside
         assert torch.backends.cudnn.allow_tf32 is True
     finally:

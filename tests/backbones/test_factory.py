@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from commands import as_json, featcache_cli, refused, write_folder
-from featcache.backbones.backbone import Backbone, load_backbone
-from featcache.backbones.sources.factory import call_factory, from_factory
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.factory import call_factory, from_factory
+from featcache.backbones.load import load_backbone
 from featcache.backbones.weights.load import sha256_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import BackboneError, CacheMismatchError, ExportError
@@ -229,7 +230,7 @@ def test_a_run_of_finetune_is_weights_with_its_own_preprocessing(data: Path, tmp
         assert found.image_size == 32
         assert "stripped the prefix body." in found.note
     again = load_backbone(name, weights=str(tmp_path / "run"), device="cpu", lazy=True)
-    assert not hasattr(again._given, "state_dict")
+    assert not hasattr(again._module, "state_dict")
     with pytest.raises(BackboneError, match="holds weights of timm/test_resnet, not of resnet18: --backbone timm/"):
         load_backbone("resnet18", weights=str(tmp_path / "run"), device="cpu")
     exported = export(tmp_path / "run", tmp_path / "plain.pth", "state-dict")

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbones.backbone import load_backbone
-from featcache.backbones.weights.load import download_folder, load_state, read_state, sha256_of
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.torchvision import download_folder
+from featcache.backbones.weights.load import load_state, read_state, sha256_of
 from featcache.errors import BackboneError
 from toys import toy_backbone
 

@@ -13,7 +13,7 @@ import torchvision
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused, write_folder
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode

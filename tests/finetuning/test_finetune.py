@@ -19,7 +19,7 @@ import timm
 import torch
 
 from featcache.analysis.benchmark.compare import benchmark
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources import registry
 from featcache.core.model_card import ModelCard
 from featcache.core.specs import ViewSpec

@@ -275,9 +275,9 @@ def converted(word: str) -> Work:
         path = folder / "home/toy-1234.xml"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(conversion, "import_openvino", lambda: SimpleNamespace(save_model=save_model))
-            with conversion._saved(word.encode() * 2000, path) as draft:
+            with conversion._draft(word.encode() * 2000, path) as draft:
                 if draft:
-                    conversion._keep(draft, path)
+                    conversion._save(draft, path)
 
     return run
 
@@ -285,7 +285,7 @@ def converted(word: str) -> Work:
 def conversion_state(folder: Path) -> object:
     """What a reader takes: nothing where the hash is not that of both files."""
     path = folder / "home/toy-1234.xml"
-    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion._is_sound(path) else None
+    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion._is_valid(path) else None
 
 
 def sort_by(how: str) -> Work:

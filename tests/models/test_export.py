@@ -23,8 +23,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchvision.transforms import v2
 
 from commands import write_folder
-from featcache.backbones.backbone import Backbone, load_backbone
-from featcache.backbones.sources import factory
+from featcache.backbones import load as backbone_loading
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import linear_classifiers
 from featcache.backbones.weights.load import sha256_of
 from featcache.core.model_card import ModelCard
@@ -72,7 +73,7 @@ def linear(classes: int = 3, width: int = 3, seed: int = 0) -> LinearHead:
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """toy(head) saves a head on the toy backbone, which then can be loaded by its name."""
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: toy_backbone())
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: toy_backbone())
     return lambda head, **fields: write_model(tmp_path / "model", toy_backbone(), head, **fields)
 
 
@@ -335,7 +336,7 @@ def test_a_network_without_a_linear_end_has_no_state_dict(tmp_path: Path) -> Non
 
 def test_an_inner_layer_has_no_state_dict_but_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = toy_backbone(layers=("norm",))
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, LinearHead.from_weights(COEF, INTERCEPT, np.arange(3)))
     assert refusal(model, tmp_path / "mine.pth", "state-dict") == (
         "the head works on layer norm of toy, behind which the plain network goes on, so no state dict holds them "
@@ -432,7 +433,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(
     format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = load_backbone("squeezenet1_1" if format != "state-dict" else "mobilenet_v3_small", weights="none")
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, linear(width=backbone.dim))
     out = tmp_path / "network"
     out.write_bytes(b"the export of before")
@@ -474,7 +475,7 @@ def test_the_program_prepares_a_photo_as_the_network_has_seen_it(
 ) -> None:
     """ONNX's program starts sooner than PyTorch's, and both prepare photos with the same lines."""
     backbone = toy_backbone(image_size=24, resize_size=31, interpolation=interpolation)
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: backbone)
     view = dataclasses.replace(backbone.view_spec(augment="none"), value_range=(0, 4095) if deep else None)
     head = LinearHead.from_weights(COEF, INTERCEPT, np.arange(3))
     done = export(write_model(tmp_path / "model", backbone, head, view=view), tmp_path / "toy", format)

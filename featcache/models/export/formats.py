@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from featcache._utils.files import deferred_errors
 from featcache._utils.report import human_bytes
 from featcache.backbones.feature_extractor import FeatureExtractor
-from featcache.backbones.sources.registry import differs_in_size, is_named, linear_classifiers, timm_name
+from featcache.backbones.sources.registry import differs_in_size, get_source, is_named, linear_classifiers
 from featcache.core.model_card import ModelCard
 from featcache.core.specs import PENULTIMATE
 from featcache.core.thresholds import HALF
@@ -119,29 +119,13 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> str:
         state[f"{layer}.weight"], state[f"{layer}.bias"] = (torch.from_numpy(part).float() for part in last)
     with _exporting(saved, "state-dict"), path.open("wb") as file, deferred_errors(file) as writer:
         torch.save({name: value.contiguous() for name, value in state.items()}, writer)
-    imports, build = _plain_network(name, classifiers[0], last, size_option(name, saved))
-    run = _STATE_DICT.format(build=build, mean=list(card.spec.mean), std=list(card.spec.std))
+    size = card.spec.view.image_size if differs_in_size(name, saved.backbone.module) else None
+    classes, width = last.weight.shape
+    line, code = get_source(name).build_code(name, classifiers[0], classes, width, size)
+    lines = ["import torch", _PILLOW, line]
+    imports = "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line)))
+    run = _STATE_DICT.format(build=code, mean=list(card.spec.mean), std=list(card.spec.std))
     return _program(card, path, imports, run, rows="logits.sigmoid()" if card.multilabel else "logits.softmax(1)")
-
-
-def size_option(name: str, saved: SavedModel) -> str:
-    """How the program says for what size the network was built, where that is not its usual one."""
-    if not differs_in_size(name, saved.backbone.module):
-        return ""
-    return f"{'image_size' if timm_name(name) is None else 'img_size'}={saved.card.spec.view.image_size}"
-
-
-def _plain_network(backbone: str, classifier: str, last: LinearWeights, size: str) -> tuple[str, str]:
-    """The imports of a program that uses a network without featcache, and the lines that build it."""
-    (classes, width), model = last.weight.shape, timm_name(backbone)
-    if model is not None:
-        build = f"model = timm.create_model({model!r}, num_classes={classes}{size and f', {size}'})"
-        return f"import timm\nimport torch\n{_PILLOW}", build
-    inception = backbone in ("googlenet", "inception_v3")  # as featcache builds them
-    options = "aux_logits=False, transform_input=True, init_weights=False" if inception else size
-    place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in classifier.split("."))
-    build = f"model = {backbone}({options})\nmodel{place} = torch.nn.Linear({width}, {classes})"
-    return f"import torch\n{_PILLOW}\nfrom torchvision.models import {backbone}", build
 
 
 class _Deployed(nn.Module):
@@ -200,7 +184,7 @@ WRITERS: Mapping[str, Callable[[SavedModel, LinearWeights, Path], str]] = {
 def _deployed(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Tensor]:
     """The module to export, and an input."""
     size = saved.card.spec.view.image_size
-    module = _Deployed(saved.backbone.frozen, last, saved.card.multilabel).eval()
+    module = _Deployed(saved.backbone.feature_extractor, last, saved.card.multilabel).eval()
     return module, torch.zeros(2, size, size, 3, dtype=torch.uint8)
 
 
