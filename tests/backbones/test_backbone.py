@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from commands import PATHS
+from featcache.backbones import devices
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.load import load_backbone
@@ -116,7 +117,7 @@ def load(name: str, network: nn.Module, folder: Path, **options: Any) -> Backbon
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     with nothing_drawn():
-        backbone = load_backbone(name, weights=str(path), device="cpu", **options)
+        backbone = load_backbone(name, weights=str(path), device="cpu", **{"precision": "fp32", **options})
     path.unlink()
     return backbone
 
@@ -203,7 +204,7 @@ def test_training_the_trainable_copy_leaves_the_backbone_alone() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_batch_size_changes_no_feature_beyond_rounding(name: str) -> None:
-    backbone = load_backbone(name, weights="none", device="cpu")
+    backbone = load_backbone(name, weights="none", device="cpu", precision="fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     whole = backbone.embed(pixels)
     close_to(whole, np.concatenate([backbone.embed(pixels[row : row + 1]) for row in range(6)]), 1e-5)
@@ -263,7 +264,7 @@ def test_without_the_penultimate_layer_embed_gives_the_first_one(tmp_path: Path)
 
 def test_tokens_are_averaged_over_their_places() -> None:
     layers = ("blocks.0", "penultimate")
-    backbone = load_backbone("timm/test_vit", weights="none", layers=layers, device="cpu")
+    backbone = load_backbone("timm/test_vit", weights="none", layers=layers, device="cpu", precision="fp32")
     pixels = clean_views(backbone, IMAGES)
     expected = output_of(backbone.module, "blocks.0", backbone.normalise(pixels))
     assert expected.ndim == 3
@@ -271,7 +272,7 @@ def test_tokens_are_averaged_over_their_places() -> None:
 
 
 def test_maps_with_channels_last_are_averaged_over_their_places_too() -> None:
-    backbone = load_backbone("timm/test_mambaout", weights="none", layers=("stages.1",), device="cpu")
+    backbone = load_backbone("timm/test_mambaout", weights="none", layers=("stages.1",), device="cpu", precision="fp32")
     pixels = clean_views(backbone, IMAGES)
     expected = output_of(backbone.module, "stages.1", backbone.normalise(pixels))
     assert expected.shape == (2, 20, 20, 32)
@@ -341,7 +342,7 @@ def test_preprocessing_of_the_embedded_network_is_timms() -> None:
 def test_the_embedded_network_is_timms_with_the_packages_weights() -> None:
     network = timm.create_model("tf_efficientnet_lite0").eval()
     network.load_state_dict(embedded_state(network))
-    backbone = load_backbone(device="cpu")
+    backbone = load_backbone(device="cpu", precision="fp32")
     pixels = clean_views(backbone, IMAGES)
     with torch.inference_mode():
         inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -579,7 +580,7 @@ def photos(folder: Path, backbone: Backbone, per_class: int) -> tuple[Pixels, ND
 
 
 def test_imagenet_features_separate_ants_from_bees(mobilenet_weights: Path, ants_bees: Path) -> None:
-    backbone = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), device="cpu")
+    backbone = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), device="cpu", precision="fp32")
     pixels, labels, trained = photos(ants_bees, backbone, 8)
     x = backbone.embed(pixels)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -635,3 +636,11 @@ def test_fp32_is_not_tf32_and_the_setting_is_given_back(precision: Any, inside: 
         assert torch.backends.cudnn.allow_tf32 is True
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_the_default_precision_is_that_of_the_hardware(
+    fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_multiplies_bf16", lambda: fast)
+    assert load_backbone("squeezenet1_1", weights="none", device="cpu").precision == expected

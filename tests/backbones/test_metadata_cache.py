@@ -25,7 +25,7 @@ from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 
-NETWORK = {"weights": "none", "device": "cpu", "lazy": True}
+NETWORK = {"weights": "none", "device": "cpu", "precision": "fp32", "lazy": True}
 KNOWN = BackboneMetadata(
     "0" * 64,
     {"penultimate": 3},

@@ -35,7 +35,7 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("bf16", 0.995), ("fp16", 0.9999)])
 @pytest.mark.parametrize("engine", ["pytorch", "compiled"])
 def test_a_gpu_gives_the_features_of_the_cpu(precision: str, least: float, engine: str) -> None:
-    exact = load_backbone("resnet18", weights="none", device="cpu")
+    exact = load_backbone("resnet18", weights="none", device="cpu", precision="fp32")
     found = load_backbone("resnet18", weights="none", device="cuda", precision=precision)
     found.select_engine(64, engine)  # type: ignore[arg-type]
     assert found.engine == engine

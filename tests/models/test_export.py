@@ -212,7 +212,7 @@ def test_a_state_dict_drops_into_the_tutorials_network(
     ants_bees: Path, mobilenet_weights: Path, tmp_path: Path
 ) -> None:
     weights = str(mobilenet_weights)
-    backbone = load_backbone("mobilenet_v2", weights=weights, device="cpu")
+    backbone = load_backbone("mobilenet_v2", weights=weights, device="cpu", precision="fp32")
     model = write_model(tmp_path / "model", backbone, linear(2, 1280), ("ants", "bees"), weights)
     steps: list[str] = []
     done = export(model, tmp_path / "mine.pth", "state-dict", on_step=steps.append)
@@ -286,7 +286,7 @@ def test_an_exported_state_dict_is_weights(tmp_path: Path) -> None:
 
 def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) -> None:
     name = "deit_tiny_distilled_patch16_224"
-    backbone, head = load_backbone(f"timm/{name}", weights="none", device="cpu"), linear(3, 192)
+    backbone, head = load_backbone(f"timm/{name}", weights="none", device="cpu", precision="fp32"), linear(3, 192)
     model = open_model(write_model(tmp_path / "model", backbone, head), device="cpu", precision="fp32")
     WRITERS["state-dict"](model, layer(head, 3), tmp_path / "deit.pth")
     network = timm.create_model(name, num_classes=3)
@@ -432,7 +432,9 @@ def test_a_result_is_lines_for_people_and_values_for_scripts() -> None:
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(
     format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = load_backbone("squeezenet1_1" if format != "state-dict" else "mobilenet_v3_small", weights="none")
+    backbone = load_backbone(
+        "squeezenet1_1" if format != "state-dict" else "mobilenet_v3_small", weights="none", precision="fp32"
+    )
     monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, linear(width=backbone.dim))
     out = tmp_path / "network"
