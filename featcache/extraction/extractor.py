@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import PhaseTimer, package_versions
+from featcache._utils.environment import package_versions
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName, PendingFeatures
 from featcache.core.specs import ExtractSpec
@@ -68,7 +69,7 @@ class Extractor(Protocol):
         """Where, when and with what features are made: shown, not compared. Complete after `begin`."""
 
     def extract(self, wanted: Views, done: Views) -> Iterator[Extracted]:
-        """The views that are wanted and not done. Raises DownloadError where a connection is lost."""
+        """The views that are wanted and not done. Raises RemoteIOError where a connection is lost."""
 
     def close(self) -> None:
         """Give back what it holds."""

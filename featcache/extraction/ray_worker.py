@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.allocator import keep_freed_memory
+from featcache._utils.environment import keep_freed_memory
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.load import load_backbone

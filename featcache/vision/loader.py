@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import PhaseTimer
+from featcache._utils.environment import usable_cores
+from featcache._utils.timing import PhaseTimer
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest
-from featcache.errors import DownloadError, UnreadableImageError
+from featcache.errors import RemoteIOError, UnreadableImageError
 from featcache.vision.decode import MAX_PIXELS, decode_and_check, lift_pillows_limit
 
 AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
@@ -186,7 +185,7 @@ def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:
     """The bytes of an image file, checked against the hash that the manifest took."""
     try:
         data = manifest.read(row)
-    except DownloadError:  # the image may be well: this ends the work, which goes on later
+    except RemoteIOError:  # the image may be well: this ends the work, which goes on later
         raise
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
@@ -195,13 +194,3 @@ def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:
             "its bytes are not those that were hashed: it has changed, or its manifest's sha256 is of another file"
         )
     return data
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, or fewer where a container may use less of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, min(cores, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max"
-        return cores

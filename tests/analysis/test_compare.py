@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import COUNTS, write_folder
-from featcache._utils.folder_lock import locked_folder
+from featcache._utils.locks import exclusive_folder
 from featcache.analysis.benchmark import compare as module
 from featcache.analysis.benchmark import runner
 from featcache.analysis.benchmark.compare import benchmark
@@ -25,8 +25,8 @@ from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.heads.fit_head import fit_head
-from featcache.metrics.classification import wilson_interval
 from featcache.metrics.predictions import read_predictions
+from featcache.metrics.significance import wilson_interval
 from featcache.reports.benchmark_report import comparison_values, remarks, write_report
 from featcache.training.loop import TrainConfig
 from outcomes import comparison, fake_processes, four_routes, in_this_process, outcome
@@ -515,7 +515,7 @@ def test_with_a_budget_three_seeds_are_the_default(
 def test_a_folder_that_another_process_compares_in_is_left_alone(split_folder: Path, tmp_path: Path) -> None:
     """It would remove what the other one's unfinished routes have written."""
     (tmp_path / "out").mkdir()
-    with locked_folder(tmp_path / "out", "compared in"), pytest.raises(RunError) as caught:
+    with exclusive_folder(tmp_path / "out", "compared in"), pytest.raises(RunError) as caught:
         benchmark(split_folder, tmp_path / "out", routes=["cached"])
     assert str(caught.value) == (
         f"{tmp_path / 'out'} is being compared in by another process. Wait until it ends, or give another folder."

@@ -26,14 +26,14 @@ import numpy as np
 import pytest
 
 from commands import toy_cache, write_folder
-from featcache._utils.files import FULL
+from featcache._utils.files import FULL, text_output
 from featcache.backbones.engines import openvino as conversion
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.transfer import pull, push
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate
-from featcache.data.file_listing import draft_of, list_images
+from featcache.data.file_listing import list_images
 from featcache.data.manifest import read_manifest
 from featcache.extraction import update as updating
 from featcache.extraction.extract import extract
@@ -45,6 +45,7 @@ from featcache.metrics.predictions import read_predictions
 from featcache.models.evaluate import evaluate
 from featcache.models.export import export as exporting
 from featcache.models.export.export import export
+from featcache.models.export.registry import EXPORT_FORMATS, ExampleCode, ExportFormat
 from featcache.models.load import SavedModel
 from featcache.models.prediction import Prediction
 from featcache.models.sort_files import FileSorter
@@ -146,7 +147,7 @@ def mend(folder: Path) -> None:
 
 def text_of(word: str) -> Work:
     def run(folder: Path) -> None:
-        with draft_of(folder / "list.csv") as file:
+        with text_output(folder / "list.csv") as file:
             for _ in range(4):
                 file.write(f"{word}\n" * 1000)
                 file.flush()
@@ -193,17 +194,17 @@ def judgement(folder: Path) -> object:
     return read_predictions(folder / "evaluated"), (figures["n"], figures["accuracy"])
 
 
-def write_graph(_saved: SavedModel, last: LinearWeights, out: Path) -> str:
-    """In place of a real format, which takes seconds: the weights, and a program with a mark."""
+def write_graph(_saved: SavedModel, last: LinearWeights, out: Path) -> ExampleCode:
+    """In place of a real format, which takes seconds: the weights, and a program that names the bias."""
     with out.open("wb") as file:
         file.write(last.weight.tobytes() * 20)
-    return f"# Written by `featcache export`\n{last.bias.tolist()} {'#' * 2000}\n"
+    return ExampleCode(f"{last.bias.tolist()} {'#' * 2000}", "")
 
 
 def exported(head: str) -> Work:
     def run(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(exporting.WRITERS, "torch-export", write_graph)
+            patch.setitem(EXPORT_FORMATS._entries, "torch-export", ExportFormat(write_graph))
             patch.setattr(exporting, "run_example", lambda *_: None)  # a fresh process imports PyTorch for seconds
             patch.setattr(exporting, "_difference", lambda *_: 0.0)
             export(folder / head, folder / "model.pt2", "torch-export", backbone=toy_backbone(), overwrite=True)

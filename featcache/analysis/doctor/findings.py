@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from featcache._utils.files import text_output
+from featcache._utils.formatting import csv_row, json_safe, printable
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import csv_row, json_safe, printable
-from featcache.core.labels import format_labels
-from featcache.core.samples import SPLITS, Samples
-from featcache.data.file_listing import draft_of
+from featcache.core.samples import SPLITS, Samples, format_labels
 
 Severity = Literal["note", "warning", "error"]
 STATUS: dict[Severity, int] = {"note": 0, "warning": 3, "error": 4}
@@ -134,7 +133,7 @@ class DoctorReport(NotebookResult):
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """All named images as CSV, a line for each of a finding or a ranking; whole or not at all."""
-        with draft_of(Path(path)) as file:
+        with text_output(Path(path)) as file:
             file.write(csv_row(_COLUMNS))
             for finding in [*self.findings, *self.rankings]:
                 for one in finding.images:

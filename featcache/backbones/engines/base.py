@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
+from featcache.core.specs import EngineName as EngineName
 
 PendingFeatures = Callable[[], list[NDArray[np.float32]]]
 """Waits for the features (b, d), float32, of each layer."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache._utils import remote
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import read_regular
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 from featcache.core.split_names import split_of
 from featcache.data.file_listing import hash_all, hash_file
 from featcache.data.hidden_labels import hide_unknown
@@ -46,7 +46,7 @@ class Source(Protocol):
 
         Raises
         ------
-        EmptyFolderError, DataLayoutError, DownloadError, MissingExtraError
+        EmptyFolderError, DataLayoutError, RemoteIOError, MissingExtraError
         """
 
     def images(self, ignored: Counter[str]) -> list[str]:
@@ -56,7 +56,7 @@ class Source(Protocol):
         """SHA-256 of the bytes of images, shape (n, 32), uint8. One that cannot be read hashes as its id."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of an image. Raises OSError, with the reason; DownloadError where a connection is lost."""
+        """The bytes of an image. Raises OSError, with the reason; RemoteIOError where a connection is lost."""
 
     def part(self, names: Sequence[str]) -> Source:
         """What another machine needs to read these images."""

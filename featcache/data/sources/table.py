@@ -11,11 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.formatting import brief
+from featcache._utils.formatting import brief, plain_cell
 from featcache._utils.regular_files import parse_json
-from featcache._utils.report import plain_cell
-from featcache.core.labels import SEPARATOR
-from featcache.core.samples import UNLABELLED
+from featcache.core.samples import SEPARATOR, UNLABELLED
 from featcache.data.label_columns import choose_label, find_column, label_note
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord
 from featcache.errors import DataLayoutError, MissingExtraError, first_line

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.regular_files import parse_json
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 from featcache.data.file_types import why_no_image
 from featcache.data.image_names import is_image_name
 from featcache.data.sources.base import SampleRecord
