@@ -30,9 +30,9 @@ from torchvision import models
 from featcache.backbones.backbone import load_backbone
 from featcache.backbones.sources import timm as timm_networks
 from featcache.backbones.sources import torchvision as torchvision_networks
+from featcache.backbones.weights import adapt as state_dicts
 from featcache.backbones.weights.adapt import adapt
 from featcache.backbones.weights.checkpoint import StateDict, read_checkpoint
-from featcache.backbones.weights.load import adapt as state_dicts
 from featcache.backbones.weights.load import sha256_of
 from featcache.errors import BackboneError
 
@@ -176,8 +176,8 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "Lightning with settings of one's own": (
         lambda s: {"state_dict": prefixed(s, "net."), "hyper_parameters": {"settings": Settings(), "kind": Kind.LARGE}},
-        "took state_dict, stripped the prefix net.; objects of tests.test_checkpoints.Kind, "
-        "tests.test_checkpoints.Settings are not read",
+        "took state_dict, stripped the prefix net.; objects of tests.backbones.test_checkpoint.Kind, "
+        "tests.backbones.test_checkpoint.Settings are not read",
     ),
     "Hydra": (
         lambda s: {
@@ -226,7 +226,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "message_hub": {"log_scalars": {"lr": Settings()}},
         },
         "took state_dict, stripped the prefix backbone., left out 1 tensors that are no part of this network (for "
-        "example head.fc.weight); objects of tests.test_checkpoints.List, tests.test_checkpoints.Settings are not read",
+        "example head.fc.weight); objects of tests.backbones.test_checkpoint.List, tests.backbones.test_checkpoint.Settings are not read",
     ),
     "VISSL": (
         lambda s: {
@@ -242,7 +242,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "opt": {"state": [{"mom": torch.ones(2)}], "hypers": List([{"lr": 0.1}])},
         },
         "took model, stripped the prefix 0.model., left out 1 tensors that are no part of this network (for example "
-        "1.2.weight); objects of tests.test_checkpoints.List are not read",
+        "1.2.weight); objects of tests.backbones.test_checkpoint.List are not read",
     ),
     "fastai": (
         lambda s: {"model": {**prefixed(numbered(s), "0."), "1.2.weight": torch.ones(2)}, "opt": {}},
@@ -321,7 +321,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "folds": (lambda s: {"folds": [s, other(s)]}, "took folds.0, folds.1 would fit, too (--weights-key)"),
     "a dict of one's own": (
         lambda s: {"model": s, "settings": Dict(a=1, b=Dict())},
-        "took model; objects of tests.test_checkpoints.Dict are not read",
+        "took model; objects of tests.backbones.test_checkpoint.Dict are not read",
     ),
     "a defaultdict": (lambda s: collections.defaultdict(None, s), ""),
     "an OrderedDict without versions": (lambda s: OrderedDict(s), ""),

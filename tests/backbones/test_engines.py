@@ -28,7 +28,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.vision.augment import make_views
 from toys import toy_answer, toy_backbone
 
-needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
+needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO has no wheel for this machine")
 
 
 @pytest.fixture(autouse=True)

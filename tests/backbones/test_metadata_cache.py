@@ -33,7 +33,7 @@ STRANGE = [
     json.dumps({"weights_sha256": "0" * 64, "dims": dims, "preprocessing": preprocessing})
     for dims, preprocessing in (({"penultimate": 3}, None), ({"penultimate": "3"}, KNOWN.preprocessing), ([], {}))
 ]
-needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
+needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO has no wheel for this machine")
 
 
 @pytest.fixture(autouse=True)

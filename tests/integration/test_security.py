@@ -298,7 +298,7 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
 READ = """
 import sys
 from collections import Counter
-from featcache.data.sources.registry import Folder, open_source
+from featcache.data.sources.registry import FolderSource, open_source
 from featcache.models.classifier import _read_file
 from featcache.vision.decode import upright_size
 from pathlib import Path
@@ -306,14 +306,14 @@ path = Path(sys.argv[1])
 table = path.with_name("list.csv")
 table.write_text(f"path,label\\n{path},a\\nfile://{path},b\\n")
 listed = open_source(table)
-for read, name in ((Folder(str(path.parent)).read, path.name), (Folder("/").read, str(path)), (_read_file, str(path)),
+for read, name in ((FolderSource(str(path.parent)).read, path.name), (FolderSource("/").read, str(path)), (_read_file, str(path)),
                    (listed.read, f"file://{path}")):
     try:
         print(len(read(name)))
     except OSError as error:
         print(error.strerror)
 print(upright_size(path))
-print(len(Folder(str(path.parent)).hash([path.name])))
+print(len(FolderSource(str(path.parent)).hash([path.name])))
 """
 
 
@@ -327,9 +327,9 @@ def test_an_image_is_a_regular_file_of_bounded_size(odd: tuple[Path, str]) -> No
 
 WEIGHTS = """
 import sys
-from featcache.backbones.metadata_cache import known_path
+from featcache.backbones.metadata_cache import metadata_path
 from featcache.backbones.backbone import load_backbone
-print(known_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
+print(metadata_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
 try:
     load_backbone("mobilenet_v2", weights=sys.argv[1])
 except Exception as error:
@@ -415,7 +415,7 @@ MEMORY = """
 import sys
 from collections import Counter
 from featcache.errors import FeatcacheError
-from featcache._utils.report import peak_memory_bytes
+from featcache._utils.environment import peak_memory_bytes
 from featcache.data.sources.registry import open_source
 try:
     print(len(open_source(sys.argv[1]).entries(Counter()).entries))
