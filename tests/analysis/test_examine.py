@@ -46,7 +46,7 @@ class Sound:
         return cache_of(folder / "a.h5", (self.x, self.y), (self.val, self.y_val), self.sha256)
 
     def examine(self, folder: Path) -> DoctorReport:
-        return examine(self.write(folder))
+        return doctor(self.write(folder))
 
 
 def name(row: int, label: int) -> str:
