@@ -46,10 +46,10 @@ import record
 import torch
 
 import featcache
-from featcache._utils.allocator import keep_freed_memory
+from featcache._utils.environment import keep_freed_memory, usable_cores
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
-from featcache.vision.loader import ViewLoader, read_image, usable_cores
+from featcache.vision.loader import ViewLoader, read_image
 
 VIEWS = (0, 4, 8, 16)
 PEERS = ("timm", "thingsvision", "img2vec", "tutorial-pass")

@@ -41,7 +41,7 @@ from scipy.stats import spearmanr
 import featcache
 from featcache import FeatureCache, TrainConfig
 from featcache.analysis.forecast.forecast import LEAST_GAIN, TERMS, Record
-from featcache.metrics.classification import paired_test
+from featcache.metrics.significance import paired_test
 
 LITE, MOBILE = "efficientnet_lite0", "mobilenet_v2"
 SOME = ("digits", "digits, 900 labels", "ants and bees", "scratches", "gratings", "dots")

@@ -34,7 +34,7 @@ from typing import Any
 import gap_report
 import record
 
-from featcache._utils.report import machine_info, package_versions
+from featcache._utils.environment import machine_info, package_versions
 from featcache.analysis.benchmark.routes import RouteTask, run_in_process
 from featcache.data.manifest import read_manifest
 from featcache.finetuning.strategy import LP_FT_DEFAULTS

@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from featcache.metrics.classification import wilson_interval
-from featcache.metrics.significance import paired_difference
+from featcache.metrics.significance import paired_difference, wilson_interval
 from featcache.reports.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 
 FULL = ("fine-tune",)

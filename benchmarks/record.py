@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from featcache._utils.report import machine_info, package_versions
+from featcache._utils.environment import machine_info, package_versions
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

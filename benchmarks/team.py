@@ -24,13 +24,13 @@ import numpy as np
 import record
 
 from featcache import Cluster
+from featcache._utils.environment import usable_cores
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
-from featcache.vision.loader import usable_cores
 
 WIDTH, CLASSES, BLOCK = 1280, 10, 8192
 HEADS = ("linear", "ridge", "centroid")

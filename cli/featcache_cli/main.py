@@ -12,7 +12,7 @@ from typing import IO, Any, TextIO
 
 import click
 
-from featcache._utils.allocator import keep_freed_memory
+from featcache._utils.environment import keep_freed_memory
 from featcache.errors import FeatcacheError, FeatcacheWarning
 from featcache_cli import progress, results
 from featcache_cli.memory import why_short_of_memory

@@ -202,9 +202,8 @@ class _Tally:
                 self._report()
 
     def _report(self) -> None:
-        from featcache._utils.report import remark_notes
         from featcache.core.bit_depth import model_range_note
-        from featcache.data.input_notes import input_notes
+        from featcache.data.input_notes import input_notes, remark_notes
 
         odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []
         for line in [*input_notes(self._ignored, [], []), *odd]:
@@ -223,7 +222,7 @@ class _Tally:
 
     def summary(self, model: str, error: Exception | None) -> dict[str, Any]:
         """What stands beside the predictions in JSON."""
-        from featcache._utils.report import split_remark
+        from featcache.data.input_notes import split_remark
 
         ended = error or self.stopped or (None if self.done else _nothing_came())
         return {
@@ -248,7 +247,7 @@ class _Tally:
             sys.exit(self.status)
 
     def _name(self, bad: list[Prediction], what: str) -> None:
-        from featcache._utils.report import printable
+        from featcache._utils.formatting import printable
 
         if bad:
             lines = [f"{len(bad)} of {self.done} {what}:"]

@@ -95,7 +95,7 @@ def answering(context: click.Context, as_json: bool) -> Iterator[None]:
 
 
 def _print(context: click.Context, status: int, error: BaseException | None) -> None:
-    from featcache._utils.report import json_safe  # of numpy, which help does not wait for
+    from featcache._utils.formatting import json_safe  # of numpy, which help does not wait for
 
     if context.meta[_PRINTED]:
         return

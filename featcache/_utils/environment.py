@@ -1,13 +1,33 @@
-"""Folders to write into: where featcache keeps what it can make again, and whether a place can be written."""
+"""The machine and the process: folders, cores, memory, package versions."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import importlib.metadata
 import os
+import platform
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from featcache.errors import FeatcacheError, OutputError
+
+_PACKAGES = (
+    "featcache",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "h5py",
+    "scikit-learn",
+    "pillow",
+    "simplejpeg",
+    "openvino",
+    "zlib-ng",
+)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 
 
 def cache_folder() -> Path:
@@ -35,3 +55,74 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise OutputError.of(error, path) from error
+
+
+def peak_memory_bytes() -> int | None:
+    """Highest resident memory of this process in bytes; None where the system does not tell."""
+    try:  # Linux: getrusage would count what the parent had before this program was started
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_gpu_memory_bytes() -> int | None:
+    """The most bytes of GPU memory that PyTorch has held; None where it is not imported or has no GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
+
+
+def machine_info() -> dict[str, Any]:
+    """Processor, cores that this process may use, system."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": _processor(), "cores": cores, "system": platform.platform()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks up to 1 GB instead of returning each to the system, which zeroes it anew.
+
+    Of 30.6 s for 1,373 views, 11 core-seconds went into page faults; with it 24.7 s and 1.3 (2 cores). The peak
+    of memory rose from 1.47 to 1.59 GB. It is a setting of the whole process, so programs call it, not the library.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    mallopt(_MMAP_THRESHOLD, 2**30)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, or fewer where a container may use less of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores

@@ -1,9 +1,14 @@
-"""Words for numbers: 2.5 points, 41 times, and names in a row."""
+"""Text for people and for files: names, numbers, sizes, durations, cells of CSV, values of JSON."""
 
 from __future__ import annotations
 
+import csv
+import io
+import math
+import re
 from collections.abc import Sequence
 from math import ceil, log10
+from typing import Any
 
 
 def capitalize(text: str) -> str:
@@ -36,3 +41,78 @@ def round_up(count: float) -> int:
     """To two digits."""
     unit = 10 ** max(0, int(log10(count)) - 1)
     return ceil(count / unit) * unit
+
+
+def json_safe(value: Any) -> Any:
+    """The same JSON value with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: json_safe(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def printable(name: str) -> str:
+    """A file name as one line: control characters and bytes that are no text are escaped, as Python writes them."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
+def csv_row(values: Sequence[str]) -> str:
+    """A line of CSV; \r in a value is quoted, as csv does where it ends a line, too.
+
+    A cell that a spreadsheet would run, as it begins with = + - @ or a control character and is no number, gets a
+    single quote before it, which marks a text there. `plain_cell` takes it away again.
+    """
+    text = io.StringIO()
+    csv.writer(text).writerow([f"'{value}" if _runs(value) else value for value in values])
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def plain_cell(cell: str) -> str:
+    """The text that `csv_row` was given, of a cell.
+
+    Parameters
+    ----------
+    cell : str
+        As csv reads it.
+
+    Returns
+    -------
+    str
+        Without the single quote before a text that a spreadsheet would run.
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _runs(value: str) -> bool:
+    if not _FORMULA.match(value):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return not value.isascii() or value != value.strip()
+
+
+# Single quotes of the user's own, too, so that no two texts are written alike.
+_FORMULA = re.compile("'*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> '1.5 kB'; units of 1000, as disks are sold."""
+    if round(count) < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if round(count, 1) < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def human_duration(seconds: float) -> str:
+    """13.4 -> '13 seconds', 540 -> '9 minutes': seconds under two minutes, minutes under two hours, then hours."""
+    for unit, length, most in (("second", 1, 120), ("minute", 60, 120), ("hour", 3600, 48), ("day", 86400, math.inf)):
+        text = f"{seconds / length:.1f}".removesuffix(".0") if seconds < 9.95 * length else f"{seconds / length:.0f}"
+        if float(text) < most:
+            return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
+    raise ValueError(f"{seconds} seconds is no duration")

@@ -16,14 +16,14 @@ from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import is_number
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
-from featcache.core.labels import strata
 from featcache.core.rng import content_order, content_words
+from featcache.core.samples import strata
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
 from featcache.heads.fit import FitOptions, fit
 from featcache.heads.fit_head import evaluate_head, read_splits
 from featcache.heads.tuning.families import TUNED_HEADS
-from featcache.metrics.classification import wilson_interval
+from featcache.metrics.significance import wilson_interval
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 _MOST = 1e15  # of images, views or seconds

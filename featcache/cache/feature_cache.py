@@ -16,18 +16,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache._utils import remote
+from featcache._utils.formatting import human_bytes, printable
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import human_bytes, printable
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.concatenated import ConcatenatedFeatures
 from featcache.cache.features import Features
 from featcache.cache.format import layout, lock
 from featcache.cache.from_arrays import write_arrays
-from featcache.cache.lazy_arrays import LazyRows, as_slice
+from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows, as_slice
 from featcache.core.data_summary import DataSummary, summarize
-from featcache.core.labels import count_images
 from featcache.core.layer_names import choose_layers
-from featcache.core.samples import SPLITS, UNLABELLED, Samples
+from featcache.core.samples import SPLITS, UNLABELLED, Samples, count_images
 from featcache.core.specs import PENULTIMATE, ExtractSpec, is_arrays, no_network
 from featcache.data.input_notes import SHOWN, list_inputs, write_list
 from featcache.errors import (

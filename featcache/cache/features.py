@@ -8,11 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.concatenated import ConcatenatedFeatures
-from featcache.cache.lazy_arrays import BLOCK_BYTES, LazyRows
-from featcache.core.labels import Labels
+from featcache.cache.lazy_arrays import BLOCK_BYTES, ConcatenatedFeatures, LazyRows
 from featcache.core.rng import content_words
-from featcache.core.samples import Samples
+from featcache.core.samples import Labels, Samples
 from featcache.errors import CacheIncompleteError
 
 ViewUse = Literal["all", "mean", "clean"]

@@ -13,14 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache._utils.files import fsync_folder
 from featcache.cache.checksums import checksums
-from featcache.cache.format import skeleton
 from featcache.cache.format.container import write_at
-from featcache.cache.format.create import create_atomically
+from featcache.cache.format.create import create_atomically, write_cache
 from featcache.cache.format.layout import REASON_BYTES, Layout, read, size_needed
-from featcache.core.holdout import hold_out
-from featcache.core.labels import Labels
-from featcache.core.samples import SPLITS, UNLABELLED, Samples, join_groups, split_index
+from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups, split_index
 from featcache.core.specs import ARRAYS, PENULTIMATE, ExtractSpec, ViewSpec
+from featcache.core.splitting import hold_out
 from featcache.errors import CacheBusyError, CacheError, DataLayoutError
 
 _BLOCK_BYTES = 2**24
@@ -65,7 +63,7 @@ def write_arrays(
     provenance = {"weights": "none", "val_fraction": float(val_fraction), "split_seed": seed}
 
     def write(draft: Path) -> None:
-        skeleton.write_cache(draft, spec, samples, dims, provenance)
+        write_cache(draft, spec, samples, dims, provenance)
         _write_rows(draft, read(draft), values)
 
     create_atomically(partial, size_needed(spec, samples, dims), write)

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import printable
+from featcache._utils.formatting import printable
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.format import lock

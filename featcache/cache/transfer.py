@@ -13,9 +13,10 @@ import numpy as np
 
 from featcache._utils import remote
 from featcache._utils.files import fsync_folder, lock_folder
+from featcache._utils.formatting import human_bytes
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import PhaseTimer, human_bytes
+from featcache._utils.timing import PhaseTimer
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from featcache._utils.formatting import printable
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import printable
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.input_notes import first_few, input_notes, list_inputs, name_changes, write_list

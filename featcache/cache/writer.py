@@ -20,9 +20,9 @@ from featcache._utils.files import FULL, fsync_folder, identity, lock_folder
 from featcache._utils.progress_bar import Progress
 from featcache.cache.checksums import checksums, damaged_rows
 from featcache.cache.feature_cache import FeatureCache, check_samples, check_spec, partial_path
-from featcache.cache.format import lock, skeleton
+from featcache.cache.format import lock
 from featcache.cache.format.container import ArrayLocation, write_at
-from featcache.cache.format.create import create_atomically, remove_partial_files
+from featcache.cache.format.create import create_atomically, remove_partial_files, write_cache
 from featcache.cache.format.layout import REASON_BYTES, encode, read, size_needed
 from featcache.cache.lazy_arrays import as_slice
 from featcache.core.samples import Samples
@@ -61,9 +61,7 @@ class CacheWriter:
         remove_partial_files(self._at)
         if not self._at.exists():
             needed = size_needed(spec, samples, dims)
-            create_atomically(
-                self._at, needed, lambda draft: skeleton.write_cache(draft, spec, samples, dims, provenance)
-            )
+            create_atomically(self._at, needed, lambda draft: write_cache(draft, spec, samples, dims, provenance))
         try:
             self._layout = layout = read(self._at)
             self._file = self._at.open("r+b", buffering=0)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import printable
-from featcache.core.labels import count_images
-from featcache.core.samples import LABELLED_SPLITS, UNLABELLED, Samples
+from featcache._utils.formatting import printable
+from featcache.core.samples import LABELLED_SPLITS, UNLABELLED, Samples, count_images
 
 SMALL_VAL = 30
 """With fewer val images, one image moves the accuracy by more than three points: too much to choose by."""

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from featcache._utils.environment import check_writable
 from featcache._utils.files import write_file
+from featcache._utils.formatting import json_safe
 from featcache._utils.regular_files import read_json
-from featcache._utils.report import json_safe
 from featcache.core.model_folder import CARD as FILE
 from featcache.core.model_folder import REPORT as REPORT
 from featcache.core.model_folder import commit

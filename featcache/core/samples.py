@@ -1,4 +1,4 @@
-"""`Samples`: the labelled things that a cache has rows for. It does not know that they are images."""
+"""`Samples`: the rows of a cache, with their labels, splits and groups. They need not be images."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.labels import Labels, format_labels, is_multilabel
 from featcache.core.rng import content_words
 from featcache.errors import SpecError
 
 UNLABELLED = "unlabelled"
 LABELLED_SPLITS = ("train", "val", "test")
 SPLITS = (*LABELLED_SPLITS, UNLABELLED)
+SEPARATOR = "|"
+"""Between the labels of an image that has several, in files and tables."""
+
+Labels = NDArray[Any]
+"""One label an image, shape (n,), int64: an index of the class, -1 in the split "unlabelled". Or several labels an
+image, shape (n, c), uint8: 1 where the image has the class; 0 everywhere in the split "unlabelled"."""
 
 
 def split_index(name: str) -> int:
@@ -26,6 +32,39 @@ def split_index(name: str) -> int:
     close = get_close_matches(str(name), SPLITS, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise SpecError(f"there is no split {name!r}; the splits are {', '.join(SPLITS)}.{hint}")
+
+
+def is_multilabel(labels: Labels) -> bool:
+    """Whether an image can have several."""
+    return labels.ndim == 2
+
+
+def count_images(labels: Labels, n_classes: int) -> NDArray[np.int64]:
+    """How many images have each class, shape (c,)."""
+    if is_multilabel(labels):
+        return labels.sum(axis=0, dtype=np.int64)
+    return np.bincount(labels, minlength=n_classes)
+
+
+def strata(labels: Labels) -> NDArray[np.int64]:
+    """What an image is dealt by when a split shall be even, shape (n,): its label; of several the rarest one, else c.
+
+    Rare labels have little room, so they come first (Sechidis et al. 2011, "On the stratification of
+    multi-label data").
+    """
+    if not is_multilabel(labels):
+        return labels
+    rarity = np.append(count_images(labels, labels.shape[1]), len(labels) + 1)
+    order = np.argsort(rarity, kind="stable")
+    some = np.hstack([labels != 0, np.ones((len(labels), 1), bool)])  # the last for images without any
+    return order[some[:, order].argmax(axis=1)]
+
+
+def format_labels(labels: Labels, classes: tuple[str, ...]) -> list[str]:
+    """The class of each image, or its classes as "a|b"; "" for -1, which is no class."""
+    if is_multilabel(labels):
+        return [SEPARATOR.join(classes[place] for place in np.flatnonzero(row)) for row in labels]
+    return ["" if label < 0 else classes[label] for label in labels]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,14 @@ Augment = Literal["tutorial", "crop", "trivial", "none"]
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
+EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
 
 AUGMENTS: tuple[str, ...] = get_args(Augment)
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
+MAX_PIXELS = 178_956_970
+"""Default limit of an image's pixels: twice Pillow's warning limit, a quarter of a gigabyte of RGB on each side of the
+decoder."""
 ARRAYS = "arrays"
 """Backbone of caches whose features the user gave as arrays, perhaps with a name behind a colon."""
 _NEWER: dict[str, Any] = {"val_views": 0, "value_range": None}  # left out: older caches keep their digest

@@ -7,17 +7,31 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from featcache._utils.report import Pairs, csv_row, printable
+from featcache._utils.formatting import csv_row, printable
 from featcache.data.file_listing import draft_of
 from featcache.data.file_types import count_ignored
 
 SHOWN = 5
 """As many of a kind are named in text; `--list` names all."""
 
+Pairs = Sequence[tuple[str, str]]
+
 ListedImage = tuple[str, str, str, str]
 """Kind, image, other image or "", reason or ""."""
 
 _COLUMNS = ("kind", "image", "other", "reason")
+_REMARKS = {
+    "first of several pages": ("has several pages; the first is used", "have several pages; the first is used"),
+    "first of several frames": ("has several frames; the first is used", "have several frames; the first is used"),
+    "dark, as it uses few of its bits": (
+        "is dark, as it uses few of its bits",
+        "are dark, as they use few of their bits",
+    ),
+}
+"""What is said of one image and of several, where it is not "is" or "are" and the remark."""
+
+
+_OF_THE_RANGE = ("nearly black", "clipped by the value range", "dark, as it uses few of its bits")
 
 
 def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:
@@ -83,3 +97,26 @@ def is_list(path: str | os.PathLike[str]) -> bool:
             return file.read(len(header)) in (header, b"")
     except OSError:
         return False
+
+
+def split_remark(remark: str) -> list[str]:
+    """The single remarks on an image, see `images.Decoded`."""
+    return remark.split("; ") if remark else []
+
+
+def remark_notes(remarks: Pairs, hint: str = "see --value-range") -> list[str]:
+    """Images that are odd, pairs (id, what is odd): a line a kind, with the count and the first name.
+
+    hint : what helps where the range of values is not theirs.
+    """
+    names: dict[str, list[str]] = {}
+    for name, remark in remarks:
+        for one in split_remark(remark):
+            names.setdefault(one, []).append(name)
+    lines = []
+    for remark, some in names.items():
+        of_one, of_several = _REMARKS.get(remark, (f"is {remark}", f"are {remark}"))
+        told = f"1 image {of_one}" if len(some) == 1 else f"{len(some)} images {of_several}"
+        example = f" (for example {printable(some[0])})" if some[0] else ""
+        lines.append(f"{told}{example}{f': {hint}' if remark in _OF_THE_RANGE else ''}")
+    return lines

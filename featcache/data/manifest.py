@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache.core.class_names import composed, name_notes, nearest_note
 from featcache.core.data_summary import DataSummary, summarize
-from featcache.core.holdout import hold_out
-from featcache.core.labels import Labels
-from featcache.core.samples import SPLITS, UNLABELLED, Samples, join_groups
+from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
+from featcache.core.splitting import hold_out
 from featcache.data.file_types import describe_ignored
 from featcache.data.sources.base import SampleRecord, Source
 from featcache.data.sources.class_folders import preview

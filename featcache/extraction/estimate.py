@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import human_bytes, human_duration
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import human_bytes, human_duration, remark_notes
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
@@ -25,7 +25,7 @@ from featcache.cache.format.layout import size_needed, wanted_views
 from featcache.cache.reuse import engine_of_unfinished, match_rows
 from featcache.core.bit_depth import ValueRange
 from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
-from featcache.data.input_notes import input_notes
+from featcache.data.input_notes import input_notes, remark_notes
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.extraction.extract import named
 from featcache.vision.decode import MAX_PIXELS

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from featcache._utils.environment import check_writable
+from featcache._utils.formatting import human_bytes, printable
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import PhaseTimer, Report, human_bytes, printable, remark_notes
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.names import check_name
@@ -28,12 +29,13 @@ from featcache.core.layer_names import grid_side, parse_layer
 from featcache.core.ray_cluster import Cluster
 from featcache.core.samples import SPLITS, UNLABELLED
 from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, StorageDtype
-from featcache.data.input_notes import input_notes, list_inputs, write_list
+from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.extraction.extractor import Extractor, LocalExtractor, Views
 from featcache.extraction.ray_coordinator import RayExtractor
 from featcache.extraction.ray_worker import WorkerConfig
+from featcache.metrics.run_report import Report
 from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.value_range import choose_value_range, describe_value_range
 

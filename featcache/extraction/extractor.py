@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import PhaseTimer, package_versions
+from featcache._utils.environment import package_versions
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName, PendingFeatures
 from featcache.core.specs import ExtractSpec

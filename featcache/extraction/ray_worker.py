@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.allocator import keep_freed_memory
+from featcache._utils.environment import keep_freed_memory
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.core.specs import ExtractSpec

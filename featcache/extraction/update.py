@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import human_bytes, printable
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import PhaseTimer, human_bytes, printable, remark_notes
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.sources.factory import network_for
@@ -26,7 +27,7 @@ from featcache.cache.writer import CacheWriter
 from featcache.core.data_summary import DataSummary
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
-from featcache.data.input_notes import input_notes, list_inputs, write_list
+from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.extraction.estimate import Estimate, measure

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from featcache._utils.folder_lock import locked_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.report import PhaseTimer, Report, remark_notes
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.engines.base import has_compiler
@@ -21,7 +21,7 @@ from featcache.core.bit_depth import ValueRange
 from featcache.core.data_summary import DataSummary
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.core.specs import EMBEDDED, Augment, ExtractSpec
-from featcache.data.input_notes import input_notes, list_inputs, write_list
+from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError, first_line
 from featcache.finetuning.initial_weights import build_initial_model
@@ -30,6 +30,7 @@ from featcache.finetuning.strategy import LP_FT_DEFAULTS, BatchNorm, Unfreeze, m
 from featcache.heads.imagenet import describe_choice, is_imagenet
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy
+from featcache.metrics.run_report import Report
 from featcache.training.config import TrainConfig, make_train_config
 from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
 from featcache.training.loop import EpochMetrics

@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache._utils.files import write_file
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import PhaseTimer
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.core.model_card import CHECKPOINT, ModelCard
 from featcache.core.model_folder import attach

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.report import PhaseTimer, Report
+from featcache._utils.timing import PhaseTimer
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.data_summary import DataSummary
@@ -34,6 +34,7 @@ from featcache.heads.tuning.auto import Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels, judge
 from featcache.metrics.predictions import FILE, TEST, predictions_csv
+from featcache.metrics.run_report import Report
 
 
 @dataclass(frozen=True, repr=False)

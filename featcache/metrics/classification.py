@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.metrics.calibration import expected_calibration_error
-
-_Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
-
-
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927). With n = 0 it is (0, 1): nothing is known."""
-    if n == 0:
-        return 0.0, 1.0
-    p = correct / n
-    centre = p + _Z95**2 / (2 * n)
-    half = _Z95 * sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n))
-    scale = 1 + _Z95**2 / n
-    # Rounding must not push a bound past the proportion itself, which happens at 0 and 1.
-    return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))
+from featcache.metrics.significance import wilson_interval
 
 
 def confusion_matrix(y: NDArray[np.int64], predicted: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
@@ -146,25 +132,3 @@ def _of_probabilities(y: NDArray[np.int64], probabilities: NDArray[np.float64]) 
         "log_loss": float(log_loss(y, probabilities, labels=labels)),
         "calibration_error": expected_calibration_error(probabilities, y),
     }
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """Two classifiers on the same n images: how many only the first, only the second got right.
-
-    p : of the exact two-sided McNemar test, the chance of so uneven a split were both equally good.
-    """
-
-    n: int
-    only_first: int
-    only_second: int
-    p: float
-
-
-def paired_test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedTest:
-    """McNemar's test (1947), exact. first, second : shape (n,), whether each classifier was right."""
-    from scipy.special import bdtr
-
-    a, b = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    p = min(1.0, 2 * float(bdtr(min(a, b), a + b, 0.5))) if a + b else 1.0
-    return PairedTest(len(first), a, b, p)

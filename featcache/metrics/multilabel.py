@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core.labels import Labels, is_multilabel
+from featcache.core.samples import Labels, is_multilabel
 from featcache.core.thresholds import decide
 from featcache.metrics.calibration import expected_calibration_error
-from featcache.metrics.classification import Accuracy, evaluate, wilson_interval
+from featcache.metrics.classification import Accuracy, evaluate
+from featcache.metrics.significance import wilson_interval
 
 
 @dataclass(frozen=True)

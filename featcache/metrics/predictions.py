@@ -11,15 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import csv_row, plain_cell
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular_files import read_json
-from featcache._utils.report import csv_row, plain_cell
-from featcache.core.labels import SEPARATOR, format_labels
 from featcache.core.model_card import REPORT
 from featcache.core.model_folder import locate
-from featcache.core.samples import Samples
+from featcache.core.samples import SEPARATOR, Samples, format_labels
 from featcache.errors import HeadError
-from featcache.metrics.classification import PairedTest, paired_test
+from featcache.metrics.significance import PairedTest, paired_test
 
 FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
 """Beside a model: what it predicts of val and of test; beside a training's, what its last epoch predicted of val."""

@@ -1,8 +1,8 @@
-"""Two ways to train, judged on the same images: by how much they differ, and whether that is more than noise.
+"""Tests and intervals: is a proportion, or a difference between two classifiers, more than noise?
 
-Each way may have been run several times, from several seeds. An image then counts by how often each got it right:
-seeds share their images, so they are no independent witnesses of an image. They do tell what another seed would have
-brought: the further the runs of one way lie apart, the wider the interval and the higher p. A single run cannot tell.
+Each of two ways to train may have been run from several seeds. The runs of one way share their images, so an image
+counts by how many runs got it right. The spread between the runs widens the interval and raises p; a single run cannot
+show it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from math import gcd, inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,37 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
         adjusted[place] = highest
     return adjusted
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927). With n = 0 it is (0, 1): nothing is known."""
+    if n == 0:
+        return 0.0, 1.0
+    p = correct / n
+    centre = p + _Z95**2 / (2 * n)
+    half = _Z95 * sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n))
+    scale = 1 + _Z95**2 / n
+    # Rounding must not push a bound past the proportion itself, which happens at 0 and 1.
+    return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two classifiers on the same n images: how many only the first, only the second got right.
+
+    p : of the exact two-sided McNemar test, the chance of so uneven a split were both equally good.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    p: float
+
+
+def paired_test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedTest:
+    """McNemar's test (1947), exact. first, second : shape (n,), whether each classifier was right."""
+    from scipy.special import bdtr
+
+    a, b = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    p = min(1.0, 2 * float(bdtr(min(a, b), a + b, 0.5))) if a + b else 1.0
+    return PairedTest(len(first), a, b, p)

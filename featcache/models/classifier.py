@@ -18,12 +18,13 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import brief
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular_files import read_regular
 from featcache.backbones.backbone import Backbone
-from featcache.core.labels import format_labels
 from featcache.core.model_card import ModelCard
+from featcache.core.samples import format_labels
 from featcache.core.thresholds import decide, format_thresholds
 from featcache.errors import UnreadableImageError
 from featcache.heads import registry
@@ -31,7 +32,6 @@ from featcache.models.inputs import Image, ImageFile, each_image
 from featcache.models.load import open_model
 from featcache.models.prediction import Prediction
 from featcache.vision.decode import Decoded, check_picture, decode_and_check
-from featcache.vision.loader import usable_cores
 
 if TYPE_CHECKING:
     from torch import nn

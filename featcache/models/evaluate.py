@@ -14,22 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.files import lock_folder, write_files
+from featcache._utils.formatting import csv_row, printable
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.report import PhaseTimer, Report, csv_row, printable, remark_notes
+from featcache._utils.timing import PhaseTimer
 from featcache.core.bit_depth import ValueRange, model_range_note
-from featcache.core.labels import SEPARATOR
 from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.core.model_folder import CARD
-from featcache.core.samples import SPLITS, UNLABELLED, Samples
-from featcache.data.input_notes import SHOWN, input_notes
+from featcache.core.samples import SEPARATOR, SPLITS, UNLABELLED, Samples
+from featcache.data.input_notes import SHOWN, input_notes, remark_notes
 from featcache.data.sources.base import SampleListing, SampleRecord, Source
 from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
-from featcache.metrics.classification import Accuracy, wilson_interval
+from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, judge
 from featcache.metrics.predictions import FILE, predictions_csv
+from featcache.metrics.run_report import Report
+from featcache.metrics.significance import wilson_interval
 from featcache.models.classifier import Classifier
 from featcache.models.inputs import images_of
 from featcache.models.prediction import Prediction

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from featcache._utils.formatting import csv_row, json_safe, printable
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import csv_row, json_safe, printable
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 
 Format = Literal["text", "csv", "json", "jsonl"]
 _COLUMNS = ["path", "label", "probability", "error", "remark"]

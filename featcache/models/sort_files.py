@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from featcache._utils.files import fsync_folder, name_draft, remove_stale_drafts, try_lock
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 from featcache.data.sources.foreign_folders import SORTED_MARK
 from featcache.errors import DataLayoutError
 from featcache.models.prediction import Prediction

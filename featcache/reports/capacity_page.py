@@ -6,8 +6,9 @@ import os
 from functools import partial
 from pathlib import Path
 
+from featcache._utils.environment import machine_info, package_versions
+from featcache._utils.formatting import human_bytes
 from featcache._utils.remote import display_name
-from featcache._utils.report import human_bytes, machine_info, package_versions
 from featcache.analysis.planning.capacity import FORMULA, CapacityPlan, Rates
 from featcache.reports.html import Figure, Section, Table, write_page
 from featcache.reports.plots import plot_capacity

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache._utils.formatting import printable
 from featcache._utils.remote import display_name
-from featcache._utils.report import printable
 from featcache.analysis.benchmark.outcomes import Comparison
 from featcache.analysis.benchmark.routes import CACHED, ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict

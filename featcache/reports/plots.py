@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from featcache.metrics.calibration import reliability
-from featcache.metrics.classification import wilson_interval
+from featcache.metrics.significance import wilson_interval
 from featcache.reports.style import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
 
 if TYPE_CHECKING:

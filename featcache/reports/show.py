@@ -16,10 +16,9 @@ from featcache._utils.regular_files import read_json
 from featcache.analysis.curves import Curve
 from featcache.analysis.doctor.findings import Issue, IssueExample
 from featcache.cache.feature_cache import FeatureCache
-from featcache.core.labels import format_labels, strata
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard
 from featcache.core.rng import content_order
-from featcache.core.samples import Samples
+from featcache.core.samples import Samples, format_labels, strata
 from featcache.core.specs import PENULTIMATE, ViewSpec
 from featcache.data.sources.base import Source
 from featcache.data.sources.registry import open_source

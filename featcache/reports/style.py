@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from featcache._utils.files import write_file
-from featcache._utils.report import printable
+from featcache._utils.formatting import printable
 from featcache.errors import MissingFontWarning, PictureError
 from featcache.reports.fonts import DEFAULT, use_installed_fonts
 

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featcache._utils.formatting import printable
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.remote import display_name
-from featcache._utils.report import PhaseTimer, printable
+from featcache._utils.timing import PhaseTimer
 from featcache.analysis.doctor.examine import doctor
 from featcache.analysis.doctor.findings import DoctorReport, Issue, IssueExample
 from featcache.analysis.doctor.label_errors import LEAST_LIKELY

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import PhaseTimer
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.core.rng import epoch_order
 from featcache.core.specs import ExtractSpec

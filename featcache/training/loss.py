@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from featcache.core.labels import Labels, is_multilabel
+from featcache.core.samples import Labels, is_multilabel
 from featcache.training.config import ClassWeight
 
 

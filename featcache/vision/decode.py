@@ -16,12 +16,10 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from featcache._utils.files import atomic_write
 from featcache._utils.regular_files import open_regular, read_regular
 from featcache.core.bit_depth import DeepPixels, ValueRange
+from featcache.core.specs import MAX_PIXELS as MAX_PIXELS
 from featcache.data.file_types import describe_content, is_heif, without_texts
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.vision.tiff import has_several_pages, is_deep, is_tiff, missing_parts, needs_tifffile, read_tiff
-
-MAX_PIXELS = 178_956_970
-"""The most pixels that are decoded: twice Pillow's warning limit, a quarter of a gigabyte of RGB each way."""
 
 _MP_ENTRIES = 0xB002  # of a JPEG's multi-picture index
 _WIDTH, _LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from zlib_ng.zlib_ng import crc32
 
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import split_remark
-from featcache.cache.format import skeleton
 from featcache.cache.format.container import FormatSpec, damage_error, open_container, write_at
-from featcache.cache.format.create import create_atomically, remove_partial_files
+from featcache.cache.format.create import ReservedArray, create_atomically, remove_partial_files, write_container
 from featcache.core.bit_depth import ValueRange, format_range
+from featcache.data.input_notes import split_remark
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
 from featcache.vision.augment import reduced_size, shrink
@@ -150,14 +149,14 @@ class ImageCache:
             "sha256": {"data": hashes},
             "places": {"data": places},
         }
-        rooms: dict[str, skeleton.ReservedArray] = {
+        rooms: dict[str, ReservedArray] = {
             "pixels": ((total,), np.dtype("u1")),
             "crc32": ((len(rows),), np.dtype("<u4")),
             "done": ((len(rows),), np.dtype("u1")),
         }
         needed = total + len(rows) * (32 + 32 + 5) + 65536
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        create_atomically(self.path, needed, lambda draft: skeleton.write(draft, IMAGES, {}, tables, rooms))
+        create_atomically(self.path, needed, lambda draft: write_container(draft, IMAGES, {}, tables, rooms))
 
     def _sizes(self, manifest: Manifest, rows: list[int]) -> list[tuple[int, int, int]]:
         """Height, width, and pixels before shrinking; zeros for what cannot be read."""

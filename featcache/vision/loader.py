@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import PhaseTimer
+from featcache._utils.environment import usable_cores
+from featcache._utils.timing import PhaseTimer
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import DownloadError, UnreadableImageError
@@ -195,13 +194,3 @@ def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:
             "its bytes are not those that were hashed: it has changed, or its manifest's sha256 is of another file"
         )
     return data
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, or fewer where a container may use less of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, min(cores, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max"
-        return cores

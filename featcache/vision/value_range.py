@@ -8,12 +8,12 @@ from pathlib import PurePath
 
 import numpy as np
 
+from featcache._utils.environment import usable_cores
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.bit_depth import ValueRange, covering_range, format_range
 from featcache.data.manifest import Manifest
 from featcache.errors import DownloadError, FeatcacheError, MissingCodecError, MissingExtraError, UnreadableImageError
 from featcache.vision.decode import MAX_PIXELS, decode, lift_pillows_limit, value_extent
-from featcache.vision.loader import usable_cores
 
 EXAMINED = 128
 """Training images that are looked at, evenly spread over their names. The range has room for more than they hold, as

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache._utils.report import human_duration
+from featcache._utils.formatting import human_duration
 from featcache.analysis.benchmark.budget import (
     Budget,
     BudgetUsage,

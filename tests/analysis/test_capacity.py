@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import write_folder
+from featcache._utils.environment import usable_cores
 from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates, plan_capacity
 from featcache.analysis.planning.rates import RAY_S, _look_rate, _Seen, measure_rates
 from featcache.cache.format.layout import REASON_BYTES
@@ -23,7 +24,6 @@ from featcache.errors import EmptyFolderError
 from featcache.extraction.extract import extract
 from featcache.reports.capacity_page import write_capacity_page
 from featcache.reports.plots import plot_capacity
-from featcache.vision.loader import usable_cores
 from pagereader import read_page
 
 CPU = Rates(

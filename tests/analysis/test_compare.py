@@ -25,8 +25,8 @@ from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.heads.fit_head import fit_head
-from featcache.metrics.classification import wilson_interval
 from featcache.metrics.predictions import read_predictions
+from featcache.metrics.significance import wilson_interval
 from featcache.reports.benchmark_report import comparison_values, remarks, write_report
 from featcache.training.loop import TrainConfig
 from outcomes import comparison, fake_processes, four_routes, in_this_process, outcome

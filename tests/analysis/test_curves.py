@@ -16,7 +16,7 @@ from featcache.cache.features import Features
 from featcache.core.samples import Samples
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.heads.fit_head import fit_head
-from featcache.metrics.classification import wilson_interval
+from featcache.metrics.significance import wilson_interval
 
 
 @pytest.fixture

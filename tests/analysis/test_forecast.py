@@ -32,7 +32,7 @@ from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.heads.fit_head import fit_head
 from featcache.heads.layer_scaling import standardize_layers
-from featcache.metrics.classification import paired_test, wilson_interval
+from featcache.metrics.significance import paired_test, wilson_interval
 from several import write_pictures
 
 FIGURES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "forecast.json").read_text(encoding="utf-8"))

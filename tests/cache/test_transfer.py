@@ -205,7 +205,7 @@ def slow(*arguments):
     time.sleep(0.02)
     return read(*arguments)
 remote.read = slow
-print(remote.mirrored(sys.argv[1]))
+print(remote.cached_copy(sys.argv[1]))
 """
 
 

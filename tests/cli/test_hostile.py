@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from commands import PATHS, ROOT, done, featcache_cli, toy_cache, write_folder
-from featcache._utils.report import csv_row, plain_cell
+from featcache._utils.formatting import csv_row, plain_cell
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.sources.table import read_paths, read_table
 from featcache.metrics.predictions import read_predictions

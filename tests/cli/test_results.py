@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from commands import SMALL, as_json, done, featcache_cli, refused, toy_cache, write_folder
-from featcache._utils.report import csv_row
+from featcache._utils.formatting import csv_row
 from featcache_cli.main import COMMANDS, main
 from featcache_cli.results import wants_json
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache.core.labels import strata
+from featcache.core.samples import strata
 from featcache.core.splitting import NEVER, assign_folds, plan_folds
 
 CONTENTS = st.lists(st.integers(0, 30), min_size=1, max_size=60)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache.core.holdout import hold_out
 from featcache.core.samples import SPLITS, Samples
+from featcache.core.splitting import hold_out
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import DataLayoutError
 

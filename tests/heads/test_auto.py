@@ -18,7 +18,7 @@ from featcache.heads.tuning import auto
 from featcache.heads.tuning.auto import select
 from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
 from featcache.heads.tuning.path_selection import OutOfTimeError
-from featcache.metrics.classification import paired_test
+from featcache.metrics.significance import paired_test
 
 NAMES = ("a", "b", "c")
 

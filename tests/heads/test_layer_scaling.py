@@ -9,9 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
-from featcache.cache.concatenated import ConcatenatedFeatures
 from featcache.cache.features import Features
-from featcache.cache.lazy_arrays import LazyRows
+from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows
 from featcache.core.samples import Samples
 from featcache.heads.fit import FitOptions, fit
 from featcache.heads.io import load_head, save_head

@@ -19,9 +19,8 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.cache.verify import diff
 from featcache.cache.writer import CacheWriter
-from featcache.core.holdout import hold_out
 from featcache.core.samples import SPLITS, Samples, join_groups
-from featcache.core.splitting import NEVER, assign_folds
+from featcache.core.splitting import NEVER, assign_folds, hold_out
 from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, HeadError
 from featcache.extraction.extract import extract

@@ -11,7 +11,7 @@ from commands import ROOT
 LIBRARY = sorted((ROOT / "featcache").rglob("*.py"))
 CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
 GUARDED = {
-    "h5py": {"featcache/cache/format/skeleton.py"},
+    "h5py": {"featcache/cache/format/create.py"},
     "matplotlib": {f"featcache/reports/{name}.py" for name in ("style", "figures", "fonts", "plots", "image_grids")},
     "PIL": {"featcache/vision/decode.py", "featcache/data/image_names.py"},
     "tifffile": {"featcache/vision/tiff.py"},

@@ -24,7 +24,7 @@ from toys import toy_backbone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
-# Seconds before each kill: the skeleton is hardly made; then counted from the first new row, however slow that is.
+# Seconds before each kill: the file is hardly created; then counted from the first new row, however slow that is.
 EARLY, LATER = [0.0, 0.03], [random.Random(5).uniform(0.0, 0.15) for _ in range(6)]
 
 

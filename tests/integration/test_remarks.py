@@ -14,8 +14,8 @@ import tifffile
 from PIL import Image
 
 from commands import as_json, done, featcache_cli, write_folder
-from featcache._utils.report import remark_notes
 from featcache.backbones.backbone import Backbone
+from featcache.data.input_notes import remark_notes
 from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier

@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from featcache.metrics.classification import confusion_matrix, evaluate, paired_test, wilson_interval
+from featcache.metrics.classification import confusion_matrix, evaluate
+from featcache.metrics.significance import paired_test, wilson_interval
 
 COUNTS = st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)

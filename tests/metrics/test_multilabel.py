@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, log_loss
 
-from featcache.metrics.classification import Accuracy, evaluate, wilson_interval
+from featcache.metrics.classification import Accuracy, evaluate
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels, judge
+from featcache.metrics.significance import wilson_interval
 
 NAMES = ("ants", "bees", "cats", "dogs", "eels")
 

@@ -12,8 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from featcache.metrics.classification import paired_test
-from featcache.metrics.significance import holm, paired_difference, sign_flip_p
+from featcache.metrics.significance import holm, paired_difference, paired_test, sign_flip_p
 
 Right = NDArray[np.bool_]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.curves import Curve, Point
-from featcache.metrics.classification import wilson_interval
+from featcache.metrics.significance import wilson_interval
 from featcache.reports.plots import plot_comparison, plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.reports.style import save
 from featcache.training.loop import EpochMetrics

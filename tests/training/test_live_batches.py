@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from featcache._utils.report import PhaseTimer
+from featcache._utils.timing import PhaseTimer
 from featcache.data.manifest import read_manifest
 from featcache.training.distributed import ProcessGroup
 from featcache.training.live_batches import LiveBatches

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from featcache._utils.environment import check_writable
+from commands import in_process
+from featcache._utils.environment import check_writable, machine_info, package_versions, peak_memory_bytes, usable_cores
 from featcache.analysis.benchmark.compare import benchmark
 from featcache.errors import FeatcacheError, OutputError
 from featcache.extraction.extract import extract
@@ -62,3 +67,63 @@ WORK: list[Callable[[Path], object]] = [
 def test_every_work_is_refused_first(work: Callable[[Path], object]) -> None:
     with pytest.raises(FeatcacheError, match=r"/proc/featcache-out.* cannot be (written|made)"):
         work(PROC / "featcache-out")
+
+
+_FAULTS = """
+import os, resource, sys
+os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # huge pages would hide the faults
+import numpy as np
+from featcache._utils.environment import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(20):
+    np.ones(2**23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def faults(how: str) -> int:
+    return int(in_process(_FAULTS, how).stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_blocks_are_used_again_without_page_faults() -> None:
+    assert faults("keep") < faults("give back") / 2
+
+
+def test_provenance_says_what_runs_here() -> None:
+    found = package_versions()
+    assert found["python"] == platform.python_version()
+    assert found["numpy"] == np.__version__
+    assert found["scikit-learn"] == version("scikit-learn")
+    here = machine_info()
+    assert here["system"] == platform.platform()
+    assert 1 <= here["cores"] <= (os.cpu_count() or 1)
+    assert here["processor"]
+
+
+def test_peak_memory_is_in_bytes() -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("no /proc here to compare with")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    resident = int(line.split()[1]) * 1024
+    peak = peak_memory_bytes()
+    assert peak is not None
+    assert 0.9 * resident <= peak <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8), (None, 8)]
+)
+def test_a_containers_share_of_the_cores_counts(
+    content: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(*_: object, **__: object) -> str:
+        if content is None:
+            raise FileNotFoundError
+        return content
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert usable_cores() == expected

@@ -71,14 +71,14 @@ def test_the_file_has_the_permissions_that_the_umask_gives(tmp_path: Path, umask
 
 _KILLED = """
 import os, signal, sys
-from featcache._utils import atomic
+from featcache._utils import files
 replace = os.replace
 def killed(draft, path):
     if sys.argv[2] == "after":
         replace(draft, path)
     os.kill(os.getpid(), signal.SIGKILL)
-atomic.os.replace = killed
-atomic.write_file(sys.argv[1], b"new")
+files.os.replace = killed
+files.write_file(sys.argv[1], b"new")
 """
 
 

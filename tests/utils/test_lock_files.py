@@ -140,9 +140,9 @@ def test_a_run_without_locks_has_one_process(without_locks: None, living: int, t
 _HOLD = """
 import sys, warnings
 from pathlib import Path
-from featcache._utils import lockfile
+from featcache._utils import lock_files
 warnings.simplefilter("ignore")
-won = lockfile.hold(Path(sys.argv[1]))
+won = lock_files.hold(Path(sys.argv[1]))
 print(won, flush=True)
 input()
 """

@@ -106,8 +106,8 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 CLUSTER = """
-from featcache.core.ray_cluster import Cluster, Machines
-machines = Machines(Cluster())
+from featcache.core.ray_cluster import Cluster, RayCluster
+machines = RayCluster(Cluster())
 assert machines.there()
 machines.close()
 """

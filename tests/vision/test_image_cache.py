@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from featcache.cache.format import create, skeleton
+from featcache.cache.format import create
 from featcache.cache.format.container import FormatSpec
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, NotACacheError
 from featcache.finetuning.finetune import finetune
+from featcache.vision import image_cache, loader
 from featcache.vision import image_cache as imagecache
-from featcache.vision import loader
 from featcache.vision.augment import reduced_size, shrink
 from featcache.vision.decode import REMARKS, decode, decode_and_check, upright_size
 from featcache.vision.image_cache import ImageCache
@@ -168,13 +168,13 @@ def test_images_outside_of_the_file_are_refused(
     change: Callable[..., None], reason: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a seal that holds: whoever wrote such a file meant it."""
-    write = skeleton.write
+    write = create.write_container
 
     def forge(path: Path, kind: FormatSpec, attributes: Any, tables: Any, rooms: Any) -> None:
         change(tables["places"]["data"])
         write(path, kind, attributes, tables, rooms)
 
-    monkeypatch.setattr(skeleton, "write", forge)
+    monkeypatch.setattr(image_cache, "write_container", forge)
     with pytest.raises(NotACacheError, match=f"is a damaged image cache: {reason}\\. Remove it and run the same"):
         ImageCache(tmp_path / "a.h5", manifest, SIDE)
 

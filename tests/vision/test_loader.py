@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commands import in_process
-from featcache._utils.report import PhaseTimer
+from featcache._utils.timing import PhaseTimer
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.vision import loader as loader_module
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
-from featcache.vision.loader import Batch, ViewLoader, read_image, usable_cores
+from featcache.vision.loader import Batch, ViewLoader, read_image
 
 SPEC = ViewSpec(8, 10, seed=4)
 NUMBERS = [0, 1, 3]
@@ -216,19 +216,3 @@ with ThreadPoolExecutor(3) as pool:
 """
     before = "import os, numpy, torch; torch.set_num_threads(4); print(len(os.listdir('/proc/self/task')))"
     assert int(in_process(code).stdout) <= int(in_process(before).stdout) + 3
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8), (None, 8)]
-)
-def test_a_containers_share_of_the_cores_counts(
-    content: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read_text(*_: object, **__: object) -> str:
-        if content is None:
-            raise FileNotFoundError
-        return content
-
-    monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(Path, "read_text", read_text)
-    assert usable_cores() == expected

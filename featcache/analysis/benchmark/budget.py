@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from featcache._utils.formatting import human_duration
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import human_duration
 from featcache.analysis.benchmark.routes import ROUTES, RouteTask
 
 Clock = Callable[[], float]

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.environment import check_writable
+from featcache._utils.environment import check_writable, package_versions
 from featcache._utils.folder_lock import LOCK, locked_folder
+from featcache._utils.formatting import human_duration
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
 from featcache._utils.remote import display_name
-from featcache._utils.report import human_duration, package_versions
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
 from featcache.analysis.benchmark.routes import ROUTES, changing_weights
 from featcache.analysis.benchmark.runner import BenchmarkRunner

@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from featcache._utils.environment import machine_info, package_versions
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import machine_info, package_versions
 from featcache.analysis.benchmark.budget import BudgetUsage
 from featcache.analysis.benchmark.routes import CACHED, ROUTES
 from featcache.analysis.curves import Curve
 from featcache.errors import HeadError
 from featcache.finetuning.convergence import TrainingRun
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
-from featcache.metrics.classification import wilson_interval
 from featcache.metrics.predictions import FILE, LAST, TEST, read_predictions
+from featcache.metrics.significance import wilson_interval
 
 COLD, WARM = "cached head, cold", "cached head, warm"
 STAGES_COLD, STAGES_WARM = (f"{ROUTES['stages']}, {state}" for state in ("cold", "warm"))

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from featcache import errors
-from featcache._utils.allocator import keep_freed_memory
+from featcache._utils.environment import keep_freed_memory
+from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import Progress
-from featcache._utils.report import json_safe
 from featcache.core.specs import PENULTIMATE
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache._utils.formatting import human_duration
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import is_number, read_json
-from featcache._utils.report import human_duration
 from featcache.analysis.benchmark.budget import Budget, OverBudgetError, SkippedRun, TimeEstimate
 from featcache.analysis.benchmark.outcomes import Run
 from featcache.analysis.benchmark.routes import RouteTask, run_in_process, tasks_for_route

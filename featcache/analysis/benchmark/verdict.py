@@ -14,13 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featcache._utils.formatting import capitalize, format_points, format_times, join_words, round_up
+from featcache._utils.formatting import capitalize, format_points, format_times, human_duration, join_words, round_up
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import human_duration
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.routes import ROUTES
-from featcache.metrics.classification import wilson_interval
-from featcache.metrics.significance import PairedDifference, holm, paired_difference
+from featcache.metrics.significance import PairedDifference, holm, paired_difference, wilson_interval
 
 ALPHA = 0.05
 _CLOSE = 0.05  # share of its time by which a route may be faster before that is told: clocks vary by as much

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.report import printable
+from featcache._utils.formatting import printable
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.core.samples import Samples
 

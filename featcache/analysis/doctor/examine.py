@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.report import PhaseTimer
+from featcache._utils.timing import PhaseTimer
 from featcache.analysis.doctor.duplicates import K, check_alike, find_copies, find_shared_groups
 from featcache.analysis.doctor.feature_checks import (
     check_values,
@@ -25,10 +25,9 @@ from featcache.analysis.doctor.label_errors import check_labels
 from featcache.backbones.backbone import Backbone, preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
-from featcache.core.labels import count_images, strata
 from featcache.core.progress import StepProgress
 from featcache.core.rng import content_order
-from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
+from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples, count_images, strata
 from featcache.core.specs import PENULTIMATE, is_arrays, no_network
 from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
 from featcache.heads.layer_scaling import standardize_layers

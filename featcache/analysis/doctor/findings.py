@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from featcache._utils.formatting import csv_row, json_safe, printable
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import csv_row, json_safe, printable
-from featcache.core.labels import format_labels
-from featcache.core.samples import SPLITS, Samples
+from featcache.core.samples import SPLITS, Samples, format_labels
 from featcache.data.file_listing import draft_of
 
 Severity = Literal["note", "warning", "error"]

@@ -17,7 +17,8 @@ from featcache.core.samples import Samples
 from featcache.errors import HeadError
 from featcache.heads.registry import classify
 from featcache.heads.tuning.families import TuningData, linear
-from featcache.metrics.classification import confusion_matrix, wilson_interval
+from featcache.metrics.classification import confusion_matrix
+from featcache.metrics.significance import wilson_interval
 
 _MOST_LOGITS = 5_000_000  # images times classes that are left out in five folds; of more, a part is left out once
 SURE = 3.0  # standard errors

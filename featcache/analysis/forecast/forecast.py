@@ -23,7 +23,7 @@ from featcache.errors import HeadError
 from featcache.heads.fit import FitOptions, fit
 from featcache.heads.fit_head import evaluate_head, read_splits
 from featcache.heads.layer_scaling import standardize_layers
-from featcache.metrics.classification import wilson_interval
+from featcache.metrics.significance import wilson_interval
 
 ASSUMED_FIXABLE_SHARE = (
     1 / 3

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from featcache._utils.formatting import human_bytes, human_duration
 from featcache._utils.notebook import NotebookResult
-from featcache._utils.report import human_bytes, human_duration
 
 FORMULA = """\
 look      N * image_bytes / look_rate          one machine reads each file and hashes it; none where hashes are given

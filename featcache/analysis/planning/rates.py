@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.environment import usable_cores
+from featcache._utils.formatting import printable
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.report import printable
 from featcache.analysis.planning.capacity import Rates
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.engines.base import EngineName, PendingFeatures
@@ -34,7 +35,7 @@ from featcache.data.sources.tar import TarSource
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, loss_and_gradient
 from featcache.vision.decode import MAX_PIXELS, decode
-from featcache.vision.loader import read_image, usable_cores
+from featcache.vision.loader import read_image
 from featcache.vision.value_range import describe_value_range, find_value_range
 
 RAY_S = 1e-5

@@ -9,19 +9,18 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.core.specs import EngineName as EngineName
 from featcache.errors import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from featcache.backbones.feature_extractor import FeatureExtractor
-
-EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
 
 PendingFeatures = Callable[[], list[NDArray[np.float32]]]
 """Waits for the features (b, d), float32, of each layer."""

@@ -1,9 +1,8 @@
 """A sealed file: HDF5 whose tables are sealed by a hash and whose arrays lie at places that its header names.
 
-The number of samples is known before the first one is worked on, so `skeleton.write` writes all tables and leaves room
-for every row. That is all that HDF5 does here: rows are written, and everything is read, as bytes at an offset that the
-header names. So a crash cannot hurt the structure, and a file with bad intentions never meets the HDF5 library, which
-hangs or dies on some.
+The number of samples is known at creation, so `create.write_container` writes all tables and reserves space for every
+row. HDF5 is used for nothing else: rows are written and everything is read as bytes at the offsets in the header. A
+crash cannot damage the structure, and a malicious file never reaches the HDF5 library, which hangs or crashes on some.
 """
 
 from __future__ import annotations

@@ -1,17 +1,31 @@
-"""`create_atomically`: a file to be, with room for all its rows, there as a whole or not at all."""
+"""Create a container file with all its tables and reserved space for every row; HDF5 is used here only."""
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
 
 from featcache._utils.files import FULL, fsync_folder, has_name, lock_folder, try_lock
-from featcache._utils.report import human_bytes
+from featcache._utils.formatting import human_bytes
+from featcache.cache.format.container import LEAST_HEADER, OWNER_BYTES, FormatSpec, write_header
+from featcache.cache.format.layout import CACHE, encode, row_arrays
+from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
+from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheBusyError, CacheSpaceError
+
+_TEXT = h5py.string_dtype("utf-8")
+
+ReservedArray = tuple[tuple[int, ...], np.dtype[Any]]
+"""Shape and dtype of an array that is written later."""
 
 
 def create_atomically(path: Path, needed: int, write: Callable[[Path], None]) -> None:
@@ -19,7 +33,7 @@ def create_atomically(path: Path, needed: int, write: Callable[[Path], None]) ->
 
     Parameters
     ----------
-    needed : its bytes, about. write : writes it, see `skeleton`.
+    needed : its bytes, about. write : writes it, see `write_container`.
 
     Raises CacheSpaceError.
     """
@@ -75,3 +89,63 @@ def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
         f"{path} will have {human_bytes(needed)}; {human_bytes(free)} are free in {path.parent.resolve()}, or a limit "
         "on file sizes is lower. Make room, choose another place, or ask for less, for example fewer --views."
     )
+
+
+def write_cache(
+    path: Path, spec: ExtractSpec, samples: Samples, dims: Mapping[str, int], provenance: Mapping[str, Any]
+) -> None:
+    """Write a cache file without any rows: tables, header, and room for the rows."""
+    attributes = {"spec": spec.to_json(), "digest": spec.digest(), "provenance": json.dumps(dict(provenance))}
+    index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
+    index |= {"groups": samples.groups} if samples.groups else {}
+    splits = SPLITS if len(samples.rows(UNLABELLED)) else LABELLED_SPLITS  # so that other files stay as they were
+    split_dtype = h5py.enum_dtype({name: code for code, name in enumerate(splits)}, basetype="u1")
+    tables: dict[str, dict[str, Any]] = {
+        "index": {"data": np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)},
+        "labels": {"data": samples.labels},
+        "split": {"data": samples.split, "dtype": split_dtype},
+        "sha256": {"data": samples.sha256},
+        "ids": {"data": [encode(name) for name in samples.ids], "dtype": _TEXT},
+        "classes": {"data": [encode(name) for name in samples.classes], "dtype": _TEXT},
+    }
+    if samples.groups:
+        tables["groups"] = {"data": [encode(name) for name in samples.groups], "dtype": _TEXT}
+    write_container(path, CACHE, attributes, tables, row_arrays(spec, len(samples), dims))
+
+
+def write_container(
+    path: Path,
+    kind: FormatSpec,
+    attributes: Mapping[str, str],
+    tables: Mapping[str, Mapping[str, Any]],
+    rooms: Mapping[str, ReservedArray],
+) -> None:
+    """Write a sealed file: attributes, tables (arguments of h5py's create_dataset), and room for the rows."""
+    header_bytes = LEAST_HEADER
+    while header_bytes < 192 * (len(rooms) + 1) + OWNER_BYTES:
+        header_bytes *= 2
+    with h5py.File(path, "w", userblock_size=header_bytes, locking=False) as file:
+        file.attrs.update(format=kind.magic.decode(), version=kind.version, **attributes)
+        for name, table in tables.items():
+            file.create_dataset(name, **table)
+        for name, (shape, dtype) in rooms.items():
+            _reserve(file, name, shape, dtype)
+    with h5py.File(path, "r", locking=False) as file:
+        arrays = {name: _place(file[name]) for name in (*kind.tables, *rooms)}
+    with path.open("r+b", buffering=0) as raw:
+        write_header(raw, kind, header_bytes, {"size": os.fstat(raw.fileno()).st_size, "arrays": arrays})
+
+
+def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """A contiguous dataset whose bytes have their place in the file from the start."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    group = file.require_group(os.path.dirname(name) or "/")
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    h5py.h5d.create(group.id, os.path.basename(name).encode(), kind, h5py.h5s.create_simple(shape), plist)
+
+
+def _place(dataset: h5py.Dataset) -> tuple[int, list[int], str]:
+    return dataset.id.get_offset(), list(dataset.shape), dataset.dtype.newbyteorder("<").str

@@ -22,8 +22,7 @@ from featcache.cache.format.container import (
     damage_error,
     open_container,
 )
-from featcache.core.labels import Labels
-from featcache.core.samples import SPLITS, UNLABELLED, Samples
+from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples
 from featcache.core.specs import ExtractSpec
 
 REASON_BYTES = 120
@@ -94,7 +93,7 @@ def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
 
 
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:
-    """Bytes of the file that `skeleton.write` would make, within 1 % and 100 kB."""
+    """Bytes of the file that `create.write_container` would make, within 1 % and 100 kB."""
     rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in row_arrays(spec, len(samples), dims).values())
     names = [*samples.ids, *samples.classes, *samples.groups]
     as_json = len(json.dumps(names))

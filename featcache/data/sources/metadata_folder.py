@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featcache._utils.progress_bar import Progress
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 from featcache.core.split_names import split_of
 from featcache.data.hidden_labels import hide_unknown
 from featcache.data.sources.base import SampleListing, SampleRecord, Source, SourceOptions

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from featcache._utils.formatting import brief
-from featcache.core.labels import SEPARATOR
-from featcache.core.samples import UNLABELLED
+from featcache.core.samples import SEPARATOR, UNLABELLED
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord
 from featcache.data.sources.table_columns import NO_LABEL, Columns, MissingColumnsError
 from featcache.data.sources.table_formats import open_table

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from featcache._utils.formatting import plain_cell
 from featcache._utils.regular_files import parse_json
-from featcache._utils.report import plain_cell
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 from featcache.data.sources.parquet_images import is_image_column, uncompressed_bytes
 from featcache.data.sources.table_columns import EXPECTED_COLUMNS, Columns, Row, Table, choose_columns
 from featcache.errors import DataLayoutError, MissingExtraError, first_line

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from featcache._utils import remote
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
-from featcache.core.labels import SEPARATOR
-from featcache.core.samples import UNLABELLED
+from featcache.core.samples import SEPARATOR, UNLABELLED
 from featcache.data.hidden_labels import hide_unknown
 from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, Source, SourceOptions

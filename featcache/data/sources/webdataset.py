@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from featcache._utils.regular_files import parse_json
-from featcache.core.labels import SEPARATOR
+from featcache.core.samples import SEPARATOR
 from featcache.data.sources.base import SampleRecord
 from featcache.errors import DataLayoutError, first_line
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.allocator import keep_freed_memory
+from featcache._utils.environment import keep_freed_memory
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import ViewUse
 from featcache.errors import CacheError, ClusterError

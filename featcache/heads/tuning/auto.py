@@ -17,8 +17,9 @@ from featcache.core.progress import StepProgress
 from featcache.errors import ClusterError, HeadError
 from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
 from featcache.heads.tuning.path_selection import CVScore, OutOfTimeError
-from featcache.metrics.classification import Accuracy, evaluate, paired_test
+from featcache.metrics.classification import Accuracy, evaluate
 from featcache.metrics.multilabel import LabelAccuracy
+from featcache.metrics.significance import paired_test
 
 _NOISE = 0.05
 

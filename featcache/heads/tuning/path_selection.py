@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache.lazy_arrays import CenteredMatrix
-from featcache.core.labels import Labels
+from featcache.core.samples import Labels
 from featcache.heads.linear import LinearHead
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
 

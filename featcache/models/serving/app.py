@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from featcache._utils.regular_files import read_regular
-from featcache._utils.report import remark_notes
 from featcache.core.bit_depth import model_range_note
 from featcache.core.model_card import ModelCard
 from featcache.core.thresholds import format_thresholds
 from featcache.data.file_listing import find_images
+from featcache.data.input_notes import remark_notes
 from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImageError
 from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction

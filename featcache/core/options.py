@@ -1,0 +1,265 @@
+"""The options that several functions and commands share: one field each, with its type, default and description.
+
+A function takes them as keywords and gets their defaults from here:
+
+    class Arguments(ExtractOptions, SplitOptions, total=False): ...
+
+    @takes_options(Arguments)
+    def extract(data: Path, **options: Unpack[Arguments]) -> Cache: ...
+
+mypy checks the keywords of a caller against the fields. `help(extract)` shows the fields with types, defaults and
+descriptions. The command line builds its options from the same fields (`featcache_cli.shared_options`). This module
+imports nothing heavy, because `featcache extract --help` imports it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+
+from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, StorageDtype
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
+
+PLACEHOLDER = "{options}"
+"""The line of a docstring that `takes_options` replaces by one paragraph a field."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field says of its option.
+
+    Parameters
+    ----------
+    default : object
+        Its only default, of the library and the command line.
+    description : str
+        What it sets, in plain sentences. It is the help text of the command line, too.
+    none : str
+        What None stands for, where the default is None; without a full stop.
+    """
+
+    default: Any
+    description: str
+    none: str = ""
+
+
+class ViewOptions(TypedDict, total=False):
+    """What decides the pixels of a view, in extraction and in training."""
+
+    augment: Annotated[Augment, Option("tutorial", "Recipe of the augmented views.")]
+    image_size: Annotated[
+        int | None, Option(None, "Side of the square image, in pixels.", none="the size that the network expects")
+    ]
+    value_range: Annotated[
+        tuple[float, float] | None,
+        Option(
+            None,
+            "Low and high pixel value that become black and white, for images with more than 8 bits a channel.",
+            none="the range of whole bits that holds the values of the training images",
+        ),
+    ]
+    seed: Annotated[int, Option(0, "Seed of the augmented views, of random weights and of the order of training.")]
+
+
+class FeatureOptions(ViewOptions, total=False):
+    """What else decides a feature, in every route of a benchmark that extracts."""
+
+    weights: Annotated[
+        str,
+        Option(
+            "pretrained",
+            "Weights of the network: pretrained, none (random), the path of a weights file, or a folder that finetune "
+            "wrote.",
+        ),
+    ]
+    precision: Annotated[
+        str, Option("auto", "Precision in which the network computes: auto, fp32, bf16 or fp16; auto suits the device.")
+    ]
+    views: Annotated[int, Option(4, "Number of augmented views (K) of each training image.")]
+
+
+class ExtractOptions(FeatureOptions, total=False):
+    """What decides which features a cache holds."""
+
+    val_views: Annotated[
+        int, Option(0, "Number of augmented views of each val or test image, for test-time augmentation.")
+    ]
+    layers: Annotated[
+        Sequence[str],
+        Option(
+            (PENULTIMATE,),
+            "Layers to keep: penultimate, last, stages (also the mean of each stage), all (also maxima, deviations and "
+            "grids), or names such as layer3:max.",
+        ),
+    ]
+    dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]
+
+
+class DataOptions(TypedDict, total=False):
+    """How the list of images is read."""
+
+    label_column: Annotated[
+        str | None, Option(None, "Column of the labels.", none="label, or the only column that can hold them")
+    ]
+    skip_missing: Annotated[
+        bool, Option(False, "Skip images of a manifest whose files are missing, and list them; else they are an error.")
+    ]
+
+
+class SplitOptions(DataOptions, total=False):
+    """How the images are read and split; see `read_manifest`."""
+
+    val_fraction: Annotated[
+        float, Option(0.2, "Fraction of the images held out as val where the data has no val split.")
+    ]
+    split_seed: Annotated[int, Option(0, "Seed that draws this val split.")]
+    allow_leak: Annotated[bool, Option(False, "Accept images of val or test that are also in train.")]
+
+
+class DeviceOptions(TypedDict, total=False):
+    """Where a network runs."""
+
+    device: Annotated[str, Option("auto", "Device of the network: auto (CUDA, then MPS, then CPU), cpu, cuda:1.")]
+
+
+class EngineOptions(TypedDict, total=False):
+    """What runs a frozen network."""
+
+    engine: Annotated[
+        EngineName,
+        Option("auto", "Software that runs the network; auto takes OpenVINO or torch.compile on CPUs where it pays."),
+    ]
+
+
+class LoaderOptions(TypedDict, total=False):
+    """How images are decoded."""
+
+    workers: Annotated[int | None, Option(None, "Number of threads that decode images.", none="one for each core")]
+    max_pixels: Annotated[int, Option(MAX_PIXELS, "Images with more pixels are skipped as unreadable.")]
+
+
+class RuntimeOptions(DeviceOptions, EngineOptions, LoaderOptions, total=False):
+    """What decides how long an extraction takes, and not the features."""
+
+    batch_size: Annotated[
+        int | None, Option(None, "Number of views, not images, in a forward pass.", none="32, on a GPU 256")
+    ]
+
+
+class ExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=False):
+    """All options of an extraction."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """An option with its name and its type."""
+
+    name: str
+    type: Any
+    option: Option
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a Literal; empty for other types."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """The keyword parameter of a function."""
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kind, default=self.option.default, annotation=self.type)
+
+    def paragraph(self) -> str:
+        """The parameter in a NumPy docstring, without indentation."""
+        default = f"default {self.option.default!r}"
+        none = f" None: {self.option.none}." if self.option.none else ""
+        return f"{self.name} : {_type_name(self.type)}, {default}\n    {self.option.description}{none}"
+
+
+def fields_of(kind: type[Any]) -> Mapping[str, Field]:
+    """The fields of a TypedDict of options by name, those of its bases first."""
+    hints = get_type_hints(kind, include_extras=True)
+    return types.MappingProxyType(
+        {name: Field(name, get_args(hint)[0], get_args(hint)[1]) for name, hint in hints.items()}
+    )
+
+
+def with_defaults(kind: type[_T], options: Mapping[str, Any]) -> _T:
+    """All fields of `kind`: those of `options`, and the defaults of the others. Raises TypeError for other names."""
+    fields = fields_of(kind)
+    for name in options:
+        if name not in fields:
+            raise TypeError(f"unexpected keyword argument {name!r}; the options are {', '.join(fields)}")
+    complete: Any = {name: options.get(name, field.option.default) for name, field in fields.items()}
+    return complete
+
+
+def select(kind: type[_T], options: Mapping[str, Any]) -> _T:
+    """Those of the options that are fields of `kind`."""
+    chosen: Any = {name: options[name] for name in fields_of(kind) if name in options}
+    return chosen
+
+
+def takes_options(kind: type[Any]) -> Callable[[_F], _F]:
+    """A decorator of `def function(..., **options: Unpack[kind])`: the function always gets every field.
+
+    It fills in the defaults, raises TypeError for names that are no fields, shows the fields in the signature, and
+    replaces the line `{options}` of the docstring by their descriptions.
+    """
+
+    def decorate(function: _F) -> _F:
+        signature = inspect.signature(function)
+        explicit = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        names = {each.name for each in explicit}
+
+        @wraps(function)
+        def call(*args: Any, **keywords: Any) -> Any:
+            options = {name: keywords.pop(name) for name in keywords.keys() - names}
+            try:
+                complete = with_defaults(kind, options)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() got an {error}") from None
+            return function(*args, **keywords, **complete)
+
+        parameters = [*explicit, *(field.parameter for field in fields_of(kind).values())]
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__doc__ = _documented(function.__doc__, kind)
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _documented(text: str | None, kind: type[Any]) -> str | None:
+    """The docstring with a paragraph for each field in the place of the placeholder."""
+    if text is None:  # python -OO
+        return None
+    lines = []
+    for line in text.splitlines():
+        if line.strip() != PLACEHOLDER:
+            lines.append(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        paragraphs = (field.paragraph().splitlines() for field in fields_of(kind).values())
+        lines += [indent + each for paragraph in paragraphs for each in paragraph]
+    return "\n".join(lines)
+
+
+def _type_name(kind: Any) -> str:
+    """A type as NumPy docstrings write it."""
+    if get_origin(kind) is Literal:
+        return "{" + ", ".join(repr(value) for value in get_args(kind)) + "}"
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_type_name(part) for part in get_args(kind))
+    if kind is type(None):
+        return "None"
+    if get_origin(kind) is tuple:
+        return f"tuple of {_type_name(get_args(kind)[0])}"
+    if get_origin(kind) is Sequence:
+        return f"sequence of {_type_name(get_args(kind)[0])}"
+    return str(getattr(kind, "__name__", kind))

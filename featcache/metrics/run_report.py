@@ -1,0 +1,48 @@
+"""`Report`: the cost and the result of a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from featcache._utils.environment import machine_info, package_versions, peak_gpu_memory_bytes, peak_memory_bytes
+
+if TYPE_CHECKING:
+    from featcache.metrics.classification import Accuracy
+    from featcache.metrics.multilabel import LabelAccuracy
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run cost and reached.
+
+    seconds : by phase and `wall`. In the main thread: start, convert, hash, forward (waiting for the network),
+    write, fit, train, data (waiting for images), evaluate. Summed over the threads that run beside it: read,
+    decode, view.
+    images : images worked on. size_bytes : size of the file written, if any.
+    device, precision : where and in what the network computed, if one did. peak_memory_bytes : highest resident
+    memory of the process so far; peak_gpu_memory_bytes : the most that PyTorch held on the GPU, None without one.
+    """
+
+    method: str
+    seconds: dict[str, float]
+    images: int
+    accuracy: Accuracy | LabelAccuracy | None = None
+    test: Accuracy | LabelAccuracy | None = None
+    size_bytes: int | None = None
+    spec_digest: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    peak_gpu_memory_bytes: int | None = field(default_factory=lambda: peak_gpu_memory_bytes())
+    peak_memory_bytes: int | None = field(default_factory=lambda: peak_memory_bytes())
+    machine: dict[str, Any] = field(default_factory=lambda: machine_info())
+    versions: dict[str, str] = field(default_factory=lambda: package_versions())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the val accuracy's fields stand at the top level."""
+        fields = asdict(self)
+        accuracy = self.accuracy.to_dict() if self.accuracy else {}
+        fields.pop("accuracy")
+        fields["test"] = self.test.to_dict() if self.test else None
+        return {"method": fields.pop("method"), **accuracy, **fields}
