@@ -135,7 +135,7 @@ class Manifest:
 
         Raises
         ------
-        OSError, DownloadError
+        OSError, RemoteIOError
             See `Source.read`.
         """
         return self.source.read(self.samples.ids[row])
@@ -207,7 +207,7 @@ def read_manifest(
     DataLayoutError
         The layout is ambiguous, a class is not in train, there are fewer than two classes, samples leak from train into
         another split, or a table is damaged.
-    DownloadError
+    RemoteIOError
         A connection is lost.
     MissingExtraError
         The format needs a package that is not installed.

@@ -69,7 +69,7 @@ class Extractor(Protocol):
         """Where, when and with what features are made: shown, not compared. Complete after `begin`."""
 
     def extract(self, wanted: Views, done: Views) -> Iterator[Extracted]:
-        """The views that are wanted and not done. Raises DownloadError where a connection is lost."""
+        """The views that are wanted and not done. Raises RemoteIOError where a connection is lost."""
 
     def close(self) -> None:
         """Give back what it holds."""

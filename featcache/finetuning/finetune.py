@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from featcache._utils.folder_lock import locked_folder
+from featcache._utils.locks import exclusive_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
@@ -269,7 +269,7 @@ def finetune(
         )
     with ExitStack() as stack:
         if world.first:
-            stack.enter_context(locked_folder(out, "trained"))
+            stack.enter_context(exclusive_folder(out, "trained"))
         images = None
         if image_cache is not None:
             with watch.phase("image cache"):

@@ -26,14 +26,14 @@ import numpy as np
 import pytest
 
 from commands import toy_cache, write_folder
-from featcache._utils.files import FULL
+from featcache._utils.files import FULL, text_output
 from featcache.backbones.engines import openvino as conversion
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.transfer import pull, push
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate
-from featcache.data.file_listing import draft_of, list_images
+from featcache.data.file_listing import list_images
 from featcache.data.manifest import read_manifest
 from featcache.extraction import update as updating
 from featcache.extraction.extract import extract
@@ -147,7 +147,7 @@ def mend(folder: Path) -> None:
 
 def text_of(word: str) -> Work:
     def run(folder: Path) -> None:
-        with draft_of(folder / "list.csv") as file:
+        with text_output(folder / "list.csv") as file:
             for _ in range(4):
                 file.write(f"{word}\n" * 1000)
                 file.flush()

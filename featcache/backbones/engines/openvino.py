@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.files import draft_folder, lock_folder
+from featcache._utils.files import draft_folder
+from featcache._utils.locks import lock_folder
 from featcache._utils.telemetry import import_openvino
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.core.specs import Precision

@@ -156,7 +156,7 @@ class Source(ABC):
 
         Raises
         ------
-        EmptyFolderError, DataLayoutError, DownloadError, MissingExtraError
+        EmptyFolderError, DataLayoutError, RemoteIOError, MissingExtraError
         """
 
     def sample_ids(self, ignored: Counter[str]) -> list[str]:
@@ -171,7 +171,7 @@ class Source(ABC):
         ------
         OSError
             The sample cannot be read; the text is the reason. The sample is skipped.
-        DownloadError
+        RemoteIOError
             A connection is lost. The command stops.
         """
 

@@ -83,7 +83,7 @@ def index_tar(shard: str, content_of: tuple[str, ...] = (), stopped: Callable[[]
         The file does not exist.
     DataLayoutError
         It is not a complete tar file, or a file whose bytes are to be kept is larger than `MAX_CONTENT`.
-    DownloadError
+    RemoteIOError
         A connection is lost.
     """
     try:
