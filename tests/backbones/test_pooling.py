@@ -51,7 +51,7 @@ def test_a_module_that_works_in_place_later_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "kind", "said"),
+    ("output", "kind", "message"),
     [
         (MAPS, "cls", "it has no class token"),
         (TOKENS[:, 1:], "cls", "it has no class token"),
@@ -59,8 +59,8 @@ def test_a_module_that_works_in_place_later_changes_nothing() -> None:
         ((MAPS, MAPS), "", "it does not give one tensor of 2 to 4 dimensions"),
     ],
 )
-def test_what_cannot_be_pooled_is_said(output: object, kind: str, said: str) -> None:
-    with pytest.raises(ValueError, match=f"^{said}$"):
+def test_what_cannot_be_pooled_is_said(output: object, kind: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
         pool(output, kind)
 
 
