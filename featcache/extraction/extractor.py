@@ -69,7 +69,7 @@ class Extractor(Protocol):
         """Where, when and with what features are made: shown, not compared. Complete after `begin`."""
 
     def extract(self, wanted: Views, done: Views) -> Iterator[Extracted]:
-        """The views that are wanted and not done. Raises DownloadError where a connection is lost."""
+        """The views that are wanted and not done. Raises RemoteIOError where a connection is lost."""
 
     def close(self) -> None:
         """Give back what it holds."""
@@ -80,7 +80,7 @@ class LocalExtractor:
 
     Parameters
     ----------
-    engine, like : see `Backbone.accelerate`; engine None leaves the backbone as it is.
+    engine, like : see `Backbone.select_engine`; engine None leaves the backbone as it is.
     batch_size : views in one forward pass.
     workers, max_pixels, watch : see `ViewLoader`.
     """
@@ -125,7 +125,7 @@ class LocalExtractor:
             self._loader.begin(rows, numbers)
         if self._engine:
             with self._watch.phase("convert"):
-                self._backbone.accelerate(self.spec.view.image_size, self._engine, int(wanted.sum()), self._like)
+                self._backbone.select_engine(self.spec.view.image_size, self._engine, int(wanted.sum()), self._like)
 
     def describe(self) -> dict[str, Any]:
         """See `Extractor`."""
@@ -136,13 +136,13 @@ class LocalExtractor:
         under_way: deque[tuple[Batch, PendingFeatures, int]] = deque()
         backbone = self._backbone
         batch_size = self._batch_size or backbone.batch_size
-        appetite = backbone.appetite(self.spec.view.image_size)
+        max_in_flight = backbone.max_in_flight(self.spec.view.image_size)
         for rows, numbers in like_each_other(wanted, done):
             for batch in self._loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
                 with self._watch.phase("forward"):
                     features = backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
                 under_way.append((batch, features, numbers[0]))
-                while under_way and sum(later.views for later, _, _ in islice(under_way, 1, None)) >= appetite:
+                while under_way and sum(later.views for later, _, _ in islice(under_way, 1, None)) >= max_in_flight:
                     yield self._taken(*under_way.popleft())
         while under_way:
             yield self._taken(*under_way.popleft())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from featcache.core import ray_cluster
 from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, RayCluster, failure_reason, unwrap_ray_error
 from featcache.data.manifest import Manifest
-from featcache.errors import ClusterError, DownloadError
+from featcache.errors import ClusterError, RemoteIOError
 from featcache.extraction.extractor import Extracted, Views, like_each_other
 from featcache.extraction.ray_worker import ExtractionWorker, WorkerConfig, WorkerInfo
 
@@ -248,7 +248,7 @@ def _an_image(manifest: Manifest) -> tuple[Manifest, bytes] | None:
         one = Manifest(manifest.source.part(samples.ids), samples, {})
         try:
             return one, one.read(0)
-        except DownloadError:
+        except RemoteIOError:
             raise
         except OSError:
             continue

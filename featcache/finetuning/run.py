@@ -130,7 +130,7 @@ class FineTuneRun:
 
     def train(self) -> None:
         """Train from the checkpoint, or the start, to the end."""
-        with self.backbone.frozen.exact():
+        with self.backbone.feature_extractor.exact():
             train(
                 self.state,
                 lambda epoch: self._save_between(self._batches.train(epoch)),
@@ -243,7 +243,8 @@ class FineTuneRun:
 
     def _context(self) -> AbstractContextManager[None]:
         """The precision of the forward pass. A head on features computes in fp32."""
-        return self.backbone.frozen.autocast() if self.mode == "all" else self.backbone.frozen.exact()
+        extractor = self.backbone.feature_extractor
+        return extractor.autocast() if self.mode == "all" else extractor.exact()
 
     def _evaluate(self, split: str) -> EvalResult:
         return evaluate_module(self.state.module, self._batches.evaluation(split), self._context, self.world)

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torchvision import models
 
 from commands import drop_hashes
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import build
 from featcache.backbones.stages import find_stages, stage_of
 from featcache.core.model_card import ModelCard
@@ -347,8 +348,8 @@ def test_a_head_of_another_split_is_refused(make_folder: MakeFolder, tmp_path: P
     assert message == (
         f"{tmp_path / 'head'} was fitted on another split: {len(new)} of the val images here are not in the head's val "
         f"(for example {new[0]}); {len(gone)} of the head's val images are not in val here (for example {gone[0]}). "
-        "If it was fitted on images of val, its accuracy on val means nothing. Give the --val-fraction and --split-seed of "
-        "its cache, or fit a head on a cache of this split."
+        "If it was fitted on images of val, its accuracy on val means nothing. Give the --val-fraction and "
+        "--split-seed of its cache, or fit a head on a cache of this split."
     )
 
 
