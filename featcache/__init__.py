@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from featcache.extraction.estimate import Estimate, estimate
     from featcache.extraction.extract import Extraction, extract
     from featcache.extraction.update import Update, repair, update
-    from featcache.finetuning.finetune import FineTune, finetune
+    from featcache.finetuning.finetune import finetune
+    from featcache.finetuning.result import FineTune
     from featcache.heads.fit_head import HeadFit, fit_head
     from featcache.heads.linear import LinearHead
     from featcache.metrics.predictions import HeadComparison, compare_heads
@@ -72,7 +73,7 @@ _HOME = {
     "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
     "Issue": "analysis.doctor.findings",
-    "FineTune": "finetuning.finetune",
+    "FineTune": "finetuning.result",
     "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
     "HeadFit": "heads.fit_head",

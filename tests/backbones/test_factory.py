@@ -135,7 +135,7 @@ def test_update_takes_it_too(head: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_the_users_module_stays_as_it_was_and_a_trained_one_comes_back(data: Path, tmp_path: Path) -> None:
-    finetune(data, tmp_path / "run", backbone=backbone(), recipe=TrainConfig(epochs=1, batch_size=4))
+    finetune(data, tmp_path / "run", backbone=backbone(), config=TrainConfig(epochs=1, batch_size=4))
     module = Own().train()
     before = sha256_of(module.state_dict())
     classifier = Classifier.load(tmp_path / "run", backbone=module, device="cpu")
@@ -223,7 +223,7 @@ def test_a_factory_is_never_called_because_a_file_says_so(
 
 def test_a_run_of_finetune_is_weights_with_its_own_preprocessing(data: Path, tmp_path: Path) -> None:
     name = "timm/test_resnet"
-    options = {"weights": "none", "image_size": 32, "recipe": TrainConfig(epochs=1, batch_size=4)}
+    options = {"weights": "none", "image_size": 32, "config": TrainConfig(epochs=1, batch_size=4)}
     finetune(data, tmp_path / "run", backbone=name, device="cpu", **options)  # type: ignore[arg-type]
     trained = Classifier.load(tmp_path / "run", device="cpu").backbone
     for weights in (tmp_path / "run", tmp_path / "run/network.safetensors"):
