@@ -329,9 +329,9 @@ def test_an_image_is_a_regular_file_of_bounded_size(odd: tuple[Path, str]) -> No
 
 WEIGHTS = """
 import sys
-from featcache.backbones.metadata_cache import known_path
-from featcache.backbones.backbone import load_backbone
-print(known_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
+from featcache.backbones.metadata_cache import metadata_path
+from featcache.backbones.load import load_backbone
+print(metadata_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
 try:
     load_backbone("mobilenet_v2", weights=sys.argv[1])
 except Exception as error:

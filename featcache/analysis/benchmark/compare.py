@@ -18,8 +18,8 @@ from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
 from featcache.analysis.benchmark.routes import ROUTES, changing_weights
 from featcache.analysis.benchmark.runner import BenchmarkRunner
-from featcache.backbones.sources.factory import from_factory, is_factory
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.factory import from_factory, is_factory
+from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import write_json
 from featcache.core.specs import EMBEDDED
