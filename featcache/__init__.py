@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from featcache.analysis.forecast.forecast import Forecast, forecast
     from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates, plan_capacity
     from featcache.analysis.planning.rates import measure_rates
-    from featcache.backbones.backbone import Backbone, load_backbone
+    from featcache.backbones.backbone import Backbone
+    from featcache.backbones.load import load_backbone
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.features import Features
     from featcache.cache.transfer import Transfer, pull, push
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from featcache.extraction.estimate import Estimate, estimate
     from featcache.extraction.extract import Extraction, extract
     from featcache.extraction.update import Update, repair, update
-    from featcache.finetuning.finetune import FineTune, finetune
+    from featcache.finetuning.finetune import finetune
+    from featcache.finetuning.result import FineTune
     from featcache.heads.fit_head import HeadFit, fit_head
     from featcache.heads.linear import LinearHead
     from featcache.metrics.predictions import HeadComparison, compare_heads
@@ -70,7 +72,7 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
-    "FineTune": "finetuning.finetune",
+    "FineTune": "finetuning.result",
     "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
     "HeadFit": "heads.fit_head",
@@ -100,7 +102,7 @@ _HOME = {
     "fit_head": "heads.fit_head",
     "forecast": "analysis.forecast.forecast",
     "label_curve": "analysis.curves",
-    "load_backbone": "backbones.backbone",
+    "load_backbone": "backbones.load",
     "measure_rates": "analysis.planning.rates",
     "plan_capacity": "analysis.planning.capacity",
     "plot_confusion": "reports.figures",

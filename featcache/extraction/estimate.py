@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from featcache._utils.formatting import human_bytes, human_duration
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache, check_spec, partial_path
 from featcache.cache.format.layout import size_needed, wanted_views
 from featcache.cache.reuse import engine_of_unfinished, match_rows
@@ -164,7 +165,7 @@ def estimate(
         else:
             missing = missing - match_rows(cache, manifest.samples, missing, np.empty(0, np.int64)).views
     if own:
-        backbone.accelerate(image_size=spec.view.image_size, engine=engine, views=int(missing.sum()),
+        backbone.select_engine(image_size=spec.view.image_size, engine=engine, views=int(missing.sum()),
                             like=engine_of_unfinished(Path(out)))  # fmt: skip
     cost = measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
     return replace(cost, ignored=manifest.ignored, conflicts=manifest.conflicts())

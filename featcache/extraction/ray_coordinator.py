@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from featcache.core import ray_cluster
 from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, RayCluster, failure_reason, unwrap_ray_error
 from featcache.data.manifest import Manifest
-from featcache.errors import ClusterError, DownloadError
+from featcache.errors import ClusterError, RemoteIOError
 from featcache.extraction.extractor import Extracted, Views, like_each_other
 from featcache.extraction.ray_worker import ExtractionWorker, WorkerConfig, WorkerInfo
 
@@ -144,7 +144,7 @@ class RayExtractor:
                     todo.appendleft((rows[size:], deaths))
                 rows = rows[:size]
                 samples = self._manifest.samples.take(rows)
-                part = Manifest(self._manifest.source.part(samples.ids), samples, {})
+                part = Manifest(self._manifest.source.subset(samples.ids), samples, {})
                 wanted, done = (np.full(len(rows), number) for number in (numbers.stop, numbers.start))
                 stream = worker.actor.extract.options(num_returns="streaming").remote(part, wanted, done)
                 worker.jobs.append(_Job(rows, np.ones(len(rows), bool), deaths, stream, monotonic()))
@@ -245,10 +245,10 @@ def _an_image(manifest: Manifest) -> tuple[Manifest, bytes] | None:
     """One that this machine can read, alone in a manifest, and its bytes."""
     for row in range(min(_LEAST, len(manifest.samples))):
         samples = manifest.samples.take(np.array([row]))
-        one = Manifest(manifest.source.part(samples.ids), samples, {})
+        one = Manifest(manifest.source.subset(samples.ids), samples, {})
         try:
             return one, one.read(0)
-        except DownloadError:
+        except RemoteIOError:
             raise
         except OSError:
             continue

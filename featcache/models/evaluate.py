@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.files import lock_folder, write_files
+from featcache._utils.files import write_files
 from featcache._utils.formatting import csv_row, printable
+from featcache._utils.locks import lock_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
@@ -23,9 +24,9 @@ from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.core.model_folder import CARD
 from featcache.core.samples import SEPARATOR, SPLITS, UNLABELLED, Samples
 from featcache.data.input_notes import SHOWN, input_notes, remark_notes
-from featcache.data.sources.base import SampleListing, SampleRecord
+from featcache.data.sources.base import SampleListing, SampleRecord, Source
 from featcache.data.sources.class_folders import preview
-from featcache.data.sources.registry import Source, open_source
+from featcache.data.sources.registry import open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, judge

@@ -27,9 +27,10 @@ from featcache._utils import remote
 from featcache.backbones.metadata_cache import metadata_path
 from featcache.core.model_card import ModelCard
 from featcache.data.manifest import read_manifest
-from featcache.data.sources.registry import FolderSource, open_source
+from featcache.data.sources.folder import FolderSource
+from featcache.data.sources.registry import open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
-from featcache.errors import DataLayoutError, DownloadError, HeadError, UnreadableImageError
+from featcache.errors import DataLayoutError, HeadError, RemoteIOError, UnreadableImageError
 from featcache.models.inputs import list_inputs
 from featcache.vision.decode import decode, upright_size
 from toys import random_image
@@ -78,7 +79,7 @@ def test_urls_of_other_schemes_and_chains_are_not_opened(url: str, monkeypatch: 
         if url.startswith("https://"):  # one URL of HTTPS, with odd letters in its path
             assert remote.check_url(url) == "https"
             continue
-        with pytest.raises(DownloadError, match=r"is not opened") as caught:
+        with pytest.raises(RemoteIOError, match=r"is not opened") as caught:
             call(url)
         assert "FEATCACHE_SCHEMES" in str(caught.value) or "(::)" in str(caught.value)
     assert opened == []
@@ -101,11 +102,11 @@ def test_the_schemes_are_these_and_those_that_a_user_allows(monkeypatch: pytest.
     code = "from featcache._utils import remote; print(*sorted(remote.SCHEMES))"
     assert run(code).split() == ["file", "gs", "http", "https", "s3"]
     monkeypatch.setattr(remote, "SCHEMES", {"https"})
-    with pytest.raises(DownloadError, match="'abfs', and those that are allowed are https"):
+    with pytest.raises(RemoteIOError, match="'abfs', and those that are allowed are https"):
         remote.check_url("abfs://container/a.jpg")
     monkeypatch.setenv(remote.ALLOWED, "abfs,hf,::,")
     assert remote.check_url("ABFS://container/a.jpg") == "abfs"
-    with pytest.raises(DownloadError, match="chain"):
+    with pytest.raises(RemoteIOError, match="chain"):
         remote.check_url("::://a.jpg")
     remote.allow_scheme("s3")
     assert {"https", "s3"} == remote.SCHEMES
@@ -135,9 +136,9 @@ def test_a_table_runs_nothing(kind: str, tmp_path: Path) -> None:
         table.write_text("path,label\n" + "".join(f"{row['path']},{row['label']}\n" for row in rows))
     else:
         table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(DownloadError, match="its scheme is 'reference'"):
+    with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
         read_manifest(table)
-    with pytest.raises(DownloadError, match="its scheme is 'reference'"):
+    with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
         list_inputs([str(table)], {})
     assert not ran.exists()
 
@@ -174,14 +175,14 @@ def test_an_id_is_no_url_that_the_data_does_not_name(spy: type[Spy], tmp_path: P
     table = tmp_path / "data/list.csv"
     table.write_text("path,label\nspy://here/a/1.png,a\nb/000.png,b\n")
     folder, listed = open_source(tmp_path / "data"), open_source(table)
-    for source in (folder, folder.part(["spy://other/3.png"]), listed, listed.part(["spy://other/3.png"])):
+    for source in (folder, folder.subset(["spy://other/3.png"]), listed, listed.subset(["spy://other/3.png"])):
         with pytest.raises(FileNotFoundError, match="does not list this URL"):
             source.read("spy://other/3.png")
     with pytest.raises(FileNotFoundError, match="does not list this URL"):
         FolderSource("spy://here").read("spy://other/3.png")
     assert spy.asked == []
     before = open_source(table)  # asked before its images were
-    for source in (before, before.part(["spy://here/a/1.png"]), open_source(table).part(["spy://here/a/1.png"])):
+    for source in (before, before.subset(["spy://here/a/1.png"]), open_source(table).subset(["spy://here/a/1.png"])):
         assert source.read("spy://here/a/1.png").startswith(b"\x89PNG")
     assert spy.asked == ["spy://here/a/1.png"] * 3
 
@@ -298,7 +299,8 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
 READ = """
 import sys
 from collections import Counter
-from featcache.data.sources.registry import FolderSource, open_source
+from featcache.data.sources.folder import FolderSource
+from featcache.data.sources.registry import open_source
 from featcache.models.classifier import _read_file
 from featcache.vision.decode import upright_size
 from pathlib import Path
@@ -306,8 +308,8 @@ path = Path(sys.argv[1])
 table = path.with_name("list.csv")
 table.write_text(f"path,label\\n{path},a\\nfile://{path},b\\n")
 listed = open_source(table)
-for read, name in ((FolderSource(str(path.parent)).read, path.name), (FolderSource("/").read, str(path)), (_read_file, str(path)),
-                   (listed.read, f"file://{path}")):
+for read, name in ((FolderSource(str(path.parent)).read, path.name), (FolderSource("/").read, str(path)),
+                   (_read_file, str(path)), (listed.read, f"file://{path}")):
     try:
         print(len(read(name)))
     except OSError as error:
@@ -328,7 +330,7 @@ def test_an_image_is_a_regular_file_of_bounded_size(odd: tuple[Path, str]) -> No
 WEIGHTS = """
 import sys
 from featcache.backbones.metadata_cache import metadata_path
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 print(metadata_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
 try:
     load_backbone("mobilenet_v2", weights=sys.argv[1])
@@ -415,7 +417,7 @@ MEMORY = """
 import sys
 from collections import Counter
 from featcache.errors import FeatcacheError
-from featcache._utils.environment import peak_memory_bytes
+from featcache._utils.report import peak_memory_bytes
 from featcache.data.sources.registry import open_source
 try:
     print(len(open_source(sys.argv[1]).entries(Counter()).entries))
