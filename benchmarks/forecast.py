@@ -78,7 +78,7 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
     test = FeatureCache.open(folder / "cache.h5").features("test")
     cached = head.estimator.predict(np.asarray(test.clean(), np.float32)) == test.y
     runs = {
-        kind: featcache.finetune(data, folder / kind, recipe=recipe, **live, **shared)
+        kind: featcache.finetune(data, folder / kind, config=recipe, **live, **shared)
         for kind, recipe in RECIPES.items()
     }
     best = max(runs, key=lambda kind: runs[kind].best.val_accuracy)

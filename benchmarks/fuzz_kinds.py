@@ -216,7 +216,7 @@ class Models:
         data, cache = photos(folder / "photos"), folder / "cache.h5"
         extract(data, cache, backbone=backbone(), views=1, workers=1)
         fit_head(cache, out=folder / "head")
-        finetune(data, folder / "network", backbone=backbone(), recipe=_recipe(2), workers=1)
+        finetune(data, folder / "network", backbone=backbone(), config=_recipe(2), workers=1)
         return cls(data, folder / "head", folder / "network")
 
 
@@ -373,7 +373,7 @@ def checkpoints(folder: Path) -> list[Target]:
     def use() -> Any:
         config = load_config(path)
         state, again = load_checkpoint(path)
-        found = finetune(models.data, models.network, backbone=backbone(), recipe=_recipe(3), resume=True, workers=1)
+        found = finetune(models.data, models.network, backbone=backbone(), config=_recipe(3), resume=True, workers=1)
         for file, content in kept.items():
             file.write_bytes(content)
         module = [value.numpy().tobytes() for value in state["module"].values()]

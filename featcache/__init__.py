@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from featcache.extraction.estimate import Estimate, estimate
     from featcache.extraction.extract import Extraction, extract
     from featcache.extraction.update import Update, repair, update
-    from featcache.finetuning.finetune import FineTune, finetune
+    from featcache.finetuning.finetune import finetune
+    from featcache.finetuning.result import FineTune
     from featcache.heads.fit_head import HeadFit, fit_head
     from featcache.heads.linear import LinearHead
     from featcache.metrics.predictions import HeadComparison, compare_heads
@@ -61,8 +62,8 @@ _HOME = {
     "Cluster": "core.ray_cluster",
     "Comparison": "analysis.benchmark.outcomes",
     "Curve": "analysis.curves",
-    "DoctorReport": "analysis.doctor.findings",
     "Difference": "cache.verify",
+    "DoctorReport": "analysis.doctor.findings",
     "Estimate": "extraction.estimate",
     "Evaluation": "models.evaluate",
     "Exported": "models.export.export",
@@ -71,11 +72,11 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
-    "Issue": "analysis.doctor.findings",
-    "FineTune": "finetuning.finetune",
+    "FineTune": "finetuning.result",
     "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
     "HeadFit": "heads.fit_head",
+    "Issue": "analysis.doctor.findings",
     "LinearHead": "heads.linear",
     "Manifest": "data.manifest",
     "Prediction": "models.prediction",
@@ -92,9 +93,9 @@ _HOME = {
     "benchmark": "analysis.benchmark.compare",
     "compare_heads": "metrics.predictions",
     "diff": "cache.verify",
+    "doctor": "analysis.doctor.examine",
     "estimate": "extraction.estimate",
     "evaluate": "models.evaluate",
-    "doctor": "analysis.doctor.examine",
     "export": "models.export.export",
     "extract": "extraction.extract",
     "finetune": "finetuning.finetune",
@@ -130,8 +131,8 @@ __all__ = [
     "Cluster",
     "Comparison",
     "Curve",
-    "DoctorReport",
     "Difference",
+    "DoctorReport",
     "Estimate",
     "Evaluation",
     "Exported",
@@ -140,11 +141,11 @@ __all__ = [
     "FeatcacheError",
     "FeatureCache",
     "Features",
-    "Issue",
     "FineTune",
     "Forecast",
     "HeadComparison",
     "HeadFit",
+    "Issue",
     "LinearHead",
     "Manifest",
     "Prediction",
@@ -161,9 +162,9 @@ __all__ = [
     "benchmark",
     "compare_heads",
     "diff",
+    "doctor",
     "estimate",
     "evaluate",
-    "doctor",
     "export",
     "extract",
     "finetune",

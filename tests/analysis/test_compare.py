@@ -124,7 +124,7 @@ def test_a_live_route_is_finetune(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, route: str, mode: Any, weights: str
 ) -> None:
     direct = finetune(
-        data, tmp_path / "run", mode=mode, weights=weights, recipe=TrainConfig(**RECIPE), **SIZE
+        data, tmp_path / "run", mode=mode, weights=weights, config=TrainConfig(**RECIPE), **SIZE
     ).to_dict()
     (found,) = _results(real[1], route)
     assert found["spec_digest"] == direct["spec_digest"]

@@ -183,7 +183,8 @@ def _finetune(order: RouteTask, progress: Progress) -> dict[str, Any]:
     if (order["mode"], precision) == ("all", "auto"):
         precision = trainable_precision(order["device"])
     order = _given(order, precision)
-    return finetune(progress=progress, **order).to_dict()
+    config = order.pop("recipe")
+    return finetune(progress=progress, config=config, **order).to_dict()
 
 
 def _curve(order: RouteTask, progress: Progress) -> dict[str, Any]:
