@@ -40,7 +40,7 @@ from scipy.stats import spearmanr
 
 import featcache
 from featcache import FeatureCache, TrainConfig
-from featcache.analysis.forecast.forecast import LEAST_GAIN, TERMS, Record
+from featcache.analysis.forecast.forecast import MIN_GAIN, TERMS, Record
 from featcache.metrics.significance import paired_test
 
 LITE, MOBILE = "efficientnet_lite0", "mobilenet_v2"
@@ -97,7 +97,7 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
         "val_accuracy": {kind: [epoch.val_accuracy for epoch in run.history] for kind, run in runs.items()},
         "gain": gain,
         "p": compared.p,
-        "paid": bool(gain >= LEAST_GAIN and compared.p < SIGNIFICANT),
+        "paid": bool(gain >= MIN_GAIN and compared.p < SIGNIFICANT),
         "said": found.pays,
         "forecast": {key: value for key, value in found.to_dict().items() if key != "record"},
         "seconds": {
@@ -150,7 +150,7 @@ def page(figures: dict[str, Any]) -> str:
     lines = [
         "# Does `featcache forecast` know whether fine-tuning pays?",
         "",
-        f"The rule was {record_}. {TERMS}. Written by benchmarks/forecast.py from forecast.json, commit "
+        f"{record_} {TERMS}. Written by benchmarks/forecast.py from forecast.json, commit "
         f"{figures['versions']['commit']}.",
         "",
         f"| {' | '.join(head)} |",
@@ -186,7 +186,7 @@ def main() -> None:
     print(table(pairs), file=sys.stderr)
     counted = count(pairs)
     pretrained = [pair for pair in pairs if pair["weights"] != "none"]
-    print(f"The rule was {counted}. {TERMS}.", file=sys.stderr)
+    print(f"{counted} {TERMS}.", file=sys.stderr)
     figures = {
         "record": {**counted._asdict(), "pairs": counted.pairs, "right": counted.right},
         "rank correlation with the gain": correlations(pairs),

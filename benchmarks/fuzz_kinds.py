@@ -47,7 +47,7 @@ from featcache.heads.io import load_head, save_head
 from featcache.heads.registry import HEADS, classify, fit_estimator, make_head
 from featcache.metrics.predictions import compare_heads, read_predictions
 from featcache.models.load import open_model
-from featcache.reports.show import confusion_picture, curve_picture, history_picture, reliability_picture
+from featcache.reports.model_figures import confusion_figure, curve_figure, history_figure, reliability_figure
 from featcache.training.checkpoint import load_checkpoint, load_config
 from featcache.training.config import TrainConfig
 from featcache.vision.decode import decode_and_check, upright_size
@@ -244,8 +244,8 @@ def cards(folder: Path) -> list[Target]:
 
     def use(place: Path) -> Any:
         found = read_model(place)
-        confusion_picture(place)
-        reliability_picture(place)
+        confusion_figure(place)
+        reliability_figure(place)
         compare_heads(place, place)
         return found
 
@@ -286,7 +286,7 @@ def old_model_files(folder: Path) -> list[Target]:
         rows = read_predictions(place)
         compare_heads(place, place)
         if all(row.probabilities for row in rows):
-            reliability_picture(place)
+            reliability_figure(place)
         return rows
 
     network, predictions = models.network / "network.safetensors", models.head / "val.csv"
@@ -302,7 +302,7 @@ def reports(folder: Path) -> list[Target]:
     report = models.network / "run.json"
 
     def use() -> Any:
-        found = history_picture(models.network)
+        found = history_figure(models.network)
         prepare_folder(models.network, "run")
         found()
         return found.args[0]
@@ -604,7 +604,7 @@ def benchmark_files(folder: Path) -> list[Target]:
         _claim(folder, settings, overwrite=False)
 
     def drawn() -> Any:
-        found = curve_picture(report)
+        found = curve_figure(report)
         found()
         return str(found.args[0])
 

@@ -42,7 +42,7 @@ from featcache.reports.plots import plot_capacity
 from featcache.reports.style import save
 from featcache.vision.demo_datasets import ants_bees
 
-EXAMPLE = {"forward_s": 1 / 5000, "on_gpu": True, "cores": 16, "row_s": 1 / 50e6}
+EXAMPLE = {"forward_s": 1 / 5000, "on_gpu": True, "cores": 16, "solver_s_per_row": 1 / 50e6}
 SETS = ((5_000, 256, 10, 1.0), (5_000, 256, 10, 3.0), (20_000, 512, 100, 2.0))
 
 
@@ -72,7 +72,7 @@ def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, An
     for repeat in range(repeats):
         rates = measure_rates(str(data), views=views)
         plan = plan_capacity(rates, [n], [1], hashed=True)
-        written.append(rates.driver_s - RAY_S)
+        written.append(rates.write_s_per_image - RAY_S)
         told = plan.scenarios[0].seconds["extract"]
         seconds = []
         for name, cluster in (("alone", None), ("ray", Cluster())):

@@ -72,7 +72,7 @@ def test_a_benchmark_runs_a_network_of_ones_own_in_its_processes(data: Path, her
 
 def test_a_factory_that_draws_other_weights_each_time_is_refused(data: Path, here: Path) -> None:
     text = refused("benchmark", data, "-o", "out", "--routes", "cached", "--backbone", "ownnet4:drawn", *SMALL)
-    assert "ownnet4:drawn returns other weights each time" in text
+    assert "ownnet4:drawn returns other weights in each call" in text
     assert not (here / "out").exists()
 
 
