@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from featcache._utils.formatting import human_bytes, human_duration
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.results import NotebookResult
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.mismatch import check_spec
@@ -166,7 +167,7 @@ def estimate(
         else:
             missing = missing - match_rows(cache, manifest.samples, missing, np.empty(0, np.int64)).views
     if own:
-        backbone.accelerate(image_size=spec.view.image_size, engine=engine, views=int(missing.sum()),
+        backbone.select_engine(image_size=spec.view.image_size, engine=engine, views=int(missing.sum()),
                             like=engine_of_unfinished(Path(out)))  # fmt: skip
     cost = measure(Path(out), manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
     return replace(cost, ignored=manifest.ignored, conflicts=manifest.conflicts())

@@ -16,9 +16,10 @@ from featcache._utils.formatting import human_bytes, printable
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.paths import on_disk
@@ -153,7 +154,7 @@ def extract(
     data : folder or CSV manifest, see `read_manifest`, or a Manifest.
     backbone : a name, see `load_backbone`, or a Backbone; then weights, device, precision, layers and engine are
         its own.
-    engine : what runs the network: "pytorch", "compiled", "openvino", or "auto", see `Backbone.accelerate`.
+    engine : what runs the network: "pytorch", "compiled", "openvino", or "auto", see `Backbone.select_engine`.
     image_size : pixels; None takes the network's own.
     batch_size : views, not images, in one forward pass; None takes 32, on a GPU 256.
     seed : of the augmentation, and of the weights where they are drawn. max_pixels : larger images count as unreadable.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import package_versions
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone
+from featcache.backbones.encoder import Encoder
 from featcache.backbones.engines.base import EngineName, PendingFeatures
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
@@ -80,7 +80,7 @@ class LocalExtractor:
 
     Parameters
     ----------
-    engine, like : see `Backbone.accelerate`; engine None leaves the backbone as it is.
+    engine, like : see `Backbone.select_engine`; engine None leaves the backbone as it is.
     batch_size : views in one forward pass.
     workers, max_pixels, watch : see `ViewLoader`.
     """
@@ -88,7 +88,7 @@ class LocalExtractor:
     def __init__(
         self,
         manifest: Manifest,
-        backbone: Backbone,
+        backbone: Encoder,
         spec: ExtractSpec,
         *,
         engine: EngineName | None = "auto",
@@ -98,7 +98,7 @@ class LocalExtractor:
         max_pixels: int = MAX_PIXELS,
         watch: PhaseTimer | None = None,
     ) -> None:
-        self.spec, self.dims = spec, backbone.dims
+        self.spec, self.dims = spec, dict(backbone.dims)
         self._backbone, self._engine, self._like, self._batch_size = backbone, engine, like, batch_size
         self._watch = watch or PhaseTimer()
         self._loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=self._watch)
@@ -125,7 +125,7 @@ class LocalExtractor:
             self._loader.begin(rows, numbers)
         if self._engine:
             with self._watch.phase("convert"):
-                self._backbone.accelerate(self.spec.view.image_size, self._engine, int(wanted.sum()), self._like)
+                self._backbone.select_engine(self.spec.view.image_size, self._engine, int(wanted.sum()), self._like)
 
     def describe(self) -> dict[str, Any]:
         """See `Extractor`."""
@@ -136,13 +136,13 @@ class LocalExtractor:
         under_way: deque[tuple[Batch, PendingFeatures, int]] = deque()
         backbone = self._backbone
         batch_size = self._batch_size or backbone.batch_size
-        appetite = backbone.appetite(self.spec.view.image_size)
+        max_in_flight = backbone.max_in_flight
         for rows, numbers in like_each_other(wanted, done):
             for batch in self._loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
                 with self._watch.phase("forward"):
                     features = backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
                 under_way.append((batch, features, numbers[0]))
-                while under_way and sum(later.views for later, _, _ in islice(under_way, 1, None)) >= appetite:
+                while under_way and sum(later.views for later, _, _ in islice(under_way, 1, None)) >= max_in_flight:
                     yield self._taken(*under_way.popleft())
         while under_way:
             yield self._taken(*under_way.popleft())
@@ -158,7 +158,7 @@ class LocalExtractor:
         return Extracted(batch.rows, {layer: values.reshape(b, v, -1) for layer, values in flat.items()}, first_view)
 
 
-def describe(backbone: Backbone) -> dict[str, Any]:
+def describe(backbone: Encoder) -> dict[str, Any]:
     """Where, when and with what features are made."""
     return {
         "weights": backbone.weights,

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.environment import keep_freed_memory
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
+from featcache.backbones.load import load_backbone
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import ClusterError
@@ -85,7 +86,7 @@ class ExtractionWorker:
         self._backbone = given if isinstance(given, Backbone) else load_backbone(**given, lazy=True)
         self._spec = self._backbone.extract_spec(**order.spec)
         if not isinstance(given, Backbone):
-            self._backbone.accelerate(self._spec.view.image_size, order.engine, views, order.like)
+            self._backbone.select_engine(self._spec.view.image_size, order.engine, views, order.like)
         self._rehearse()
         one = self._backbone
         return WorkerInfo(host, self._spec, one.dims, describe(one), one.device_name, one.precision, one.note)

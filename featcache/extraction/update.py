@@ -18,7 +18,7 @@ from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
-from featcache.backbones.sources.factory import network_for
+from featcache.backbones.load import load_backbone_of
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Machine(TypedDict, total=False):
     """What decides how fast features are made, not their values, and what is called on the way: as in `extract`.
 
-    backbone : the network, where it is the user's own, see `network_for`.
+    backbone : the network, where it is the user's own, see `load_backbone_of`.
     """
 
     batch_size: int | None
@@ -312,7 +312,7 @@ def _renew(
     )
     if backbone:
         like = str(old.provenance.get("engine", ""))
-        backbone.accelerate(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()), like)
+        backbone.select_engine(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()), like)
         result = replace(result, note=backbone.note)
     if dry_run:
         if backbone:
@@ -363,7 +363,7 @@ def network_of(
 ) -> Backbone:
     """The network that made a cache. Raises BackboneError; CacheMismatchError : its weights are others now."""
     spec = old.spec
-    network = network_for(
+    network = load_backbone_of(
         spec,
         old.path,
         backbone=backbone,

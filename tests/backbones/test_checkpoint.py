@@ -1,5 +1,5 @@
-"""Weights files as trainers and libraries write them load to the weights that are in them, and it is said what was
-done; what does not fit is refused with the nearest reason.
+"""Weights files of trainers and libraries load to the weights in them, with a note on what was changed; a file that
+does not fit is refused with the nearest reason.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources import timm as timm_networks
 from featcache.backbones.sources import torchvision as torchvision_networks
+from featcache.backbones.sources.registry import SOURCES
+from featcache.backbones.weights import adapt as adapting
 from featcache.backbones.weights.adapt import adapt
 from featcache.backbones.weights.checkpoint import StateDict, read_checkpoint
-from featcache.backbones.weights.load import adapt as state_dicts
 from featcache.backbones.weights.load import sha256_of
 from featcache.errors import BackboneError
 
@@ -176,8 +177,8 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "Lightning with settings of one's own": (
         lambda s: {"state_dict": prefixed(s, "net."), "hyper_parameters": {"settings": Settings(), "kind": Kind.LARGE}},
-        "took state_dict, stripped the prefix net.; objects of tests.test_checkpoints.Kind, "
-        "tests.test_checkpoints.Settings are not read",
+        "took state_dict, stripped the prefix net.; objects of tests.backbones.test_checkpoint.Kind, "
+        "tests.backbones.test_checkpoint.Settings are not read",
     ),
     "Hydra": (
         lambda s: {
@@ -226,7 +227,8 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "message_hub": {"log_scalars": {"lr": Settings()}},
         },
         "took state_dict, stripped the prefix backbone., left out 1 tensors that are no part of this network (for "
-        "example head.fc.weight); objects of tests.test_checkpoints.List, tests.test_checkpoints.Settings are not read",
+        "example head.fc.weight); objects of tests.backbones.test_checkpoint.List, "
+        "tests.backbones.test_checkpoint.Settings are not read",
     ),
     "VISSL": (
         lambda s: {
@@ -242,7 +244,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "opt": {"state": [{"mom": torch.ones(2)}], "hypers": List([{"lr": 0.1}])},
         },
         "took model, stripped the prefix 0.model., left out 1 tensors that are no part of this network (for example "
-        "1.2.weight); objects of tests.test_checkpoints.List are not read",
+        "1.2.weight); objects of tests.backbones.test_checkpoint.List are not read",
     ),
     "fastai": (
         lambda s: {"model": {**prefixed(numbered(s), "0."), "1.2.weight": torch.ones(2)}, "opt": {}},
@@ -321,7 +323,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "folds": (lambda s: {"folds": [s, other(s)]}, "took folds.0, folds.1 would fit, too (--weights-key)"),
     "a dict of one's own": (
         lambda s: {"model": s, "settings": Dict(a=1, b=Dict())},
-        "took model; objects of tests.test_checkpoints.Dict are not read",
+        "took model; objects of tests.backbones.test_checkpoint.Dict are not read",
     ),
     "a defaultdict": (lambda s: collections.defaultdict(None, s), ""),
     "an OrderedDict without versions": (lambda s: OrderedDict(s), ""),
@@ -376,7 +378,7 @@ def test_a_key_that_is_not_there_is_refused_with_those_that_are(network: nn.Modu
 def test_what_was_done_is_said_again_where_the_network_is_known(network: nn.Module, tmp_path: Path) -> None:
     first = loaded(prefixed(network.state_dict(), "module."), tmp_path, lazy=True)
     again = load_backbone(NAME, weights=first.weights, device="cpu", lazy=True)
-    assert not hasattr(again._given, "state_dict")
+    assert not hasattr(again._module, "state_dict")
     assert again.note == first.note == "w.pth: stripped the prefix module."
 
 
@@ -432,7 +434,7 @@ def test_nan_in_the_classifier_which_is_not_used_is_no_obstacle(
 
 
 class Trap:
-    """Makes a folder where it is unpickled by a loader that calls what the file names."""
+    """Creates a folder if the unpickler calls functions that the file names."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -442,10 +444,10 @@ class Trap:
 
 
 class Call:
-    """Calls a function where it is unpickled by a loader that calls what the file names."""
+    """Calls a function if the unpickler calls functions that the file names."""
 
-    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
-        self.call = (function, given)
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = (function, args)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.call
@@ -465,7 +467,7 @@ def test_values_beside_the_weights_run_no_code(beside: str, network: nn.Module, 
 
 
 def test_a_refusal_names_the_functions_of_python_alone_that_it_is_for(network: nn.Module, tmp_path: Path) -> None:
-    """Foreign classes beside them, which have stand-ins, are no reason."""
+    """Foreign classes in the same file have stand-ins and are not reported."""
     content = {"model": network.state_dict(), "cfg": Settings(), "x": [Call(eval, "1"), Call(os.mkdir, "x")]}
     with pytest.raises(BackboneError) as error:
         loaded(content, tmp_path)
@@ -473,7 +475,7 @@ def test_a_refusal_names_the_functions_of_python_alone_that_it_is_for(network: n
 
 
 def test_harmless_values_are_not_built(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their classes are named by the file, and never called."""
+    """The file names their classes, which are never called."""
     content = {"model": network.state_dict(), "args": argparse.Namespace(a=1), "acc": np.float64(0.5)}
     torch.save(content, tmp_path / "w.pth")
     monkeypatch.setattr(argparse.Namespace, "__setattr__", lambda *_: 1 / 0)
@@ -659,7 +661,7 @@ def test_a_file_that_is_something_else_is_called_that(kind: str, tmp_path: Path)
         load_backbone(NAME, weights=str(tmp_path / "w.pth"), device="cpu")
     assert str(error.value).startswith(f"{tmp_path / 'w.pth'} is not a file of plain weights (")
     assert reason in str(error.value)
-    assert "weights_only" not in str(error.value)  # PyTorch's advice, to execute the file
+    assert "weights_only" not in str(error.value)  # PyTorch advises to execute the file
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -714,7 +716,7 @@ def test_positions_of_torchvisions_vit_are_interpolated_as_torchvision_does() ->
     narrow, wide = (models.VisionTransformer(size, 32, 1, 1, 8, 16) for size in (64, 96))
     nn.init.normal_(wide.encoder.pos_embedding)
     states = [StateDict("", wide.state_dict())]
-    conversions = torchvision_networks.conversions("vit_b_32", narrow)
+    conversions = torchvision_networks._conversions("vit_b_32", narrow)
     adapted = adapt(narrow, states, ["heads.head"], "w.pth", conversions=conversions)
     expected = models.vision_transformer.interpolate_embeddings(64, 32, OrderedDict(wide.state_dict()))
     assert torch.equal(adapted.state["encoder.pos_embedding"], expected["encoder.pos_embedding"])
@@ -799,14 +801,14 @@ AUXILIARIES: dict[str, Callable[[State], State]] = {
 @pytest.mark.parametrize("network", ["googlenet", "inception_v3"])
 def test_auxiliary_classifiers_of_any_kind_are_no_obstacle(network: str) -> None:
     torch.manual_seed(0)
-    whole = models.get_model(network, weights=None, init_weights=False)
-    state = OrderedDict(whole.state_dict())
+    model = models.get_model(network, weights=None, init_weights=False)
+    state = OrderedDict(model.state_dict())
     assert any(name.startswith(AUXILIARY) for name in state)
     used = {name: value for name, value in state.items() if not name.startswith((*AUXILIARY, "fc."))}
     for write in AUXILIARIES.values():
-        adapted = adapt(whole, [StateDict("", OrderedDict(write(state)))], ["fc"], "w.pth")
-        found = {name: value for name, value in adapted.state.items() if not name.startswith((*AUXILIARY, "fc."))}
-        assert sha256_of(found) == sha256_of(used)
+        adapted = adapt(model, [StateDict("", OrderedDict(write(state)))], ["fc"], "w.pth")
+        fitted = {name: value for name, value in adapted.state.items() if not name.startswith((*AUXILIARY, "fc."))}
+        assert sha256_of(fitted) == sha256_of(used)
         assert adapted.note == ""
 
 
@@ -817,24 +819,24 @@ def test_register_tokens_that_a_network_does_not_have_are_not_left_out(tmp_path:
 
 
 def test_foreign_names_are_converted_as_timm_does() -> None:
-    """Swin's own files downsample at the end of a stage, and keep buffers."""
+    """Swin's published files downsample at the end of a stage, and contain buffers."""
     torch.manual_seed(0)
     small = {"depths": (1, 1, 1, 1), "embed_dim": 8, "num_heads": (1, 1, 1, 1)}
     network, conversions = timm_networks._create_with_filter("swin_tiny_patch4_window7_224", small)
-    own = {}
+    state = {}
     for key, value in network.state_dict().items():
         parts = key.split(".")
         if parts[0] == "layers" and parts[2] == "downsample":
             parts[1] = str(int(parts[1]) - 1)
-        own[".".join(parts).replace("head.fc.", "head.")] = value
-    own["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
-    adapted = adapt(network, [StateDict("model", OrderedDict(own))], ["head.fc"], "w.pth", conversions=conversions)
+        state[".".join(parts).replace("head.fc.", "head.")] = value
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
+    adapted = adapt(network, [StateDict("model", OrderedDict(state))], ["head.fc"], "w.pth", conversions=conversions)
     assert sha256_of(adapted.state) == sha256_of(network.state_dict())
     assert adapted.note == "took model, converted names as timm does"
 
 
 def test_conversions_that_take_the_state_dict_alone_convert_as_well(tmp_path: Path) -> None:
-    """timm's of VGG and RegNet do."""
+    """As timm's conversions of VGG and RegNet."""
     torch.manual_seed(0)
     other = models.get_model("regnet_y_400mf", weights=None).eval()
     backbone = loaded(other.state_dict(), tmp_path, "timm/regnety_004")
@@ -855,22 +857,22 @@ def test_a_safetensors_file_without_versions_loads(tmp_path: Path) -> None:
 
 
 def published(name: str, state: State) -> OrderedDict[str, Tensor]:
-    """Names, counters and versions as in the file that torchvision publishes, which may be older than its code."""
-    found = OrderedDict(state)
+    """Names, counters and versions of the file that torchvision publishes, which may be older than its code."""
+    file = OrderedDict(state)
     old_counters = ("vgg", "resnet", "densenet", "inception", "googlenet", "wide_resnet", "resnext", "squeezenet")
     if name.startswith(old_counters):
-        found = OrderedDict((key, value) for key, value in found.items() if not key.endswith("num_batches_tracked"))
+        file = OrderedDict((key, value) for key, value in file.items() if not key.endswith("num_batches_tracked"))
     if name.startswith("densenet"):
         old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
-        return OrderedDict((old.sub(r"\1.\2.", key), value) for key, value in found.items())
+        return OrderedDict((old.sub(r"\1.\2.", key), value) for key, value in file.items())
     if name.startswith("vit_"):
         return OrderedDict(
             (key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."), value)
-            for key, value in found.items()
+            for key, value in file.items()
         )
     if name.startswith("mnasnet"):
-        found._metadata = state._metadata  # type: ignore[attr-defined]
-    return found
+        file._metadata = state._metadata  # type: ignore[attr-defined]
+    return file
 
 
 FAMILIES = [
@@ -896,7 +898,7 @@ FAMILIES = [
     "vit_h_14",
     "wide_resnet50_2",
 ]
-NETWORKS = torchvision_networks.names() if os.environ.get("FEATCACHE_ALL_NETWORKS") else FAMILIES
+NETWORKS = SOURCES.get("torchvision").names() if os.environ.get("FEATCACHE_ALL_NETWORKS") else FAMILIES
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -910,20 +912,20 @@ def test_published_files_are_taken_where_torchvision_takes_them(name: str, monke
         options = {"image_size": entry.meta["min_size"][0]}
     blocks = models.regnet.BlockParams.from_init_params
 
-    def block_params(*given: Any, **named: Any) -> Any:
-        with torch.device("cpu"):  # it counts with tensors
-            return blocks(*given, **named)
+    def block_params(*args: Any, **kwargs: Any) -> Any:
+        with torch.device("cpu"):  # it computes with tensors
+            return blocks(*args, **kwargs)
 
     monkeypatch.setattr(models.regnet.BlockParams, "from_init_params", block_params)
     with torch.device("meta"):
         network = models.get_model(name, weights=None, **options)
         file = published(name, network.state_dict())
         monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: copy.copy(file))
-        monkeypatch.setattr(state_dicts, "_refuse_not_plain", lambda *_: None)  # which refuses tensors without data
-        monkeypatch.setattr(state_dicts, "_refuse_nan", lambda *_: None)  # which looks at data
+        monkeypatch.setattr(adapting, "_check_dense", lambda *_: None)  # it rejects tensors without data
+        monkeypatch.setattr(adapting, "_check_nan", lambda *_: None)  # it reads data
         models.get_model(name, weights=entry)
-        built = torchvision_networks.build(name, "pretrained", None)
-    classifier = torchvision_networks.classifier_name(name, network)
+        built = SOURCES.get("torchvision").build(name, "pretrained", None)
+    (classifier,) = SOURCES.get("torchvision").classifiers(name, network)
     expected = {key for key in network.state_dict() if not key.startswith((f"{classifier}.", *AUXILIARY))}
     assert built.module.state_dict().keys() == expected
     assert built.note == ""
@@ -936,8 +938,9 @@ def test_published_files_give_the_weights_that_torchvision_loads(name: str, monk
     entry = models.get_model_weights(name).DEFAULT
     monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: copy.copy(file))
     expected = models.get_model(name, weights=entry)
-    built = torchvision_networks.build(name, "pretrained", None)
-    torchvision_networks._remove_classifier(expected, torchvision_networks.classifier_name(name, expected))
+    built = SOURCES.get("torchvision").build(name, "pretrained", None)
+    (classifier,) = SOURCES.get("torchvision").classifiers(name, expected)
+    torchvision_networks._remove_classifier(expected, classifier)
     assert sha256_of(built.module.state_dict()) == sha256_of(expected.state_dict())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,9 @@ import torch
 
 from commands import in_process
 from featcache.backbones import devices, metadata_cache
-from featcache.backbones.backbone import load_backbone
 from featcache.backbones.devices import resolve_device
 from featcache.backbones.engines import base as engines
+from featcache.backbones.load import load_backbone
 from featcache.backbones.metadata_cache import BackboneMetadata, load_metadata, metadata_path, store_metadata
 from featcache.backbones.sources import registry
 from featcache.cache.feature_cache import FeatureCache
@@ -23,7 +25,7 @@ from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 
-NETWORK = {"weights": "none", "device": "cpu", "lazy": True}
+NETWORK = {"weights": "none", "device": "cpu", "precision": "fp32", "lazy": True}
 KNOWN = BackboneMetadata(
     "0" * 64,
     {"penultimate": 3},
@@ -33,7 +35,7 @@ STRANGE = [
     json.dumps({"weights_sha256": "0" * 64, "dims": dims, "preprocessing": preprocessing})
     for dims, preprocessing in (({"penultimate": 3}, None), ({"penultimate": "3"}, KNOWN.preprocessing), ([], {}))
 ]
-needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
+needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO has no wheel for this machine")
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +48,18 @@ def test_what_was_learnt_is_what_the_network_is(monkeypatch: pytest.MonkeyPatch)
     first = load_backbone("squeezenet1_1", **NETWORK)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     expected = first.embed(pixels)
-    built = []
+    builds = []
     build = registry.build
-    monkeypatch.setattr(registry, "build", lambda *given: built.append(given) or build(*given))
+    monkeypatch.setattr(registry, "build", lambda *args: builds.append(args) or build(*args))
     second = load_backbone("squeezenet1_1", **NETWORK)
     for name in ("weights_sha256", "dims", "mean", "std", "image_size", "resize_size", "interpolation", "layers"):
         assert getattr(second, name) == getattr(first, name)
     assert second.extract_spec(image_size=None, augment="crop", seed=1, views=2, dtype="float32") == first.extract_spec(
         image_size=None, augment="crop", seed=1, views=2, dtype="float32"
     )
-    assert built == []
+    assert builds == []
     np.testing.assert_array_equal(second.embed(pixels), expected)
-    assert built == [("squeezenet1_1", "none", 0, None)]
+    assert builds == [("squeezenet1_1", "none", 0, None)]
 
 
 def test_only_who_asks_for_it_gets_a_lazy_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,12 +105,43 @@ def test_all_that_decides_a_network_is_in_the_name(tmp_path: Path, monkeypatch: 
     ]
     with monkeypatch.context() as patch:
         patch.setattr(metadata_cache.importlib.metadata, "version", lambda package: "0.0.1")
-        patch.setattr(metadata_cache, "_installed", metadata_cache._installed.__wrapped__)
+        patch.setattr(metadata_cache, "_versions", metadata_cache._versions.__wrapped__)
         paths.append(metadata_path("a", "pretrained", ["x"], 0))
     assert len(set(paths)) == len(paths)
     other.write_bytes(b"1")
     assert metadata_path("a", str(other), ["x"], 0) == metadata_path("a", str(file), ["x"], 0)
     assert metadata_path("a", str(tmp_path / "none.pth"), ["x"], 0) is None
+
+
+def test_all_code_that_decides_a_network_is_in_the_name() -> None:
+    """Every module that the room imports, except helpers that do not decide what a network computes."""
+    package = Path(metadata_cache.__file__).parents[1]
+    files = set(metadata_cache.code_files())
+    imported = set()
+    for path in (package / "backbones").rglob("*.py"):
+        assert path in files
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("featcache."):
+                imported.add(node.module)
+    helpers = {"featcache._utils", "featcache.errors"}
+    for module in sorted(name for name in imported if ".".join(name.split(".")[:2]) not in helpers):
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert Path(str(spec.origin)) in files, module
+    assert "featcache.core.layer_names" in imported
+
+
+def test_an_edited_module_changes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_cache, "code_sha256", metadata_cache.code_sha256.__wrapped__)
+    files = metadata_cache.code_files()
+    before = metadata_path("resnet18", "pretrained", ["x"], 0)
+    assert metadata_path("resnet18", "pretrained", ["x"], 0) == before
+    for number, path in enumerate(files):
+        edited = tmp_path / path.name
+        edited.write_bytes(path.read_bytes() + b"#")
+        changed = [*files[:number], edited, *files[number + 1 :]]
+        monkeypatch.setattr(metadata_cache, "code_files", lambda changed=changed: changed)
+        assert metadata_path("resnet18", "pretrained", ["x"], 0) != before
 
 
 def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:
@@ -138,8 +171,8 @@ print(done.cache.provenance["engine"], sorted({"torchvision", "timm", "sklearn"}
 def test_an_extraction_that_is_not_the_first_builds_no_network(split_folder: Path, tmp_path: Path) -> None:
     options = {"backbone": "squeezenet1_1", "weights": "none", "device": "cpu", "views": 1, "image_size": 64}
     first = extract(split_folder, tmp_path / "a.h5", engine="openvino", **options).cache
-    ran = in_process(AGAIN, split_folder, tmp_path / "b.h5")
-    assert ran.stdout == "openvino []\n", ran.stderr
+    process = in_process(AGAIN, split_folder, tmp_path / "b.h5")
+    assert process.stdout == "openvino []\n", process.stderr
     second = FeatureCache.open(tmp_path / "b.h5")
     assert second.spec == first.spec
     np.testing.assert_array_equal(second.features("train").x, first.features("train").x)
@@ -156,15 +189,15 @@ def test_predicting_builds_no_network_either(
     classifier = Classifier.load(tmp_path / "head", device="cpu")
     assert classifier.backbone.engine == "openvino"
     rows = cache.samples.rows("val")
-    found = classifier.predict([split_folder / cache.samples.ids[row] for row in rows])
+    predictions = classifier.predict([split_folder / cache.samples.ids[row] for row in rows])
     expected = [cache.samples.classes[label] for label in cache.samples.labels[rows]]
-    assert [one.label for one in found] == expected
+    assert [prediction.label for prediction in predictions] == expected
 
 
 def test_pytorch_is_asked_for_a_gpu_where_one_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for likely, expected in ((False, "cpu"), (True, "cuda")):
-        monkeypatch.setattr(devices, "_accelerator_is_likely", lambda found=likely: found)
+        monkeypatch.setattr(devices, "_accelerator_is_likely", lambda answer=likely: answer)
         assert resolve_device("auto") == expected
 
 
@@ -175,8 +208,8 @@ def test_elsewhere_than_on_linux_pytorch_is_asked(platform: str, monkeypatch: py
 
 
 def test_on_linux_a_gpu_has_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    there: Callable[[str], bool]
+    exists: Callable[[str], bool]
     monkeypatch.setattr(devices.sys, "platform", "linux")
-    for there, expected in ((lambda path: path == "/dev/nvidia0", True), (lambda path: False, False)):
-        monkeypatch.setattr(devices.os.path, "exists", there)
+    for exists, expected in ((lambda path: path == "/dev/nvidia0", True), (lambda path: False, False)):
+        monkeypatch.setattr(devices.os.path, "exists", exists)
         assert devices._accelerator_is_likely() is expected

@@ -1,4 +1,4 @@
-"""Weights: the same hash however stored, loaded strictly but for the classifier, and never run as code."""
+"""Weights: the same hash in every file format, loaded strictly except for the classifier, never executed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbones.backbone import load_backbone
-from featcache.backbones.weights.load import download_folder, load_state, read_state, sha256_of
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.torchvision import download_folder
+from featcache.backbones.weights.load import load_state, read_state, sha256_of
 from featcache.errors import BackboneError
 from toys import toy_backbone
 
@@ -38,7 +39,7 @@ def state() -> dict[str, Tensor]:
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty download folder, and a network that nothing comes from."""
+    """An empty download folder without a connection."""
 
     def refuse(*_: object, **__: object) -> None:
         raise URLError("no route to host")
@@ -82,28 +83,31 @@ def test_the_hash_of_a_backbone_covers_its_batchnorm_statistics() -> None:
 def test_pth_and_safetensors_of_one_state_have_one_hash(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pth")
     save_file(state, tmp_path / "a.safetensors")
-    pth, safe = (load_backbone(NAME, weights=str(tmp_path / name), device="cpu") for name in ("a.pth", "a.safetensors"))
+    pth, safe = (
+        load_backbone(NAME, weights=str(tmp_path / name), device="cpu", precision="fp32")
+        for name in ("a.pth", "a.safetensors")
+    )
     assert pth.weights_sha256 == safe.weights_sha256
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pth.embed(pixels), safe.embed(pixels))
-    random = load_backbone(NAME, weights="none", device="cpu")
+    random = load_backbone(NAME, weights="none", device="cpu", precision="fp32")
     assert random.weights_sha256 != pth.weights_sha256
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 def test_a_file_gives_the_tensors_that_were_saved(state: dict[str, Tensor], tmp_path: Path, name: str) -> None:
     (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
-    found = read_state(tmp_path / name)
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[key], state[key]) for key in state)
+    loaded = read_state(tmp_path / name)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
 def test_a_nested_state_dict_is_found(tmp_path: Path, key: str) -> None:
     torch.save({key: {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "a.pth")
-    found = read_state(tmp_path / "a.pth")
-    assert list(found) == ["a"]
-    assert torch.equal(found["a"], torch.ones(2))
+    loaded = read_state(tmp_path / "a.pth")
+    assert list(loaded) == ["a"]
+    assert torch.equal(loaded["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("value", [[torch.ones(2)], {"a": 3}, {"epoch": 3, "weights": torch.ones(2)}, 7])
@@ -234,7 +238,7 @@ def test_pretrained_weights_in_the_download_folder_need_no_network(
 ) -> None:
     offline.mkdir(parents=True)
     torch.save(state, offline / "squeezenet1_1-b8a52dc0.pth")
-    found = load_backbone(NAME, device="cpu")
-    given = load_backbone(NAME, weights=str(offline / "squeezenet1_1-b8a52dc0.pth"), device="cpu")
-    assert found.weights == "pretrained"
-    assert found.weights_sha256 == given.weights_sha256
+    pretrained = load_backbone(NAME, device="cpu")
+    from_file = load_backbone(NAME, weights=str(offline / "squeezenet1_1-b8a52dc0.pth"), device="cpu")
+    assert pretrained.weights == "pretrained"
+    assert pretrained.weights_sha256 == from_file.weights_sha256

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, precision_recall_curve
 
 from commands import as_json, done, refused
-from featcache.backbones.sources import factory
+from featcache.backbones import load as backbone_loading
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import FILE, ModelCard
 from featcache.core.splitting import assign_folds
@@ -222,7 +222,7 @@ def cache(data: Path) -> FeatureCache:
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a saved head loads by the name in its card is the toy."""
-    monkeypatch.setattr(factory, "load_backbone", lambda *_, **__: toy_backbone())
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda *_, **__: toy_backbone())
 
 
 def figures(fit: HeadFit) -> LabelAccuracy:
@@ -463,11 +463,9 @@ def test_a_run_that_begins_with_a_head_does_not_take_its_thresholds(
     fit_head(cache, tmp_path / "head", thresholds=0.9)
     recipe = TrainConfig(epochs=1, batch_size=8, lr=1e-6)
     found = finetune(
-        data, tmp_path / "run", backbone=toy_backbone(), mode="head", init_head=tmp_path / "head", recipe=recipe
+        data, tmp_path / "run", backbone=toy_backbone(), mode="head", init_head=tmp_path / "head", config=recipe
     )
-    assert (
-        f"the thresholds of {tmp_path / 'head'} are not taken over: this run decides every label at 0.5" in found.notes
-    )
+    assert f"the thresholds of {tmp_path / 'head'} are not used: this run decides every label at 0.5" in found.notes
     assert ModelCard.read(tmp_path / "run").thresholds is None
     with (tmp_path / "run" / "val.csv").open(newline="") as file:
         for row in csv.DictReader(file):

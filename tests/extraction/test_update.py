@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from commands import COUNTS, write_folder
 from featcache._utils import progress_bar
+from featcache.backbones import load as backbone_loading
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
-from featcache.backbones.sources import factory
 from featcache.cache import reuse
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import partial_path
@@ -59,7 +59,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
         return backbone
 
     Counting.shown = 0
-    monkeypatch.setattr(factory, "load_backbone", load)
+    monkeypatch.setattr(backbone_loading, "load_backbone", load)
     return Counting
 
 
@@ -252,7 +252,7 @@ def test_other_weights_are_refused(data: Path, path: Path, monkeypatch: pytest.M
             self.norm.running_mean = self.norm.running_mean + 1
 
     add(data)
-    monkeypatch.setattr(factory, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
     with pytest.raises(CacheMismatchError, match=r"was made with weights .*Give the right file with --weights"):
         update(path, data)
 
@@ -378,7 +378,7 @@ def test_two_updates_at_once_leave_right_rows(
     data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relabel(data)
-    find = updating.find_origins
+    find = updating.match_rows
 
     def overtaken(*arguments: Any) -> Any:
         monkeypatch.setattr(updating, "match_rows", find)

@@ -102,7 +102,7 @@ def tune(folder: Path, epochs_before_a_stop: int = 9) -> None:
             raise StopError
 
     run = folder / "run"
-    options = {"backbone": trainable_backbone(), "recipe": TrainConfig(epochs=2, batch_size=4), "workers": 1}
+    options = {"backbone": trainable_backbone(), "config": TrainConfig(epochs=2, batch_size=4), "workers": 1}
     finetune(folder / "photos", run, resume=run.exists(), on_epoch=stop, **options)
 
 
@@ -277,9 +277,9 @@ def converted(word: str) -> Work:
         path = folder / "home/toy-1234.xml"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(conversion, "import_openvino", lambda: SimpleNamespace(save_model=save_model))
-            with conversion._saved(word.encode() * 2000, path) as draft:
+            with conversion._draft(word.encode() * 2000, path) as draft:
                 if draft:
-                    conversion._keep(draft, path)
+                    conversion._save(draft, path)
 
     return run
 
@@ -287,7 +287,7 @@ def converted(word: str) -> Work:
 def conversion_state(folder: Path) -> object:
     """What a reader takes: nothing where the hash is not that of both files."""
     path = folder / "home/toy-1234.xml"
-    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion._is_sound(path) else None
+    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion._is_valid(path) else None
 
 
 def sort_by(how: str) -> Work:

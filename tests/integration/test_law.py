@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.core.specs import Augment
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
@@ -32,7 +33,7 @@ def from_cache(data: Path, out: Path, recipe: TrainConfig, backbone: Backbone, *
 
 def live(data: Path, out: Path, recipe: TrainConfig, backbone: Backbone, **options: Any) -> Any:
     """History and head of the frozen network run in every epoch."""
-    run = finetune(data, out, backbone=backbone, mode="head", recipe=recipe, **options)
+    run = finetune(data, out, backbone=backbone, mode="head", config=recipe, **options)
     return run.history, load_head(out / "head.safetensors")
 
 

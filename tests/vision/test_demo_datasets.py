@@ -20,7 +20,7 @@ from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from commands import write_folder
-from featcache.backbones.metadata_cache import kept_path
+from featcache.backbones.metadata_cache import cache_path
 from featcache.errors import DatasetError, FeatcacheError, RemoteIOError
 from featcache.vision import demo_datasets
 from featcache.vision.demo_datasets import ANTS_BEES_SHA256, ants_bees, fetch, prepare, tree_sha256, write_digits
@@ -319,7 +319,7 @@ def test_without_a_home_downloads_are_refused_with_the_cure_and_networks_are_not
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(FeatcacheError, match=r"no home folder .* Set XDG_CACHE_HOME to a folder"):
         ants_bees()
-    assert kept_path(".json", "a") is None
+    assert cache_path(".json", "a") is None
 
 
 def test_the_real_photos_are_those_of_the_tutorial(ants_bees: Path) -> None:
