@@ -10,12 +10,12 @@ from featcache.errors import CacheError
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:
-    """Where a cache lies while it is being made."""
+    """Name of a cache file that is being written."""
     return Path(f"{os.fspath(path)}.partial")
 
 
 def on_disk(path: str | os.PathLike[str]) -> Path:
-    """Where a cache is to be written: a link stays one, what it leads to is written. Raises CacheError for a URL."""
+    """The file to write for a cache: the target of a symbolic link. Raises CacheError for a URL."""
     if remote.is_url(path):
         raise CacheError(
             f"{os.fspath(path)}: a cache is written on a disk. Give a file; `featcache push` copies it to a URL, and "
