@@ -294,7 +294,7 @@ def test_what_is_not_there_is_not_asked_for_again(root: Path, tmp_path: Path, er
 @pytest.mark.parametrize(("status", "again"), [(500, True), (503, True), (429, True), (403, False), (404, False)])
 def test_which_answers_of_a_server_are_worth_another_try(status: int, again: bool) -> None:
     error = type("ClientResponseError", (Exception,), {"status": status})()
-    assert remote._may_pass(error) is again
+    assert remote._is_transient(error) is again
 
 
 ODD_NAMES = ("50%.png", "a b+c.png", "a#1.png", "why?.png", "größe.png", "a&amp;b.png", "%41.png", "it's (1), [2].png")
