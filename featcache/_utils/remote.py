@@ -308,8 +308,8 @@ def _with_retries(url: str, call: Callable[[], Any], action: str = "read") -> An
     except Exception as error:  # file systems raise errors of any type
         again = "" if action == "written" else ": it goes on where it stopped"
         raise RemoteIOError(
-            f"{url} cannot be {action}: {first_line(error)}. Check the address and your access to it, then run the same "
-            f"command again{again}."
+            f"{url} cannot be {action}: {first_line(error)}. Check the address and your access to it, then run the "
+            f"same command again{again}."
         ) from error
 
 
