@@ -104,7 +104,7 @@ def test_a_head_on_an_own_network_asks_for_it(head: Path) -> None:
     with pytest.raises(BackboneError) as error:
         Classifier.load(head)
     assert str(error.value) == (
-        f"{head} was made with a network of your own, 'mine', of which it holds the name alone. Give it again: "
+        f"{head} was made with your own network 'mine', and stores only its name. Pass the network: "
         "--backbone MODULE:FACTORY, or backbone=... in Python."
     )
 
@@ -142,7 +142,7 @@ def test_the_users_module_stays_as_it_was_and_a_trained_one_comes_back(data: Pat
     assert sha256_of(module.state_dict()) == before
     assert module.training
     assert len(classifier.predict(data / "val/a/000.png")) == 1
-    with pytest.raises(BackboneError, match="a network of your own, 'mine'"):
+    with pytest.raises(BackboneError, match="your own network 'mine'"):
         Classifier.load(tmp_path / "run")
 
 
@@ -156,8 +156,8 @@ def test_it_is_exported_as_a_graph_alone(head: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (Maps(), r"mine gives \(1, 6, 7, 7\) for one picture, and features are \(1, d\)"),
-        (Pairs(), r"mine gives a dict, not a tensor of features \(b, d\)"),
+        (Maps(), r"mine returns \(1, 6, 7, 7\) for one image, expected features \(1, d\)"),
+        (Pairs(), r"mine returns a dict, expected a tensor of features \(b, d\)"),
     ],
 )
 def test_what_is_no_features_is_refused_before_the_work(module: nn.Module, reason: str) -> None:
@@ -168,7 +168,7 @@ def test_what_is_no_features_is_refused_before_the_work(module: nn.Module, reaso
 def test_features_that_are_never_finite_are_refused_before_the_work() -> None:
     module = Own()
     nn.init.constant_(module.layer.bias, float("nan"))
-    with pytest.raises(BackboneError, match="mine gives features that are not finite, whatever the picture"):
+    with pytest.raises(BackboneError, match="mine returns features that are not finite for any image"):
         backbone(module)
 
 
@@ -183,7 +183,7 @@ def test_the_command_line_takes_a_factory_and_asks_for_it_again(
     assert (spec.backbone, spec.view.image_size, spec.mean) == ("wrapped", 16, (0.5, 0.5, 0.5))
     assert (spec.std, spec.view.interpolation) == ((0.2, 0.3, 0.4), "bicubic")
     as_json("fit-head", "f.h5", "-o", "head", "--head", "centroid")
-    assert "a network of your own, 'wrapped'" in refused("predict", "head", data / "val")
+    assert "your own network 'wrapped'" in refused("predict", "head", data / "val")
     predicted = as_json("predict", "head", data / "val", "--backbone", "ownnet:build")
     assert len(predicted["predictions"]) == 4
     assert "--backbone MODULE:FACTORY" in refused("evaluate", "head", data)
@@ -202,8 +202,8 @@ def test_a_plain_module_is_named_by_its_factory(tmp_path: Path, monkeypatch: pyt
     assert (backbone.name, backbone.dims) == ("ownnet2:build", {"penultimate": 6, "layer": 6})
     with pytest.raises(BackboneError) as error:
         call_factory("ownnet2:broken")
-    assert str(error.value) == "ownnet2:broken gives no network: ValueError: no such GPU"
-    with pytest.raises(BackboneError, match=r"^ownnet2:text returns a str; a factory returns an nn\.Module"):
+    assert str(error.value) == "the factory ownnet2:broken failed: ValueError: no such GPU"
+    with pytest.raises(BackboneError, match=r"^ownnet2:text returns a str; a factory must return an nn\.Module"):
         call_factory("ownnet2:text")
     with pytest.raises(BackboneError, match="ModuleNotFoundError"):
         call_factory("nowhere.at.all:build")
@@ -332,7 +332,7 @@ def test_a_folder_that_timm_wrote_has_its_own_preprocessing(tmp_path: Path) -> N
         preprocessing["std"],
         backbone.weights_sha256,
     )
-    assert "pictures are resized bilinear, not lanczos" in backbone.note
+    assert "images are resized bilinear, not lanczos" in backbone.note
     assert json.loads((tmp_path / "net/config.json").read_text())["architecture"] == "test_resnet"
     with pytest.raises(BackboneError, match=r"has no config\.json: timm/local-dir:"):
         load_backbone(f"timm/local-dir:{tmp_path}", device="cpu")
