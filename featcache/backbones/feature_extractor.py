@@ -63,9 +63,7 @@ class FeatureExtractor(nn.Module):
         self._activations[PENULTIMATE] = features
         for layer in self._layers:
             if layer not in self._activations:
-                raise BackboneError(
-                    f"layer {layer} of {self._name} is not used in a forward pass. Choose another layer."
-                )
+                raise BackboneError(f"layer {layer} of {self._name} is not used in the forward pass. Choose another.")
         return tuple(self._activations[layer] for layer in self._layers)
 
     def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:

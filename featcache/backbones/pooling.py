@@ -117,5 +117,6 @@ def check_layer(network: nn.Module, name: str, layer: str) -> None:
     if module not in dict(network.named_modules()) or not module:
         parts = ", ".join(child for child, _ in network.named_children())
         raise BackboneError(
-            f"{name} has no layer {module!r}; its parts are {parts}. `--layers {STAGES}` selects the ends of its stages."
+            f"{name} has no layer {module!r}; its parts are {parts}. "
+            f"`--layers {STAGES}` selects the ends of its stages."
         )

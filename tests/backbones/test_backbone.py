@@ -295,8 +295,8 @@ def test_an_unknown_layer_is_refused_with_the_names_of_the_stages() -> None:
     with pytest.raises(BackboneError) as error:
         load_backbone("squeezenet1_1", weights="none", layers=("layer9",), device="cpu")
     assert str(error.value) == (
-        "squeezenet1_1 has no layer 'layer9'; its parts are features, classifier. `--layers stages` selects the ends of "
-        "its stages."
+        "squeezenet1_1 has no layer 'layer9'; its parts are features, classifier. `--layers stages` selects the ends "
+        "of its stages."
     )
 
 
@@ -502,9 +502,9 @@ def test_a_repository_without_its_config_is_asked_for_once(
     with pytest.raises(BackboneError) as error:
         load_backbone("timm/hf-hub:me/net", weights=weights.replace("FILE", str(tmp_path / "FILE")), device="cpu")
     assert str(error.value) == (
-        "the config of timm/hf-hub:me/net is not available (no route to host). Put config.json and model.safetensors of "
-        "me/net into the Hugging Face cache (HUB) or use the embedded --backbone efficientnet_lite0, which needs no "
-        "network."
+        "the config of timm/hf-hub:me/net is not available (no route to host). Put config.json and model.safetensors "
+        "of me/net into the Hugging Face cache (HUB) or use the embedded --backbone efficientnet_lite0, which needs no "
+        "download."
     )
     assert len(requests) == 1
 
@@ -540,9 +540,7 @@ def test_a_repository_that_was_downloaded_loads_offline_with_its_own_preprocessi
 def test_a_folder_without_weights_names_what_belongs_there(tmp_path: Path) -> None:
     timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(
-        BackboneError, match=rf"are not available \(.*\)\. Put model\.safetensors into {tmp_path}, pass"
-    ):
+    with pytest.raises(BackboneError, match=rf"not available \(.*\)\. Put model\.safetensors into {tmp_path}, pass"):
         load_backbone(f"timm/local-dir:{tmp_path}", device="cpu")
 
 

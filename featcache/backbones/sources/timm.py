@@ -205,8 +205,8 @@ def _check_patches(name: str, network: nn.Module, image_size: int) -> None:
             patch = max(embedding.patch_size)
             if image_size % patch and not embedding.dynamic_img_pad:
                 raise BackboneError(
-                    f"{name} cuts images into patches of {patch} pixels, and {image_size} is not a multiple of {patch}: "
-                    f"choose {sizes_near(image_size, patch)}"
+                    f"{name} cuts images into patches of {patch} pixels, and {image_size} is not a "
+                    f"multiple of {patch}: choose {sizes_near(image_size, patch)}"
                 )
             return  # the later ones merge patches
 
@@ -301,8 +301,8 @@ def _not_available(name: str, model: str, reason: str, published: bool = True) -
     what, otherwise = ("pretrained weights", ", pass --weights PATH,") if published else ("config", "")
     verb = "are" if published else "is"
     return BackboneError(
-        f"the {what} of {name} {verb} not available ({reason}). {cure}{otherwise} or use the embedded --backbone {EMBEDDED}, "
-        "which needs no download."
+        f"the {what} of {name} {verb} not available ({reason}). {cure}{otherwise} or use the embedded "
+        f"--backbone {EMBEDDED}, which needs no download."
     )
 
 
