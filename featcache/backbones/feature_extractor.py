@@ -63,7 +63,9 @@ class FeatureExtractor(nn.Module):
         self._activations[PENULTIMATE] = features
         for layer in self._layers:
             if layer not in self._activations:
-                raise BackboneError(f"layer {layer} of {self._name} is not used in the forward pass. Choose another.")
+                raise BackboneError(
+                    f"layer {layer} of {self._name} is not used in the forward pass. Choose another layer."
+                )
         return tuple(self._activations[layer] for layer in self._layers)
 
     def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:

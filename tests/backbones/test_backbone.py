@@ -306,7 +306,7 @@ def test_a_layer_that_no_picture_passes_is_refused(precision: str) -> None:
         load_backbone(layers=("penultimate", "blocks.0.0.drop_path"), device="cpu", precision=precision)
     assert (
         str(error.value)
-        == "layer blocks.0.0.drop_path of efficientnet_lite0 is not used in a forward pass. Choose another layer."
+        == "layer blocks.0.0.drop_path of efficientnet_lite0 is not used in the forward pass. Choose another layer."
     )
 
 

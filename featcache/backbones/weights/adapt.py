@@ -118,8 +118,8 @@ def _describe_misfit(nearest: FitResult, fitter: StateFitter, source: object, un
     after = (f" (having {nearest.changes})" if nearest.changes else "") + unread
     if missing and len(missing) == nearest.n_lacking and fitter.buffers == set(missing):
         return (
-            f"the weights in {source} lack {len(missing)} buffers (for example {missing[0]}){after}. The file seems to hold "
-            "only the parameters: save model.state_dict(), which includes the statistics of BatchNorm."
+            f"the weights in {source} lack {len(missing)} buffers (for example {missing[0]}){after}. The file seems to "
+            "hold only the parameters: save model.state_dict(), which includes the statistics of BatchNorm."
         )
     if 2 * nearest.n_lacking > nearest.needed:
         return (
