@@ -183,7 +183,7 @@ def test_weights_that_are_not_to_be_had_name_the_ways_out(
     monkeypatch.setattr(timm, "create_model", offline)
     message = refused("extract", data, *out, "--backbone", "timm/resnet18")
     assert message.startswith("the pretrained weights of timm/resnet18 are not available (")
-    assert "give --weights PATH" in message
+    assert "pass --weights PATH" in message
 
 
 def test_a_weights_file_that_is_none_is_refused(data: Path, tmp_path: Path) -> None:
