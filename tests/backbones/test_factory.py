@@ -212,14 +212,12 @@ def test_a_plain_module_is_named_by_its_factory(tmp_path: Path, monkeypatch: pyt
 def test_a_factory_is_never_called_because_a_file_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "uncalled_factory.py").write_text(FACTORY)
+    (tmp_path / "idle_factory.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
-    extract(
-        data, tmp_path / "f.h5", backbone=from_factory("uncalled_factory:build", device="cpu"), views=0, image_size=32
-    )
+    extract(data, tmp_path / "f.h5", backbone=from_factory("idle_factory:build", device="cpu"), views=0, image_size=32)
     fit_head(tmp_path / "f.h5", tmp_path / "head", head="centroid")
-    (tmp_path / "uncalled_factory.py").write_text("raise SystemExit('imported')")
-    with pytest.raises(BackboneError, match="--backbone uncalled_factory:build, or backbone="):
+    (tmp_path / "idle_factory.py").write_text("raise SystemExit('imported')")
+    with pytest.raises(BackboneError, match="--backbone idle_factory:build, or backbone="):
         Classifier.load(tmp_path / "head")
 
 
