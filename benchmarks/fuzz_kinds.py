@@ -460,7 +460,7 @@ def manifests(folder: Path) -> list[Target]:
 
 
 def _skipping(data: Path, **more: Any) -> Any:
-    """Options for manifests with missing images."""
+    """Read a manifest whose images may be missing."""
     samples = read_manifest(data, **more).samples
     return samples.ids, samples.classes, samples.labels.tobytes(), samples.split.tobytes(), samples.groups
 
