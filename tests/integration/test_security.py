@@ -299,14 +299,14 @@ READ = """
 import sys
 from collections import Counter
 from featcache.data.sources.registry import Folder, open_source
-from featcache.models.classifier import _read_file
+from featcache._utils.regular_files import read_regular
 from featcache.vision.decode import upright_size
 from pathlib import Path
 path = Path(sys.argv[1])
 table = path.with_name("list.csv")
 table.write_text(f"path,label\\n{path},a\\nfile://{path},b\\n")
 listed = open_source(table)
-for read, name in ((Folder(str(path.parent)).read, path.name), (Folder("/").read, str(path)), (_read_file, str(path)),
+for read, name in ((Folder(str(path.parent)).read, path.name), (Folder("/").read, str(path)), (read_regular, str(path)),
                    (listed.read, f"file://{path}")):
     try:
         print(len(read(name)))

@@ -50,7 +50,7 @@ def test_on_its_own_val_a_model_reaches_what_it_reached(data: Path, model: Path,
     for name in ("accuracy", "log_loss", "confusion"):
         np.testing.assert_allclose(found.accuracy.to_dict()[name], own[name], atol=1e-4)
     assert (found.splits, found.left_out) == ({"val": 5}, {"train": 13})
-    assert "5 val images (13 train images left out: --split all takes them)" in str(found)
+    assert "5 val images (13 train images left out: --split all includes them)" in str(found)
     assert (tmp_path / "out/val.csv").read_text() == (model / "val.csv").read_text()
     assert compare_heads(model, tmp_path / "out").test.n == 5
 
@@ -77,7 +77,7 @@ def test_other_data_is_counted_class_by_class(model: Path, tmp_path: Path) -> No
         ("wasps", predicted[f"wasps/{number:03d}.png"]) for number in range(2)
     ]
     text = done("evaluate", model, new, "--device", "cpu")
-    assert "2 images of 1 classes that the model does not know are not in the figures: wasps 2" in text
+    assert "2 images of 1 classes that the model does not know are not counted: wasps 2" in text
     right = sum(labels[name] == predicted[name] for name in known)
     assert f"counted as wrong, they make the accuracy {right / 9:.4f}" in text
     assert "on its own 5 val images it reached" in text
@@ -106,13 +106,13 @@ def test_several_labels_are_judged_label_by_label(tmp_path: Path) -> None:
     (tmp_path / "pictures/pink.csv").write_text(text)
     pink = evaluate(tmp_path / "model", tmp_path / "pictures/pink.csv", device="cpu")
     assert (pink.accuracy.n, pink.unknown) == (8, {"pink": 1})
-    assert "labels that the model does not know are not in the figures: pink 1" in str(pink)
+    assert "labels that the model does not know are not counted: pink 1" in str(pink)
 
 
 def test_what_cannot_be_evaluated_is_refused(data: Path, model: Path, tmp_path: Path) -> None:
     flat = write_folder(tmp_path / "flat", {"cats": 2, "dogs": 2})
     message = refused("evaluate", model, flat)
-    assert "no class in common: the images are of cats, dogs, the model knows ants, bees" in message
+    assert "no class in common: the images have the classes cats, dogs, the model has ants, bees" in message
     with pytest.raises(DataLayoutError, match="has no splits, so --split val"):
         evaluate(model, write_folder(tmp_path / "plain", {"ants": 2, "bees": 2}), split="val")
     with pytest.raises(EmptyFolderError, match="no labelled images in test"):
@@ -121,7 +121,7 @@ def test_what_cannot_be_evaluated_is_refused(data: Path, model: Path, tmp_path: 
     cache_of(tmp_path / "c.h5", (x, np.arange(6) % 2), (x[:, 0], np.arange(6) % 2))
     for more in ([], ["--overwrite"]):  # no advice that would not help
         said = refused("evaluate", model, data, "-o", model, *more)
-        assert said == f"{model} holds a model, whose own figures would be replaced. Give another folder."
+        assert said == f"{model} holds a model, whose own metrics would be replaced. Give another folder."
     assert "is not a saved model" in refused("evaluate", tmp_path, data)
 
 

@@ -147,8 +147,8 @@ def test_a_class_that_is_no_folder_s_name_is_refused(name: str, how: How, tmp_pa
     with pytest.raises(DataLayoutError) as caught:
         FileSorter(tmp_path / "out", how, ("ants", name))
     assert str(caught.value) == (
-        f"the class {name!r} cannot be the name of a folder: it is empty or too long, begins with a dot, or has a "
-        "slash or a control character in it. Nothing was sorted."
+        f"the class {name!r} cannot be the name of a folder: it is empty or too long, begins with a dot, or "
+        "contains a slash or a control character. No file was sorted."
     )
 
 
@@ -164,14 +164,14 @@ def test_a_file_where_a_folder_shall_be_is_refused(taken: str, tmp_path: Path) -
     write(tmp_path / taken, b"")
     with pytest.raises(DataLayoutError) as caught:
         FileSorter(tmp_path / "out", "link", CLASSES)
-    assert str(caught.value) == f"{tmp_path / taken} is no folder, but files shall go into it. Nothing was sorted."
+    assert str(caught.value) == f"{tmp_path / taken} is not a folder, but files are sorted into it. No file was sorted."
 
 
 def test_pictures_of_several_labels_are_linked_into_each_and_never_moved(tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError) as caught:
         FileSorter(tmp_path / "out", "move", CLASSES, multilabel=True)
     assert str(caught.value) == (
-        "this model gives a picture several labels, and a file can be moved to one place only. Link to it."
+        "this model gives an image several labels, and a file can be moved to one folder only. Use links."
     )
     with pytest.raises(DataLayoutError, match=r"^the class '\.\.\|ants' cannot be"):
         FileSorter(tmp_path / "out", "link", ("..|ants", "bees"), multilabel=True)
@@ -247,8 +247,8 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(
     file = write(tmp_path / "in/a.jpg", b"a")
     write(tmp_path / "out/ants/a.jpg", b"there")
     sorter = FileSorter(tmp_path / "out", "move", CLASSES)
-    holder = sorter._holder
-    monkeypatch.setattr(sorter, "_holder", lambda path: None if path.name == "a.jpg" else holder(path))
+    content_at = sorter._content_at
+    monkeypatch.setattr(sorter, "_content_at", lambda path: None if path.name == "a.jpg" else content_at(path))
     with no_link(number):
         found = put(sorter, file)
     assert places(found) == [(str(tmp_path / "out/ants/a-2.jpg"),)]
@@ -281,7 +281,7 @@ def test_a_file_that_may_not_leave_is_in_both_places_and_said_to_be(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     (found,) = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
-    assert found.error == f"could not be moved: Permission denied; it is at {tmp_path / 'out/ants/a.jpg'}, too"
+    assert found.error == f"could not be moved: Permission denied; a copy is at {tmp_path / 'out/ants/a.jpg'}"
     assert names(tmp_path) == ["in/a.jpg", "out/ants/a.jpg"]
 
 
