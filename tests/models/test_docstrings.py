@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public classes and functions that train, predict, evaluate, export and serve."""
+"""The examples in docstrings of public classes and functions that train, predict, evaluate, export and serve."""
 
 from __future__ import annotations
 
