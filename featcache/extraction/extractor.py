@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import package_versions
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone
+from featcache.backbones.encoder import Encoder
 from featcache.backbones.engines.base import EngineName, PendingFeatures
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
@@ -88,7 +88,7 @@ class LocalExtractor:
     def __init__(
         self,
         manifest: Manifest,
-        backbone: Backbone,
+        backbone: Encoder,
         spec: ExtractSpec,
         *,
         engine: EngineName | None = "auto",
@@ -98,7 +98,7 @@ class LocalExtractor:
         max_pixels: int = MAX_PIXELS,
         watch: PhaseTimer | None = None,
     ) -> None:
-        self.spec, self.dims = spec, backbone.dims
+        self.spec, self.dims = spec, dict(backbone.dims)
         self._backbone, self._engine, self._like, self._batch_size = backbone, engine, like, batch_size
         self._watch = watch or PhaseTimer()
         self._loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=self._watch)
@@ -136,7 +136,7 @@ class LocalExtractor:
         under_way: deque[tuple[Batch, PendingFeatures, int]] = deque()
         backbone = self._backbone
         batch_size = self._batch_size or backbone.batch_size
-        max_in_flight = backbone.max_in_flight(self.spec.view.image_size)
+        max_in_flight = backbone.max_in_flight
         for rows, numbers in like_each_other(wanted, done):
             for batch in self._loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
                 with self._watch.phase("forward"):
@@ -158,7 +158,7 @@ class LocalExtractor:
         return Extracted(batch.rows, {layer: values.reshape(b, v, -1) for layer, values in flat.items()}, first_view)
 
 
-def describe(backbone: Backbone) -> dict[str, Any]:
+def describe(backbone: Encoder) -> dict[str, Any]:
     """Where, when and with what features are made."""
     return {
         "weights": backbone.weights,

@@ -144,7 +144,7 @@ class RayExtractor:
                     todo.appendleft((rows[size:], deaths))
                 rows = rows[:size]
                 samples = self._manifest.samples.take(rows)
-                part = Manifest(self._manifest.source.part(samples.ids), samples, {})
+                part = Manifest(self._manifest.source.subset(samples.ids), samples, {})
                 wanted, done = (np.full(len(rows), number) for number in (numbers.stop, numbers.start))
                 stream = worker.actor.extract.options(num_returns="streaming").remote(part, wanted, done)
                 worker.jobs.append(_Job(rows, np.ones(len(rows), bool), deaths, stream, monotonic()))
@@ -245,7 +245,7 @@ def _an_image(manifest: Manifest) -> tuple[Manifest, bytes] | None:
     """One that this machine can read, alone in a manifest, and its bytes."""
     for row in range(min(_LEAST, len(manifest.samples))):
         samples = manifest.samples.take(np.array([row]))
-        one = Manifest(manifest.source.part(samples.ids), samples, {})
+        one = Manifest(manifest.source.subset(samples.ids), samples, {})
         try:
             return one, one.read(0)
         except RemoteIOError:

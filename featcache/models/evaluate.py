@@ -16,9 +16,9 @@ from featcache._utils.timing import PhaseTimer
 from featcache.core.model_card import REPORT, as_json, prepare_folder
 from featcache.core.model_folder import CARD
 from featcache.core.samples import SPLITS, UNLABELLED
-from featcache.data.sources.base import SampleListing, SampleRecord
+from featcache.data.sources.base import SampleListing, SampleRecord, Source
 from featcache.data.sources.class_folders import preview
-from featcache.data.sources.registry import Source, open_source
+from featcache.data.sources.registry import open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.metrics.multilabel import judge
 from featcache.metrics.predictions import FILE, predictions_csv

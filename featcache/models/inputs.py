@@ -18,10 +18,8 @@ from featcache.data.file_listing import find_images, walk
 from featcache.data.file_types import describe_ignored, why_no_image
 from featcache.data.image_names import is_image_name
 from featcache.data.input_notes import input_notes
-from featcache.data.sources.huggingface import find_image_tables, is_saved_dataset
-from featcache.data.sources.registry import Source, open_source
-from featcache.data.sources.table import is_table
-from featcache.data.sources.tar import is_shards
+from featcache.data.sources.base import Source
+from featcache.data.sources.registry import is_collection, open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
 from featcache.vision.decode import Picture, is_picture
 
@@ -116,22 +114,14 @@ def list_inputs(names: Sequence[str], missing: dict[str, str], ignored: Counter[
     return images
 
 
-def is_collection(name: str) -> bool:
-    """Whether a name is that of a table, tar files or a saved data set, whose images may not be files."""
-    if is_shards(name) or is_table(name):
-        return True
-    return os.path.isdir(name) and (is_saved_dataset(Path(name)) or bool(find_image_tables(name)))
-
-
 def images_of(source: Source, names: Iterable[str]) -> list[Image]:
     """The images of a source: the path of an image if it is a local file, else how to read it."""
-    return [str(source.path(name) or "") or _image_of_source(source, name) for name in names]
+    return [str(source.local_path(name) or "") or _image_of_source(source, name) for name in names]
 
 
 def _image_of_source(source: Source, name: str) -> ImageFile:
-    is_remote_folder = remote.is_url(source.name) and not is_collection(source.name)
-    shown_name = remote.join(source.name, name) if is_remote_folder else name
-    return ImageFile(shown_name, partial(source.read, name))
+    full_name = remote.join(source.name, name) if remote.is_url(source.name) and source.is_folder else name
+    return ImageFile(full_name, partial(source.read, name))
 
 
 def _is_file(image: Any) -> bool:
@@ -164,7 +154,7 @@ def _images_of_name(path: str | os.PathLike[str], ignored: Counter[str] | None =
     name, ignored = os.fspath(path), Counter() if ignored is None else ignored
     if is_collection(name):
         source = open_source(name)
-        images = images_of(source, source.images(ignored))
+        images = images_of(source, source.sample_ids(ignored))
     elif remote.is_url(name):
         if is_image_name(Path(posixpath.basename(urlsplit(name).path))):
             return [_single_image(name)]

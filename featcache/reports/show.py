@@ -20,7 +20,8 @@ from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard
 from featcache.core.rng import content_order
 from featcache.core.samples import Samples, format_labels, strata
 from featcache.core.specs import PENULTIMATE, ViewSpec
-from featcache.data.sources.registry import Source, open_source
+from featcache.data.sources.base import Source
+from featcache.data.sources.registry import open_source
 from featcache.errors import HeadError, PictureError, UnreadableImageError
 from featcache.metrics.predictions import ValPrediction, read_predictions
 from featcache.reports.image_grids import (
@@ -317,7 +318,7 @@ def _load(
     """Views of an image, made small: (len(numbers), s, s, 3). expected : hash of the file that is meant."""
     from featcache.vision.augment import make_views, shrink  # of PyTorch, which the other pictures do not wait for
 
-    where = source.path(name) or f"{name} of {source.name}"
+    where = source.local_path(name) or f"{name} of {source.name}"
     try:
         content = source.read(name)
         found = hashlib.sha256(content).digest()

@@ -213,7 +213,7 @@ def _look_rate(manifest: Manifest, seen: _Seen) -> float:
 def _forward_s(network: Backbone, spec: ExtractSpec, engine: EngineName, pixels: NDArray[np.uint8]) -> float:
     """Of a view, in batches as `extract` makes them, once the network is warm."""
     network.select_engine(spec.view.image_size, engine, sys.maxsize)
-    size, max_in_flight = network.batch_size, network.max_in_flight(spec.view.image_size)
+    size, max_in_flight = network.batch_size, network.max_in_flight
     batch = np.resize(pixels, (size, *pixels.shape[1:]))
     network.embed_layers(batch)
     under_way: deque[PendingFeatures] = deque()
