@@ -52,9 +52,9 @@ def test_what_the_page_shows_of_a_prediction(prediction: Prediction, label: str,
 
 
 def test_what_is_odd_about_a_picture_is_said() -> None:
-    one = Prediction("", "bees", (("bees", None),), remark="nearly black; first of several pages")
-    assert page.format_answer(one)["remark"] == one.remark
-    assert page.format_remark(str(one.remark), _card()) == (
+    prediction = Prediction("", "bees", (("bees", None),), remark="nearly black; first of several pages")
+    assert page.format_answer(prediction)["remark"] == prediction.remark
+    assert page.format_remark(str(prediction.remark), _card()) == (
         "This image is nearly black: the model takes 8 bits, or the upper 8 of 16; This image has several pages; "
         "the first is used."
     )
@@ -91,7 +91,7 @@ def test_examples_are_spread(count: int, most: int, chosen: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "url", "said"),
+    ("host", "url", "has_note"),
     [
         ("127.0.0.1", "http://127.0.0.1:80/", False),
         ("localhost", "http://localhost:80/", False),
@@ -102,12 +102,12 @@ def test_examples_are_spread(count: int, most: int, chosen: list[int]) -> None:
         ("photos.example", "http://photos.example:80/", True),
     ],
 )
-def test_an_address_that_others_reach_is_said_aloud(host: str, url: str, said: bool) -> None:
+def test_an_address_that_others_reach_is_said_aloud(host: str, url: str, has_note: bool) -> None:
     note = (
         f"{host} is not a loopback address: everyone who reaches port 80 of this machine can use the page. "
         "There is no password."
     )
-    assert serving._server_info(host, 80) == ServerInfo(url, note if said else None)
+    assert serving._server_info(host, 80) == ServerInfo(url, note if has_note else None)
 
 
 def test_the_page_says_how_it_is_called() -> None:
@@ -133,8 +133,8 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         other.close()
         monkeypatch.setattr(server, "PORTS", [first, second])
-        with server.listen("127.0.0.1", None) as found:
-            assert found.getsockname()[1] == second
+        with server.listen("127.0.0.1", None) as result:
+            assert result.getsockname()[1] == second
             with pytest.raises(OSError, match="Give a port with --port, or another --host"):
                 server.listen("127.0.0.1", None).__enter__()
 
@@ -152,8 +152,8 @@ def test_what_the_shell_sets_for_gradio_does_not_count(monkeypatch: pytest.Monke
     monkeypatch.setenv("GRADIO_TEMP_DIR", "mine")
     before = dict(os.environ)
     with serving._environment("ours"):
-        found = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    assert found == {"GRADIO_TEMP_DIR": "ours", "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
+        result = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
+    assert result == {"GRADIO_TEMP_DIR": "ours", "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
     assert dict(os.environ) == before
 
 
