@@ -70,9 +70,9 @@ import sys
 import time
 import numpy as np
 from featcache import LinearHead
-from featcache.cache import blocks
-from featcache._utils.report import peak_memory_bytes
-blocks.KEPT_BYTES = int(sys.argv[2])
+from featcache.cache import lazy_arrays
+from featcache._utils.environment import peak_memory_bytes
+lazy_arrays.MAX_CACHED_BYTES = int(sys.argv[2])
 x = np.load(sys.argv[1], mmap_mode="r")
 y = np.arange(len(x)) % 10
 started = time.perf_counter()

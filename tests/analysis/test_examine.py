@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from caches import SPEC, cache_of, clouds
 from diagnoses import find, kinds
 from featcache.analysis.doctor import examine
-from featcache.analysis.doctor.examine import doctor as doctor
+from featcache.analysis.doctor.examine import doctor
 from featcache.analysis.doctor.findings import DoctorReport, IssueExample
 from featcache.analysis.doctor.label_errors import _doubted
 from featcache.backbones.backbone import Backbone
@@ -47,7 +47,7 @@ class Sound:
         return cache_of(folder / "a.h5", (self.x, self.y), (self.val, self.y_val), self.sha256)
 
     def examine(self, folder: Path) -> DoctorReport:
-        return examine(self.write(folder))
+        return doctor(self.write(folder))
 
 
 def name(row: int, label: int) -> str:
@@ -232,7 +232,7 @@ def test_layers_are_judged_as_equally_wide(tmp_path: Path) -> None:
     sound = Sound()
     wrong = np.array([0, 20, 40, 60])
     sound.y[wrong] = 1
-    found = examine(layered(tmp_path, sound), layer="all")
+    found = doctor(layered(tmp_path, sound), layer="all")
     doubted = told(found, "wrong labels")
     assert doubted <= {name(int(row), 1) for row in wrong}
     assert len(doubted) >= 3  # of 4, as of the narrow layer alone
@@ -327,7 +327,7 @@ def test_the_order_of_the_images_changes_no_finding(seed: int, tmp_path_factory:
 
 
 def test_of_many_images_some_are_compared_by_lot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "MOST_IMAGES", 120)
+    monkeypatch.setattr(examine, "MOST_IMAGES", 120)
     found = Sound().examine(tmp_path)
     assert kinds(found) == []
     assert "0 pairs of 120 images, by lot of 280 are nearly the same" in str(found)
@@ -346,7 +346,7 @@ def test_skipped_images_are_left_out_and_named(tmp_path: Path) -> None:
         writer.write(rows, {"penultimate": x[rows]})
         writer.write(np.arange(60, 80), {"penultimate": clouds(20, 2, d=D, seed=3)[0]})
         cache = writer.finish({7: "the file is empty"})
-    found = examine(cache)
+    found = doctor(cache)
     assert (kinds(found), found.status, found.images) == (["skipped"], 0, 79)
     assert told(found, "skipped") == {"7.png"}
     assert "the file is empty" in str(found)
@@ -366,7 +366,7 @@ def test_several_labels_an_image_leave_out_what_is_of_one(tmp_path: Path) -> Non
     spec = dataclasses.replace(SPEC, dtype="float32")
     with CacheWriter(tmp_path / "a.h5", spec, samples, {"penultimate": D}, {}) as writer:
         writer.write(np.arange(60), {"penultimate": x})
-        found = examine(writer.finish({}))
+        found = doctor(writer.finish({}))
     assert kinds(found) == ["near duplicates"]
     assert found.findings[0].images[0].label == "a|b"
     assert [check.name for check in found.checks if not check.looked] == ["input", "classes", "labels", "overlap"]
@@ -374,7 +374,7 @@ def test_several_labels_an_image_leave_out_what_is_of_one(tmp_path: Path) -> Non
 
 def test_a_few_images_are_too_few(tmp_path: Path) -> None:
     x, y = clouds(6, 2, views=2, d=D)
-    found = examine(cache_of(tmp_path / "a.h5", (x, y), (x[:2, 0] + 1, y[:2])))
+    found = doctor(cache_of(tmp_path / "a.h5", (x, y), (x[:2, 0] + 1, y[:2])))
     assert found.status == 0
     assert "8 images are too few" in str(found)
 
@@ -397,9 +397,9 @@ def test_what_is_found_goes_into_json_and_csv(tmp_path: Path) -> None:
 def test_a_layer_that_is_not_there_and_progress(tmp_path: Path) -> None:
     cache = Sound().write(tmp_path)
     with pytest.raises(CacheIncompleteError, match="has no layer 'layer3'"):
-        examine(cache, layer="layer3")
+        doctor(cache, layer="layer3")
     steps: list[Any] = []
-    examine(cache, progress=lambda *now: steps.append(now))
+    doctor(cache, progress=lambda *now: steps.append(now))
     assert steps == [("examine", done, 6) for done in range(7)]
 
 
@@ -418,7 +418,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_digits_are_sound(digits: tuple[Path, Path]) -> None:
     data, path = digits
     steps: list[Any] = []
-    found = examine(path, data, progress=lambda *now: steps.append(now))
+    found = doctor(path, data, progress=lambda *now: steps.append(now))
     assert kinds(found, "warning", "error") == []
     assert [check.name for check in found.checks if not check.looked] == []
     assert steps == [("examine", done, 11) for done in range(12)]
@@ -433,7 +433,7 @@ def test_digits_divided_by_255_twice_are_an_error(digits: tuple[Path, Path], tmp
     own = load_backbone()
     twice = Backbone(own.module, name=own.name, mean=(127.5,) * 3, std=(127.5,) * 3, image_size=own.image_size)
     cache = extract(digits[0], tmp_path / "a.h5", backbone=twice, views=0, image_size=48).cache
-    found = examine(cache)
+    found = doctor(cache)
     assert found.status == 4
     assert {"dead dimensions", "collapse"} <= set(kinds(found, "error"))
     assert "input scale" in kinds(found, "error")  # the name tells the scale, without the network
@@ -448,12 +448,12 @@ def _flipped(path: Path, share: float) -> tuple[DoctorReport, set[str]]:
     labels = cache.samples.labels.copy()
     labels[some] = (labels[some] + rng.integers(1, c, len(some))) % c
     cache.samples = dataclasses.replace(cache.samples, labels=labels)
-    return examine(cache), {cache.samples.ids[row] for row in some}
+    return doctor(cache), {cache.samples.ids[row] for row in some}
 
 
 def test_ants_and_bees_are_sound_and_wrong_labels_are_found(ants_bees: Path, tmp_path: Path) -> None:
     path = extract(ants_bees, tmp_path / "a.h5", views=0).cache.path
-    found = examine(path, ants_bees)
+    found = doctor(path, ants_bees)
     assert (found.status, kinds(found, "warning", "error")) == (0, [])
     wrong = find(found, "wrong labels")
     assert wrong is None or len(wrong.images) <= 3
@@ -468,6 +468,6 @@ def test_a_class_whose_train_images_cannot_be_read_is_missing_in_train(tmp_path:
     sound = Sound()
     cache = sound.write(tmp_path)
     cache.done[cache.samples.labels == 2] = 0
-    finding = find(examine(cache), "missing in train")
+    finding = find(doctor(cache), "missing in train")
     assert finding is not None
     assert finding.what == "train has no readable images of c"

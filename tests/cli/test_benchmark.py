@@ -115,7 +115,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         got.update(given)
         raise StopHereError
 
-    monkeypatch.setitem(vars(featcache), "compare", compare)
+    monkeypatch.setitem(vars(featcache), "benchmark", compare)
     result = featcache_cli("benchmark", "photos", "-o", "r", "--routes", "cached,scratch", "--backbone", "vgg11",
         "--weights", "w.pth", "--views", 7, "--head", "knn", "--augment", "crop", "--image-size", 96, "--epochs", 3,
         "--lr", 0.5, "--batch-size", 8, "--repeats", 2, "--workers", 3, "--device", "cpu", "--precision", "bf16",

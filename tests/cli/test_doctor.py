@@ -31,7 +31,7 @@ def diagnosis(*severities: Severity) -> DoctorReport:
 def test_the_exit_status_is_that_of_the_worst_finding(
     severities: tuple[Severity, ...], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(featcache), "examine", lambda *_, **__: diagnosis(*severities))
+    monkeypatch.setitem(vars(featcache), "doctor", lambda *_, **__: diagnosis(*severities))
     assert featcache_cli("doctor", "c.h5").exit_code == status
     assert json.loads(featcache_cli("doctor", "c.h5", "--json").stdout)["status"] == status
 
@@ -60,7 +60,7 @@ def test_a_long_list_is_cut_in_text_and_whole_in_csv(tmp_path: Path) -> None:
 
 def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[str, Any] = {}
-    monkeypatch.setitem(vars(featcache), "examine", lambda *given, **more: got.update(more, given=given) or diagnosis())
+    monkeypatch.setitem(vars(featcache), "doctor", lambda *given, **more: got.update(more, given=given) or diagnosis())
     done("doctor", "c.h5", "photos", "--layer", "layer3", "--weights", "w.pth", "--device", "cpu", "--seed", 3)
     assert callable(got.pop("progress"))
     assert got.pop("backbone") is None

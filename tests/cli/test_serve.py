@@ -44,8 +44,8 @@ try:
     socket.getaddrinfo("watched.invalid", 80)
 except OSError:
     pass
-from featcache.models import serving
-serving._CLEANUP_S, serving._MAX_AGE_S = map(int, os.environ["SWEEP"].split())
+from featcache.models.serving import app
+app._CLEANUP_S, app._MAX_AGE_S = map(int, os.environ["SWEEP"].split())
 from featcache_cli.main import main
 main()
 """

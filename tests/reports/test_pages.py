@@ -231,7 +231,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
         got.update(given)
         raise featcache.FeatcacheError("enough")
 
-    monkeypatch.setitem(vars(featcache), "compare", compare)
+    monkeypatch.setitem(vars(featcache), "benchmark", compare)
     line = benchmark_page(tmp_path, four_routes()).sections["To repeat it"].code
     featcache_cli(*shlex.split(line)[1:])
     assert callable(got.pop("progress"))
