@@ -212,7 +212,7 @@ def test_arrays_are_grey_colour_or_transparent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "found"),
+    ("image", "results"),
     [
         (np.zeros((4, 5, 3), np.float32), "has shape (4, 5, 3) and type float32"),
         (np.zeros((3, 4, 5), np.uint8), "has shape (3, 4, 5) and type uint8"),

@@ -311,7 +311,7 @@ def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "result"),
     [
         ("resnet18", ["fc"]),
         ("mobilenet_v2", ["classifier.1"]),
