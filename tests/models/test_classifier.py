@@ -212,7 +212,7 @@ def test_arrays_are_grey_colour_or_transparent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "results"),
+    ("image", "shape_text"),
     [
         (np.zeros((4, 5, 3), np.float32), "has shape (4, 5, 3) and type float32"),
         (np.zeros((3, 4, 5), np.uint8), "has shape (3, 4, 5) and type uint8"),
@@ -221,11 +221,11 @@ def test_arrays_are_grey_colour_or_transparent() -> None:
         (np.zeros(5, np.uint8), "has shape (5,) and type uint8"),
     ],
 )
-def test_other_arrays_are_refused(image: np.ndarray, results: str, model: Path, paths: list[Path]) -> None:
+def test_other_arrays_are_refused(image: np.ndarray, shape_text: str, model: Path, paths: list[Path]) -> None:
     with pytest.raises(DataLayoutError) as caught:
         Classifier.load(model, device="cpu").predict([paths[0], image])
     assert str(caught.value) == (
-        f"image 1 {results}; give pixels of shape (h, w, 3) (RGB), (h, w) (grey) or (h, w, 4) (RGBA), of type uint8, "
+        f"image 1 {shape_text}; give pixels of shape (h, w, 3) (RGB), (h, w) (grey) or (h, w, 4) (RGBA), of type uint8, "
         "0 to 255."
     )
 

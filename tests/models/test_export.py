@@ -311,7 +311,7 @@ def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "result"),
+    ("name", "classifiers"),
     [
         ("resnet18", ["fc"]),
         ("mobilenet_v2", ["classifier.1"]),
@@ -325,9 +325,9 @@ def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) ->
         ("timm/levit_128s", []),  # a BatchNorm before each of its classifiers
     ],
 )
-def test_the_place_of_the_head_in_the_plain_network(name: str, result: list[str]) -> None:
+def test_the_place_of_the_head_in_the_plain_network(name: str, classifiers: list[str]) -> None:
     before = torch.random.get_rng_state()
-    assert linear_classifiers(name) == result
+    assert linear_classifiers(name) == classifiers
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
