@@ -225,8 +225,8 @@ def test_other_arrays_are_refused(image: np.ndarray, shape_text: str, model: Pat
     with pytest.raises(DataLayoutError) as caught:
         Classifier.load(model, device="cpu").predict([paths[0], image])
     assert str(caught.value) == (
-        f"image 1 {shape_text}; give pixels of shape (h, w, 3) (RGB), (h, w) (grey) or (h, w, 4) (RGBA), of type uint8, "
-        "0 to 255."
+        f"image 1 {shape_text}; give pixels of shape (h, w, 3) (RGB), (h, w) (grey) or (h, w, 4) (RGBA), of type "
+        "uint8, 0 to 255."
     )
 
 
