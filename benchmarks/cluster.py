@@ -1,12 +1,13 @@
-"""What a cluster costs where one machine would do: writes results/cluster.json.
+"""Measure the overhead of a Ray cluster if one machine would be enough. Writes results/cluster.json.
 
     python benchmarks/cluster.py [--images 2000] [--repeats 3] [--views 0,4]
 
-The embedded network extracts photos of ants and bees, each several times with other bytes at its end, so that all
-count as different: once by itself, once with one worker of a Ray cluster of this machine alone, in turn. The clock of
-an extraction runs from the first image to the finished cache; starting and stopping Ray, the worker and the network is
-told apart. The local engine has run in this process before; the worker's process is new.
-Ratios are of runs side by side. Both caches must hold the same, up to the rounding that the table gives.
+The embedded network extracts photos of ants and bees. Each photo is used several times, with different bytes at its
+end, so that all files have different contents. Extractions without a cluster and with one worker of a Ray cluster on
+this machine take turns. The clock of an extraction runs from the first image to the finished cache. Starting and
+stopping Ray, the worker and the network is reported separately. The local engine has already run in this process; the
+process of the worker is new. Ratios compare runs of the same repeat. The difference of the features is in the
+results.
 """
 
 from __future__ import annotations
@@ -26,45 +27,49 @@ from featcache.vision.demo_datasets import ants_bees
 
 
 def many(folder: Path, count: int) -> Path:
-    """So many different photos."""
+    """Write `count` different photos."""
     photos = list_images(ants_bees())
     for number in range(count):
         path = photos[number % len(photos)]
-        place = folder / ("val" if number % 5 == 0 else "train") / path.parent.name / f"{number:06d}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(path.read_bytes() + number.to_bytes(4, "little"))
+        target = folder / ("val" if number % 5 == 0 else "train") / path.parent.name / f"{number:06d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes() + number.to_bytes(4, "little"))
     return folder
 
 
 def apart(a: FeatureCache, b: FeatureCache) -> float:
     """The largest relative error of a row of features."""
-    x, y = (np.asarray(one.features("val").clean(), np.float64) for one in (a, b))
+    x, y = (np.asarray(cache.features("val").clean(), np.float64) for cache in (a, b))
     return float((np.linalg.norm(x - y, axis=1) / np.linalg.norm(x, axis=1)).max())
 
 
-def one(data: Path, out: Path, views: int, cluster: Cluster | None) -> tuple[FeatureCache, float, float]:
-    """The cache, the seconds of its extraction, and those before the first image and after the last one."""
-    found = extract(data, out, views=views, cluster=cluster)
-    seconds = found.report.seconds
+def extract_once(data: Path, out: Path, views: int, cluster: Cluster | None) -> tuple[FeatureCache, float, float]:
+    """The cache, the seconds of its extraction, and the seconds before the first and after the last image."""
+    extraction = extract(data, out, views=views, cluster=cluster)
+    seconds = extraction.report.seconds
     around = seconds["start"] + seconds.get("convert", 0.0) + seconds["stop"]
-    return found.cache, seconds["wall"] - seconds["hash"] - around, around
+    return extraction.cache, seconds["wall"] - seconds["hash"] - around, around
 
 
 def compare(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any]:
-    """Side by side, in turn."""
+    """Extract without and with a cluster, in turns."""
     rows = []
     for repeat in range(repeats):
-        here, local_s, _ = one(data, folder / f"{views}-{repeat}-here.h5", views, None)
-        there, cluster_s, around_s = one(data, folder / f"{views}-{repeat}-there.h5", views, Cluster())
+        alone, local_s, _ = extract_once(data, folder / f"{views}-{repeat}-here.h5", views, None)
+        clustered, cluster_s, around_s = extract_once(data, folder / f"{views}-{repeat}-there.h5", views, Cluster())
+        same = bool(np.array_equal(alone.done, clustered.done))
         rows.append({"local_s": local_s, "cluster_s": cluster_s, "ratio": cluster_s / local_s, "around_s": around_s,
-                     "apart": apart(here, there), "same": bool(np.array_equal(here.done, there.done))})  # fmt: skip
-        print(f"K={views}: alone {local_s:.1f} s, one worker {cluster_s:.1f} s, {around_s:.1f} s to start and stop it")
-    return {"views": views, "images": len(here.samples), "runs": rows,
+                     "apart": apart(alone, clustered), "same": same})  # fmt: skip
+        print(
+            f"K={views}: {local_s:.1f} s without a cluster, {cluster_s:.1f} s with one worker, and {around_s:.1f} s to "
+            "start and stop it"
+        )
+    return {"views": views, "images": len(alone.samples), "runs": rows,
             "ratio": record.spread([row["ratio"] for row in rows])}  # fmt: skip
 
 
 def main() -> None:
-    """Measure, write, and say it."""
+    """Measure, write and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -74,8 +79,8 @@ def main() -> None:
         folder = Path(name)
         data = many(folder / "photos", options.images)
         extract(data, folder / "first.h5", views=0)  # converts the network
-        found = [compare(data, folder, int(views), options.repeats) for views in options.views.split(",")]
-    record.write("cluster", {"overhead": found}, measured)
+        comparisons = [compare(data, folder, int(views), options.repeats) for views in options.views.split(",")]
+    record.write("cluster", {"overhead": comparisons}, measured)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
-"""Extraction against its limits and against others: stages alone, end to end, engines, peers, side by side.
+"""Compare the speed of extraction with its limits and with other tools.
 
     python benchmarks/extraction.py [DATA] [--networks resnet18 efficientnet_lite0] [--repeats 3] [--peers PYTHON ...]
 
-DATA defaults to FEATCACHE_ANTS_BEES; all images are in the page cache, weights are random for resnet18. Each repeat
-runs everything once, one after the other, so that a slow moment of the machine does not fall on one of them alone;
-figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most;
-memory and the likeness of features are measured once.
+DATA defaults to FEATCACHE_ANTS_BEES. All images are in the page cache. resnet18 has random weights. Each repeat runs
+every measurement once, one after the other, so that a slow moment of the machine affects all of them. The results are
+the median, the minimum and the maximum over the repeats; ratios are computed within each repeat. Memory and the
+difference of features are measured once.
 
-- read (with the check of the hash), decode, view (the clean one): images/s of each stage alone, in a thread a core.
-- forward: images/s of each engine on pixels in memory, 256 images, where the engine takes them two batches of 64
-  submitted at any time; and its share of what torch.mm reaches just before and just after on 4096 x 4096 in the same
-  precision (the operations counted are the network's multiplications and additions). Features are held against
-  PyTorch in fp32: cosine of each image's, and the error relative to their norm.
-- preparation: reading, decoding and cropping with the loader alone, 1 + K views a training image, images/s.
-- end to end: `extract` from the folder to the finished cache with K views, listing and hashing included; imports,
-  loading and converting the network are not counted. The limit is what forward (measured just before and just after)
-  and preparation alone (just before) would need one after the other on all cores; beside it the share of the cores
-  that were busy from start to end, and the seconds of reading, decoding, views and writing, added up over the threads,
-  as shares of the cores' time.
-- peers (see peers.py): from the folder to features on disk; imports and building the network are not counted, and the
-  network is run once before. tutorial-pass is one pass of the tutorial over its training images, nothing written. Each
-  is a process of its own; --peers names Pythons that have what this one has not.
-- peak memory: of `featcache extract --views 8` in a process of its own, the network's conversion kept already.
+- read (with the check of the hash), decode, view (the clean view): images/s of each stage alone, one thread per core.
+- forward: images/s of each engine on 256 images in memory. If the engine accepts it, two batches of 64 are submitted
+  at any time. The ratio compares this with torch.mm on 4096 x 4096 matrices in the same precision, measured
+  immediately before and after; the operations counted are the multiplications and additions of the network. Features
+  are compared with PyTorch in fp32: the cosine for each image, and the error relative to their norm.
+- preparation: images/s of reading, decoding and cropping with the loader alone, 1 + K views per training image.
+- end to end: images/s of `extract` with K views, from the folder to the finished cache, including listing and
+  hashing. Imports, loading and conversion of the network are not counted. The limit is the time that forward
+  (measured immediately before and after) and preparation alone (measured before) need one after the other on all
+  cores. Further results are the share of the cores that were busy, and the time of reading, decoding, views and
+  writing, summed over the threads, as shares of the cores' time.
+- peers (see peers.py): images/s from the folder to features on disk. Imports and building the network are not
+  counted, and the network runs once before. tutorial-pass is one pass of the tutorial over its training images,
+  without output. Each tool runs in a separate process. --peers names Python interpreters with packages that this one
+  does not have.
+- peak memory: of `featcache extract --views 8` in a separate process, with a stored conversion of the network.
 
 Writes results/extraction.json.
 """
@@ -57,7 +58,7 @@ BATCH = 64
 
 
 def mm_flops(dtype: torch.dtype) -> float:
-    """Operations a second of torch.mm, the best of three: a peak."""
+    """Operations per second of torch.mm: the best of three runs."""
     a, b = (torch.randn(4096, 4096, dtype=torch.float32).to(dtype) for _ in range(2))
     return 2 * 4096**3 / min(record.seconds(lambda: a @ b) for _ in range(3))
 
@@ -72,8 +73,8 @@ def operations(backbone: featcache.Backbone) -> int:
 
 
 def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcache.Backbone]:
-    """The network on each engine, ready."""
-    found = {}
+    """The network on each engine, loaded."""
+    engines = {}
     for engine, precision in (("pytorch", "fp32"), ("pytorch", "auto"), ("compiled", "auto"), ("openvino", "auto")):
         if engine == "compiled" and not compiled:
             continue
@@ -83,8 +84,8 @@ def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcach
         except featcache.FeatcacheError as error:
             print(error, file=sys.stderr)
             continue
-        found[f"{engine} {backbone.precision}"] = backbone
-    return found
+        engines[f"{engine} {backbone.precision}"] = backbone
+    return engines
 
 
 def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np.ndarray:
@@ -97,14 +98,14 @@ def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np
 
 
 def faithfulness(features: np.ndarray, exact: np.ndarray) -> dict[str, float]:
-    """Of features (b, d) against those of PyTorch in fp32."""
+    """Compare features (b, d) with those of PyTorch in fp32."""
     cosine = (features * exact).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(exact, axis=1)
     error = np.linalg.norm(features - exact, axis=1) / np.linalg.norm(exact, axis=1)
     return {"cosine mean": float(cosine.mean()), "cosine least": float(cosine.min()), "error": float(error.mean())}
 
 
 def forward_rate(backbone: featcache.Backbone, pixels: np.ndarray) -> float:
-    """Images a second, with two batches submitted at any time."""
+    """Images per second, with two batches submitted at any time."""
     backbone.embed(pixels)
     started, waiting = time.perf_counter(), [backbone.submit(pixels)]
     for _ in range(3):
@@ -115,26 +116,26 @@ def forward_rate(backbone: featcache.Backbone, pixels: np.ndarray) -> float:
 
 
 def stage_rates(manifest: featcache.Manifest, spec: featcache.ViewSpec) -> dict[str, float]:
-    """Images a second of reading, decoding and making the clean view, each alone, in a thread a core."""
+    """Images per second of reading, decoding and making the clean view, each alone, one thread per core."""
     rows = list(range(len(manifest.samples)))
     hashes = [row.tobytes() for row in manifest.samples.sha256]
-    found = {}
+    rates = {}
     with ThreadPoolExecutor(usable_cores()) as pool:
 
         def run(name: str, job: Callable[..., Any], *inputs: list[Any]) -> list[Any]:
             started = time.perf_counter()
             outputs = list(pool.map(job, *inputs))
-            found[name] = len(rows) / (time.perf_counter() - started)
+            rates[name] = len(rows) / (time.perf_counter() - started)
             return outputs
 
         files = run("read", lambda row, sha: read_image(manifest, row, sha), rows, hashes)
         images = run("decode", decode, files)
         run("view", lambda image, sha: make_views(image, spec, sha, [0]), images, hashes)
-    return found
+    return rates
 
 
 def peak_memory_mb(data: str, network: str, weights: str) -> int:
-    """Of `featcache extract --views 8`, in a process of its own."""
+    """Peak memory of `featcache extract --views 8` in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         code = "from featcache_cli.main import main; main()"
         line = [sys.executable, "-c", code, "extract", data, "-o", f"{folder}/cache.h5", "--views", "8", "--json"]
@@ -144,7 +145,7 @@ def peak_memory_mb(data: str, network: str, weights: str) -> int:
 
 
 def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: int) -> None:
-    """Read, decode and crop everything."""
+    """Read, decode and crop all images."""
     loader = ViewLoader(manifest, backbone.view_spec())
     samples = manifest.samples
     rest = np.concatenate([samples.rows("val"), samples.rows("test")])
@@ -157,7 +158,7 @@ def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: i
 def end_to_end(
     manifest: featcache.Manifest, data: str, backbone: featcache.Backbone, views: int, pixels: np.ndarray
 ) -> dict[str, float]:
-    """Images a second of `extract`, of its limit and of preparation; shares of the cores' time."""
+    """Images per second of `extract`, of its limit and of preparation; shares of the cores' time."""
     n, trained = len(manifest.samples), len(manifest.samples.rows("train"))
     preparation = record.seconds(lambda: prepare(manifest, backbone, views))
     before = forward_rate(backbone, pixels)
@@ -177,7 +178,7 @@ def end_to_end(
 
 
 def peer(pythons: list[str], name: str, data: str, network: str) -> float | None:
-    """Images a second, in the first Python in which it runs; None where it runs in none."""
+    """Images per second, in the first Python that can run the tool; None if no Python can."""
     for python in pythons:
         with tempfile.TemporaryDirectory() as folder:
             line = [python, str(record.HERE / "peers.py"), name, data, f"{folder}/out", "--network", network]
@@ -192,43 +193,43 @@ def peer(pythons: list[str], name: str, data: str, network: str) -> float | None
 def one_round(
     manifest: featcache.Manifest, data: str, network: str, engines: dict[str, featcache.Backbone], peers: list[str]
 ) -> dict[str, float]:
-    """Everything once: rates by name, images or operations a second, and shares of busy cores."""
+    """Run every measurement once: images or operations per second by name, and shares of busy cores."""
     pixels = some_views(manifest, engines["pytorch fp32"])
-    found = stage_rates(manifest, engines["pytorch fp32"].view_spec())
+    rates = stage_rates(manifest, engines["pytorch fp32"].view_spec())
     for name, backbone in engines.items():
         dtype = torch.float32 if name.endswith("fp32") else torch.bfloat16
         before = mm_flops(dtype)
-        found[f"forward {name}"] = forward_rate(backbone, pixels)
-        found[f"mm at {name}"] = 2 / (1 / before + 1 / mm_flops(dtype))
+        rates[f"forward {name}"] = forward_rate(backbone, pixels)
+        rates[f"mm at {name}"] = 2 / (1 / before + 1 / mm_flops(dtype))
     best = list(engines)[-1]
     for views in VIEWS:
         for name in engines if views == 0 else [best]:
             figures = end_to_end(manifest, data, engines[name], views, pixels)
-            found |= {f"{what} K={views} {name}": figure for what, figure in figures.items()}
+            rates |= {f"{what} K={views} {name}": figure for what, figure in figures.items()}
     for name in PEERS:
         model = "tf_efficientnet_lite0" if network == "efficientnet_lite0" else network
         if model == network or name in ("timm", "thingsvision"):
             rate = peer([sys.executable, *peers], name, data, model)
-            found |= {} if rate is None else {f"peer {name}": rate}
-    return found
+            rates |= {} if rate is None else {f"peer {name}": rate}
+    return rates
 
 
 def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, Any]:
-    """Medians with least and most, and the ratios that matter."""
+    """Medians with minimum and maximum, and the ratios."""
     rates, ratios = defaultdict(list), defaultdict(list)
-    for found in rounds:
-        for name, rate in found.items():
+    for round_rates in rounds:
+        for name, rate in round_rates.items():
             kind, _, rest = name.partition(" ")
             (ratios if kind in ("cores", "share") else rates)[name].append(rate)
             if kind == "forward":
-                ratios[f"{name} / torch.mm"].append(rate * flops / found[f"mm at {rest}"])
+                ratios[f"{name} / torch.mm"].append(rate * flops / round_rates[f"mm at {rest}"])
             if kind == "end":
-                ratios[f"{name} / limit"].append(rate / found[name.replace("end to end", "limit")])
+                ratios[f"{name} / limit"].append(rate / round_rates[name.replace("end to end", "limit")])
             if kind == "peer":
-                ratios[f"end to end K=0 / {rest}"].append(found[f"end to end K=0 {best}"] / rate)
-        for name in found:  # without OpenVINO
-            if "peer timm" in found and name.startswith(("end to end K=0 pytorch", "end to end K=0 compiled")):
-                ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
+                ratios[f"end to end K=0 / {rest}"].append(round_rates[f"end to end K=0 {best}"] / rate)
+        for name in round_rates:  # without OpenVINO
+            if "peer timm" in round_rates and name.startswith(("end to end K=0 pytorch", "end to end K=0 compiled")):
+                ratios[f"{name} / timm"].append(round_rates[name] / round_rates["peer timm"])
     return {
         "rates, images/s (mm: operations/s)": {name: record.spread(values) for name, values in rates.items()},
         "ratios": {name: record.spread(values) for name, values in ratios.items()},
@@ -236,18 +237,20 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, 
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--networks", nargs="+", default=["resnet18", "efficientnet_lite0"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peers", metavar="PYTHON", nargs="+", default=[], help="has thingsvision or img2vec_pytorch")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile, too: a minute for each network")
+    parser.add_argument(
+        "--peers", metavar="PYTHON", nargs="+", default=[], help="Python with thingsvision or img2vec_pytorch"
+    )
+    parser.add_argument("--compiled", action="store_true", help="also measure torch.compile: a minute per network")
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
     keep_freed_memory()
-    measured, manifest, found = record.commit(), featcache.read_manifest(options.data), {}
+    measured, manifest, results = record.commit(), featcache.read_manifest(options.data), {}
     for network in options.networks:
         weights = "pretrained" if network == "efficientnet_lite0" else "none"
         engines = engines_of(network, weights, options.compiled)
@@ -257,13 +260,13 @@ def main() -> None:
         for number in range(options.repeats):
             rounds.append(one_round(manifest, options.data, network, engines, options.peers))
             print(network, f"repeat {number + 1}", {k: round(v, 1) for k, v in rounds[-1].items()}, file=sys.stderr)
-        found[network] = {
+        results[network] = {
             "operations an image": operations(engines["pytorch fp32"]),
             **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1]),
             "peak memory MB": peak_memory_mb(options.data, network, weights),
             "features": {name: faithfulness(b.embed(pixels), exact) for name, b in engines.items()},
         }
-    record.write("extraction", {"images": len(manifest.samples), "repeats": options.repeats, **found}, measured)
+    record.write("extraction", {"images": len(manifest.samples), "repeats": options.repeats, **results}, measured)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""What fit-head costs as a process, in time and in memory.
+"""Measure time and memory of fit-head as a process.
 
     python benchmarks/fit_head.py [--repeats 5] [--rows 200000]
 
-- ants_bees: `featcache fit-head` from process start to saved head (FEATCACHE_ANTS_BEES; the cache is made before)
-  against `python -c "import sklearn.linear_model"`, in turns. Ratios are medians of the ratios within a repeat,
-  brackets the least and the most.
-- memory: peak resident memory of a process that fits a head on a memory-mapped float16 file, less that of one that
-  does all but fitting, over the bytes of the features; kept in memory (float32) and streamed.
-- streamed: the same fit of --rows x 1280, streamed from the file against kept in memory: what it costs that features
-  larger than half a gigabyte are widened and centred anew in each pass. In turns; the file is in the system's cache.
+- ants_bees: `featcache fit-head` on FEATCACHE_ANTS_BEES, from process start to the saved head, against `python -c
+  "import sklearn.linear_model"`. The cache exists before. The commands take turns. The results are the median, the
+  minimum and the maximum; ratios are computed within each repeat.
+- memory: peak resident memory of a process that fits a head on a memory-mapped float16 file, minus that of a process
+  that does everything except fitting, divided by the bytes of the features. Measured with features in memory
+  (float32) and streamed from the file.
+- streamed: the same fit of --rows x 1280, streamed from the file and in memory, in turns. It shows the cost of
+  converting and centring features larger than half a gigabyte in each pass. The file is in the page cache.
 
 Writes results/fit_head.json.
 """
@@ -30,7 +31,7 @@ ROWS, WIDTH = 20_000, 1280
 
 
 def features(path: Path, rows: int) -> int:
-    """Write noise as float16, not centred, as after a ReLU; returns its bytes."""
+    """Write noise as float16, not centred, as after a ReLU; return the number of bytes."""
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(path, "w+", np.float16, (rows, WIDTH))
     for start in range(0, rows, 10_000):
@@ -43,7 +44,7 @@ def ants_bees(folder: Path, repeats: int) -> dict[str, Any] | None:
     data = os.environ.get("FEATCACHE_ANTS_BEES")
     if not data:
         return None
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for views in (0, 8):
         cache = folder / f"ants-bees-{views}.h5"
         tool = [sys.executable, "-m", "featcache_cli.main"]
@@ -57,12 +58,12 @@ def ants_bees(folder: Path, repeats: int) -> dict[str, Any] | None:
                 for line in (fit, bare)
             ))  # fmt: skip
         times = times[1:]
-        found[f"views {views}"] = {
+        results[f"views {views}"] = {
             "fit_head_s": record.spread([a for a, _ in times]),
             "import_s": record.spread([b for _, b in times]),
             "ratio": record.spread([a / b for a, b in times]),
         }
-    return found
+    return results
 
 
 _FIT = """
@@ -83,15 +84,15 @@ print(peak_memory_bytes(), time.perf_counter() - started)
 KEPT, STREAMED = 2**40, 0
 
 
-def fit(path: Path, kept: int, what: str = "fit") -> tuple[int, float]:
-    """Peak memory in bytes, and seconds, of a process that fits for twenty iterations, or does all but that."""
-    line = [sys.executable, "-W", "ignore", "-c", _FIT, str(path), str(kept), what]
+def fit(path: Path, kept_bytes: int, what: str = "fit") -> tuple[int, float]:
+    """Peak memory in bytes, and seconds, of a process that fits for twenty iterations, or does all except fitting."""
+    line = [sys.executable, "-W", "ignore", "-c", _FIT, str(path), str(kept_bytes), what]
     memory, took = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
     return int(memory), float(took)
 
 
 def memory(folder: Path) -> dict[str, Any]:
-    """The pages of the file itself count, too: the system keeps them while there is room."""
+    """Compare memory use. Pages of the file count too: the system keeps them while memory is free."""
     path = folder / "features.npy"
     size = features(path, ROWS)
     return {
@@ -107,10 +108,10 @@ def streamed(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     runs = [(fit(path, STREAMED), fit(path, KEPT)) for _ in range(repeats)]
     return {
         "feature_bytes": size,
-        "streamed_s": record.spread([here[1] for here, _ in runs]),
-        "kept_s": record.spread([there[1] for _, there in runs]),
-        "ratio": record.spread([here[1] / there[1] for here, there in runs]),
-        "memory_ratio": record.spread([here[0] / there[0] for here, there in runs]),
+        "streamed_s": record.spread([from_file[1] for from_file, _ in runs]),
+        "kept_s": record.spread([in_memory[1] for _, in_memory in runs]),
+        "ratio": record.spread([from_file[1] / in_memory[1] for from_file, in_memory in runs]),
+        "memory_ratio": record.spread([from_file[0] / in_memory[0] for from_file, in_memory in runs]),
     }
 
 

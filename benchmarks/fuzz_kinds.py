@@ -1,4 +1,4 @@
-"""The kinds of files that `fuzz.py` damages: how valid ones are made, and who reads them."""
+"""The kinds of files that `fuzz.py` damages: functions that create valid files, and functions that read them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from featcache.heads.io import load_head, save_head
 from featcache.heads.registry import HEADS, classify, fit_estimator, make_head
 from featcache.metrics.predictions import compare_heads, read_predictions
 from featcache.models.load import open_model
-from featcache.reports.show import confusion_picture, curve_picture, history_picture, reliability_picture
+from featcache.reports.model_figures import confusion_figure, curve_figure, history_figure, reliability_figure
 from featcache.training.checkpoint import load_checkpoint, load_config
 from featcache.training.config import TrainConfig
 from featcache.vision.decode import decode_and_check, upright_size
@@ -62,10 +62,14 @@ Mutate = Callable[[bytes, list[bytes], Random], bytes]
 class Target:
     """A file that is damaged and read.
 
-    path : where it lies. whole : its valid bytes. use : reads it; what it returns is compared. sealed : whether a
-    damaged file that opens must give what the valid one gives; else the format has no checksum, or not of all.
-    others : valid files of the kind, whose parts come into it. same : whether what was read will do, of a sealed one.
-    refused : whether the valid file is refused, as one that would run code.
+    path : of the file.
+    whole : its valid bytes.
+    use : reads it; its results are compared.
+    sealed : whether a damaged file that opens must give the values of the valid file. Otherwise the format has no
+        checksum, or not for all bytes.
+    others : valid files of the kind; parts of them are inserted.
+    same : compares the values of a sealed file with those of the valid one.
+    refused : whether the valid file is rejected, because it would run code.
     """
 
     path: Path
@@ -74,7 +78,7 @@ class Target:
     sealed: bool = False
     mutate: Mutate = damage
     others: list[bytes] = field(default_factory=list)
-    same: Callable[[Any, Any], bool] = lambda found, expected: found == expected
+    same: Callable[[Any, Any], bool] = lambda value, expected: value == expected
     refused: bool = False
 
 
@@ -82,7 +86,7 @@ Make = Callable[[Path], list[Target]]
 
 
 def of_file(path: Path, use: Callable[[], Any], **more: Any) -> Target:
-    """A target of a file that is there."""
+    """A target for an existing file."""
     return Target(path, path.read_bytes(), use, **more)
 
 
@@ -100,14 +104,14 @@ class Net(nn.Module):
 
 @cache
 def backbone() -> Backbone:
-    """The same each time."""
+    """The same backbone in every call."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return Backbone(Net().eval(), name="net", image_size=8, resize_size=10)
 
 
 def picture(seed: int) -> Image.Image:
-    """Noise, of one of two tints."""
+    """Noise in one of two tints."""
     pixels = np.random.default_rng(seed).integers(0, 120, (12, 14, 3))
     pixels[..., seed % 2] += 90
     return Image.fromarray(pixels.astype(np.uint8))
@@ -116,14 +120,14 @@ def picture(seed: int) -> Image.Image:
 def photos(folder: Path) -> Path:
     """A folder of 16 training and 8 val images of two classes."""
     for number in range(24):
-        place = folder / ("train" if number < 16 else "val") / f"class {number % 2}"
-        place.mkdir(parents=True, exist_ok=True)
-        picture(number).save(place / f"{number}.png")
+        target = folder / ("train" if number < 16 else "val") / f"class {number % 2}"
+        target.mkdir(parents=True, exist_ok=True)
+        picture(number).save(target / f"{number}.png")
     return folder
 
 
 def write_cache(path: Path, done: bool = True, views: int = 2) -> None:
-    """40 rows, K views, d = 8; one that is not done lacks 10 rows."""
+    """40 rows, K views, d = 8. An unfinished cache lacks 10 rows."""
     rng, n = np.random.default_rng(views), 40
     samples = Samples(
         tuple(f"class {row % 2}/{row}.jpg" for row in range(n)),
@@ -141,15 +145,15 @@ def write_cache(path: Path, done: bool = True, views: int = 2) -> None:
 
 
 def read_cache(path: Path) -> Any:
-    """All that decides a result. Raises CacheError."""
+    """Read everything that affects a result. Raises CacheError."""
     cache = FeatureCache.open(path)
-    if not (found := verify(path)).ok:
-        raise CacheDamagedError(str(found))
+    if not (verification := verify(path)).ok:
+        raise CacheDamagedError(str(verification))
     fit_head(path)
     parts = [cache.features(split) for split in ("train", "val")]
     features = [[part.lazy_view(view)[:].tobytes() for view in range(part.views)] for part in parts]
     samples = cache.samples
-    arrays = [one.tobytes() for one in (samples.labels, samples.split, samples.sha256)]
+    arrays = [array.tobytes() for array in (samples.labels, samples.split, samples.sha256)]
     return cache.spec, samples.ids, samples.classes, arrays, features
 
 
@@ -162,7 +166,7 @@ def caches(folder: Path) -> list[Target]:
 
 
 def resealed_caches(folder: Path) -> list[Target]:
-    """Caches of somebody with bad intentions, who writes a header that fits what was changed."""
+    """Malicious caches: the header matches the changed content."""
     path = folder / "cache.h5"
     write_cache(path)
 
@@ -182,7 +186,7 @@ def resealed_caches(folder: Path) -> list[Target]:
 
 
 def partial_caches(folder: Path) -> list[Target]:
-    """Unfinished ones, looked at and gone on with: rows that count as done must be those that were written."""
+    """Unfinished caches, which are opened and continued. Rows that count as done must be the rows that were written."""
     final, path = folder / "cache.h5", folder / "cache.h5.partial"
     write_cache(final, done=False)
 
@@ -196,15 +200,17 @@ def partial_caches(folder: Path) -> list[Target]:
         rows = {int(row): (int(done[row]), layer[row].tobytes()) for row in np.flatnonzero(done)}
         return spec, samples.ids, samples.labels.tobytes(), rows
 
-    def same(found: Any, expected: Any) -> bool:
-        return found[:3] == expected[:3] and all(expected[3].get(row) == one for row, one in found[3].items())
+    def same(value: Any, expected: Any) -> bool:
+        return value[:3] == expected[:3] and all(
+            expected[3].get(row) == row_value for row, row_value in value[3].items()
+        )
 
     return [of_file(path, use, sealed=True, same=same)]
 
 
 @dataclass
 class Models:
-    """Folders of a fitted head and of a fine-tuned network, and what they were made from."""
+    """Folders of a fitted head and a fine-tuned network, and their inputs."""
 
     data: Path
     head: Path
@@ -212,7 +218,7 @@ class Models:
 
     @classmethod
     def made(cls, folder: Path) -> Models:
-        """In a folder."""
+        """Create the files in a folder."""
         data, cache = photos(folder / "photos"), folder / "cache.h5"
         extract(data, cache, backbone=backbone(), views=1, workers=1)
         fit_head(cache, out=folder / "head")
@@ -225,25 +231,25 @@ def _recipe(epochs: int) -> TrainConfig:
 
 
 def read_model(folder: Path) -> Any:
-    """What a model predicts with."""
-    found = open_model(folder, backbone=backbone(), device="cpu")
-    if isinstance(found.model, nn.Module):
-        weights = [value.numpy().tobytes() for value in found.model.state_dict().values()]
+    """Everything that a model uses to predict."""
+    model = open_model(folder, backbone=backbone(), device="cpu")
+    if isinstance(model.model, nn.Module):
+        weights = [value.numpy().tobytes() for value in model.model.state_dict().values()]
     else:
-        weights = [found.model.coef_.tobytes(), found.model.intercept_.tobytes()]
-    return found.card.classes, found.card.spec, weights
+        weights = [model.model.coef_.tobytes(), model.model.intercept_.tobytes()]
+    return model.card.classes, model.card.spec, weights
 
 
 def cards(folder: Path) -> list[Target]:
-    """model.json: names and figures have no hash, those of preprocessing have."""
+    """model.json: only its preprocessing has a hash, names and figures have none."""
     models = Models.made(folder)
 
-    def use(place: Path) -> Any:
-        found = read_model(place)
-        confusion_picture(place)
-        reliability_picture(place)
-        compare_heads(place, place)
-        return found
+    def use(path: Path) -> Any:
+        model_values = read_model(path)
+        confusion_figure(path)
+        reliability_figure(path)
+        compare_heads(path, path)
+        return model_values
 
     files = [models.head / "model.json", models.network / "model.json"]
     texts = [file.read_bytes() for file in files]
@@ -251,7 +257,7 @@ def cards(folder: Path) -> list[Target]:
 
 
 def sealed_model_files(folder: Path) -> list[Target]:
-    """Weights and predictions, whose hashes model.json has."""
+    """Weights and predictions with hashes in model.json."""
     models = Models.made(folder)
     reads = {"val.csv": read_predictions}
     files = [
@@ -266,14 +272,14 @@ def sealed_model_files(folder: Path) -> list[Target]:
 
 
 def _without_hashes(folder: Path) -> None:
-    """As models of the first versions."""
+    """Remove the hashes, as in models of the first versions."""
     card = json.loads((folder / "model.json").read_bytes())
     del card["sha256"]
     (folder / "model.json").write_text(json.dumps(card))
 
 
 def old_model_files(folder: Path) -> list[Target]:
-    """Weights and predictions of models of the first versions, which have no hashes."""
+    """Weights and predictions of models of the first versions, without hashes."""
     models = Models.made(folder)
     _without_hashes(models.head)
     _without_hashes(models.network)
@@ -282,7 +288,7 @@ def old_model_files(folder: Path) -> list[Target]:
         rows = read_predictions(place)
         compare_heads(place, place)
         if all(row.probabilities for row in rows):
-            reliability_picture(place)
+            reliability_figure(place)
         return rows
 
     network, predictions = models.network / "network.safetensors", models.head / "val.csv"
@@ -293,15 +299,15 @@ def old_model_files(folder: Path) -> list[Target]:
 
 
 def reports(folder: Path) -> list[Target]:
-    """run.json, which has no hash: what is drawn of it, and what it says of its folder."""
+    """run.json, which has no hash: its figures, and its text about the folder."""
     models = Models.made(folder)
     report = models.network / "run.json"
 
     def use() -> Any:
-        found = history_picture(models.network)
+        figure = history_figure(models.network)
         prepare_folder(models.network, "run")
-        found()
-        return found.args[0]
+        figure()
+        return figure.args[0]
 
     def kind() -> Any:
         (models.head / "run.json").write_bytes(report.read_bytes())
@@ -312,7 +318,7 @@ def reports(folder: Path) -> list[Target]:
 
 
 def _repacked(whole: bytes, chance: Random) -> bytes:
-    """A head's archive with one member changed: numbers of an array, its shape, or the text that names types."""
+    """A head's archive with one changed member: values of an array, its shape, or the text that names types."""
     source, target = zipfile.ZipFile(io.BytesIO(whole)), io.BytesIO()
     changed = chance.choice(source.namelist())
     with zipfile.ZipFile(target, "w") as archive:
@@ -331,18 +337,18 @@ def _repacked(whole: bytes, chance: Random) -> bytes:
             elif name == changed:
                 text = data.decode()
                 pattern = chance.choice([r"-?\d+", r'"__class__": "\w+"', r'"\w+"', r"true|false|null"])
-                found = list(re.finditer(pattern, text))
-                if found:
-                    here, there = chance.choice(found), chance.choice(found)
-                    new = str(chance.choice(_NUMBERS)) if pattern == r"-?\d+" else there.group()
-                    text = text[: here.start()] + new + text[here.end() :]
+                matches = list(re.finditer(pattern, text))
+                if matches:
+                    destination, origin = chance.choice(matches), chance.choice(matches)
+                    new = str(chance.choice(_NUMBERS)) if pattern == r"-?\d+" else origin.group()
+                    text = text[: destination.start()] + new + text[destination.end() :]
                 data = text.encode()
             archive.writestr(name, data)
     return target.getvalue()
 
 
 def heads(folder: Path) -> list[Target]:
-    """Files of heads of all kinds by themselves, also with the inside of an archive changed and packed well."""
+    """Head files of all kinds, also with a changed member in a valid archive."""
     y = np.arange(60) % 3
     x = (np.random.default_rng(0).normal(size=(60, 8)) + 3 * np.eye(3, 8)[y]).astype(np.float32)
     features = TrainingMatrix(x, y, np.arange(60), np.ones(60))
@@ -359,31 +365,31 @@ def heads(folder: Path) -> list[Target]:
         path = folder / str(number) / file
         path.parent.mkdir()
         path.write_bytes(data)
-        use = lambda path=path: [one is not None and one.tobytes() for one in classify(load_head(path), x, 3)]  # noqa: E731
+        use = lambda path=path: [array is not None and array.tobytes() for array in classify(load_head(path), x, 3)]  # noqa: E731
         targets.append(of_file(path, use, mutate=mutate))
     return targets
 
 
 def checkpoints(folder: Path) -> list[Target]:
-    """last.pt of fine-tuning: read, and trained on from. A zip file with a checksum of each part."""
+    """last.pt of fine-tuning, which is read and trained further. It is a zip file with a checksum for each part."""
     models = Models.made(folder)
     path = models.network / CHECKPOINT
-    kept = {file: file.read_bytes() for file in models.network.iterdir() if file.is_file() and file != path}
+    contents = {file: file.read_bytes() for file in models.network.iterdir() if file.is_file() and file != path}
 
     def use() -> Any:
         config = load_config(path)
         state, again = load_checkpoint(path)
-        found = finetune(models.data, models.network, backbone=backbone(), config=_recipe(3), resume=True, workers=1)
-        for file, content in kept.items():
+        training = finetune(models.data, models.network, backbone=backbone(), config=_recipe(3), resume=True, workers=1)
+        for file, content in contents.items():
             file.write_bytes(content)
         module = [value.numpy().tobytes() for value in state["module"].values()]
-        return config == again, module, [asdict(epoch) | {"seconds": 0} for epoch in found.history]
+        return config == again, module, [asdict(epoch) | {"seconds": 0} for epoch in training.history]
 
     return [of_file(path, use)]
 
 
 class Payload:
-    """A pickle that makes a folder when it is loaded."""
+    """A pickle that creates a folder when it is loaded."""
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
@@ -393,7 +399,7 @@ class Payload:
 
 
 def weights(folder: Path) -> list[Target]:
-    """Weights of users: torch's zip of a pickle (one that would run code among them), the older pickle, safetensors."""
+    """Weights files of users: torch's zip with a pickle (one of them would run code), the older pickle, safetensors."""
     from safetensors.torch import save_file
 
     state = {name: value.contiguous() for name, value in backbone().module.state_dict().items()}
@@ -410,8 +416,8 @@ def weights(folder: Path) -> list[Target]:
     others = [(folder / name).read_bytes() for name in ("other.pth", "attack.pth", "bare.pth")]
 
     def use(path: Path) -> Any:
-        found = adapt(backbone().module, read_checkpoint(path), (), path)
-        return [value.numpy().tobytes() for value in found.state.values()]
+        adapted = adapt(backbone().module, read_checkpoint(path), (), path)
+        return [value.numpy().tobytes() for value in adapted.state.values()]
 
     return [
         of_file(path, lambda path=path: use(path), others=others, refused=path.name in ("attack.pth", "bare.pth"))
@@ -456,7 +462,7 @@ def manifests(folder: Path) -> list[Target]:
 
 
 def _skipping(data: Path, **more: Any) -> Any:
-    """With images that are missing, which cannot be read."""
+    """Read a manifest whose images may be missing."""
     samples = read_manifest(data, **more).samples
     return samples.ids, samples.classes, samples.labels.tobytes(), samples.split.tobytes(), samples.groups
 
@@ -486,33 +492,33 @@ def _data_set(folder: Path) -> Any:
 
 
 def image_parquet(folder: Path) -> list[Target]:
-    """Parquet files with images in them, as on the Hub."""
+    """Parquet files that contain images, as on the Hub."""
     path = folder / "train.parquet"
     _data_set(folder).to_parquet(path)
     return [of_file(path, lambda: _listing(path))]
 
 
 def saved_data_sets(folder: Path) -> list[Target]:
-    """What `datasets` saves: two files of JSON, and Arrow."""
+    """Files of `save_to_disk` of `datasets`: two JSON files, and Arrow."""
     import datasets
 
-    place = folder / "saved"
+    saved = folder / "saved"
     whole = _data_set(folder)
-    datasets.DatasetDict({"train": whole, "test": whole.select(range(4))}).save_to_disk(place)
+    datasets.DatasetDict({"train": whole, "test": whole.select(range(4))}).save_to_disk(saved)
     targets = []
-    for file in sorted(place.rglob("*.*")):
+    for file in sorted(saved.rglob("*.*")):
         mutate = damage_json if file.suffix == ".json" else damage
-        targets.append(of_file(file, lambda: _listing(place, allow_leak=True), mutate=mutate))
+        targets.append(of_file(file, lambda: _listing(saved, allow_leak=True), mutate=mutate))
     return targets
 
 
 def tars(folder: Path) -> list[Target]:
-    """WebDataset, and class folders in a tar."""
+    """WebDataset, and class folders in a tar file."""
     files = sorted(photos(folder / "photos").rglob("*.png"))
     pairs, folders = folder / "pairs.tar", folder / "folders.tar"
-    with tarfile.open(pairs, "w") as one, tarfile.open(folders, "w", format=tarfile.PAX_FORMAT) as other:
+    with tarfile.open(pairs, "w") as pair_tar, tarfile.open(folders, "w", format=tarfile.PAX_FORMAT) as folder_tar:
         for number, file in enumerate(files):
-            other.add(file, file.relative_to(folder / "photos").as_posix() + "é" * (number % 3))
+            folder_tar.add(file, file.relative_to(folder / "photos").as_posix() + "é" * (number % 3))
             fields = {"label": file.parent.name, "group": f"group {number}"}
             text = json.dumps(fields).encode() if number % 2 else file.parent.name.encode()
             for name, content in (
@@ -521,13 +527,13 @@ def tars(folder: Path) -> list[Target]:
             ):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
-                one.addfile(info, io.BytesIO(content))
+                pair_tar.addfile(info, io.BytesIO(content))
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "0.png"
-        one.addfile(link)
+        pair_tar.addfile(link)
         label = tarfile.TarInfo("link.cls")
         label.size = len(b"class 0")
-        one.addfile(label, io.BytesIO(b"class 0"))
+        pair_tar.addfile(label, io.BytesIO(b"class 0"))
     others = [pairs.read_bytes(), folders.read_bytes()]
     options = {"allow_leak": True}
     return [of_file(path, lambda path=path: _listing(path, **options), others=others) for path in (pairs, folders)]
@@ -537,19 +543,19 @@ def metadata(folder: Path) -> list[Target]:
     """Folders of images with metadata.csv or metadata.jsonl."""
     targets = []
     for kind in ("csv", "jsonl"):
-        place = folder / kind
+        target = folder / kind
         rows = [
-            {"file_name": file.relative_to(place / "train").as_posix(), "label": file.parent.name}
-            for file in sorted((photos(place) / "train").rglob("*.png"))
+            {"file_name": file.relative_to(target / "train").as_posix(), "label": file.parent.name}
+            for file in sorted((photos(target) / "train").rglob("*.png"))
         ]
-        path = place / "train" / f"metadata.{kind}"
+        path = target / "train" / f"metadata.{kind}"
         lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
         path.write_text("\n".join(lines if kind == "csv" else map(json.dumps, rows)) + "\n")
-        (place / "val" / f"metadata.{kind}").write_bytes(path.read_bytes())
+        (target / "val" / f"metadata.{kind}").write_bytes(path.read_bytes())
         mutate = damage_csv if kind == "csv" else damage_json_lines
         for number in (8, 9):  # as the names in the table
-            (place / "val" / f"class {number % 2}" / "0.png").write_bytes(b"")
-        targets.append(of_file(path, lambda place=place: _skipping(place, skip_missing=True), mutate=mutate))
+            (target / "val" / f"class {number % 2}" / "0.png").write_bytes(b"")
+        targets.append(of_file(path, lambda target=target: _skipping(target, skip_missing=True), mutate=mutate))
     return targets
 
 
@@ -565,21 +571,25 @@ def image_caches(folder: Path) -> list[Target]:
     def use() -> Any:
         images = ImageCache(path, manifest, 8)
         try:
-            found = {sha256: images.get(sha256) for sha256 in hashes}
+            cached_pixels = {sha256: images.get(sha256) for sha256 in hashes}
             for sha256 in hashes:
                 images.remark(sha256)
-            return {sha256: (pixels.shape, pixels.tobytes()) for sha256, pixels in found.items() if pixels is not None}
+            return {
+                sha256: (pixels.shape, pixels.tobytes())
+                for sha256, pixels in cached_pixels.items()
+                if pixels is not None
+            }
         finally:
             images.close()
 
-    def same(found: Any, expected: Any) -> bool:
-        return all(expected[sha256] == pixels for sha256, pixels in found.items())
+    def same(value: Any, expected: Any) -> bool:
+        return all(expected[sha256] == pixels for sha256, pixels in value.items())
 
     return [of_file(path, use, sealed=True, same=same)]
 
 
 def benchmark_files(folder: Path) -> list[Target]:
-    """What a comparison reads of its own: settings.json, result.json, curves of report.json."""
+    """Files that a benchmark reads again: settings.json, result.json, curves of report.json."""
     settings = {"data": "photos", "backbone": "net", "views": 4, "head": "linear", "recipe": {"epochs": 2}, "seed": 0}
     work = folder / "work" / "cached-0"
     work.mkdir(parents=True)
@@ -600,9 +610,9 @@ def benchmark_files(folder: Path) -> list[Target]:
         _claim(folder, settings, overwrite=False)
 
     def drawn() -> Any:
-        found = curve_picture(report)
-        found()
-        return str(found.args[0])
+        figure = curve_figure(report)
+        figure()
+        return str(figure.args[0])
 
     return [
         of_file(claimed, claim, mutate=damage_json),
@@ -613,7 +623,7 @@ def benchmark_files(folder: Path) -> list[Target]:
 
 
 def images(folder: Path) -> list[Target]:
-    """JPEG, PNG, TIFF, GIF, WebP, BMP and PPM, of several modes. PNG alone has checksums, which Pillow checks."""
+    """JPEG, PNG, TIFF, GIF, WebP, BMP and PPM in several modes. Only PNG has checksums; Pillow verifies them."""
     targets = []
     several = [picture(number).resize((40, 30)) for number in range(3)]
     exif = Image.Exif()
@@ -649,10 +659,10 @@ def images(folder: Path) -> list[Target]:
         except UnreadableImageError:
             scaled = ""
         white = (0.0, 1.0) if path.name == "float.tif" else None  # else it is not known
-        found = decode_and_check(data, value_range=white)
-        assert found.pixels.shape[2:] == (3,)
-        assert found.pixels.dtype == np.uint8
-        return scaled, found.remark, found.pixels.shape, found.pixels.tobytes()
+        decoded = decode_and_check(data, value_range=white)
+        assert decoded.pixels.shape[2:] == (3,)
+        assert decoded.pixels.dtype == np.uint8
+        return scaled, decoded.remark, decoded.pixels.shape, decoded.pixels.tobytes()
 
     for name, image, options in files:
         image.save(folder / name, **options)
@@ -664,22 +674,22 @@ def images(folder: Path) -> list[Target]:
 
 
 def lock_files(folder: Path) -> list[Target]:
-    """Who writes, on file systems that have no locks."""
+    """Lock files, for file systems without locks."""
     path = folder / "run.lock"
     LockFile(path).acquire()
 
     def use() -> Any:
-        found = LockFile(path).is_held(), LockFile(path).holder()
+        state = LockFile(path).is_held(), LockFile(path).holder()
         LockFile(path).release()
         if LockFile(path).acquire():
             LockFile(path).release()
-        return found
+        return state
 
     return [of_file(path, use, mutate=damage_json)]
 
 
 def kept_networks(folder: Path) -> list[Target]:
-    """In the cache folder: a converted network, whose hash is beside it, and what is known of a network."""
+    """Files in the cache folder: a converted network with its hash, and the metadata of a network."""
     graph = folder / "network.xml"
     parts = conversion._files(graph)
     for part in parts[:2]:
@@ -691,13 +701,13 @@ def kept_networks(folder: Path) -> list[Target]:
     metadata_cache.store_metadata(note, metadata_cache.BackboneMetadata("0" * 64, {"penultimate": 4}, preprocessing))
 
     def recalled() -> Any:
-        found = metadata_cache.load_metadata(note)
-        if found:
-            Backbone(Net, name="net", metadata=found, **found.preprocessing)
-        return found
+        metadata = metadata_cache.load_metadata(note)
+        if metadata:
+            Backbone(Net, name="net", metadata=metadata, **metadata.preprocessing)
+        return metadata
 
     sound = [
-        of_file(part, lambda: conversion._is_valid(graph), sealed=True, same=lambda found, _: not found)
+        of_file(part, lambda: conversion._is_valid(graph), sealed=True, same=lambda value, _: not value)
         for part in parts
     ]
     return [*sound, of_file(note, recalled, mutate=damage_json)]
@@ -726,4 +736,4 @@ KINDS: dict[str, Make] = {
     "lock files": lock_files,
     "kept networks": kept_networks,
 }
-"""Name -> what makes the files, in a folder that is empty."""
+"""Name -> function that creates the files in an empty folder."""

@@ -1,21 +1,23 @@
-"""How near the cache comes to fine-tuning, and at what price: writes results/gap.json and results/gap.png.
+"""Compare cached heads with fine-tuning in accuracy and time. Writes results/gap.json and results/gap.png.
 
     python benchmarks/gap.py [--sets digits,ants-bees,FOLDER] [--backbones efficientnet_lite0,mobilenet_v2]
                              [--seeds 0,1,2] [--routes 'ROUTE;...'] [--work FOLDER] [--minutes 60]
 
-Each step of a route (extraction, fitting, training) is a process of its own; the clock runs from its start to its
-end. A route's cold seconds are those of all its steps; warm ones, of cached routes, are of the fit alone. The network
-was converted before, as by any earlier extraction: how long such a first one takes is told apart. The split stays the
-same, the seeds change views, order and new weights. Digits suffer from flips and crops, so that fine-tuning and LP-FT
-are tried without them, too. LP-FT takes small steps of AdamW, fine-tuning those of the tutorials (SGD at 0.01);
-"fine-tune, AdamW" has LP-FT's, so that what the fitted head brings can be told from what they bring. Live routes
-train in the best precision that the machine has, for 10 epochs up to 500 training images, else for 5, and keep their
-best epoch by val, which flatters them. The goals are judged by the best cached route that is fast enough, which
-flatters it, and once more by the one that cross-validation on train prefers, which does not.
+Each step of a route (extraction, fitting, training) is a separate process. Its clock runs from the start to the end
+of the process. Cold seconds of a route are the sum of its steps. Warm seconds of a cached route are those of the fit
+alone. The network was already converted by an earlier extraction; the time of that first extraction is reported
+separately. The split is always the same; seeds change views, order and new weights.
 
-Runs that stand in gap.json are not repeated, so that seeds can be run on several days; times are compared within one
-seed alone, where all routes ran on the same machine. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS, ants-bees
-its photos from FEATCACHE_ANTS_BEES. Run it on a machine that does nothing else.
+Flips and crops reduce the accuracy on digits, so fine-tuning and LP-FT also run without them. LP-FT uses AdamW with a
+low learning rate; fine-tuning uses SGD at 0.01, as in the tutorials. "fine-tune, AdamW" uses the optimizer of LP-FT,
+to separate the effect of the optimizer from that of the fitted head. Live routes train in the fastest precision of
+the machine, for 10 epochs with up to 500 training images and for 5 epochs with more. They keep their best epoch on
+val, which biases their accuracy upward. The goals are judged twice: by the most accurate cached route that is fast
+enough (its accuracy is biased upward), and by the cached route that cross-validation on train selects (no bias).
+
+Runs that are in gap.json are not repeated, so different seeds can run on different days. Times are compared only
+within one seed, where all routes ran on the same machine. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS; the
+photos of ants-bees are in FEATCACHE_ANTS_BEES. Run the script on an idle machine.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ RESULT = record.RESULTS / "gap.json"
 
 @dataclass(frozen=True)
 class Cached:
-    """A head on what one extraction gave."""
+    """A head on the features of one extraction."""
 
     layers: str
     views: int
@@ -57,7 +59,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Live:
-    """A network that is trained; from the head of `START`, where `starts` says so."""
+    """A network that is trained; if `starts`, from the head of `START`."""
 
     starts: bool = False
     options: tuple[tuple[str, Any], ...] = ()
@@ -67,7 +69,7 @@ class Live:
 
 START = Cached("last", 4)
 ONLY = {gap_report.OWN: "ants-bees"}
-"""Routes that one set alone can take: ImageNet knows ants and bees."""
+"""Routes for one set only: ants and bees are ImageNet classes."""
 
 ROUTES: dict[str, Cached | Live] = {
     **{f"penultimate, K={views}": Cached("last", views) for views in (0, 1, 2, 4, 8, 16)},
@@ -89,7 +91,7 @@ ROUTES: dict[str, Cached | Live] = {
 
 
 class Group:
-    """All routes on one set with one network and one seed, which share steps: each is run, and timed, once."""
+    """All routes on one set with one network and one seed. Shared steps run, and are timed, once."""
 
     def __init__(self, data: Path, backbone: str, seed: int, epochs: int, folder: Path) -> None:
         self.data, self.backbone, self.seed, self.epochs, self.folder = data, backbone, seed, epochs, folder
@@ -103,7 +105,7 @@ class Group:
             extracted, fitted, out = self._cached(route)
             costs = {"cold_s": extracted + fitted["wall_s"], "warm_s": fitted["wall_s"]}
             folds = fitted["selection"]["entrants"] if fitted["selection"] else []
-            chosen = max((one["accuracy"] for one in folds), default=None)
+            chosen = max((fold["accuracy"] for fold in folds), default=None)
             return {**self._judged(fitted, out), **costs, "cv_accuracy": chosen}
         before, start = 0.0, {}
         if route.starts:
@@ -112,11 +114,11 @@ class Group:
         recipe = {"epochs": self.epochs, **(LP_FT_DEFAULTS if route.starts or route.gentle else {})}
         options = {**dict(route.options), **start, "weights": route.weights or self.weights, "recipe": recipe}
         out = self.folder / re.sub(r"\W+", "-", name)
-        found = self._step({"task": "finetune", "precision": "auto", **options}, out)
-        return {**self._judged(found, out), "cold_s": before + found["wall_s"], "warm_s": None}
+        result = self._step({"task": "finetune", "precision": "auto", **options}, out)
+        return {**self._judged(result, out), "cold_s": before + result["wall_s"], "warm_s": None}
 
     def _cached(self, route: Cached) -> tuple[float, dict[str, Any], Path]:
-        """Seconds of the extraction, what fitting answered, and the folder of the head."""
+        """Seconds of the extraction, the output of the fit, and the folder of the head."""
         if route.layers not in self.first:
             shutil.rmtree(self.folder / "first", ignore_errors=True)
             order = {"task": "extract", "layers": [route.layers], "views": 4, "weights": self.weights}
@@ -130,35 +132,35 @@ class Group:
         return extracted["wall_s"], fitted | {"size_bytes": extracted["size_bytes"]}, out
 
     def _step(self, order: RouteTask, out: Path) -> dict[str, Any]:
-        """Run one process, or recall what it answered to the very same order."""
-        kept = out.with_name(f"{out.name}.json")
+        """Run one process, or load the stored output of the same task."""
+        stored = out.with_name(f"{out.name}.json")
         order = {**order, "out": str(out), "seed": self.seed}
         if order["task"] != "fit-head":
             order |= {"data": str(self.data), "backbone": self.backbone}
-        if not kept.exists() or json.loads(kept.read_text())["order"] != order:
+        if not stored.exists() or json.loads(stored.read_text())["order"] != order:
             out.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
             made = {"commit": record.commit(), "versions": package_versions(), "machine": machine_info()}
-            kept.write_text(json.dumps({"order": order, "answer": run_in_process(order), "made": made}))
-        found = json.loads(kept.read_text())
-        answer: dict[str, Any] = {**found["answer"], "made": found["made"]}
+            stored.write_text(json.dumps({"order": order, "answer": run_in_process(order), "made": made}))
+        result = json.loads(stored.read_text())
+        answer: dict[str, Any] = {**result["answer"], "made": result["made"]}
         return answer
 
-    def _judged(self, found: dict[str, Any], out: Path) -> dict[str, Any]:
-        wrong = [one.image for one in read_predictions(out) if one.label != one.predicted]
-        told = {name: found[name] for name in ("accuracy", "n", "size_bytes")}
-        return {**told, "wrong": wrong, **found["made"], "first_s": dict(self.first)}
+    def _judged(self, result: dict[str, Any], out: Path) -> dict[str, Any]:
+        wrong = [prediction.image for prediction in read_predictions(out) if prediction.label != prediction.predicted]
+        figures = {name: result[name] for name in ("accuracy", "n", "size_bytes")}
+        return {**figures, "wrong": wrong, **result["made"], "first_s": dict(self.first)}
 
 
 def main() -> None:
-    """Run what is missing, write, and say what it means."""
+    """Run the missing routes, write and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="digits,ants-bees")
     parser.add_argument("--backbones", default="efficientnet_lite0,mobilenet_v2")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--routes", help="separated by ';' [default: all]")
-    parser.add_argument("--work", default="demo/gap", help="where caches and runs are kept meanwhile")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no route after so many")
+    parser.add_argument("--work", default="demo/gap", help="folder for caches and runs")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no route after this time")
     options = parser.parse_args()
     sets, backbones = options.sets.split(","), options.backbones.split(",")
     chosen = options.routes.split(";") if options.routes else list(ROUTES)
@@ -178,15 +180,20 @@ def main() -> None:
             data = prepare(name, work)
             train = len(read_manifest(data).samples.rows("train"))
             for backbone in backbones:
-                here = {"set": Path(name).name, "backbone": backbone, "seed": seed, "epochs": 10 if train <= 500 else 5}
-                group = Group(data, backbone, seed, here["epochs"], work / f"{here['set']}-{backbone}-{seed}")
+                settings = {
+                    "set": Path(name).name,
+                    "backbone": backbone,
+                    "seed": seed,
+                    "epochs": 10 if train <= 500 else 5,
+                }
+                group = Group(data, backbone, seed, settings["epochs"], work / f"{settings['set']}-{backbone}-{seed}")
                 for route in chosen:
-                    there = any({**here, "route": route}.items() <= run.items() for run in runs)
-                    if there or time.perf_counter() > end or ONLY.get(route, here["set"]) != here["set"]:
+                    exists = any({**settings, "route": route}.items() <= run.items() for run in runs)
+                    if exists or time.perf_counter() > end or ONLY.get(route, settings["set"]) != settings["set"]:
                         continue
-                    runs.append({**here, "route": route, **group.run(route)})
+                    runs.append({**settings, "route": route, **group.run(route)})
                     RESULT.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
-                    print(f"{here['set']} {backbone} seed {seed} {route}: {runs[-1]['accuracy']:.4f} "
+                    print(f"{settings['set']} {backbone} seed {seed} {route}: {runs[-1]['accuracy']:.4f} "
                           f"in {runs[-1]['cold_s']:.1f} s", flush=True)  # fmt: skip
     summary = gap_report.summarise(runs)
     RESULT.write_text(json.dumps({"summary": summary, "runs": runs}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Damage to files: to their bytes, to the values of JSON, and to the cells of CSV."""
+"""Damage files: change bytes, values in JSON, and cells in CSV."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RAW = ["1e400", "-1e400", "NaN", "Infinity", "9" * 4000, "[" * 5000, '{"a":' * 
 
 
 def damage(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """One to five changes: bits, ranges, the end cut off, a part of another valid file."""
+    """Apply one to five changes: flip bits, change ranges, truncate, insert a part of another valid file."""
     data = bytearray(whole)
     for _ in range(chance.choice([1, 1, 1, 2, 5])):
         start = chance.randrange(len(data)) if data else 0
@@ -52,18 +52,18 @@ def damage(whole: bytes, others: list[bytes], chance: Random) -> bytes:
         elif kind == "double":
             data[start:start] = data[start:end]
         elif kind == "swap" and data:
-            there = chance.randrange(len(data))
-            one, other = data[start:end], data[there : there + end - start]
-            data[start:end], data[there : there + len(other)] = other, one
+            other_start = chance.randrange(len(data))
+            first, other = data[start:end], data[other_start : other_start + end - start]
+            data[start:end], data[other_start : other_start + len(other)] = other, first
         elif kind == "splice" and others:
             other = chance.choice(others)
-            place = min(start, len(other))
-            data = bytearray(chance.choice([data[:start] + other[place:], other[:place] + data[start:]]))
+            position = min(start, len(other))
+            data = bytearray(chance.choice([data[:start] + other[position:], other[:position] + data[start:]]))
     return bytes(data)
 
 
 def damage_json(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """One to three values or keys changed, or else bytes."""
+    """Change one to three values or keys; if that is not possible, change bytes."""
     if chance.random() < 0.2:
         return _damage_text(whole, others, chance)
     try:
@@ -80,7 +80,7 @@ def damage_json(whole: bytes, others: list[bytes], chance: Random) -> bytes:
 
 
 def damage_json_lines(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """`damage_json` of one line, or lines that are lost, doubled, or swapped."""
+    """Apply `damage_json` to one line, or delete, duplicate or swap lines."""
     lines = whole.splitlines(keepends=True)
     row = chance.randrange(len(lines))
     if chance.random() < 0.7:
@@ -91,7 +91,7 @@ def damage_json_lines(whole: bytes, others: list[bytes], chance: Random) -> byte
 
 
 def damage_csv(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """One to three cells or rows changed, or else bytes."""
+    """Change one to three cells or rows; if that is not possible, change bytes."""
     if chance.random() < 0.3:
         return _damage_text(whole, others, chance)
     rows = list(csv.reader(io.StringIO(whole.decode(), newline="")))
@@ -115,28 +115,28 @@ def damage_csv(whole: bytes, others: list[bytes], chance: Random) -> bytes:
 def _damage_text(whole: bytes, others: list[bytes], chance: Random) -> bytes:
     if chance.random() < 0.5:
         return damage(whole, others, chance)
-    place = chance.choice([0, len(whole), chance.randrange(len(whole) + 1)])
-    return whole[:place] + chance.choice(_TEXT) + whole[place:]
+    position = chance.choice([0, len(whole), chance.randrange(len(whole) + 1)])
+    return whole[:position] + chance.choice(_TEXT) + whole[position:]
 
 
-def _shuffle(items: list[Any], place: int, chance: Random) -> None:
+def _shuffle(items: list[Any], position: int, chance: Random) -> None:
     kind = chance.choice(["lose", "double", "swap"])
     if kind == "lose":
-        del items[place]
+        del items[position]
     elif kind == "double":
-        items.insert(place, items[place])
+        items.insert(position, items[position])
     else:
         other = chance.randrange(len(items))
-        items[place], items[other] = items[other], items[place]
+        items[position], items[other] = items[other], items[position]
 
 
 def _with_odd(text: str, chance: Random) -> str:
-    place = chance.randrange(len(text) + 1)
-    return text[:place] + chance.choice(_ODD) + text[place:]
+    position = chance.randrange(len(text) + 1)
+    return text[:position] + chance.choice(_ODD) + text[position:]
 
 
 def _changed(value: Any, chance: Random, raw: dict[str, str]) -> Any:
-    """The value with one of those in it changed, drawn by going down. raw : text of JSON by what stands for it."""
+    """Change one random nested value of a JSON value. raw : placeholders -> JSON text that replaces them."""
     if isinstance(value, (dict, list)) and value and chance.random() < 0.85:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         key, other = chance.choice(keys), chance.choice(keys)

@@ -1,10 +1,10 @@
-"""The six routes on real photos: writes NAME.md, NAME.json and NAME.png under benchmarks/results/.
+"""Run the six routes on real photos. Writes NAME.md, NAME.json and NAME.png to benchmarks/results/.
 
     python benchmarks/routes.py [DATA] [--name ants-bees] [--repeats 3] [--budget 600]
         [--routes cached,stages,frozen,lpft,finetune,scratch]
 
-DATA defaults to FEATCACHE_ANTS_BEES. The clock of each route runs from the start of its process to its end. Finished
-routes are kept in --work; the same call goes on after an interruption. Run it on a machine that does nothing else.
+DATA defaults to FEATCACHE_ANTS_BEES. The clock of each route runs from the start to the end of its process. Finished
+routes are stored in --work; the same call continues after an interruption. Run the script on an idle machine.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from featcache.reports.benchmark_report import write_report
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, run, write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--name", default="ants-bees")
-    parser.add_argument("--work", help="where caches and runs are kept [default: demo/benchmark-COMMIT]")
+    parser.add_argument("--work", help="folder for caches and runs [default: demo/benchmark-COMMIT]")
     parser.add_argument("--routes", default="cached,stages,frozen,lpft,finetune,scratch")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="pretrained")
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train-precision", default="fp32")
-    parser.add_argument("--budget", type=float, help="seconds for all of it [default: no limit]")
+    parser.add_argument("--budget", type=float, help="maximum seconds for all routes [default: no limit]")
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
