@@ -316,7 +316,8 @@ def _load(
     source: Source, name: str, spec: ViewSpec, numbers: range, expected: bytes | None, side: int
 ) -> NDArray[np.uint8]:
     """Views of an image, made small: (len(numbers), s, s, 3). expected : hash of the file that is meant."""
-    from featcache.vision.augment import make_views, shrink  # of PyTorch, which the other pictures do not wait for
+    from featcache.vision.augment import make_views
+    from featcache.vision.views.geometry import shrink  # of PyTorch, which the other pictures do not wait for
 
     where = source.local_path(name) or f"{name} of {source.name}"
     try:

@@ -27,8 +27,8 @@ from featcache.core.bit_depth import ValueRange, format_range
 from featcache.data.input_notes import split_remark
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, CacheSpaceError, RemoteIOError
-from featcache.vision.augment import reduced_size, shrink
 from featcache.vision.decode import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
+from featcache.vision.views.geometry import reduced_size, shrink
 
 IMAGES = FormatSpec(
     magic=b"featcache-images",

@@ -14,9 +14,10 @@ from torchvision.transforms import v2
 
 from featcache.core.rng import generator
 from featcache.core.specs import AUGMENTS, ViewSpec
-from featcache.vision import trivial_augment as trivial
-from featcache.vision.augment import crop_box, make_views
-from featcache.vision.trivial_augment import apply_trivial, trivial_augment
+from featcache.vision.augment import make_views
+from featcache.vision.views import trivial
+from featcache.vision.views.geometry import crop_box
+from featcache.vision.views.trivial import apply_trivial, trivial_augment
 from toys import random_image
 
 SHA = bytes(range(32))

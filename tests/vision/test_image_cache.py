@@ -24,10 +24,10 @@ from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, No
 from featcache.finetuning.finetune import finetune
 from featcache.vision import image_cache, loader
 from featcache.vision import image_cache as imagecache
-from featcache.vision.augment import reduced_size, shrink
 from featcache.vision.decode import REMARKS, decode, decode_and_check, upright_size
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
+from featcache.vision.views.geometry import reduced_size, shrink
 from trainable import CONFIG, trainable_backbone
 
 SIDE = 12
