@@ -195,7 +195,7 @@ def measure(
     started, measured, first = time.perf_counter(), 0, 0
     with closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels)) as loader:
         for batch in loader.batches(some, range(per_image), images):
-            backbone.embed_layers(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
+            backbone.embed_layers(batch.inputs)
             measured += len(batch.rows) * per_image
             if progress:
                 progress("measure", measured, per_image * len(some))

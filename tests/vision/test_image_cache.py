@@ -217,14 +217,14 @@ def test_the_loader_decodes_each_image_once(
     monkeypatch.setattr(loader, "decode_and_check", lambda *given: count.append(1) or decode_and_check(*given))
     spec = ViewSpec(8, 10, seed=4)
     plain = ViewLoader(manifest, spec, workers=2)
-    expected = np.concatenate([batch.pixels for batch in plain.batches(range(18), [0, 1], 4)])
+    expected = np.concatenate([batch.inputs for batch in plain.batches(range(18), [0, 1], 4)])
     plain.close()
     assert len(count) == 18
     for _ in range(2):
         cache = ImageCache(tmp_path / "a.h5", manifest, 100)
         kept = ViewLoader(manifest, spec, workers=2, images=cache)
         for _ in range(2):
-            found = np.concatenate([batch.pixels for batch in kept.batches(range(18), [0, 1], 4)])
+            found = np.concatenate([batch.inputs for batch in kept.batches(range(18), [0, 1], 4)])
             np.testing.assert_array_equal(found, expected)
         assert list(kept.skipped) == [4]
         kept.close()

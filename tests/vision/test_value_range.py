@@ -309,7 +309,7 @@ def test_live_training_sees_the_pixels_of_the_cache_with_an_image_cache_too(deep
         rows = np.arange(len(manifest.samples))
         by_file, by_cache = (
             np.concatenate(
-                [batch.pixels for batch in ViewLoader(manifest, spec, images=images).batches(rows, [0, 1], 4)]
+                [batch.inputs for batch in ViewLoader(manifest, spec, images=images).batches(rows, [0, 1], 4)]
             )
             for images in (None, kept)
         )

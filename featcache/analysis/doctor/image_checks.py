@@ -58,7 +58,7 @@ def read_clean(
             f"none of {len(rows)} images of {cache.path} is in {data} as it was; {cache.samples.ids[row]}: {reason}. "
             "Give the folder or the CSV that the cache was made from."
         )
-    return np.concatenate([one.rows for one in batches]), np.concatenate([one.pixels[:, 0] for one in batches]), lost
+    return np.concatenate([one.rows for one in batches]), np.concatenate([one.inputs for one in batches]), lost
 
 
 def check_network(
