@@ -145,9 +145,7 @@ class LocalExtractor:
                 with self._watch.phase("forward"):
                     features = backbone.submit(batch.inputs)
                 under_way.append((batch, features, numbers[0]))
-                while (
-                    under_way and sum(len(later.inputs) for later, _, _ in islice(under_way, 1, None)) >= max_in_flight
-                ):
+                while under_way and sum(len(later.inputs) for later, *_ in islice(under_way, 1, None)) >= max_in_flight:
                     yield self._taken(*under_way.popleft())
         while under_way:
             yield self._taken(*under_way.popleft())
@@ -160,9 +158,8 @@ class LocalExtractor:
         with self._watch.phase("forward"):
             flat = dict(zip(self._backbone.layers, features(), strict=True))
         b = len(batch.rows)
-        return Extracted(
-            batch.rows, {layer: values.reshape(b, len(values) // b, -1) for layer, values in flat.items()}, first_view
-        )
+        views = {layer: values.reshape(b, len(values) // b, -1) for layer, values in flat.items()}
+        return Extracted(batch.rows, views, first_view)
 
 
 def describe(backbone: Encoder) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class LiveBatches:
         Normalises pixels or computes features.
     spec : ExtractSpec
         Of the views.
-    loader : ViewLoader
+    loader : SampleLoader
         Reads and decodes the images.
     mode : {"all", "head"}
         Inputs are normalised pixels ("all") or features of the frozen network ("head").

@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.doctor import doctor
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.table import read_table

@@ -22,7 +22,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.metrics.predictions import read_predictions
-from featcache.reports.show import predictions_picture, reliability_picture
+from featcache.reports.model_figures import predictions_figure, reliability_figure
 from featcache.training.loop import TrainConfig
 from several import write_pictures
 from toys import toy_answer, toy_backbone
@@ -154,9 +154,9 @@ def test_val_csv_holds_the_probability_of_what_was_predicted(mode: Any, split_fo
 
 def test_a_run_has_a_reliability_diagram_and_percentages(split_folder: Path, tmp_path: Path) -> None:
     tune(split_folder, tmp_path / "run", backbone=trainable_backbone(), config=CONFIG)
-    top, _ = reliability_picture(tmp_path / "run")().axes
+    top, _ = reliability_figure(tmp_path / "run")().axes
     assert top.get_title().endswith("(n = 5)")
-    figure = predictions_picture(tmp_path / "run", split_folder)()
+    figure = predictions_figure(tmp_path / "run", split_folder)()
     texts = [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.title)]
     assert sum("%" in text for text in texts) >= 5
     plt.close("all")
@@ -169,7 +169,7 @@ def test_a_run_from_before_they_were_kept_says_how_to_get_them(split_folder: Pat
     path.write_text("".join(f"{line.rpartition(',')[0]},\n" for line in path.read_text().splitlines()))
     path.write_text(path.read_text().replace("predicted,", "predicted,probability", 1))
     with pytest.raises(PictureError, match="trained before featcache kept those of a run: train it again in another"):
-        reliability_picture(tmp_path / "run")
+        reliability_figure(tmp_path / "run")
 
 
 def test_patience_and_class_weights_work_for_a_head_on_cached_views(split_folder: Path, tmp_path: Path) -> None:

@@ -417,7 +417,7 @@ MEMORY = """
 import sys
 from collections import Counter
 from featcache.errors import FeatcacheError
-from featcache._utils.report import peak_memory_bytes
+from featcache._utils.environment import peak_memory_bytes
 from featcache.data.sources.registry import open_source
 try:
     print(len(open_source(sys.argv[1]).entries(Counter()).entries))
