@@ -16,10 +16,9 @@ from featcache._utils.environment import package_versions
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.encoder import Encoder
 from featcache.backbones.engines.base import EngineName, PendingFeatures
-from featcache.core.specs import ExtractSpec
+from featcache.core.specs import MAX_PIXELS, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import Batch, SampleLoader
-from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.loader import ViewLoader
 
 Views = NDArray[np.integer[Any]]

@@ -24,10 +24,12 @@ from featcache._utils.progress_bar import Progress
 from featcache.cache.format.container import FormatSpec, damage_error, open_container, write_at
 from featcache.cache.format.create import ReservedArray, create_atomically, write_container
 from featcache.core.bit_depth import ValueRange, format_range
+from featcache.core.specs import MAX_PIXELS
 from featcache.data.input_notes import split_remark
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, CacheSpaceError, RemoteIOError
-from featcache.vision.decode import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
+from featcache.vision.image_files import lift_pillows_limit, upright_size
+from featcache.vision.remarks import REMARKS
 from featcache.vision.views.geometry import reduced_size, shrink
 
 IMAGES = FormatSpec(

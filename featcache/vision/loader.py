@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import usable_cores
 from featcache._utils.timing import PhaseTimer
-from featcache.core.specs import ViewSpec
+from featcache.core.specs import MAX_PIXELS, ViewSpec
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import Batch
 from featcache.errors import RemoteIOError, UnreadableImageError
-from featcache.vision.decode import MAX_PIXELS, decode_and_check, lift_pillows_limit
+from featcache.vision.decode import decode_and_check
+from featcache.vision.image_files import lift_pillows_limit
 
 AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
 """Limits of the views that wait for the network, enough work for the time in which it is loaded or converted."""

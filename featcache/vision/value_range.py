@@ -11,9 +11,11 @@ import numpy as np
 from featcache._utils.environment import usable_cores
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.bit_depth import ValueRange, covering_range, format_range
+from featcache.core.specs import MAX_PIXELS
 from featcache.data.manifest import Manifest
 from featcache.errors import FeatcacheError, MissingCodecError, MissingExtraError, RemoteIOError, UnreadableImageError
-from featcache.vision.decode import MAX_PIXELS, decode, lift_pillows_limit, value_extent
+from featcache.vision.decode import decode, value_extent
+from featcache.vision.image_files import lift_pillows_limit
 
 EXAMINED = 128
 """Training images that are looked at, evenly spread over their names. The range has room for more than they hold, as

@@ -15,7 +15,8 @@ from PIL import Image
 
 from featcache.core.bit_depth import ValueRange
 from featcache.errors import UnreadableImageError
-from featcache.vision.decode import decode, upright_size
+from featcache.vision.decode import decode
+from featcache.vision.image_files import upright_size
 from featcache.vision.tiff import pillow_reads
 
 HEIGHT, WIDTH = 19, 30
