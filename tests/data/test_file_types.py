@@ -149,8 +149,8 @@ def test_a_png_is_read_whatever_the_size_of_its_texts_and_profile(what: str, whe
     exif = Image.Exif()
     exif[0x0112] = 6
     data = packed("PNG", exif=exif)
-    place = data.index(b"IDAT" if where == "before the pixels" else b"IEND") - 4
-    large = data[:place] + LARGE[what] + data[place:]
+    position = data.index(b"IDAT" if where == "before the pixels" else b"IEND") - 4
+    large = data[:position] + LARGE[what] + data[position:]
     assert upright_size(large) == (12, 8)
     pixels = decode(large)
     assert pixels.shape == (12, 8, 3)  # turned as its EXIF says

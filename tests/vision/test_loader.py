@@ -178,9 +178,9 @@ def test_a_loader_serves_many_passes(manifest: Manifest) -> None:
     assert second[0].rows.tolist() == [4, 2]
 
 
-@pytest.mark.parametrize("asked", [[4, 2, 9], [4, 2], [9]])
+@pytest.mark.parametrize("requested", [[4, 2, 9], [4, 2], [9]])
 def test_what_was_begun_is_used_where_it_is_asked_for(
-    asked: list[int], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    requested: list[int], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
 
@@ -193,13 +193,13 @@ def test_what_was_begun_is_used_where_it_is_asked_for(
     loader.start([4, 2, 9], NUMBERS)
     while len(read) < 3:
         time.sleep(0.001)
-    (batch,) = loader.batches(asked, NUMBERS, 5)
+    (batch,) = loader.batches(requested, NUMBERS, 5)
     (second,) = loader.batches([7], NUMBERS, 5)
     loader.close()
-    assert batch.rows.tolist() == asked
+    assert batch.rows.tolist() == requested
     assert second.rows.tolist() == [7]
-    np.testing.assert_array_equal(batch.inputs, np.concatenate([expected_views(manifest, row) for row in asked]))
-    assert read == ([4, 2, 9, 7] if asked == [4, 2, 9] else [4, 2, 9, *asked, 7])
+    np.testing.assert_array_equal(batch.inputs, np.concatenate([expected_views(manifest, row) for row in requested]))
+    assert read == ([4, 2, 9, 7] if requested == [4, 2, 9] else [4, 2, 9, *requested, 7])
 
 
 def test_what_was_begun_and_never_asked_for_stops_with_the_loader(manifest: Manifest) -> None:
