@@ -1,8 +1,8 @@
 """`ImageCache`: decoded images in one file, so that epochs and runs after the first do not decode.
 
-A sealed file (see `sealed`) with room for the pixels of every image, each with its checksum and a mark that it is
-there, with what is odd about it. Images come in as they are decoded, by what their files hold, so the file is right at
-any moment: after a kill and after a power cut, too.
+A container file (see `container`) with room for the pixels of every image, its checksum, and a mark that it is stored,
+with its remarks. An image is stored under the hash of its file when it is decoded. The file is valid at any moment, also
+after a kill or a power cut.
 """
 
 from __future__ import annotations
@@ -44,19 +44,29 @@ IMAGES = FormatSpec(
 
 
 class ImageCache:
-    """Decoded images by the SHA-256 of their files; made where it is not there.
+    """Decoded images by the SHA-256 of their files. The file is created if it does not exist.
 
     Parameters
     ----------
-    path : the file. manifest : the images that shall have room in it.
-    side : images with a larger short side, in pixels, are kept shrunk to it, antialiased.
-    max_pixels : images with more, before they are shrunk, are left to whoever decodes.
-    value_range : that of `decode`, by which they were decoded.
+    path : path-like
+        The file.
+    manifest : Manifest
+        The images that the file has room for.
+    side : int
+        Images with a larger short side, in pixels, are stored shrunk to it, antialiased.
+    max_pixels : int
+        Images with more pixels, before they are shrunk, are not returned: the decoder refuses them.
+    progress : callable, optional
+        Called with "measure", and with how many images are measured, of how many.
+    value_range : (float, float), optional
+        The range by which the images are decoded, see `decode`.
 
     Raises
     ------
-    CacheMismatchError : the file is for other images, another side or another value range.
+    CacheMismatchError
+        The file is for other images, another side or another value range.
     NotACacheError, CacheVersionError, CacheSpaceError
+        The file is no image cache, of another version, or does not fit on the disk.
     """
 
     def __init__(

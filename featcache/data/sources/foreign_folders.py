@@ -35,7 +35,7 @@ _OUTPUTS = (
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file, by its relative POSIX path, lies in a hidden folder, or one that a system or an archive made."""
+    """Whether a file, by its relative POSIX path, is in a hidden folder, or in one that a system or an archive made."""
     return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in name.split("/")[:-1])
 
 
