@@ -1,8 +1,8 @@
 """`ImageCache`: decoded images in one file, so that epochs and runs after the first do not decode.
 
 A container file (see `container`) with room for the pixels of every image, its checksum, and a mark that it is stored,
-with its remarks. An image is stored under the hash of its file when it is decoded. The file is valid at any moment, also
-after a kill or a power cut.
+with its remarks. An image is stored under the hash of its file when it is decoded. The file is valid at any moment,
+also after a kill or a power cut.
 """
 
 from __future__ import annotations
