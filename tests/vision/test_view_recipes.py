@@ -14,7 +14,7 @@ from commands import write_folder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import AUGMENTS, ExtractSpec, ViewSpec
 from featcache.core.view_recipes import VIEW_RECIPES, ViewRecipe, recipe_of
-from featcache.errors import SpecError
+from featcache.errors import CacheMismatchError, SpecError
 from featcache.extraction.extract import extract
 from featcache.vision.augment import make_views
 from featcache_cli.main import main
@@ -126,7 +126,7 @@ def test_a_cache_of_an_added_recipe_is_resumed_and_refused_by_name(tmp_path: Pat
     assert FeatureCache.open(out).spec.view.augment == "pixel@3"
     again = extract(data, out, backbone=toy_backbone(), views=2, augment="pixel").cache
     assert again.spec.digest() == first.spec.digest()
-    with pytest.raises(SpecError, match="augment"):
+    with pytest.raises(CacheMismatchError, match=r"was made with augment=pixel@3, you asked for tutorial\."):
         extract(data, out, backbone=toy_backbone(), views=2, augment="tutorial")
 
 
