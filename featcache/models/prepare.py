@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.vision.augment import make_views
-from featcache.vision.decode import Decoded, check_picture, decode_and_check
+from featcache.vision.decode import decode_and_check
+from featcache.vision.pictures import check_picture
+from featcache.vision.remarks import Decoded
 
 
 class Prepared(NamedTuple):

@@ -31,7 +31,8 @@ from featcache.models.serving.page import (
     format_title,
 )
 from featcache.models.serving.server import RequestGuard, bracketed, is_loopback, listen, run
-from featcache.vision.decode import decode_and_check, lift_pillows_limit
+from featcache.vision.decode import decode_and_check
+from featcache.vision.image_files import lift_pillows_limit
 
 _MAX_EXAMPLES = 10
 _CLEANUP_S, _MAX_AGE_S = 60, 600  # how often old uploads are deleted, and from which age
