@@ -31,7 +31,9 @@ from featcache.heads import registry
 from featcache.models.inputs import Image, ImageFile, each_image
 from featcache.models.load import open_model
 from featcache.models.prediction import Prediction
-from featcache.vision.decode import Decoded, check_picture, decode_and_check
+from featcache.vision.decode import decode_and_check
+from featcache.vision.pictures import check_picture
+from featcache.vision.remarks import Decoded
 
 if TYPE_CHECKING:
     from torch import nn

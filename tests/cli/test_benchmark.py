@@ -35,8 +35,7 @@ def test_the_report_is_printed_written_and_not_run_again(tasks: list[str], data:
     written = json.loads((out / "report.json").read_text())["verdict"]
     verdict = "\n".join([written["text"], *(f"- {note}" for note in written["notes"])])
     assert result.stdout.endswith(
-        f"report.md, report.json and report.png are in {out}\nAll of it, with pictures: {out / 'report.html'}\n\n"
-        f"{verdict}\n"
+        f"report.md, report.json and report.png are in {out}\nReport with figures: {out / 'report.html'}\n\n{verdict}\n"
     )
     assert written["text"].startswith("The frozen network run live trained for 1 epoch (")
     assert (written["decision"], written["split"], written["n"]) == (

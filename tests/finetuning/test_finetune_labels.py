@@ -168,7 +168,8 @@ def test_a_run_from_before_they_were_kept_says_how_to_get_them(split_folder: Pat
     path = tmp_path / "run/val.csv"
     path.write_text("".join(f"{line.rpartition(',')[0]},\n" for line in path.read_text().splitlines()))
     path.write_text(path.read_text().replace("predicted,", "predicted,probability", 1))
-    with pytest.raises(PictureError, match="trained before featcache kept those of a run: train it again in another"):
+    end = "an older version trained it without saving them: train it again in another folder"
+    with pytest.raises(PictureError, match=rf"has no probabilities: {end}\.$"):
         reliability_figure(tmp_path / "run")
 
 

@@ -91,7 +91,7 @@ def test_before_any_step_the_network_says_what_the_head_says(
     module = start_with(tmp_path / "head", place / "photos", backbone, mode).module.eval()
     manifest = read_manifest(place / "photos")
     (batch,) = ViewLoader(manifest, spec_of(backbone).view).batches(manifest.samples.rows("val"), [0], 99)
-    pixels = batch.pixels[:, 0]
+    pixels = batch.inputs
     features = backbone.embed(pixels)
     with torch.no_grad():
         logits = module(backbone.normalise(pixels) if mode == "all" else torch.from_numpy(features))

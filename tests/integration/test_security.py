@@ -32,7 +32,8 @@ from featcache.data.sources.registry import open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
 from featcache.errors import DataLayoutError, HeadError, RemoteIOError, UnreadableImageError
 from featcache.models.inputs import list_inputs
-from featcache.vision.decode import decode, upright_size
+from featcache.vision.decode import decode
+from featcache.vision.image_files import upright_size
 from toys import random_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n(x) print showpage\n%%EOF\n"
@@ -231,7 +232,8 @@ sys.addaudithook(lambda event, args: started.append(event) if event in
     ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork") else None)
 from pathlib import Path
 from featcache.errors import UnreadableImageError
-from featcache.vision.decode import decode, upright_size, value_extent
+from featcache.vision.decode import decode, value_extent
+from featcache.vision.image_files import upright_size
 path = Path(sys.argv[1])
 for call in (decode, value_extent):
     try:
@@ -302,7 +304,7 @@ from collections import Counter
 from featcache.data.sources.folder import FolderSource
 from featcache.data.sources.registry import open_source
 from featcache.models.classifier import _read_file
-from featcache.vision.decode import upright_size
+from featcache.vision.image_files import upright_size
 from pathlib import Path
 path = Path(sys.argv[1])
 table = path.with_name("list.csv")

@@ -25,7 +25,8 @@ from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImage
 from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction
 from featcache.models.serving.server import RequestGuard, bracketed, is_loopback, listen, run
-from featcache.vision.decode import decode_and_check, lift_pillows_limit
+from featcache.vision.decode import decode_and_check
+from featcache.vision.image_files import lift_pillows_limit
 
 MAX_UPLOAD = 20 << 20
 """Bytes of a picture."""
