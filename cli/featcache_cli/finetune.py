@@ -100,7 +100,9 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     "the rest of those at the start; with --init-head. [default: the best weights]",
 )
 @click.option(
-    "--augment", type=click.Choice(options.AUGMENTS), help="The recipe of the augmented views. [default: tutorial]"
+    "--augment",
+    type=options.RecipeName(),
+    help="The recipe of the augmented views; also the name of a recipe that another package adds. [default: tutorial]",
 )
 @click.option("--epochs", type=click.IntRange(1), help="How many epochs to train. [default: 10]")
 @click.option(

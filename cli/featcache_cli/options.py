@@ -152,12 +152,28 @@ def take_cluster(settings: dict[str, Any]) -> Any:
 
 
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable image instead of listing it.")
+
+
+class RecipeName(click.Choice[str]):
+    """The name of a view recipe: featcache's own, or one that another package adds."""
+
+    def __init__(self) -> None:
+        super().__init__(AUGMENTS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from featcache.core.view_recipes import versioned_name
+
+        if value in AUGMENTS or versioned_name(value, AUGMENTS) is None:  # other packages load for other names only
+            return super().convert(value, param, ctx)
+        return value
+
+
 augment_option = click.option(
     "--augment",
-    type=click.Choice(AUGMENTS),
+    type=RecipeName(),
     default="tutorial",
     show_default=True,
-    help="The recipe of the augmented views.",
+    help="The recipe of the augmented views; also the name of a recipe that another package adds.",
 )
 image_size_option = click.option(
     "--image-size", type=click.IntRange(1), help="The side of the square image in pixels. [default: the network's]"

@@ -11,17 +11,21 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
+from featcache.core.view_recipes import VIEW_RECIPES, versioned_name
 from featcache.errors import SpecError
 
-Augment = Literal["tutorial", "crop", "trivial", "none"]
+Augment: TypeAlias = str
+"""Name of a view recipe: one of `AUGMENTS`, or one that another package adds, see `view_recipes`."""
+
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
 EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
 
-AUGMENTS: tuple[str, ...] = get_args(Augment)
+AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "none")
+"""The view recipes of featcache."""
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
 MAX_PIXELS = 178_956_970
@@ -39,6 +43,15 @@ MOST_PIXELS = 4096  # of the side of a view; larger values are rejected as inval
 def _check(name: str, value: str, allowed: Any) -> None:
     if value not in get_args(allowed):
         raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}")
+
+
+def _recipe_name(augment: str) -> str:
+    """The name of a view recipe as the digest has it; of one that another package adds with its version."""
+    name = versioned_name(augment, AUGMENTS) if isinstance(augment, str) else None
+    if name is None:
+        added = [name for name in VIEW_RECIPES.names() if name not in AUGMENTS]
+        raise SpecError(f"augment is {augment!r}; it must be one of {', '.join([*AUGMENTS, *added])}")
+    return name
 
 
 def is_arrays(backbone: str) -> bool:
@@ -77,8 +90,9 @@ class ViewSpec:
         Short side of the image before the centre crop, in pixels.
     interpolation : {"bilinear", "bicubic"}, default "bilinear"
         How images are resized.
-    augment : {"tutorial", "crop", "trivial", "none"}, default "tutorial"
-        How views 1, 2, ... are made.
+    augment : str, default "tutorial"
+        Name of the view recipe for views 1, 2, ...: "tutorial", "crop", "trivial", "none", or one that another package
+        adds, which becomes "NAME@VERSION".
     seed : int, default 0
         Seed of the augmentation.
     value_range : (float, float), optional
@@ -106,7 +120,7 @@ class ViewSpec:
     def __post_init__(self) -> None:
         if self.value_range is not None:
             object.__setattr__(self, "value_range", _range(self.value_range))
-        _check("augment", self.augment, Augment)
+        object.__setattr__(self, "augment", _recipe_name(self.augment))
         _check("interpolation", self.interpolation, Interpolation)
         if not 1 <= self.image_size <= self.resize_size <= MOST_PIXELS:
             raise SpecError(

@@ -27,11 +27,10 @@ from featcache.cache.mismatch import check_spec
 from featcache.cache.paths import partial_path
 from featcache.cache.reuse import engine_of_unfinished, match_rows
 from featcache.core.bit_depth import ValueRange
-from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.core.specs import EMBEDDED, MAX_PIXELS, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.data.input_notes import input_notes, remark_notes
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.extraction.extract import named
-from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.loader import ViewLoader
 from featcache.vision.value_range import choose_value_range, describe_value_range
 
@@ -197,7 +196,7 @@ def measure(
     started, measured, first = time.perf_counter(), 0, 0
     with closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels)) as loader:
         for batch in loader.batches(some, range(per_image), images):
-            backbone.embed_layers(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
+            backbone.embed_layers(batch.inputs)
             measured += len(batch.rows) * per_image
             if progress:
                 progress("measure", measured, per_image * len(some))

@@ -30,7 +30,7 @@ from featcache.core.data_summary import DataSummary
 from featcache.core.layer_names import grid_side, parse_layer
 from featcache.core.ray_cluster import Cluster
 from featcache.core.samples import SPLITS, UNLABELLED
-from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, StorageDtype
+from featcache.core.specs import EMBEDDED, MAX_PIXELS, PENULTIMATE, Augment, StorageDtype
 from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import EmptyFolderError, UnreadableImageError
@@ -38,7 +38,6 @@ from featcache.extraction.extractor import Extractor, LocalExtractor, Views
 from featcache.extraction.ray_coordinator import RayExtractor
 from featcache.extraction.ray_worker import WorkerConfig
 from featcache.metrics.run_report import Report
-from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.value_range import choose_value_range, describe_value_range
 
 

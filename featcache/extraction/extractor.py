@@ -16,10 +16,10 @@ from featcache._utils.environment import package_versions
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.encoder import Encoder
 from featcache.backbones.engines.base import EngineName, PendingFeatures
-from featcache.core.specs import ExtractSpec
+from featcache.core.specs import MAX_PIXELS, ExtractSpec
 from featcache.data.manifest import Manifest
-from featcache.vision.decode import MAX_PIXELS
-from featcache.vision.loader import Batch, ViewLoader
+from featcache.data.sample_loader import Batch, SampleLoader
+from featcache.vision.loader import ViewLoader
 
 Views = NDArray[np.integer[Any]]
 """How many views each row has or shall have, shape (n,)."""
@@ -101,7 +101,9 @@ class LocalExtractor:
         self.spec, self.dims = spec, dict(backbone.dims)
         self._backbone, self._engine, self._like, self._batch_size = backbone, engine, like, batch_size
         self._watch = watch or PhaseTimer()
-        self._loader = ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=self._watch)
+        self._loader: SampleLoader = ViewLoader(
+            manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=self._watch
+        )
         self.skipped, self.remarks = self._loader.skipped, self._loader.remarks
 
     @property
@@ -122,7 +124,7 @@ class LocalExtractor:
     def begin(self, wanted: Views) -> None:
         """See `Extractor`. Images are decoded while the network is converted."""
         for rows, numbers in islice(like_each_other(wanted, np.zeros_like(wanted)), 1):
-            self._loader.begin(rows, numbers)
+            self._loader.start(rows, numbers)
         if self._engine:
             with self._watch.phase("convert"):
                 self._backbone.select_engine(self.spec.view.image_size, self._engine, int(wanted.sum()), self._like)
@@ -140,9 +142,9 @@ class LocalExtractor:
         for rows, numbers in like_each_other(wanted, done):
             for batch in self._loader.batches(rows, numbers, max(1, batch_size // len(numbers))):
                 with self._watch.phase("forward"):
-                    features = backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
+                    features = backbone.submit(batch.inputs)
                 under_way.append((batch, features, numbers[0]))
-                while under_way and sum(later.views for later, _, _ in islice(under_way, 1, None)) >= max_in_flight:
+                while under_way and sum(len(later.inputs) for later, *_ in islice(under_way, 1, None)) >= max_in_flight:
                     yield self._taken(*under_way.popleft())
         while under_way:
             yield self._taken(*under_way.popleft())
@@ -154,8 +156,9 @@ class LocalExtractor:
     def _taken(self, batch: Batch, features: PendingFeatures, first_view: int) -> Extracted:
         with self._watch.phase("forward"):
             flat = dict(zip(self._backbone.layers, features(), strict=True))
-        b, v = batch.pixels.shape[:2]
-        return Extracted(batch.rows, {layer: values.reshape(b, v, -1) for layer, values in flat.items()}, first_view)
+        b = len(batch.rows)
+        views = {layer: values.reshape(b, len(values) // b, -1) for layer, values in flat.items()}
+        return Extracted(batch.rows, views, first_view)
 
 
 def describe(backbone: Encoder) -> dict[str, Any]:

@@ -17,11 +17,10 @@ from featcache._utils.environment import keep_freed_memory
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName
 from featcache.backbones.load import load_backbone
-from featcache.core.specs import ExtractSpec
+from featcache.core.specs import MAX_PIXELS, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import ClusterError
 from featcache.extraction.extractor import Extracted, Listed, LocalExtractor, Views, describe
-from featcache.vision.decode import MAX_PIXELS
 
 _PIECE_S = 1.0  # of work that travels at once: each piece costs the driver a millisecond, and may be lost
 

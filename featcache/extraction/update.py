@@ -27,14 +27,13 @@ from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, k
 from featcache.cache.writer import CacheWriter
 from featcache.core.data_summary import DataSummary
 from featcache.core.samples import Samples
-from featcache.core.specs import ExtractSpec
+from featcache.core.specs import MAX_PIXELS, ExtractSpec
 from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.extraction.estimate import Estimate, measure
 from featcache.extraction.extract import fill, named, refuse_unreadable, unread_note
 from featcache.extraction.extractor import LocalExtractor
-from featcache.vision.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
     from torch import nn

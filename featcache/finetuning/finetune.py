@@ -20,7 +20,7 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
-from featcache.core.specs import EMBEDDED, Augment
+from featcache.core.specs import EMBEDDED, MAX_PIXELS, Augment
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
 from featcache.finetuning.checks import check_distributed, explain_torch_errors
@@ -35,7 +35,6 @@ from featcache.metrics.run_report import Report
 from featcache.training.config import TrainConfig, make_train_config
 from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
 from featcache.training.loop import EpochMetrics
-from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
 from featcache.vision.value_range import find_value_range

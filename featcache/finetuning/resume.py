@@ -9,11 +9,11 @@ from typing import Any
 
 from featcache._utils.formatting import format_differences
 from featcache.core.model_card import CHECKPOINT
+from featcache.core.specs import MAX_PIXELS
 from featcache.errors import RunError
 from featcache.finetuning.strategy import FineTuneStrategy
 from featcache.training.checkpoint import load_config
 from featcache.training.config import TrainConfig
-from featcache.vision.decode import MAX_PIXELS
 
 _STOPPING_FIELDS = ("epochs", "patience")  # they only decide when training ends
 

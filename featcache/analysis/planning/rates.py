@@ -29,13 +29,13 @@ from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRo
 from featcache.cache.writer import CacheWriter
 from featcache.core.bit_depth import ValueRange
 from featcache.core.samples import Samples
-from featcache.core.specs import EMBEDDED, PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.core.specs import EMBEDDED, MAX_PIXELS, PENULTIMATE, Augment, ExtractSpec, StorageDtype
 from featcache.data.file_listing import hash_all
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.tar import TarSource
 from featcache.errors import EmptyFolderError, UnreadableImageError
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, loss_and_gradient
-from featcache.vision.decode import MAX_PIXELS, decode
+from featcache.vision.decode import decode
 from featcache.vision.loader import read_image
 from featcache.vision.value_range import describe_value_range, find_value_range
 
