@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.formatting import printable
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.core.bit_depth import ValueRange, model_range_note
 from featcache.data.input_notes import SHOWN, input_notes, remark_notes
 from featcache.metrics.classification import Accuracy
