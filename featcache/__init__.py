@@ -1,127 +1,17 @@
 """featcache: run the frozen network once, keep the features, train image classifiers in seconds.
 
-Names are imported on first use, so that `import featcache` is cheap and reading a cache needs no torch.
+The public names are listed in `__init__.pyi`. A name is imported when it is first used, so that `import featcache` is
+cheap and a cache is read without PyTorch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    __version__: str
-    from featcache._utils.remote import allow_scheme
-    from featcache.analysis.benchmark.compare import benchmark
-    from featcache.analysis.benchmark.outcomes import Comparison
-    from featcache.analysis.benchmark.verdict import Verdict, reach_verdict
-    from featcache.analysis.curves import Curve, curve
-    from featcache.analysis.doctor.doctor import doctor
-    from featcache.analysis.doctor.findings import DoctorReport, Issue
-    from featcache.analysis.forecast.forecast import Forecast, forecast
-    from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates
-    from featcache.analysis.planning.plan import plan
-    from featcache.backbones.backbone import Backbone
-    from featcache.backbones.load import load_backbone
-    from featcache.cache.feature_cache import FeatureCache
-    from featcache.cache.features import Features
-    from featcache.cache.transfer import Transfer, pull, push
-    from featcache.cache.verify import Difference, Verification, diff, verify
-    from featcache.core.ray_cluster import Cluster
-    from featcache.core.specs import ExtractSpec, ViewSpec
-    from featcache.data.manifest import Manifest, read_manifest
-    from featcache.errors import FeatcacheError
-    from featcache.extraction.estimate import Estimate, estimate
-    from featcache.extraction.extract import Extraction, extract
-    from featcache.extraction.update import Update, repair, update
-    from featcache.finetuning.finetune import finetune
-    from featcache.finetuning.result import FineTune
-    from featcache.heads.fit_head import HeadFit, fit_head
-    from featcache.heads.linear import LinearHead
-    from featcache.metrics.predictions import HeadComparison, compare_heads
-    from featcache.models.classifier import Classifier
-    from featcache.models.evaluate import evaluate
-    from featcache.models.evaluation import Evaluation
-    from featcache.models.export.export import Exported, export
-    from featcache.models.prediction import Prediction
-    from featcache.models.serving.app import serve
-    from featcache.reports.figures import (
-        plot_confusion,
-        plot_curve,
-        plot_history,
-        plot_map,
-        plot_predictions,
-        plot_reliability,
-        plot_views,
-    )
-    from featcache.reports.try_out import Trial, try_out
-    from featcache.training.config import TrainConfig
+import lazy_loader
 
-_HOME = {
-    "Backbone": "backbones.backbone",
-    "CapacityPlan": "analysis.planning.capacity",
-    "Classifier": "models.classifier",
-    "Cluster": "core.ray_cluster",
-    "Comparison": "analysis.benchmark.outcomes",
-    "Curve": "analysis.curves",
-    "Difference": "cache.verify",
-    "DoctorReport": "analysis.doctor.findings",
-    "Estimate": "extraction.estimate",
-    "Evaluation": "models.evaluation",
-    "Exported": "models.export.export",
-    "ExtractSpec": "core.specs",
-    "Extraction": "extraction.extract",
-    "FeatcacheError": "errors",
-    "FeatureCache": "cache.feature_cache",
-    "Features": "cache.features",
-    "FineTune": "finetuning.result",
-    "Forecast": "analysis.forecast.forecast",
-    "HeadComparison": "metrics.predictions",
-    "HeadFit": "heads.fit_head",
-    "Issue": "analysis.doctor.findings",
-    "LinearHead": "heads.linear",
-    "Manifest": "data.manifest",
-    "Prediction": "models.prediction",
-    "Prices": "analysis.planning.capacity",
-    "Rates": "analysis.planning.capacity",
-    "TrainConfig": "training.config",
-    "Transfer": "cache.transfer",
-    "Trial": "reports.try_out",
-    "Update": "extraction.update",
-    "Verdict": "analysis.benchmark.verdict",
-    "Verification": "cache.verify",
-    "ViewSpec": "core.specs",
-    "allow_scheme": "_utils.remote",
-    "benchmark": "analysis.benchmark.compare",
-    "compare_heads": "metrics.predictions",
-    "curve": "analysis.curves",
-    "diff": "cache.verify",
-    "estimate": "extraction.estimate",
-    "evaluate": "models.evaluate",
-    "doctor": "analysis.doctor.doctor",
-    "export": "models.export.export",
-    "extract": "extraction.extract",
-    "finetune": "finetuning.finetune",
-    "fit_head": "heads.fit_head",
-    "forecast": "analysis.forecast.forecast",
-    "load_backbone": "backbones.load",
-    "plan": "analysis.planning.plan",
-    "plot_confusion": "reports.figures",
-    "plot_curve": "reports.figures",
-    "plot_history": "reports.figures",
-    "plot_map": "reports.figures",
-    "plot_predictions": "reports.figures",
-    "plot_reliability": "reports.figures",
-    "plot_views": "reports.figures",
-    "pull": "cache.transfer",
-    "push": "cache.transfer",
-    "reach_verdict": "analysis.benchmark.verdict",
-    "read_manifest": "data.manifest",
-    "repair": "extraction.update",
-    "serve": "models.serving.app",
-    "try_out": "reports.try_out",
-    "update": "extraction.update",
-    "verify": "cache.verify",
-}
+_public_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 _DEPRECATED = {
     "Diagnosis": ("DoctorReport", "analysis.doctor.findings.DoctorReport"),
@@ -134,90 +24,49 @@ _DEPRECATED = {
     "plan_capacity": ("plan", "analysis.planning.capacity.plan_capacity"),
     "view_curve": ('curve(by="views")', "analysis.curves.view_curve"),
 }
-"""Old public names: the new name, and the object that the old name still gives."""
+"""Former public names: the new name, and the object that the former name still gives."""
 
-__all__ = [
-    "Backbone",
-    "CapacityPlan",
-    "Classifier",
-    "Cluster",
-    "Comparison",
-    "Curve",
-    "Difference",
-    "DoctorReport",
-    "Estimate",
-    "Evaluation",
-    "Exported",
-    "ExtractSpec",
-    "Extraction",
-    "FeatcacheError",
-    "FeatureCache",
-    "Features",
-    "FineTune",
-    "Forecast",
-    "HeadComparison",
-    "HeadFit",
-    "Issue",
-    "LinearHead",
-    "Manifest",
-    "Prediction",
-    "Prices",
-    "Rates",
-    "TrainConfig",
-    "Transfer",
-    "Trial",
-    "Update",
-    "Verdict",
-    "Verification",
-    "ViewSpec",
-    "allow_scheme",
-    "benchmark",
-    "compare_heads",
-    "curve",
-    "diff",
-    "doctor",
-    "estimate",
-    "evaluate",
-    "export",
-    "extract",
-    "finetune",
-    "fit_head",
-    "forecast",
-    "load_backbone",
-    "plan",
-    "plot_confusion",
-    "plot_curve",
-    "plot_history",
-    "plot_map",
-    "plot_predictions",
-    "plot_reliability",
-    "plot_views",
-    "pull",
-    "push",
-    "reach_verdict",
-    "read_manifest",
-    "repair",
-    "serve",
-    "try_out",
-    "update",
-    "verify",
-]
+_RESULTS = {
+    "CapacityPlan": "analysis.planning.capacity",
+    "Comparison": "analysis.benchmark.outcomes",
+    "Curve": "analysis.curves",
+    "Difference": "cache.verify",
+    "DoctorReport": "analysis.doctor.findings",
+    "Estimate": "extraction.estimate",
+    "Evaluation": "models.evaluation",
+    "Exported": "models.export.export",
+    "Extraction": "extraction.extract",
+    "FineTune": "finetuning.result",
+    "Forecast": "analysis.forecast.forecast",
+    "HeadComparison": "metrics.predictions",
+    "HeadFit": "heads.fit_head",
+    "Issue": "analysis.doctor.findings",
+    "Transfer": "cache.transfer",
+    "Trial": "reports.try_out",
+    "Update": "extraction.update",
+    "Verdict": "analysis.benchmark.verdict",
+    "Verification": "cache.verify",
+}
+"""Classes of results that were public names: the module of each. Users get them from functions and rarely name them."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("featcache")
     if name in _DEPRECATED:
-        from featcache._utils.deprecation import warn_renamed
-
         new, path = _DEPRECATED[name]
-        warn_renamed(f"featcache.{name}", f"featcache.{new}")
-        module, _, attribute = path.rpartition(".")
-        return getattr(importlib.import_module(f"featcache.{module}"), attribute)
-    if name not in _HOME:
+        return _deprecated(name, f"featcache.{new}", path)
+    if name in _RESULTS:
+        module = _RESULTS[name]
+        return _deprecated(name, f"featcache.{module}.{name}", f"{module}.{name}")
+    if name not in __all__:
         raise AttributeError(f"module 'featcache' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"featcache.{_HOME[name]}"), name)
+    return _public_attribute(name)
 
 
-def __dir__() -> list[str]:
-    return __all__
+def _deprecated(name: str, new: str, path: str) -> Any:
+    from featcache._utils.deprecation import warn_renamed
+
+    warn_renamed(f"featcache.{name}", new, stacklevel=3)
+    module, _, attribute = path.rpartition(".")
+    return getattr(importlib.import_module(f"featcache.{module}"), attribute)

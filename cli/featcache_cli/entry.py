@@ -19,7 +19,7 @@ def run() -> None:
     if patient:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        main()
+        main(prog_name="featcache")
     finally:
         if patient:  # a second Ctrl-C while threads end
             signal.signal(signal.SIGINT, signal.SIG_DFL)

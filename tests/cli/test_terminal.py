@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 import featcache
 from commands import PATHS, done, featcache_cli, refused, toy_cache, write_folder
+from featcache.cache.verify import Difference
 from featcache_cli import progress
 from featcache_cli.main import COMMANDS, first_sentence, main
 from featcache_cli.options import Command, bounds_in_words
@@ -219,15 +220,15 @@ def test_progress_is_a_line_now_and_then_where_stderr_is_no_terminal(
     """Also while nothing is reported, as where a head is fitted."""
     monkeypatch.setattr(progress, "EVERY_S", 0.05)
 
-    def verify(path: object, images: object, progress: progress.progress_bar) -> featcache.Difference:  # type: ignore
+    def verify(path: object, images: object, progress: progress.progress_bar) -> Difference:  # type: ignore
         for number in range(1, 5):
             progress("verify", number, 4)
             time.sleep(0.08)
         time.sleep(0.1)
-        return featcache.Difference("a", "b", [], {})
+        return Difference("a", "b", [], {})
 
     monkeypatch.setitem(vars(featcache), "verify", verify)
-    monkeypatch.setattr(featcache.Difference, "ok", True, raising=False)
+    monkeypatch.setattr(Difference, "ok", True, raising=False)
     result = featcache_cli("verify", cache)
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()

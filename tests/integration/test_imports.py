@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.metadata
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import featcache
-from commands import in_process, toy_cache, write_folder
+from commands import ROOT, in_process, toy_cache, write_folder
 
 CALL = """
 import contextlib, io, json, sys
@@ -62,17 +66,40 @@ def test_importing_featcache_imports_nothing_else() -> None:
     assert "featcache" in loaded
 
 
-@pytest.mark.parametrize("name", featcache.__all__)
+STUB = ast.parse((ROOT / "featcache" / "__init__.pyi").read_text(encoding="utf-8"))
+HOMES = {
+    alias.name: f"featcache.{node.module}"
+    for node in STUB.body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
+
+
+@pytest.mark.parametrize("name", HOMES)
 def test_a_public_name_resolves_to_its_home(name: str) -> None:
-    home = importlib.import_module(f"featcache.{featcache._HOME[name]}")
+    home = importlib.import_module(HOMES[name])
     assert getattr(featcache, name) is getattr(home, name)
     assert getattr(featcache, name).__module__ == home.__name__
 
 
-def test_the_table_of_contents_is_one() -> None:
-    assert featcache.__all__ == sorted(featcache.__all__)
-    assert set(featcache.__all__) == set(featcache._HOME)
-    assert dir(featcache) == sorted(featcache.__all__)
+def test_the_public_names_are_those_of_the_stub() -> None:
+    assert sorted(featcache.__all__) == sorted(HOMES)
+    assert set(dir(featcache)) >= set(HOMES)
+    assert featcache.__version__ == importlib.metadata.version("featcache")
+
+
+@pytest.mark.parametrize("name", [*featcache._DEPRECATED, *featcache._RESULTS])
+def test_a_former_public_name_works_and_names_the_new_one(name: str) -> None:
+    assert name not in featcache.__all__
+    with pytest.warns(DeprecationWarning, match=rf"^featcache\.{name} is deprecated: use featcache\.") as warned:
+        thing = getattr(featcache, name)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert callable(thing)
+
+
+def test_the_package_is_the_command_line() -> None:
+    ran = subprocess.run([sys.executable, "-m", "featcache", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith(f"featcache, version {featcache.__version__}\n")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
