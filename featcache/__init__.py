@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from featcache.data.manifest import Manifest, read_manifest
     from featcache.errors import FeatcacheError
     from featcache.extraction.estimate import Estimate, estimate
-    from featcache.extraction.extract import Extraction, extract
-    from featcache.extraction.update import Update, repair, update
+    from featcache.extraction.extract import extract
+    from featcache.extraction.results import Extraction, Update
+    from featcache.extraction.update import repair, update
     from featcache.finetuning.finetune import FineTune, finetune
     from featcache.heads.fit_head import HeadFit, fit_head
     from featcache.heads.linear import LinearHead
@@ -66,7 +67,7 @@ _HOME = {
     "Evaluation": "models.evaluate",
     "Exported": "models.export.export",
     "ExtractSpec": "core.specs",
-    "Extraction": "extraction.extract",
+    "Extraction": "extraction.results",
     "FeatcacheError": "errors",
     "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
@@ -83,7 +84,7 @@ _HOME = {
     "TrainConfig": "training.config",
     "Transfer": "cache.transfer",
     "Trial": "reports.try_out",
-    "Update": "extraction.update",
+    "Update": "extraction.results",
     "Verdict": "analysis.benchmark.verdict",
     "Verification": "cache.verify",
     "ViewSpec": "core.specs",

@@ -377,7 +377,7 @@ def test_two_updates_at_once_leave_right_rows(
     data: Path, path: Path, toy: type[Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relabel(data)
-    find = updating.find_origins
+    find = updating.match_rows
 
     def overtaken(*arguments: Any) -> Any:
         monkeypatch.setattr(updating, "match_rows", find)

@@ -108,7 +108,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 CLUSTER = """
 from featcache.core.ray_cluster import Cluster, RayCluster
 machines = RayCluster(Cluster())
-assert machines.there()
+assert machines.available_nodes()
 machines.close()
 """
 

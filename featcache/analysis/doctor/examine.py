@@ -222,7 +222,7 @@ def _probe(
 ) -> list[Check]:  # fmt: skip
     """What the images and the network tell, see `featcache.analysis.doctor.image_checks`."""
     from featcache.analysis.doctor.image_checks import check_network, check_pixels, read_clean, try_scales
-    from featcache.extraction.update import network_of
+    from featcache.extraction.plan import load_cache_backbone
 
     rows = cache.samples.rows("train")
     rows = rows[cache.done[rows] > 0]
@@ -244,7 +244,7 @@ def _probe(
     steps.advance()
     try:
         if not isinstance(backbone, Backbone):
-            backbone = network_of(cache, weights, device, backbone)
+            backbone = load_cache_backbone(cache, weights, device, backbone)
     except BackboneError as error:
         return [*checks, Check("network", f"not run again: {error}", looked=False)]
     except CacheMismatchError as error:
