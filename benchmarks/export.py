@@ -24,17 +24,17 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import record
 
-from featcache import extract, fit_head
-from featcache.models.export.export import Format, export
+from featcache import export, extract, fit_head
+from featcache.models.export.registry import EXPORT_FORMATS
 
 NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "timm/vit_small_patch16_224")
 
 
-def measure(model: Path, out: Path, format: Format) -> dict[str, Any]:
+def measure(model: Path, out: Path, format: str) -> dict[str, Any]:
     """One export."""
     moments = []
     done = export(model, out, format, on_step=lambda step: moments.append(time.perf_counter()))
@@ -66,9 +66,9 @@ def main() -> None:
             extract(options.data, cache, backbone=name, weights=weights.get(name, "none"), views=0, precision="fp32")
             fit_head(cache, folder)
             if not found:
-                for format in get_args(Format):
+                for format in EXPORT_FORMATS.names():
                     measure(folder, Path(work, "mine.pt2"), format)
-            found[name] = {format: measure(folder, Path(work, "mine.pt2"), format) for format in get_args(Format)}
+            found[name] = {format: measure(folder, Path(work, "mine.pt2"), format) for format in EXPORT_FORMATS.names()}
     record.write("export", {"data": Path(options.data).name, "networks": found}, commit)
 
 

@@ -7,15 +7,20 @@ from typing import Any
 import click
 
 from featcache_cli import options, outputs
+from featcache_cli.lazy_choice import LazyChoice
 
-FORMATS = ("state-dict", "onnx", "torch-export")
+
+def _formats() -> list[str]:
+    from featcache.models.export.registry import EXPORT_FORMATS
+
+    return EXPORT_FORMATS.names()
 
 
 @options.command()
 @click.argument("model", type=options.PATH)
 @click.option(
     "--format",
-    type=click.Choice(FORMATS),
+    type=LazyChoice(_formats),
     required=True,
     help="What to write: weights for the plain network of "
     "torchvision or timm, a graph for ONNX Runtime, or a graph for PyTorch (.pt2).",
@@ -28,8 +33,8 @@ FORMATS = ("state-dict", "onnx", "torch-export")
 def command(model: str, as_json: bool, **settings: Any) -> None:
     """Write MODEL, a saved head or a fine-tuned run, as a file that needs no featcache.
 
-    Beside it goes a program, OUT.py, that names the classes of photos. It is run in a fresh process first, and must
-    give the same logits.
+    The program OUT.py is written beside it. It prints the classes of photos. It is run in a fresh process first, and
+    must give the same logits.
     """
     from featcache.models.export.export import export
 

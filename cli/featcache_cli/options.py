@@ -32,6 +32,7 @@ PATH = click.Path()
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+
 PICTURES = (".png", ".svg", ".pdf")  # as of `featcache.reports.style`, whose import help does not wait for
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")

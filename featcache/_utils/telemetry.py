@@ -1,7 +1,7 @@
 """Third-party packages that send usage data by default are loaded with that switched off.
 
-For gradio `featcache.models.serving.app` does so, and the programs of `featcache.models.export.formats` do it for ONNX
-Runtime.
+For gradio `featcache.models.serving.app` does so. For ONNX Runtime the exported programs do it, see
+`featcache.models.export.formats.onnx`.
 """
 
 from __future__ import annotations

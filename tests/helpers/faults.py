@@ -45,6 +45,7 @@ from featcache.metrics.predictions import read_predictions
 from featcache.models.evaluate import evaluate
 from featcache.models.export import export as exporting
 from featcache.models.export.export import export
+from featcache.models.export.registry import EXPORT_FORMATS, ExampleCode, ExportFormat
 from featcache.models.load import SavedModel
 from featcache.models.prediction import Prediction
 from featcache.models.sort_files import FileSorter
@@ -193,17 +194,17 @@ def judgement(folder: Path) -> object:
     return read_predictions(folder / "evaluated"), (figures["n"], figures["accuracy"])
 
 
-def write_graph(_saved: SavedModel, last: LinearWeights, out: Path) -> str:
-    """In place of a real format, which takes seconds: the weights, and a program with a mark."""
+def write_graph(_saved: SavedModel, last: LinearWeights, out: Path) -> ExampleCode:
+    """In place of a real format, which takes seconds: the weights, and a program that names the bias."""
     with out.open("wb") as file:
         file.write(last.weight.tobytes() * 20)
-    return f"# Written by `featcache export`\n{last.bias.tolist()} {'#' * 2000}\n"
+    return ExampleCode(f"{last.bias.tolist()} {'#' * 2000}", "")
 
 
 def exported(head: str) -> Work:
     def run(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(exporting.WRITERS, "torch-export", write_graph)
+            patch.setitem(EXPORT_FORMATS._entries, "torch-export", ExportFormat(write_graph))
             patch.setattr(exporting, "run_example", lambda *_: None)  # a fresh process imports PyTorch for seconds
             patch.setattr(exporting, "_difference", lambda *_: 0.0)
             export(folder / head, folder / "model.pt2", "torch-export", backbone=toy_backbone(), overwrite=True)

@@ -32,6 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--help", "Run the frozen network once, keep the features", []),
         ("extract --help", "into a cache", []),
         ("finetune --help", "--preset", []),
+        ("export --help", "onnx|state-dict|torch-export", []),
         ("info CACHE", "feature cache, format 1", ["numpy"]),
         ("verify CACHE", "every row has its checksum", ["numpy"]),
         ("diff CACHE CACHE", "hold the same", ["numpy"]),

@@ -35,10 +35,9 @@ from featcache.heads.linear import LinearHead
 from featcache.heads.linear_layer import CERTAIN_LOGIT, layer
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.models.classifier import Classifier
-from featcache.models.export import export as exporting
-from featcache.models.export.export import FORMATS, LIMIT, Exported, export
-from featcache.models.export.formats import WRITERS
-from featcache.models.export.parity import make_pictures
+from featcache.models.export.export import MAX_DIFFERENCE, Exported, export
+from featcache.models.export.parity import noise_images
+from featcache.models.export.registry import EXPORT_FORMATS, ExampleCode
 from featcache.models.load import open_model
 from featcache.training.loop import TrainConfig
 from featcache.vision.augment import make_views
@@ -157,7 +156,7 @@ def test_several_labels_have_sigmoids_and_what_train_could_not_tell_is_said(
     done = export(model, tmp_path / "toy.onnx", "onnx")
     _, probabilities = run_onnx(done.path, PIXELS)
     np.testing.assert_allclose(probabilities, expit(toy_answer(PIXELS) @ coef.T + intercept), rtol=1e-4, atol=1e-6)
-    assert done.notes == ("bees has the same logit for every picture: train had nothing to tell it by",)
+    assert done.notes == ("bees has the same logit for every image: the training data cannot tell it from the others",)
     assert done.difference < 1e-5
     Image.fromarray(PIXELS[0]).save(tmp_path / "photo.png")
     prepared = np.asarray(Image.open(tmp_path / "photo.png").resize((10, 10), Image.Resampling.BILINEAR))[1:9, 1:9]
@@ -182,13 +181,15 @@ def test_a_difference_is_measured_by_the_logits_that_are_learnt(
     """An absent class's logit of -100 would hide a difference; small logits are held to their own size."""
     head = LinearHead.from_weights(1e-3 * COEF[:1], np.zeros(1), np.array([0, 2]))
     model, out = toy(head), tmp_path / "toy.onnx"
-    pictures = make_pictures(10)[:, 1:-1, 1:-1]
+    pictures = noise_images(10)[:, 1:-1, 1:-1]
     largest = np.abs(head.decision_function(toy_answer(pictures))).max() / 2
 
-    def shifted(saved: Any, last: Any, path: Path) -> str:
-        return WRITERS["onnx"](saved, last._replace(bias=last.bias + 3e-4 * largest), path)
+    onnx_format = EXPORT_FORMATS.get("onnx")
 
-    monkeypatch.setattr(exporting, "WRITERS", {"onnx": shifted})
+    def shifted(saved: Any, last: Any, path: Path) -> ExampleCode:
+        return onnx_format.write(saved, last._replace(bias=last.bias + 3e-4 * largest), path)
+
+    monkeypatch.setitem(EXPORT_FORMATS._entries, "onnx", dataclasses.replace(onnx_format, write=shifted))
     with pytest.raises(ExportError) as caught:
         export(model, out, "onnx")
     assert str(caught.value) == (
@@ -201,8 +202,14 @@ def test_a_difference_is_measured_by_the_logits_that_are_learnt(
 def test_an_export_that_says_nothing_is_refused(
     toy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = "import numpy as np, sys\nlogits = np.full((len(sys.argv[1:]), 3), np.nan)\n"
-    monkeypatch.setattr(exporting, "WRITERS", {"onnx": lambda saved, last, path: nothing})
+    code = ExampleCode("from PIL import Image, ImageOps", "logits = np.full((len(photos), 3), np.nan)\n", "logits")
+
+    def write(saved: Any, last: Any, path: Path) -> ExampleCode:
+        path.write_bytes(b"nothing")
+        return code
+
+    changed = dataclasses.replace(EXPORT_FORMATS.get("onnx"), write=write)
+    monkeypatch.setitem(EXPORT_FORMATS._entries, "onnx", changed)
     with pytest.raises(ExportError, match="they differ by nan of the largest"):
         export(toy(linear()), tmp_path / "toy.onnx", "onnx")
 
@@ -256,7 +263,7 @@ def test_a_fine_tuned_network_is_exported_with_its_own_weights(tmp_path: Path) -
     network = timm.create_model("test_resnet", num_classes=2)
     network.load_state_dict(torch.load(done.path, weights_only=True))
     trained = Classifier.load(tmp_path / "run", device="cpu")
-    pictures = make_pictures(trained.card.spec.view.resize_size)
+    pictures = noise_images(trained.card.spec.view.resize_size)
     margin = (pictures.shape[1] - 32) // 2
     middles = pictures[:, margin : margin + 32, margin : margin + 32]
     with torch.inference_mode():
@@ -287,10 +294,10 @@ def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) ->
     name = "deit_tiny_distilled_patch16_224"
     backbone, head = load_backbone(f"timm/{name}", weights="none", device="cpu"), linear(3, 192)
     model = open_model(write_model(tmp_path / "model", backbone, head), device="cpu", precision="fp32")
-    WRITERS["state-dict"](model, layer(head, 3), tmp_path / "deit.pth")
+    EXPORT_FORMATS.get("state-dict").write(model, layer(head, 3), tmp_path / "deit.pth")
     network = timm.create_model(name, num_classes=3)
     network.load_state_dict(torch.load(tmp_path / "deit.pth", weights_only=True))
-    pixels = make_pictures(224)
+    pixels = noise_images(224)
     with torch.inference_mode():
         found = network.eval()(backbone.normalise(pixels))
     np.testing.assert_allclose(found, head.decision_function(backbone.embed(pixels)), rtol=1e-4, atol=1e-4)
@@ -327,7 +334,7 @@ def test_a_network_without_a_linear_end_has_no_state_dict(tmp_path: Path) -> Non
     backbone = load_backbone("squeezenet1_1", weights="none", device="cpu")
     model = write_model(tmp_path / "model", backbone, linear(3, backbone.dim))
     assert refusal(model, tmp_path / "mine.pth", "state-dict") == (
-        "the plain squeezenet1_1 does not end in a linear layer, so its state dict has no place for the head. "
+        "the plain squeezenet1_1 does not end in a linear layer, which the head could replace in its state dict. "
         "Use onnx or torch-export."
     )
     assert list(tmp_path.iterdir()) == [model]
@@ -338,8 +345,8 @@ def test_an_inner_layer_has_no_state_dict_but_a_graph(tmp_path: Path, monkeypatc
     monkeypatch.setattr(factory, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, LinearHead.from_weights(COEF, INTERCEPT, np.arange(3)))
     assert refusal(model, tmp_path / "mine.pth", "state-dict") == (
-        "the head works on layer norm of toy, behind which the plain network goes on, so no state dict holds them "
-        "both. Use onnx or torch-export."
+        "the head uses layer norm of toy. A state dict holds the plain network, which continues after that layer. Use "
+        "onnx or torch-export."
     )
     done = export(model, tmp_path / "mine.onnx", "onnx")
     np.testing.assert_allclose(
@@ -350,7 +357,7 @@ def test_an_inner_layer_has_no_state_dict_but_a_graph(tmp_path: Path, monkeypatc
 def test_a_head_that_is_no_linear_layer_is_refused(toy: Callable[..., Path], tmp_path: Path) -> None:
     neighbours = KNeighborsClassifier(3, algorithm="brute").fit(toy_answer(PIXELS), [0, 1, 2, 0, 1])
     model = toy(neighbours)
-    for format in FORMATS:
+    for format in EXPORT_FORMATS.names():
         assert refusal(model, tmp_path / "out", format) == (
             f"{model} holds a head mine, whose probabilities are not those of a linear layer: it cannot be exported. "
             "Fit linear, ridge, lda, centroid, head2toe, sgd or logreg (with --scaling standard, too)."
@@ -361,8 +368,10 @@ def test_what_cannot_be_written_is_refused_before_the_model_is_looked_at(tmp_pat
     out, gone = tmp_path / "mine.pth", tmp_path / "gone" / "mine.pth"
     out.write_text("precious")
     assert refusal(tmp_path, out, "state-dict") == f"{out} exists. Give another name, or overwrite it."
-    assert refusal(tmp_path, gone, "state-dict") == f"{gone.parent} is no folder: make it first"
-    assert refusal(tmp_path, gone, "tflite") == "there is no format 'tflite'; use state-dict, onnx, torch-export"
+    assert refusal(tmp_path, gone, "state-dict") == f"{gone.parent} is not a folder. Create it first."
+    assert refusal(tmp_path, gone, "tflite") == (
+        "there is no export format 'tflite'; there are: onnx, state-dict, torch-export."
+    )
     (tmp_path / "link").symlink_to("nowhere")
     assert (
         refusal(tmp_path, tmp_path / "link", "onnx")
@@ -400,7 +409,7 @@ def test_what_pytorch_cannot_export_is_refused_with_its_reason(
 def test_more_than_an_onnx_file_holds_is_refused(
     toy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.models.export.formats._ONNX_BYTES", 75)
+    monkeypatch.setattr("featcache.models.export.formats.onnx._MAX_BYTES", 75)
     assert refusal(toy(linear()), tmp_path / "mine.onnx", "onnx") == (
         "an ONNX file holds 2 GB, and this network has 104 B. Use torch-export."
     )
@@ -424,10 +433,10 @@ def test_a_result_is_lines_for_people_and_values_for_scripts() -> None:
         "snippet": "import sys\n",
         "notes": ["mind this"],
     }
-    assert LIMIT == 1e-4
+    assert MAX_DIFFERENCE == 1e-4
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS.names())
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(
     format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""`export`: a saved model as a file that needs no featcache, tried in a fresh process before it gets its name."""
+"""`export`: write a saved model as a file that needs no featcache, and check that file in a fresh process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from featcache._utils.files import atomic_write, draft_folder, lock_folder, move
@@ -19,36 +18,45 @@ from featcache._utils.formatting import human_bytes
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.telemetry import decline_usage_data
 from featcache.core.bit_depth import format_range
+from featcache.core.model_card import ModelCard
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
 from featcache.heads.linear_layer import FIT_ONE, LinearWeights, as_linear, layer
-from featcache.models.export.formats import WRITERS
-from featcache.models.export.parity import make_pictures, run_example
+from featcache.models.export.parity import noise_images, run_example
+from featcache.models.export.program import MARK, format_program
+from featcache.models.export.registry import EXPORT_FORMATS, ExportFormat
 from featcache.models.load import SavedModel, open_model
 from featcache.vision.augment import make_views
 
-Format = Literal["state-dict", "onnx", "torch-export"]
-FORMATS: tuple[str, ...] = get_args(Format)
-
-_MARK = b"Written by `featcache export`"  # in a program, which then may be replaced
-
-LIMIT = 1e-4
-"""How far logits of the exported model may lie from ours, as a share of the largest."""
-
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # they come with the extra of the format's name
+MAX_DIFFERENCE = 1e-4
+"""How far the logits of the exported model may be from featcache's, as a fraction of the largest logit."""
 
 
 @dataclass(frozen=True, repr=False)
 class Exported(NotebookResult):
-    """A file that holds a model.
+    """What `export` returns: an exported file.
 
-    program : a file beside it, which reads photos and prints their classes. difference : the largest of the logits of
-        that program from ours, in a fresh process, over the largest of ours. snippet : the text of the program.
-        notes : what a user should know, a line each.
+    Attributes
+    ----------
+    path : Path
+        The exported file.
+    program : Path
+        A program in the same folder, which reads photos and prints their classes without featcache.
+    format : str
+        The name of the format.
+    size_bytes : int
+        The size of the exported file.
+    difference : float
+        The largest difference between the logits of that program, run in a fresh process, and featcache's, as a
+        fraction of the largest logit.
+    snippet : str
+        The text of the program.
+    notes : tuple of str
+        What a user should know, a line each.
     """
 
     path: Path
     program: Path
-    format: Format
+    format: str
     size_bytes: int
     difference: float
     snippet: str
@@ -70,84 +78,117 @@ class Exported(NotebookResult):
 def export(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    format: Format,
+    format: str,
     *,
     weights: str | None = None,
     backbone: Any = None,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Exported:
-    """Write a folder of `fit_head` or `finetune` as a file for PyTorch or ONNX Runtime alone, which computes in fp32.
+    """Write a saved model as a file for PyTorch or ONNX Runtime, which computes in fp32 and needs no featcache.
 
-    Beside it, as OUT.py, a program that reads photos, prepares them as the network has seen them and prints their
-    classes, without featcache.
+    The program OUT.py is written beside the file. It reads photos, prepares them as for training and prints their
+    classes, without featcache. The program is run in a fresh process first, on images of noise. The export fails
+    unless its logits are those of the saved model.
 
     Parameters
     ----------
-    format : "state-dict", weights for the plain network of torchvision or timm with its last layer replaced; "onnx"
-        and "torch-export", graphs from pixels (b, s, s, 3), uint8, to logits and probabilities (b, c).
-    weights : where the backbone's weights lie now, if they have moved. backbone : the network, where it is your own,
-        see `Classifier.load`; then as a graph alone.
-    overwrite : replace `out` where it exists.
-    on_step : called with what is done next.
+    model : path
+        A folder that `fit_head` or `finetune` wrote.
+    out : path
+        The file to write.
+    format : str
+        "state-dict" (weights for the plain network of torchvision or timm, with its last layer replaced), "onnx" or
+        "torch-export" (graphs from pixels, shape (b, s, s, 3), uint8, to logits and probabilities, shape (b, c)), or
+        a format that another package adds with an entry point in the group `featcache.exports`.
+    weights : str, optional
+        Where the backbone's weights are now, if they were moved.
+    backbone : Backbone or torch.nn.Module, optional
+        The network, if it is your own, see `Classifier.load`. It can be exported as a graph only.
+    overwrite : bool
+        Replace `out` if it exists. Default: False.
+    on_step : Callable[[str], None]
+        Called with the name of each step when it begins.
+
+    Returns
+    -------
+    Exported
 
     Raises
     ------
-    ExportError : a model that the format cannot hold, or a file that gives other logits; then nothing is written.
-    OutputExistsError : `out` exists.
-    MissingExtraError : "onnx" without its packages. HeadError, BackboneError : see `open_model`.
+    ExportError
+        There is no such format, it cannot hold the model, or the file gives other logits. Nothing is written then.
+    OutputExistsError
+        `out` exists.
+    MissingExtraError
+        A package of the format is not installed.
+    HeadError, BackboneError
+        The model cannot be loaded, see `Classifier.load`.
+
+    Examples
+    --------
+    >>> from featcache import export, extract, fit_head
+    >>> cache = extract("photos", "photos.h5")  # doctest: +SKIP
+    >>> fitted = fit_head(cache, "head")  # doctest: +SKIP
+    >>> export("head", "model.onnx", "onnx").program  # doctest: +SKIP
+    PosixPath('model.onnx.py')
     """
     out, program = Path(out), Path(f"{os.fspath(out)}.py")
-    _check_target(out, format, overwrite)
+    export_format = EXPORT_FORMATS.get(format)
+    _check_packages(format, export_format)
+    _check_target(out, program, overwrite)
     decline_usage_data()
     on_step(f"loading {model}")
     saved = open_model(model, weights=weights, device="cpu", precision="fp32", backbone=backbone)
     view, last = saved.card.spec.view, _last_layer(saved, Path(model))
-    pictures = make_pictures(view.resize_size)  # resizing leaves them as they are, whoever does it
-    squares = np.concatenate([make_views(picture, view, b"", [0]) for picture in pictures])
-    features = np.concatenate([*saved.backbone.embed_layers(squares).values()], axis=1)
+    images = noise_images(view.resize_size)  # resizing does not change them, whichever library does it
+    views = np.concatenate([make_views(image, view, b"", [0]) for image in images])
+    features = np.concatenate([*saved.backbone.embed_layers(views).values()], axis=1)
     expected = features @ last.weight.T + last.bias
     with draft_folder(out) as folder:
         draft = folder / out.name
         on_step(f"writing {format}")
         try:
-            snippet = WRITERS[format](saved, last, draft)
+            text = format_program(saved.card, out.name, export_format.write(saved, last, draft))
             on_step("running it in a fresh process")
-            found = run_example(snippet, draft, pictures)
+            logits = run_example(text, draft, images)
         except OSError as error:
             raise OutputError.of(error, out) from error
-        difference = _difference(found, expected, last)
-        if not difference <= LIMIT:
+        difference = _difference(logits, expected, last)
+        if not difference <= MAX_DIFFERENCE:
             raise ExportError(
                 f"{model} as {format} gives other logits in a fresh process: they differ by {difference:.1e} of the "
-                f"largest, at most {LIMIT:.0e} is allowed. Nothing was written. Use another format."
+                f"largest, at most {MAX_DIFFERENCE:.0e} is allowed. Nothing was written. Use another format."
             )
         size = draft.stat().st_size
-        # Of two exports at once both files are those of one; both are on the disk before either gets its name.
+        # Under the lock, two exports at once cannot mix their files. Both are on the disk before either is renamed.
         with lock_folder(out.parent), atomic_write(program) as file:
-            file.write(snippet.encode())
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
             move(draft, out)
-    return Exported(out, program, format, size, difference, snippet, _notes(saved, last, format))
+    notes = (*_notes(saved.card, last), *export_format.notes())
+    return Exported(out, program, format, size, difference, text, notes)
 
 
-def _check_target(out: Path, format: str, overwrite: bool) -> None:
-    """Refuse what cannot be written before the work, not after it."""
-    if format not in FORMATS:
-        raise ExportError(f"there is no format {format!r}; use {', '.join(FORMATS)}")
-    for package in _PACKAGES.get(format, ()):
+def _check_packages(name: str, export_format: ExportFormat) -> None:
+    for package in export_format.packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError.of(package, format)
+            if export_format.extra:
+                raise MissingExtraError.of(package, export_format.extra)
+            raise MissingExtraError(f"the export format {name} needs {package}, which is not installed. Install it.")
+
+
+def _check_target(out: Path, program: Path, overwrite: bool) -> None:
+    """Raise before the work begins if the files could not be written."""
     if os.path.lexists(out) and not overwrite:
         raise OutputExistsError(f"{out} exists. Give another name, or overwrite it.")
-    program = Path(f"{out}.py")
-    own = program.is_file() and _MARK in program.read_bytes()
-    if os.path.lexists(program) and not (overwrite and own):
-        cure = "Give another name, or overwrite it." if own else "Give another name."
-        raise OutputExistsError(f"{program} exists, where the program for {out.name} goes. {cure}")
+    is_exported = program.is_file() and MARK.encode() in program.read_bytes()
+    if os.path.lexists(program) and not (overwrite and is_exported):
+        remedy = "Give another name, or overwrite it." if is_exported else "Give another name."
+        raise OutputExistsError(f"{program} exists, where the program for {out.name} goes. {remedy}")
     if not out.parent.is_dir():
-        raise ExportError(f"{out.parent} is no folder: make it first")
+        raise ExportError(f"{out.parent} is not a folder. Create it first.")
 
 
 def _last_layer(saved: SavedModel, folder: Path) -> LinearWeights:
@@ -156,36 +197,38 @@ def _last_layer(saved: SavedModel, folder: Path) -> LinearWeights:
     if card.kind == "network":
         head = saved.model.head
         return LinearWeights(head.weight.detach().double().numpy(), head.bias.detach().double().numpy())
-    folded = as_linear(saved.model)
-    if folded is None:
+    linear = as_linear(saved.model)
+    if linear is None:
         raise ExportError(
             f"{folder} holds a head {card.head}, whose probabilities are not those of a linear layer: it cannot be "
             f"exported. {FIT_ONE}"
         )
-    return layer(folded, len(card.classes))
+    return layer(linear, len(card.classes))
 
 
-def _difference(found: NDArray[np.float32], expected: NDArray[np.float64], last: LinearWeights) -> float:
-    """The largest of all logits, over the largest of those that depend on the picture; the others may be far off."""
+def _difference(logits: NDArray[np.float32], expected: NDArray[np.float64], last: LinearWeights) -> float:
+    """The largest difference of all logits, over the largest logit that depends on the image: constant ones are huge.
+
+    logits : of the first image, and then of all images, shape (1 + b, c). expected : of all images, shape (b, c).
+    """
     largest = np.abs(expected[:, last.learnt]).max(initial=np.finfo(np.float32).tiny)
-    return float(np.abs(found - np.concatenate([expected[:1], expected])).max() / largest)
+    return float(np.abs(logits - np.concatenate([expected[:1], expected])).max() / largest)
 
 
-def _notes(saved: SavedModel, last: LinearWeights, format: Format) -> tuple[str, ...]:
-    card = saved.card
+def _notes(card: ModelCard, last: LinearWeights) -> list[str]:
     notes = []
     if card.tta:
-        notes.append(f"the head's figures average {card.tta} augmented views of an image; the file takes the clean one")
+        notes.append(
+            f"the head's metrics average {card.tta} augmented views of an image with the clean view; the file uses the "
+            "clean view only"
+        )
     if card.kind == "head" and card.spec.precision != "fp32":
         notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
     if card.spec.view.value_range:
-        given = format_range(card.spec.view.value_range)
         notes.append(
-            f"the program scales grey images of more than 8 bits by the range {given}, as featcache does; of 16-bit "
-            "colours it takes the upper byte"
+            "the program scales grey images of more than 8 bits by the range "
+            f"{format_range(card.spec.view.value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
         )
     for name in np.array(card.classes)[~last.learnt]:
-        notes.append(f"{name} has the same logit for every picture: train had nothing to tell it by")
-    if format == "torch-export":
-        notes.append(f"written by PyTorch {torch.__version__}; other versions may not read it")
-    return tuple(notes)
+        notes.append(f"{name} has the same logit for every image: the training data cannot tell it from the others")
+    return notes

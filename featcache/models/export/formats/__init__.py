@@ -1,0 +1,1 @@
+"""One file for each export format. Each registers itself with `featcache.models.export.registry.EXPORT_FORMATS`."""
