@@ -79,7 +79,7 @@ def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcach
             continue
         backbone = featcache.load_backbone(network, weights=weights, device="cpu", precision=precision)
         try:
-            backbone.accelerate(backbone.image_size, engine, 10**9)
+            backbone.select_engine(backbone.image_size, engine, 10**9)
         except featcache.FeatcacheError as error:
             print(error, file=sys.stderr)
             continue

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 
 from featcache import extract, finetune, fit_head, verify
-from featcache._utils import lock_files as lockfile
+from featcache._utils.locks import LockFile
 from featcache.analysis.benchmark.compare import _claim
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones import metadata_cache
@@ -666,13 +666,13 @@ def images(folder: Path) -> list[Target]:
 def lock_files(folder: Path) -> list[Target]:
     """Who writes, on file systems that have no locks."""
     path = folder / "run.lock"
-    lockfile.hold(path)
+    LockFile(path).acquire()
 
     def use() -> Any:
-        found = lockfile.is_held(path), lockfile.holder(path)
-        lockfile.release(path)
-        if lockfile.hold(path):
-            lockfile.release(path)
+        found = LockFile(path).is_held(), LockFile(path).holder()
+        LockFile(path).release()
+        if LockFile(path).acquire():
+            LockFile(path).release()
         return found
 
     return [of_file(path, use, mutate=damage_json)]
@@ -693,11 +693,11 @@ def kept_networks(folder: Path) -> list[Target]:
     def recalled() -> Any:
         found = metadata_cache.load_metadata(note)
         if found:
-            Backbone(Net, name="net", known=found, **found.preprocessing)
+            Backbone(Net, name="net", metadata=found, **found.preprocessing)
         return found
 
     sound = [
-        of_file(part, lambda: conversion._is_sound(graph), sealed=True, same=lambda found, _: not found)
+        of_file(part, lambda: conversion._is_valid(graph), sealed=True, same=lambda found, _: not found)
         for part in parts
     ]
     return [*sound, of_file(note, recalled, mutate=damage_json)]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from featcache.analysis.forecast.forecast import Forecast, forecast
     from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates, plan_capacity
     from featcache.analysis.planning.rates import measure_rates
-    from featcache.backbones.backbone import Backbone, load_backbone
+    from featcache.backbones.backbone import Backbone
+    from featcache.backbones.load import load_backbone
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.features import Features
     from featcache.cache.transfer import Transfer, pull, push
@@ -101,7 +102,7 @@ _HOME = {
     "fit_head": "heads.fit_head",
     "forecast": "analysis.forecast.forecast",
     "label_curve": "analysis.curves",
-    "load_backbone": "backbones.backbone",
+    "load_backbone": "backbones.load",
     "measure_rates": "analysis.planning.rates",
     "plan_capacity": "analysis.planning.capacity",
     "plot_confusion": "reports.figures",

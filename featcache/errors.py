@@ -23,7 +23,8 @@
     ├── OutputError             (OSError)             a file that cannot be written
     ├── OutputExistsError           (FileExistsError)     an output that is there and was not to be replaced
     ├── MissingExtraError           (ImportError)         a package that is installed with an extra of featcache
-    └── DownloadError               (OSError)             a data set that could not be fetched
+    ├── DatasetError                (ValueError)          an unknown or wrong data set
+    └── RemoteIOError               (OSError)             a file at a URL that could not be read or written
 
 A message says what, where, expected against found, and what to do. The command line prints it and exits with
 status 1; each class also derives from the built-in type that a library user would catch.
@@ -167,8 +168,16 @@ class MissingExtraError(FeatcacheError, ImportError):
         return cls(f"this needs {package}, which is not installed: {install_line(extra)}")
 
 
-class DownloadError(FeatcacheError, OSError):
-    """A data set that could not be fetched or is not the expected one."""
+class DatasetError(FeatcacheError, ValueError):
+    """A data set that is unknown, or has other content than expected."""
+
+
+class RemoteIOError(FeatcacheError, OSError):
+    """A file at a URL that could not be read or written, or a URL that is not allowed."""
+
+
+DownloadError = RemoteIOError
+"""Deprecated name of `RemoteIOError`; the next release removes it."""
 
 
 class FeatcacheWarning(UserWarning):

@@ -194,7 +194,7 @@ weights_option = _all(
 
 def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
     """A callback: what the factory of this name returns."""
-    from featcache.backbones.sources.factory import call_factory, is_factory
+    from featcache.backbones.factory import call_factory, is_factory
 
     if name is None:
         return None
@@ -220,7 +220,7 @@ def take_backbone(
     name = str(settings.get("backbone") or "")
     if ":" not in name:
         return
-    from featcache.backbones.sources.factory import from_factory, is_factory
+    from featcache.backbones.factory import from_factory, is_factory
 
     if not is_factory(name):
         return

@@ -141,10 +141,10 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
     """Writes to a file, or at once to stdout, where it does not tear the progress bar."""
     from tqdm import tqdm
 
-    from featcache.data.file_listing import draft_of
+    from featcache._utils.files import text_output
 
     if out:
-        with draft_of(Path(out)) as file:
+        with text_output(Path(out)) as file:
             yield file.write
         return
 

@@ -1,4 +1,7 @@
-"""`atomic_write`: write a file whole or not at all. Every file that somebody may read is written through it."""
+"""Atomic writes: a file gets its name when it is complete, so that a reader never sees half of it.
+
+Every file that somebody may read is written as a draft in the same folder, flushed to the disk and renamed.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +15,58 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
-from featcache.errors import FeatcacheError, OutputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from featcache._utils.locks import has_name, try_lock
+from featcache.errors import DataLayoutError, FeatcacheError, OutputError
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-"""What the system answers where a disk, a quota or a limit on file sizes is reached."""
+"""Error numbers of a full disk, a used-up quota and a limit on file sizes."""
 
-_DRAFT, _DRAFTS = ".draft", ".featcache-drafts"  # of files, and of folders
-_LONGEST = 200  # bytes of a name that its draft has, too
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+_DRAFT, _DRAFTS = ".draft", ".featcache-drafts"  # suffixes of files, and of folders
+_UNFINISHED = ".unfinished"  # suffix of a text that is kept after an error; .partial is of caches
+_MAX_NAME = 200  # bytes of a file's name that its draft repeats
+
+
+@contextmanager
+def locked_draft(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new draft of `path`, locked against `remove_stale_drafts` of other processes.
+
+    Drafts of killed processes are removed first. This draft is removed at the end, unless it was renamed.
+
+    Parameters
+    ----------
+    path : Path
+        The finished file.
+
+    Yields
+    ------
+    file : BinaryIO
+        The draft, opened for writing.
+    draft : Path
+        Its name.
+    """
+    remove_stale_drafts(path)
+    draft = name_draft(path)
+    try:
+        with _open_draft(draft) as file:
+            yield file, draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Write to a draft in the folder of `path`; at the end flush it to the disk and give it that name.
+    """Write a draft in the folder of `path`; at the end flush it to the disk and give it that name.
 
-    Where the block raises, or the process is killed, the file that was there before is still there and whole. The
-    draft of a failed block is removed; that of a killed process is removed by the next write of the same file. The
-    new file has the permissions that the umask gives.
+    If the block raises or the process is killed, the previous file is unchanged. The draft of a failed block is
+    removed; the draft of a killed process is removed by the next write of the same file. The new file has the
+    permissions that the umask gives.
 
     Parameters
     ----------
     path : str or path-like
-        The file to write. It is replaced where it exists.
+        The file to write. An existing file is replaced.
 
     Yields
     ------
@@ -58,34 +84,25 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     ...     file.write(b"{}")
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # the link stays a link
-    draft = name_draft(path)
     try:
-        remove_stale_drafts(path)
-        try:
-            with _open_draft(draft) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(draft, path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        fsync_folder(path.parent)
+        with locked_draft(path) as (file, draft):
+            yield file
+            _rename(file, draft, path)
     except OSError as error:
-        if isinstance(error, FeatcacheError) or error.filename not in (None, str(draft)):
-            raise  # of another file, which the block reads or writes
+        if isinstance(error, FeatcacheError) or not (error.filename is None or _is_draft(error.filename)):
+            raise  # an error of another file, which the block reads or writes
         raise OutputError.of(error, path) from error
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write these bytes to a file, whole or not at all; see `atomic_write`.
+    """Write bytes to a file, see `atomic_write`.
 
     Parameters
     ----------
     path : str or path-like
-        The file to write. It is replaced where it exists.
+        The file to write. An existing file is replaced.
     content : bytes
-        All of it.
+        The whole content.
 
     Raises
     ------
@@ -97,17 +114,17 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write several files, none of which gets its name before all are on the disk: a full disk changes none.
+    """Write several files. They get their names when all are on the disk, so a full disk changes none.
 
     Parameters
     ----------
     contents : mapping of Path to bytes
-        All of each file. A process that is killed while they get their names leaves some old and some new ones.
+        Content of each file. A process that is killed during the renames leaves some old and some new files.
 
     Raises
     ------
     OutputError
-        One cannot be written.
+        A file cannot be written.
     """
     with ExitStack() as drafts:
         for path, content in contents.items():
@@ -118,10 +135,52 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 
 
 @contextmanager
-def draft_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` for libraries that want the name of a file, or write several; it is removed at the end.
+def text_output(path: Path) -> Iterator[TextIO]:
+    """Write text, UTF-8, that gets its name when it is complete. After an error it stays in NAME.unfinished.
 
-    Those of killed processes are removed by the next call for a path in the same folder.
+    Parameters
+    ----------
+    path : Path
+        The file to write. An existing file is replaced.
+
+    Yields
+    ------
+    TextIO
+        The draft, opened for writing.
+
+    Raises
+    ------
+    OutputError
+        Another process writes the file.
+    DataLayoutError
+        The path is a folder, a pipe or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise DataLayoutError(f"{path} is no file. Give the name of a file, or none for standard output.")
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # the link stays a link
+    draft = path.with_name(f"{path.name}{_UNFINISHED}")
+    try:
+        with draft.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if try_lock(file) is False or not has_name(file, draft):
+                raise OutputError(
+                    errno.EBUSY,
+                    f"{path} is being written by another process, or was just now. Wait until it ends, or give another "
+                    "name.",
+                )
+            file.truncate(0)
+            yield file
+            _rename(file, draft, path)
+    except OSError as error:
+        if error.filename == str(draft):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, for libraries that need a file name or write several files. It is removed at the end.
+
+    Folders of killed processes are removed by the next call for a path in the same folder.
 
     Parameters
     ----------
@@ -139,13 +198,12 @@ def draft_folder(path: Path) -> Iterator[Path]:
     while True:
         drafts = TemporaryDirectory(_DRAFTS, f".{_beginning(path)}.", path.parent, ignore_cleanup_errors=True)
         with drafts as name, ExitStack() as stack:
-            if fcntl is not None:
-                try:
-                    held = try_lock(stack.enter_context(_descriptor(Path(name)))) is not False
-                except FileNotFoundError:
-                    held = False
-                if not held or not os.path.exists(name):  # another process took it for stale before it was locked
-                    continue
+            try:
+                locked = try_lock(stack.enter_context(_descriptor(Path(name)))) is not False
+            except FileNotFoundError:
+                locked = False
+            if not locked or not os.path.exists(name):  # another process removed it as stale before it was locked
+                continue
             yield Path(name)
             return
 
@@ -160,7 +218,7 @@ def _descriptor(folder: Path) -> Iterator[int]:
 
 
 def check_readable(path: Path) -> None:
-    """Raise the system's own error where a file cannot be read: other libraries call it damaged then.
+    """Raise the error of the system if a file cannot be read; other libraries would call the file damaged.
 
     Parameters
     ----------
@@ -170,14 +228,14 @@ def check_readable(path: Path) -> None:
     Raises
     ------
     PermissionError
-        It belongs to somebody else. The message says how it is given to others.
+        Only the owner of the file may read it. The message says how to share it.
     """
     try:
         path.open("rb").close()
     except FileNotFoundError:
-        return  # whoever reads it says so
+        return  # the reader raises it
     except PermissionError as error:
-        reason = f"{error.strerror}: it may be read by its owner alone. Its owner can share it: chmod a+r '{path}'"
+        reason = f"{error.strerror}: only its owner may read it. The owner can share it: chmod a+r '{path}'"
         raise PermissionError(error.errno, reason, str(path)) from error
 
 
@@ -189,32 +247,37 @@ def move(draft: Path, path: Path) -> None:
     draft : Path
         The finished file.
     path : Path
-        Its name from now on. It is replaced where it exists.
+        Its new name. An existing file is replaced.
     """
     with draft.open("rb") as file:
-        os.fsync(file.fileno())
+        _rename(file, draft, path)
+
+
+def _rename(file: IO[Any], draft: Path, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
     os.replace(draft, path)
     fsync_folder(path.parent)
 
 
 @contextmanager
 def deferred_errors(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Wrap a file for a serializer in C++, such as that of `torch.save`, which aborts where a write fails.
+    """Wrap a file for a serializer in C++, such as that of `torch.save`, which aborts the process when a write fails.
 
     Parameters
     ----------
     file : BinaryIO
-        Where the bytes go.
+        The file that gets the bytes.
 
     Yields
     ------
     BinaryIO
-        A file whose `write` never raises. After the first failure it drops what comes.
+        A file whose `write` never raises. After the first failure it drops further bytes.
 
     Raises
     ------
     OSError
-        The first failure, when the block has ended.
+        The first failure, raised at the end of the block.
     """
     writer = _DeferredErrors(file)
     yield cast(BinaryIO, writer)
@@ -241,7 +304,7 @@ class _DeferredErrors(io.RawIOBase):
 
 
 def name_draft(path: Path) -> Path:
-    """A new name beside `path` for its draft, which `remove_stale_drafts` finds.
+    """A unique name in the folder of `path` for a draft, known to `remove_stale_drafts`.
 
     Parameters
     ----------
@@ -255,9 +318,13 @@ def name_draft(path: Path) -> Path:
     return path.with_name(f"{_beginning(path)}.{os.getpid()}-{secrets.token_hex(4)}{_DRAFT}")
 
 
+def _is_draft(name: str | bytes) -> bool:
+    return os.fsdecode(name).endswith(_DRAFT)
+
+
 def _beginning(path: Path) -> str:
-    """A file's name, cut so that a suffix fits into the 255 bytes that file systems give a name."""
-    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+    """The name of a file, cut so that a suffix fits into the 255 bytes that file systems allow."""
+    return os.fsdecode(os.fsencode(path.name)[:_MAX_NAME])
 
 
 def remove_stale_drafts(path: Path) -> None:
@@ -266,7 +333,7 @@ def remove_stale_drafts(path: Path) -> None:
     Parameters
     ----------
     path : Path
-        The file whose drafts are meant. Drafts that a living process writes are left alone.
+        The finished file. Drafts that a running process writes are kept.
     """
     for draft in path.parent.glob(f"{glob.escape(_beginning(path))}.*{_DRAFT}"):
         with suppress(OSError), draft.open("rb") as file:
@@ -275,10 +342,7 @@ def remove_stale_drafts(path: Path) -> None:
 
 
 def _open_draft(path: Path) -> BinaryIO:
-    """Make a file and lock it: while the lock is held, `remove_stale_drafts` of other processes leaves it alone.
-
-    One that was taken for stale, between the two, is made again.
-    """
+    """Create a file and lock it. It is created again if another process removed it as stale in between."""
     while True:
         file = path.open("xb")
         if try_lock(file) is not False and has_name(file, path):
@@ -287,29 +351,8 @@ def _open_draft(path: Path) -> BinaryIO:
         path.unlink(missing_ok=True)
 
 
-def has_name(file: IO[Any], path: Path) -> bool:
-    """Whether an open file still has this name.
-
-    Parameters
-    ----------
-    file : file object
-        The open file.
-    path : Path
-        The name that it had when it was opened.
-
-    Returns
-    -------
-    bool
-        False where another process has removed, renamed or replaced it.
-    """
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which file has a name.
+    """Size and time of the last change of a file, to notice that another file got its name.
 
     Parameters
     ----------
@@ -319,13 +362,13 @@ def identity(path: Path) -> tuple[int, int] | None:
     Returns
     -------
     tuple of int or None
-        Size and time of the last change, as inodes change on some network file systems. None where none has it.
+        Bytes and nanoseconds; inode numbers change on some network file systems. None if there is no such file.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def fsync_folder(path: Path) -> None:
@@ -341,71 +384,3 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def lock_file(file: BinaryIO) -> Iterator[None]:
-    """Hold an open file's lock, after waiting for it; without any where the system cannot lock it.
-
-    Parameters
-    ----------
-    file : BinaryIO
-        The open file. Its lock also ends when it is closed.
-    """
-    if fcntl is not None:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-
-@contextmanager
-def lock_folder(folder: Path, shared: bool = False) -> Iterator[None]:
-    """Hold a folder's lock, after waiting for it; without any where the system cannot lock it.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    shared : bool, default False
-        Let other shared locks stand beside this one.
-    """
-    with ExitStack() as stack:
-        if fcntl is not None:
-            with suppress(OSError):  # there is no such folder, or its file system has no locks
-                descriptor = os.open(folder, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
-
-
-def try_lock(file: IO[Any] | int, shared: bool = False) -> bool | None:
-    """Lock an open file without waiting; the lock ends with the open file.
-
-    Parameters
-    ----------
-    file : file object or int
-        The open file, or the descriptor of a file or a folder.
-    shared : bool, default False
-        Let other shared locks stand beside this one.
-
-    Returns
-    -------
-    bool or None
-        Whether it is locked now. None where the system, or this file system, has no such locks.
-    """
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
-    return True

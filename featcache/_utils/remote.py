@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import html
 import logging
@@ -12,7 +13,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -20,10 +20,11 @@ from urllib.parse import quote, unquote
 import fsspec
 import tenacity
 
+from featcache._utils.download import ByteStream, complete, open_partial, publish
 from featcache._utils.environment import cache_folder
-from featcache._utils.files import atomic_write, lock_file
+from featcache._utils.files import atomic_write
 from featcache._utils.regular_files import read_regular
-from featcache.errors import DownloadError, MissingExtraError, first_line, install_line
+from featcache.errors import MissingExtraError, RemoteIOError, first_line, install_line
 
 SCHEMES: set[str] = {"file", "http", "https", "s3", "gs"}
 """What comes before `://` in a URL that is read or written. Manifests and caches of others have URLs in them, and some
@@ -93,15 +94,15 @@ def check_url(url: str) -> str:
 
     Raises
     ------
-    DownloadError
+    RemoteIOError
         Its scheme is none of `SCHEMES`; or it is a chain of file systems, with `::`.
     """
     scheme = url.partition("://")[0].lower()
     if "::" in scheme:
-        raise DownloadError(f"{url} is a chain of file systems (::), which is not opened. Give the file's own URL.")
+        raise RemoteIOError(f"{url} is a chain of file systems (::), which is not opened. Give the file's own URL.")
     allowed = SCHEMES | {*filter(_SCHEME.fullmatch, os.environ.get(ALLOWED, "").split(","))}
     if scheme not in allowed:
-        raise DownloadError(
+        raise RemoteIOError(
             f"{url} is not opened: its scheme is {scheme!r}, and those that are allowed are "
             f"{', '.join(sorted(allowed))}. If you trust it and whoever names it: {ALLOWED}={scheme}"
         )
@@ -146,7 +147,7 @@ def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 
     Raises
     ------
-    FileNotFoundError, PermissionError : as on a disk. DownloadError : what else went wrong, when `TRIES` have failed;
+    FileNotFoundError, PermissionError : as on a disk. RemoteIOError : what else went wrong, when `TRIES` have failed;
     or the scheme is not allowed. OSError : a `file://` that is no regular file.
     """
     system, path = _system(url)
@@ -202,35 +203,43 @@ def is_folder(url: str) -> bool:
     return bool(_patiently(url, lambda: system.isdir(path)))
 
 
-def download(url: str, path: Path, size: int, tick: Callable[[int], None] | None = None) -> None:
-    """Copy a file of `size` bytes to the disk, after what is there of it already. Raises as `read` does.
+def byte_stream(url: str, size: int, start: int) -> ByteStream:
+    """The bytes of a file of `size` bytes, from `start` on. Raises as `read` does."""
+    pieces = (read(url, first, min(first + _PIECE, size)) for first in range(start, size, _PIECE))
+    return ByteStream(start, size, pieces)
 
-    Where another process copies to the same path, this waits for it, and goes on where it stopped.
+
+def cached_copy(url: str, refresh: bool = False) -> Path:
+    """A local copy of a file, in the user's cache folder. It is downloaded once for each version of the file.
+
+    Parameters
+    ----------
+    url : str
+        The file.
+    refresh : bool, default False
+        Download it again, even if there is a copy.
+
+    Returns
+    -------
+    Path
+        The copy.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, RemoteIOError
+        As `read`.
     """
-    with path.open("ab") as file, lock_file(file):
-        file.seek(0, os.SEEK_END)
-        while (there := file.tell()) < size:
-            file.write(read(url, there, min(there + _PIECE, size)))
-            if tick:
-                tick(file.tell())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def cached_copy(url: str) -> Path:
-    """A copy of a file in the user's cache folder; one of its present content is not brought again."""
     size, version = stat(url)
     name = f"{hashlib.sha256(version.encode()).hexdigest()[:16]}-{posixpath.basename(url)}"
     path = cache_folder() / "remote" / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{name}")
-        download(url, draft, size)
-        try:
-            os.replace(draft, path)
-        except FileNotFoundError:  # another process copied it, too, and was first to give it its name
-            if not path.exists():
-                raise
+    if path.exists() and not refresh:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{name}")
+    with open_partial(partial) as file:
+        if refresh or not path.exists():  # else another process has downloaded it meanwhile
+            complete(file, functools.partial(byte_stream, url, size))
+            publish(partial, path)
     return path
 
 
@@ -251,7 +260,7 @@ def upload(path: Path, url: str) -> None:
         _patiently(url, lambda: system.mv(draft, place), "written")
 
 
-@cache
+@functools.cache
 def _file_system(start: str) -> Any:
     """The file system of URLs that begin so. fsspec's own look at a URL would follow chains (`::`)."""
     kind = fsspec.get_filesystem_class(start.partition("://")[0])
@@ -269,7 +278,7 @@ def _system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise MissingExtraError(f"{url}: {first_line(error)}. For it: {install_line('remote')}") from error
     except ValueError as error:
-        raise DownloadError(f"{url}: {first_line(error)}.") from error
+        raise RemoteIOError(f"{url}: {first_line(error)}.") from error
     return system, system._strip_protocol(f"{scheme}://{place}")
 
 
@@ -294,7 +303,7 @@ def _patiently(url: str, call: Callable[[], Any], doing: str = "read") -> Any:
         raise
     except Exception as error:  # each file system raises what it likes
         again = "" if doing == "written" else ": it goes on where it stopped"
-        raise DownloadError(
+        raise RemoteIOError(
             f"{url} cannot be {doing}: {first_line(error)}. Check the address and your access to it, then run the same "
             f"command again{again}."
         ) from error

@@ -1,1 +1,1 @@
-"""Networks, their weights, and the engines that run them."""
+"""Frozen networks that turn pixels into features: sources, weights, engines and layers."""

@@ -1,4 +1,4 @@
-"""Where and in what precision a network computes. PyTorch is asked only where there is something to ask about."""
+"""Device and precision of a network. PyTorch is imported only if there may be a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def resolve_device(device: str = "auto") -> str:
-    """ "auto" takes CUDA, then MPS, then the CPU. Raises BackboneError for a device that is not there."""
+    """ "auto" takes CUDA, then MPS, then the CPU. Raises BackboneError for a device that is not available."""
     if device == "cpu" or (device == "auto" and not _accelerator_is_likely()):
         return "cpu"
     import torch
@@ -31,13 +31,13 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def _accelerator_is_likely() -> bool:
-    """Whether PyTorch is worth asking, which takes seconds to import: on Linux a GPU has one of these files."""
-    devices = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
-    return sys.platform != "linux" or any(os.path.exists(device) for device in devices)
+    """Whether PyTorch, which takes seconds to import, may find a GPU: on Linux a GPU has one of these files."""
+    paths = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+    return sys.platform != "linux" or any(os.path.exists(path) for path in paths)
 
 
 def resolve_precision(precision: str, device: str) -> Precision:
-    """ "auto" takes bf16 where the hardware multiplies matrices in it, fp16 on older GPUs, else fp32."""
+    """ "auto" takes bf16 if the hardware multiplies matrices in bf16, fp16 on older GPUs, and fp32 otherwise."""
     kind = device.split(":")[0]
     if precision == "auto":
         if kind == "cuda":

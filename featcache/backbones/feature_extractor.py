@@ -1,4 +1,4 @@
-"""`FeatureExtractor`: a network in PyTorch that only looks, from pixels to features."""
+"""`FeatureExtractor`: a frozen network in PyTorch, from pixels to features."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FeatureExtractor(nn.Module):
-    """A network without its classifier, in `eval()`, without gradients, on its device.
+    """A network without its classifier, in `eval()` mode, without gradients, on its device.
 
     Parameters
     ----------
-    network : from normalised pixels (b, 3, s, s) float32 to features (b, d).
-    mean, std : of the pixels, scaled to 0..1, in each channel.
-    layers : what `forward` gives, see `featcache.core.layer_names`.
+    network : from normalized pixels (b, 3, s, s), float32, to features (b, d).
+    mean, std : per channel of pixels scaled to 0..1.
+    layers : that `forward` returns, see `featcache.core.layer_names`.
     """
 
     def __init__(
@@ -46,43 +46,43 @@ class FeatureExtractor(nn.Module):
         self._name, self._layers = name, tuple(layers)
         self._mean: Tensor
         self._std: Tensor
-        for kind, values in (("_mean", mean), ("_std", std)):  # made once: a copy to a GPU waits for it
+        for buffer, values in (("_mean", mean), ("_std", std)):  # created once: a copy to a GPU blocks
             levels = torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
-            self.register_buffer(kind, levels, persistent=False)
-        self._tapped: dict[str, Tensor] = {}
-        self._tap()
+            self.register_buffer(buffer, levels, persistent=False)
+        self._activations: dict[str, Tensor] = {}
+        self._register_hooks()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(b, s, s, 3), uint8, on the device, to the features (b, d) of each layer. Raises BackboneError."""
-        self._tapped.clear()
+        """Features (b, d) of each layer from pixels (b, s, s, 3), uint8, on the device. Raises BackboneError."""
+        self._activations.clear()
         features = self.network(self._scale(pixels))
         if not isinstance(features, Tensor):
             raise BackboneError(f"{self._name} gives a {type(features).__name__}, not a tensor of features (b, d)")
-        self._tapped[PENULTIMATE] = features
+        self._activations[PENULTIMATE] = features
         for layer in self._layers:
-            if layer not in self._tapped:
+            if layer not in self._activations:
                 raise BackboneError(f"layer {layer} of {self._name} is never run; name another")
-        return tuple(self._tapped[layer] for layer in self._layers)
+        return tuple(self._activations[layer] for layer in self._layers)
 
     def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:
-        """(b, s, s, 3) to the features (b, d) of each layer; precision : None takes the network's own."""
+        """Features (b, d) of each layer from pixels (b, s, s, 3). precision : None is that of the network."""
         with torch.inference_mode(), self.autocast(precision):
             return [values.float().cpu().numpy() for values in self(self._on_device(pixels))]
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(b, s, s, 3) to the network's input (b, 3, s, s), float32, channels last, on the device."""
+        """The network's input (b, 3, s, s), float32, channels last, on the device, from pixels (b, s, s, 3)."""
         return self._scale(self._on_device(pixels))
 
     @contextmanager
     def autocast(self, precision: Precision | None = None) -> Iterator[None]:
-        """The context in which a forward pass computes at this precision, or another."""
+        """A context for forward passes in this precision; None is that of the network."""
         precision = precision or self.precision
         with self.exact(), torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"):
             yield
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """The context in which fp32 means fp32, not TF32, in convolutions forward and backward."""
+        """A context in which convolutions of an fp32 network use fp32, not TF32, forward and backward."""
         before = torch.backends.cudnn.allow_tf32
         torch.backends.cudnn.allow_tf32 = before and self.precision != "fp32"
         try:
@@ -96,18 +96,18 @@ class FeatureExtractor(nn.Module):
     def _scale(self, batch: Tensor) -> Tensor:
         return (batch.permute(0, 3, 1, 2).float() - self._mean) / self._std
 
-    def _tap(self) -> None:
-        """Hook the intermediate layers, so that one forward pass gives them all."""
+    def _register_hooks(self) -> None:
+        """Record the inner layers, so that one forward pass returns all layers."""
         for layer in self._layers:
             if layer != PENULTIMATE:
                 check_layer(self.network, self._name, layer)
-                module, kind = parse_layer(layer)
-                self.network.get_submodule(module).register_forward_hook(self._keep(layer, kind))
+                module, pool_name = parse_layer(layer)
+                self.network.get_submodule(module).register_forward_hook(self._make_hook(layer, pool_name))
 
-    def _keep(self, layer: str, kind: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _make_hook(self, layer: str, pool_name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             try:
-                self._tapped[layer] = pool(output, kind)
+                self._activations[layer] = pool(output, pool_name)
             except ValueError as error:
                 raise BackboneError(f"layer {layer} of {self._name}: {error}") from error
 

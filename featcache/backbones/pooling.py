@@ -1,4 +1,4 @@
-"""From what a module of a network gives to features: maps and tokens pooled over their places."""
+"""`pool`: features from the output of a module, by pooling feature maps and tokens over positions."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from featcache.errors import BackboneError
 
 
 def pool(output: Any, kind: str) -> Tensor:
-    """Features (b, d) of maps (b, d, h, w) or (b, h, w, d), of tokens (b, t, d), or of vectors (b, d), which stay.
+    """Features (b, d) from maps (b, d, h, w) or (b, h, w, d), tokens (b, t, d), or vectors (b, d).
 
-    kind : see `featcache.core.layer_names.POOLS`; "grid" gives (b, 4 * d). Raises ValueError for anything else.
+    Parameters
+    ----------
+    kind : see `featcache.core.layer_names.POOLS`; "grid" returns (b, 4 * d); "" averages maps and tokens.
+
+    Raises
+    ------
+    ValueError : another output, or a pool that it does not have.
     """
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
         raise ValueError("it does not give one tensor of 2 to 4 dimensions")
     if output.ndim == 2:
         if kind:
             raise ValueError(f"it gives vectors, which have no places to take the {kind} of")
-        return output.clone()  # later layers may work in its place
+        return output.clone()  # later layers may change it in place
     if not kind and output.ndim == 3:
         return output.mean(1)
     if kind == "cls":
         if output.ndim == 4 or not prefix_tokens(output):
             raise ValueError("it has no class token")
         return output[:, 0].clone()
-    maps = _maps(output)
+    maps = _as_maps(output)
     if kind in ("", "mean"):
         return maps.mean((2, 3))
     if kind == "max":
@@ -39,16 +45,16 @@ def pool(output: Any, kind: str) -> Tensor:
     if kind == "std":
         maps = maps.float()
         return (maps - maps.mean((2, 3), keepdim=True)).square().mean((2, 3)).sqrt()
-    return nn.functional.adaptive_avg_pool2d(maps, grid_side(kind)).flatten(1).clone()  # or a view, where it fits
+    return nn.functional.adaptive_avg_pool2d(maps, grid_side(kind)).flatten(1).clone()  # it may be a view of the output
 
 
 def prefix_tokens(tokens: Tensor) -> int:
-    """How many of (b, t, d) come before those of the patches, which make up a square: class tokens and registers."""
+    """Number of class tokens and registers in (b, t, d), before the tokens of a square of patches."""
     return int(tokens.shape[1]) - math.isqrt(int(tokens.shape[1])) ** 2
 
 
-def _maps(output: Tensor) -> Tensor:
-    """(b, d, h, w)."""
+def _as_maps(output: Tensor) -> Tensor:
+    """Maps (b, d, h, w) from maps with channels last, or from tokens."""
     if output.ndim == 4:
         return output.permute(0, 3, 1, 2) if channels_last(output) else output
     side = math.isqrt(int(output.shape[1]))
@@ -57,32 +63,32 @@ def _maps(output: Tensor) -> Tensor:
 
 
 def expand_layers(network: nn.Module, layers: tuple[str, ...], image_size: int) -> tuple[str, ...]:
-    """The names of layers, with the sets "last", "stages" and "all" replaced by what they hold for this network.
+    """Names of layers, with the sets "last", "stages" and "all" replaced by the layers of this network.
 
-    A stage whose mean is the penultimate features themselves does not give them a second time.
+    A stage whose mean equals the penultimate features is left out.
     """
-    found: list[str] = []
+    names: list[str] = []
     for layer in layers:
         if layer == LAST:
-            found.append(PENULTIMATE)
+            names.append(PENULTIMATE)
         elif layer in (STAGES, ALL):
-            found += _stages(network, image_size, every=layer == ALL)
+            names += _stage_layers(network, image_size, all_pools=layer == ALL)
         else:
-            found.append(layer)
-    return tuple(dict.fromkeys(found))
+            names.append(layer)
+    return tuple(dict.fromkeys(names))
 
 
-def _stages(network: nn.Module, image_size: int, every: bool) -> list[str]:
+def _stage_layers(network: nn.Module, image_size: int, all_pools: bool) -> list[str]:
     ends = find_stages(network, image_size)
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
+    def make_hook(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             outputs[name] = output.clone()
 
         return hook
 
-    handles = [network.get_submodule(end).register_forward_hook(keep(end)) for end in ends]
+    handles = [network.get_submodule(end).register_forward_hook(make_hook(end)) for end in ends]
     try:
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(0)
@@ -99,17 +105,17 @@ def _stages(network: nn.Module, image_size: int, every: bool) -> list[str]:
             layers.append(f"{end}:mean")
         else:
             mean = pool(output, "")
-            same = mean.shape == penultimate.shape and torch.allclose(mean, penultimate, rtol=1e-4, atol=1e-5)
-            layers += [] if same else [end]
-        layers += [f"{end}:{kind}" for kind in ("max", "std", "grid")] if every else []
+            is_same = mean.shape == penultimate.shape and torch.allclose(mean, penultimate, rtol=1e-4, atol=1e-5)
+            layers += [] if is_same else [end]
+        layers += [f"{end}:{kind}" for kind in ("max", "std", "grid")] if all_pools else []
     return layers
 
 
 def check_layer(network: nn.Module, name: str, layer: str) -> None:
-    """Raise BackboneError where the network `name` has no such module."""
+    """Raise BackboneError if the network `name` has no such module."""
     module, _ = parse_layer(layer)
     if module not in dict(network.named_modules()) or not module:
-        known = ", ".join(child for child, _ in network.named_children())
+        parts = ", ".join(child for child, _ in network.named_children())
         raise BackboneError(
-            f"{name} has no layer {module!r}; its parts are {known}. `--layers {STAGES}` takes the ends of its stages."
+            f"{name} has no layer {module!r}; its parts are {parts}. `--layers {STAGES}` takes the ends of its stages."
         )

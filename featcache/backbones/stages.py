@@ -1,4 +1,4 @@
-"""The stages of a network: the modules at whose end it goes on at a smaller resolution, or in quarters of its depth."""
+"""The stages of a network: runs of blocks at one resolution, or quarters of its depth."""
 
 from __future__ import annotations
 
@@ -8,71 +8,72 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-_PARTS = 4  # of a network that keeps its resolution
-_FEW = 3  # stages
+_EQUAL_STAGES = 4  # of a network with one resolution
+_LEAST_STAGES = 3  # fewer resolutions than this do not define stages
 
 
 class FeatureMap(NamedTuple):
-    """What a module gives: d channels at h x w places, or at t tokens (h = t, w = 1)."""
+    """Output of a module: d channels at h x w positions, or t tokens (h = t, w = 1)."""
 
     module: str
     d: int
-    places: tuple[int, int]
+    size: tuple[int, int]
 
 
 def find_stages(network: nn.Module, image_size: int) -> list[str]:
     """Names of the modules that end the stages, in order of depth.
 
-    A stage is a run of blocks at one resolution; a transformer that keeps its number of tokens has four, of equal
-    numbers of blocks. Of the last resolution the stage ends where the width still differs from that of the penultimate
-    features, where it does: behind lie layers whose mean is those.
+    A stage is a run of blocks at one resolution. A transformer with a constant number of tokens has four stages with
+    equal numbers of blocks. The last stage ends before the layers whose width is that of the penultimate features, if
+    it has others: the mean of those layers is the penultimate features.
 
     Parameters
     ----------
-    network : without its classifier, from normalised pixels (b, 3, s, s) to features (b, d); in `eval()`.
+    network : without its classifier, from normalized pixels (b, 3, s, s) to features (b, d); in `eval()` mode.
     image_size : s in pixels.
     """
-    seen, d = _watch(network, _units(network), image_size)
-    blocks = [maps for maps in seen if [*network.get_submodule(maps.module).children()]]
+    maps, d = _record_maps(network, _units(network), image_size)
+    blocks = [block for block in maps if [*network.get_submodule(block.module).children()]]
     runs = _runs(network, blocks)
-    if len(runs) < _FEW:  # a chain of plain layers, as VGG; or one resolution all along
-        runs = max(runs, _runs(network, seen), key=len)
+    if len(runs) < _LEAST_STAGES:  # a chain of plain layers, as VGG, or a single resolution
+        runs = max(runs, _runs(network, maps), key=len)
     if not runs:
         return []
-    if len(runs) < _FEW:
-        equal = _alike(network, max(runs, key=len))
-        parts = min(_PARTS, len(equal))
-        return [equal[len(equal) * part // parts - 1].module for part in range(1, parts + 1)]
-    last = [maps for maps in runs[-1] if maps.d != d] or runs[-1]
+    if len(runs) < _LEAST_STAGES:
+        equal = _same_type(network, max(runs, key=len))
+        n = min(_EQUAL_STAGES, len(equal))
+        return [equal[len(equal) * stage // n - 1].module for stage in range(1, n + 1)]
+    last = [block for block in runs[-1] if block.d != d] or runs[-1]
     ends = [run[-1].module for run in runs[:-1]] + [last[-1].module]
-    return [_outermost(network, end, ends) for end in ends]
+    return [_outer_container(network, end, ends) for end in ends]
 
 
 def stage_of(network: nn.Module, stages: list[str]) -> dict[str, int]:
-    """The stage of each parameter and buffer, by the order in which the network holds them: 0 is the first.
+    """The stage of each parameter and buffer, from 0, by the order of the network's modules.
 
-    What lies before a stage's end belongs to it, what lies behind the last one's to the last.
+    A module before the end of a stage belongs to that stage, a module behind the last end to the last stage.
     """
-    found = stage_of_modules(network, stages)
-    return {name: found[name.rpartition(".")[0]] for name in network.state_dict()}
+    numbers = stage_of_modules(network, stages)
+    return {name: numbers[name.rpartition(".")[0]] for name in network.state_dict()}
 
 
 def stage_of_modules(network: nn.Module, stages: list[str]) -> dict[str, int]:
-    """The same of each module, by what it holds itself: a container counts where it begins."""
+    """The stage of each module, see `stage_of`. A container belongs to the stage in which it begins."""
     modules = [name for name, _ in network.named_modules()]
-    ends = [max(place for place, name in enumerate(modules) if f"{name}.".startswith(f"{end}.")) for end in stages]
+    ends = [max(index for index, name in enumerate(modules) if f"{name}.".startswith(f"{end}.")) for end in stages]
     last = max(0, len(stages) - 1)
-    return {name: min(sum(place > end for end in ends), last) for place, name in enumerate(modules)}
+    return {name: min(sum(index > end for end in ends), last) for index, name in enumerate(modules)}
 
 
 def _units(network: nn.Module) -> list[str]:
-    """The blocks that a network is a chain of: containers, and wrappers of most of its weights, are looked into."""
+    """The blocks of a network in order; containers, and wrappers of most of its weights, are opened."""
     total = sum(parameter.numel() for parameter in network.parameters())
 
     def walk(prefix: str, module: nn.Module) -> Iterator[str]:
         for name, child in module.named_children():
-            holds = sum(parameter.numel() for parameter in child.parameters())
-            if type(child) in (nn.Sequential, nn.ModuleList) or (holds > total / 2 and len(list(child.children())) > 1):
+            size = sum(parameter.numel() for parameter in child.parameters())
+            is_wrapper = size > total / 2 and len(list(child.children())) > 1
+            if type(child) in (nn.Sequential, nn.ModuleList) or is_wrapper:
                 yield from walk(f"{prefix}{name}.", child)
             else:
                 yield f"{prefix}{name}"
@@ -80,37 +81,37 @@ def _units(network: nn.Module) -> list[str]:
     return list(walk("", network))
 
 
-def _runs(network: nn.Module, seen: list[FeatureMap]) -> list[list[FeatureMap]]:
-    """What was seen, cut where the resolution changes; runs that learn nothing, such as pooling, are none."""
+def _runs(network: nn.Module, maps: list[FeatureMap]) -> list[list[FeatureMap]]:
+    """Feature maps, split where the resolution changes, without runs that have no parameters, such as pooling."""
     runs: list[list[FeatureMap]] = []
-    for maps in seen:
-        if not runs or runs[-1][-1].places != maps.places:
+    for block in maps:
+        if not runs or runs[-1][-1].size != block.size:
             runs.append([])
-        runs[-1].append(maps)
-    return [run for run in runs if any([*network.get_submodule(maps.module).parameters()] for maps in run)]
+        runs[-1].append(block)
+    return [run for run in runs if any([*network.get_submodule(block.module).parameters()] for block in run)]
 
 
-def _alike(network: nn.Module, run: list[FeatureMap]) -> list[FeatureMap]:
-    """Those of a run that have the commonest type."""
-    kinds = [type(network.get_submodule(maps.module)) for maps in run]
-    common = max(kinds, key=kinds.count)
-    return [maps for maps, kind in zip(run, kinds, strict=True) if kind is common]
+def _same_type(network: nn.Module, run: list[FeatureMap]) -> list[FeatureMap]:
+    """The blocks of a run with its most common type."""
+    types = [type(network.get_submodule(block.module)) for block in run]
+    common = max(types, key=types.count)
+    return [block for block, kind in zip(run, types, strict=True) if kind is common]
 
 
-def _watch(network: nn.Module, names: list[str], image_size: int) -> tuple[list[FeatureMap], int]:
-    """What the named modules give, in the order in which they end, and the width of the penultimate features."""
-    seen: list[FeatureMap] = []
+def _record_maps(network: nn.Module, names: list[str], image_size: int) -> tuple[list[FeatureMap], int]:
+    """Outputs of modules in the order in which they finish, and the width of the penultimate features."""
+    maps: list[FeatureMap] = []
 
-    def keep(name: str) -> Any:
+    def make_hook(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim in (3, 4):
-                d, places = extent(output)
-                if places != (1, 1):
-                    seen.append(FeatureMap(name, d, places))
+                d, size = extent(output)
+                if size != (1, 1):
+                    maps.append(FeatureMap(name, d, size))
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    handles = [network.get_submodule(name).register_forward_hook(make_hook(name)) for name in names]
     try:
         device = next(network.parameters()).device
         with torch.inference_mode():
@@ -118,11 +119,11 @@ def _watch(network: nn.Module, names: list[str], image_size: int) -> tuple[list[
     finally:
         for handle in handles:
             handle.remove()
-    return seen, int(features.shape[1])
+    return maps, int(features.shape[1])
 
 
 def extent(output: Tensor) -> tuple[int, tuple[int, int]]:
-    """Channels and places of maps (b, d, h, w) or (b, h, w, d), or of tokens (b, t, d)."""
+    """Channels and size of maps (b, d, h, w) or (b, h, w, d), or of tokens (b, t, d)."""
     if output.ndim == 3:
         return output.shape[2], (output.shape[1], 1)
     if channels_last(output):
@@ -131,12 +132,12 @@ def extent(output: Tensor) -> tuple[int, tuple[int, int]]:
 
 
 def channels_last(maps: Tensor) -> bool:
-    """Whether the channels of 4-dimensional maps come last, as in Swin: square views give square maps."""
+    """Whether the channels of 4-dimensional maps are last, as in Swin. The maps of square views are square."""
     return maps.shape[1] == maps.shape[2] != maps.shape[3]
 
 
-def _outermost(network: nn.Module, end: str, ends: list[str]) -> str:
-    """The container that ends with this block and holds no other stage's end."""
+def _outer_container(network: nn.Module, end: str, ends: list[str]) -> str:
+    """The largest container that ends with this block and contains the end of no other stage."""
     parent, _, last = end.rpartition(".")
     while parent:
         children = [name for name, _ in network.get_submodule(parent).named_children()]

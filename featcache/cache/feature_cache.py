@@ -204,8 +204,17 @@ class FeatureCache(NotebookResult):
 
     @classmethod
     def _open_remote(cls, url: str) -> FeatureCache:
+        """Open the local copy of a remote cache. A copy that does not open is downloaded again."""
         try:
-            return cls.open(remote.cached_copy(url))
+            copy = remote.cached_copy(url)
+            try:
+                return cls.open(copy)
+            except (NotACacheError, CacheDamagedError):
+                copy = remote.cached_copy(url, refresh=True)
+            try:
+                return cls.open(copy)
+            except CacheError as error:
+                raise type(error)(str(error).replace(str(copy), url)) from error
         except FileNotFoundError as error:
             raise NotACacheError(
                 f"{url} does not exist. Put a cache there with `featcache push CACHE {url}`."

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featcache._utils.files import fsync_folder
+from featcache._utils.files import move
 from featcache.cache.checksums import checksums
 from featcache.cache.format.container import write_at
 from featcache.cache.format.create import create_atomically, write_cache
@@ -67,8 +67,7 @@ def write_arrays(
         _write_rows(draft, read(draft), values)
 
     create_atomically(partial, size_needed(spec, samples, dims), write)
-    os.replace(partial, path)
-    fsync_folder(path.parent)
+    move(partial, path)
 
 
 def _write_rows(path: Path, layout: Layout, values: NDArray[Any]) -> None:

@@ -6,20 +6,23 @@ import hashlib
 import os
 import posixpath
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featcache._utils import remote
-from featcache._utils.files import fsync_folder, lock_folder
+from featcache._utils.download import complete, open_partial
+from featcache._utils.files import fsync_folder
 from featcache._utils.formatting import human_bytes
+from featcache._utils.locks import lock_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
-from featcache.errors import CacheDamagedError, DownloadError, FeatcacheError, OutputExistsError
+from featcache.errors import CacheDamagedError, FeatcacheError, OutputExistsError, RemoteIOError
 
 _HEAD = 65536  # bytes that tell caches apart: of the header and the tables
 
@@ -61,46 +64,52 @@ def pull(
 
     Raises
     ------
-    DownloadError. CacheDamagedError : what came is not what was written. OutputExistsError : `out` is another
+    RemoteIOError. CacheDamagedError : what came is not what was written. OutputExistsError : `out` is another
     file, or an unfinished extraction has its name.
     """
-    progress = as_callback(progress)
-    watch, out = PhaseTimer(), Path(out)
+    on_progress = as_callback(progress)
+    timer, out = PhaseTimer(), Path(out)
     size, version = remote.stat(url)
     _refuse_unfinished(out)
     if out.exists():
-        with out.open("rb") as file:
-            same = out.stat().st_size == size and file.read(_HEAD) == remote.read(url, 0, min(_HEAD, size))
-        if same:
-            return Transfer(url, str(out), _check(out, out, progress), size, 0, watch.seconds()["wall"])
+        if not _is_other(out, url):
+            return Transfer(url, str(out), _check(out, out, on_progress), size, 0, timer.seconds()["wall"])
         if not overwrite:
             raise OutputExistsError(
                 f"{out} exists and is not {url}. Give another name, or replace it with --overwrite."
             )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f"{out.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}.pulled")
-    before = draft.stat().st_size if draft.exists() else 0
-    remote.download(url, draft, size, (lambda done: progress("pull", done, size)) if progress else None)
-    try:
-        rows = _check(draft, out, progress)
-        with lock_folder(out.parent):
-            if draft.exists() and out.exists() and not overwrite:
-                raise OutputExistsError(
-                    f"another process has put another file at {out} meanwhile. It is unchanged, and {url} is whole in "
-                    f"{draft.name}. Give another name, or replace it with --overwrite."
-                )
-            os.replace(draft, out)
-            fsync_folder(out.parent)
-    except OutputExistsError:
-        raise
-    except (FeatcacheError, FileNotFoundError) as error:
-        if not draft.exists():  # another process copied it, too, and was first to give it its name
-            return pull(url, out, overwrite=overwrite, progress=progress)
-        draft.unlink()
-        if before:  # the disk may be at fault
-            return pull(url, out, overwrite=overwrite, progress=progress)
-        raise type(error)(str(error).replace(str(draft), url)) from error
-    return Transfer(url, str(out), rows, size, size - before, watch.seconds()["wall"])
+    with open_partial(draft) as file:
+        if out.exists() and not _is_other(out, url):  # another process has pulled it meanwhile
+            return Transfer(url, str(out), _check(out, out, on_progress), size, 0, timer.seconds()["wall"])
+        report = partial(on_progress, "pull") if on_progress else None
+        present = complete(file, partial(remote.byte_stream, url, size), report)
+        try:
+            rows = _check(draft, out, on_progress)
+            _rename(draft, out, url, overwrite)
+            return Transfer(url, str(out), rows, size, size - present, timer.seconds()["wall"])
+        except OutputExistsError:
+            raise
+        except (FeatcacheError, FileNotFoundError) as error:
+            all_downloaded_now = draft.exists() and not present
+            draft.unlink(missing_ok=True)
+            if all_downloaded_now:
+                raise type(error)(str(error).replace(str(draft), url)) from error
+    # The part that an earlier call downloaded may be damaged, or another process has renamed the draft.
+    return pull(url, out, overwrite=overwrite, progress=on_progress)
+
+
+def _rename(draft: Path, out: Path, url: str, overwrite: bool) -> None:
+    """Give a pulled cache its name. Raises OutputExistsError if another file has got the name meanwhile."""
+    with lock_folder(out.parent):
+        if draft.exists() and out.exists() and not overwrite:
+            raise OutputExistsError(
+                f"another process has put another file at {out} meanwhile. It is unchanged, and {url} is whole in "
+                f"{draft.name}. Give another name, or replace it with --overwrite."
+            )
+        os.replace(draft, out)
+        fsync_folder(out.parent)
 
 
 def push(
@@ -112,13 +121,13 @@ def push(
 
     Raises
     ------
-    DownloadError. CacheDamagedError : it is not what was written; nothing was copied. OutputExistsError : `url` is
+    RemoteIOError. CacheDamagedError : it is not what was written; nothing was copied. OutputExistsError : `url` is
     another file, or an unfinished extraction has its name.
     """
     progress = as_callback(progress)
     watch, path = PhaseTimer(), Path(cache)
     if not posixpath.basename(url) or remote.is_folder(url):
-        raise DownloadError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")
+        raise RemoteIOError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")
     if not remote.is_url(url):
         _refuse_unfinished(Path(url))
     rows, size = _check(path, path, progress), path.stat().st_size

@@ -16,13 +16,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.files import FULL, fsync_folder, identity, lock_folder
+from featcache._utils.files import FULL, fsync_folder, identity, remove_stale_drafts
+from featcache._utils.locks import lock_folder
 from featcache._utils.progress_bar import Progress
 from featcache.cache.checksums import checksums, damaged_rows
 from featcache.cache.feature_cache import FeatureCache, check_samples, check_spec, partial_path
 from featcache.cache.format import lock
 from featcache.cache.format.container import ArrayLocation, write_at
-from featcache.cache.format.create import create_atomically, remove_partial_files, write_cache
+from featcache.cache.format.create import create_atomically, write_cache
 from featcache.cache.format.layout import REASON_BYTES, encode, read, size_needed
 from featcache.cache.lazy_arrays import as_slice
 from featcache.core.samples import Samples
@@ -58,7 +59,7 @@ class CacheWriter:
     ) -> None:
         self.path, self._at = Path(path), partial_path(path)
         self._before = None if fresh else identity(self.path)
-        remove_partial_files(self._at)
+        remove_stale_drafts(self._at)
         if not self._at.exists():
             needed = size_needed(spec, samples, dims)
             create_atomically(self._at, needed, lambda draft: write_cache(draft, spec, samples, dims, provenance))

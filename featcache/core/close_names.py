@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LEAST = 4  # letters of a text that is searched for within names
 
 
-def closest_names(name: str, known: Iterable[str], most: int = 5, prefix: str = "") -> list[str]:
+def closest_names(name: str, known: Iterable[str], most: int = 5, prefixes: Sequence[str] = ()) -> list[str]:
     """Up to `most` of the known names, the best match first.
 
     First come names that are equal but for case, spaces, - and _, then those that hold the name, the shortest first,
@@ -17,7 +17,7 @@ def closest_names(name: str, known: Iterable[str], most: int = 5, prefix: str = 
 
     Parameters
     ----------
-    prefix : of some known names, which does not count.
+    prefixes : beginnings of known names that do not count.
 
     Examples
     --------
@@ -26,6 +26,7 @@ def closest_names(name: str, known: Iterable[str], most: int = 5, prefix: str = 
     """
     plain: dict[str, list[str]] = {}
     for one in known:
+        prefix = next((prefix for prefix in prefixes if one.startswith(prefix)), "")
         plain.setdefault(_plain(one.removeprefix(prefix)), []).append(one)
     wanted = _plain(name)
     holding = sorted((one for one in plain if wanted in one), key=len) if len(wanted) >= _LEAST else []

@@ -47,7 +47,7 @@ class ModelCard:
     metrics : what it reached on val, see `Accuracy.to_dict`. multilabel : whether an image can have several classes.
     thresholds : the probability of each of several labels above which it is predicted; None is 0.5 for each.
     tta : augmented views of an image that its figures were averaged over, and by which it predicts.
-    engine : what made the features that a head was fitted on, see `Backbone.accelerate`; "" where that is not known.
+    engine : what made the features that a head was fitted on, see `Backbone.select_engine`; "" where that is not known.
     """
 
     kind: Literal["head", "network"]

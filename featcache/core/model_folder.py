@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.files import check_readable, fsync_folder, lock_folder, write_file
+from featcache._utils.files import check_readable, fsync_folder, write_file
+from featcache._utils.locks import lock_folder
 from featcache._utils.regular_files import read_json
 from featcache.errors import HeadError
 

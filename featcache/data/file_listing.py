@@ -9,22 +9,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.files import fsync_folder, has_name, try_lock
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
 from featcache.data.file_types import describe_ignored, why_no_image
 from featcache.data.image_names import is_image_name
 from featcache.data.sources.foreign_folders import keep_data_folders
-from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError, OutputError
+from featcache.errors import DataLayoutError, EmptyFolderError, RemoteIOError
 
 _HASHED_AT_ONCE = 64  # a task for each file would cost more time and memory than small files themselves
 _CHUNK = 1 << 20
@@ -91,36 +89,6 @@ def _split(stream: Any, end: bytes) -> Iterator[bytes]:
     yield rest
 
 
-@contextmanager
-def draft_of(path: Path) -> Iterator[TextIO]:
-    """A text file, UTF-8, that gets its name when it is whole; after an error what there is stays in NAME.unfinished.
-
-    Raises OutputError where another process writes it.
-    """
-    if path.exists() and not path.is_file():
-        raise DataLayoutError(f"{path} is no file. Give the name of a file, or none for standard output.")
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # the link stays a link
-    draft = path.with_name(f"{path.name}.unfinished")  # .partial is of caches
-    try:
-        with draft.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            if try_lock(file) is False or not has_name(file, draft):
-                raise OutputError(
-                    errno.EBUSY,
-                    f"{path} is being written by another process, or was just now. Wait until it ends, or give another "
-                    "name.",
-                )
-            file.truncate(0)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(draft, path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        if error.filename == str(draft):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-
-
 def walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
     """Image files below a folder; links are followed, but none that leads back up or to where we were."""
     top = os.path.realpath(folder)
@@ -169,7 +137,7 @@ def hash_all(
 ) -> NDArray[np.uint8]:
     """The digest of each name, 32 bytes, in threads: shape (n, 32), uint8.
 
-    What cannot be read hashes as its name, and is skipped later. Raises DownloadError where a connection is lost.
+    What cannot be read hashes as its name, and is skipped later. Raises RemoteIOError where a connection is lost.
     """
 
     ended = Event()
@@ -179,7 +147,7 @@ def hash_all(
             raise InterruptedError
         try:
             return digest(name)
-        except DownloadError:
+        except RemoteIOError:
             raise
         except OSError:
             return hashlib.sha256(os.fsencode(name)).digest()

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from featcache._utils.files import text_output
 from featcache._utils.formatting import csv_row, printable
-from featcache.data.file_listing import draft_of
 from featcache.data.file_types import count_ignored
 
 SHOWN = 5
@@ -83,7 +83,7 @@ def list_inputs(
 
 def write_list(path: str | os.PathLike[str], rows: Iterable[ListedImage]) -> None:
     """Write a CSV file with the columns kind, image, other, reason; whole or not at all."""
-    with draft_of(Path(path)) as file:
+    with text_output(Path(path)) as file:
         file.write(csv_row(_COLUMNS))
         for row in rows:
             file.write(csv_row(row))

@@ -128,7 +128,7 @@ def read_manifest(
 
     Raises
     ------
-    EmptyFolderError, DataLayoutError, DownloadError, MissingExtraError
+    EmptyFolderError, DataLayoutError, RemoteIOError, MissingExtraError
     """
     progress = as_callback(progress)
     if isinstance(data, Manifest):

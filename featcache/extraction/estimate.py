@@ -19,7 +19,7 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache, check_spec, partial_path
 from featcache.cache.format.layout import size_needed, wanted_views
 from featcache.cache.reuse import match_rows
@@ -147,7 +147,7 @@ def estimate(
     monitor.note(str(manifest.summary()))
     plan = ExtractionRequest.for_images(manifest, out, backbone, options, monitor).load()
     missing = _missing_views(out, plan.spec, manifest)
-    cost = measure(out, manifest, plan.accelerate(int(missing.sum())), missing, monitor)
+    cost = measure(out, manifest, plan.select_engine(int(missing.sum())), missing, monitor)
     return replace(cost, ignored=manifest.ignored, conflicts=manifest.conflicts())
 
 

@@ -15,7 +15,7 @@ from featcache._utils.formatting import human_bytes
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache, on_disk
 from featcache.cache.format.layout import size_needed, wanted_views
 from featcache.cache.reuse import check_loss, import_stashed, keep_unread, stash_partial

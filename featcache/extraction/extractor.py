@@ -60,7 +60,7 @@ class Extractor(Protocol):
         """Prepare for this number of views of each row."""
 
     def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:
-        """The views that are expected and not done. Raises DownloadError where a connection is lost."""
+        """The views that are expected and not done. Raises RemoteIOError where a connection is lost."""
 
     def close(self) -> None:
         """Release threads and workers."""
@@ -84,15 +84,15 @@ class LocalExtractor:
         """See `Extractor`. Threads decode images while the network is converted."""
         for rows, views in islice(group_by_views(expected_views, np.zeros_like(expected_views)), 1):
             self._loader.begin(rows, views)
-        if not self._plan.accelerated:
+        if not self._plan.engine_selected:
             with self._timer.phase("convert"):
-                self._plan = self._plan.accelerate(int(expected_views.sum()))
+                self._plan = self._plan.select_engine(int(expected_views.sum()))
 
     def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:
         """See `Extractor`. When features are yielded, the network already has more pixels."""
         backbone, batch_size = self._plan.backbone, self._plan.batch_size
         queue: InFlightQueue[tuple[Batch, PendingFeatures, int]]
-        queue = InFlightQueue(backbone.appetite(self._plan.spec.view.image_size))
+        queue = InFlightQueue(backbone.max_in_flight(self._plan.spec.view.image_size))
         for rows, views in group_by_views(expected_views, views_done):
             for batch in self._loader.batches(rows, views, max(1, batch_size // len(views))):
                 with self._timer.phase("forward"):

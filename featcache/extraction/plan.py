@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from featcache._utils.environment import package_versions
 from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone, load_backbone
-from featcache.backbones.sources.factory import network_for
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
@@ -63,28 +63,28 @@ class ExtractionPlan:
     runtime : RuntimeOptions
         Complete; what decides only the time.
     match_engine : str
-        The engine that made the features that the new ones go with, see `Backbone.accelerate`. Empty: none.
-    accelerated : bool
-        Whether the backbone already runs on its engine.
+        The engine that made the features that the new ones go with, see `Backbone.select_engine`. Empty: none.
+    engine_selected : bool
+        Whether `Backbone.select_engine` was called.
     """
 
     backbone: Backbone
     spec: ExtractSpec
     runtime: RuntimeOptions
     match_engine: str = ""
-    accelerated: bool = False
+    engine_selected: bool = False
 
     @property
     def batch_size(self) -> int:
         """Views in a forward pass."""
         return self.runtime["batch_size"] or self.backbone.batch_size
 
-    def accelerate(self, views: int) -> ExtractionPlan:
-        """The plan with the fastest engine for this number of views; a user's own Backbone keeps its engine."""
-        if not self.accelerated:
+    def select_engine(self, views: int) -> ExtractionPlan:
+        """The plan on the engine that suits this number of views; a Backbone of the user keeps its engine."""
+        if not self.engine_selected:
             engine = self.runtime["engine"]
-            self.backbone.accelerate(self.spec.view.image_size, engine, views, self.match_engine)
-        return replace(self, accelerated=True)
+            self.backbone.select_engine(self.spec.view.image_size, engine, views, self.match_engine)
+        return replace(self, engine_selected=True)
 
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> ViewLoader:
         """Threads that make the views of these images. Close it in the end."""
@@ -92,7 +92,7 @@ class ExtractionPlan:
         return ViewLoader(manifest, self.spec.view, workers=workers, max_pixels=max_pixels, watch=timer)
 
     def info(self) -> ExtractorInfo:
-        """What it computes, and where. Complete once it is accelerated."""
+        """What it computes, and where. Complete once the engine is selected."""
         backbone = self.backbone
         provenance = {
             "weights": backbone.weights,
@@ -163,7 +163,7 @@ class ExtractionRequest:
             **select(ViewOptions, options),
         )
         runtime = select(RuntimeOptions, options)
-        return ExtractionPlan(network, spec, runtime, self.match_engine, accelerated=network is backbone)
+        return ExtractionPlan(network, spec, runtime, self.match_engine, engine_selected=network is backbone)
 
 
 def load_cache_backbone(
@@ -187,7 +187,7 @@ def load_cache_backbone(
         Its weights have changed.
     """
     spec = cache.spec
-    network = network_for(
+    network = load_backbone_of(
         spec,
         cache.path,
         backbone=backbone,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from featcache._utils.monitor import Monitor
 from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, Worker, WorkerPool, unwrap_ray_error
 from featcache.data.manifest import Manifest
-from featcache.errors import ClusterError, DownloadError
+from featcache.errors import ClusterError, RemoteIOError
 from featcache.extraction.extractor import Extracted, ViewCounts, group_by_views
 from featcache.extraction.plan import ExtractionRequest, ExtractorInfo
 from featcache.extraction.ray_worker import BlockReport, ExtractionWorker, ProbeImage
@@ -249,7 +249,7 @@ def _readable_image(manifest: Manifest) -> ProbeImage | None:
         image = Manifest(manifest.source.part(samples.ids), samples, {})
         try:
             return ProbeImage(image, image.read(0))
-        except DownloadError:
+        except RemoteIOError:
             raise
         except OSError:
             continue

@@ -67,7 +67,7 @@ class ExtractionWorker:
         """
         if probe:
             _check_same_image(probe)
-        self._plan = request.load().accelerate(views)
+        self._plan = request.load().select_engine(views)
         self._run_once()
         return self._plan.info()
 

@@ -71,7 +71,7 @@ class UpdatePlan:
             return None
         network = load_cache_backbone(self.old, weights, runtime["device"], backbone)
         engine = str(self.old.provenance.get("engine", ""))
-        return ExtractionPlan(network, self.spec, runtime, engine).accelerate(views)
+        return ExtractionPlan(network, self.spec, runtime, engine).select_engine(views)
 
     def provenance(self, extraction: ExtractionPlan | None) -> dict[str, Any]:
         """That of the new cache."""

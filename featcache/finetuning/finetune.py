@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from featcache._utils.folder_lock import locked_folder
+from featcache._utils.locks import exclusive_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.engines.base import has_compiler
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.data_summary import DataSummary
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
@@ -269,7 +270,7 @@ def finetune(
         )
     with ExitStack() as stack:
         if world.first:
-            stack.enter_context(locked_folder(out, "trained"))
+            stack.enter_context(exclusive_folder(out, "trained"))
         images = None
         if image_cache is not None:
             with watch.phase("image cache"):

@@ -145,7 +145,7 @@ class FineTuneRun:
 
     def train(self) -> None:
         """Train from where the checkpoint left it to the recipe's end."""
-        with self.backbone.frozen.exact():
+        with self.backbone.feature_extractor.exact():
             train(
                 self.training,
                 lambda epoch: self._saved(self._batches.train(epoch)),
@@ -257,7 +257,8 @@ class FineTuneRun:
 
     def _context(self) -> AbstractContextManager[None]:
         """What a forward pass computes in: of a head on features fp32."""
-        return self.backbone.frozen.autocast() if self.mode == "all" else self.backbone.frozen.exact()
+        extractor = self.backbone.feature_extractor
+        return extractor.autocast() if self.mode == "all" else extractor.exact()
 
     def _evaluate(self, split: str) -> EvalResult:
         return evaluate_module(self.training.module, self._batches.clean(split), self._context, self.world)

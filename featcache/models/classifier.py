@@ -94,7 +94,7 @@ class Classifier(NotebookResult):
         ----------
         weights : where the backbone's weights lie now, if they have moved.
         views : how many will be predicted, where that is known: many pay for converting the network, which else is
-            done only by extraction. See `Backbone.accelerate`.
+            done only by extraction. See `Backbone.select_engine`.
         backbone : the network, where it is your own: the Backbone or the module that the features were made with. Its
             weights are compared with those that were used then.
 
@@ -108,7 +108,7 @@ class Classifier(NotebookResult):
         if card.kind == "network":
             return cls(card, network, _network_classifier(network, saved.model, card))
         if backbone is None:
-            network.accelerate(card.spec.view.image_size, views=views, like=card.engine)
+            network.select_engine(card.spec.view.image_size, views=views, like=card.engine)
         return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel))
 
     def predict(
@@ -161,8 +161,8 @@ class Classifier(NotebookResult):
         """
         numbers, workers = range(1 + (self.card.tta if tta is None else tta)), usable_cores()
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
-        appetite = self.backbone.appetite(self.card.spec.view.image_size)
-        ahead = 2 * size + 2 * workers + appetite // len(numbers)  # images for the threads, the network and the head
+        max_in_flight = self.backbone.max_in_flight(self.card.spec.view.image_size)
+        ahead = 2 * size + 2 * workers + max_in_flight // len(numbers)  # images for threads, network and head
         decoders, network, head = pools = [ThreadPoolExecutor(n, "predict") for n in (workers, 1, 1)]
 
         def predict(batch: _Begun) -> Future[list[Prediction]]:
@@ -291,7 +291,7 @@ def _network_classifier(backbone: Backbone, network: BackboneWithHead, card: Mod
     import torch
 
     def classify(pixels: NDArray[np.uint8]) -> _Answer:
-        with torch.inference_mode(), backbone.frozen.autocast():
+        with torch.inference_mode(), backbone.feature_extractor.autocast():
             logits = network(backbone.normalise(pixels))
 
         def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:

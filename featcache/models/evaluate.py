@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.files import lock_folder, write_files
+from featcache._utils.files import write_files
 from featcache._utils.formatting import csv_row, printable
+from featcache._utils.locks import lock_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer

@@ -11,7 +11,7 @@ import numpy as np
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
-from featcache.backbones.sources.factory import network_for
+from featcache.backbones.load import load_backbone_of
 from featcache.core.layer_names import split_layers
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate, reading
@@ -54,7 +54,7 @@ def open_model(
     ----------
     weights : where the backbone's weights lie now, if they have moved.
     precision : in what the backbone computes; None takes that of the cache, or the best that the device has.
-    lazy : see `load_backbone`. backbone : the network, where it is the user's own, see `network_for`.
+    lazy : see `load_backbone`. backbone : the network, where it is the user's own, see `load_backbone_of`.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def _open(
         raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
     spec, device = card.spec, resolve_device(device)
     whole = card.kind == "network"
-    network = network_for(
+    network = load_backbone_of(
         spec,
         folder,
         backbone=backbone,

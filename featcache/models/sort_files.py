@@ -13,7 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from featcache._utils.files import fsync_folder, name_draft, remove_stale_drafts, try_lock
+from featcache._utils.files import fsync_folder, name_draft, remove_stale_drafts
+from featcache._utils.locks import try_lock
 from featcache.core.samples import SEPARATOR
 from featcache.data.sources.foreign_folders import SORTED_MARK
 from featcache.errors import DataLayoutError

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.files import lock_folder, write_file
+from featcache._utils.files import write_file
 from featcache._utils.formatting import human_bytes, human_duration
+from featcache._utils.locks import lock_folder
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.analysis.curves import Curve

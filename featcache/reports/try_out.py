@@ -19,8 +19,8 @@ from featcache.analysis.doctor.examine import doctor
 from featcache.analysis.doctor.findings import DoctorReport, Issue, IssueExample
 from featcache.analysis.doctor.label_errors import LEAST_LIKELY
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.sources.factory import is_factory
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.factory import is_factory
+from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.bit_depth import ValueRange, format_range

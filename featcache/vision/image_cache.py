@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng.zlib_ng import crc32
 
+from featcache._utils.files import remove_stale_drafts
 from featcache._utils.progress_bar import Progress
 from featcache.cache.format.container import FormatSpec, damage_error, open_container, write_at
-from featcache.cache.format.create import ReservedArray, create_atomically, remove_partial_files, write_container
+from featcache.cache.format.create import ReservedArray, create_atomically, write_container
 from featcache.core.bit_depth import ValueRange, format_range
 from featcache.data.input_notes import split_remark
 from featcache.data.manifest import Manifest
-from featcache.errors import CacheMismatchError, CacheSpaceError, DownloadError
+from featcache.errors import CacheMismatchError, CacheSpaceError, RemoteIOError
 from featcache.vision.augment import reduced_size, shrink
 from featcache.vision.decode import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
 
@@ -68,7 +69,7 @@ class ImageCache:
         self.path, self.side, self._max_pixels = Path(path), side, max_pixels
         self._value_range = value_range
         lift_pillows_limit(max_pixels)
-        remove_partial_files(self.path)
+        remove_stale_drafts(self.path)
         if not self.path.exists():
             self._create(manifest, progress)
         self._read()
@@ -201,7 +202,7 @@ def _header_size(manifest: Manifest, row: int) -> tuple[int, int] | None:
     """Of a file on the disk the header is read, of any other image all bytes."""
     try:
         return upright_size(manifest.path(row) or manifest.read(row))
-    except DownloadError:
+    except RemoteIOError:
         raise
     except OSError:
         return None

@@ -17,7 +17,7 @@ from featcache._utils.environment import usable_cores
 from featcache._utils.timing import PhaseTimer
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest
-from featcache.errors import DownloadError, UnreadableImageError
+from featcache.errors import RemoteIOError, UnreadableImageError
 from featcache.vision.decode import MAX_PIXELS, decode_and_check, lift_pillows_limit
 
 AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
@@ -185,7 +185,7 @@ def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:
     """The bytes of an image file, checked against the hash that the manifest took."""
     try:
         data = manifest.read(row)
-    except DownloadError:  # the image may be well: this ends the work, which goes on later
+    except RemoteIOError:  # the image may be well: this ends the work, which goes on later
         raise
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error

@@ -12,7 +12,7 @@ from featcache._utils.environment import usable_cores
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.bit_depth import ValueRange, covering_range, format_range
 from featcache.data.manifest import Manifest
-from featcache.errors import DownloadError, FeatcacheError, MissingCodecError, MissingExtraError, UnreadableImageError
+from featcache.errors import FeatcacheError, MissingCodecError, MissingExtraError, RemoteIOError, UnreadableImageError
 from featcache.vision.decode import MAX_PIXELS, decode, lift_pillows_limit, value_extent
 
 EXAMINED = 128
@@ -37,7 +37,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
 
     Raises
     ------
-    DownloadError : a connection is lost.
+    RemoteIOError : a connection is lost.
     MissingExtraError : all that has more than 8 bits is packed in a way that needs the extra `tiff`: without it only
         the upper byte would be read, and the features would depend on what is installed.
     """
@@ -59,7 +59,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
                 decode(data, max_pixels)
                 upper_byte.append(f"{manifest.samples.ids[row]} is {error}")
                 return None
-        except DownloadError:
+        except RemoteIOError:
             raise
         except (OSError, UnreadableImageError):
             return None

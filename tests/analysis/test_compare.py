@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import COUNTS, write_folder
-from featcache._utils.folder_lock import locked_folder
+from featcache._utils.locks import exclusive_folder
 from featcache.analysis.benchmark import compare as module
 from featcache.analysis.benchmark import runner
 from featcache.analysis.benchmark.compare import benchmark
@@ -515,7 +515,7 @@ def test_with_a_budget_three_seeds_are_the_default(
 def test_a_folder_that_another_process_compares_in_is_left_alone(split_folder: Path, tmp_path: Path) -> None:
     """It would remove what the other one's unfinished routes have written."""
     (tmp_path / "out").mkdir()
-    with locked_folder(tmp_path / "out", "compared in"), pytest.raises(RunError) as caught:
+    with exclusive_folder(tmp_path / "out", "compared in"), pytest.raises(RunError) as caught:
         benchmark(split_folder, tmp_path / "out", routes=["cached"])
     assert str(caught.value) == (
         f"{tmp_path / 'out'} is being compared in by another process. Wait until it ends, or give another folder."

@@ -21,7 +21,8 @@ from featcache.analysis.doctor import examine
 from featcache.analysis.doctor.examine import doctor as doctor
 from featcache.analysis.doctor.findings import DoctorReport, IssueExample
 from featcache.analysis.doctor.label_errors import _doubted
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.cache import writer
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.writer import CacheWriter

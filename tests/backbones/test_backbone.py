@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torchvision import models
 
 from commands import PATHS
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones import devices
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
-from featcache.backbones.sources import names as network_names
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources import registry
 from featcache.backbones.sources import timm as timm_networks
-from featcache.backbones.weights.load import embedded_state, sha256_of
+from featcache.backbones.sources.embedded import embedded_state
+from featcache.backbones.sources.package_names import registered_names
+from featcache.backbones.weights.load import sha256_of
 from featcache.data.manifest import read_manifest
 from featcache.errors import BackboneError
 from featcache.vision.augment import make_views
@@ -114,7 +117,7 @@ def load(name: str, network: nn.Module, folder: Path, **options: Any) -> Backbon
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     with nothing_drawn():
-        backbone = load_backbone(name, weights=str(path), device="cpu", **options)
+        backbone = load_backbone(name, weights=str(path), device="cpu", **{"precision": "fp32", **options})
     path.unlink()
     return backbone
 
@@ -201,7 +204,7 @@ def test_training_the_trainable_copy_leaves_the_backbone_alone() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_batch_size_changes_no_feature_beyond_rounding(name: str) -> None:
-    backbone = load_backbone(name, weights="none", device="cpu")
+    backbone = load_backbone(name, weights="none", device="cpu", precision="fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     whole = backbone.embed(pixels)
     close_to(whole, np.concatenate([backbone.embed(pixels[row : row + 1]) for row in range(6)]), 1e-5)
@@ -261,7 +264,7 @@ def test_without_the_penultimate_layer_embed_gives_the_first_one(tmp_path: Path)
 
 def test_tokens_are_averaged_over_their_places() -> None:
     layers = ("blocks.0", "penultimate")
-    backbone = load_backbone("timm/test_vit", weights="none", layers=layers, device="cpu")
+    backbone = load_backbone("timm/test_vit", weights="none", layers=layers, device="cpu", precision="fp32")
     pixels = clean_views(backbone, IMAGES)
     expected = output_of(backbone.module, "blocks.0", backbone.normalise(pixels))
     assert expected.ndim == 3
@@ -269,7 +272,7 @@ def test_tokens_are_averaged_over_their_places() -> None:
 
 
 def test_maps_with_channels_last_are_averaged_over_their_places_too() -> None:
-    backbone = load_backbone("timm/test_mambaout", weights="none", layers=("stages.1",), device="cpu")
+    backbone = load_backbone("timm/test_mambaout", weights="none", layers=("stages.1",), device="cpu", precision="fp32")
     pixels = clean_views(backbone, IMAGES)
     expected = output_of(backbone.module, "stages.1", backbone.normalise(pixels))
     assert expected.shape == (2, 20, 20, 32)
@@ -339,7 +342,7 @@ def test_preprocessing_of_the_embedded_network_is_timms() -> None:
 def test_the_embedded_network_is_timms_with_the_packages_weights() -> None:
     network = timm.create_model("tf_efficientnet_lite0").eval()
     network.load_state_dict(embedded_state(network))
-    backbone = load_backbone(device="cpu")
+    backbone = load_backbone(device="cpu", precision="fp32")
     pixels = clean_views(backbone, IMAGES)
     with torch.inference_mode():
         inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -397,8 +400,8 @@ def test_a_name_that_does_not_exist_is_refused_with_the_best_match_first(name: s
 
 
 def test_the_names_in_the_sources_are_those_of_the_packages() -> None:
-    assert network_names._registered("timm") == sorted(timm.list_models())
-    assert network_names._registered("torchvision") == sorted(models.list_models(module=models))
+    assert list(registered_names("timm")) == sorted(timm.list_models())
+    assert list(registered_names("torchvision")) == sorted(models.list_models(module=models))
 
 
 @pytest.mark.parametrize("name", ["timm/vit_smal_patch16_224", "resnet19"])
@@ -434,7 +437,7 @@ print({{"torchvision", "timm", "openvino"}} & set(sys.modules))
 @pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224_in21k", "module:factory", "timm/hf-hub:a/b", 5])
 def test_a_name_that_somebody_may_know_passes(name: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "timm")  # which would have registered more
-    network_names.check_name(name)
+    registry.check_name(name)
     assert "timm" not in sys.modules
 
 
@@ -577,7 +580,7 @@ def photos(folder: Path, backbone: Backbone, per_class: int) -> tuple[Pixels, ND
 
 
 def test_imagenet_features_separate_ants_from_bees(mobilenet_weights: Path, ants_bees: Path) -> None:
-    backbone = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), device="cpu")
+    backbone = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), device="cpu", precision="fp32")
     pixels, labels, trained = photos(ants_bees, backbone, 8)
     x = backbone.embed(pixels)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -628,8 +631,16 @@ def test_fp32_is_not_tf32_and_the_setting_is_given_back(precision: Any, inside: 
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = True
     try:
-        with toy_backbone(precision=precision).frozen.exact():
+        with toy_backbone(precision=precision).feature_extractor.exact():
             assert torch.backends.cudnn.allow_tf32 is inside
         assert torch.backends.cudnn.allow_tf32 is True
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_the_default_precision_is_that_of_the_hardware(
+    fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_multiplies_bf16", lambda: fast)
+    assert load_backbone("squeezenet1_1", weights="none", device="cpu").precision == expected

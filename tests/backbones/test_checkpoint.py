@@ -27,12 +27,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources import timm as timm_networks
 from featcache.backbones.sources import torchvision as torchvision_networks
+from featcache.backbones.sources.registry import SOURCES
+from featcache.backbones.weights import adapt as adapting
 from featcache.backbones.weights.adapt import adapt
 from featcache.backbones.weights.checkpoint import StateDict, read_checkpoint
-from featcache.backbones.weights.load import adapt as state_dicts
 from featcache.backbones.weights.load import sha256_of
 from featcache.errors import BackboneError
 
@@ -176,8 +177,8 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "Lightning with settings of one's own": (
         lambda s: {"state_dict": prefixed(s, "net."), "hyper_parameters": {"settings": Settings(), "kind": Kind.LARGE}},
-        "took state_dict, stripped the prefix net.; objects of tests.test_checkpoints.Kind, "
-        "tests.test_checkpoints.Settings are not read",
+        "took state_dict, stripped the prefix net.; objects of tests.backbones.test_checkpoint.Kind, "
+        "tests.backbones.test_checkpoint.Settings are not read",
     ),
     "Hydra": (
         lambda s: {
@@ -226,7 +227,8 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "message_hub": {"log_scalars": {"lr": Settings()}},
         },
         "took state_dict, stripped the prefix backbone., left out 1 tensors that are no part of this network (for "
-        "example head.fc.weight); objects of tests.test_checkpoints.List, tests.test_checkpoints.Settings are not read",
+        "example head.fc.weight); objects of tests.backbones.test_checkpoint.List, "
+        "tests.backbones.test_checkpoint.Settings are not read",
     ),
     "VISSL": (
         lambda s: {
@@ -242,7 +244,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "opt": {"state": [{"mom": torch.ones(2)}], "hypers": List([{"lr": 0.1}])},
         },
         "took model, stripped the prefix 0.model., left out 1 tensors that are no part of this network (for example "
-        "1.2.weight); objects of tests.test_checkpoints.List are not read",
+        "1.2.weight); objects of tests.backbones.test_checkpoint.List are not read",
     ),
     "fastai": (
         lambda s: {"model": {**prefixed(numbered(s), "0."), "1.2.weight": torch.ones(2)}, "opt": {}},
@@ -321,7 +323,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "folds": (lambda s: {"folds": [s, other(s)]}, "took folds.0, folds.1 would fit, too (--weights-key)"),
     "a dict of one's own": (
         lambda s: {"model": s, "settings": Dict(a=1, b=Dict())},
-        "took model; objects of tests.test_checkpoints.Dict are not read",
+        "took model; objects of tests.backbones.test_checkpoint.Dict are not read",
     ),
     "a defaultdict": (lambda s: collections.defaultdict(None, s), ""),
     "an OrderedDict without versions": (lambda s: OrderedDict(s), ""),
@@ -376,7 +378,7 @@ def test_a_key_that_is_not_there_is_refused_with_those_that_are(network: nn.Modu
 def test_what_was_done_is_said_again_where_the_network_is_known(network: nn.Module, tmp_path: Path) -> None:
     first = loaded(prefixed(network.state_dict(), "module."), tmp_path, lazy=True)
     again = load_backbone(NAME, weights=first.weights, device="cpu", lazy=True)
-    assert not hasattr(again._given, "state_dict")
+    assert not hasattr(again._module, "state_dict")
     assert again.note == first.note == "w.pth: stripped the prefix module."
 
 
@@ -714,7 +716,7 @@ def test_positions_of_torchvisions_vit_are_interpolated_as_torchvision_does() ->
     narrow, wide = (models.VisionTransformer(size, 32, 1, 1, 8, 16) for size in (64, 96))
     nn.init.normal_(wide.encoder.pos_embedding)
     states = [StateDict("", wide.state_dict())]
-    conversions = torchvision_networks.conversions("vit_b_32", narrow)
+    conversions = torchvision_networks._conversions("vit_b_32", narrow)
     adapted = adapt(narrow, states, ["heads.head"], "w.pth", conversions=conversions)
     expected = models.vision_transformer.interpolate_embeddings(64, 32, OrderedDict(wide.state_dict()))
     assert torch.equal(adapted.state["encoder.pos_embedding"], expected["encoder.pos_embedding"])
@@ -896,7 +898,7 @@ FAMILIES = [
     "vit_h_14",
     "wide_resnet50_2",
 ]
-NETWORKS = torchvision_networks.names() if os.environ.get("FEATCACHE_ALL_NETWORKS") else FAMILIES
+NETWORKS = SOURCES.get("torchvision").names() if os.environ.get("FEATCACHE_ALL_NETWORKS") else FAMILIES
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -919,11 +921,11 @@ def test_published_files_are_taken_where_torchvision_takes_them(name: str, monke
         network = models.get_model(name, weights=None, **options)
         file = published(name, network.state_dict())
         monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: copy.copy(file))
-        monkeypatch.setattr(state_dicts, "_refuse_not_plain", lambda *_: None)  # which refuses tensors without data
-        monkeypatch.setattr(state_dicts, "_refuse_nan", lambda *_: None)  # which looks at data
+        monkeypatch.setattr(adapting, "_check_dense", lambda *_: None)  # it rejects tensors without data
+        monkeypatch.setattr(adapting, "_check_nan", lambda *_: None)  # it reads data
         models.get_model(name, weights=entry)
-        built = torchvision_networks.build(name, "pretrained", None)
-    classifier = torchvision_networks.classifier_name(name, network)
+        built = SOURCES.get("torchvision").build(name, "pretrained", None)
+    (classifier,) = SOURCES.get("torchvision").classifiers(name, network)
     expected = {key for key in network.state_dict() if not key.startswith((f"{classifier}.", *AUXILIARY))}
     assert built.module.state_dict().keys() == expected
     assert built.note == ""
@@ -936,8 +938,9 @@ def test_published_files_give_the_weights_that_torchvision_loads(name: str, monk
     entry = models.get_model_weights(name).DEFAULT
     monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: copy.copy(file))
     expected = models.get_model(name, weights=entry)
-    built = torchvision_networks.build(name, "pretrained", None)
-    torchvision_networks._remove_classifier(expected, torchvision_networks.classifier_name(name, expected))
+    built = SOURCES.get("torchvision").build(name, "pretrained", None)
+    (classifier,) = SOURCES.get("torchvision").classifiers(name, expected)
+    torchvision_networks._remove_classifier(expected, classifier)
     assert sha256_of(built.module.state_dict()) == sha256_of(expected.state_dict())
 
 

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from featcache.backbones import backbone as backbones
-from featcache.backbones.backbone import CONVERSION_PAYS, Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines import base as engines
 from featcache.backbones.engines import openvino as conversion
-from featcache.backbones.metadata_cache import kept_path
+from featcache.backbones.engines import select
+from featcache.backbones.engines.select import CONVERSION_PAYS
+from featcache.backbones.load import load_backbone
+from featcache.backbones.metadata_cache import cache_path
 from featcache.core.specs import ViewSpec
 from featcache.errors import BackboneError
 from featcache.extraction.extract import extract
@@ -28,7 +30,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.vision.augment import make_views
 from toys import toy_answer, toy_backbone
 
-needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
+needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO has no wheel for this machine")
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +57,9 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
 @needs_openvino
 @pytest.mark.parametrize(("precision", "mean", "least"), [("fp32", 0.999999, 0.99999), ("bf16", 0.999, 0.995)])
 def test_the_embedded_network_keeps_its_features(precision: str, mean: float, least: float) -> None:
-    exact = load_backbone(device="cpu")
+    exact = load_backbone(device="cpu", precision="fp32")
     converted = load_backbone(device="cpu", precision=precision)
-    converted.accelerate(224)
+    converted.select_engine(224)
     assert (exact.engine, converted.engine) == ("pytorch", "openvino")
     pixels = photos(224)
     expected, found = exact.embed(pixels), converted.embed(pixels)
@@ -82,7 +84,7 @@ def test_every_layer_of_other_networks_too(name: str, layers: tuple[str, ...]) -
     exact, converted = (
         load_backbone(name, weights="none", layers=layers, device="cpu", precision="fp32") for _ in range(2)
     )
-    converted.accelerate(size)
+    converted.select_engine(size)
     assert converted.engine == "openvino", converted.note
     pixels = photos(size, 3)
     expected, found = exact.embed_layers(pixels), converted.embed_layers(pixels)
@@ -95,7 +97,7 @@ def test_every_layer_of_other_networks_too(name: str, layers: tuple[str, ...]) -
 @needs_openvino
 def test_the_answer_of_the_toy_is_known() -> None:
     toy = toy_backbone()
-    toy.accelerate(8)
+    toy.select_engine(8)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_allclose(toy.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(toy.embed(pixels), np.concatenate([toy.embed(pixels[:2]), toy.embed(pixels[2:])]))
@@ -104,22 +106,22 @@ def test_the_answer_of_the_toy_is_known() -> None:
 @needs_openvino
 def test_pixels_of_another_size_go_through_pytorch() -> None:
     toy = toy_backbone()
-    toy.accelerate(8)
+    toy.select_engine(8)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
     np.testing.assert_allclose(toy.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
 
 
 @needs_openvino
 def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy_backbone(kept=True).accelerate(8)
+    toy_backbone(cache_conversion=True).select_engine(8)
     assert sorted(path.suffix for path in home.iterdir()) == [".bin", ".sha256", ".xml"]
 
     def never(*_: object) -> None:
         raise AssertionError("it was converted again")
 
     monkeypatch.setattr(conversion, "_convert", never)
-    again = toy_backbone(kept=True)
-    again.accelerate(8, views=1)  # it is there, so a single view is worth it
+    again = toy_backbone(cache_conversion=True)
+    again.select_engine(8, views=1)  # it is there, so a single view is worth it
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     assert again.engine == "openvino"
     np.testing.assert_allclose(again.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
@@ -129,7 +131,7 @@ def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("suffix", [".xml", ".bin", ".sha256"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "a byte", "gone"])
 def test_a_damaged_conversion_is_made_again(suffix: str, damage: str, home: Path) -> None:
-    toy_backbone(kept=True).accelerate(8)
+    toy_backbone(cache_conversion=True).select_engine(8)
     (kept,) = home.glob(f"*{suffix}")
     whole = kept.read_bytes()
     middle = len(whole) // 2
@@ -138,8 +140,8 @@ def test_a_damaged_conversion_is_made_again(suffix: str, damage: str, home: Path
         kept.unlink()
     else:
         kept.write_bytes(changed[damage])
-    again = toy_backbone(kept=True)
-    again.accelerate(8)
+    again = toy_backbone(cache_conversion=True)
+    again.select_engine(8)
     assert again.engine == "openvino"
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_allclose(again.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
@@ -155,8 +157,8 @@ class Branching(nn.Module):
 
 @needs_openvino
 def test_a_conversion_that_gives_other_features_is_not_taken(home: Path) -> None:
-    branching = Backbone(Branching(), name="branching", image_size=8, resize_size=8, kept=True)
-    branching.accelerate(8)
+    branching = Backbone(Branching(), name="branching", image_size=8, resize_size=8, cache_conversion=True)
+    branching.select_engine(8)
     assert branching.engine == "pytorch"
     assert branching.note.startswith("OpenVINO cannot run branching (its features ")
     assert list(home.iterdir()) == []
@@ -168,7 +170,7 @@ def test_networks_of_ones_own_share_no_conversion(home: Path) -> None:
         mine = Backbone(
             nn.Sequential(pool, nn.Flatten()), name="mine", image_size=8, resize_size=8, mean=[0] * 3, std=[1] * 3
         )
-        mine.accelerate(8)
+        mine.select_engine(8)
         assert mine.engine == "openvino"
         pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
         np.testing.assert_allclose(mine.embed(pixels), expected(pixels / 255, axis=(1, 2)), rtol=1e-5)
@@ -178,24 +180,24 @@ def test_networks_of_ones_own_share_no_conversion(home: Path) -> None:
 @needs_openvino
 def test_an_engine_can_be_given_up_again() -> None:
     toy = toy_backbone()
-    toy.accelerate(8)
+    toy.select_engine(8)
     assert toy.engine == "openvino"
-    toy.accelerate(8, "pytorch")
-    assert (toy.engine, toy._fast) == ("pytorch", None)
+    toy.select_engine(8, "pytorch")
+    assert (toy.engine, toy._selected) == ("pytorch", None)
 
 
 def test_a_broken_installation_of_openvino_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(backbones, "has_openvino", lambda: True)
+    monkeypatch.setattr(select, "has_openvino", lambda: True)
     toy = toy_backbone()
-    toy.accelerate(8)
+    toy.select_engine(8)
     assert toy.engine == "pytorch"
     assert toy.note.startswith("OpenVINO cannot run toy (import of openvino halted")
 
 
 def test_all_that_decides_a_conversion_is_in_its_name() -> None:
     names = {
-        kept_path(".xml", *identity)
+        cache_path(".xml", *identity)
         for identity in (("a", "w", 8), ("b", "w", 8), ("a", "v", 8), ("a", "w", 9), ("a", "w", 8))
     }
     assert len(names) == 4
@@ -206,19 +208,19 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(home: Path) -> None:
     home.parent.mkdir(parents=True)
     home.write_text("a file where the folder should be")
     toy = toy_backbone()
-    toy.accelerate(8)
+    toy.select_engine(8)
     assert toy.engine == "openvino"
 
 
 @needs_openvino
 def test_few_views_are_not_worth_a_conversion(home: Path) -> None:
     toy = toy_backbone()
-    toy.accelerate(8, views=CONVERSION_PAYS - 1)
+    toy.select_engine(8, views=CONVERSION_PAYS - 1)
     assert (toy.engine, toy.note) == ("pytorch", "")
-    toy.accelerate(8, "openvino", views=1)
+    toy.select_engine(8, "openvino", views=1)
     assert toy.engine == "openvino"
     other = toy_backbone()
-    other.accelerate(8, "pytorch")
+    other.select_engine(8, "pytorch")
     assert other.engine == "pytorch"
 
 
@@ -234,21 +236,21 @@ class Refused(nn.Module):
 @needs_openvino
 def test_a_network_that_cannot_be_converted_falls_back_and_says_so(home: Path) -> None:
     stubborn = Backbone(Refused(), name="stubborn", image_size=8, resize_size=8)
-    stubborn.accelerate(8)
+    stubborn.select_engine(8)
     assert stubborn.engine == "pytorch"
     assert stubborn.note.startswith("OpenVINO cannot run stubborn (")
     assert stubborn.embed(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 3)
     with pytest.raises(BackboneError, match=r"^OpenVINO cannot run stubborn: .* Drop --engine\.$"):
-        stubborn.accelerate(8, "openvino")
+        stubborn.select_engine(8, "openvino")
 
 
 def test_without_openvino_pytorch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "has_openvino", lambda: False)
+    monkeypatch.setattr(select, "has_openvino", lambda: False)
     toy = toy_backbone()
-    toy.accelerate(8)
+    toy.select_engine(8)
     assert (toy.engine, toy.note) == ("pytorch", "")
     with pytest.raises(BackboneError, match=r"pip install openvino$"):
-        toy.accelerate(8, "openvino")
+        toy.select_engine(8, "openvino")
 
 
 @needs_openvino
@@ -270,7 +272,7 @@ def test_the_head_on_real_photos_is_right_as_often(ants_bees: Path, tmp_path: Pa
 @pytest.mark.parametrize("engine", ["pytorch", pytest.param("openvino", marks=needs_openvino)])
 def test_batches_under_way_at_once_give_each_its_own_features(engine: Any) -> None:
     toy = toy_backbone()
-    toy.accelerate(8, engine)
+    toy.select_engine(8, engine)
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8) for n in (1, 40, 7, 16, 33)]
     waiting = [toy.submit(batch) for batch in batches]
@@ -281,7 +283,7 @@ def test_batches_under_way_at_once_give_each_its_own_features(engine: Any) -> No
 @needs_openvino
 def test_openvino_gives_the_same_bits_whatever_the_batch() -> None:
     backbone = load_backbone("resnet18", weights="none", device="cpu", precision="bf16")
-    backbone.accelerate(64)
+    backbone.select_engine(64)
     pixels = photos(64)
     whole = backbone.embed(pixels)
     for size in (1, 5, 13):
@@ -292,9 +294,9 @@ def test_openvino_gives_the_same_bits_whatever_the_batch() -> None:
 @needs_openvino
 def test_an_error_inside_of_an_engine_reaches_who_asks_for_the_features() -> None:
     toy = toy_backbone()
-    toy.accelerate(8)
-    assert toy._fast
-    features = toy._fast[1].submit(np.zeros((3, 8, 8, 5), np.uint8))
+    toy.select_engine(8)
+    assert toy._selected
+    features = toy._selected[1].submit(np.zeros((3, 8, 8, 5), np.uint8))
     with pytest.raises((RuntimeError, ValueError)):
         features()
     np.testing.assert_allclose(  # and the engine goes on
@@ -309,7 +311,7 @@ def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.
     if back_end == "eager":  # everything but the compiler's own work
         compiler = torch.compile
         monkeypatch.setattr(torch, "compile", lambda module, **_: compiler(module, dynamic=False, backend="eager"))
-        monkeypatch.setattr(backbones, "has_compiler", lambda _: True)
+        monkeypatch.setattr(select, "has_compiler", lambda _: True)
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 16, 5, 4), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 64)
@@ -318,7 +320,7 @@ def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.
     options = {"name": "small", "image_size": 64, "resize_size": 72, "layers": layers}
     exact = Backbone(network, **options)
     compiled = Backbone(copy.deepcopy(network), precision="bf16", **options)
-    compiled.accelerate(64, "compiled")
+    compiled.select_engine(64, "compiled")
     assert compiled.engine == "compiled"
     pixels = np.concatenate([photos(64), photos(64)[:11]])  # 35: a whole batch, and one to be filled up
     expected, found = exact.embed_layers(pixels), compiled.embed_layers(pixels)
@@ -329,15 +331,15 @@ def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.
 
 
 def test_without_a_compiler_compiling_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "has_compiler", lambda _: False)
+    monkeypatch.setattr(select, "has_compiler", lambda _: False)
     with pytest.raises(BackboneError, match=r"needs a C\+\+ compiler .* Install g\+\+, or drop --engine\.$"):
-        toy_backbone().accelerate(8, "compiled")
+        toy_backbone().select_engine(8, "compiled")
 
 
 def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """By what is there and how much is to do; what is taken is not made here."""
     taken: list[str] = []
-    monkeypatch.setattr(Backbone, "_engine", lambda self, name, *_: taken.append(name))
+    monkeypatch.setattr(select, "start_engine", lambda name, *_: taken.append(name))
     for openvino, compiler, device, precision, views in (
         (True, True, "cpu", "bf16", 10**6),
         (True, True, "cpu", "bf16", 10),
@@ -345,9 +347,9 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         (False, True, "cpu", "bf16", 10**3),
         (False, False, "cpu", "bf16", 10**6),
     ):
-        monkeypatch.setattr(backbones, "has_openvino", lambda found=openvino: found)
-        monkeypatch.setattr(backbones, "has_compiler", lambda _, found=compiler: found)
-        toy_backbone(device=device, precision=precision).accelerate(8, "auto", views)
+        monkeypatch.setattr(select, "has_openvino", lambda found=openvino: found)
+        monkeypatch.setattr(select, "has_compiler", lambda _, found=compiler: found)
+        toy_backbone(device=device, precision=precision).select_engine(8, "auto", views)
     assert taken == ["openvino", "pytorch", "compiled", "pytorch", "pytorch"]
 
 
@@ -366,13 +368,22 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_auto_takes_the_engine_that_made_the_features(
-    like: str, precision: str, converted: bool, views: int, expected: str, monkeypatch: pytest.MonkeyPatch
+    like: str,
+    precision: str,
+    converted: bool,
+    views: int,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backbones, "has_openvino", lambda: True)
-    monkeypatch.setattr(Backbone, "_is_converted", lambda *_: converted)
-    monkeypatch.setattr(Backbone, "_engine", lambda self, name, *_: None if name == "pytorch" else object())
+    monkeypatch.setattr(select, "has_openvino", lambda: True)
+    path = tmp_path / "network.xml"
+    if converted:
+        path.touch()
+    monkeypatch.setattr(Backbone, "_conversion_path", lambda *_: path)
+    monkeypatch.setattr(select, "start_engine", lambda name, *_: None if name == "pytorch" else object())
     toy = toy_backbone(device="cpu", precision=precision)
-    toy.accelerate(8, "auto", views, like)
+    toy.select_engine(8, "auto", views, like)
     assert toy.engine == expected
     noted = precision == "bf16" and like not in ("", expected)
     assert toy.engine_note == (
@@ -393,6 +404,6 @@ def test_nothing_is_reported_to_the_makers_of_openvino(monkeypatch: pytest.Monke
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(socket.socket, "connect", never)
     toy = toy_backbone()
-    toy.accelerate(8)
+    toy.select_engine(8)
     assert toy.engine == "openvino", toy.note
     assert not any(name.startswith("openvino_telemetry") for name in sys.modules)

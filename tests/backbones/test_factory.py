@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from commands import as_json, featcache_cli, refused, write_folder
-from featcache.backbones.backbone import Backbone, load_backbone
-from featcache.backbones.sources.factory import call_factory, from_factory
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.factory import call_factory, from_factory
+from featcache.backbones.load import load_backbone
 from featcache.backbones.weights.load import sha256_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import BackboneError, CacheMismatchError, ExportError
@@ -229,7 +230,7 @@ def test_a_run_of_finetune_is_weights_with_its_own_preprocessing(data: Path, tmp
         assert found.image_size == 32
         assert "stripped the prefix body." in found.note
     again = load_backbone(name, weights=str(tmp_path / "run"), device="cpu", lazy=True)
-    assert not hasattr(again._given, "state_dict")
+    assert not hasattr(again._module, "state_dict")
     with pytest.raises(BackboneError, match="holds weights of timm/test_resnet, not of resnet18: --backbone timm/"):
         load_backbone("resnet18", weights=str(tmp_path / "run"), device="cpu")
     exported = export(tmp_path / "run", tmp_path / "plain.pth", "state-dict")
@@ -273,7 +274,9 @@ def test_dinov2_at_224_pixels_has_its_positions_interpolated_as_timm_does(tmp_pa
     own = {**usual.state_dict(), "mask_token": torch.ones(1, 384)}
     assert own["pos_embed"].shape == (1, 1370, 384)
     torch.save(own, tmp_path / "w.pth")
-    backbone = load_backbone(f"timm/{name}", weights=str(tmp_path / "w.pth"), device="cpu", image_size=224)
+    backbone = load_backbone(
+        f"timm/{name}", weights=str(tmp_path / "w.pth"), device="cpu", image_size=224, precision="fp32"
+    )
     overlay = {"state_dict": dict(own)}
     expected = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=224)
     assert expected.pos_embed.shape == (1, 257, 384)
@@ -287,7 +290,8 @@ def test_dinov2_at_224_pixels_has_its_positions_interpolated_as_timm_does(tmp_pa
     with torch.inference_mode():
         features = expected.eval()(backbone.normalise(pixels))
     np.testing.assert_allclose(backbone.embed(pixels), features, rtol=1e-3, atol=1e-4)
-    assert load_backbone(f"timm/{name}", weights="none", device="cpu", image_size=224).view_spec().image_size == 224
+    random = load_backbone(f"timm/{name}", weights="none", device="cpu", image_size=224)
+    assert random.view_spec().image_size == 224
 
 
 def test_a_network_that_takes_any_size_stays_as_it_was() -> None:

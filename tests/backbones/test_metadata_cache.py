@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,9 @@ import torch
 
 from commands import in_process
 from featcache.backbones import devices, metadata_cache
-from featcache.backbones.backbone import load_backbone
 from featcache.backbones.devices import resolve_device
 from featcache.backbones.engines import base as engines
+from featcache.backbones.load import load_backbone
 from featcache.backbones.metadata_cache import BackboneMetadata, load_metadata, metadata_path, store_metadata
 from featcache.backbones.sources import registry
 from featcache.cache.feature_cache import FeatureCache
@@ -23,7 +25,7 @@ from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 
-NETWORK = {"weights": "none", "device": "cpu", "lazy": True}
+NETWORK = {"weights": "none", "device": "cpu", "precision": "fp32", "lazy": True}
 KNOWN = BackboneMetadata(
     "0" * 64,
     {"penultimate": 3},
@@ -33,7 +35,7 @@ STRANGE = [
     json.dumps({"weights_sha256": "0" * 64, "dims": dims, "preprocessing": preprocessing})
     for dims, preprocessing in (({"penultimate": 3}, None), ({"penultimate": "3"}, KNOWN.preprocessing), ([], {}))
 ]
-needs_openvino = pytest.mark.skipif(not engines.openvino_is_there(), reason="OpenVINO has no wheel for this machine")
+needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO has no wheel for this machine")
 
 
 @pytest.fixture(autouse=True)
@@ -103,12 +105,43 @@ def test_all_that_decides_a_network_is_in_the_name(tmp_path: Path, monkeypatch: 
     ]
     with monkeypatch.context() as patch:
         patch.setattr(metadata_cache.importlib.metadata, "version", lambda package: "0.0.1")
-        patch.setattr(metadata_cache, "_installed", metadata_cache._installed.__wrapped__)
+        patch.setattr(metadata_cache, "_versions", metadata_cache._versions.__wrapped__)
         paths.append(metadata_path("a", "pretrained", ["x"], 0))
     assert len(set(paths)) == len(paths)
     other.write_bytes(b"1")
     assert metadata_path("a", str(other), ["x"], 0) == metadata_path("a", str(file), ["x"], 0)
     assert metadata_path("a", str(tmp_path / "none.pth"), ["x"], 0) is None
+
+
+def test_all_code_that_decides_a_network_is_in_the_name() -> None:
+    """Every module that the room imports, but for helpers that know nothing of networks."""
+    package = Path(metadata_cache.__file__).parents[1]
+    files = set(metadata_cache.code_files())
+    imported = set()
+    for path in (package / "backbones").rglob("*.py"):
+        assert path in files
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("featcache."):
+                imported.add(node.module)
+    helpers = {"featcache._utils", "featcache.errors"}
+    for module in sorted(name for name in imported if ".".join(name.split(".")[:2]) not in helpers):
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert Path(str(spec.origin)) in files, module
+    assert "featcache.core.layer_names" in imported
+
+
+def test_an_edited_module_changes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_cache, "code_sha256", metadata_cache.code_sha256.__wrapped__)
+    files = metadata_cache.code_files()
+    before = metadata_path("resnet18", "pretrained", ["x"], 0)
+    assert metadata_path("resnet18", "pretrained", ["x"], 0) == before
+    for number, path in enumerate(files):
+        edited = tmp_path / path.name
+        edited.write_bytes(path.read_bytes() + b"#")
+        changed = [*files[:number], edited, *files[number + 1 :]]
+        monkeypatch.setattr(metadata_cache, "code_files", lambda changed=changed: changed)
+        assert metadata_path("resnet18", "pretrained", ["x"], 0) != before
 
 
 def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.pooling import expand_layers, pool, prefix_tokens
 from featcache.backbones.sources.registry import build
 from featcache.errors import BackboneError

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbones.backbone import load_backbone
-from featcache.backbones.weights.load import download_folder, load_state, read_state, sha256_of
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.torchvision import download_folder
+from featcache.backbones.weights.load import load_state, read_state, sha256_of
 from featcache.errors import BackboneError
 from toys import toy_backbone
 
@@ -82,11 +83,14 @@ def test_the_hash_of_a_backbone_covers_its_batchnorm_statistics() -> None:
 def test_pth_and_safetensors_of_one_state_have_one_hash(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pth")
     save_file(state, tmp_path / "a.safetensors")
-    pth, safe = (load_backbone(NAME, weights=str(tmp_path / name), device="cpu") for name in ("a.pth", "a.safetensors"))
+    pth, safe = (
+        load_backbone(NAME, weights=str(tmp_path / name), device="cpu", precision="fp32")
+        for name in ("a.pth", "a.safetensors")
+    )
     assert pth.weights_sha256 == safe.weights_sha256
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pth.embed(pixels), safe.embed(pixels))
-    random = load_backbone(NAME, weights="none", device="cpu")
+    random = load_backbone(NAME, weights="none", device="cpu", precision="fp32")
     assert random.weights_sha256 != pth.weights_sha256
 
 

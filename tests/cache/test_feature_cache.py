@@ -600,7 +600,7 @@ writer(Path(sys.argv[1]))
     paths = [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])]
     ran = subprocess.run([sys.executable, "-c", code, str(path), *paths], timeout=60, check=False)
     assert ran.returncode == -signal.SIGKILL
-    assert len([file for file in path.parent.iterdir() if file.suffix[1:].isdecimal()]) == 1
+    assert len([file for file in path.parent.iterdir() if file.suffix == ".draft"]) == 1
     finished(path)
     assert list(path.parent.iterdir()) == [path]
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -18,9 +18,10 @@ import pytest
 
 from commands import PATHS, done, refused, toy_cache
 from featcache._utils import remote
+from featcache._utils.download import ByteStream
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.transfer import pull, push
-from featcache.errors import CacheDamagedError, DownloadError, NotACacheError, OutputExistsError
+from featcache.errors import CacheDamagedError, NotACacheError, OutputExistsError, RemoteIOError
 
 URL = "memory://caches/cache.h5"
 
@@ -58,11 +59,11 @@ def test_a_pull_that_broke_off_goes_on(cache: Path, tmp_path: Path, monkeypatch:
     def cut_off(url: str, start: int, stop: int) -> bytes:
         begun.append(start)
         if len(begun) == 3:
-            raise DownloadError("cut off")
+            raise RemoteIOError("cut off")
         return read(url, start, stop)
 
     monkeypatch.setattr(remote, "read", cut_off)
-    with pytest.raises(DownloadError):
+    with pytest.raises(RemoteIOError):
         pull(URL, tmp_path / "copy.h5")
     assert not (tmp_path / "copy.h5").exists()
     found = pull(URL, tmp_path / "copy.h5")
@@ -85,11 +86,15 @@ def test_what_broke_off_is_not_gone_on_with_where_the_cache_is_another_now(
 
 def test_a_damaged_beginning_is_brought_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(cache, URL)
-    download = remote.download
-    monkeypatch.setattr(remote, "download", lambda url, draft, *_: (draft.write_bytes(bytes(500)), 1 / 0))
-    with pytest.raises(ZeroDivisionError):
-        pull(URL, tmp_path / "far/copy.h5")
-    monkeypatch.setattr(remote, "download", download)
+
+    def broken(_url: str, size: int, start: int) -> ByteStream:
+        return ByteStream(start, size, (bytes(500 // count) for count in (1, 0)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "byte_stream", broken)
+        with pytest.raises(ZeroDivisionError):
+            pull(URL, tmp_path / "far/copy.h5")
+    assert [path.stat().st_size for path in (tmp_path / "far").iterdir()] == [500]
     pull(URL, tmp_path / "far/copy.h5")
     assert (tmp_path / "far/copy.h5").read_bytes() == cache.read_bytes()
     assert os.listdir(tmp_path / "far") == ["copy.h5"]
@@ -106,7 +111,7 @@ def test_what_is_no_cache_is_named_by_its_url_and_not_kept(tmp_path: Path) -> No
 def test_a_cache_is_not_pushed_into_a_folder_without_its_name(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for url in (str(tmp_path / "photos"), f"file://{tmp_path}/photos/", ""):
-        with pytest.raises(DownloadError, match=r"is a folder. Give the file's name, too: .../cache.h5"):
+        with pytest.raises(RemoteIOError, match=r"is a folder. Give the file's name, too: .../cache.h5"):
             push(cache, url)
     assert os.listdir(tmp_path / "photos") == []
 
@@ -116,7 +121,7 @@ def test_a_push_that_fails_does_not_say_that_it_goes_on(cache: Path, monkeypatch
         raise ValueError("quota")
 
     monkeypatch.setattr(fsspec.filesystem("memory"), "put_file", full)
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(RemoteIOError) as caught:
         push(cache, URL)
     assert str(caught.value) == (
         f"{URL} cannot be written: quota. Check the address and your access to it, then run the same command again."
@@ -196,9 +201,12 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 _OPEN = """
-import sys, time
-from pathlib import Path
+import errno, fcntl, sys, time
 import featcache._utils.remote as remote
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "no locks")
+if sys.argv[2] == "without locks":
+    fcntl.flock = refuse
 remote._PIECE = 4096
 read = remote.read
 def slow(*arguments):
@@ -209,13 +217,15 @@ print(remote.cached_copy(sys.argv[1]))
 """
 
 
-def test_two_commands_that_open_one_remote_cache_at_once_get_it_whole(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("locks", ["with locks", "without locks"])
+def test_two_commands_that_open_one_remote_cache_at_once_get_it_whole(cache: Path, tmp_path: Path, locks: str) -> None:
     environment = {**os.environ, "PYTHONPATH": PATHS, "XDG_CACHE_HOME": str(tmp_path / "home")}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", _OPEN, f"file://{cache}"], env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _OPEN, f"file://{cache}", locks],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(3)
     ]
@@ -223,6 +233,35 @@ def test_two_commands_that_open_one_remote_cache_at_once_get_it_whole(
     assert len(set(copies)) == 1
     assert Path(copies[0]).read_bytes() == cache.read_bytes()
     assert [path.name for path in Path(copies[0]).parent.iterdir()] == [Path(copies[0]).name]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-100], lambda content: b"", lambda content: b"x" + content[1:]]
+)
+def test_a_local_copy_that_does_not_open_is_downloaded_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    push(cache, URL)
+    copy = FeatureCache.open(URL).path
+    copy.write_bytes(damage(cache.read_bytes()))
+    assert FeatureCache.open(URL).complete
+    assert copy.read_bytes() == cache.read_bytes()
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_a_remote_file_that_is_damaged_is_named_by_its_url(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    fsspec.filesystem("memory").pipe_file("/caches/cache.h5", cache.read_bytes()[:-100])
+    size = cache.stat().st_size
+    with pytest.raises(NotACacheError) as caught:
+        FeatureCache.open(URL)
+    assert str(caught.value) == (
+        f"{URL} is a damaged feature cache: it has {size - 100} bytes, {size} were written. Remove it and extract "
+        "again."
+    )
 
 
 class _Plain(http.server.SimpleHTTPRequestHandler):

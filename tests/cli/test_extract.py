@@ -13,7 +13,7 @@ import torchvision
 
 import featcache
 from commands import SMALL, as_json, done, featcache_cli, refused, write_folder
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
@@ -21,7 +21,7 @@ from featcache.vision.decode import decode
 
 def test_the_cache_holds_what_the_network_says_of_the_views(data: Path, real_cache: Path) -> None:
     cache = FeatureCache.open(real_cache)
-    backbone = load_backbone("mobilenet_v3_small", weights="none", device="cpu")
+    backbone = load_backbone("mobilenet_v3_small", weights="none", device="cpu", precision="fp32")
     assert cache.spec.weights_sha256 == backbone.weights_sha256
     assert (cache.spec.view.image_size, cache.spec.views, cache.spec.dtype) == (32, 2, "float16")
     train = cache.features("train")

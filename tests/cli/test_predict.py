@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from commands import ROOT, deliver, done, drop_hashes, featcache_cli, refused
-from featcache.backbones.backbone import CONVERSION_PAYS
+from featcache.backbones.engines.select import CONVERSION_PAYS
 from featcache.models import sort_files
 from featcache.models.classifier import Classifier
 from featcache_cli import options

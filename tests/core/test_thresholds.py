@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, precision_recall_curve
 
 from commands import as_json, done, refused
-from featcache.backbones.sources import factory
+from featcache.backbones import load as backbone_loading
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import FILE, ModelCard
 from featcache.core.splitting import assign_folds
@@ -222,7 +222,7 @@ def cache(data: Path) -> FeatureCache:
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a saved head loads by the name in its card is the toy."""
-    monkeypatch.setattr(factory, "load_backbone", lambda *_, **__: toy_backbone())
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda *_, **__: toy_backbone())
 
 
 def figures(fit: HeadFit) -> LabelAccuracy:

@@ -1,4 +1,4 @@
-"""Names on a stream, and files that get their name when they are whole. Finding images is tested in test_zoo."""
+"""Names on a stream. Finding images is tested in test_zoo."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from featcache.data.file_listing import draft_of, read_names
+from featcache.data.file_listing import read_names
 from featcache.errors import DataLayoutError
 
 
@@ -50,46 +49,3 @@ def test_names_come_before_the_stream_ends() -> None:
             file.write(name)
             assert next(names) == name.decode().strip()
             timer.cancel()
-
-
-def test_a_draft_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "out.csv"
-    path.write_text("old")
-    with draft_of(path) as file:
-        file.write(os.fsdecode(b"\xe9\r\n"))
-        assert path.read_text() == "old"
-    assert path.read_bytes() == b"\xe9\r\n"
-    draft = draft_of(path)
-    draft.__enter__().write("half")
-    assert not draft.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert path.read_bytes() == b"\xe9\r\n"
-    assert (tmp_path / "out.csv.unfinished").read_text() == "half"
-
-
-def test_an_unfinished_cache_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "c.h5.partial").write_bytes(b"rows of hours")
-    with draft_of(tmp_path / "c.h5") as file:
-        file.write("text")
-    assert (tmp_path / "c.h5.partial").read_bytes() == b"rows of hours"
-
-
-def test_a_draft_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataLayoutError) as caught, draft_of(tmp_path / "pipe"):
-        pass
-    assert str(caught.value) == (
-        f"{tmp_path / 'pipe'} is no file. Give the name of a file, or none for standard output."
-    )
-    with pytest.raises(FileNotFoundError) as absent, draft_of(tmp_path / "gone" / "out.csv"):
-        pass
-    assert absent.value.filename == str(tmp_path / "gone" / "out.csv")
-
-
-def test_a_list_that_is_a_link_stays_one(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "list.csv").symlink_to("there/list.csv")
-    with draft_of(tmp_path / "list.csv") as file:
-        file.write("new")
-    assert (tmp_path / "list.csv").is_symlink()
-    assert (tmp_path / "there/list.csv").read_text() == "new"
-    assert os.listdir(tmp_path / "there") == ["list.csv"]

@@ -25,7 +25,7 @@ from featcache.cache.feature_cache import partial_path
 from featcache.core.samples import SPLITS
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.registry import open_source
-from featcache.errors import DataLayoutError, DownloadError, EmptyFolderError, MissingExtraError, UnreadableImageError
+from featcache.errors import DataLayoutError, EmptyFolderError, MissingExtraError, RemoteIOError, UnreadableImageError
 from featcache.extraction.extract import extract
 from featcache.reports.show import views_picture
 from toys import toy_backbone
@@ -264,7 +264,7 @@ def test_a_lost_line_ends_the_work_and_skips_nothing(
     Flaky.asked.clear()
     Flaky.faults, Flaky.error = {"003.png": 10**6}, ConnectionResetError
     try:
-        with pytest.raises(DownloadError) as caught:
+        with pytest.raises(RemoteIOError) as caught:
             extract(manifest, out, backbone=toy_backbone(), workers=1, batch_size=3, value_range=(0, 255))
     finally:
         Flaky.faults = {}
@@ -454,11 +454,11 @@ def test_an_address_that_leads_nowhere_is_an_error_without_waiting(monkeypatch: 
     with pytest.raises(EmptyFolderError) as nothing:
         read_manifest("memory://nowhere")
     assert str(nothing.value).startswith("memory://nowhere holds no images. Expected memory://nowhere/<class>/*.jpg")
-    with pytest.raises(DownloadError) as unknown:
+    with pytest.raises(RemoteIOError) as unknown:
         read_manifest("nosuch://bucket/x")
     assert str(unknown.value).startswith("nosuch://bucket/x is not opened: its scheme is 'nosuch'")
     monkeypatch.setenv(remote.ALLOWED, "nosuch")
-    with pytest.raises(DownloadError, match="nosuch://bucket/x: Protocol not known: nosuch"):
+    with pytest.raises(RemoteIOError, match="nosuch://bucket/x: Protocol not known: nosuch"):
         read_manifest("nosuch://bucket/x")
 
 

@@ -107,8 +107,8 @@ def test_a_forward_pass_takes_at_most_batch_size_views(
 class Deferred:
     """An engine that computes only when it is asked, and says how much it was given beyond what it gave back."""
 
-    def __init__(self, appetite: int) -> None:
-        self.appetite = appetite
+    def __init__(self, max_in_flight: int) -> None:
+        self.max_in_flight = max_in_flight
         self.under_way: list[int] = []
         self.most = 0
 
@@ -123,12 +123,12 @@ class Deferred:
         return features
 
 
-@pytest.mark.parametrize(("appetite", "most"), [(0, 8), (8, 8 + 4 + 5), (10, 8 + 8 + 8), (10**6, 13 * 4 + 5)])
+@pytest.mark.parametrize(("max_in_flight", "most"), [(0, 8), (8, 8 + 4 + 5), (10, 8 + 8 + 8), (10**6, 13 * 4 + 5)])
 def test_an_engine_gets_its_appetite_and_no_more_and_every_row_its_own_features(
-    appetite: int, most: int, split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    max_in_flight: int, most: int, split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extract(split_folder, tmp_path / "plain.h5", backbone=toy_backbone(), views=VIEWS, dtype="float32")
-    toy, engine = toy_backbone(), Deferred(appetite)
+    toy, engine = toy_backbone(), Deferred(max_in_flight)
     monkeypatch.setattr(toy, "_fast", (8, engine))
     extract(split_folder, tmp_path / "a.h5", backbone=toy, views=VIEWS, batch_size=8, dtype="float32")
     assert engine.under_way == []
@@ -340,13 +340,13 @@ def test_a_run_goes_on_with_the_engine_that_began_it(
             raise KeyboardInterrupt
 
     asked: list[tuple[str, str]] = []
-    accelerate = Backbone.accelerate
+    select_engine = Backbone.select_engine
 
     def recorded(self: Backbone, image_size: int, engine: Any = "auto", views: int = 0, like: str = "") -> None:
         asked.append((engine, like))
-        accelerate(self, image_size, engine, views, like)
+        select_engine(self, image_size, engine, views, like)
 
-    monkeypatch.setattr(Backbone, "accelerate", recorded)
+    monkeypatch.setattr(Backbone, "select_engine", recorded)
     with pytest.raises(KeyboardInterrupt):
         run(engine="pytorch", progress=stop)
     found = run()

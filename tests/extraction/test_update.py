@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from commands import COUNTS, write_folder
 from featcache._utils import progress_bar
+from featcache.backbones import load as backbone_loading
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
-from featcache.backbones.sources import factory
 from featcache.cache import reuse
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.verify import verify
@@ -58,7 +58,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
         return backbone
 
     Counting.shown = 0
-    monkeypatch.setattr(factory, "load_backbone", load)
+    monkeypatch.setattr(backbone_loading, "load_backbone", load)
     return Counting
 
 
@@ -251,7 +251,7 @@ def test_other_weights_are_refused(data: Path, path: Path, monkeypatch: pytest.M
             self.norm.running_mean = self.norm.running_mean + 1
 
     add(data)
-    monkeypatch.setattr(factory, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda *_, **__: Backbone(Other(), name="toy"))
     with pytest.raises(CacheMismatchError, match=r"was made with weights .*Give the right file with --weights"):
         update(path, data)
 

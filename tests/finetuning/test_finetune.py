@@ -19,7 +19,7 @@ import timm
 import torch
 
 from featcache.analysis.benchmark.compare import benchmark
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources import registry
 from featcache.core.model_card import ModelCard
 from featcache.core.specs import ViewSpec
@@ -406,7 +406,7 @@ def test_weights_of_a_run_may_be_taken_at_another_image_size(tmp_path: Path, mon
     name, of_run = "timm/vit_tiny_patch16_224", {"image_size": 32, "resize_size": 36, "mean": (0.1, 0.2, 0.3)}
     torch.save(timm.create_model("vit_tiny_patch16_224", img_size=32).state_dict(), tmp_path / "w.pth")
     monkeypatch.setattr(registry, "locate", lambda *_: SimpleNamespace(preprocessing=dict(of_run)))
-    backbone = load_backbone(name, weights=str(tmp_path / "w.pth"), device="cpu", image_size=64)
+    backbone = load_backbone(name, weights=str(tmp_path / "w.pth"), device="cpu", image_size=64, precision="fp32")
     view = backbone.view_spec(image_size=64)
     assert (view.image_size, view.resize_size, backbone.mean) == (64, 72, (0.1, 0.2, 0.3))
     assert backbone.embed(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, backbone.dim)

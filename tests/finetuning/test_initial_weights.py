@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torchvision import models
 
 from commands import drop_hashes
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import build
 from featcache.backbones.stages import find_stages, stage_of
 from featcache.core.model_card import ModelCard

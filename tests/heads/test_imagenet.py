@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchvision import models
 
 from caches import SPEC
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.errors import HeadError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune

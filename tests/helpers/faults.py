@@ -26,14 +26,14 @@ import numpy as np
 import pytest
 
 from commands import toy_cache, write_folder
-from featcache._utils.files import FULL
+from featcache._utils.files import FULL, text_output
 from featcache.backbones.engines import openvino as conversion
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.cache.transfer import pull, push
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate
-from featcache.data.file_listing import draft_of, list_images
+from featcache.data.file_listing import list_images
 from featcache.data.manifest import read_manifest
 from featcache.extraction import update as updating
 from featcache.extraction.extract import extract
@@ -147,7 +147,7 @@ def mend(folder: Path) -> None:
 
 def text_of(word: str) -> Work:
     def run(folder: Path) -> None:
-        with draft_of(folder / "list.csv") as file:
+        with text_output(folder / "list.csv") as file:
             for _ in range(4):
                 file.write(f"{word}\n" * 1000)
                 file.flush()
@@ -276,9 +276,9 @@ def converted(word: str) -> Work:
         path = folder / "home/toy-1234.xml"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(conversion, "import_openvino", lambda: SimpleNamespace(save_model=save_model))
-            with conversion._saved(word.encode() * 2000, path) as draft:
+            with conversion._draft(word.encode() * 2000, path) as draft:
                 if draft:
-                    conversion._keep(draft, path)
+                    conversion._save(draft, path)
 
     return run
 
@@ -286,7 +286,7 @@ def converted(word: str) -> Work:
 def conversion_state(folder: Path) -> object:
     """What a reader takes: nothing where the hash is not that of both files."""
     path = folder / "home/toy-1234.xml"
-    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion._is_sound(path) else None
+    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion._is_valid(path) else None
 
 
 def sort_by(how: str) -> Work:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
@@ -35,9 +35,9 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("bf16", 0.995), ("fp16", 0.9999)])
 @pytest.mark.parametrize("engine", ["pytorch", "compiled"])
 def test_a_gpu_gives_the_features_of_the_cpu(precision: str, least: float, engine: str) -> None:
-    exact = load_backbone("resnet18", weights="none", device="cpu")
+    exact = load_backbone("resnet18", weights="none", device="cpu", precision="fp32")
     found = load_backbone("resnet18", weights="none", device="cuda", precision=precision)
-    found.accelerate(64, engine)  # type: ignore[arg-type]
+    found.select_engine(64, engine)  # type: ignore[arg-type]
     assert found.engine == engine
     pixels = noise(41)
     assert cosines(exact.embed(pixels), found.embed(pixels)).min() >= least

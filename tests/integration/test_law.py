@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.core.specs import Augment
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune

@@ -29,7 +29,7 @@ from featcache.core.model_card import ModelCard
 from featcache.data.manifest import read_manifest
 from featcache.data.sources.registry import FolderSource, open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
-from featcache.errors import DataLayoutError, DownloadError, HeadError, UnreadableImageError
+from featcache.errors import DataLayoutError, HeadError, RemoteIOError, UnreadableImageError
 from featcache.models.inputs import list_inputs
 from featcache.vision.decode import decode, upright_size
 from toys import random_image
@@ -78,7 +78,7 @@ def test_urls_of_other_schemes_and_chains_are_not_opened(url: str, monkeypatch: 
         if url.startswith("https://"):  # one URL of HTTPS, with odd letters in its path
             assert remote.check_url(url) == "https"
             continue
-        with pytest.raises(DownloadError, match=r"is not opened") as caught:
+        with pytest.raises(RemoteIOError, match=r"is not opened") as caught:
             call(url)
         assert "FEATCACHE_SCHEMES" in str(caught.value) or "(::)" in str(caught.value)
     assert opened == []
@@ -101,11 +101,11 @@ def test_the_schemes_are_these_and_those_that_a_user_allows(monkeypatch: pytest.
     code = "from featcache._utils import remote; print(*sorted(remote.SCHEMES))"
     assert run(code).split() == ["file", "gs", "http", "https", "s3"]
     monkeypatch.setattr(remote, "SCHEMES", {"https"})
-    with pytest.raises(DownloadError, match="'abfs', and those that are allowed are https"):
+    with pytest.raises(RemoteIOError, match="'abfs', and those that are allowed are https"):
         remote.check_url("abfs://container/a.jpg")
     monkeypatch.setenv(remote.ALLOWED, "abfs,hf,::,")
     assert remote.check_url("ABFS://container/a.jpg") == "abfs"
-    with pytest.raises(DownloadError, match="chain"):
+    with pytest.raises(RemoteIOError, match="chain"):
         remote.check_url("::://a.jpg")
     remote.allow_scheme("s3")
     assert {"https", "s3"} == remote.SCHEMES
@@ -135,9 +135,9 @@ def test_a_table_runs_nothing(kind: str, tmp_path: Path) -> None:
         table.write_text("path,label\n" + "".join(f"{row['path']},{row['label']}\n" for row in rows))
     else:
         table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(DownloadError, match="its scheme is 'reference'"):
+    with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
         read_manifest(table)
-    with pytest.raises(DownloadError, match="its scheme is 'reference'"):
+    with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
         list_inputs([str(table)], {})
     assert not ran.exists()
 
@@ -327,9 +327,9 @@ def test_an_image_is_a_regular_file_of_bounded_size(odd: tuple[Path, str]) -> No
 
 WEIGHTS = """
 import sys
-from featcache.backbones.metadata_cache import known_path
-from featcache.backbones.backbone import load_backbone
-print(known_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
+from featcache.backbones.metadata_cache import metadata_path
+from featcache.backbones.load import load_backbone
+print(metadata_path("mobilenet_v2", sys.argv[1], ["penultimate"], 0))
 try:
     load_backbone("mobilenet_v2", weights=sys.argv[1])
 except Exception as error:

@@ -19,9 +19,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from commands import as_json, done, drop_hashes, refused, write_predictions
 from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.curves import label_curve, view_curve
+from featcache.backbones import load as backbone_loading
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
-from featcache.backbones.sources import factory
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.container import write_header
 from featcache.cache.format.layout import CACHE
@@ -73,7 +73,7 @@ def head(cache: FeatureCache, tmp_path: Path) -> Path:
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a saved head loads by the name in its card is the toy."""
-    monkeypatch.setattr(factory, "load_backbone", lambda *_, **__: toy_backbone())
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda *_, **__: toy_backbone())
 
 
 def figures(fit: Any) -> LabelAccuracy:
@@ -530,7 +530,7 @@ def test_changed_labels_take_no_extraction(
     changed: dict[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {name: getattr(toy_backbone(), name) for name in ("image_size", "resize_size", "mean", "std", "name")}
-    monkeypatch.setattr(factory, "load_backbone", lambda *_, **__: Counting(ToyNet(), **options))
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda *_, **__: Counting(ToyNet(), **options))
     data = write_pictures(tmp_path / "data")
     before = cached(data, tmp_path / "toy.h5")
     features = np.array(before.features("train").x)

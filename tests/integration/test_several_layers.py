@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from commands import write_folder
 from featcache.analysis.curves import label_curve
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.errors import CacheIncompleteError, ExportError

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from commands import drop_hashes
-from featcache.backbones.backbone import CONVERSION_PAYS, Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines.select import CONVERSION_PAYS
+from featcache.backbones.load import load_backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import FILE, write_json
 from featcache.core.specs import StorageDtype
@@ -335,7 +337,7 @@ def test_the_network_is_told_how_many_views_are_to_come(
     views: int, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[int, int, str]] = []
-    monkeypatch.setattr(Backbone, "accelerate", lambda _, size, views, like: told.append((size, views, like)))
+    monkeypatch.setattr(Backbone, "select_engine", lambda _, size, views, like: told.append((size, views, like)))
     Classifier.load(model, device="cpu", views=views)
     assert told == [(32, views, "pytorch")]  # made this model's features
 

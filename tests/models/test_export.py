@@ -23,8 +23,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchvision.transforms import v2
 
 from commands import write_folder
-from featcache.backbones.backbone import Backbone, load_backbone
-from featcache.backbones.sources import factory
+from featcache.backbones import load as backbone_loading
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import linear_classifiers
 from featcache.backbones.weights.load import sha256_of
 from featcache.core.model_card import ModelCard
@@ -71,7 +72,7 @@ def linear(classes: int = 3, width: int = 3, seed: int = 0) -> LinearHead:
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """toy(head) saves a head on the toy backbone, which then can be loaded by its name."""
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: toy_backbone())
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: toy_backbone())
     return lambda head, **fields: write_model(tmp_path / "model", toy_backbone(), head, **fields)
 
 
@@ -218,7 +219,7 @@ def test_a_state_dict_drops_into_the_tutorials_network(
     ants_bees: Path, mobilenet_weights: Path, tmp_path: Path
 ) -> None:
     weights = str(mobilenet_weights)
-    backbone = load_backbone("mobilenet_v2", weights=weights, device="cpu")
+    backbone = load_backbone("mobilenet_v2", weights=weights, device="cpu", precision="fp32")
     model = write_model(tmp_path / "model", backbone, linear(2, 1280), ("ants", "bees"), weights)
     steps: list[str] = []
     done = export(model, tmp_path / "mine.pth", "state-dict", on_step=steps.append)
@@ -292,7 +293,7 @@ def test_an_exported_state_dict_is_weights(tmp_path: Path) -> None:
 
 def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) -> None:
     name = "deit_tiny_distilled_patch16_224"
-    backbone, head = load_backbone(f"timm/{name}", weights="none", device="cpu"), linear(3, 192)
+    backbone, head = load_backbone(f"timm/{name}", weights="none", device="cpu", precision="fp32"), linear(3, 192)
     model = open_model(write_model(tmp_path / "model", backbone, head), device="cpu", precision="fp32")
     EXPORT_FORMATS.get("state-dict").write(model, layer(head, 3), tmp_path / "deit.pth")
     network = timm.create_model(name, num_classes=3)
@@ -342,7 +343,7 @@ def test_a_network_without_a_linear_end_has_no_state_dict(tmp_path: Path) -> Non
 
 def test_an_inner_layer_has_no_state_dict_but_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = toy_backbone(layers=("norm",))
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, LinearHead.from_weights(COEF, INTERCEPT, np.arange(3)))
     assert refusal(model, tmp_path / "mine.pth", "state-dict") == (
         "the head uses layer norm of toy. A state dict holds the plain network, which continues after that layer. Use "
@@ -440,8 +441,10 @@ def test_a_result_is_lines_for_people_and_values_for_scripts() -> None:
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(
     format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = load_backbone("squeezenet1_1" if format != "state-dict" else "mobilenet_v3_small", weights="none")
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: backbone)
+    backbone = load_backbone(
+        "squeezenet1_1" if format != "state-dict" else "mobilenet_v3_small", weights="none", precision="fp32"
+    )
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: backbone)
     model = write_model(tmp_path / "model", backbone, linear(width=backbone.dim))
     out = tmp_path / "network"
     out.write_bytes(b"the export of before")
@@ -483,7 +486,7 @@ def test_the_program_prepares_a_photo_as_the_network_has_seen_it(
 ) -> None:
     """ONNX's program starts sooner than PyTorch's, and both prepare photos with the same lines."""
     backbone = toy_backbone(image_size=24, resize_size=31, interpolation=interpolation)
-    monkeypatch.setattr(factory, "load_backbone", lambda name, **options: backbone)
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda name, **options: backbone)
     view = dataclasses.replace(backbone.view_spec(augment="none"), value_range=(0, 4095) if deep else None)
     head = LinearHead.from_weights(COEF, INTERCEPT, np.arange(3))
     done = export(write_model(tmp_path / "model", backbone, head, view=view), tmp_path / "toy", format)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from commands import done, featcache_cli
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.core.model_card import ModelCard
 from featcache.errors import ExportError, MissingExtraError
 from featcache.heads.io import save_head

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from commands import PATHS
-from featcache._utils.files import atomic_write, deferred_errors, draft_folder, name_draft, write_file
-from featcache.errors import OutputError
+from featcache._utils.files import atomic_write, deferred_errors, draft_folder, name_draft, text_output, write_file
+from featcache.errors import DataLayoutError, OutputError
 from limits import file_size_limit
 
 
@@ -158,3 +158,46 @@ def test_folders_of_drafts_of_killed_processes_are_removed_whatever_they_were_fo
             assert folder.exists()  # that of a process that lives
         assert not stale.exists()
     assert [path.name for path in tmp_path.iterdir()] == [".mine.drafts"]
+
+
+def test_a_draft_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with text_output(path) as file:
+        file.write(os.fsdecode(b"\xe9\r\n"))
+        assert path.read_text() == "old"
+    assert path.read_bytes() == b"\xe9\r\n"
+    draft = text_output(path)
+    draft.__enter__().write("half")
+    assert not draft.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert path.read_bytes() == b"\xe9\r\n"
+    assert (tmp_path / "out.csv.unfinished").read_text() == "half"
+
+
+def test_an_unfinished_cache_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "c.h5.partial").write_bytes(b"rows of hours")
+    with text_output(tmp_path / "c.h5") as file:
+        file.write("text")
+    assert (tmp_path / "c.h5.partial").read_bytes() == b"rows of hours"
+
+
+def test_a_draft_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataLayoutError) as caught, text_output(tmp_path / "pipe"):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'pipe'} is no file. Give the name of a file, or none for standard output."
+    )
+    with pytest.raises(FileNotFoundError) as absent, text_output(tmp_path / "gone" / "out.csv"):
+        pass
+    assert absent.value.filename == str(tmp_path / "gone" / "out.csv")
+
+
+def test_a_list_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "list.csv").symlink_to("there/list.csv")
+    with text_output(tmp_path / "list.csv") as file:
+        file.write("new")
+    assert (tmp_path / "list.csv").is_symlink()
+    assert (tmp_path / "there/list.csv").read_text() == "new"
+    assert os.listdir(tmp_path / "there") == ["list.csv"]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
+import os
 import socket
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +20,8 @@ from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from commands import write_folder
-from featcache.backbones.metadata_cache import kept_path
-from featcache.errors import DownloadError, FeatcacheError
+from featcache.backbones.metadata_cache import cache_path
+from featcache.errors import DatasetError, FeatcacheError, RemoteIOError
 from featcache.vision import demo_datasets
 from featcache.vision.demo_datasets import ANTS_BEES_SHA256, ants_bees, fetch, prepare, tree_sha256, write_digits
 
@@ -134,7 +138,7 @@ def test_fetch_unpacks_what_it_downloads_once(server: Server, archive: tuple[byt
 def test_half_a_download_goes_on_where_it_stopped(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
     body, sha256 = archive
     server.breaks_at = len(body) // 2
-    with pytest.raises(DownloadError, match=rf"the connection broke off after {len(body) // 2} of {len(body)} bytes"):
+    with pytest.raises(RemoteIOError, match=rf"the connection broke off after {len(body) // 2} of {len(body)} bytes"):
         fetch(server.address, sha256, folder)
     assert not folder.exists()
     server.breaks_at = None
@@ -146,7 +150,7 @@ def test_half_a_download_goes_on_where_it_stopped(server: Server, archive: tuple
 def test_a_server_without_ranges_sends_all_of_it(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
     body, sha256 = archive
     server.ranges, server.breaks_at = False, 100
-    with pytest.raises(DownloadError):
+    with pytest.raises(RemoteIOError):
         fetch(server.address, sha256, folder)
     server.breaks_at = None
     assert tree_sha256(fetch(server.address, sha256, folder)) == sha256
@@ -165,8 +169,33 @@ def test_a_whole_download_that_was_not_unpacked_is_not_fetched_again(
     assert _alone(folder)
 
 
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_that_fetch_at_once_get_the_whole_folder(
+    server: Server, archive: tuple[bytes, str], folder: Path, locks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With locks the archive is downloaded once."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(demo_datasets, "_CHUNK", 256)
+    together = threading.Barrier(3)
+
+    def work(_: int) -> Path:
+        together.wait()
+        return fetch(server.address, archive[1], folder)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, range(3))) == [folder] * 3
+    assert tree_sha256(folder) == archive[1]
+    assert _alone(folder)
+    assert server.sent == len(archive[0]) or not locks
+
+
 def test_other_images_than_expected_are_removed(server: Server, archive: tuple[bytes, str], folder: Path) -> None:
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(RemoteIOError) as caught:
         fetch(server.address, "0123456789abcdef" * 4, folder)
     assert str(caught.value) == (
         f"the images in {server.address} are not the expected ones: sha256 {archive[1][:16]}..., "
@@ -177,7 +206,7 @@ def test_other_images_than_expected_are_removed(server: Server, archive: tuple[b
 
 def test_a_page_instead_of_a_zip_is_removed(server: Server, folder: Path) -> None:
     server.body = b"<html>Please sign in to this network</html>"
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(RemoteIOError) as caught:
         fetch(server.address, "", folder)
     assert str(caught.value) == f"what {server.address} gave is not a zip archive; it was removed. Try again."
     assert list(folder.parent.iterdir()) == []
@@ -189,13 +218,13 @@ def test_a_zip_with_a_damaged_stream_is_removed(server: Server, archive: tuple[b
         entry = max(file.infolist(), key=lambda entry: entry.compress_size)
     start = entry.header_offset + 30 + len(entry.filename)
     server.body = body[:start] + b"\xff" * 64 + body[start + 64 :]
-    with pytest.raises(DownloadError, match="it was removed"):
+    with pytest.raises(RemoteIOError, match="it was removed"):
         fetch(server.address, sha256, folder)
     assert not folder.with_suffix(".zip.part").exists()
 
 
 def test_no_network_names_the_ways_out(folder: Path) -> None:
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(RemoteIOError) as caught:
         fetch("http://127.0.0.1:9/photos.zip", "", folder)
     message = str(caught.value)
     assert message.startswith("http://127.0.0.1:9/photos.zip could not be fetched (")
@@ -210,7 +239,7 @@ def test_leftovers_longer_than_the_archive_are_removed(server: Server, folder: P
     server.body = b"x"
     folder.parent.mkdir()
     folder.with_suffix(".zip.part").write_bytes(b"yy")
-    with pytest.raises(DownloadError, match="not a zip archive"):
+    with pytest.raises(RemoteIOError, match="not a zip archive"):
         fetch(server.address, "", folder)
     assert server.asked == ["bytes=2-"]
     assert list(folder.parent.iterdir()) == []
@@ -228,7 +257,7 @@ def test_a_server_that_speaks_no_http_is_a_download_error(folder: Path) -> None:
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        with pytest.raises(DownloadError, match="could not be fetched"):
+        with pytest.raises(RemoteIOError, match="could not be fetched"):
             fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/photos.zip", "", folder)
     finally:
         thread.join()
@@ -251,7 +280,7 @@ def test_ants_bees_honours_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("FEATCACHE_ANTS_BEES", str(tmp_path))
     assert ants_bees() == tmp_path == prepare("ants-bees", tmp_path / "unused")
     monkeypatch.setenv("FEATCACHE_ANTS_BEES", str(tmp_path / "gone"))
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(DatasetError) as caught:
         ants_bees()
     assert str(caught.value) == f"FEATCACHE_ANTS_BEES is set to {tmp_path / 'gone'}, which is not a folder"
 
@@ -290,7 +319,7 @@ def test_without_a_home_downloads_are_refused_with_the_cure_and_networks_are_not
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(FeatcacheError, match=r"no home folder .* Set XDG_CACHE_HOME to a folder"):
         ants_bees()
-    assert kept_path(".json", "a") is None
+    assert cache_path(".json", "a") is None
 
 
 def test_the_real_photos_are_those_of_the_tutorial(ants_bees: Path) -> None:
@@ -299,6 +328,6 @@ def test_the_real_photos_are_those_of_the_tutorial(ants_bees: Path) -> None:
 
 def test_prepare_takes_a_path_and_refuses_an_unknown_name(tmp_path: Path) -> None:
     assert prepare(str(tmp_path), tmp_path / "unused") == tmp_path
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(DatasetError) as caught:
         prepare("cifar", tmp_path)
     assert str(caught.value) == ("there is no data set 'cifar': use digits, ants-bees, or the path of a folder or CSV")

@@ -285,7 +285,7 @@ def test_more_than_2_gb_have_room(manifest: Manifest, tmp_path: Path, monkeypatc
 
 
 def test_the_draft_of_a_killed_process_is_swept_away(manifest: Manifest, tmp_path: Path) -> None:
-    (tmp_path / "a.h5.99999999").write_bytes(b"draft")
+    (tmp_path / "a.h5.99-0123abcd.draft").write_bytes(b"draft")
     ImageCache(tmp_path / "a.h5", manifest, SIDE).close()
     assert [path.name for path in tmp_path.glob("a.h5*")] == ["a.h5"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from commands import as_json, featcache_cli, refused
-from featcache.backbones.sources import factory
+from featcache.backbones import load as backbone_loading
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.bit_depth import covering_range
 from featcache.core.specs import ExtractSpec, ViewSpec
@@ -227,7 +227,7 @@ def without_range(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory, "load_backbone", lambda *_, **__: toy_backbone())
+    monkeypatch.setattr(backbone_loading, "load_backbone", lambda *_, **__: toy_backbone())
 
 
 def test_a_cache_of_before_keeps_its_rule(

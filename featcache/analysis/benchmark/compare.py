@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.environment import check_writable, package_versions
-from featcache._utils.folder_lock import LOCK, locked_folder
 from featcache._utils.formatting import human_duration
+from featcache._utils.locks import RUN_LOCK, exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
 from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
 from featcache.analysis.benchmark.routes import ROUTES, changing_weights
 from featcache.analysis.benchmark.runner import BenchmarkRunner
-from featcache.backbones.sources.factory import from_factory, is_factory
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.factory import from_factory, is_factory
+from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import write_json
 from featcache.core.specs import EMBEDDED
@@ -142,7 +142,7 @@ def benchmark(
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file. Give an empty or a new folder.")
     out.mkdir(parents=True, exist_ok=True)
-    with locked_folder(out, "compared in"):
+    with exclusive_folder(out, "compared in"):
         _claim(out, {**settings, "versions": package_versions()}, overwrite)
         work = BenchmarkRunner(
             out / "work", settings, chosen, [seed + repeat for repeat in range(repeats)], budget_s, progress
@@ -201,6 +201,6 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
                 f"{out} holds a comparison with {'; '.join(differing)}. Give another folder, or replace it "
                 "with --overwrite."
             )
-    elif not path.exists() and any(not other.name.startswith(LOCK) for other in out.iterdir()):
+    elif not path.exists() and any(not other.name.startswith(RUN_LOCK) for other in out.iterdir()):
         raise RunError(f"{out} holds other files. Give an empty or a new folder.")
     write_json(path, settings)

@@ -129,7 +129,7 @@ def run_in_process(order: RouteTask, progress: Progress | None = None) -> dict[s
 
 def _imports(order: RouteTask) -> RouteTask:
     """Where a child finds the module of a network of the user's own: where this process does."""
-    from featcache.backbones.sources.factory import is_factory
+    from featcache.backbones.factory import is_factory
 
     if not is_factory(str(order.get("backbone"))):
         return {}
@@ -145,7 +145,7 @@ def _extract(order: RouteTask, progress: Progress) -> dict[str, Any]:
 
 def _given(order: RouteTask, precision: str) -> RouteTask:
     """The arguments of an order, with its range as a pair, and a network of the user's own instead of its name."""
-    from featcache.backbones.sources.factory import from_factory, is_factory
+    from featcache.backbones.factory import from_factory, is_factory
 
     order = dict(order)
     expected = order.pop("network_sha256", None)

@@ -22,7 +22,8 @@ from featcache.analysis.doctor.feature_checks import (
 )
 from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, Severity, name_row
 from featcache.analysis.doctor.label_errors import check_labels
-from featcache.backbones.backbone import Backbone, preprocessing_of
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.progress import StepProgress

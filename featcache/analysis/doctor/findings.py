@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from featcache._utils.files import text_output
 from featcache._utils.formatting import csv_row, json_safe, printable
 from featcache._utils.notebook import NotebookResult
 from featcache.core.samples import SPLITS, Samples, format_labels
-from featcache.data.file_listing import draft_of
 
 Severity = Literal["note", "warning", "error"]
 STATUS: dict[Severity, int] = {"note": 0, "warning": 3, "error": 4}
@@ -133,7 +133,7 @@ class DoctorReport(NotebookResult):
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """All named images as CSV, a line for each of a finding or a ranking; whole or not at all."""
-        with draft_of(Path(path)) as file:
+        with text_output(Path(path)) as file:
             file.write(csv_row(_COLUMNS))
             for finding in [*self.findings, *self.rankings]:
                 for one in finding.images:

@@ -20,9 +20,10 @@ from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import printable
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache.analysis.planning.capacity import Rates
-from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EngineName, PendingFeatures
-from featcache.backbones.sources.names import check_name
+from featcache.backbones.load import load_backbone
+from featcache.backbones.sources.registry import check_name
 from featcache.cache.format.layout import size_needed, wanted_views
 from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRows
 from featcache.cache.writer import CacheWriter
@@ -211,15 +212,15 @@ def _look_rate(manifest: Manifest, seen: _Seen) -> float:
 
 def _forward_s(network: Backbone, spec: ExtractSpec, engine: EngineName, pixels: NDArray[np.uint8]) -> float:
     """Of a view, in batches as `extract` makes them, once the network is warm."""
-    network.accelerate(spec.view.image_size, engine, sys.maxsize)
-    size, appetite = network.batch_size, network.appetite(spec.view.image_size)
+    network.select_engine(spec.view.image_size, engine, sys.maxsize)
+    size, max_in_flight = network.batch_size, network.max_in_flight(spec.view.image_size)
     batch = np.resize(pixels, (size, *pixels.shape[1:]))
     network.embed_layers(batch)
     under_way: deque[PendingFeatures] = deque()
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < _NETWORK_S or not done:
         under_way.append(network.submit(batch))
-        if (len(under_way) - 1) * size >= appetite:
+        if (len(under_way) - 1) * size >= max_in_flight:
             under_way.popleft()()
             done += size
     while under_way:

@@ -1,1 +1,1 @@
-"""What runs a frozen network: PyTorch, PyTorch compiled, OpenVINO."""
+"""Engines that run a frozen network: PyTorch, compiled PyTorch, OpenVINO."""

@@ -1,4 +1,4 @@
-"""`read_checkpoint`: the state dicts in a weights file, as trainers write them; no code of the file is executed."""
+"""`read_checkpoint`: the state dicts in a weights file of any trainer; it executes no code of the file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from featcache.backbones.weights.safe_load import ARRAY, StandIn, load_plain, re
 from featcache.errors import BackboneError, first_line
 
 _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "teacher", "network", "net", "weights", "params")
-"""Where trainers put the weights, the usual ones first."""
+"""Keys under which trainers store the weights, the most common first."""
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|momentum|student|target|averaged)", re.IGNORECASE)
-"""Names of copies that are taken only where there is nothing better, or by name."""
+"""Names of averaged copies, which are used only by name or if the file has nothing else."""
 
-_DEPTH = 4  # of dicts and lists in each other
-_FEW = 10  # tensors: a list of dicts with fewer is that of an optimizer
+_DEPTH = 4  # of nested dicts and lists
+_LEAST_TENSORS = 10  # in a dict of a list: those of an optimizer have fewer
 
 _CURE = "Save it with torch.save(model.state_dict(), PATH) or as safetensors; files that hold code are not loaded."
 
@@ -36,43 +36,45 @@ _KINDS = (
     (re.compile(rb"PK\x03\x04.{26}[^/]*\.npy", re.DOTALL), "a NumPy archive (.npz), whose arrays are no tensors"),
     (re.compile(rb"$", re.DOTALL), "an empty file"),
 )
-"""What else a file may begin with."""
+"""Beginnings of files that are no weights."""
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Names to tensors, and where in the file they are: keys joined by dots, "" for the file itself.
+    """Tensors by name.
 
-    beside : what else the file holds that was not read, for a message; "" where there is nothing.
+    Attributes
+    ----------
+    key : where they are in the file: keys joined by dots, "" for the file itself.
+    unread : other objects in the file, for a message; "" for none.
     """
 
     key: str
     tensors: OrderedDict[str, Tensor]
-    beside: str = ""
+    unread: str = ""
 
 
 def read_checkpoint(path: Path) -> list[StateDict]:
-    """All state dicts of a .safetensors file or a torch file, the one that is usually meant first.
+    """All state dicts of a .safetensors file or a torch file, the most likely one first.
 
-    Values of foreign classes beside them (settings, loggers, whole models) are not built.
+    Values of foreign classes (settings, loggers, whole models) are not built.
 
     Raises
     ------
-    BackboneError : no such file, a file that cannot be read, that names functions of Python, or that holds no state
-        dict.
+    BackboneError : the file does not exist, cannot be read, names functions of Python, or holds no state dict.
     """
     if not path.is_file():
         raise BackboneError(f"there is no weights file {path}")
     content, names = _read(path)
-    beside = _objects(_foreign(names))
-    found = list(_state_dicts(content, beside))
-    if not found:
-        raise BackboneError(_without_names(path, content, beside))
-    return sorted(found, key=_rank)  # stable: equals stay in the order of the file
+    unread = _list_objects(_foreign(names))
+    states = list(_state_dicts(content, unread))
+    if not states:
+        raise BackboneError(_describe_content(path, content, unread))
+    return sorted(states, key=_rank)  # stable: equals stay in the order of the file
 
 
 def with_metadata(tensors: Mapping[str, Tensor], metadata: Any) -> OrderedDict[str, Tensor]:
-    """Names to tensors, with the versions of the modules that wrote them, by which modules convert old files."""
+    """Tensors by name, with the versions of the modules that wrote them; modules convert old files by these."""
     state = OrderedDict(tensors)
     if metadata is not None:
         state._metadata = metadata  # type: ignore[attr-defined]
@@ -80,12 +82,12 @@ def with_metadata(tensors: Mapping[str, Tensor], metadata: Any) -> OrderedDict[s
 
 
 def is_averaged(name: str) -> bool:
-    """Whether a key or a prefix is that of an averaged copy, or of a network that is trained beside the one meant."""
+    """Whether a key or a prefix belongs to an averaged copy, or to a student or momentum network."""
     return bool(_AVERAGED.search(name)) or name.rstrip(".").endswith("_k")
 
 
 def _read(path: Path) -> tuple[Any, list[str]]:
-    """The content, and what foreign classes it names."""
+    """The content, and the foreign classes that it names."""
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -109,15 +111,15 @@ def _read(path: Path) -> tuple[Any, list[str]]:
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
-    """Whether a file of another name begins as safetensors do: with the length of a header, and the header in JSON."""
+    """Whether a file begins with the length of a header and a header in JSON, whatever its name."""
     return start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size
 
 
 def _reason(path: Path, start: bytes, error: Exception) -> str:
-    """What of the file is no plain weights; PyTorch's own advice is to execute it."""
+    """Why a file is not plain weights. PyTorch's message would advise to execute it."""
     refused = refused_names(path)
     if refused:
-        return f"it holds {_objects(refused)}"
+        return f"it holds {_list_objects(refused)}"
     for pattern, kind in _KINDS:
         if pattern.match(start):
             return f"it is {kind}"
@@ -125,7 +127,7 @@ def _reason(path: Path, start: bytes, error: Exception) -> str:
         return "it is a TorchScript program, which is code"
     if path.suffix == ".onnx":
         return "it is an ONNX program"
-    if unknown_name(error):  # of before PyTorch 1.6
+    if unknown_name(error):  # a file from before PyTorch 1.6
         return f"it holds objects of {unknown_name(error)}"
     if "weights_only" in str(error):
         pickled = "a pickle file, not one of torch.save" if start.startswith(b"\x80") else "no file of torch.save"
@@ -134,18 +136,18 @@ def _reason(path: Path, start: bytes, error: Exception) -> str:
 
 
 def _foreign(names: list[str]) -> list[str]:
-    """Those of neither Python nor NumPy, whose values are beside most weights and missed by nobody."""
+    """Names outside of Python and NumPy, whose values are common beside weights and not needed."""
     return [name for name in names if name.split(".")[0] not in {"numpy", *sys.stdlib_module_names}]
 
 
-def _objects(names: list[str]) -> str:
+def _list_objects(names: list[str]) -> str:
     """Names of classes and functions for a message."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"objects of {', '.join(sorted(names)[:3])}{more}" if names else ""
 
 
-def _without_names(path: Path, content: Any, objects: str) -> str:
-    """Why a file of plain values and foreign objects has no state dict."""
+def _describe_content(path: Path, content: Any, objects: str) -> str:
+    """Why a file that can be read has no state dict."""
     parts = dict(_parts(content))
     arrays = [key for key, value in parts.items() if isinstance(value, StandIn) and ARRAY.fullmatch(value.name)]
     lists = [key for key, value in parts.items() if isinstance(value, (list, tuple)) and _are_tensors(value)]
@@ -165,7 +167,7 @@ def _without_names(path: Path, content: Any, objects: str) -> str:
 
 
 def _parts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """All values in dicts in dicts, with their keys."""
+    """All values of nested dicts, with their keys."""
     for name, value in dict.items(content) if isinstance(content, dict) else ():
         yield ".".join((*keys, str(name))), value
         if len(keys) < _DEPTH:
@@ -176,30 +178,30 @@ def _are_tensors(values: list[Any] | tuple[Any, ...]) -> bool:
     return len(values) > 1 and all(isinstance(value, Tensor) for value in values)
 
 
-def _state_dicts(content: Any, beside: str, keys: tuple[str, ...] = ()) -> Iterator[StateDict]:
-    """Mappings of names to tensors, with at most a few other values among them."""
+def _state_dicts(content: Any, unread: str, keys: tuple[str, ...] = ()) -> Iterator[StateDict]:
+    """Mappings of names to values, more than half of which are tensors."""
     if isinstance(content, (list, tuple)):
         for number, value in enumerate(content):
             if isinstance(value, dict) and len(keys) < _DEPTH:
-                found = _state_dicts(value, beside, (*keys, str(number)))
-                yield from (state for state in found if len(state.tensors) >= _FEW)
+                states = _state_dicts(value, unread, (*keys, str(number)))
+                yield from (state for state in states if len(state.tensors) >= _LEAST_TENSORS)
         return
     if not isinstance(content, dict):
         return
-    items = list(dict.items(content))  # what a file says of its own methods does not count
+    items = list(dict.items(content))  # a subclass from the file may override `items`
     if not all(isinstance(name, str) for name, _ in items):
         return  # an optimizer numbers its parameters
-    tensors = {name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}  # alone
+    tensors = {name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}  # without gradients
     if 2 * len(tensors) > len(items):
         state = with_metadata(tensors, _versions(content))
-        yield StateDict(".".join(keys), state, beside)
+        yield StateDict(".".join(keys), state, unread)
     if len(keys) < _DEPTH:
         for name, value in items:
-            yield from _state_dicts(value, beside, (*keys, name))
+            yield from _state_dicts(value, unread, (*keys, name))
 
 
 def _versions(content: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """The versions of the modules that wrote it, in plain dicts; None where there are none."""
+    """The versions of the modules that wrote a state dict, in plain dicts; None if it has none."""
     metadata = vars(content).get("_metadata") if isinstance(content, OrderedDict) else None
     if not isinstance(metadata, dict):
         return None
@@ -211,5 +213,5 @@ def _versions(content: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
 
 def _rank(state: StateDict) -> tuple[bool, int, int]:
     last = state.key.rpartition(".")[2]
-    place = _PLAIN_KEYS.index(last) if last in _PLAIN_KEYS else len(_PLAIN_KEYS)
-    return is_averaged(state.key), state.key.count(".") if state.key else -1, place
+    rank = _PLAIN_KEYS.index(last) if last in _PLAIN_KEYS else len(_PLAIN_KEYS)
+    return is_averaged(state.key), state.key.count(".") if state.key else -1, rank

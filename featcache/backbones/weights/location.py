@@ -1,4 +1,4 @@
-"""`locate`: the file that `--weights` names, where the state dict lies in it, and the model that it belongs to."""
+"""`locate`: the file that `--weights` names, the key of the state dict in it, and the model that it belongs to."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _NETWORK = "network.safetensors"
 class WeightsFile:
     """A file of weights.
 
-    key : of the state dict in it, or a prefix of names; None takes the usual one. card : of the fine-tuned run that
-    wrote it, which says what pictures they expect; None of other files.
+    Attributes
+    ----------
+    key : of the state dict in it, or a prefix of names; None for the usual one.
+    card : of the fine-tuned run that wrote it, which has its preprocessing; None for other files.
     """
 
     path: Path
@@ -29,7 +31,7 @@ class WeightsFile:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What a run was trained on; nothing for other files."""
+        """The preprocessing of a fine-tuned run; empty for other files."""
         if self.card is None:
             return {}
         spec = self.card.spec
@@ -43,15 +45,15 @@ def is_file(weights: str) -> bool:
 
 
 def split_key(weights: str) -> tuple[Path, str | None]:
-    """The path and the key of PATH or PATH#KEY; a file whose own name has a # is taken as it is named."""
-    path, mark, key = weights.rpartition("#")
-    if mark and key and not Path(weights).exists():
+    """The path and the key of PATH or PATH#KEY; an existing file whose name contains a # has no key."""
+    path, separator, key = weights.rpartition("#")
+    if separator and key and not Path(weights).exists():
         return Path(path), key
     return Path(weights), None
 
 
 def absolute(weights: str) -> str:
-    """The same weights, named so that they are found from any folder."""
+    """The same weights, with an absolute path."""
     if not is_file(weights):
         return weights
     path, key = split_key(weights)
@@ -59,11 +61,12 @@ def absolute(weights: str) -> str:
 
 
 def locate(weights: str, backbone: str) -> WeightsFile:
-    """Find the file, which may be given as the folder of a fine-tuned run.
+    """Find the file; `weights` may be the folder of a fine-tuned run.
 
     Raises
     ------
-    BackboneError : a folder that is no run, or a run of another network than `backbone`. HeadError : a damaged one.
+    BackboneError : a folder that is no run, or a run of another network than `backbone`.
+    HeadError : a damaged run.
     """
     path, key = split_key(weights)
     folder = path if path.is_dir() else path.parent if path.name == _NETWORK else None

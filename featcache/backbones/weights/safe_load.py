@@ -1,4 +1,4 @@
-"""`load_plain`: what a torch file holds, with stand-ins for objects; no code of the file is executed."""
+"""`load_plain`: the content of a torch file, with stand-ins for objects; it executes no code of the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 ARRAY = re.compile(r"numpy\.(core|_core)\.multiarray\.(_reconstruct|scalar)")
-"""What NumPy's arrays and scalars are named in a file."""
+"""Names of NumPy's arrays and scalars in a file."""
 
 _ATTACKS = re.compile(
     r"(os|posix|nt|sys|subprocess|_posixsubprocess|commands|importlib|runpy|shutil|socket|_socket|pty|ctypes|_ctypes"
@@ -21,30 +21,30 @@ _ATTACKS = re.compile(
     r"|(builtins|__builtin__)\.(__import__|breakpoint|compile|delattr|eval|exec|exit|globals|input|locals|open|quit)"
     r"|(builtins|__builtin__)\.(setattr|vars)"
 )
-"""What of the standard library runs, writes or sends something, also by its names in Python 2, as most pickles have
-them: no value beside weights needs it, and a file that names it is refused. What is missing here has a stand-in, and is
-not called either.
+"""Functions of the standard library that run, write or send something, also by their names in Python 2, which most
+pickles have. No value beside weights needs them, and a file that names one is refused. Other functions get a stand-in,
+and are not called either.
 """
 
-_USUAL = (
+_COMMON = (
     "argparse.Namespace",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
     "numpy.ndarray",
-    *(f"pathlib{place}.{kind}Path" for place in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")),
+    *(f"pathlib{module}.{kind}Path" for module in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")),
 )
-"""Known beforehand, for files of before PyTorch 1.6, whose names cannot be listed."""
+"""Names that get a stand-in in files from before PyTorch 1.6, whose names cannot be listed."""
 
 _UNKNOWN = re.compile(r"GLOBAL (\S+) (was not an allowed global|whose module)")
-_OTHERWISE_BUILT = re.compile(r"Can only (SETITEM|append).*got <class '.*\.stand_in_(\d+)'>", re.DOTALL)
-"""What PyTorch's unpickler says of a name that it does not know, and of what is filled as a mapping or a list is."""
+_WRONG_CONTAINER = re.compile(r"Can only (SETITEM|append).*got <class '.*\.stand_in_(\d+)'>", re.DOTALL)
+"""Messages of PyTorch's unpickler: an unknown name; a stand-in that the file fills as a mapping or a list."""
 
-_ALONE = threading.Lock()
-"""PyTorch has one list of stand-ins for the process."""
+_LOADING = threading.Lock()
+"""PyTorch has one list of stand-ins per process."""
 
 
 class StandIn:
-    """What stands for a value of the file that is not built: it accepts any arguments and any state."""
+    """Replaces a value of the file that is not built. It accepts any arguments and any state."""
 
     name = ""
 
@@ -61,27 +61,27 @@ class StandIn:
 def load_plain(path: Path) -> tuple[Any, list[str]]:
     """The content of a file of `torch.save`, with a `StandIn` for objects of foreign classes.
 
-    PyTorch's own restricted unpickler reads it, and gets a stand-in for each name that it does not know, so that
-    nothing that the file names is imported or called, but for what the process itself has given to PyTorch's
-    `add_safe_globals`. A file that names functions that run or write something is refused.
+    PyTorch's restricted unpickler reads it, with a stand-in for each name that it does not know. Nothing that the file
+    names is imported or called, except what the process itself has passed to PyTorch's `add_safe_globals`. A file that
+    names functions that run or write something is refused.
 
-    PyTorch takes stand-ins for the whole process (`torch.load(weights_only=True)` accepts no unpickler of one's own;
-    `weights_only=False` accepts one, and TorchScript with it). Files are therefore read one at a time, and where
-    another thread calls `torch.load(weights_only=True)` meanwhile, it gets stand-ins, too, for the names that this
-    file has, instead of an error.
+    PyTorch's list of stand-ins is global (`torch.load(weights_only=True)` accepts no custom unpickler;
+    `weights_only=False` accepts one, but also TorchScript). Files are therefore read one at a time. If another thread
+    calls `torch.load(weights_only=True)` meanwhile, it gets stand-ins for the names in this file instead of an error.
 
     Returns
     -------
-    content : mappings of foreign classes are a Counter, lists a list. names : of the foreign classes and functions.
+    content : mappings of foreign classes are a Counter, lists a list.
+    names : of the foreign classes and functions.
 
     Raises
     ------
-    Exception : whatever PyTorch raises.
+    Exception : any exception of PyTorch.
     """
-    with _ALONE:
-        names = [name for name in _foreign(path, _USUAL) if _has_stand_in(name)]
+    with _LOADING:
+        names = [name for name in _foreign(path, _COMMON) if _has_stand_in(name)]
         kinds: dict[int, type] = {}
-        trial = bool(names) and _can_be_mapped(path)  # without the data, until it is known what stands for what
+        trial = bool(names) and _can_be_mapped(path)  # without the data, until every name has the right stand-in
         while True:
             stand_ins = [(_stand_in(number, name, kinds.get(number)), name) for number, name in enumerate(names)]
             try:
@@ -90,8 +90,8 @@ def load_plain(path: Path) -> tuple[Any, list[str]]:
                 if not trial:
                     return content, names
                 trial = False
-            except Exception as error:  # what a name is shows while the file is read
-                filled, name = _OTHERWISE_BUILT.search(str(error)), unknown_name(error)
+            except Exception as error:  # reading shows what a name is
+                filled, name = _WRONG_CONTAINER.search(str(error)), unknown_name(error)
                 if filled and int(filled[2]) not in kinds:
                     kinds[int(filled[2])] = list if filled[1] == "append" else Counter
                 elif name and name not in names and _has_stand_in(name):
@@ -103,22 +103,22 @@ def load_plain(path: Path) -> tuple[Any, list[str]]:
 
 
 def refused_names(path: Path) -> list[str]:
-    """Classes and functions that the file names, and because of which it is refused."""
-    with _ALONE:
+    """Classes and functions in the file for which it is refused."""
+    with _LOADING:
         return [name for name in _foreign(path, ()) if not _has_stand_in(name)]
 
 
 def unknown_name(error: Exception) -> str:
-    """The class or function that PyTorch's unpickler does not know, which it gives without "builtins"; "" for none."""
-    found = _UNKNOWN.search(str(error))
-    return "" if found is None else found[1] if "." in found[1] else f"builtins.{found[1]}"
+    """The class or function that PyTorch's unpickler does not know; "" for none. PyTorch leaves out "builtins."."""
+    match = _UNKNOWN.search(str(error))
+    return "" if match is None else match[1] if "." in match[1] else f"builtins.{match[1]}"
 
 
-def _foreign(path: Path, otherwise: Sequence[str]) -> list[str]:
+def _foreign(path: Path, default: Sequence[str]) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # not a file of this PyTorch's format
-        return list(otherwise)
+    except Exception:  # another format
+        return list(default)
 
 
 def _has_stand_in(name: str) -> bool:
@@ -126,7 +126,7 @@ def _has_stand_in(name: str) -> bool:
 
 
 def _can_be_mapped(path: Path) -> bool:
-    """Whether the parts of a zip file lie in it as they are."""
+    """Whether the parts of a zip file are not compressed."""
     try:
         with zipfile.ZipFile(path) as file:
             return all(part.compress_type == zipfile.ZIP_STORED for part in file.infolist())
@@ -135,10 +135,10 @@ def _can_be_mapped(path: Path) -> bool:
 
 
 def _stand_in(number: int, name: str, kind: type | None) -> type:
-    """kind : Counter, which takes items and attributes alike and whose methods are not called; list; or None."""
+    """kind : Counter for a mapping (it accepts attributes, and its methods are not called), list, or None."""
     content: dict[str, Any] = {"name": name}
     if kind is not None:
         content["__new__"] = lambda _cls, *_args: kind()
-    elif name == "builtins.getattr":  # of a method, which the file may call in turn
+    elif name == "builtins.getattr":  # of a method, which the file may call
         content["__new__"] = lambda cls, *_args: cls
     return type(f"stand_in_{number}", (StandIn,), content)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from featcache._utils.files import FULL, fsync_folder, has_name, lock_folder, try_lock
+from featcache._utils.files import FULL, fsync_folder, locked_draft
 from featcache._utils.formatting import human_bytes
+from featcache._utils.locks import lock_folder
 from featcache.cache.format.container import LEAST_HEADER, OWNER_BYTES, FormatSpec, write_header
 from featcache.cache.format.layout import CACHE, encode, row_arrays
 from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.core.specs import ExtractSpec
-from featcache.errors import CacheBusyError, CacheSpaceError
+from featcache.errors import CacheSpaceError
 
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -40,37 +39,20 @@ def create_atomically(path: Path, needed: int, write: Callable[[Path], None]) ->
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise _no_room(path, needed, free)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb", buffering=0) as file:
-            if try_lock(file) is False or not has_name(
-                file, draft
-            ):  # while it is held, `remove_partial_files` leaves the draft alone
-                raise CacheBusyError(f"another process begins to write {path}. Run the same command again.")
-            _claim_space(path, file.fileno(), needed, needed)  # HDF5 kills the process where it finds no room
-            write(draft)
-            _claim_space(path, file.fileno(), draft.stat().st_size, needed)
-            os.fsync(file.fileno())
-            try:
-                os.link(draft, path)
-            except FileExistsError:  # another process was first; opening its file says so
-                pass
-            except OSError:  # a file system without hard links
-                with lock_folder(path.parent):
-                    if not path.exists():
-                        os.replace(draft, path)
-        fsync_folder(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def remove_partial_files(path: Path) -> None:
-    """Remove the drafts of processes that were killed while they created this file."""
-    for draft in path.parent.glob(f"{glob.escape(path.name)}.*"):
-        if draft.name.removeprefix(f"{path.name}.").isdecimal():
-            with suppress(OSError), draft.open("rb") as file:
-                if try_lock(file):
-                    draft.unlink()
+    with locked_draft(path) as (file, draft):
+        _claim_space(path, file.fileno(), needed, needed)  # HDF5 ends the process if the disk is full
+        write(draft)
+        _claim_space(path, file.fileno(), draft.stat().st_size, needed)
+        os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:  # another process was first; opening its file says so
+            pass
+        except OSError:  # a file system without hard links
+            with lock_folder(path.parent):
+                if not path.exists():
+                    os.replace(draft, path)
+    fsync_folder(path.parent)
 
 
 def _claim_space(path: Path, descriptor: int, size: int, needed: int) -> None:

@@ -46,7 +46,7 @@ class Source(Protocol):
 
         Raises
         ------
-        EmptyFolderError, DataLayoutError, DownloadError, MissingExtraError
+        EmptyFolderError, DataLayoutError, RemoteIOError, MissingExtraError
         """
 
     def images(self, ignored: Counter[str]) -> list[str]:
@@ -56,7 +56,7 @@ class Source(Protocol):
         """SHA-256 of the bytes of images, shape (n, 32), uint8. One that cannot be read hashes as its id."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of an image. Raises OSError, with the reason; DownloadError where a connection is lost."""
+        """The bytes of an image. Raises OSError, with the reason; RemoteIOError where a connection is lost."""
 
     def part(self, names: Sequence[str]) -> Source:
         """What another machine needs to read these images."""

@@ -77,7 +77,7 @@ def index_tar(shard: str, content_of: tuple[str, ...] = (), stopped: Callable[[]
     Raises
     ------
     EmptyFolderError : there is no such file. DataLayoutError : it is no whole tar file, or a file whose bytes are to
-    be kept is larger than `MAX_CONTENT`. DownloadError : a connection is lost.
+    be kept is larger than `MAX_CONTENT`. RemoteIOError : a connection is lost.
     """
     try:
         with (

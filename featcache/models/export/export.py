@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.files import atomic_write, draft_folder, lock_folder, move
+from featcache._utils.files import atomic_write, draft_folder, move
 from featcache._utils.formatting import human_bytes
+from featcache._utils.locks import lock_folder
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.telemetry import decline_usage_data
 from featcache.core.bit_depth import format_range

@@ -38,7 +38,7 @@ class _GraphModule(nn.Module):
 def graph_module(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Tensor]:
     """The module to export, and an example input: two black images."""
     size = saved.card.spec.view.image_size
-    module = _GraphModule(saved.backbone.frozen, last, saved.card.multilabel).eval()
+    module = _GraphModule(saved.backbone.feature_extractor, last, saved.card.multilabel).eval()
     return module, torch.zeros(2, size, size, 3, dtype=torch.uint8)
 
 

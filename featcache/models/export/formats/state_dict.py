@@ -30,7 +30,7 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
     import torch
 
     from featcache._utils.files import deferred_errors
-    from featcache.backbones.sources.registry import is_named, linear_classifiers
+    from featcache.backbones.sources.registry import differs_in_size, get_source, is_named, linear_classifiers
     from featcache.models.export.graph import exporting
 
     card, name = saved.card, saved.card.spec.backbone
@@ -52,36 +52,15 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
         state[f"{layer}.weight"], state[f"{layer}.bias"] = (torch.from_numpy(array).float() for array in last)
     with exporting(saved, NAME), path.open("wb") as file, deferred_errors(file) as writer:
         torch.save({key: value.contiguous() for key, value in state.items()}, writer)
-    imports, build = _build_code(name, classifiers[0], last, size_option(name, saved))
+    image_size = card.spec.view.image_size if differs_in_size(name, saved.backbone.module) else None
+    classes, width = last.weight.shape
+    line, build = get_source(name).build_code(name, classifiers[0], classes, width, image_size)
+    lines = ["import torch", IMPORT_PILLOW, line]
     return ExampleCode(
-        imports,
+        "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line))),
         _PREDICT.format(build=build, mean=list(card.spec.mean), std=list(card.spec.std)),
         probabilities="logits.sigmoid()" if card.multilabel else "logits.softmax(1)",
     )
-
-
-def size_option(name: str, saved: SavedModel) -> str:
-    """The option that builds the network for its image size; empty if that is the network's usual size."""
-    from featcache.backbones.sources.registry import differs_in_size, timm_name
-
-    if not differs_in_size(name, saved.backbone.module):
-        return ""
-    return f"{'image_size' if timm_name(name) is None else 'img_size'}={saved.card.spec.view.image_size}"
-
-
-def _build_code(backbone: str, classifier: str, last: LinearWeights, size: str) -> tuple[str, str]:
-    """The imports of a program that uses a network without featcache, and the lines that build it."""
-    from featcache.backbones.sources.registry import timm_name
-
-    (classes, width), model = last.weight.shape, timm_name(backbone)
-    if model is not None:
-        build = f"model = timm.create_model({model!r}, num_classes={classes}{size and f', {size}'})"
-        return f"import timm\nimport torch\n{IMPORT_PILLOW}", build
-    inception = backbone in ("googlenet", "inception_v3")  # as featcache builds them
-    options = "aux_logits=False, transform_input=True, init_weights=False" if inception else size
-    attribute = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in classifier.split("."))
-    build = f"model = {backbone}({options})\nmodel{attribute} = torch.nn.Linear({width}, {classes})"
-    return f"import torch\n{IMPORT_PILLOW}\nfrom torchvision.models import {backbone}", build
 
 
 EXPORT_FORMATS.register(NAME, ExportFormat(write_state_dict))

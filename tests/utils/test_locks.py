@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from commands import COUNTS, PATHS, write_folder
-from featcache._utils import lock_files
-from featcache._utils.folder_lock import LOCK
+from featcache._utils import locks
+from featcache._utils.locks import RUN_LOCK, LockFile
 from featcache.cache.feature_cache import FeatureCache, partial_path
 from featcache.errors import CacheBusyError, NoLocksWarning, RunError
 from featcache.extraction.extract import extract
@@ -51,7 +51,7 @@ def ended() -> int:
 
 
 def write_lock(path: Path, pid: int, host: str = platform.node(), started: str | None = None) -> None:
-    since = lock_files._started(pid) if started is None else started
+    since = locks._start_ticks(pid) if started is None else started
     fields = {
         "host": host,
         "pid": pid,
@@ -65,24 +65,24 @@ def write_lock(path: Path, pid: int, host: str = platform.node(), started: str |
 def test_a_lock_file_is_held_by_one_and_given_back(tmp_path: Path) -> None:
     path = tmp_path / "c.lock"
     with pytest.warns(NoLocksWarning, match="has no file locks: c.lock says who writes there"):
-        assert lock_files.hold(path)
-    assert lock_files.is_held(path)
-    assert not lock_files.hold(path)
-    assert f"process {os.getpid()} on {platform.node()} since " in lock_files.holder(path)
-    lock_files.release(path)
+        assert LockFile(path).acquire()
+    assert LockFile(path).is_held()
+    assert not LockFile(path).acquire()
+    assert f"process {os.getpid()} on {platform.node()} since " in LockFile(path).holder()
+    LockFile(path).release()
     assert not path.exists()
-    assert not lock_files.is_held(path)
-    lock_files.release(path)
+    assert not LockFile(path).is_held()
+    LockFile(path).release()
 
 
 @pytest.mark.filterwarnings("ignore::featcache.errors.NoLocksWarning")
 def test_that_of_a_process_that_ended_is_taken_over(tmp_path: Path, ended: int, living: int) -> None:
     path = tmp_path / "c.lock"
     write_lock(path, ended)
-    assert not lock_files.is_held(path)
-    assert lock_files.hold(path)
+    assert not LockFile(path).is_held()
+    assert LockFile(path).acquire()
     write_lock(path, living, started="1")  # the number was given to another process
-    assert lock_files.hold(path)
+    assert LockFile(path).acquire()
     assert os.listdir(tmp_path) == ["c.lock"]
 
 
@@ -96,9 +96,9 @@ def test_that_of_a_process_that_may_work_is_left_alone(content: str, tmp_path: P
     else:
         path.write_text(content)
     before = path.read_text()
-    assert lock_files.is_held(path)
-    assert not lock_files.hold(path)
-    lock_files.release(path)
+    assert LockFile(path).is_held()
+    assert not LockFile(path).acquire()
+    LockFile(path).release()
     assert path.read_text() == before
 
 
@@ -125,7 +125,7 @@ def test_extraction_works_without_locks_and_has_one_writer(without_locks: None, 
 def test_a_run_without_locks_has_one_process(without_locks: None, living: int, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", COUNTS)
     (tmp_path / "run").mkdir()
-    held = tmp_path / f"run/{LOCK}.held"
+    held = tmp_path / f"run/{RUN_LOCK}.held"
     write_lock(held, living)
     tune = lambda: finetune(data, tmp_path / "run", backbone=trainable_backbone(), recipe=TrainConfig(epochs=1))  # noqa: E731
     with pytest.raises(RunError, match=f"trained by another process.* If that process is gone, remove {held}"):
@@ -134,15 +134,15 @@ def test_a_run_without_locks_has_one_process(without_locks: None, living: int, t
     with pytest.warns(NoLocksWarning):
         tune()
     assert not list((tmp_path / "run").glob("*.held"))
-    assert not list((tmp_path / "run").glob(LOCK))
+    assert not list((tmp_path / "run").glob(RUN_LOCK))
 
 
 _HOLD = """
 import sys, warnings
 from pathlib import Path
-from featcache._utils import lock_files
+from featcache._utils.locks import LockFile
 warnings.simplefilter("ignore")
-won = lock_files.hold(Path(sys.argv[1]))
+won = LockFile(Path(sys.argv[1])).acquire()
 print(won, flush=True)
 input()
 """
@@ -178,5 +178,5 @@ def test_with_locks_there_is_no_lock_file_and_no_warning(tmp_path: Path) -> None
 @pytest.mark.parametrize("content", ["[" * 100_000, json.dumps({"host": platform.node(), "pid": 2**80})])
 def test_a_damaged_lock_file_is_held_by_somebody(content: str, tmp_path: Path) -> None:
     (tmp_path / "c.lock").write_text(content)
-    assert lock_files.is_held(tmp_path / "c.lock")
-    assert not lock_files.hold(tmp_path / "c.lock")
+    assert LockFile(tmp_path / "c.lock").is_held()
+    assert not LockFile(tmp_path / "c.lock").acquire()
