@@ -129,7 +129,7 @@ def test_an_engine_gets_its_appetite_and_no_more_and_every_row_its_own_features(
 ) -> None:
     extract(split_folder, tmp_path / "plain.h5", backbone=toy_backbone(), views=VIEWS, dtype="float32")
     toy, engine = toy_backbone(), Deferred(max_in_flight)
-    monkeypatch.setattr(toy, "_fast", (8, engine))
+    monkeypatch.setattr(toy, "_selected", (8, engine))
     extract(split_folder, tmp_path / "a.h5", backbone=toy, views=VIEWS, batch_size=8, dtype="float32")
     assert engine.under_way == []
     assert engine.most == most  # batches of 8 views, then the 13th image's 4, then 5 val images
