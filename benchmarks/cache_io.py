@@ -1,18 +1,20 @@
-"""Writing and reading a cache against raw files and against other ways to keep arrays in HDF5.
+"""Compare the speed of writing and reading a cache with plain files and with other layouts in HDF5.
 
     python benchmarks/cache_io.py [--mb 256] [--width 1280] [--views 0 8] [--repeats 5]
 
-Each repeat does everything once; ratios are medians of the ratios within a repeat, brackets the least and the most.
-A row holds the 1 + K views of an image.
+A row holds the 1 + K views of an image. Each repeat runs every measurement once. The results are the median, the
+minimum and the maximum over the repeats; ratios are computed within each repeat.
 
-- write: all rows in blocks of as many images as make 32 views, with checksums, marks, fsync, rename and opening the
-  finished cache, against the same bytes in the same blocks to a plain file with one fsync at its end; once more into
-  memory-backed files, where no disk hides what the writer itself takes. Creating the files, and giving both their
-  room, is not counted.
-- read, warm: all features once from the page cache, added up: the memory map of the cache against that of a plain
-  file. With checksums: `FeatureCache.features` checks all rows before.
-- random mini-batches of 256 rows (200 of them, from chunks 5), copied into an array: the memory map against an array
-  in memory, h5py on the same contiguous data, and h5py on chunks of 64 and of 1,024 rows.
+- write: write all rows to a cache in blocks. A block holds as many images as make 32 views. The time includes
+  checksums, the `done` values, fsync, the rename and opening the finished cache. The comparison writes the same bytes
+  in the same blocks to a plain file, with one fsync at the end. Both are measured on a disk and in memory-backed
+  files; the latter show the cost of the writer without the disk. The time to create and allocate the files is not
+  counted.
+- read, warm: read and sum all features once from the page cache, through the memory map of the cache and of a plain
+  file. "with checksums": `FeatureCache.features` verifies all rows first.
+- mini-batches: copy random mini-batches of 256 rows into an array (200 batches, 5 for chunked data), from the memory
+  map, from an array in memory, with h5py from the same contiguous data, and with h5py from chunks of 64 and 1,024
+  rows.
 
 Writes results/cache_io.json.
 """
@@ -40,12 +42,12 @@ KEY = "features/penultimate"
 
 
 def block_of(x: np.ndarray) -> int:
-    """Images that are written at once."""
+    """Number of images per write."""
     return max(1, VIEWS_A_BLOCK // x.shape[1])
 
 
 def write_cache(path: Path, x: np.ndarray) -> float:
-    """Seconds for the rows of x (n, v, d) and the end."""
+    """Seconds to write the rows of x (n, v, d) and finish the cache."""
     n, views, d = x.shape
     ids = tuple(f"train/a/{row:07d}.png" for row in range(n))
     hashes = np.random.default_rng(0).integers(0, 256, (n, 32), dtype=np.uint8)
@@ -61,7 +63,7 @@ def write_cache(path: Path, x: np.ndarray) -> float:
 
 
 def write_raw(path: Path, x: np.ndarray) -> float:
-    """Seconds for the same bytes, into a file that has its room already, as the cache has."""
+    """Seconds to write the same bytes into a preallocated file; the cache is preallocated too."""
     with path.open("wb", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 0, x.nbytes)
         started = time.perf_counter()
@@ -72,7 +74,7 @@ def write_raw(path: Path, x: np.ndarray) -> float:
 
 
 def mini_batches(take: Callable[[np.ndarray], np.ndarray], n: int, number: int = 200) -> float:
-    """Rows a second."""
+    """Rows per second."""
     rng = np.random.default_rng(1)
     picks = [np.sort(rng.choice(n, MINI_BATCH, replace=False)) for _ in range(number)]
 
@@ -84,12 +86,12 @@ def mini_batches(take: Callable[[np.ndarray], np.ndarray], n: int, number: int =
 
 
 def add_up(x: np.ndarray) -> int:
-    """Touch every byte, as fast as memory gives them."""
+    """Read every byte, at the speed of memory."""
     return int(x.reshape(-1).view(np.uint64).sum())
 
 
 def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[str, float]:
-    """All rates by name: bytes a second, or rows a second. Who writes first changes from repeat to repeat."""
+    """All rates by name, in bytes or rows per second. The order of the writers alternates between repeats."""
     n = len(x)
     cache, raw = folder / "cache.h5", folder / "raw"
     found = {}
@@ -122,7 +124,7 @@ def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[st
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mb", type=int, default=256, help="of features, for each K; 10 at least")
     parser.add_argument("--width", type=int, default=1_280)

@@ -1,12 +1,13 @@
-"""What a cluster costs where one machine would do: writes results/cluster.json.
+"""Measure the overhead of a Ray cluster if one machine would be enough. Writes results/cluster.json.
 
     python benchmarks/cluster.py [--images 2000] [--repeats 3] [--views 0,4]
 
-The embedded network extracts photos of ants and bees, each several times with other bytes at its end, so that all
-count as different: once by itself, once with one worker of a Ray cluster of this machine alone, in turn. The clock of
-an extraction runs from the first image to the finished cache; starting and stopping Ray, the worker and the network is
-told apart. The local engine has run in this process before; the worker's process is new.
-Ratios are of runs side by side. Both caches must hold the same, up to the rounding that the table gives.
+The embedded network extracts photos of ants and bees. Each photo is used several times, with different bytes at its
+end, so that all files have different contents. Extractions without a cluster and with one worker of a Ray cluster on
+this machine take turns. The clock of an extraction runs from the first image to the finished cache. Starting and
+stopping Ray, the worker and the network is reported separately. The local engine has already run in this process; the
+process of the worker is new. Ratios compare runs of the same repeat. The difference of the features is in the
+results.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from featcache.vision.demo_datasets import ants_bees
 
 
 def many(folder: Path, count: int) -> Path:
-    """So many different photos."""
+    """Write `count` different photos."""
     photos = list_images(ants_bees())
     for number in range(count):
         path = photos[number % len(photos)]
@@ -43,7 +44,7 @@ def apart(a: FeatureCache, b: FeatureCache) -> float:
 
 
 def one(data: Path, out: Path, views: int, cluster: Cluster | None) -> tuple[FeatureCache, float, float]:
-    """The cache, the seconds of its extraction, and those before the first image and after the last one."""
+    """The cache, the seconds of its extraction, and the seconds before the first and after the last image."""
     found = extract(data, out, views=views, cluster=cluster)
     seconds = found.report.seconds
     around = seconds["start"] + seconds.get("convert", 0.0) + seconds["stop"]
@@ -51,7 +52,7 @@ def one(data: Path, out: Path, views: int, cluster: Cluster | None) -> tuple[Fea
 
 
 def compare(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any]:
-    """Side by side, in turn."""
+    """Extract without and with a cluster, in turns."""
     rows = []
     for repeat in range(repeats):
         here, local_s, _ = one(data, folder / f"{views}-{repeat}-here.h5", views, None)
@@ -64,7 +65,7 @@ def compare(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any
 
 
 def main() -> None:
-    """Measure, write, and say it."""
+    """Measure, write and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,13 +1,13 @@
-"""Kills of workers, machines and drivers of a cluster: writes results/cluster_kills.json, a line for each kill.
+"""Kill workers, nodes and drivers of a cluster at random moments. Writes results/cluster_kills.json.
 
     python benchmarks/cluster_kills.py [--images 600] [--kills 30]
 
-A Ray cluster of two machines on this one, a core and a worker each, extracts photos of ants and bees with the embedded
-network (each several times with other bytes at its end) by `featcache extract --cluster`. At a random moment from the
-command's first features on a worker is killed, or the machine that the command does not run on (it joins again
-afterwards), or the command itself, which is then typed again. Each cache must be, bit for bit, that of this machine
-alone. Again: images that the second command extracted although their features were in the file; of the other kills,
-seconds beyond an undisturbed run.
+A Ray cluster of two nodes on this machine, with one core and one worker each, extracts photos of ants and bees with
+the embedded network (`featcache extract --cluster`). Each photo is used several times, with different bytes at its
+end. At a random moment after the first features, the script kills a worker, or the node on which the command does not
+run (it joins again afterwards), or the command (which then runs again). Each cache must be equal, bit for bit, to the
+cache of an extraction without a cluster. "again" counts images that the second command extracted although their
+features were in the file. "longer_s" is the time beyond an undisturbed run, for the other kills.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ KINDS = ("worker", "machine", "command")
 
 
 def command(data: Path, out: Path, address: str) -> subprocess.Popen[str]:
-    """The extraction, begun."""
+    """Start the extraction."""
     line = [sys.executable, "-m", "featcache_cli.main", "extract", str(data), "-o", str(out), "--views", "0", "--json",
             "--cluster", address]  # fmt: skip
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def there(out: Path) -> int:
-    """Images whose features are in the file in the making."""
+    """Number of images whose features are in the unfinished file."""
     path = partial_path(out)
     return int(np.count_nonzero(FeatureCache.open(path, partial=True).done)) if path.exists() else 0
 
 
 def workers() -> list[int]:
-    """Processes that extract."""
+    """Ids of the worker processes."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::Workman"):
+            if (process / "cmdline").read_bytes().startswith(b"ray::ExtractionWorker"):
                 found.append(int(process.name))
         except OSError:
             continue
@@ -60,7 +60,7 @@ def workers() -> list[int]:
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the command says."""
+    """Wait for the command; return its JSON output."""
     told, _ = process.communicate()
     if process.returncode:
         sys.exit(f"the command ended with status {process.returncode}")
@@ -69,7 +69,7 @@ def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Kill, compare, write."""
+    """Kill, compare and write the results."""
     from ray.cluster_utils import Cluster
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,15 +1,16 @@
-"""What exports give and cost: each network in each format, with a head fitted on its features.
+"""Measure how exact and how slow exports are, for each network and format, with a head fitted on its features.
 
     python benchmarks/export.py [DATA] [--weights PATH]
 
-DATA defaults to FEATCACHE_ANTS_BEES, PATH (a state dict of torchvision's mobilenet_v2) to FEATCACHE_WEIGHTS. The
-networks: the embedded one; mobilenet_v2 with PATH; resnet18 and timm's vit_small_patch16_224 with random weights, which
-cost the same as others. Heads are `linear`, fitted on the clean views.
+DATA defaults to FEATCACHE_ANTS_BEES. PATH, a state dict of torchvision's mobilenet_v2, defaults to FEATCACHE_WEIGHTS.
+The networks are the embedded one, mobilenet_v2 with PATH, and resnet18 and timm's vit_small_patch16_224 with random
+weights, which do not change the time. Heads are `linear`, fitted on the clean views.
 
-- difference: of the exported model's logits in a fresh process without featcache from those of featcache's network and
-  head in PyTorch, fp32; the largest of four pictures of noise, one alone and all four at once, over the largest logit.
-- seconds: of one call of export(), after one that is not counted (imports): loading, writing, and checking in the
-  fresh process, whose imports count, each by itself.
+- difference: between the logits of the exported model, in a fresh process without featcache, and the logits of
+  featcache in PyTorch, fp32. The largest difference for four noise images, one alone and all four in a batch, is
+  divided by the largest logit.
+- seconds: of one call of export(), separately for loading, writing, and the check in the fresh process (including its
+  imports). A first call, which imports modules, is not counted.
 - bytes: of the file.
 
 Writes results/export.json.
@@ -35,7 +36,7 @@ NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "timm/vit_small_pa
 
 
 def measure(model: Path, out: Path, format: str) -> dict[str, Any]:
-    """One export."""
+    """Export one model once."""
     moments = []
     done = export(model, out, format, on_step=lambda step: moments.append(time.perf_counter()))
     moments.append(time.perf_counter())
@@ -49,7 +50,7 @@ def measure(model: Path, out: Path, format: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--weights", default=os.environ.get("FEATCACHE_WEIGHTS"))

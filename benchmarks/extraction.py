@@ -1,27 +1,28 @@
-"""Extraction against its limits and against others: stages alone, end to end, engines, peers, side by side.
+"""Compare the speed of extraction with its limits and with other tools.
 
     python benchmarks/extraction.py [DATA] [--networks resnet18 efficientnet_lite0] [--repeats 3] [--peers PYTHON ...]
 
-DATA defaults to FEATCACHE_ANTS_BEES; all images are in the page cache, weights are random for resnet18. Each repeat
-runs everything once, one after the other, so that a slow moment of the machine does not fall on one of them alone;
-figures are medians over the repeats, ratios medians of the ratios within a repeat, brackets the least and the most;
-memory and the likeness of features are measured once.
+DATA defaults to FEATCACHE_ANTS_BEES. All images are in the page cache. resnet18 has random weights. Each repeat runs
+every measurement once, one after the other, so that a slow moment of the machine affects all of them. The results are
+the median, the minimum and the maximum over the repeats; ratios are computed within each repeat. Memory and the
+difference of features are measured once.
 
-- read (with the check of the hash), decode, view (the clean one): images/s of each stage alone, in a thread a core.
-- forward: images/s of each engine on pixels in memory, 256 images, where the engine takes them two batches of 64
-  submitted at any time; and its share of what torch.mm reaches just before and just after on 4096 x 4096 in the same
-  precision (the operations counted are the network's multiplications and additions). Features are held against
-  PyTorch in fp32: cosine of each image's, and the error relative to their norm.
-- preparation: reading, decoding and cropping with the loader alone, 1 + K views a training image, images/s.
-- end to end: `extract` from the folder to the finished cache with K views, listing and hashing included; imports,
-  loading and converting the network are not counted. The limit is what forward (measured just before and just after)
-  and preparation alone (just before) would need one after the other on all cores; beside it the share of the cores
-  that were busy from start to end, and the seconds of reading, decoding, views and writing, added up over the threads,
-  as shares of the cores' time.
-- peers (see peers.py): from the folder to features on disk; imports and building the network are not counted, and the
-  network is run once before. tutorial-pass is one pass of the tutorial over its training images, nothing written. Each
-  is a process of its own; --peers names Pythons that have what this one has not.
-- peak memory: of `featcache extract --views 8` in a process of its own, the network's conversion kept already.
+- read (with the check of the hash), decode, view (the clean view): images/s of each stage alone, one thread per core.
+- forward: images/s of each engine on 256 images in memory. If the engine accepts it, two batches of 64 are submitted
+  at any time. The ratio compares this with torch.mm on 4096 x 4096 matrices in the same precision, measured
+  immediately before and after; the operations counted are the multiplications and additions of the network. Features
+  are compared with PyTorch in fp32: the cosine for each image, and the error relative to their norm.
+- preparation: images/s of reading, decoding and cropping with the loader alone, 1 + K views per training image.
+- end to end: images/s of `extract` with K views, from the folder to the finished cache, including listing and
+  hashing. Imports, loading and conversion of the network are not counted. The limit is the time that forward
+  (measured immediately before and after) and preparation alone (measured before) need one after the other on all
+  cores. Further results are the share of the cores that were busy, and the time of reading, decoding, views and
+  writing, summed over the threads, as shares of the cores' time.
+- peers (see peers.py): images/s from the folder to features on disk. Imports and building the network are not
+  counted, and the network runs once before. tutorial-pass is one pass of the tutorial over its training images,
+  without output. Each tool runs in a separate process. --peers names Python interpreters with packages that this one
+  does not have.
+- peak memory: of `featcache extract --views 8` in a separate process, with a stored conversion of the network.
 
 Writes results/extraction.json.
 """
@@ -57,7 +58,7 @@ BATCH = 64
 
 
 def mm_flops(dtype: torch.dtype) -> float:
-    """Operations a second of torch.mm, the best of three: a peak."""
+    """Operations per second of torch.mm: the best of three runs."""
     a, b = (torch.randn(4096, 4096, dtype=torch.float32).to(dtype) for _ in range(2))
     return 2 * 4096**3 / min(record.seconds(lambda: a @ b) for _ in range(3))
 
@@ -72,7 +73,7 @@ def operations(backbone: featcache.Backbone) -> int:
 
 
 def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcache.Backbone]:
-    """The network on each engine, ready."""
+    """The network on each engine, loaded."""
     found = {}
     for engine, precision in (("pytorch", "fp32"), ("pytorch", "auto"), ("compiled", "auto"), ("openvino", "auto")):
         if engine == "compiled" and not compiled:
@@ -97,14 +98,14 @@ def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np
 
 
 def faithfulness(features: np.ndarray, exact: np.ndarray) -> dict[str, float]:
-    """Of features (b, d) against those of PyTorch in fp32."""
+    """Compare features (b, d) with those of PyTorch in fp32."""
     cosine = (features * exact).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(exact, axis=1)
     error = np.linalg.norm(features - exact, axis=1) / np.linalg.norm(exact, axis=1)
     return {"cosine mean": float(cosine.mean()), "cosine least": float(cosine.min()), "error": float(error.mean())}
 
 
 def forward_rate(backbone: featcache.Backbone, pixels: np.ndarray) -> float:
-    """Images a second, with two batches submitted at any time."""
+    """Images per second, with two batches submitted at any time."""
     backbone.embed(pixels)
     started, waiting = time.perf_counter(), [backbone.submit(pixels)]
     for _ in range(3):
@@ -115,7 +116,7 @@ def forward_rate(backbone: featcache.Backbone, pixels: np.ndarray) -> float:
 
 
 def stage_rates(manifest: featcache.Manifest, spec: featcache.ViewSpec) -> dict[str, float]:
-    """Images a second of reading, decoding and making the clean view, each alone, in a thread a core."""
+    """Images per second of reading, decoding and making the clean view, each alone, one thread per core."""
     rows = list(range(len(manifest.samples)))
     hashes = [row.tobytes() for row in manifest.samples.sha256]
     found = {}
@@ -134,7 +135,7 @@ def stage_rates(manifest: featcache.Manifest, spec: featcache.ViewSpec) -> dict[
 
 
 def peak_memory_mb(data: str, network: str, weights: str) -> int:
-    """Of `featcache extract --views 8`, in a process of its own."""
+    """Peak memory of `featcache extract --views 8` in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         code = "from featcache_cli.main import main; main()"
         line = [sys.executable, "-c", code, "extract", data, "-o", f"{folder}/cache.h5", "--views", "8", "--json"]
@@ -144,7 +145,7 @@ def peak_memory_mb(data: str, network: str, weights: str) -> int:
 
 
 def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: int) -> None:
-    """Read, decode and crop everything."""
+    """Read, decode and crop all images."""
     loader = ViewLoader(manifest, backbone.view_spec())
     samples = manifest.samples
     rest = np.concatenate([samples.rows("val"), samples.rows("test")])
@@ -157,7 +158,7 @@ def prepare(manifest: featcache.Manifest, backbone: featcache.Backbone, views: i
 def end_to_end(
     manifest: featcache.Manifest, data: str, backbone: featcache.Backbone, views: int, pixels: np.ndarray
 ) -> dict[str, float]:
-    """Images a second of `extract`, of its limit and of preparation; shares of the cores' time."""
+    """Images per second of `extract`, of its limit and of preparation; shares of the cores' time."""
     n, trained = len(manifest.samples), len(manifest.samples.rows("train"))
     preparation = record.seconds(lambda: prepare(manifest, backbone, views))
     before = forward_rate(backbone, pixels)
@@ -177,7 +178,7 @@ def end_to_end(
 
 
 def peer(pythons: list[str], name: str, data: str, network: str) -> float | None:
-    """Images a second, in the first Python in which it runs; None where it runs in none."""
+    """Images per second, in the first Python that can run the tool; None if no Python can."""
     for python in pythons:
         with tempfile.TemporaryDirectory() as folder:
             line = [python, str(record.HERE / "peers.py"), name, data, f"{folder}/out", "--network", network]
@@ -192,7 +193,7 @@ def peer(pythons: list[str], name: str, data: str, network: str) -> float | None
 def one_round(
     manifest: featcache.Manifest, data: str, network: str, engines: dict[str, featcache.Backbone], peers: list[str]
 ) -> dict[str, float]:
-    """Everything once: rates by name, images or operations a second, and shares of busy cores."""
+    """Run every measurement once: images or operations per second by name, and shares of busy cores."""
     pixels = some_views(manifest, engines["pytorch fp32"])
     found = stage_rates(manifest, engines["pytorch fp32"].view_spec())
     for name, backbone in engines.items():
@@ -214,7 +215,7 @@ def one_round(
 
 
 def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, Any]:
-    """Medians with least and most, and the ratios that matter."""
+    """Medians with minimum and maximum, and the ratios."""
     rates, ratios = defaultdict(list), defaultdict(list)
     for found in rounds:
         for name, rate in found.items():
@@ -236,7 +237,7 @@ def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, 
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--networks", nargs="+", default=["resnet18", "efficientnet_lite0"])

@@ -1,14 +1,20 @@
-"""Every command that writes, and what may go wrong: prints a Markdown table and writes results/faults.json.
+"""Test every command that writes files against faults. Prints a Markdown table and writes results/faults.json.
 
     python benchmarks/faults.py
 
-The rows and the faults are those of tests/test_durable.py, from tests/helpers/faults.py, on a toy network. A cell
-counts what was found: after SIGKILL before each step that changes the file system, after a full disk (no file larger
-than 16, then 1,500 bytes), after a lost permission (as root alone), and with a second writer to the same place, which
-begins and ends before each step of the first. "old" and "new": that is there, whole. "some old, some new": files or
-images that stand each for itself. "first whole", "second whole": whose result is there; "one refused": the other's is,
-whole. After each fault but the second writer the same call is made again, and must give the new state and leave no
-draft. BROKEN is anything else. Nothing is timed.
+The commands and the faults are those of tests/integration/test_durable.py, from tests/helpers/faults.py, on a toy
+network. A cell counts the states after SIGKILL before each step that changes the file system, after a full disk (no
+file may grow beyond 16, then 1,500 bytes), after a lost permission (only if root runs the script), and after a second
+writer to the same path, which starts and finishes before each step of the first writer.
+
+- "old", "new": the complete old or new state exists.
+- "some old, some new": some of several independent files or images are old, others are new.
+- "first whole", "second whole": the complete result of that writer exists.
+- "one refused": one writer failed with an error; the complete result of the other exists.
+- "BROKEN": anything else.
+
+After each fault except the second writer, the same call runs again. It must give the new state and leave no draft.
+Nothing is timed.
 """
 
 from __future__ import annotations
@@ -37,7 +43,7 @@ COLUMNS = ("SIGKILL at each step", "full disk", "lost permission", "second write
 
 
 def word(found: Found | Pair) -> str:
-    """What a fault left."""
+    """The state after a fault, as a word."""
     if isinstance(found, Pair):
         errors = [ended for ended in (found.first, found.second) if ended.error]
         if found.kept == "broken" or found.left or not all(ended.refused for ended in errors):
@@ -49,7 +55,7 @@ def word(found: Found | Pair) -> str:
 
 
 def cells(site: Site, name: str) -> dict[str, dict[str, int]]:
-    """Of a row: how often what was found."""
+    """For one command, the number of faults by state."""
     faults: dict[str, Any] = {"second writer": each(lambda number: site.second_writer(name, number))}
     if ACTIONS[name].kills:
         faults["SIGKILL at each step"] = each(lambda number: site.kill(name, number))
@@ -60,7 +66,7 @@ def cells(site: Site, name: str) -> dict[str, dict[str, int]]:
 
 
 def shown(cell: dict[str, int] | None) -> str:
-    """Such as "25: 24 old, 1 new"."""
+    """A cell as text, such as "25: 24 old, 1 new"."""
     if cell is None:
         return "see test_sorting.py"
     return f"{sum(cell.values())}: " + ", ".join(f"{count} {what}" for what, count in cell.items())

@@ -1,14 +1,15 @@
-"""What fit-head costs as a process, in time and in memory.
+"""Measure time and memory of fit-head as a process.
 
     python benchmarks/fit_head.py [--repeats 5] [--rows 200000]
 
-- ants_bees: `featcache fit-head` from process start to saved head (FEATCACHE_ANTS_BEES; the cache is made before)
-  against `python -c "import sklearn.linear_model"`, in turns. Ratios are medians of the ratios within a repeat,
-  brackets the least and the most.
-- memory: peak resident memory of a process that fits a head on a memory-mapped float16 file, less that of one that
-  does all but fitting, over the bytes of the features; kept in memory (float32) and streamed.
-- streamed: the same fit of --rows x 1280, streamed from the file against kept in memory: what it costs that features
-  larger than half a gigabyte are widened and centred anew in each pass. In turns; the file is in the system's cache.
+- ants_bees: `featcache fit-head` on FEATCACHE_ANTS_BEES, from process start to the saved head, against `python -c
+  "import sklearn.linear_model"`. The cache exists before. The commands take turns. The results are the median, the
+  minimum and the maximum; ratios are computed within each repeat.
+- memory: peak resident memory of a process that fits a head on a memory-mapped float16 file, minus that of a process
+  that does everything except fitting, divided by the bytes of the features. Measured with features in memory
+  (float32) and streamed from the file.
+- streamed: the same fit of --rows x 1280, streamed from the file and in memory, in turns. It shows the cost of
+  converting and centring features larger than half a gigabyte in each pass. The file is in the page cache.
 
 Writes results/fit_head.json.
 """
@@ -30,7 +31,7 @@ ROWS, WIDTH = 20_000, 1280
 
 
 def features(path: Path, rows: int) -> int:
-    """Write noise as float16, not centred, as after a ReLU; returns its bytes."""
+    """Write noise as float16, not centred, as after a ReLU; return the number of bytes."""
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(path, "w+", np.float16, (rows, WIDTH))
     for start in range(0, rows, 10_000):
@@ -70,9 +71,9 @@ import sys
 import time
 import numpy as np
 from featcache import LinearHead
-from featcache.cache import blocks
-from featcache._utils.report import peak_memory_bytes
-blocks.KEPT_BYTES = int(sys.argv[2])
+from featcache.cache import lazy_arrays
+from featcache._utils.environment import peak_memory_bytes
+lazy_arrays.MAX_CACHED_BYTES = int(sys.argv[2])
 x = np.load(sys.argv[1], mmap_mode="r")
 y = np.arange(len(x)) % 10
 started = time.perf_counter()
@@ -84,14 +85,14 @@ KEPT, STREAMED = 2**40, 0
 
 
 def fit(path: Path, kept: int, what: str = "fit") -> tuple[int, float]:
-    """Peak memory in bytes, and seconds, of a process that fits for twenty iterations, or does all but that."""
+    """Peak memory in bytes, and seconds, of a process that fits for twenty iterations, or does all except fitting."""
     line = [sys.executable, "-W", "ignore", "-c", _FIT, str(path), str(kept), what]
     memory, took = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
     return int(memory), float(took)
 
 
 def memory(folder: Path) -> dict[str, Any]:
-    """The pages of the file itself count, too: the system keeps them while there is room."""
+    """Compare memory use. Pages of the file count too: the system keeps them while memory is free."""
     path = folder / "features.npy"
     size = features(path, ROWS)
     return {

@@ -1,25 +1,25 @@
-"""Does `featcache forecast` know beforehand whether fine-tuning pays? A table of sets and networks.
+"""Test whether `featcache forecast` predicts if fine-tuning pays, on pairs of a data set and a network.
 
     python benchmarks/forecast.py [--work demo/forecast] [--part 0 2]
 
-Each set (benchmarks/sets.py) has three parts. The forecast sees the cached features of train and val. The head is
-fitted to train; fine-tuning trains on train and keeps its best epoch of val; both are then judged on test, which
-neither has seen. Fine-tuning paid where it gains a point or more there and McNemar's exact test gives p < 0.05. It has
-two recipes, of which the one with the better val accuracy counts; each runs once, and another seed can move it by
-points: what a pair's line says is noisier than p tells.
+Each data set (benchmarks/sets.py) has three parts. The forecast uses the cached features of train and val. The head
+is fitted on train. Fine-tuning trains on train and keeps its best epoch on val. Both are then scored on test, which
+neither has used. Fine-tuning paid if it gained at least one point of accuracy on test with p < 0.05 in McNemar's
+exact test. There are two fine-tuning recipes; the one with the better val accuracy counts. Each recipe runs with one
+seed. Another seed can change the result by several points, so a single pair is less certain than its p-value
+suggests.
 
-The rule was committed before the first pair of the table ran, and it has not been changed since: no part of the table
-fitted it. (Two sets, scratches and gratings, were made harder before that, when a run that took the time showed that
-every route got them right. The second recipe came, and ten of 31 pairs that were planned went, for want of time, when
-the first results of two pairs were known: digits with either network.)
+The rule was committed before the first pair of the table ran and has not changed since: it was not fitted on any part
+of the table. Two data sets, scratches and gratings, were made harder before that, because in a timing run all routes
+classified them without errors. After the first results of two pairs (digits with both networks), the second recipe
+was added, and ten of 31 planned pairs were dropped to save time.
 
-The single scores are judged by their rank correlation (Spearman) with the gain, over all pairs and over those with
-pretrained weights. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS, the photos lie in FEATCACHE_ANTS_BEES.
+The single scores are compared with the gain by Spearman's rank correlation, over all pairs and over pairs with
+pretrained weights. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS; the photos are in FEATCACHE_ANTS_BEES.
 
-Finished pairs are kept in --work; the same call goes on after an interruption, and calls with --part I M share the
-work between processes. Writes results/forecast.json and the table in results/forecast.md; --table writes that alone
-again. Seconds are those of a shared machine: they say what a forecast
-costs against a fine-tuning, to an order.
+Finished pairs are stored in --work. The same call continues after an interruption; --part I M divides the pairs among
+processes. Writes results/forecast.json and the table results/forecast.md; --table writes only the table again. The
+times come from a shared machine: they only give the order of magnitude of the cost of a forecast and of fine-tuning.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from scipy.stats import spearmanr
 
 import featcache
 from featcache import FeatureCache, TrainConfig
-from featcache.analysis.forecast.forecast import LEAST_GAIN, TERMS, Record
+from featcache.analysis.forecast.forecast import MIN_GAIN, TERMS, Record
 from featcache.metrics.significance import paired_test
 
 LITE, MOBILE = "efficientnet_lite0", "mobilenet_v2"
@@ -60,7 +60,7 @@ SIGNIFICANT = 0.05
 
 
 def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any]:
-    """One pair: what was foretold, then what came of it."""
+    """Measure one pair: the forecast, then the fine-tuning."""
     folder = work / _plain(f"{name} {backbone} {weights}")
     if (folder / "result.json").exists():
         return json.loads((folder / "result.json").read_text())
@@ -78,7 +78,7 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
     test = FeatureCache.open(folder / "cache.h5").features("test")
     cached = head.estimator.predict(np.asarray(test.clean(), np.float32)) == test.y
     runs = {
-        kind: featcache.finetune(data, folder / kind, recipe=recipe, **live, **shared)
+        kind: featcache.finetune(data, folder / kind, config=recipe, **live, **shared)
         for kind, recipe in RECIPES.items()
     }
     best = max(runs, key=lambda kind: runs[kind].best.val_accuracy)
@@ -97,7 +97,7 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
         "val_accuracy": {kind: [epoch.val_accuracy for epoch in run.history] for kind, run in runs.items()},
         "gain": gain,
         "p": compared.p,
-        "paid": bool(gain >= LEAST_GAIN and compared.p < SIGNIFICANT),
+        "paid": bool(gain >= MIN_GAIN and compared.p < SIGNIFICANT),
         "said": found.pays,
         "forecast": {key: value for key, value in found.to_dict().items() if key != "record"},
         "seconds": {
@@ -120,7 +120,7 @@ def _counts(cache: Path) -> dict[str, int]:
 
 
 def count(pairs: list[dict[str, Any]]) -> Record:
-    """How often the forecast was right, and how."""
+    """Count right and wrong forecasts of each kind."""
     outcomes = [(pair["said"], pair["paid"]) for pair in pairs]
     return Record(*(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
 
@@ -132,7 +132,7 @@ def correlations(pairs: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def table(pairs: list[dict[str, Any]]) -> str:
-    """A line a pair, misses first."""
+    """One line per pair, wrong forecasts first."""
     lines = ["       set                  network                      cached   tuned    gain      p  said     paid"]
     for pair in sorted(pairs, key=lambda pair: (pair["said"] == pair["paid"], -abs(pair["gain"]))):
         missed = "MISSED" if pair["said"] != pair["paid"] else ""
@@ -150,7 +150,7 @@ def page(figures: dict[str, Any]) -> str:
     lines = [
         "# Does `featcache forecast` know whether fine-tuning pays?",
         "",
-        f"The rule was {record_}. {TERMS}. Written by benchmarks/forecast.py from forecast.json, commit "
+        f"{record_} {TERMS}. Written by benchmarks/forecast.py from forecast.json, commit "
         f"{figures['versions']['commit']}.",
         "",
         f"| {' | '.join(head)} |",
@@ -165,7 +165,7 @@ def page(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("demo/forecast"), help="where pairs are kept")
     parser.add_argument("--part", type=int, nargs=2, help="I M: every Mth pair from the Ith, and write nothing")
@@ -186,7 +186,7 @@ def main() -> None:
     print(table(pairs), file=sys.stderr)
     counted = count(pairs)
     pretrained = [pair for pair in pairs if pair["weights"] != "none"]
-    print(f"The rule was {counted}. {TERMS}.", file=sys.stderr)
+    print(f"{counted} {TERMS}.", file=sys.stderr)
     figures = {
         "record": {**counted._asdict(), "pairs": counted.pairs, "right": counted.right},
         "rank correlation with the gain": correlations(pairs),

@@ -1,15 +1,21 @@
-"""Damage every kind of file that is read back and read it: the right values, or an error that says so; never a crash.
+"""Damage files of every kind that featcache reads, and read them. Each must give the right values or an error.
 
     python benchmarks/fuzz.py [--cases 10000] [--seed 0] [--seconds 60] [--kinds heads tars]
 
-As many cases of each kind, fewer where they do not fit into `--seconds`; the count is that of the cases that ran. A
-case changes a valid file (see `mutations`) and reads it as the library does (see `fuzz_kinds`). Faults are: any error
-but a FeatcacheError; other values from a file that has a checksum; more than a second of processor time, or 500 MB;
-more than 20 warnings; a program that starts, a connection, a file opened for writing elsewhere; a process that dies or
-hangs.
+Every kind gets the same number of cases, or fewer if they take more than `--seconds`. The results count the cases
+that ran. A case changes a valid file (see `mutations`) and reads it as the library does (see `fuzz_kinds`). Faults
+are:
 
-Cases run in children, which are started again behind a case that killed one. Each fault is named with a case of it:
-`--kinds KIND --case NUMBER` runs that one alone. Writes results/fuzz.json; exit status 1 where there is a fault.
+- any error except a FeatcacheError,
+- wrong values from a file that has a checksum,
+- more than a second of processor time, or more than 500 MB of memory,
+- more than 20 warnings,
+- a program that starts, a network connection, or a file opened for writing elsewhere,
+- a process that dies or hangs.
+
+Cases run in child processes. After a case that killed its process, a new process continues with the next case. Each
+fault is reported with one case: `--kinds KIND --case NUMBER` runs only that case. Writes results/fuzz.json. The exit
+status is 1 if there is a fault.
 """
 
 from __future__ import annotations
@@ -56,7 +62,7 @@ _LIBRARY = os.sep + "featcache" + os.sep
 
 @dataclass
 class Found:
-    """What came out of one kind. faults : what went wrong, in full the first time, that case, how often."""
+    """The result of one kind. faults : for each fault, its first full message, the case, and the count."""
 
     cases: int = 0
     slowest_s: float = 0.0
@@ -64,19 +70,19 @@ class Found:
     faults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def fault(self, what: str, case: int) -> None:
-        """Count one; those of one place differ in what follows the colon."""
+        """Count one fault. Faults at the same place differ only after the colon."""
         self.faults.setdefault(what.partition(": ")[0], {"what": what, "case": case, "times": 0})["times"] += 1
 
 
 def _error_of(error: BaseException) -> str:
-    """What an error is, and the last lines of the library that it went through."""
+    """An error's type and the last lines of the library in its traceback."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _LIBRARY in frame.filename]
     at = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[:-4:-1])
     return f"{type(error).__name__} at {at or '?'}: {str(error)[:100]!r}"
 
 
 class _Child:
-    """Runs cases of a kind, and writes a line of JSON into a log before and after each."""
+    """Runs cases of a kind, and writes a line of JSON to a log before and after each case."""
 
     def __init__(self, kind: str, folder: str, seed: int, log: str) -> None:
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -187,7 +193,7 @@ def _work(kind: str, folder: str, seed: int, log: str, numbers: range, until: fl
 
 
 def _wait(process: Any, log: Path) -> bool:
-    """Wait for a child; one that says nothing for long is killed. Whether it was."""
+    """Wait for a child; kill it if it logs nothing for too long. Return whether it was killed."""
     size, since = -1, time.monotonic()
     while process.is_alive():
         process.join(1)
@@ -208,12 +214,12 @@ def _context() -> Any:
 
 
 def run(kind: str, cases: int, seed: int, seconds: float = float("inf"), first: int = 0) -> Found:
-    """Run the cases `first`, `first` + 1, ... of a kind, in children.
+    """Run the cases `first`, `first` + 1, ... of a kind in child processes.
 
     Parameters
     ----------
-    kind : of `KINDS`.
-    seconds : after which no case is begun.
+    kind : a name of `KINDS`.
+    seconds : after this time no case starts.
     """
     context, found, until = _context(), Found(), time.monotonic() + seconds
     number, end = first, first + cases
@@ -248,7 +254,7 @@ def run(kind: str, cases: int, seed: int, seconds: float = float("inf"), first: 
 
 
 def table(answer: dict[str, dict[str, Any]]) -> str:
-    """In Markdown."""
+    """As a Markdown table."""
     rows = ["| kind | cases | the same | other values, no checksum | refused | faults |", "|---|---|---|---|---|---|"]
     for kind, found in answer.items():
         outcomes = found["outcomes"]

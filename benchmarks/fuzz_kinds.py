@@ -1,4 +1,4 @@
-"""The kinds of files that `fuzz.py` damages: how valid ones are made, and who reads them."""
+"""The kinds of files that `fuzz.py` damages: functions that create valid files, and functions that read them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from featcache.heads.io import load_head, save_head
 from featcache.heads.registry import HEADS, classify, fit_estimator, make_head
 from featcache.metrics.predictions import compare_heads, read_predictions
 from featcache.models.load import open_model
-from featcache.reports.show import confusion_picture, curve_picture, history_picture, reliability_picture
+from featcache.reports.model_figures import confusion_figure, curve_figure, history_figure, reliability_figure
 from featcache.training.checkpoint import load_checkpoint, load_config
 from featcache.training.config import TrainConfig
 from featcache.vision.decode import decode_and_check, upright_size
@@ -62,10 +62,14 @@ Mutate = Callable[[bytes, list[bytes], Random], bytes]
 class Target:
     """A file that is damaged and read.
 
-    path : where it lies. whole : its valid bytes. use : reads it; what it returns is compared. sealed : whether a
-    damaged file that opens must give what the valid one gives; else the format has no checksum, or not of all.
-    others : valid files of the kind, whose parts come into it. same : whether what was read will do, of a sealed one.
-    refused : whether the valid file is refused, as one that would run code.
+    path : of the file.
+    whole : its valid bytes.
+    use : reads it; its results are compared.
+    sealed : whether a damaged file that opens must give the values of the valid file. Otherwise the format has no
+        checksum, or not for all bytes.
+    others : valid files of the kind; parts of them are inserted.
+    same : compares the values of a sealed file with those of the valid one.
+    refused : whether the valid file is rejected, because it would run code.
     """
 
     path: Path
@@ -82,7 +86,7 @@ Make = Callable[[Path], list[Target]]
 
 
 def of_file(path: Path, use: Callable[[], Any], **more: Any) -> Target:
-    """A target of a file that is there."""
+    """A target for an existing file."""
     return Target(path, path.read_bytes(), use, **more)
 
 
@@ -100,14 +104,14 @@ class Net(nn.Module):
 
 @cache
 def backbone() -> Backbone:
-    """The same each time."""
+    """The same backbone in every call."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return Backbone(Net().eval(), name="net", image_size=8, resize_size=10)
 
 
 def picture(seed: int) -> Image.Image:
-    """Noise, of one of two tints."""
+    """Noise in one of two tints."""
     pixels = np.random.default_rng(seed).integers(0, 120, (12, 14, 3))
     pixels[..., seed % 2] += 90
     return Image.fromarray(pixels.astype(np.uint8))
@@ -123,7 +127,7 @@ def photos(folder: Path) -> Path:
 
 
 def write_cache(path: Path, done: bool = True, views: int = 2) -> None:
-    """40 rows, K views, d = 8; one that is not done lacks 10 rows."""
+    """40 rows, K views, d = 8. An unfinished cache lacks 10 rows."""
     rng, n = np.random.default_rng(views), 40
     samples = Samples(
         tuple(f"class {row % 2}/{row}.jpg" for row in range(n)),
@@ -141,7 +145,7 @@ def write_cache(path: Path, done: bool = True, views: int = 2) -> None:
 
 
 def read_cache(path: Path) -> Any:
-    """All that decides a result. Raises CacheError."""
+    """Read everything that affects a result. Raises CacheError."""
     cache = FeatureCache.open(path)
     if not (found := verify(path)).ok:
         raise CacheDamagedError(str(found))
@@ -162,7 +166,7 @@ def caches(folder: Path) -> list[Target]:
 
 
 def resealed_caches(folder: Path) -> list[Target]:
-    """Caches of somebody with bad intentions, who writes a header that fits what was changed."""
+    """Malicious caches: the header matches the changed content."""
     path = folder / "cache.h5"
     write_cache(path)
 
@@ -182,7 +186,7 @@ def resealed_caches(folder: Path) -> list[Target]:
 
 
 def partial_caches(folder: Path) -> list[Target]:
-    """Unfinished ones, looked at and gone on with: rows that count as done must be those that were written."""
+    """Unfinished caches, which are opened and continued. Rows that count as done must be the rows that were written."""
     final, path = folder / "cache.h5", folder / "cache.h5.partial"
     write_cache(final, done=False)
 
@@ -204,7 +208,7 @@ def partial_caches(folder: Path) -> list[Target]:
 
 @dataclass
 class Models:
-    """Folders of a fitted head and of a fine-tuned network, and what they were made from."""
+    """Folders of a fitted head and a fine-tuned network, and their inputs."""
 
     data: Path
     head: Path
@@ -212,11 +216,11 @@ class Models:
 
     @classmethod
     def made(cls, folder: Path) -> Models:
-        """In a folder."""
+        """Create the files in a folder."""
         data, cache = photos(folder / "photos"), folder / "cache.h5"
         extract(data, cache, backbone=backbone(), views=1, workers=1)
         fit_head(cache, out=folder / "head")
-        finetune(data, folder / "network", backbone=backbone(), recipe=_recipe(2), workers=1)
+        finetune(data, folder / "network", backbone=backbone(), config=_recipe(2), workers=1)
         return cls(data, folder / "head", folder / "network")
 
 
@@ -225,7 +229,7 @@ def _recipe(epochs: int) -> TrainConfig:
 
 
 def read_model(folder: Path) -> Any:
-    """What a model predicts with."""
+    """Everything that a model uses to predict."""
     found = open_model(folder, backbone=backbone(), device="cpu")
     if isinstance(found.model, nn.Module):
         weights = [value.numpy().tobytes() for value in found.model.state_dict().values()]
@@ -235,13 +239,13 @@ def read_model(folder: Path) -> Any:
 
 
 def cards(folder: Path) -> list[Target]:
-    """model.json: names and figures have no hash, those of preprocessing have."""
+    """model.json: only its preprocessing has a hash, names and figures have none."""
     models = Models.made(folder)
 
     def use(place: Path) -> Any:
         found = read_model(place)
-        confusion_picture(place)
-        reliability_picture(place)
+        confusion_figure(place)
+        reliability_figure(place)
         compare_heads(place, place)
         return found
 
@@ -251,7 +255,7 @@ def cards(folder: Path) -> list[Target]:
 
 
 def sealed_model_files(folder: Path) -> list[Target]:
-    """Weights and predictions, whose hashes model.json has."""
+    """Weights and predictions with hashes in model.json."""
     models = Models.made(folder)
     reads = {"val.csv": read_predictions}
     files = [
@@ -266,14 +270,14 @@ def sealed_model_files(folder: Path) -> list[Target]:
 
 
 def _without_hashes(folder: Path) -> None:
-    """As models of the first versions."""
+    """Remove the hashes, as in models of the first versions."""
     card = json.loads((folder / "model.json").read_bytes())
     del card["sha256"]
     (folder / "model.json").write_text(json.dumps(card))
 
 
 def old_model_files(folder: Path) -> list[Target]:
-    """Weights and predictions of models of the first versions, which have no hashes."""
+    """Weights and predictions of models of the first versions, without hashes."""
     models = Models.made(folder)
     _without_hashes(models.head)
     _without_hashes(models.network)
@@ -282,7 +286,7 @@ def old_model_files(folder: Path) -> list[Target]:
         rows = read_predictions(place)
         compare_heads(place, place)
         if all(row.probabilities for row in rows):
-            reliability_picture(place)
+            reliability_figure(place)
         return rows
 
     network, predictions = models.network / "network.safetensors", models.head / "val.csv"
@@ -293,12 +297,12 @@ def old_model_files(folder: Path) -> list[Target]:
 
 
 def reports(folder: Path) -> list[Target]:
-    """run.json, which has no hash: what is drawn of it, and what it says of its folder."""
+    """run.json, which has no hash: its figures, and its text about the folder."""
     models = Models.made(folder)
     report = models.network / "run.json"
 
     def use() -> Any:
-        found = history_picture(models.network)
+        found = history_figure(models.network)
         prepare_folder(models.network, "run")
         found()
         return found.args[0]
@@ -312,7 +316,7 @@ def reports(folder: Path) -> list[Target]:
 
 
 def _repacked(whole: bytes, chance: Random) -> bytes:
-    """A head's archive with one member changed: numbers of an array, its shape, or the text that names types."""
+    """A head's archive with one changed member: values of an array, its shape, or the text that names types."""
     source, target = zipfile.ZipFile(io.BytesIO(whole)), io.BytesIO()
     changed = chance.choice(source.namelist())
     with zipfile.ZipFile(target, "w") as archive:
@@ -342,7 +346,7 @@ def _repacked(whole: bytes, chance: Random) -> bytes:
 
 
 def heads(folder: Path) -> list[Target]:
-    """Files of heads of all kinds by themselves, also with the inside of an archive changed and packed well."""
+    """Head files of all kinds, also with a changed member in a valid archive."""
     y = np.arange(60) % 3
     x = (np.random.default_rng(0).normal(size=(60, 8)) + 3 * np.eye(3, 8)[y]).astype(np.float32)
     features = TrainingMatrix(x, y, np.arange(60), np.ones(60))
@@ -365,7 +369,7 @@ def heads(folder: Path) -> list[Target]:
 
 
 def checkpoints(folder: Path) -> list[Target]:
-    """last.pt of fine-tuning: read, and trained on from. A zip file with a checksum of each part."""
+    """last.pt of fine-tuning, which is read and trained further. It is a zip file with a checksum for each part."""
     models = Models.made(folder)
     path = models.network / CHECKPOINT
     kept = {file: file.read_bytes() for file in models.network.iterdir() if file.is_file() and file != path}
@@ -373,7 +377,7 @@ def checkpoints(folder: Path) -> list[Target]:
     def use() -> Any:
         config = load_config(path)
         state, again = load_checkpoint(path)
-        found = finetune(models.data, models.network, backbone=backbone(), recipe=_recipe(3), resume=True, workers=1)
+        found = finetune(models.data, models.network, backbone=backbone(), config=_recipe(3), resume=True, workers=1)
         for file, content in kept.items():
             file.write_bytes(content)
         module = [value.numpy().tobytes() for value in state["module"].values()]
@@ -383,7 +387,7 @@ def checkpoints(folder: Path) -> list[Target]:
 
 
 class Payload:
-    """A pickle that makes a folder when it is loaded."""
+    """A pickle that creates a folder when it is loaded."""
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
@@ -393,7 +397,7 @@ class Payload:
 
 
 def weights(folder: Path) -> list[Target]:
-    """Weights of users: torch's zip of a pickle (one that would run code among them), the older pickle, safetensors."""
+    """Weights files of users: torch's zip with a pickle (one of them would run code), the older pickle, safetensors."""
     from safetensors.torch import save_file
 
     state = {name: value.contiguous() for name, value in backbone().module.state_dict().items()}
@@ -456,7 +460,7 @@ def manifests(folder: Path) -> list[Target]:
 
 
 def _skipping(data: Path, **more: Any) -> Any:
-    """With images that are missing, which cannot be read."""
+    """Options for manifests with missing images."""
     samples = read_manifest(data, **more).samples
     return samples.ids, samples.classes, samples.labels.tobytes(), samples.split.tobytes(), samples.groups
 
@@ -486,14 +490,14 @@ def _data_set(folder: Path) -> Any:
 
 
 def image_parquet(folder: Path) -> list[Target]:
-    """Parquet files with images in them, as on the Hub."""
+    """Parquet files that contain images, as on the Hub."""
     path = folder / "train.parquet"
     _data_set(folder).to_parquet(path)
     return [of_file(path, lambda: _listing(path))]
 
 
 def saved_data_sets(folder: Path) -> list[Target]:
-    """What `datasets` saves: two files of JSON, and Arrow."""
+    """Files of `save_to_disk` of `datasets`: two JSON files, and Arrow."""
     import datasets
 
     place = folder / "saved"
@@ -507,7 +511,7 @@ def saved_data_sets(folder: Path) -> list[Target]:
 
 
 def tars(folder: Path) -> list[Target]:
-    """WebDataset, and class folders in a tar."""
+    """WebDataset, and class folders in a tar file."""
     files = sorted(photos(folder / "photos").rglob("*.png"))
     pairs, folders = folder / "pairs.tar", folder / "folders.tar"
     with tarfile.open(pairs, "w") as one, tarfile.open(folders, "w", format=tarfile.PAX_FORMAT) as other:
@@ -579,7 +583,7 @@ def image_caches(folder: Path) -> list[Target]:
 
 
 def benchmark_files(folder: Path) -> list[Target]:
-    """What a comparison reads of its own: settings.json, result.json, curves of report.json."""
+    """Files that a benchmark reads again: settings.json, result.json, curves of report.json."""
     settings = {"data": "photos", "backbone": "net", "views": 4, "head": "linear", "recipe": {"epochs": 2}, "seed": 0}
     work = folder / "work" / "cached-0"
     work.mkdir(parents=True)
@@ -600,7 +604,7 @@ def benchmark_files(folder: Path) -> list[Target]:
         _claim(folder, settings, overwrite=False)
 
     def drawn() -> Any:
-        found = curve_picture(report)
+        found = curve_figure(report)
         found()
         return str(found.args[0])
 
@@ -613,7 +617,7 @@ def benchmark_files(folder: Path) -> list[Target]:
 
 
 def images(folder: Path) -> list[Target]:
-    """JPEG, PNG, TIFF, GIF, WebP, BMP and PPM, of several modes. PNG alone has checksums, which Pillow checks."""
+    """JPEG, PNG, TIFF, GIF, WebP, BMP and PPM in several modes. Only PNG has checksums; Pillow verifies them."""
     targets = []
     several = [picture(number).resize((40, 30)) for number in range(3)]
     exif = Image.Exif()
@@ -664,7 +668,7 @@ def images(folder: Path) -> list[Target]:
 
 
 def lock_files(folder: Path) -> list[Target]:
-    """Who writes, on file systems that have no locks."""
+    """Lock files, for file systems without locks."""
     path = folder / "run.lock"
     LockFile(path).acquire()
 
@@ -679,7 +683,7 @@ def lock_files(folder: Path) -> list[Target]:
 
 
 def kept_networks(folder: Path) -> list[Target]:
-    """In the cache folder: a converted network, whose hash is beside it, and what is known of a network."""
+    """Files in the cache folder: a converted network with its hash, and the metadata of a network."""
     graph = folder / "network.xml"
     parts = conversion._files(graph)
     for part in parts[:2]:
@@ -726,4 +730,4 @@ KINDS: dict[str, Make] = {
     "lock files": lock_files,
     "kept networks": kept_networks,
 }
-"""Name -> what makes the files, in a folder that is empty."""
+"""Name -> function that creates the files in an empty folder."""

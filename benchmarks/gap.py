@@ -1,21 +1,23 @@
-"""How near the cache comes to fine-tuning, and at what price: writes results/gap.json and results/gap.png.
+"""Compare cached heads with fine-tuning in accuracy and time. Writes results/gap.json and results/gap.png.
 
     python benchmarks/gap.py [--sets digits,ants-bees,FOLDER] [--backbones efficientnet_lite0,mobilenet_v2]
                              [--seeds 0,1,2] [--routes 'ROUTE;...'] [--work FOLDER] [--minutes 60]
 
-Each step of a route (extraction, fitting, training) is a process of its own; the clock runs from its start to its
-end. A route's cold seconds are those of all its steps; warm ones, of cached routes, are of the fit alone. The network
-was converted before, as by any earlier extraction: how long such a first one takes is told apart. The split stays the
-same, the seeds change views, order and new weights. Digits suffer from flips and crops, so that fine-tuning and LP-FT
-are tried without them, too. LP-FT takes small steps of AdamW, fine-tuning those of the tutorials (SGD at 0.01);
-"fine-tune, AdamW" has LP-FT's, so that what the fitted head brings can be told from what they bring. Live routes
-train in the best precision that the machine has, for 10 epochs up to 500 training images, else for 5, and keep their
-best epoch by val, which flatters them. The goals are judged by the best cached route that is fast enough, which
-flatters it, and once more by the one that cross-validation on train prefers, which does not.
+Each step of a route (extraction, fitting, training) is a separate process. Its clock runs from the start to the end
+of the process. Cold seconds of a route are the sum of its steps. Warm seconds of a cached route are those of the fit
+alone. The network was already converted by an earlier extraction; the time of that first extraction is reported
+separately. The split is always the same; seeds change views, order and new weights.
 
-Runs that stand in gap.json are not repeated, so that seeds can be run on several days; times are compared within one
-seed alone, where all routes ran on the same machine. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS, ants-bees
-its photos from FEATCACHE_ANTS_BEES. Run it on a machine that does nothing else.
+Flips and crops reduce the accuracy on digits, so fine-tuning and LP-FT also run without them. LP-FT uses AdamW with a
+low learning rate; fine-tuning uses SGD at 0.01, as in the tutorials. "fine-tune, AdamW" uses the optimizer of LP-FT,
+to separate the effect of the optimizer from that of the fitted head. Live routes train in the fastest precision of
+the machine, for 10 epochs with up to 500 training images and for 5 epochs with more. They keep their best epoch on
+val, which biases their accuracy upward. The goals are judged twice: by the most accurate cached route that is fast
+enough (its accuracy is biased upward), and by the cached route that cross-validation on train selects (no bias).
+
+Runs that are in gap.json are not repeated, so different seeds can run on different days. Times are compared only
+within one seed, where all routes ran on the same machine. mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS; the
+photos of ants-bees are in FEATCACHE_ANTS_BEES. Run the script on an idle machine.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ RESULT = record.RESULTS / "gap.json"
 
 @dataclass(frozen=True)
 class Cached:
-    """A head on what one extraction gave."""
+    """A head on the features of one extraction."""
 
     layers: str
     views: int
@@ -57,7 +59,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Live:
-    """A network that is trained; from the head of `START`, where `starts` says so."""
+    """A network that is trained; if `starts`, from the head of `START`."""
 
     starts: bool = False
     options: tuple[tuple[str, Any], ...] = ()
@@ -67,7 +69,7 @@ class Live:
 
 START = Cached("last", 4)
 ONLY = {gap_report.OWN: "ants-bees"}
-"""Routes that one set alone can take: ImageNet knows ants and bees."""
+"""Routes for one set only: ants and bees are ImageNet classes."""
 
 ROUTES: dict[str, Cached | Live] = {
     **{f"penultimate, K={views}": Cached("last", views) for views in (0, 1, 2, 4, 8, 16)},
@@ -89,7 +91,7 @@ ROUTES: dict[str, Cached | Live] = {
 
 
 class Group:
-    """All routes on one set with one network and one seed, which share steps: each is run, and timed, once."""
+    """All routes on one set with one network and one seed. Shared steps run, and are timed, once."""
 
     def __init__(self, data: Path, backbone: str, seed: int, epochs: int, folder: Path) -> None:
         self.data, self.backbone, self.seed, self.epochs, self.folder = data, backbone, seed, epochs, folder
@@ -116,7 +118,7 @@ class Group:
         return {**self._judged(found, out), "cold_s": before + found["wall_s"], "warm_s": None}
 
     def _cached(self, route: Cached) -> tuple[float, dict[str, Any], Path]:
-        """Seconds of the extraction, what fitting answered, and the folder of the head."""
+        """Seconds of the extraction, the output of the fit, and the folder of the head."""
         if route.layers not in self.first:
             shutil.rmtree(self.folder / "first", ignore_errors=True)
             order = {"task": "extract", "layers": [route.layers], "views": 4, "weights": self.weights}
@@ -130,7 +132,7 @@ class Group:
         return extracted["wall_s"], fitted | {"size_bytes": extracted["size_bytes"]}, out
 
     def _step(self, order: RouteTask, out: Path) -> dict[str, Any]:
-        """Run one process, or recall what it answered to the very same order."""
+        """Run one process, or load the stored output of the same task."""
         kept = out.with_name(f"{out.name}.json")
         order = {**order, "out": str(out), "seed": self.seed}
         if order["task"] != "fit-head":
@@ -151,7 +153,7 @@ class Group:
 
 
 def main() -> None:
-    """Run what is missing, write, and say what it means."""
+    """Run the missing routes, write and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="digits,ants-bees")
     parser.add_argument("--backbones", default="efficientnet_lite0,mobilenet_v2")

@@ -1,4 +1,4 @@
-"""What the runs of gap.py say: accuracies and seconds of each route, what was to be reached, and what was not."""
+"""Summaries of the runs of gap.py: accuracy and seconds of each route, and which goals were reached."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from featcache.reports.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 FULL = ("fine-tune",)
 TUNED = (*FULL, "LP-FT")
 TRAINED = (*TUNED, "from scratch")
-"""What the names of routes begin with that train the network."""
+"""Prefixes of the names of routes that train the network."""
 
 OWN = "ImageNet's own rows"
-"""Nothing is trained: no route of a user whose classes ImageNet does not know, so that no goal is reached by it."""
+"""Nothing is trained. The route only exists for ImageNet classes, so it does not count for any goal."""
 
 PAIRS = (
     ("fine-tune", "LP-FT"),
@@ -28,13 +28,13 @@ PAIRS = (
     ("fine-tune, last stage", "LP-FT, last stage"),
 )
 WITHIN, FRACTION = {"digits": -0.005}, {"digits": 20, "ants-bees": 15}
-"""What was to be reached: how far below fine-tuning, as a share, and how many times as fast."""
+"""The goals: accepted loss in accuracy against fine-tuning, as a fraction, and how many times as fast."""
 
 _ROUNDING = 1e-9
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each set and network: its routes over the seeds, and what was to be reached."""
+    """For each set and network: its routes over the seeds, and the goals."""
     keys = list(dict.fromkeys((run["set"], run["backbone"]) for run in runs))
     found = []
     for name, backbone in keys:
@@ -50,7 +50,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _best(here: Sequence[dict[str, Any]], kinds: tuple[str, ...], whole: bool = False) -> str | None:
-    """The most accurate of the routes whose names begin so, over the seeds; whole : of those that train all layers."""
+    """The most accurate route whose name begins with one of `kinds`. whole : only routes that train all layers."""
     names = dict.fromkeys(run["route"] for run in here if run["route"].startswith(kinds))
     names = {name: None for name in names if not (whole and name.endswith("last stage"))}
     mean = {name: statistics.mean(run["accuracy"] for run in here if run["route"] == name) for name in names}
@@ -58,7 +58,7 @@ def _best(here: Sequence[dict[str, Any]], kinds: tuple[str, ...], whole: bool = 
 
 
 def _route(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], full: str | None) -> dict[str, Any]:
-    """Mean accuracy and median seconds over the seeds; times as fast as `full` is of runs with the same seed."""
+    """Mean accuracy and median seconds over the seeds. The speed relative to `full` compares runs of the same seed."""
     mean = statistics.mean(run["accuracy"] for run in runs)
     low, high = wilson_interval(round(mean * runs[0]["n"]), runs[0]["n"])
     folds = [run["cv_accuracy"] for run in runs if run.get("cv_accuracy") is not None]
@@ -78,19 +78,19 @@ def _route(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], full:
 
 
 def _times_as_fast(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], other: str | None) -> float | None:
-    """The median over the seeds that both have."""
+    """The median ratio over the seeds that both routes have."""
     there = {run["seed"]: run["cold_s"] for run in here if run["route"] == other}
     ratios = [there[run["seed"]] / run["cold_s"] for run in runs if run["seed"] in there]
     return statistics.median(ratios) if ratios else None
 
 
 def _right(runs: Iterable[dict[str, Any]], images: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Whether each run got each image right, shape (r, n)."""
+    """Whether each run classified each image correctly, shape (r, n)."""
     return np.array([[image not in wrong for image in images] for wrong in (set(run["wrong"]) for run in runs)])
 
 
 def _pair(here: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, float]:
-    """How much more accurate the second route is than the first, over the seeds that both have."""
+    """Difference in accuracy of the second and the first route, over the seeds that both have."""
     one, two = ([run for run in here if run["route"] == route] for route in (first, second))
     seeds = {run["seed"] for run in one} & {run["seed"] for run in two}
     one, two = ([run for run in some if run["seed"] in seeds] for some in (one, two))
@@ -103,8 +103,8 @@ def _pair(here: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, 
 def _nearest(
     name: str, here: Sequence[dict[str, Any]], routes: dict[str, Any], best: str | None
 ) -> list[dict[str, Any]]:
-    """Of the cached routes that are fast enough the most accurate, and the one that cross-validation on train prefers,
-    against a fine-tuned network."""
+    """Compare cached routes that are fast enough with a fine-tuned network: the most accurate one, and the one that
+    cross-validation on train selects."""
     if best is None:
         return [{"what": "cached routes against fine-tuning", "route": "nothing was fine-tuned", "reached": None}]
     factor = FRACTION.get(name, 15)
@@ -133,7 +133,7 @@ def _nearest(
 
 
 def _lpft(here: Sequence[dict[str, Any]], routes: dict[str, Any]) -> list[dict[str, Any]]:
-    """LP-FT against fine-tuning with as many epochs, on the same views."""
+    """Compare LP-FT with fine-tuning for as many epochs on the same views."""
     said = []
     for plain, lpft in PAIRS:
         if {plain, lpft} <= set(routes):
@@ -146,7 +146,7 @@ def _lpft(here: Sequence[dict[str, Any]], routes: dict[str, Any]) -> list[dict[s
 
 
 def describe(summary: Sequence[dict[str, Any]]) -> str:
-    """As text, what was missed marked as such."""
+    """The summary as text; missed goals are marked."""
     lines = []
     for one in summary:
         first = ", ".join(f"{layers} {seconds:.1f} s" for layers, seconds in one["first_s"].items())
@@ -174,7 +174,7 @@ def describe(summary: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(summary: Sequence[dict[str, Any]]) -> Figure:
-    """Accuracy against cold seconds on a log axis, a panel for each set and network."""
+    """Accuracy against cold seconds on a log axis, one panel per set and network."""
     columns = 2 if len(summary) > 1 else 1
     rows = -(-len(summary) // columns)
     figure = Figure(figsize=(5.5 * columns, 3.6 * rows), layout="constrained")
@@ -223,6 +223,6 @@ def _kind(route: str) -> str:
 
 
 def _label(route: str) -> str | None:
-    """What stands beside a point, where its colour does not say it all and others leave it room."""
+    """The label beside a point, if its colour is not enough and there is space."""
     labels = {f"penultimate, K={views}": f"K={views}" for views in (0, 4, 16)}
     return {**labels, "LP-FT, last stage": "last stage", "fine-tune": "as the tutorials"}.get(route)

@@ -1,26 +1,30 @@
-"""Linear heads against scikit-learn's LogisticRegression(lbfgs), at an equal loss.
+"""Compare linear heads with scikit-learn's LogisticRegression(lbfgs) at equal loss.
 
     python benchmarks/heads.py [--repeats 5] [--cases ...] [--path-repeats 1]
 
-Features are float32 in memory. Synthetic ones are clouds of Gaussians, one a class, of a known difficulty: "ill" has
-deviations that fall as 1 / i along rotated directions, "plain" equal ones, both cut at zero as after a ReLU, so that
-they are not centred, as no network's features are; "well" has equal deviations, is not cut, and so centred: the
-easiest there is. "digits" are features of real pictures: 1,438 digits in 2 views by the embedded network. C is that of
-a penalty of a hundredth of a feature's mean variance (a path: ten of them from 10 to 3e-4).
+Features are float32 arrays in memory. Synthetic features are Gaussian clusters, one per class, of three kinds:
 
-Equal loss: of a ladder of tolerances, the loosest with which the objective, worked out in float64, lies at most 1e-4
-above the least that is known; it is found once, before the clock runs, for one strength, and taken for its path, too:
-the gaps that it leaves there are in the results (no path for the larger ill one, on which scikit-learn would spend a
-quarter of an hour). The clock covers `fit` from the arrays, with everything that it works
-out of them. Ratios are medians of the ratios within a repeat, brackets the least and the most. scikit-learn's path fits
-each C from the one before (warm_start).
+- "ill": standard deviations fall as 1 / i along rotated directions; values below zero are cut, as by a ReLU.
+- "plain": equal standard deviations, also cut at zero. Like the features of networks, they are not centred.
+- "well": equal standard deviations, not cut, and therefore centred. This is the easiest case.
 
-- labels: twenty labels that an image may have together, `OneVsRestHead` against a LogisticRegression a label, at the
-  loosest tolerances with which every label is within 1e-4.
+"digits" are features of real images: 1,438 digits in 2 views from the embedded network. C gives a penalty of one
+hundredth of the mean variance of a feature; a path has ten values from 10 to 3e-4.
+
+Equal loss: of a list of tolerances, each solver gets the loosest one for which the objective, computed in float64, is
+at most 1e-4 above the lowest known value. This tolerance is found once, for one C, before the clock runs, and also
+used for the path; the gaps of the path are in the results. There is no path for the larger ill-conditioned problem,
+because scikit-learn would take a quarter of an hour. The clock covers `fit` from the arrays, including all
+preparation. The results are the median, the minimum and the maximum; ratios are computed within each repeat.
+scikit-learn's path starts each C from the solution of the previous one (warm_start).
+
+- labels: twenty labels per image, `OneVsRestHead` against one LogisticRegression per label, at the loosest tolerances
+  with which every label is within 1e-4.
 - ridge: fifty strengths of `featcache.heads.solvers.closed_form.EigenDecompositions.ridge` against one, both from the
-centred rows. - small (the sizes below 5,000 rows): problems where scikit-learn may win.
-- share_of_peak: floating-point operations of the iterations alone (4 n d c each) over the time of the fit, against the
-  best of numpy's float32 matrix product (4096 x 4096) in the same run.
+  centred rows.
+- small (fewer than 5,000 rows): problems where scikit-learn may be faster.
+- share_of_peak: floating-point operations of the iterations alone (4 n d c each) divided by the time of the fit,
+  relative to the fastest numpy float32 matrix product (4096 x 4096) in the same run.
 
 Writes results/heads.json.
 """
@@ -61,7 +65,7 @@ Layer = tuple[np.ndarray, np.ndarray]
 
 
 def clouds(n: int, d: int, c: int, decay: float, cut: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, d), float32, and labels (n,)."""
+    """Gaussian clusters: features (n, d), float32, and labels (n,)."""
     rng = np.random.default_rng(0)
     widths = np.arange(1, d + 1, dtype=np.float32) ** -decay
     widths *= np.sqrt(d / np.square(widths).sum())
@@ -74,7 +78,7 @@ def clouds(n: int, d: int, c: int, decay: float, cut: bool) -> tuple[np.ndarray,
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """Features of real pictures, all views of the training images: (2876, 1280), float32."""
+    """Features of real images, all views of the training images: (2876, 1280), float32."""
     with tempfile.TemporaryDirectory() as folder:
         data, path = write_digits(Path(folder) / "digits"), Path(folder) / "cache.h5"
         cache = extract(data, path, views=1, image_size=64, augment="crop").cache
@@ -123,14 +127,14 @@ def gaps(x: np.ndarray, y: np.ndarray, Cs: list[float], layers: list[Layer], bes
 
 def loosest(solve: Solve, ladder: tuple[float, ...], x: np.ndarray, y: np.ndarray, Cs: list[float],
             best: list[float]) -> float:  # fmt: skip
-    """The tolerance of the ladder that leaves no more than GAP."""
+    """The loosest tolerance of the list with a gap of at most GAP."""
     return next((tol for tol in ladder if max(gaps(x, y, Cs, solve(x, y, Cs, tol), best)) <= GAP), ladder[-1])
 
 
 def race(
     x: np.ndarray, y: np.ndarray, Cs: list[float], repeats: int, tols: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """tols : ours and theirs; None finds them."""
+    """Time both solvers. tols : tolerances of featcache and scikit-learn; None searches for them."""
     tight = ours(x, y, Cs, 1e-10)
     best = [objective(x, y, layer, C) for C, layer in zip(Cs, tight, strict=True)]
     our_tol, their_tol = tols or (loosest(ours, OURS, x, y, Cs, best), loosest(theirs, THEIRS, x, y, Cs, best))
@@ -160,7 +164,7 @@ def strengths(x: np.ndarray, relative: list[float]) -> list[float]:
 
 
 def peak_flops() -> float:
-    """Floating-point operations a second of numpy's float32 matrix product."""
+    """Floating-point operations per second of numpy's float32 matrix product."""
     a = np.ones((4096, 4096), np.float32)
     return 2 * 4096**3 / min(record.seconds(lambda: a @ a) for _ in range(5))
 

@@ -1,13 +1,18 @@
-"""Kill an extraction and an update with SIGKILL at random moments, again and again: what is lost?
+"""Kill an extraction and an update with SIGKILL at random moments, and count what is lost.
 
     python benchmarks/kill_test.py [--kills 200] [--seed 0]
 
-Each round extracts 240 images with a cheap network, then updates the cache to a folder in which 60 of them are gone
-and 60 are new. A child is killed after a random time, or right before a random system call of creating, finishing or
-renaming; then the next child goes on. Counted: files that do not open (must be 0; while an update runs the old cache
-must open, too), rows that were there and are gone or differ (must be 0), rows extracted twice (at most the block
-under way at each kill), finished caches that differ from an undisturbed one (must be 0), files that are left over
-(must be 0). Writes results/kills.json.
+Each round extracts 240 images with a cheap network. It then updates the cache to a folder in which 60 of the images
+are gone and 60 are new. A child process is killed after a random time, or immediately before a random system call
+that creates, finishes or renames a file. The next child process continues. The script counts:
+
+- files that do not open (must be 0); during an update, the old cache must open too,
+- stored rows that are lost or changed (must be 0),
+- rows that are extracted twice (at most the block in progress, for each kill),
+- finished caches that differ from an undisturbed one (must be 0),
+- files that are left over (must be 0).
+
+Writes results/kills.json.
 """
 
 from __future__ import annotations
@@ -49,12 +54,12 @@ class Cheap(nn.Module):
 
 
 class Counting(Backbone):
-    """Slow, and says how many views it was shown."""
+    """A slow backbone that counts the views it receives."""
 
     shown: Any
 
     def submit(self, pixels: Any) -> Any:
-        """As ever."""
+        """Submit a batch, and count it."""
         found = super().submit(pixels)
         self.shown.value += len(pixels)
         time.sleep(SECONDS_A_BLOCK)
@@ -62,7 +67,7 @@ class Counting(Backbone):
 
 
 def load(shown: Any) -> Backbone:
-    """The cheap network, counting from its first image on."""
+    """Create the cheap network, with its counter at zero."""
     Counting.shown = shown
     backbone = Counting(Cheap(), name="cheap", image_size=32, resize_size=36)
     shown.value -= 1  # its own probe
@@ -70,7 +75,7 @@ def load(shown: Any) -> Backbone:
 
 
 def run(step: str, data: str, out: str, moment: str, skip: int, shown: Any) -> None:
-    """Extract or update; die right before call number `skip` of a function of os, where one is given."""
+    """Extract or update. If a function of os is named, die immediately before its call number `skip`."""
     torch.set_num_threads(1)
     if moment != "time":
         call, left = getattr(os, moment), [skip]
@@ -91,7 +96,7 @@ def run(step: str, data: str, out: str, moment: str, skip: int, shown: Any) -> N
 
 
 def write_images(folder: Path, first: int) -> None:
-    """Noise in two classes."""
+    """Write noise images in two classes."""
     for number in range(first, first + IMAGES):
         place = folder / ("val" if number % 6 == 0 else "train") / ("a" if number % 2 else "b") / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -100,13 +105,13 @@ def write_images(folder: Path, first: int) -> None:
 
 
 def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """How many views of each row are there, and all features."""
+    """Number of stored views of each row, and all features."""
     cache = FeatureCache(path)
     return cache.done.astype(int), np.array(cache.layout.layers["penultimate"].of(cache.layout.data))
 
 
 class Trial:
-    """Runs children and counts what became of their files."""
+    """Runs child processes and checks their files."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.chance = folder, random.Random(seed)
@@ -119,13 +124,13 @@ class Trial:
         )
 
     def child(self, *arguments: Any) -> Any:
-        """A started child."""
+        """Start a child process."""
         process = self.context.Process(target=run, args=(*arguments, self.shown))
         process.start()
         return process
 
     def undisturbed(self, step: str, data: Path, out: Path) -> tuple[np.ndarray, int]:
-        """Features, and how many views were shown, without any kill."""
+        """Features, and the number of views, of a run without kills."""
         self.shown.value = 0
         process = self.child(step, str(data), str(out), "time", 0)
         process.join()
@@ -134,7 +139,7 @@ class Trial:
         return rows_of(out)[1], self.shown.value
 
     def survive(self, step: str, data: Path, out: Path, expected: np.ndarray, views: int) -> None:
-        """Kill and go on until the step has ended by itself."""
+        """Kill and continue until the step finishes."""
         self.shown.value, kills, status = 0, 0, -1
         before = np.zeros(IMAGES, bool)
         while status:

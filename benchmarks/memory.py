@@ -1,12 +1,12 @@
-"""Peak memory of extract and of fit-head against the number of images.
+"""Measure the peak memory of extract and fit-head for increasing numbers of images.
 
     python benchmarks/memory.py [--images 10000 100000 1000000]
 
-Each size gets a folder of small images (hard links to 1,000 different ones) and a cheap network of 1,280 features, so
-that a million images are a cache of 2.6 GB. extract and fit-head run in processes of their own. Private memory
-(RssAnon of Linux) is looked at every 20 ms; pages of the memory-mapped cache are the system's, which takes them back
-whenever it likes, and do not count. The same commands on 1,000 images are what the libraries themselves take up.
-fit-head stops after 10 iterations: more take time, not memory. Seconds cover a whole process, imports included. Writes
+Each size has a folder of small images (hard links to 1,000 different files) and a cheap network with 1,280 features,
+so a million images give a cache of 2.6 GB. extract and fit-head run in separate processes. Private memory (RssAnon of
+Linux) is sampled every 20 ms. Pages of the memory-mapped cache are not counted, because the system can reclaim them.
+The same commands on 1,000 images show the memory of the libraries alone. fit-head stops after 10 iterations: more
+iterations take more time but not more memory. Seconds cover the whole process, including imports. Writes
 results/memory.json.
 """
 
@@ -27,7 +27,7 @@ FLOOR, DISTINCT, WIDTH = 1_000, 1_000, 1_280
 
 
 def write_images(folder: Path, images: int) -> None:
-    """Noise of 8 x 8 pixels in two classes; equal ones share class and split."""
+    """Noise of 8 x 8 pixels in two classes. Equal images have the same class and split."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def write_images(folder: Path, images: int) -> None:
 
 
 def run_extract(data: str, out: str) -> None:
-    """In a process of its own: a fixed random layer on the pixels."""
+    """Runs in a separate process: a fixed random layer on the pixels."""
     import torch
     from torch import nn
 
@@ -55,7 +55,7 @@ def run_extract(data: str, out: str) -> None:
 
 
 def run_fit(cache: str) -> None:
-    """In a process of its own."""
+    """Runs in a separate process."""
     from sklearn.exceptions import ConvergenceWarning
 
     from featcache import fit_head

@@ -1,4 +1,4 @@
-"""Damage to files: to their bytes, to the values of JSON, and to the cells of CSV."""
+"""Damage files: change bytes, values in JSON, and cells in CSV."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RAW = ["1e400", "-1e400", "NaN", "Infinity", "9" * 4000, "[" * 5000, '{"a":' * 
 
 
 def damage(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """One to five changes: bits, ranges, the end cut off, a part of another valid file."""
+    """Apply one to five changes: flip bits, change ranges, truncate, insert a part of another valid file."""
     data = bytearray(whole)
     for _ in range(chance.choice([1, 1, 1, 2, 5])):
         start = chance.randrange(len(data)) if data else 0
@@ -63,7 +63,7 @@ def damage(whole: bytes, others: list[bytes], chance: Random) -> bytes:
 
 
 def damage_json(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """One to three values or keys changed, or else bytes."""
+    """Change one to three values or keys; if that is not possible, change bytes."""
     if chance.random() < 0.2:
         return _damage_text(whole, others, chance)
     try:
@@ -80,7 +80,7 @@ def damage_json(whole: bytes, others: list[bytes], chance: Random) -> bytes:
 
 
 def damage_json_lines(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """`damage_json` of one line, or lines that are lost, doubled, or swapped."""
+    """Apply `damage_json` to one line, or delete, duplicate or swap lines."""
     lines = whole.splitlines(keepends=True)
     row = chance.randrange(len(lines))
     if chance.random() < 0.7:
@@ -91,7 +91,7 @@ def damage_json_lines(whole: bytes, others: list[bytes], chance: Random) -> byte
 
 
 def damage_csv(whole: bytes, others: list[bytes], chance: Random) -> bytes:
-    """One to three cells or rows changed, or else bytes."""
+    """Change one to three cells or rows; if that is not possible, change bytes."""
     if chance.random() < 0.3:
         return _damage_text(whole, others, chance)
     rows = list(csv.reader(io.StringIO(whole.decode(), newline="")))
@@ -136,7 +136,7 @@ def _with_odd(text: str, chance: Random) -> str:
 
 
 def _changed(value: Any, chance: Random, raw: dict[str, str]) -> Any:
-    """The value with one of those in it changed, drawn by going down. raw : text of JSON by what stands for it."""
+    """Change one random nested value of a JSON value. raw : placeholders -> JSON text that replaces them."""
     if isinstance(value, (dict, list)) and value and chance.random() < 0.85:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         key, other = chance.choice(keys), chance.choice(keys)

@@ -1,13 +1,17 @@
-"""What else goes from photos to features or to a classifier, as its makers write it; each in a process of its own.
+"""Run other tools that compute features or train classifiers, as their authors document it, each in its own process.
 
     python benchmarks/peers.py NAME DATA OUT [--network resnet18] [--epochs 10]
 
-NAME: thingsvision, img2vec, timm (with torch's DataLoader) write the features of all images of DATA to OUT.npy;
-tutorial-pass is one pass of the PyTorch tutorial's loader and frozen network; tutorial-frozen and tutorial-finetune
-train ten epochs as the tutorial does. Prints one JSON line: images, seconds (from the first file to the last byte
-written or the last epoch; imports, building the network and, but for the tutorial's, one pass of it before are not
-counted). Weights are random: speed does not depend on them. Needs what it names in the Python that runs it, and not
-featcache.
+NAME is one of these:
+
+- thingsvision, img2vec, timm (with torch's DataLoader): write the features of all images of DATA to OUT.npy.
+- tutorial-pass: one pass of the PyTorch tutorial's loader and frozen network.
+- tutorial-frozen, tutorial-finetune: train ten epochs as the tutorial does.
+
+Prints one JSON line with images and seconds. The seconds run from the first file to the last byte written or the last
+epoch. Imports and building the network are not counted, nor one pass of the network before (the tutorial routes have
+no such pass). Weights are random: speed does not depend on them. The Python that runs the script needs the package
+that NAME uses; it does not need featcache.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ Job = Callable[[], int]
 
 
 def thingsvision(data: Path, out: Path, network: str) -> Job:
-    """Its README's lines."""
+    """The lines of its README."""
     from thingsvision import get_extractor
     from thingsvision.utils.data import DataLoader as Loader
     from thingsvision.utils.data import ImageDataset
@@ -60,7 +64,7 @@ def thingsvision(data: Path, out: Path, network: str) -> Job:
 
 
 def img2vec(data: Path, out: Path, network: str) -> Job:
-    """Its README's lines: one picture a call, a list of 32 a call in its newer versions."""
+    """The lines of its README: one image per call, in newer versions a list of 32 per call."""
     from torchvision.models import ResNet18_Weights, resnet18
 
     if network != "resnet18":
@@ -87,7 +91,7 @@ def img2vec(data: Path, out: Path, network: str) -> Job:
 
 
 def timm_loader(data: Path, out: Path, network: str) -> Job:
-    """timm's network and transform, torch's DataLoader with a worker a core."""
+    """timm's network and transform, torch's DataLoader with one worker per core."""
     import timm
 
     model = timm.create_model(network, pretrained=False, num_classes=0).eval()
@@ -152,7 +156,7 @@ def _tutorial(data: Path, network: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _tutorial_training(data: Path, network: str, epochs: int, frozen: bool) -> Job:
-    """`train_model` of the tutorial, with its copy of the best weights in a temporary folder."""
+    """`train_model` of the tutorial, which stores its best weights in a temporary folder."""
     model, loaders = _tutorial(data, network)
     model.requires_grad_(not frozen)
     model.fc = nn.Linear(model.fc.in_features, len(loaders["train"].dataset.classes))
@@ -193,7 +197,7 @@ def _tutorial_training(data: Path, network: str, epochs: int, frozen: bool) -> J
 
 
 def main() -> None:
-    """Parse, run, print."""
+    """Parse options, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("data", type=Path)

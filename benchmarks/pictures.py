@@ -1,8 +1,8 @@
-"""The pictures of the README, of scikit-learn's digits, by the commands themselves: benchmarks/results/*.png.
+"""Draw the pictures of the README from scikit-learn's digits, with featcache's commands: benchmarks/results/*.png.
 
     python benchmarks/pictures.py [--work FOLDER]
 
-They show no time; run it wherever the looks change. `screenshot.py` makes that of the page.
+Run it after a change of the style; it measures no time. `screenshot.py` makes the picture of the web page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WIDTH = 480  # pixels, as the README shows three beside each other
 
 
 def main() -> None:
-    """Extract, fit, draw, make small."""
+    """Extract, fit, draw and shrink."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("demo"), help="where digits, cache and head are kept")
     work = parser.parse_args().work
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _shrink(source: Path, target: Path) -> None:
-    """In 128 colours, which are enough."""
+    """Reduce the size, and the colours to 128."""
     from PIL import Image
 
     with Image.open(source) as image:

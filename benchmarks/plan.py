@@ -1,14 +1,16 @@
-"""The plan for millions of images against what is: writes results/plan.json and results/plan.png.
+"""Compare `featcache plan` with real extractions. Writes results/plan.json and results/plan.png.
 
     python benchmarks/plan.py [--images 2000] [--repeats 3]
 
-Foretold: rates are measured as `featcache plan` does, with ants and bees, and multiplied to an extraction of so many
-photos (each several times with other bytes at its end), alone and by one worker of a Ray cluster of this machine, which
-is then made; its clock runs from the first image to the finished cache. Driver: seconds that the driver's thread
-computes, an image, while it takes features from that worker and writes them, and what is left for Ray without the
-writing as measured (`featcache.analysis.planning.rates.RAY_S`). Passes: what a linear head that chooses its strength
-takes, counted on five sets. The plan: of these rates, on CPUs as this one, and with a GPU's rate that is an example and
-not measured.
+- checks: rates are measured as `featcache plan` does, on ants and bees, and give an estimate for an extraction of
+  --images photos (each photo is used several times, with different bytes at its end), without a cluster and by one
+  worker of a Ray cluster on this machine. The extraction is then run; its clock runs from the first image to the
+  finished cache.
+- driver: seconds per image that the thread of the driver computes while it receives features from that worker and
+  writes them. Without the measured time of writing, the rest is the cost of Ray
+  (`featcache.analysis.planning.rates.RAY_S`).
+- passes: the number of passes of a linear head that selects its strength, counted on five data sets.
+- plan: the plan from these rates, on CPUs like this one, and with an example rate of a GPU, which is not measured.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ from featcache.reports.plots import plot_capacity
 from featcache.reports.style import save
 from featcache.vision.demo_datasets import ants_bees
 
-EXAMPLE = {"forward_s": 1 / 5000, "on_gpu": True, "cores": 16, "row_s": 1 / 50e6}
+EXAMPLE = {"forward_s": 1 / 5000, "on_gpu": True, "cores": 16, "solver_s_per_row": 1 / 50e6}
 SETS = ((5_000, 256, 10, 1.0), (5_000, 256, 10, 3.0), (20_000, 512, 100, 2.0))
 
 
 @contextmanager
 def driver_cpu(spent: list[float]) -> Iterator[None]:
-    """Adds what this thread computes while features come."""
+    """Add the processor time of this thread while features arrive."""
     fill = extraction.fill
 
     def timed(*given: Any) -> Any:
@@ -63,14 +65,14 @@ def driver_cpu(spent: list[float]) -> Iterator[None]:
 
 
 def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any]:
-    """Rates, and seconds of an extraction by them and in fact."""
+    """Rates, and the estimated and the real seconds of an extraction."""
     rows, spent, written = [], [], []
     manifest = read_manifest(data)
     n = len(manifest.samples)
     for repeat in range(repeats):
         rates = measure_rates(str(data), views=views)
         plan = plan_capacity(rates, [n], [1], hashed=True)
-        written.append(rates.driver_s - RAY_S)
+        written.append(rates.write_s_per_image - RAY_S)
         told = plan.scenarios[0].seconds["extract"]
         seconds = []
         for name, cluster in (("alone", None), ("ray", Cluster())):
@@ -93,7 +95,7 @@ def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, An
 
 
 def count_passes(features: Features) -> dict[str, int]:
-    """Of linear, with all its folds and strengths."""
+    """Passes of linear, with all its folds and strengths."""
     tuning, passes = TuningData(features), 0
     one_pass = tuning.rows.one_pass
 
@@ -108,7 +110,7 @@ def count_passes(features: Features) -> dict[str, int]:
 
 
 def drawn(n: int, d: int, classes: int, apart: float) -> Features:
-    """Clouds whose features are ever narrower."""
+    """Gaussian clusters of features with decreasing variance."""
     rng = np.random.default_rng(0)
     means = 4 * apart * rng.normal(size=(classes, d)) / np.sqrt(d)
     labels = np.arange(n) % classes
@@ -120,7 +122,7 @@ def drawn(n: int, d: int, classes: int, apart: float) -> Features:
 
 
 def main() -> None:
-    """Measure, write, and draw."""
+    """Measure, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)

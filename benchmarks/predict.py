@@ -1,15 +1,15 @@
-"""`featcache predict` against `featcache extract --views 0` on the same 2,000 photos, with the same networks.
+"""Compare `featcache predict` with `featcache extract --views 0` on the same 2,000 photos and networks.
 
     python benchmarks/predict.py [DATA] [--images 2000] [--networks efficientnet_lite0 resnet18] [--repeats 5]
 
-DATA defaults to FEATCACHE_ANTS_BEES; its JPEG photos are copied in turn until there are as many as asked for. Each
-command is a process of its own, timed from its start to its end, imports and loading included. Beside each runs the
-same command on the first 20 photos, which is what starting costs; the rate after the start is that of the other photos
-in the difference. Each repeat runs all commands once, one after the other, so that a slow moment of the machine does
-not fall on one of them alone; figures are medians over the repeats with the least and the most, ratios those within a
-repeat. All photos are in the page cache and the networks' conversions are kept by a run that is not timed; resnet18 has
-random weights. extract reads every file twice (it hashes all of them first) and writes a cache; predict reads them once
-and writes CSV to a file.
+DATA defaults to FEATCACHE_ANTS_BEES. Its JPEG photos are copied in turn until there are --images of them. Each
+command is a separate process, timed from start to end, including imports and loading. The same command also runs on
+the first 20 photos, which gives the startup time. The rate after the start is that of the other photos in the time
+difference. Each repeat runs all commands once, one after the other, so that a slow moment of the machine affects all
+of them. The results are the median, the minimum and the maximum; ratios are computed within each repeat. All photos
+are in the page cache, and an untimed run stores the conversions of the networks before. resnet18 has random weights.
+extract reads every file twice (it first hashes all of them) and writes a cache. predict reads each file once and
+writes a CSV file.
 
 Writes results/predict.json.
 """
@@ -36,13 +36,13 @@ COMMAND = [sys.executable, "-c", "from featcache_cli.main import main; main()"]
 
 
 def run(*arguments: object) -> float:
-    """Seconds of one command, from the start of its process to its end."""
+    """Seconds of one command, from the start to the end of its process."""
     line = [*COMMAND, *map(str, arguments)]
     return record.seconds(lambda: subprocess.run(line, capture_output=True, check=True))
 
 
 def copied(data: str, images: int, folder: Path) -> Path:
-    """The photos of DATA in two class folders, copied in turn."""
+    """Copy the photos of DATA in turn into two class folders."""
     photos = sorted(path for path in Path(data).rglob("*.jpg") if path.is_file())
     for number, photo in zip(range(images), cycle(photos), strict=False):
         target = folder / "ab"[number % 2] / f"{number:05d}.jpg"
@@ -52,7 +52,7 @@ def copied(data: str, images: int, folder: Path) -> Path:
 
 
 def one_round(photos: Path, few: Path, network: list[str], head: Path, scratch: Path) -> dict[str, float]:
-    """Seconds of each command on all and on the first photos."""
+    """Seconds of each command on all photos and on the first photos."""
     found = {}
     for name, data in (("few", few), ("all", photos)):
         cache = scratch / "cache.h5"
@@ -63,7 +63,7 @@ def one_round(photos: Path, few: Path, network: list[str], head: Path, scratch: 
 
 
 def summary(rounds: list[dict[str, float]], images: int, few: int) -> dict[str, Any]:
-    """Rates and ratios: median, least, most."""
+    """Rates and ratios: median, minimum, maximum."""
     figures = defaultdict(list)
     for found in rounds:
         for name in ("extract", "predict"):
@@ -79,7 +79,7 @@ def summary(rounds: list[dict[str, float]], images: int, few: int) -> dict[str, 
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--images", type=int, default=2000)

@@ -1,4 +1,4 @@
-"""What benchmarks do alike: take the time, sum up, and write figures with machine, versions and commit."""
+"""Helpers of all benchmarks: measure time, summarize, and write figures with machine, versions and commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS = HERE / "results"
 
 
 def commit() -> str:
-    """The commit that is measured, marked where the tree differs from it but in results. Ask before the run."""
+    """The current commit, with "-dirty" if files outside results differ from it. Call it before the run."""
 
     def git(*arguments: str) -> str:
         line = ["git", "-C", str(HERE), *arguments]
@@ -28,14 +28,14 @@ def commit() -> str:
 
 
 def seconds(job: Callable[[], Any]) -> float:
-    """Of one run."""
+    """Seconds of one call."""
     started = time.perf_counter()
     job()
     return time.perf_counter() - started
 
 
 def spread(values: Sequence[float]) -> list[float]:
-    """Median, least, most, to four digits."""
+    """Median, minimum and maximum, to four digits."""
     return [float(f"{value:.4g}") for value in (median(values), min(values), max(values))]
 
 

@@ -1,10 +1,10 @@
-"""The six routes on real photos: writes NAME.md, NAME.json and NAME.png under benchmarks/results/.
+"""Run the six routes on real photos. Writes NAME.md, NAME.json and NAME.png to benchmarks/results/.
 
     python benchmarks/routes.py [DATA] [--name ants-bees] [--repeats 3] [--budget 600]
         [--routes cached,stages,frozen,lpft,finetune,scratch]
 
-DATA defaults to FEATCACHE_ANTS_BEES. The clock of each route runs from the start of its process to its end. Finished
-routes are kept in --work; the same call goes on after an interruption. Run it on a machine that does nothing else.
+DATA defaults to FEATCACHE_ANTS_BEES. The clock of each route runs from the start to the end of its process. Finished
+routes are stored in --work; the same call continues after an interruption. Run the script on an idle machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from featcache.reports.benchmark_report import write_report
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, run, write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--name", default="ants-bees")

@@ -1,10 +1,10 @@
-"""What safety costs: hashes, checksums, fsync and claiming the room, as shares of extracting and fitting.
+"""Measure the cost of safety: the share of hashes, checksums, fsync and allocation in extraction and fitting.
 
     python benchmarks/safety.py [DATA] [--repeats 3]
 
 DATA defaults to FEATCACHE_ANTS_BEES. Each repeat calls extract() with the embedded network and 4 views, then
-fit_head(), in this process, after one repeat that is not counted (imports, the conversion of the network). The clock
-covers the whole call; the seconds of each precaution are added up inside of it. Writes results/safety.json.
+fit_head(), in this process. A first repeat (imports, conversion of the network) is not counted. The clock covers the
+whole call; the time of each safety measure is summed within it. Writes results/safety.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from featcache.cache import feature_cache, writer
 
 
 def timed(call: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:
-    """The same function, which adds its seconds to spent[name]."""
+    """Wrap a function: each call adds its seconds to spent[name]."""
 
     def measured(*arguments: Any, **options: Any) -> Any:
         started = time.perf_counter()
@@ -40,7 +40,7 @@ def timed(call: Callable[..., Any], spent: dict[str, float], name: str) -> Calla
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 

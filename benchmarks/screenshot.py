@@ -1,10 +1,10 @@
-"""Write results/serve.png: the page of `featcache serve` in a browser, with a handwritten digit on it.
+"""Write results/serve.png: the page of `featcache serve` in a browser, with a handwritten digit.
 
     python benchmarks/screenshot.py
 
-Makes the model first: the embedded network's features of scikit-learn's digits, at 224 pixels, and a linear head; a few
-minutes on 2 cores. Needs the extra `serve`, selenium, and Debian's chromium and chromium-driver. The picture shown is
-one of val, which the head was not fitted on.
+The script first makes the model: features of scikit-learn's digits from the embedded network, at 224 pixels, and a
+linear head. This takes a few minutes on 2 cores. It needs the extra `serve`, selenium, and Debian's chromium and
+chromium-driver. The image on the page is from val, so the head was not fitted on it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WAIT_S = 120
 
 
 def make_model(folder: Path) -> tuple[Path, list[Path]]:
-    """A head, and the first val picture of each class."""
+    """Fit a head; return it with the first val image of each class."""
     data = write_digits(folder / "digits")
     extract(data, folder / "cache.h5", views=0)
     fit_head(folder / "cache.h5", folder / "head")
@@ -42,7 +42,7 @@ def make_model(folder: Path) -> tuple[Path, list[Path]]:
 
 
 def photograph(url: str, picture: Path) -> bytes:
-    """PNG bytes of the page, once it has named the picture's class."""
+    """PNG bytes of the page after it shows the class of the image."""
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     for switch in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
@@ -65,7 +65,7 @@ def photograph(url: str, picture: Path) -> bytes:
 
 
 def main() -> None:
-    """Make, serve, photograph, write."""
+    """Make the model, serve it, take the screenshot, write it."""
     with tempfile.TemporaryDirectory() as place:
         head, pictures = make_model(Path(place))
         examples = [text for picture in pictures for text in ("--examples", str(picture))]

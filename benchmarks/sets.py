@@ -1,7 +1,7 @@
-"""Labelled pictures to try forecasts on: what a classifier has to see in each is known.
+"""Labelled image sets to test forecasts. For each set it is known which property determines the class.
 
-A set is a folder with train, val and test, written once; the same seed gives the same bytes. Pictures that are drawn
-here have 96 x 96 pixels; photos and digits are dealt to the three parts by a seed.
+A set is a folder with train, val and test. It is written once; the same seed gives the same bytes. Drawn images have
+96 x 96 pixels. Photos and digits are divided into the three parts by a seed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SIDE = 96
 COUNTS = {"train": 240, "val": 300, "test": 300}
 
 Draw = Callable[[int, np.random.Generator], NDArray[np.float64]]
-"""A picture of a class, (SIDE, SIDE, 3), 0 to 255 (or beyond: it is cut)."""
+"""An image of a class, (SIDE, SIDE, 3); values outside 0 to 255 are clipped."""
 
 
 def write_set(name: str, folder: Path, seed: int = 0) -> Path:
-    """Write one of SETS to `folder`/train, val and test, unless it is there."""
+    """Write one of SETS to `folder`/train, val and test, unless it exists."""
     if not folder.exists():
         draft = folder.with_name(folder.name + ".draft")
         shutil.rmtree(draft, ignore_errors=True)
@@ -51,19 +51,19 @@ def _save(pixels: NDArray[np.float64], path: Path) -> None:
 
 
 def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows and columns of the pixels."""
+    """Row and column coordinates of the pixels."""
     rows, columns = np.mgrid[:SIDE, :SIDE].astype(float)
     return rows, columns
 
 
 def _texture(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Grain of several sizes, grey."""
+    """Grey texture with structures of several sizes."""
     grain = sum(gaussian_filter(rng.normal(size=(SIDE, SIDE)), size) * size for size in (0.7, 2.0, 5.0))
     return np.asarray(130 + 22 * grain)
 
 
 def _scratched(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A noisy surface; class 1 has one fine scratch or one small hole."""
+    """A noisy surface. Class 1 has one fine scratch or one small hole."""
     surface = _texture(rng)
     rows, columns = _grid()
     at = rng.uniform(25, SIDE - 25, 2)
@@ -78,7 +78,7 @@ def _scratched(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _grating(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Stripes under noise, tilted by 0, 10, 20 or 30 degrees, give or take three."""
+    """Stripes under noise, tilted by 0, 10, 20 or 30 degrees, plus or minus three."""
     angle = np.deg2rad(10 * label + rng.uniform(-3, 3))
     rows, columns = _grid()
     wave = np.sin(2 * np.pi / rng.uniform(7, 14) * (rows * np.cos(angle) + columns * np.sin(angle)) + rng.uniform(0, 7))
@@ -87,7 +87,7 @@ def _grating(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _dots(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Two to six discs that do not touch, of any sizes, so that the covered area does not tell how many."""
+    """Two to six separate discs of any size, so the covered area does not reveal the number."""
     rows, columns = _grid()
     picture = np.full((SIDE, SIDE, 3), rng.uniform(20, 110)) + rng.normal(0, 6, (SIDE, SIDE, 3))
     discs: list[tuple[float, float, float]] = []
@@ -101,7 +101,7 @@ def _dots(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _inside(shape: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Pixels of a turned disc, square, triangle or cross somewhere."""
+    """Pixels inside a rotated disc, square, triangle or cross at a random position."""
     rows, columns = _grid()
     angle, size = rng.uniform(0, 2 * np.pi), rng.uniform(14, 26)
     row, column = rng.uniform(size + 8, SIDE - size - 8, 2)
@@ -117,14 +117,14 @@ def _inside(shape: int, rng: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def _shapes(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A disc, a square, a triangle or a cross of any colour on grain of any colour."""
+    """A disc, square, triangle or cross of any colour on texture of any colour."""
     picture = _texture(rng)[..., None] * rng.uniform(0.4, 1.0, 3)
     picture[_inside(label, rng)] = rng.uniform(0, 255, 3)
     return picture
 
 
 def _colours(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Any shape on grain, in one of five neighbouring hues: the hue alone tells the class."""
+    """Any shape on texture, in one of five similar hues. Only the hue determines the class."""
     hue = (40 * label + rng.uniform(-9, 9)) / 360
     colour = 255 * np.clip(np.abs((hue + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1)
     picture = np.repeat(_texture(rng)[..., None], 3, axis=2)
@@ -133,7 +133,7 @@ def _colours(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _pairs(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Two discs; class 1 has them in one colour, class 0 in two: a relation, which no part of the picture tells."""
+    """Two discs, of one colour in class 1, of two colours in class 0. No part of the image alone shows the class."""
     rows, columns = _grid()
     picture = np.repeat(_texture(rng)[..., None], 3, axis=2)
     first = rng.uniform(0, 255, 3)
@@ -145,14 +145,14 @@ def _pairs(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _coins(_label: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Shapes whose labels a coin has thrown: there is nothing to learn."""
+    """Shapes with random labels: there is nothing to learn."""
     return _shapes(int(rng.integers(4)), rng)
 
 
 def _digits(
     counts: dict[str, int], kept: tuple[int, ...] = tuple(range(10)), noise: float = 0.0
 ) -> Callable[[Path, np.random.Generator], None]:
-    """scikit-learn's digits; with noise: pale, on a ground of any colour."""
+    """scikit-learn's digits. With noise: pale, on a background of any colour."""
 
     def write(folder: Path, rng: np.random.Generator) -> None:
         from sklearn.datasets import load_digits
@@ -171,7 +171,7 @@ def _digits(
 
 
 def _photos(dull: bool) -> Callable[[Path, np.random.Generator], None]:
-    """Ants and bees: the tutorial's val is the test, a third of its train the val; dull: small, grey, noisy."""
+    """Ants and bees. test is the tutorial's val; val is a third of its train. dull: small, grey, noisy."""
 
     def write(folder: Path, rng: np.random.Generator) -> None:
         source = ants_bees()
@@ -209,4 +209,4 @@ SETS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "pairs": _drawn(["other", "same"], _pairs),
     "coins": _drawn(["heads", "tails"], _coins),
 }
-"""Name -> what writes it."""
+"""Name -> function that writes the set."""

@@ -1,13 +1,14 @@
-"""A head that several workers fit together against one machine alone: writes results/team.json.
+"""Compare a head fitted by several workers with a fit on one machine. Writes results/team.json.
 
     python benchmarks/team.py [--images 101000] [--repeats 3]
 
-Features are drawn, 1,280 of each image in float16 and ever narrower, of ten classes that overlap; with more than
-105,000 images they are not kept in memory but read again in each pass. Alone, by one worker of a Ray cluster of this
-machine with all cores, by two workers with half of them each: in turn. The clock of a fit runs from the first pass of
-the solver to the tuned head, of `linear` with all its folds and strengths; what comes before is told apart: Ray's
-start, and each worker's look at its rows. Apart: the largest difference of a coefficient, over the largest one; of
-probabilities of left-out images. Memory: the most that this process and a worker have of their own (RssAnon).
+Features are random: 1,280 per image in float16, with decreasing variance, in ten overlapping classes. With more than
+105,000 images they are read again in each pass instead of kept in memory. Three ways take turns: without a cluster;
+by one worker of a Ray cluster on this machine with all cores; by two workers with half of the cores each. The clock
+of a fit runs from the first pass of the solver to the tuned head; for `linear`, this includes all folds and
+strengths. The start of Ray, and the first reading of the rows by each worker, are reported separately. "apart" is the
+largest difference of a coefficient divided by the largest coefficient; for probabilities of held-out images, the
+largest difference. Memory is the peak private memory (RssAnon) of this process and of a worker.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ HEADS = ("linear", "ridge", "centroid")
 
 
 def write_cache(path: Path, n: int) -> FeatureCache:
-    """n images of train and 100 of val."""
+    """Write n training and 100 val images."""
     rng = np.random.default_rng(0)
     labels = np.arange(n + 100) % CLASSES
     means, widths = rng.normal(size=(CLASSES, WIDTH)) * 0.15, np.logspace(0.5, -1, WIDTH)
@@ -56,7 +57,7 @@ def write_cache(path: Path, n: int) -> FeatureCache:
 
 
 class Memory:
-    """The most private memory, in MB, of this process and of any of Ray's members, while it is open."""
+    """Peak private memory, in MB, of this process and of any of Ray's workers, while it is open."""
 
     def __enter__(self) -> Memory:
         self.here = self.member = 0
@@ -74,7 +75,7 @@ class Memory:
             self.here = max(self.here, _private(Path("/proc/self")))
             for process in Path("/proc").glob("[0-9]*"):
                 try:
-                    if (process / "cmdline").read_bytes().startswith(b"ray::Member"):
+                    if (process / "cmdline").read_bytes().startswith(b"ray::TrainingWorker"):
                         self.member = max(self.member, _private(process))
                 except OSError:
                     continue
@@ -101,7 +102,7 @@ def fit(cache: FeatureCache, head: str, cluster: Cluster | None) -> tuple[TunedH
 
 
 def main() -> None:
-    """Measure, write, and say it."""
+    """Measure, write and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=101_000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -137,7 +138,7 @@ def main() -> None:
 
 
 def apart(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    """The largest difference over the largest number."""
+    """The largest difference divided by the largest value."""
     return float(np.abs(one - other).max() / np.abs(other).max())
 
 

@@ -1,20 +1,21 @@
-"""The whole job on ants against bees: the tutorial's ten epochs against featcache, from process start to the end.
+"""Compare the whole job on ants and bees with the PyTorch tutorial's ten epochs, from process start to the end.
 
     python benchmarks/tutorial.py [DATA] [--views 8] [--repeats 3] [--network resnet18]
 
-DATA defaults to FEATCACHE_ANTS_BEES. Weights are random: time does not depend on them. Each repeat runs every route
-once, each in processes of its own, and is kept in --work, so that an interrupted run goes on. Routes:
+DATA defaults to FEATCACHE_ANTS_BEES. Weights are random: the time does not depend on them. Each repeat runs every
+route once, each in separate processes. Repeats are stored in --work, so an interrupted run continues. Routes:
 
-- tutorial, fine-tune and tutorial, frozen: the tutorial's code (see peers.py), batches of 4, fp32, no workers.
-- cached, first ever: `featcache extract --views K`, then `featcache fit-head`; nothing is kept from earlier runs.
-- cached, cold: the same for a network that was used before: its conversion is kept, no features are.
-- cached, warm: `featcache fit-head` on the cache that is there.
-- featcache finetune: ten epochs with its own recipe (batches of 32, lr 0.01); fp32, and bf16 with an image cache.
+- tutorial, fine-tune and tutorial, frozen: the code of the tutorial (see peers.py), batches of 4, fp32, no workers.
+- cached, first ever: `featcache extract --views K`, then `featcache fit-head`, with an empty cache folder.
+- cached, cold: the same, for a network that was used before: its conversion is stored, but no features.
+- cached, warm: `featcache fit-head` on the existing cache.
+- featcache finetune: ten epochs with featcache's recipe (batches of 32, lr 0.01); fp32, and bf16 with an image cache.
 
-Seconds run from the start of the processes to their ends. "without imports" takes off what the processes need before
-their work begins: for the tutorial all up to the first batch (building the network, too), for featcache Python and
-the imports of its commands; extraction imports PyTorch while images are decoded, so that is not taken off there.
-Ratios are medians of the ratios within a repeat. Writes results/tutorial.json.
+Seconds run from the start of the processes to their ends. "without imports" subtracts the time before the work
+begins: for the tutorial everything before the first batch (including building the network), for featcache the start
+of Python and the imports of its commands. extract imports PyTorch while it decodes images, so this import is not
+subtracted. The results are the median, the minimum and the maximum; ratios are computed within each repeat. Writes
+results/tutorial.json.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from typing import Any
 import record
 
 Seconds = tuple[float, float]
-"""From the start of the processes, and without imports."""
+"""Seconds from the start of the processes, and seconds without imports."""
 
 COLD = ("cached, first ever", "cached, cold", "cached, warm")
 
 
 def run(line: list[str], home: Path) -> dict[str, Any]:
-    """What a command answers in JSON, and its seconds as "process_s"."""
+    """The JSON output of a command, and its seconds as "process_s"."""
     started = time.perf_counter()
     ran = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": str(home)})
     if ran.returncode:
@@ -49,7 +50,7 @@ def run(line: list[str], home: Path) -> dict[str, Any]:
 
 
 def featcache(home: Path, *arguments: object) -> Seconds:
-    """One command."""
+    """Run one featcache command."""
     answer = run(
         [sys.executable, "-c", "from featcache_cli.main import main; main()", *map(str, arguments), "--json"], home
     )
@@ -57,18 +58,18 @@ def featcache(home: Path, *arguments: object) -> Seconds:
 
 
 def tutorial(name: str, data: str, network: str, home: Path) -> Seconds:
-    """One of peers.py."""
+    """Run one route of peers.py."""
     answer = run([sys.executable, str(record.HERE / "peers.py"), name, data, os.devnull, "--network", network], home)
     return answer["process_s"], answer["seconds"]
 
 
 def both(*parts: Seconds) -> Seconds:
-    """One after the other."""
+    """Run two commands, one after the other."""
     return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
 
 def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seconds]:
-    """Every route once."""
+    """Run every route once."""
     home, cache = work / "home", work / "cache.h5"
     options = ("--backbone", network, "--weights", "none")
     found: dict[str, Seconds] = {}
@@ -104,7 +105,7 @@ def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seco
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--views", type=int, default=8)

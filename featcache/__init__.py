@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from featcache.analysis.benchmark.compare import benchmark
     from featcache.analysis.benchmark.outcomes import Comparison
     from featcache.analysis.benchmark.verdict import Verdict, reach_verdict
-    from featcache.analysis.curves import Curve, label_curve, view_curve
-    from featcache.analysis.doctor.examine import doctor
+    from featcache.analysis.curves import Curve, curve
+    from featcache.analysis.doctor.doctor import doctor
     from featcache.analysis.doctor.findings import DoctorReport, Issue
     from featcache.analysis.forecast.forecast import Forecast, forecast
-    from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates, plan_capacity
-    from featcache.analysis.planning.rates import measure_rates
+    from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates
+    from featcache.analysis.planning.plan import plan
     from featcache.backbones.backbone import Backbone
     from featcache.backbones.load import load_backbone
     from featcache.cache.feature_cache import FeatureCache
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from featcache.extraction.extract import extract
     from featcache.extraction.results import Extraction, Update
     from featcache.extraction.update import repair, update
-    from featcache.finetuning.finetune import FineTune, finetune
+    from featcache.finetuning.finetune import finetune
+    from featcache.finetuning.result import FineTune
     from featcache.heads.fit_head import HeadFit, fit_head
     from featcache.heads.linear import LinearHead
     from featcache.metrics.predictions import HeadComparison, compare_heads
@@ -62,8 +63,8 @@ _HOME = {
     "Cluster": "core.ray_cluster",
     "Comparison": "analysis.benchmark.outcomes",
     "Curve": "analysis.curves",
-    "DoctorReport": "analysis.doctor.findings",
     "Difference": "cache.verify",
+    "DoctorReport": "analysis.doctor.findings",
     "Estimate": "extraction.estimate",
     "Evaluation": "models.evaluate",
     "Exported": "models.export.export",
@@ -72,11 +73,11 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
-    "Issue": "analysis.doctor.findings",
-    "FineTune": "finetuning.finetune",
+    "FineTune": "finetuning.result",
     "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
     "HeadFit": "heads.fit_head",
+    "Issue": "analysis.doctor.findings",
     "LinearHead": "heads.linear",
     "Manifest": "data.manifest",
     "Prediction": "models.prediction",
@@ -92,19 +93,18 @@ _HOME = {
     "allow_scheme": "_utils.remote",
     "benchmark": "analysis.benchmark.compare",
     "compare_heads": "metrics.predictions",
+    "curve": "analysis.curves",
     "diff": "cache.verify",
     "estimate": "extraction.estimate",
     "evaluate": "models.evaluate",
-    "doctor": "analysis.doctor.examine",
+    "doctor": "analysis.doctor.doctor",
     "export": "models.export.export",
     "extract": "extraction.extract",
     "finetune": "finetuning.finetune",
     "fit_head": "heads.fit_head",
     "forecast": "analysis.forecast.forecast",
-    "label_curve": "analysis.curves",
     "load_backbone": "backbones.load",
-    "measure_rates": "analysis.planning.rates",
-    "plan_capacity": "analysis.planning.capacity",
+    "plan": "analysis.planning.plan",
     "plot_confusion": "reports.figures",
     "plot_curve": "reports.figures",
     "plot_history": "reports.figures",
@@ -121,8 +121,20 @@ _HOME = {
     "try_out": "reports.try_out",
     "update": "extraction.update",
     "verify": "cache.verify",
-    "view_curve": "analysis.curves",
 }
+
+_DEPRECATED = {
+    "Diagnosis": ("DoctorReport", "analysis.doctor.findings.DoctorReport"),
+    "Finding": ("Issue", "analysis.doctor.findings.Issue"),
+    "Recipe": ("TrainConfig", "training.config.TrainConfig"),
+    "compare": ("benchmark", "analysis.benchmark.compare.benchmark"),
+    "examine": ("doctor", "analysis.doctor.doctor.doctor"),
+    "label_curve": ('curve(by="labels")', "analysis.curves.label_curve"),
+    "measure_rates": ("plan", "analysis.planning.rates.measure_rates"),
+    "plan_capacity": ("plan", "analysis.planning.capacity.plan_capacity"),
+    "view_curve": ('curve(by="views")', "analysis.curves.view_curve"),
+}
+"""Old public names: the new name, and the object that the old name still gives."""
 
 __all__ = [
     "Backbone",
@@ -131,8 +143,8 @@ __all__ = [
     "Cluster",
     "Comparison",
     "Curve",
-    "DoctorReport",
     "Difference",
+    "DoctorReport",
     "Estimate",
     "Evaluation",
     "Exported",
@@ -141,11 +153,11 @@ __all__ = [
     "FeatcacheError",
     "FeatureCache",
     "Features",
-    "Issue",
     "FineTune",
     "Forecast",
     "HeadComparison",
     "HeadFit",
+    "Issue",
     "LinearHead",
     "Manifest",
     "Prediction",
@@ -161,19 +173,18 @@ __all__ = [
     "allow_scheme",
     "benchmark",
     "compare_heads",
+    "curve",
     "diff",
+    "doctor",
     "estimate",
     "evaluate",
-    "doctor",
     "export",
     "extract",
     "finetune",
     "fit_head",
     "forecast",
-    "label_curve",
     "load_backbone",
-    "measure_rates",
-    "plan_capacity",
+    "plan",
     "plot_confusion",
     "plot_curve",
     "plot_history",
@@ -190,13 +201,19 @@ __all__ = [
     "try_out",
     "update",
     "verify",
-    "view_curve",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("featcache")
+    if name in _DEPRECATED:
+        from featcache._utils.deprecation import warn_renamed
+
+        new, path = _DEPRECATED[name]
+        warn_renamed(f"featcache.{name}", f"featcache.{new}")
+        module, _, attribute = path.rpartition(".")
+        return getattr(importlib.import_module(f"featcache.{module}"), attribute)
     if name not in _HOME:
         raise AttributeError(f"module 'featcache' has no attribute {name!r}")
     return getattr(importlib.import_module(f"featcache.{_HOME[name]}"), name)

@@ -67,7 +67,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     """Compare cached heads, frozen-per-epoch, LP-FT, fine-tuning and from-scratch on DATA, down to a verdict."""
     import featcache
     from featcache.reports.benchmark_report import comparison_values, write_report
-    from featcache.reports.pages import write_benchmark_page
+    from featcache.reports.pages.benchmark import write_benchmark_page
 
     options.import_from_here()  # where --backbone names a factory
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}

@@ -12,7 +12,7 @@ from featcache_cli import options
 @click.argument("second", type=options.PATH)
 @options.as_json
 def command(first: str, second: str, as_json: bool) -> None:
-    """Say whether FIRST is better than SECOND on val, or whether that is noise.
+    """Test whether the accuracies of FIRST and SECOND on val differ significantly.
 
     Both are folders that fit-head or finetune wrote.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -15,26 +15,27 @@ from featcache_cli import options
 @click.option("--over", type=click.Choice(["labels", "views"]), default="labels", show_default=True,
               help="What grows: the training labels, or the augmented views of each image.")  # fmt: skip
 @click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn", "head2toe"]), default="linear",
-              show_default=True, help="Which head is fitted.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(1), help="How often each share of the labels is drawn. [default: 5]")
+              show_default=True, help="Which head to fit.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(1), help="How often each fraction of the labels is drawn. [default: 5]")
 @options.picture_option
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache are used.")
-@click.option("--seed", default=0, show_default=True, help="The seed of draws and folds.")
+@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache to use.")
+@click.option("--seed", default=0, show_default=True, help="The seed of the draws and folds.")
 @options.as_json
-def command(cache: str, over: str, repeats: int | None, out: str | None, as_json: bool, **settings: Any) -> None:
-    """Show how accuracy and seconds grow with labels, or with views, all from one CACHE."""
+def command(
+    cache: str, over: Literal["labels", "views"], repeats: int | None, out: str | None, as_json: bool, **settings: Any
+) -> None:
+    """Measure accuracy and fitting time against the number of labels, or of views, in CACHE."""
     import featcache
 
     if over == "views" and repeats:
-        raise click.UsageError("--repeats is for labels: there is one way to take the first views")
+        raise click.UsageError("--repeats needs --over labels: views are not drawn at random")
+    if over == "labels":
+        settings["repeats"] = repeats or 5
     with options.progress_bar(resumes=False) as progress:
-        if over == "labels":
-            found = featcache.label_curve(cache, repeats=repeats or 5, progress=progress, **settings)
-        else:
-            found = featcache.view_curve(cache, progress=progress, **settings)
-    options.show(found, as_json, cache=cache)
+        result = featcache.curve(cache, by=over, progress=progress, **settings)
+    options.show(result, as_json, cache=cache)
     if out:
         from featcache.reports.plots import plot_curve
         from featcache.reports.style import save
 
-        save(partial(plot_curve, found), out)
+        save(partial(plot_curve, result), out)

@@ -14,45 +14,49 @@ from featcache_cli.wrapping import safe
 @options.command()
 @click.argument("cache", type=options.PATH)
 @click.argument("data", required=False, type=options.PATH)
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache are looked at.")
+@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache to check.")
 @options.picture_option
 @click.option(
-    "--images", type=click.IntRange(1, 200), default=36, show_default=True, help="How many pictures -o draws at most."
+    "--images",
+    type=click.IntRange(1, 200),
+    default=36,
+    show_default=True,
+    help="Highest number of images that -o draws.",
 )
 @click.option("--dark", is_flag=True, help="Draw light lines on dark paper.")
 @click.option(
-    "--list", "listed", type=options.PATH, callback=outputs.new_file, help="Write all named images into this CSV file."
+    "--list", "listed", type=options.PATH, callback=outputs.new_file, help="Write all affected images to this CSV file."
 )
-@click.option("--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved.")
+@click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
 @options.own_network_option
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda:1.")
 @click.option(
-    "--seed", default=0, show_default=True, help="The seed of folds, and of which of many images are looked at."
+    "--seed", default=0, show_default=True, help="The seed of the folds, and of the choice of images if there are many."
 )
 @options.as_json
 def command(
     cache: str, data: str | None, out: str | None, images: int, dark: bool, listed: str | None, as_json: bool,
     **settings: Any,
 ) -> None:  # fmt: skip
-    """Look for what is wrong with CACHE: features that say nothing, views, copies across splits, wrong labels.
+    """Check CACHE for problems: uninformative features, unsuitable views, duplicates across splits, label errors.
 
-    With DATA, which it was made from, some images go through the network again, and -o draws the suspicious ones.
-    Exit status: 0 sound, with notes perhaps; 3 warnings; 4 errors in what was looked at. 1 and 2 say that the doctor
-    could not look: no cache, or a wrong option.
+    With DATA, the images that CACHE was made from, some images run through the network again, and -o draws the
+    affected images. Exit status: 0 = no warnings (there may be notes), 3 = warnings, 4 = errors; 1 and 2 = the check
+    could not run, because of the cache or of an option.
     """
     import featcache
 
     if out and not data:
-        raise click.UsageError("-o draws images of DATA: give it, too")
+        raise click.UsageError("-o draws images of DATA: give DATA as well")
     with options.progress_bar(resumes=False) as progress:
-        found = featcache.doctor(cache, data, progress=progress, **settings)
-    options.show(found, as_json)
+        report = featcache.doctor(cache, data, progress=progress, **settings)
+    options.show(report, as_json)
     if listed:
-        found.write_list(listed)
+        report.write_list(listed)
     if out and data:
-        from featcache.reports import show as pictures
-        from featcache.reports import style as drawing
+        from featcache.reports.cache_figures import issues_figure
+        from featcache.reports.style import save
 
-        picture = pictures.findings_picture(cache, found.findings, data, images, found.rankings)
-        drawing.save(picture, out, dark) if picture else click.echo(safe(f"nothing to draw for {out}"), err=as_json)
-    sys.exit(found.status)
+        figure = issues_figure(cache, report.findings, data, images, report.rankings)
+        save(figure, out, dark) if figure else click.echo(safe(f"no images to draw for {out}"), err=as_json)
+    sys.exit(report.status)

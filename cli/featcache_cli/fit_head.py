@@ -147,6 +147,6 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
         )
     options.show(fit, as_json, cache=cache)
     if report:
-        from featcache.reports.pages import write_head_page
+        from featcache.reports.pages.head import write_head_page
 
         write_head_page(report, fit, cache, settings, data)

@@ -16,8 +16,8 @@ _UNITS = {"k": 10**3, "M": 10**6, "B": 10**9}
 
 
 def _counts(_ctx: click.Context, _option: click.Parameter, text: str) -> list[int]:
-    """A callback: 10M,1B as numbers, ascending."""
-    found = set()
+    """A callback: "10M,1B" as ascending numbers."""
+    counts = set()
     for part in text.split(","):
         unit = _UNITS.get(part[-1:])
         try:
@@ -25,25 +25,25 @@ def _counts(_ctx: click.Context, _option: click.Parameter, text: str) -> list[in
         except ValueError:
             value = 0.0
         if not 1 <= value < 1e15 or value != round(value):
-            raise click.BadParameter(f"{part!r} is no number such as 64, 250k, 10M or 1B")
-        found.add(int(value))
-    return sorted(found)
+            raise click.BadParameter(f"{part!r} is not a number such as 64, 250k, 10M or 1B")
+        counts.add(int(value))
+    return sorted(counts)
 
 
-def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
-    return click.option(name, type=options.Finite(1e-9, 1e15), metavar=unit, help=told)
+def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
+    return click.option(name, type=options.Finite(1e-9, 1e15), metavar=unit, help=text)
 
 
 @options.command(
     groups={
-        "Rates that are given, not measured": ["forward_rate", "read_rate", "look_rate", "driver_rate", "row_rate"],
+        "Rates to use instead of measured ones": ["forward_rate", "read_rate", "look_rate", "driver_rate", "row_rate"],
         "Prices, in any currency": ["worker_hour", "storage_gb_month", "thousand_reads"],
     },
 )
 @click.argument("data", type=options.PATH)
-@click.option("--images", default="10M,1B", show_default=True, callback=_counts, help="How many images there will be.")
+@click.option("--images", default="10M,1B", show_default=True, callback=_counts, help="Numbers of images to plan for.")
 @click.option(
-    "--workers", default="1,8,64", show_default=True, callback=_counts, help="How many workers there will be."
+    "--workers", default="1,8,64", show_default=True, callback=_counts, help="Numbers of workers to plan for."
 )
 @click.option("--cores", type=click.IntRange(1), help="How many cores a worker has. [default: as many as this machine]")
 @options.backbone_option
@@ -71,7 +71,7 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 @options.device_option
 @options.precision_option("auto")
 @options.engine_option
-@click.option("--hashed", is_flag=True, help="The list of images will have a column sha256.")
+@click.option("--hashed", is_flag=True, help="The list of images has a column sha256.")
 @click.option(
     "--passes",
     type=click.IntRange(1),
@@ -82,52 +82,50 @@ def _rate(name: str, unit: str, told: str) -> Callable[[_F], _F]:
 @_rate("--forward-rate", "VIEWS/S", "How many views a second the network takes on a GPU.")
 @_rate("--read-rate", "MB/S", "How fast a worker reads from where the images lie. [default: not counted]")
 @_rate("--look-rate", "MB/S", "How fast one machine reads and hashes all files.")
-@_rate("--driver-rate", "IMAGES/S", "How many images a second are taken from workers and written.")
-@_rate("--row-rate", "ROWS/S", "How many rows a second a worker takes in a pass of a head's fit.")
+@_rate("--driver-rate", "IMAGES/S", "How many images a second one machine receives from workers and writes.")
+@_rate("--row-rate", "ROWS/S", "How many rows a second a worker computes in a pass of a head's fit.")
 @click.option("--worker-hour", type=options.Finite(0, 1e15), help="The price of a worker for an hour.")
 @click.option("--storage-gb-month", type=options.Finite(0, 1e15), help="The price of a GB of the cache for a month.")
 @click.option("--thousand-reads", type=options.Finite(0, 1e15), help="The price of a thousand reads of a file.")
 @click.option(
-    "--page", type=options.PATH, callback=outputs.new_file, help="Write all of it, with a picture, to this HTML file."
+    "--page", type=options.PATH, callback=outputs.new_file, help="Write the plan, with a figure, to this HTML file."
 )
 @outputs.overwrite_option
 @options.as_json
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
-    """Say how long millions of images would take, on how many machines, and what would hold them up.
+    """Estimate time, storage and cost of extracting millions of images on many machines, and find the bottleneck.
 
-    Looks through DATA, a sample of what is to come, measures each step with a few of its images on this machine, and
-    multiplies. --page shows the formula.
+    DATA is a sample of the images. The command measures each step with a few of them on this machine, and calculates
+    the rest from these rates. --page shows the formula.
     """
     import featcache
 
-    given, prices = _given(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
-    plan = {name: settings.pop(name) for name in ("images", "workers", "hashed", "passes")}
+    given, prices = _given_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
     backbone, names = settings["backbone"], split_layers(layers)
     options.take_backbone(settings, names)
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(resumes=False, then=options.LOADING) as progress:
-        rates = featcache.measure_rates(data, layers=names, given=given, progress=progress, **settings)
-    found = featcache.plan_capacity(rates, prices=prices, **plan)
-    options.show(found, as_json)
+        result = featcache.plan(data, layers=names, given=given, prices=prices, progress=progress, **settings)
+    options.show(result, as_json)
     if page:
-        from featcache.reports.capacity_page import write_capacity_page
+        from featcache.reports.pages.capacity import write_capacity_page
 
-        write_capacity_page(page, found, data, backbone)
+        write_capacity_page(page, result, data, backbone)
 
 
 _PRICES = ("worker_hour", "storage_gb_month", "thousand_reads")
 
 
-def _given(settings: dict[str, Any]) -> dict[str, float]:
-    """Fields of `Rates` from the options, which are taken out: bytes and seconds instead of MB and rates."""
-    found = {}
-    for option, name, scale in (
+def _given_rates(settings: dict[str, Any]) -> dict[str, float]:
+    """Remove the options that give rates, and return them as fields of `Rates`: seconds, and bytes instead of MB."""
+    rates = {}
+    for option, field, scale in (
         ("forward_rate", "forward_s", None),
-        ("driver_rate", "driver_s", None),
-        ("row_rate", "row_s", None),
+        ("driver_rate", "write_s_per_image", None),
+        ("row_rate", "solver_s_per_row", None),
         ("read_rate", "read_rate", 1e6),
-        ("look_rate", "look_rate", 1e6),
+        ("look_rate", "hash_bytes_per_s", 1e6),
     ):
         if (value := settings.pop(option)) is not None:
-            found[name] = value * scale if scale else 1 / value
-    return found
+            rates[field] = value * scale if scale else 1 / value
+    return rates

@@ -89,9 +89,8 @@ def command(
     ):
         predictions = chain(map(sorter.place, stream) if sorter else stream, starmap(_missing, missing.items()))
         watched = tally.watch(predictions, progress)
-        for text in format_predictions(
-            watched, "json" if as_json else kind, bool(sorter), partial(tally.summary, model)
-        ):
+        form = "json" if as_json else kind
+        for text in format_predictions(watched, form, bool(sorter), partial(tally.summary, model)):
             write(text)
     tally.end()
 

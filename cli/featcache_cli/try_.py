@@ -16,20 +16,22 @@ from featcache_cli import options
 )
 @options.backbone_option
 @options.weights_option
-@click.option("--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views an image.")
+@click.option(
+    "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views per training image."
+)
 @options.image_size_option
 @options.label_column_option
 @options.skip_missing_option
 @options.value_range_option
 @options.device_option
 @click.option("--budget", "budget_s", callback=options.duration, default="10s", show_default=True,
-              help="Time for the choice of the head: 30s, 2m.")  # fmt: skip
+              help="Time for the choice of the head, such as 30s or 2m.")  # fmt: skip
 @options.seed_option
 @options.as_json
 def command(as_json: bool, **settings: Any) -> None:
-    """Try it on DATA, a folder of labelled images: features, faults, the best head and a report, in plain words.
+    """Try featcache on DATA, a folder of labelled images: extract features, check them, fit the best head, report.
 
-    All files go to one folder. Run the same command again after an interruption: it goes on where it was.
+    All files go to one folder. After an interruption run the same command again: it resumes.
     """
     import featcache
 

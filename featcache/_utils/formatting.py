@@ -12,18 +12,23 @@ from typing import Any
 
 
 def capitalize(text: str) -> str:
-    """Its first letter capital, the others as they are."""
+    """The text with its first letter in upper case; the others do not change."""
     return text[:1].upper() + text[1:]
 
 
-def join_words(names: Sequence[str]) -> str:
-    """One, two and three."""
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+def join_words(names: Sequence[str], last: str = "and") -> str:
+    """ "a, b and c"; last : the word before the last name."""
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def brief(names: Sequence[str], most: int = 8) -> str:
     """The first names, and how many more there are: "a, b and 7 more"."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def plural(count: int, noun: str, several: str = "") -> str:
+    """ "1 image", "2 images"; several : the plural of nouns that do not add an s."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def format_times(ratio: float) -> str:
@@ -32,13 +37,13 @@ def format_times(ratio: float) -> str:
 
 
 def format_points(share: float) -> str:
-    """A share in percentage points: 0.01 is 1 point."""
+    """A fraction in percentage points: 0.01 is 1 point."""
     text = f"{100 * share:.1f}".removesuffix(".0")
     return f"{text} point" if text == "1" else f"{text} points"
 
 
 def round_up(count: float) -> int:
-    """To two digits."""
+    """The next number with two significant digits."""
     unit = 10 ** max(0, int(log10(count)) - 1)
     return ceil(count / unit) * unit
 
@@ -116,3 +121,18 @@ def human_duration(seconds: float) -> str:
         if float(text) < most:
             return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
     raise ValueError(f"{seconds} seconds is no duration")
+
+
+def pad_columns(lines: Sequence[Sequence[str]], align: str = "<") -> list[list[str]]:
+    """Cells padded to the width of their column.
+
+    align : "<" or ">" for each column; the last one holds for all further columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = align.ljust(len(widths), align[-1])
+    return [[f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)] for line in lines]
+
+
+def text_table(lines: Sequence[Sequence[str]], align: str = "<") -> list[str]:
+    """Lines of text with aligned columns, two spaces apart; align : see `pad_columns`."""
+    return ["  ".join(cells).rstrip() for cells in pad_columns(lines, align)]

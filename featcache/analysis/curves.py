@@ -1,4 +1,4 @@
-"""What more labels, or more views, would bring: accuracy and seconds of heads on parts of one cache."""
+"""`curve`: accuracy and fitting time of a head against the number of labels, or of views, in one cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import text_table
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import is_number
@@ -25,16 +26,28 @@ from featcache.heads.fit_head import evaluate_head, read_splits
 from featcache.heads.tuning.families import TUNED_HEADS
 from featcache.metrics.significance import wilson_interval
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-_MOST = 1e15  # of images, views or seconds
-_LEAST = 2  # images of a class: one to train on, one to choose the strength by
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+_MAX_COUNT = 1e15  # of images, views or seconds in a file
+_MIN_IMAGES = 2  # per class: one to train on, one to select the regularization by
 
 
 class Point(NamedTuple):
-    """One place on a curve: the median of its repeats.
+    """A point of a curve: the median of its repeats.
 
-    share : of the labels, as drawn. images : trained on. views : K. accuracies : on val, one a repeat. seconds : to
-    tune and fit one head, median. interval : 95 % Wilson interval of the median accuracy.
+    Attributes
+    ----------
+    share : float
+        Fraction of the labels, as drawn.
+    images : int
+        Training images.
+    views : int
+        Augmented views of each of them (K).
+    accuracies : tuple of float
+        Val accuracy of each repeat.
+    seconds : float
+        Median time to tune and fit one head.
+    interval : tuple of float
+        95 % Wilson interval of the median accuracy.
     """
 
     share: float
@@ -46,15 +59,23 @@ class Point(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The median."""
+        """The median accuracy."""
         return float(np.median(self.accuracies))
 
 
 @dataclass(frozen=True, repr=False)
 class Curve(NotebookResult):
-    """Val accuracy of one head against "labels" or "views"; of several labels an image, that all of them are right.
+    """What `curve` returns. `str()` is a table.
 
-    n : val images.
+    Attributes
+    ----------
+    over : "labels" or "views"
+        What grows along the curve.
+    head : str
+        The name of the head.
+    points : tuple of Point
+    n : int
+        Val images. With several labels per image an image counts as right if all its labels are right.
     """
 
     over: Literal["labels", "views"]
@@ -63,18 +84,15 @@ class Curve(NotebookResult):
     n: int
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.head}, val accuracy (n = {self.n}) against {self.over}",
-            "  labels  images  views  accuracy  lowest  highest  95 % interval     seconds",
-        ]
+        lines = [["labels", "images", "views", "accuracy", "lowest", "highest", "95 % interval", "seconds"]]
         for point in self.points:
             low, high = point.interval
-            lines.append(
-                f"  {point.share:5.0%}  {point.images:7}  {point.views:5}  {point.accuracy:8.4f}  "
-                f"{min(point.accuracies):.4f}  {max(point.accuracies):.4f}   {low:.4f} to {high:.4f}  "
-                f"{point.seconds:.2f}"
-            )
-        return "\n".join(lines)
+            accuracies = (point.accuracy, min(point.accuracies), max(point.accuracies))
+            counts = [f"{point.share:.0%}", f"{point.images}", f"{point.views}"]
+            interval = f"{low:.4f} to {high:.4f}"
+            lines.append([*counts, *(f"{value:.4f}" for value in accuracies), interval, f"{point.seconds:.2f}"])
+        title = f"{self.head}, val accuracy (n = {self.n}) against {self.over}"
+        return "\n".join([title, *(f"  {line}" for line in text_table(lines, ">"))])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -82,67 +100,123 @@ class Curve(NotebookResult):
         return {"over": self.over, "head": self.head, "n": self.n, "points": points}
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Curve:
-        """The reverse of `to_dict`. Raises KeyError, TypeError for other fields, and for other values."""
+    def from_dict(cls, values: dict[str, Any]) -> Curve:
+        """The reverse of `to_dict`. Raises KeyError for missing fields, TypeError for invalid values."""
         points = []
-        for fields in found["points"]:
+        for fields in values["points"]:
             lists = {name: tuple(fields[name]) for name in ("accuracies", "interval")}
             points.append(Point(**{name: lists.get(name, fields[name]) for name in Point._fields}))
-        curve = cls(found["over"], found["head"], tuple(points), found["n"])
+        curve = cls(values["over"], values["head"], tuple(points), values["n"])
         texts = curve.over in ("labels", "views") and isinstance(curve.head, str)
-        if not (texts and is_number(curve.n) and all(map(_is_sound, points))):
-            raise TypeError("its points are none")
+        if not (texts and is_number(curve.n) and all(map(_is_valid, points))):
+            raise TypeError("the values are not those of a curve")
         return curve
 
 
-def _is_sound(point: Point) -> bool:
-    """Whether what was read is a point: shares are from 0 to 1, all else is a number that can be drawn."""
-    shares = [point.share, *point.accuracies, *point.interval]
+def _is_valid(point: Point) -> bool:
+    """Whether the values of a file are a point: fractions from 0 to 1, and counts that can be drawn."""
+    fractions = [point.share, *point.accuracies, *point.interval]
     counts = [point.images, point.views, point.seconds]
     return (
         bool(point.accuracies)
         and len(point.interval) == 2
-        and all(is_number(share) and 0 <= share <= 1 for share in shares)
-        and all(is_number(count) and 0 <= count < _MOST for count in counts)
+        and all(is_number(fraction) and 0 <= fraction <= 1 for fraction in fractions)
+        and all(is_number(count) and 0 <= count < _MAX_COUNT for count in counts)
         and point.images > 0
     )
+
+
+def curve(
+    cache: str | os.PathLike[str] | FeatureCache,
+    *,
+    by: Literal["labels", "views"] = "labels",
+    head: str = "linear",
+    fractions: Sequence[float] = FRACTIONS,
+    repeats: int = 5,
+    layer: str = PENULTIMATE,
+    seed: int = 0,
+    progress: ProgressOption = None,
+) -> Curve:
+    """Fit a head to parts of a cache, and measure accuracy and time against the number of labels or of views.
+
+    Parameters
+    ----------
+    cache : path or FeatureCache
+        A cache with train and val images.
+    by : "labels" or "views", default "labels"
+        What grows. "labels": fractions of the training images, drawn `repeats` times. "views": 0, 1, 2, 4, 8, ...
+        augmented views of each training image, up to all that the cache has.
+    head : str, default "linear"
+        One of `featcache.heads.tuning.families.TUNED_HEADS`.
+    fractions : sequence of float, default (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+        Fractions of the labels, above 0 and up to 1. Of each class at least two images are drawn; fractions that give
+        the same number of images are one point. Only used by labels.
+    repeats : int, default 5
+        Draws of each fraction. Only used by labels.
+    layer : str, default "penultimate"
+        One layer, or several; see `featcache.core.layer_names`.
+    seed : int, default 0
+        Seed of the draws and of the folds.
+    progress : callable, bool or None
+        Called as progress(by, done, total) after each point. True shows a bar.
+
+    Returns
+    -------
+    Curve
+        A `Point` for each number of labels or views, ascending.
+
+    Raises
+    ------
+    CacheError
+        The cache cannot be read, or lacks train or val images.
+    HeadError
+        `by`, `head`, a fraction or `repeats` is invalid, or the head cannot be fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import featcache
+    >>> y = np.arange(60) % 2
+    >>> x = np.random.default_rng(0).normal(size=(60, 4)) + 3 * y[:, None]
+    >>> cache = featcache.FeatureCache.from_arrays(x, y)
+    >>> [point.images for point in featcache.curve(cache, fractions=(0.5, 1.0)).points]
+    [24, 48]
+    """
+    if by == "labels":
+        return label_curve(
+            cache, head=head, shares=fractions, repeats=repeats, layer=layer, seed=seed, progress=progress
+        )
+    if by == "views":
+        return view_curve(cache, head=head, layer=layer, seed=seed, progress=progress)
+    raise HeadError(f"a curve is by 'labels' or by 'views'; got {by!r}")
 
 
 def label_curve(
     cache: str | os.PathLike[str] | FeatureCache,
     *,
     head: str = "linear",
-    shares: Sequence[float] = SHARES,
+    shares: Sequence[float] = FRACTIONS,
     repeats: int = 5,
     layer: str = PENULTIMATE,
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Curve:
-    """Fit the head to shares of the training labels, `repeats` times each with others drawn, and judge it on val.
+    """`curve` by labels; shares : its fractions.
 
-    Of each class (with several labels, of images of which it is the rarest) at least two images are drawn, where it has
-    them; shares that come to the same number of images are one point.
-
-    Parameters
-    ----------
-    head : one of `featcache.heads.tuning.families.TUNED_HEADS`.
-
-    Raises
-    ------
-    CacheError, HeadError
+    The draws are stratified by class; with several labels per image, by the rarest label of an image.
     """
     progress = as_callback(progress)
     if repeats < 1:
-        raise HeadError(f"a curve takes one repeat or more; got {repeats}")
+        raise HeadError(f"repeats must be 1 or more; got {repeats}")
     train, val = read_splits(cache, layer)
     points: list[Point] = []
-    for place, share in enumerate(shares):
-        if points and len(draw(train, share, seed)) == points[-1].images:
+    for done, fraction in enumerate(shares, start=1):
+        if points and len(draw(train, fraction, seed)) == points[-1].images:
             continue
-        drawn = (draw(train, share, seed + repeat) for repeat in range(repeats if share < 1 else 1))
-        points.append(_point(head, (train.take(rows) for rows in drawn), val, len(train.y), seed))
+        draws = (draw(train, fraction, seed + repeat) for repeat in range(repeats if fraction < 1 else 1))
+        points.append(_point(head, (train.take(rows) for rows in draws), val, len(train.y), seed))
         if progress:
-            progress("labels", place + 1, len(shares))
+            progress("labels", done, len(shares))
     return Curve("labels", head, tuple(points), len(val.samples))
 
 
@@ -154,27 +228,22 @@ def view_curve(
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Curve:
-    """Fit the head with 0, 1, 2, 4, 8, ... augmented views of each training image, up to all, and judge it on val.
-
-    Raises
-    ------
-    CacheError, HeadError
-    """
+    """`curve` by views."""
     progress = as_callback(progress)
     train, val = read_splits(cache, layer)
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
-    for place, views in enumerate(counts):
+    for done, views in enumerate(counts, start=1):
         points.append(_point(head, iter([train.first(views)]), val, len(train.y), seed))
         if progress:
-            progress("views", place + 1, len(counts))
+            progress("views", done, len(counts))
     return Curve("views", head, tuple(points), len(val.samples))
 
 
-def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
-    """Rows of a share of each class, ascending: those that come first in an order drawn by content."""
-    if not 0 < share <= 1:
-        raise HeadError(f"a share of the labels lies above 0 and up to 1; got {share:g}")
+def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:
+    """Rows of a fraction of each class, ascending: the first ones in an order that hashes and seed determine."""
+    if not 0 < fraction <= 1:
+        raise HeadError(f"a fraction of the labels must be above 0 and at most 1; got {fraction:g}")
     order = content_order(train.samples.sha256, seed, "labels")
     rows = []
     stratum = strata(train.y)
@@ -182,16 +251,16 @@ def draw(train: Features, share: float, seed: int) -> NDArray[np.int64]:
         members = order[stratum[order] == label]
         words = content_words(train.samples.sha256[members])
         _, first, content = np.unique(words, return_index=True, return_inverse=True)
-        place = np.empty(len(first), np.int64)  # of each distinct image in that order
-        place[np.argsort(first)] = np.arange(len(first))
-        rows.append(members[place[content] < max(_LEAST, round(share * len(first)))])
+        rank = np.empty(len(first), np.int64)  # of each distinct image in that order
+        rank[np.argsort(first)] = np.arange(len(first))
+        rows.append(members[rank[content] < max(_MIN_IMAGES, round(fraction * len(first)))])
     return np.sort(np.concatenate(rows))
 
 
 def _point(head: str, draws: Iterator[Features], val: Features, labels: int, seed: int) -> Point:
-    """labels : training images in all."""
+    """Fit the head to each draw; labels : training images in all."""
     if head not in TUNED_HEADS:
-        raise HeadError(f"a curve is of one of {', '.join(TUNED_HEADS)}; got {head}")
+        raise HeadError(f"the head of a curve must be one of {', '.join(TUNED_HEADS)}; got {head}")
     accuracies, seconds, images, views = [], [], 0, 0
     for train in draws:
         started = time.perf_counter()

@@ -20,6 +20,7 @@ from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
 from featcache.backbones.engines.pytorch import PyTorchEngine
 from featcache.backbones.engines.select import CONVERSION_PAYS, EngineRequest, select_engine
 from featcache.backbones.metadata_cache import BackboneMetadata, cache_path
+from featcache.backbones.probe import check_image_size, measure_dims
 from featcache.core.layer_names import ALL, LAST, STAGES
 from featcache.core.options import ViewOptions
 from featcache.core.specs import (
@@ -30,7 +31,7 @@ from featcache.core.specs import (
     StorageDtype,
     ViewSpec,
 )
-from featcache.errors import BackboneError, first_line
+from featcache.errors import BackboneError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,7 +136,7 @@ class Backbone:
         self.layers = tuple(metadata.dims) if metadata else self._expand_layers(tuple(layers))
         self._selected: tuple[int, Engine] | None = None  # and the image size that it is for
         self.weights_sha256 = metadata.weights_sha256 if metadata else ""
-        self.dims = metadata.dims if metadata else self._measure_dims()
+        self.dims = metadata.dims if metadata else measure_dims(self)
 
     @cached_property
     def feature_extractor(self) -> FeatureExtractor:
@@ -218,9 +219,10 @@ class Backbone:
         """Start on pixels (b, s, s, 3), uint8. Call the result to get the features, in the order of `layers`."""
         return self._engine_for(pixels.shape[1]).submit(pixels)
 
-    def max_in_flight(self, image_size: int) -> int:
+    @property
+    def max_in_flight(self) -> int:
         """Views to submit in addition to those whose features are awaited, so that the network is always busy."""
-        return self._engine_for(image_size).max_in_flight
+        return self._engine_for(self._selected[0] if self._selected else self.image_size).max_in_flight
 
     def select_engine(
         self, image_size: int, engine: EngineName = "auto", views: int = CONVERSION_PAYS, like: str = ""
@@ -284,7 +286,7 @@ class Backbone:
         requested = {name: value for name, value in options.items() if value is not None}
         size = options.get("image_size") or self.image_size
         if size != self.image_size and not self._is_converted(size):
-            self._check_image_size(size)
+            check_image_size(self, size)
         resize = round(size * self.resize_size / self.image_size)
         fields: dict[str, Any] = {"image_size": size, "resize_size": resize, "interpolation": self.interpolation}
         return ViewSpec(**{**fields, **requested})
@@ -321,15 +323,6 @@ class Backbone:
 
         return expand_layers(self._build().eval(), layers, self.image_size)
 
-    def _check_image_size(self, size: int) -> None:
-        try:
-            self.embed_layers(np.zeros((1, size, size, 3), dtype=np.uint8))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise BackboneError(
-                f"{self.name} takes {self.image_size} pixels, you asked for {size} ({first_line(error)}). "
-                "Drop --image-size, or choose another network."
-            ) from error
-
     def _conversion_path(self, image_size: int) -> Path | None:
         """File of the conversion to OpenVINO; None if it is not to be cached."""
         if not self._cache_conversion:
@@ -339,25 +332,6 @@ class Backbone:
     def _is_converted(self, image_size: int) -> bool:
         path = self._conversion_path(image_size)
         return path is not None and path.exists()
-
-    def _measure_dims(self) -> dict[str, int]:
-        """Width of each layer, from a black image. Raises BackboneError for anything but finite features (1, d)."""
-        shape = (1, self.image_size, self.image_size, 3)
-        features = self.embed_layers(np.zeros(shape, dtype=np.uint8))
-        for layer, values in features.items():
-            if values.ndim != 2:
-                raise BackboneError(
-                    f"{self.name} gives {values.shape} for one picture, and features are (1, d): end it with "
-                    "nn.AdaptiveAvgPool2d(1) and nn.Flatten()."
-                )
-            if not np.isfinite(values).all():
-                noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-                if not np.isfinite(self.embed_layers(noise)[layer]).all():
-                    raise BackboneError(
-                        f"{self.name} gives features that are not finite, whatever the picture: its weights hold NaN "
-                        f"or inf, or its values are too large for {self.precision}."
-                    )
-        return {layer: values.shape[1] for layer, values in features.items()}
 
     def _engine_for(self, image_size: int) -> Engine:
         if self._selected and self._selected[0] == image_size:

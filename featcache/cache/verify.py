@@ -16,7 +16,7 @@ from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.input_notes import first_few, input_notes, list_inputs, name_changes, write_list
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.data.sources.registry import names_images
+from featcache.data.sources.registry import names_samples
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,7 +149,7 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Prog
     """
     progress = as_callback(progress)
     first = FeatureCache.open(a)
-    if names_images(b):
+    if names_samples(b):
         first.require_images("a comparison with images")
         manifest = _images(first, b, progress)
         return Difference(str(a), str(b), [], first.samples.changes(manifest.samples), manifest.ignored)

@@ -1,4 +1,4 @@
-"""Image files: found below folders, named on a stream, and hashed."""
+"""Files of samples: listed below folders, named on a stream, and hashed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
-from featcache.data.file_types import describe_ignored, why_no_image
-from featcache.data.image_names import is_image_name
+from featcache.data.file_types import describe_ignored
+from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.foreign_folders import keep_data_folders
 from featcache.errors import DataLayoutError, EmptyFolderError, RemoteIOError
 
-_HASHED_AT_ONCE = 64  # a task for each file would cost more time and memory than small files themselves
+_FILES_PER_TASK = 64  # a task for each file would cost more time and memory than hashing a small file
 _CHUNK = 1 << 20
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images under a folder, sorted; hidden files and other files are passed over."""
+    """The images below a folder, sorted; hidden files and other files are passed over."""
     return sorted(walk(folder, Counter()))
 
 
@@ -38,41 +38,65 @@ def find_images(
 ) -> list[Path]:
     """The images that files, folders and glob patterns name, in that order.
 
-    missing : takes the names without an image and the reason, unless no name has one; then, and where it is None,
-        the first is an EmptyFolderError.
-    ignored : counts what is passed over, by reason.
+    Parameters
+    ----------
+    patterns : iterable of str
+        Files, folders and glob patterns.
+    missing : dict, optional
+        Gets the names without an image, with the reason. None makes the first such name an error.
+    ignored : Counter, optional
+        Counts the files that are passed over, by reason.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    EmptyFolderError
+        A name has no image and `missing` is None, or no name has one.
     """
-    found: list[Path] = []
-    lacking: dict[str, str] = {}
+    images: list[Path] = []
+    without: dict[str, str] = {}
     for pattern in patterns:
-        path, passed_over = Path(pattern), Counter[str]()
+        path, ignored_here = Path(pattern), Counter[str]()
         if path.is_dir():
-            images = sorted(walk(path, passed_over))
+            matches = sorted(walk(path, ignored_here))
         elif path.is_file():
-            images = [path]
+            matches = [path]
         else:
             files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
-            images = [file for file in files if is_image_name(file)]
-            passed_over.update(why_no_image(file) for file in files if not is_image_name(file))
-        if not images:
-            reason = f"no such file, or a folder or pattern without images{describe_ignored(passed_over)}"
-            lacking[pattern] = reason
+            matches = [file for file in files if IMAGES.accepts(file)]
+            ignored_here.update(IMAGES.why_not(file) for file in files if not IMAGES.accepts(file))
+        if not matches:
+            reason = f"no such file, or a folder or pattern without images{describe_ignored(ignored_here)}"
+            without[pattern] = reason
         elif ignored is not None:
-            ignored.update(passed_over)
-        found += images
-    if lacking and (missing is None or not found):
-        name, reason = next(iter(lacking.items()))
-        more = f" (and {len(lacking) - 1} other names do not either)" if len(lacking) > 1 else ""
+            ignored.update(ignored_here)
+        images += matches
+    if without and (missing is None or not images):
+        name, reason = next(iter(without.items()))
+        more = f" (and {len(without) - 1} other names do not either)" if len(without) > 1 else ""
         raise EmptyFolderError(f"{name} names no image: {reason}{more}.")
     if missing is not None:
-        missing |= lacking
-    return found
+        missing |= without
+    return images
 
 
 def read_names(stream: Any, end: bytes = b"\n") -> Iterator[str]:
-    """File names as they come on a stream, each ended by a newline, or by NUL as of `find -print0`.
+    """File names from a stream, as soon as they arrive.
 
-    stream : binary and buffered, as sys.stdin.buffer is. Raises DataLayoutError for a line with NUL in it.
+    Parameters
+    ----------
+    stream : binary file
+        Buffered, as sys.stdin.buffer is.
+    end : bytes
+        What ends a name: a newline, or NUL as of `find -print0`.
+
+    Raises
+    ------
+    DataLayoutError
+        A line has NUL in it.
     """
     for name in _split(stream, end):
         if b"\0" in name:
@@ -83,67 +107,95 @@ def read_names(stream: Any, end: bytes = b"\n") -> Iterator[str]:
 
 def _split(stream: Any, end: bytes) -> Iterator[bytes]:
     rest = b""
-    while block := stream.read1(_CHUNK):  # what is there: `read` would wait for more
-        *whole, rest = (rest + block).split(end)
-        yield from whole
+    while block := stream.read1(_CHUNK):  # what has arrived: `read` would wait for more
+        *names, rest = (rest + block).split(end)
+        yield from names
     yield rest
 
 
-def walk(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
-    """Image files below a folder; links are followed, but none that leads back up or to where we were."""
+def walk(folder: Path, ignored: Counter[str], modality: Modality = IMAGES) -> Iterator[Path]:
+    """Samples below a folder. Links are followed, except to a folder that contains this one or was visited before.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    ignored : Counter
+        Counts the files that are passed over, by reason.
+    modality : Modality
+        Which files are samples.
+    """
     top = os.path.realpath(folder)
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable_folder):
-        real = os.path.realpath(place)
-        if real in seen or top.startswith(os.path.join(real, "")):
-            folders.clear()
+    visited: set[str] = set()
+    for path, subfolders, files in os.walk(folder, followlinks=True, onerror=_raise_unreadable):
+        real_path = os.path.realpath(path)
+        if real_path in visited or top.startswith(os.path.join(real_path, "")):
+            subfolders.clear()
             continue
-        seen.add(real)
-        folders[:] = keep_data_folders(folders, partial(_holds, place), ignored)
+        visited.add(real_path)
+        subfolders[:] = keep_data_folders(subfolders, partial(_holds, path), ignored)
         for name in sorted(files):
-            path = Path(place, name)
+            file = Path(path, name)
             if name.startswith("."):
                 ignored["hidden"] += 1
-            elif not is_image_name(path):
-                ignored[why_no_image(path)] += 1
-            elif not path.is_file():
+            elif not modality.accepts(file):
+                ignored[modality.why_not(file)] += 1
+            elif not file.is_file():
                 ignored["not a regular file"] += 1
             else:
-                yield path
+                yield file
 
 
-def _holds(place: str, folder: str, name: str) -> bool:
-    """Whether a folder in a place holds something of this name."""
-    return os.path.lexists(os.path.join(place, folder, name))
+def _holds(parent: str, folder: str, name: str) -> bool:
+    """Whether a folder of a parent folder holds a file or a folder of this name."""
+    return os.path.lexists(os.path.join(parent, folder, name))
 
 
-def _unreadable_folder(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     raise DataLayoutError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def hash_file(path: str) -> bytes:
-    """SHA-256 of an image file, read in pieces. Raises OSError where `read_regular` does."""
-    found = hashlib.sha256()
+    """SHA-256 of a file, read in pieces. Raises OSError as `read_regular` does."""
+    sha256 = hashlib.sha256()
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > MAX_IMAGE:  # it is not read either
             raise OSError(errno.EFBIG, too_large(size, MAX_IMAGE), path)
         while block := file.read(_CHUNK):
-            found.update(block)
-    return found.digest()
+            sha256.update(block)
+    return sha256.digest()
 
 
 def hash_all(
     digest: Callable[[str], bytes], names: Sequence[str], progress: Progress | None = None, threads: int | None = None
 ) -> NDArray[np.uint8]:
-    """The digest of each name, 32 bytes, in threads: shape (n, 32), uint8.
+    """The digest of each sample, in threads.
 
-    What cannot be read hashes as its name, and is skipped later. Raises RemoteIOError where a connection is lost.
+    Parameters
+    ----------
+    digest : callable
+        SHA-256 of the sample with an id; raises OSError if it cannot be read.
+    names : sequence of str
+        n ids.
+    progress : callable, optional
+        Called with "hash", and with how many samples are done, of how many.
+    threads : int, optional
+        Number of threads; None takes Python's default.
+
+    Returns
+    -------
+    ndarray, shape (n, 32), uint8
+        A sample that cannot be read hashes as its id; it is skipped later.
+
+    Raises
+    ------
+    RemoteIOError
+        A connection is lost.
     """
+    is_closed = Event()
 
-    ended = Event()
-
-    def hashed(name: str) -> bytes:
-        if ended.is_set():
+    def digest_or_name(name: str) -> bytes:
+        if is_closed.is_set():
             raise InterruptedError
         try:
             return digest(name)
@@ -152,17 +204,17 @@ def hash_all(
         except OSError:
             return hashlib.sha256(os.fsencode(name)).digest()
 
-    def hashed_some(start: int) -> list[bytes]:
-        return [hashed(name) for name in names[start : start + _HASHED_AT_ONCE]]
+    def digest_slice(start: int) -> list[bytes]:
+        return [digest_or_name(name) for name in names[start : start + _FILES_PER_TASK]]
 
     rows: list[bytes] = []
     pool = ThreadPoolExecutor(threads)  # hashing and reading release the GIL
     try:
-        for some in pool.map(hashed_some, range(0, len(names), _HASHED_AT_ONCE)):
-            rows += some
+        for digests in pool.map(digest_slice, range(0, len(names), _FILES_PER_TASK)):
+            rows += digests
             if progress:
                 progress("hash", len(rows), len(names))
     finally:
-        ended.set()  # after a signal nobody waits for the others
+        is_closed.set()  # after a signal nobody waits for the other tasks
         pool.shutdown(cancel_futures=True)
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)

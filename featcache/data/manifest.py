@@ -1,4 +1,4 @@
-"""`Manifest`: which images there are, their labels, their split and the hash of their bytes."""
+"""`Manifest`: the samples of a data set, with labels, split and content hash. `read_manifest` reads it."""
 
 from __future__ import annotations
 
@@ -21,25 +21,39 @@ from featcache.core.options import SplitOptions, select
 from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
 from featcache.core.splitting import hold_out
 from featcache.data.file_types import describe_ignored
-from featcache.data.sources.base import SampleRecord
+from featcache.data.sources.base import SampleRecord, Source
 from featcache.data.sources.class_folders import preview
-from featcache.data.sources.registry import FolderSource, Source, open_source
+from featcache.data.sources.registry import open_source
 from featcache.data.sources.table import is_table
 from featcache.errors import DataLayoutError, EmptyFolderError
 
-_EMPTY = hashlib.sha256().digest()  # of files of no bytes: they are no images, wherever they lie
+_EMPTY = hashlib.sha256().digest()  # of empty files, which are no images
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Labelled images.
+    """The samples of a data set.
 
-    source : where their bytes are read.
-    samples : ids, labels, split, hashes, classes; train rows first, then val, test and unlabelled, each sorted by id.
-    ignored : how many files were passed over, by reason.
-    notes : how the data was read, a line each: which column is the label, which images have none, ...
-    label_column : the column that the labels come from; None where the data has no columns.
-    held_out_seed : of the draw of val; None where the data has a val of its own.
+    Parameters
+    ----------
+    source : Source
+        Where the bytes of the samples are read.
+    samples : Samples
+        Ids, labels, split, hashes and classes; train rows first, then val, test and unlabelled, each sorted by id.
+    ignored : dict
+        Number of files that were passed over, by reason.
+    notes : tuple of str
+        How the data was read, a line each: which column is the label, which images have none, ...
+    label_column : str or None
+        The column of the labels; None for data without columns.
+    held_out_seed : int or None
+        Seed with which val was held out of train; None if the data has a val split.
+
+    Examples
+    --------
+    >>> manifest = read_manifest("photos")  # doctest: +SKIP
+    >>> len(manifest.samples), manifest.samples.classes  # doctest: +SKIP
+    (244, ('ants', 'bees'))
     """
 
     source: Source
@@ -50,23 +64,52 @@ class Manifest:
     held_out_seed: int | None = None
 
     def summary(self, unreadable: Iterable[int] = ()) -> DataSummary:
-        """What was understood of the data. unreadable : rows that are not counted."""
+        """Splits, classes and counts of the data, and warnings about them.
+
+        Parameters
+        ----------
+        unreadable : iterable of int
+            Rows that are not counted.
+
+        Returns
+        -------
+        DataSummary
+        """
         readable = np.ones(len(self.samples), bool)
         readable[list(unreadable)] = False
-        found = summarize(self.source.name, self.samples, held_out_seed=self.held_out_seed, readable=readable)
-        if found.held_out and type(self.source) is not FolderSource:
-            found = replace(found, held_out=replace(found.held_out, missing="val split"))
-        return replace(found, notes=self.notes)
+        summary = summarize(self.source.name, self.samples, held_out_seed=self.held_out_seed, readable=readable)
+        if summary.held_out:
+            summary = replace(summary, held_out=replace(summary.held_out, missing=self.source.missing_val))
+        return replace(summary, notes=self.notes)
 
     def conflicts(self) -> list[tuple[str, str]]:
-        """Pairs of images with equal bytes and different labels: one of the two labels is wrong."""
+        """Pairs of samples with equal bytes and different labels: one of the two labels is wrong.
+
+        Returns
+        -------
+        list of (str, str)
+            Ids.
+        """
         labels, sha256 = self.samples.labels, self.samples.sha256
-        known = self.samples.split != SPLITS.index(UNLABELLED)
-        pairs = [(a, b) for a, b in self.samples.copies() if known[a] and known[b] and sha256[a].tobytes() != _EMPTY]
+        has_label = self.samples.split != SPLITS.index(UNLABELLED)
+        pairs = [
+            (a, b) for a, b in self.samples.copies() if has_label[a] and has_label[b] and sha256[a].tobytes() != _EMPTY
+        ]
         return [(self.samples.ids[a], self.samples.ids[b]) for a, b in pairs if np.any(labels[a] != labels[b])]
 
     def single_label(self, command: str) -> Manifest:
-        """The same. Raises DataLayoutError where images have several labels, which the command has no use for."""
+        """This manifest, for a command that takes one label an image.
+
+        Parameters
+        ----------
+        command : str
+            What the message calls the command.
+
+        Raises
+        ------
+        DataLayoutError
+            Images have several labels.
+        """
         if self.samples.multilabel:
             raise DataLayoutError(
                 f"{command} trains on one label an image, and images in {self.source.name} have several. Use "
@@ -75,21 +118,37 @@ class Manifest:
         return self
 
     def unread(self) -> list[int]:
-        """Rows whose bytes could not be read when they were to be hashed: they have the hash of their name."""
-        names = (hashlib.sha256(os.fsencode(name)).digest() for name in self.samples.ids)
-        return [row for row, digest in enumerate(names) if self.samples.sha256[row].tobytes() == digest]
+        """Rows of samples that could not be read when they were hashed: their hash is that of their id.
+
+        Returns
+        -------
+        list of int
+        """
+        digests = (hashlib.sha256(os.fsencode(name)).digest() for name in self.samples.ids)
+        return [row for row, digest in enumerate(digests) if self.samples.sha256[row].tobytes() == digest]
 
     def read(self, row: int) -> bytes:
-        """The bytes of image `row`, see `Source.read`."""
+        """The bytes of a sample.
+
+        Parameters
+        ----------
+        row : int
+            Row of `samples`.
+
+        Raises
+        ------
+        OSError, RemoteIOError
+            See `Source.read`.
+        """
         return self.source.read(self.samples.ids[row])
 
     def where(self, name: str) -> str:
-        """Where an image lies, for a message."""
-        return str(self.source.path(name) or f"{name} of {self.source.name}")
+        """Path of the sample with an id, or the id and the name of the data, for a message."""
+        return str(self.source.local_path(name) or f"{name} of {self.source.name}")
 
     def path(self, row: int) -> Path | None:
-        """Where image `row` lies on this machine's disks, if it is a file of its own there."""
-        return self.source.path(self.samples.ids[row])
+        """Path of a sample on this machine's disks; None for a sample that is no file there."""
+        return self.source.local_path(self.samples.ids[row])
 
 
 def read_manifest(
@@ -102,33 +161,64 @@ def read_manifest(
     skip_missing: bool = False,
     progress: ProgressOption = None,
 ) -> Manifest:
-    """Find the images of a folder, of a manifest, of tar files or of a saved data set.
+    """List the samples of a data set, with labels, splits and content hashes.
 
     Parameters
     ----------
-    data : one of
+    data : str, path-like or Manifest
+        One of:
+
         - a folder with `train/<class>/*` and `val/<class>/*` (`valid`, `validation` too), perhaps `test/`;
         - a folder with `<class>/*`;
-        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split` and `sha256`; paths are
-          relative to its folder, or URLs; where a label is `a|b`, images have several, and one with an empty label has
-          none, else that is not known; with `sha256` (hexadecimal) of their bytes, images need not be read before they
-          are extracted; images with an equal `group` (a patient, a burst, an object) stay together in splits and folds;
-        - any of these by URL: `s3://`, `gs://`, `https://`;
-        - tar files, see `Shards`;
-        - data of Hugging Face: a folder that `datasets` saved, Parquet files with images in them, or a folder or
-          pattern of such, see `HuggingFace`; a folder with `metadata.csv`, see `MetadataFolder`;
-        - a Manifest, which is given back as it is.
-    val_fraction : share of the images that is held out as val where the data has no val of its own:
-        stratified by class, drawn with `seed`; files with equal bytes, and those of a group, stay on one side.
-    allow_leak : take images whose bytes, or whose group, are in train and in val or test as well.
-    label_column : the column of the labels, of data with columns; None takes `label`, else the only one of `labels`,
-        `class` and `target`, else the only column of class labels.
-    skip_missing : images that a manifest lists and whose files are missing are skipped with a reason, instead of
-        being an error.
+        - a folder with `metadata.csv` or `metadata.jsonl`, with the columns `file_name` and a label;
+        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split`, `sha256` and `group`.
+          Paths are relative to its folder, or URLs. A label `a|b` stands for two labels. An empty label means "none" if
+          other images have several, else "not known". With `sha256` (hexadecimal) of their bytes, images are not read
+          before they are extracted. Images with an equal `group` (a patient, a burst, an object) stay together in
+          splits and folds;
+        - tar files, with labels as in WebDataset or class folders, see `TarSource`;
+        - data of Hugging Face: a folder that `datasets` saved, or Parquet files with images in them, see
+          `HuggingFaceSource`;
+        - any folder, table or tar file by URL: `s3://`, `gs://`, `https://`;
+        - data of a kind that another package adds, see `featcache.data.sources.base`;
+        - a Manifest, which is returned unchanged.
+    val_fraction : float
+        Fraction of the train samples that is held out as val if the data has no val split, between 0 and 1. The draw is
+        stratified by class; samples with equal bytes, and those of a group, stay on one side. Default 0.2.
+    seed : int
+        Of that draw. Default 0.
+    allow_leak : bool
+        Accept samples whose bytes, or whose group, are in train and in val or test as well. Default False: they are an
+        error.
+    label_column : str or None
+        The column of the labels, for data with columns. None, the default, takes `label`, else the only one of
+        `labels`, `class` and `target`, else the only column of class labels.
+    skip_missing : bool
+        Skip samples that a table lists and whose files are missing, with a reason. Default False: they are an error.
+    progress : callable, bool or None
+        Called with a phase, and with how much of it is done, of how much; True shows a bar. Default None.
+
+    Returns
+    -------
+    Manifest
 
     Raises
     ------
-    EmptyFolderError, DataLayoutError, RemoteIOError, MissingExtraError
+    EmptyFolderError
+        The data does not exist or has no samples.
+    DataLayoutError
+        The layout is ambiguous, a class is not in train, there are fewer than two classes, samples leak from train into
+        another split, or a table is damaged.
+    RemoteIOError
+        A connection is lost.
+    MissingExtraError
+        The format needs a package that is not installed.
+
+    Examples
+    --------
+    >>> manifest = read_manifest("photos", val_fraction=0.25)  # doctest: +SKIP
+    >>> manifest.samples.rows("val")[:3]  # doctest: +SKIP
+    array([183, 184, 185])
     """
     progress = as_callback(progress)
     if isinstance(data, Manifest):
@@ -166,14 +256,14 @@ def manifest_keywords(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hashes(source: Source, entries: list[SampleRecord], progress: Progress | None) -> NDArray[np.uint8]:
-    """As the entries say; of those that do not, the source reads the bytes."""
-    unknown = [row for row, entry in enumerate(entries) if not entry.sha256]
-    hashed = source.hash([entries[row].id for row in unknown], progress)
-    if len(unknown) == len(entries):
-        return hashed
-    found = np.frombuffer(b"".join(entry.sha256 or bytes(32) for entry in entries), np.uint8).reshape(-1, 32).copy()
-    found[unknown] = hashed
-    return found
+    """The hashes in the entries; the source computes those of entries without one."""
+    missing = [row for row, entry in enumerate(entries) if not entry.sha256]
+    computed = source.hash([entries[row].id for row in missing], progress)
+    if len(missing) == len(entries):
+        return computed
+    hashes = np.frombuffer(b"".join(entry.sha256 or bytes(32) for entry in entries), np.uint8).reshape(-1, 32).copy()
+    hashes[missing] = computed
+    return hashes
 
 
 def _expected(source: str) -> str:
@@ -206,7 +296,7 @@ def _classes(source: str, entries: list[SampleRecord]) -> tuple[str, ...]:
 
 
 def _labels(entries: list[SampleRecord], classes: tuple[str, ...], several: bool) -> Labels:
-    number = {name: place for place, name in enumerate(classes)}
+    number = {name: index for index, name in enumerate(classes)}
     if not several:
         labels = (-1 if entry.split == UNLABELLED else number[entry.classes[0]] for entry in entries)
         return np.fromiter(labels, np.int64, len(entries))
@@ -217,14 +307,14 @@ def _labels(entries: list[SampleRecord], classes: tuple[str, ...], several: bool
 
 
 def _unlabelled_note(samples: Samples) -> list[str]:
-    """What becomes of the images without a label."""
+    """A note on the samples without a label."""
     count = len(samples.rows(UNLABELLED))
     of = f"{count} of {len(samples)} images have no label (-1, null or empty)"
     return [f"{of}: split {UNLABELLED}, extracted for prediction, not trained on or scored"] if count else []
 
 
 def _refuse_leaks(source: str, samples: Samples) -> None:
-    """Train rows come first, so a copy outside of train has its first in train."""
+    """Raise DataLayoutError for copies and groups in two splits. Train rows come first, and so do their copies."""
     train = SPLITS.index("train")
     leaks = [
         (a, b)
@@ -241,7 +331,7 @@ def _refuse_leaks(source: str, samples: Samples) -> None:
         )
     if shared := samples.shared_groups():
         where = (f"{samples.ids[a]} in train, {samples.ids[b]} in {SPLITS[samples.split[b]]}" for _, a, b in shared[:5])
-        pairs = "; ".join(f"{name} ({place})" for (name, _, _), place in zip(shared, where, strict=False))
+        pairs = "; ".join(f"{name} ({ids})" for (name, _, _), ids in zip(shared, where, strict=False))
         raise DataLayoutError(
             f"{source}: {len(shared)} group{'s are' if len(shared) > 1 else ' is'} in train and in val or test, too: "
             f"{pairs}. Images of a group are alike, so the accuracy on them is too high. Keep each group in one split, "
@@ -256,13 +346,13 @@ def _split(
     val_fraction: float,
     seed: int,
 ) -> NDArray[np.uint8]:
-    """The split of each image: as the folders or the manifest say, else drawn."""
-    given = [entry.split for entry in entries]
-    labelled = {split for split in given if split != UNLABELLED}
+    """The split of each sample: that of the data; val is held out of train if the data has none."""
+    names = [entry.split for entry in entries]
+    labelled = {split for split in names if split != UNLABELLED}
     if None in labelled and len(labelled) > 1:
-        row = given.index(None)
+        row = names.index(None)
         raise DataLayoutError(f"{entries[row].id} has no split while others have one. Fill in the column.")
-    split = np.array([SPLITS.index(name or "train") for name in given], dtype=np.uint8)
+    split = np.array([SPLITS.index(name or "train") for name in names], dtype=np.uint8)
     if SPLITS.index("val") in split:
         return split
     if not 0 < val_fraction < 1:

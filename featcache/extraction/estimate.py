@@ -182,7 +182,7 @@ def measure(
     started, measured, warm_up = time.perf_counter(), 0, 0
     with closing(plan.open_loader(manifest)) as loader:
         for batch in loader.batches(chosen, range(per_image), images_per_batch):
-            plan.backbone.embed_layers(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
+            plan.backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))()
             measured += len(batch.rows) * per_image
             monitor.report("measure", measured, per_image * len(chosen))
             if not warm_up and len(chosen) > 2 * images_per_batch:  # the first pass prepares the network
@@ -194,7 +194,7 @@ def measure(
         views=views,
         seconds=views * per_view,
         measured=measured - warm_up,
-        size_bytes=size_needed(plan.spec, manifest.samples, plan.backbone.dims),
+        size_bytes=size_needed(plan.spec, manifest.samples, dict(plan.backbone.dims)),
         free_bytes=shutil.disk_usage(folder).free,
         note=plan.backbone.note,
         skipped=with_ids(manifest.samples, loader.skipped),

@@ -92,7 +92,7 @@ class LocalExtractor:
         """See `Extractor`. When features are yielded, the network already has more pixels."""
         backbone, batch_size = self._plan.backbone, self._plan.batch_size
         queue: InFlightQueue[tuple[Batch, PendingFeatures, int]]
-        queue = InFlightQueue(backbone.max_in_flight(self._plan.spec.view.image_size))
+        queue = InFlightQueue(backbone.max_in_flight)
         for rows, views in group_by_views(expected_views, views_done):
             for batch in self._loader.batches(rows, views, max(1, batch_size // len(views))):
                 with self._timer.phase("forward"):

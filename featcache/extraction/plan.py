@@ -12,6 +12,7 @@ from featcache._utils.environment import package_versions
 from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.encoder import Encoder
 from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
@@ -56,8 +57,8 @@ class ExtractionPlan:
 
     Parameters
     ----------
-    backbone : Backbone
-        Its weights may still be loaded on first use.
+    backbone : Encoder
+        The frozen network; its weights may be loaded on first use.
     spec : ExtractSpec
         All that decides a feature.
     runtime : RuntimeOptions
@@ -68,7 +69,7 @@ class ExtractionPlan:
         Whether `Backbone.select_engine` was called.
     """
 
-    backbone: Backbone
+    backbone: Encoder
     spec: ExtractSpec
     runtime: RuntimeOptions
     match_engine: str = ""
@@ -103,7 +104,7 @@ class ExtractionPlan:
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         return ExtractorInfo(
-            self.spec, backbone.dims, provenance, backbone.device_name, backbone.precision, backbone.note
+            self.spec, dict(backbone.dims), provenance, backbone.device_name, backbone.precision, backbone.note
         )
 
 

@@ -157,7 +157,7 @@ class RayExtractor:
     def _send(self, worker: Worker, rows: NDArray[np.int64], failures: int, views: range) -> _Block:
         """Let a worker extract these views of the rows."""
         samples = self.manifest.samples.take(rows)
-        images = Manifest(self.manifest.source.part(samples.ids), samples, {})
+        images = Manifest(self.manifest.source.subset(samples.ids), samples, {})
         expected_views, views_done = (np.full(len(rows), count) for count in (views.stop, views.start))
         stream = worker.actor.extract.options(num_returns="streaming").remote(images, expected_views, views_done)
         return _Block(rows, np.ones(len(rows), bool), failures, stream, monotonic())
@@ -246,7 +246,7 @@ def _readable_image(manifest: Manifest) -> ProbeImage | None:
     """One of the first images that this machine can read; None where it can read none."""
     for row in range(min(_MIN_BLOCK, len(manifest.samples))):
         samples = manifest.samples.take(np.array([row]))
-        image = Manifest(manifest.source.part(samples.ids), samples, {})
+        image = Manifest(manifest.source.subset(samples.ids), samples, {})
         try:
             return ProbeImage(image, image.read(0))
         except RemoteIOError:

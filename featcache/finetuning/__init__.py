@@ -1,1 +1,1 @@
-"""Networks trained end to end, on the data layer of caches. Imported by `analysis` and `reports`, not by `models`."""
+"""Networks trained end to end, with the data layer of caches."""

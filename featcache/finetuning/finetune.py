@@ -1,16 +1,16 @@
-"""`finetune`: train a network end to end, or its head with the frozen network live, on the shared data layer."""
+"""`finetune`: train a whole network, or only a head on the live frozen network, with the data layer of caches."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from featcache._utils.locks import exclusive_folder
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
@@ -19,18 +19,18 @@ from featcache.backbones.engines.base import has_compiler
 from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
-from featcache.core.data_summary import DataSummary
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
-from featcache.core.specs import EMBEDDED, Augment, ExtractSpec
-from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
+from featcache.core.specs import EMBEDDED, Augment
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.errors import RunError, first_line
+from featcache.errors import RunError
+from featcache.finetuning.checks import check_distributed, explain_torch_errors
 from featcache.finetuning.initial_weights import build_initial_model
-from featcache.finetuning.run import FineTuneRun, refuse_early
+from featcache.finetuning.notes import run_notes
+from featcache.finetuning.result import FineTune
+from featcache.finetuning.resume import check_before_loading
+from featcache.finetuning.run import FineTuneRun
 from featcache.finetuning.strategy import LP_FT_DEFAULTS, BatchNorm, Unfreeze, make_strategy
-from featcache.heads.imagenet import describe_choice, is_imagenet
-from featcache.metrics.classification import Accuracy
-from featcache.metrics.multilabel import LabelAccuracy
+from featcache.heads.imagenet import is_imagenet
 from featcache.metrics.run_report import Report
 from featcache.training.config import TrainConfig, make_train_config
 from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -38,98 +38,9 @@ from featcache.training.loop import EpochMetrics
 from featcache.vision.decode import MAX_PIXELS
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
-from featcache.vision.value_range import describe_value_range, find_value_range
+from featcache.vision.value_range import find_value_range
 
-"""In a run's folder, while a process trains there."""
-
-_KEPT_SIDES = 2  # of an image in an ImageCache, in short sides of the resized clean view
-
-
-@dataclass(frozen=True, repr=False)
-class FineTune(NotebookResult):
-    """What `finetune` returns. The folder `path` holds the weights of the best val epoch, or their average with those
-    at the start.
-
-    init_head : the fitted head that it began with, where it did. start : val figures of that, before any step.
-    wise_ft : share of the fine-tuned weights in those that were kept, where they were averaged. tuned : val figures of
-    the best epoch; `report.accuracy` are those of what was kept. notes : what a user should know, a line each.
-    data : what was understood of the data, as far as it could be read.
-    """
-
-    path: Path
-    history: list[EpochMetrics]
-    skipped: list[tuple[str, str]]
-    report: Report
-    init_head: str | None = None
-    start: Accuracy | LabelAccuracy | None = None
-    wise_ft: float | None = None
-    tuned: Accuracy | LabelAccuracy | None = None
-    notes: tuple[str, ...] = ()
-    data: DataSummary | None = None
-
-    def write_list(self, path: str | os.PathLike[str]) -> None:
-        """All skipped images as CSV: kind, image, other, reason; whole or not at all."""
-        write_list(path, list_inputs([], self.skipped, {}))
-
-    @property
-    def best(self) -> EpochMetrics:
-        """The epoch with the highest val accuracy, of several labels with the highest mean average precision."""
-        return max(self.history, key=lambda epoch: epoch.score)
-
-    @property
-    def data_share(self) -> float:
-        """Share of training and evaluating that was spent waiting for images, 0..1; of this call."""
-        seconds = self.report.seconds
-        return seconds.get("data", 0.0) / max(1e-9, seconds.get("train", 0.0) + seconds.get("evaluate", 0.0))
-
-    def __str__(self) -> str:
-        """What was reached, for people."""
-        lines = input_notes({}, [], self.skipped)
-        lines += [self.data.missing] if self.data and self.data.missing else []
-        if self.start:
-            lines.append(f"began with {self.init_head}: val {_figure(self.start)}")
-        lines.append(
-            f"{len(self.history)} epochs in {sum(epoch.seconds for epoch in self.history):.1f} s; "
-            f"best val {_figure(self.tuned or self.report.accuracy)} in epoch {self.best.epoch}"
-        )
-        if self.start and self.best.score < _score(self.start):
-            lines.append("that is below what it began with: take the head itself, or a lower --lr")
-        if self.wise_ft is not None:
-            lines.append(
-                f"kept {self.wise_ft:g} of these weights and {1 - self.wise_ft:g} of those at the start (WiSE-FT): "
-                f"val {_figure(self.report.accuracy)}"
-            )
-        lines.append(f"waiting for images took {self.data_share:.0%} of the time")
-        if self.report.test:
-            lines.append(f"test {_figure(self.report.test)}")
-        return "\n".join([*lines, *self.notes, f"saved in {self.path}"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            **self.report.to_dict(),
-            "path": str(self.path),
-            "best_epoch": self.best.epoch,
-            "data_share": self.data_share,
-            "start": {"head": self.init_head, **self.start.to_dict()} if self.start else None,
-            "wise_ft": self.wise_ft,
-            "tuned": self.tuned.to_dict() if self.tuned else None,
-            "data": self.data.to_dict() if self.data else None,
-            "history": [asdict(epoch) for epoch in self.history],
-            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
-            "notes": list(self.notes),
-        }
-
-
-def _figure(accuracy: Accuracy | LabelAccuracy | None) -> str:
-    """The figures with what they are: "accuracy 0.9 (...)", of several labels "mAP 0.9, all labels right ..."."""
-    return f"{'' if isinstance(accuracy, LabelAccuracy) else 'accuracy '}{accuracy}"
-
-
-def _score(accuracy: Accuracy | LabelAccuracy) -> float:
-    """What the best epoch is chosen by."""
-    precision = accuracy.mean_average_precision if isinstance(accuracy, LabelAccuracy) else None
-    return accuracy.accuracy if precision is None else precision
+_CACHED_SIDE_FACTOR = 2  # short side of images in an ImageCache, as a multiple of the clean view's resize
 
 
 def finetune(
@@ -145,7 +56,7 @@ def finetune(
     layer_decay: float = 1.0,
     batchnorm: BatchNorm | None = None,
     wise_ft: float | None = None,
-    recipe: TrainConfig | Mapping[str, Any] | None = None,
+    config: TrainConfig | Mapping[str, Any] | None = None,
     augment: Augment = "tutorial",
     image_size: int | None = None,
     workers: int | None = None,
@@ -167,60 +78,148 @@ def finetune(
     progress: ProgressOption = None,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    recipe: TrainConfig | Mapping[str, Any] | None = None,
 ) -> FineTune:
-    """Train on view e of every image in epoch e; keep the weights of the best val epoch in the folder `out`.
+    """Fine-tune a network, and keep the weights of the best val epoch in the folder `out`.
+
+    Epoch e trains on view e of every image, so a cached head with as many views saw the same images. An interrupted run
+    resumes when the call is repeated with the same settings, and gives the result of an uninterrupted run: within the
+    epoch after SIGINT or SIGTERM, else from the last saved state, some minutes before at most. Several processes resume
+    after the last complete epoch.
 
     Parameters
     ----------
-    weights : "pretrained", "none" (from scratch) or the path of a state dict.
-    mode : "all" trains every layer; "head" a linear layer on the backbone, which stays frozen in `eval()` mode
-        and runs live over every image in every epoch.
-    init_head : begin with a fitted head instead of a random one (LP-FT, Kumar et al. 2022, arXiv 2202.10054): a folder
-        of `fit_head` on a cache of the same network, preprocessing and split, or "imagenet:ant,bee", the pretrained
-        classifier's own rows (see `featcache.heads.imagenet.choose_classes`).
-    reuse_until : keep the pretrained weights up to and with the stage of this name, draw those behind it.
-    unfreeze : what learns below the head: "all", "last-stage", or how many of the last stages. The rest is frozen in
-        `eval()` mode. See `featcache.backbones.stages.find_stages`.
-    layer_decay : the rate of a stage is that of the one above it times this; the head is above the last one.
-    batchnorm : "eval" lets every BatchNorm normalise by its running statistics, which stay as they are; "train" by its
-        batch, as those behind `reuse_until` always do, which are drawn and know no statistics. None takes "eval" with
-        `init_head`, which was fitted on what "eval" gives, else "train".
-    wise_ft : keep this share of the best epoch's weights and the rest of those at the start, running statistics of
-        BatchNorm included (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903); needs `init_head`.
-    recipe : epochs, batch size, optimizer, schedule and the like; a dict gives some fields of `TrainConfig`, the others
-        are the usual ones, with `init_head` those of `LP_FT_DEFAULTS`. Where images have several labels, each has a
-        sigmoid of its own, and the best epoch is that of the highest mean average precision.
-    compile : train through torch.compile: a minute at the start, then faster epochs, most of all on GPUs. Dropout
-        then draws other random numbers.
-    seed : of views, order, new weights and dropout.
-    val_fraction, split_seed, allow_leak, label_column, skip_missing : see `read_manifest`.
-    max_pixels : larger images count as unreadable.
-    value_range : low and high value of pixels with more than 8 bits a channel, which become black and white; None
-        takes that of `init_head`, else finds it, see `find_value_range`.
-    image_cache : a file that keeps the decoded images, for later epochs and runs. In it those whose short side
-        exceeds twice that of the clean view's resize are shrunk to that, so their views differ a little.
-    world : processes that train together, each with its share of every batch, see `ProcessGroup.of_torchrun`: losses
-        are those of one process, up to rounding. The folder must be one that all see; the first process writes. A
-        resumed run may have another number of them.
-    on_note : called with what was understood of the data, before the work starts.
-    resume : a run in `out` with the same settings goes on in any case, where it was interrupted, to the result that an
-        uninterrupted one would give: within an epoch after SIGINT or SIGTERM, and else from the last state saved, at
-        most some minutes before; one of several processes from the end of its last whole epoch. With `resume` it also
-        trains longer: for more epochs, or with more patience.
-    overwrite : begin anew in a folder that holds a run.
+    data : path, URL or Manifest
+        Labelled images, see `read_manifest`.
+    out : path
+        The folder of the run.
+    backbone : str or Backbone
+        The name of a network, see `load_backbone`, or a network. Default: the embedded EfficientNet-Lite0.
+    weights : str
+        "pretrained", "none" (train from scratch) or the path of a state dict. Default: "pretrained".
+    mode : {"all", "head"}
+        "all" trains the whole network. "head" trains a linear layer on the backbone, which stays frozen in `eval()`
+        mode and runs on every image in every epoch. Default: "all".
+    init_head : path or str, optional
+        Begin with a fitted head instead of a random one (LP-FT, Kumar et al. 2022, arXiv 2202.10054): a folder of
+        `fit_head` on a cache of the same network, preprocessing and split; or "imagenet:ant,bee", the rows of the
+        pretrained classifier, see `featcache.heads.imagenet.choose_classes`.
+    reuse_until : str, optional
+        Keep the pretrained weights up to the stage of this name, inclusive. Later stages get random weights.
+    unfreeze : "all", "last-stage" or int
+        Which stages below the head are trained: all, the last one, or this many of the last ones. The others are
+        frozen in `eval()` mode. See `featcache.backbones.stages.find_stages`. Default: "all".
+    layer_decay : float
+        The learning rate of a stage is that of the next stage, or of the head, times this. 0 < value <= 1. Default: 1.
+    batchnorm : {"eval", "train"}, optional
+        "eval": every BatchNorm normalises with its running statistics, which do not change. "train": with the
+        statistics of the batch; stages after `reuse_until` always do. Default: "eval" with `init_head`, which was
+        fitted on such features, else "train".
+    wise_ft : float, optional
+        Save the average of this fraction of the best epoch's weights and the rest of the initial weights, 0 to 1
+        (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903). It includes the running statistics of BatchNorm, and needs
+        `init_head`. Default: save the best epoch's weights.
+    config : TrainConfig or dict, optional
+        Epochs, batch size, optimizer, schedule and so on. A dict gives some fields of `TrainConfig`; the others have
+        their defaults, or with `init_head` those of `LP_FT_DEFAULTS`. If images have several labels, each label has its
+        own sigmoid, and the best epoch is that with the highest mean average precision.
+    augment : str
+        The name of the augmentation, see `ViewSpec`. Default: "tutorial".
+    image_size : int, optional
+        Side of the network's input, in pixels. Default: the usual size of the network.
+    workers : int, optional
+        Threads that decode images. Default: one for each core.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps". Default: "auto".
+    precision : {"fp32", "bf16", "auto"}
+        Of the forward pass. Default: "fp32".
+    compile : bool
+        Train with torch.compile. It takes about a minute at the start; epochs are faster then, mainly on GPUs. Dropout
+        draws other random numbers. Default: False.
+    seed : int
+        Of views, order, random weights and dropout. Default: 0.
+    val_fraction : float
+        See `read_manifest`. Default: 0.2.
+    split_seed : int
+        See `read_manifest`, `seed`. Default: 0.
+    allow_leak : bool
+        See `read_manifest`. Default: False.
+    label_column : str, optional
+        See `read_manifest`.
+    skip_missing : bool
+        See `read_manifest`. Default: False.
+    max_pixels : int
+        Larger images count as unreadable.
+    value_range : (float, float), optional
+        The values that become black and white in images with more than 8 bits a channel. Default: that of `init_head`,
+        or whole bits that hold the values of the training images, see `find_value_range`.
+    image_cache : path, optional
+        A file that stores decoded images for later epochs and runs. If the short side of an image exceeds twice that of
+        the clean view's resize, the image is reduced to that, so its views differ slightly.
+    resume : bool
+        Allow a longer training than that of the existing run: more epochs or more patience. Default: False.
+    overwrite : bool
+        Start again if the folder holds a run. Default: False.
+    world : ProcessGroup
+        The processes that train together, each with its shard of every batch, see `ProcessGroup.from_torchrun`. Losses
+        are those of one process, up to rounding. All processes must see the folder; the main process writes. The number
+        of processes may change when a run resumes. Default: one process.
+    progress : bool or Callable[[str, int, int], None], optional
+        True shows a bar. A function is called with the phase, and how much of it is done and in total.
+    on_epoch : Callable[[EpochMetrics], None], optional
+        Called with the metrics of each epoch.
+    on_note : Callable[[str], None], optional
+        Called with a summary of the data before the work starts.
+    recipe : TrainConfig or dict, optional
+        Deprecated: the former name of `config`.
+
+    Returns
+    -------
+    FineTune
 
     Raises
     ------
-    ImageError, BackboneError, RunError, HeadError, CacheError : of the image cache.
+    ImageError
+        The data cannot be used.
+    BackboneError
+        There is no such network, or its weights cannot be loaded.
+    RunError
+        Settings contradict each other, or `out` holds a run with other settings.
+    HeadError
+        `init_head` is not a saved head.
+    CacheError
+        The image cache was made with other settings.
+
+    Examples
+    --------
+    Train a small network from scratch on images of noise.
+
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from featcache import finetune
+    >>> rng = np.random.default_rng(0)
+    >>> for number in range(16):
+    ...     folder = Path("photos", "ants" if number % 2 else "bees")
+    ...     folder.mkdir(parents=True, exist_ok=True)
+    ...     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
+    >>> run = finetune(
+    ...     "photos", "run", backbone="timm/test_resnet", weights="none", image_size=32, config={"epochs": 1}
+    ... )
+    >>> len(run.history)
+    1
     """
+    if recipe is not None:
+        warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=2)
+        config = recipe if config is None else config
     progress = as_callback(progress)
-    watch = PhaseTimer()
+    timer = PhaseTimer()
     if world.size > 1:
-        _check_together(world, make_train_config(recipe), image_cache, compile)
-        device = world.device(resolve_device(device))
-        world.join(device)
-    out, recipe = Path(out), make_train_config(recipe, {} if init_head is None else LP_FT_DEFAULTS)
-    plan = make_strategy(
+        check_distributed(world, make_train_config(config), image_cache, compile)
+        device = world.local_device(resolve_device(device))
+        world.init(device)
+    out, config = Path(out), make_train_config(config, {} if init_head is None else LP_FT_DEFAULTS)
+    strategy = make_strategy(
         mode,
         weights,
         init_head=None if init_head is None else os.fspath(init_head),
@@ -231,15 +230,15 @@ def finetune(
         wise_ft=wise_ft,
     )
     check_name(backbone)
-    if world.first:
+    if world.is_main_process:
         prepare_folder(out, "run")
-    world.wait()
+    world.barrier()
     if not overwrite:
-        known = {"backbone": backbone if isinstance(backbone, str) else None, "image_size": image_size}
-        known = {name: value for name, value in known.items() if value is not None}
-        known |= {"augment": augment, "seed": seed, "train": mode, "max_pixels": max_pixels, **asdict(recipe)}
-        refuse_early(out, known, resume)
-    with watch.phase("hash"):
+        requested = {"backbone": backbone if isinstance(backbone, str) else None, "image_size": image_size}
+        requested = {name: value for name, value in requested.items() if value is not None}
+        requested |= {"augment": augment, "seed": seed, "train": mode, "max_pixels": max_pixels, **asdict(config)}
+        check_before_loading(out, requested, resume)
+    with timer.phase("hash"):
         manifest = read_manifest(
             data,
             val_fraction=val_fraction,
@@ -249,142 +248,111 @@ def finetune(
             skip_missing=skip_missing,
             progress=progress,
         )
-    if on_note and world.first:
+    if on_note and world.is_main_process:
         on_note(str(manifest.summary()))
-    with watch.phase("start"):
+    with timer.phase("start"):
         if isinstance(backbone, str):
             if mode == "all" and precision == "auto":
                 precision = trainable_precision(device)
             backbone = load_backbone(
                 backbone, weights=weights, device=device, precision=precision, seed=seed, image_size=image_size
             )
-        if compile and mode == "head":
-            raise RunError("a head alone has nothing to compile: drop --compile, or train all layers")
-        if compile and not has_compiler(backbone.device):
-            raise RunError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --compile.")
-        if mode == "all" and backbone.precision == "fp16":
-            raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
-        value_range = value_range or _range_of(init_head, manifest, max_pixels)
+        _check_trainable(backbone, mode, compile)
+        value_range = value_range or _value_range(init_head, manifest, max_pixels)
         spec = backbone.extract_spec(
             image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32", value_range=value_range
         )
     with ExitStack() as stack:
-        if world.first:
+        if world.is_main_process:
             stack.enter_context(exclusive_folder(out, "trained"))
         images = None
         if image_cache is not None:
-            with watch.phase("image cache"):
-                side = _KEPT_SIDES * spec.view.resize_size
+            with timer.phase("image cache"):
+                side = _CACHED_SIDE_FACTOR * spec.view.resize_size
                 images = stack.enter_context(
                     closing(ImageCache(image_cache, manifest, side, max_pixels, progress, value_range))
                 )
         loader = stack.enter_context(
-            closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=watch, images=images))
+            closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=timer, images=images))
         )
-        side_kept = images.side if images else None
-        with watch.phase("start"):
-            start = build_initial_model(backbone, spec, loader, mode, plan, recipe)
-        told = (progress, on_epoch, world)
-        run = FineTuneRun(out, backbone, spec, manifest, loader, mode, start, recipe, watch, side_kept, *told)
-        if overwrite and world.first:
+        with timer.phase("start"):
+            initial = build_initial_model(backbone, spec, loader, mode, strategy, config)
+        run = FineTuneRun(
+            out,
+            backbone,
+            spec,
+            loader,
+            mode,
+            initial,
+            config,
+            timer=timer,
+            image_side=images.side if images else None,
+            progress=progress,
+            on_epoch=on_epoch,
+            world=world,
+        )
+        if overwrite and world.is_main_process:
             (out / CHECKPOINT).unlink(missing_ok=True)
-        world.wait()
+        world.barrier()
         if (out / CHECKPOINT).exists():
-            run.restore(longer=resume)
-        run.screen()
-        with _told_apart(spec, recipe, compile):
+            run.load_checkpoint(allow_longer=resume)
+        run.sync_unreadable()
+        with explain_torch_errors(spec, config, compile):
             if compile:
-                run.training.module.compile()
-            with watch.phase("evaluate"):
-                run.look()
-            with watch.phase("train"):
+                run.state.module.compile()
+            with timer.phase("evaluate"):
+                run.evaluate_initial_head()
+            with timer.phase("train"):
                 run.train()
-            with watch.phase("evaluate"):
-                run.average()
-                on_test = run.test()
-    history = run.training.history
-    report = Report(
-        method="finetune from scratch" if (mode, weights) == ("all", "none") else f"finetune {mode}",
-        seconds=watch.seconds(),
-        images=len(set(manifest.samples.rows("train").tolist()) - loader.skipped.keys()) * len(history),
-        accuracy=run.accuracy("kept"),
-        test=on_test,
-        spec_digest=spec.digest(),
-        seed=seed,
-        device=backbone.device_name,
-        precision=backbone.precision,
+            with timer.phase("evaluate"):
+                run.apply_wise_ft()
+                test = run.test()
+    history, samples = run.state.history, manifest.samples
+    result = FineTune(
+        path=out,
+        history=history,
+        skipped=[(samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())],
+        report=Report(
+            method="finetune from scratch" if (mode, weights) == ("all", "none") else f"finetune {mode}",
+            seconds=timer.seconds(),
+            images=len(set(samples.rows("train").tolist()) - loader.skipped.keys()) * len(history),
+            accuracy=run.accuracy("saved"),
+            test=test,
+            spec_digest=spec.digest(),
+            seed=seed,
+            device=backbone.device_name,
+            precision=backbone.precision,
+        ),
+        init_head=strategy.init_head,
+        start=run.accuracy("initial"),
+        wise_ft=strategy.wise_ft,
+        tuned=run.accuracy("best") if strategy.wise_ft is not None else None,
+        notes=run_notes(run, backbone.weights_note, value_range),
+        data=manifest.summary(loader.skipped),
     )
-    understood = manifest.summary(loader.skipped)
-    skipped = [(manifest.samples.ids[row], reason) for row, reason in sorted(loader.skipped.items())]
-    first, tuned = run.accuracy("first"), run.accuracy("best") if plan.wise_ft is not None else None
-    taken = describe_choice(str(plan.init_head), manifest.samples.classes) if is_imagenet(plan.init_head) else []
-    taken += _dropped_thresholds(plan.init_head)
-    odd = {row: remark for found in world.gather(loader.remarks) for row, remark in found.items()}
-    remarks = remark_notes([(manifest.samples.ids[row], remark) for row, remark in sorted(odd.items())])
-    ranged = [describe_value_range(value_range)] if value_range else []
-    notes = (*filter(None, [backbone.weights_note]), *taken, *run.notes, *_notes(history, recipe), *ranged, *remarks)
-    result = FineTune(out, history, skipped, report, plan.init_head, first, plan.wise_ft, tuned, notes, understood)
-    if world.first:
+    if world.is_main_process:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
-    world.leave()
+    world.destroy()
     return result
 
 
-def _range_of(init_head: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int) -> ValueRange | None:
+def _check_trainable(backbone: Backbone, mode: str, compile: bool) -> None:
+    if compile and mode == "head":
+        raise RunError("a head alone cannot be compiled: drop --compile, or train all layers")
+    if compile and not has_compiler(backbone.device):
+        raise RunError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --compile.")
+    if mode == "all" and backbone.precision == "fp16":
+        raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
+
+
+def _value_range(init_head: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int) -> ValueRange | None:
     """The value range that the head was fitted with, else that of the images."""
     if init_head is None or is_imagenet(os.fspath(init_head)):
         return find_value_range(manifest, max_pixels)
     return ModelCard.read(Path(init_head)).spec.view.value_range
 
 
-def _dropped_thresholds(init_head: str | None) -> list[str]:
-    """What a user should know of a head whose labels were not decided at 0.5, where a run began with it."""
-    if init_head is None or is_imagenet(init_head) or ModelCard.read(Path(init_head)).thresholds is None:
-        return []
-    return [f"the thresholds of {init_head} are not taken over: this run decides every label at 0.5"]
-
-
-def _notes(history: list[EpochMetrics], recipe: TrainConfig) -> list[str]:
-    """What a user should know of the epochs."""
-    notes = []
-    if history[-1].diverged:
-        end = f"training diverged in epoch {len(history)} of {recipe.epochs}: the loss on val is no finite number"
-        notes.append(f"{end}; epoch {max(history, key=lambda epoch: epoch.score).epoch} is kept; give a lower --lr")
-    elif len(history) < recipe.epochs:
-        end = f"stopped after epoch {len(history)} of {recipe.epochs}: for {recipe.patience} epoch(s) val got no better"
-        notes.append(f"{end} and its loss did not fall (--patience)")
-    return notes
-
-
-def _check_together(world: ProcessGroup, recipe: TrainConfig, image_cache: object, compile: bool) -> None:
-    """Raise RunError for what several processes cannot do together."""
-    if image_cache is not None:
-        raise RunError("one process writes an image cache, and here several train: drop --image-cache")
-    if compile:
-        raise RunError("torch.compile does not see what several processes tell each other: drop --compile")
-    if recipe.batch_size < world.size:
-        raise RunError(f"{world.size} processes cannot share batches of {recipe.batch_size}: raise --batch-size")
-
-
-@contextmanager
-def _told_apart(spec: ExtractSpec, recipe: TrainConfig, compiled: bool) -> Iterator[None]:
-    """Errors of PyTorch that a user's settings cause, as such."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise RunError(
-            f"BatchNorm cannot train on a batch of one image at {spec.view.image_size} pixels. Give a larger "
-            f"--batch-size than {recipe.batch_size}, --batchnorm eval, or a larger --image-size."
-        ) from error
-    except Exception as error:
-        if not compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        raise RunError(f"torch.compile cannot train this network ({first_line(error)}). Drop --compile.") from error
-
-
 def trainable_precision(device: str) -> str:
-    """ "auto" for training: fp16 would need its losses scaled."""
-    found = resolve_precision("auto", resolve_device(device))
-    return "fp32" if found == "fp16" else found
+    """The precision that "auto" means in training: fp16 would need loss scaling."""
+    precision = resolve_precision("auto", resolve_device(device))
+    return "fp32" if precision == "fp16" else precision

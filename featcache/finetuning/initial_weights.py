@@ -1,4 +1,4 @@
-"""`build_initial_model`: the weights that a fine-tuning begins with, and which of them learn, as its plan says."""
+"""`build_initial_model`: the initial weights of a fine-tuning run, and which of them are trained."""
 
 from __future__ import annotations
 
@@ -34,20 +34,26 @@ _PREPROCESSING = ("image_size", "resize_size", "interpolation", "mean", "std", "
 
 @dataclass(frozen=True)
 class InitialModel:
-    """What a run begins with.
+    """The model at the start of a run.
 
-    module : a `BackboneWithHead`, or the head alone; on the device. groups : of its parameters, with rates; None is one
-    rate. head : where a fitted one comes from. plan : what it was made by. config : what a resumed run has in common.
+    Attributes
+    ----------
+    module : nn.Module
+        A `BackboneWithHead`, or only the head; on the device.
+    param_groups : list of dict, optional
+        Groups of parameters with their learning rates. None means one rate for all.
+    strategy : FineTuneStrategy
+    config : dict
+        What a resumed run must have in common, JSON values.
     """
 
     module: nn.Module
-    groups: list[dict[str, Any]] | None
-    head: str | None
-    plan: FineTuneStrategy
+    param_groups: list[dict[str, Any]] | None
+    strategy: FineTuneStrategy
     config: dict[str, Any]
 
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights as they are now."""
+    def copy_weights(self) -> dict[str, Tensor]:
+        """A copy of the current weights."""
         return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
 
@@ -56,56 +62,68 @@ def build_initial_model(
     spec: ExtractSpec,
     loader: ViewLoader,
     mode: Literal["all", "head"],
-    plan: FineTuneStrategy,
-    recipe: TrainConfig,
+    strategy: FineTuneStrategy,
+    train_config: TrainConfig,
 ) -> InitialModel:
-    """Put the network together. Raises RunError, HeadError, BackboneError where it cannot be what the plan says."""
-    classes, config = loader.manifest.samples.classes, plan.config()
+    """Build the model that a strategy describes. Raises RunError, HeadError or BackboneError if that is impossible."""
+    classes, config = loader.manifest.samples.classes, strategy.config()
     head = linear_layer(backbone.dim, len(classes), spec.view.seed)
-    if plan.init_head is not None:
-        fitted = read_layer(plan.init_head, backbone, spec, classes, loader.manifest.samples.multilabel)
-        if not is_imagenet(plan.init_head):
-            check_same_split(Path(plan.init_head), loader)
+    if strategy.init_head is not None:
+        fitted = read_layer(strategy.init_head, backbone, spec, classes, loader.manifest.samples.multilabel)
+        if not is_imagenet(strategy.init_head):
+            check_same_split(Path(strategy.init_head), loader)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(fitted.weight))
             head.bias.copy_(torch.from_numpy(fitted.bias))
         config["init_head"] = hashlib.sha256(fitted.weight.tobytes() + fitted.bias.tobytes()).hexdigest()
     if mode == "head":
-        return InitialModel(head.to(backbone.device), None, plan.init_head, plan, config)
-    network, groups = BackboneWithHead(backbone.trainable_module(), head), None
+        return InitialModel(head.to(backbone.device), None, strategy, config)
+    network, param_groups = BackboneWithHead(backbone.trainable_module(), head), None
     stages: list[str] = []
-    if plan.needs_stages:
+    if strategy.needs_stages:
         stages = find_stages(backbone.module, spec.view.image_size)
         if not stages:
-            raise RunError(f"{backbone.name} has no stages, which {plan.needs_stages} counts: drop it")
-    if plan.reuse_until is not None:
-        reinitialize_after(network.body, plan.reuse_until, stages, backbone.name, spec.view.seed, spec.view.image_size)
-        _refuse_frozen_noise(plan, stages)
+            raise RunError(f"{backbone.name} has no stages, which {strategy.needs_stages} needs: drop it")
+    if strategy.reuse_until is not None:
+        seed, image_size = spec.view.seed, spec.view.image_size
+        reinitialize_after(network.body, strategy.reuse_until, stages, backbone.name, seed, image_size)
+        _check_random_stages_train(strategy, stages)
     network.to(backbone.device)
-    if plan.unfreeze:
-        freeze(network, stages, plan.unfreeze)
-    if plan.batchnorm == "eval":
-        kept = len(stages) if plan.reuse_until is None else 1 + stages.index(plan.reuse_until)
-        freeze_batchnorm_statistics(network, stages, kept)
-    if plan.layer_decay != 1:
-        groups = parameter_groups(network, stages, recipe.lr, plan.layer_decay)
-    return InitialModel(network, groups, plan.init_head, plan, config)
+    if strategy.unfreeze:
+        freeze(network, stages, strategy.unfreeze)
+    if strategy.batchnorm == "eval":
+        pretrained = len(stages) if strategy.reuse_until is None else 1 + stages.index(strategy.reuse_until)
+        freeze_batchnorm_statistics(network, stages, pretrained)
+    if strategy.layer_decay != 1:
+        param_groups = parameter_groups(network, stages, train_config.lr, strategy.layer_decay)
+    return InitialModel(network, param_groups, strategy, config)
 
 
 def read_layer(
-    head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[str, ...], several: bool = False
+    head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[str, ...], multilabel: bool = False
 ) -> LinearWeights:
-    """A folder of `fit_head`, or ImageNet's rows, as the last layer of this network, a scaling before it folded in.
+    """A folder of `fit_head`, or ImageNet's rows, as the last layer of this network. It includes scaling before it.
 
-    several : whether images have several labels.
+    Parameters
+    ----------
+    head : str
+        A folder of `fit_head`, or "imagenet:...".
+    backbone : Backbone
+    spec : ExtractSpec
+    classes : tuple of str
+    multilabel : bool
+        Whether images have several labels. Default: False.
 
     Raises
     ------
-    RunError : a head of another network, other classes, or one that is no linear layer. HeadError, BackboneError
+    RunError
+        A head of another network or other classes, or one that is not a linear layer.
+    HeadError, BackboneError
+        The head or the pretrained classifier cannot be loaded.
     """
     if is_imagenet(head):
-        if several:
-            raise RunError(f"{head} gives one label an image, and images here have several: leave out --init-head")
+        if multilabel:
+            raise RunError(f"{head} gives one label an image, and the images here have several: drop --init-head")
         weights: dict[str, Any] = {"weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
         return layer(
             imagenet_head(head, classes, backbone=backbone.name, image_size=spec.view.image_size, **weights),
@@ -114,110 +132,109 @@ def read_layer(
     folder = Path(head)
     card = ModelCard.read(folder)
     if card.kind != "head":
+        raise RunError(f"{folder} holds a fine-tuned network; --init-head takes a folder of `featcache fit-head -o`.")
+    if card.multilabel != multilabel:
         raise RunError(
-            f"{folder} holds a network that was trained whole; --init-head takes a folder of `featcache fit-head -o`, "
-            "whose network stayed as it was."
-        )
-    if card.multilabel != several:
-        raise RunError(
-            f"{folder} gives {_number(card.multilabel)} an image, and the images here have {_number(several)}. Fit a "
-            "head on a cache of this data."
+            f"{folder} gives {_label_count(card.multilabel)} an image, and the images here have "
+            f"{_label_count(multilabel)}. Fit a head on a cache of this data."
         )
     if card.layer != PENULTIMATE:
         raise RunError(
-            f"{folder} was fitted on the layer {card.layer}; a network's own head works on the {PENULTIMATE} one. Fit "
+            f"{folder} was fitted on the layer {card.layer}; the head of a network uses the layer {PENULTIMATE}. Fit "
             "it without --layer."
         )
-    _refuse_others(folder, card, spec, classes)
+    _check_same_features(folder, card, spec, classes)
     estimator = load_head(locate(folder, card.file))
-    folded = as_linear(estimator)
-    if folded is None:
+    linear = as_linear(estimator)
+    if linear is None:
         raise RunError(
-            f"{folder} holds a head {card.head}, which is no linear layer with probabilities: a network cannot begin "
-            f"with it. {FIT_ONE}"
+            f"{folder} holds a head {card.head}, which is not a linear layer with probabilities: a network cannot "
+            f"begin with it. {FIT_ONE}"
         )
-    kind = OneVsRestHead if several else LinearHead
-    fits = isinstance(folded, kind) and folded.coef_.shape[1] == backbone.dim
-    wrong = len(folded.classes_) != len(classes) if several else np.max(folded.classes_) >= len(classes)
-    if not fits or wrong:
+    head_class = OneVsRestHead if multilabel else LinearHead
+    fits_features = isinstance(linear, head_class) and linear.coef_.shape[1] == backbone.dim
+    known_classes = len(linear.classes_) if multilabel else 1 + np.max(linear.classes_)
+    fits_classes = known_classes == len(classes) if multilabel else known_classes <= len(classes)
+    if not (fits_features and fits_classes):
         raise RunError(
-            f"{folder} is damaged: its head does not judge {backbone.dim} features to be one of {len(classes)} "
-            "classes. Fit it again."
+            f"{folder} is damaged: its head does not map {backbone.dim} features to {len(classes)} classes. Fit it "
+            "again."
         )
-    return layer(folded, len(classes))
+    return layer(linear, len(classes))
 
 
-def _number(several: bool) -> str:
-    return "several labels" if several else "one label"
+def _label_count(multilabel: bool) -> str:
+    return "several labels" if multilabel else "one label"
 
 
-def _refuse_others(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
-    """A head that was fitted on what this network does not give, or for other classes."""
-    there, here = ({"value_range": None, **one.flat()} for one in (card.spec, spec))
-    wanted = {
-        "backbone": (there["backbone"], here["backbone"]),
-        "weights": (there["weights_sha256"][:12], here["weights_sha256"][:12]),
-        **{name: (there[name], here[name]) for name in _PREPROCESSING},
+def _check_same_features(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
+    """Raise RunError for a head that was fitted on other features, or for other classes."""
+    fitted, current = ({"value_range": None, **fields.flat()} for fields in (card.spec, spec))
+    pairs = {
+        "backbone": (fitted["backbone"], current["backbone"]),
+        "weights": (fitted["weights_sha256"][:12], current["weights_sha256"][:12]),
+        **{name: (fitted[name], current[name]) for name in _PREPROCESSING},
         "classes": (", ".join(card.classes), ", ".join(classes)),
     }
-    differing = [f"{name}={found}, here {asked}" for name, (found, asked) in wanted.items() if found != asked]
+    differing = [f"{name}={old}, here {new}" for name, (old, new) in pairs.items() if old != new]
     if differing:
         raise RunError(
-            f"{folder} was fitted with {'; '.join(differing)}. Ask for its network and data, or fit a head on a cache "
-            "of this one."
+            f"{folder} was fitted with {'; '.join(differing)}. Use the same network and data, or fit a head on a cache "
+            "of these."
         )
 
 
 def check_same_split(folder: Path, loader: ViewLoader) -> None:
-    """Raise RunError where the readable val images are not those that the head was evaluated on.
+    """Raise RunError unless the readable val images are those that the head was evaluated on.
 
-    It may have learnt from the others: they would say nothing of it. Those that it did not see are read, to know
-    whether they can be.
+    The head may have been fitted on the others. Val images that it was not evaluated on are read: unreadable ones are
+    allowed to be missing.
     """
     samples = loader.manifest.samples
-    theirs = {one.image for one in read_predictions(folder)}
+    head_val = {prediction.image for prediction in read_predictions(folder)}
     rows = [int(row) for row in samples.rows("val")]
-    ours = {samples.ids[row] for row in rows}
-    gone = sorted(theirs - ours)
-    unknown = [row for row in rows if samples.ids[row] not in theirs]
-    learnt = [samples.ids[row] for batch in loader.batches(unknown, [0], 1) for row in batch.rows]
-    if gone or learnt:
+    missing = sorted(head_val - {samples.ids[row] for row in rows})
+    other_rows = [row for row in rows if samples.ids[row] not in head_val]
+    extra = [samples.ids[row] for batch in loader.batches(other_rows, [0], 1) for row in batch.rows]
+    if missing or extra:
         parts = (
-            [f"{len(learnt)} of the val images here were not in its own (for example {learnt[0]})"] if learnt else []
+            [f"{len(extra)} of the val images here are not in the head's val (for example {extra[0]})"] if extra else []
         )
-        parts += [f"{len(gone)} of its own are not in val here (for example {gone[0]})"] if gone else []
+        if missing:
+            parts.append(f"{len(missing)} of the head's val images are not in val here (for example {missing[0]})")
         raise RunError(
-            f"{folder} was fitted on another split: {'; '.join(parts)}. It may have learnt from images of val, whose "
-            "accuracy would then say nothing. Give the --val-fraction and --split-seed that its cache was extracted "
-            "with, or fit a head on a cache of this split."
+            f"{folder} was fitted on another split: {'; '.join(parts)}. If it was fitted on images of val, its "
+            "accuracy on val means nothing. Give the --val-fraction and --split-seed of its cache, or fit a head on a "
+            "cache of this split."
         )
 
 
 def reinitialize_after(
     body: nn.Module, stage: str, stages: list[str], name: str, seed: int, image_size: int | None = None
 ) -> None:
-    """Give what lies behind a stage the random weights that `--init scratch` draws with this seed, in place.
+    """Give all stages after this one the random weights that `--init scratch` draws with this seed, in place.
 
-    name : of the network. Raises RunError where there is no such stage, BackboneError where it cannot be built anew.
+    name : of the network. Raises RunError if there is no such stage, BackboneError if the network cannot be built.
     """
     from featcache.backbones.sources.registry import build
 
     if stage not in stages:
         raise RunError(
-            f"--reuse-until {stage}: {name} has the stages {', '.join(stages)}. Name the last one to keep, or start "
-            "with none of them: --init scratch."
+            f"--reuse-until {stage}: {name} has the stages {', '.join(stages)}. Give the last one to keep, or "
+            "--init scratch to keep none."
         )
-    kept, drawn = stages.index(stage), build(name, "none", seed, image_size).module.state_dict()
-    number, state = stage_of(body, stages), body.state_dict()
-    if {key: value.shape for key, value in drawn.items()} != {key: value.shape for key, value in state.items()}:
-        raise BackboneError(f"this network is not the {name} that can be built anew: leave out --reuse-until")
-    body.load_state_dict({key: drawn[key] if number[key] > kept else value for key, value in state.items()})
+    last_kept, random = stages.index(stage), build(name, "none", seed, image_size).module.state_dict()
+    stage_number, state = stage_of(body, stages), body.state_dict()
+    if {key: value.shape for key, value in random.items()} != {key: value.shape for key, value in state.items()}:
+        raise BackboneError(f"this network is not the {name} that featcache builds: drop --reuse-until")
+    body.load_state_dict({key: random[key] if stage_number[key] > last_kept else value for key, value in state.items()})
 
 
-def _refuse_frozen_noise(plan: FineTuneStrategy, stages: list[str]) -> None:
-    random = len(stages) - 1 - stages.index(str(plan.reuse_until))
-    if 0 < plan.unfreeze < random:
+def _check_random_stages_train(strategy: FineTuneStrategy, stages: list[str]) -> None:
+    """Raise RunError if stages with random weights would be frozen."""
+    random_stages = len(stages) - 1 - stages.index(str(strategy.reuse_until))
+    if 0 < strategy.unfreeze < random_stages:
         raise RunError(
-            f"--reuse-until {plan.reuse_until} leaves {random} stages with random weights, of which --unfreeze "
-            f"{plan.unfreeze} would freeze some: unfreeze {random} or more"
+            f"--reuse-until {strategy.reuse_until} leaves {random_stages} stages with random weights, and "
+            f"--unfreeze {strategy.unfreeze} would freeze some of them: unfreeze {random_stages} or more"
         )

@@ -1,4 +1,4 @@
-"""`PRESETS`: the settings of the tutorials that featcache grew out of, as published."""
+"""`PRESETS`: the published settings of three tutorials."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from featcache.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """Backbone, augmentation and recipe of a tutorial; `head_lr` is its rate where only the head is trained."""
+    """Backbone, augmentation and training configuration of a tutorial, and its learning rate for a head alone."""
 
     backbone: str
     augment: Augment
-    recipe: TrainConfig
+    config: TrainConfig
     head_lr: float
 
 
@@ -49,27 +49,28 @@ PRESETS = {
 
 
 def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `finetune` from named settings: what is None comes from the preset, else from the defaults.
+    """The arguments of `finetune`. A setting that is None comes from the preset, or else from the defaults.
 
     Parameters
     ----------
-    settings : "preset", the fields of `TrainConfig` and any other argument of `finetune`.
+    settings : dict
+        "preset", fields of `TrainConfig` and other arguments of `finetune`.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
-    name = given.pop("preset", None)
+    arguments = {name: value for name, value in settings.items() if value is not None}
+    name = arguments.pop("preset", None)
     if name is not None and name not in PRESETS:
         raise RunError(f"there is no preset {name!r}; use {', '.join(PRESETS)}")
     preset = PRESETS.get(name or "")
-    recipe = preset.recipe if preset else TrainConfig()
-    if preset and given.get("mode") == "head":
-        recipe = dataclasses.replace(recipe, lr=preset.head_lr)
-    if "init_head" in given:  # the tutorials begin with a random head
-        recipe = dataclasses.replace(recipe, **LP_FT_DEFAULTS)
+    config = preset.config if preset else TrainConfig()
+    if preset and arguments.get("mode") == "head":
+        config = dataclasses.replace(config, lr=preset.head_lr)
+    if "init_head" in arguments:  # the tutorials begin with a random head
+        config = dataclasses.replace(config, **LP_FT_DEFAULTS)
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    own = {name: given.pop(name) for name in fields & given.keys()}
+    config_fields = {name: arguments.pop(name) for name in fields & arguments.keys()}
     return {
         "backbone": preset.backbone if preset else EMBEDDED,
         "augment": preset.augment if preset else "tutorial",
-        **given,
-        "recipe": dataclasses.replace(recipe, **own),
+        **arguments,
+        "config": dataclasses.replace(config, **config_fields),
     }

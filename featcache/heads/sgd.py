@@ -36,8 +36,8 @@ def fit_sgd(
     head, history
     """
     classes = features.samples.classes
-    objective = ClassificationLoss(recipe.label_smoothing, class_weights(recipe.class_weight, features.y, classes))
-    training = TrainState(linear_layer(features.x.shape[2], len(classes), seed), recipe, objective=objective)
+    loss = ClassificationLoss(recipe.label_smoothing, class_weights(recipe.class_weight, features.y, classes))
+    training = TrainState(linear_layer(features.x.shape[2], len(classes), seed), recipe, loss=loss)
     best: dict[str, torch.Tensor] = {}
 
     def batches(epoch: int) -> Batches:

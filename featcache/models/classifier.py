@@ -161,7 +161,7 @@ class Classifier(NotebookResult):
         """
         numbers, workers = range(1 + (self.card.tta if tta is None else tta)), usable_cores()
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
-        max_in_flight = self.backbone.max_in_flight(self.card.spec.view.image_size)
+        max_in_flight = self.backbone.max_in_flight
         images_ahead = 2 * size + 2 * workers + max_in_flight // len(numbers)  # for threads, network and head
         decoders, network, head = pools = [ThreadPoolExecutor(n, "predict") for n in (workers, 1, 1)]
 

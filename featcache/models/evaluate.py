@@ -24,9 +24,9 @@ from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.core.model_folder import CARD
 from featcache.core.samples import SEPARATOR, SPLITS, UNLABELLED, Samples
 from featcache.data.input_notes import SHOWN, input_notes, remark_notes
-from featcache.data.sources.base import SampleListing, SampleRecord
+from featcache.data.sources.base import SampleListing, SampleRecord, Source
 from featcache.data.sources.class_folders import preview
-from featcache.data.sources.registry import Source, open_source
+from featcache.data.sources.registry import open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, judge

@@ -18,10 +18,8 @@ from featcache.data.file_listing import find_images, walk
 from featcache.data.file_types import describe_ignored, why_no_image
 from featcache.data.image_names import is_image_name
 from featcache.data.input_notes import input_notes
-from featcache.data.sources.huggingface import find_image_tables, is_saved_dataset
-from featcache.data.sources.registry import Source, open_source
-from featcache.data.sources.table import is_table
-from featcache.data.sources.tar import is_shards
+from featcache.data.sources.base import Source
+from featcache.data.sources.registry import is_collection, open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
 from featcache.vision.decode import Picture, is_picture
 
@@ -103,21 +101,14 @@ def list_inputs(names: Sequence[str], missing: dict[str, str], ignored: Counter[
     return found
 
 
-def is_collection(name: str) -> bool:
-    """Whether a name is that of a table, of tar files or of a saved data set, which may have no file for an image."""
-    if is_shards(name) or is_table(name):
-        return True
-    return os.path.isdir(name) and (is_saved_dataset(Path(name)) or bool(find_image_tables(name)))
-
-
 def images_of(source: Source, names: Iterable[str]) -> list[Image]:
     """The images of a source: those that are files of this machine by path."""
-    return [str(source.path(name) or "") or _of_source(source, name) for name in names]
+    return [str(source.local_path(name) or "") or _image_of_source(source, name) for name in names]
 
 
-def _of_source(source: Source, name: str) -> ImageFile:
-    called = remote.join(source.name, name) if remote.is_url(source.name) and not is_collection(source.name) else name
-    return ImageFile(called, partial(source.read, name))
+def _image_of_source(source: Source, name: str) -> ImageFile:
+    full_name = remote.join(source.name, name) if remote.is_url(source.name) and source.is_folder else name
+    return ImageFile(full_name, partial(source.read, name))
 
 
 def _is_file(image: Any) -> bool:
@@ -150,7 +141,7 @@ def _of_name(path: str | os.PathLike[str], ignored: Counter[str] | None = None) 
     name, ignored = os.fspath(path), Counter() if ignored is None else ignored
     if is_collection(name):
         source = open_source(name)
-        found = images_of(source, source.images(ignored))
+        found = images_of(source, source.sample_ids(ignored))
     elif remote.is_url(name):
         if is_image_name(Path(posixpath.basename(urlsplit(name).path))):
             return [_one(name)]

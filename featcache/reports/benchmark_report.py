@@ -1,4 +1,4 @@
-"""The comparison as text: verdict, table, what it means, what the cache loses; and its files."""
+"""The report of a benchmark as text and files: verdict, table, remarks, and where the cache loses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.files import write_file
-from featcache._utils.formatting import human_bytes, human_duration
+from featcache._utils.formatting import brief, human_bytes, human_duration, plural
 from featcache._utils.locks import lock_folder
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.verdict import reach_verdict
@@ -19,21 +19,35 @@ from featcache.reports.html import Table
 
 
 def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: str = "report") -> str:
-    """Write NAME.md, NAME.json and NAME.png into a folder; returns a short table with remarks."""
+    """Write the report of a benchmark into a folder.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What `benchmark` returned.
+    folder : path
+        Receives NAME.md, NAME.json, NAME.png, and NAME-views.png and NAME-labels.png if there are curves.
+    name : str, default "report"
+
+    Returns
+    -------
+    str
+        A short table with remarks.
+    """
     from featcache.reports.plots import plot_comparison, plot_curve
     from featcache.reports.style import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(folder):  # of two reports at once all files are those of one
+    with lock_folder(folder):  # the files of two reports at once do not mix
         write_json(folder / f"{name}.json", comparison_values(comparison))
         write_file(folder / f"{name}.md", comparison_markdown(comparison, name).encode("utf-8", "surrogateescape"))
         save(partial(plot_comparison, comparison), folder / f"{name}.png")
         for curve in comparison.curves:
             save(partial(plot_curve, curve), folder / f"{name}-{curve.over}.png")
-    remarked = "\n".join(f"- {line}" for line in remarks(comparison))
+    notes = "\n".join(f"- {line}" for line in remarks(comparison))
     files = f"{name}.md, {name}.json and {name}.png are in {folder}"
-    return f"{comparison}\n\n{remarked}\n\n{files}"
+    return f"{comparison}\n\n{notes}\n\n{files}"
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:
@@ -42,7 +56,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
 
 
 def comparison_markdown(comparison: Comparison, name: str) -> str:
-    """The whole report; its pictures are NAME.png, NAME-views.png and NAME-labels.png."""
+    """The whole report in Markdown, with links to NAME.png, NAME-views.png and NAME-labels.png."""
     settings, machine, verdict = comparison.settings, comparison.machine, reach_verdict(comparison)
     recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
     images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
@@ -56,12 +70,12 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
         f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}), augmentation "
         f"{settings['augment']}, {settings['views']} cached views, head {settings['head']}; live routes: {recipe}. "
         f"Computed: {computed(comparison)}. "
-        f"{settings['repeats']} repeat(s) from seed {settings['seed']}: medians, (least to most).",
+        f"{plural(settings['repeats'], 'repeat')} from seed {settings['seed']}: medians (lowest to highest).",
         comparison_table(comparison).markdown(),
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Seconds by phase",
         phase_table(comparison).markdown(),
-        "read, decode and view are summed over worker threads and overlap with forward and train.",
+        "read, decode and view are sums over worker threads; they overlap with forward and train.",
         f"![accuracy against seconds]({name}.png)",
         *(_curve_section(curve, f"{name}-{curve.over}.png") for curve in comparison.curves),
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}. Versions: {versions}.",
@@ -70,7 +84,7 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One line a route."""
+    """A row per route."""
     test = any(outcome.test_n for outcome in comparison.outcomes)
     header = ["route", "val accuracy", "95 % interval", *(["test accuracy"] if test else [])]
     header += ["seconds", "core-seconds", "cold cache is", "warm cache is", "views/s", "peak memory"]
@@ -97,32 +111,30 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What the table means, losses included."""
+    """How to read the table, and where the cached head loses."""
     lines = [
-        "Seconds run from the start of each route's process to its end: imports, reading, decoding, training and "
-        "saving included. The cold cached head is two processes, extraction and fitting; the warm one fits alone."
+        "Seconds run from the start of each route's process to its end, including imports, reading, decoding, training "
+        "and saving. The cold cached head has two processes, extraction and fit; the warm one is the fit alone."
     ]
-    chosen = [found.route for found in comparison.outcomes if found.epoch_s or comparison.settings["head"] == "sgd"]
-    if chosen:
-        lines.append(
-            f"Chosen by val is the best epoch of: {'; '.join(chosen)}. So their val accuracy is optimistic; "
-            + ("test is the fair column." if comparison.outcomes[0].test_n else "the verdict takes their last.")
-        )
-    if comparison.spending:
-        allowed, spent = (
-            human_duration(value) for value in (comparison.spending.budget_s, comparison.spending.spent_s)
-        )
-        left_out = "; ".join(map(str, comparison.spending.left_out)) or "nothing"
-        lines.append(f"Budget: {allowed}; spent: {spent}; left out: {left_out}.")
-    skipped = sorted({name for found in comparison.outcomes for name in found.skipped})
-    if skipped:
-        lines.append(f"{len(skipped)} image(s) could not be read and are in no figure: {', '.join(skipped[:8])}.")
+    is_sgd = comparison.settings["head"] == "sgd"
+    if selected := [outcome.route for outcome in comparison.outcomes if outcome.epoch_s or is_sgd]:
+        fair = "compare the test column" if comparison.outcomes[0].test_n else "the verdict uses their last epoch"
+        routes = "; ".join(selected)
+        lines.append(f"The val accuracy of {routes} is that of the best epoch on val and optimistic: {fair}.")
+    if usage := comparison.spending:
+        allowed, spent = human_duration(usage.budget_s), human_duration(usage.spent_s)
+        lines.append(f"Budget: {allowed}; spent: {spent}; skipped: {'; '.join(map(str, usage.skipped)) or 'nothing'}.")
+    unreadable = sorted({name for outcome in comparison.outcomes for name in outcome.skipped})
+    if unreadable:
+        are = "is" if len(unreadable) == 1 else "are"
+        lines.append(f"{plural(len(unreadable), 'image')} cannot be read and {are} excluded: {brief(unreadable)}.")
     if comparison.no_curves:
-        lines.append(f"What more views and labels bring could not be told: {comparison.no_curves}")
+        lines.append(f"There are no curves over views and labels: {comparison.no_curves}")
     return lines + _losses(comparison)
 
 
 def _losses(comparison: Comparison) -> list[str]:
+    """In what other routes are better than the cached head."""
     cold = comparison.outcome(COLD)
     if cold is None:
         return []
@@ -134,19 +146,19 @@ def _losses(comparison: Comparison) -> list[str]:
             lines.append(f"The cached head loses: {other.route} is {cold.median_s - other.median_s:.1f} s faster.")
         if other.size_bytes < cold.size_bytes:
             lines.append(
-                f"The cached head loses: it keeps {human_bytes(cold.size_bytes)} on disk, {other.route} "
+                f"The cached head loses: it needs {human_bytes(cold.size_bytes)} on disk, {other.route} "
                 f"{human_bytes(other.size_bytes)}."
             )
         if other.peak_memory_bytes and cold.peak_memory_bytes and other.peak_memory_bytes < cold.peak_memory_bytes:
             lines.append(
-                f"The cached head loses: it took {human_bytes(cold.peak_memory_bytes)} of memory, "
-                f"{other.route} {human_bytes(other.peak_memory_bytes)}."
+                f"The cached head loses: it needs {human_bytes(cold.peak_memory_bytes)} of memory, {other.route} "
+                f"{human_bytes(other.peak_memory_bytes)}."
             )
     return lines
 
 
 def curve_table(curve: Curve) -> Table:
-    """What more views, or more labels, bring; one fit each, within a process that has imported all it needs."""
+    """A row per point of a curve. The seconds do not include imports."""
     header = ["labels", "images", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
     rows = []
     for point in curve.points:
@@ -156,19 +168,19 @@ def curve_table(curve: Curve) -> Table:
     return Table(header, rows)
 
 
-def _curve_section(curve: Curve, picture: str) -> str:
-    title = f"## What more {curve.over} bring ({curve.head} head, the same cache)"
-    return f"{title}\n\n{curve_table(curve).markdown()}\n\n![accuracy and seconds against {curve.over}]({picture})"
+def _curve_section(curve: Curve, image: str) -> str:
+    title = f"## Effect of more {curve.over} ({curve.head} head, the same cache)"
+    return f"{title}\n\n{curve_table(curve).markdown()}\n\n![accuracy and seconds against {curve.over}]({image})"
 
 
 def computed(comparison: Comparison) -> str:
-    """Where and in what each network ran."""
-    ran = [found for found in comparison.outcomes if found.precision]
-    return "; ".join(f"{found.route} in {found.precision} on {found.device}" for found in ran)
+    """The device and precision of each network."""
+    networks = [outcome for outcome in comparison.outcomes if outcome.precision]
+    return "; ".join(f"{outcome.route} in {outcome.precision} on {outcome.device}" for outcome in networks)
 
 
 def phase_table(comparison: Comparison) -> Table:
-    """Seconds of each route, phase by phase."""
+    """Seconds of each route by phase."""
     names = sorted({name for outcome in comparison.outcomes for name in outcome.seconds})
     rows = [
         [outcome.route, *(f"{outcome.seconds[name]:.1f}" if name in outcome.seconds else "-" for name in names)]

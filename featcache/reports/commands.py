@@ -1,4 +1,4 @@
-"""Settings as the command that has them: what a report says of how to repeat it."""
+"""Settings as command lines, with which the reports say how to repeat their work."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_
 
 
 def format_command(name: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """`featcache NAME ARGUMENTS --option value ...`, quoted for a shell; None and False are left out.
+    """`featcache NAME ARGUMENTS --option value ...`, quoted for a shell; None and False are omitted.
 
     A mapping under "parameters" becomes -p name=value, any other --option name=value; sequences are joined by commas.
     """
-    words = ["featcache", name, *(f"./{one}" if one.startswith("-") else one for one in arguments)]
+    words = ["featcache", name, *(f"./{argument}" if argument.startswith("-") else argument for argument in arguments)]
     for option, value in settings.items():
         if option == "parameters":
-            for parameter, given in (value or {}).items():
-                words += ["-p", f"{parameter}={_literal(given)}"]
+            for parameter, argument in (value or {}).items():
+                words += ["-p", f"{parameter}={_literal(argument)}"]
         elif isinstance(value, Mapping):
-            for key, given in value.items():
-                words += [f"--{option.replace('_', '-')}", f"{key}={given}"]
+            for key, argument in value.items():
+                words += [f"--{option.replace('_', '-')}", f"{key}={argument}"]
         elif value is not None and value is not False:
             words.append(_OPTIONS.get(option, f"--{option.replace('_', '-')}"))
             if value is not True:
@@ -36,7 +36,7 @@ def format_command(name: str, arguments: Sequence[str], settings: Mapping[str, A
 
 
 def _literal(value: object) -> str:
-    """What -p reads as this value: a string as it is, but for one such as "1", which it would read as a number."""
+    """The value as -p reads it: strings without quotes, unless they would be read as another type, such as "1"."""
     if isinstance(value, str):
         try:
             ast.literal_eval(value)
@@ -46,9 +46,9 @@ def _literal(value: object) -> str:
 
 
 def extract_command(spec: ExtractSpec, provenance: Mapping[str, Any], data: str, out: str) -> str:
-    """The `featcache extract` that makes a cache of this spec; a weights file by its name alone.
+    """The `featcache extract` command for a cache of this spec, with the name of a weights file and not its path.
 
-    Of features that were given as arrays the line of Python.
+    For features that were given as arrays it is the line of Python.
     """
     if is_arrays(spec.backbone):
         return "# FeatureCache.from_arrays(x, y, " + f"{out!r})"

@@ -1,4 +1,4 @@
-"""Installed fonts for letters that matplotlib's own font lacks, such as Chinese, Japanese, Korean and Thai ones."""
+"""Installed fonts for letters that matplotlib's default font lacks, such as Chinese, Japanese, Korean and Thai."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from matplotlib.text import Text
 DEFAULT = "DejaVu Sans"
 """The font that comes with matplotlib."""
 
-_NO_CHARACTER = 0xFDD0  # for good; a font that draws it draws boxes of every letter, as matplotlib's Last Resort does
+_NO_CHARACTER = 0xFDD0  # never assigned; a font that has it draws boxes for all letters (matplotlib's Last Resort)
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
 
 
 def use_installed_fonts(figure: Figure) -> str | None:
-    """Give each text of a figure fonts that have its letters, where the default font lacks some.
+    """Set fonts that have all letters of a figure's texts, if the default font lacks some.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure
-        Drawn with the default font; its texts are changed.
+        Drawn with the default font; the fonts of its texts are changed.
 
     Returns
     -------
     str or None
-        Which letters no installed font has, and which font to install; None where all letters have one.
+        Which letters no installed font has, and which font to install; None if there are fonts for all letters.
     """
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and not text.get_text().isascii()]
-    wanted = {letter for text in texts for letter in text.get_text() if letter.isprintable() and not letter.isspace()}
-    missing = _without(font_manager.findfont(DEFAULT), wanted)
+    letters = {letter for text in texts for letter in text.get_text() if letter.isprintable() and not letter.isspace()}
+    missing = _without(font_manager.findfont(DEFAULT), letters)
     if not missing:
         return None
     families, missing = find_fonts(missing)
@@ -43,7 +43,7 @@ def use_installed_fonts(figure: Figure) -> str | None:
 
 
 def find_fonts(letters: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Families of installed fonts that together have the letters, as few as a greedy choice finds.
+    """Families of installed fonts that together have the letters, by a greedy choice.
 
     Parameters
     ----------
@@ -73,20 +73,20 @@ def find_fonts(letters: Iterable[str]) -> tuple[list[str], set[str]]:
 
 
 def _find_new_fonts() -> None:
-    """Add fonts that were installed after matplotlib wrote its list of them, which it keeps for good."""
+    """Add fonts that were installed after matplotlib wrote its list of fonts, which it never updates."""
     manager = font_manager.fontManager
     listed = {font.fname for font in manager.ttflist}
     for path in sorted(set(font_manager.findSystemFonts()) - listed):
         try:
             manager.addfont(path)
-        except Exception:  # a damaged file, or pictures instead of outlines: no font for us
+        except Exception:  # a damaged file, or a font of bitmaps
             continue
 
 
 def _without(path: str, letters: set[str]) -> set[str]:
     """The letters that a font file lacks."""
     try:
-        font = FT2Font(path)  # alone: that of `get_font` answers for its fallbacks, too
+        font = FT2Font(path)  # without the fallbacks of `get_font`
         if font.get_char_index(_NO_CHARACTER):
             return letters
         return {letter for letter in letters if not font.get_char_index(ord(letter))}
@@ -103,11 +103,11 @@ def _advice(letters: set[str]) -> str:
     scripts = {_script(letter) for letter in letters}
     fonts = sorted({"Noto Sans CJK" if script in _CJK else f"Noto Sans {script.title()}" for script in scripts})
     packages = sorted({"fonts-noto-cjk" if font == "Noto Sans CJK" else "fonts-noto" for font in fonts})
-    some = "".join(sorted(letters)[:10]) + ("..." if len(letters) > 10 else "")
+    examples = "".join(sorted(letters)[:10]) + ("..." if len(letters) > 10 else "")
     return (
-        f"no installed font has the letters {some}: boxes stand in their place. Install {', '.join(fonts)} "
-        f"(Debian, Ubuntu: apt install {' '.join(packages)}; others: fonts.google.com/noto), or write an .svg, whose "
-        "letters are drawn by the program that shows it."
+        f"no installed font has the letters {examples}: they are drawn as boxes. Install {', '.join(fonts)} "
+        f"(Debian, Ubuntu: apt install {' '.join(packages)}; others: fonts.google.com/noto), or write an .svg, for "
+        "which the viewer chooses the fonts."
     )
 
 

@@ -1,4 +1,4 @@
-"""`write_page`: one HTML file with all in it, that needs no network and follows the reader into light and dark."""
+"""`write_page`: an HTML page in one file that needs no network and follows the light or dark mode of the reader."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache._utils.files import write_file
+from featcache._utils.formatting import pad_columns
 from featcache.reports.style import DrawFigure, svg
 
 
@@ -20,25 +21,22 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """Padded, so that it is readable as it is."""
-        widths = [max(len(line[column]) for line in [self.header, *self.rows]) for column in range(len(self.header))]
-        lines = [self.header, ["-" * width for width in widths], *self.rows]
-        return "\n".join(
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-            for line in lines
-        )
+        """The table in Markdown, with aligned columns."""
+        header, *rows = pad_columns([self.header, *self.rows])
+        lines = [header, ["-" * len(cell) for cell in header], *rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 class Figure(NamedTuple):
-    """A picture and what it shows."""
+    """A figure and its caption."""
 
-    picture: DrawFigure
+    draw: DrawFigure
     caption: str
 
 
 @dataclass
 class Section:
-    """A part of a page, shown in the order of the fields. code : text as it would stand in a terminal."""
+    """A part of a page. The page shows the fields in this order; code : text in a fixed-width font."""
 
     title: str
     lines: list[str] = field(default_factory=list)
@@ -49,7 +47,7 @@ class Section:
 
 
 def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> Path:
-    """Write the page, whole or not at all."""
+    """Write a page atomically; returns its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -59,11 +57,11 @@ def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Sect
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["source"] = _source
+    environment.filters["data_url"] = _data_url
     text = environment.get_template("page.html").render(title=title, sections=sections)
     write_file(Path(path), text.encode("utf-8", "backslashreplace"))
     return Path(path)
 
 
-def _source(picture: DrawFigure) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg(picture)).decode('ascii')}"
+def _data_url(draw: DrawFigure) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg(draw)).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Figures of numbers: routes, epochs, curves, confusions, calibration. `drawing.save` makes files of them."""
+"""Figures of numbers: routes, epochs, curves, confusion matrices, calibration. `style.save` writes them to files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import plural
 from featcache.metrics.calibration import reliability
 from featcache.metrics.significance import wilson_interval
 from featcache.reports.style import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
@@ -24,20 +25,22 @@ if TYPE_CHECKING:
     from featcache.analysis.planning.capacity import CapacityPlan
     from featcache.training.loop import EpochMetrics
 
-_SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", f"{BLUE}ff"])  # from paper, dark or light, to blue
-_BESIDE = 5  # routes whose legend finds room among the points
-_NAMED, _NUMBERED = 40, 20  # classes whose names, and whose counts, find room beside and in a confusion matrix
+_SHADES = LinearSegmentedColormap.from_list(
+    "shades", [f"{BLUE}00", f"{BLUE}ff"]
+)  # from the paper, dark or light, to blue
+_MAX_INNER_LEGEND = 5  # routes; with more the legend is outside the axes
+_MAX_NAMES, _MAX_COUNTS = 40, 20  # classes of a confusion matrix that has room for their names, and for counts
 
 
 def plot_comparison(comparison: Comparison) -> Figure:
-    """Val accuracy, with its 95 % interval, against seconds on a log axis; one point a route."""
-    many = len(comparison.outcomes) > _BESIDE
+    """Val accuracy with its 95 % interval against seconds (log axis); a point per route."""
+    many = len(comparison.outcomes) > _MAX_INNER_LEGEND
     figure = Figure(figsize=(10 if many else 7, 4), layout="constrained")
     axes = figure.subplots()
-    for place, outcome in enumerate(comparison.outcomes):
+    for number, outcome in enumerate(comparison.outcomes):
         low, high = outcome.interval
         x, y = outcome.median_s, outcome.median_accuracy
-        colour = COLOURS[place % len(COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         label = f"{outcome.route}: {y:.3f} in {x:.1f} s"
         axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o", ms=8, capsize=4, color=colour, label=label)
     axes.set_xscale("log")
@@ -54,7 +57,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
 
 
 def plot_history(history: Sequence[EpochMetrics]) -> Figure:
-    """Loss and accuracy of each epoch, train and val; of a single epoch bars, as one point is no curve."""
+    """Loss and accuracy of each epoch on train and val; bars for a single epoch."""
     if len(history) == 1:
         return _plot_epoch(history[0])
     figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -66,7 +69,7 @@ def plot_history(history: Sequence[EpochMetrics]) -> Figure:
     left.set_ylabel("cross-entropy (nats)")
     right.plot(epochs, [epoch.accuracy for epoch in history], "o-", color=ORANGE, label="train, augmented")
     right.plot(epochs, [epoch.val_accuracy for epoch in history], "o-", color=BLUE, label="val")
-    right.axvline(best.epoch, color=GREY, linestyle="--", label=f"kept: epoch {best.epoch}")
+    right.axvline(best.epoch, color=GREY, linestyle="--", label=f"best: epoch {best.epoch}")
     right.set_ylabel("accuracy")
     for axes in (left, right):
         axes.set_xlabel("epoch")
@@ -94,12 +97,12 @@ def _plot_epoch(epoch: EpochMetrics) -> Figure:
 
 
 def plot_curve(curve: Curve) -> Figure:
-    """Val accuracy, each repeat a dot, and seconds to fit one head, against labels or views."""
+    """Val accuracy, a dot per repeat, and seconds to fit a head, against labels or views."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     labels = curve.over == "labels"
     x = [point.images if labels else point.views for point in curve.points]
-    dots = [(place, value) for place, point in zip(x, curve.points, strict=True) for value in point.accuracies]
+    dots = [(count, value) for count, point in zip(x, curve.points, strict=True) for value in point.accuracies]
     left.fill_between(
         x,
         [point.interval[0] for point in curve.points],
@@ -131,20 +134,20 @@ def plot_curve(curve: Curve) -> Figure:
 
 
 def plot_capacity(plan: CapacityPlan) -> Figure:
-    """Time against workers, a line for each number of images, and where one machine that writes has enough to do."""
+    """Hours against workers, a line for each number of images, and the number of workers that keeps the driver busy."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    asked = sorted({one.workers for one in plan.scenarios})
-    between = sorted({*asked, *np.geomspace(1, max(*asked, 2), 60).round().astype(int).tolist()})
-    for place, images in enumerate(sorted({one.images for one in plan.scenarios})):
-        line = plan.at([images], between)
-        dots = [one for one in plan.scenarios if one.images == images]
-        colour = COLOURS[place % len(COLOURS)]
-        axes.plot([one.workers for one in line], [one.total_s / 3600 for one in line], color=colour)
-        axes.plot([one.workers for one in dots], [one.total_s / 3600 for one in dots], "o", color=colour,
-                  label=f"{images:,} images")  # fmt: skip
-    if 1 < plan.rates.most_workers < between[-1]:
-        axes.axvline(plan.rates.most_workers, color=GREY, linestyle="--", label="more would wait for the driver")
+    planned = sorted({scenario.workers for scenario in plan.scenarios})
+    workers = sorted({*planned, *np.geomspace(1, max(*planned, 2), 60).round().astype(int).tolist()})
+    for number, images in enumerate(sorted({scenario.images for scenario in plan.scenarios})):
+        line = plan.at([images], workers)
+        dots = [scenario for scenario in plan.scenarios if scenario.images == images]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot([point.workers for point in line], [point.total_s / 3600 for point in line], color=colour)
+        axes.plot([point.workers for point in dots], [point.total_s / 3600 for point in dots], "o", color=colour,
+                  label=plural(images, "image"))  # fmt: skip
+    if 1 < plan.rates.saturation_workers < workers[-1]:
+        axes.axvline(plan.rates.saturation_workers, color=GREY, linestyle="--", label="more add no speed")
     axes.set_xscale("log")
     axes.set_yscale("log")
     _plain_numbers(axes)
@@ -157,60 +160,56 @@ def plot_capacity(plan: CapacityPlan) -> Figure:
 
 
 def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Where each true class went: a row's shares as shades, its counts as numbers; names where there is room.
+    """A confusion matrix: fractions of a row as shades, counts as numbers, and class names if there is room.
 
-    Parameters
-    ----------
-    confusion : shape (c, c), images; row = true class, column = predicted class. classes : their c names.
+    confusion : (c, c), number of images; row = true class, column = predicted class. classes : c names.
     """
     c = len(classes)
     side = min(9.0, max(3.2, 1.6 + 0.45 * c))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()
     totals = confusion.sum(axis=1, keepdims=True)
-    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
-    shades = axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
+    fractions = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    shades = axes.imshow(fractions, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
     bar = figure.colorbar(shades, ax=axes, fraction=0.046, format=lambda value, _: f"{value:.0%}")
-    bar.set_label("share of the true class")
-    for (row, column), count in np.ndenumerate(confusion) if c <= _NUMBERED else ():
+    bar.set_label("fraction of the true class")
+    for (row, column), count in np.ndenumerate(confusion) if c <= _MAX_COUNTS else ():
         if count:
             number = axes.text(column, row, f"{count}", ha="center", va="center", fontsize="small")
-            if shares[row, column] > 0.5:
+            if fractions[row, column] > 0.5:
                 number.set_color("white")
-    places = range(c) if c <= _NAMED else ()
-    names = [shorten(name, 18) for name in classes] if places else []
-    turned = c > 4 or max(map(len, names), default=0) > 8
-    axes.set_xticks(places, names, rotation=90 if turned else 0, fontsize="small")
-    axes.set_yticks(places, names, fontsize="small")
+    ticks = range(c) if c <= _MAX_NAMES else ()
+    names = [shorten(name, 18) for name in classes] if ticks else []
+    vertical = c > 4 or max(map(len, names), default=0) > 8
+    axes.set_xticks(ticks, names, rotation=90 if vertical else 0, fontsize="small")
+    axes.set_yticks(ticks, names, fontsize="small")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     right, n = int(np.trace(confusion)), int(confusion.sum())
-    axes.set_title(f"{right} of {n} val images right ({right / max(n, 1):.1%})", fontsize="medium")
+    axes.set_title(f"{right} of {plural(n, 'val image')} right ({right / max(n, 1):.1%})", fontsize="medium")
     return figure
 
 
 def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> Figure:
-    """How often predictions of each confidence are right, with 95 % intervals, and how many there are.
+    """Accuracy against confidence, with 95 % intervals, and the number of images of each confidence.
 
-    Parameters
-    ----------
-    confidence : shape (n,), probability of the predicted class. right : shape (n,).
+    confidence : (n,), probability of the predicted class. right : (n,).
     """
     sums = reliability(confidence, right, bins)
-    there = sums[:, 0] > 0
-    counts, mean, rate = sums[there, 0], sums[there, 1] / sums[there, 0], sums[there, 2] / sums[there, 0]
-    low, high = np.array([wilson_interval(int(hits), int(n)) for n, _, hits in sums[there]]).T
+    filled = sums[:, 0] > 0
+    counts, mean, rate = sums[filled, 0], sums[filled, 1] / sums[filled, 0], sums[filled, 2] / sums[filled, 0]
+    low, high = np.array([wilson_interval(int(hits), int(n)) for n, _, hits in sums[filled]]).T
     error = float(np.abs(sums[:, 1] - sums[:, 2]).sum() / max(1, len(right)))
     figure = Figure(figsize=(4.6, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
-    top.plot([0, 1], [0, 1], "--", color=GREY, label="as often right as it says")
+    top.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
     bars: Any = (rate - low, high - rate)
     top.errorbar(mean, rate, yerr=bars, fmt="o", ms=6, capsize=3, color=BLUE, label="val images (95 % interval)")
-    top.set_ylabel("share that is right")
+    top.set_ylabel("accuracy")
     top.set_ylim(-0.03, 1.03)
     top.set_title(f"calibration error {error:.3f} (n = {len(right)})", fontsize="medium")
     top.legend(fontsize="small", loc="upper left")
-    bottom.bar((np.flatnonzero(there) + 0.5) / bins, counts, width=0.9 / bins, color=SKY)
+    bottom.bar((np.flatnonzero(filled) + 0.5) / bins, counts, width=0.9 / bins, color=SKY)
     bottom.set_xlabel("probability of the predicted class")
     bottom.set_ylabel("images")
     bottom.set_xlim(0, 1)
@@ -220,7 +219,7 @@ def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], 
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """10 instead of a power of ten, on a log axis; numbers between powers where the axis spans about one or none."""
+    """Label a log axis with 10 instead of a power of ten; with numbers between powers if it spans about one power."""
 
     def between(value: float, _: object) -> str:
         low, high = axes.get_xlim()
@@ -229,6 +228,6 @@ def _plain_numbers(axes: Axes) -> None:
 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(between))
-    style = rcParams  # minor ticks are shorter: their numbers stand as low as those of major ones
-    pad = style["xtick.major.size"] + style["xtick.major.pad"] - style["xtick.minor.size"]
+    # minor ticks are shorter: the padding aligns their numbers with those of major ticks
+    pad = rcParams["xtick.major.size"] + rcParams["xtick.major.pad"] - rcParams["xtick.minor.size"]
     axes.tick_params(axis="x", which="minor", pad=pad)

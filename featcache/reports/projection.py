@@ -1,4 +1,4 @@
-"""Features on a plane: `project`; and `misplaced`, the images that lie among those of another class."""
+"""`project`: features in two dimensions; `misplaced`: the images that lie among those of another class."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from featcache.errors import MissingExtraError, PictureError
 Method = Literal["pca", "tsne", "umap"]
 NAMES: dict[Method, str] = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
-_COMPONENTS = 50  # that t-SNE and UMAP start from, as their authors advise
+_COMPONENTS = 50  # principal components that t-SNE and UMAP start from, as their authors advise
 _NEIGHBOURS = 10
 _BLOCK_BYTES = 2**26  # of similarities
-_ROOM = 0.1  # of the map's sides, from one small picture to the next
+_MIN_GAP = 0.1  # between two small images, as a fraction of the side of the map
 
 
 def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[np.float64]:
-    """Each row as a point of the plane, shape (n, 2).
+    """Project rows to two dimensions, (n, 2).
 
     Parameters
     ----------
-    x : shape (n, d). method : "pca"; "tsne" (van der Maaten and Hinton 2008); "umap" (McInnes et al. 2018).
+    x : NDArray
+        Features, (n, d).
+    method : "pca", "tsne" or "umap"
+        Principal components; t-SNE (van der Maaten and Hinton 2008); UMAP (McInnes et al. 2018).
+    seed : int, default 0
 
     Raises
     ------
-    PictureError : fewer than three rows, or an unknown method. MissingExtraError : UMAP is not installed.
+    PictureError
+        There are fewer than three rows, or the method is unknown.
+    MissingExtraError
+        UMAP is not installed.
     """
     if method not in get_args(Method):
         raise PictureError(f"there is no method {method!r}; use {', '.join(get_args(Method))}")
@@ -39,7 +46,7 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
     x = np.asarray(x, np.float64)
     components = min(2 if method == "pca" else _COMPONENTS, *x.shape)
     solver = "full" if min(x.shape) <= 4 * components else "randomized"
-    with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance, which equal features do not have
+    with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance, which is 0 for equal features
         reduced = np.asarray(PCA(components, svd_solver=solver, random_state=seed).fit_transform(x))
     plane = np.pad(reduced[:, :2], ((0, 0), (0, max(0, 2 - components))))
     if method == "pca":
@@ -56,50 +63,49 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
 
 
 def misplaced(x: NDArray[Any], labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Rows of which most of the nearest ten, by cosine, are of another class; the farthest from their own first.
+    """At most so many rows whose ten nearest neighbours, by cosine, mostly have another class.
 
-    Of a class with fewer images as many neighbours are looked at as it has others; one that is alone is no outlier.
+    The rows that are farthest from their own class come first. If a class has fewer other images, as many neighbours
+    are counted; the single image of a class is never misplaced.
 
-    Parameters
-    ----------
-    x : shape (n, d). labels : shape (n,), 0 or more. most : of them.
+    x : (n, d). labels : (n,), 0 or more.
     """
     x = np.asarray(x, np.float32)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    looked_at = np.minimum(_NEIGHBOURS, np.bincount(labels)[labels] - 1)
-    foreign, own = np.zeros(len(x)), np.zeros(len(x))
-    k = int(looked_at.max(initial=0))
+    counted = np.minimum(_NEIGHBOURS, np.bincount(labels)[labels] - 1)
+    foreign, own_similarity = np.zeros(len(x)), np.zeros(len(x))
+    k = int(counted.max(initial=0))
     step = max(1, _BLOCK_BYTES // (4 * max(1, len(x))))
     for start in range(0, len(x) if k else 0, step):
         rows = np.arange(start, min(len(x), start + step))
-        near = x[rows] @ x.T
-        near[rows - start, rows] = -np.inf
-        nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(near, nearest, axis=1), axis=1, kind="stable")
-        others = labels[np.take_along_axis(nearest, order, axis=1)] != labels[rows, None]
-        counted = np.arange(k) < looked_at[rows, None]
-        foreign[rows] = (others & counted).sum(axis=1) / np.maximum(looked_at[rows], 1)
-        own[rows] = np.where(labels[rows, None] == labels, near, -np.inf).max(axis=1)
-    first = np.lexsort((own, -foreign))
-    return first[foreign[first] > 0.5][:most]
+        similarity = x[rows] @ x.T
+        similarity[rows - start, rows] = -np.inf
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
+        differs = labels[np.take_along_axis(nearest, order, axis=1)] != labels[rows, None]
+        is_counted = np.arange(k) < counted[rows, None]
+        foreign[rows] = (differs & is_counted).sum(axis=1) / np.maximum(counted[rows], 1)
+        own_similarity[rows] = np.where(labels[rows, None] == labels, similarity, -np.inf).max(axis=1)
+    order = np.lexsort((own_similarity, -foreign))
+    return order[foreign[order] > 0.5][:most]
 
 
 def spread_out(points: NDArray[np.float64], rows: NDArray[np.int64], most: int) -> list[int]:
-    """Of these rows, in their order, those whose points leave room for a small picture each; points of shape (n, 2)."""
+    """At most so many of the rows, in their order, whose points (n, 2) are far enough apart for a small image each."""
     span = np.ptp(points, axis=0)
     scaled = points / np.where(span > 0, span, 1)
-    kept: list[int] = []
+    chosen: list[int] = []
     for row in rows.tolist():
-        if len(kept) < most and all(np.abs(scaled[row] - scaled[other]).max() >= _ROOM for other in kept):
-            kept.append(row)
-    return kept
+        if len(chosen) < most and all(np.abs(scaled[row] - scaled[other]).max() >= _MIN_GAP for other in chosen):
+            chosen.append(row)
+    return chosen
 
 
 def _umap(x: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numba, and of one core where a seed is given
+        warnings.simplefilter("ignore")  # from numba, and because a seed limits UMAP to one core
         from umap import UMAP
 
         neighbours = min(15, len(x) - 1)

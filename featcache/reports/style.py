@@ -1,4 +1,4 @@
-"""How a picture looks, in light and dark, and how it becomes a file."""
+"""The style of figures, light and dark, and how they are written to files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from featcache.errors import MissingFontWarning, PictureError
 from featcache.reports.fonts import DEFAULT, use_installed_fonts
 
 DrawFigure = Callable[[], Figure]
-"""Draws; what colours text, lines and paper have is decided by who calls it."""
+"""A function that draws a figure; the caller sets the colours of text, lines and paper."""
 
 FORMATS = (".png", ".svg", ".pdf")
 
-# Okabe and Ito (2008): told apart by everyone, on white and on black.
+# Okabe and Ito (2008): distinguishable with colour blindness, on white and on black.
 BLUE, SKY, ORANGE, VERMILION, GREEN, PURPLE, GREY = (
     "#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#999999",
 )  # fmt: skip
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, "#8c613c", "#7f7f00", "#6a51a3", "#17becf")
-RIGHT, WRONG = "#1a85c9", VERMILION  # as text, too: no blue is readable on black that is darker
+RIGHT, WRONG = "#1a85c9", VERMILION  # also for text: a darker blue is not readable on black
 
 _LIGHT = {"ink": "#1f2329", "faint": "#d0d7df", "paper": "#fffffe"}
 _DARK = {"ink": "#e6edf2", "faint": "#3d444e", "paper": "#0d1116"}
@@ -36,17 +36,26 @@ _DPI = 120
 
 
 def save(picture: DrawFigure, path: str | os.PathLike[str], dark: bool = False) -> Path:
-    """Draw into a file whose name ends in one of FORMATS, whole or not at all.
+    """Draw a figure and write it to a file, atomically; returns the path.
 
-    dark : light lines on dark paper. An SVG without it follows the page or the desktop that shows it.
+    Parameters
+    ----------
+    picture : DrawFigure
+        The function that draws the figure.
+    path : path
+        A name that ends in .png, .svg or .pdf.
+    dark : bool, default False
+        Light lines on dark paper. An SVG without it follows the light or dark mode of the page that shows it.
 
     Raises
     ------
-    PictureError : another ending, or no folder to write into.
+    PictureError
+        The name has another ending, or its folder does not exist.
 
     Warns
     -----
-    MissingFontWarning : no installed font has some of the letters; the text says which to install.
+    MissingFontWarning
+        No installed font has some of the letters; the text says which font to install.
     """
     path = check_path(path)
     suffix = path.suffix.lower()
@@ -57,24 +66,24 @@ def save(picture: DrawFigure, path: str | os.PathLike[str], dark: bool = False) 
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """The path, if a picture can be written there: known before the work, not after it. Raises PictureError."""
+    """Check before the work that a figure can be written to this path. Raises PictureError."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise PictureError(f"{path} is no picture's name: end it in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        raise PictureError(f"{path} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if not path.parent.is_dir():
-        raise PictureError(f"{path.parent} is no folder: make it first")
+        raise PictureError(f"{path.parent} is not a folder: create it first")
     if path.is_dir():
-        raise PictureError(f"{path} is a folder: give a file")
+        raise PictureError(f"{path} is a folder: give a file name")
     return path
 
 
 def svg(picture: DrawFigure) -> bytes:
-    """The picture as an SVG on no paper, that follows the page that shows it into light and dark."""
+    """The figure as a transparent SVG that follows the light or dark mode of the page."""
     return _adapt(_render(picture, ".svg", _LIGHT, transparent=True))
 
 
 def draw(picture: DrawFigure, dark: bool = False) -> Figure:
-    """The picture as a matplotlib figure. Warns MissingFontWarning, see `save`."""
+    """The figure as a matplotlib figure. Warns MissingFontWarning, see `save`."""
     with _style(_DARK if dark else _LIGHT):
         figure = picture()
         missing = use_installed_fonts(figure)
@@ -84,7 +93,7 @@ def draw(picture: DrawFigure, dark: bool = False) -> Figure:
 
 
 def shorten(name: str, most: int) -> str:
-    """A name of at most `most` letters, the middle left out: a path is known by its end, a class by its start."""
+    """A name of at most `most` letters, shortened in the middle: paths differ at the end, classes at the start."""
     name = printable(name)
     if len(name) <= most:
         return name
@@ -99,7 +108,7 @@ def _render(picture: DrawFigure, suffix: str, colours: dict[str, str], transpare
         missing = use_installed_fonts(figure)
         metadata = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}
         figure.savefig(target, format=suffix[1:], dpi=_DPI, transparent=transparent, metadata=metadata)
-    if missing and suffix != ".svg":  # whose letters are text, drawn by the program that shows it
+    if missing and suffix != ".svg":  # the viewer of an SVG draws its letters
         warnings.warn(missing, MissingFontWarning, stacklevel=3)
     return target.getvalue()
 
@@ -114,9 +123,9 @@ def _style(colours: dict[str, str]) -> Iterator[None]:
         "xtick.labelcolor": ink, "ytick.labelcolor": ink, "axes.axisbelow": True,
         "font.family": ["sans-serif"],
         "font.sans-serif": [DEFAULT],
-        "text.parse_math": False,  # class names and paths hold what they hold
-        "svg.fonttype": "none",  # text stays text, in whatever script
-        "svg.hashsalt": "featcache",  # the same picture, the same bytes
+        "text.parse_math": False,  # class names and paths may contain a dollar sign
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": "featcache",  # the same figure gives the same bytes
     }  # fmt: skip
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
@@ -124,7 +133,7 @@ def _style(colours: dict[str, str]) -> Iterator[None]:
 
 
 def _adapt(content: bytes) -> bytes:
-    """An SVG with rules for dark surroundings; a program that does not know them shows it as it was drawn."""
+    """Add CSS rules for dark mode to an SVG; programs that do not support them show the light figure."""
     rules = "".join(
         f'[style*="{kind}: {_LIGHT[name]}"]{{{kind}:{_DARK[name]}!important}}'
         for name in _LIGHT

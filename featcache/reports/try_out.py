@@ -1,4 +1,4 @@
-"""`try_out`: from a folder of images to a head, a report and a list of doubtful labels, in one call."""
+"""`try_out`: from a folder of images to a head, a report and a list of probable label errors, in one call."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.formatting import printable
+from featcache._utils.formatting import plural, printable
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.remote import display_name
 from featcache._utils.timing import PhaseTimer
-from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.doctor.findings import DoctorReport, Issue, IssueExample
 from featcache.analysis.doctor.label_errors import LEAST_LIKELY
 from featcache.backbones.backbone import Backbone
@@ -34,29 +34,37 @@ from featcache.extraction.results import Extraction
 from featcache.extraction.update import update
 from featcache.heads.fit_head import HeadFit, fit_head
 from featcache.reports.commands import format_command
-from featcache.reports.pages import write_trial_page
+from featcache.reports.pages.trial import write_trial_page
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
-_COMMAND = 60  # letters of a command, beyond which its explanation does not move to the right
+_COMMAND_WIDTH = 60  # letters; the explanation of a longer command does not move to the right
 VIEWS, BUDGET_S = 4, 10.0
-_SURE = 0.8  # score of a doubted label that is named
-_NAMED = 3  # of each list in text
-_FEW = 30  # val images, below which figures say little
+_CERTAIN_MARGIN = 0.8  # of a label that is called probably wrong
+_LISTED = 3  # of each list in text
+_FEW_IMAGES = 30  # val images, below which the accuracy says little
 
 
 @dataclass(frozen=True, repr=False)
 class Trial(NotebookResult):
-    """What `try_out` returns.
+    """What `try_out` returns. `str()` is a summary with the next commands.
 
     Attributes
     ----------
-    folder : Path. It holds cache.h5, head/ and report.html.
-    data : str. As it was given.
-    extraction, diagnosis, fit : results of the three steps.
-    seconds : float. All of it took, but for the page.
-    own_network : bool. Whether the network is the user's own, which later commands want again.
-    settings : of reading the data and of the network, by which a benchmark measures the same.
-    own_settings : the others, views, seed and budget_s, where they are not the default.
+    folder : Path
+        The folder with cache.h5, head/ and report.html.
+    data : str
+        The data, as given.
+    extraction : Extraction
+    diagnosis : DoctorReport
+    fit : HeadFit
+    seconds : float
+        Time of all steps but the page.
+    own_network : bool
+        Whether the network is the user's own, which later commands need again.
+    settings : mapping
+        How the data was read, and the network: a benchmark needs the same.
+    own_settings : mapping
+        Views, seed and budget_s if they are not the default.
     """
 
     folder: Path
@@ -71,115 +79,117 @@ class Trial(NotebookResult):
 
     @property
     def doubtful(self) -> tuple[IssueExample, ...]:
-        """Images whose label is doubted most, the most doubted first."""
-        return tuple(one for one in self._suspects(self.diagnosis.findings) if (one.score or 0.0) >= _SURE)
+        """Images whose label is probably wrong, the most suspicious first."""
+        examples = self._label_examples(self.diagnosis.findings)
+        return tuple(example for example in examples if (example.score or 0.0) >= _CERTAIN_MARGIN)
 
     @property
     def least_likely(self) -> tuple[IssueExample, ...]:
-        """The next ones to look at, whose label is not surely wrong: a ranking, the least likely labels first."""
-        surely = {one.image for one in self.doubtful}
-        ranked = [*self._suspects(self.diagnosis.findings), *self._suspects(self.diagnosis.rankings)]
-        ranked.sort(key=lambda one: -(one.score or 0.0))
-        return tuple(one for one in ranked if one.image not in surely)
+        """Images to check next, the least likely labels first; their labels may be right."""
+        doubtful = {example.image for example in self.doubtful}
+        examples = self._label_examples([*self.diagnosis.findings, *self.diagnosis.rankings])
+        examples.sort(key=lambda example: -(example.score or 0.0))
+        return tuple(example for example in examples if example.image not in doubtful)
 
     @staticmethod
-    def _suspects(findings: Sequence[Issue]) -> list[IssueExample]:
-        labels = (finding for finding in findings if finding.kind in ("wrong labels", LEAST_LIKELY))
-        return [one for finding in labels for one in finding.images if one.suggested]
+    def _label_examples(issues: Sequence[Issue]) -> list[IssueExample]:
+        labels = (issue for issue in issues if issue.kind in ("wrong labels", LEAST_LIKELY))
+        return [example for issue in labels for example in issue.images if example.suggested]
 
     def __str__(self) -> str:
-        """In plain words, with what to type next."""
         lines = [*self.summary(), *self.labels()]
-        made = self.extraction
-        lines += input_notes(made.ignored, made.conflicts, made.skipped)
-        took = f"Took {self.seconds:.0f} s. Pictures and figures: {self.folder / PAGE}"
-        return "\n".join([*lines, took, "Next:", *self.next_commands()])
+        extraction = self.extraction
+        lines += input_notes(extraction.ignored, extraction.conflicts, extraction.skipped)
+        end = f"It took {self.seconds:.0f} s. Figures and tables: {self.folder / PAGE}"
+        return "\n".join([*lines, end, "Next:", *self.next_commands()])
 
     def summary(self) -> list[str]:
-        """What was learnt and how well, and what the doctor warns of besides labels."""
-        found, cache = self.fit.accuracy, self.extraction.cache
+        """The data, the accuracy of the head, and the warnings of the doctor about anything but labels."""
+        accuracy, cache = self.fit.accuracy, self.extraction.cache
         samples = cache.samples
         trained = int((cache.done[samples.rows("train")] > 0).sum())
-        right = round(found.accuracy * found.n)
-        several = samples.multilabel
+        right = round(accuracy.accuracy * accuracy.n)
+        labels = "all labels" if samples.multilabel else "the label"
         lines = [
-            f"{len(samples)} images of {len(samples.classes)} classes; the head ({self.fit.name}) learnt from "
-            f"{trained}.",
-            f"{right} of {found.n} {'have exactly the right labels' if several else 'right'}, of images that it was "
-            f"not trained on ({found.accuracy:.0%}; 95 % interval {found.accuracy_low:.0%} to "
-            f"{found.accuracy_high:.0%}).",
+            f"{plural(len(samples), 'image')} of {plural(len(samples.classes), 'class', 'classes')}; the head "
+            f"({self.fit.name}) was trained on {trained}.",
+            f"It predicts {labels} of {right} of {plural(accuracy.n, 'other image')} correctly "
+            f"({accuracy.accuracy:.0%}; 95 % interval {accuracy.accuracy_low:.0%} to {accuracy.accuracy_high:.0%}).",
         ]
-        if found.n < _FEW:
-            lines.append(f"{found.n} images are few to judge by: the interval is wide.")
+        if accuracy.n < _FEW_IMAGES:
+            lines.append(f"{plural(accuracy.n, 'image')} are few for a measurement: the interval is wide.")
         selection = self.fit.selection
-        missed = [name for name, why in selection.missed if "budget" in why] if selection else []
-        if missed:
+        skipped = [name for name, reason in selection.missed if "budget" in reason] if selection else []
+        if skipped:
             lines.append(
-                f"Other heads ({', '.join(missed)}) were not tried, as the time was up: the same command "
-                "with --budget 1m tries them."
+                f"Other heads ({', '.join(skipped)}) were not tried for lack of time: repeat the command with --budget "
+                "1m to try them."
             )
-        others = [one for one in self.diagnosis.findings if one.severity != "note" and one.kind != "wrong labels"]
-        return lines + [f"{one.severity}: {one.what} -> {one.todo}" for one in others[:_NAMED]]
+        others = [
+            issue for issue in self.diagnosis.findings if issue.severity != "note" and issue.kind != "wrong labels"
+        ]
+        return lines + [f"{issue.severity}: {issue.what} -> {issue.remedy}" for issue in others[:_LISTED]]
 
     def labels(self) -> list[str]:
-        """Which labels may be wrong, and which to look at next."""
-        check = next((one for one in self.diagnosis.checks if one.name == "labels"), None)
-        if check is None or not check.looked:
-            return [f"Wrong labels: {check.said if check else 'not looked at'}."]
+        """Labels that are probably wrong, and labels to check next."""
+        check = next((check for check in self.diagnosis.checks if check.name == "labels"), None)
+        if check is None or not check.ran:
+            return [f"Labels were {check.summary if check else 'not checked'}."]
         doubtful, others = self.doubtful, self.least_likely
         lines = []
         if len(doubtful) == 1:
-            lines = [f"One image may be mislabelled: {_rather(doubtful[0])}."]
+            lines = [f"1 label is probably wrong: {_describe(doubtful[0])}."]
         elif doubtful:
-            lines = [f"{len(doubtful)} images may be mislabelled, the most doubtful first:", *_listed(doubtful)]
+            lines = [f"{len(doubtful)} labels are probably wrong, the most suspicious first:", *_list(doubtful)]
         if others:
-            first = "Not surely wrong. To look at next" if doubtful else "No label is surely wrong. To look at first"
-            lines += [f"{first}, the least likely ones:", *_listed(others)]
+            title = (
+                "Check these labels next; they may be right" if doubtful else "No label is clearly wrong. Check first"
+            )
+            lines += [f"{title}:", *_list(others)]
         return lines or ["No label looks wrong."]
 
     def next_commands(self) -> list[str]:
-        """What to type next, and what it brings."""
-        benchmark = {"out": f"{self.folder}-benchmark", "backbone": self._network(), **self.settings}
-        command = format_command("benchmark", [self.data], benchmark)
+        """Commands to run next, with what they do."""
+        benchmark = {"out": f"{self.folder}-benchmark", "backbone": self._backbone_option(), **self.settings}
         folder, data = shlex.quote(str(self.folder)), shlex.quote(self.data)
-        given = f" --backbone {self._network()}" if self.own_network else ""
-        steps = {
-            f"featcache predict {folder}/{HEAD} PHOTO{given}": "what is on a photo",
-            f"featcache serve {folder}/{HEAD}{given}": "a page that takes photos",
-            f"featcache doctor {folder}/{CACHE} {data}{given}": "all that looks wrong",
-            self.own_command(): "again, when labels or photos have changed",
-            command: "whether fine-tuning would be better",
+        backbone = f" --backbone {self._backbone_option()}" if self.own_network else ""
+        commands = {
+            f"featcache predict {folder}/{HEAD} PHOTO{backbone}": "predict the class of a photo",
+            f"featcache serve {folder}/{HEAD}{backbone}": "serve a web page that classifies photos",
+            f"featcache doctor {folder}/{CACHE} {data}{backbone}": "list all problems of the data",
+            self.own_command(): "run again after labels or photos have changed",
+            format_command("benchmark", [self.data], benchmark): "measure whether fine-tuning is better",
         }
-        width = min(max(map(len, steps)), _COMMAND)
-        return [f"  {line:{width}}  # {what}" for line, what in steps.items()]
+        width = min(max(map(len, commands)), _COMMAND_WIDTH)
+        return [f"  {command:{width}}  # {purpose}" for command, purpose in commands.items()]
 
     def own_command(self) -> str:
-        """The command line that does the same."""
-        settings = {"out": self.folder, "backbone": self._network(), **self.settings, **self.own_settings}
+        """The command line of this trial."""
+        settings = {"out": self.folder, "backbone": self._backbone_option(), **self.settings, **self.own_settings}
         return format_command("try", [self.data], settings)
 
-    def travelling(self) -> Trial:
-        """The same for a page, which does not tell where things lie on this machine: by their last names."""
+    def without_folders(self) -> Trial:
+        """The same with the names of files and folders instead of their paths, for a page that others may read."""
         weights = self.settings.get("weights")
         settings = {**self.settings, "weights": weights and Path(weights).name}
         return replace(self, folder=Path(self.folder.resolve().name), data=display_name(self.data), settings=settings)
 
-    def _network(self) -> str | None:
-        """As --backbone names it; None where nobody needs to."""
+    def _backbone_option(self) -> str | None:
+        """The value of --backbone; None for the default."""
         name = self.extraction.cache.spec.backbone
         if self.own_network:
             return name if is_factory(name) else "MODULE:FACTORY"
         return None if name == EMBEDDED else name
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: those of the three steps, the doubtful labels, and the least likely of the others."""
+        """JSON values: those of the three steps, and the labels to check."""
         return {
             "folder": str(self.folder),
             "cache": str(self.folder / CACHE),
             "head": str(self.folder / HEAD),
             "page": str(self.folder / PAGE),
-            "doubtful": [_as_json(one) for one in self.doubtful],
-            "least_likely": [_as_json(one) for one in self.least_likely],
+            "doubtful": [_as_json(example) for example in self.doubtful],
+            "least_likely": [_as_json(example) for example in self.least_likely],
             "extract": self.extraction.to_dict(),
             "doctor": self.diagnosis.to_dict(),
             "fit": self.fit.to_dict(),
@@ -187,17 +197,18 @@ class Trial(NotebookResult):
         }
 
 
-def _rather(one: IssueExample) -> str:
-    return f"{printable(one.image)}, which says {one.label}, rather {one.suggested}"
+def _describe(example: IssueExample) -> str:
+    return f"{printable(example.image)} is labelled {example.label}, probably {example.suggested}"
 
 
-def _listed(images: Sequence[IssueExample]) -> list[str]:
-    more = [f"  and {len(images) - _NAMED} more"] if len(images) > _NAMED else []
-    return [*(f"  {_rather(one)}" for one in images[:_NAMED]), *more]
+def _list(examples: Sequence[IssueExample]) -> list[str]:
+    more = [f"  and {len(examples) - _LISTED} more"] if len(examples) > _LISTED else []
+    return [*(f"  {_describe(example)}" for example in examples[:_LISTED]), *more]
 
 
-def _as_json(one: IssueExample) -> dict[str, Any]:
-    return {"image": one.image, "label": one.label, "suggested": one.suggested, "score": one.score}
+def _as_json(example: IssueExample) -> dict[str, Any]:
+    values = {"image": example.image, "label": example.label}
+    return {**values, "suggested": example.suggested, "score": example.score}
 
 
 def try_out(
@@ -217,26 +228,65 @@ def try_out(
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Trial:
-    """Extract features, look for faults, fit the best head and write a report.
+    """Extract features, check them, fit the best head and write a report, in one call.
 
-    Run it again after an interruption, or when images have changed: only what is missing is extracted.
+    Call it again after an interruption, or after images have changed: only missing features are extracted.
 
     Parameters
     ----------
-    data : labelled images, see `read_manifest`.
-    out : folder for all files: cache.h5, head/, report.html.
-    backbone, weights, views, image_size, device, value_range : see `extract`.
-    label_column, skip_missing : see `read_manifest`.
-    budget_s : float, default 10. Seconds for the choice of the head.
-    seed : int, default 0. Of the split, the views and the folds.
-    progress, on_note : callbacks, see `extract`.
+    data : path
+        Labelled images; see `read_manifest`.
+    out : path, default "featcache-try"
+        Folder for all files: cache.h5, head/, report.html.
+    backbone : str or Backbone
+        The network; see `extract`.
+    weights : str, default "pretrained"
+        Its weights; see `extract`.
+    views : int, default 4
+        Augmented views per training image.
+    image_size : int, optional
+        Pixels of the network's input; see `extract`.
+    device : str, default "auto"
+        Where the network runs.
+    label_column : str, optional
+        The column of the labels; see `read_manifest`.
+    skip_missing : bool, default False
+        Whether files that a manifest names may be missing; see `read_manifest`.
+    value_range : tuple of float, optional
+        The values that become black and white; see `extract`.
+    budget_s : float, default 10
+        Seconds for the choice of the head.
+    seed : int, default 0
+        Seed of the split, the views and the folds.
+    progress : callable, bool or None
+        Called as progress(step, done, total). True shows a bar.
+    on_note : callable, optional
+        Called with remarks on the data.
+
+    Returns
+    -------
+    Trial
+        The results of the three steps. The head is in `out`/head.
 
     Raises
     ------
-    ImageError, BackboneError, CacheError, HeadError
+    ImageError
+        `data` has no readable labelled images.
+    BackboneError
+        The network cannot be loaded.
+    CacheError
+        `out` has the cache of a trial with other settings.
+    HeadError
+        `out` has other files or a trial of other images, or no head can be fitted.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> trial = featcache.try_out("photos")  # doctest: +SKIP
+    >>> print(trial)  # doctest: +SKIP
     """
     progress = as_callback(progress)
-    watch, folder = PhaseTimer(), Path(out)
+    timer, folder = PhaseTimer(), Path(out)
     check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
     _prepare(folder)
@@ -247,16 +297,16 @@ def try_out(
     try:
         extraction = run()
     except CacheMismatchError:
-        _catch_up(folder / CACHE, data, manifest, backbone, device, progress, on_note)
+        _update(folder / CACHE, data, manifest, backbone, device, progress, on_note)
         extraction = run()
     cache = extraction.cache
     diagnosis = doctor(cache, seed=seed, progress=progress)
     head = "linear" if cache.samples.multilabel else "auto"
     budget = None if head == "linear" else budget_s
     fit = fit_head(cache, folder / HEAD, head=head, budget_s=budget, seed=seed, progress=progress)
-    own = not isinstance(backbone, str)
-    same = {
-        "weights": None if own or weights == "pretrained" else weights,
+    is_own = not isinstance(backbone, str)
+    settings = {
+        "weights": None if is_own or weights == "pretrained" else weights,
         "image_size": image_size,
         "value_range": value_range and format_range(value_range),
         "label_column": label_column,
@@ -267,24 +317,24 @@ def try_out(
         "seed": seed or None,
         "budget_s": None if budget_s == BUDGET_S else budget_s,
     }
-    seconds = watch.seconds()["wall"]
-    trial = Trial(folder, os.fspath(data), extraction, diagnosis, fit, seconds, own, same, own_settings)
+    seconds = timer.seconds()["wall"]
+    trial = Trial(folder, os.fspath(data), extraction, diagnosis, fit, seconds, is_own, settings, own_settings)
     write_trial_page(folder / PAGE, trial)
     return trial
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder, or take one that an earlier trial has made. Raises HeadError for a folder of other files."""
+    """Create the folder, or use that of an earlier trial. Raises HeadError for a folder with other files."""
     try:
         if folder.is_dir() and any(folder.iterdir()) and not (folder / TRY_MARK).exists():
             raise HeadError(f"{folder} holds other files. Give an empty or a new folder with -o.")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TRY_MARK).touch()
     except OSError as error:
-        raise HeadError(f"{folder} cannot be made: {error.strerror}") from error
+        raise HeadError(f"{folder} cannot be created: {error.strerror}") from error
 
 
-def _catch_up(
+def _update(
     path: Path,
     data: str | os.PathLike[str],
     manifest: Manifest,
@@ -293,7 +343,7 @@ def _catch_up(
     progress: Progress | None,
     on_note: Callable[[str], None] | None,
 ) -> None:
-    """Bring the cache of an earlier trial up to date with its images; of mainly other images, raise HeadError."""
+    """Update the cache of an earlier trial. Raises HeadError if it was made from mainly other images."""
     if not path.exists():
         return
     cache = FeatureCache.open(path)
@@ -301,10 +351,10 @@ def _catch_up(
     if loss.is_large:
         raise HeadError(
             f"{path.parent} holds a trial of other images: {loss}, are not in {os.fspath(data)}. Give another folder "
-            "with -o, or remove that one."
+            "with -o, or delete that one."
         )
     if changes := cache.samples.differences(manifest.samples):
         if on_note:
-            on_note(f"brings {path} up to date: {'; '.join(changes)}")
-        own = None if isinstance(backbone, str) else backbone
-        update(path, data, backbone=own, device=device, progress=progress)
+            on_note(f"updates {path}: {'; '.join(changes)}")
+        network = None if isinstance(backbone, str) else backbone
+        update(path, data, backbone=network, device=device, progress=progress)

@@ -1,1 +1,1 @@
-"""The one loop that learns by gradients, its recipe, and several processes."""
+"""The one loop that trains by gradients: its configuration, loss, batches, checkpoint and process group."""

@@ -1,4 +1,4 @@
-"""The checkpoint of a training: one file, written whole or not at all, and loaded without running code from it."""
+"""The checkpoint of a training run: one file, written whole or not at all. Loading it runs no code from it."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ from featcache.errors import RunError, first_line
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], config: dict[str, Any]) -> None:
-    """Replace the checkpoint by one of this state. Raises OutputError; then the one before is still there.
+    """Replace the checkpoint. If that fails, it raises OutputError and the previous checkpoint remains.
 
     Parameters
     ----------
-    state : plain values and tensors. config : of the run, JSON values.
+    path : Path
+    state : dict
+        Plain values and tensors.
+    config : dict
+        The configuration of the run, JSON values.
     """
     with atomic_write(path) as file, deferred_errors(file) as writer:
         torch.save({**state, "config": json.dumps(config)}, writer)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state and the config. Raises RunError for a file that is damaged or that would run code, OSError."""
+    """Load the state and the config. Raises RunError for a file that is damaged or would run code, and OSError."""
     return _load(path, mmap=False)
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The config alone, without reading the tensors. Raises as `load_checkpoint`."""
+    """Load only the config, without reading the tensors. Raises as `load_checkpoint` does."""
     return _load(path, mmap=True)[1]
 
 
 def _load(path: Path, mmap: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         if not mmap and (part := damaged_part(path)):
-            raise ValueError(f"it is damaged: its part {part} does not have its checksum")
+            raise ValueError(f"it is damaged: the checksum of its part {part} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         return state, dict(json.loads(state["config"]))
     except MemoryError:
         raise
-    except Exception as error:  # truncated, empty, or a file that wants to run code
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of a place that cannot be
-            raise  # it says nothing about its content
+    except Exception as error:  # truncated, empty, or a file that would run code
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks to impossible offsets
+            raise  # the file could not be read, which says nothing about its content
         raise damaged(path, error) from error
 
 
 def damaged(path: Path, error: Exception) -> RunError:
-    """What to say of a checkpoint that does not hold what it should; PyTorch's own advice is to execute it."""
-    why = "it is damaged, or would run code" if "weights_only" in str(error) else first_line(error)
-    return RunError(f"{path} is not a checkpoint that can be loaded safely ({why}). Remove it to start anew.")
+    """The error for a checkpoint with wrong content. PyTorch's own message advises to run the code in it."""
+    reason = "it is damaged, or would run code" if "weights_only" in str(error) else first_line(error)
+    return RunError(f"{path} is not a checkpoint that can be loaded safely ({reason}). Delete it to start again.")

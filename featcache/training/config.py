@@ -1,4 +1,4 @@
-"""`TrainConfig`: how to train, without PyTorch, so that a command can name it before PyTorch is loaded."""
+"""`TrainConfig`: how to train. It imports no PyTorch, so that a command can check its options before that import."""
 
 from __future__ import annotations
 
@@ -17,14 +17,47 @@ ClassWeight = Literal["balanced"] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are the PyTorch tutorial's, for 10 epochs, with a larger batch and a higher rate.
+    """How to train a network. The defaults are the PyTorch tutorial's for 10 epochs, with a larger batch and rate.
 
-    schedule : "step" multiplies lr by `gamma` every `step_size` epochs; "cosine" takes it to 0 over all epochs;
-        "constant" leaves it.
-    label_smoothing : share of a label's probability that goes to all classes, see `Objective`. class_weight : None,
-        "balanced", or a dict of class name to weight, see `class_weights`.
-    patience : stop after so many epochs in a row in which val neither rose above its best accuracy (of several labels,
-        mean average precision) nor fell below its least loss; None never stops early.
+    Parameters
+    ----------
+    epochs : int
+        How many epochs to train. Default: 10.
+    batch_size : int
+        Images in a batch. Default: 32.
+    lr : float
+        The learning rate at the start. Default: 0.01.
+    momentum : float
+        Of SGD. Default: 0.9.
+    weight_decay : float
+        Default: 0.
+    optimizer : {"sgd", "adamw"}
+        Default: "sgd".
+    schedule : {"step", "cosine", "constant"}
+        "step" multiplies the learning rate by `gamma` every `step_size` epochs. "cosine" lowers it to 0 over all
+        epochs. "constant" does not change it. Default: "step".
+    step_size : int
+        Epochs between two steps of "step". Default: 7.
+    gamma : float
+        The factor of each step of "step". Default: 0.1.
+    label_smoothing : float
+        The fraction of a label's probability that is spread over all classes, 0 <= value < 1. Default: 0.
+    class_weight : None, "balanced" or dict of str to float
+        "balanced" gives all classes the same total weight; a dict maps class names to weights, 1 for classes that it
+        does not name. Default: None, all images have the same weight.
+    patience : int, optional
+        Stop after this many epochs in a row in which val neither exceeded its best accuracy (with several labels an
+        image: mean average precision) nor fell below its lowest loss. Default: None, never stop early.
+
+    Raises
+    ------
+    ValueError
+        A value that is out of range.
+
+    Examples
+    --------
+    >>> TrainConfig(epochs=5, schedule="cosine").lr
+    0.01
     """
 
     epochs: int = 10
@@ -49,9 +82,9 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number")
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
-        for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        for name, choices in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         for name in ("lr", "momentum", "weight_decay", "gamma", "label_smoothing"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)):
@@ -64,40 +97,44 @@ class TrainConfig:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be 0 or greater, and less than 1")
         check_class_weight(self.class_weight)
-        if isinstance(self.class_weight, Mapping):  # NumPy's numbers are no JSON
+        if isinstance(self.class_weight, Mapping):  # NumPy's numbers are not JSON
             weights = {name: float(weight) for name, weight in self.class_weight.items()}
             object.__setattr__(self, "class_weight", weights)
 
 
 def check_class_weight(class_weight: Any) -> None:
-    """Raise ValueError for what is no class weight, whatever the classes are."""
+    """Raise ValueError for a value that is not a class weight for any classes."""
     if class_weight is None or class_weight == "balanced":
         return
     if not isinstance(class_weight, Mapping):
         raise ValueError(f"class_weight is {class_weight!r}; it must be 'balanced' or a dict of class name to weight")
     for name, value in class_weight.items():
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not isinstance(name, str) or not number or not 0 < value < np.inf:
+        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not isinstance(name, str) or not is_number or not 0 < value < np.inf:
             raise ValueError(f"class_weight has {name!r}: {value!r}; it takes class names and finite weights above 0")
 
 
 def make_train_config(
-    recipe: TrainConfig | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None
+    config: TrainConfig | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None
 ) -> TrainConfig:
-    """A recipe, from some of its fields perhaps.
+    """A `TrainConfig`, perhaps from some of its fields.
 
     Parameters
     ----------
-    recipe : a `TrainConfig`, which is given back; or a dict of fields. defaults : fields that are not its usual ones.
+    config : TrainConfig or dict
+        A `TrainConfig` is returned unchanged. A dict gives some of the fields.
+    defaults : dict, optional
+        Values of fields that `config` does not give, instead of the defaults of `TrainConfig`.
 
     Raises
     ------
-    RunError : other fields, or values that cannot be.
+    RunError
+        An unknown field, or a value that is out of range.
     """
-    if isinstance(recipe, TrainConfig):
-        return recipe
+    if isinstance(config, TrainConfig):
+        return config
     try:
-        return TrainConfig(**{**(defaults or {}), **(recipe or {})})
+        return TrainConfig(**{**(defaults or {}), **(config or {})})
     except (TypeError, ValueError) as error:
-        known = ", ".join(field.name for field in fields(TrainConfig))
-        raise RunError(f"recipe: {error}. It takes {known}.") from error
+        names = ", ".join(field.name for field in fields(TrainConfig))
+        raise RunError(f"the training configuration: {error}. Its fields are {names}.") from error

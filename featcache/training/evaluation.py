@@ -15,10 +15,16 @@ from featcache.training.distributed import ProcessGroup
 
 @dataclass(frozen=True)
 class EvalResult:
-    """One pass over some batches.
+    """The result of one pass over batches.
 
-    loss : mean, in nats. labels, predicted : shape (n,), int64; of several labels (n, c), 0 or 1. logits : shape
-    (n, c), float32; None of a training pass, and of those kept before featcache kept them.
+    Attributes
+    ----------
+    loss : float
+        The mean loss, in nats.
+    labels, predicted : Tensor, shape (n,), int64
+        With several labels an image, shape (n, c), 0 or 1.
+    logits : Tensor, shape (n, c), float32
+        None for a training pass, and in checkpoints of versions that did not store them.
     """
 
     loss: float
@@ -28,27 +34,30 @@ class EvalResult:
 
     @property
     def accuracy(self) -> float:
-        """Share of right predictions; of several labels those with exactly the right ones."""
+        """The fraction of correct predictions. With several labels an image, all labels must be correct."""
         if not len(self.labels):
             return 0.0
-        right = self.predicted == self.labels
-        return float((right.all(1) if right.ndim == 2 else right).double().mean())
+        correct = self.predicted == self.labels
+        return float((correct.all(1) if correct.ndim == 2 else correct).double().mean())
 
     @property
     def probabilities(self) -> NDArray[np.float64] | None:
-        """Of each class, shape (n, c): softmax, of several labels sigmoid. None without logits, or with NaN in them."""
+        """Shape (n, c): softmax of the logits, or sigmoid with several labels. None without logits or if one is NaN."""
         if self.logits is None:
             return None
         logits = self.logits.double()
-        found = (logits.sigmoid() if self.labels.ndim == 2 else logits.softmax(1)).numpy()
-        return found if np.isfinite(found).all() else None
+        probabilities = (logits.sigmoid() if self.labels.ndim == 2 else logits.softmax(1)).numpy()
+        return probabilities if np.isfinite(probabilities).all() else None
 
 
 @dataclass
 class EvalAccumulator:
-    """What the batches of a pass gave so far. Tensors stay on their device until the end: no batch waits for a GPU.
+    """The results of the batches of a pass so far. Tensors stay on their device, so that no batch waits for a GPU.
 
-    seconds : that earlier processes spent on the pass, where it was interrupted.
+    Attributes
+    ----------
+    seconds : float
+        The time that earlier processes spent on the pass before it was interrupted.
     """
 
     losses: list[Tensor] = field(default_factory=list)
@@ -58,7 +67,7 @@ class EvalAccumulator:
     seconds: float = 0.0
 
     def add(self, loss: Tensor, labels: Tensor, logits: Tensor, keep_logits: bool) -> None:
-        """One batch."""
+        """Add a batch."""
         self.losses.append(loss.detach())
         self.labels.append(labels)
         self.predicted.append((logits > 0).to(labels.dtype) if labels.ndim == 2 else logits.argmax(1))
@@ -66,28 +75,32 @@ class EvalAccumulator:
             self.logits.append(logits.detach().float())
 
     def result(self, world: ProcessGroup) -> EvalResult:
-        """The whole pass, of all processes."""
+        """The result of the whole pass, over all processes."""
         sizes = [len(labels) for labels in self.labels]
         means = torch.stack(self.losses).tolist() if self.losses else []
-        total = sum(mean * size for mean, size in zip(means, sizes, strict=True) if size)
-        nothing = [torch.empty(0, dtype=torch.int64)]
-        parts = [torch.cat(part or nothing).cpu() for part in (self.labels, self.predicted, self.logits)]
-        gathered = world.gather((total, *parts))
-        columns: list[Tensor] = []
-        for place in (1, 2, 3):
-            filled = [one[place] for one in gathered if len(one[place])]
-            columns.append(torch.cat(filled) if filled else gathered[0][place])
-        labels, predicted, logits = columns
-        loss = sum(one[0] for one in gathered) / len(labels) if len(labels) else float("nan")
+        loss_sum = sum(mean * size for mean, size in zip(means, sizes, strict=True) if size)
+        empty = [torch.empty(0, dtype=torch.int64)]
+        columns = [torch.cat(parts or empty).cpu() for parts in (self.labels, self.predicted, self.logits)]
+        gathered = world.all_gather((loss_sum, columns))
+        labels, predicted, logits = (
+            _concatenate([columns[number] for _, columns in gathered]) for number in range(len(columns))
+        )
+        loss = sum(loss_sum for loss_sum, _ in gathered) / len(labels) if len(labels) else float("nan")
         return EvalResult(loss, labels, predicted, logits if len(logits) else None)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, for torch.save."""
-        lists = {name: [one.cpu() for one in getattr(self, name)] for name in ("losses", "labels", "predicted")}
+        lists = {name: [value.cpu() for value in getattr(self, name)] for name in ("losses", "labels", "predicted")}
         return {**lists, "seconds": self.seconds}
 
     @classmethod
-    def of(cls, state: dict[str, Any], device: torch.device) -> EvalAccumulator:
-        """The tally that gave this state."""
-        lists = {name: [one.to(device) for one in state[name]] for name in ("losses", "labels", "predicted")}
+    def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> EvalAccumulator:
+        """The accumulator that gave this state."""
+        lists = {name: [value.to(device) for value in state[name]] for name in ("losses", "labels", "predicted")}
         return cls(**lists, seconds=state["seconds"])
+
+
+def _concatenate(tensors: list[Tensor]) -> Tensor:
+    """Those that are not empty: an empty one may have another number of dimensions."""
+    filled = [tensor for tensor in tensors if len(tensor)]
+    return torch.cat(filled) if filled else tensors[0]

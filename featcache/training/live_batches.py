@@ -1,4 +1,4 @@
-"""`LiveBatches`: the batches that a network is trained and evaluated on, decoded live, in the order of each epoch."""
+"""`LiveBatches`: batches decoded live, which a network is trained and evaluated on, in the order of each epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from featcache.training.distributed import ProcessGroup
 from featcache.training.loop import Batches
 from featcache.vision.loader import Batch, ViewLoader
 
-_VAL_BATCH = 32
+_EVAL_BATCH = 32
 
 
 class LiveBatches:
@@ -28,12 +28,28 @@ class LiveBatches:
 
     Parameters
     ----------
-    mode : "all" gives normalised pixels, "head" features of the frozen network.
+    backbone : Backbone
+        Normalises pixels or computes features.
+    spec : ExtractSpec
+        Of the views.
+    loader : ViewLoader
+        Reads and decodes the images.
+    mode : {"all", "head"}
+        Inputs are normalised pixels ("all") or features of the frozen network ("head").
+    timer : PhaseTimer
+        Takes the time spent waiting for images, as the phase "data".
+    progress : Progress or None
+    world : ProcessGroup
+        Each of its processes gets its shard of every batch.
 
     Attributes
     ----------
-    batch_size : of training. joins_single : whether a last batch of one image joins the batch before it.
-    position : int, how many rows of the epoch under way were used, unreadable ones among them; 0 between epochs.
+    batch_size : int
+        Of training. Default: 1.
+    merge_last_single : bool
+        Whether a last batch of one image is merged into the batch before it. Default: False.
+    position : int
+        How many rows of the current epoch were used, unreadable ones included; 0 between epochs.
     """
 
     def __init__(
@@ -42,77 +58,76 @@ class LiveBatches:
         spec: ExtractSpec,
         loader: ViewLoader,
         mode: Literal["all", "head"],
-        watch: PhaseTimer,
+        timer: PhaseTimer,
         progress: Progress | None,
         world: ProcessGroup,
     ) -> None:
         self._backbone, self._spec, self._loader, self._mode = backbone, spec, loader, mode
-        self._watch, self._progress, self._world = watch, progress, world
+        self._timer, self._progress, self._world = timer, progress, world
         self._samples = loader.manifest.samples
-        self.batch_size, self.joins_single, self.position = 1, False, 0
+        self.batch_size, self.merge_last_single, self.position = 1, False, 0
 
-    def screen(self) -> None:
-        """Let several processes know together which images cannot be read, so that all cut the same batches."""
+    def sync_unreadable(self) -> None:
+        """Exchange which images are unreadable, so that all processes cut the same batches."""
         if self._world.size == 1:
             return
-        for _ in self._loader.batches(self._world.share(np.arange(len(self._samples))), [0], _VAL_BATCH):
+        for _ in self._loader.batches(self._world.shard(np.arange(len(self._samples))), [0], _EVAL_BATCH):
             pass
-        for skipped in self._world.gather(self._loader.skipped):
+        for skipped in self._world.all_gather(self._loader.skipped):
             self._loader.skipped.update(skipped)
 
     def train(self, epoch: int) -> Batches:
-        """The training batches of an epoch, view e of each image in epoch e, from `position` on."""
+        """The training batches of an epoch, from `position` on: view e of each image in epoch e."""
         rows = self._samples.rows("train")
         order = rows[epoch_order(self._samples.sha256[rows], self._spec.view.seed, epoch)]
         if self._world.size > 1:
-            yield from self._shared(f"epoch {epoch}", order, epoch)
+            yield from self._sharded(f"epoch {epoch}", order, epoch)
             return
-        place = {int(row): number for number, row in enumerate(order)}
+        position_of_row = {int(row): position for position, row in enumerate(order)}
         batches: Iterable[Batch] = self._loader.batches(order[self.position :], [epoch], self.batch_size)
-        if self.joins_single and self.batch_size > 1:
-            batches = _join_single(batches)
-        for batch, tensors in self._on_device(batches):
+        if self.merge_last_single and self.batch_size > 1:
+            batches = _merge_last_single(batches)
+        for batch, tensors in self._to_device(batches):
             yield tensors
-            self.position = place[int(batch.rows[-1])] + 1
+            self.position = position_of_row[int(batch.rows[-1])] + 1
             self._report(f"epoch {epoch}", self.position, len(order))
 
-    def clean(self, split: str) -> Batches:
-        """The clean views of a split; of several processes each has its share."""
+    def evaluation(self, split: str) -> Batches:
+        """The clean views of a split; of several processes each gets its shard."""
         rows, done = self._samples.rows(split), 0
         if self._world.size > 1:
-            rows = self._world.share(self._readable(rows))
-        for batch, tensors in self._on_device(self._loader.batches(rows, [0], _VAL_BATCH)):
+            rows = self._world.shard(self._readable(rows))
+        for batch, tensors in self._to_device(self._loader.batches(rows, [0], _EVAL_BATCH)):
             yield tensors
             done += len(batch.rows)
             self._report(split, done, len(rows))
 
-    def _shared(self, what: str, order: NDArray[Any], epoch: int) -> Batches:
-        """This process's part of every batch, empty where the last one has too few images for all processes."""
+    def _sharded(self, phase: str, order: NDArray[Any], epoch: int) -> Batches:
+        """This process's shard of every batch. The last shard is empty if that batch has too few images for all."""
         order, size = self._readable(order[self.position :]), self.batch_size
         if not len(order):
-            return  # one process had trained this epoch to its end, and another number of them goes on
+            return  # one process trained this epoch to its end, and another number of processes resumes
         last = (len(order) - 1) // size * size  # where the last batch begins
-        if self.joins_single and len(order) - last == 1 < size:
+        if self.merge_last_single and len(order) - last == 1 < size:
             last = max(0, last - size)
-        shares = [self._world.share(order[start : start + size]) for start in range(0, last, size)]
-        parts = [(np.concatenate([order[:0], *shares]), len(self._world.share(range(size))))]
-        ending = self._world.share(order[last:])
-        parts.append((ending, max(1, len(ending))))
-        done, total = 0, sum(len(rows) for rows, _ in parts)
-        for rows, each in parts:
-            for batch, tensors in self._on_device(self._loader.batches(rows, [epoch], each)):
+        shards = [self._world.shard(order[start : start + size]) for start in range(0, last, size)]
+        full_batches = np.concatenate([order[:0], *shards]), len(self._world.shard(range(size)))
+        last_shard = self._world.shard(order[last:])
+        done, total = 0, len(full_batches[0]) + len(last_shard)
+        for rows, shard_size in (full_batches, (last_shard, max(1, len(last_shard)))):
+            for batch, tensors in self._to_device(self._loader.batches(rows, [epoch], shard_size)):
                 yield tensors
                 done += len(batch.rows)
-                self._report(what, done, total)
-        if not len(ending):
+                self._report(phase, done, total)
+        if not len(last_shard):
             side = self._spec.view.image_size
             labels = torch.from_numpy(self._samples.labels[:0]).to(self._backbone.device)
             yield self._inputs(np.empty((0, side, side, 3), np.uint8)), labels
 
-    def _on_device(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
+    def _to_device(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
         batches = iter(batches)
         while True:
-            with self._watch.phase("data"):
+            with self._timer.phase("data"):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -120,7 +135,7 @@ class LiveBatches:
             yield batch, (self._inputs(batch.pixels[:, 0]), labels)
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """What the trained module sees: pixels for a network, features for a head."""
+        """The input of the trained module: pixels for a network, features for a head."""
         if self._mode == "all":
             return self._backbone.normalise(pixels)
         return torch.from_numpy(self._backbone.embed(pixels)).to(self._backbone.device)
@@ -128,28 +143,28 @@ class LiveBatches:
     def _readable(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows[~np.isin(rows, list(self._loader.skipped))]
 
-    def _report(self, what: str, done: int, total: int) -> None:
+    def _report(self, phase: str, done: int, total: int) -> None:
         if self._progress:
-            self._progress(what, done, total)
+            self._progress(phase, done, total)
 
 
-def normalises_by_batch(module: nn.Module) -> bool:
-    """Whether a BatchNorm in it takes mean and variance from the batch in training, which one image may not have."""
+def uses_batch_statistics(module: nn.Module) -> bool:
+    """Whether training normalises with mean and variance of the batch. A batch of one image may have none."""
     module.train()
-    found = any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
+    uses = any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
     module.eval()
-    return found
+    return uses
 
 
-def _join_single(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """A batch of one image joined to the one before it; it is the last one, where a batch has room for several."""
-    waiting: Batch | None = None
+def _merge_last_single(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Merge a batch of one image into the batch before it. Only the last batch can have one image."""
+    previous: Batch | None = None
     for batch in batches:
-        if waiting is not None and len(batch.rows) == 1:
-            joined = (np.concatenate(pair) for pair in zip(vars(waiting).values(), vars(batch).values(), strict=True))
-            batch = Batch(*joined)
-        elif waiting is not None:
-            yield waiting
-        waiting = batch
-    if waiting is not None:
-        yield waiting
+        if previous is not None and len(batch.rows) == 1:
+            arrays = zip(vars(previous).values(), vars(batch).values(), strict=True)
+            batch = Batch(*(np.concatenate(pair) for pair in arrays))
+        elif previous is not None:
+            yield previous
+        previous = batch
+    if previous is not None:
+        yield previous

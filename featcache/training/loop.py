@@ -1,7 +1,6 @@
-"""`train`: the one loop that heads on cached features, frozen networks and whole networks are trained with.
+"""`train`: the one loop that trains heads on cached features, heads on frozen networks, and whole networks.
 
-It knows batches and a module. Where the batches come from (a cache, or images decoded live) is the caller's
-business; that is what makes the routes comparable.
+The caller gives the module and the batches, from a cache or decoded live. The same loop makes the routes comparable.
 """
 
 from __future__ import annotations
@@ -31,11 +30,26 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch reached.
+    """The metrics of one epoch.
 
-    lr : the rate it trained with. loss : what was minimised, a mean in nats; val_loss : mean cross-entropy in nats,
-    without weights and smoothing. accuracy, val_accuracy : of several labels the share of images with exactly the right
-    ones. val_mean_average_precision : of several labels, by which the best epoch is chosen then; else None.
+    Attributes
+    ----------
+    epoch : int
+        Its number, from 1.
+    lr : float
+        The learning rate of the epoch.
+    loss : float
+        The mean of the training loss, in nats.
+    accuracy : float
+        On the training images. With several labels an image, all labels must be correct.
+    val_loss : float
+        The mean cross-entropy on val, in nats, without class weights and label smoothing.
+    val_accuracy : float
+        On val, as `accuracy`.
+    seconds : float
+        The time of the epoch, training and evaluation.
+    val_mean_average_precision : float, optional
+        With several labels an image; the best epoch is chosen by it. Else None.
     """
 
     epoch: int
@@ -49,87 +63,102 @@ class EpochMetrics:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> EpochMetrics:
-        """From a report, in whose JSON a loss that is no finite number is null. Raises TypeError for other fields."""
-        found = cls(**{**fields, **{name: math.nan for name in ("loss", "val_loss") if fields.get(name, 0) is None}})
-        for name, value in vars(found).items():
+        """From a report. JSON has null for a loss that is not finite. Raises TypeError for unknown fields."""
+        nan_losses = {name: math.nan for name in ("loss", "val_loss") if fields.get(name, 0) is None}
+        metrics = cls(**{**fields, **nan_losses})
+        for name, value in vars(metrics).items():
             if not is_number(value) and not (value is None and name == "val_mean_average_precision"):
                 raise TypeError(f"{name} is {str(value)[:40]!r}")
-        return found
+        return metrics
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss on val is no finite number: the weights are of no use from here on."""
+        """Whether the loss on val is not finite. The weights of this and later epochs are useless."""
         return not math.isfinite(self.val_loss)
 
     @property
     def score(self) -> float:
-        """What the best epoch is chosen by; one that diverged is never the best."""
+        """The best epoch has the highest score. An epoch that diverged is never the best."""
         if self.diverged:
             return -math.inf
-        found = self.val_mean_average_precision
-        return self.val_accuracy if found is None else found
+        precision = self.val_mean_average_precision
+        return self.val_accuracy if precision is None else precision
 
     def __str__(self) -> str:
-        found = self.val_mean_average_precision
-        precision = "" if found is None else f"val-mAP {found:.4f}  "
+        precision = self.val_mean_average_precision
+        precision_text = "" if precision is None else f"val-mAP {precision:.4f}  "
         return (
             f"epoch {self.epoch:3d}  lr {self.lr:.2g}  loss {self.loss:.4f}  acc {self.accuracy:.4f}  "
-            f"val-loss {self.val_loss:.4f}  val-acc {self.val_accuracy:.4f}  {precision}{self.seconds:.1f} s"
+            f"val-loss {self.val_loss:.4f}  val-acc {self.val_accuracy:.4f}  {precision_text}{self.seconds:.1f} s"
         )
 
 
 def epochs_without_progress(history: Sequence[EpochMetrics]) -> int:
-    """How many epochs at the end neither rose above the best score before them nor fell below the least val loss."""
-    score, loss, stale = -math.inf, math.inf, 0
+    """The number of last epochs that neither exceeded the best earlier score nor fell below the lowest val loss."""
+    score, loss, count = -math.inf, math.inf, 0
     for epoch in history:
-        stale = 0 if epoch.score > score or epoch.val_loss < loss else stale + 1
+        count = 0 if epoch.score > score or epoch.val_loss < loss else count + 1
         score, loss = max(score, epoch.score), min(loss, epoch.val_loss)
-    return stale
+    return count
 
 
 @dataclass
 class TrainState:
-    """The state of a training: what a checkpoint keeps.
+    """The state of a training run, which a checkpoint stores.
 
-    groups : of parameters, each with a rate; the first one's is reported. None gives all that learn the recipe's.
-    objective : what is minimised; None takes the recipe's, without class weights.
-    best_val, last_val : of the best epoch, and of the last that this process trained.
-    tally : of the epoch under way, None between epochs.
+    Attributes
+    ----------
+    module : nn.Module
+        The module that is trained.
+    config : TrainConfig
+    history : list of EpochMetrics
+        Of the epochs so far.
+    best_val : EvalResult, optional
+        On val, of the best epoch.
+    param_groups : list of dict, optional
+        Groups of parameters for the optimizer, each with its learning rate; the first rate is reported. None: all
+        parameters that require gradients, with the rate of the config.
+    last_val : EvalResult, optional
+        On val, of the last epoch that this process trained.
+    loss : ClassificationLoss, optional
+        None: the loss of the config, without class weights.
+    accumulator : EvalAccumulator, optional
+        The results of the current epoch; None between epochs.
     """
 
     module: nn.Module
-    recipe: TrainConfig
+    config: TrainConfig
     history: list[EpochMetrics] = field(default_factory=list)
     best_val: EvalResult | None = None
-    groups: list[dict[str, Any]] | None = None
+    param_groups: list[dict[str, Any]] | None = None
     last_val: EvalResult | None = None
-    objective: ClassificationLoss | None = None
-    tally: EvalAccumulator | None = None
+    loss: ClassificationLoss | None = None
+    accumulator: EvalAccumulator | None = None
 
     def __post_init__(self) -> None:
-        self.optimizer = _optimizer(self.module, self.recipe, self.groups)
-        self.schedule = _schedule(self.optimizer, self.recipe)
-        self.objective = self.objective or ClassificationLoss(self.recipe.label_smoothing)
+        self.optimizer = _optimizer(self.module, self.config, self.param_groups)
+        self.schedule = _schedule(self.optimizer, self.config)
+        self.loss = self.loss or ClassificationLoss(self.config.label_smoothing)
         self._generators: dict[str, Tensor] = {}
 
     @property
     def best(self) -> EpochMetrics | None:
-        """The epoch of the highest score, the first of equals."""
+        """The epoch with the highest score, the first of equals."""
         return max(self.history, key=lambda epoch: epoch.score, default=None)
 
     @property
-    def is_over(self) -> bool:
-        """Whether all epochs have run, the recipe's patience is at its end, or the training has diverged."""
-        patience = self.recipe.patience
+    def is_finished(self) -> bool:
+        """Whether all epochs were trained, the patience is exhausted, or the training has diverged."""
+        patience = self.config.patience
         out_of_patience = patience is not None and epochs_without_progress(self.history) >= patience
         diverged = bool(self.history) and self.history[-1].diverged
-        return len(self.history) >= self.recipe.epochs or out_of_patience or diverged
+        return len(self.history) >= self.config.epochs or out_of_patience or diverged
 
-    def state(self) -> dict[str, Any]:
-        """Plain values and tensors, for torch.save. Within an epoch, it is to be called between two batches."""
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, for torch.save. Within an epoch, call it between two batches."""
         under_way = None
-        if self.tally is not None:
-            under_way = {"tally": self.tally.state(), "generators": _generators(self._device)}
+        if self.accumulator is not None:
+            under_way = {"tally": self.accumulator.state_dict(), "generators": _generator_states(self._device)}
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -139,44 +168,45 @@ class TrainState:
             "under_way": under_way,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of a checkpoint."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history[:] = [EpochMetrics(**epoch) for epoch in state["history"]]
         self.best_val = EvalResult(**state["best_val"]) if state["best_val"] else None
-        under_way = state.get("under_way")  # older ones are kept between epochs
+        under_way = state.get("under_way")  # older versions saved only between epochs
         if under_way:
-            self.optimizer.step()  # without gradients it changes nothing: the schedule is to know that steps were made
-            self.tally, self._generators = EvalAccumulator.of(under_way["tally"], self._device), under_way["generators"]
-        if isinstance(self.schedule, CosineAnnealingLR) and self.schedule.T_max != self.recipe.epochs:
-            self._lengthen(self.schedule)
+            self.optimizer.step()  # no effect without gradients; it tells the schedule that steps were made
+            self.accumulator = EvalAccumulator.from_state_dict(under_way["tally"], self._device)
+            self._generators = under_way["generators"]
+        if isinstance(self.schedule, CosineAnnealingLR) and self.schedule.T_max != self.config.epochs:
+            self._extend(self.schedule)
 
     def begin_epoch(self, seed: int) -> EvalAccumulator:
-        """Set the random generators for the next epoch, or as they were in one that was interrupted."""
+        """Seed the random generators for the next epoch, or restore them to continue an interrupted one."""
         torch.manual_seed(derived_seed(seed, "epoch", len(self.history) + 1))
-        if self.tally is None:
-            self.tally = EvalAccumulator()
+        if self.accumulator is None:
+            self.accumulator = EvalAccumulator()
         else:
-            _set_generators(self._generators, self._device)
-        return self.tally
+            _set_generator_states(self._generators, self._device)
+        return self.accumulator
 
     @property
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def _lengthen(self, schedule: CosineAnnealingLR) -> None:
-        """Go on with the rates that a cosine over all of the recipe's epochs has from here."""
-        schedule.T_max = self.recipe.epochs
-        share = (1 + math.cos(math.pi * schedule.last_epoch / schedule.T_max)) / 2
-        for group, rate in zip(self.optimizer.param_groups, schedule.base_lrs, strict=True):
-            group["lr"] = rate * share
+    def _extend(self, schedule: CosineAnnealingLR) -> None:
+        """Continue with the rates of a cosine over all epochs of the config."""
+        schedule.T_max = self.config.epochs
+        factor = (1 + math.cos(math.pi * schedule.last_epoch / schedule.T_max)) / 2
+        for group, lr in zip(self.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = lr * factor
 
 
 def train(
-    training: TrainState,
-    batches: Callable[[int], Batches],
+    state: TrainState,
+    train_batches: Callable[[int], Batches],
     val_batches: Callable[[], Batches],
     *,
     seed: int,
@@ -184,46 +214,64 @@ def train(
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     world: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
-    """Train from the epoch after the last in the history to the recipe's last.
+    """Train from the epoch after the last one in the history to the last epoch of the config.
 
     Parameters
     ----------
-    batches : gives the training batches of epoch 1, 2, ...
-    val_batches : gives the evaluation batches.
-    seed : of dropout and the like, anew each epoch, so that a resumed training goes on as if never stopped.
-    on_epoch : called after each epoch, its figures being the last in `training.history`.
-    context : what the forward pass runs in, for mixed precision.
-    world : the processes that train together; each gets its shares of the batches.
+    state : TrainState
+        Its module is trained, and its history gets the metrics of each epoch.
+    train_batches : Callable[[int], Batches]
+        Gives the training batches of epoch 1, 2, ...
+    val_batches : Callable[[], Batches]
+        Gives the evaluation batches.
+    seed : int
+        Of dropout and other random layers. Each epoch is seeded from it, so that a resumed run equals an uninterrupted
+        one.
+    on_epoch : Callable[[TrainState], None]
+        Called after each epoch, when its metrics are the last in `state.history`.
+    context : Callable[[], context manager]
+        The forward pass runs in it, for mixed precision.
+    world : ProcessGroup
+        The processes that train together. Each gets its shards of the batches.
     """
-    module, objective = training.module, training.objective or ClassificationLoss()
-    learner = world.joint(module)
-    while not training.is_over:
-        epoch, started = len(training.history) + 1, time.perf_counter()
-        lr = training.optimizer.param_groups[0]["lr"]
+    module, compute_loss = state.module, state.loss or ClassificationLoss()
+    wrapped = world.wrap(module)
+    while not state.is_finished:
+        epoch, started = len(state.history) + 1, time.perf_counter()
+        lr = state.optimizer.param_groups[0]["lr"]
         with torch.random.fork_rng():
-            tally = training.begin_epoch(seed)
-            before = tally.seconds
+            accumulator = state.begin_epoch(seed)
+            seconds_before = accumulator.seconds
             module.train()
-            for inputs, labels in batches(epoch):
+            for inputs, labels in train_batches(epoch):
                 with context():
-                    logits = learner(inputs)
-                loss = objective(logits, labels)
-                training.optimizer.zero_grad()
-                world.of_the_joint_batch(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
-                training.optimizer.step()
-                tally.add(loss, labels, logits, keep_logits=False)
-                tally.seconds = before + time.perf_counter() - started
-            learnt = tally.result(world)
+                    logits = wrapped(inputs)
+                loss = compute_loss(logits, labels)
+                state.optimizer.zero_grad()
+                world.scale_loss(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
+                state.optimizer.step()
+                accumulator.add(loss, labels, logits, keep_logits=False)
+                accumulator.seconds = seconds_before + time.perf_counter() - started
+            result = accumulator.result(world)
         val = evaluate_module(module, val_batches(), context, world)
-        training.tally = None
-        training.schedule.step()
-        seconds = before + time.perf_counter() - started
-        figures = (lr, learnt.loss, learnt.accuracy, val.loss, val.accuracy, seconds)
-        training.history.append(EpochMetrics(epoch, *figures, _mean_average_precision(val)))
-        training.last_val = val
-        if training.best is training.history[-1]:
-            training.best_val = val
-        on_epoch(training)
+        state.accumulator = None
+        state.schedule.step()
+        state.history.append(
+            EpochMetrics(
+                epoch=epoch,
+                lr=lr,
+                loss=result.loss,
+                accuracy=result.accuracy,
+                val_loss=val.loss,
+                val_accuracy=val.accuracy,
+                seconds=seconds_before + time.perf_counter() - started,
+                val_mean_average_precision=_mean_average_precision(val),
+            )
+        )
+        state.last_val = val
+        if state.best is state.history[-1]:
+            state.best_val = val
+        on_epoch(state)
 
 
 def evaluate_module(
@@ -232,58 +280,60 @@ def evaluate_module(
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     world: ProcessGroup = SINGLE_PROCESS,
 ) -> EvalResult:
-    """A pass in `eval()` mode; of several processes each has its share of the batches, and all get the whole."""
+    """Evaluate in `eval()` mode. Each of several processes evaluates its shard, and all get the whole result."""
     module.eval()
-    tally, objective = EvalAccumulator(), ClassificationLoss()
+    accumulator, compute_loss = EvalAccumulator(), ClassificationLoss()
     with torch.no_grad():
         for inputs, labels in batches:
             with context():
                 logits = module(inputs)
-            tally.add(objective(logits, labels), labels, logits, keep_logits=True)
-    return tally.result(world)
+            accumulator.add(compute_loss(logits, labels), labels, logits, keep_logits=True)
+    return accumulator.result(world)
 
 
 def _mean_average_precision(val: EvalResult) -> float | None:
-    """Of several labels; None of one, and where no image has any."""
+    """None with one label an image, and if no image has a label."""
     if val.labels.ndim != 2 or val.probabilities is None:
         return None
     return mean_average_precision(val.labels.numpy(), val.probabilities)
 
 
-def _generators(device: torch.device) -> dict[str, Tensor]:
-    """The states of the random generators that a training on this device draws from."""
-    found = {"cpu": torch.get_rng_state()}
+def _generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of the random generators that training on this device uses."""
+    states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
-def _set_generators(states: dict[str, Tensor], device: torch.device) -> None:
+def _set_generator_states(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:
-    """The new last layer, drawn with the seed: the same for every route."""
+    """A new last layer with random weights of this seed, the same for every route."""
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, "head"))
         return nn.Linear(dim, n_classes)
 
 
-def _optimizer(module: nn.Module, recipe: TrainConfig, groups: list[dict[str, Any]] | None) -> torch.optim.Optimizer:
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    parameters: Any = learning if groups is None else groups
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+def _optimizer(
+    module: nn.Module, config: TrainConfig, param_groups: list[dict[str, Any]] | None
+) -> torch.optim.Optimizer:
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    parameters: Any = trainable if param_groups is None else param_groups
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, recipe: TrainConfig) -> LRScheduler:
-    if recipe.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=recipe.epochs)
-    if recipe.schedule == "step":
-        return StepLR(optimizer, step_size=recipe.step_size, gamma=recipe.gamma)
+def _schedule(optimizer: torch.optim.Optimizer, config: TrainConfig) -> LRScheduler:
+    if config.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=config.epochs)
+    if config.schedule == "step":
+        return StepLR(optimizer, step_size=config.step_size, gamma=config.gamma)
     return LambdaLR(optimizer, _constant)
 
 

@@ -1,4 +1,4 @@
-"""`ClassificationLoss`: the loss that training minimises: cross-entropy, of several labels for each by itself."""
+"""`ClassificationLoss`: the loss that training minimises, cross-entropy; with several labels, binary for each label."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ class ClassificationLoss:
 
     Parameters
     ----------
-    label_smoothing : float, 0 <= value < 1, default 0. This share of a label's probability goes to all classes evenly
-        (Szegedy et al. 2016, arXiv 1512.00567); of several labels, each target moves so far towards 1/2.
-    weights : float64, see `class_weights`; None (the default) weighs all images alike.
+    label_smoothing : float
+        This fraction of a label's probability is spread over all classes evenly, 0 <= value < 1 (Szegedy et al. 2016,
+        arXiv 1512.00567). With several labels an image, each target moves by this fraction towards 1/2. Default: 0.
+    weights : ndarray, float64, optional
+        The weight of each class, see `class_weights`. Default: all images have the same weight.
 
     Call it with logits, shape (b, c), and labels, shape (b,), int64, or (b, c), 0 or 1.
     """
@@ -35,66 +37,70 @@ class ClassificationLoss:
         """The mean loss, a scalar tensor."""
         logits = logits.float()
         if labels.ndim == 2:
-            return self._of_labels(logits, labels)
+            return self._multilabel_loss(logits, labels)
         if self._weights is None:
             return functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
         losses = functional.cross_entropy(logits, labels, label_smoothing=self._smoothing, reduction="none")
         return (losses * self._weights.to(labels.device)[labels]).mean()
 
-    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _multilabel_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         targets = labels.float() * (1 - self._smoothing) + self._smoothing / 2
         weight = None
         if self._weights is not None:
-            without, having = self._weights.to(labels.device).T
-            weight = torch.where(labels > 0, having, without)
+            absent, present = self._weights.to(labels.device).T
+            weight = torch.where(labels > 0, present, absent)
         return functional.binary_cross_entropy_with_logits(logits, targets, weight)
 
 
 def class_weights(
     class_weight: ClassWeight | None, labels: Labels, classes: tuple[str, ...]
 ) -> NDArray[np.float64] | None:
-    """How much an image of each class counts, such that training images count 1 on average.
+    """The weight of an image of each class, scaled so that training images have the mean weight 1.
 
     Parameters
     ----------
-    class_weight : None; "balanced", where all classes count alike in sum, and of several labels the images with a label
-        as much as those without it; or a dict of class name to weight, in which only the ratio matters and 1 is that of
-        classes that are not named; of several labels it weighs the images that have the label.
-    labels : of the training images, shape (n,), int64, or (n, c), 0 or 1.
-    classes : their names.
+    class_weight : None, "balanced" or dict
+        "balanced" gives all classes the same total weight, and with several labels an image, the images with a label
+        the same as those without it. A dict maps class names to weights, of which only the ratio matters; classes that
+        it does not name have the weight 1. With several labels it is the weight of the images that have the label.
+    labels : ndarray
+        Of the training images, shape (n,), int64, or (n, c), 0 or 1.
+    classes : tuple of str
 
     Returns
     -------
-    weights : float64, shape (c,); of several labels (c, 2), for images without and with each label. None for None.
+    ndarray, float64, or None
+        Shape (c,). With several labels shape (c, 2): the weights of images without and with each label. None for None.
 
     Raises
     ------
-    ValueError : names that are no classes, weights that are not finite numbers above 0.
+    ValueError
+        A name that is not a class.
     """
     if class_weight is None:
         return None
-    several = is_multilabel(labels)
+    multilabel = is_multilabel(labels)
     c = len(classes)
     counts = (
         np.stack([(labels == 0).sum(axis=0), (labels != 0).sum(axis=0)], axis=1)
-        if several
+        if multilabel
         else np.bincount(labels, minlength=c)
     )
     if isinstance(class_weight, str):
         weights = np.where(counts > 0, 1 / np.maximum(counts, 1), 0.0)
     else:
-        weights = _by_name(class_weight, classes, counts, several)
+        weights = _weights_by_name(class_weight, classes, counts, multilabel)
     total = float((weights * counts).sum())
     return np.asarray(weights * (counts.sum() / total if total else 1.0), np.float64)
 
 
-def _by_name(
-    class_weight: Mapping[str, Any], classes: tuple[str, ...], counts: NDArray[Any], several: bool
+def _weights_by_name(
+    class_weight: Mapping[str, Any], classes: tuple[str, ...], counts: NDArray[Any], multilabel: bool
 ) -> NDArray[np.float64]:
     weights = np.ones(counts.shape)
     for name, value in class_weight.items():
         if name not in classes:
             raise ValueError(f"class_weight names {name!r}; the classes are {', '.join(classes)}")
-        place = classes.index(name)
-        weights[(place, 1) if several else place] = value
+        index = classes.index(name)
+        weights[(index, 1) if multilabel else index] = value
     return weights

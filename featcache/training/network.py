@@ -1,4 +1,4 @@
-"""`BackboneWithHead`: a backbone's module and a linear layer, trained and used as one."""
+"""`BackboneWithHead`: a backbone's module and a linear layer as one module."""
 
 from __future__ import annotations
 
@@ -13,25 +13,31 @@ from featcache.errors import HeadError
 
 
 class BackboneWithHead(nn.Module):
-    """Normalised pixels (b, 3, s, s) to logits (b, c).
+    """Normalised pixels, shape (b, 3, s, s), to logits, shape (b, c).
 
-    still : modules that stay in `eval()` mode while the others train, each by itself: not what it holds.
+    Attributes
+    ----------
+    body : nn.Module
+        The backbone's module, which gives features.
+    head : nn.Linear
+    eval_only : list of nn.Module
+        Modules that stay in `eval()` mode while the others train. Modules inside them are not affected.
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.body = body
         self.head = head
-        self.still: list[nn.Module] = []
+        self.eval_only: list[nn.Module] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, then logits."""
         return self.head(self.body(pixels))
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for what is to be still."""
+        """Set the training mode of all modules except those in `eval_only`."""
         super().train(mode)
-        for module in self.still:
+        for module in self.eval_only:
             module.training = False
         return self
 
@@ -39,32 +45,32 @@ class BackboneWithHead(nn.Module):
         """All weights as safetensors."""
         from safetensors.torch import save
 
-        # `safetensors.torch.save_file` would write a file that its owner alone can read
+        # `safetensors.torch.save_file` writes a file that only its owner can read
         return save({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()})
 
     def save(self, path: Path) -> None:
         """Write all weights as safetensors, whole or not at all. Raises OutputError."""
         write_file(path, self.to_bytes())
 
-    def mix(self, start: Mapping[str, Tensor], share: float) -> None:
-        """Take `share` of its own weights and the rest of those of `start`: the straight line between two networks.
+    def interpolate_weights(self, start: Mapping[str, Tensor], alpha: float) -> None:
+        """Replace the weights by `(1 - alpha) * start + alpha * weights`.
 
-        WiSE-FT: Wortsman et al. 2021, "Robust fine-tuning of zero-shot models", arXiv 2109.01903. A BatchNorm's
-        running statistics are averaged as the weights are; what counts, its number of batches, stays.
+        WiSE-FT: Wortsman et al. 2021, "Robust fine-tuning of zero-shot models", arXiv 2109.01903. The running
+        statistics of BatchNorm are averaged like weights. Integers, such as its number of batches, do not change.
         """
         state = self.state_dict()
         for name, value in state.items():
             if value.is_floating_point():
-                state[name] = (1 - share) * start[name].to(value.device) + share * value
+                state[name] = (1 - alpha) * start[name].to(value.device) + alpha * value
         self.load_state_dict(state)
 
     def load(self, path: Path) -> None:
-        """Read weights that `save` wrote; executes no code from the file. Raises HeadError, OSError."""
+        """Load weights that `save` wrote. It runs no code from the file. Raises HeadError, OSError."""
         from safetensors.torch import load_file
 
         check_readable(path)
         try:
             state: dict[str, Any] = load_file(path)
             self.load_state_dict(state)
-        except Exception as error:  # damaged file, other tensors
+        except Exception as error:  # a damaged file, or other tensors
             raise HeadError(f"{path} does not hold the weights of this network: {error}") from error

@@ -1,4 +1,4 @@
-"""How long a run will take, from its own progress, with a clock that we set."""
+"""The estimated time of a run from its progress, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -38,73 +38,73 @@ def ignore(_what: str, _done: int, _total: int) -> None:
 
 def test_an_extraction_is_foreseen_by_views_of_which_a_training_image_has_more() -> None:
     clock = Clock()
-    pace = ProgressEstimator(EXTRACT, IMAGES, clock)
-    assert pace.left_s("hash", 290) is None
-    assert pace.left_s("extract", 10) is None  # the first batch is slow, and starts the clock
+    estimator = ProgressEstimator(EXTRACT, IMAGES, clock)
+    assert estimator.left_s("hash", 290) is None
+    assert estimator.left_s("extract", 10) is None  # the first batch is slow, and starts the clock
     clock.now += 4
-    assert pace.left_s("extract", 18) is None  # 40 views in 4 s, which is too early to tell
+    assert estimator.left_s("extract", 18) is None  # 40 views in 4 s, which is too early to tell
     clock.now += 2
-    assert pace.left_s("extract", 22) == pytest.approx((1090 - 110) / 10)  # 60 views in 6 s; 200 x 5 + 90 in all
-    assert pace.settled  # a tenth of 1090
-    assert pace.left_s("extract", 30) is None
+    assert estimator.left_s("extract", 22) == pytest.approx((1090 - 110) / 10)  # 60 views in 6 s; 200 x 5 + 90 in all
+    assert estimator.settled  # a tenth of 1090
+    assert estimator.left_s("extract", 30) is None
 
 
 def test_views_of_val_come_after_those_of_train_one_an_image() -> None:
     clock = Clock()
-    pace = ProgressEstimator(EXTRACT, {"train": 2, "val": 100, "test": 0}, clock)
-    pace.left_s("extract", 2)
+    estimator = ProgressEstimator(EXTRACT, {"train": 2, "val": 100, "test": 0}, clock)
+    estimator.left_s("extract", 2)
     clock.now += 10
-    assert pace.left_s("extract", 3) == pytest.approx(990.0)  # 11 of 110 views, the last one in 10 s
+    assert estimator.left_s("extract", 3) == pytest.approx(990.0)  # 11 of 110 views, the last one in 10 s
 
 
-@pytest.mark.parametrize(("order", "epoch", "test"), [(FROZEN, 260.0, 30.0), (FINETUNE, 220.0, 10.0)])
+@pytest.mark.parametrize(("task", "epoch", "test"), [(FROZEN, 260.0, 30.0), (FINETUNE, 220.0, 10.0)])
 def test_a_training_is_settled_by_its_first_epoch_with_its_evaluation(
-    order: dict[str, Any], epoch: float, test: float
+    task: dict[str, Any], epoch: float, test: float
 ) -> None:
     """An image that is only evaluated costs a third where all layers learn, and as much where they do not."""
     clock = Clock()
-    pace = ProgressEstimator(order, IMAGES, clock)
-    assert pace.left_s("epoch 1", 20) is None
+    estimator = ProgressEstimator(task, IMAGES, clock)
+    assert estimator.left_s("epoch 1", 20) is None
     clock.now += 9
-    assert pace.left_s("epoch 1", 200) == pytest.approx((10 * epoch + test - 200) * 9 / 180)
-    assert not pace.settled
-    assert pace.left_s("val", 60) is None
+    assert estimator.left_s("epoch 1", 200) == pytest.approx((10 * epoch + test - 200) * 9 / 180)
+    assert not estimator.settled
+    assert estimator.left_s("val", 60) is None
     clock.now += 6
-    left = pace.left_s("epoch 2", 20)
+    left = estimator.left_s("epoch 2", 20)
     assert left == pytest.approx((10 * epoch + test - epoch - 20) * 15 / epoch)
-    assert pace.settled
+    assert estimator.settled
 
 
 def test_a_single_epoch_is_settled_where_it_ends() -> None:
     clock = Clock()
-    pace = ProgressEstimator({**FROZEN, "recipe": {"epochs": 1}}, IMAGES, clock)
-    pace.left_s("epoch 1", 100)
+    estimator = ProgressEstimator({**FROZEN, "recipe": {"epochs": 1}}, IMAGES, clock)
+    estimator.left_s("epoch 1", 100)
     clock.now += 10
-    assert pace.left_s("epoch 1", 200) == pytest.approx(9.0)  # 60 of val and 30 of test
-    assert pace.settled
+    assert estimator.left_s("epoch 1", 200) == pytest.approx(9.0)  # 60 of val and 30 of test
+    assert estimator.settled
 
 
 @given(st.floats(0.01, 100), st.integers(2, 50))
 def test_of_an_even_pace_the_forecast_is_right_from_first_to_last(rate: float, epochs: int) -> None:
     clock = Clock()
-    pace = ProgressEstimator({**FROZEN, "recipe": {"epochs": epochs}}, IMAGES, clock)
+    estimator = ProgressEstimator({**FROZEN, "recipe": {"epochs": epochs}}, IMAGES, clock)
     end = clock.now + (epochs * 260 + 30) * rate
     for done in range(0, 201, 20):
-        left = pace.left_s("epoch 1", done)
+        left = estimator.left_s("epoch 1", done)
         assert left is None or clock.now + left == pytest.approx(end)
         clock.now += 20 * rate
     clock.now = 100 + (260 + 20) * rate
-    assert clock.now + (pace.left_s("epoch 2", 20) or 0.0) == pytest.approx(end)
+    assert clock.now + (estimator.left_s("epoch 2", 20) or 0.0) == pytest.approx(end)
 
 
 def test_fitting_a_head_is_not_foreseen() -> None:
-    pace = ProgressEstimator({"task": "fit-head"}, IMAGES, Clock())
-    assert pace.left_s("extract", 1) is None
-    assert pace.left_s("epoch 1", 1) is None
+    estimator = ProgressEstimator({"task": "fit-head"}, IMAGES, Clock())
+    assert estimator.left_s("extract", 1) is None
+    assert estimator.left_s("epoch 1", 1) is None
 
 
-def _first_epoch(budget: Budget, clock: Clock, order: dict[str, Any], seconds: float, since_s: float = 0.0) -> None:
-    report = budget.watch(order, IMAGES, since_s, ignore)
+def _first_epoch(budget: Budget, clock: Clock, task: dict[str, Any], seconds: float, since_s: float = 0.0) -> None:
+    report = budget.watch(task, IMAGES, since_s, ignore)
     clock.now += 10  # imports
     report("epoch 1", 0, 200)
     for done in range(20, 201, 20):
@@ -151,7 +151,7 @@ def test_a_run_that_fits_goes_on_and_is_not_stopped_later() -> None:
 
 def test_what_came_before_the_order_counts_into_the_run() -> None:
     clock = Clock()
-    budget = Budget(100.0, already=40.0, clock=clock)
+    budget = Budget(100.0, already_s=40.0, clock=clock)
     assert (budget.spent_s, budget.left_s) == (40.0, 60.0)
     clock.now += 30
     with pytest.raises(OverBudgetError) as caught:
@@ -197,12 +197,18 @@ def test_a_curve_is_not_stopped() -> None:
 
 
 def test_what_was_left_out_in_words_and_as_json() -> None:
-    assert str(SkippedRun("finetune", 0, 540.0, 240.0)) == "fine-tune, about 9 minutes, 4 minutes were left"
-    assert str(SkippedRun("scratch", 0, 90.0, 60.0)) == "from scratch, about 90 seconds, 60 seconds were left"
-    assert str(SkippedRun("scratch", 0, 90.0, 60.0, least=True)).startswith("from scratch, at least 90 seconds, ")
-    assert str(SkippedRun("stages", 0, 90.0, 1.0)) == "cached head of all stages, about 90 seconds, 1 second was left"
-    spent = BudgetUsage(600.0, 10.5, (SkippedRun("lpft", 1, None, 0.0),))
-    assert spent.to_dict() == {
+    assert str(SkippedRun("finetune", 0, 540.0, 240.0)) == "fine-tune (takes about 9 minutes, 4 minutes left)"
+    assert str(SkippedRun("scratch", 0, 90.0, 60.0)) == "from scratch (takes about 90 seconds, 60 seconds left)"
+    assert str(SkippedRun("scratch", 0, 90.0, 60.0, least=True)) == (
+        "from scratch (takes at least 90 seconds, 60 seconds left)"
+    )
+    assert str(SkippedRun("stages", 0, 90.0, 1.0)) == (
+        "cached head of all stages (takes about 90 seconds, 1 second left)"
+    )
+    assert str(SkippedRun("stages", 0, 90.0, 0.0)) == "cached head of all stages (no time was left)"
+    assert str(SkippedRun("lpft", 0, None, 0.0)) == "LP-FT (needs the cached head)"
+    usage = BudgetUsage(600.0, 10.5, (SkippedRun("lpft", 1, None, 0.0),))
+    assert usage.to_dict() == {
         "budget_s": 600.0,
         "spent_s": 10.5,
         "left_out": [{"route": "lpft", "seed": 1, "predicted_s": None, "left_s": 0.0, "least": False}],

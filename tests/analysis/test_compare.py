@@ -55,8 +55,8 @@ def real(data: Path) -> tuple[Comparison, Path, list[str]]:
 
 
 def _results(out: Path, route: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((out / "work" / f"{route}-0" / "result.json").read_text())
-    return found
+    results: list[dict[str, Any]] = json.loads((out / "work" / f"{route}-0" / "result.json").read_text())
+    return results
 
 
 def test_outcomes_come_in_the_order_of_the_routes(real: tuple[Comparison, Path, list[str]]) -> None:
@@ -77,13 +77,13 @@ def test_no_second_is_missing_from_the_wall(real: tuple[Comparison, Path, list[s
     result, out, _ = real
     parts = {COLD: _results(out, "cached"), WARM: _results(out, "cached")[1:]}
     parts |= {name: _results(out, route) for route, name in ROUTES.items() if route in FOUR[1:]}
-    for found in result.outcomes:
-        walls = [part["wall_s"] for part in parts[found.route]]
-        phases = [part["seconds"]["wall"] for part in parts[found.route]]
-        assert found.wall_s == [pytest.approx(sum(walls))]
+    for row in result.outcomes:
+        walls = [part["wall_s"] for part in parts[row.route]]
+        phases = [part["seconds"]["wall"] for part in parts[row.route]]
+        assert row.wall_s == [pytest.approx(sum(walls))]
         assert all(wall > phase for wall, phase in zip(walls, phases, strict=True))
-        assert found.seconds["imports"] == pytest.approx(sum(walls) - sum(phases))
-        assert found.seconds["imports"] > 0.2
+        assert row.seconds["imports"] == pytest.approx(sum(walls) - sum(phases))
+        assert row.seconds["imports"] > 0.2
     cold, warm = result.outcomes[:2]
     assert cold.median_s == pytest.approx(warm.median_s + _results(out, "cached")[0]["wall_s"])
 
@@ -91,13 +91,13 @@ def test_no_second_is_missing_from_the_wall(real: tuple[Comparison, Path, list[s
 def test_views_shown_bytes_and_memory_are_counted(real: tuple[Comparison, Path, list[str]]) -> None:
     result, out, _ = real
     cold, warm, *live = result.outcomes
-    assert [found.shown for found in result.outcomes] == [13 * 3 + 5 + 4, 0, *[(13 + 5) * 1 + 4] * 3]
+    assert [row.shown for row in result.outcomes] == [13 * 3 + 5 + 4, 0, *[(13 + 5) * 1 + 4] * 3]
     assert cold.shown == _results(out, "cached")[0]["shown"]
     assert cold.size_bytes == warm.size_bytes == (out / "work/cached-0/cache.h5").stat().st_size
-    for found, route in zip(live, ("frozen", "finetune", "scratch"), strict=True):
+    for row, route in zip(live, ("frozen", "finetune", "scratch"), strict=True):
         run = out / "work" / f"{route}-0" / "run"
-        assert found.size_bytes == sum(path.stat().st_size for path in run.iterdir())
-    assert all((found.peak_memory_bytes or 0) > 100_000_000 for found in result.outcomes)
+        assert row.size_bytes == sum(path.stat().st_size for path in run.iterdir())
+    assert all((row.peak_memory_bytes or 0) > 100_000_000 for row in result.outcomes)
 
 
 def test_the_cached_route_is_extract_and_fit_head(
@@ -124,17 +124,17 @@ def test_a_live_route_is_finetune(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, route: str, mode: Any, weights: str
 ) -> None:
     direct = finetune(
-        data, tmp_path / "run", mode=mode, weights=weights, recipe=TrainConfig(**RECIPE), **SIZE
+        data, tmp_path / "run", mode=mode, weights=weights, config=TrainConfig(**RECIPE), **SIZE
     ).to_dict()
-    (found,) = _results(real[1], route)
-    assert found["spec_digest"] == direct["spec_digest"]
-    assert found["confusion"] == json.loads(json.dumps(direct["confusion"]))
+    (process,) = _results(real[1], route)
+    assert process["spec_digest"] == direct["spec_digest"]
+    assert process["confusion"] == json.loads(json.dumps(direct["confusion"]))
     for name in ("lr", "loss", "val_loss"):
-        assert found["history"][0][name] == pytest.approx(direct["history"][0][name], rel=1e-3)
+        assert process["history"][0][name] == pytest.approx(direct["history"][0][name], rel=1e-3)
     outcome = real[0].outcome(ROUTES[route])
     assert outcome is not None
     assert outcome.accuracy == [direct["accuracy"]]
-    assert outcome.epoch_s == found["history"][0]["seconds"]
+    assert outcome.epoch_s == process["history"][0]["seconds"]
 
 
 def test_a_second_call_starts_no_process(
@@ -147,7 +147,7 @@ def test_a_second_call_starts_no_process(
 
     monkeypatch.setattr(runner, "run_in_process", never)
     assert _compare(data, out, routes=FOUR).to_dict() == result.to_dict()
-    assert [found.route for found in _compare(data, out, routes=["scratch", "finetune"]).outcomes] == [
+    assert [row.route for row in _compare(data, out, routes=["scratch", "finetune"]).outcomes] == [
         "fine-tune",
         "from scratch",
     ]
@@ -157,7 +157,7 @@ def test_other_settings_are_refused_by_name(real: tuple[Comparison, Path, list[s
     with pytest.raises(RunError) as caught:
         _compare(data, real[1], views=3, head="knn")
     assert str(caught.value) == (
-        f"{real[1]} holds a comparison with views=2, you asked for 3; head=linear, you asked for knn. "
+        f"{real[1]} contains a benchmark with views=2, you asked for 3; head=linear, you asked for knn. "
         "Give another folder, or replace it with --overwrite."
     )
 
@@ -182,8 +182,8 @@ def test_the_curves_are_those_of_the_first_cache(real: tuple[Comparison, Path, l
     cache = out / "work/cached-0/cache.h5"
     expected = [view_curve(cache), label_curve(cache, repeats=1)]
     assert [curve.over for curve in result.curves] == ["views", "labels"]
-    for found, curve in zip(result.curves, expected, strict=True):
-        assert [point._replace(seconds=0) for point in found.points] == [
+    for drawn, curve in zip(result.curves, expected, strict=True):
+        assert [point._replace(seconds=0) for point in drawn.points] == [
             point._replace(seconds=0) for point in curve.points
         ]
     assert [point.views for point in result.curves[0].points] == [0, 1, 2]
@@ -197,8 +197,8 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
     answer = runner.run_in_process
     heads = {"knn": "knn", "svm": "linear", "auto": "linear"}
     for head, drawn in heads.items():
-        found = _compare(data, tmp_path / head, routes=["cached"], head=head).curves
-        assert [curve.head for curve in found] == [drawn, drawn]
+        result = _compare(data, tmp_path / head, routes=["cached"], head=head).curves
+        assert [curve.head for curve in result] == [drawn, drawn]
 
     def too_little(order: dict[str, Any], progress: Any) -> dict[str, Any]:
         if order["task"] == "curve":
@@ -206,10 +206,10 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
         return answer(order, progress)
 
     monkeypatch.setattr(runner, "run_in_process", too_little)
-    found = _compare(data, tmp_path / "little", routes=["cached"])
-    assert (len(found.outcomes), found.curves) == (2, [])
+    result = _compare(data, tmp_path / "little", routes=["cached"])
+    assert (len(result.outcomes), result.curves) == (2, [])
     text = "What more views and labels bring could not be told: no class has two different training images"
-    assert text in remarks(found)
+    assert text in remarks(result)
     assert _compare(data, tmp_path / "frozen", routes=["frozen"]).curves == []
 
 
@@ -231,16 +231,16 @@ def test_repeats_take_seeds_in_a_row_on_one_split(data: Path, tmp_path: Path, mo
     result = _compare(data, tmp_path / "out", routes=["frozen"], repeats=3, seed=5)
     assert [order["seed"] for order in orders] == [5, 6, 7]
     assert {order.get("split_seed", 0) for order in orders} == {0}
-    (found,) = result.outcomes
-    assert found.accuracy == [1.0, 1.1, 1.2]
-    assert (found.wall_s, found.median_s) == ([15.0, 16.0, 17.0], 16.0)
-    assert found.cpu_s == [25.0, 26.0, 27.0]
-    assert found.seconds == {"train": 7.0, "imports": 2.0}
-    assert found.epoch_s == 9.0
-    assert (found.peak_memory_bytes, found.size_bytes) == (107, 14)
+    (single,) = result.outcomes
+    assert single.accuracy == [1.0, 1.1, 1.2]
+    assert (single.wall_s, single.median_s) == ([15.0, 16.0, 17.0], 16.0)
+    assert single.cpu_s == [25.0, 26.0, 27.0]
+    assert single.seconds == {"train": 7.0, "imports": 2.0}
+    assert single.epoch_s == 9.0
+    assert (single.peak_memory_bytes, single.size_bytes) == (107, 14)
     assert result.settings["repeats"] == 3
-    assert found.shown == 26 + 2 * 10
-    assert found.skipped == []
+    assert single.shown == 26 + 2 * 10
+    assert single.skipped == []
 
 
 def test_a_folder_in_which_nothing_finished_takes_other_settings(
@@ -265,7 +265,7 @@ def test_a_bad_head_is_told_before_anything_runs(data: Path, tmp_path: Path) -> 
 def test_images_that_could_not_be_read_are_counted_out(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [found.shown for found in real[0].outcomes] == [13 * 3 + 5 + 4, 0, 22, 22, 22]
+    assert [row.shown for row in real[0].outcomes] == [13 * 3 + 5 + 4, 0, 22, 22, 22]
     orders = fake_processes(monkeypatch)
     answer = runner.run_in_process
 
@@ -274,10 +274,10 @@ def test_images_that_could_not_be_read_are_counted_out(
 
     monkeypatch.setattr(runner, "run_in_process", skips)
     result = _compare(data, tmp_path / "out", routes=["cached", "frozen"])
-    assert [found.skipped for found in result.outcomes] == [
+    assert [row.skipped for row in result.outcomes] == [
         ["extract.png", "fit-head.png"], ["fit-head.png"], ["finetune.png"]
     ]  # fmt: skip
-    assert [found.shown for found in result.outcomes] == [39, 0, 46]
+    assert [row.shown for row in result.outcomes] == [39, 0, 46]
     assert len(orders) == 3
 
 
@@ -383,7 +383,7 @@ def test_times_of_other_versions_are_not_mixed(
     real: tuple[Comparison, Path, list[str]], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "package_versions", lambda: {"torch": "1.0"})
-    with pytest.raises(RunError, match=r"holds a comparison with versions=.*you asked for {'torch': '1.0'}"):
+    with pytest.raises(RunError, match=r"contains a benchmark with versions=.*you asked for {'torch': '1.0'}"):
         _compare(data, real[1])
 
 
@@ -403,25 +403,25 @@ def test_from_break_even_on_and_not_before_the_cache_is_faster(
     cold: float, start: float, epoch: float, epochs: int
 ) -> None:
     frozen = outcome(ROUTES["frozen"], wall_s=[start + epochs * epoch], epoch_s=epoch)
-    found = comparison(outcome(COLD, wall_s=[cold]), frozen, epochs=epochs).break_even_epoch()
-    assert found is not None
+    break_even = comparison(outcome(COLD, wall_s=[cold]), frozen, epochs=epochs).break_even_epoch()
+    assert break_even is not None
     slack = 1e-6 * (cold + start + epochs * epoch)
-    assert start + found * epoch >= cold - slack
-    assert found == 1 or start + (found - 1) * epoch < cold + slack
+    assert start + break_even * epoch >= cold - slack
+    assert break_even == 1 or start + (break_even - 1) * epoch < cold + slack
 
 
 @given(cold=st.floats(1, 1e4), warm=st.floats(0.1, 100), live=st.floats(0.1, 1e4))
 def test_from_break_even_on_and_not_before_a_number_of_heads_is_faster(cold: float, warm: float, live: float) -> None:
     cold += warm
-    found = comparison(
+    heads = comparison(
         outcome(COLD, wall_s=[cold]), outcome(WARM, wall_s=[warm]), outcome(ROUTES["frozen"], wall_s=[live])
     ).break_even_head()
     slack = 1e-6 * (cold + live)
-    if found is None:
+    if heads is None:
         assert live <= warm
     else:
-        assert found * live >= cold + (found - 1) * warm - slack * found
-        assert found == 1 or (found - 1) * live < cold + (found - 2) * warm + slack * found
+        assert heads * live >= cold + (heads - 1) * warm - slack * heads
+        assert heads == 1 or (heads - 1) * live < cold + (heads - 2) * warm + slack * heads
 
 
 @pytest.mark.parametrize("route", [COLD, ROUTES["frozen"]])
@@ -430,43 +430,43 @@ def test_break_even_needs_both_routes(route: str) -> None:
 
 
 def test_medians_and_interval_of_an_outcome() -> None:
-    found = outcome(COLD, accuracy=[0.8, 0.95, 0.9], wall_s=[3.0, 1.0, 2.0])
-    assert (found.median_accuracy, found.median_s) == (0.9, 2.0)
-    assert found.interval == wilson_interval(90, 100)
-    fields = found.to_dict()
-    assert (fields["accuracy_low"], fields["accuracy_high"]) == found.interval
+    cold = outcome(COLD, accuracy=[0.8, 0.95, 0.9], wall_s=[3.0, 1.0, 2.0])
+    assert (cold.median_accuracy, cold.median_s) == (0.9, 2.0)
+    assert cold.interval == wilson_interval(90, 100)
+    fields = cold.to_dict()
+    assert (fields["accuracy_low"], fields["accuracy_high"]) == cold.interval
     assert (fields["median_s"], fields["median_accuracy"]) == (2.0, 0.9)
 
 
 def test_a_comparison_as_json_has_its_break_even() -> None:
-    found = json.loads(json.dumps(replace(four_routes()).to_dict()))
+    values = json.loads(json.dumps(replace(four_routes()).to_dict()))
     # frozen: 10 s and 11 s an epoch, fine-tuning: 10 s and 29 s; the cache is there after 60 s
-    assert found["break_even"] == {
+    assert values["break_even"] == {
         ROUTES["frozen"]: {"epoch": 5, "head": 1},
         ROUTES["finetune"]: {"epoch": 2, "head": 1},
     }
-    assert [entry["route"] for entry in found["outcomes"]] == [
+    assert [entry["route"] for entry in values["outcomes"]] == [
         COLD,
         WARM,
         ROUTES["frozen"],
         ROUTES["finetune"],
     ]
-    assert found["machine"]["processor"] == "Abacus"
+    assert values["machine"]["processor"] == "Abacus"
 
 
 def test_the_images_that_were_right_are_those_of_the_models(real: tuple[Comparison, Path, list[str]]) -> None:
     result, out, _ = real
     folders = ["cached-0/head", "cached-0/head", *(f"{route}-0/run" for route in FOUR[1:])]
-    for found, folder in zip(result.outcomes, folders, strict=True):
+    for reached, folder in zip(result.outcomes, folders, strict=True):
         for file, right, accuracy in (
-            ("val.csv", found.right, found.accuracy),
-            ("test.csv", found.test_right, found.test_accuracy),
+            ("val.csv", reached.right, reached.accuracy),
+            ("test.csv", reached.test_right, reached.test_accuracy),
         ):
             assert right == [{row.image: row.right for row in read_predictions(out / "work" / folder, file)}]
             assert [sum(right[0].values()) / len(right[0])] == accuracy
     verdict = reach_verdict(result)
     assert (verdict.split, verdict.n) == ("test", 4)
-    assert [rival.route for rival in verdict.rivals] == [ROUTES[route] for route in FOUR[1:]]
+    assert [rival.route for rival in verdict.challengers] == [ROUTES[route] for route in FOUR[1:]]
     assert verdict.decision == "none"  # the live routes trained for too few epochs to tell
 
 
@@ -498,18 +498,18 @@ def test_lpft_is_extract_fit_head_and_finetune_from_that_head(
 
 
 @pytest.mark.parametrize(
-    ("given", "seeds"), [({}, [5]), ({"budget_s": 60.0}, [5, 6, 7]), ({"budget_s": 60.0, "repeats": 1}, [5])]
+    ("settings", "seeds"), [({}, [5]), ({"budget_s": 60.0}, [5, 6, 7]), ({"budget_s": 60.0, "repeats": 1}, [5])]
 )
 def test_with_a_budget_three_seeds_are_the_default(
-    given: dict[str, Any], seeds: list[int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], seeds: list[int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(*arguments: Any) -> Any:
         raise RunError(str(arguments[3]))
 
     monkeypatch.setattr(module, "BenchmarkRunner", told)
-    with pytest.raises(RunError) as asked:
-        _compare(data, tmp_path / "out", routes=["cached"], seed=5, **given)
-    assert str(asked.value) == str(seeds)
+    with pytest.raises(RunError) as caught:
+        _compare(data, tmp_path / "out", routes=["cached"], seed=5, **settings)
+    assert str(caught.value) == str(seeds)
 
 
 def test_a_folder_that_another_process_compares_in_is_left_alone(split_folder: Path, tmp_path: Path) -> None:
@@ -529,6 +529,8 @@ def test_settings_that_are_damaged_are_named(content: str, tmp_path: Path) -> No
     run = tmp_path / "work" / "cached-0" / "result.json"
     run.parent.mkdir(parents=True)
     run.write_text("[]")
-    with pytest.raises(RunError, match=r"settings\.json is damaged .*\. Give another folder, or begin anew"):
+    with pytest.raises(
+        RunError, match=r"settings\.json is damaged .*\. Give another folder, or start again with --overwrite\.$"
+    ):
         module._claim(tmp_path, {}, overwrite=False)
     assert run.exists()

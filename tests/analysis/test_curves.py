@@ -1,4 +1,4 @@
-"""Curves over labels and views: what is drawn, and that each point is what a fit of its own gives."""
+"""Curves over labels and views: the draws, and that each point is what a single fit gives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caches import cache_of, clouds
-from featcache.analysis.curves import Point, draw, label_curve, view_curve
+from featcache.analysis.curves import Point, curve, draw
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.samples import Samples
@@ -41,11 +41,11 @@ def features(counts: list[int], seed: int) -> Features:
     st.integers(0, 2**32 - 1),
 )
 def test_a_draw_is_a_share_of_each_class_and_lies_within_a_larger_one(
-    counts: list[int], one: float, two: float, seed: int
+    counts: list[int], first: float, second: float, seed: int
 ) -> None:
     train = features(counts, seed)
-    small, large = (draw(train, share, seed) for share in sorted((one, two)))
-    expected = [min(count, max(2, round(min(one, two) * count))) for count in counts]
+    small, large = (draw(train, share, seed) for share in sorted((first, second)))
+    expected = [min(count, max(2, round(min(first, second) * count))) for count in counts]
     assert np.bincount(train.y[small], minlength=len(counts)).tolist() == expected
     assert set(small.tolist()) <= set(large.tolist())
     assert np.all(np.diff(small) > 0)
@@ -58,32 +58,32 @@ def test_repeats_draw_other_images() -> None:
 
 
 def test_all_labels_are_what_fit_head_gives_and_more_labels_are_better(cache: FeatureCache) -> None:
-    said: list[tuple[str, int, int]] = []
-    curve = label_curve(cache, shares=(0.05, 0.5, 1.0), repeats=3, progress=lambda *step: said.append(step))
-    assert [point.images for point in curve.points] == [6, 60, 120]
-    assert [len(point.accuracies) for point in curve.points] == [3, 3, 1]
-    last = curve.points[-1]
+    steps: list[tuple[str, int, int]] = []
+    result = curve(cache, fractions=(0.05, 0.5, 1.0), repeats=3, progress=lambda *step: steps.append(step))
+    assert [point.images for point in result.points] == [6, 60, 120]
+    assert [len(point.accuracies) for point in result.points] == [3, 3, 1]
+    last = result.points[-1]
     assert last.accuracy == fit_head(cache).accuracy.accuracy
     assert last.interval == wilson_interval(round(last.accuracy * 90), 90)
-    assert curve.points[0].accuracy < last.accuracy
-    assert len(set(curve.points[0].accuracies)) > 1
-    assert said == [("labels", place, 3) for place in (1, 2, 3)]
-    fields = curve.to_dict()
+    assert result.points[0].accuracy < last.accuracy
+    assert len(set(result.points[0].accuracies)) > 1
+    assert steps == [("labels", done, 3) for done in (1, 2, 3)]
+    fields = result.to_dict()
     assert (fields["over"], fields["head"], fields["n"]) == ("labels", "linear", 90)
     assert fields["points"][2]["accuracy"] == last.accuracy
-    assert "   100%      120      4" in str(curve)
+    assert "  100%     120      4" in str(result)
 
 
 def test_shares_that_draw_the_same_are_one_point(cache: FeatureCache) -> None:
-    curve = label_curve(cache, shares=(0.01, 0.02, 0.05), repeats=1, head="centroid")
-    assert [point.images for point in curve.points] == [6]
+    result = curve(cache, fractions=(0.01, 0.02, 0.05), repeats=1, head="centroid")
+    assert [point.images for point in result.points] == [6]
 
 
 def test_views_go_from_none_to_all(cache: FeatureCache) -> None:
-    curve = view_curve(cache, head="ridge")
-    assert [point.views for point in curve.points] == [0, 1, 2, 4]
-    assert curve.points[-1].accuracy == fit_head(cache, head="ridge").accuracy.accuracy
-    assert curve.points[0].accuracy == fit_head(cache, head="ridge", use_views="clean").accuracy.accuracy
+    result = curve(cache, by="views", head="ridge")
+    assert [point.views for point in result.points] == [0, 1, 2, 4]
+    assert result.points[-1].accuracy == fit_head(cache, head="ridge").accuracy.accuracy
+    assert result.points[0].accuracy == fit_head(cache, head="ridge", use_views="clean").accuracy.accuracy
 
 
 def test_the_accuracy_of_a_point_is_the_median() -> None:
@@ -92,10 +92,15 @@ def test_the_accuracy_of_a_point_is_the_median() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
 def test_a_share_that_is_none_is_refused(share: float, cache: FeatureCache) -> None:
-    with pytest.raises(HeadError, match=f"^a share of the labels lies above 0 and up to 1; got {share:g}$"):
-        label_curve(cache, shares=(share,))
+    with pytest.raises(HeadError, match=f"^a fraction of the labels must be above 0 and at most 1; got {share:g}$"):
+        curve(cache, fractions=(share,))
 
 
 def test_more_views_than_there_are_are_refused(cache: FeatureCache) -> None:
     with pytest.raises(CacheIncompleteError, match=r"^5 augmented views were asked for, but these features hold 4"):
         cache.features("train").first(5)
+
+
+def test_a_curve_is_by_labels_or_by_views(cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match=r"^a curve is by 'labels' or by 'views'; got 'heads'$"):
+        curve(cache, by="heads")  # type: ignore[arg-type]

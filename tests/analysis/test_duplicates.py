@@ -1,4 +1,4 @@
-"""Near duplicates and outliers: planted ones are found, and nothing else."""
+"""Near duplicates and outliers: planted ones are pairs, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def noise(n: int = 200, d: int = 30, seed: int = 0) -> NDArray[np.float32]:
 
 def test_neighbours_are_those_of_all_pairs_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = noise(40, 5)
-    centred = x - x.mean(axis=0)
-    directions = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    centered = x - x.mean(axis=0)
+    directions = centered / np.linalg.norm(centered, axis=1, keepdims=True)
     chords = np.linalg.norm(directions[:, None] - directions, axis=2)
     apart = np.linalg.norm(x[:, None] - x, axis=2)
     np.fill_diagonal(chords, np.inf)
@@ -30,8 +30,8 @@ def test_neighbours_are_those_of_all_pairs_in_any_blocks(monkeypatch: pytest.Mon
         near = find_near(x, 3)
         assert_array_equal(near.row, np.argsort(chords, axis=1)[:, :3])
         assert_allclose(near.chord, np.sort(chords, axis=1)[:, :3], atol=1e-3)
-        assert_allclose(near.away, np.sort(apart, axis=1)[:, :3].mean(axis=1), rtol=1e-3)
-        assert_allclose(near.beyond, np.sort(chords, axis=1)[:, 38], atol=1e-3)  # of forty there are 39 others
+        assert_allclose(near.distance, np.sort(apart, axis=1)[:, :3].mean(axis=1), rtol=1e-3)
+        assert_allclose(near.far_chord, np.sort(chords, axis=1)[:, 38], atol=1e-3)  # of forty there are 39 others
         assert_allclose(near.norm, np.linalg.norm(x, axis=1), rtol=1e-5)
 
 
@@ -48,10 +48,10 @@ def test_planted_duplicates_are_found_in_pairs_and_in_groups(alike: float) -> No
     rng = np.random.default_rng(3)
     for copy, of in ((7, 150), (20, 30), (21, 30), (22, 30)):
         x[copy] = x[of] + alike * 0.1 * rng.normal(size=30)
-    found = near_duplicates(find_near(x))
+    pairs = near_duplicates(find_near(x))
     group = {(a, b) for a in (20, 21, 22, 30) for b in (20, 21, 22, 30) if a < b}
-    assert {(a, b) for a, b, _ in found} == {(7, 150), *group}
-    cosines = [cosine for _, _, cosine in found]
+    assert {(a, b) for a, b, _ in pairs} == {(7, 150), *group}
+    cosines = [cosine for _, _, cosine in pairs]
     assert cosines == sorted(cosines, reverse=True)
     assert min(cosines) > 0.97
 
@@ -61,11 +61,11 @@ def test_groups_larger_than_the_neighbours_that_are_looked_at_are_found(group: i
     x = noise(400)
     frames = np.arange(100, 100 + group)
     x[frames] = x[100] + 0.1 * np.random.default_rng(3).normal(size=(group, 30)).astype(np.float32)
-    found = near_duplicates(find_near(x))
-    named = {row for a, b, _ in found for row in (a, b)}
-    assert named <= set(frames.tolist())
-    assert len(named) >= group - 1
-    assert len(found) >= 3 * group
+    pairs = near_duplicates(find_near(x))
+    rows = {row for a, b, _ in pairs for row in (a, b)}
+    assert rows <= set(frames.tolist())
+    assert len(rows) >= group - 1
+    assert len(pairs) >= 3 * group
 
 
 def test_a_kind_of_picture_that_is_denser_than_the_rest_is_no_group() -> None:
@@ -84,11 +84,11 @@ def test_the_order_of_the_images_changes_nothing(seed: int) -> None:
     x[3] = x[50] + 0.02
     x[10] *= 6
     order = np.random.default_rng(seed).permutation(80)
-    here, there = near_duplicates(find_near(x)), near_duplicates(find_near(x[order]))
-    assert [{a, b} for a, b, _ in here] == [{int(order[a]), int(order[b])} for a, b, _ in there] == [{3, 50}]
-    _, far, faint = find_outliers(find_near(x[order]))
+    original, permuted = near_duplicates(find_near(x)), near_duplicates(find_near(x[order]))
+    assert [{a, b} for a, b, _ in original] == [{int(order[a]), int(order[b])} for a, b, _ in permuted] == [{3, 50}]
+    _, far, low_norm = find_outliers(find_near(x[order]))
     assert order[far].tolist() == [10]
-    assert not faint.any()
+    assert not low_norm.any()
 
 
 def test_what_is_far_from_all_and_what_has_no_features_is_told() -> None:
@@ -96,9 +96,9 @@ def test_what_is_far_from_all_and_what_has_no_features_is_told() -> None:
     assert [part.sum() for part in find_outliers(find_near(x))[1:]] == [0, 0]
     x[5] += 20
     x[9] *= 0.001
-    _, far, faint = find_outliers(find_near(x))
+    _, far, low_norm = find_outliers(find_near(x))
     assert np.flatnonzero(far).tolist() == [5, 9]
-    assert np.flatnonzero(faint).tolist() == [9]
+    assert np.flatnonzero(low_norm).tolist() == [9]
 
 
 def test_robust_z_is_in_standard_deviations_whatever_the_outliers() -> None:

@@ -1,4 +1,4 @@
-"""Features that say nothing and views that do not differ are told; sound ones are not."""
+"""Uninformative features and identical views are issues; good ones are not."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def sound(n: int = 60, d: int = 20) -> NDArray[np.float32]:
     return np.maximum(np.random.default_rng(0).normal(1, 1, (n, d)), 0).astype(np.float32)
 
 
-def kinds(found: feature_checks.Check) -> list[tuple[str, str]]:
-    return [(finding.kind, finding.severity) for finding in found.findings]
+def kinds(check: feature_checks.Check) -> list[tuple[str, str]]:
+    return [(issue.kind, issue.severity) for issue in check.findings]
 
 
 def test_dimensions_are_counted_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,9 +40,9 @@ def test_dimensions_are_counted_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -
     expected = np.sqrt(((wide - wide.mean(0)) ** 2).sum() / 60) / np.linalg.norm(wide.mean(0))
     for size in (feature_checks.BLOCK_BYTES, 1, 8 * 20 * 7):
         monkeypatch.setattr(feature_checks, "BLOCK_BYTES", size)
-        found = measure_spread([x[:13], LazyRows(x, np.arange(13, 60))])
-        assert (found.n, found.d, found.dead, found.constant) == (60, 20, 1, 2)
-        assert_allclose(found.spread, expected, rtol=1e-9)
+        result = measure_spread([x[:13], LazyRows(x, np.arange(13, 60))])
+        assert (result.n, result.d, result.dead, result.constant) == (60, 20, 1, 2)
+        assert_allclose(result.spread, expected, rtol=1e-9)
 
 
 def test_rows_that_are_not_finite_in_any_view_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,16 +62,16 @@ def test_layers_of_any_width_and_unit_count_alike_in_the_spread() -> None:
     rng = np.random.default_rng(1)
     narrow, wide = 1 + 0.3 * rng.normal(size=(60, 4)), 1000 + 0.001 * rng.normal(size=(60, 40))
     alone = [measure_spread([part]).spread for part in (narrow, wide)]
-    found = measure_spread([np.hstack([narrow, wide])], [4, 40]).spread
-    assert found == pytest.approx(np.sqrt(np.mean(np.square(alone))), rel=1e-9)
-    assert found > 0.19 > 0.001 > measure_spread([np.hstack([narrow, wide])]).spread
+    together = measure_spread([np.hstack([narrow, wide])], [4, 40]).spread
+    assert together == pytest.approx(np.sqrt(np.mean(np.square(alone))), rel=1e-9)
+    assert together > 0.19 > 0.001 > measure_spread([np.hstack([narrow, wide])]).spread
 
 
 def test_the_effective_rank_of_known_directions() -> None:
     axes = np.concatenate([np.eye(6), -np.eye(6)]) * np.array([1, 2, 3, 4, 5, 6])
-    one = np.zeros(len(axes), np.int64)
-    assert effective_rank(axes, one) == pytest.approx(6)  # however far each reaches
-    assert effective_rank(axes[[0, 1, 6, 7, 0, 6]], one[:6]) == pytest.approx(6**2 / (4**2 + 2**2))
+    single = np.zeros(len(axes), np.int64)
+    assert effective_rank(axes, single) == pytest.approx(6)  # however far each reaches
+    assert effective_rank(axes[[0, 1, 6, 7, 0, 6]], single[:6]) == pytest.approx(6**2 / (4**2 + 2**2))
     far = np.repeat([0, 1], 12)
     apart = np.vstack([axes - 1000, axes + 1000])
     assert effective_rank(apart, far) == pytest.approx(6)  # classes far apart are no collapse
@@ -135,6 +135,6 @@ def test_views_that_were_not_to_differ_are_a_note() -> None:
 def test_how_views_lie_is_measured() -> None:
     assert compare_views(views_of("same")) == ViewStatistics(1.0, 1.0)
     assert compare_views(views_of("half")).same == 0.5
-    assert compare_views(views_of("astray")).own == pytest.approx(0.5, abs=0.1)
+    assert compare_views(views_of("astray")).nearer_to_own == pytest.approx(0.5, abs=0.1)
     far = views_of("same") * np.array([1, 1.015, 1.015], np.float32)[:, None]
     assert (compare_views(far, "fp32").same, compare_views(far, "bf16").same) == (0, 1)

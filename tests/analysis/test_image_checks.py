@@ -1,4 +1,4 @@
-"""What the images tell of a cache: batches, other features, other scales, bare pixels."""
+"""The checks with images: batches, other features, other scales, plain pixels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 
 from commands import toy_cache, write_folder
 from diagnoses import find, kinds
-from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.doctor.findings import DoctorReport
-from featcache.analysis.doctor.image_checks import _of_few_classes, _small
+from featcache.analysis.doctor.image_checks import _average_pixels, _of_few_classes
 from featcache.backbones.backbone import Backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import StorageDtype
@@ -36,26 +36,28 @@ def cache(data: Path) -> Path:
 
 
 def backbone_of(module: nn.Module, **options: object) -> Backbone:
-    given = {"image_size": TOY_SIZE, "resize_size": TOY_SIZE + 2, "mean": TOY_MEAN, "std": TOY_STD, **options}
-    return Backbone(module, name="toy", **given)  # type: ignore[arg-type]
+    settings = {"image_size": TOY_SIZE, "resize_size": TOY_SIZE + 2, "mean": TOY_MEAN, "std": TOY_STD, **options}
+    return Backbone(module, name="toy", **settings)  # type: ignore[arg-type]
 
 
 def made_by(backbone: Backbone, data: Path, folder: Path) -> FeatureCache:
     return extract(data, folder / "b.h5", backbone=backbone, views=1, workers=2, dtype="float32").cache
 
 
-def said(found: DoctorReport, name: str) -> str:
-    (check,) = (check for check in found.checks if check.name == name)
-    return check.said
+def summary(report: DoctorReport, name: str) -> str:
+    (check,) = (check for check in report.checks if check.name == name)
+    return check.summary
 
 
 def test_a_network_that_gives_what_is_stored_is_sound(data: Path, cache: Path) -> None:
-    found = doctor(cache, data, backbone=toy_backbone())
-    assert found.status == 0
-    assert said(found, "network") == "12 images alone and in a batch differ by 0.00%, from the cache by 0.00%"
-    assert said(found, "scales").startswith("a head is right on 100% of 80 images that it was not fitted to")
-    assert kinds(found) == ["no better than pixels"]  # the tint is in the pixels, too
-    assert found.findings[0].severity == "note"
+    report = doctor(cache, data, backbone=toy_backbone())
+    assert report.status == 0
+    assert summary(report, "network") == (
+        "features of 12 images differ by at most 0.00% between single images and a batch, and by 0.00% from the cache"
+    )
+    assert summary(report, "scales").startswith("a head is right on 100% of 80 images that it was not fitted to")
+    assert kinds(report) == ["no better than pixels"]  # the tint is in the pixels, too
+    assert report.findings[0].severity == "note"
 
 
 class OfBatch(nn.Module):
@@ -76,19 +78,19 @@ class NeverEval(ToyNet):
 
 def test_features_that_depend_on_the_batch_are_an_error(data: Path, tmp_path: Path) -> None:
     backbone = backbone_of(OfBatch())
-    found = doctor(made_by(backbone, data, tmp_path), data, backbone=backbone)
-    finding = find(found, "drift with batch")
+    report = doctor(made_by(backbone, data, tmp_path), data, backbone=backbone)
+    finding = find(report, "drift with batch")
     assert finding is not None
-    assert (finding.severity, len(finding.images), found.status) == ("error", 12, 4)
-    assert "call eval()" in finding.todo
+    assert (finding.severity, len(finding.images), report.status) == ("error", 12, 4)
+    assert "call eval()" in finding.remedy
 
 
 def test_a_network_in_train_mode_is_an_error(data: Path, cache: Path) -> None:
-    found = doctor(cache, data, backbone=OneByOne())
-    finding = find(found, "drift with batch")
+    report = doctor(cache, data, backbone=OneByOne())
+    finding = find(report, "drift with batch")
     assert finding is not None
-    assert "does not take one image alone: Expected more than 1 value per channel" in finding.what
-    assert found.status == 4
+    assert "does not accept a single image: Expected more than 1 value per channel" in finding.what
+    assert report.status == 4
 
 
 class OneByOne(Backbone):
@@ -97,31 +99,31 @@ class OneByOne(Backbone):
     def __init__(self) -> None:
         super().__init__(NeverEval(), name="toy", image_size=TOY_SIZE, resize_size=10, mean=TOY_MEAN, std=TOY_STD)
 
-    def _measure(self) -> dict[str, int]:
+    def _measure_dims(self) -> dict[str, int]:
         return {"penultimate": 3}
 
 
 def test_other_features_than_stored_are_an_error(data: Path, cache: Path) -> None:
     other = ToyNet()
     other.norm.running_mean = torch.tensor([0.5, 0.5, 0.5])
-    found = doctor(cache, data, backbone=backbone_of(other))
-    finding = find(found, "other features")
+    report = doctor(cache, data, backbone=backbone_of(other))
+    finding = find(report, "other features")
     assert finding is not None
     assert (finding.severity, len(finding.images)) == ("error", 12)
-    assert find(found, "drift with batch") is None
-    scores = [one.score or 0.0 for one in finding.images]
+    assert find(report, "drift with batch") is None
+    scores = [example.score or 0.0 for example in finding.images]
     assert scores == sorted(scores, reverse=True)
 
 
 def test_another_scale_than_the_networks_own_is_an_error_that_names_the_fields(data: Path, tmp_path: Path) -> None:
     cache = made_by(toy_backbone(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3), data, tmp_path)
-    found = doctor(cache, data, backbone=toy_backbone())
-    finding = find(found, "input scale")
+    report = doctor(cache, data, backbone=toy_backbone())
+    finding = find(report, "input scale")
     assert finding is not None
     assert finding.severity == "error"
     assert "mean (0.0, 0.0, 0.0), toy has (0.5, 0.25, 0.75); std (0.00392" in finding.what
     assert "interpolation" not in finding.what
-    assert find(found, "other features") is None  # on that scale they are what is stored
+    assert find(report, "other features") is None  # on that scale they are what is stored
 
 
 class Saturating(nn.Module):
@@ -136,22 +138,24 @@ class Saturating(nn.Module):
 def test_one_of_several_layers_is_asked_of_the_network(layer: str, data: Path, tmp_path: Path) -> None:
     made = {"backbone": "timm/test_resnet", "weights": "none", "image_size": 32, "precision": "fp32"}
     cache = extract(data, tmp_path / "l.h5", views=1, layers=["all"], dtype="float32", device="cpu", **made).cache
-    found = doctor(cache, data, layer=layer, device="cpu")
-    assert said(found, "network").startswith("12 images alone and in a batch differ by 0.00%, from the cache by 0.0")
-    assert not {"other features", "drift with batch", "input scale"} & set(kinds(found))
-    assert said(found, "scales").startswith("a head is right on ")
+    report = doctor(cache, data, layer=layer, device="cpu")
+    assert summary(report, "network").startswith(
+        "features of 12 images differ by at most 0.00% between single images and a batch, and by 0.0"
+    )
+    assert not {"other features", "drift with batch", "input scale"} & set(kinds(report))
+    assert summary(report, "scales").startswith("a head is right on ")
 
 
 def test_a_scale_that_the_weights_were_not_trained_on_is_told(data: Path, tmp_path: Path) -> None:
     raw = backbone_of(Saturating(), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
-    found = doctor(made_by(raw, data, tmp_path), data, backbone=raw)
-    assert found.status == 4
-    assert {"no better than guessing", "no better than pixels"} <= set(kinds(found, "error"))
-    finding = find(found, "other scale is better")
+    report = doctor(made_by(raw, data, tmp_path), data, backbone=raw)
+    assert report.status == 4
+    assert {"no better than guessing", "no better than pixels"} <= set(kinds(report, "error"))
+    finding = find(report, "other scale is better")
     assert finding is not None
     assert finding.severity == "warning"
-    assert "mean 0 and std 1, on 100%" in finding.what
-    assert find(found, "input scale") is None
+    assert "mean 0 and std 1, gives 100%" in finding.what
+    assert find(report, "input scale") is None
 
 
 def test_images_that_changed_or_are_gone_are_named(data: Path, cache: Path, tmp_path: Path) -> None:
@@ -160,37 +164,40 @@ def test_images_that_changed_or_are_gone_are_named(data: Path, cache: Path, tmp_
     (other / "train/bees/005.png").unlink()
     finding = find(doctor(cache, other, backbone=toy_backbone()), "other images")
     assert finding is not None
-    assert {one.image for one in finding.images} == {"train/ants/003.png", "train/bees/005.png"}
+    assert {example.image for example in finding.images} == {"train/ants/003.png", "train/bees/005.png"}
     assert finding.severity == "warning"
 
 
 def test_another_folder_is_refused(data: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EmptyFolderError, match=r"none of 80 images of .* is in .*empty as it was"):
+    with pytest.raises(
+        EmptyFolderError,
+        match=r"^none of the 80 images of .* is in .*empty; for example train/.*: .*\. Give the folder or the CSV",
+    ):
         doctor(cache, tmp_path / "empty")
 
 
 def test_a_network_that_cannot_be_had_is_not_looked_at(
     data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = doctor(cache, data)
-    assert (found.status, said(found, "network")[:14]) == (0, "not run again:")
-    assert "network" in [check.name for check in found.checks if not check.looked]
+    report = doctor(cache, data)
+    assert (report.status, summary(report, "network")[:14]) == (0, "not run again:")
+    assert "network" in [check.name for check in report.checks if not check.ran]
 
     def others(*_: object) -> Backbone:
         raise CacheMismatchError("the weights are others")
 
     monkeypatch.setattr(updating, "load_cache_backbone", others)
-    found = doctor(cache, data)
-    assert (kinds(found, "error"), found.status) == (["other weights"], 4)
+    report = doctor(cache, data)
+    assert (kinds(report, "error"), report.status) == (["other weights"], 4)
 
 
 def test_squares_of_pixels_are_means() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 19, 19, 3), dtype=np.uint8)
-    found = _small(pixels)
-    assert found.shape == (2, 8, 8, 3)
-    np.testing.assert_allclose(found[1, 2, 5], pixels[1, 4:6, 10:12].mean(axis=(0, 1)) / 255, rtol=1e-5)
-    np.testing.assert_allclose(_small(pixels[:, :5, :5]), pixels[:, :5, :5] / 255, rtol=1e-5)
+    averages = _average_pixels(pixels)
+    assert averages.shape == (2, 8, 8, 3)
+    np.testing.assert_allclose(averages[1, 2, 5], pixels[1, 4:6, 10:12].mean(axis=(0, 1)) / 255, rtol=1e-5)
+    np.testing.assert_allclose(_average_pixels(pixels[:, :5, :5]), pixels[:, :5, :5] / 255, rtol=1e-5)
 
 
 def test_scales_are_tried_on_images_of_the_largest_classes() -> None:
@@ -201,11 +208,17 @@ def test_scales_are_tried_on_images_of_the_largest_classes() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_network_loaded_by_its_name_gives_what_is_stored(data: Path, tmp_path: Path, dtype: StorageDtype) -> None:
-    """Random weights of this network make features of 1e-9: float16 holds zeros, which is found, and no drift."""
+    """Random weights of this network make features of 1e-9: float16 holds zeros, which is report, and no drift."""
     made = extract(
-        data, tmp_path / "r.h5", backbone="mobilenet_v3_small", weights="none", image_size=32, views=1, dtype=dtype
+        data,
+        tmp_path / "r.h5",
+        backbone="mobilenet_v3_small",
+        weights="none",
+        image_size=32,
+        views=1,
+        dtype=dtype,
     )
-    found = doctor(made.cache, data)
-    assert "network" in [check.name for check in found.checks if check.looked]
-    assert not {"other features", "input scale", "drift with batch"} & set(kinds(found))
-    assert ("dead dimensions" in kinds(found, "error")) == (dtype == "float16")
+    report = doctor(made.cache, data)
+    assert "network" in [check.name for check in report.checks if check.ran]
+    assert not {"other features", "input scale", "drift with batch"} & set(kinds(report))
+    assert ("dead dimensions" in kinds(report, "error")) == (dtype == "float16")

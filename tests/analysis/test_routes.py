@@ -41,11 +41,11 @@ def _child(monkeypatch: pytest.MonkeyPatch, code: str) -> list[subprocess.Popen[
 def test_a_route_gives_what_the_call_gives_and_its_wall_counts_the_imports(tmp_path: Path) -> None:
     cache = toy_cache(write_folder(tmp_path / "data"), tmp_path / "cache.h5")
     order = {"task": "fit-head", "cache": str(cache), "out": str(tmp_path / "head"), "head": "linear"}
-    found, direct = run_in_process(order), fit_head(cache).to_dict()
+    result, direct = run_in_process(order), fit_head(cache).to_dict()
     same = ("method", "accuracy", "n", "confusion", "classes", "images", "spec_digest", "head")
-    assert {name: found[name] for name in same} == {name: json.loads(json.dumps(direct[name])) for name in same}
-    assert found["path"] == str(tmp_path / "head")
-    assert found["wall_s"] > found["seconds"]["wall"] + 0.1
+    assert {name: result[name] for name in same} == {name: json.loads(json.dumps(direct[name])) for name in same}
+    assert result["path"] == str(tmp_path / "head")
+    assert result["wall_s"] > result["seconds"]["wall"] + 0.1
     assert order["task"] == "fit-head"
 
 
@@ -89,12 +89,12 @@ def test_a_library_that_prints_does_not_come_between_the_answers(
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"task": "extract", "data": "d"}'))
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     assert routes._main() == 0
-    said = capsys.readouterr()
-    assert [json.loads(line) for line in said.out.splitlines()] == [
+    captured = capsys.readouterr()
+    assert [json.loads(line) for line in captured.out.splitlines()] == [
         {"progress": ["hash", 1, 2]},
         {"result": {"got": {"data": "d"}}},
     ]
-    assert said.err == "Downloading...\n"
+    assert captured.err == "Downloading...\n"
 
 
 def test_the_order_goes_in_progress_and_the_result_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,10 +107,10 @@ def test_the_order_goes_in_progress_and_the_result_come_out(monkeypatch: pytest.
     )
     seen: list[tuple[str, int, int]] = []
     started = time.perf_counter()
-    found = run_in_process({"task": "extract", "data": "ü"}, lambda *step: seen.append(step))
-    assert 0.3 < found.pop("wall_s") <= time.perf_counter() - started
-    assert 0 < found.pop("cpu_s") < 60
-    assert found == {"order": {"task": "extract", "data": "ü"}, "cwd": os.getcwd()}
+    result = run_in_process({"task": "extract", "data": "ü"}, lambda *step: seen.append(step))
+    assert 0.3 < result.pop("wall_s") <= time.perf_counter() - started
+    assert 0 < result.pop("cpu_s") < 60
+    assert result == {"order": {"task": "extract", "data": "ü"}, "cwd": os.getcwd()}
     assert seen == [("read", 3, 4)]
 
 
@@ -127,8 +127,7 @@ def test_a_child_that_dies_or_says_nothing_is_told(code: str, status: int, monke
     with pytest.raises(FeatcacheError) as caught:
         run_in_process({"task": "extract"})
     assert str(caught.value) == (
-        f"the process of route extract ended with status {status}; "
-        "its own message stands above. Run the same command again."
+        f"the process of route extract ended with status {status}; see its message above. Run the same command again."
     )
 
 
@@ -178,6 +177,6 @@ def test_a_real_extraction_that_is_killed_is_told_and_goes_on(tmp_path: Path, mo
     with pytest.raises(FeatcacheError, match=r"^the process of route extract ended with status -9"):
         run_in_process(order, kill)
     assert not out.exists()
-    kept = np.count_nonzero(FeatureCache.open(f"{out}.partial", partial=True).done)
+    extracted = np.count_nonzero(FeatureCache.open(f"{out}.partial", partial=True).done)
     order.pop("task")
-    assert extract(**order).extracted == 18 - kept < 18
+    assert extract(**order).extracted == 18 - extracted < 18

@@ -1,4 +1,4 @@
-"""What is run for a comparison, with processes that answer at once: LP-FT's cost in full, and the budget."""
+"""The tasks of a benchmark with processes that answer at once: the whole cost of LP-FT, and the budget."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
 def test_the_cost_of_lpft_is_that_of_its_cache_and_head_too(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = fake_processes(monkeypatch)
+    tasks = fake_processes(monkeypatch)
     cold, _, shared = _compare(data, tmp_path / "shared", routes=["cached", "lpft"]).outcomes
-    assert [order["task"] for order in orders] == ["extract", "fit-head", "finetune"]
+    assert [task["task"] for task in tasks] == ["extract", "fit-head", "finetune"]
     (alone,) = _compare(data, tmp_path / "alone", routes=["lpft"]).outcomes
-    assert [(order["task"], Path(order["out"]).relative_to(tmp_path).as_posix()) for order in orders[3:]] == [
+    assert [(task["task"], Path(task["out"]).relative_to(tmp_path).as_posix()) for task in tasks[3:]] == [
         ("extract", "alone/work/lpft-0/cache.h5"),
         ("fit-head", "alone/work/lpft-0/head"),
         ("finetune", "alone/work/lpft-0/run"),
     ]
-    assert orders[-1]["init_head"] == str(tmp_path / "alone/work/lpft-0/head")
-    for found in (shared, alone):
-        assert (found.wall_s, found.cpu_s) == ([30.0], [60.0])
-        assert found.size_bytes == 1000 + 7
-        assert found.shown == 39 + 26 + 2 * 10
-        assert found.epoch_s == 3.0
+    assert tasks[-1]["init_head"] == str(tmp_path / "alone/work/lpft-0/head")
+    for outcome in (shared, alone):
+        assert (outcome.wall_s, outcome.cpu_s) == ([30.0], [60.0])
+        assert outcome.size_bytes == 1000 + 7
+        assert outcome.shown == 39 + 26 + 2 * 10
+        assert outcome.epoch_s == 3.0
     assert cold.wall_s == [20.0]
 
 
 def test_lpft_starts_from_a_linear_head_where_the_cached_one_is_none(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = fake_processes(monkeypatch)
+    tasks = fake_processes(monkeypatch)
     *_, lpft = _compare(data, tmp_path / "out", routes=["cached", "lpft"], head="knn").outcomes
     folder = tmp_path / "out/work"
-    assert [(order["task"], order.get("head")) for order in orders] == [
+    assert [(task["task"], task.get("head")) for task in tasks] == [
         ("extract", None), ("fit-head", "knn"), ("fit-head", "linear"), ("finetune", None)
     ]  # fmt: skip
-    assert orders[2]["cache"] == str(folder / "cached-0/cache.h5")
-    assert orders[3]["init_head"] == orders[2]["out"] == str(folder / "lpft-0/head")
+    assert tasks[2]["cache"] == str(folder / "cached-0/cache.h5")
+    assert tasks[3]["init_head"] == tasks[2]["out"] == str(folder / "lpft-0/head")
     assert lpft.wall_s == [30.0]  # the cache's, its own head's, and the training's
 
 
@@ -81,14 +81,14 @@ def _timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> tuple[
     answer, clock, begun = runner.run_in_process, Clock(), list[str]()
     monkeypatch.setattr(runner, "Budget", partial(Budget, clock=clock))
 
-    def run(order: dict[str, Any], progress: Any) -> dict[str, Any]:
+    def run(task: dict[str, Any], progress: Any) -> dict[str, Any]:
         started, took = clock.now, 1.0
-        if order["task"] in ("extract", "finetune"):
-            begun.append(Path(order["out"]).parent.name)
+        if task["task"] in ("extract", "finetune"):
+            begun.append(Path(task["out"]).parent.name)
             took = seconds[begun[-1].partition("-")[0]]
             steps = [("extract", done, 22, 3 if done <= 13 else 1) for done in range(1, 23)]
-            if order["task"] == "finetune":
-                evaluated = 5 / 3 if order["mode"] == "all" else 5
+            if task["task"] == "finetune":
+                evaluated = 5 / 3 if task["mode"] == "all" else 5
                 epochs = [(f"epoch {epoch}", [*range(1, 14)]) for epoch in range(1, 11)]
                 steps = [(name, done, 13, 1) for name, dones in epochs for done in dones]
                 steps[12::13] = [(name, 13, 13, 1 + evaluated) for name, _ in epochs]  # val comes before the next
@@ -97,7 +97,7 @@ def _timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> tuple[
                 progress(*step)
                 clock.now += took * units / cost
         clock.now = started + took
-        return {**answer(order, progress), "wall_s": took}
+        return {**answer(task, progress), "wall_s": took}
 
     monkeypatch.setattr(runner, "run_in_process", run)
     return begun, clock
@@ -110,12 +110,12 @@ def test_what_does_not_fit_the_budget_is_left_out_with_its_time(
     begun, _ = _timed(monkeypatch, took)
     result = _compare(data, tmp_path / "out", budget_s=600.0)
     assert begun == ["cached-0", "stages-0", "frozen-0", "lpft-0"]  # the others take what LP-FT takes
-    assert [found.route for found in result.outcomes] == [COLD, WARM, STAGES_COLD, STAGES_WARM, ROUTES["frozen"]]
+    assert [outcome.route for outcome in result.outcomes] == [COLD, WARM, STAGES_COLD, STAGES_WARM, ROUTES["frozen"]]
     assert result.spending is not None
-    left_out = result.spending.left_out
-    assert [(one.route, one.seed) for one in left_out] == [("lpft", 0), ("finetune", 0), ("scratch", 0)]
-    assert [one.predicted_s for one in left_out] == pytest.approx([900.0] * 3, rel=0.05)
-    assert left_out[0].left_s == pytest.approx(600 - 292)
+    skipped = result.spending.skipped
+    assert [(run.route, run.seed) for run in skipped] == [("lpft", 0), ("finetune", 0), ("scratch", 0)]
+    assert [run.predicted_s for run in skipped] == pytest.approx([900.0] * 3, rel=0.05)
+    assert skipped[0].left_s == pytest.approx(600 - 292)
     assert result.spending.spent_s < 600
     assert result.settings["budget_s"] == 600.0
     assert not (tmp_path / "out/work/lpft-0/run").exists()
@@ -136,11 +136,11 @@ def test_a_second_call_tries_nothing_again_and_a_larger_budget_goes_on(
     assert first is not None
     assert second is not None
     assert second.spent_s == pytest.approx(first.spent_s)
-    assert [(one.route, one.predicted_s) for one in second.left_out] == [("finetune", first.left_out[0].predicted_s)]
+    assert [(run.route, run.predicted_s) for run in second.skipped] == [("finetune", first.skipped[0].predicted_s)]
     third = _compare(data, tmp_path / "out", routes=routes, budget_s=1800.0)
     assert begun == ["finetune-0"]
     assert third.spending is not None
-    assert third.spending.left_out == ()
+    assert third.spending.skipped == ()
     assert len(third.outcomes) == 4
     assert 1141 < third.spending.spent_s < 1800
 
@@ -152,7 +152,7 @@ def test_what_trains_all_layers_is_not_begun_where_the_frozen_network_did_not_fi
     result = _compare(data, tmp_path / "out", routes=["cached", "frozen", "finetune"], budget_s=300.0)
     assert begun == ["cached-0", "frozen-0"]
     assert result.spending is not None
-    frozen, finetune = result.spending.left_out
+    frozen, finetune = result.spending.skipped
     assert (frozen.least, finetune.least) == (False, True)
     assert frozen.predicted_s == finetune.predicted_s == pytest.approx(900, rel=0.05)
 
@@ -163,9 +163,9 @@ def test_further_seeds_are_left_out_before_routes(data: Path, tmp_path: Path, mo
         data, tmp_path / "out", routes=["finetune", "frozen", "cached"], budget_s=570.0, repeats=4
     )  # 421 s for the first seed, 121 for cached and frozen of the second, and what is left for more of cached
     assert begun == ["cached-0", "frozen-0", "finetune-0", "cached-1", "frozen-1", "cached-2"]
-    assert [len(found.accuracy) for found in result.outcomes] == [3, 3, 2, 1]
+    assert [len(outcome.accuracy) for outcome in result.outcomes] == [3, 3, 2, 1]
     assert result.spending is not None
-    assert [(one.route, one.seed) for one in result.spending.left_out] == [
+    assert [(run.route, run.seed) for run in result.spending.skipped] == [
         ("finetune", 1), ("frozen", 2), ("cached", 3)
     ]  # fmt: skip
     assert result.spending.spent_s == pytest.approx(421 + 121 + 21)
@@ -178,10 +178,10 @@ def test_lpft_does_not_run_without_the_head_that_it_starts_from(
     result = _compare(data, tmp_path / "out", routes=["cached", "frozen", "lpft"], budget_s=200.0)
     assert begun == ["cached-0", "frozen-0"]
     assert result.spending is not None
-    assert [(one.route, one.predicted_s is None) for one in result.spending.left_out] == [
+    assert [(run.route, run.predicted_s is None) for run in result.spending.skipped] == [
         ("cached", False), ("lpft", True)
     ]  # fmt: skip
-    assert reach_verdict(result).text == "No verdict: no cached head was among the routes."
+    assert reach_verdict(result).text == "No verdict: the benchmark did not run the cached head."
 
 
 def test_a_budget_for_nothing_at_all_is_an_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_a_budget_for_nothing_at_all_is_an_error(data: Path, tmp_path: Path, mon
         _compare(data, tmp_path / "out", routes=["cached"], budget_s=60.0)
     # 9000 s for 48 views; an eighth of them is told after the second image.
     assert str(caught.value) == (
-        "no route fits into 60 seconds: cached head, about 2.3 hours, 60 seconds were left. Give a larger budget, or "
+        "no route fits into 60 seconds: cached head (takes about 2.3 hours, 60 seconds left). Give a larger budget, or "
         "fewer views, epochs or images."
     )
 
@@ -199,9 +199,9 @@ def test_curves_are_drawn_where_the_budget_has_room(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _timed(monkeypatch, {"cached": 50.0})
-    found = _compare(data, tmp_path / "out", routes=["cached"], budget_s=60.0)
+    result = _compare(data, tmp_path / "out", routes=["cached"], budget_s=60.0)
     # A head takes 8 s inside its process; the curves have (2 + 1) + 7 of them in two processes.
-    assert found.no_curves == "that takes about 66 seconds, and of the budget 9 seconds were left."
+    assert result.no_curves == "they take about 66 seconds, and the budget has 9 seconds left."
     assert len(_compare(data, tmp_path / "more", routes=["cached"], budget_s=600.0).curves) == 2
 
 
@@ -209,12 +209,12 @@ def test_curves_are_drawn_where_the_budget_has_room(
 def test_lpft_starts_from_any_cached_head_that_is_a_linear_layer(
     head: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = fake_processes(monkeypatch)
+    tasks = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", routes=["cached", "lpft"], head=head)
-    assert [(order["task"], order.get("head")) for order in orders] == [
+    assert [(task["task"], task.get("head")) for task in tasks] == [
         ("extract", None), ("fit-head", head), ("finetune", None)
     ]  # fmt: skip
-    assert orders[-1]["init_head"] == str(tmp_path / "out/work/cached-0/head")
+    assert tasks[-1]["init_head"] == str(tmp_path / "out/work/cached-0/head")
 
 
 def test_lpft_with_other_company_is_run_anew_rather_than_counted_wrong(
@@ -227,18 +227,20 @@ def test_lpft_with_other_company_is_run_anew_rather_than_counted_wrong(
 
 
 def test_random_weights_leave_lpft_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = fake_processes(monkeypatch)
-    found = _compare(data, tmp_path / "out", weights="none").settings["routes"]
-    assert found == [route for route in ROUTES if route != "lpft"]
-    assert not any("init_head" in order for order in orders)
-    with pytest.raises(RunError, match="with weights none there is none"):
+    tasks = fake_processes(monkeypatch)
+    routes = _compare(data, tmp_path / "out", weights="none").settings["routes"]
+    assert routes == [route for route in ROUTES if route != "lpft"]
+    assert not any("init_head" in task for task in tasks)
+    with pytest.raises(
+        RunError, match=r"^LP-FT needs a pretrained network, and weights are none: drop the route lpft.$"
+    ):
         _compare(data, tmp_path / "other", weights="none", routes=["cached", "lpft"])
 
 
 def test_head2toe_is_a_head_of_the_cached_routes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = fake_processes(monkeypatch)
+    tasks = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", routes=["stages"], head="head2toe")
-    assert [order.get("head") for order in orders] == [None, "head2toe"]
+    assert [task.get("head") for task in tasks] == [None, "head2toe"]
 
 
 @pytest.mark.parametrize(
@@ -259,5 +261,6 @@ def test_what_a_run_left_is_named_where_it_is_damaged(file: str, content: str, t
     folder = tmp_path / "cached-0"
     folder.mkdir()
     (folder / file).write_text(content)
-    with pytest.raises(RunError, match=rf"{file} is damaged: .*\. Remove the folder .*cached-0: that run is run again"):
+    end = "and repeat the command: it runs this route again and keeps the others"
+    with pytest.raises(RunError, match=rf"{file} is damaged: .*\. Remove the folder .*cached-0 {end}\.$"):
         runner.BenchmarkRunner(tmp_path, {}, ["cached"], [0], 10.0, None)

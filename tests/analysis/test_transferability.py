@@ -165,9 +165,13 @@ def test_purity_without_knowledge_is_by_chance() -> None:
 
 
 def test_what_has_no_scores_is_refused() -> None:
-    x, one = np.random.default_rng(0).normal(size=(6, 3)), np.zeros(6, np.int64)
+    x, labels = np.random.default_rng(0).normal(size=(6, 3)), np.zeros(6, np.int64)
     for score in (log_me, h_score, lambda x, y: purity(x, y, hashes(6))):
-        with pytest.raises(HeadError, match=r"^transferability is of two classes or more, and all images have one$"):
-            score(x, one)
-    with pytest.raises(HeadError, match=r"^no two different images share a class"):
+        with pytest.raises(
+            HeadError, match=r"^transferability needs two classes or more, and all images have the same class$"
+        ):
+            score(x, labels)
+    with pytest.raises(
+        HeadError, match=r"^no class has two different images, so the purity of neighbourhoods is not defined$"
+    ):
         purity(x, np.arange(6), hashes(6))

@@ -1,4 +1,4 @@
-"""The words of the verdict, case by case, and that it never calls noise a win."""
+"""The text of the verdict case by case, and that it never calls noise a gain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LPFT, FINETUNE, FROZEN, SCRATCH = (ROUTES[name] for name in ("lpft", "finetune",
 
 def _right(*marks: Sequence[bool]) -> list[dict[str, bool]]:
     """One repeat each."""
-    return [{f"{image:03d}.png": bool(mark) for image, mark in enumerate(one)} for one in marks]
+    return [{f"{image:03d}.png": bool(mark) for image, mark in enumerate(row)} for row in marks]
 
 
 def _against(only_cached: int, only_rival: int, n: int = 100, cached: int = 80) -> tuple[Any, Any]:
@@ -57,38 +57,39 @@ def _two(
 
 
 SEED = (
-    "One run each: p and interval compare the very models that came out, and another seed gives others. --repeats 3 "
-    "takes that in."
+    "One run per route: p values and intervals compare these models, and another seed gives other models. "
+    "--repeats 3 includes the variance between seeds."
 )
 
 
 def test_not_distinguishable_is_stay_with_what_the_images_leave_open() -> None:
-    found = reach_verdict(_two(2, 3, epoch_s=50.0))
-    assert str(found).splitlines() == [
-        "The cached head (0.800 ± 0.078) is not distinguishable from fine-tuning (0.810 ± 0.076, McNemar p = 1) and "
-        "was 42 times faster (13 seconds against 9 minutes, 180 times once the features are cached): stay with it.",
-        "- It rests on 100 val images.",
-        "- So many images show differences from about 5.1 points on: fine-tuning could still gain up to 6.1 points "
-        "(95 % interval -4.1 to +6.1 points). An interval of ± 2 points would take about 650 val images.",
-        "- Break-even: the cache is the faster way from epoch 1 or head 1 of fine-tuning on.",
-        "- Trained networks are judged by their last epoch: the best of several, chosen by these very val images, "
-        "would flatter them.",
+    verdict = reach_verdict(_two(2, 3, epoch_s=50.0))
+    assert str(verdict).splitlines() == [
+        "The cached head (0.800 ± 0.078) does not differ significantly from fine-tuning (0.810 ± 0.076, McNemar p = "
+        "1). It was 42 times faster than fine-tuning (13 seconds against 9 minutes; 180 times faster once the features "
+        "are cached): keep the cached head.",
+        "- Based on 100 val images.",
+        "- 100 val images show differences of about 5.1 points or more: fine-tuning may be up to 6.1 points more "
+        "accurate (95 % interval -4.1 to +6.1 points). An interval of ± 2 points needs about 650 val images.",
+        "- Break-even: the cache is faster than fine-tuning (from 1 epoch or 1 head on).",
+        "- Trained networks are scored at their last epoch: picking the best epoch on the same val images would bias "
+        "the score upward.",
         f"- {SEED}",
     ]
-    assert (found.decision, found.route, found.split, found.n, found.repeats) == ("stay", COLD, "val", 100, 1)
-    (rival,) = found.rivals
+    assert (verdict.decision, verdict.route, verdict.split, verdict.n, verdict.repeats) == ("stay", COLD, "val", 100, 1)
+    (rival,) = verdict.challengers
     assert (rival.accuracy, rival.gain, rival.p) == (pytest.approx(0.81), pytest.approx(0.01), 1.0)
     assert (rival.cold_ratio, rival.warm_ratio) == (pytest.approx(540 / 13), pytest.approx(180))
 
 
 def test_the_four_routes_of_the_other_tests() -> None:
-    found = reach_verdict(four_routes())
-    assert found.text == (
-        "The cached head (0.940 ± 0.048) is not distinguishable from fine-tuning (0.960 ± 0.041, McNemar p = 1) and "
-        "was 5.0 times faster (60 seconds against 5 minutes, 75 times once the features are cached): stay with it. "
-        "Nor is it from the frozen network run live (0.930 ± 0.052, McNemar p = 1)."
+    verdict = reach_verdict(four_routes())
+    assert verdict.text == (
+        "The cached head (0.940 ± 0.048) does not differ significantly from fine-tuning (0.960 ± 0.041, McNemar p = 1) "
+        "or the frozen network run live (0.930 ± 0.052, McNemar p = 1). It was 5.0 times faster than fine-tuning (60 "
+        "seconds against 5 minutes; 75 times faster once the features are cached): keep the cached head."
     )
-    assert found.notes[0] == "It rests on 100 val images. p is corrected for 2 comparisons (Holm)."
+    assert verdict.notes[0] == "Based on 100 val images. The p values are corrected for 2 comparisons (Holm)."
 
 
 def test_what_would_be_a_gain_of_a_single_pair_is_none_among_several() -> None:
@@ -97,44 +98,44 @@ def test_what_would_be_a_gain_of_a_single_pair_is_none_among_several() -> None:
     rivals = [outcome(name, right=right) for name, right in zip(names, (better, ours, ours), strict=True)]
     alone = reach_verdict(comparison(outcome(COLD, right=ours), rivals[0]))
     among = reach_verdict(comparison(outcome(COLD, right=ours), *rivals))
-    assert (alone.decision, alone.rivals[0].p) == ("switch", pytest.approx(0.0386, abs=5e-5))
-    assert (among.decision, among.rivals[0].p) == ("stay", pytest.approx(3 * 0.0386, abs=2e-4))
+    assert (alone.decision, alone.challengers[0].p) == ("switch", pytest.approx(0.0386, abs=5e-5))
+    assert (among.decision, among.challengers[0].p) == ("stay", pytest.approx(3 * 0.0386, abs=2e-4))
     assert among.notes[1] == (
-        "So many images show differences from about 7 points on: fine-tuning could still gain up to 14.9 points (95 % "
-        "interval +0.8 to +14.9 points). Of this pair alone that would be a gain; among 3 comparisons it is too "
-        "little. An interval of ± 2 points would take about 1300 val images."
+        "100 val images show differences of about 7 points or more: fine-tuning may be up to 14.9 points more accurate "
+        "(95 % interval +0.8 to +14.9 points). As a single comparison the gain is significant; among 3 it is not. An "
+        "interval of ± 2 points needs about 1,300 val images."
     )
 
 
 def test_a_gain_that_is_none_even_alone_is_not_said_to_be_one() -> None:
     """The interval leaves 0 out where the exact test does not: p is what decides."""
-    found = reach_verdict(_two(2, 9))
-    assert (found.decision, found.rivals[0].p_alone) == ("stay", pytest.approx(0.0654, abs=5e-5))
-    assert found.rivals[0].low > 0
-    assert "Of this pair alone" not in str(found)
+    verdict = reach_verdict(_two(2, 9))
+    assert (verdict.decision, verdict.challengers[0].p_alone) == ("stay", pytest.approx(0.0654, abs=5e-5))
+    assert verdict.challengers[0].low > 0
+    assert "As a single comparison" not in str(verdict)
 
 
 def test_a_cheaper_way_that_may_lack_five_points_does_not_get_there() -> None:
     """Not distinguishable from fine-tuning, and yet five points below it."""
     ours, theirs = _against(0, 19)
     _, behind = _against(0, 14)
-    found = reach_verdict(
+    verdict = reach_verdict(
         comparison(
             outcome(COLD, right=ours, wall_s=[13.0]),
             outcome(LPFT, right=behind, wall_s=[240.0]),
             outcome(FINETUNE, right=theirs, wall_s=[540.0]),
         )
     )
-    assert paired_difference(*(np.array([list(one[0].values())]) for one in (behind, theirs))).p > 0.05
-    assert (found.decision, found.route) == ("switch", FINETUNE)
-    assert "gets there" not in found.text
+    assert paired_difference(*(np.array([list(right[0].values())]) for right in (behind, theirs))).p > 0.05
+    assert (verdict.decision, verdict.route) == ("switch", FINETUNE)
+    assert "is as accurate in" not in verdict.text
 
 
 def test_many_images_without_a_difference_rule_a_gain_out() -> None:
-    found = reach_verdict(_two(20, 20, n=10_000, cached=9_000))
-    assert found.notes[1] == (
-        "So many images show differences from about 0.1 points on: a gain of more than 0.1 points by fine-tuning can "
-        "be ruled out."
+    verdict = reach_verdict(_two(20, 20, n=10_000, cached=9_000))
+    assert verdict.notes[1] == (
+        "10,000 val images show differences of about 0.1 points or more: fine-tuning is at most 0.1 points more "
+        "accurate (95 % interval)."
     )
 
 
@@ -147,15 +148,15 @@ def test_a_gain_is_named_with_its_price_and_the_cheaper_way_there() -> None:
         outcome(LPFT, right=gentle, wall_s=[240.0]),
         outcome(FINETUNE, right=theirs, wall_s=[540.0]),
     )
-    found = reach_verdict(runs)
-    assert found.text == (
-        "In one run of each, fine-tuning gains 18 points here (0.980 ± 0.032 against 0.800 ± 0.078; 95 % interval +9.3 "
-        "to +26.0 points, "
-        "McNemar p < 0.001): worth its 9 minutes, against 13 seconds of the cached head. LP-FT gets there in 4 minutes "
-        "(0.970 ± 0.037, not distinguishable from fine-tuning, McNemar p = 1)."
+    verdict = reach_verdict(runs)
+    assert verdict.text == (
+        "In one run of each route, fine-tuning is more accurate than the cached head by 18 points (0.980 ± 0.032 "
+        "against 0.800 ± 0.078; 95 % interval +9.3 to +26.0 points, McNemar p < 0.001). It took 9 minutes against 13 "
+        "seconds; the gain is worth the time. LP-FT is as accurate in 4 minutes (0.970 ± 0.037; no significant "
+        "difference from fine-tuning, McNemar p = 1)."
     )
-    assert (found.decision, found.route) == ("switch", LPFT)
-    assert not any("could still gain" in note for note in found.notes)
+    assert (verdict.decision, verdict.route) == ("switch", LPFT)
+    assert not any("more accurate" in note for note in verdict.notes)
 
 
 def test_a_cheaper_way_that_is_worse_or_that_proves_nothing_does_not_get_there() -> None:
@@ -164,69 +165,70 @@ def test_a_cheaper_way_that_is_worse_or_that_proves_nothing_does_not_get_there()
     _, little = _against(0, 4)
     base = [outcome(COLD, right=ours, wall_s=[13.0]), outcome(FINETUNE, right=theirs, wall_s=[540.0])]
     for way in (half, little):
-        found = reach_verdict(comparison(*base, outcome(LPFT, right=way, wall_s=[240.0])))
-        assert "gets there" not in found.text
-        assert found.route == FINETUNE
+        verdict = reach_verdict(comparison(*base, outcome(LPFT, right=way, wall_s=[240.0])))
+        assert "is as accurate in" not in verdict.text
+        assert verdict.route == FINETUNE
 
 
 def test_a_slower_way_there_is_not_named() -> None:
     ours, theirs = _against(0, 20)
     _, other = _against(0, 19)
-    found = reach_verdict(
+    verdict = reach_verdict(
         comparison(
             outcome(COLD, right=ours, wall_s=[13.0]),
             outcome(LPFT, right=other, wall_s=[600.0]),
             outcome(FINETUNE, right=theirs, wall_s=[540.0]),
         )
     )
-    assert found.route == FINETUNE
+    assert verdict.route == FINETUNE
 
 
 def test_a_small_sure_gain_is_left_to_the_reader() -> None:
-    found = reach_verdict(_two(10, 60, n=10_000, cached=9_000, rival_s=7200))
-    assert found.text.endswith(
-        "McNemar p < 0.001): whether that is worth its 2 hours, against 13 seconds of the cached head, is yours to say."
+    verdict = reach_verdict(_two(10, 60, n=10_000, cached=9_000, rival_s=7200))
+    assert verdict.text.endswith(
+        "McNemar p < 0.001). It took 2 hours against 13 seconds: decide whether this gain is worth the time."
     )
-    assert (found.decision, found.route) == ("weigh", FINETUNE)
+    assert (verdict.decision, verdict.route) == ("weigh", FINETUNE)
 
 
 def test_a_gain_that_costs_nothing_is_taken() -> None:
-    found = reach_verdict(_two(0, 20, cold_s=60.0, rival_s=60.0))
-    assert found.text.endswith("and took no longer than the cached head (60 seconds against 60 seconds): take it.")
+    verdict = reach_verdict(_two(0, 20, cold_s=60.0, rival_s=60.0))
+    assert verdict.text.endswith(" and took no longer (60 seconds against 60 seconds): use fine-tuning.")
 
 
 def test_the_cached_head_can_be_better() -> None:
-    found = reach_verdict(_two(30, 0, name=SCRATCH))
-    assert found.text == (
-        "In one run of each, the cached head (0.800 ± 0.078) is better than training from scratch (0.500 ± 0.096) by "
-        "30 points (McNemar p < 0.001) and was 42 times faster (13 seconds against 9 minutes, 180 times once the "
-        "features are cached): stay with it."
+    verdict = reach_verdict(_two(30, 0, name=SCRATCH))
+    assert verdict.text == (
+        "In one run of each route, the cached head (0.800 ± 0.078) is more accurate than training from scratch (0.500 "
+        "± 0.096) by 30 points (McNemar p < 0.001). It was 42 times faster than training from scratch (13 seconds "
+        "against 9 minutes; 180 times faster once the features are cached): keep the cached head."
     )
-    assert found.decision == "stay"
-    assert not any("So many" in note for note in found.notes)
+    assert verdict.decision == "stay"
+    assert not any("show differences" in note for note in verdict.notes)
 
 
 def test_ties_are_named_before_those_that_are_worse() -> None:
     ours, tied = _against(1, 2)
     _, worse = _against(30, 0)
-    found = reach_verdict(
+    verdict = reach_verdict(
         comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=tied), outcome(SCRATCH, right=worse))
     )
-    assert found.text == (
-        "The cached head (0.800 ± 0.078) is not distinguishable from fine-tuning (0.810 ± 0.076, McNemar p = 1) and "
-        "took about as long (20 seconds against 20 seconds): stay with it. It is better than training from scratch "
-        "(0.500 ± 0.096) by 30 points (McNemar p < 0.001)."
+    assert verdict.text == (
+        "The cached head (0.800 ± 0.078) does not differ significantly from fine-tuning (0.810 ± 0.076, McNemar p = "
+        "1). It is more accurate than training from scratch (0.500 ± 0.096) by 30 points (McNemar p < 0.001). It took "
+        "about as long as fine-tuning (20 seconds against 20 seconds): keep the cached head."
     )
 
 
 @pytest.mark.parametrize(
     ("rival_s", "warm_s", "words"),
     [
-        (13.2, 3.0, "took about as long (13 seconds against 13 seconds, and 4.4 times faster once the features are "
-         "cached): stay with it."),
-        (6.5, 3.0, "but was 2.0 times slower (13 seconds against 6.5 seconds): stay with it for more than one head, "
-         "each further one takes 3 seconds."),
-        (6.5, 7.0, "but was 2.0 times slower (13 seconds against 6.5 seconds): here nothing speaks for a cache."),
+        (13.2, 3.0, "It took about as long as fine-tuning (13 seconds against 13 seconds; 4.4 times faster once the "
+         "features are cached): keep the cached head."),
+        (6.5, 3.0, "It was 2.0 times slower than fine-tuning (13 seconds against 6.5 seconds), but each further head "
+         "takes 3 seconds: keep the cached head if you fit more than one head."),
+        (6.5, 7.0, "It was 2.0 times slower than fine-tuning (13 seconds against 6.5 seconds): on this data a cache "
+         "has no advantage."),
     ],
 )  # fmt: skip
 def test_a_cache_that_was_not_faster_says_so(rival_s: float, warm_s: float, words: str) -> None:
@@ -249,13 +251,13 @@ def test_test_settles_it_where_all_routes_kept_their_predictions_of_it() -> None
         outcome(COLD, right=ours, test_right=same, test_n=100),
         outcome(FINETUNE, right=theirs, test_right=same, test_n=100, epoch_s=1.0),
     )
-    found = reach_verdict(runs)
-    assert (found.decision, found.split) == ("stay", "test")
-    assert found.notes[0] == "It rests on 100 test images."
-    assert "No route has chosen anything by test." in found.notes
+    verdict = reach_verdict(runs)
+    assert (verdict.decision, verdict.split) == ("stay", "test")
+    assert verdict.notes[0] == "Based on 100 test images."
+    assert "No route selected anything on test." in verdict.notes
     lost = reach_verdict(comparison(runs.outcomes[0], replace(runs.outcomes[1], test_right=[])))
     assert (lost.decision, lost.split) == ("switch", "val")
-    assert "There is a test split, but not every route's predictions of it were kept." in lost.notes
+    assert "There is a test split, but the test predictions of some routes are missing." in lost.notes
 
 
 def test_repeats_are_averaged_by_image() -> None:
@@ -265,82 +267,87 @@ def test_repeats_are_averaged_by_image() -> None:
     theirs = ours.copy()
     for seed in range(3):
         theirs[seed, :12] = np.arange(12) % 3 != seed
-    found = reach_verdict(comparison(outcome(COLD, right=_right(*ours)), outcome(FINETUNE, right=_right(*theirs))))
-    (rival,) = found.rivals
+    verdict = reach_verdict(comparison(outcome(COLD, right=_right(*ours)), outcome(FINETUNE, right=_right(*theirs))))
+    (rival,) = verdict.challengers
     assert (rival.gain, rival.p) == (pytest.approx(24 / 150), pytest.approx(2 / 2**12))
-    assert "paired p < 0.001" in found.text
-    assert found.notes[0] == "It rests on 50 val images, each route's mean of up to 3 seeds."
-    assert SEED not in found.notes
+    assert "paired p < 0.001" in verdict.text
+    assert verdict.notes[0] == "Based on 50 val images and the mean of up to 3 seeds per route."
+    assert SEED not in verdict.notes
 
 
 def test_images_that_a_route_could_not_read_are_left_out_of_every_pair() -> None:
     ours, theirs = answers(90), answers(90)
     for name in ("000.png", "001.png"):
         del theirs[0][name]
-    found = reach_verdict(comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=theirs)))
-    assert found.n == 98
-    assert found.rivals[0].gain == 0.0
-    assert "2 val image(s) that not every route could read are left out." in found.notes
+    verdict = reach_verdict(comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=theirs)))
+    assert verdict.n == 98
+    assert verdict.challengers[0].gain == 0.0
+    assert "2 val images that a route could not read are excluded." in verdict.notes
 
 
 def test_sgd_chooses_by_val_too() -> None:
     notes = reach_verdict(
         comparison(outcome(COLD, right=answers(9)), outcome(LPFT, right=answers(9), epoch_s=1.0), head="sgd")
     ).notes
-    assert "The cached head kept its best epoch of these very val images, which flatters it." in notes
+    assert "The cached head (sgd) kept its best epoch on these val images: its accuracy is optimistic." in notes
 
 
 def test_what_the_budget_left_out_is_said() -> None:
     spent = BudgetUsage(600.0, 400.0, (SkippedRun("finetune", 0, 540.0, 240.0), SkippedRun("lpft", 1, 300.0, 20.0)))
-    found = reach_verdict(replace(_two(0, 0), spending=spent))
-    assert found.notes[-1] == (
-        "Left out of the budget of 10 minutes: fine-tune, about 9 minutes, 4 minutes were left; from seed 1 on LP-FT, "
-        "about 5 minutes, 20 seconds were left."
+    verdict = reach_verdict(replace(_two(0, 0), spending=spent))
+    assert verdict.notes[-1] == (
+        "Skipped because of the budget of 10 minutes: fine-tune (takes about 9 minutes, 4 minutes left); from seed 1 "
+        "on LP-FT (takes about 5 minutes, 20 seconds left)."
     )
 
 
 @pytest.mark.parametrize(
     ("outcomes", "reason"),
     [
-        ([outcome(FINETUNE, right=answers(9))], "no cached head was among the routes"),
-        ([outcome(COLD, right=answers(9)), outcome(WARM, right=answers(9))], "the cached head ran alone"),
-        ([outcome(COLD), outcome(FINETUNE, right=answers(9))], "the routes' predictions, which it is reached by, are "
-         "not beside their models"),
-        ([outcome(COLD, right=answers(9)), outcome(FINETUNE)], "the routes' predictions, which it is reached by, are "
-         "not beside their models"),
+        ([outcome(FINETUNE, right=answers(9))], "the benchmark did not run the cached head"),
+        ([outcome(COLD, right=answers(9)), outcome(WARM, right=answers(9))], "the benchmark only ran the cached head"),
+        ([outcome(COLD), outcome(FINETUNE, right=answers(9))], "the predictions of the routes are missing from "
+         "their model folders"),
+        ([outcome(COLD, right=answers(9)), outcome(FINETUNE)], "the predictions of the routes are missing from "
+         "their model folders"),
     ],
 )  # fmt: skip
 def test_without_two_sides_there_is_no_verdict(outcomes: list[Any], reason: str) -> None:
-    found = reach_verdict(comparison(*outcomes))
-    assert (found.decision, found.text) == ("none", f"No verdict: {reason}.")
+    verdict = reach_verdict(comparison(*outcomes))
+    assert (verdict.decision, verdict.text) == ("none", f"No verdict: {reason}.")
 
 
 def test_a_route_without_predictions_is_named() -> None:
-    found = reach_verdict(
+    verdict = reach_verdict(
         comparison(outcome(COLD, right=answers(9)), outcome(LPFT, right=answers(9)), outcome(SCRATCH))
     )
-    assert found.notes[-1] == "Not judged, for want of predictions beside the model: training from scratch."
-    assert [rival.route for rival in found.rivals] == [LPFT]
+    assert (
+        verdict.notes[-1]
+        == "Not judged, because the predictions are missing from the model folder: training from scratch."
+    )
+    assert [rival.route for rival in verdict.challengers] == [LPFT]
 
 
 def test_a_head_of_all_stages_is_a_rival_or_stands_in() -> None:
     ours, theirs = _against(0, 20)
     stages = [outcome(STAGES_COLD, right=theirs, wall_s=[20.0]), outcome(STAGES_WARM, right=theirs, wall_s=[5.0])]
-    found = reach_verdict(comparison(outcome(COLD, right=ours, wall_s=[13.0]), *stages))
-    assert found.text.startswith("In one run of each, the cached head of all stages gains 20 points here ")
-    assert [rival.route for rival in found.rivals] == [STAGES_COLD]
+    verdict = reach_verdict(comparison(outcome(COLD, right=ours, wall_s=[13.0]), *stages))
+    assert verdict.text.startswith(
+        "In one run of each route, the cached head of all stages is more accurate than the cached head by 20 points ("
+    )
+    assert [rival.route for rival in verdict.challengers] == [STAGES_COLD]
     alone = reach_verdict(comparison(*stages, outcome(FINETUNE, right=theirs, wall_s=[200.0])))
     assert alone.text.startswith(
-        "The cached head of all stages (1.000 ± 0.018) is not distinguishable from fine-tuning"
+        "The cached head of all stages (1.000 ± 0.018) does not differ significantly from fine-tuning"
     )
-    assert alone.rivals[0].warm_ratio == 40.0
+    assert alone.challengers[0].warm_ratio == 40.0
 
 
 def test_it_is_json() -> None:
-    found = reach_verdict(four_routes()).to_dict()
-    assert json.loads(json.dumps(found)) == found
-    assert [rival["route"] for rival in found["rivals"]] == [FROZEN, FINETUNE]
-    assert sorted(found) == ["decision", "n", "notes", "repeats", "rivals", "route", "split", "text", "unfinished"]
+    verdict = reach_verdict(four_routes()).to_dict()
+    assert json.loads(json.dumps(verdict)) == verdict
+    assert [rival["route"] for rival in verdict["rivals"]] == [FROZEN, FINETUNE]
+    assert sorted(verdict) == ["decision", "n", "notes", "repeats", "rivals", "route", "split", "text", "unfinished"]
 
 
 def _short(*losses: float, steps: int = 45) -> list[TrainingRun]:
@@ -351,21 +358,21 @@ def test_a_training_that_stopped_early_is_never_said_to_be_beaten() -> None:
     """Three epochs of two steps, 30 points behind: nothing is said but how long it trained, in the first sentence."""
     ours, behind = _against(30, 0)
     short = _short(2.3, 2.2, 2.1, steps=6)
-    found = reach_verdict(comparison(outcome(COLD, right=ours), outcome(FROZEN, right=behind, trainings=short)))
-    assert found.text == (
+    verdict = reach_verdict(comparison(outcome(COLD, right=ours), outcome(FROZEN, right=behind, trainings=short)))
+    assert verdict.text == (
         "The frozen network run live trained for 3 epochs (6 steps), too few to tell whether the training loss has "
-        "levelled off: this is no verdict about it. So far: the cached head 0.800 ± 0.078 and the frozen network run "
-        "live 0.500 ± 0.096. For a verdict give more --epochs."
+        "levelled off. There is no verdict about it. Accuracy so far: the cached head 0.800 ± 0.078 and the frozen "
+        "network run live 0.500 ± 0.096. Train with more --epochs for a verdict."
     )
-    assert (found.decision, found.route, found.unfinished) == ("none", None, (FROZEN,))
-    assert found.rivals[0].p < 0.001  # the figures are there, for those who want them
-    assert "better" not in str(found)
+    assert (verdict.decision, verdict.route, verdict.unfinished) == ("none", None, (FROZEN,))
+    assert verdict.challengers[0].p < 0.001  # the figures are there, for those who want them
+    assert "more accurate" not in str(verdict)
 
 
 def test_what_was_trained_is_judged_and_the_rest_named_first() -> None:
     ours, behind = _against(30, 0)
     short = {"right": behind, "trainings": _short(2.3)}
-    found = reach_verdict(
+    verdict = reach_verdict(
         comparison(
             outcome(COLD, right=ours),
             outcome(FINETUNE, **short),
@@ -373,34 +380,38 @@ def test_what_was_trained_is_judged_and_the_rest_named_first() -> None:
             outcome(FROZEN, right=ours, trainings=_short(*[2.0] + 11 * [0.4])),
         )
     )
-    assert found.text == (
+    assert verdict.text == (
         "Fine-tuning and training from scratch trained for 1 epoch (45 steps), too few to tell whether the training "
-        "loss has levelled off: this is no verdict about them. The cached head (0.800 ± 0.078) is not distinguishable "
-        "from the frozen network run live (0.800 ± 0.078, McNemar p = 1) and took about as long (20 seconds against 20 "
-        "seconds): stay with it."
+        "loss has levelled off. There is no verdict about them. The cached head (0.800 ± 0.078) does not differ "
+        "significantly from the frozen network run live (0.800 ± 0.078, McNemar p = 1). It took about as long as the "
+        "frozen network run live (20 seconds against 20 seconds): keep the cached head."
     )
-    assert (found.decision, found.unfinished) == ("stay", (FINETUNE, SCRATCH))
-    assert "Unfinished, so far: fine-tuning 0.500 ± 0.096 and training from scratch 0.500 ± 0.096." in found.notes
-    assert all("fine-tuning could still gain" not in note for note in found.notes)
+    assert (verdict.decision, verdict.unfinished) == ("stay", (FINETUNE, SCRATCH))
+    assert (
+        "Accuracy of unfinished routes so far: fine-tuning 0.500 ± 0.096 and training from scratch 0.500 ± 0.096."
+    ) in verdict.notes
+    assert all("fine-tuning may be" not in note for note in verdict.notes)
 
 
 def test_a_tie_with_an_unfinished_training_is_no_verdict_either() -> None:
     ours, tied = _against(1, 2)
-    found = reach_verdict(
+    verdict = reach_verdict(
         comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=tied, trainings=_short(1.0, 0.9)))
     )
-    assert found.decision == "none"
-    assert "stay" not in found.text
+    assert verdict.decision == "none"
+    assert "keep" not in verdict.text
 
 
 def test_what_is_better_before_its_end_is_better() -> None:
     ours, theirs = _against(0, 20)
-    found = reach_verdict(
+    verdict = reach_verdict(
         comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=theirs, trainings=_short(1.0, 0.5)))
     )
-    assert (found.decision, found.route, found.unfinished) == ("switch", FINETUNE, ())
-    assert found.text.startswith("In one run of each, fine-tuning gains 20 points here")
-    assert "Fine-tuning may gain more: the training was not at its end." in found.notes
+    assert (verdict.decision, verdict.route, verdict.unfinished) == ("switch", FINETUNE, ())
+    assert verdict.text.startswith(
+        "In one run of each route, fine-tuning is more accurate than the cached head by 20 points"
+    )
+    assert "Fine-tuning may improve with more epochs: the training had not converged." in verdict.notes
 
 
 NAMES = (FROZEN, LPFT, FINETUNE, SCRATCH)
@@ -414,10 +425,12 @@ NAMES = (FROZEN, LPFT, FINETUNE, SCRATCH)
 )
 def test_the_same_answers_are_never_a_win(marks: list[bool], rivals: int, seconds: list[float]) -> None:
     routes = zip((COLD, *NAMES[:rivals]), seconds, strict=False)
-    found = reach_verdict(comparison(*(outcome(name, right=_right(marks), wall_s=[one]) for name, one in routes)))
-    assert found.decision == "stay"
-    assert " better " not in found.text
-    assert all((rival.gain, rival.p) == (0.0, 1.0) for rival in found.rivals)
+    verdict = reach_verdict(
+        comparison(*(outcome(name, right=_right(marks), wall_s=[wall_s]) for name, wall_s in routes))
+    )
+    assert verdict.decision == "stay"
+    assert "more accurate" not in verdict.text
+    assert all((rival.gain, rival.p) == (0.0, 1.0) for rival in verdict.challengers)
 
 
 @pytest.mark.parametrize(("n", "repeats", "rate", "rivals"), [(150, 1, 0.9, 1), (150, 1, 0.9, 4), (100, 3, 0.7, 4)])
@@ -427,9 +440,11 @@ def test_noise_is_called_a_win_no_more_often_than_it_may(n: int, repeats: int, r
     called = 0
     for _ in range(400):
         runs = [outcome(name, right=_right(*(draw.random((repeats, n)) < rate))) for name in (COLD, *NAMES[:rivals])]
-        found = reach_verdict(comparison(*runs))
-        called += any(rival.p < 0.05 for rival in found.rivals)
-        assert found.decision == ("switch" if any(one.p < 0.05 and one.gain > 0 for one in found.rivals) else "stay")
+        verdict = reach_verdict(comparison(*runs))
+        called += any(rival.p < 0.05 for rival in verdict.challengers)
+        assert verdict.decision == (
+            "switch" if any(rival.p < 0.05 and rival.gain > 0 for rival in verdict.challengers) else "stay"
+        )
     assert called / 400 <= 0.05 + 2.6 * (0.05 * 0.95 / 400) ** 0.5
 
 
@@ -437,15 +452,17 @@ def test_noise_is_called_a_win_no_more_often_than_it_may(n: int, repeats: int, r
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_swapped_routes_give_the_mirrored_result(only_cached: int, only_rival: int) -> None:
     ours, theirs = _against(only_cached, only_rival, n=120, cached=60)
-    there = reach_verdict(comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=theirs)))
+    forward = reach_verdict(comparison(outcome(COLD, right=ours), outcome(FINETUNE, right=theirs)))
     back = reach_verdict(comparison(outcome(COLD, right=theirs), outcome(FINETUNE, right=ours)))
-    (one,), (other,) = there.rivals, back.rivals
-    assert (one.gain, one.p) == (pytest.approx(-other.gain), pytest.approx(other.p))
-    assert (one.low, one.high) == (pytest.approx(-other.high), pytest.approx(-other.low))
-    assert {there.decision, back.decision} == ({"stay", "switch"} if one.p < 0.05 else {"stay"})
+    (first,), (second,) = forward.challengers, back.challengers
+    assert (first.gain, first.p) == (pytest.approx(-second.gain), pytest.approx(second.p))
+    assert (first.low, first.high) == (pytest.approx(-second.high), pytest.approx(-second.low))
+    assert {forward.decision, back.decision} == ({"stay", "switch"} if first.p < 0.05 else {"stay"})
 
 
-@pytest.mark.parametrize(("repeats", "begins"), [(1, "In one run of each, the cached head "), (3, "The cached head ")])
+@pytest.mark.parametrize(
+    ("repeats", "begins"), [(1, "In one run of each route, the cached head "), (3, "The cached head ")]
+)
 def test_the_headline_of_one_run_speaks_of_two_models_not_of_two_ways(repeats: int, begins: str) -> None:
     ours, theirs = _against(30, 0)
     run = comparison(
@@ -453,6 +470,6 @@ def test_the_headline_of_one_run_speaks_of_two_models_not_of_two_ways(repeats: i
         outcome(WARM, right=ours * repeats, wall_s=[3.0] * repeats),
         outcome(SCRATCH, right=theirs * repeats, wall_s=[540.0] * repeats),
     )
-    found = reach_verdict(run)
-    assert (found.text.startswith(begins), found.repeats) == (True, repeats)
-    assert any("another seed gives others" in note for note in found.notes) == (repeats == 1)
+    verdict = reach_verdict(run)
+    assert (verdict.text.startswith(begins), verdict.repeats) == (True, repeats)
+    assert any("another seed gives other models" in note for note in verdict.notes) == (repeats == 1)

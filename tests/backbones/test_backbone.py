@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import huggingface_hub
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from commands import PATHS
+from featcache.backbones import backbone as backbone_module
 from featcache.backbones import devices
+from featcache.backbones import load as load_module
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.load import load_backbone
@@ -36,7 +40,7 @@ from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
 from toys import ToyNet, random_image, toy_answer, toy_backbone
 
-# Where each family keeps its classifier, and how wide its input is.
+# Classifier of each family, and the width of its input.
 FAMILIES = {
     "resnet18": ("fc", 512),
     "vgg11": ("classifier.6", 4096),
@@ -61,7 +65,7 @@ Pixels = NDArray[np.uint8]
 
 @contextmanager
 def nothing_drawn() -> Iterator[None]:
-    """Networks are built with zeros instead of drawn weights: slow, and of no use where they come from a file."""
+    """Build networks with zeros: drawing weights is slow, and a file replaces them."""
     names = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
@@ -70,7 +74,7 @@ def nothing_drawn() -> Iterator[None]:
 
 
 def build(name: str) -> nn.Module:
-    """A plain torchvision network with random weights and the BatchNorm statistics of some noise."""
+    """A plain torchvision network with random weights and BatchNorm statistics of noise."""
     torch.manual_seed(1)
     options = {"init_weights": False, "transform_input": True} if name in ("inception_v3", "googlenet") else {}
     network = models.get_model(name, weights=None, **options).eval()
@@ -113,7 +117,7 @@ def _caught(network: nn.Module, layer: str, inputs: Tensor, hook: Callable[[nn.M
 
 
 def load(name: str, network: nn.Module, folder: Path, **options: Any) -> Backbone:
-    """The same weights through a file."""
+    """A backbone with the weights of a network, by way of a file."""
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     with nothing_drawn():
@@ -128,14 +132,14 @@ def clean_views(backbone: Backbone, images: list[Pixels], size: int | None = Non
 
 
 def torchvision_inputs(name: str, images: list[Pixels]) -> Tensor:
-    """The images as torchvision's own preset of this network prepares them."""
+    """The images after torchvision's preset for this network."""
     preset = next(iter(models.get_model_weights(name))).transforms()
     return torch.stack([preset(Image.fromarray(image)) for image in images])
 
 
-def close_to(expected: NDArray[Any] | Tensor, found: NDArray[Any], rounding: float = 1e-4) -> None:
+def close_to(expected: NDArray[Any] | Tensor, actual: NDArray[Any], rounding: float = 1e-4) -> None:
     expected = np.asarray(expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=rounding * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rounding * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -148,17 +152,17 @@ def test_embed_is_the_input_of_the_last_linear_layer(name: str, tmp_path: Path) 
     assert difference.max() < (2.01 if backbone.interpolation == "bicubic" else 1.01)
     assert difference.mean() < 0.05
 
-    if name != "vit_b_32":  # the one that takes no smaller images
+    if name != "vit_b_32":  # it has a fixed size
         pixels = clean_views(backbone, IMAGES, 96)
     classifier, dim = FAMILIES[name]
     expected = input_of(network, classifier, backbone.normalise(pixels))
     if name == "squeezenet1_1":
         expected = expected.mean((2, 3))
-    found = backbone.embed(pixels)
-    assert found.shape == (2, dim)
+    features = backbone.embed(pixels)
+    assert features.shape == (2, dim)
     assert backbone.dim == dim
-    assert np.abs(found[0] - found[1]).max() > 1e-3 * np.abs(found).max()
-    close_to(expected, found)
+    assert np.abs(features[0] - features[1]).max() > 1e-3 * np.abs(features).max()
+    close_to(expected, features)
 
 
 def test_auxiliary_classifiers_are_gone_in_training_too() -> None:
@@ -244,14 +248,14 @@ def test_layers_by_name_are_averaged_over_their_places(tmp_path: Path) -> None:
     layers = ("layer2.0", "penultimate", "layer3")
     backbone = load("resnet18", network, tmp_path, layers=layers)
     pixels = clean_views(backbone, IMAGES, 96)
-    found = backbone.embed_layers(pixels)
+    features = backbone.embed_layers(pixels)
     inputs = backbone.normalise(pixels)
     assert backbone.dims == {"layer2.0": 128, "penultimate": 512, "layer3": 256}
-    assert list(found) == list(layers)
-    close_to(input_of(network, "fc", inputs), found["penultimate"])
-    close_to(output_of(network, "layer3", inputs).mean((2, 3)), found["layer3"])
-    close_to(output_of(network, "layer2.0", inputs).mean((2, 3)), found["layer2.0"])
-    np.testing.assert_array_equal(backbone.embed(pixels), found["penultimate"])
+    assert list(features) == list(layers)
+    close_to(input_of(network, "fc", inputs), features["penultimate"])
+    close_to(output_of(network, "layer3", inputs).mean((2, 3)), features["layer3"])
+    close_to(output_of(network, "layer2.0", inputs).mean((2, 3)), features["layer2.0"])
+    np.testing.assert_array_equal(backbone.embed(pixels), features["penultimate"])
 
 
 def test_without_the_penultimate_layer_embed_gives_the_first_one(tmp_path: Path) -> None:
@@ -395,8 +399,8 @@ NEAR = {
 def test_a_name_that_does_not_exist_is_refused_with_the_best_match_first(name: str) -> None:
     with pytest.raises(BackboneError) as error:
         load_backbone(name, weights="none", device="cpu")
-    named = str(error.value).partition("; close: ")[2] or str(error.value).partition("; it has ")[2]
-    assert named.removesuffix(".").split(". Use ")[0].split(", ")[: len(NEAR[name])] == NEAR[name]
+    suggested = str(error.value).partition("; close: ")[2] or str(error.value).partition("; it has ")[2]
+    assert suggested.removesuffix(".").split(". Use ")[0].split(", ")[: len(NEAR[name])] == NEAR[name]
 
 
 def test_the_names_in_the_sources_are_those_of_the_packages() -> None:
@@ -406,7 +410,7 @@ def test_the_names_in_the_sources_are_those_of_the_packages() -> None:
 
 @pytest.mark.parametrize("name", ["timm/vit_smal_patch16_224", "resnet19"])
 def test_a_name_that_nobody_has_is_refused_before_imports_and_images(name: str, tmp_path: Path) -> None:
-    """With the words of those that import all."""
+    """With the message of `build`, which imports everything."""
     with pytest.raises(BackboneError) as caught:
         registry.build(name, "none", 0)
     expected = str(caught.value)
@@ -436,7 +440,7 @@ print({{"torchvision", "timm", "openvino"}} & set(sys.modules))
 
 @pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224_in21k", "module:factory", "timm/hf-hub:a/b", 5])
 def test_a_name_that_somebody_may_know_passes(name: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "timm")  # which would have registered more
+    monkeypatch.delitem(sys.modules, "timm")  # an imported timm may have more models
     registry.check_name(name)
     assert "timm" not in sys.modules
 
@@ -458,10 +462,10 @@ def test_a_name_like_no_other_is_refused() -> None:
 def test_timm_weights_that_cannot_be_had_name_the_ways_out_after_one_try(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = []
+    requests = []
 
     def offline(url: str, **_: Any) -> None:
-        tried.append(url)
+        requests.append(url)
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
@@ -475,17 +479,17 @@ def test_timm_weights_that_cannot_be_had_name_the_ways_out_after_one_try(
         "timm/test_vit.r160_in1k into the Hugging Face cache (HUB), give --weights PATH, or use the "
         "embedded --backbone efficientnet_lite0, which needs no network."
     )
-    assert len(tried) == 1
+    assert len(requests) == 1
 
 
 @pytest.mark.parametrize("weights", ["none", "FILE"])
 def test_a_repository_without_its_config_is_asked_for_once(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = []
+    requests = []
 
     def offline(url: str, **_: Any) -> None:
-        tried.append(url)
+        requests.append(url)
         raise OSError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
@@ -499,7 +503,7 @@ def test_a_repository_without_its_config_is_asked_for_once(
         "me/net into the Hugging Face cache (HUB) or use the embedded --backbone efficientnet_lite0, which needs no "
         "network."
     )
-    assert len(tried) == 1
+    assert len(requests) == 1
 
 
 @pytest.mark.parametrize("revision", ["main", "v2"])
@@ -508,8 +512,8 @@ def test_a_repository_that_was_downloaded_loads_offline_with_its_own_preprocessi
 ) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=3)
-    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear"}
-    network.pretrained_cfg = {**network.pretrained_cfg, **own}
+    preprocessing = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear"}
+    network.pretrained_cfg = {**network.pretrained_cfg, **preprocessing}
     repository = tmp_path / "models--me--net"
     timm.models.save_for_hf(network, repository / "snapshots" / ("a" * 40), safe_serialization=True)
     (repository / "refs").mkdir()
@@ -520,10 +524,14 @@ def test_a_repository_that_was_downloaded_loads_offline_with_its_own_preprocessi
     backbone = load_backbone(name, device="cpu")
     rest = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
     assert backbone.weights_sha256 == sha256_of(rest)
-    assert {what: getattr(backbone, what) for what in own} == own
-    torch.save({"state_dict": rest}, tmp_path / "w.pth")  # its config, and weights from elsewhere
+    assert {what: getattr(backbone, what) for what in preprocessing} == preprocessing
+    torch.save({"state_dict": rest}, tmp_path / "w.pth")  # its config with other weights
     backbone = load_backbone(name, weights=str(tmp_path / "w.pth"), device="cpu", std=(1, 1, 1))
-    assert (backbone.weights_sha256, backbone.mean, backbone.std) == (sha256_of(rest), own["mean"], (1.0, 1.0, 1.0))
+    assert (backbone.weights_sha256, backbone.mean, backbone.std) == (
+        sha256_of(rest),
+        preprocessing["mean"],
+        (1.0, 1.0, 1.0),
+    )
 
 
 def test_a_folder_without_weights_names_what_belongs_there(tmp_path: Path) -> None:
@@ -567,7 +575,7 @@ def test_auto_precision_on_a_gpu_follows_its_generation(
 
 
 def photos(folder: Path, backbone: Backbone, per_class: int) -> tuple[Pixels, NDArray[np.int64], int]:
-    """Clean views and labels of the first photos of each class, training ones first, and their number."""
+    """Clean views and labels of the first photos of each class, train before val, and the number of train photos."""
     manifest = read_manifest(folder)
     chosen = [
         row
@@ -644,3 +652,8 @@ def test_the_default_precision_is_that_of_the_hardware(
 ) -> None:
     monkeypatch.setattr(devices, "_cpu_multiplies_bf16", lambda: fast)
     assert load_backbone("squeezenet1_1", weights="none", device="cpu").precision == expected
+
+
+@pytest.mark.parametrize("module", [backbone_module, load_module])
+def test_the_examples_run(module: ModuleType) -> None:
+    assert doctest.testmod(module) == (0, {backbone_module: 7, load_module: 4}[module])

@@ -1,5 +1,5 @@
-"""Weights files as trainers and libraries write them load to the weights that are in them, and it is said what was
-done; what does not fit is refused with the nearest reason.
+"""Weights files of trainers and libraries load to the weights in them, with a note on what was changed; a file that
+does not fit is refused with the nearest reason.
 """
 
 from __future__ import annotations
@@ -434,7 +434,7 @@ def test_nan_in_the_classifier_which_is_not_used_is_no_obstacle(
 
 
 class Trap:
-    """Makes a folder where it is unpickled by a loader that calls what the file names."""
+    """Creates a folder if the unpickler calls functions that the file names."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -444,10 +444,10 @@ class Trap:
 
 
 class Call:
-    """Calls a function where it is unpickled by a loader that calls what the file names."""
+    """Calls a function if the unpickler calls functions that the file names."""
 
-    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
-        self.call = (function, given)
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = (function, args)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.call
@@ -467,7 +467,7 @@ def test_values_beside_the_weights_run_no_code(beside: str, network: nn.Module, 
 
 
 def test_a_refusal_names_the_functions_of_python_alone_that_it_is_for(network: nn.Module, tmp_path: Path) -> None:
-    """Foreign classes beside them, which have stand-ins, are no reason."""
+    """Foreign classes in the same file have stand-ins and are not reported."""
     content = {"model": network.state_dict(), "cfg": Settings(), "x": [Call(eval, "1"), Call(os.mkdir, "x")]}
     with pytest.raises(BackboneError) as error:
         loaded(content, tmp_path)
@@ -475,7 +475,7 @@ def test_a_refusal_names_the_functions_of_python_alone_that_it_is_for(network: n
 
 
 def test_harmless_values_are_not_built(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their classes are named by the file, and never called."""
+    """The file names their classes, which are never called."""
     content = {"model": network.state_dict(), "args": argparse.Namespace(a=1), "acc": np.float64(0.5)}
     torch.save(content, tmp_path / "w.pth")
     monkeypatch.setattr(argparse.Namespace, "__setattr__", lambda *_: 1 / 0)
@@ -661,7 +661,7 @@ def test_a_file_that_is_something_else_is_called_that(kind: str, tmp_path: Path)
         load_backbone(NAME, weights=str(tmp_path / "w.pth"), device="cpu")
     assert str(error.value).startswith(f"{tmp_path / 'w.pth'} is not a file of plain weights (")
     assert reason in str(error.value)
-    assert "weights_only" not in str(error.value)  # PyTorch's advice, to execute the file
+    assert "weights_only" not in str(error.value)  # PyTorch advises to execute the file
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -801,14 +801,14 @@ AUXILIARIES: dict[str, Callable[[State], State]] = {
 @pytest.mark.parametrize("network", ["googlenet", "inception_v3"])
 def test_auxiliary_classifiers_of_any_kind_are_no_obstacle(network: str) -> None:
     torch.manual_seed(0)
-    whole = models.get_model(network, weights=None, init_weights=False)
-    state = OrderedDict(whole.state_dict())
+    model = models.get_model(network, weights=None, init_weights=False)
+    state = OrderedDict(model.state_dict())
     assert any(name.startswith(AUXILIARY) for name in state)
     used = {name: value for name, value in state.items() if not name.startswith((*AUXILIARY, "fc."))}
     for write in AUXILIARIES.values():
-        adapted = adapt(whole, [StateDict("", OrderedDict(write(state)))], ["fc"], "w.pth")
-        found = {name: value for name, value in adapted.state.items() if not name.startswith((*AUXILIARY, "fc."))}
-        assert sha256_of(found) == sha256_of(used)
+        adapted = adapt(model, [StateDict("", OrderedDict(write(state)))], ["fc"], "w.pth")
+        fitted = {name: value for name, value in adapted.state.items() if not name.startswith((*AUXILIARY, "fc."))}
+        assert sha256_of(fitted) == sha256_of(used)
         assert adapted.note == ""
 
 
@@ -819,24 +819,24 @@ def test_register_tokens_that_a_network_does_not_have_are_not_left_out(tmp_path:
 
 
 def test_foreign_names_are_converted_as_timm_does() -> None:
-    """Swin's own files downsample at the end of a stage, and keep buffers."""
+    """Swin's published files downsample at the end of a stage, and contain buffers."""
     torch.manual_seed(0)
     small = {"depths": (1, 1, 1, 1), "embed_dim": 8, "num_heads": (1, 1, 1, 1)}
     network, conversions = timm_networks._create_with_filter("swin_tiny_patch4_window7_224", small)
-    own = {}
+    state = {}
     for key, value in network.state_dict().items():
         parts = key.split(".")
         if parts[0] == "layers" and parts[2] == "downsample":
             parts[1] = str(int(parts[1]) - 1)
-        own[".".join(parts).replace("head.fc.", "head.")] = value
-    own["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
-    adapted = adapt(network, [StateDict("model", OrderedDict(own))], ["head.fc"], "w.pth", conversions=conversions)
+        state[".".join(parts).replace("head.fc.", "head.")] = value
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
+    adapted = adapt(network, [StateDict("model", OrderedDict(state))], ["head.fc"], "w.pth", conversions=conversions)
     assert sha256_of(adapted.state) == sha256_of(network.state_dict())
     assert adapted.note == "took model, converted names as timm does"
 
 
 def test_conversions_that_take_the_state_dict_alone_convert_as_well(tmp_path: Path) -> None:
-    """timm's of VGG and RegNet do."""
+    """As timm's conversions of VGG and RegNet."""
     torch.manual_seed(0)
     other = models.get_model("regnet_y_400mf", weights=None).eval()
     backbone = loaded(other.state_dict(), tmp_path, "timm/regnety_004")
@@ -857,22 +857,22 @@ def test_a_safetensors_file_without_versions_loads(tmp_path: Path) -> None:
 
 
 def published(name: str, state: State) -> OrderedDict[str, Tensor]:
-    """Names, counters and versions as in the file that torchvision publishes, which may be older than its code."""
-    found = OrderedDict(state)
+    """Names, counters and versions of the file that torchvision publishes, which may be older than its code."""
+    file = OrderedDict(state)
     old_counters = ("vgg", "resnet", "densenet", "inception", "googlenet", "wide_resnet", "resnext", "squeezenet")
     if name.startswith(old_counters):
-        found = OrderedDict((key, value) for key, value in found.items() if not key.endswith("num_batches_tracked"))
+        file = OrderedDict((key, value) for key, value in file.items() if not key.endswith("num_batches_tracked"))
     if name.startswith("densenet"):
         old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
-        return OrderedDict((old.sub(r"\1.\2.", key), value) for key, value in found.items())
+        return OrderedDict((old.sub(r"\1.\2.", key), value) for key, value in file.items())
     if name.startswith("vit_"):
         return OrderedDict(
             (key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."), value)
-            for key, value in found.items()
+            for key, value in file.items()
         )
     if name.startswith("mnasnet"):
-        found._metadata = state._metadata  # type: ignore[attr-defined]
-    return found
+        file._metadata = state._metadata  # type: ignore[attr-defined]
+    return file
 
 
 FAMILIES = [
@@ -912,9 +912,9 @@ def test_published_files_are_taken_where_torchvision_takes_them(name: str, monke
         options = {"image_size": entry.meta["min_size"][0]}
     blocks = models.regnet.BlockParams.from_init_params
 
-    def block_params(*given: Any, **named: Any) -> Any:
-        with torch.device("cpu"):  # it counts with tensors
-            return blocks(*given, **named)
+    def block_params(*args: Any, **kwargs: Any) -> Any:
+        with torch.device("cpu"):  # it computes with tensors
+            return blocks(*args, **kwargs)
 
     monkeypatch.setattr(models.regnet.BlockParams, "from_init_params", block_params)
     with torch.device("meta"):

@@ -35,7 +35,7 @@ needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of one's own."""
+    """An empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "featcache" / "networks"
 
@@ -43,10 +43,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def photos(size: int, views: int = 12) -> NDArray[np.uint8]:
     """Views of scikit-learn's two photos."""
     spec = ViewSpec(size, round(size * 8 / 7))
-    made = [
+    arrays = [
         make_views(image, spec, bytes([n]) * 32, range(views)) for n, image in enumerate(load_sample_images().images)
     ]
-    return np.concatenate(made)
+    return np.concatenate(arrays)
 
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -62,10 +62,10 @@ def test_the_embedded_network_keeps_its_features(precision: str, mean: float, le
     converted.select_engine(224)
     assert (exact.engine, converted.engine) == ("pytorch", "openvino")
     pixels = photos(224)
-    expected, found = exact.embed(pixels), converted.embed(pixels)
-    assert (found.shape, found.dtype) == (expected.shape, np.float32)
-    assert cosines(expected, found).mean() >= mean
-    assert cosines(expected, found).min() >= least
+    expected, features = exact.embed(pixels), converted.embed(pixels)
+    assert (features.shape, features.dtype) == (expected.shape, np.float32)
+    assert cosines(expected, features).mean() >= mean
+    assert cosines(expected, features).min() >= least
 
 
 @needs_openvino
@@ -87,11 +87,11 @@ def test_every_layer_of_other_networks_too(name: str, layers: tuple[str, ...]) -
     converted.select_engine(size)
     assert converted.engine == "openvino", converted.note
     pixels = photos(size, 3)
-    expected, found = exact.embed_layers(pixels), converted.embed_layers(pixels)
-    assert list(found) == list(expected) == list(layers)
+    expected, features = exact.embed_layers(pixels), converted.embed_layers(pixels)
+    assert list(features) == list(expected) == list(layers)
     for layer in layers:
         scale = np.abs(expected[layer]).max()
-        np.testing.assert_allclose(found[layer], expected[layer], atol=2e-4 * scale, rtol=0)
+        np.testing.assert_allclose(features[layer], expected[layer], atol=2e-4 * scale, rtol=0)
 
 
 @needs_openvino
@@ -121,7 +121,7 @@ def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(conversion, "_convert", never)
     again = toy_backbone(cache_conversion=True)
-    again.select_engine(8, views=1)  # it is there, so a single view is worth it
+    again.select_engine(8, views=1)  # a cached conversion pays for a single view
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     assert again.engine == "openvino"
     np.testing.assert_allclose(again.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
@@ -132,24 +132,24 @@ def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("damage", ["empty", "cut", "a byte", "gone"])
 def test_a_damaged_conversion_is_made_again(suffix: str, damage: str, home: Path) -> None:
     toy_backbone(cache_conversion=True).select_engine(8)
-    (kept,) = home.glob(f"*{suffix}")
-    whole = kept.read_bytes()
+    (file,) = home.glob(f"*{suffix}")
+    whole = file.read_bytes()
     middle = len(whole) // 2
     changed = {"empty": b"", "cut": whole[:middle], "a byte": whole[:middle] + b"x" + whole[middle + 1 :]}
     if damage == "gone":
-        kept.unlink()
+        file.unlink()
     else:
-        kept.write_bytes(changed[damage])
+        file.write_bytes(changed[damage])
     again = toy_backbone(cache_conversion=True)
     again.select_engine(8)
     assert again.engine == "openvino"
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_allclose(again.embed(pixels), toy_answer(pixels), rtol=1e-5, atol=1e-5)
-    assert len(kept.read_bytes()) == pytest.approx(len(whole), rel=0.1)
+    assert len(file.read_bytes()) == pytest.approx(len(whole), rel=0.1)
 
 
 class Branching(nn.Module):
-    """What a trace on a black picture cannot know."""
+    """A network with a branch that a trace on a black picture does not see."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3)) if x.max() < 1 else x.amax((2, 3))
@@ -167,13 +167,13 @@ def test_a_conversion_that_gives_other_features_is_not_taken(home: Path) -> None
 @needs_openvino
 def test_networks_of_ones_own_share_no_conversion(home: Path) -> None:
     for pool, expected in ((nn.AdaptiveAvgPool2d(1), np.mean), (nn.AdaptiveMaxPool2d(1), np.max)):
-        mine = Backbone(
+        backbone = Backbone(
             nn.Sequential(pool, nn.Flatten()), name="mine", image_size=8, resize_size=8, mean=[0] * 3, std=[1] * 3
         )
-        mine.select_engine(8)
-        assert mine.engine == "openvino"
+        backbone.select_engine(8)
+        assert backbone.engine == "openvino"
         pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-        np.testing.assert_allclose(mine.embed(pixels), expected(pixels / 255, axis=(1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(backbone.embed(pixels), expected(pixels / 255, axis=(1, 2)), rtol=1e-5)
     assert not home.exists()
 
 
@@ -225,7 +225,7 @@ def test_few_views_are_not_worth_a_conversion(home: Path) -> None:
 
 
 class Refused(nn.Module):
-    """Nothing that can be traced: what comes out is no tensor of the graph."""
+    """A network that cannot be traced."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.jit.is_tracing():
@@ -275,8 +275,8 @@ def test_batches_under_way_at_once_give_each_its_own_features(engine: Any) -> No
     toy.select_engine(8, engine)
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8) for n in (1, 40, 7, 16, 33)]
-    waiting = [toy.submit(batch) for batch in batches]
-    for batch, features in reversed(list(zip(batches, waiting, strict=True))):
+    pending = [toy.submit(batch) for batch in batches]
+    for batch, features in reversed(list(zip(batches, pending, strict=True))):
         np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-5, atol=1e-5)
 
 
@@ -299,7 +299,7 @@ def test_an_error_inside_of_an_engine_reaches_who_asks_for_the_features() -> Non
     features = toy._selected[1].submit(np.zeros((3, 8, 8, 5), np.uint8))
     with pytest.raises((RuntimeError, ValueError)):
         features()
-    np.testing.assert_allclose(  # and the engine goes on
+    np.testing.assert_allclose(  # the engine still works
         toy.embed(np.zeros((3, 8, 8, 3), np.uint8)), toy_answer(np.zeros((3, 8, 8, 3))), rtol=1e-5, atol=1e-5
     )
 
@@ -308,7 +308,7 @@ def test_an_error_inside_of_an_engine_reaches_who_asks_for_the_features() -> Non
 def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if back_end == "inductor" and not os.environ.get("FEATCACHE_COMPILE"):
         pytest.skip("FEATCACHE_COMPILE is not set: compiling takes two minutes")
-    if back_end == "eager":  # everything but the compiler's own work
+    if back_end == "eager":  # everything except the compiler
         compiler = torch.compile
         monkeypatch.setattr(torch, "compile", lambda module, **_: compiler(module, dynamic=False, backend="eager"))
         monkeypatch.setattr(select, "has_compiler", lambda _: True)
@@ -322,12 +322,12 @@ def test_compiled_pytorch_keeps_the_features(back_end: str, monkeypatch: pytest.
     compiled = Backbone(copy.deepcopy(network), precision="bf16", **options)
     compiled.select_engine(64, "compiled")
     assert compiled.engine == "compiled"
-    pixels = np.concatenate([photos(64), photos(64)[:11]])  # 35: a whole batch, and one to be filled up
-    expected, found = exact.embed_layers(pixels), compiled.embed_layers(pixels)
+    pixels = np.concatenate([photos(64), photos(64)[:11]])  # 35: a full batch, and one that is padded
+    expected, features = exact.embed_layers(pixels), compiled.embed_layers(pixels)
     for layer in layers:
-        assert found[layer].shape == expected[layer].shape
-        assert cosines(expected[layer], found[layer]).mean() >= 0.999
-        assert cosines(expected[layer], found[layer]).min() >= 0.995
+        assert features[layer].shape == expected[layer].shape
+        assert cosines(expected[layer], features[layer]).mean() >= 0.999
+        assert cosines(expected[layer], features[layer]).min() >= 0.995
 
 
 def test_without_a_compiler_compiling_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,9 +337,9 @@ def test_without_a_compiler_compiling_is_refused_with_the_cure(monkeypatch: pyte
 
 
 def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what is there and how much is to do; what is taken is not made here."""
-    taken: list[str] = []
-    monkeypatch.setattr(select, "start_engine", lambda name, *_: taken.append(name))
+    """It depends on what is installed and on the number of views. No engine is started."""
+    started: list[str] = []
+    monkeypatch.setattr(select, "start_engine", lambda name, *_: started.append(name))
     for openvino, compiler, device, precision, views in (
         (True, True, "cpu", "bf16", 10**6),
         (True, True, "cpu", "bf16", 10),
@@ -347,10 +347,10 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         (False, True, "cpu", "bf16", 10**3),
         (False, False, "cpu", "bf16", 10**6),
     ):
-        monkeypatch.setattr(select, "has_openvino", lambda found=openvino: found)
-        monkeypatch.setattr(select, "has_compiler", lambda _, found=compiler: found)
+        monkeypatch.setattr(select, "has_openvino", lambda available=openvino: available)
+        monkeypatch.setattr(select, "has_compiler", lambda _, available=compiler: available)
         toy_backbone(device=device, precision=precision).select_engine(8, "auto", views)
-    assert taken == ["openvino", "pytorch", "compiled", "pytorch", "pytorch"]
+    assert started == ["openvino", "pytorch", "compiled", "pytorch", "pytorch"]
 
 
 @needs_openvino
@@ -359,10 +359,10 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", "bf16", False, 1, "pytorch"),
         ("", "bf16", True, 1, "openvino"),
-        ("openvino", "bf16", False, 1, "openvino"),  # the same as made the features, though one view pays for nothing
-        ("pytorch", "bf16", True, 1, "pytorch"),  # whatever lies in the user's cache folder
-        ("pytorch", "bf16", True, 10**6, "pytorch"),  # classes do not depend on how many images there are
-        ("compiled", "bf16", True, 10**6, "openvino"),  # said, see below
+        ("openvino", "bf16", False, 1, "openvino"),  # the engine that made the features, even for one view
+        ("pytorch", "bf16", True, 1, "pytorch"),  # even with a cached conversion
+        ("pytorch", "bf16", True, 10**6, "pytorch"),  # classes do not depend on the number of images
+        ("compiled", "bf16", True, 10**6, "openvino"),  # with a note, see below
         ("openvino", "fp32", False, 1, "pytorch"),  # rounding in fp32 changes no class
         ("pytorch", "fp32", True, 1, "openvino"),
     ],
@@ -385,17 +385,17 @@ def test_auto_takes_the_engine_that_made_the_features(
     toy = toy_backbone(device="cpu", precision=precision)
     toy.select_engine(8, "auto", views, like)
     assert toy.engine == expected
-    noted = precision == "bf16" and like not in ("", expected)
+    differs = precision == "bf16" and like not in ("", expected)
     assert toy.engine_note == (
         f"{like} made the features in bf16, and {expected} computes here: they differ by about 1 %, and so does what a "
         "head says of them"
-        if noted
+        if differs
         else ""
     )
 
 
 def test_nothing_is_reported_to_the_makers_of_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`openvino.convert_model` would import its telemetry and send; of the import see test_telemetry.py."""
+    """`openvino.convert_model` would import its telemetry and send data. For the import see test_telemetry.py."""
 
     def never(*_: object) -> None:
         raise AssertionError("something is sent")

@@ -1,5 +1,5 @@
-"""A network of the user's own serves again what was made with it; sizes and preprocessing that are not the usual ones
-come back with what was saved.
+"""The user's own network can be used again with what was made with it. Sizes and preprocessing that differ from the
+usual ones come back with a saved head.
 """
 
 from __future__ import annotations
@@ -109,14 +109,16 @@ def test_a_head_on_an_own_network_asks_for_it(head: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("given", [Own(), backbone()], ids=["module", "Backbone"])
-def test_given_again_it_predicts_what_the_head_said_of_val(given: object, head: Path, data: Path) -> None:
-    classifier = Classifier.load(head, backbone=given, device="cpu")  # type: ignore[arg-type]
+@pytest.mark.parametrize("network", [Own(), backbone()], ids=["module", "Backbone"])
+def test_given_again_it_predicts_what_the_head_said_of_val(network: object, head: Path, data: Path) -> None:
+    classifier = Classifier.load(head, backbone=network, device="cpu")  # type: ignore[arg-type]
     assert (classifier.backbone.mean, classifier.backbone.image_size) == ((0.5, 0.4, 0.3), 16)
-    found = classifier.predict(sorted((data / "val").rglob("*.png")))
+    predictions = classifier.predict(sorted((data / "val").rglob("*.png")))
     rows = (head / "val.csv").read_text().splitlines()[1:]
-    said = {row.split(",")[0]: row.split(",")[2] for row in rows}
-    assert {f"val/{Path(one.path).parent.name}/{Path(one.path).name}": one.label for one in found} == said
+    expected = {row.split(",")[0]: row.split(",")[2] for row in rows}
+    paths = [Path(prediction.path) for prediction in predictions]
+    labels = {f"val/{path.parent.name}/{path.name}": item.label for path, item in zip(paths, predictions, strict=True)}
+    assert labels == expected
 
 
 def test_other_weights_are_refused(head: Path, data: Path, tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_update_takes_it_too(head: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_the_users_module_stays_as_it_was_and_a_trained_one_comes_back(data: Path, tmp_path: Path) -> None:
-    finetune(data, tmp_path / "run", backbone=backbone(), recipe=TrainConfig(epochs=1, batch_size=4))
+    finetune(data, tmp_path / "run", backbone=backbone(), config=TrainConfig(epochs=1, batch_size=4))
     module = Own().train()
     before = sha256_of(module.state_dict())
     classifier = Classifier.load(tmp_path / "run", backbone=module, device="cpu")
@@ -182,13 +184,13 @@ def test_the_command_line_takes_a_factory_and_asks_for_it_again(
     assert (spec.std, spec.view.interpolation) == ((0.2, 0.3, 0.4), "bicubic")
     as_json("fit-head", "f.h5", "-o", "head", "--head", "centroid")
     assert "a network of your own, 'wrapped'" in refused("predict", "head", data / "val")
-    found = as_json("predict", "head", data / "val", "--backbone", "ownnet:build")
-    assert len(found["predictions"]) == 4
+    predicted = as_json("predict", "head", data / "val", "--backbone", "ownnet:build")
+    assert len(predicted["predictions"]) == 4
     assert "--backbone MODULE:FACTORY" in refused("evaluate", "head", data)
     assert as_json("evaluate", "head", data, "--backbone", "ownnet:build")["images"] == 4
     for factory in ("ownnet:build", "ownnet:wrapped"):  # a module, and a Backbone
-        examined = json.loads(featcache_cli("doctor", "f.h5", data, "--backbone", factory, "--json").stdout)
-        assert [one["looked"] for one in examined["checks"] if one["name"] == "network"] == [True]
+        report = json.loads(featcache_cli("doctor", "f.h5", data, "--backbone", factory, "--json").stdout)
+        assert [check["looked"] for check in report["checks"] if check["name"] == "network"] == [True]
     as_json("update", "f.h5", data, "--views", 2, "--backbone", "ownnet:build")
     assert FeatureCache.open("f.h5").spec.views == 2
 
@@ -196,8 +198,8 @@ def test_the_command_line_takes_a_factory_and_asks_for_it_again(
 def test_a_plain_module_is_named_by_its_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ownnet2.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
-    found = from_factory("ownnet2:build", layers=("penultimate", "layer"), device="cpu")
-    assert (found.name, found.dims) == ("ownnet2:build", {"penultimate": 6, "layer": 6})
+    backbone = from_factory("ownnet2:build", layers=("penultimate", "layer"), device="cpu")
+    assert (backbone.name, backbone.dims) == ("ownnet2:build", {"penultimate": 6, "layer": 6})
     with pytest.raises(BackboneError) as error:
         call_factory("ownnet2:broken")
     assert str(error.value) == "ownnet2:broken gives no network: ValueError: no such GPU"
@@ -221,20 +223,20 @@ def test_a_factory_is_never_called_because_a_file_says_so(
 
 def test_a_run_of_finetune_is_weights_with_its_own_preprocessing(data: Path, tmp_path: Path) -> None:
     name = "timm/test_resnet"
-    options = {"weights": "none", "image_size": 32, "recipe": TrainConfig(epochs=1, batch_size=4)}
+    options = {"weights": "none", "image_size": 32, "config": TrainConfig(epochs=1, batch_size=4)}
     finetune(data, tmp_path / "run", backbone=name, device="cpu", **options)  # type: ignore[arg-type]
     trained = Classifier.load(tmp_path / "run", device="cpu").backbone
     for weights in (tmp_path / "run", tmp_path / "run/network.safetensors"):
-        found = load_backbone(name, weights=str(weights), device="cpu")
-        assert found.weights_sha256 == sha256_of(trained.module.state_dict())
-        assert found.image_size == 32
-        assert "stripped the prefix body." in found.note
-    again = load_backbone(name, weights=str(tmp_path / "run"), device="cpu", lazy=True)
-    assert not hasattr(again._module, "state_dict")
+        backbone = load_backbone(name, weights=str(weights), device="cpu")
+        assert backbone.weights_sha256 == sha256_of(trained.module.state_dict())
+        assert backbone.image_size == 32
+        assert "stripped the prefix body." in backbone.note
+    lazy = load_backbone(name, weights=str(tmp_path / "run"), device="cpu", lazy=True)
+    assert not hasattr(lazy._module, "state_dict")
     with pytest.raises(BackboneError, match="holds weights of timm/test_resnet, not of resnet18: --backbone timm/"):
         load_backbone("resnet18", weights=str(tmp_path / "run"), device="cpu")
     exported = export(tmp_path / "run", tmp_path / "plain.pth", "state-dict")
-    assert load_backbone(name, weights=str(exported.path), device="cpu").weights_sha256 == found.weights_sha256
+    assert load_backbone(name, weights=str(exported.path), device="cpu").weights_sha256 == backbone.weights_sha256
 
 
 def test_folders_that_are_no_weights_are_told_apart(head: Path, tmp_path: Path) -> None:
@@ -271,13 +273,13 @@ def test_dinov2_at_224_pixels_has_its_positions_interpolated_as_timm_does(tmp_pa
     usual = timm.create_model(name.partition(".")[0])
     nn.init.normal_(usual.pos_embed)
     nn.init.uniform_(usual.blocks[0].ls1.gamma)
-    own = {**usual.state_dict(), "mask_token": torch.ones(1, 384)}
-    assert own["pos_embed"].shape == (1, 1370, 384)
-    torch.save(own, tmp_path / "w.pth")
+    state = {**usual.state_dict(), "mask_token": torch.ones(1, 384)}
+    assert state["pos_embed"].shape == (1, 1370, 384)
+    torch.save(state, tmp_path / "w.pth")
     backbone = load_backbone(
         f"timm/{name}", weights=str(tmp_path / "w.pth"), device="cpu", image_size=224, precision="fp32"
     )
-    overlay = {"state_dict": dict(own)}
+    overlay = {"state_dict": dict(state)}
     expected = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=224)
     assert expected.pos_embed.shape == (1, 257, 384)
     assert backbone.weights_sha256 == sha256_of(expected.state_dict())
@@ -302,31 +304,35 @@ def test_a_network_that_takes_any_size_stays_as_it_was() -> None:
 
 
 def test_own_mean_deviation_and_interpolation_come_back_with_the_head(data: Path, tmp_path: Path) -> None:
-    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    loaded = load_backbone("timm/test_resnet", weights="none", device="cpu", interpolation="bicubic", **own)
-    assert (loaded.mean, loaded.std, loaded.interpolation) == (*own.values(), "bicubic")
+    statistics = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    loaded = load_backbone("timm/test_resnet", weights="none", device="cpu", interpolation="bicubic", **statistics)
+    assert (loaded.mean, loaded.std, loaded.interpolation) == (*statistics.values(), "bicubic")
     extract(data, tmp_path / "c.h5", backbone=loaded, views=0, image_size=32)
     spec = FeatureCache.open(tmp_path / "c.h5").spec
-    assert (spec.mean, spec.std, spec.view.interpolation) == (*own.values(), "bicubic")
+    assert (spec.mean, spec.std, spec.view.interpolation) == (*statistics.values(), "bicubic")
     assert load_backbone("timm/test_resnet", weights="none", device="cpu").interpolation == "bilinear"
     fit_head(tmp_path / "c.h5", tmp_path / "h", head="centroid")
-    again = Classifier.load(tmp_path / "h", device="cpu").backbone
-    assert (again.mean, again.std, again.interpolation) == (*own.values(), "bicubic")
+    reloaded = Classifier.load(tmp_path / "h", device="cpu").backbone
+    assert (reloaded.mean, reloaded.std, reloaded.interpolation) == (*statistics.values(), "bicubic")
 
 
 def test_a_folder_that_timm_wrote_has_its_own_preprocessing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=3)
-    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "lanczos"}
-    network.pretrained_cfg = {**network.pretrained_cfg, **own}
+    preprocessing = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "lanczos"}
+    network.pretrained_cfg = {**network.pretrained_cfg, **preprocessing}
     timm.models.save_for_hf(network, tmp_path / "net", safe_serialization=True)
-    found = load_backbone(f"timm/local-dir:{tmp_path / 'net'}", device="cpu")
+    backbone = load_backbone(f"timm/local-dir:{tmp_path / 'net'}", device="cpu")
     rest = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
-    assert found.weights_sha256 == sha256_of(rest)
-    assert (found.mean, found.std) == (own["mean"], own["std"])
-    asked = load_backbone(f"timm/local-dir:{tmp_path / 'net'}", device="cpu", mean=(0.5, 0.5, 0.5))
-    assert (asked.mean, asked.std, asked.weights_sha256) == ((0.5, 0.5, 0.5), own["std"], found.weights_sha256)
-    assert "pictures are resized bilinear, not lanczos" in found.note
+    assert backbone.weights_sha256 == sha256_of(rest)
+    assert (backbone.mean, backbone.std) == (preprocessing["mean"], preprocessing["std"])
+    overridden = load_backbone(f"timm/local-dir:{tmp_path / 'net'}", device="cpu", mean=(0.5, 0.5, 0.5))
+    assert (overridden.mean, overridden.std, overridden.weights_sha256) == (
+        (0.5, 0.5, 0.5),
+        preprocessing["std"],
+        backbone.weights_sha256,
+    )
+    assert "pictures are resized bilinear, not lanczos" in backbone.note
     assert json.loads((tmp_path / "net/config.json").read_text())["architecture"] == "test_resnet"
     with pytest.raises(BackboneError, match=r"has no config\.json: timm/local-dir:"):
         load_backbone(f"timm/local-dir:{tmp_path}", device="cpu")
@@ -346,7 +352,7 @@ def test_the_key_is_an_option(data: Path, tmp_path: Path) -> None:
     assert cache.provenance["weights"] == f"{tmp_path / 'w.pth'}#model_ema"
     fit_head(tmp_path / "k.h5", tmp_path / "kh", head="centroid")
     assert np.isfinite(
-        [one.top[0][1] or 0 for one in Classifier.load(tmp_path / "kh").predict(data / "val/a/000.png")]
+        [prediction.top[0][1] or 0 for prediction in Classifier.load(tmp_path / "kh").predict(data / "val/a/000.png")]
     ).all()
     assert "give --weights PATH, too" in refused(
         "extract", data, "-o", "x.h5", "--weights-key", "ema", *common, status=2

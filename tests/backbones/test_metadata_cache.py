@@ -48,18 +48,18 @@ def test_what_was_learnt_is_what_the_network_is(monkeypatch: pytest.MonkeyPatch)
     first = load_backbone("squeezenet1_1", **NETWORK)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     expected = first.embed(pixels)
-    built = []
+    builds = []
     build = registry.build
-    monkeypatch.setattr(registry, "build", lambda *given: built.append(given) or build(*given))
+    monkeypatch.setattr(registry, "build", lambda *args: builds.append(args) or build(*args))
     second = load_backbone("squeezenet1_1", **NETWORK)
     for name in ("weights_sha256", "dims", "mean", "std", "image_size", "resize_size", "interpolation", "layers"):
         assert getattr(second, name) == getattr(first, name)
     assert second.extract_spec(image_size=None, augment="crop", seed=1, views=2, dtype="float32") == first.extract_spec(
         image_size=None, augment="crop", seed=1, views=2, dtype="float32"
     )
-    assert built == []
+    assert builds == []
     np.testing.assert_array_equal(second.embed(pixels), expected)
-    assert built == [("squeezenet1_1", "none", 0, None)]
+    assert builds == [("squeezenet1_1", "none", 0, None)]
 
 
 def test_only_who_asks_for_it_gets_a_lazy_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_all_that_decides_a_network_is_in_the_name(tmp_path: Path, monkeypatch: 
 
 
 def test_all_code_that_decides_a_network_is_in_the_name() -> None:
-    """Every module that the room imports, but for helpers that know nothing of networks."""
+    """Every module that the room imports, except helpers that do not decide what a network computes."""
     package = Path(metadata_cache.__file__).parents[1]
     files = set(metadata_cache.code_files())
     imported = set()
@@ -171,8 +171,8 @@ print(done.cache.provenance["engine"], sorted({"torchvision", "timm", "sklearn"}
 def test_an_extraction_that_is_not_the_first_builds_no_network(split_folder: Path, tmp_path: Path) -> None:
     options = {"backbone": "squeezenet1_1", "weights": "none", "device": "cpu", "views": 1, "image_size": 64}
     first = extract(split_folder, tmp_path / "a.h5", engine="openvino", **options).cache
-    ran = in_process(AGAIN, split_folder, tmp_path / "b.h5")
-    assert ran.stdout == "openvino []\n", ran.stderr
+    process = in_process(AGAIN, split_folder, tmp_path / "b.h5")
+    assert process.stdout == "openvino []\n", process.stderr
     second = FeatureCache.open(tmp_path / "b.h5")
     assert second.spec == first.spec
     np.testing.assert_array_equal(second.features("train").x, first.features("train").x)
@@ -189,15 +189,15 @@ def test_predicting_builds_no_network_either(
     classifier = Classifier.load(tmp_path / "head", device="cpu")
     assert classifier.backbone.engine == "openvino"
     rows = cache.samples.rows("val")
-    found = classifier.predict([split_folder / cache.samples.ids[row] for row in rows])
+    predictions = classifier.predict([split_folder / cache.samples.ids[row] for row in rows])
     expected = [cache.samples.classes[label] for label in cache.samples.labels[rows]]
-    assert [one.label for one in found] == expected
+    assert [prediction.label for prediction in predictions] == expected
 
 
 def test_pytorch_is_asked_for_a_gpu_where_one_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for likely, expected in ((False, "cpu"), (True, "cuda")):
-        monkeypatch.setattr(devices, "_accelerator_is_likely", lambda found=likely: found)
+        monkeypatch.setattr(devices, "_accelerator_is_likely", lambda answer=likely: answer)
         assert resolve_device("auto") == expected
 
 
@@ -208,8 +208,8 @@ def test_elsewhere_than_on_linux_pytorch_is_asked(platform: str, monkeypatch: py
 
 
 def test_on_linux_a_gpu_has_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    there: Callable[[str], bool]
+    exists: Callable[[str], bool]
     monkeypatch.setattr(devices.sys, "platform", "linux")
-    for there, expected in ((lambda path: path == "/dev/nvidia0", True), (lambda path: False, False)):
-        monkeypatch.setattr(devices.os.path, "exists", there)
+    for exists, expected in ((lambda path: path == "/dev/nvidia0", True), (lambda path: False, False)):
+        monkeypatch.setattr(devices.os.path, "exists", exists)
         assert devices._accelerator_is_likely() is expected

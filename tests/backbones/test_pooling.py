@@ -27,10 +27,10 @@ TOKENS = torch.randn(2, 1 + 16, 5, generator=torch.Generator().manual_seed(1))
     ],
 )
 def test_maps_and_patches_are_pooled_over_their_places(kind: str, answer: object) -> None:
-    found = pool(MAPS, kind).numpy()
-    np.testing.assert_allclose(found, answer(MAPS.numpy()), rtol=1e-5, atol=1e-6)
-    last = MAPS.permute(0, 2, 3, 1).contiguous()  # as Swin gives them
-    np.testing.assert_allclose(pool(last, kind).numpy(), found, rtol=1e-5, atol=1e-6)
+    features = pool(MAPS, kind).numpy()
+    np.testing.assert_allclose(features, answer(MAPS.numpy()), rtol=1e-5, atol=1e-6)
+    channels_last = MAPS.permute(0, 2, 3, 1).contiguous()  # as in Swin
+    np.testing.assert_allclose(pool(channels_last, kind).numpy(), features, rtol=1e-5, atol=1e-6)
     if kind:
         patches = TOKENS[:, 1:].transpose(1, 2).reshape(2, 5, 4, 4).numpy()
         np.testing.assert_allclose(pool(TOKENS, kind).numpy(), answer(patches), rtol=1e-5, atol=1e-6)
@@ -43,15 +43,15 @@ def test_the_class_token_is_the_first_and_without_a_pool_it_counts_as_a_place() 
 
 
 def test_a_module_that_works_in_place_later_changes_nothing() -> None:
-    for given, kind in ((MAPS.clone(), "grid4"), (TOKENS.clone(), "cls"), (TOKENS[:, 0].clone(), "")):
-        found = pool(given, kind)
-        before = found.clone()
-        given.zero_()
-        assert torch.equal(found, before)
+    for output, kind in ((MAPS.clone(), "grid4"), (TOKENS.clone(), "cls"), (TOKENS[:, 0].clone(), "")):
+        features = pool(output, kind)
+        before = features.clone()
+        output.zero_()
+        assert torch.equal(features, before)
 
 
 @pytest.mark.parametrize(
-    ("output", "kind", "said"),
+    ("output", "kind", "message"),
     [
         (MAPS, "cls", "it has no class token"),
         (TOKENS[:, 1:], "cls", "it has no class token"),
@@ -59,13 +59,13 @@ def test_a_module_that_works_in_place_later_changes_nothing() -> None:
         ((MAPS, MAPS), "", "it does not give one tensor of 2 to 4 dimensions"),
     ],
 )
-def test_what_cannot_be_pooled_is_said(output: object, kind: str, said: str) -> None:
-    with pytest.raises(ValueError, match=f"^{said}$"):
+def test_what_cannot_be_pooled_is_said(output: object, kind: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
         pool(output, kind)
 
 
 class TwoStages(nn.Module):
-    """Four channels at 8 x 8, six at 4 x 4, eight at 2 x 2 whose mean are the features."""
+    """Four channels at 8 x 8, six at 4 x 4, eight at 2 x 2, whose mean is the features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,9 +89,9 @@ def test_sets_of_layers_are_the_stages_less_what_is_the_penultimate_one() -> Non
 
 def test_a_transformer_gives_class_token_and_patches_apart() -> None:
     network, preprocessing = build("timm/test_vit", "none", 0)[:2]
-    found = expand_layers(network.eval(), ("stages",), preprocessing["image_size"])
-    assert found[0] == "penultimate"
-    assert {layer.partition(":")[2] for layer in found[1:]} == {"cls", "mean"}
+    layers = expand_layers(network.eval(), ("stages",), preprocessing["image_size"])
+    assert layers[0] == "penultimate"
+    assert {name.partition(":")[2] for name in layers[1:]} == {"cls", "mean"}
 
 
 def test_one_pass_gives_every_layer_of_a_set() -> None:
@@ -112,22 +112,22 @@ def test_one_pass_gives_every_layer_of_a_set() -> None:
         "last:grid": 32,
     }
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    found = backbone.embed_layers(pixels)
+    features = backbone.embed_layers(pixels)
     with torch.no_grad():
         stem = network.stem(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
         down = network.down(stem)
-    np.testing.assert_allclose(found["stem:max"], stem.amax((2, 3)), atol=1e-6)
-    np.testing.assert_allclose(found["down:std"], down.numpy().std((2, 3)), atol=1e-6)
+    np.testing.assert_allclose(features["stem:max"], stem.amax((2, 3)), atol=1e-6)
+    np.testing.assert_allclose(features["down:std"], down.numpy().std((2, 3)), atol=1e-6)
 
 
 def test_a_network_that_is_known_has_the_same_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From what an earlier run learnt, without building it."""
+    """From the metadata of an earlier run, without building it."""
     options = {"weights": "none", "layers": ("stages",), "device": "cpu"}
     built = load_backbone("resnet18", **options)
     assert built.layers == ("penultimate", "layer1", "layer2", "layer3")  # the mean of layer4 is the penultimate one
     monkeypatch.setattr("featcache.backbones.sources.registry.build", None)
-    known = load_backbone("resnet18", lazy=True, **options)
-    assert (known.layers, known.dims) == (built.layers, built.dims)
+    lazy = load_backbone("resnet18", lazy=True, **options)
+    assert (lazy.layers, lazy.dims) == (built.layers, built.dims)
 
 
 def test_a_layer_without_places_is_refused_by_name() -> None:

@@ -1,5 +1,5 @@
-"""Torch files with values of any class beside the weights: nothing of them is built or called, and what a file says of
-its own methods does not count.
+"""Torch files with values of any class beside the weights: the values are neither built nor called, and methods that a
+file defines are ignored.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class List(list[Any]):
 
 
 class Call:
-    """Calls a function where it is unpickled by a loader that calls what the file names."""
+    """Calls a function if the unpickler calls functions that the file names."""
 
-    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
-        self.call = (function, given)
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = (function, args)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.call
@@ -62,11 +62,11 @@ def saved(content: Any, folder: Path, **options: Any) -> Path:
 
 
 def assert_read(path: Path, key: str = "model") -> None:
-    found = read_checkpoint(path)
-    assert [one.key for one in found] == [key]
-    assert list(found[0].tensors) == list(state())
+    states = read_checkpoint(path)
+    assert [state_dict.key for state_dict in states] == [key]
+    assert list(states[0].tensors) == list(state())
     for name, value in state().items():
-        assert torch.equal(found[0].tensors[name], value)
+        assert torch.equal(states[0].tensors[name], value)
 
 
 BESIDE: dict[str, Callable[[], Any]] = {
@@ -112,14 +112,14 @@ def test_a_file_that_names_what_runs_or_writes_is_refused_by_that_name(kind: str
 
 
 def test_functions_that_are_not_refused_are_not_called(tmp_path: Path) -> None:
-    """Where the list of those that are refused lacks one: it has a stand-in."""
+    """A function that is missing from the list of refused ones has a stand-in."""
     log = tmp_path / "sprung"
     assert_read(saved({"model": state(), "x": Call(Path.touch, log), "y": Call(np.save, str(log), 1)}, tmp_path))
     assert not list(tmp_path.glob("sprung*"))
 
 
 class Versions(nn.Module):
-    """A network whose modules look at the versions of the file."""
+    """A network whose modules use the versions in the file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ SHADOWS = dict.fromkeys(NAMES, "no method")
 
 
 class Shadowed:
-    """Is read as an OrderedDict whose attributes hide its methods; it cannot be written as that."""
+    """Read as an OrderedDict whose attributes shadow its methods; it cannot be pickled that way."""
 
     def __init__(self, content: dict[str, Any], **attributes: Any) -> None:
         self.parts = (OrderedDict, (), {**SHADOWS, **attributes}, None, iter(list(content.items())))
@@ -156,14 +156,14 @@ class Shadowed:
 
 
 class ShadowedTensor:
-    """As well."""
+    """Read as a tensor whose attributes shadow its methods."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rebuild, given = self.value.__reduce_ex__(2)
-        return torch._tensor._rebuild_from_type_v2, (rebuild, torch.Tensor, given, SHADOWS)
+        rebuild, args = self.value.__reduce_ex__(2)
+        return torch._tensor._rebuild_from_type_v2, (rebuild, torch.Tensor, args, SHADOWS)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -209,21 +209,21 @@ def test_data_are_not_read_again_for_each_foreign_class(tmp_path: Path, monkeypa
     path = saved(content, tmp_path)
     load, mapped = torch.load, []
 
-    def recorded(*given: Any, **options: Any) -> Any:
+    def recorded(*args: Any, **options: Any) -> Any:
         mapped.append(options.get("mmap"))
-        return load(*given, **options)
+        return load(*args, **options)
 
     monkeypatch.setattr(torch, "load", recorded)
     assert_read(path)
-    assert mapped == [True] * 4 + [False]  # the data once
+    assert mapped == [True] * 4 + [False]  # the data are read once
 
 
 def test_weights_stay_what_they_were_where_the_file_is_written_again(tmp_path: Path) -> None:
     path = saved({"model": state()}, tmp_path)
-    found = read_checkpoint(path)[0].tensors
+    tensors = read_checkpoint(path)[0].tensors
     content = bytearray(path.read_bytes())
     path.write_bytes(bytes(len(content)))  # in place
-    assert torch.equal(found["3.weight"], torch.full((2,), 3.0))
+    assert torch.equal(tensors["3.weight"], torch.full((2,), 3.0))
 
 
 def test_a_file_that_was_packed_again_is_read(tmp_path: Path) -> None:

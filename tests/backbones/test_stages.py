@@ -30,7 +30,7 @@ def test_a_network_without_maps_has_no_stages() -> None:
 
 
 class Chain(nn.Module):
-    """Stem, two convolutions at each of three resolutions, and a norm behind."""
+    """Stem, two convolutions at each of three resolutions, and a norm at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,13 +46,17 @@ def test_a_chain_of_plain_layers_is_cut_where_the_resolution_changes() -> None:
     network = Chain().eval()
     stages = find_stages(network, 16)
     assert stages == ["blocks.1", "blocks.3", "blocks.5"]
-    found = stage_of(network, stages)
-    assert {name for name, stage in found.items() if stage == 0} == {
+    numbers = stage_of(network, stages)
+    assert {name for name, stage in numbers.items() if stage == 0} == {
         f"{module}.{kind}" for module in ("stem", "blocks.0", "blocks.1") for kind in ("weight", "bias")
     }
-    assert {name.rpartition(".")[0] for name, stage in found.items() if stage == 1} == {"blocks.2", "blocks.3"}
-    assert {name.rpartition(".")[0] for name, stage in found.items() if stage == 2} == {"blocks.4", "blocks.5", "norm"}
-    assert found.keys() == network.state_dict().keys()
+    assert {name.rpartition(".")[0] for name, stage in numbers.items() if stage == 1} == {"blocks.2", "blocks.3"}
+    assert {name.rpartition(".")[0] for name, stage in numbers.items() if stage == 2} == {
+        "blocks.4",
+        "blocks.5",
+        "norm",
+    }
+    assert numbers.keys() == network.state_dict().keys()
 
 
 def test_looking_for_stages_leaves_no_hook_behind() -> None:

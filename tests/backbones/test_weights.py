@@ -1,4 +1,4 @@
-"""Weights: the same hash however stored, loaded strictly but for the classifier, and never run as code."""
+"""Weights: the same hash in every file format, loaded strictly except for the classifier, never executed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def state() -> dict[str, Tensor]:
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty download folder, and a network that nothing comes from."""
+    """An empty download folder without a connection."""
 
     def refuse(*_: object, **__: object) -> None:
         raise URLError("no route to host")
@@ -97,17 +97,17 @@ def test_pth_and_safetensors_of_one_state_have_one_hash(state: dict[str, Tensor]
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 def test_a_file_gives_the_tensors_that_were_saved(state: dict[str, Tensor], tmp_path: Path, name: str) -> None:
     (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
-    found = read_state(tmp_path / name)
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[key], state[key]) for key in state)
+    loaded = read_state(tmp_path / name)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
 def test_a_nested_state_dict_is_found(tmp_path: Path, key: str) -> None:
     torch.save({key: {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "a.pth")
-    found = read_state(tmp_path / "a.pth")
-    assert list(found) == ["a"]
-    assert torch.equal(found["a"], torch.ones(2))
+    loaded = read_state(tmp_path / "a.pth")
+    assert list(loaded) == ["a"]
+    assert torch.equal(loaded["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("value", [[torch.ones(2)], {"a": 3}, {"epoch": 3, "weights": torch.ones(2)}, 7])
@@ -238,7 +238,7 @@ def test_pretrained_weights_in_the_download_folder_need_no_network(
 ) -> None:
     offline.mkdir(parents=True)
     torch.save(state, offline / "squeezenet1_1-b8a52dc0.pth")
-    found = load_backbone(NAME, device="cpu")
-    given = load_backbone(NAME, weights=str(offline / "squeezenet1_1-b8a52dc0.pth"), device="cpu")
-    assert found.weights == "pretrained"
-    assert found.weights_sha256 == given.weights_sha256
+    pretrained = load_backbone(NAME, device="cpu")
+    from_file = load_backbone(NAME, weights=str(offline / "squeezenet1_1-b8a52dc0.pth"), device="cpu")
+    assert pretrained.weights == "pretrained"
+    assert pretrained.weights_sha256 == from_file.weights_sha256

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from caches import clouds
 from commands import as_json, done, refused, write_folder
 from featcache.analysis.curves import label_curve
-from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.forecast.forecast import forecast
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.verify import verify
@@ -24,7 +24,7 @@ from featcache.extraction.update import update
 from featcache.heads.fit_head import fit_head
 from featcache.metrics.predictions import compare_heads
 from featcache.models.classifier import Classifier
-from featcache.reports.pages import write_head_page
+from featcache.reports.pages.head import write_head_page
 
 
 def cats_and_dogs(n: int = 80) -> tuple[np.ndarray, np.ndarray]:

@@ -17,15 +17,15 @@ QUICK = (*SMALL, "--views", 1, "--epochs", 1, "--batch-size", 5, "--precision", 
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return in_this_process(monkeypatch)
 
 
-def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: Path, tmp_path: Path) -> None:
+def test_the_report_is_printed_written_and_not_run_again(tasks: list[str], data: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     result = featcache_cli("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert result.exit_code == 0, result.output
-    assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
+    assert tasks == ["extract", "fit-head", "finetune", "curve", "curve"]
     assert [line.split("  ")[0] for line in result.stdout.splitlines()[:4]] == [
         "route", "cached head, cold", "cached head, warm", "frozen, live every epoch"]  # fmt: skip
     table = (out / "report.md").read_text(encoding="utf-8").split("\n\n| route")[1].split("\n\n")[0]
@@ -45,22 +45,22 @@ def test_the_report_is_printed_written_and_not_run_again(here: list[str], data: 
         len(read_predictions(out / "work/cached-0/head")),
     )
     page = read_page(out / "report.html")
-    assert [len(page.sections[name].captions) for name in ("Learning curves", "The head, looked at")] == [1, 5]
+    assert [len(page.sections[name].captions) for name in ("Learning curves", "The head in figures")] == [1, 5]
     assert page.sections["Result"].tables == [[rows[0], *rows[2:]]]
     assert "photos: 2 classes; train 13 (ants 7, bees 6), val 5" in result.stderr
-    found = as_json("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
-    assert here == ["extract", "fit-head", "finetune", "curve", "curve"]
+    values = as_json("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
+    assert tasks == ["extract", "fit-head", "finetune", "curve", "curve"]
     report = json.loads((out / "report.json").read_text())
-    assert {name: found[name] for name in report} == report
+    assert {name: values[name] for name in report} == report
     accuracy = json.loads((out / "work/cached-0/result.json").read_text())[1]["accuracy"]
-    assert [entry["accuracy"] for entry in found["outcomes"][:2]] == [[accuracy]] * 2
-    assert found["break_even"]["frozen, live every epoch"]["epoch"] >= 1
+    assert [entry["accuracy"] for entry in values["outcomes"][:2]] == [[accuracy]] * 2
+    assert values["break_even"]["frozen, live every epoch"]["epoch"] >= 1
     message = refused("benchmark", data, "-o", out, *QUICK, "--views", 3, "--lr", 0.5)
-    assert message.startswith(f"{out} holds a comparison with views=1, you asked for 3; recipe=")
+    assert message.startswith(f"{out} contains a benchmark with views=1, you asked for 3; recipe=")
     assert message.endswith(". Give another folder, or replace it with --overwrite.")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("tasks")
 def test_the_command_on_the_page_repeats_the_benchmark(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,13 +68,15 @@ def test_the_command_on_the_page_repeats_the_benchmark(
     page = read_page(tmp_path / "first/report/report.html")
     monkeypatch.chdir(tmp_path)
     (tmp_path / data.name).symlink_to(data)
-    done(*shlex.split(page.sections["To repeat it"].code)[1:])
+    done(*shlex.split(page.sections["Commands"].code)[1:])
     again = json.loads((tmp_path / "report/report.json").read_text())
     assert again["settings"] == first["settings"]
-    assert [one["accuracy"] for one in again["outcomes"]] == [one["accuracy"] for one in first["outcomes"]]
+    assert [outcome["accuracy"] for outcome in again["outcomes"]] == [
+        outcome["accuracy"] for outcome in first["outcomes"]
+    ]
     tables = [
-        dict(one.sections["Where the features come from"].tables[0][1:])  # type: ignore[arg-type]
-        for one in (page, read_page(tmp_path / "report/report.html"))
+        dict(outcome.sections["Where the features come from"].tables[0][1:])  # type: ignore[arg-type]
+        for outcome in (page, read_page(tmp_path / "report/report.html"))
     ]
     assert tables[0]["digest"] == tables[1]["digest"]
 
@@ -93,7 +95,7 @@ def test_other_files_and_bad_data_are_refused(data: Path, tmp_path: Path) -> Non
     assert "does not exist" in refused("benchmark", tmp_path / "gone", "-o", tmp_path / "r")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("tasks")
 def test_an_error_inside_a_route_is_a_message(data: Path, tmp_path: Path) -> None:
     message = refused("benchmark", data, "-o", tmp_path / "r", "--backbone", "resnet19")
     assert message.startswith("there is no backbone 'resnet19'; close: resnet18, ")
@@ -111,11 +113,11 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     class StopHereError(Exception):
         pass
 
-    def compare(**given: Any) -> None:
-        got.update(given)
+    def compare(**settings: Any) -> None:
+        got.update(settings)
         raise StopHereError
 
-    monkeypatch.setitem(vars(featcache), "compare", compare)
+    monkeypatch.setitem(vars(featcache), "benchmark", compare)
     result = featcache_cli("benchmark", "photos", "-o", "r", "--routes", "cached,scratch", "--backbone", "vgg11",
         "--weights", "w.pth", "--views", 7, "--head", "knn", "--augment", "crop", "--image-size", 96, "--epochs", 3,
         "--lr", 0.5, "--batch-size", 8, "--repeats", 2, "--workers", 3, "--device", "cpu", "--precision", "bf16",
@@ -134,5 +136,5 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:
     text = " ".join(done("benchmark", "--help").split())
-    said = [text.split(f" {name} ")[1].split("]", 1)[1].split("[")[0] for name in ("--precision", "--train-precision")]
-    assert said[0] != said[1]
+    texts = [text.split(f" {name} ")[1].split("]", 1)[1].split("[")[0] for name in ("--precision", "--train-precision")]
+    assert texts[0] != texts[1]

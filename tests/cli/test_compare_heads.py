@@ -12,8 +12,8 @@ def test_two_heads_of_one_cache_are_compared(cache: Path, tmp_path: Path) -> Non
     arguments = ("compare-heads", tmp_path / "linear", tmp_path / "centroid")
     direct = compare_heads(tmp_path / "linear", tmp_path / "centroid")
     assert done(*arguments) == f"{direct}\n"
-    found = as_json(*arguments)
-    assert {name: found[name] for name in direct.to_dict()} == direct.to_dict()
+    values = as_json(*arguments)
+    assert {name: values[name] for name in direct.to_dict()} == direct.to_dict()
     assert direct.test.n == 5
 
 

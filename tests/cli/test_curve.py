@@ -8,33 +8,33 @@ from PIL import Image
 
 import featcache
 from commands import as_json, done, refused
-from featcache.analysis.curves import label_curve, view_curve
+from featcache.analysis.curves import curve
 
 
-def without_seconds(found: dict[str, Any]) -> dict[str, Any]:
-    points = [{name: value for name, value in point.items() if name != "seconds"} for point in found["points"]]
-    return {name: found[name] for name in ("over", "head", "n")} | {"points": points}
+def without_seconds(values: dict[str, Any]) -> dict[str, Any]:
+    points = [{name: value for name, value in point.items() if name != "seconds"} for point in values["points"]]
+    return {name: values[name] for name in ("over", "head", "n")} | {"points": points}
 
 
 def test_labels_are_the_default(cache: Path) -> None:
-    found = as_json("curve", cache, "--repeats", 2, "--head", "centroid")
-    direct = label_curve(cache, repeats=2, head="centroid").to_dict()
+    values = as_json("curve", cache, "--repeats", 2, "--head", "centroid")
+    direct = curve(cache, repeats=2, head="centroid").to_dict()
     for point in direct["points"]:
         point["accuracies"], point["interval"] = list(point["accuracies"]), list(point["interval"])
-    assert without_seconds(found) == without_seconds(direct)
-    assert found["points"][-1]["images"] == 13
+    assert without_seconds(values) == without_seconds(direct)
+    assert values["points"][-1]["images"] == 13
 
 
 def test_views_are_drawn(cache: Path, tmp_path: Path) -> None:
     text = done("curve", cache, "--over", "views", "-o", tmp_path / "views.png")
-    assert len(text.splitlines()) == 2 + len(view_curve(cache).points) == 5
+    assert len(text.splitlines()) == 2 + len(curve(cache, by="views").points) == 5
     with Image.open(tmp_path / "views.png") as picture:
         assert picture.size[0] > 500
 
 
 def test_what_is_drawn_is_what_show_draws_of_what_is_printed(cache: Path, tmp_path: Path) -> None:
-    found = done("curve", cache, "--over", "views", "-o", tmp_path / "a.svg", "--json")
-    (tmp_path / "curve.json").write_text(found)
+    text = done("curve", cache, "--over", "views", "-o", tmp_path / "a.svg", "--json")
+    (tmp_path / "curve.json").write_text(text)
     done("show", "curve", tmp_path / "curve.json", "-o", tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
@@ -42,14 +42,14 @@ def test_what_is_drawn_is_what_show_draws_of_what_is_printed(cache: Path, tmp_pa
 def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def curve(cache: str, **given: Any) -> Any:
-        seen.update(cache=cache, **given)
+    def stub(cache: str, **settings: Any) -> Any:
+        seen.update(cache=cache, **settings)
         raise featcache.FeatcacheError("enough")
 
-    monkeypatch.setitem(vars(featcache), "label_curve", curve)
+    monkeypatch.setitem(vars(featcache), "curve", stub)
     refused("curve", "c.h5", "--head", "lda", "--repeats", 3, "--layer", "x", "--seed", 4)
     assert callable(seen.pop("progress"))
-    assert seen == {"cache": "c.h5", "head": "lda", "repeats": 3, "layer": "x", "seed": 4}
+    assert seen == {"cache": "c.h5", "by": "labels", "head": "lda", "repeats": 3, "layer": "x", "seed": 4}
 
 
 def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     [
         (("-o", "curve.txt"), "curve.txt is no picture; end it in .png, .svg or .pdf"),
         (("-o", "nowhere/curve.png"), "nowhere is no folder"),
-        (("--over", "views", "--repeats", 3), "--repeats is for labels: there is one way to take the first views"),
+        (("--over", "views", "--repeats", 3), "--repeats needs --over labels: views are not drawn at random"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_work(arguments: tuple[object, ...], message: str) -> None:

@@ -69,7 +69,7 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     assert {line["image_size"] for line in lines if "image_size" in line} == {48}
     assert [Path(image).parent.name for image in lines[6]["images"]] == ["ants", "bees"]
     assert all(Path(image).is_file() for image in lines[6]["images"])
-    assert text.endswith(f"Everything is in {folder.resolve()}: look at head.html and report/report.html.\n")
+    assert text.endswith(f"All files are in {folder.resolve()}: open head.html and report/report.html.\n")
 
 
 @pytest.mark.usefixtures("few")
@@ -136,5 +136,5 @@ def test_the_demo_shows_no_progress_of_its_own_beside_that_of_a_command(
 
     monkeypatch.setattr(main, "get_command", slow)
     _, _, during = featcache_cli("demo", tmp_path / "demo").output.partition("$ featcache info")
-    assert "What this shows" in during
+    assert "The benchmark compares the cached head" in during
     assert "hash" not in during

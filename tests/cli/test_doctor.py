@@ -17,12 +17,12 @@ from caches import cache_of, clouds
 from commands import as_json, done, featcache_cli, refused, toy_cache
 from diagnoses import find, kinds
 from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, IssueExample, Severity
-from featcache.reports.show import findings_picture
+from featcache.reports.cache_figures import issues_figure
 
 
 def diagnosis(*severities: Severity) -> DoctorReport:
-    found = tuple(Issue(f"kind {one}", one, "what", "todo") for one in severities)
-    return DoctorReport(Path("c.h5"), "penultimate", 3, (Check("images", "said", found),), 0.5)
+    issues = tuple(Issue(f"kind {severity}", severity, "what", "remedy") for severity in severities)
+    return DoctorReport(Path("c.h5"), "penultimate", 3, (Check("images", "summary", issues),), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def diagnosis(*severities: Severity) -> DoctorReport:
 def test_the_exit_status_is_that_of_the_worst_finding(
     severities: tuple[Severity, ...], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(featcache), "examine", lambda *_, **__: diagnosis(*severities))
+    monkeypatch.setitem(vars(featcache), "doctor", lambda *_, **__: diagnosis(*severities))
     assert featcache_cli("doctor", "c.h5").exit_code == status
     assert json.loads(featcache_cli("doctor", "c.h5", "--json").stdout)["status"] == status
 
@@ -40,18 +40,21 @@ def test_the_worst_comes_first() -> None:
     assert kinds(diagnosis("note", "error", "warning")) == ["kind error", "kind warning", "kind note"]
     assert str(diagnosis("note", "note", "error")).splitlines()[:2] == [
         "c.h5, penultimate: 3 images, 0.5 s: 1 error, 2 notes",
-        "ERROR    images     said",
+        "ERROR    images     summary",
     ]
-    assert str(diagnosis()).splitlines() == ["c.h5, penultimate: 3 images, 0.5 s: sound", "ok       images     said"]
+    assert str(diagnosis()).splitlines() == [
+        "c.h5, penultimate: 3 images, 0.5 s: no issues",
+        "ok       images     summary",
+    ]
 
 
 def test_a_long_list_is_cut_in_text_and_whole_in_csv(tmp_path: Path) -> None:
     images = tuple(IssueExample(f"{row},\n.png", "train", "a", "b", score=row / 64) for row in range(20))
-    check = Check("images", "said", (Issue("kind", "note", "what", "todo", images),))
-    found = DoctorReport(Path("c.h5"), "penultimate", 20, (check,), 0.5)
-    assert "     0,\\n.png: a, rather b (0)\n" in str(found)
-    assert str(found).endswith("     and 12 more: --list FILE.csv names them all")
-    found.write_list(tmp_path / "a.csv")
+    check = Check("images", "summary", (Issue("kind", "note", "what", "remedy", images),))
+    report = DoctorReport(Path("c.h5"), "penultimate", 20, (check,), 0.5)
+    assert "     0,\\n.png: a, probably b (0)\n" in str(report)
+    assert str(report).endswith("     and 12 more: --list FILE.csv lists all images")
+    report.write_list(tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["severity", "finding", "image", "split", "label", "suggested", "other", "score"]
@@ -60,17 +63,19 @@ def test_a_long_list_is_cut_in_text_and_whole_in_csv(tmp_path: Path) -> None:
 
 def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[str, Any] = {}
-    monkeypatch.setitem(vars(featcache), "examine", lambda *given, **more: got.update(more, given=given) or diagnosis())
+    monkeypatch.setitem(
+        vars(featcache), "doctor", lambda *paths, **options: got.update(options, paths=paths) or diagnosis()
+    )
     done("doctor", "c.h5", "photos", "--layer", "layer3", "--weights", "w.pth", "--device", "cpu", "--seed", 3)
     assert callable(got.pop("progress"))
     assert got.pop("backbone") is None
-    assert got == {"given": ("c.h5", "photos"), "layer": "layer3", "weights": "w.pth", "device": "cpu", "seed": 3}
+    assert got == {"paths": ("c.h5", "photos"), "layer": "layer3", "weights": "w.pth", "device": "cpu", "seed": 3}
 
 
 def test_a_sound_cache_is_said_to_be(cache: Path, data: Path) -> None:
-    said = done("doctor", cache)
-    assert said.startswith(f"{cache}, penultimate: 18 images, ")
-    assert ": sound\n" in said
+    text = done("doctor", cache)
+    assert text.startswith(f"{cache}, penultimate: 18 images, ")
+    assert ": no issues\n" in text
     assert as_json("doctor", cache, data)["status"] == 0
 
 
@@ -90,7 +95,7 @@ def test_a_leak_is_drawn_listed_and_exits_with_4(leaking: tuple[Path, Path], tmp
     folder, cache = leaking
     result = featcache_cli("doctor", cache, folder, "-o", tmp_path / "a.png", "--list", tmp_path / "a.csv", "--dark")
     assert result.exit_code == 4, result.output
-    assert "ERROR copies across splits: 1 pairs of copies\n" in result.stdout
+    assert "ERROR copies across splits: 1 pair of exact duplicates\n" in result.stdout
     assert "     val/ants/copy.png: ants, like train/ants/000.png (1)\n" in result.stdout
     assert (
         "error,copies across splits,val/ants/copy.png,val,ants,,train/ants/000.png,1\n"
@@ -108,29 +113,29 @@ def test_the_picture_has_both_of_a_pair_and_no_more_than_asked(leaking: tuple[Pa
     assert leak is not None
     doubts = tuple(IssueExample(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(5))
     doubted = Issue("wrong labels", "note", "5 of 19", "look", doubts)
-    picture = findings_picture(cache, [leak, doubted], folder, images=8)
+    picture = issues_figure(cache, [leak, doubted], folder, images=8)
     assert picture is not None
     figure = picture()
-    told = [(axes.get_title(), axes.get_xlabel()) for axes in figure.axes if axes.images]
-    assert told == [
+    titles = [(axes.get_title(), axes.get_xlabel()) for axes in figure.axes if axes.images]
+    assert titles == [
         ("ants", "train/ants/000.png"),
         ("ants", "val/ants/copy.png"),
-        *[("is bees", "rather ants")] * 4,
+        *[("bees", "probably ants")] * 4,
     ]
     headings = [part.get_suptitle() for part in figure.subfigs]
-    assert headings == ["copies across splits: 1 pairs of copies", "wrong labels: 5 of 19"]
+    assert headings == ["copies across splits: 1 pair of exact duplicates", "wrong labels: 5 of 19"]
 
 
 def test_a_ranking_is_drawn_after_the_findings_and_is_none_of_them(leaking: tuple[Path, Path]) -> None:
     folder, cache = leaking
     images = tuple(IssueExample(f"train/bees/00{row}.png", "train", "bees", "ants", score=0.9) for row in range(2))
     ranking = Issue("least likely labels", "note", "2 labels", "look", images)
-    picture = findings_picture(cache, [], folder, rankings=[ranking])
+    picture = issues_figure(cache, [], folder, rankings=[ranking])
     assert picture is not None
     figure = picture()
-    assert figure.get_suptitle() == "0 findings in a.h5"
+    assert figure.get_suptitle() == "0 issues in a.h5"
     assert [part.get_suptitle() for part in figure.subfigs] == ["least likely labels: 2 labels"]
-    assert [axes.get_title() for axes in figure.axes if axes.images] == ["is bees"] * 2
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ["bees"] * 2
 
 
 def test_a_picture_that_is_gone_or_changed_is_left_out_and_the_status_stays(
@@ -141,21 +146,28 @@ def test_a_picture_that_is_gone_or_changed_is_left_out_and_the_status_stays(
     doubts = tuple(IssueExample(name, "train", "bees", "ants", score=0.9) for name in names)
     (folder / names[0]).unlink()
     shutil.copy(folder / names[3], folder / names[2])
-    picture = findings_picture(cache, [Issue("wrong labels", "note", "5 of 19", "look", doubts)], folder)
+    picture = issues_figure(cache, [Issue("wrong labels", "note", "5 of 19", "look", doubts)], folder)
     assert picture is not None
     figure = picture()
     assert len([axes for axes in figure.axes if axes.images]) == 3
-    assert figure.get_suptitle() == "1 findings in a.h5; 2 left out, whose pictures are gone or changed"
+    assert (
+        figure.get_suptitle()
+        == "1 issue in a.h5; 2 images are not drawn, because their files are missing or have changed"
+    )
     (folder / "val/ants/copy.png").unlink()
     result = featcache_cli("doctor", cache, folder, "-o", tmp_path / "a.png")
     assert result.exit_code == 4, result.output
-    assert result.stdout.endswith(f"nothing to draw for {tmp_path / 'a.png'}\n")
+    assert result.stdout.endswith(f"no images to draw for {tmp_path / 'a.png'}\n")
 
 
 def test_nothing_to_draw_is_a_message(cache: Path, data: Path, tmp_path: Path) -> None:
-    assert done("doctor", cache, data, "-o", tmp_path / "a.png").endswith(f"nothing to draw for {tmp_path / 'a.png'}\n")
+    assert done("doctor", cache, data, "-o", tmp_path / "a.png").endswith(
+        f"no images to draw for {tmp_path / 'a.png'}\n"
+    )
     assert not (tmp_path / "a.png").exists()
-    assert "-o draws images of DATA: give it, too" in featcache_cli("doctor", cache, "-o", tmp_path / "a.png").stderr
+    assert (
+        "-o draws images of DATA: give DATA as well" in featcache_cli("doctor", cache, "-o", tmp_path / "a.png").stderr
+    )
     assert "a.txt is no picture" in refused("doctor", cache, data, "-o", tmp_path / "a.txt", status=2)
     assert "gone is no folder" in refused("doctor", cache, "--list", tmp_path / "gone/a.csv", status=2)
     assert refused("doctor", tmp_path / "gone.h5").startswith(f"{tmp_path / 'gone.h5'} does not exist")

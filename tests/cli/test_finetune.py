@@ -99,7 +99,7 @@ def test_a_run_is_not_overwritten_and_resumed_with_its_own_settings_only(
     assert done("finetune", data, "-o", out, *QUICK).splitlines()[:2] == text.splitlines()[:2]
     assert refused("finetune", data, "-o", out, *QUICK, "--resume", "--lr", 0.5, "--batch-size", 4) == (
         f"{out} was run with batch_size=5, you asked for 4; lr=0.01, you asked for 0.5. "
-        "Resume with its own settings, give another folder, or begin anew with --overwrite."
+        "Resume with the same settings, give another folder, or begin again with --overwrite."
     )
     assert done("finetune", data, "-o", out, *QUICK, "--resume").splitlines()[:2] == text.splitlines()[:2]
     assert (out / "head.safetensors").read_bytes() == weights
@@ -164,25 +164,25 @@ def test_every_preset_is_offered() -> None:
 @pytest.mark.parametrize("preset", TUTORIALS)
 def test_a_preset_is_the_tutorial_s_and_options_override_it(preset: str, got: dict[str, Any]) -> None:
     asked = _asked(got, "--preset", preset)
-    assert (asked["backbone"], asked["augment"], asked["recipe"]) == TUTORIALS[preset]
+    assert (asked["backbone"], asked["augment"], asked["config"]) == TUTORIALS[preset]
     assert (asked["mode"], asked["weights"]) == ("all", "pretrained")
     asked = _asked(got, "--preset", preset, "--lr", 0.3, "--epochs", 2, "--backbone", "vgg11", "--augment", "none",
                    "--momentum", 0, "--optimizer", "adamw", "--schedule", "cosine")  # fmt: skip
     assert (asked["backbone"], asked["augment"]) == ("vgg11", "none")
     recipe = TUTORIALS[preset][2]
-    assert asked["recipe"] == TrainConfig(2, recipe.batch_size, 0.3, 0.0, recipe.weight_decay, "adamw", "cosine",
+    assert asked["config"] == TrainConfig(2, recipe.batch_size, 0.3, 0.0, recipe.weight_decay, "adamw", "cosine",
                                      recipe.step_size, recipe.gamma)  # fmt: skip
 
 
 @pytest.mark.parametrize(("preset", "lr"), [("pytorch-tutorial", 1e-3), ("mindspore-canidae", 0.1)])
 def test_a_preset_has_a_rate_for_the_head_alone(preset: str, lr: float, got: dict[str, Any]) -> None:
     asked = _asked(got, "--preset", preset, "--train", "head")
-    assert (asked["mode"], asked["recipe"].lr) == ("head", lr)
+    assert (asked["mode"], asked["config"].lr) == ("head", lr)
 
 
 def test_the_defaults_are_in_the_help(got: dict[str, Any]) -> None:
     asked = _asked(got)
-    assert (asked["backbone"], asked["augment"], asked["recipe"]) == (
+    assert (asked["backbone"], asked["augment"], asked["config"]) == (
         "efficientnet_lite0",
         "tutorial",
         TrainConfig(),
@@ -241,7 +241,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     assert asked.pop("world").size == 1
     assert asked == {
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
-        "augment": "tutorial", "recipe": TrainConfig(
+        "augment": "tutorial", "config": TrainConfig(
             batch_size=7, weight_decay=0.1, class_weight={"ants": 3.0, "bees": 0.5}, label_smoothing=0.1, patience=2
         ), "image_size": 96, "workers": 3,
         "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
@@ -263,7 +263,7 @@ def test_every_option_of_a_plan_reaches_the_library_and_none_does_unasked(got: d
     assert not PLAN.keys() & _asked(got).keys()
     asked = _asked(got, *(text for option, text, _ in PLAN.values() for text in (option, text)))
     assert {name: asked[name] for name in PLAN} == {name: value for name, (_, _, value) in PLAN.items()}
-    assert asked["recipe"] == TrainConfig(**LP_FT_DEFAULTS)
+    assert asked["config"] == TrainConfig(**LP_FT_DEFAULTS)
     assert [_asked(got, "--unfreeze", text)["unfreeze"] for text in ("all", "last-stage", "1")] == [
         "all", "last-stage", 1]  # fmt: skip
 
@@ -281,9 +281,12 @@ def test_the_help_names_every_option_once_in_a_group() -> None:
 @pytest.mark.parametrize(
     ("arguments", "phrase"),
     [
-        (("--init", "scratch", "--init-head", "head"), "random weights, of which nothing is worth keeping"),
-        (("--train", "head", "--unfreeze", 1), "drop --unfreeze, or that"),
-        (("--wise-ft", 0.5), "give --init-head, too"),
+        (
+            ("--init", "scratch", "--init-head", "head"),
+            "--init scratch has no pretrained weights, so --init-head has no effect: ",
+        ),
+        (("--train", "head", "--unfreeze", 1), "so --unfreeze has no effect: drop one of the two"),
+        (("--wise-ft", 0.5), "add --init-head"),
         (("--unfreeze", "some"), "--unfreeze is some; it must be all, last-stage"),
         (("--init-head", "imagenet:antt,bee"), "ImageNet has no class 'antt'. Close are ant, "),
     ],
@@ -306,8 +309,8 @@ def test_a_run_begins_with_the_head_of_a_cache(data: Path, tmp_path: Path) -> No
     assert (found["start"]["head"], found["wise_ft"]) == (str(tmp_path / "head"), 0.5)
     assert found["history"][0]["lr"] == LP_FT_DEFAULTS["lr"]
     text = done("finetune", data, "-o", tmp_path / "run", *options, "--resume").splitlines()
-    assert text[1].startswith(f"began with {tmp_path / 'head'}: val accuracy {head['accuracy']:.4f} ")
-    assert text[3].startswith("kept 0.5 of these weights and 0.5 of those at the start (WiSE-FT): val accuracy ")
+    assert text[1].startswith(f"initial head {tmp_path / 'head'}: val accuracy {head['accuracy']:.4f} ")
+    assert text[3].startswith("saved 0.5 of these weights plus 0.5 of the initial ones (WiSE-FT): val accuracy ")
 
 
 def test_small_options_are_those_of_the_other_tests() -> None:

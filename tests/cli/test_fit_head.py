@@ -190,12 +190,12 @@ def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp
     text = done("fit-head", cache, "-o", tmp_path / "head", "-p", "C=0.1", "--report", page, "--images", data)
     found = read_page(page)
     assert found.sections["Result"].code == text.partition("\nsaved in ")[0]
-    assert len(found.sections["The head, looked at"].captions) == 5
-    assert found.sections["To repeat it"].code.splitlines()[1] == (
+    assert len(found.sections["The head in figures"].captions) == 5
+    assert found.sections["Commands"].code.splitlines()[1] == (
         "featcache fit-head toy.h5 -o head -p C=0.1 --head linear --tta 0 --device cpu --layer penultimate --seed 0"
     )
     done("fit-head", cache, "-o", tmp_path / "head", "--report", page, "--overwrite")
-    assert len(read_page(page).sections["The head, looked at"].captions) == 3
+    assert len(read_page(page).sections["The head in figures"].captions) == 3
 
 
 def test_a_report_needs_a_saved_head_and_images_a_report(got: dict[str, Any]) -> None:

@@ -9,31 +9,24 @@ import pytest
 
 import featcache
 from commands import as_json, done, featcache_cli, write_folder
-from featcache.analysis.planning.capacity import Prices, Rates
+from featcache.analysis.planning.capacity import CapacityPlan, Prices, Rates, plan_capacity
 
 
 @pytest.fixture
 def got(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `measure_rates` was called with; it measures nothing."""
-    found: dict[str, Any] = {}
+    """What `plan` was called with; it measures nothing."""
+    arguments: dict[str, Any] = {}
 
-    def measure(data: str, **options: Any) -> Rates:
-        found.update(options, data=data)
-        return Rates(1e5, 5, 0.004, 0.001, 4, 0.002, False, 1e9, 1e-4, 1e-6, 13_000, 150)
+    def plan(data: str, **options: Any) -> CapacityPlan:
+        arguments.update(options, data=data)
+        rates = Rates(1e5, 5, 0.004, 0.001, 4, 0.002, False, 1e9, 1e-4, 1e-6, 13_000, 150)
+        return plan_capacity(rates, options["images"], options["workers"])
 
-    monkeypatch.setattr(featcache, "measure_rates", measure, raising=False)
-    return found
+    monkeypatch.setattr(featcache, "plan", plan, raising=False)
+    return arguments
 
 
-def test_every_option_reaches_the_library(got: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    plans: list[dict[str, Any]] = []
-    plan_capacity = featcache.plan_capacity
-    monkeypatch.setattr(
-        featcache,
-        "plan_capacity",
-        lambda rates, **options: plans.append(options) or plan_capacity(rates, **options),
-        raising=False,
-    )
+def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     done("plan", "photos", "--images", "250k,1B,2", "--workers", "8,1", "--cores", 3, "--backbone", "resnet18",
          "--weights", "none", "--views", 2, "--val-views", 1, "--augment", "crop", "--image-size", 96, "--layers",
          "layer3,penultimate", "--device", "cpu", "--precision", "fp32", "--engine", "pytorch", "--hashed", "--passes",
@@ -42,21 +35,26 @@ def test_every_option_reaches_the_library(got: dict[str, Any], monkeypatch: pyte
          "kind", "--skip-missing", "--value-range", "0:4095")  # fmt: skip
     del got["progress"]
     assert callable(got.pop("on_note"))
-    given = got.pop("given")
-    assert given == pytest.approx(
-        {"forward_s": 0.002, "read_rate": 2e8, "look_rate": 1e9, "driver_s": 1e-4, "row_s": 1e-6}
+    assert got.pop("given") == pytest.approx(
+        {
+            "forward_s": 0.002,
+            "read_rate": 2e8,
+            "hash_bytes_per_s": 1e9,
+            "write_s_per_image": 1e-4,
+            "solver_s_per_row": 1e-6,
+        }
     )
     assert got == {"data": "photos", "backbone": "resnet18", "weights": "none", "views": 2, "val_views": 1,
                    "augment": "crop", "image_size": 96, "layers": ("layer3", "penultimate"), "device": "cpu",
                    "precision": "fp32", "engine": "pytorch", "cores": 3, "label_column": "kind",
-                   "skip_missing": True, "value_range": (0, 4095)}  # fmt: skip
-    assert plans == [{"images": [2, 250_000, 10**9], "workers": [1, 8], "hashed": True, "passes": 70,
-                      "prices": Prices(2.0, 0.02, 0.4)}]  # fmt: skip
+                   "skip_missing": True, "value_range": (0, 4095), "images": [2, 250_000, 10**9],
+                   "workers": [1, 8], "hashed": True, "passes": 70,
+                   "prices": Prices(2.0, 0.02, 0.4)}  # fmt: skip
 
 
 def test_it_plans_for_ten_million_and_a_billion_images(got: dict[str, Any]) -> None:
-    told = as_json("plan", "photos")
-    assert [(one["images"], one["workers"]) for one in told["scenarios"]] == [
+    values = as_json("plan", "photos")
+    assert [(scenario["images"], scenario["workers"]) for scenario in values["scenarios"]] == [
         (n, w) for n in (10**7, 10**9) for w in (1, 8, 64)
     ]
     assert got["given"] == {}
@@ -66,7 +64,7 @@ def test_it_plans_for_ten_million_and_a_billion_images(got: dict[str, Any]) -> N
 def test_what_is_no_number_of_images_is_refused(text: str, got: dict[str, Any]) -> None:
     result = featcache_cli("plan", "photos", "--images", text)
     assert result.exit_code == 2
-    assert "is no number such as 64, 250k, 10M or 1B" in result.stderr
+    assert "is not a number such as 64, 250k, 10M or 1B" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e400", "1e-320", "1e308", "-1"])
@@ -83,9 +81,9 @@ def test_what_is_no_rate_and_no_price_is_refused(option: str, text: str, got: di
 def test_a_page_is_written_of_a_real_measurement(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", {"train/a": 4, "train/b": 4})
     page = tmp_path / "plan.html"
-    told = done("plan", data, "--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", 32, "--views",
+    text = done("plan", data, "--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", 32, "--views",
                 0, "--device", "cpu", "--page", page)  # fmt: skip
-    assert told.splitlines()[0].startswith("images")
+    assert text.splitlines()[0].startswith("images")
     assert "mobilenet_v3_small" in page.read_text(encoding="utf-8")
     refused = featcache_cli("plan", data, "--page", tmp_path / "nowhere" / "plan.html")
     assert refused.exit_code == 2

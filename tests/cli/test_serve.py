@@ -44,8 +44,8 @@ try:
     socket.getaddrinfo("watched.invalid", 80)
 except OSError:
     pass
-from featcache.models import serving
-serving._SWEEP_S, serving._KEPT_S = map(int, os.environ["SWEEP"].split())
+from featcache.models.serving import app
+app._SWEEP_S, app._KEPT_S = map(int, os.environ["SWEEP"].split())
 from featcache_cli.main import main
 main()
 """

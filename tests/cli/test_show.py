@@ -14,17 +14,18 @@ import pytest
 from PIL import Image
 
 from commands import as_json, done, featcache_cli, in_process, refused
+from featcache.errors import PictureError
 from featcache.heads.fit_head import fit_head
-from featcache.reports import show as pictures
+from featcache.reports import cache_figures, model_figures
 from featcache_cli.main import main
 
 PICTURES = ("views", "predictions", "confusion", "reliability", "history", "curve", "map")
 
 
 def _group() -> click.Group:
-    found = main.get_command(click.Context(main), "show")
-    assert isinstance(found, click.Group)
-    return found
+    command = main.get_command(click.Context(main), "show")
+    assert isinstance(command, click.Group)
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ SAID = {
     "views": ["view 0: clean", "view 2", "ants", "bees", "2 augmented views (tutorial) of each image"],
     "predictions": ["no mistakes; 5 val images"],
     "confusion": ["5 of 5 val images right (100.0%)", "predicted class", "true class"],
-    "reliability": ["share that is right", "images"],
+    "reliability": ["accuracy", "images"],
     "history": ["cross-entropy (nats)", "accuracy", "epoch"],
     "curve": ["centroid head against views", "augmented views of each image", "seconds to tune and fit"],
     "map": ["features of 5 val images", "PCA, first axis", "ants (3)", "bees (2)"],
@@ -78,14 +79,14 @@ def test_a_picture_is_written_and_its_path_printed(
     text = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text
     letters = ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")
-    assert set(SAID[name]) <= {"".join(one.itertext()) for one in letters}
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.png", "a.svg"]
+    assert set(SAID[name]) <= {"".join(element.itertext()) for element in letters}
+    assert sorted(element.name for element in tmp_path.iterdir()) == ["a.png", "a.svg"]
 
 
 def test_the_help_names_the_seven_pictures() -> None:
     assert tuple(_group().commands) == PICTURES
-    said = done("show", "--help").split("Commands:\n")[1].splitlines()
-    assert sorted(line.split()[0] for line in said) == sorted(PICTURES)
+    lines = done("show", "--help").split("Commands:\n")[1].splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(PICTURES)
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -94,56 +95,57 @@ def test_each_picture_and_option_has_help(name: str) -> None:
     assert text == done("show", name, "-h")
     command = _group().commands[name]
     assert (command.help or "").strip().endswith(".")
-    told = [option for option in command.params if isinstance(option, click.Option)]
-    assert {"-o", "--dark", "--json"} <= {option.opts[0] for option in told}
-    assert [option.opts[-1] for option in told if not option.help] == []
-    assert all(option.opts[-1] in text for option in told)
+    listed = [option for option in command.params if isinstance(option, click.Option)]
+    assert {"-o", "--dark", "--json"} <= {option.opts[0] for option in listed}
+    assert [option.opts[-1] for option in listed if not option.help] == []
+    assert all(option.opts[-1] in text for option in listed)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "function", "expected"),
+    ("name", "words", "function", "expected"),
     [
-        ("views", ("c.h5", "photos", "--images", 7, "--seed", 3), "views_picture", (("c.h5", "photos", 7, 3), {})),
-        ("predictions", ("head", "photos", "--images", 9), "predictions_picture", (("head", "photos", 9), {})),
-        ("confusion", ("head",), "confusion_picture", (("head",), {})),
-        ("reliability", ("head",), "reliability_picture", (("head",), {})),
-        ("history", ("run",), "history_picture", (("run",), {})),
-        ("curve", ("report.json",), "curve_picture", (("report.json", None), {})),
-        ("curve", ("report.json", "--over", "labels"), "curve_picture", (("report.json", "labels"), {})),
-        ("map", ("c.h5",), "map_picture", (("c.h5", None), {"method": "pca", "split": "val", "images": 2000,
+        ("views", ("c.h5", "photos", "--images", 7, "--seed", 3), "views_figure", (("c.h5", "photos", 7, 3), {})),
+        ("predictions", ("head", "photos", "--images", 9), "predictions_figure", (("head", "photos", 9), {})),
+        ("confusion", ("head",), "confusion_figure", (("head",), {})),
+        ("reliability", ("head",), "reliability_figure", (("head",), {})),
+        ("history", ("run",), "history_figure", (("run",), {})),
+        ("curve", ("report.json",), "curve_figure", (("report.json", None), {})),
+        ("curve", ("report.json", "--over", "labels"), "curve_figure", (("report.json", "labels"), {})),
+        ("map", ("c.h5",), "map_figure", (("c.h5", None), {"method": "pca", "split": "val", "images": 2000,
                                             "thumbnails": 12, "layer": "penultimate", "seed": 0})),
         ("map", ("c.h5", "photos", "--method", "tsne", "--split", "train", "--images", 50, "--thumbnails", 3,
-                 "--layer", "layer3", "--seed", 5), "map_picture",
+                 "--layer", "layer3", "--seed", 5), "map_figure",
          (("c.h5", "photos"), {"method": "tsne", "split": "train", "images": 50, "thumbnails": 3, "layer": "layer3",
                                "seed": 5})),
     ],
 )  # fmt: skip
 def test_every_option_reaches_the_library(
-    name: str, given: tuple[object, ...], function: str, expected: object, monkeypatch: pytest.MonkeyPatch
+    name: str, words: tuple[object, ...], function: str, expected: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got: list[Any] = []
 
     def stop(*arguments: Any, **settings: Any) -> None:
         got.append((arguments, settings))
-        raise pictures.PictureError("enough")
+        raise PictureError("enough")
 
-    monkeypatch.setattr(pictures, function, stop)
-    assert refused("show", name, *given, "-o", "a.png") == "enough"
+    module = cache_figures if hasattr(cache_figures, function) else model_figures
+    monkeypatch.setattr(module, function, stop)
+    assert refused("show", name, *words, "-o", "a.png") == "enough"
     assert got == [expected]
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_bad_name_is_refused_before_the_work(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    some = ("nothing", "nowhere") if name in ("views", "predictions") else ("nothing",)
-    assert "a.txt is no picture; end it in .png, .svg or .pdf" in refused("show", name, *some, "-o", "a.txt", status=2)
-    assert "gone is no folder" in refused("show", name, *some, "-o", "gone/a.png", status=2)
-    assert "'-o' / '--out'" in refused("show", name, *some, status=2)
+    paths = ("nothing", "nowhere") if name in ("views", "predictions") else ("nothing",)
+    assert "a.txt is no picture; end it in .png, .svg or .pdf" in refused("show", name, *paths, "-o", "a.txt", status=2)
+    assert "gone is no folder" in refused("show", name, *paths, "-o", "gone/a.png", status=2)
+    assert "'-o' / '--out'" in refused("show", name, *paths, status=2)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("words", "message"),
     [
         (("views", "c.h5"), "'DATA'"),
         (("views", "c.h5", "photos", "--images", 0), "0 is not in the range"),
@@ -153,15 +155,15 @@ def test_a_bad_name_is_refused_before_the_work(name: str, tmp_path: Path, monkey
         (("pie", "c.json"), "There is no command 'pie'"),
     ],
 )
-def test_what_cannot_be_asked_is_a_usage_error(given: tuple[object, ...], message: str) -> None:
-    assert message in refused("show", *given, "-o", "a.png", status=2)
+def test_what_cannot_be_asked_is_a_usage_error(words: tuple[object, ...], message: str) -> None:
+    assert message in refused("show", *words, "-o", "a.png", status=2)
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_what_is_not_there_is_a_message(name: str, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    some = (gone, tmp_path) if name in ("views", "predictions") else (gone,)
-    message = refused("show", name, *some, "-o", tmp_path / "a.png")
+    paths = (gone, tmp_path) if name in ("views", "predictions") else (gone,)
+    message = refused("show", name, *paths, "-o", tmp_path / "a.png")
     assert message.startswith(f"{gone / 'run.json' if name == 'history' else gone} ")
     assert list(tmp_path.iterdir()) == []
 
@@ -172,7 +174,7 @@ def test_what_is_of_another_kind_is_a_message(cache: Path, heads: Path, tmp_path
         f"{heads / 'head'} was not trained in epochs"
     )
     assert refused("show", "curve", heads / "head/run.json", "-o", out).startswith(
-        f"{heads / 'head/run.json'} holds no curve"
+        f"{heads / 'head/run.json'} has no curve"
     )
     assert refused("show", "curve", tmp_path, "-o", out) == f"{tmp_path}: Is a directory"
     assert "Not a directory" in refused("show", "history", cache, "-o", out)
@@ -193,7 +195,7 @@ def test_a_folder_in_place_of_the_picture_is_refused(heads: Path, tmp_path: Path
     assert refused("show", "confusion", heads / "head", "-o", tmp_path / "a.png", status=2) == (
         f"Invalid value for '-o' / '--out': {tmp_path / 'a.png'} is a folder; give a file"
     )
-    assert [one.name for one in tmp_path.iterdir()] == ["a.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_a_benchmarks_report_has_curves(heads: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_extract_fit_head_finetune_and_update_say_it_before_they_work(split_fold
     assert told[1] == f"{tmp_path / 'a.h5'}: {line}\n{SMALL_VAL}"
     assert fit.to_dict()["data"]["images_by_class"]["val"] == {"ants": 3, "bees": 2}
     recipe = TrainConfig(epochs=1)
-    run = finetune(split_folder, tmp_path / "run", backbone=toy_backbone(), recipe=recipe, on_note=told.append)
+    run = finetune(split_folder, tmp_path / "run", backbone=toy_backbone(), config=recipe, on_note=told.append)
     assert told[2] == told[0]
     assert run.to_dict()["data"]["warnings"] == [SMALL_VAL]
     found = update(tmp_path / "a.h5", split_folder, on_note=told.append)

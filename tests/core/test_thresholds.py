@@ -463,11 +463,9 @@ def test_a_run_that_begins_with_a_head_does_not_take_its_thresholds(
     fit_head(cache, tmp_path / "head", thresholds=0.9)
     recipe = TrainConfig(epochs=1, batch_size=8, lr=1e-6)
     found = finetune(
-        data, tmp_path / "run", backbone=toy_backbone(), mode="head", init_head=tmp_path / "head", recipe=recipe
+        data, tmp_path / "run", backbone=toy_backbone(), mode="head", init_head=tmp_path / "head", config=recipe
     )
-    assert (
-        f"the thresholds of {tmp_path / 'head'} are not taken over: this run decides every label at 0.5" in found.notes
-    )
+    assert f"the thresholds of {tmp_path / 'head'} are not used: this run decides every label at 0.5" in found.notes
     assert ModelCard.read(tmp_path / "run").thresholds is None
     with (tmp_path / "run" / "val.csv").open(newline="") as file:
         for row in csv.DictReader(file):

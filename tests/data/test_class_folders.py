@@ -12,7 +12,7 @@ from commands import write_folder
 from featcache.core.split_names import hinted_split, split_of
 from featcache.data.file_listing import list_images
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.data.sources.base import scan_class_folders
+from featcache.data.sources.class_folders import scan_class_folders
 from featcache.data.sources.file_tree import ListedTree
 from featcache.errors import DataLayoutError
 

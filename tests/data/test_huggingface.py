@@ -313,7 +313,7 @@ def test_a_group_that_is_no_text_or_number_is_refused(feature: Any, value: Any, 
         "these, or rename it where it is no group: rename_column('group', ...)"
     )
     source = open_source(path)
-    assert len(source.images(Counter())) == 6
+    assert len(source.sample_ids(Counter())) == 6
     assert source.read("cat/0.png") == png(0)
 
 

@@ -305,7 +305,7 @@ def test_two_links_that_point_at_each_other_end(split_folder: Path) -> None:
 
 def test_progress_counts_the_hashed_files(split_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(file_listing, "_HASHED_AT_ONCE", 5)
+    monkeypatch.setattr(file_listing, "_FILES_PER_TASK", 5)
     read_manifest(split_folder, progress=lambda *call: calls.append(call))
     assert calls == [("hash", done, 18) for done in (5, 10, 15, 18)]
 
@@ -452,7 +452,7 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
         (
             "path,label",
             "x/000.png,a\nx/001.png,a\n./x/000.png,b",
-            "{csv}, line 4: x/000.png stands already in line 2",
+            "{csv}, line 4: x/000.png is already in line 2",
         ),
         (
             "path,label,split",
@@ -497,7 +497,7 @@ def test_a_cache_given_for_images_is_called_that(tmp_path: Path) -> None:
 def test_a_path_written_in_two_ways_is_one_path(make_folder: MakeFolder) -> None:
     root = make_folder({"x": 2})
     path = write_csv(root, "path,label", "x/000.png,a", "x/../x/000.png,b", "x/001.png,b")
-    assert layout_error(path) == f"{path}, line 3: x/000.png stands already in line 2"
+    assert layout_error(path) == f"{path}, line 3: x/000.png is already in line 2"
 
 
 @pytest.mark.parametrize("rows", [[], ["x/000.png,a", "x/001.png,a"]])

@@ -27,7 +27,7 @@ from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.registry import open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, MissingExtraError, RemoteIOError, UnreadableImageError
 from featcache.extraction.extract import extract
-from featcache.reports.show import views_picture
+from featcache.reports.cache_figures import views_figure
 from toys import toy_backbone
 
 MakeFolder = Callable[..., Path]
@@ -220,7 +220,7 @@ def test_images_are_the_same_wherever_they_lie(root: Path, tmp_path: Path, s3: s
 
 def test_pictures_are_drawn_from_afar(root: Path, tmp_path: Path, s3: str) -> None:
     cache = extract(root, tmp_path / "cache.h5", backbone=toy_backbone(), views=2, workers=2).cache
-    near, far = (views_picture(cache, data, 3) for data in (root, put(root, f"{s3}/{tmp_path.name}")))
+    near, far = (views_figure(cache, data, 3) for data in (root, put(root, f"{s3}/{tmp_path.name}")))
     for a, b in zip(near.args[0], far.args[0], strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -103,7 +103,7 @@ def test_a_missing_column_is_no_empty_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["a||b", "a|", "|b", "|", "a| |b"])
 def test_an_empty_label_between_bars_is_refused_with_its_line(label: str, tmp_path: Path) -> None:
     path = write(tmp_path, "0.png,a,train", f"1.png,{label},train", "2.png,b,train")
-    assert refusal(path) == f"{path}, line 3: an empty label stands in {label!r}"
+    assert refusal(path) == f"{path}, line 3: the label {label!r} has an empty part"
 
 
 def test_without_bars_there_is_one_label_an_image(tmp_path: Path) -> None:

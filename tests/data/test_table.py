@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.doctor import doctor
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.table import read_table
@@ -110,7 +110,7 @@ def test_a_row_that_repeats_another_is_no_error(root: Path) -> None:
     manifest = read_manifest(write(root, "path,label", *rows(*LABELS), rows(*LABELS)[0]))
     assert labels_of(manifest) == TWO
     assert manifest.notes[-1] == "rows that repeat an earlier row, counted once: 1"
-    assert "line 10: x/000.png stands already in line 2" in refusal(
+    assert "line 10: x/000.png is already in line 2" in refusal(
         write(root, "path,label", *rows(*LABELS), "x/000.png,dog")
     )
 

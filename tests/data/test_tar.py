@@ -169,7 +169,7 @@ def test_a_folder_of_nothing_but_links_to_folders_says_so(tmp_path: Path) -> Non
     members = [(f"all/{folder}/{name}.png", f"{folder}{name}".encode()) for folder in "ab" for name in "12"]
     path = write_tar(tmp_path / "pets.tar", *members, link("picked/a", "../all/a"), link("picked/b", "../all/b"))
     ignored: Counter[str] = Counter()
-    open_source(path).images(ignored)
+    open_source(path).sample_ids(ignored)
     assert input_notes(ignored, [], []) == [
         "ignored 2 folders: symbolic links to folders of the tar, which are not followed: pack it with --dereference"
     ]

@@ -58,7 +58,7 @@ def test_noise_hides_no_fall_that_is_larger_than_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "mode", "expected"),
+    ("config", "mode", "expected"),
     [
         ({"epochs": 3, "batch_size": 32, "lr": 0.01}, "all", 10),
         ({**LP_FT_DEFAULTS, "epochs": 1}, "all", 10),
@@ -69,25 +69,25 @@ def test_noise_hides_no_fall_that_is_larger_than_it() -> None:
     ],
 )
 def test_a_published_recipe_is_known_by_all_but_its_epochs(
-    recipe: dict[str, object], mode: str, expected: int | None
+    config: dict[str, object], mode: str, expected: int | None
 ) -> None:
-    assert published_epochs(recipe, mode) == expected
+    assert published_epochs(config, mode) == expected
 
 
 @pytest.mark.parametrize(
-    ("epochs", "images", "recipe", "unfinished"),
+    ("epochs", "images", "config", "unfinished"),
     [
-        (10, 244, {}, False),  # 80 steps of the published recipe
+        (10, 244, {}, False),  # 80 steps of the published config
         (10, 40, {}, True),  # 20 steps of it
         (9, 244, {}, True),
         (10, 244, {"lr": 0.02}, True),
     ],
 )
 def test_a_falling_loss_is_enough_where_the_published_recipe_ran(
-    epochs: int, images: int, recipe: dict[str, float], unfinished: bool
+    epochs: int, images: int, config: dict[str, float], unfinished: bool
 ) -> None:
     losses = [2.0 - 0.15 * epoch for epoch in range(epochs)]
-    run = TrainingRun.of(losses, {"epochs": epochs, "batch_size": 32, **recipe}, images, classes=10)
+    run = TrainingRun.of(losses, {"epochs": epochs, "batch_size": 32, **config}, images, classes=10)
     assert run.steps == epochs * math.ceil(images / 32)
     assert run.unfinished == ("and the training loss was still falling" if unfinished else "")
 
@@ -97,5 +97,5 @@ def test_why_a_training_is_unfinished() -> None:
     assert told["flat"] == ""
     assert told["one epoch"] == "too few to tell whether the training loss has levelled off"
     assert told["flat, and nothing learnt"] == "and the training loss is still near that of a guess"
-    assert told["diverged"] == "with a training loss that is no finite number"
+    assert told["diverged"] == "with a training loss that is not finite"
     assert str(TrainingRun.of([1.0], {}, 32, 2)) == "1 epoch (1 step)"

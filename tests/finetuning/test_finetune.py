@@ -38,7 +38,7 @@ from featcache.vision.decode import decode
 from foreign import Payload
 from forks import fork
 from toys import toy_answer, toy_backbone
-from trainable import RECIPE, SEED, finetune_and_die, trainable_backbone
+from trainable import CONFIG, SEED, finetune_and_die, trainable_backbone
 
 MakeFolder = Callable[..., Path]
 
@@ -48,7 +48,7 @@ def timeless(history: list[EpochMetrics]) -> list[EpochMetrics]:
 
 
 def tune(data: Path, out: Path, **options: Any) -> FineTune:
-    return finetune(data, out, **{"backbone": trainable_backbone(), "recipe": RECIPE, **options})
+    return finetune(data, out, **{"backbone": trainable_backbone(), "config": CONFIG, **options})
 
 
 def clean_pixels(data: Path, split: str, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +95,7 @@ def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(
     told: list[EpochMetrics] = []
     found = tune(split_folder, out, seed=SEED, resume=True, on_epoch=told.append)
     assert timeless(found.history) == timeless(expected.history) == timeless(told)
-    assert len({value.loss for value in found.history}) == RECIPE.epochs
+    assert len({value.loss for value in found.history}) == CONFIG.epochs
     assert found.report.accuracy == expected.report.accuracy
     for name in ("network.safetensors", "model.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -141,18 +141,18 @@ def test_a_resumed_run_still_lists_what_was_skipped(split_folder: Path, tmp_path
 
 
 def test_resume_begins_a_run_that_is_not_there(split_folder: Path, tmp_path: Path) -> None:
-    assert len(tune(split_folder, tmp_path / "run", resume=True).history) == RECIPE.epochs
+    assert len(tune(split_folder, tmp_path / "run", resume=True).history) == CONFIG.epochs
 
 
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [
-        ({"recipe": dataclasses.replace(RECIPE, lr=0.1)}, "lr=0.02, you asked for 0.1"),
+        ({"config": dataclasses.replace(CONFIG, lr=0.1)}, "lr=0.02, you asked for 0.1"),
         ({"mode": "head"}, "train=all, you asked for head"),
         ({"seed": 3}, "seed=0, you asked for 3"),
         ({"augment": "crop"}, "augment=tutorial, you asked for crop"),
         (
-            {"image_size": 4, "recipe": dataclasses.replace(RECIPE, batch_size=6, epochs=9)},
+            {"image_size": 4, "config": dataclasses.replace(CONFIG, batch_size=6, epochs=9)},
             "image_size=8, you asked for 4; epochs=4, you asked for 9; batch_size=4, you asked for 6",
         ),
     ],
@@ -165,7 +165,7 @@ def test_resuming_with_other_settings_is_refused_naming_them(
     with pytest.raises(RunError) as caught:
         tune(split_folder, out, resume=True, **options)
     assert str(caught.value) == (
-        f"{out} was run with {phrase}. Resume with its own settings, give another folder, or begin anew with "
+        f"{out} was run with {phrase}. Resume with the same settings, give another folder, or begin again with "
         "--overwrite."
     )
 
@@ -173,13 +173,15 @@ def test_resuming_with_other_settings_is_refused_naming_them(
 def test_another_recipe_is_refused_before_images_are_read_and_a_network_is_loaded(
     split_folder: Path, tmp_path: Path
 ) -> None:
-    tune(split_folder, tmp_path / "run", recipe=dataclasses.replace(RECIPE, epochs=1))
+    tune(split_folder, tmp_path / "run", config=dataclasses.replace(CONFIG, epochs=1))
     with pytest.raises(RunError, match=r"with epochs=1, you asked for 2\. To train it longer, add --resume; or give"):
-        tune(tmp_path / "gone", tmp_path / "run", recipe=dataclasses.replace(RECIPE, epochs=2))
-    with pytest.raises(RunError, match=r"with backbone=trainable, you asked for resnet18; .*Resume with its own"):
-        finetune(tmp_path / "gone", tmp_path / "run", backbone="resnet18", recipe=RECIPE)
+        tune(tmp_path / "gone", tmp_path / "run", config=dataclasses.replace(CONFIG, epochs=2))
+    with pytest.raises(
+        RunError, match=r"with backbone=trainable, you asked for resnet18; .*Resume with the same settings"
+    ):
+        finetune(tmp_path / "gone", tmp_path / "run", backbone="resnet18", config=CONFIG)
     with pytest.raises(EmptyFolderError, match="gone does not exist"):
-        finetune(tmp_path / "gone", tmp_path / "run", backbone="resnet18", recipe=RECIPE, overwrite=True)
+        finetune(tmp_path / "gone", tmp_path / "run", backbone="resnet18", config=CONFIG, overwrite=True)
 
 
 def test_resuming_on_other_images_is_refused(split_folder: Path, tmp_path: Path) -> None:
@@ -191,11 +193,11 @@ def test_resuming_on_other_images_is_refused(split_folder: Path, tmp_path: Path)
 
 def test_resuming_with_another_limit_of_pixels_is_refused(split_folder: Path, tmp_path: Path) -> None:
     """Images above it are skipped, so that another limit is another training set."""
-    tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=1))
+    tune(split_folder, tmp_path / "run", config=TrainConfig(epochs=1))
     with pytest.raises(
         RunError, match="was run with max_pixels=178956970, you asked for 99999; epochs=1, you asked for 2"
     ):
-        tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=2), max_pixels=99_999, resume=True)
+        tune(split_folder, tmp_path / "run", config=TrainConfig(epochs=2), max_pixels=99_999, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "pickle"])
@@ -259,7 +261,7 @@ def test_training_the_head_leaves_the_network_in_eval_mode_and_as_it_was(split_f
 def test_a_live_head_learns_on_the_network_s_answers(split_folder: Path, tmp_path: Path) -> None:
     """Val figures of the saved head from the toy network's two lines of numpy."""
     run = finetune(
-        split_folder, tmp_path / "run", backbone=toy_backbone(), mode="head", recipe=TrainConfig(epochs=4, lr=0.2)
+        split_folder, tmp_path / "run", backbone=toy_backbone(), mode="head", config=TrainConfig(epochs=4, lr=0.2)
     )
     pixels, labels = clean_pixels(split_folder, "val", toy_backbone().view_spec())
     found = classify(load_head(tmp_path / "run" / "head.safetensors"), toy_answer(pixels), 3)[0]
@@ -279,8 +281,8 @@ def test_training_all_changes_every_weight_of_a_copy(split_folder: Path, tmp_pat
 def test_the_first_loss_is_that_of_the_given_weights_on_view_1(split_folder: Path, tmp_path: Path) -> None:
     backbone = trainable_backbone()
     backbone.module.dropout.p = 0.0
-    recipe = TrainConfig(epochs=1, batch_size=13, lr=0.1)
-    run = tune(split_folder, tmp_path / "run", backbone=backbone, recipe=recipe, seed=2)
+    config = TrainConfig(epochs=1, batch_size=13, lr=0.1)
+    run = tune(split_folder, tmp_path / "run", backbone=backbone, config=config, seed=2)
     manifest, spec = read_manifest(split_folder), backbone.view_spec(seed=2)
     rows = manifest.samples.rows("train")
     views = [
@@ -295,8 +297,8 @@ def test_the_first_loss_is_that_of_the_given_weights_on_view_1(split_folder: Pat
 
 
 def test_the_best_epoch_s_weights_and_accuracy_are_kept(split_folder: Path, tmp_path: Path) -> None:
-    recipe = TrainConfig(epochs=6, batch_size=3, lr=0.8, momentum=0.9, schedule="constant")
-    run = tune(split_folder, tmp_path / "run", recipe=recipe, seed=1)
+    config = TrainConfig(epochs=6, batch_size=3, lr=0.8, momentum=0.9, schedule="constant")
+    run = tune(split_folder, tmp_path / "run", config=config, seed=1)
     accuracies = [epoch.val_accuracy for epoch in run.history]
     assert accuracies[-1] < max(accuracies)
     assert run.best.epoch == 1 + accuracies.index(max(accuracies))
@@ -313,8 +315,8 @@ def test_the_best_epoch_s_weights_and_accuracy_are_kept(split_folder: Path, tmp_
 @pytest.mark.parametrize("mode", ["all", "head"])
 def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolder, tmp_path: Path) -> None:
     data = make_folder({"train/ants": 6, "train/bees": 6, "val/ants": 2, "val/bees": 2, "test/ants": 3, "test/bees": 4})
-    recipe = TrainConfig(epochs=5, batch_size=3, lr=0.8, schedule="constant")
-    run = tune(data, tmp_path / "run", mode=mode, recipe=recipe)
+    config = TrainConfig(epochs=5, batch_size=3, lr=0.8, schedule="constant")
+    run = tune(data, tmp_path / "run", mode=mode, config=config)
     spec = ModelCard.read(tmp_path / "run").spec.view
     pixels, labels = clean_pixels(data, "test", spec)
     if mode == "all":
@@ -339,9 +341,9 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
 
 def test_a_training_that_diverged_at_once_is_an_error_and_saves_nothing(split_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError) as refused:
-        tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=3, batch_size=3, lr=1e20, schedule="constant"))
+        tune(split_folder, tmp_path / "run", config=TrainConfig(epochs=3, batch_size=3, lr=1e20, schedule="constant"))
     assert str(refused.value) == (
-        "training diverged in epoch 1: the loss on val is no finite number. Nothing was saved. Give a lower --lr than "
+        "training diverged in epoch 1: the loss on val is not finite. Nothing was saved. Give an --lr below "
         "1e+20, with --overwrite or another folder."
     )
     assert not (tmp_path / "run/model.json").exists()
@@ -350,8 +352,8 @@ def test_a_training_that_diverged_at_once_is_an_error_and_saves_nothing(split_fo
 def test_a_training_that_diverges_later_keeps_the_best_epoch_before(
     split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = TrainConfig(epochs=6, batch_size=3, lr=0.01, schedule="constant")
-    whole = tune(split_folder, tmp_path / "whole", recipe=dataclasses.replace(recipe, epochs=2))
+    config = TrainConfig(epochs=6, batch_size=3, lr=0.01, schedule="constant")
+    whole = tune(split_folder, tmp_path / "whole", config=dataclasses.replace(config, epochs=2))
     begin = TrainState.begin_epoch
 
     def begin_or_spoil(self: TrainState, seed: int) -> Any:
@@ -361,14 +363,14 @@ def test_a_training_that_diverges_later_keeps_the_best_epoch_before(
         return begin(self, seed)
 
     monkeypatch.setattr(TrainState, "begin_epoch", begin_or_spoil)
-    run = tune(split_folder, tmp_path / "run", recipe=recipe)
+    run = tune(split_folder, tmp_path / "run", config=config)
     assert len(run.history) == 3
     assert run.best.epoch == whole.best.epoch
     assert run.report.accuracy == whole.report.accuracy
     kept = (tmp_path / f"{name}/network.safetensors" for name in ("run", "whole"))
     assert len({path.read_bytes() for path in kept}) == 1
     assert (
-        f"training diverged in epoch 3 of 6: the loss on val is no finite number; epoch {run.best.epoch} is kept; give "
+        f"training diverged in epoch 3 of 6: the loss on val is not finite; epoch {run.best.epoch} was saved; give "
         "a lower --lr"
     ) in run.notes
 
@@ -376,7 +378,7 @@ def test_a_training_that_diverges_later_keeps_the_best_epoch_before(
 def test_run_json_holds_what_is_returned(split_folder: Path, tmp_path: Path) -> None:
     run = tune(split_folder, tmp_path / "run")
     written = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert written.pop("config")["lr"] == RECIPE.lr
+    assert written.pop("config")["lr"] == CONFIG.lr
     assert written == json.loads(json.dumps(run.to_dict()))
     assert [epoch["loss"] for epoch in written["history"]] == [epoch.loss for epoch in run.history]
     assert (written["best_epoch"], written["test"]) == (run.best.epoch, None)
@@ -387,7 +389,7 @@ def test_from_scratch_means_random_weights_drawn_with_the_seed(split_folder: Pat
     options: dict[str, Any] = {
         "weights": "none",
         "image_size": 32,
-        "recipe": TrainConfig(epochs=1, batch_size=5),
+        "config": TrainConfig(epochs=1, batch_size=5),
         "device": "cpu",
     }
     runs = {
@@ -422,9 +424,9 @@ def test_a_live_head_on_random_weights_is_not_said_to_be_from_scratch(split_fold
 
 
 def test_batches_of_one_image_that_batchnorm_cannot_train_on_are_refused(split_folder: Path, tmp_path: Path) -> None:
-    recipe = TrainConfig(epochs=2, batch_size=1)
+    config = TrainConfig(epochs=2, batch_size=1)
     with pytest.raises(RunError) as caught:
-        tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), recipe=recipe)
+        tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), config=config)
     assert str(caught.value) == (
         "BatchNorm cannot train on a batch of one image at 8 pixels. Give a larger --batch-size than 1, --batchnorm "
         "eval, or a larger --image-size."
@@ -447,8 +449,8 @@ def test_a_last_batch_of_one_image_joins_the_one_before(
     monkeypatch.setattr(BackboneWithHead, "forward", count)
     for number in range(unreadable):
         (split_folder / f"train/bees/00{number}.png").write_bytes(b"")
-    recipe = TrainConfig(epochs=2, batch_size=4)
-    tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), recipe=recipe)
+    config = TrainConfig(epochs=2, batch_size=4)
+    tune(split_folder, tmp_path / "run", backbone=trainable_backbone(kernel=8), config=config)
     assert sizes == 2 * ([4, 4, 5] if not unreadable else [4, 5])
 
 
@@ -466,14 +468,20 @@ def test_a_last_batch_of_one_image_stays_where_nothing_normalises_by_the_batch(
         return linear(self, x)
 
     monkeypatch.setattr(torch.nn.Linear, "forward", count)
-    tune(split_folder, tmp_path / "run", recipe=TrainConfig(epochs=1, batch_size=4), **options)
+    tune(split_folder, tmp_path / "run", config=TrainConfig(epochs=1, batch_size=4), **options)
     assert sizes == [4, 4, 4, 1]
 
 
 def test_a_recipe_may_be_a_dict_of_some_fields(split_folder: Path, tmp_path: Path) -> None:
-    fields = {name: value for name, value in vars(RECIPE).items() if value != getattr(TrainConfig(), name)}
-    found = tune(split_folder, tmp_path / "dict", recipe=fields)
-    assert timeless(found.history) == timeless(tune(split_folder, tmp_path / "recipe").history)
+    fields = {name: value for name, value in vars(CONFIG).items() if value != getattr(TrainConfig(), name)}
+    found = tune(split_folder, tmp_path / "dict", config=fields)
+    assert timeless(found.history) == timeless(tune(split_folder, tmp_path / "config").history)
+
+
+def test_the_former_name_of_config_is_accepted_with_a_warning(split_folder: Path, tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match=r"^finetune\(recipe=\.\.\.\) is now finetune\(config=\.\.\.\)\.$"):
+        run = finetune(split_folder, tmp_path / "run", backbone=trainable_backbone(), recipe=CONFIG)
+    assert len(run.history) == CONFIG.epochs
 
 
 @pytest.mark.parametrize(
@@ -483,9 +491,11 @@ def test_a_recipe_may_be_a_dict_of_some_fields(split_folder: Path, tmp_path: Pat
      ({"label_smoothing": 1}, "label_smoothing is 1; it must be 0 or greater, and less than 1")],
 )  # fmt: skip
 def test_a_recipe_that_is_none_names_what_there_is(fields: dict[str, Any], why: str, tmp_path: Path) -> None:
-    for call in (finetune, benchmark):
-        with pytest.raises(RunError, match=r"recipe: .*\. It takes epochs, batch_size, lr, momentum, ") as caught:
-            call("photos", tmp_path / "run", recipe=fields)
+    for call, name in ((finetune, "config"), (benchmark, "recipe")):
+        with pytest.raises(
+            RunError, match=r"^the training configuration: .*\. Its fields are epochs, batch_size, lr, momentum, "
+        ) as caught:
+            call("photos", tmp_path / "run", **{name: fields})
         assert why in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -502,7 +512,7 @@ def test_unreadable_images_are_skipped_and_listed(split_folder: Path, tmp_path: 
 
 def test_images_that_could_not_be_read_are_not_counted_as_worked_on(split_folder: Path, tmp_path: Path) -> None:
     (split_folder / "train/bees/002.png").write_bytes(b"")
-    assert tune(split_folder, tmp_path / "run").report.images == 12 * RECIPE.epochs
+    assert tune(split_folder, tmp_path / "run").report.images == 12 * CONFIG.epochs
 
 
 def test_data_without_a_readable_val_image_is_refused(split_folder: Path, tmp_path: Path) -> None:
@@ -536,7 +546,7 @@ def test_what_waits_for_images_is_told(split_folder: Path, tmp_path: Path, monke
         shares.append(run.data_share)
         assert f"waiting for images took {run.data_share:.0%} of the time" in str(run)
         assert run.to_dict()["data_share"] == run.data_share
-        waited = RECIPE.epochs * 18 * seconds
+        waited = CONFIG.epochs * 18 * seconds
         assert run.report.seconds["data"] >= 0.8 * waited
     assert 0 < shares[0] < shares[1] <= 1
     assert shares[1] > 0.5
@@ -584,7 +594,7 @@ def test_what_the_compiler_cannot_do_is_told_with_the_cure(
 
 
 def test_a_head_alone_is_not_compiled(split_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="a head alone has nothing to compile: drop --compile, or train all layers"):
+    with pytest.raises(RunError, match="a head alone cannot be compiled: drop --compile, or train all layers"):
         tune(split_folder, tmp_path / "run", mode="head", compile=True)
 
 
@@ -605,13 +615,13 @@ def _replaced(path: Path, old: bytes, new: bytes) -> None:
 def test_a_checkpoint_of_which_a_bit_changed_is_not_gone_on_from(split_folder: Path, tmp_path: Path) -> None:
     """PyTorch reads the parts of its archives without a look at their checksums."""
     out = tmp_path / "run"
-    tune(split_folder, out, recipe=TrainConfig(epochs=1))
+    tune(split_folder, out, config=TrainConfig(epochs=1))
     weight = torch.load(out / "last.pt", weights_only=True)["module"]["head.weight"].numpy().tobytes()
     _replaced(out / "last.pt", weight, bytes([weight[0] ^ 1]) + weight[1:])
     with pytest.raises(
-        RunError, match=r"it is damaged: its part \S+/data/\d+ does not have its checksum\)\. Remove it"
+        RunError, match=r"it is damaged: the checksum of its part \S+/data/\d+ is wrong\)\. Delete it to start again\.$"
     ):
-        tune(split_folder, out, recipe=TrainConfig(epochs=2), resume=True)
+        tune(split_folder, out, config=TrainConfig(epochs=2), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -622,16 +632,16 @@ def test_a_checkpoint_with_other_values_is_refused(
     name: str, value: object, split_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    tune(split_folder, out, recipe=TrainConfig(epochs=1))
+    tune(split_folder, out, config=TrainConfig(epochs=1))
     torch.save({**torch.load(out / "last.pt", weights_only=True), name: value}, out / "last.pt")
     with pytest.raises(RunError, match=r"last\.pt is not a checkpoint that can be loaded safely"):
-        tune(split_folder, out, recipe=TrainConfig(epochs=2), resume=True)
+        tune(split_folder, out, config=TrainConfig(epochs=2), resume=True)
 
 
 def test_nobody_is_told_to_run_the_code_of_a_checkpoint(split_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    tune(split_folder, out, recipe=TrainConfig(epochs=1))
+    tune(split_folder, out, config=TrainConfig(epochs=1))
     torch.save({"config": Payload(str(tmp_path / "executed"))}, out / "last.pt")
     with pytest.raises(RunError, match=r"\(it is damaged, or would run code\)"):
-        tune(split_folder, out, recipe=TrainConfig(epochs=1))
+        tune(split_folder, out, config=TrainConfig(epochs=1))
     assert not (tmp_path / "executed").exists()

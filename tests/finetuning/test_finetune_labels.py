@@ -22,11 +22,11 @@ from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.metrics.predictions import read_predictions
-from featcache.reports.show import predictions_picture, reliability_picture
+from featcache.reports.model_figures import predictions_figure, reliability_figure
 from featcache.training.loop import TrainConfig
 from several import write_pictures
 from toys import toy_answer, toy_backbone
-from trainable import RECIPE, trainable_backbone
+from trainable import CONFIG, trainable_backbone
 
 CLASSES = ("blue", "green", "red")
 
@@ -37,8 +37,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def tune(data: Path, out: Path, **options: Any) -> FineTune:
-    recipe = TrainConfig(epochs=8, batch_size=8, lr=0.5, schedule="constant")
-    return finetune(data, out, **{"backbone": toy_backbone(), "mode": "head", "recipe": recipe, **options})
+    config = TrainConfig(epochs=8, batch_size=8, lr=0.5, schedule="constant")
+    return finetune(data, out, **{"backbone": toy_backbone(), "mode": "head", "config": config, **options})
 
 
 def test_a_head_learns_which_colours_are_there(data: Path, tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_the_first_epoch_s_loss_is_that_of_each_label_by_itself(data: Path, tmp_
     from featcache.training.loop import linear_layer
     from featcache.vision.augment import make_views
 
-    recipe = TrainConfig(epochs=1, batch_size=24, lr=0.5)
-    found = tune(data, tmp_path / "run", recipe=recipe, seed=3)
+    config = TrainConfig(epochs=1, batch_size=24, lr=0.5)
+    found = tune(data, tmp_path / "run", config=config, seed=3)
     manifest, spec = read_manifest(data), toy_backbone().view_spec(seed=3)
     rows = manifest.samples.rows("train")
     from featcache.vision.decode import decode
@@ -75,8 +75,8 @@ def test_the_first_epoch_s_loss_is_that_of_each_label_by_itself(data: Path, tmp_
 
 
 def test_the_best_epoch_is_that_of_the_highest_mean_average_precision(data: Path, tmp_path: Path) -> None:
-    recipe = TrainConfig(epochs=6, batch_size=5, lr=3.0, momentum=0.9, schedule="constant")
-    found = tune(data, tmp_path / "run", backbone=trainable_backbone(), mode="all", recipe=recipe)
+    config = TrainConfig(epochs=6, batch_size=5, lr=3.0, momentum=0.9, schedule="constant")
+    found = tune(data, tmp_path / "run", backbone=trainable_backbone(), mode="all", config=config)
     precisions = [epoch.val_mean_average_precision for epoch in found.history]
     assert found.best.epoch == 1 + precisions.index(max(precisions))
     assert ModelCard.read(tmp_path / "run").metrics["mean_average_precision"] == max(precisions)
@@ -91,7 +91,7 @@ def test_an_interrupted_run_with_several_labels_goes_on_to_the_same_result(data:
         if (what, count) == ("epoch 2", 12):
             raise StopError
 
-    options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": "all", "recipe": RECIPE}
+    options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": "all", "config": CONFIG}
     whole = tune(data, tmp_path / "whole", **options)
     with pytest.raises(StopError):
         tune(data, tmp_path / "cut", progress=stop, **options)
@@ -107,7 +107,7 @@ def test_a_run_begins_with_a_head_that_was_fitted_to_several_labels(
 ) -> None:
     extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=2, dtype="float32")
     head = fit_head(tmp_path / "c.h5", tmp_path / "head")
-    found = tune(data, tmp_path / "run", init_head=tmp_path / "head", recipe=None)
+    found = tune(data, tmp_path / "run", init_head=tmp_path / "head", config=None)
     assert found.start is not None
     for name in ("accuracy", "log_loss", "calibration_error"):
         assert getattr(found.start, name) == pytest.approx(getattr(head.accuracy, name), rel=1e-4), name
@@ -131,7 +131,7 @@ def test_a_whole_network_predicts_what_its_run_kept(data: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("mode", ["all", "head"])
 def test_val_csv_holds_the_probability_of_what_was_predicted(mode: Any, split_folder: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": mode, "recipe": RECIPE}
+    options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": mode, "config": CONFIG}
     found = tune(split_folder, tmp_path / "run", **options)
     rows = read_predictions(tmp_path / "run")
     assert all(len(row.probabilities) == 1 and row.probabilities[0] > 0.5 for row in rows)
@@ -153,30 +153,30 @@ def test_val_csv_holds_the_probability_of_what_was_predicted(mode: Any, split_fo
 
 
 def test_a_run_has_a_reliability_diagram_and_percentages(split_folder: Path, tmp_path: Path) -> None:
-    tune(split_folder, tmp_path / "run", backbone=trainable_backbone(), recipe=RECIPE)
-    top, _ = reliability_picture(tmp_path / "run")().axes
+    tune(split_folder, tmp_path / "run", backbone=trainable_backbone(), config=CONFIG)
+    top, _ = reliability_figure(tmp_path / "run")().axes
     assert top.get_title().endswith("(n = 5)")
-    figure = predictions_picture(tmp_path / "run", split_folder)()
+    figure = predictions_figure(tmp_path / "run", split_folder)()
     texts = [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.title)]
     assert sum("%" in text for text in texts) >= 5
     plt.close("all")
 
 
 def test_a_run_from_before_they_were_kept_says_how_to_get_them(split_folder: Path, tmp_path: Path) -> None:
-    tune(split_folder, tmp_path / "run", backbone=trainable_backbone(), recipe=RECIPE)
+    tune(split_folder, tmp_path / "run", backbone=trainable_backbone(), config=CONFIG)
     drop_hashes(tmp_path / "run")
     path = tmp_path / "run/val.csv"
     path.write_text("".join(f"{line.rpartition(',')[0]},\n" for line in path.read_text().splitlines()))
     path.write_text(path.read_text().replace("predicted,", "predicted,probability", 1))
     with pytest.raises(PictureError, match="trained before featcache kept those of a run: train it again in another"):
-        reliability_picture(tmp_path / "run")
+        reliability_figure(tmp_path / "run")
 
 
 def test_patience_and_class_weights_work_for_a_head_on_cached_views(split_folder: Path, tmp_path: Path) -> None:
     extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), views=2, dtype="float32")
-    recipe = TrainConfig(epochs=30, lr=3.0, patience=2, class_weight={"ants": 2}, label_smoothing=0.1, batch_size=5)
-    cached = fit_head(tmp_path / "c.h5", head="sgd", parameters=vars(recipe))
-    live = tune(split_folder, tmp_path / "run", recipe=dataclasses.replace(recipe, epochs=2))
+    config = TrainConfig(epochs=30, lr=3.0, patience=2, class_weight={"ants": 2}, label_smoothing=0.1, batch_size=5)
+    cached = fit_head(tmp_path / "c.h5", head="sgd", parameters=vars(config))
+    live = tune(split_folder, tmp_path / "run", config=dataclasses.replace(config, epochs=2))
     assert len(cached.history) < 30
     assert [epoch.loss for epoch in live.history] == pytest.approx([e.loss for e in cached.history[:2]], rel=1e-4)
 

@@ -32,10 +32,12 @@ def batches(_epoch: int = 0) -> Any:
         yield torch.randn(4, 3, 16, 16, generator=generator), torch.tensor([0, 1, 1, 0])
 
 
-def taught(net: BackboneWithHead, groups: Any = None, **recipe: Any) -> dict[str, torch.Tensor]:
+def taught(net: BackboneWithHead, groups: Any = None, **config: Any) -> dict[str, torch.Tensor]:
     """The weights after a training with momentum and weight decay, which move what has no gradient, too."""
-    settings: dict[str, Any] = {"epochs": 2, "lr": 0.1, "weight_decay": 0.1, **recipe}
-    train(TrainState(net, TrainConfig(**settings), groups=groups), batches, batches, seed=0, on_epoch=lambda _: None)
+    settings: dict[str, Any] = {"epochs": 2, "lr": 0.1, "weight_decay": 0.1, **config}
+    train(
+        TrainState(net, TrainConfig(**settings), param_groups=groups), batches, batches, seed=0, on_epoch=lambda _: None
+    )
     return net.state_dict()
 
 
@@ -156,7 +158,7 @@ def test_a_decay_shortens_the_first_step_of_each_stage_and_nothing_else(schedule
         def once(epoch: int) -> Any:
             return iter([next(batches(epoch))])
 
-        training = TrainState(net, TrainConfig(epochs=1, lr=0.1, schedule=schedule), groups=groups)
+        training = TrainState(net, TrainConfig(epochs=1, lr=0.1, schedule=schedule), param_groups=groups)
         train(training, once, batches, seed=0, on_epoch=lambda _: None)
         assert training.history[0].lr == 0.1
         moves.append({name: value.detach() - before[name] for name, value in net.named_parameters()})
@@ -167,11 +169,16 @@ def test_a_decay_shortens_the_first_step_of_each_stage_and_nothing_else(schedule
         assert plain.abs().max() > 1e-5, name
 
 
-@pytest.mark.parametrize("still", [lambda net: [], lambda net: [net.body.norm]])
-def test_a_network_trains_but_for_what_is_still(still: Callable[[BackboneWithHead], list[nn.Module]]) -> None:
+@pytest.mark.parametrize(
+    ("eval_only", "expected"),
+    [(lambda net: [], set()), (lambda net: [net.body.norm], {"body.norm"})],
+)
+def test_a_network_trains_but_for_what_is_eval_only(
+    eval_only: Callable[[BackboneWithHead], list[nn.Module]], expected: set[str]
+) -> None:
     net = network()
-    net.still = still(net)
+    net.eval_only = eval_only(net)
     net.train()
-    assert {name for name, module in net.named_modules() if not module.training} == {"body.norm"} if net.still else True
-    assert "still" not in dict(net.named_children())
+    assert {name for name, module in net.named_modules() if not module.training} == expected
+    assert "eval_only" not in dict(net.named_children())
     assert net.train() is net

@@ -41,7 +41,7 @@ from toys import toy_backbone
 from trainable import staged_backbone
 
 MakeFolder = Callable[..., Path]
-RECIPE = TrainConfig(epochs=3, batch_size=5, lr=0.002, schedule="constant")
+CONFIG = TrainConfig(epochs=3, batch_size=5, lr=0.002, schedule="constant")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(place: Path, out: Path, **options: Any) -> FineTune:
-    given = {"backbone": staged_backbone(), "recipe": RECIPE, "init_head": place / "head", **options}
+    given = {"backbone": staged_backbone(), "config": CONFIG, "init_head": place / "head", **options}
     return finetune(given.pop("data", place / "photos"), out, **given)
 
 
@@ -68,7 +68,7 @@ def spec_of(backbone: Backbone) -> ExtractSpec:
 def start_with(head: Path, data: Path, backbone: Backbone, mode: Any = "all") -> InitialModel:
     spec, manifest = spec_of(backbone), read_manifest(data)
     return build_initial_model(
-        backbone, spec, ViewLoader(manifest, spec.view), mode, FineTuneStrategy(init_head=str(head)), RECIPE
+        backbone, spec, ViewLoader(manifest, spec.view), mode, FineTuneStrategy(init_head=str(head)), CONFIG
     )
 
 
@@ -125,18 +125,18 @@ def test_the_run_begins_where_the_head_is(place: Path, tmp_path: Path) -> None:
     assert run.start.to_dict()["confusion"] == card.metrics["confusion"]
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (written["start"]["head"], written["start"]["accuracy"]) == (str(place / "head"), run.start.accuracy)
-    assert str(run).splitlines()[0] == f"began with {place / 'head'}: val accuracy {run.start}"
+    assert str(run).splitlines()[0] == f"initial head {place / 'head'}: val accuracy {run.start}"
     assert (written["wise_ft"], written["tuned"]) == (None, None)
     assert tune(place, tmp_path / "run", resume=True).start == run.start
 
 
 def test_a_rate_too_small_to_change_anything_ends_where_the_head_is(place: Path, tmp_path: Path) -> None:
     """So nothing but the steps moves the network: BatchNorm does not."""
-    run = tune(place, tmp_path / "run", recipe=dataclasses.replace(RECIPE, lr=1e-30))
+    run = tune(place, tmp_path / "run", config=dataclasses.replace(CONFIG, lr=1e-30))
     said = {one.image: one.predicted for one in read_predictions(tmp_path / "run")}
     assert said == {one.image: one.predicted for one in read_predictions(place / "head")}
     assert run.report.accuracy == run.start
-    drifted = tune(place, tmp_path / "b", recipe=dataclasses.replace(RECIPE, lr=1e-12), batchnorm="train")
+    drifted = tune(place, tmp_path / "b", config=dataclasses.replace(CONFIG, lr=1e-12), batchnorm="train")
     losses = [epoch.val_loss for epoch in run.history]
     assert max(losses) - min(losses) < 1e-6 < abs(drifted.history[-1].val_loss - losses[0])
 
@@ -159,7 +159,7 @@ def test_the_rate_is_low_where_none_is_given(init: bool, lr: float, place: Path,
         raise StopError
 
     with pytest.raises(StopError):
-        tune(place, tmp_path / "run", recipe=None, on_epoch=stop, **options)
+        tune(place, tmp_path / "run", config=None, on_epoch=stop, **options)
 
 
 @pytest.mark.parametrize("batchnorm", [None, "eval", "train"])
@@ -190,7 +190,7 @@ def test_frozen_stages_are_saved_as_they_were(init: bool, unfreeze: Any, place: 
 
 
 def test_a_steep_decay_lets_the_head_alone_learn(place: Path, tmp_path: Path) -> None:
-    origin = start_with(place / "head", place / "photos", staged_backbone()).weights()
+    origin = start_with(place / "head", place / "photos", staged_backbone()).copy_weights()
     tune(place, tmp_path / "run", layer_decay=1e-9)
     for name, value in load_file(tmp_path / "run" / "network.safetensors").items():
         assert torch.allclose(value, origin[name], rtol=0, atol=1e-6) == name.startswith("body."), name
@@ -235,7 +235,7 @@ def test_an_interrupted_run_resumes_to_the_same(options: dict[str, Any], place: 
 def test_averaged_weights_lie_between_the_start_and_the_best(
     make_folder: MakeFolder, place: Path, tmp_path: Path
 ) -> None:
-    origin = start_with(place / "head", place / "photos", staged_backbone()).weights()
+    origin = start_with(place / "head", place / "photos", staged_backbone()).copy_weights()
     plain = tune(place, tmp_path / "plain", batchnorm="train")
     best = load_file(tmp_path / "plain" / "network.safetensors")
     for share in (0.0, 0.25, 1.0):
@@ -249,7 +249,7 @@ def test_averaged_weights_lie_between_the_start_and_the_best(
         said = read_predictions(out)
         assert np.mean([one.right for one in said]) == run.report.accuracy.accuracy  # type: ignore[union-attr]
         assert ModelCard.read(out).metrics == json.loads(json.dumps(run.report.accuracy.to_dict()))  # type: ignore[union-attr]
-        assert f"kept {share:g} of these weights and {1 - share:g} of those at the start (WiSE-FT): " in str(run)
+        assert f"saved {share:g} of these weights plus {1 - share:g} of the initial ones (WiSE-FT): " in str(run)
         written = json.loads((out / "run.json").read_text())
         assert (written["wise_ft"], written["tuned"]["accuracy"]) == (share, plain.best.val_accuracy)
     assert run.report.accuracy == plain.report.accuracy
@@ -261,8 +261,8 @@ def test_what_is_kept_is_what_test_is_evaluated_on(make_folder: MakeFolder, tmp_
     data = make_folder({f"{split}/{kind}": 6 for split in ("train", "val", "test") for kind in ("ants", "bees")})
     extract(data, tmp_path / "c.h5", backbone=staged_backbone(), views=0, dtype="float32")
     fit = fit_head(tmp_path / "c.h5", tmp_path / "head", parameters={"C": 0.01})
-    recipe = dataclasses.replace(RECIPE, lr=1.0)
-    run = tune(tmp_path, tmp_path / "run", data=data, wise_ft=0.0, recipe=recipe, batchnorm="train")
+    config = dataclasses.replace(CONFIG, lr=1.0)
+    run = tune(tmp_path, tmp_path / "run", data=data, wise_ft=0.0, config=config, batchnorm="train")
     assert run.report.test is not None
     assert fit.report.test is not None
     assert run.report.test.to_dict()["confusion"] == fit.report.test.to_dict()["confusion"]
@@ -286,8 +286,8 @@ def test_a_run_that_reuses_some_stages(split_folder: Path, tmp_path: Path) -> No
     options: dict[str, Any] = {"backbone": "mobilenet_v3_small", "weights": str(tmp_path / "w.pth"), "image_size": 64}
     backbone = load_backbone("mobilenet_v3_small", weights=str(tmp_path / "w.pth"), device="cpu")
     stages = find_stages(backbone.module, 64)
-    recipe = TrainConfig(epochs=1, batch_size=7, lr=1e-12, schedule="constant")
-    finetune(split_folder, tmp_path / "run", reuse_until=stages[1], batchnorm="eval", seed=3, recipe=recipe, **options)
+    config = TrainConfig(epochs=1, batch_size=7, lr=1e-12, schedule="constant")
+    finetune(split_folder, tmp_path / "run", reuse_until=stages[1], batchnorm="eval", seed=3, config=config, **options)
     found = load_file(tmp_path / "run" / "network.safetensors")
     drawn = build("mobilenet_v3_small", "none", 3)[0].state_dict()
     given = backbone.module.state_dict()
@@ -301,19 +301,23 @@ def test_a_run_that_reuses_some_stages(split_folder: Path, tmp_path: Path) -> No
         torch.testing.assert_close(found[f"body.{name}"], expected[name], rtol=0, atol=1e-7)
         assert given[name].ndim < 4 or not torch.allclose(other[name], expected[name], atol=1e-3), name
     with pytest.raises(RunError) as caught:
-        finetune(split_folder, tmp_path / "b", reuse_until="layer9", recipe=recipe, **options)
+        finetune(split_folder, tmp_path / "b", reuse_until="layer9", config=config, **options)
     assert str(caught.value) == (
-        f"--reuse-until layer9: mobilenet_v3_small has the stages {', '.join(stages)}. Name the last one to keep, or "
-        "start with none of them: --init scratch."
+        f"--reuse-until layer9: mobilenet_v3_small has the stages {', '.join(stages)}. Give the last one to keep, or "
+        "--init scratch to keep none."
     )
-    with pytest.raises(RunError, match=f"leaves {len(stages) - 2} stages with random weights, of which --unfreeze 1"):
-        finetune(split_folder, tmp_path / "c", reuse_until=stages[1], unfreeze=1, recipe=recipe, **options)
+    with pytest.raises(
+        RunError, match=f"leaves {len(stages) - 2} stages with random weights, and --unfreeze 1 would freeze some"
+    ):
+        finetune(split_folder, tmp_path / "c", reuse_until=stages[1], unfreeze=1, config=config, **options)
 
 
 def test_a_network_of_one_s_own_cannot_be_drawn_anew(place: Path, tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="there is no backbone 'staged'"):
         tune(place, tmp_path / "run", init_head=None, reuse_until="blocks.1")
-    with pytest.raises(BackboneError, match="this network is not the resnet18 that can be built anew"):
+    with pytest.raises(
+        BackboneError, match="this network is not the resnet18 that featcache builds: drop --reuse-until"
+    ):
         reinitialize_after(models.resnet34(), "layer1", ["layer1", "layer2"], "resnet18", 0)
 
 
@@ -322,7 +326,7 @@ def test_a_network_without_stages_is_said_to_have_none(options: dict[str, Any], 
     named = f"--{next(iter(options)).replace('_', '-')}"
     with pytest.raises(RunError) as caught:
         tune(place, tmp_path / "run", backbone=toy_backbone(), init_head=None, **options)
-    assert str(caught.value) == f"toy has no stages, which {named} counts: drop it"
+    assert str(caught.value) == f"toy has no stages, which {named} needs: drop it"
 
 
 def refused(place: Path, out: Path, **options: Any) -> str:
@@ -342,10 +346,10 @@ def test_a_head_of_another_split_is_refused(make_folder: MakeFolder, tmp_path: P
                      read_manifest(data, seed=seed).samples.rows("val")} for seed in (1, 0))  # fmt: skip
     new, gone = sorted(ours - theirs), sorted(theirs - ours)
     assert message == (
-        f"{tmp_path / 'head'} was fitted on another split: {len(new)} of the val images here were not in its own (for "
-        f"example {new[0]}); {len(gone)} of its own are not in val here (for example {gone[0]}). It may have learnt "
-        "from images of val, whose accuracy would then say nothing. Give the --val-fraction and --split-seed that its "
-        "cache was extracted with, or fit a head on a cache of this split."
+        f"{tmp_path / 'head'} was fitted on another split: {len(new)} of the val images here are not in the head's val "
+        f"(for example {new[0]}); {len(gone)} of the head's val images are not in val here (for example {gone[0]}). "
+        "If it was fitted on images of val, its accuracy on val means nothing. Give the --val-fraction and "
+        "--split-seed of its cache, or fit a head on a cache of this split."
     )
 
 
@@ -357,7 +361,7 @@ def test_a_val_image_that_nobody_can_read_is_no_other_split(make_folder: MakeFol
     run = tune(tmp_path, tmp_path / "run", data=data)
     assert [name for name, _ in run.skipped] == ["val/ants/001.png"]
     shutil.copy(data / "val/ants/000.png", data / "val/ants/001.png")
-    assert "1 of the val images here were not in its own (for example val/ants/001.png)." in refused(
+    assert "1 of the val images here are not in the head's val (for example val/ants/001.png)." in refused(
         tmp_path, tmp_path / "b", data=data
     )
 
@@ -385,7 +389,7 @@ def other_net(**options: Any) -> Backbone:
 )
 def test_a_head_on_other_features_is_refused(options: dict[str, Any], phrase: str, place: Path, tmp_path: Path) -> None:
     message = refused(place, tmp_path / "run", **options)
-    cure = "Ask for its network and data, or fit a head on a cache of this one."
+    cure = "Use the same network and data, or fit a head on a cache of these."
     assert message == f"{place / 'head'} was fitted with {phrase}. {cure}"
 
 
@@ -413,7 +417,7 @@ def test_a_head_that_is_no_linear_layer_is_refused(
     head: str, options: dict[str, Any], place: Path, tmp_path: Path
 ) -> None:
     fit_head(place / "c.h5", tmp_path / "head", head=head, **options)
-    assert f"holds a head {head}, which is no linear layer with probabilities" in refused(
+    assert f"holds a head {head}, which is not a linear layer with probabilities" in refused(
         place, tmp_path / "run", init_head=tmp_path / "head"
     )
 
@@ -422,7 +426,7 @@ def test_a_head_on_another_layer_is_refused(place: Path, tmp_path: Path) -> None
     layers = other_net(layers=("penultimate", "blocks.1"))
     extract(place / "photos", tmp_path / "c.h5", backbone=layers, views=0)
     fit_head(tmp_path / "c.h5", tmp_path / "head", layer="blocks.1")
-    assert "was fitted on the layer blocks.1; a network's own head works on the penultimate one." in refused(
+    assert "was fitted on the layer blocks.1; the head of a network uses the layer penultimate." in refused(
         place, tmp_path / "run", init_head=tmp_path / "head"
     )
 
@@ -430,7 +434,7 @@ def test_a_head_on_another_layer_is_refused(place: Path, tmp_path: Path) -> None
 def test_a_run_and_a_folder_of_nothing_are_no_heads(place: Path, tmp_path: Path) -> None:
     tune(place, tmp_path / "run")
     message = refused(place, tmp_path / "b", init_head=tmp_path / "run")
-    assert message.startswith(f"{tmp_path / 'run'} holds a network that was trained whole; --init-head takes")
+    assert message.startswith(f"{tmp_path / 'run'} holds a fine-tuned network; --init-head takes")
     with pytest.raises(HeadError, match=r"is not a saved model: it has no model\.json"):
         tune(place, tmp_path / "c", init_head=tmp_path / "nothing")
 
@@ -440,7 +444,7 @@ def test_a_head_with_other_features_than_its_card_says_is_refused(place: Path, t
     file, content = save_head(LinearHead.from_weights(np.ones((1, 9)), np.zeros(1), np.arange(2)))
     (tmp_path / "head" / file).write_bytes(content)
     drop_hashes(tmp_path / "head")
-    assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
+    assert "is damaged: its head does not map 4 features to 2 classes" in refused(
         place, tmp_path / "run", init_head=tmp_path / "head"
     )
 
@@ -451,7 +455,7 @@ def test_a_head_of_several_labels_under_the_card_of_one_is_refused(outputs: int,
     file, content = save_head(OneVsRestHead.from_weights(np.ones((outputs, 4)), np.zeros(outputs)))
     (tmp_path / "head" / file).write_bytes(content)
     drop_hashes(tmp_path / "head")
-    assert "is damaged: its head does not judge 4 features to be one of 2 classes" in refused(
+    assert "is damaged: its head does not map 4 features to 2 classes" in refused(
         place, tmp_path / "run", init_head=tmp_path / "head"
     )
 
@@ -472,7 +476,7 @@ def test_resuming_with_other_plans_is_refused(
         tune(place, tmp_path / "run", on_epoch=stop_after(1))
     with pytest.raises(RunError) as caught:
         tune(place, tmp_path / "run", resume=True, **options)
-    assert f"was run with {phrase}. Resume with its own settings" in str(caught.value)
+    assert f"was run with {phrase}. Resume with the same settings" in str(caught.value)
 
 
 def test_resuming_needs_the_same_head_wherever_it_lies(place: Path, tmp_path: Path) -> None:
@@ -483,10 +487,10 @@ def test_resuming_needs_the_same_head_wherever_it_lies(place: Path, tmp_path: Pa
     with pytest.raises(RunError) as caught:
         tune(place, tmp_path / "run", resume=True, init_head=tmp_path / "other")
     assert str(caught.value) == (
-        f"the head in {tmp_path / 'other'} is another than the one that {tmp_path / 'run'} began with: it was fitted "
-        "again, or is of another folder. Resume with that one, or give another folder to begin with this one."
+        f"the head in {tmp_path / 'other'} is not the head that {tmp_path / 'run'} began with: it was fitted again, "
+        "or is in another folder. Resume with that head, or give another folder to begin with this head."
     )
-    with pytest.raises(RunError, match=r"run began with a fitted head\. Resume with --init-head and that one, or"):
+    with pytest.raises(RunError, match=r"run began with a fitted head\. Resume with --init-head and that head, or"):
         tune(place, tmp_path / "run", resume=True, init_head=None)
     with pytest.raises(StopError):
         tune(place, tmp_path / "plain", init_head=None, on_epoch=stop_after(1))
@@ -512,8 +516,8 @@ def test_a_checkpoint_from_before_there_were_plans_is_of_a_plain_run(place: Path
 
 
 def test_a_head_alone_goes_on_from_a_fitted_one(place: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, lr=1e-12)
-    run = tune(place, tmp_path / "run", mode="head", recipe=recipe)
+    config = dataclasses.replace(CONFIG, lr=1e-12)
+    run = tune(place, tmp_path / "run", mode="head", config=config)
     assert run.report.accuracy == run.start
     first, last = (load_head(folder / "head.safetensors") for folder in (place / "head", tmp_path / "run"))
     np.testing.assert_allclose(last.coef_, first.coef_, rtol=1e-5, atol=1e-9)
@@ -523,7 +527,7 @@ def test_a_run_worse_than_its_start_says_so(place: Path, tmp_path: Path) -> None
     run = tune(place, tmp_path / "run")
     assert run.start is not None
     better = dataclasses.replace(run, start=dataclasses.replace(run.start, accuracy=1.1))
-    line = "that is below what it began with: take the head itself, or a lower --lr"
+    line = "this is below the initial head: use that head, or lower --lr"
     assert line in str(better).splitlines()
     assert line not in str(dataclasses.replace(run, start=dataclasses.replace(run.start, accuracy=0.0)))
 
@@ -555,7 +559,7 @@ def test_mixing_counts_nothing_twice() -> None:
             net.train()(torch.randn(4, 3, 16, 16))
     start = {name: value.clone() for name, value in nets[0].state_dict().items()}
     end = {name: value.clone() for name, value in nets[1].state_dict().items()}
-    nets[1].mix(start, 0.25)
+    nets[1].interpolate_weights(start, 0.25)
     for name, value in nets[1].state_dict().items():
         if not value.is_floating_point():
             assert torch.equal(value, end[name])

@@ -18,12 +18,12 @@ def test_without_a_preset_the_defaults_stand() -> None:
         "backbone": "efficientnet_lite0",
         "augment": "tutorial",
         "mode": "all",
-        "recipe": TrainConfig(),
+        "config": TrainConfig(),
     }
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "backbone", "augment", "recipe"),
+    ("name", "mode", "backbone", "augment", "config"),
     [
         ("pytorch-tutorial", "all", "resnet18", "tutorial", TrainConfig(25, 4, 1e-3, 0.9)),
         ("pytorch-tutorial", "head", "resnet18", "tutorial", TrainConfig(25, 4, 1e-3, 0.9)),
@@ -32,12 +32,12 @@ def test_without_a_preset_the_defaults_stand() -> None:
         ("mindspore-canidae", "head", "resnet50", "tutorial", TrainConfig(20, 24, 0.1, schedule="constant")),
     ],
 )
-def test_a_preset_is_the_tutorial_s(name: str, mode: str, backbone: str, augment: str, recipe: TrainConfig) -> None:
+def test_a_preset_is_the_tutorial_s(name: str, mode: str, backbone: str, augment: str, config: TrainConfig) -> None:
     assert resolve({"preset": name, "mode": mode}) == {
         "backbone": backbone,
         "augment": augment,
         "mode": mode,
-        "recipe": recipe,
+        "config": config,
     }
 
 
@@ -50,7 +50,7 @@ def test_what_is_given_wins(mode: str) -> None:
         "augment": "none",
         "mode": mode,
         "seed": 0,
-        "recipe": TrainConfig(2, 24, 0.5, 0.0, schedule="constant"),
+        "config": TrainConfig(2, 24, 0.5, 0.0, schedule="constant"),
     }
 
 
@@ -60,7 +60,7 @@ def test_finetune_takes_what_is_resolved(name: str | None) -> None:
 
 
 def test_a_preset_needs_no_mode() -> None:
-    assert resolve({"preset": "gluon-hotdog"})["recipe"] == PRESETS["gluon-hotdog"].recipe
+    assert resolve({"preset": "gluon-hotdog"})["config"] == PRESETS["gluon-hotdog"].config
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_a_preset_needs_no_mode() -> None:
     ],
 )
 def test_a_fitted_head_is_trained_on_at_a_low_rate(settings: dict[str, Any], lr: float) -> None:
-    recipe = resolve({"mode": "all", **settings})["recipe"]
-    assert recipe.lr == lr
-    assert (recipe.optimizer == "adamw") == ("init_head" in settings)
+    config = resolve({"mode": "all", **settings})["config"]
+    assert config.lr == lr
+    assert (config.optimizer == "adamw") == ("init_head" in settings)
 
 
 def test_an_unknown_preset_is_refused_and_not_passed_over() -> None:

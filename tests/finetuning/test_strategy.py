@@ -50,7 +50,7 @@ def test_a_head_s_name_is_no_part_of_what_a_resumed_run_has_in_common() -> None:
     ("options", "message"),
     [
         *(
-            ({"unfreeze": value}, f"--unfreeze is {value}; it must be all, last-stage, or how many")
+            ({"unfreeze": value}, f"--unfreeze is {value}; it must be all, last-stage, or the number of last ")
             for value in (0, -1, True, "0", "some", 1.5)
         ),
         *(({"layer_decay": value}, f"--layer-decay is {value}; ") for value in (0, -0.5, 1.5, float("nan"))),
@@ -59,8 +59,8 @@ def test_a_head_s_name_is_no_part_of_what_a_resumed_run_has_in_common() -> None:
             ({"wise_ft": value, "init_head": "head"}, f"--wise-ft is {value}; it must be from 0")
             for value in (-0.1, 1.1, float("nan"))
         ),
-        ({"wise_ft": 0.5}, "--wise-ft averages with what training began with, which without --init-head has a random "),
-        ({"init_head": "head", "reuse_until": "layer1"}, "--init-head was fitted on the features of the whole "),
+        ({"wise_ft": 0.5}, "--wise-ft averages with the initial weights, whose head is random without --init-head: "),
+        ({"init_head": "head", "reuse_until": "layer1"}, "--init-head was fitted on features of the whole "),
     ],
 )
 def test_settings_that_are_none_or_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
@@ -83,12 +83,14 @@ def test_a_head_alone_refuses_what_is_about_the_network(option: str, value: Any)
     with pytest.raises(RunError) as caught:
         made("head", **{option: value})
     named = f"--{option.replace('_', '-')}"
-    assert str(caught.value) == f"--train head keeps the whole network frozen and as it was: drop {named}, or that"
+    assert (
+        str(caught.value) == f"--train head does not change the network, so {named} has no effect: drop one of the two"
+    )
 
 
 def test_a_head_alone_begins_with_a_fitted_one_but_is_not_averaged() -> None:
     assert made("head", init_head="head").init_head == "head"
-    with pytest.raises(RunError, match="drop --wise-ft, or that"):
+    with pytest.raises(RunError, match="so --wise-ft has no effect: drop one of the two"):
         made("head", init_head="head", wise_ft=0.5)
 
 
@@ -99,7 +101,9 @@ def test_a_head_alone_begins_with_a_fitted_one_but_is_not_averaged() -> None:
 def test_random_weights_refuse_what_keeps_pretrained_ones(option: str, value: Any) -> None:
     with pytest.raises(RunError) as caught:
         made(weights="none", **{option: value})
-    assert str(caught.value).startswith("--init scratch has random weights, of which nothing is worth keeping: drop --")
+    assert str(caught.value) == (
+        f"--init scratch has no pretrained weights, so --{option.replace('_', '-')} has no effect: drop one of the two"
+    )
 
 
 def test_random_weights_may_train_their_batchnorm() -> None:

@@ -100,7 +100,7 @@ def main() -> None:
         recipe = TrainConfig(epochs=2, batch_size=4, lr=0.02)
         for mode in ("all", "head"):
             finetune(
-                photos, root / f"runs/{mode}", backbone=trainable_backbone(), recipe=recipe, mode=mode, workers=1,
+                photos, root / f"runs/{mode}", backbone=trainable_backbone(), config=recipe, mode=mode, workers=1,
                 image_cache=root / "images.h5" if mode == "all" else None,
             )  # fmt: skip
             said["models"][f"runs/{mode}"] = answers(root / f"runs/{mode}", trainable_backbone())

@@ -318,7 +318,7 @@ def test_a_tuned_head_is_the_fit_to_all_images_divided_by_its_temperature(name: 
     path: Any = {
         "ridge": lambda: tuning.spectra().ridge([strength]),
         "lda": lambda: tuning.spectra().lda([strength]),
-        "centroid": lambda: families.centroids(tuning.moments(), tuning.problems.x.mean),
+        "centroid": lambda: families.nearest_centroid(tuning.moments(), tuning.problems.x.mean),
     }[name]
     (weights,) = path()
     logits = some.clean() @ weights.coef[-1].T + weights.intercept[-1]

@@ -188,7 +188,7 @@ def test_a_cache_s_head_needs_no_training_and_is_one_like_any_other(
     assert fit.accuracy.accuracy == float((logits.argmax(1).numpy() == val.y).mean())
     assert (fit.name, fit.report.method) == ("imagenet:ant,bee", "head imagenet:ant,bee")
     recipe = TrainConfig(epochs=1, batch_size=4)
-    options = {"weights": str(weights), "recipe": recipe, **NET}
+    options = {"weights": str(weights), "config": recipe, **NET}
     by_folder = finetune(split_folder, tmp_path / "a", init_head=tmp_path / "head", **options)
     by_name = finetune(split_folder, tmp_path / "b", init_head="imagenet:ant,bee", **options)
     assert by_folder.start == by_name.start

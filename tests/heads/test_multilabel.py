@@ -27,7 +27,7 @@ def fixed_folds(monkeypatch: pytest.MonkeyPatch, n: int, k: int = 5) -> NDArray[
     fold = np.random.default_rng(7).permutation(np.arange(n) % k)
     fold[:3] = NEVER
     for module in ("multilabel", "families"):
-        monkeypatch.setattr(f"featcache.heads.{module}.plan_folds", lambda *_: (fold, k))
+        monkeypatch.setattr(f"featcache.heads.tuning.{module}.plan_folds", lambda *_: (fold, k))
     return fold
 
 

@@ -1,15 +1,15 @@
-"""What a diagnosis holds, asked for by kind."""
+"""The issues of a report by kind."""
 
 from __future__ import annotations
 
 from featcache.analysis.doctor.findings import DoctorReport, Issue, Severity
 
 
-def kinds(found: DoctorReport, *severities: Severity) -> list[str]:
-    """The kinds of the findings of these severities, of all without any, the worst first."""
-    return [one.kind for one in found.findings if not severities or one.severity in severities]
+def kinds(report: DoctorReport, *severities: Severity) -> list[str]:
+    """The kinds of the issues, the worst first; severities : which ones, all by default."""
+    return [issue.kind for issue in report.findings if not severities or issue.severity in severities]
 
 
-def find(found: DoctorReport, kind: str) -> Issue | None:
-    """The finding of a kind, if there is one."""
-    return next((finding for finding in found.findings if finding.kind == kind), None)
+def find(report: DoctorReport, kind: str) -> Issue | None:
+    """The issue of a kind, if there is one."""
+    return next((issue for issue in report.findings if issue.kind == kind), None)

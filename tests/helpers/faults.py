@@ -101,7 +101,7 @@ def tune(folder: Path, epochs_before_a_stop: int = 9) -> None:
             raise StopError
 
     run = folder / "run"
-    options = {"backbone": trainable_backbone(), "recipe": TrainConfig(epochs=2, batch_size=4), "workers": 1}
+    options = {"backbone": trainable_backbone(), "config": TrainConfig(epochs=2, batch_size=4), "workers": 1}
     finetune(folder / "photos", run, resume=run.exists(), on_epoch=stop, **options)
 
 

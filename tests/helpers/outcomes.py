@@ -1,4 +1,4 @@
-"""A comparison made by hand, with numbers that are easy to work with."""
+"""A `Comparison` with numbers that are easy to calculate with."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def comparison(*outcomes: Outcome, epochs: int = 10, **settings: Any) -> Compari
 
 
 def answers(*right: int, n: int = 100) -> list[dict[str, bool]]:
-    """Of each repeat, as many of n images right, the first ones."""
+    """For each repeat the answers of n images, of which the first ones are right."""
     return [{f"{image:03d}.png": image < count for image in range(n)} for count in right]
 
 
@@ -98,14 +98,14 @@ def four_routes() -> Comparison:
 
 
 def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Answers at once, with an accuracy and a time that tell the seed; keeps the orders, but for those of curves."""
-    orders: list[dict[str, Any]] = []
+    """Processes that answer at once, with values that depend on the seed; returns the tasks but those of curves."""
+    tasks: list[dict[str, Any]] = []
 
-    def answer(order: dict[str, Any], progress: Any) -> dict[str, Any]:
-        if order["task"] == "curve":
-            return {"over": order["over"], "head": order["head"], "n": 10, "points": []}
-        orders.append(order)
-        seed = order.get("seed", 0)
+    def answer(task: dict[str, Any], progress: Any) -> dict[str, Any]:
+        if task["task"] == "curve":
+            return {"over": task["over"], "head": task["head"], "n": 10, "points": []}
+        tasks.append(task)
+        seed = task.get("seed", 0)
         result = {
             "accuracy": 0.5 + seed / 10,
             "n": 10,
@@ -124,11 +124,11 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         result |= {
             "seconds": {"train": 1.0 + seed, "wall": 8.0 + seed},
             "size_bytes": 1000 + seed,
-            "path": order["out"],
+            "path": task["out"],
         }
-        if order["task"] == "finetune":
-            Path(order["out"]).mkdir(parents=True)
-            (Path(order["out"]) / "w").write_bytes(b"x" * (7 + seed))
+        if task["task"] == "finetune":
+            Path(task["out"]).mkdir(parents=True)
+            (Path(task["out"]) / "w").write_bytes(b"x" * (7 + seed))
             result |= {
                 "best_epoch": 1,
                 "history": [{"seconds": 2.0 + seed, "loss": 0.6}, {"seconds": 4.0 + seed, "loss": 0.5}],
@@ -136,21 +136,18 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return result
 
     monkeypatch.setattr(runner, "run_in_process", answer)
-    return orders
+    return tasks
 
 
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The routes run in this process, which has its imports behind it; test_comparison runs real ones.
-
-    Keeps the tasks.
-    """
+    """Run the routes in this process, where the packages are imported; returns the tasks."""
     tasks: list[str] = []
 
-    def run(order: RouteTask, progress: Progress) -> dict[str, Any]:
+    def run(task: RouteTask, progress: Progress) -> dict[str, Any]:
         started = time.perf_counter()
-        order = json.loads(json.dumps(order | routes._imports(order)))
-        tasks.append(order.pop("task"))
-        result = json.loads(json.dumps(routes._TASKS[tasks[-1]](order, progress)))
+        task = json.loads(json.dumps(task | routes._import_paths(task)))
+        tasks.append(task.pop("task"))
+        result = json.loads(json.dumps(routes._TASKS[tasks[-1]](task, progress)))
         return {**result, "wall_s": time.perf_counter() - started, "cpu_s": 1.0}
 
     monkeypatch.setattr(runner, "run_in_process", run)

@@ -43,14 +43,14 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        given = {name: value or "" for name, value in attrs}
-        self.links += [given[name] for name in ("src", "href") if name in given]
-        assert not any(name.startswith("on") for name in given)
-        if given.get("http-equiv") == "Content-Security-Policy":
-            self.policy = given["content"]
+        attributes = {name: value or "" for name, value in attrs}
+        self.links += [attributes[name] for name in ("src", "href") if name in attributes]
+        assert not any(name.startswith("on") for name in attributes)
+        if attributes.get("http-equiv") == "Content-Security-Policy":
+            self.policy = attributes["content"]
         if tag == "img":
-            self._part.alts.append(given["alt"])
-            self._part.sources.append(given["src"])
+            self._part.alts.append(attributes["alt"])
+            self._part.sources.append(attributes["src"])
         elif tag == "table":
             self._part.tables.append([])
         elif tag == "tr":

@@ -16,7 +16,7 @@ from featcache.backbones.backbone import Backbone
 from featcache.finetuning.finetune import finetune
 from featcache.training.distributed import ProcessGroup
 from featcache.training.loop import EpochMetrics
-from trainable import RECIPE
+from trainable import CONFIG
 
 
 class Net(nn.Module):
@@ -42,7 +42,7 @@ def backbone() -> Backbone:
 def tune(data: str, out: str, world: ProcessGroup, **options: Any) -> list[dict[str, Any]]:
     """The epochs, as JSON values."""
     last, stop_in = options.pop("die_after", None), options.pop("stop_in", None)
-    recipe = replace(RECIPE, epochs=3, batch_size=options.pop("batch_size", 5))
+    recipe = replace(CONFIG, epochs=3, batch_size=options.pop("batch_size", 5))
 
     def die(epoch: EpochMetrics) -> None:
         if epoch.epoch == last:
@@ -58,7 +58,7 @@ def tune(data: str, out: str, world: ProcessGroup, **options: Any) -> list[dict[
                 signal.pause()
 
     options = {"progress": wait if stop_in else None, **options}
-    found = finetune(data, out, backbone=backbone(), recipe=recipe, workers=1, world=world, on_epoch=die, **options)
+    found = finetune(data, out, backbone=backbone(), config=recipe, workers=1, world=world, on_epoch=die, **options)
     return [asdict(epoch) for epoch in found.history]
 
 
@@ -71,7 +71,7 @@ def run_as(environment: dict[str, str], said: str, data: str, out: str, options:
         os.dup2(os.open(said + suffix, os.O_WRONLY | os.O_CREAT), number)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    world = ProcessGroup.of_torchrun()
+    world = ProcessGroup.from_torchrun()
     history = tune(data, out, world, **options)
-    if world.first:
+    if world.is_main_process:
         sys.stdout.write(json.dumps(history))

@@ -17,7 +17,7 @@ from featcache.core.model_card import ModelCard
 from featcache.finetuning import finetune as finetuning
 from featcache.training.loop import EpochMetrics, TrainConfig
 
-RECIPE = TrainConfig(epochs=4, batch_size=4, lr=0.02, schedule="cosine", weight_decay=1e-3)
+CONFIG = TrainConfig(epochs=4, batch_size=4, lr=0.02, schedule="cosine", weight_decay=1e-3)
 
 SEED = 5  # with these, epoch 2 is the best on conftest's split_folder
 
@@ -111,4 +111,4 @@ def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
         ModelCard.write = card  # type: ignore[method-assign]
     if moment == "while the checkpoint is written":
         torch.save = checkpoint  # type: ignore[assignment]
-    finetuning.finetune(data, out, backbone=trainable_backbone(), recipe=RECIPE, seed=SEED, on_epoch=on_epoch)
+    finetuning.finetune(data, out, backbone=trainable_backbone(), config=CONFIG, seed=SEED, on_epoch=on_epoch)

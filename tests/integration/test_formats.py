@@ -28,7 +28,7 @@ from featcache.training.loop import TrainConfig
 from trainable import staged_backbone, trainable_backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-RECIPE = TrainConfig(epochs=2, batch_size=4, lr=0.02)
+CONFIG = TrainConfig(epochs=2, batch_size=4, lr=0.02)
 
 
 def _module() -> ModuleType:
@@ -118,12 +118,12 @@ def test_the_predictions_beside_a_model_are_read(name: str, golden: Path) -> Non
 def test_a_run_goes_on(mode: Any, golden: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(golden / f"runs/{mode}", tmp_path / "run"))
     before = json.loads((run / "run.json").read_text())["history"]
-    longer = TrainConfig(**{**vars(RECIPE), "epochs": 3})
+    longer = TrainConfig(**{**vars(CONFIG), "epochs": 3})
     images = shutil.copy(golden / "images.h5", tmp_path / "images.h5") if mode == "all" else None
     options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": mode, "workers": 1, "image_cache": images}
-    same = finetune(golden / "photos", run, recipe=RECIPE, **options)
-    assert "this run had ended before: nothing was trained. Longer: more --epochs, with --resume" in same.notes
-    found = finetune(golden / "photos", run, recipe=longer, resume=True, **options)
+    same = finetune(golden / "photos", run, config=CONFIG, **options)
+    assert "the run was finished: nothing was trained. To train longer: more --epochs, with --resume" in same.notes
+    found = finetune(golden / "photos", run, config=longer, resume=True, **options)
     assert [epoch.loss for epoch in found.history[:2]] == [epoch["loss"] for epoch in before]
     assert len(found.history) == 3
 
@@ -133,7 +133,7 @@ def test_an_image_cache_gives_the_pixels_that_it_gave(golden: Path, tmp_path: Pa
     written = images.stat().st_mtime_ns
     before = json.loads((golden / "runs/all/run.json").read_text())["history"]
     found = finetune(
-        golden / "photos", tmp_path / "run", backbone=trainable_backbone(), recipe=RECIPE, workers=1, image_cache=images
+        golden / "photos", tmp_path / "run", backbone=trainable_backbone(), config=CONFIG, workers=1, image_cache=images
     )
     np.testing.assert_allclose([epoch.loss for epoch in found.history], [epoch["loss"] for epoch in before], rtol=1e-4)
     assert images.stat().st_mtime_ns == written  # nothing was decoded again

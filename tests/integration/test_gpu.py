@@ -100,7 +100,7 @@ def test_fine_tuning_in_bf16_learns(compiled: bool, split_folder: Path, tmp_path
         device="cuda",
         precision="bf16",
         compile=compiled,
-        recipe=TrainConfig(epochs=4, batch_size=6),
+        config=TrainConfig(epochs=4, batch_size=6),
         **NETWORK,
     )
     assert run.history[-1].loss < run.history[0].loss

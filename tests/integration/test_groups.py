@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from caches import DIMS, PROVENANCE, SPEC, cache_of, clouds, make_samples, write_rows
 from commands import write_folder
-from featcache.analysis.doctor.examine import doctor
+from featcache.analysis.doctor.doctor import doctor
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.cache.verify import diff

@@ -23,8 +23,11 @@ GUARDED = {
     "gradio": {"featcache/models/serving/app.py"},
     "fsspec": {"featcache/_utils/remote.py"},
     "tenacity": {"featcache/_utils/remote.py"},
-    "pyarrow": {"featcache/data/sources/table.py", "featcache/data/sources/huggingface.py"},
-    "datasets": {"featcache/data/sources/huggingface.py"},
+    "pyarrow": {
+        f"featcache/data/sources/{name}.py"
+        for name in ("table_formats", "parquet_images", "huggingface_columns", "huggingface_files")
+    },
+    "datasets": {f"featcache/data/sources/{name}.py" for name in ("huggingface", "huggingface_files")},
     "ray": {"featcache/core/ray_cluster.py"},
     "threadpoolctl": {"featcache/heads/ray/coordinator.py"},
     "jinja2": {"featcache/reports/html.py"},

@@ -22,9 +22,9 @@ from featcache.errors import FeatcacheError, RunError
 from featcache.finetuning import run as run_module
 from featcache.finetuning.finetune import FineTune, finetune
 from featcache.training.loop import EpochMetrics, TrainConfig
-from trainable import RECIPE, SEED, trainable_backbone
+from trainable import CONFIG, SEED, trainable_backbone
 
-STEP = dataclasses.replace(RECIPE, schedule="step", step_size=2)
+STEP = dataclasses.replace(CONFIG, schedule="step", step_size=2)
 
 
 class StopError(Exception):
@@ -40,7 +40,7 @@ def stop_at(what: str, done: int) -> Callable[[str, int, int], None]:
 
 
 def tune(data: Path, out: Path, **options: Any) -> FineTune:
-    return finetune(data, out, **{"backbone": trainable_backbone(), "recipe": RECIPE, "seed": SEED, **options})
+    return finetune(data, out, **{"backbone": trainable_backbone(), "config": CONFIG, "seed": SEED, **options})
 
 
 def timeless(run: FineTune) -> list[EpochMetrics]:
@@ -92,10 +92,10 @@ def test_a_run_stopped_again_and_again_reaches_the_same_result(split_folder: Pat
             reports.append(count)
             raise StopError
 
-    for _ in range(3 * RECIPE.epochs):
+    for _ in range(3 * CONFIG.epochs):
         with pytest.raises(StopError):
             tune(split_folder, tmp_path / "cut", progress=stop_after_each_batch)
-    assert len(reports) == 3 * RECIPE.epochs
+    assert len(reports) == 3 * CONFIG.epochs
     assert reports[0] in (4, 5)
     assert_same(tune(split_folder, tmp_path / "cut"), expected)
 
@@ -104,7 +104,7 @@ def test_the_state_is_saved_within_an_epoch_for_a_kill_that_cannot_be_answered(
     split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(run_module, "_SAVING_SHARE", float("inf"))
+    monkeypatch.setattr(run_module, "_MAX_SAVING_FRACTION", float("inf"))
     expected = tune(split_folder, tmp_path / "whole")
     copies: list[bytes] = []
 
@@ -126,7 +126,7 @@ def test_the_same_call_again_changes_nothing_and_says_so(resume: bool, split_fol
     again = tune(split_folder, tmp_path / "run", resume=resume)
     assert contents(tmp_path / "run") == before
     assert again.history == first.history
-    assert "this run had ended before: nothing was trained. Longer: more --epochs, with --resume" in str(again)
+    assert "the run was finished: nothing was trained. To train longer: more --epochs, with --resume" in str(again)
     assert "had ended before" not in str(first)
 
 
@@ -136,21 +136,21 @@ def test_other_settings_are_refused_naming_them(resume: bool, split_folder: Path
     tune(split_folder, out)
     before = contents(out)
     with pytest.raises(RunError) as caught:
-        tune(split_folder, out, resume=resume, recipe=dataclasses.replace(RECIPE, lr=0.5, epochs=9))
+        tune(split_folder, out, resume=resume, config=dataclasses.replace(CONFIG, lr=0.5, epochs=9))
     assert str(caught.value) == (
         f"{out} was run with epochs=4, you asked for 9; lr=0.02, you asked for 0.5. "
-        "Resume with its own settings, give another folder, or begin anew with --overwrite."
+        "Resume with the same settings, give another folder, or begin again with --overwrite."
     )
     assert contents(out) == before
 
 
 def test_more_epochs_are_refused_without_resume_and_fewer_in_any_case(split_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    tune(split_folder, out, recipe=dataclasses.replace(STEP, epochs=2))
+    tune(split_folder, out, config=dataclasses.replace(STEP, epochs=2))
     with pytest.raises(RunError, match=r"with epochs=2, you asked for 3\. To train it longer, add --resume; or give"):
-        tune(split_folder, out, recipe=dataclasses.replace(STEP, epochs=3))
-    with pytest.raises(RunError, match=r"with epochs=2, you asked for 1\. Resume with its own settings"):
-        tune(split_folder, out, recipe=dataclasses.replace(STEP, epochs=1), resume=True)
+        tune(split_folder, out, config=dataclasses.replace(STEP, epochs=3))
+    with pytest.raises(RunError, match=r"with epochs=2, you asked for 1\. Resume with the same settings"):
+        tune(split_folder, out, config=dataclasses.replace(STEP, epochs=1), resume=True)
 
 
 @pytest.mark.parametrize("schedule", ["step", "constant"])
@@ -158,24 +158,27 @@ def test_a_run_made_longer_is_the_run_that_was_that_long_from_the_start(
     schedule: Any, split_folder: Path, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(STEP, schedule=schedule)
-    expected = tune(split_folder, tmp_path / "whole", recipe=recipe)
-    tune(split_folder, tmp_path / "run", recipe=dataclasses.replace(recipe, epochs=2))
-    assert_same(tune(split_folder, tmp_path / "run", recipe=recipe, resume=True), expected)
+    expected = tune(split_folder, tmp_path / "whole", config=recipe)
+    tune(split_folder, tmp_path / "run", config=dataclasses.replace(recipe, epochs=2))
+    assert_same(tune(split_folder, tmp_path / "run", config=recipe, resume=True), expected)
 
 
 def test_a_longer_cosine_has_the_rates_of_the_long_one_from_there_on(split_folder: Path, tmp_path: Path) -> None:
     whole = tune(split_folder, tmp_path / "whole")
-    tune(split_folder, tmp_path / "run", recipe=dataclasses.replace(RECIPE, epochs=2))
+    tune(split_folder, tmp_path / "run", config=dataclasses.replace(CONFIG, epochs=2))
     found = tune(split_folder, tmp_path / "run", resume=True)
     rates = [epoch.lr for epoch in found.history]
     assert rates == pytest.approx([0.02, 0.01, *(epoch.lr for epoch in whole.history[2:])])
-    assert "epochs 1 to 2 had the rates of a cosine over 2 epochs, the others those of one over 4" in found.notes
+    assert (
+        "epochs 1 to 2 used the learning rates of a cosine over 2 epochs, later ones those of a cosine over 4"
+        in found.notes
+    )
 
 
 def test_patience_ends_a_run_early_and_more_of_it_goes_on(split_folder: Path, tmp_path: Path) -> None:
     """At such a rate the val loss rises at once."""
     recipe = TrainConfig(epochs=9, batch_size=5, lr=5.0, momentum=0.9, schedule="constant")
-    whole = tune(split_folder, tmp_path / "whole", recipe=dataclasses.replace(recipe, patience=None))
+    whole = tune(split_folder, tmp_path / "whole", config=dataclasses.replace(recipe, patience=None))
     history = whole.history
 
     def stale(end: int, patience: int) -> bool:
@@ -188,10 +191,13 @@ def test_patience_ends_a_run_early_and_more_of_it_goes_on(split_folder: Path, tm
     ends = {patience: next(end for end in range(patience + 1, 10) if stale(end, patience)) for patience in (1, 2)}
     for patience, end in ends.items():
         found = tune(
-            split_folder, tmp_path / "run", recipe=dataclasses.replace(recipe, patience=patience), resume=patience == 2
+            split_folder, tmp_path / "run", config=dataclasses.replace(recipe, patience=patience), resume=patience == 2
         )
         assert timeless(found) == timeless(whole)[:end]
-        assert f"stopped after epoch {end} of 9: for {patience} epoch(s) val got no better" in str(found)
+        assert (
+            f"stopped after epoch {end} of 9: in {patience} epoch(s) neither the val score nor the val loss improved"
+            in str(found)
+        )
     assert ends[1] < ends[2]
 
 
@@ -207,7 +213,7 @@ def test_the_same_command_typed_twice_trains_once(split_folder: Path, tmp_path: 
 
     found = tune(split_folder, out, on_epoch=again)
     assert len(refusals) == 1
-    assert len(found.history) == RECIPE.epochs
+    assert len(found.history) == CONFIG.epochs
     assert not (out / "run.lock").exists()
     (out / "run.lock").touch()  # as a killed process leaves it
     assert tune(split_folder, out).history == found.history
@@ -272,7 +278,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_room(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert str(caught.value).startswith(str(out))
-        assert str(caught.value).endswith("then: it goes on from the state that was saved last.")
+        assert str(caught.value).endswith("Then run the same command again. It resumes from the last saved state.")
         ModelCard.read(out)
         assert [path.name for path in out.iterdir() if path.name.endswith(".draft")] == []
         if limit == 100:

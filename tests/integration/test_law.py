@@ -33,7 +33,7 @@ def from_cache(data: Path, out: Path, recipe: TrainConfig, backbone: Backbone, *
 
 def live(data: Path, out: Path, recipe: TrainConfig, backbone: Backbone, **options: Any) -> Any:
     """History and head of the frozen network run in every epoch."""
-    run = finetune(data, out, backbone=backbone, mode="head", recipe=recipe, **options)
+    run = finetune(data, out, backbone=backbone, mode="head", config=recipe, **options)
     return run.history, load_head(out / "head.safetensors")
 
 

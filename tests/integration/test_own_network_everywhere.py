@@ -54,25 +54,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the module of the factories."""
-    (tmp_path / "ownnet3.py").write_text(FACTORY)
+    (tmp_path / "ownnet4.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_a_benchmark_runs_a_network_of_ones_own_in_its_processes(data: Path, here: Path) -> None:
-    told = as_json("benchmark", data, "-o", "out", "--routes", "cached,frozen", "--backbone", "ownnet3:build",
+    told = as_json("benchmark", data, "-o", "out", "--routes", "cached,frozen", "--backbone", "ownnet4:build",
                    "--views", 1, "--epochs", 1, "--batch-size", 5, *SMALL)  # fmt: skip
-    assert told["settings"]["backbone"] == "ownnet3:build"
+    assert told["settings"]["backbone"] == "ownnet4:build"
     spec = FeatureCache.open(here / "out/work/cached-0/cache.h5").spec
     card = ModelCard.read(here / "out/work/frozen-0/run")
-    assert (spec.backbone, card.spec.backbone) == ("ownnet3:build", "ownnet3:build")
+    assert (spec.backbone, card.spec.backbone) == ("ownnet4:build", "ownnet4:build")
     assert spec.weights_sha256 == card.spec.weights_sha256
-    assert "ownnet3:build" in (here / "out/report.html").read_text()
+    assert "ownnet4:build" in (here / "out/report.html").read_text()
 
 
 def test_a_factory_that_draws_other_weights_each_time_is_refused(data: Path, here: Path) -> None:
-    text = refused("benchmark", data, "-o", "out", "--routes", "cached", "--backbone", "ownnet3:drawn", *SMALL)
-    assert "ownnet3:drawn returns other weights each time" in text
+    text = refused("benchmark", data, "-o", "out", "--routes", "cached", "--backbone", "ownnet4:drawn", *SMALL)
+    assert "ownnet4:drawn returns other weights in each call" in text
     assert not (here / "out").exists()
 
 
@@ -81,13 +81,13 @@ def test_a_network_of_ones_own_is_not_trained_from_scratch(
 ) -> None:
     monkeypatch.syspath_prepend(here)
     orders = fake_processes(monkeypatch)
-    result = benchmark(data, here / "out", backbone="ownnet3:build", image_size=16, device="cpu", views=1)
+    result = benchmark(data, here / "out", backbone="ownnet4:build", image_size=16, device="cpu", views=1)
     assert result.settings["routes"] == ["cached", "stages", "frozen", "lpft", "finetune"]
-    assert {order["backbone"] for order in orders if "backbone" in order} == {"ownnet3:build"}
-    with pytest.raises(RunError, match="ownnet3:build returns a network with its own weights: drop the route scratch"):
-        benchmark(data, here / "other", backbone="ownnet3:build", routes=["scratch"])
-    with pytest.raises(RunError, match="ownnet3:build returns a network with its own weights: drop --weights"):
-        benchmark(data, here / "other", backbone="ownnet3:build", weights="none")
+    assert {order["backbone"] for order in orders if "backbone" in order} == {"ownnet4:build"}
+    with pytest.raises(RunError, match="ownnet4:build returns a network with its own weights: drop the route scratch"):
+        benchmark(data, here / "other", backbone="ownnet4:build", routes=["scratch"])
+    with pytest.raises(RunError, match="ownnet4:build returns a network with its own weights: drop --weights"):
+        benchmark(data, here / "other", backbone="ownnet4:build", weights="none")
     with pytest.raises(BackboneError, match="nomodule:build gives no network"):
         benchmark(data, here / "other", backbone="nomodule:build")
 
@@ -135,11 +135,11 @@ def test_the_command_that_repeats_an_extraction_has_its_range(tmp_path: Path) ->
 
 
 def test_try_takes_a_network_of_ones_own_and_says_that_it_is_wanted_again(data: Path, here: Path) -> None:
-    text = done("try", data, "-o", "out", "--views", 0, "--backbone", "ownnet3:build", *SMALL)
-    assert FeatureCache.open(here / "out/cache.h5").spec.backbone == "ownnet3:build"
+    text = done("try", data, "-o", "out", "--views", 0, "--backbone", "ownnet4:build", *SMALL)
+    assert FeatureCache.open(here / "out/cache.h5").spec.backbone == "ownnet4:build"
     lines = [line for line in text.splitlines() if line.startswith("  featcache")]
-    assert [" --backbone ownnet3:build" in line for line in lines] == [True] * 5
-    assert "featcache predict out/head PHOTO --backbone ownnet3:build" in text
+    assert [" --backbone ownnet4:build" in line for line in lines] == [True] * 5
+    assert "featcache predict out/head PHOTO --backbone ownnet4:build" in text
 
 
 def test_try_names_the_network_to_benchmark(data: Path, tmp_path: Path) -> None:
@@ -153,12 +153,12 @@ def test_try_names_the_network_to_benchmark(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_takes_a_network_of_ones_own(data: Path, here: Path) -> None:
-    told = as_json("plan", data, "--backbone", "ownnet3:build", "--page", "plan.html", "--look-rate", 1,
+    told = as_json("plan", data, "--backbone", "ownnet4:build", "--page", "plan.html", "--look-rate", 1,
                    "--row-rate", 1, "--driver-rate", 1, *SMALL)  # fmt: skip
     assert told["rates"]["forward_s"] > 0
     assert 6 * 2 * 4 < told["rates"]["cache_bytes"] < 1000  # six features
-    assert "photos, ownnet3:build" in (here / "plan.html").read_text()
-    assert "drop --weights" in refused("plan", data, "--backbone", "ownnet3:build", "--weights", "none", status=2)
+    assert "photos, ownnet4:build" in (here / "plan.html").read_text()
+    assert "drop --weights" in refused("plan", data, "--backbone", "ownnet4:build", "--weights", "none", status=2)
 
 
 def test_rates_are_of_the_rows_and_the_range_that_extract_takes(tmp_path: Path) -> None:

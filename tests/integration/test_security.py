@@ -27,7 +27,8 @@ from featcache._utils import remote
 from featcache.backbones.metadata_cache import metadata_path
 from featcache.core.model_card import ModelCard
 from featcache.data.manifest import read_manifest
-from featcache.data.sources.registry import FolderSource, open_source
+from featcache.data.sources.folder import FolderSource
+from featcache.data.sources.registry import open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
 from featcache.errors import DataLayoutError, HeadError, RemoteIOError, UnreadableImageError
 from featcache.models.inputs import list_inputs
@@ -174,14 +175,14 @@ def test_an_id_is_no_url_that_the_data_does_not_name(spy: type[Spy], tmp_path: P
     table = tmp_path / "data/list.csv"
     table.write_text("path,label\nspy://here/a/1.png,a\nb/000.png,b\n")
     folder, listed = open_source(tmp_path / "data"), open_source(table)
-    for source in (folder, folder.part(["spy://other/3.png"]), listed, listed.part(["spy://other/3.png"])):
+    for source in (folder, folder.subset(["spy://other/3.png"]), listed, listed.subset(["spy://other/3.png"])):
         with pytest.raises(FileNotFoundError, match="does not list this URL"):
             source.read("spy://other/3.png")
     with pytest.raises(FileNotFoundError, match="does not list this URL"):
         FolderSource("spy://here").read("spy://other/3.png")
     assert spy.asked == []
     before = open_source(table)  # asked before its images were
-    for source in (before, before.part(["spy://here/a/1.png"]), open_source(table).part(["spy://here/a/1.png"])):
+    for source in (before, before.subset(["spy://here/a/1.png"]), open_source(table).subset(["spy://here/a/1.png"])):
         assert source.read("spy://here/a/1.png").startswith(b"\x89PNG")
     assert spy.asked == ["spy://here/a/1.png"] * 3
 
@@ -298,7 +299,8 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
 READ = """
 import sys
 from collections import Counter
-from featcache.data.sources.registry import Folder, open_source
+from featcache.data.sources.folder import FolderSource
+from featcache.data.sources.registry import open_source
 from featcache.models.classifier import _read_file
 from featcache.vision.decode import upright_size
 from pathlib import Path
@@ -306,14 +308,14 @@ path = Path(sys.argv[1])
 table = path.with_name("list.csv")
 table.write_text(f"path,label\\n{path},a\\nfile://{path},b\\n")
 listed = open_source(table)
-for read, name in ((Folder(str(path.parent)).read, path.name), (Folder("/").read, str(path)), (_read_file, str(path)),
-                   (listed.read, f"file://{path}")):
+for read, name in ((FolderSource(str(path.parent)).read, path.name), (FolderSource("/").read, str(path)),
+                   (_read_file, str(path)), (listed.read, f"file://{path}")):
     try:
         print(len(read(name)))
     except OSError as error:
         print(error.strerror)
 print(upright_size(path))
-print(len(Folder(str(path.parent)).hash([path.name])))
+print(len(FolderSource(str(path.parent)).hash([path.name])))
 """
 
 
@@ -415,7 +417,7 @@ MEMORY = """
 import sys
 from collections import Counter
 from featcache.errors import FeatcacheError
-from featcache._utils.report import peak_memory_bytes
+from featcache._utils.environment import peak_memory_bytes
 from featcache.data.sources.registry import open_source
 try:
     print(len(open_source(sys.argv[1]).entries(Counter()).entries))

@@ -429,7 +429,7 @@ def test_a_fine_tuned_run_loads_and_reproduces_its_val_accuracy(
         data,
         tmp_path / "run",
         mode=mode,
-        recipe=TrainConfig(epochs=3, batch_size=6, lr=0.005),
+        config=TrainConfig(epochs=3, batch_size=6, lr=0.005),
         seed=4,
         **NET,
     )

@@ -85,7 +85,7 @@ def test_other_data_is_counted_class_by_class(model: Path, tmp_path: Path) -> No
 
 def test_a_run_is_evaluated_and_a_class_may_be_missing(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    finetune(data, run, recipe=TrainConfig(epochs=1), workers=1, **NET)
+    finetune(data, run, config=TrainConfig(epochs=1), workers=1, **NET)
     only = tmp_path / "only"
     shutil.copytree(data / "val/ants", only / "ants")
     found = evaluate(run, only, device="cpu")

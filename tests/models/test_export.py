@@ -259,7 +259,7 @@ model.eval()
 def test_a_fine_tuned_network_is_exported_with_its_own_weights(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     finetune(data, tmp_path / "run", backbone="timm/test_resnet", weights="none", image_size=32,
-             recipe=TrainConfig(epochs=1, batch_size=5), device="cpu")  # fmt: skip
+             config=TrainConfig(epochs=1, batch_size=5), device="cpu")  # fmt: skip
     done = export(tmp_path / "run", tmp_path / "mine.pth", "state-dict")
     network = timm.create_model("test_resnet", num_classes=2)
     network.load_state_dict(torch.load(done.path, weights_only=True))
@@ -279,7 +279,7 @@ def test_a_fine_tuned_network_is_exported_with_its_own_weights(tmp_path: Path) -
 def test_an_exported_state_dict_is_weights(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     finetune(data, tmp_path / "run", backbone="timm/test_resnet", weights="none", image_size=32,
-             recipe=TrainConfig(epochs=1, batch_size=5), device="cpu")  # fmt: skip
+             config=TrainConfig(epochs=1, batch_size=5), device="cpu")  # fmt: skip
     done = export(tmp_path / "run", tmp_path / "mine.pth", "state-dict")
     run, exported = (
         load_backbone("timm/test_resnet", weights=str(path), device="cpu") for path in (tmp_path / "run", done.path)

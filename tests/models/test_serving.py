@@ -186,17 +186,17 @@ LARGE = (413, "more than the 1,000 bytes of --max-upload")
     ],
 )
 def test_the_gate_of_a_loopback_address(path: str, headers: dict[str, str], refusal: tuple[int, str] | None) -> None:
-    assert server.Gate(None, max_upload=1_000, loopback=True)._refusal(path, headers) == refusal
+    assert server.RequestGuard(None, max_upload=1_000, loopback=True)._refusal(path, headers) == refusal
 
 
 def test_the_gate_of_any_other_address_leaves_names_alone() -> None:
-    gate = server.Gate(None, max_upload=1_000, loopback=False)
+    gate = server.RequestGuard(None, max_upload=1_000, loopback=False)
     assert gate._refusal("/", {"host": "photos.example", "origin": "https://other.example"}) is None
     assert gate._refusal("/file=http://x", {"host": "photos.example"}) == FETCHES
 
 
 def test_the_gate_lets_requests_for_the_proxy_s_host_through() -> None:
-    gate = server.Gate(None, max_upload=1_000, loopback=True, public="example.org")
+    gate = server.RequestGuard(None, max_upload=1_000, loopback=True, public="example.org")
     assert gate._refusal("/", {"host": "example.org", "origin": "https://example.org"}) is None
     assert gate._refusal("/", {"host": "127.0.0.1:7860", "origin": "https://example.org"}) is None
     assert gate._refusal("/", {"host": "example.com"}) is not None
@@ -219,7 +219,7 @@ def test_a_body_without_a_length_is_counted() -> None:
     async def receive() -> Any:
         return chunks[len(read)]
 
-    gate = server.Gate(app, max_upload=1_000, loopback=False)
+    gate = server.RequestGuard(app, max_upload=1_000, loopback=False)
     with pytest.raises(exceptions.HTTPException, match="more than the 1,000 bytes of --max-upload"):
         asyncio.run(gate({"type": "http", "path": "/", "headers": []}, receive, None))
     assert read == [6_000]

@@ -41,8 +41,8 @@ def test_the_table_has_a_line_a_route_with_its_costs() -> None:
 
 
 def test_repeats_show_median_and_spread_and_test_has_its_column() -> None:
-    found = outcome(COLD, accuracy=[0.8, 0.9, 0.95], wall_s=[3.0, 1.0, 2.0], test_accuracy=[0.7, 0.6, 0.8], test_n=10)
-    header, _, row = map(_cells, comparison_table(comparison(found)).markdown().splitlines())
+    route = outcome(COLD, accuracy=[0.8, 0.9, 0.95], wall_s=[3.0, 1.0, 2.0], test_accuracy=[0.7, 0.6, 0.8], test_n=10)
+    header, _, row = map(_cells, comparison_table(comparison(route)).markdown().splitlines())
     cells = dict(zip(header, row, strict=True))
     assert cells["val accuracy"] == "0.9000 (0.8000 to 0.9500)"
     assert cells["test accuracy"] == "0.7000 (0.6000 to 0.8000)"
@@ -65,8 +65,8 @@ def test_unknown_memory_is_a_dash() -> None:
 def test_the_remarks_name_choices_by_val_and_leave_accuracy_to_the_verdict() -> None:
     """Fine-tuning is right on two images more, which the verdict calls noise: no remark calls it a loss."""
     assert remarks(four_routes())[1:] == [
-        "Chosen by val is the best epoch of: frozen, live every epoch; fine-tune. So their val accuracy is optimistic; "
-        "the verdict takes their last.",
+        "The val accuracy of frozen, live every epoch; fine-tune is that of the best epoch on val and optimistic: the "
+        "verdict uses their last epoch.",
     ]
 
 
@@ -81,15 +81,15 @@ def test_every_loss_is_told() -> None:
     losses = [line for line in remarks(comparison(outcome(COLD), better)) if "loses" in line]
     assert losses == [
         "The cached head loses: from scratch is 12.5 s faster.",
-        "The cached head loses: it keeps 5.0 MB on disk, from scratch 2.0 MB.",
-        "The cached head loses: it took 3.0 GB of memory, from scratch 1.0 GB.",
+        "The cached head loses: it needs 5.0 MB on disk, from scratch 2.0 MB.",
+        "The cached head loses: it needs 3.0 GB of memory, from scratch 1.0 GB.",
     ]
 
 
 def test_equals_and_the_warm_cache_are_no_losses() -> None:
     warm = outcome(WARM, wall_s=[1.0], peak_memory_bytes=1, size_bytes=1)
-    found = remarks(comparison(outcome(COLD), warm, outcome(ROUTES["finetune"])))
-    assert not any("loses" in line for line in found)
+    lines = remarks(comparison(outcome(COLD), warm, outcome(ROUTES["finetune"])))
+    assert not any("loses" in line for line in lines)
 
 
 def test_unknown_memory_of_a_rival_is_no_loss() -> None:
@@ -99,29 +99,33 @@ def test_unknown_memory_of_a_rival_is_no_loss() -> None:
 
 def test_test_images_are_the_fair_column() -> None:
     rival = outcome(ROUTES["finetune"], test_accuracy=[0.9], test_n=50, epoch_s=1.0)
-    assert any(line.endswith("test is the fair column.") for line in remarks(comparison(rival)))
+    assert any(line.endswith("and optimistic: compare the test column.") for line in remarks(comparison(rival)))
 
 
 def test_nothing_is_optimistic_where_no_epoch_is_chosen() -> None:
     cold = outcome(COLD)
     assert not any("optimistic" in line for line in remarks(comparison(cold)))
-    assert any("epoch of: cached head, cold. " in line for line in remarks(comparison(cold, head="sgd")))
+    assert any(
+        "accuracy of cached head, cold is that of the best epoch" in line
+        for line in remarks(comparison(cold, head="sgd"))
+    )
 
 
 def test_the_budget_is_told_with_what_it_had_no_room_for() -> None:
-    spent = BudgetUsage(600.0, 412.0, (SkippedRun("finetune", 0, 540.0, 240.0), SkippedRun("lpft", 0, None, 0.0)))
-    assert remarks(replace(four_routes(), spending=spent))[2] == (
-        "Budget: 10 minutes; spent: 6.9 minutes; left out: fine-tune, about 9 minutes, 4 minutes were left; LP-FT, "
-        "which starts from the cached head."
+    usage = BudgetUsage(600.0, 412.0, (SkippedRun("finetune", 0, 540.0, 240.0), SkippedRun("lpft", 0, None, 0.0)))
+    assert remarks(replace(four_routes(), spending=usage))[2] == (
+        "Budget: 10 minutes; spent: 6.9 minutes; skipped: fine-tune (takes about 9 minutes, 4 minutes left); LP-FT "
+        "(needs the cached head)."
     )
     assert remarks(replace(four_routes(), spending=BudgetUsage(600.0, 60.0, ())))[2] == (
-        "Budget: 10 minutes; spent: 60 seconds; left out: nothing."
+        "Budget: 10 minutes; spent: 60 seconds; skipped: nothing."
     )
 
 
 def test_unreadable_images_are_told() -> None:
-    found = remarks(comparison(outcome(COLD, skipped=["a.png"]), outcome("fine-tune", skipped=["a.png", "b.png"])))
-    assert "2 image(s) could not be read and are in no figure: a.png, b.png." in found
+    lines = remarks(comparison(outcome(COLD, skipped=["a.png"]), outcome("fine-tune", skipped=["a.png", "b.png"])))
+    assert "2 images cannot be read and are excluded: a.png, b.png." in lines
+    assert "1 image cannot be read and is excluded: a.png." in remarks(comparison(outcome(COLD, skipped=["a.png"])))
 
 
 def test_gpu_memory_has_its_column_where_there_is_a_gpu() -> None:
@@ -144,7 +148,7 @@ def test_the_markdown_says_what_was_run() -> None:
         "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained), augmentation tutorial, "
         "4 cached views, head linear; live routes: epochs 10, batch_size 32, lr 0.01. Computed: cached head, cold in "
         "fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu. 1 "
-        "repeat(s) from seed 0: medians, (least to most).",
+        "repeat from seed 0: medians (lowest to highest).",
     ]
     assert paragraphs[6] == comparison_table(result).markdown()
     assert paragraphs[7] == "\n".join(f"- {line}" for line in remarks(result))
@@ -197,7 +201,7 @@ def test_a_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
     result = replace(four_routes(), curves=[Curve("labels", "ridge", points, 100)])
     write_report(result, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    section = text.split("## What more labels bring (ridge head, the same cache)\n\n")[1].split("\n\n")
+    section = text.split("## Effect of more labels (ridge head, the same cache)\n\n")[1].split("\n\n")
     header, _, *rows = map(_cells, section[0].splitlines())
     assert header == ["labels", "images", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
     assert rows == [

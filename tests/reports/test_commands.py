@@ -19,9 +19,9 @@ def parsed(command: str) -> dict[str, Any]:
     """The settings that `featcache` would call the library with."""
     program, name, *arguments = shlex.split(command)
     assert program == "featcache"
-    found = main.get_command(click.Context(main), name)
-    assert found is not None
-    return found.make_context(name, arguments).params
+    chosen = main.get_command(click.Context(main), name)
+    assert chosen is not None
+    return chosen.make_context(name, arguments).params
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ OTHERS: dict[str, Any] = {
     ),
 )
 def test_fit_head_reads_what_is_spelt(cache: str, given_settings: dict[str, Any]) -> None:
-    found = parsed(format_command("fit-head", [cache], given_settings))
-    assert found == {"cache": cache, **given_settings, **OTHERS}
+    values = parsed(format_command("fit-head", [cache], given_settings))
+    assert values == {"cache": cache, **given_settings, **OTHERS}
     for name, value in given_settings["parameters"].items():
-        assert type(found["parameters"][name]) is type(value)
+        assert type(values["parameters"][name]) is type(value)
 
 
 VIEW = ViewSpec(96, 110, "bilinear", "crop", 7)
@@ -99,10 +99,10 @@ def test_extract_reads_all_that_decides_a_feature() -> None:
         "--augment crop --image-size 96 --precision bf16 --dtype float32 --seed 7 --layers layer3,penultimate "
         "--val-fraction 0.3 --split-seed 4 --allow-leak"
     )
-    found = parsed(command)
-    assert (found["data"], found["out"], found["layers"]) == ("my photos", "c.h5", "layer3,penultimate")
-    assert (found["val_fraction"], found["split_seed"], found["allow_leak"]) == (0.3, 4, True)
-    assert (found["views"], found["val_views"], found["image_size"], found["seed"]) == (6, 2, 96, 7)
+    values = parsed(command)
+    assert (values["data"], values["out"], values["layers"]) == ("my photos", "c.h5", "layer3,penultimate")
+    assert (values["val_fraction"], values["split_seed"], values["allow_leak"]) == (0.3, 4, True)
+    assert (values["views"], values["val_views"], values["image_size"], values["seed"]) == (6, 2, 96, 7)
 
 
 def test_what_a_cache_does_not_tell_is_left_to_the_defaults() -> None:
@@ -112,5 +112,5 @@ def test_what_a_cache_does_not_tell_is_left_to_the_defaults() -> None:
         "featcache extract DATA -o c.h5 --backbone toy --weights pretrained --views 0 --augment tutorial "
         "--image-size 8 --precision fp32 --dtype float16 --seed 0 --layers penultimate"
     )
-    found = parsed(command)
-    assert (found["val_views"], found["allow_leak"], found["val_fraction"]) == (0, False, 0.2)
+    values = parsed(command)
+    assert (values["val_views"], values["allow_leak"], values["val_fraction"]) == (0, False, 0.2)

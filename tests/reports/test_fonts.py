@@ -47,10 +47,10 @@ def pixels(text: str, folder: Path) -> np.ndarray:
 def font_of(letters: str, path: Path) -> Path:
     """A font whose letters are bars, each higher than the one before it."""
     glyphs = {".notdef": TTGlyphPen(None).glyph()}
-    for place, letter in enumerate(letters):
+    for index, letter in enumerate(letters):
         pen = TTGlyphPen(None)
         pen.moveTo((100, 0))
-        for corner in ((100, 300 + 200 * place), (900, 300 + 200 * place), (900, 0)):
+        for corner in ((100, 300 + 200 * index), (900, 300 + 200 * index), (900, 0)):
             pen.lineTo(corner)
         pen.closePath()
         glyphs[f"letter{ord(letter)}"] = pen.glyph()
@@ -73,9 +73,9 @@ def test_letters_of_a_script_differ_from_each_other_and_from_boxes(script: str, 
     if find_fonts({first, second})[1]:
         assert script not in ("Arabic", "Russian")  # matplotlib's own font has those
         pytest.skip(f"no installed font has the letters of {script}")
-    one, other, box = pixels(first, tmp_path), pixels(second, tmp_path), _box(tmp_path)
-    assert (one != other).mean() > 0.005
-    assert (one != box).mean() > 0.005
+    drawn, other, box = pixels(first, tmp_path), pixels(second, tmp_path), _box(tmp_path)
+    assert (drawn != other).mean() > 0.005
+    assert (drawn != box).mean() > 0.005
     assert (other != box).mean() > 0.005
 
 
@@ -103,9 +103,9 @@ def test_where_no_font_has_the_letters_it_is_said_which_to_install(tmp_path: Pat
         first, second = pixels("蚂", tmp_path), pixels("蚁", tmp_path)
     assert (first == second).all()  # two boxes
     assert str(caught[0].message) == (
-        "no installed font has the letters 蚂: boxes stand in their place. Install Noto Sans CJK (Debian, Ubuntu: "
-        "apt install fonts-noto-cjk; others: fonts.google.com/noto), or write an .svg, whose letters are drawn by the "
-        "program that shows it."
+        "no installed font has the letters 蚂: they are drawn as boxes. Install Noto Sans CJK (Debian, Ubuntu: "
+        "apt install fonts-noto-cjk; others: fonts.google.com/noto), or write an .svg, for which the viewer chooses "
+        "the fonts."
     )
     with pytest.warns(MissingFontWarning, match=r"letters ผ꿀: .* Install Noto Sans CJK, Noto Sans Thai \(.*apt "
                                                 r"install fonts-noto fonts-noto-cjk;"):  # fmt: skip
@@ -137,8 +137,8 @@ def test_names_of_a_matrix_change_no_other_text(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("only_matplotlibs_own")
 @pytest.mark.filterwarnings("default:no installed font")
 def test_the_command_line_says_it_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.reports.show.confusion_picture", lambda model: partial(word, "蚂蚁"))
+    monkeypatch.setattr("featcache.reports.model_figures.confusion_figure", lambda model: partial(word, "蚂蚁"))
     shown = featcache_cli("show", "confusion", "head", "-o", tmp_path / "a.png")
     assert shown.exit_code == 0, shown.output
-    assert shown.stderr.startswith("Note: no installed font has the letters 蚁蚂: boxes stand in their place.")
+    assert shown.stderr.startswith("Note: no installed font has the letters 蚁蚂: they are drawn as boxes.")
     assert shown.stderr.count("\n") == 1

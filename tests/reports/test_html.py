@@ -38,34 +38,34 @@ def test_everything_stands_on_the_page_in_its_order(tmp_path: Path) -> None:
     tables = [Table(["route", "seconds"], [["cold", "1.0"], ["warm", "0.5"]]), Table(["n"], [["3"]])]
     figures = [Figure(partial(small, "one"), "First"), Figure(partial(small, "two"), "Second")]
     first = Section("Result", ["a line", "another"], "line 1\n  line 2", tables, figures, ["a note", "a last one"])
-    found = page(tmp_path / "a.html", first, Section("Empty"))
-    assert found.title == "featcache: ants"
-    assert list(found.sections) == ["Result", "Empty"]
-    result = found.sections["Result"]
+    written = page(tmp_path / "a.html", first, Section("Empty"))
+    assert written.title == "featcache: ants"
+    assert list(written.sections) == ["Result", "Empty"]
+    result = written.sections["Result"]
     assert result.lines == ["a line", "another"]
     assert result.code == "line 1\n  line 2"
     assert result.tables == [[["route", "seconds"], ["cold", "1.0"], ["warm", "0.5"]], [["n"], ["3"]]]
     assert result.captions == result.alts == ["First", "Second"]
     assert result.notes == ["a note", "a last one"]
-    assert found.sections["Empty"] == Part()
+    assert written.sections["Empty"] == Part()
 
 
 def test_whatever_a_class_is_called_is_text(tmp_path: Path) -> None:
     section = Section(
         NASTY, [NASTY], NASTY, [Table([NASTY], [[NASTY]])], [Figure(partial(small, NASTY), f"{NASTY}\"'>")], [NASTY]
     )
-    found = page(tmp_path / "a.html", section, title=NASTY)
-    assert found.title == NASTY
-    one = found.sections[NASTY]
-    assert (one.lines, one.code, one.tables, one.notes) == ([NASTY], NASTY, [[[NASTY], [NASTY]]], [NASTY])
-    assert one.captions == one.alts == [f"{NASTY}\"'>"]
-    assert "script" not in found.tags
+    written = page(tmp_path / "a.html", section, title=NASTY)
+    assert written.title == NASTY
+    part = written.sections[NASTY]
+    assert (part.lines, part.code, part.tables, part.notes) == ([NASTY], NASTY, [[[NASTY], [NASTY]]], [NASTY])
+    assert part.captions == part.alts == [f"{NASTY}\"'>"]
+    assert "script" not in written.tags
     assert "<script" not in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_a_figure_is_the_svg_that_follows_the_page(tmp_path: Path) -> None:
-    found = page(tmp_path / "a.html", Section("a", figures=[Figure(partial(small, NASTY), "b")]))
-    (source,) = found.sections["a"].sources
+    written = page(tmp_path / "a.html", Section("a", figures=[Figure(partial(small, NASTY), "b")]))
+    (source,) = written.sections["a"].sources
     kind, _, content = source.partition(",")
     assert kind == "data:image/svg+xml;base64"
     decoded = base64.b64decode(content, validate=True)
@@ -74,12 +74,12 @@ def test_a_figure_is_the_svg_that_follows_the_page(tmp_path: Path) -> None:
 
 
 def test_nothing_leads_outside(tmp_path: Path) -> None:
-    found = page(tmp_path / "a.html", Section("a", figures=[Figure(partial(small, "x"), "b")]))
-    assert found.links
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in found.links)
-    assert found.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "section", "h2", "figure", "img",
+    written = page(tmp_path / "a.html", Section("a", figures=[Figure(partial(small, "x"), "b")]))
+    assert written.links
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in written.links)
+    assert written.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "section", "h2", "figure", "img",
                           "figcaption"}  # fmt: skip
-    assert found.policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert written.policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "://" not in text
     assert "@import" not in text
@@ -87,8 +87,8 @@ def test_nothing_leads_outside(tmp_path: Path) -> None:
 
 
 def test_bytes_of_a_file_name_that_are_no_text_are_spelt(tmp_path: Path) -> None:
-    found = page(tmp_path / "a.html", Section("a", ["ant\udcff.png"]))
-    assert found.sections["a"].lines == ["ant\\udcff.png"]
+    written = page(tmp_path / "a.html", Section("a", ["ant\udcff.png"]))
+    assert written.sections["a"].lines == ["ant\\udcff.png"]
 
 
 def test_a_page_is_replaced_whole(tmp_path: Path) -> None:

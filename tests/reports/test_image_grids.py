@@ -1,4 +1,4 @@
-"""What stands in a grid of pictures and on a map."""
+"""Grids of images, and maps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_right_and_wrong_differ_in_frame_text_and_mark() -> None:
     wrong, right = figure.axes
     assert figure.get_suptitle() == "one of two"
     assert_array_equal(wrong.images[0].get_array(), noise(4, 4))
-    assert (wrong.get_title(), wrong.title.get_color(), wrong.get_xlabel()) == ("✗ bees 99%", WRONG, "is ants")
+    assert (wrong.get_title(), wrong.title.get_color(), wrong.get_xlabel()) == ("✗ bees 99%", WRONG, "label: ants")
     assert (right.get_title(), right.title.get_color(), right.get_xlabel()) == ("✓ bees 50%", RIGHT, "")
     assert (frame(wrong), frame(right)) == ({(WRONG, True)}, {(RIGHT, True)})
     assert WRONG != RIGHT
@@ -66,8 +66,8 @@ def test_cells_without_a_picture_are_empty(n: int, cells: int, columns: int) -> 
     axes = plot_predictions([shown("ants", "ants")] * n, "").axes
     assert len(axes) == cells
     assert axes[0].get_gridspec().ncols == columns
-    assert [len(one.images) for one in axes] == [1] * n + [0] * (cells - n)
-    assert not any(one.axison for one in axes[n:])
+    assert [len(cell.images) for cell in axes] == [1] * n + [0] * (cells - n)
+    assert not any(cell.axison for cell in axes[n:])
 
 
 def points_of(figure: Figure) -> dict[str, tuple[Any, str]]:
@@ -82,40 +82,40 @@ def test_each_class_has_its_colour_and_its_points() -> None:
     points = np.arange(12.0).reshape(6, 2)
     labels = ["bees", "ants", "bees", "bees", "", "ants"]
     figure = plot_map(points, labels, "PCA", "features of 6 images")
-    found = points_of(figure)
-    assert {name: colour for name, (_, colour) in found.items()} == {
+    groups = points_of(figure)
+    assert {name: colour for name, (_, colour) in groups.items()} == {
         " (1)": COLOURS[0], "ants (2)": COLOURS[1], "bees (3)": COLOURS[2]}  # fmt: skip
-    assert_array_equal(found["bees (3)"][0], points[[0, 2, 3]])
-    assert_array_equal(found["ants (2)"][0], points[[1, 5]])
+    assert_array_equal(groups["bees (3)"][0], points[[0, 2, 3]])
+    assert_array_equal(groups["ants (2)"][0], points[[1, 5]])
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("PCA, first axis", "PCA, second axis")
     assert (axes.get_title(), len(axes.get_xticks())) == ("features of 6 images", 0)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(found)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(groups)
 
 
 def test_the_rarest_classes_share_grey() -> None:
-    labels = [name for place, name in enumerate("abcdefghijkl") for _ in range(1 if name in "be" else 2)]
-    found = points_of(plot_map(np.zeros((len(labels), 2)), labels, "t-SNE", ""))
-    assert len(found) == 11
-    assert found["2 other classes (2)"][1] == GREY
-    assert {name[0] for name in found} == set("acdfghijkl2")
-    assert {colour for _, colour in found.values()} == {GREY, *COLOURS}
+    labels = [name for number, name in enumerate("abcdefghijkl") for _ in range(1 if name in "be" else 2)]
+    groups = points_of(plot_map(np.zeros((len(labels), 2)), labels, "t-SNE", ""))
+    assert len(groups) == 11
+    assert groups["2 other classes (2)"][1] == GREY
+    assert {name[0] for name in groups} == set("acdfghijkl2")
+    assert {colour for _, colour in groups.values()} == {GREY, *COLOURS}
 
 
 def boxes(figure: Figure) -> list[AnnotationBbox]:
-    return [one for one in figure.axes[0].artists if isinstance(one, AnnotationBbox)]
+    return [artist for artist in figure.axes[0].artists if isinstance(artist, AnnotationBbox)]
 
 
 def test_small_pictures_stand_outside_of_their_points() -> None:
     points = np.array([[-1.0, 0], [1, 0], [0, 0], [0, 3]])
     thumbnails = [Thumbnail(0, noise(4, 4)), Thumbnail(1, noise(5, 5))]
-    found = boxes(plot_map(points, ["ants", "bees", "ants", "bees"], "PCA", "", thumbnails))
-    assert [tuple(box.xy) for box in found] == [(-1, 0), (1, 0)]
-    np.testing.assert_allclose([box.xyann for box in found], [(-34, 0), (34, 0)])
-    for box, one in zip(found, thumbnails, strict=True):
-        assert_array_equal(box.offsetbox.get_data(), one.pixels)
-        assert box.offsetbox.get_zoom() * one.pixels.shape[0] == 40
-    assert [to_hex(box.patch.get_edgecolor()) for box in found] == list(COLOURS[:2])
+    drawn = boxes(plot_map(points, ["ants", "bees", "ants", "bees"], "PCA", "", thumbnails))
+    assert [tuple(box.xy) for box in drawn] == [(-1, 0), (1, 0)]
+    np.testing.assert_allclose([box.xyann for box in drawn], [(-34, 0), (34, 0)])
+    for box, thumbnail in zip(drawn, thumbnails, strict=True):
+        assert_array_equal(box.offsetbox.get_data(), thumbnail.pixels)
+        assert box.offsetbox.get_zoom() * thumbnail.pixels.shape[0] == 40
+    assert [to_hex(box.patch.get_edgecolor()) for box in drawn] == list(COLOURS[:2])
 
 
 def test_a_single_small_picture_can_be_drawn() -> None:

@@ -23,7 +23,8 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.reports.benchmark_report import comparison_table, curve_table, phase_table, remarks
-from featcache.reports.pages import write_benchmark_page, write_head_page
+from featcache.reports.pages.benchmark import write_benchmark_page
+from featcache.reports.pages.head import write_head_page
 from featcache.training.loop import EpochMetrics
 from outcomes import four_routes
 from pagereader import Page, read_page
@@ -31,10 +32,10 @@ from several import write_pictures
 from toys import toy_backbone
 
 HOST = "abacus-17.example.org"
-CONFUSION, RELIABILITY = "Which classes are taken for which", "Whether its probabilities can be trusted"
-MAP, MAP_WITH = ("The features of val on a plane",
-                 "The features of val on a plane, with images among other classes")  # fmt: skip
-PREDICTIONS, VIEWS = "Right and wrong predictions of val images", "What the cache has seen of training images"
+CONFUSION, RELIABILITY = "Confusion matrix", "Calibration of the probabilities"
+MAP, MAP_WITH = ("Features of val in two dimensions",
+                 "Features of val in two dimensions, with images that lie among another class")  # fmt: skip
+PREDICTIONS, VIEWS = "Wrong and right predictions of val images", "Augmented views of training images"
 SETTINGS: dict[str, Any] = {"out": "elsewhere", "head": "linear", "parameters": {}, "seed": 0, "layer": "penultimate"}
 
 
@@ -62,26 +63,26 @@ def discreet(path: Path, *folders: Path) -> Page:
     text = path.read_text(encoding="utf-8")
     assert HOST not in text
     assert not [folder for folder in folders if str(folder) in text]
-    found = read_page(path)
-    assert all(link.startswith("data:") for link in found.links)
-    return found
+    page = read_page(path)
+    assert all(link.startswith("data:") for link in page.links)
+    return page
 
 
 # A head
 
 
 def test_the_report_of_a_head_has_all_of_it(work: Path, tmp_path: Path) -> None:
-    found = head_page(work, tmp_path, work / "photos")
+    page = head_page(work, tmp_path, work / "photos")
     cache = FeatureCache.open(work / "toy.h5")
-    assert found.title == "featcache: linear head on toy"
-    assert list(found.sections) == ["Result", "The head, looked at", "Where the features come from", "To repeat it"]
-    lines = found.sections["Result"].code.splitlines()
+    assert page.title == "featcache: linear head on toy"
+    assert list(page.sections) == ["Result", "The head in figures", "Where the features come from", "Commands"]
+    lines = page.sections["Result"].code.splitlines()
     assert "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)" in lines
     assert not any(line.startswith("saved in") for line in lines)
-    looked = found.sections["The head, looked at"]
+    looked = page.sections["The head in figures"]
     assert looked.captions == [CONFUSION, RELIABILITY, MAP_WITH, PREDICTIONS, VIEWS]
     assert (len(set(looked.sources)), looked.notes) == (5, [])
-    (table,) = found.sections["Where the features come from"].tables
+    (table,) = page.sections["Where the features come from"].tables
     assert table[0] == ["field", "value"]
     fields = dict(table[1:])  # type: ignore[arg-type]
     assert (fields["digest"], fields["backbone"], fields["views"]) == (cache.spec.digest(), "toy", "2")
@@ -94,24 +95,24 @@ def test_the_report_of_a_head_has_all_of_it(work: Path, tmp_path: Path) -> None:
 
 
 def test_without_data_there_are_no_photos(work: Path, tmp_path: Path) -> None:
-    found = head_page(work, tmp_path, None)
-    looked = found.sections["The head, looked at"]
+    page = head_page(work, tmp_path, None)
+    looked = page.sections["The head in figures"]
     assert (looked.captions, looked.notes) == ([CONFUSION, RELIABILITY, MAP], [])
-    assert found.sections["To repeat it"].code.startswith("featcache extract DATA -o toy.h5 ")
+    assert page.sections["Commands"].code.startswith("featcache extract DATA -o toy.h5 ")
 
 
 def test_what_cannot_be_drawn_is_left_out_with_its_reason(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "featcache.reports.show.misplaced", lambda x, *_: np.arange(len(x))
+        "featcache.reports.cache_figures.misplaced", lambda x, *_: np.arange(len(x))
     )  # small pictures are wanted
     (tmp_path / "moved").mkdir()
-    found = head_page(work, tmp_path, tmp_path / "moved", "svm").sections["The head, looked at"]
-    assert found.captions == [CONFUSION, MAP]  # the map without its small pictures
-    reasons = [note.split(": left out. ") for note in found.notes]
+    section = head_page(work, tmp_path, tmp_path / "moved", "svm").sections["The head in figures"]
+    assert section.captions == [CONFUSION, MAP]  # the map without its small pictures
+    reasons = [note.split(": not drawn. ") for note in section.notes]
     assert [caption for caption, _ in reasons] == [RELIABILITY, MAP_WITH, PREDICTIONS, VIEWS]
-    assert reasons[0][1] == "head gives no probabilities: fit it with --calibrate, or take another head."
+    assert reasons[0][1] == "head has no probabilities: fit it with --calibrate, or use another head."
     for _, reason in reasons[1:]:
         assert reason.startswith("moved/")
         assert reason.endswith(".png does not exist. Give the folder or the CSV that the images were taken from.")
@@ -121,14 +122,14 @@ def test_several_labels_have_a_report(tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data")
     cache = extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=1, workers=2).cache
     write_head_page(tmp_path / "head.html", fit_head(cache, tmp_path / "head"), cache.path, SETTINGS, data)
-    found = discreet(tmp_path / "head.html", tmp_path)
-    looked = found.sections["The head, looked at"]
+    page = discreet(tmp_path / "head.html", tmp_path)
+    looked = page.sections["The head in figures"]
     assert looked.captions[1:] == [PREDICTIONS, VIEWS]
     assert looked.notes == [
-        f"{CONFUSION}: left out. A confusion matrix is of one label an image; the images of head have several.",
-        f"{RELIABILITY}: left out. A reliability diagram is of one label an image; the images of head have several.",
+        f"{CONFUSION}: not drawn. A confusion matrix needs one label per image; the images of head have several.",
+        f"{RELIABILITY}: not drawn. A reliability diagram needs one label per image; the images of head have several.",
     ]
-    assert found.sections["To repeat it"].code.startswith("featcache extract list.csv -o c.h5 ")
+    assert page.sections["Commands"].code.startswith("featcache extract list.csv -o c.h5 ")
 
 
 def test_the_commands_repeat_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,7 @@ def test_the_commands_repeat_the_head(tmp_path: Path, monkeypatch: pytest.Monkey
          "--backbone", "resnet18", "--weights", "none", "--image-size", 32)  # fmt: skip
     done("fit-head", first / "c.h5", "-o", first / "head", "-p", "C=0.01", "-p", "class_weight=balanced", "--seed", 2,
          "--use-views", "mean", "--report", first / "head.html", "--images", first / "photos")  # fmt: skip
-    lines = discreet(first / "head.html", tmp_path).sections["To repeat it"].code.splitlines()
+    lines = discreet(first / "head.html", tmp_path).sections["Commands"].code.splitlines()
     assert [line.split()[:3] for line in lines] == [
         ["featcache", "extract", "photos"],
         ["featcache", "fit-head", "c.h5"],
@@ -147,13 +148,13 @@ def test_the_commands_repeat_the_head(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(again)
     for line in lines:
         done(*shlex.split(line)[1:])
-    one, two = (FeatureCache.open(folder / "c.h5") for folder in (first, again))
-    assert one.spec.digest() == two.spec.digest()
-    assert one.samples.digest() == two.samples.digest()
+    original, repeated_cache = (FeatureCache.open(folder / "c.h5") for folder in (first, again))
+    assert original.spec.digest() == repeated_cache.spec.digest()
+    assert original.samples.digest() == repeated_cache.samples.digest()
     for name in ("val.csv", "head.safetensors", "model.json"):
         assert (first / "head" / name).read_bytes() == (again / "head" / name).read_bytes()
-    found, repeated = (json.loads((folder / "head" / "run.json").read_text()) for folder in (first, again))
-    assert (found["confusion"], found["log_loss"]) == (repeated["confusion"], repeated["log_loss"])
+    report, repeated = (json.loads((folder / "head" / "run.json").read_text()) for folder in (first, again))
+    assert (report["confusion"], report["log_loss"]) == (repeated["confusion"], repeated["log_loss"])
 
 
 # A benchmark
@@ -184,55 +185,55 @@ def out(work: Path, tmp_path: Path) -> Path:
 
 def test_the_report_of_a_benchmark_has_all_of_it(work: Path, out: Path) -> None:
     comparison = replace(four_routes(), curves=CURVES)
-    found = benchmark_page(out, comparison, work / "photos")
-    assert found.title == "featcache: benchmark of hymenoptera"
-    assert list(found.sections) == [
-        "Verdict", "Result", "Seconds by phase", "What more views bring", "What more labels bring", "Learning curves",
-        "The head, looked at", "Where the features come from", "To repeat it"]  # fmt: skip
-    verdict, result = found.sections["Verdict"], found.sections["Result"]
+    page = benchmark_page(out, comparison, work / "photos")
+    assert page.title == "featcache: benchmark of hymenoptera"
+    assert list(page.sections) == [
+        "Verdict", "Result", "Seconds by phase", "Effect of more views", "Effect of more labels", "Learning curves",
+        "The head in figures", "Where the features come from", "Commands"]  # fmt: skip
+    verdict, result = page.sections["Verdict"], page.sections["Result"]
     assert [verdict.lines, verdict.notes] == [[reach_verdict(comparison).text], list(reach_verdict(comparison).notes)]
     assert result.lines == [
-        "hymenoptera: 244 train, 100 val images; 1 repeat(s) from seed 0",
+        "hymenoptera: 244 train, 100 val images; 1 repeat from seed 0",
         "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu",
     ]
     for section, table in (
         (result, comparison_table(comparison)),
-        (found.sections["Seconds by phase"], phase_table(comparison)),
-        (found.sections["What more views bring"], curve_table(CURVES[0])),
-        (found.sections["What more labels bring"], curve_table(CURVES[1])),
+        (page.sections["Seconds by phase"], phase_table(comparison)),
+        (page.sections["Effect of more views"], curve_table(CURVES[0])),
+        (page.sections["Effect of more labels"], curve_table(CURVES[1])),
     ):
         assert section.tables == [[list(table.header), *map(list, table.rows)]]
     assert result.notes == remarks(comparison)
     assert result.captions == ["Val accuracy against seconds"]
-    assert found.sections["What more views bring"].captions == ["Accuracy and seconds against views"]
-    curves = found.sections["Learning curves"]
+    assert page.sections["Effect of more views"].captions == ["Accuracy and seconds against views"]
+    curves = page.sections["Learning curves"]
     assert curves.captions == [ROUTES["frozen"]]
     assert curves.notes == [
-        f"{ROUTES['finetune']}: left out. run was not trained in epochs: give a run of `featcache finetune` or a head "
+        f"{ROUTES['finetune']}: not drawn. run was not trained in epochs: give a run of `featcache finetune` or a head "
         "of `fit-head --head sgd`."
     ]
-    assert found.sections["The head, looked at"].captions == [CONFUSION, RELIABILITY, MAP_WITH, PREDICTIONS, VIEWS]
-    fields = dict(found.sections["Where the features come from"].tables[0])  # type: ignore[arg-type]
+    assert page.sections["The head in figures"].captions == [CONFUSION, RELIABILITY, MAP_WITH, PREDICTIONS, VIEWS]
+    fields = dict(page.sections["Where the features come from"].tables[0])  # type: ignore[arg-type]
     assert fields["machine"] == "Abacus, 2 cores, Linux"
     assert fields["versions"] == "python 3.11.7, torch 2.11.0"
     assert fields["digest"] == FeatureCache.open(work / "toy.h5").spec.digest()
 
 
 def test_what_was_deleted_of_the_work_is_no_section(tmp_path: Path) -> None:
-    found = benchmark_page(tmp_path, four_routes())
-    assert list(found.sections) == ["Verdict", "Result", "Seconds by phase", "To repeat it"]
+    page = benchmark_page(tmp_path, four_routes())
+    assert list(page.sections) == ["Verdict", "Result", "Seconds by phase", "Commands"]
 
 
 def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read by the command line it asks the library for what was asked for."""
     got: dict[str, Any] = {}
 
-    def compare(**given: Any) -> Comparison:
-        got.update(given)
+    def stub(**settings: Any) -> Comparison:
+        got.update(settings)
         raise featcache.FeatcacheError("enough")
 
-    monkeypatch.setitem(vars(featcache), "compare", compare)
-    line = benchmark_page(tmp_path, four_routes()).sections["To repeat it"].code
+    monkeypatch.setitem(vars(featcache), "benchmark", stub)
+    line = benchmark_page(tmp_path, four_routes()).sections["Commands"].code
     featcache_cli(*shlex.split(line)[1:])
     assert callable(got.pop("progress"))
     assert callable(got.pop("on_note"))
@@ -248,14 +249,14 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
                           workers=3, device="cpu", precision="bf16", train_precision="auto", val_fraction=0.3,
                           allow_leak=True, data="my photos", recipe={"epochs": 3, "lr": 0.5}, budget_s=90.0,
                           routes=["stages", "lpft"])  # fmt: skip
-    featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["To repeat it"].code)[1:])
-    wanted = {**other.settings, "out": "report"}
-    wanted["recipe"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
-    del wanted["images"]
-    assert {name: got[name] for name in wanted} == wanted
+    featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["Commands"].code)[1:])
+    expected = {**other.settings, "out": "report"}
+    expected["recipe"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
+    del expected["images"]
+    assert {name: got[name] for name in expected} == expected
 
 
 def test_a_report_is_the_same_in_json(work: Path, tmp_path: Path) -> None:
     """`fit-head --json --report` writes the page and prints one object."""
-    found = as_json("fit-head", work / "toy.h5", "-o", tmp_path / "head", "--report", tmp_path / "head.html")
-    assert f"accuracy {found['accuracy']:.4f}" in read_page(tmp_path / "head.html").sections["Result"].code
+    values = as_json("fit-head", work / "toy.h5", "-o", tmp_path / "head", "--report", tmp_path / "head.html")
+    assert f"accuracy {values['accuracy']:.4f}" in read_page(tmp_path / "head.html").sections["Result"].code

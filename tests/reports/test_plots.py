@@ -58,10 +58,10 @@ def test_a_route_is_a_point_with_its_interval() -> None:
     (axes,) = plot_comparison(result).axes
     assert axes.get_xscale() == "log"
     assert axes.get_title() == "resnet18, 10 live epochs"
-    for bars, found in zip(axes.containers, result.outcomes, strict=True):
+    for bars, route in zip(axes.containers, result.outcomes, strict=True):
         point, _, (interval,) = bars.lines
-        assert (point.get_xdata()[0], point.get_ydata()[0]) == (found.median_s, found.median_accuracy)
-        assert tuple(interval.get_segments()[0][:, 1]) == pytest.approx(found.interval)
+        assert (point.get_xdata()[0], point.get_ydata()[0]) == (route.median_s, route.median_accuracy)
+        assert tuple(interval.get_segments()[0][:, 1]) == pytest.approx(route.interval)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[0] == "cached head, cold: 0.940 in 60.0 s"
     assert axes.xaxis.get_major_formatter()(100) == "100"
@@ -70,7 +70,7 @@ def test_a_route_is_a_point_with_its_interval() -> None:
 def test_the_names_of_many_routes_stand_beside_their_points() -> None:
     """Cold and warm, with and without stages, and four live routes."""
     names = (COLD, WARM, STAGES_COLD, STAGES_WARM, *list(ROUTES.values())[2:])
-    figure = plot_comparison(comparison(*(outcome(name, wall_s=[10.0 + place]) for place, name in enumerate(names))))
+    figure = plot_comparison(comparison(*(outcome(name, wall_s=[10.0 + number]) for number, name in enumerate(names))))
     figure.draw_without_rendering()
     (axes,), (legend,) = figure.axes, figure.legends
     assert axes.get_legend() is None
@@ -94,9 +94,9 @@ def test_the_seconds_have_numbers_however_near_the_routes_are(slowest: float) ->
     low, high = axes.get_xlim()
     ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
     named = {tick.get_loc(): tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high}
-    shown = {place: text for place, text in named.items() if text}
+    shown = {value: text for value, text in named.items() if text}
     assert 2 <= len(shown) <= 12
-    assert all(float(text) == pytest.approx(place) for place, text in shown.items())
+    assert all(float(text) == pytest.approx(value) for value, text in shown.items())
 
 
 def test_more_routes_than_colours_can_be_drawn() -> None:
@@ -110,7 +110,7 @@ def test_the_history_shows_both_curves_and_the_epoch_kept() -> None:
     assert [list(line.get_ydata()) for line in right.lines[:2]] == [[0.5, 0.7, 0.8], [0.6, 0.9, 0.9]]
     assert all(list(line.get_xdata()) == [1, 2, 3] for line in [*left.lines, *right.lines[:2]])
     assert [line.get_label() for line in left.lines] == ["train, augmented", "val"]
-    assert right.lines[2].get_label() == "kept: epoch 2"
+    assert right.lines[2].get_label() == "best: epoch 2"
     assert right.lines[2].get_xdata() == [2, 2]
     assert (left.get_ylabel(), right.get_ylabel()) == ("cross-entropy (nats)", "accuracy")
 
@@ -166,7 +166,7 @@ def test_a_confusion_matrix_shows_counts_and_the_shares_of_a_row() -> None:
         assert [label.get_text() for label in labels] == ["ants", "bees", "cats"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     assert axes.get_title() == "10 of 16 val images right (62.5%)"
-    assert bar.get_ylabel() == "share of the true class"
+    assert bar.get_ylabel() == "fraction of the true class"
     assert bar.yaxis.get_major_formatter()(0.2) == "20%"
 
 
@@ -187,7 +187,7 @@ def test_counts_stand_where_there_is_room(c: int, counts: int) -> None:
 
 @pytest.mark.parametrize(("c", "names"), [(40, 40), (41, 0)])
 def test_names_stand_where_there_is_room(c: int, names: int) -> None:
-    axes = plot_confusion(_matrix(c), [f"{place}" for place in range(c)]).axes[0]
+    axes = plot_confusion(_matrix(c), [f"{number}" for number in range(c)]).axes[0]
     assert len(axes.get_xticklabels()) == len(axes.get_yticklabels()) == names
 
 
@@ -213,7 +213,7 @@ def test_reliability_is_worked_out_by_hand() -> None:
     np.testing.assert_allclose(bars, [(0.5, 3), (0.7, 1), (0.9, 3)])
     assert top.get_title() == f"calibration error {(3 * (0.55 - 1 / 3) + 0.79 + 0.1) / 7:.3f} (n = 7)"
     assert list(top.lines[0].get_xdata()) == list(top.lines[0].get_ydata()) == [0, 1]
-    assert (top.get_ylabel(), bottom.get_ylabel()) == ("share that is right", "images")
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ("accuracy", "images")
     assert bottom.get_xlabel() == "probability of the predicted class"
 
 

@@ -21,8 +21,8 @@ UMAP = pytest.param(
 def line(n: int = 12, d: int = 5) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points on a line in d dimensions, and their places on it from the middle, with a unit of one."""
     direction = np.arange(1, d + 1) / np.linalg.norm(np.arange(1, d + 1))
-    places = np.linspace(-3, 4, n) ** 3
-    return 7 + places[:, None] * direction, places - places.mean()
+    positions = np.linspace(-3, 4, n) ** 3
+    return 7 + positions[:, None] * direction, positions - positions.mean()
 
 
 def clusters(n: int = 20, d: int = 6, apart: float = 50.0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -34,10 +34,10 @@ def clusters(n: int = 20, d: int = 6, apart: float = 50.0) -> tuple[NDArray[np.f
 
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_a_line_lies_on_the_first_axis(d: int) -> None:
-    x, places = line(d=d)
+    x, positions = line(d=d)
     points = project(x)
     assert points.shape == (12, 2)
-    np.testing.assert_allclose(points[:, 0] * np.sign(points[0, 0] * places[0]), places, atol=1e-9)
+    np.testing.assert_allclose(points[:, 0] * np.sign(points[0, 0] * positions[0]), positions, atol=1e-9)
     np.testing.assert_allclose(points[:, 1], 0, atol=1e-9)
 
 

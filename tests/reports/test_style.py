@@ -40,15 +40,15 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def texts(content: bytes) -> list[str]:
-    return ["".join(one.itertext()) for one in ElementTree.fromstring(content).iter(f"{SVG}text")]
+    return ["".join(element.itertext()) for element in ElementTree.fromstring(content).iter(f"{SVG}text")]
 
 
 def rules(content: bytes) -> dict[str, str]:
     """What an SVG says of dark surroundings: {"fill: #rrggbb": "fill: #rrggbb", ...}."""
-    (said,) = re.findall(r"<style>@media \(prefers-color-scheme: dark\)\{(.*)\}</style>", content.decode())
-    found = re.findall(r'\[style\*="(fill|stroke): (#[0-9a-f]{6})"\]\{(\w+):(#[0-9a-f]{6})!important\}', said)
-    assert "".join(f'[style*="{a}: {b}"]{{{c}:{d}!important}}' for a, b, c, d in found) == said
-    return {f"{a}: {b}": f"{c}: {d}" for a, b, c, d in found}
+    (style,) = re.findall(r"<style>@media \(prefers-color-scheme: dark\)\{(.*)\}</style>", content.decode())
+    matches = re.findall(r'\[style\*="(fill|stroke): (#[0-9a-f]{6})"\]\{(\w+):(#[0-9a-f]{6})!important\}', style)
+    assert "".join(f'[style*="{a}: {b}"]{{{c}:{d}!important}}' for a, b, c, d in matches) == style
+    return {f"{a}: {b}": f"{c}: {d}" for a, b, c, d in matches}
 
 
 @pytest.mark.parametrize(("dark", "paper"), [(False, (255, 255, 254)), (True, (13, 17, 22))])
@@ -77,12 +77,14 @@ def test_an_svg_follows_the_page_into_the_very_colours_of_the_dark_one(tmp_path:
 
 
 def test_a_picture_of_a_page_has_no_paper(tmp_path: Path) -> None:
-    (paper,) = (one for one in ElementTree.fromstring(svg(small)).iter(f"{SVG}g") if one.get("id") == "patch_1")
+    (paper,) = (
+        element for element in ElementTree.fromstring(svg(small)).iter(f"{SVG}g") if element.get("id") == "patch_1"
+    )
     assert "fill: none" in (paper[0].get("style") or "")
     (paper,) = (
-        one
-        for one in ElementTree.fromstring(save(small, tmp_path / "a.svg").read_bytes()).iter(f"{SVG}g")
-        if one.get("id") == "patch_1"
+        element
+        for element in ElementTree.fromstring(save(small, tmp_path / "a.svg").read_bytes()).iter(f"{SVG}g")
+        if element.get("id") == "patch_1"
     )
     assert paper[0].get("style") == "fill: #fffffe"
     assert rules(svg(small)) == rules((tmp_path / "a.svg").read_bytes())
@@ -90,20 +92,24 @@ def test_a_picture_of_a_page_has_no_paper(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
 def test_text_stays_what_it_is(name: str, tmp_path: Path) -> None:
-    found = texts(svg(partial(plot_confusion, np.eye(2, dtype=np.int64), [name, "bees"])))
+    drawn = texts(svg(partial(plot_confusion, np.eye(2, dtype=np.int64), [name, "bees"])))
     shown = {"two\nlines": "two\\nlines", "é" * 300: "ééééé…" + "é" * 12}.get(name, name)
-    assert found.count(shown) == 2
-    assert found.count("bees") == 2
+    assert drawn.count(shown) == 2
+    assert drawn.count("bees") == 2
     assert save(partial(small, name.split("\n")[0]), tmp_path / "a.png").stat().st_size > 0
     assert texts(save(partial(small, name), tmp_path / "a.svg").read_bytes()).count(name.split("\n")[0]) == 2
 
 
 def test_an_svg_needs_nothing_from_outside(tmp_path: Path) -> None:
     root = ElementTree.fromstring(save(small, tmp_path / "a.svg").read_bytes())
-    targets = [value for one in root.iter() for name, value in one.attrib.items() if name.endswith(("href", "src"))]
+    targets = [
+        value for element in root.iter() for name, value in element.attrib.items() if name.endswith(("href", "src"))
+    ]
     assert targets
     assert all(target.startswith("#") for target in targets)
-    styles = [value for one in root.iter() for value in [*one.attrib.values(), one.text or ""] if "url(" in value]
+    styles = [
+        value for element in root.iter() for value in [*element.attrib.values(), element.text or ""] if "url(" in value
+    ]
     assert all(re.findall(r"url\((.)", style) == ["#"] for style in styles)
     assert not list(root.iter(f"{SVG}script"))
 
@@ -120,14 +126,14 @@ def test_another_ending_is_refused_before_the_work(name: str, tmp_path: Path) ->
     for refuses in (check_path, partial(save, _never)):
         with pytest.raises(PictureError) as caught:
             refuses(tmp_path / name)
-        assert str(caught.value) == f"{tmp_path / name} is no picture's name: end it in .png, .svg or .pdf"
+        assert str(caught.value) == f"{tmp_path / name} must end in .png, .svg or .pdf"
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_work(tmp_path: Path) -> None:
     for refuses in (check_path, partial(save, _never)):
         with pytest.raises(PictureError) as caught:
             refuses(tmp_path / "gone" / "a.png")
-        assert str(caught.value) == f"{tmp_path / 'gone'} is no folder: make it first"
+        assert str(caught.value) == f"{tmp_path / 'gone'} is not a folder: create it first"
 
 
 def test_a_folder_in_its_place_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -135,7 +141,7 @@ def test_a_folder_in_its_place_is_refused_before_the_work(tmp_path: Path) -> Non
     for refuses in (check_path, partial(save, _never)):
         with pytest.raises(PictureError) as caught:
             refuses(tmp_path / "a.png")
-        assert str(caught.value) == f"{tmp_path / 'a.png'} is a folder: give a file"
+        assert str(caught.value) == f"{tmp_path / 'a.png'} is a folder: give a file name"
 
 
 def test_a_disk_without_room_leaves_the_old_picture_and_no_draft(tmp_path: Path) -> None:
@@ -144,7 +150,7 @@ def test_a_disk_without_room_leaves_the_old_picture_and_no_draft(tmp_path: Path)
     with file_size_limit(len(before) // 2), pytest.raises(OutputError, match=r"a\.svg cannot be written"):
         save(partial(small, "bees"), path)
     assert path.read_bytes() == before
-    assert [one.name for one in tmp_path.iterdir()] == ["a.svg"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.svg"]
 
 
 def test_a_path_that_fits_is_given_back(tmp_path: Path) -> None:
@@ -164,7 +170,7 @@ def test_a_picture_is_replaced_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     save(partial(small, "bees"), path)
     assert texts(path.read_bytes()).count("bees") == 2
-    assert [one.name for one in tmp_path.iterdir()] == ["a.svg"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.svg"]
 
 
 def test_drawing_changes_no_settings_of_the_caller(tmp_path: Path) -> None:
@@ -193,7 +199,7 @@ def test_a_long_name_loses_its_middle(name: str, most: int, shown: str) -> None:
 
 def test_a_missing_script_is_one_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     save(partial(small, "\U00012000"), tmp_path / "a.png")
-    assert [one.category for one in recwarn.list] == [MissingFontWarning]
+    assert [warning.category for warning in recwarn.list] == [MissingFontWarning]
 
 
 @pytest.mark.parametrize("draw", [partial(save, path="a.png"), svg], ids=["save", "svg"])

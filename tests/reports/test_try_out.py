@@ -15,7 +15,7 @@ from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, Issue
 from featcache.errors import CacheMismatchError, HeadError
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
-from featcache.reports.pages import write_trial_page
+from featcache.reports.pages.trial import write_trial_page
 from featcache.reports.try_out import Trial, try_out
 from pagereader import Part, read_page
 from toys import random_image, toy_backbone
@@ -25,41 +25,42 @@ SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size"
 
 def test_one_command_leaves_cache_head_and_report(tmp_path: Path) -> None:
     data, out = write_folder(tmp_path / "photos"), tmp_path / "out"
-    found = as_json("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)
+    values = as_json("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)
     assert sorted(path.name for path in out.iterdir()) == [".featcache-try", "cache.h5", "head", "report.html"]
-    assert found["extract"]["extracted"] == 18
-    assert found["fit"]["n"] == 5
-    own = json.loads((out / "head/run.json").read_text())
-    assert own["accuracy"] == found["fit"]["accuracy"]
+    assert values["extract"]["extracted"] == 18
+    assert values["fit"]["n"] == 5
+    report = json.loads((out / "head/run.json").read_text())
+    assert report["accuracy"] == values["fit"]["accuracy"]
     text = done("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)
-    right = round(own["accuracy"] * 5)
-    assert f"{right} of 5 right, of images that it was not trained on" in text
-    assert "5 images are few to judge by" in text
+    right = round(report["accuracy"] * 5)
+    assert f"It predicts the label of {right} of 5 other images correctly ({right / 5:.0%}; 95 % interval " in text
+    assert "5 images are few for a measurement: the interval is wide." in text
     assert f"featcache predict {out}/head PHOTO" in text
     assert as_json("try", data, "-o", out, "--views", 1, "--device", "cpu", *SMALL)["extract"]["extracted"] == 0
     model = Classifier.load(out / "head", device="cpu")
     assert model.predict(data / "val")[0].label in ("ants", "bees")
 
 
-def trial(*scores: float, ranked: Sequence[float] = (), looked: bool = True) -> Trial:
+def trial(*scores: float, ranked: Sequence[float] = (), ran: bool = True) -> Trial:
     """Of labels that are doubted with these scores, and of others that are ranked."""
 
     def finding(kind: str, letter: str, scores: Sequence[float]) -> Issue:
         images = (
-            IssueExample(f"bees/{letter}{n}.jpg", "train", "bees", "ants", score=one) for n, one in enumerate(scores)
+            IssueExample(f"bees/{letter}{n}.jpg", "train", "bees", "ants", score=score)
+            for n, score in enumerate(scores)
         )
         return Issue(kind, "note", "", "", tuple(images))
 
     doubted, ranking = finding("wrong labels", "", scores), finding("least likely labels", "r", ranked)
-    check = Check("labels", "not looked at: images have several labels", (doubted,), looked, (ranking,))
+    check = Check("labels", "not checked: images have several labels", (doubted,), ran, (ranking,))
     diagnosis = DoctorReport(Path("c.h5"), "penultimate", 9, (check,), 1.0)
     return Trial(Path("out"), "photos", None, diagnosis, None, 1.0)  # type: ignore[arg-type]
 
 
 def test_labels_that_are_surely_doubted_are_named_in_plain_words() -> None:
-    assert trial(0.9).labels() == ["One image may be mislabelled: bees/0.jpg, which says bees, rather ants."]
+    assert trial(0.9).labels() == ["1 label is probably wrong: bees/0.jpg is labelled bees, probably ants."]
     assert trial(0.9, 0.9, 0.9, 0.9).labels()[::4] == [
-        "4 images may be mislabelled, the most doubtful first:",
+        "4 labels are probably wrong, the most suspicious first:",
         "  and 1 more",
     ]
     assert trial().labels() == ["No label looks wrong."]
@@ -67,25 +68,25 @@ def test_labels_that_are_surely_doubted_are_named_in_plain_words() -> None:
 
 def test_the_least_likely_labels_are_named_where_none_is_surely_wrong() -> None:
     """Of the doctor's doubts those of a score below 0.8 are in the ranking, with what it does not doubt at all."""
-    found = trial(0.5, ranked=(0.9, 0.4, 0.1))
-    assert found.labels() == [
-        "No label is surely wrong. To look at first, the least likely ones:",
-        "  bees/r0.jpg, which says bees, rather ants",
-        "  bees/0.jpg, which says bees, rather ants",
-        "  bees/r1.jpg, which says bees, rather ants",
+    result = trial(0.5, ranked=(0.9, 0.4, 0.1))
+    assert result.labels() == [
+        "No label is clearly wrong. Check first:",
+        "  bees/r0.jpg is labelled bees, probably ants",
+        "  bees/0.jpg is labelled bees, probably ants",
+        "  bees/r1.jpg is labelled bees, probably ants",
         "  and 1 more",
     ]
-    assert found.doubtful == ()
-    assert [one.score for one in found.least_likely] == [0.9, 0.5, 0.4, 0.1]
+    assert result.doubtful == ()
+    assert [example.score for example in result.least_likely] == [0.9, 0.5, 0.4, 0.1]
     assert trial(0.85, ranked=(0.9,)).labels() == [
-        "One image may be mislabelled: bees/0.jpg, which says bees, rather ants.",
-        "Not surely wrong. To look at next, the least likely ones:",
-        "  bees/r0.jpg, which says bees, rather ants",
+        "1 label is probably wrong: bees/0.jpg is labelled bees, probably ants.",
+        "Check these labels next; they may be right:",
+        "  bees/r0.jpg is labelled bees, probably ants",
     ]
 
 
 def test_labels_that_were_not_looked_at_are_not_called_right() -> None:
-    assert trial(looked=False).labels() == ["Wrong labels: not looked at: images have several labels."]
+    assert trial(ran=False).labels() == ["Labels were not checked: images have several labels."]
 
 
 def test_what_was_not_read_or_tried_is_said(tmp_path: Path) -> None:
@@ -93,12 +94,12 @@ def test_what_was_not_read_or_tried_is_said(tmp_path: Path) -> None:
     sorted((data / "train/ants").iterdir())[0].write_bytes(b"no image")
     trial = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
     assert "18 images of 2 classes; the head (" in str(trial)
-    assert ") learnt from 12." in str(trial)
+    assert ") was trained on 12." in str(trial)
     assert "not tried" not in str(trial)
     selection = replace(trial.fit.selection, missed=(("knn", "the budget was spent"), ("linear", "it failed")))
     short = replace(trial, fit=replace(trial.fit, selection=selection))
     assert (
-        "Other heads (knn) were not tried, as the time was up: the same command with --budget 1m tries them."
+        "Other heads (knn) were not tried for lack of time: repeat the command with --budget 1m to try them."
     ) in str(short)
 
 
@@ -113,54 +114,56 @@ def test_the_page_has_labels_unreadable_files_and_what_to_type_next(tmp_path: Pa
     for n in range(26):
         (data / f"train/bees/<i>{n:02d}.png").write_bytes(b"no image")
     out = tmp_path / "featcache-try"
-    found = try_out(data, out, backbone=toy_backbone(), views=0, seed=3)
-    assert "planted.png" in [Path(one.image).name for one in (*found.doubtful, *found.least_likely)]
+    trial = try_out(data, out, backbone=toy_backbone(), views=0, seed=3)
+    assert "planted.png" in [Path(example.image).name for example in (*trial.doubtful, *trial.least_likely)]
     page = read_page(out / "report.html")
     assert str(tmp_path) not in (out / "report.html").read_text(encoding="utf-8")
-    assert list(page.sections)[:4] == ["Result", "Labels to look at", "Unreadable files", "What to type next"]
+    assert list(page.sections)[:4] == ["Result", "Labels to check", "Unreadable files", "Next commands"]
     assert page.sections["Result"].lines[0].startswith("58 images of 2 classes; the head (")
-    labels = page.sections["Labels to look at"]
-    assert labels.lines == [line.removesuffix(":") for line in found.labels() if not line.startswith(" ")]
+    labels = page.sections["Labels to check"]
+    assert labels.lines == [line.removesuffix(":") for line in trial.labels() if not line.startswith(" ")]
     header, *rows = labels.tables[0]
-    assert header == ["image", "label", "rather", "score"]
+    assert header == ["image", "label", "suggested", "margin"]
     assert [f"train/{NASTY}/planted.png", NASTY, "bees"] in [row[:3] for row in rows]
-    assert labels.captions == ["Labels that may be wrong, and the least likely of the others"]
+    assert labels.captions == ["Labels that may be wrong"]
     unread = page.sections["Unreadable files"]
-    assert unread.lines == ["Images that could not be read, and are in no figure: 26"]
+    assert unread.lines == ["26 images cannot be read and are not included"]
     assert [row[0] for row in unread.tables[0][1:]] == [f"train/bees/<i>{n:02d}.png" for n in range(24)]
     assert unread.notes == ["and 2 more"]
-    following = page.sections["What to type next"].code
+    following = page.sections["Next commands"].code
     assert "featcache predict featcache-try/head PHOTO" in following
     assert "featcache doctor featcache-try/cache.h5 photos" in following
-    repeat = page.sections["To repeat it"].code
+    repeat = page.sections["Commands"].code
     assert repeat == "featcache try photos -o featcache-try --backbone MODULE:FACTORY --views 0 --seed 3"
     assert not {"b", "i"} & set(page.tags)
 
 
 def test_a_page_of_sound_images_has_neither_pictures_of_labels_nor_unreadable_files(tmp_path: Path) -> None:
-    found = try_out(write_folder(tmp_path / "photos"), tmp_path / "out", backbone=toy_backbone(), views=0)
-    assert found.labels() == ["No label looks wrong."]
+    result = try_out(write_folder(tmp_path / "photos"), tmp_path / "out", backbone=toy_backbone(), views=0)
+    assert result.labels() == ["No label looks wrong."]
     page = read_page(tmp_path / "out/report.html")
-    assert page.sections["Labels to look at"] == Part(lines=["No label looks wrong."])
+    assert page.sections["Labels to check"] == Part(lines=["No label looks wrong."])
     assert "Unreadable files" not in page.sections
 
 
 def test_labels_whose_pictures_are_gone_stay_in_the_list(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "photos", {"train/ants": 12, "train/bees": 12, "val/ants": 4, "val/bees": 4})
     (data / "train/bees/000.png").rename(data / "train/ants/planted.png")
-    found = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
+    result = try_out(data, tmp_path / "out", backbone=toy_backbone(), views=0)
     (tmp_path / "gone").mkdir()
-    path = write_trial_page(tmp_path / "page.html", replace(found, data=str(tmp_path / "gone")))
-    labels = read_page(path).sections["Labels to look at"]
+    path = write_trial_page(tmp_path / "page.html", replace(result, data=str(tmp_path / "gone")))
+    labels = read_page(path).sections["Labels to check"]
     assert "train/ants/planted.png" in [row[0] for row in labels.tables[0]]
     assert labels.captions == []
     assert labels.notes == [
-        "Labels that may be wrong, and the least likely of the others: left out. their pictures are gone or changed"
+        "margin: the probability of the suggested label minus that of the given label, 0 to 1, by heads that were not "
+        "fitted to the image. The higher it is, the more likely the given label is wrong.",
+        "Labels that may be wrong: not drawn. Their files are missing or have changed.",
     ]
 
 
 def test_what_was_typed_is_repeated_with_a_weights_file_by_its_name(tmp_path: Path) -> None:
-    found = replace(
+    result = replace(
         trial(),
         data=str(tmp_path / "photos"),
         folder=tmp_path / "out",
@@ -168,11 +171,11 @@ def test_what_was_typed_is_repeated_with_a_weights_file_by_its_name(tmp_path: Pa
         settings={"weights": str(tmp_path / "w.pth"), "label_column": "kind"},
         own_settings={"views": 2, "seed": None, "budget_s": 30.0},
     )
-    told = found.travelling()
+    portable = result.without_folders()
     network = "--backbone resnet18 --weights w.pth --label-column kind"
-    assert told.own_command() == f"featcache try photos -o out {network} --views 2 --budget 30.0"
-    assert f"featcache benchmark photos -o out-benchmark {network}  # " in told.next_commands()[-1]
-    assert f"--weights {tmp_path}/w.pth --label-column kind  # " in found.next_commands()[-1]
+    assert portable.own_command() == f"featcache try photos -o out {network} --views 2 --budget 30.0"
+    assert f"featcache benchmark photos -o out-benchmark {network}  # " in portable.next_commands()[-1]
+    assert f"--weights {tmp_path}/w.pth --label-column kind  # " in result.next_commands()[-1]
 
 
 # Again, and in other folders
@@ -188,8 +191,8 @@ def test_a_trial_is_repeated_when_a_label_was_mended(tmp_path: Path) -> None:
     random_image(99).save(data / "train/ants/new.png")
     notes: list[str] = []
     again = try_out(data, tmp_path / "out", backbone=toy, views=1, on_note=notes.append)
-    (said,) = [note for note in notes if note.startswith(f"brings {tmp_path / 'out/cache.h5'} up to date: ")]
-    assert "1 added (for example train/ants/new.png)" in said
+    (update_note,) = [note for note in notes if note.startswith(f"updates {tmp_path / 'out/cache.h5'}: ")]
+    assert "1 added (for example train/ants/new.png)" in update_note
     fresh = try_out(data, tmp_path / "fresh", backbone=toy, views=1)
     assert again.extraction.extracted == 0  # the update before has extracted the new one
     assert again.extraction.cache.samples.digest() == fresh.extraction.cache.samples.digest()

@@ -155,19 +155,19 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
 @given(size=st.integers(1, 9), count=st.integers(0, 40))
 def test_the_shares_are_the_whole_and_none_exceeds_that_of_a_larger_batch(size: int, count: int) -> None:
     worlds = [ProcessGroup(rank, size) for rank in range(size)]
-    shares = [list(world.share(range(count))) for world in worlds]
-    assert [row for share in shares for row in share] == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    larger = [world.share(range(count + 1)) for world in worlds]
-    assert all(len(a) <= len(b) for a, b in zip(shares, larger, strict=True))
+    shards = [list(world.shard(range(count))) for world in worlds]
+    assert [row for shard in shards for row in shard] == list(range(count))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    larger = [world.shard(range(count + 1)) for world in worlds]
+    assert all(len(a) <= len(b) for a, b in zip(shards, larger, strict=True))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_cache": "images.h5"}, "one process writes an image cache, and here several train"),
-        ({"compile": True}, "torch.compile does not see what several processes tell each other"),
-        ({"recipe": TrainConfig(batch_size=2)}, "3 processes cannot share batches of 2: raise --batch-size"),
+        ({"image_cache": "images.h5"}, "an image cache is written by one process, and 3 train: drop --image-cache"),
+        ({"compile": True}, "torch.compile does not support training in several processes: drop --compile"),
+        ({"config": TrainConfig(batch_size=2)}, "3 processes cannot share batches of 2: raise --batch-size"),
     ],
 )
 def test_what_processes_cannot_do_together_is_said(

@@ -52,7 +52,7 @@ def gradient(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def test_sgd_steps_are_those_computed_by_hand() -> None:
     module = nn.Linear(3, 2)
-    recipe = TrainConfig(epochs=3, batch_size=10, lr=0.5, momentum=0.9, weight_decay=0.1, schedule="constant")
+    config = TrainConfig(epochs=3, batch_size=10, lr=0.5, momentum=0.9, weight_decay=0.1, schedule="constant")
     values = [parameter.detach().numpy().astype(np.float64).copy() for parameter in (module.weight, module.bias)]
     velocity = [np.zeros_like(value) for value in values]
     losses = []
@@ -62,7 +62,7 @@ def test_sgd_steps_are_those_computed_by_hand() -> None:
         for value, speed, slope in zip(values, velocity, gradients, strict=True):
             speed[:] = 0.9 * speed + slope + 0.1 * value
             value -= 0.5 * speed
-    training = TrainState(module, recipe)
+    training = TrainState(module, config)
     train(training, batches(10), batches(10), seed=0, on_epoch=ignore)
     np.testing.assert_allclose(module.weight.detach(), values[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(module.bias.detach(), values[1], rtol=1e-5, atol=1e-6)
@@ -74,15 +74,15 @@ def test_adamw_s_first_step_is_the_sign_of_the_gradient_after_the_decay() -> Non
     module = nn.Linear(3, 2)
     weight, bias = module.weight.detach().numpy().copy(), module.bias.detach().numpy().copy()
     slope = gradient(weight, bias)[0]
-    recipe = TrainConfig(epochs=1, batch_size=10, lr=0.01, weight_decay=0.5, optimizer="adamw")
-    train(TrainState(module, recipe), batches(10), batches(10), seed=0, on_epoch=ignore)
+    config = TrainConfig(epochs=1, batch_size=10, lr=0.01, weight_decay=0.5, optimizer="adamw")
+    train(TrainState(module, config), batches(10), batches(10), seed=0, on_epoch=ignore)
     np.testing.assert_allclose(
         module.weight.detach(), weight * (1 - 0.01 * 0.5) - 0.01 * np.sign(slope), rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize(
-    ("recipe", "expected"),
+    ("config", "expected"),
     [
         (TrainConfig(epochs=5, lr=0.8, schedule="step", step_size=2, gamma=0.5), [0.8, 0.8, 0.4, 0.4, 0.2]),
         (
@@ -93,11 +93,11 @@ def test_adamw_s_first_step_is_the_sign_of_the_gradient_after_the_decay() -> Non
         (TrainConfig(epochs=9, lr=1.0), [1.0] * 7 + [0.1] * 2),
     ],
 )
-def test_each_epoch_trains_with_the_rate_of_its_schedule(recipe: TrainConfig, expected: list[float]) -> None:
-    training = TrainState(nn.Linear(3, 2), recipe)
+def test_each_epoch_trains_with_the_rate_of_its_schedule(config: TrainConfig, expected: list[float]) -> None:
+    training = TrainState(nn.Linear(3, 2), config)
     train(training, batches(), batches(), seed=0, on_epoch=ignore)
     assert [epoch.lr for epoch in training.history] == pytest.approx(expected)
-    assert [epoch.epoch for epoch in training.history] == list(range(1, recipe.epochs + 1))
+    assert [epoch.epoch for epoch in training.history] == list(range(1, config.epochs + 1))
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ def test_a_restored_training_goes_on_as_if_never_stopped(stop: int) -> None:
     with pytest.raises(StoppedError):
         train(first, batches(5), batches(5), seed=7, on_epoch=halt)
     file = io.BytesIO()
-    torch.save(first.state(), file)
+    torch.save(first.state_dict(), file)
     file.seek(0)
     torch.manual_seed(99)
-    second.restore(torch.load(file, weights_only=True))
+    second.load_state_dict(torch.load(file, weights_only=True))
     train(second, batches(5), batches(5), seed=7, on_epoch=ignore)
     assert timeless(second) == timeless(whole)
     for name, value in whole.module.state_dict().items():
@@ -230,5 +230,5 @@ def test_the_new_layer_depends_on_its_seed_alone() -> None:
 
 
 def test_class_weights_of_numpy_become_numbers_that_json_takes() -> None:
-    recipe = TrainConfig(class_weight={"a": np.float32(0.5), "b": np.int64(2), "c": 3})
-    assert json.dumps(recipe.class_weight) == '{"a": 0.5, "b": 2.0, "c": 3.0}'
+    config = TrainConfig(class_weight={"a": np.float32(0.5), "b": np.int64(2), "c": 3})
+    assert json.dumps(config.class_weight) == '{"a": 0.5, "b": 2.0, "c": 3.0}'

@@ -127,7 +127,7 @@ def test_a_run_without_locks_has_one_process(without_locks: None, living: int, t
     (tmp_path / "run").mkdir()
     held = tmp_path / f"run/{RUN_LOCK}.held"
     write_lock(held, living)
-    tune = lambda: finetune(data, tmp_path / "run", backbone=trainable_backbone(), recipe=TrainConfig(epochs=1))  # noqa: E731
+    tune = lambda: finetune(data, tmp_path / "run", backbone=trainable_backbone(), config=TrainConfig(epochs=1))  # noqa: E731
     with pytest.raises(RunError, match=f"trained by another process.* If that process is gone, remove {held}"):
         tune()
     held.unlink()

@@ -28,7 +28,7 @@ from featcache.vision.augment import reduced_size, shrink
 from featcache.vision.decode import REMARKS, decode, decode_and_check, upright_size
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
-from trainable import RECIPE, trainable_backbone
+from trainable import CONFIG, trainable_backbone
 
 SIDE = 12
 
@@ -233,7 +233,7 @@ def test_the_loader_decodes_each_image_once(
 
 
 def test_fine_tuning_with_kept_images_gives_the_same_result(split_folder: Path, tmp_path: Path) -> None:
-    options = {"backbone": trainable_backbone(), "recipe": RECIPE, "seed": 3}
+    options = {"backbone": trainable_backbone(), "config": CONFIG, "seed": 3}
     plain = finetune(split_folder, tmp_path / "plain", **options)
     for name in ("first", "second"):
         kept = finetune(split_folder, tmp_path / name, image_cache=tmp_path / "images.h5", **options)
@@ -246,7 +246,7 @@ def test_what_is_odd_about_a_kept_image_is_said_again(split_folder: Path, tmp_pa
     frames = [Image.fromarray(np.full((14, 20), grey, np.uint8)) for grey in (2, 9)]
     frames[0].putpixel((0, 0), 3)
     frames[0].save(split_folder / "train/bees/pages.tiff", save_all=True, append_images=frames[1:])
-    options = {"backbone": trainable_backbone(), "recipe": RECIPE, "image_cache": tmp_path / "images.h5"}
+    options = {"backbone": trainable_backbone(), "config": CONFIG, "image_cache": tmp_path / "images.h5"}
     first, second = (finetune(split_folder, tmp_path / name, **options) for name in ("first", "second"))
     assert "decode" not in second.report.seconds
     assert first.notes == second.notes

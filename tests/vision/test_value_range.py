@@ -37,7 +37,7 @@ from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
 from featcache.vision.value_range import choose_value_range, find_value_range
 from toys import toy_answer, toy_backbone
-from trainable import RECIPE, trainable_backbone
+from trainable import CONFIG, trainable_backbone
 
 SMALL = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--workers", "2")
 Scale = Callable[[NDArray[np.uint8]], NDArray[Any]]
@@ -300,7 +300,7 @@ def test_predictions_use_the_range_of_the_head(deep: Path, tmp_path: Path) -> No
 
 def test_live_training_sees_the_pixels_of_the_cache_with_an_image_cache_too(deep: Path, tmp_path: Path) -> None:
     run = finetune(
-        deep, tmp_path / "run", backbone=trainable_backbone(), recipe=RECIPE, workers=2, image_cache=tmp_path / "i.h5"
+        deep, tmp_path / "run", backbone=trainable_backbone(), config=CONFIG, workers=2, image_cache=tmp_path / "i.h5"
     )
     assert "values 0:4095 become black to white" in str(run)
     manifest, spec = read_manifest(deep), ViewSpec(8, 10, value_range=(0, 4095))

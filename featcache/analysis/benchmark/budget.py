@@ -1,11 +1,11 @@
-"""What a comparison may cost: how long a route will take, told from its own first steps, and what is left out.
+"""The time budget of a benchmark: how long a run will take, and which runs are skipped.
 
-The run is its own probe. What it reports of its progress gives its rate, and so when it will end: of an extraction
-from its first batches on, of a training from its first epoch. A run that would not end within the budget is stopped
-there; one that would goes on, and nothing was spent on a rehearsal. Once a tenth of an extraction, or the first epoch,
-is over, a run is no longer stopped: it can exceed the budget by what was mistaken about it. Fitting a head is not
-foreseen, being short beside its extraction. Further seeds take what the first took, every training of all layers takes
-what another took, and no less than the frozen network run live: where that does not fit they are not even begun.
+A run estimates its own end from the progress that it reports: an extraction from its first batches, a training from
+its first epoch. A run that would exceed the budget is stopped, and no time is spent on a rehearsal. After a tenth of
+an extraction, or after the first epoch, a run is no longer stopped: it exceeds the budget by the error of that
+estimate. The fit of a head is not estimated, because it is short beside its extraction. A further seed takes the time
+of the first one; a training of all layers takes the time of another such training, and at least that of the frozen
+network run live. Where this does not fit, the run does not start.
 """
 
 from __future__ import annotations
@@ -15,30 +15,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from featcache._utils.deprecation import renamed_fields
 from featcache._utils.formatting import human_duration
 from featcache._utils.progress_bar import Progress
 from featcache.analysis.benchmark.routes import ROUTES, RouteTask
 
 Clock = Callable[[], float]
 
-# Of the first steps: at least so many seconds apart, for batches vary; and they must be over by so much, for first
-# steps are slow.
-_LEAST_S, _SLACK = 5.0, 1.5
-_EXTRACTED = 0.1  # share of the views after which an extraction's rate is settled
-_FORWARD = 1 / 3  # the cost of an image that is only evaluated, of one that all layers are trained on
-# All train the same network end to end for as many epochs, whatever they start from.
-_END_TO_END = ("lpft", "finetune", "scratch")
+_MIN_OBSERVED_S = 5.0  # batches vary: an estimate needs steps of at least so many seconds
+_SLACK = 1.5  # the first steps are slow: a first estimate may exceed the remaining time by this factor
+_EXTRACTED_FRACTION = 0.1  # of the views, after which the rate of an extraction is settled
+_FORWARD_COST = 1 / 3  # of an evaluated image, relative to one that all layers are trained on
+_END_TO_END = ("lpft", "finetune", "scratch")  # they train the same network for the same number of epochs
 
 
 class TimeEstimate(NamedTuple):
-    """Seconds that a run takes, or would; least : that, or more."""
+    """The seconds of a run; least : whether it may take longer."""
 
     seconds: float
     least: bool = False
 
 
 class OverBudgetError(Exception):
-    """A run that would not end in time, and what it would take in all. It never leaves `compare`."""
+    """A run would exceed the budget. `benchmark` catches it."""
 
     def __init__(self, expected: TimeEstimate) -> None:
         super().__init__(expected)
@@ -47,9 +46,18 @@ class OverBudgetError(Exception):
 
 @dataclass(frozen=True)
 class SkippedRun:
-    """A route that did not fit, from this seed on: what a run would have taken, and what was left, in seconds.
+    """A route that did not fit into the budget, from this seed on.
 
-    predicted_s : None where it was not tried, because what it starts from was left out. least : that, or more.
+    Attributes
+    ----------
+    route : str
+    seed : int
+    predicted_s : float or None
+        Estimated seconds of the run. None if it was not estimated, because the run that it needs was skipped.
+    left_s : float
+        Seconds that were left of the budget.
+    least : bool
+        Whether the run may take longer than predicted.
     """
 
     route: str
@@ -59,129 +67,129 @@ class SkippedRun:
     least: bool = False
 
     def __str__(self) -> str:
+        name = ROUTES[self.route]
         if self.predicted_s is None:
-            return f"{ROUTES[self.route]}, which starts from the cached head"
+            return f"{name} (needs the cached head)"
         if not self.left_s:
-            return f"{ROUTES[self.route]}, not begun: the time was up"
-        left = human_duration(self.left_s)
-        were = "was" if left.startswith("1 ") else "were"
-        about = "at least" if self.least else "about"
-        return f"{ROUTES[self.route]}, {about} {human_duration(self.predicted_s)}, {left} {were} left"
+            return f"{name} (no time was left)"
+        takes = f"{'at least' if self.least else 'about'} {human_duration(self.predicted_s)}"
+        return f"{name} (takes {takes}, {human_duration(self.left_s)} left)"
 
 
+@renamed_fields(left_out="skipped")
 @dataclass(frozen=True)
 class BudgetUsage:
-    """What a comparison was allowed, what it took, in seconds, and the runs that did not fit."""
+    """The budget of a benchmark and the time that it took, in seconds, and the runs that did not fit."""
 
     budget_s: float
     spent_s: float
-    left_out: tuple[SkippedRun, ...]
+    skipped: tuple[SkippedRun, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {**asdict(self), "left_out": [asdict(one) for one in self.left_out]}
+        skipped = [asdict(run) for run in self.skipped]
+        return {"budget_s": self.budget_s, "spent_s": self.spent_s, "left_out": skipped}
 
 
 class ProgressEstimator:
-    """How many seconds an order still needs, from its progress.
+    """Estimates the remaining seconds of a task from its progress.
 
-    images : counts by split, of the data. foresees : whether it can be told of such an order at all. settled :
-    whether enough was seen to say so for good.
+    images : number of images by split. can_estimate : whether the task is an extraction or a training. settled :
+    whether the last estimate is final.
     """
 
-    def __init__(self, order: RouteTask, images: Mapping[str, int], clock: Clock) -> None:
+    def __init__(self, task: RouteTask, images: Mapping[str, int], clock: Clock) -> None:
         self._clock, self.settled = clock, False
         self._first: tuple[float, float] | None = None
-        self._kind, self._train = order["task"], images["train"]
-        self.foresees = self._kind in ("extract", "finetune")
-        self._each = self._total = self._settles = 0.0
+        self._kind, self._train = task["task"], images["train"]
+        self.can_estimate = self._kind in ("extract", "finetune")
+        self._unit_size = self._total = self._settled_at = 0.0
         if self._kind == "extract":
-            self._each = order["views"] + 1  # of a training image
-            self._total = self._train * self._each + images["val"] + images["test"]
-            self._settles = _EXTRACTED * self._total
+            self._unit_size = task["views"] + 1  # views of a training image
+            self._total = self._train * self._unit_size + images["val"] + images["test"]
+            self._settled_at = _EXTRACTED_FRACTION * self._total
         elif self._kind == "finetune":
-            evaluated, epochs = _FORWARD if order["mode"] == "all" else 1.0, order["recipe"]["epochs"]
-            self._each = self._train + evaluated * images["val"]  # of an epoch
-            self._total = epochs * self._each + evaluated * images["test"]
-            self._settles = self._each if epochs > 1 else self._train
+            evaluation, epochs = _FORWARD_COST if task["mode"] == "all" else 1.0, task["recipe"]["epochs"]
+            self._unit_size = self._train + evaluation * images["val"]  # an epoch
+            self._total = epochs * self._unit_size + evaluation * images["test"]
+            self._settled_at = self._unit_size if epochs > 1 else self._train
 
-    def left_s(self, what: str, done: int) -> float | None:
-        """Seconds from now to the end; None where that cannot be told (yet), or was settled before."""
-        units = self._units(what, done)
+    def left_s(self, step: str, done: int) -> float | None:
+        """Seconds from now to the end; None if there is no estimate (yet), or if it was settled before."""
+        units = self._units(step, done)
         if units is None or self.settled:
             return None
         now = self._clock()
         if self._first is None:
-            self._first = now, units  # before it lie the imports and the network's slow first batch
-        started, already = self._first
-        if units == already:
+            self._first = now, units  # imports and the slow first batch are not counted
+        started, first_units = self._first
+        if units == first_units:
             return None
-        self.settled = units >= self._settles
-        if now - started < _LEAST_S and not self.settled:
+        self.settled = units >= self._settled_at
+        if now - started < _MIN_OBSERVED_S and not self.settled:
             return None
-        return (self._total - units) * (now - started) / (units - already)
+        return (self._total - units) * (now - started) / (units - first_units)
 
-    def _units(self, what: str, done: int) -> float | None:
-        """How much is done, in images that are trained on or views that are extracted; None of other steps."""
-        if self._kind == "extract" and what == "extract":  # train comes first
-            return min(done, self._train) * self._each + max(0, done - self._train)
-        if self._kind == "finetune" and what.startswith("epoch "):
-            return (int(what.removeprefix("epoch ")) - 1) * self._each + done
+    def _units(self, step: str, done: int) -> float | None:
+        """The finished work, in trained images or extracted views; None for steps without an estimate."""
+        if self._kind == "extract" and step == "extract":  # train comes first
+            return min(done, self._train) * self._unit_size + max(0, done - self._train)
+        if self._kind == "finetune" and step.startswith("epoch "):
+            return (int(step.removeprefix("epoch ")) - 1) * self._unit_size + done
         return None
 
 
 class Budget:
-    """Seconds for a comparison, of which some may have been spent by an earlier call.
+    """The seconds of a benchmark; an earlier call may have spent some of them.
 
-    Attributes
-    ----------
-    expected : of the routes that ran, and of those that were seen not to fit. left_out : in order.
+    expected : estimates by route, of those that ran and of those that did not fit. skipped : runs that did not fit,
+    in order.
     """
 
-    def __init__(self, seconds: float, already: float = 0.0, clock: Clock = time.perf_counter) -> None:
-        self.seconds, self._already, self._clock = seconds, already, clock
+    def __init__(self, seconds: float, already_s: float = 0.0, clock: Clock = time.perf_counter) -> None:
+        self.seconds, self._already_s, self._clock = seconds, already_s, clock
         self._started = clock()
         self.expected: dict[str, TimeEstimate] = {}
-        self.left_out: list[SkippedRun] = []
+        self.skipped: list[SkippedRun] = []
 
     @property
     def spent_s(self) -> float:
-        """By now."""
-        return self._already + self._clock() - self._started
+        """Seconds spent so far."""
+        return self._already_s + self._clock() - self._started
 
     @property
     def left_s(self) -> float:
-        """None of it is left where it is overdrawn."""
+        """Seconds left, at least 0."""
         return max(0.0, self.seconds - self.spent_s)
 
     def expect(self, route: str) -> TimeEstimate | None:
-        """What a run of this route will take, by those before it; None where nothing is known.
+        """The time of a run of this route, from earlier runs; None without a similar run.
 
-        Training all layers takes no less than running the frozen network as often.
+        Training all layers takes at least as long as running the frozen network for as many epochs.
         """
         if route not in _END_TO_END:
             return self.expected.get(route)
-        known = next((self.expected[one] for one in (route, *_END_TO_END) if one in self.expected), None)
+        similar = next((self.expected[name] for name in (route, *_END_TO_END) if name in self.expected), None)
         frozen = self.expected.get("frozen")
-        return known or (TimeEstimate(frozen.seconds, least=True) if frozen else None)
+        return similar or (TimeEstimate(frozen.seconds, least=True) if frozen else None)
 
-    def watch(self, order: RouteTask, images: Mapping[str, int], since_s: float, progress: Progress) -> Progress:
-        """A progress callback that raises OverBudgetError as soon as it is clear that the order will not end in time.
+    def watch(self, task: RouteTask, images: Mapping[str, int], since_s: float, progress: Progress) -> Progress:
+        """A progress callback that raises OverBudgetError once the task clearly exceeds the budget.
 
-        since_s : what was spent when the run began that the order is part of.
+        since_s : `spent_s` when the run of this task started.
         """
-        pace = ProgressEstimator(order, images, self._clock)
+        estimator = ProgressEstimator(task, images, self._clock)
 
-        def report(what: str, done: int, total: int) -> None:
-            progress(what, done, total)
-            needs, so_far = pace.left_s(what, done), self.spent_s - since_s
-            if needs is not None and needs > self.left_s * (1.0 if pace.settled else _SLACK):
-                raise OverBudgetError(TimeEstimate(so_far + needs))
-            if pace.foresees and not pace.settled and not self.left_s:
+        def report(step: str, done: int, total: int) -> None:
+            progress(step, done, total)
+            remaining, so_far = estimator.left_s(step, done), self.spent_s - since_s
+            if remaining is not None and remaining > self.left_s * (1.0 if estimator.settled else _SLACK):
+                raise OverBudgetError(TimeEstimate(so_far + remaining))
+            if estimator.can_estimate and not estimator.settled and not self.left_s:
                 raise OverBudgetError(TimeEstimate(so_far, least=True))
 
         return report
 
-    def spending(self) -> BudgetUsage:
-        """For the report."""
-        return BudgetUsage(self.seconds, self.spent_s, tuple(self.left_out))
+    def usage(self) -> BudgetUsage:
+        """The budget so far, for the report."""
+        return BudgetUsage(self.seconds, self.spent_s, tuple(self.skipped))

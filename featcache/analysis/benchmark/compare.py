@@ -1,4 +1,4 @@
-"""`benchmark`: all routes on the same images, views, split and metrics, with all their costs."""
+"""`benchmark`: run all routes on the same images, views, split and metrics, and measure all their costs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from featcache.heads.registry import make_head
 from featcache.heads.tuning.families import TUNED_HEADS
 from featcache.training.config import make_train_config
 
-_REPEATS = 3  # seeds: of one alone a scatter of two points looks like a difference, the more images the surer
+_REPEATS = 3  # seeds: a difference of two points between single seeds can be chance
 
 
 def benchmark(
@@ -60,61 +60,115 @@ def benchmark(
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Run the routes, each in fresh processes, and gather what they reached and cost.
+    """Run the routes to a classifier, each in new processes, and measure their accuracy and cost.
 
-    Finished routes are kept in `out`; the same call after a crash goes on with the rest.
+    Finished routes stay in `out`: the same call after an interruption resumes, and a larger budget adds routes.
 
     Parameters
     ----------
-    routes : of "cached", "stages" (a head on all stages of the network), "frozen", "lpft" (fine-tuning that starts from
-        the cached head), "finetune", "scratch". None: all; but LP-FT, where the weights are random.
-    recipe : fields of `training.TrainConfig` for the live routes, such as {"epochs": 10}; LP-FT has optimizer, rate and
-        schedule of its own, see `featcache.finetuning.strategy.LP_FT_DEFAULTS`.
-    backbone : a name, see `load_backbone`, or "package.module:function", a function of your own that returns the
-        network, with the same weights each time: each process calls it. Such a network has no route "scratch".
-    value_range : see `extract`; None lets each route find it, which gives the same.
-    repeats : seeds seed, seed + 1, ...; the split stays the same. None is 1, and with a budget 3, of which those
-        that do not fit are left out.
-    budget_s : seconds for all of it; None runs everything. Runs that would not fit are left out and named, further
-        seeds first; how it is known beforehand what a run will take, see `featcache.analysis.benchmark.budget`. Another
-        call with a larger budget goes on.
-    overwrite : begin anew in a folder that holds another comparison, or the same.
-    on_note : called with what was understood of the data, before the work starts.
-    precision : of the extraction. train_precision : of the live routes, where "fp32" is what the tutorials do.
+    data : path
+        Labelled images; see `read_manifest`.
+    out : path
+        The folder for all runs: a new one, or that of the same benchmark.
+    routes : sequence of str, optional
+        Any of "cached" (extract once, fit a head), "stages" (the same with a head on all stages of the network),
+        "frozen" (the frozen network run live in every epoch), "lpft" (fine-tuning that starts from the cached head,
+        Kumar et al. 2022), "finetune" and "scratch". None: all that are possible.
+    backbone : str, default "efficientnet_lite0"
+        A name, see `load_backbone`, or "package.module:function", a function that returns the network with the same
+        weights in each call; each process calls it. Such a network has no route "scratch".
+    weights : str, default "pretrained"
+        "pretrained", "none" or a file. With "none" there is no route "lpft".
+    views : int, default 4
+        Augmented views per training image in the cache.
+    head : str, default "linear"
+        The head of the cached routes; see `fit_head`.
+    augment : str, default "tutorial"
+        The augmentation of all routes; see `extract`.
+    image_size : int, optional
+        Pixels of the network's input. None: that of the network.
+    recipe : mapping, optional
+        Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT has its own optimizer, learning rate
+        and schedule (`featcache.finetuning.strategy.LP_FT_DEFAULTS`).
+    repeats : int, optional
+        Number of seeds: seed, seed + 1, ...; the split stays the same. None: 1, or 3 with a budget, as far as they fit.
+    seed : int, default 0
+        The first seed.
+    workers : int, optional
+        Threads that read and decode images.
+    device : str, default "auto"
+        Where networks run.
+    precision : str, default "auto"
+        Precision of the extraction.
+    train_precision : str, default "fp32"
+        Precision of the live routes; "fp32" is that of the usual tutorials.
+    val_fraction : float, default 0.2
+        Fraction of the images that becomes val if the data has no splits.
+    allow_leak : bool, default False
+        Whether images of train may also be in val or test.
+    label_column : str, optional
+        The column of the labels; see `read_manifest`.
+    skip_missing : bool, default False
+        Whether files that a manifest names may be missing.
+    value_range : tuple of float, optional
+        The values that become black and white; see `extract`. None: each route finds the same range.
+    budget_s : float, optional
+        Seconds for the whole benchmark. Runs that do not fit are skipped and named, further seeds first; see
+        `featcache.analysis.benchmark.budget`. None: no limit.
+    overwrite : bool, default False
+        Whether to start again in a folder that has a benchmark.
+    progress : callable, bool or None
+        Called as progress(step, done, total). True shows a bar.
+    on_note : callable, optional
+        Called with a description of the data before the work starts.
+
+    Returns
+    -------
+    Comparison
+        The outcome of each route. `reach_verdict` says what to do.
 
     Raises
     ------
-    FeatcacheError : of a route; RunError, where no route fits into the budget, too.
+    RunError
+        An argument is invalid, `out` has other files or another benchmark, or no route fits into the budget.
+    FeatcacheError
+        The error of a route.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> comparison = featcache.benchmark("photos", "report", routes=["cached", "frozen"])  # doctest: +SKIP
+    >>> print(featcache.reach_verdict(comparison).text)  # doctest: +SKIP
     """
     progress = as_callback(progress)
     repeats = repeats or (1 if budget_s is None else _REPEATS)
-    own = is_factory(backbone)
-    if own and weights != "pretrained":
+    is_own = is_factory(backbone)
+    if is_own and weights != "pretrained":
         raise RunError(f"{backbone} returns a network with its own weights: drop --weights")
-    if own and "scratch" in (routes or ()):
+    if is_own and "scratch" in (routes or ()):
         raise RunError(f"{backbone} returns a network with its own weights: drop the route scratch")
     if routes is None:
-        left_out = "scratch" if own else "lpft" if weights == "none" else ""
-        routes = [route for route in ROUTES if route != left_out]
+        impossible = "scratch" if is_own else "lpft" if weights == "none" else ""
+        routes = [route for route in ROUTES if route != impossible]
     elif weights == "none" and "lpft" in routes:
-        raise RunError("LP-FT trains a pretrained network on: with weights none there is none. Drop the route lpft.")
+        raise RunError("LP-FT needs a pretrained network, and weights are none: drop the route lpft.")
     unknown = [route for route in routes if route not in ROUTES]
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
     recipe = {"epochs": 10, "batch_size": 32, "lr": 0.01, **(recipe or {})}
-    make_train_config(recipe)  # a bad field is told before hours of extraction, as a bad head is
+    make_train_config(recipe)  # an invalid field is refused before hours of extraction
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
     check_writable(out / "settings.json")
     if head not in ("sgd", "auto", *TUNED_HEADS):
-        make_head(head)  # a bad name is told before hours of extraction
+        make_head(head)  # an invalid name is refused before hours of extraction
     columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
     columns |= {"skip_missing": True} if skip_missing else {}
     check_name(backbone)
-    network_sha256 = _weights_of(backbone) if own else ""
+    network_sha256 = _weights_of(backbone) if is_own else ""
     manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress, **columns)
     columns |= {"value_range": list(value_range)} if value_range else {}
-    columns |= {"network_sha256": network_sha256} if own else {}
+    columns |= {"network_sha256": network_sha256} if is_own else {}
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=display_name(data))
     if on_note:
@@ -144,34 +198,36 @@ def benchmark(
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_folder(out, "compared in"):
         _claim(out, {**settings, "versions": package_versions()}, overwrite)
-        work = BenchmarkRunner(
+        runner = BenchmarkRunner(
             out / "work", settings, chosen, [seed + repeat for repeat in range(repeats)], budget_s, progress
         )
-        runs = work.run()
+        runs = runner.run()
         if not runs:
             raise RunError(
-                f"no route fits into {human_duration(budget_s or 0)}: {'; '.join(map(str, work.left_out))}. Give a "
+                f"no route fits into {human_duration(budget_s or 0)}: {'; '.join(map(str, runner.skipped))}. Give a "
                 "larger budget, or fewer views, epochs or images."
             )
         outcomes = [
-            outcome for route, found in runs.items() for outcome in gather_outcomes(route, found, work.folder, recipe)
+            outcome
+            for route, by_seed in runs.items()
+            for outcome in gather_outcomes(route, by_seed, runner.folder, recipe)
         ]
-        curves, no_curves = work.curves() if "cached" in runs else ([], "")
-    # Reports travel: they name the data and a weights file, not where these lie on this machine.
+        curves, no_curves = runner.curves() if "cached" in runs else ([], "")
+    # Reports may be sent to others: they contain the names of the data and the weights, not their paths.
     names = {"data": display_name(data), "weights": Path(weights).name}
-    asked: dict[str, Any] = {"routes": chosen, "repeats": repeats, "understood": understood.to_dict()}
-    asked |= {"budget_s": budget_s} if budget_s else {}
+    requested: dict[str, Any] = {"routes": chosen, "repeats": repeats, "understood": understood.to_dict()}
+    requested |= {"budget_s": budget_s} if budget_s else {}
     return Comparison(
         outcomes,
-        {**settings, **names, **asked},
+        {**settings, **names, **requested},
         curves=curves,
         no_curves=no_curves,
-        spending=work.budget.spending() if work.budget else None,
+        spending=runner.budget.usage() if runner.budget else None,
     )
 
 
 def _weights_of(factory: str) -> str:
-    """The hash of a network of the user's own. Raises BackboneError where it has other weights at the next call."""
+    """The hash of the network of a factory. Raises BackboneError if its weights change from call to call."""
     first, second = (from_factory(factory, device="cpu").weights_sha256 for _ in range(2))
     if first != second:
         raise changing_weights(factory)
@@ -179,26 +235,26 @@ def _weights_of(factory: str) -> str:
 
 
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Take the folder, or take up the same comparison in it; refuse to mix two, unless the older is to be replaced."""
+    """Use the folder for this benchmark, or resume the same one in it. Refuse another one without `overwrite`."""
     path = out / "settings.json"
     if overwrite and path.exists():
         shutil.rmtree(out / "work", ignore_errors=True)
     if path.exists() and any(out.glob("work/*/result.json")):
         try:
-            found = dict(read_json(path))
+            existing = dict(read_json(path))
         except (ValueError, TypeError) as error:
             raise RunError(
-                f"{path} is damaged ({error}), so that it is not known what the runs beside it are of. Give another "
-                "folder, or begin anew with --overwrite."
+                f"{path} is damaged ({error}), so the settings of the existing runs are unknown. Give another "
+                "folder, or start again with --overwrite."
             ) from error
         differing = [
-            f"{name}={found.get(name)}, you asked for {settings.get(name)}"
-            for name in {**settings, **found}
-            if found.get(name) != settings.get(name)
+            f"{name}={existing.get(name)}, you asked for {settings.get(name)}"
+            for name in {**settings, **existing}
+            if existing.get(name) != settings.get(name)
         ]
         if differing:
             raise RunError(
-                f"{out} holds a comparison with {'; '.join(differing)}. Give another folder, or replace it "
+                f"{out} contains a benchmark with {'; '.join(differing)}. Give another folder, or replace it "
                 "with --overwrite."
             )
     elif not path.exists() and any(not other.name.startswith(RUN_LOCK) for other in out.iterdir()):

@@ -1,4 +1,4 @@
-"""`BenchmarkRunner` runs the routes of a benchmark, a folder each. It skips finished runs and those over the budget."""
+"""`BenchmarkRunner` runs the routes of a benchmark, one folder each, and skips finished runs and those over budget."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ from featcache.core.model_card import write_json
 from featcache.errors import FeatcacheError, RunError
 from featcache.heads.tuning.families import TUNED_HEADS
 
-_ANSWERS, _FORESEEN = "result.json", "foreseen.json"
-_LONGEST_S = 1e9  # of a run: a file that tells of more does not tell the truth
-_DRAWS = 1  # of each share of the labels: `featcache curve` repeats, which takes minutes
-_POINTS = 7  # of the curve over labels, at most
+_RESULT_FILE, _ESTIMATE_FILE = "result.json", "foreseen.json"
+_MAX_RUN_S = 1e9  # a file with a larger value is damaged
+_CURVE_REPEATS = 1  # draws of each fraction of the labels; `featcache curve` repeats, which takes minutes
+_MAX_CURVE_POINTS = 7  # of the curve by labels
 
 
 class BenchmarkRunner:
-    """What is done for a comparison.
+    """Runs all routes with all seeds.
 
-    Parameters
-    ----------
-    folder : of the folders ROUTE-SEED. settings : of `compare`. routes : in order. seeds : one a repeat.
-    budget_s : seconds, None for no end of them.
+    folder : holds the folders ROUTE-SEED. settings : of `benchmark`. routes : in order. budget_s : None for no limit.
     """
 
     def __init__(
@@ -44,137 +41,137 @@ class BenchmarkRunner:
     ) -> None:
         self.folder, self._settings, self._routes, self._seeds = folder, settings, routes, seeds
         self._progress = progress
-        self.budget = Budget(budget_s, self._spent_before()) if budget_s else None
+        self.budget = Budget(budget_s, self._already_spent_s()) if budget_s else None
 
     @property
-    def left_out(self) -> list[SkippedRun]:
-        """What did not fit into the budget."""
-        return self.budget.left_out if self.budget else []
+    def skipped(self) -> list[SkippedRun]:
+        """Runs that did not fit into the budget."""
+        return self.budget.skipped if self.budget else []
 
     def run(self) -> dict[str, dict[int, Run]]:
-        """Route -> seed -> the answers of all processes that its result rests on.
+        """Route -> seed -> the results of all processes that the run needed.
 
-        All routes of the first seed come first: where time is short, it is further seeds that are left out.
+        All routes of the first seed run first, so that a short budget skips further seeds and not routes.
         """
         runs: dict[str, dict[int, Run]] = {route: {} for route in self._routes}
         for seed in self._seeds:
             for route in self._routes:
-                if route in [one.route for one in self.left_out]:
+                if route in [run.route for run in self.skipped]:
                     continue
-                orders = tasks_for_route(route, self.folder, seed, self._settings, "cached" in self._routes)
+                tasks = tasks_for_route(route, self.folder, seed, self._settings, "cached" in self._routes)
                 base: Run | None = []
-                if route == "lpft" and "cached" in self._routes:  # it takes the cache and the head, or the cache alone
-                    base = runs["cached"][seed][: 3 - len(orders)] if seed in runs["cached"] else None
+                if route == "lpft" and "cached" in self._routes:  # needs the cache and the head, or the cache alone
+                    base = runs["cached"][seed][: 3 - len(tasks)] if seed in runs["cached"] else None
                 if base is None:
-                    self.left_out.append(SkippedRun(route, seed, None, 0.0))
-                elif (found := self._within_budget(route, seed, orders)) is not None:
-                    runs[route][seed] = [*base, *found]
-        return {route: found for route, found in runs.items() if found}
+                    self.skipped.append(SkippedRun(route, seed, None, 0.0))
+                elif (run := self._within_budget(route, seed, tasks)) is not None:
+                    runs[route][seed] = [*base, *run]
+        return {route: by_seed for route, by_seed in runs.items() if by_seed}
 
     def curves(self) -> tuple[list[Curve], str]:
-        """What more views and more labels bring, from the first seed's cache, or why that cannot be told."""
+        """The curves by views and by labels of the first seed's cache, or the reason why there are none."""
         seed, head = self._seeds[0], self._settings["head"]
         cached, folder = self.folder / f"cached-{seed}", self.folder / "curves"
-        order = {
+        task = {
             "task": "curve",
             "cache": str(cached / "cache.h5"),
             "head": head if head in TUNED_HEADS else "linear",
             "seed": seed,
         }
-        orders = [{**order, "over": "views"}, {**order, "over": "labels", "repeats": _DRAWS}]
-        if self.budget and not (folder / _ANSWERS).exists():
-            fit = _read_answers(cached)[1]
-            one = fit["seconds"]["wall"]  # of which most curves' points need less
-            needs = 2 * (fit["wall_s"] - one) + (self._settings["views"] + 1 + _POINTS) * one
-            if needs > self.budget.left_s:
+        tasks = [{**task, "over": "views"}, {**task, "over": "labels", "repeats": _CURVE_REPEATS}]
+        if self.budget and not (folder / _RESULT_FILE).exists():
+            fit = _read_run(cached)[1]
+            fit_s = fit["seconds"]["wall"]  # most points of a curve take less
+            expected_s = 2 * (fit["wall_s"] - fit_s) + (self._settings["views"] + 1 + _MAX_CURVE_POINTS) * fit_s
+            if expected_s > self.budget.left_s:
                 left = human_duration(self.budget.left_s)
-                return [], f"that takes about {human_duration(needs)}, and of the budget {left} were left."
+                return [], f"they take about {human_duration(expected_s)}, and the budget has {left} left."
         try:
-            return [Curve.from_dict(found) for found in self._once(folder, orders)], ""
-        except FeatcacheError as error:  # too little to tune by, or the cache is gone: the routes have run
+            return [Curve.from_dict(values) for values in self._run_once(folder, tasks)], ""
+        except FeatcacheError as error:  # too few images to tune, or the cache was removed; the routes are complete
             return [], str(error)
 
-    def _within_budget(self, route: str, seed: int, orders: list[RouteTask]) -> Run | None:
-        """The answers of a run; None where it does not fit."""
+    def _within_budget(self, route: str, seed: int, tasks: list[RouteTask]) -> Run | None:
+        """The results of a run; None if it does not fit into the budget."""
         folder, budget = self.folder / f"{route}-{seed}", self.budget
         if budget is None:
-            return self._once(folder, orders)
-        left, foreseen = budget.left_s, folder / _FORESEEN
-        expected = _read_foreseen(folder)[0] if foreseen.exists() else budget.expect(route)
-        if (folder / _ANSWERS).exists() or (left and (expected is None or expected.seconds <= left)):
+            return self._run_once(folder, tasks)
+        left_s, estimate_file = budget.left_s, folder / _ESTIMATE_FILE
+        expected = _read_estimate(folder)[0] if estimate_file.exists() else budget.expect(route)
+        if (folder / _RESULT_FILE).exists() or (left_s and (expected is None or expected.seconds <= left_s)):
             try:
-                found = self._once(folder, orders)
-                budget.expected[route] = TimeEstimate(_seconds(found))
-                return found
+                run = self._run_once(folder, tasks)
+                budget.expected[route] = TimeEstimate(_seconds(run))
+                return run
             except OverBudgetError as over:
                 expected = over.expected
-            shutil.rmtree(folder)  # a cache that will not be finished is large
+            shutil.rmtree(folder)  # an unfinished cache is large
             folder.mkdir()
-            write_json(foreseen, {"expected": expected, "tried_s": left - budget.left_s})
+            write_json(estimate_file, {"expected": expected, "tried_s": left_s - budget.left_s})
         expected = expected or TimeEstimate(0.0, least=True)
         budget.expected.setdefault(route, expected)
-        budget.left_out.append(SkippedRun(route, seed, expected.seconds, left, expected.least))
+        budget.skipped.append(SkippedRun(route, seed, expected.seconds, left_s, expected.least))
         return None
 
-    def _once(self, folder: Path, orders: list[RouteTask]) -> Run:
-        """The answers to some orders, run one after the other; those of an earlier, finished run if there are any.
+    def _run_once(self, folder: Path, tasks: list[RouteTask]) -> Run:
+        """The results of tasks that run one after the other; those of an earlier, finished run if there are any.
 
-        An LP-FT that took another's cache and head has fewer orders than one that made its own: neither is the other.
+        An LP-FT that takes the cache and head of another route has fewer tasks than one that makes its own: a result
+        of the one is not used for the other.
         """
-        if (folder / _ANSWERS).exists():
-            kept = _read_answers(folder)
-            if len(kept) == len(orders):
-                return kept
-        shutil.rmtree(folder, ignore_errors=True)  # an unfinished route is timed anew, from its start
+        if (folder / _RESULT_FILE).exists():
+            finished = _read_run(folder)
+            if len(finished) == len(tasks):
+                return finished
+        shutil.rmtree(folder, ignore_errors=True)  # an unfinished route starts again, so that its time is complete
         folder.mkdir(parents=True)
 
-        def named(what: str, done: int, total: int) -> None:
+        def progress(step: str, done: int, total: int) -> None:
             if self._progress:
-                self._progress(f"{folder.name}: {what}", done, total)
+                self._progress(f"{folder.name}: {step}", done, total)
 
         since_s = self.budget.spent_s if self.budget else 0.0
-        answers = []
-        for order in orders:
-            watched = self.budget.watch(order, self._settings["images"], since_s, named) if self.budget else named
-            answers.append(run_in_process(order, watched))
-        write_json(folder / _ANSWERS, answers)
-        return answers
+        results = []
+        for task in tasks:
+            watched = self.budget.watch(task, self._settings["images"], since_s, progress) if self.budget else progress
+            results.append(run_in_process(task, watched))
+        write_json(folder / _RESULT_FILE, results)
+        return results
 
-    def _spent_before(self) -> float:
-        """Seconds that an earlier call has spent on the same runs."""
+    def _already_spent_s(self) -> float:
+        """Seconds that an earlier call spent on the same runs."""
         names = [*(f"{route}-{seed}" for route in self._routes for seed in self._seeds), "curves"]
         folders = [self.folder / name for name in names]
-        ran = sum(_seconds(_read_answers(folder)) for folder in folders if (folder / _ANSWERS).exists())
-        tried = [_read_foreseen(folder)[1] for folder in folders if (folder / _FORESEEN).exists()]
-        return ran + sum(tried)
+        finished = sum(_seconds(_read_run(folder)) for folder in folders if (folder / _RESULT_FILE).exists())
+        return finished + sum(_read_estimate(folder)[1] for folder in folders if (folder / _ESTIMATE_FILE).exists())
 
 
-def _read_answers(folder: Path) -> Run:
-    """The answers that a finished run left. Raises RunError where they are none."""
-    path = folder / _ANSWERS
-    answers = _read(path)
-    if not isinstance(answers, list) or not all(
-        isinstance(one, dict) and _is_time(one.get("wall_s")) for one in answers
+def _read_run(folder: Path) -> Run:
+    """The results of a finished run. Raises RunError if the file is damaged."""
+    path = folder / _RESULT_FILE
+    results = _read(path)
+    if not isinstance(results, list) or not all(
+        isinstance(result, dict) and _is_time(result.get("wall_s")) for result in results
     ):
-        raise _damaged(path, "it holds no answers of processes")
-    return answers
+        raise _damaged(path, "it must be a list of results with a field wall_s")
+    return results
 
 
-def _read_foreseen(folder: Path) -> tuple[TimeEstimate, float]:
-    """What a run that was left out would take, and the seconds that were tried. Raises RunError."""
-    path = folder / _FORESEEN
+def _read_estimate(folder: Path) -> tuple[TimeEstimate, float]:
+    """The estimated time of a skipped run, and the seconds that it ran. Raises RunError if the file is damaged."""
+    path = folder / _ESTIMATE_FILE
     try:
-        found = _read(path)
-        expected, tried_s = TimeEstimate(*found["expected"]), found["tried_s"]
+        values = _read(path)
+        expected, tried_s = TimeEstimate(*values["expected"]), values["tried_s"]
     except (KeyError, TypeError) as error:
-        raise _damaged(path, f"it lacks what it should hold: {error}") from error
+        raise _damaged(path, f"a field is missing or invalid: {error}") from error
     if not (_is_time(expected.seconds) and isinstance(expected.least, bool) and _is_time(tried_s)):
-        raise _damaged(path, "it holds no seconds")
+        raise _damaged(path, "its values must be seconds")
     return expected, float(tried_s)
 
 
 def _is_time(value: Any) -> bool:
-    return is_number(value) and 0 <= value < _LONGEST_S
+    return is_number(value) and 0 <= value < _MAX_RUN_S
 
 
 def _read(path: Path) -> Any:
@@ -184,12 +181,13 @@ def _read(path: Path) -> Any:
         raise _damaged(path, str(error)) from error
 
 
-def _damaged(path: Path, why: str) -> RunError:
+def _damaged(path: Path, reason: str) -> RunError:
     return RunError(
-        f"{path} is damaged: {why}. Remove the folder {path.parent}: that run is run again, the others are kept."
+        f"{path} is damaged: {reason}. Remove the folder {path.parent} and repeat the command: it runs this route "
+        "again and keeps the others."
     )
 
 
 def _seconds(run: Run) -> float:
-    total: float = sum(part["wall_s"] for part in run)
+    total: float = sum(result["wall_s"] for result in run)
     return total

@@ -1,9 +1,9 @@
-"""The verdict of a comparison: whether any route is more accurate than the cached head, and what that would cost.
+"""`reach_verdict`: whether a route of a benchmark is more accurate than the cached head, and at what cost.
 
-A route counts as better, or worse, only where a paired test on the same images says so, after Holm's correction for the
-number of routes. Otherwise the two are not distinguishable, which is not the same as equal: the interval says how much
-the images leave open. A live route that was not trained long enough, see `featcache.finetuning.convergence`, can be
-better already; that it is worse, or no better, is not said of it.
+A route counts as better or worse only if a paired test on the same images says so, after Holm's correction for the
+number of routes. Otherwise the difference is not significant. That does not mean that the routes are equal: the
+interval says which differences remain possible. A live route that was not trained long enough
+(`featcache.finetuning.convergence`) can already be better, but is never called worse or equal.
 """
 
 from __future__ import annotations
@@ -14,17 +14,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featcache._utils.formatting import capitalize, format_points, format_times, human_duration, join_words, round_up
+from featcache._utils.deprecation import renamed_fields
+from featcache._utils.formatting import (
+    capitalize,
+    format_points,
+    format_times,
+    human_duration,
+    join_words,
+    plural,
+    round_up,
+)
 from featcache._utils.notebook import NotebookResult
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.metrics.significance import PairedDifference, holm, paired_difference, wilson_interval
 
 ALPHA = 0.05
-_CLOSE = 0.05  # share of its time by which a route may be faster before that is told: clocks vary by as much
-RELEVANT = 0.02  # a gain of two points: below it the price decides, and an interval that admits it leaves a question
+_SIMILAR_TIME = 0.05  # relative difference of two times that counts as none: clocks vary by as much
+RELEVANT_GAIN = 0.02  # two points: a smaller gain may not be worth its time, a larger possible gain is mentioned
 
-_WORDS = {
+_NAMES = {
     COLD: "the cached head",
     STAGES_COLD: "the cached head of all stages",
     ROUTES["frozen"]: "the frozen network run live",
@@ -33,17 +42,30 @@ _WORDS = {
     ROUTES["scratch"]: "training from scratch",
 }
 
-
 Decision = Literal["stay", "switch", "weigh", "none"]
 
 
 @dataclass(frozen=True)
 class Challenger:
-    """A route beside the cached head.
+    """A route compared with the cached head.
 
-    accuracy : mean over its seeds. gain : by how much it is more accurate than the cached head, as a share, with its
-    95 % interval low, high. p : after Holm's correction; p_alone : before it. seconds : median, from nothing to a saved
-    model. cold_ratio, warm_ratio : those seconds in such of the cached head, extraction included or not.
+    Attributes
+    ----------
+    route : str
+    accuracy : float
+        Mean over the seeds.
+    gain : float
+        Accuracy minus that of the cached head, as a fraction.
+    low, high : float
+        95 % interval of the gain.
+    p : float
+        p value of the paired test after Holm's correction.
+    p_alone : float
+        p value before the correction.
+    seconds : float
+        Median time from the images to a saved model.
+    cold_ratio, warm_ratio : float
+        Those seconds divided by the time of the cached head, with and without the extraction.
     """
 
     route: str
@@ -58,25 +80,41 @@ class Challenger:
     warm_ratio: float | None
 
 
+@renamed_fields(rivals="challengers")
 @dataclass(frozen=True, repr=False)
 class Verdict(NotebookResult):
-    """What to do, in words and in numbers.
+    """What `reach_verdict` returns. `str()` is the text with its notes.
 
-    decision : "stay" with the cached head; "switch" to `route`; "weigh" a gain by `route` that is sure, small and
-    costly; or "none", where nothing can be said.
-    unfinished : live routes that were not trained long enough to be judged.
-    split : of the n images that it rests on. repeats : most seeds of a route. text : the verdict. notes : what it
-    rests on, and what it leaves open.
+    Attributes
+    ----------
+    decision : "stay", "switch", "weigh" or "none"
+        Keep the cached head; use `route`; weigh a small significant gain of `route` against its time; or no verdict.
+    route : str or None
+        The recommended route.
+    text : str
+        The verdict in words.
+    notes : tuple of str
+        What the verdict is based on, and what it leaves open.
+    split : str
+        The split of the images that the routes are compared on.
+    n : int
+        Number of these images.
+    repeats : int
+        Highest number of seeds of a route.
+    challengers : tuple of Challenger
+        The other routes.
+    unfinished : tuple of str
+        Live routes that were not trained long enough to be judged.
     """
 
     decision: Decision
     route: str | None
     text: str
     notes: tuple[str, ...] = ()
-    split: str = ""
+    split: str = "val"
     n: int = 0
     repeats: int = 0
-    rivals: tuple[Challenger, ...] = ()
+    challengers: tuple[Challenger, ...] = ()
     unfinished: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -84,231 +122,256 @@ class Verdict(NotebookResult):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
+        values = asdict(self)
+        challengers = values.pop("challengers")
         return {
-            **asdict(self),
+            **values,
             "notes": list(self.notes),
-            "rivals": [asdict(rival) for rival in self.rivals],
+            "rivals": list(challengers),
             "unfinished": list(self.unfinished),
         }
 
 
 def reach_verdict(comparison: Comparison) -> Verdict:
-    """Hold every route against the cached head, on test where the data has one, else on val."""
-    routes = [found for found in comparison.outcomes if found.route not in (WARM, STAGES_WARM)]
-    cached = next((found for name in (COLD, STAGES_COLD) for found in routes if found.route == name), None)
-    if cached is None or len(routes) < 2:
-        lacks = "no cached head was among the routes" if cached is None else "the cached head ran alone"
-        return Verdict("none", None, f"No verdict: {lacks}.", tuple(_left_out(comparison)))
-    court = _Court(comparison, cached, routes)
-    if court.n == 0 or not court.rivals:
-        text = "No verdict: the routes' predictions, which it is reached by, are not beside their models."
-        return Verdict("none", None, text, tuple(_left_out(comparison)))
-    return court.verdict()
+    """Compare each route of a benchmark with the cached head.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What `benchmark` returned. The routes are compared on test if every route has predictions of it, else on val.
+
+    Returns
+    -------
+    Verdict
+        Its decision is "none" if the cached head, other routes or their predictions are missing.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> comparison = featcache.benchmark("photos", "report")  # doctest: +SKIP
+    >>> print(featcache.reach_verdict(comparison).text)  # doctest: +SKIP
+    """
+    routes = [outcome for outcome in comparison.outcomes if outcome.route not in (WARM, STAGES_WARM)]
+    cached = next((outcome for name in (COLD, STAGES_COLD) for outcome in routes if outcome.route == name), None)
+    if cached is None:
+        return _no_verdict("the benchmark did not run the cached head", comparison)
+    if len(routes) < 2:
+        return _no_verdict("the benchmark only ran the cached head", comparison)
+    builder = _VerdictBuilder(comparison, cached, routes)
+    if builder.n == 0 or not builder.challengers:
+        return _no_verdict("the predictions of the routes are missing from their model folders", comparison)
+    return builder.build()
 
 
-class _Court:
-    """The routes on the images that all of them could read."""
+def _no_verdict(reason: str, comparison: Comparison) -> Verdict:
+    return Verdict("none", None, f"No verdict: {reason}.", tuple(_budget_notes(comparison)))
+
+
+class _VerdictBuilder:
+    """Compares the routes on the images that all of them could read."""
 
     def __init__(self, comparison: Comparison, cached: Outcome, routes: Sequence[Outcome]) -> None:
         self.comparison, self.cached = comparison, cached
-        self.split = "test" if all(found.test_right for found in routes) else "val"
-        answers = {found.route: found.test_right if self.split == "test" else found.right for found in routes}
-        self.silent = [found for found in routes if not answers[found.route]]
-        routes = [found for found in routes if answers[found.route]]
-        seen = [set(right) for found in routes for right in answers[found.route]]
-        images = sorted(set.intersection(*seen)) if seen else []
-        self.n, self.unread = len(images), len(set().union(*seen)) - len(images)
+        self.split = "test" if all(outcome.test_right for outcome in routes) else "val"
+        answers = {route.route: route.test_right if self.split == "test" else route.right for route in routes}
+        self.without_predictions = [outcome for outcome in routes if not answers[outcome.route]]
+        routes = [outcome for outcome in routes if answers[outcome.route]]
+        read = [set(right) for outcome in routes for right in answers[outcome.route]]
+        images = sorted(set.intersection(*read)) if read else []
+        self.n, self.unread = len(images), len(set().union(*read)) - len(images)
         self.right = {
-            found.route: np.array([[right[image] for image in images] for right in answers[found.route]])
-            for found in routes
+            outcome.route: np.array([[right[image] for image in images] for right in answers[outcome.route]])
+            for outcome in routes
         }
         self.repeats = max(map(len, self.right.values()), default=0)
-        self.rivals: list[Challenger] = []
+        self.challengers: list[Challenger] = []
         self.judged: list[Challenger] = []
         self.unfinished: list[Outcome] = []
         if self.n and cached in routes:
-            self._hear([found for found in routes if found is not cached])
+            self._test_rivals([outcome for outcome in routes if outcome is not cached])
 
-    def _hear(self, others: Sequence[Outcome]) -> None:
+    def _test_rivals(self, others: Sequence[Outcome]) -> None:
+        """Test each other route against the cached head, and set aside those that were not trained long enough."""
         warm = self.comparison.outcome(WARM if self.cached.route == COLD else STAGES_WARM)
         pairs = [self._pair(self.cached.route, other.route) for other in others]
         for other, pair, p in zip(others, pairs, holm([pair.p for pair in pairs]), strict=True):
             cold_ratio = other.median_s / self.cached.median_s
             warm_ratio = other.median_s / warm.median_s if warm else None
             gain = (pair.difference, pair.low, pair.high, p, pair.p)
-            self.rivals.append(
-                Challenger(other.route, self._accuracy(other.route), *gain, other.median_s, cold_ratio, warm_ratio)
-            )
-        better = {rival.route for rival in self.rivals if _is_better(rival)}
+            accuracy = self._accuracy(other.route)
+            self.challengers.append(Challenger(other.route, accuracy, *gain, other.median_s, cold_ratio, warm_ratio))
+        better = {challenger.route for challenger in self.challengers if _is_better(challenger)}
         self.unfinished = [other for other in others if other.unfinished and other.route not in better]
-        open_routes = {other.route for other in self.unfinished}
-        self.judged = [rival for rival in self.rivals if rival.route not in open_routes]
+        unfinished = {other.route for other in self.unfinished}
+        self.judged = [challenger for challenger in self.challengers if challenger.route not in unfinished]
 
-    def verdict(self) -> Verdict:
-        """By what the tests say."""
-        better = [rival for rival in self.rivals if _is_better(rival)]
+    def build(self) -> Verdict:
+        """The verdict of the tests."""
+        better = [challenger for challenger in self.challengers if _is_better(challenger)]
         decision: Decision = "none"
         route = None
         if better:
-            best = max(better, key=lambda rival: rival.gain)
-            decision, route, text = self._switch(best, [rival for rival in better if rival is not best])
+            decision, route, text = self._switch_text(better)
         elif self.judged:
-            decision, route, text = "stay", self.cached.route, self._stay()
+            decision, route, text = "stay", self.cached.route, self._keep_cached_text()
         else:
-            text = f"So far: {self._so_far([self.cached, *self.unfinished])}. For a verdict give more --epochs."
+            accuracies = self._accuracies([self.cached, *self.unfinished])
+            text = f"Accuracy so far: {accuracies}. Train with more --epochs for a verdict."
         if self.unfinished:
-            text = f"{self._no_verdict()} {text}"
-        notes = (*self._grounds(bool(better)), *_left_out(self.comparison))
-        unfinished = tuple(found.route for found in self.unfinished)
-        return Verdict(decision, route, text, notes, self.split, self.n, self.repeats, tuple(self.rivals), unfinished)
+            text = f"{self._unfinished_text()} {text}"
+        notes = (*self._caveats(bool(better)), *_budget_notes(self.comparison))
+        unfinished = tuple(outcome.route for outcome in self.unfinished)
+        return Verdict(decision, route, text, notes, self.split, self.n, self.repeats, tuple(self.challengers),
+                       unfinished)  # fmt: skip
 
-    def _no_verdict(self) -> str:
-        """Which routes were not trained long enough, and how long they were."""
+    def _unfinished_text(self) -> str:
+        """Which routes were not trained long enough, and why."""
         groups: dict[str, list[str]] = {}
-        for found in self.unfinished:
-            run = found.unfinished
-            if run is not None:
-                groups.setdefault(f"trained for {run}, {run.unfinished}", []).append(_WORDS[found.route])
-        told = "; ".join(f"{join_words(names)} {how}" for how, names in groups.items())
-        return f"{capitalize(told)}: this is no verdict about {'it' if len(self.unfinished) == 1 else 'them'}."
+        for outcome in self.unfinished:
+            if (run := outcome.unfinished) is not None:
+                groups.setdefault(f"trained for {run}, {run.unfinished}", []).append(_NAMES[outcome.route])
+        reasons = "; ".join(f"{join_words(names)} {reason}" for reason, names in groups.items())
+        return f"{capitalize(reasons)}. There is no verdict about {'it' if len(self.unfinished) == 1 else 'them'}."
 
-    def _so_far(self, found: Sequence[Outcome]) -> str:
-        return join_words([f"{_WORDS[one.route]} {self._figure(one.route)}" for one in found])
+    def _accuracies(self, outcomes: Sequence[Outcome]) -> str:
+        return join_words([f"{_NAMES[outcome.route]} {self._figure(outcome.route)}" for outcome in outcomes])
 
-    def _stay(self) -> str:
-        ties = sorted((rival for rival in self.judged if rival.p >= ALPHA), key=lambda rival: -rival.accuracy)
-        worse = sorted((rival for rival in self.judged if rival.p < ALPHA), key=lambda rival: -rival.accuracy)
-        head = f"{_WORDS[self.cached.route]} ({self._figure(self.cached.route)})"
+    def _keep_cached_text(self) -> str:
+        """No route is significantly better: name those that tie, those that are worse, and how the times compare."""
+        by_accuracy = sorted(self.judged, key=lambda challenger: -challenger.accuracy)
+        ties = [challenger for challenger in by_accuracy if challenger.p >= ALPHA]
+        worse = [challenger for challenger in by_accuracy if challenger.p < ALPHA]
+        cached = f"{_NAMES[self.cached.route]} ({self._figure(self.cached.route)})"
+        sentences = []
         if ties:
-            head = capitalize(head)
-            first = ties[0]
-            name, figure = _WORDS[first.route], self._figure(first.route)
-            found = f"is not distinguishable from {name} ({figure}, {self._p(first.p)})"
-        else:
-            head = self._opening(head)
-            first = worse.pop(0)
-            found = f"is better than {self._beaten(first)}"
-        sentences = [f"{head} {found} {self._speed(first)}."]
-        if ties[1:]:
-            sentences.append(f"Nor is it from {join_words([self._tied(rival) for rival in ties[1:]])}.")
+            names = join_words([self._tied(challenger) for challenger in ties], "or")
+            sentences.append(f"{capitalize(cached)} does not differ significantly from {names}.")
         if worse:
-            sentences.append(f"It is better than {join_words([self._beaten(rival) for rival in worse])}.")
-        return " ".join(sentences)
+            subject = "It" if ties else self._opening(cached)
+            sentences.append(f"{subject} is more accurate than {join_words([self._beaten(other) for other in worse])}.")
+        return " ".join([*sentences, self._speed((ties or worse)[0])])
 
-    def _speed(self, rival: Challenger) -> str:
-        """How its time compares, and what follows."""
-        ratio, warm = rival.cold_ratio, rival.warm_ratio or 0.0
-        both = f"{human_duration(self.cached.median_s)} against {human_duration(rival.seconds)}"
-        if ratio >= 1 + _CLOSE:
-            again = f", {format_times(warm)} once the features are cached" if warm else ""
-            return f"and was {format_times(ratio)} faster ({both}{again}): stay with it"
-        if ratio > 1 - _CLOSE:
-            again = f", and {format_times(warm)} faster once the features are cached" if warm > 1 + _CLOSE else ""
-            return f"and took about as long ({both}{again}): stay with it"
-        slower = f"but was {format_times(1 / ratio)} slower ({both})"
-        if warm <= 1 + _CLOSE:
-            return f"{slower}: here nothing speaks for a cache"
-        each = human_duration(rival.seconds / warm)
-        return f"{slower}: stay with it for more than one head, each further one takes {each}"
+    def _speed(self, other: Challenger) -> str:
+        """How the time of the cached head compares with another route, and what to do."""
+        ratio, warm, name = other.cold_ratio, other.warm_ratio or 0.0, _NAMES[other.route]
+        times = f"{human_duration(self.cached.median_s)} against {human_duration(other.seconds)}"
+        once_cached = f"; {format_times(warm)} faster once the features are cached" if warm > 1 + _SIMILAR_TIME else ""
+        if ratio >= 1 + _SIMILAR_TIME:
+            return f"It was {format_times(ratio)} faster than {name} ({times}{once_cached}): keep the cached head."
+        if ratio > 1 - _SIMILAR_TIME:
+            return f"It took about as long as {name} ({times}{once_cached}): keep the cached head."
+        slower = f"It was {format_times(1 / ratio)} slower than {name} ({times})"
+        if not once_cached:
+            return f"{slower}: on this data a cache has no advantage."
+        further = human_duration(other.seconds / warm)
+        return f"{slower}, but each further head takes {further}: keep the cached head if you fit more than one head."
 
-    def _switch(self, best: Challenger, others: Sequence[Challenger]) -> tuple[Decision, str, str]:
-        name, cost = _WORDS[best.route], human_duration(best.seconds)
-        against, base = human_duration(self.cached.median_s), _WORDS[self.cached.route]
-        found = f"{self._opening(name)} gains {format_points(best.gain)} here ({self._figure(best.route)} against "
-        found += f"{self._figure(self.cached.route)}; 95 % interval {_range(best)}, {self._p(best.p)})"
+    def _switch_text(self, better: Sequence[Challenger]) -> tuple[Decision, str, str]:
+        """A route is significantly better: its gain, its time, and a cheaper route that is as good."""
+        best = max(better, key=lambda challenger: challenger.gain)
+        name, cached = _NAMES[best.route], _NAMES[self.cached.route]
+        figures = f"{self._figure(best.route)} against {self._figure(self.cached.route)}"
+        gain = (
+            f"{self._opening(name)} is more accurate than {cached} by {format_points(best.gain)} ({figures}; 95 % "
+            f"interval {_range(best)}, {self._p(best.p)})"
+        )
+        times = f"{human_duration(best.seconds)} against {human_duration(self.cached.median_s)}"
         decision: Decision = "switch"
-        if best.cold_ratio <= 1 + _CLOSE:
-            text = f"{found} and took no longer than {base} ({cost} against {against}): take it."
-        elif best.gain >= RELEVANT:
-            text = f"{found}: worth its {cost}, against {against} of {base}."
+        if best.cold_ratio <= 1 + _SIMILAR_TIME:
+            text = f"{gain} and took no longer ({times}): use {name}."
+        elif best.gain >= RELEVANT_GAIN:
+            text = f"{gain}. It took {times}; the gain is worth the time."
         else:
             decision = "weigh"
-            text = f"{found}: whether that is worth its {cost}, against {against} of {base}, is yours to say."
+            text = f"{gain}. It took {times}: decide whether this gain is worth the time."
         cheaper = [
-            (rival.seconds, rival, pair)
-            for rival in others
-            if rival.seconds < best.seconds
-            and (pair := self._pair(rival.route, best.route)).p >= ALPHA
-            and pair.difference <= RELEVANT
+            (other.seconds, other, pair)
+            for other in better
+            if other.seconds < best.seconds
+            and (pair := self._pair(other.route, best.route)).p >= ALPHA
+            and pair.difference <= RELEVANT_GAIN
         ]
         if not cheaper:
             return decision, best.route, text
-        seconds, rival, pair = min(cheaper, key=lambda one: one[0])
-        words, figure = capitalize(_WORDS[rival.route]), self._figure(rival.route)
-        also = f"{words} gets there in {human_duration(seconds)} ({figure}, not distinguishable from {name}, "
-        return decision, rival.route, f"{text} {also}{self._p(pair.p)})."
+        seconds, other, pair = min(cheaper, key=lambda option: option[0])
+        return (
+            decision,
+            other.route,
+            f"{text} {capitalize(_NAMES[other.route])} is as accurate in {human_duration(seconds)} "
+            f"({self._figure(other.route)}; no significant difference from {name}, {self._p(pair.p)}).",
+        )
 
-    def _opening(self, words: str) -> str:
-        """The beginning of a sentence that claims a difference; of single runs it is one between two models."""
-        return f"In one run of each, {words}" if self.repeats == 1 else capitalize(words)
+    def _opening(self, subject: str) -> str:
+        """The start of a sentence that claims a difference: single runs compare two models, not two routes."""
+        return f"In one run of each route, {subject}" if self.repeats == 1 else capitalize(subject)
 
-    def _grounds(self, gains: bool) -> list[str]:
-        """What the verdict rests on, and what it leaves open."""
-        runs = f", each route's mean of up to {self.repeats} seeds" if self.repeats > 1 else ""
-        lines = [f"It rests on {self.n} {self.split} images{runs}."]
-        if len(self.rivals) > 1:
-            lines[0] += f" p is corrected for {len(self.rivals)} comparisons (Holm)."
-        ties = [rival for rival in self.judged if rival.p >= ALPHA]
-        if self.unfinished and (self.judged or gains):
-            lines.append(f"Unfinished, so far: {self._so_far(self.unfinished)}.")
-        early = [found for found in self.comparison.outcomes if found.unfinished and found not in self.unfinished]
+    def _caveats(self, has_gain: bool) -> list[str]:
+        """What the verdict is based on, and what it leaves open."""
+        seeds = f" and the mean of up to {self.repeats} seeds per route" if self.repeats > 1 else ""
+        notes = [f"Based on {plural(self.n, f'{self.split} image')}{seeds}."]
+        if len(self.challengers) > 1:
+            notes[0] += f" The p values are corrected for {len(self.challengers)} comparisons (Holm)."
+        ties = [challenger for challenger in self.judged if challenger.p >= ALPHA]
+        if self.unfinished and (self.judged or has_gain):
+            notes.append(f"Accuracy of unfinished routes so far: {self._accuracies(self.unfinished)}.")
+        early = [other for other in self.comparison.outcomes if other.unfinished and other not in self.unfinished]
         if early:
-            names = join_words([_WORDS[found.route] for found in early])
-            lines.append(f"{capitalize(names)} may gain more: the training was not at its end.")
-        if ties and not gains:
-            lines.append(self._open(max(ties, key=lambda rival: rival.high)))
-        lines += [*self._break_even(), *self._flattered()]
+            names = join_words([_NAMES[outcome.route] for outcome in early])
+            notes.append(f"{capitalize(names)} may improve with more epochs: the training had not converged.")
+        if ties and not has_gain:
+            notes.append(self._power_note(max(ties, key=lambda challenger: challenger.high)))
+        notes += [*self._break_even_notes(), *self._selection_bias_notes()]
         if self.repeats == 1:
-            lines.append(
-                "One run each: p and interval compare the very models that came out, and another seed gives others. "
-                "--repeats 3 takes that in."
+            notes.append(
+                "One run per route: p values and intervals compare these models, and another seed gives other models. "
+                "--repeats 3 includes the variance between seeds."
             )
         if self.unread:
-            lines.append(f"{self.unread} {self.split} image(s) that not every route could read are left out.")
-        if self.silent:
-            names = join_words([_WORDS[found.route] for found in self.silent])
-            lines.append(f"Not judged, for want of predictions beside the model: {names}.")
-        return lines
+            are = "is" if self.unread == 1 else "are"
+            notes.append(f"{plural(self.unread, f'{self.split} image')} that a route could not read {are} excluded.")
+        if self.without_predictions:
+            names = join_words([_NAMES[outcome.route] for outcome in self.without_predictions])
+            notes.append(f"Not judged, because the predictions are missing from the model folder: {names}.")
+        return notes
 
-    def _open(self, rival: Challenger) -> str:
-        """What so many images could not have shown."""
-        half = (rival.high - rival.low) / 2
-        name = _WORDS[rival.route]
-        line = f"So many images show differences from about {format_points(half)} on"
-        if rival.high <= RELEVANT:
-            return f"{line}: a gain of more than {format_points(max(0.0, rival.high))} by {name} can be ruled out."
-        line += f": {name} could still gain up to {format_points(rival.high)} (95 % interval {_range(rival)})."
-        if rival.p_alone < ALPHA:
-            line += f" Of this pair alone that would be a gain; among {len(self.rivals)} comparisons it is too little."
-        needed = self.n * (half / RELEVANT) ** 2
-        if half <= RELEVANT:
-            return f"{line} More {self.split} images would be needed to tell."
-        images = f"{round_up(needed)} {self.split} images"
-        return f"{line} An interval of ± {format_points(RELEVANT)} would take about {images}."
+    def _power_note(self, other: Challenger) -> str:
+        """Which differences this number of images cannot show."""
+        half = (other.high - other.low) / 2
+        name, images = _NAMES[other.route], plural(self.n, f"{self.split} image")
+        note = f"{images} show differences of about {format_points(half)} or more"
+        if other.high <= RELEVANT_GAIN:
+            return f"{note}: {name} is at most {format_points(max(0.0, other.high))} more accurate (95 % interval)."
+        note += f": {name} may be up to {format_points(other.high)} more accurate (95 % interval {_range(other)})."
+        if other.p_alone < ALPHA:
+            note += f" As a single comparison the gain is significant; among {len(self.challengers)} it is not."
+        if half <= RELEVANT_GAIN:
+            return f"{note} More {self.split} images are needed to decide."
+        needed = plural(round_up(self.n * (half / RELEVANT_GAIN) ** 2), f"{self.split} image")
+        return f"{note} An interval of ± {format_points(RELEVANT_GAIN)} needs about {needed}."
 
-    def _break_even(self) -> list[str]:
-        """How much training, and how many heads, the cache is worth."""
-        told = []
-        for route, found in self.comparison.break_even().items():
-            head = f"head {found['head']}" if found["head"] else "no number of heads"
-            told.append(f"epoch {found['epoch']} or {head} of {_WORDS[route]}")
-        return [f"Break-even: the cache is the faster way from {join_words(told)} on."] if told else []
+    def _break_even_notes(self) -> list[str]:
+        """From how many epochs, or heads, on the cache is faster than each live route."""
+        routes = []
+        for route, numbers in self.comparison.break_even().items():
+            heads = f"or {plural(numbers['head'], 'head')} on" if numbers["head"] else "on, but not for further heads"
+            routes.append(f"{_NAMES[route]} (from {plural(numbers['epoch'] or 1, 'epoch')} {heads})")
+        return [f"Break-even: the cache is faster than {join_words(routes)}."] if routes else []
 
-    def _flattered(self) -> list[str]:
-        """Who chose by the very images that it is judged on."""
+    def _selection_bias_notes(self) -> list[str]:
+        """Which routes selected something on the images that they are compared on."""
         if self.split == "test":
-            return ["No route has chosen anything by test."]
-        lines = []
-        if any(found.epoch_s and found.route in self.right for found in self.comparison.outcomes):
-            lines.append(
-                "Trained networks are judged by their last epoch: the best of several, chosen by these very val "
-                "images, would flatter them."
+            return ["No route selected anything on test."]
+        notes = []
+        if any(outcome.epoch_s and outcome.route in self.right for outcome in self.comparison.outcomes):
+            notes.append(
+                "Trained networks are scored at their last epoch: picking the best epoch on the same val images would "
+                "bias the score upward."
             )
         if self.comparison.settings["head"] == "sgd":
-            lines.append("The cached head kept its best epoch of these very val images, which flatters it.")
-        if any(found.test_n for found in self.comparison.outcomes):
-            lines.append("There is a test split, but not every route's predictions of it were kept.")
-        return lines
+            notes.append("The cached head (sgd) kept its best epoch on these val images: its accuracy is optimistic.")
+        if any(outcome.test_n for outcome in self.comparison.outcomes):
+            notes.append("There is a test split, but the test predictions of some routes are missing.")
+        return notes
 
     def _pair(self, first: str, second: str) -> PairedDifference:
         return paired_difference(self.right[first], self.right[second])
@@ -322,36 +385,36 @@ class _Court:
         low, high = wilson_interval(round(accuracy * self.n), self.n)
         return f"{accuracy:.3f} ± {(high - low) / 2:.3f}"
 
-    def _tied(self, rival: Challenger) -> str:
-        return f"{_WORDS[rival.route]} ({self._figure(rival.route)}, {self._p(rival.p)})"
+    def _tied(self, other: Challenger) -> str:
+        return f"{_NAMES[other.route]} ({self._figure(other.route)}, {self._p(other.p)})"
 
-    def _beaten(self, rival: Challenger) -> str:
+    def _beaten(self, other: Challenger) -> str:
         return (
-            f"{_WORDS[rival.route]} ({self._figure(rival.route)}) by {format_points(-rival.gain)} ({self._p(rival.p)})"
+            f"{_NAMES[other.route]} ({self._figure(other.route)}) by {format_points(-other.gain)} ({self._p(other.p)})"
         )
 
     def _p(self, p: float) -> str:
-        """Of single runs the test is McNemar's."""
+        """The p value; for single runs the paired test is McNemar's. A p near ALPHA is not rounded onto it."""
         test = "McNemar" if self.repeats == 1 else "paired"
         if p < 0.001:
             return f"{test} p < 0.001"
         return f"{test} p = {p:.3g}" if abs(p - ALPHA) < 0.005 else f"{test} p = {p:.2g}"
 
 
-def _is_better(rival: Challenger) -> bool:
-    """Whether a route is more accurate than the cached head, for sure."""
-    return rival.p < ALPHA and rival.gain > 0
+def _is_better(challenger: Challenger) -> bool:
+    """Whether a route is significantly more accurate than the cached head."""
+    return challenger.p < ALPHA and challenger.gain > 0
 
 
-def _left_out(comparison: Comparison) -> list[str]:
-    """What the budget had no room for."""
-    spending = comparison.spending
-    if spending is None or not spending.left_out:
+def _budget_notes(comparison: Comparison) -> list[str]:
+    """The runs that were skipped to stay within the budget."""
+    usage = comparison.spending
+    if usage is None or not usage.skipped:
         return []
     first = comparison.settings["seed"]
-    runs = [f"{'' if one.seed == first else f'from seed {one.seed} on '}{one}" for one in spending.left_out]
-    return [f"Left out of the budget of {human_duration(spending.budget_s)}: {'; '.join(runs)}."]
+    runs = [f"{'' if run.seed == first else f'from seed {run.seed} on '}{run}" for run in usage.skipped]
+    return [f"Skipped because of the budget of {human_duration(usage.budget_s)}: {'; '.join(runs)}."]
 
 
-def _range(rival: Challenger) -> str:
-    return f"{100 * rival.low:+.1f} to {100 * rival.high:+.1f} points"
+def _range(challenger: Challenger) -> str:
+    return f"{100 * challenger.low:+.1f} to {100 * challenger.high:+.1f} points"

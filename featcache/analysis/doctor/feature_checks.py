@@ -1,4 +1,4 @@
-"""What is wrong with features as such: values that say nothing, one direction for all, views that do not differ."""
+"""Checks of the features alone: constant dimensions, nearly equal rows, views that are identical or unrelated."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import plural
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample
 from featcache.cache.lazy_arrays import BLOCK_BYTES, LazyRows
 
-_MOST_IDLE = 0.5  # of the dimensions; a sound network has 0 to 6 % that are never above zero
-_LEAST_SPREAD = 0.05  # of the features' length; sound networks have 0.8 to 1.4, one of random weights 0.13
-_LEAST_RANK, _WIDE, _MANY = 3.0, 16, 50  # sound networks have 27 and more within the classes, random weights 11
-_SAME = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 2e-2}  # of a feature's length: storage, and what computing rounds
-_FEW_VIEWS = 20
-_PREPROCESSING = "the spec's mean, std, interpolation and image_size (`featcache info`) and the weights"
+_MAX_CONSTANT = 0.5  # of the dimensions; good networks have 0 to 6 % that are never above zero
+_MIN_SPREAD = 0.05  # of the features' length; good networks have 0.8 to 1.4, one with random weights 0.13
+_MIN_RANK, _MIN_RANK_DIMS, _MIN_RANK_IMAGES = 3.0, 16, 50  # good networks have 27 or more, random weights 11
+_SAME = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 2e-2}  # relative rounding of storing and computing a feature
+_MIN_VIEW_IMAGES = 20
+_PREPROCESSING = "the mean, std, interpolation and image_size of the cache (`featcache info`) and the weights"
 
 
 class Spread(NamedTuple):
-    """Of n rows and d dimensions: how many dimensions are always 0, or some other constant.
+    """The variation of n rows with d dimensions.
 
-    spread : root mean square distance from the mean row over the mean row's length; of several layers the root mean
-    square of theirs.
+    dead : dimensions that are always 0. constant : other constant dimensions. spread : root mean square distance from
+    the mean row, divided by the length of the mean row; with several layers the root mean square over the layers.
     """
 
     n: int
@@ -34,22 +35,23 @@ class Spread(NamedTuple):
 
 
 def find_non_finite(parts: Iterable[NDArray[Any] | LazyRows]) -> NDArray[np.int64]:
-    """Places of the rows of arrays (n_i, v, d), one below the other, that hold NaN or infinity in any view."""
-    lost, place = [np.empty(0, np.int64)], 0
+    """Indices of the rows with NaN or infinity in any view; parts : arrays (n_i, v, d), one below the other."""
+    rows, offset = [np.empty(0, np.int64)], 0
     for part in parts:
         step = max(1, BLOCK_BYTES // (8 * part.shape[1] * part.shape[2]))
         for start in range(0, len(part), step):
-            fine = np.isfinite(part[start : start + step]).all(axis=(1, 2))
-            lost.append(place + start + np.flatnonzero(~fine))
-        place += len(part)
-    return np.concatenate(lost)
+            finite = np.isfinite(part[start : start + step]).all(axis=(1, 2))
+            rows.append(offset + start + np.flatnonzero(~finite))
+        offset += len(part)
+    return np.concatenate(rows)
 
 
 def measure_spread(parts: Iterable[NDArray[Any] | LazyRows], widths: Sequence[int] = ()) -> Spread:
-    """Of matrices (n_i, d) one below the other, finite, with a row or more, read a block at a time. A dimension whose
-    range is no more than two roundings of the stored dtype is constant.
+    """The spread of finite matrices (n_i, d), one below the other, with at least one row, read in blocks.
 
-    widths : of the layers that lie side by side, where there are several.
+    A dimension is constant if its range is at most two roundings of the stored dtype.
+
+    widths : of the layers that lie side by side, if there are several.
     """
     n, low, high, mean, squares, rounding = 0, None, None, None, None, 0.0
     for part in parts:
@@ -57,13 +59,14 @@ def measure_spread(parts: Iterable[NDArray[Any] | LazyRows], widths: Sequence[in
         step = max(1, BLOCK_BYTES // (8 * part.shape[1]))
         for start in range(0, len(part), step):
             block = np.asarray(part[start : start + step], np.float64)
-            own = block.mean(axis=0)
+            block_mean = block.mean(axis=0)
             if mean is None or squares is None or low is None or high is None:
-                low, high, mean, squares = block.min(axis=0), block.max(axis=0), np.zeros_like(own), np.zeros_like(own)
+                low, high = block.min(axis=0), block.max(axis=0)
+                mean, squares = np.zeros_like(block_mean), np.zeros_like(block_mean)
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-            share = len(block) / (n + len(block))  # Chan, Golub and LeVeque 1983
-            squares = squares + ((block - own) ** 2).sum(axis=0) + n * share * (own - mean) ** 2
-            mean = mean + share * (own - mean)
+            fraction = len(block) / (n + len(block))  # Chan, Golub and LeVeque 1983
+            squares = squares + ((block - block_mean) ** 2).sum(axis=0) + n * fraction * (block_mean - mean) ** 2
+            mean = mean + fraction * (block_mean - mean)
             n += len(block)
     if mean is None or squares is None or low is None or high is None:
         raise AssertionError("there are no rows")
@@ -71,13 +74,15 @@ def measure_spread(parts: Iterable[NDArray[Any] | LazyRows], widths: Sequence[in
     constant = (high - low <= 2 * rounding * np.maximum(np.abs(low), np.abs(high))) & ~dead
     starts = np.cumsum([0, *widths[:-1]])
     lengths = np.maximum(np.add.reduceat(mean**2, starts), np.finfo(float).tiny)
-    apart = np.add.reduceat(squares / n, starts) / lengths
-    return Spread(n, len(mean), int(dead.sum()), int(constant.sum()), float(np.sqrt(apart.mean())))
+    relative = np.add.reduceat(squares / n, starts) / lengths
+    return Spread(n, len(mean), int(dead.sum()), int(constant.sum()), float(np.sqrt(relative.mean())))
 
 
 def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> float:
-    """Dimensions that the directions of the rows of x (n, d) from their group's middle fill: (sum of the covariance's
-    eigenvalues)^2 over the sum of their squares, the participation ratio. Of directions, as one row may be far off.
+    """Participation ratio of the directions of the rows of x (n, d) from the median of their group.
+
+    It is (sum of the covariance's eigenvalues)^2 / (sum of their squares), about the number of dimensions that the
+    rows fill. Directions are used because a single row may be far away.
     """
     x = np.array(x, np.float64)
     for group in np.unique(groups):
@@ -90,83 +95,82 @@ def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> f
 
 
 def non_finite_check(images: tuple[IssueExample, ...]) -> Check:
-    """That some images have features that are NaN or infinite, where nothing else can be told."""
-    what = f"{len(images)} images have features that are NaN or infinite, in one view or more"
-    todo = "Extract with --precision fp32 --dtype float32, and look at these pictures."
-    return Check("values", what, (Issue("not finite", "error", what, todo, images),))
+    """The check of a cache with features that are NaN or infinite; no other check can run."""
+    have = "has" if len(images) == 1 else "have"
+    what = f"{plural(len(images), 'image')} {have} NaN or infinite features in at least one view"
+    remedy = "Extract with --precision fp32 --dtype float32, and check these images."
+    return Check("values", what, (Issue("not finite", "error", what, remedy, images),))
 
 
 def check_values(spread: Spread, rank: float) -> Check:
-    """Whether the features say something: not constant, not all alike."""
-    found = []
-    idle, d = (spread.dead + spread.constant) / max(1, spread.d), spread.d
-    told = f"{spread.dead} of {d} dimensions are 0 and {spread.constant} another constant in all {spread.n} images"
-    if spread.n > 1 and idle > _MOST_IDLE:
-        todo = f"The network sees hardly any of the pictures: look at {_PREPROCESSING}."
-        found.append(Issue("dead dimensions", "error", told, todo))
-    elif spread.n > 1 and idle:
-        todo = "Nothing, as long as there are few: an image of another kind may need them."
-        found.append(Issue("dead dimensions", "note", told, todo))
-    if spread.n > 1 and spread.spread < _LEAST_SPREAD:
-        found.append(
-            Issue(
-                "collapse", "error", f"all features are nearly the same: they differ by {spread.spread:.2%} of their "
-                "length", f"The pictures reach the network as if all were one: look at {_PREPROCESSING}.",
-            )
-        )  # fmt: skip
-    elif d >= _WIDE and spread.n >= _MANY and rank < _LEAST_RANK:
-        found.append(
-            Issue(
-                "collapse", "error",
-                f"the features of a class's images differ along about {rank:.1f} directions, of {d} that there are",
-                f"The network tells pictures of a class apart by one thing alone: look at {_PREPROCESSING}.",
-            )
-        )  # fmt: skip
-    said = f"{told}; features differ by {spread.spread:.0%} of their length, within a class along {rank:.0f} directions"
-    return Check("values", said, tuple(found))
+    """Whether the features are informative: not constant, and not nearly equal."""
+    issues = []
+    constant, d = (spread.dead + spread.constant) / max(1, spread.d), spread.d
+    counts = f"{spread.dead} of {d} dimensions are always 0, {spread.constant} have another constant value"
+    if spread.n > 1 and constant > _MAX_CONSTANT:
+        remedy = f"The network hardly responds to the images: check {_PREPROCESSING}."
+        issues.append(Issue("dead dimensions", "error", counts, remedy))
+    elif spread.n > 1 and constant:
+        remedy = "Harmless if there are few: images of another kind may use these dimensions."
+        issues.append(Issue("dead dimensions", "note", counts, remedy))
+    if spread.n > 1 and spread.spread < _MIN_SPREAD:
+        what = f"all features are nearly equal: they differ by {spread.spread:.2%} of their length"
+        remedy = f"All images look the same to the network: check {_PREPROCESSING}."
+        issues.append(Issue("collapse", "error", what, remedy))
+    elif d >= _MIN_RANK_DIMS and spread.n >= _MIN_RANK_IMAGES and rank < _MIN_RANK:
+        what = f"the features of a class only vary along about {rank:.1f} of {d} directions"
+        remedy = f"The network distinguishes the images of a class by one property alone: check {_PREPROCESSING}."
+        issues.append(Issue("collapse", "error", what, remedy))
+    varies = f"features differ by {spread.spread:.0%} of their length, within a class along {rank:.0f} directions"
+    return Check("values", f"{counts}; {varies}", tuple(issues))
 
 
 class ViewStatistics(NamedTuple):
-    """How augmented views lie: the share that equals the clean view; the mean share of other images that a view is
-    farther from than from its own, 0.5 where a view has nothing to do with its image.
+    """How augmented views compare with the clean views.
+
+    same : fraction of the views that equal the clean view. nearer_to_own : mean fraction of the other images that a
+    view is farther from than from its own image; 0.5 if views are unrelated to their image.
     """
 
     same: float
-    own: float
+    nearer_to_own: float
 
 
 def compare_views(x: NDArray[Any], precision: str = "fp32") -> ViewStatistics:
-    """Of images with their views, x (n, v, d), v and n at least 2."""
+    """Statistics of images with their views, x (n, v, d), v and n at least 2."""
     x = np.asarray(x, np.float32)
     clean, views = x[:, 0], x[:, 1:]
     lengths = np.maximum(np.linalg.norm(clean, axis=1), np.finfo(np.float32).tiny)
     same = np.linalg.norm(views - clean[:, None], axis=2) <= _SAME.get(precision, 2e-3) * lengths[:, None]
     mean = clean.mean(axis=0)
     directions = _directions(clean - mean)
-    shares = []
+    fractions = []
     for view in range(views.shape[1]):
         cosine = _directions(views[:, view] - mean) @ directions.T
         nearer = (cosine < np.diag(cosine)[:, None]).sum(axis=1) / (len(x) - 1)
-        shares.append(float(nearer.mean()))
-    return ViewStatistics(float(same.mean()), float(np.mean(shares)))
+        fractions.append(float(nearer.mean()))
+    return ViewStatistics(float(same.mean()), float(np.mean(fractions)))
 
 
-def check_views(found: ViewStatistics, images: int, views: int, augment: str) -> Check:
-    """Whether augmentation did something, and not too much."""
-    findings = []
-    told = f"{found.same:.0%} of {views} views of {images} images equal the clean view"
-    if found.same > 0.25 and augment == "none":
-        todo = "Extract with --views 0, which holds as much, or with --augment tutorial."
-        findings.append(Issue("views alike", "note", f"{told}, as --augment none has it", todo))
-    elif found.same > 0.25:
-        todo = f"The augmentation ({augment}) does nothing to these pictures: use --augment tutorial, or --views 0."
-        findings.append(Issue("views alike", "error" if found.same > 0.99 else "warning", told, todo))
-    own = f"a view is nearer to its image than to {found.own:.0%} of the others"
-    if images >= _FEW_VIEWS and found.own < 0.6:
-        todo = "Train on the clean views (--use-views clean), and extract with a milder --augment, such as crop."
-        what = f"{own}; 50 % is chance: the views no longer show what the image shows"
-        findings.append(Issue("views astray", "warning", what, todo))
-    return Check("views", f"{told}; {own}", tuple(findings))
+def check_views(statistics: ViewStatistics, images: int, views: int, augment: str) -> Check:
+    """Whether the augmentation changes the images, and still shows them."""
+    issues = []
+    equal = (
+        f"{statistics.same:.0%} of the augmented views ({views} of each of {plural(images, 'image')}) equal the clean "
+        "view"
+    )
+    if statistics.same > 0.25 and augment == "none":
+        remedy = "Extract with --views 0, which gives the same features, or with --augment tutorial."
+        issues.append(Issue("views alike", "note", f"{equal}, because of --augment none", remedy))
+    elif statistics.same > 0.25:
+        remedy = f"The augmentation ({augment}) does not change these images: use --augment tutorial, or --views 0."
+        issues.append(Issue("views alike", "error" if statistics.same > 0.99 else "warning", equal, remedy))
+    nearer = f"a view is closer to its own image than to {statistics.nearer_to_own:.0%} of the others"
+    if images >= _MIN_VIEW_IMAGES and statistics.nearer_to_own < 0.6:
+        remedy = "Train on the clean views (--use-views clean), and extract with a milder --augment, such as crop."
+        what = f"{nearer} (50 % is chance): the views do not show their image"
+        issues.append(Issue("views astray", "warning", what, remedy))
+    return Check("views", f"{equal}; {nearer}", tuple(issues))
 
 
 def _directions(x: NDArray[np.float32]) -> NDArray[np.float32]:

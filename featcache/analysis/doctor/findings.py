@@ -1,4 +1,4 @@
-"""`Issue`, `Check` and `DoctorReport`: what `examine` looked at, what is wrong with it, and what to do."""
+"""`Issue`, `Check` and `DoctorReport`: what `doctor` checked, what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from featcache._utils.deprecation import renamed_fields
 from featcache._utils.files import text_output
-from featcache._utils.formatting import csv_row, json_safe, printable
+from featcache._utils.formatting import csv_row, json_safe, plural, printable
 from featcache._utils.notebook import NotebookResult
 from featcache.core.samples import SPLITS, Samples, format_labels
 
 Severity = Literal["note", "warning", "error"]
 STATUS: dict[Severity, int] = {"note": 0, "warning": 3, "error": 4}
-"""The exit status of the worst finding; 1 and 2 are those of errors of the program and of its use."""
+"""The exit status by the worst issue; 1 and 2 are those of errors of the program and of its use."""
 
-_LISTED = 8  # images of a finding in text
+_LISTED = 8  # images of an issue in text
 _COLUMNS = ("severity", "finding", "image", "split", "label", "suggested", "other", "score")
 
 
 @dataclass(frozen=True)
 class IssueExample:
-    """An image that a finding names.
+    """An image of an issue.
 
-    suggested : the label that it probably has, other : the image that it is alike; "" for none.
-    score : of the finding's kind, the more suspicious images first.
+    Attributes
+    ----------
+    image, split, label : str
+    suggested : str
+        The label that the image probably has; "" for none.
+    other : str
+        The image that it resembles; "" for none.
+    score : float or None
+        How suspicious the image is; its meaning depends on the kind of the issue: cosine of duplicates, probability
+        margin of labels, robust z of outliers, relative difference of features.
     """
 
     image: str
@@ -37,39 +46,80 @@ class IssueExample:
 
     def __str__(self) -> str:
         score = "" if self.score is None else f" ({self.score:.3g})"
-        suggested = f", rather {self.suggested}" if self.suggested else ""
+        suggested = f", probably {self.suggested}" if self.suggested else ""
         other = f", like {printable(self.other)}" if self.other else ""
         return f"{printable(self.image)}: {self.label or 'none'}{suggested}{other}{score}"
 
 
+@renamed_fields(todo="remedy")
 @dataclass(frozen=True)
 class Issue:
-    """Something wrong. kind : a short name that stays the same. what : in words and figures. todo : what to do."""
+    """A problem that `doctor` found.
+
+    Attributes
+    ----------
+    kind : str
+        A short name that does not change between versions.
+    severity : "note", "warning" or "error"
+    what : str
+        The problem in words and figures.
+    remedy : str
+        What to do about it.
+    images : tuple of IssueExample
+        The affected images, the most suspicious ones first.
+    """
 
     kind: str
     severity: Severity
     what: str
-    todo: str
+    remedy: str
     images: tuple[IssueExample, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        images = [asdict(image) for image in self.images]
+        return {"kind": self.kind, "severity": self.severity, "what": self.what, "todo": self.remedy, "images": images}
 
+
+@renamed_fields(said="summary", looked="ran")
 @dataclass(frozen=True)
 class Check:
-    """What was looked at. said : what was measured, or why it could not be, where it was not `looked` at.
+    """A check of `doctor`.
 
-    rankings : images to look at first. They claim nothing, so that they are in neither `findings` nor the status.
+    Attributes
+    ----------
+    name : str
+    summary : str
+        What was measured, or why the check did not run.
+    findings : tuple of Issue
+    ran : bool
+        Whether the check could run.
+    rankings : tuple of Issue
+        Images to check first. They are not problems: neither `DoctorReport.findings` nor the exit status contain them.
     """
 
     name: str
-    said: str
+    summary: str
     findings: tuple[Issue, ...] = ()
-    looked: bool = True
+    ran: bool = True
     rankings: tuple[Issue, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
 class DoctorReport(NotebookResult):
-    """What `examine` found. images : rows with features. seconds : all of it took."""
+    """What `doctor` returns. `str()` is a line per check, then each issue with its remedy.
+
+    Attributes
+    ----------
+    path : Path
+        The cache.
+    layer : str
+    images : int
+        Images with features.
+    checks : tuple of Check
+    seconds : float
+        Time of all checks.
+    """
 
     path: Path
     layer: str
@@ -79,45 +129,51 @@ class DoctorReport(NotebookResult):
 
     @property
     def findings(self) -> list[Issue]:
-        """Of all checks, the worst first."""
-        found = [finding for check in self.checks for finding in check.findings]
-        return sorted(found, key=lambda finding: -list(STATUS).index(finding.severity))
+        """The issues of all checks, the worst first."""
+        findings = [finding for check in self.checks for finding in check.findings]
+        return sorted(findings, key=lambda finding: -list(STATUS).index(finding.severity))
 
     @property
     def rankings(self) -> list[Issue]:
-        """Of all checks: images to look at first, where nothing is said to be wrong with them."""
+        """The rankings of all checks: images to check first, without a claim that they are wrong."""
         return [ranking for check in self.checks for ranking in check.rankings]
 
     @property
     def status(self) -> int:
-        """The exit status: 0 sound but for notes, 3 warnings, 4 errors."""
+        """The exit status: 0 = no warnings (there may be notes), 3 = warnings, 4 = errors."""
         return max((STATUS[finding.severity] for finding in self.findings), default=0)
 
     def __str__(self) -> str:
-        """For people: a line for each check, then each finding with what to do."""
         severities = [finding.severity for finding in self.findings]
-        numbers = [(severities.count(one), one) for one in reversed(STATUS) if one in severities]
-        counts = ", ".join(f"{count} {one}{'s' if count > 1 else ''}" for count, one in numbers)
-        lines = [f"{self.path}, {self.layer}: {self.images} images, {self.seconds:.1f} s: {counts or 'sound'}"]
+        counts = ", ".join(
+            plural(severities.count(severity), severity) for severity in reversed(STATUS) if severity in severities
+        )
+        images = plural(self.images, "image")
+        lines = [f"{self.path}, {self.layer}: {images}, {self.seconds:.1f} s: {counts or 'no issues'}"]
         for check in self.checks:
             worst = max((STATUS[finding.severity] for finding in check.findings), default=-1)
-            mark = {-1: "ok" if check.looked else "-", 0: "note", 3: "WARNING", 4: "ERROR"}[worst]
-            lines.append(f"{mark:8} {check.name:10} {check.said}")
+            mark = {-1: "ok" if check.ran else "-", 0: "note", 3: "WARNING", 4: "ERROR"}[worst]
+            lines.append(f"{mark:8} {check.name:10} {check.summary}")
         for finding in [*self.findings, *self.rankings]:
-            title = "LOOK AT" if finding in self.rankings else finding.severity.upper()
-            lines += ["", f"{title} {finding.kind}: {finding.what}", f"  -> {finding.todo}"]
-            lines += [f"     {suspect}" for suspect in finding.images[:_LISTED]]
+            title = "CHECK" if finding in self.rankings else finding.severity.upper()
+            lines += ["", f"{title} {finding.kind}: {finding.what}", f"  -> {finding.remedy}"]
+            lines += [f"     {example}" for example in finding.images[:_LISTED]]
             if len(finding.images) > _LISTED:
-                lines.append(f"     and {len(finding.images) - _LISTED} more: --list FILE.csv names them all")
+                lines.append(f"     and {len(finding.images) - _LISTED} more: --list FILE.csv lists all images")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         checks = [
-            {"name": one.name, "looked": one.looked, "said": one.said, "kinds": [f.kind for f in one.findings]}
-            for one in self.checks
+            {
+                "name": check.name,
+                "looked": check.ran,
+                "said": check.summary,
+                "kinds": [finding.kind for finding in check.findings],
+            }
+            for check in self.checks
         ]
-        found: dict[str, Any] = json_safe(
+        values: dict[str, Any] = json_safe(
             {
                 "cache": str(self.path),
                 "layer": self.layer,
@@ -125,27 +181,27 @@ class DoctorReport(NotebookResult):
                 "status": self.status,
                 "seconds": {"wall": self.seconds},
                 "checks": checks,
-                "findings": [asdict(finding) for finding in self.findings],
-                "rankings": [asdict(ranking) for ranking in self.rankings],
+                "findings": [finding.to_dict() for finding in self.findings],
+                "rankings": [ranking.to_dict() for ranking in self.rankings],
             }
         )
-        return found
+        return values
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
-        """All named images as CSV, a line for each of a finding or a ranking; whole or not at all."""
+        """Write all images of the issues and rankings to a CSV file, one per line, atomically."""
         with text_output(Path(path)) as file:
             file.write(csv_row(_COLUMNS))
             for finding in [*self.findings, *self.rankings]:
-                for one in finding.images:
-                    score = "" if one.score is None else f"{one.score:.6g}"
-                    told = (one.image, one.split, one.label, one.suggested, one.other, score)
-                    file.write(csv_row((finding.severity, finding.kind, *told)))
+                for example in finding.images:
+                    score = "" if example.score is None else f"{example.score:.6g}"
+                    cells = (example.image, example.split, example.label, example.suggested, example.other, score)
+                    file.write(csv_row((finding.severity, finding.kind, *cells)))
 
 
 def name_row(
     samples: Samples, row: int, *, suggested: str = "", other: int | None = None, score: Any = None
 ) -> IssueExample:
-    """A row of samples as a suspect; other : the row that it is alike."""
+    """The image of a row; other : the row that it resembles."""
     return IssueExample(
         samples.ids[row],
         SPLITS[samples.split[row]],

@@ -1,7 +1,7 @@
-"""`forecast`: from the cache alone, whether fine-tuning will pay, by a plain rule whose record is told with it.
+"""`forecast`: predict from the cache alone whether fine-tuning is worth it, by a simple rule with a known record.
 
-The rule was fixed before the table of its hits was measured (benchmarks/forecast.py); nothing in it was fitted on that.
-By that table it is no better than always saying no, which `RECORD` tells whoever asks for a forecast.
+The rule was fixed before it was tested (benchmarks/forecast.py); nothing in it was fitted to the results. It is not
+better than always answering "no", and `RECORD` says so with every forecast.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featcache._utils.deprecation import renamed_fields
+from featcache._utils.formatting import plural, text_table
 from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache.analysis.curves import draw, label_curve
@@ -25,25 +27,33 @@ from featcache.heads.fit_head import evaluate_head, read_splits
 from featcache.heads.layer_scaling import standardize_layers
 from featcache.metrics.significance import wilson_interval
 
-ASSUMED_FIXABLE_SHARE = (
-    1 / 3
-)  # of the head's errors: what fine-tuning is taken to mend at best. An assumption, not a measurement
-LEAST_MENDED = 6  # images: of five or fewer McNemar's exact test says noise (p >= 0.05), even if none is lost elsewhere
-LEAST_GAIN = 0.01  # less than a point is not worth hours
-LEAST_FIT = 1 / 2  # of the way from chance to pure neighbourhoods: below it most of what is near is of another class
-UNDERFIT_SHARE = (
-    1 / 2
-)  # of the error on val: more labels bring val and train together, in the middle of the two or above
-SCRATCH = 5000  # images a class that a network without weights needs (Goodfellow et al. 2016, "Deep learning", 1.2.2)
+ASSUMED_FIXABLE_SHARE = 1 / 3
+"""Fraction of the head's errors that fine-tuning fixes at best. An assumption, not a measurement."""
 
-_SHARES, _REPEATS = (0.25, 0.5), 3
-_MOST = 5000  # images that scores are worked out on: neighbours cost n^2
+MIN_FIXED = 6
+"""Images: McNemar's exact test calls a gain of five or fewer noise (p >= 0.05), even without new errors."""
+
+MIN_GAIN = 0.01
+"""Accuracy: a gain of less than a point is not worth hours."""
+
+MIN_FIT = 1 / 2
+"""Of the way from chance to pure neighbourhoods; below it most neighbours have another class."""
+
+UNDERFIT_SHARE = 1 / 2
+"""Of the error on val: more labels bring the errors on val and train together, in the middle of the two or above."""
+
+SCRATCH_IMAGES = 5000
+"""Images per class that an untrained network needs (Goodfellow et al. 2016, "Deep learning", 1.2.2)."""
+
+_FRACTIONS, _REPEATS = (0.25, 0.5), 3
+_MAX_IMAGES = 5000  # for the scores: neighbours cost n^2
 
 
 class Record(NamedTuple):
-    """What the rule said of pairs of a set and a network, against what fine-tuning then did on images kept apart.
+    """The predictions of the rule for pairs of a data set and a network, against what fine-tuning did on test images.
 
-    said_paid : it said that fine-tuning will pay, and it did. said_not : it said so, and it did not. And so on.
+    said_paid : predicted to pay, and paid. said_not : predicted to pay, and did not. denied_paid, denied_not : the same
+    for predicted not to pay.
     """
 
     said_paid: int
@@ -53,48 +63,68 @@ class Record(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """All of them."""
+        """Number of predictions."""
         return sum(self)
 
     @property
     def right(self) -> int:
-        """How often it was."""
+        """Number of right predictions."""
         return self.said_paid + self.denied_not
 
     def __str__(self) -> str:
         paid = self.said_paid + self.denied_paid
         constant = max(paid, self.pairs - paid)
-        answer = "will pay" if paid > self.pairs - paid else "will not"
-        worth = "fewer than it" if self.right > constant else "so it is no better than that: weigh the figures yourself"
+        answer = "yes" if paid > self.pairs - paid else "no"
+        compared = (
+            f'better than always answering "{answer}", which is right for {constant}'
+            if self.right > constant
+            else f'not better than always answering "{answer}", which is right for {constant}; `benchmark` decides'
+        )
         return (
-            f'right for {self.right} of {self.pairs} pairs of a set and a network: "will pay" was right '
-            f'{self.said_paid} of {self.said_paid + self.said_not} times, "will not" {self.denied_not} of '
-            f'{self.denied_paid + self.denied_not}. Always saying "{answer}" would have been right {constant} times, '
-            f"{worth}"
+            f"The rule was right for {self.right} of {self.pairs} pairs of a data set and a network: its yes was right "
+            f"{self.said_paid} of {self.said_paid + self.said_not} times, its no {self.denied_not} of "
+            f"{self.denied_paid + self.denied_not} times. It is {compared}."
         )
 
 
 RECORD = Record(said_paid=4, said_not=5, denied_paid=2, denied_not=10)
-"""Of benchmarks/results/forecast.json."""
+"""From benchmarks/results/forecast.json."""
 
 TERMS = (
-    "It was measured at 96 pixels with K = 2 views, on 240 training images for most pairs (60 to 900), against the "
-    "better by val of two fine-tunings of 8 epochs each, with one seed; fine-tuning paid where it gained a point or "
-    "more on test images with p < 0.05"
+    "The record was measured at 96 pixels with 2 augmented views, with 240 training images for most pairs (60 to 900), "
+    "against the better of two fine-tunings of 8 epochs on val, with one seed. Fine-tuning paid if it gained at least "
+    "one point on test images with p < 0.05"
 )
-"""Of the record: they go wherever it is told."""
+"""The conditions of the record."""
 
 
+@renamed_fields(doubling="gain_from_doubling", room="headroom")
 @dataclass(frozen=True, repr=False)
 class Forecast(NotebookResult):
-    """What the cache says of the linear head and its features.
+    """What `forecast` returns. `str()` is a table with the prediction.
 
-    n, errors : val images, and how many of them the head gets wrong. majority : share of the most frequent class of
-    val. train_accuracy : of the head on what it was trained on. cv_accuracy : cross-validated within train. images,
-    fewest : training images in all, and of the class that has fewest. curve : pairs of training images and val
-    accuracy. doubling : what twice the labels would bring, extrapolated. purity, chance, h_score, log_me : see
-    `featcache.analysis.forecast.transferability`; of training images. pretrained : whether the network had learnt
-    anything. seconds : that the forecast took.
+    Attributes
+    ----------
+    n, errors : int
+        Val images, and how many of them the linear head predicts wrongly.
+    majority : float
+        Fraction of the most frequent class of val.
+    train_accuracy : float
+        Of the head on its training images.
+    cv_accuracy : float
+        Cross-validated within train.
+    images, fewest : int
+        Training images in all, and of the class that has fewest.
+    curve : tuple of (int, float)
+        Training images and val accuracy.
+    gain_from_doubling : float
+        Accuracy that twice the labels would add, extrapolated from the curve.
+    purity, chance, h_score, log_me : float
+        Scores of the training features; see `featcache.analysis.forecast.transferability`.
+    pretrained : bool
+        Whether the network has trained weights.
+    seconds : float
+        Time of the forecast.
     """
 
     n: int
@@ -105,7 +135,7 @@ class Forecast(NotebookResult):
     images: int
     fewest: int
     curve: tuple[tuple[int, float], ...]
-    doubling: float
+    gain_from_doubling: float
     purity: float
     chance: float
     h_score: float
@@ -115,114 +145,118 @@ class Forecast(NotebookResult):
 
     @property
     def accuracy(self) -> float:
-        """Of the head on val."""
+        """Accuracy of the head on val."""
         return 1 - self.errors / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of it."""
+        """95 % Wilson interval of the accuracy."""
         return wilson_interval(self.n - self.errors, self.n)
 
     @property
-    def room(self) -> float:
-        """The share of val that the head gets wrong: all that fine-tuning could gain."""
+    def headroom(self) -> float:
+        """Error rate of the head on val: the most that fine-tuning can gain."""
         return self.errors / self.n
 
     @property
     def gap(self) -> float:
-        """How much better the head is on train than on val."""
+        """Accuracy on train minus accuracy on val."""
         return self.train_accuracy - self.accuracy
 
     @property
     def fit(self) -> float:
-        """How far neighbourhoods are from chance (0) to pure (1)."""
+        """How far the neighbourhoods are from chance (0) to pure (1)."""
         return (self.purity - self.chance) / (1 - self.chance)
 
     @property
     def pays(self) -> bool:
         """The prediction."""
-        return self._verdict()[0]
+        return self._predict()[0]
 
     @property
     def reason(self) -> str:
-        """Why."""
-        return self._verdict()[1]
+        """The reason for the prediction."""
+        return self._predict()[1]
 
-    def _verdict(self) -> tuple[bool, str]:
-        """The rule: the first case that applies."""
-        mended = ASSUMED_FIXABLE_SHARE * self.errors
-        if mended < LEAST_MENDED:
+    def _predict(self) -> tuple[bool, str]:
+        """The first case of the rule that applies."""
+        fixed = ASSUMED_FIXABLE_SHARE * self.errors
+        if fixed < MIN_FIXED:
             return False, (
-                f"there is too little room: the head gets {self.errors} of {self.n} val images wrong. Fine-tuning is "
-                f"taken to mend a third of them at best, {mended:.1f}, and a gain of fewer than {LEAST_MENDED} images "
-                "cannot be told from chance"
+                f"the headroom is too small: the head predicts {self.errors} of {plural(self.n, 'val image')} wrongly. "
+                f"Fine-tuning is assumed to fix a third of them at best ({fixed:.1f}), and a gain of fewer than "
+                f"{MIN_FIXED} images is not distinguishable from chance"
             )
-        if ASSUMED_FIXABLE_SHARE * self.room < LEAST_GAIN:
+        if ASSUMED_FIXABLE_SHARE * self.headroom < MIN_GAIN:
             return False, (
-                f"there is too little room: the head gets {self.room:.2%} of val wrong. Fine-tuning is taken to mend a "
-                f"third of that at best, which is less than {100 * LEAST_GAIN:.0f} point of accuracy and not worth "
-                "hours"
+                f"the headroom is too small: the head predicts {self.headroom:.2%} of val wrongly. Fine-tuning is "
+                f"assumed to fix a third of that at best, which is less than {100 * MIN_GAIN:.0f} point of accuracy "
+                "and not worth hours"
             )
-        if not self.pretrained and self.fewest < SCRATCH:
+        if not self.pretrained and self.fewest < SCRATCH_IMAGES:
             return False, (
-                f"the network has random weights, so this would be training from scratch, which takes some {SCRATCH:,} "
-                f"images a class; there are {self.fewest}. Take pretrained weights"
+                "the network has random weights, so this would be training from scratch, which needs about "
+                f"{SCRATCH_IMAGES:,} images per class; there are {self.fewest}. Use pretrained weights"
             )
         if self.interval[0] <= self.majority:
             return False, (
-                f"the features do not carry the classes: the head's {self.accuracy:.1%} cannot be told from always "
-                f"saying the most frequent class ({self.majority:.1%}), and fine-tuning starts from them. Are the "
-                "labels right, and can they be seen in the pictures? Else take another network"
+                f"the features do not separate the classes: the head's accuracy of {self.accuracy:.1%} is not "
+                f"distinguishable from always predicting the most frequent class ({self.majority:.1%}), and "
+                "fine-tuning starts from these features. Check that the labels are right and visible in the images, "
+                "or use another network"
             )
-        if self.fit < LEAST_FIT:
+        if self.fit < MIN_FIT:
             return True, (
-                f"there is room, and the features do not fit the task: neighbourhoods are {self.fit:.0%} of the way "
-                f"from chance to pure, less than {LEAST_FIT:.0%}"
+                f"there is headroom, and the features do not fit the task: the neighbourhoods are {self.fit:.0%} of "
+                f"the way from chance to pure, less than {MIN_FIT:.0%}"
             )
-        unlearnt = 1 - self.train_accuracy
-        if unlearnt >= UNDERFIT_SHARE * self.room:
+        train_error = 1 - self.train_accuracy
+        if train_error >= UNDERFIT_SHARE * self.headroom:
             return True, (
-                f"there is room, and more labels would not fill it: the head gets {unlearnt:.1%} of its own training "
-                f"images wrong, half of the {self.room:.1%} of val or more, so the features lack it"
+                f"there is headroom that more labels would not use: the head predicts {train_error:.1%} of its own "
+                f"training images wrongly, at least half of the {self.headroom:.1%} on val, so the features lack "
+                "information"
             )
         return False, (
-            f"the features fit, and the head is short of labels: it gets {unlearnt:.1%} of train and {self.room:.1%} "
-            f"of val wrong. Label more first: twice as many bring about {100 * self.doubling:+.1f} points"
+            f"the features fit, and the head lacks labels: it predicts {train_error:.1%} of train and "
+            f"{self.headroom:.1%} of val wrongly. Label more images first: twice as many add about "
+            f"{100 * self.gain_from_doubling:+.1f} points"
         )
 
     def __str__(self) -> str:
         low, high = self.interval
-        steps = ", ".join(f"{accuracy:.4f} with {images}" for images, accuracy in self.curve)
+        points = ", ".join(f"{accuracy:.4f} with {images}" for images, accuracy in self.curve)
         rows = [
-            ("accuracy", f"{self.accuracy:.4f}", f"of the linear head on val ({low:.4f} to {high:.4f}, n = {self.n}); "
-             f"{self.cv_accuracy:.4f} cross-validated within train"),
-            ("room", f"{self.room:.4f}", f"{self.errors} errors: all that fine-tuning could gain"),
-            ("gap", f"{self.gap:.4f}", f"{self.train_accuracy:.4f} on train: large where labels are short, small where "
-             "the features lack something"),
-            ("labels", f"{self.doubling:+.4f}", f"from twice the labels, extrapolated from {steps}"),
-            ("purity", f"{self.purity:.4f}", f"of the nearest ten share an image's class; {self.chance:.4f} by chance"),
-            ("H-score", f"{self.h_score:.4f}", "variance that the classes explain: ranks networks on this set alone"),
-            ("LogME", f"{self.log_me:.4f}", "evidence of a linear model, nats an image: ranks networks likewise"),
+            ["accuracy", f"{self.accuracy:.4f}", f"of the linear head on val (95 % interval {low:.4f} to {high:.4f}, "
+             f"n = {self.n}); {self.cv_accuracy:.4f} cross-validated within train"],
+            ["headroom", f"{self.headroom:.4f}", f"{plural(self.errors, 'error')}: the most that fine-tuning can gain"],
+            ["gap", f"{self.gap:.4f}", f"{self.train_accuracy:.4f} on train: large if labels are few, small if the "
+             "features lack information"],
+            ["labels", f"{self.gain_from_doubling:+.4f}", f"from twice the labels, extrapolated from {points}"],
+            ["purity", f"{self.purity:.4f}", f"of the ten nearest neighbours have the image's class; "
+             f"{self.chance:.4f} by chance"],
+            ["H-score", f"{self.h_score:.4f}", "variance that the classes explain; compares networks on the same data"],
+            ["LogME", f"{self.log_me:.4f}", "evidence of a linear model in nats per image; compares networks likewise"],
         ]  # fmt: skip
-        lines = [f"{name:9} {value:>8}  {told}" for name, value, told in rows]
-        lines.append(f"By the rule fine-tuning will {'' if self.pays else 'not '}pay: {self.reason}.")
-        return "\n".join(
-            [*lines, f"This rule was {RECORD}. {TERMS} (benchmarks/results/forecast.md).", f"{self.seconds:.1f} s"]
-        )
+        answer = f"The rule predicts that fine-tuning {'pays' if self.pays else 'does not pay'}: {self.reason}."
+        record = f"{RECORD} {TERMS} (benchmarks/results/forecast.md)."
+        return "\n".join([*text_table(rows, "<><"), answer, record, f"{self.seconds:.1f} s"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         low, high = self.interval
+        values = asdict(self)
         return {
             "pays": self.pays,
             "reason": self.reason,
             "accuracy": self.accuracy,
             "accuracy_low": low,
             "accuracy_high": high,
-            "room": self.room,
+            "room": self.headroom,
             "gap": self.gap,
             "fit": self.fit,
-            **asdict(self),
+            "doubling": values.pop("gain_from_doubling"),
+            **values,
             "seconds": {"wall": self.seconds},
             "curve": [list(point) for point in self.curve],
             "record": {**RECORD._asdict(), "pairs": RECORD.pairs, "right": RECORD.right, "terms": TERMS},
@@ -236,39 +270,62 @@ def forecast(
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Forecast:
-    """Whether fine-tuning will pay, from the features of train and val and no pass of the network.
+    """Predict whether fine-tuning is worth it from the features of train and val, without running the network.
 
     Parameters
     ----------
-    layer : one, or several, which are made equally wide, as for heads; see `featcache.core.layer_names`.
-    seed : of the folds, and of the parts of the labels that are drawn.
+    cache : path or FeatureCache
+        A cache with train and val images that have one label each.
+    layer : str, default "penultimate"
+        One layer, or several, which are scaled to equal influence, as for heads; see `featcache.core.layer_names`.
+    seed : int, default 0
+        Seed of the folds, and of the draws of labels.
+    progress : callable, bool or None
+        Called as progress("forecast", done, 3) after each step. True shows a bar.
+
+    Returns
+    -------
+    Forecast
+        The measurements, and the prediction `pays` with its `reason`.
 
     Raises
     ------
-    CacheError; HeadError : several labels an image, one class, or too few images to tune a head by.
+    CacheError
+        The cache cannot be read, or lacks train or val images.
+    HeadError
+        Images have several labels, all images have one class, or there are too few images to tune a head.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import featcache
+    >>> y = np.arange(200) % 2
+    >>> x = np.random.default_rng(0).normal(size=(200, 8)) + 3 * y[:, None]
+    >>> forecast = featcache.forecast(featcache.FeatureCache.from_arrays(x, y))
+    >>> forecast.errors, forecast.pays
+    (0, False)
     """
-    progress = as_callback(progress)
+    report = as_callback(progress) or (lambda *_: None)
     started = time.perf_counter()
     if not isinstance(cache, FeatureCache):
         cache = FeatureCache.open(cache)
     if cache.samples.multilabel:
-        raise HeadError(f"a forecast is of images with one label, and those of {cache.path} can have several")
+        raise HeadError(f"a forecast needs images with one label; those of {cache.path} can have several")
     train, val = read_splits(cache, layer)
-    say = progress or (lambda *_: None)
     fitted = fit("linear", FitOptions(seed=seed), train, val)
     if fitted.selection is None:
-        raise AssertionError("a head without settings of its own is tuned")
+        raise AssertionError("a head without settings is tuned")
     on_train, on_val = evaluate_head(fitted.estimator, train), evaluate_head(fitted.estimator, val)
-    say("forecast", 1, 3)
-    parts = label_curve(cache, shares=_SHARES, repeats=_REPEATS, layer=layer, seed=seed).points
-    curve = (*((part.images, part.accuracy) for part in parts if part.images < len(train.y)),
+    report("forecast", 1, 3)
+    points = label_curve(cache, shares=_FRACTIONS, repeats=_REPEATS, layer=layer, seed=seed).points
+    curve = (*((point.images, point.accuracy) for point in points if point.images < len(train.y)),
              (len(train.y), on_val.accuracy))  # fmt: skip
-    say("forecast", 2, 3)
-    some = train.take(draw(train, min(1.0, _MOST / len(train.y)), seed))
-    if some.joined is not None:
-        some = some.scaled(standardize_layers(train, keep_still=False))
-    x, y = np.asarray(some.lazy_view(0), np.float32), some.y
-    found = Forecast(
+    report("forecast", 2, 3)
+    scored = train.take(draw(train, min(1.0, _MAX_IMAGES / len(train.y)), seed))
+    if scored.joined is not None:
+        scored = scored.scaled(standardize_layers(train, keep_still=False))
+    x, y = np.asarray(scored.lazy_view(0), np.float32), scored.y
+    result = Forecast(
         n=len(val.y),
         errors=round((1 - on_val.accuracy) * len(val.y)),
         majority=float(np.bincount(val.y).max() / len(val.y)),
@@ -277,27 +334,25 @@ def forecast(
         images=len(train.y),
         fewest=int(np.unique(train.y, return_counts=True)[1].min()),
         curve=curve,
-        doubling=gain_by_doubling(curve, len(val.y)),
-        purity=purity(x, y, some.samples.split_keys),
+        gain_from_doubling=gain_by_doubling(curve, len(val.y)),
+        purity=purity(x, y, scored.samples.split_keys),
         chance=chance_purity(y),
         h_score=h_score(x, y),
         log_me=log_me(x, y),
         pretrained=cache.provenance.get("weights") != "none",
         seconds=time.perf_counter() - started,
     )
-    say("forecast", 3, 3)
-    return found
+    report("forecast", 3, 3)
+    return result
 
 
 def gain_by_doubling(curve: tuple[tuple[int, float], ...], n: int) -> float:
-    """What twice the labels would add to the accuracy at the end of a curve, where its errors fall as a power of them.
+    """The accuracy that twice the labels would add at the end of a curve, if its errors follow a power law.
 
-    As Hestness et al. 2017 found them to, "Deep learning scaling is predictable, empirically" (arXiv 1712.00409). Never
-    below 0; of a single point it is 0.
+    Hestness et al. 2017, "Deep learning scaling is predictable, empirically" (arXiv 1712.00409), found power laws. The
+    gain is at least 0, and 0 for a single point.
 
-    Parameters
-    ----------
-    curve : pairs of training images, ascending, and accuracy. n : val images; an error of 0 is taken for half an image.
+    curve : training images, ascending, and accuracy. n : val images; an error of 0 counts as half an image.
     """
     if len(curve) < 2:
         return 0.0

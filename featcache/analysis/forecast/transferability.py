@@ -1,6 +1,6 @@
-"""How well features fit a task, from the features alone: neighbourhood purity, H-score, LogME.
+"""Scores of how well features fit a task: neighbourhood purity, H-score, LogME.
 
-They rank features on one set of images. Across sets they are no scale: they depend on the classes and on n.
+They compare features on one data set. They do not compare data sets, because they depend on the classes and on n.
 """
 
 from __future__ import annotations
@@ -16,59 +16,69 @@ from featcache.heads.solvers.knn import KS, knn_probabilities
 
 NEIGHBOURS = 10
 
-_TOL, _MOST_STEPS = 1e-6, 1000
-_TINY = 1e-12  # of the largest variance: below it a direction, or what is left of the labels, is rounding
+_TOLERANCE, _MAX_STEPS = 1e-6, 1000
+_TINY = 1e-12  # relative to the largest variance: smaller directions and residuals are rounding
 
 
 def purity(x: NDArray[Any], labels: NDArray[np.int64], sha256: NDArray[np.uint8]) -> float:
-    """Share of an image's ten nearest by cosine that have its class, mean over the images, 0..1; copies are excluded.
+    """Fraction of an image's ten nearest neighbours, by cosine, that have its class; mean over the images, 0 to 1.
 
-    Where fewer than ten others are to be had, as many as `featcache.heads.solvers.knn` can look at; an image of a class
-    with fewer others than that is pure where all of them are among its neighbours, and one without any does not count.
+    Exact duplicates are not neighbours. If there are fewer than ten others, `featcache.heads.solvers.knn` uses fewer
+    neighbours. An image whose class has fewer others is pure if all of them are among its neighbours; an image that is
+    alone in its class does not count.
 
     Parameters
     ----------
-    x : shape (n, d). labels : shape (n,), 0 or more. sha256 : shape (n, 32), uint8, of the images' bytes,
-        or the keys of `Samples.split_keys`: rows with equal keys are no neighbours of each other.
+    x : NDArray
+        Features, (n, d).
+    labels : NDArray[np.int64]
+        (n,), 0 or more.
+    sha256 : NDArray[np.uint8]
+        Hashes of the images, or the keys of `Samples.split_keys`, (n, 32): rows with equal keys are not neighbours.
 
     Raises
     ------
-    HeadError : all of a class, or no two different images of any.
+    HeadError
+        All images have one class, or no class has two different images.
     """
     classes = _checked(labels)
     _, content = np.unique(content_words(sha256), return_inverse=True)
     _, pair, copies = np.unique(content * classes + labels, return_inverse=True, return_counts=True)
     others = np.bincount(labels)[labels] - copies[pair]
     rows = np.flatnonzero(others)
-    found = knn_probabilities(x, labels, content, rows, classes) or {}
-    ks = [k for k in KS if k <= NEIGHBOURS and k in found]
+    by_k = knn_probabilities(x, labels, content, rows, classes) or {}
+    ks = [k for k in KS if k <= NEIGHBOURS and k in by_k]
     if not ks:
-        raise HeadError("no two different images share a class, so none has a neighbour of its own")
+        raise HeadError("no class has two different images, so the purity of neighbourhoods is not defined")
     k = max(ks)
-    own = k * found[k][np.arange(len(rows)), labels[rows]]
-    return float((own / np.minimum(k, others[rows])).mean())
+    same_class = k * by_k[k][np.arange(len(rows)), labels[rows]]
+    return float((same_class / np.minimum(k, others[rows])).mean())
 
 
 def chance_purity(labels: NDArray[np.int64]) -> float:
-    """The purity, about, of features that know nothing of the classes: the sum of their squared shares."""
+    """Approximate purity of features that are independent of the classes: the sum of the squared class frequencies."""
     return float(np.square(np.bincount(labels) / len(labels)).sum())
 
 
 def h_score(x: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """The share of the features' variance that the classes explain, summed over whitened directions: 0 to c - 1.
+    """Fraction of the features' variance that the classes explain, summed over whitened directions: 0 to c - 1.
 
     The H-score tr(cov(f)^-1 cov(E[f|y])) of Bao et al. 2019, "An information-theoretic approach to transferability in
-    task transfer learning", with the covariance shrunk as of Ledoit and Wolf 2004, without which it says nothing where
-    d is near n or above: Ibrahim et al. 2021, "Newer is not always better" (arXiv 2110.06893),
-    (1 - a) tr(cov_a(f)^-1 cov(E[f|y])). Neither a rotation, a shift nor a scale of the features changes it.
+    task transfer learning", with the covariance shrunk as by Ledoit and Wolf 2004: (1 - a) tr(cov_a(f)^-1 cov(E[f|y])).
+    Without shrinkage it is meaningless if d is near n or above (Ibrahim et al. 2021, "Newer is not always better",
+    arXiv 2110.06893). It does not change with a rotation, shift or scale of the features.
 
     Parameters
     ----------
-    x : shape (n, d). labels : shape (n,), 0 or more.
+    x : NDArray
+        Features, (n, d).
+    labels : NDArray[np.int64]
+        (n,), 0 or more.
 
     Raises
     ------
-    HeadError : all of a class.
+    HeadError
+        All images have one class.
     """
     from sklearn.covariance import ledoit_wolf_shrinkage
 
@@ -86,63 +96,67 @@ def h_score(x: NDArray[Any], labels: NDArray[np.int64]) -> float:
     np.add.at(sums, labels, u * s)
     between = (np.square(sums) / np.maximum(counts, 1)[:, None]).sum(axis=0) / n  # of class means, by direction
     shrunk = (1 - shrinkage) * np.square(s) / n + shrinkage * total / d
-    kept = np.square(s) > _TINY * np.square(s[0])
-    return float(((1 - shrinkage) * between[kept] / shrunk[kept]).sum())
+    is_large = np.square(s) > _TINY * np.square(s[0])
+    return float(((1 - shrinkage) * between[is_large] / shrunk[is_large]).sum())
 
 
 def log_me(x: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """LogME: the log evidence, in nats an image, of a Bayesian linear model from features to classes; more is better.
+    """LogME: log evidence, in nats per image, of a Bayesian linear model from features to classes; higher is better.
 
     You et al. 2021, "LogME: practical assessment of pre-trained models for transfer learning" (arXiv 2102.11005): each
-    class against the rest as a target of 0 and 1, weights ~ N(0, 1/alpha), noise ~ N(0, 1/beta), both set to what makes
-    the evidence largest by the fixed point of You et al. 2022, "Ranking and tuning pre-trained models" (arXiv
-    2110.10545), mean over classes. Neither a rotation nor a scale of the features changes it.
+    class against the rest as a target of 0 and 1, weights ~ N(0, 1/alpha), noise ~ N(0, 1/beta). The fixed point of
+    You et al. 2022, "Ranking and tuning pre-trained models" (arXiv 2110.10545), maximizes the evidence; the result is
+    the mean over classes. It does not change with a rotation or scale of the features.
 
     Parameters
     ----------
-    x : shape (n, d). labels : shape (n,), 0 or more.
+    x : NDArray
+        Features, (n, d).
+    labels : NDArray[np.int64]
+        (n,), 0 or more.
 
     Raises
     ------
-    HeadError : all of a class.
+    HeadError
+        All images have one class.
     """
     _checked(labels)
     x = np.asarray(x, np.float64)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
-    kept = np.square(s) > _TINY * np.square(s[0])
-    u, variances = u[:, kept], np.square(s[kept])
+    is_large = np.square(s) > _TINY * np.square(s[0])
+    u, variances = u[:, is_large], np.square(s[is_large])
     return float(np.mean([_evidence(u, variances, labels == label) for label in np.unique(labels)]))
 
 
 def _evidence(u: NDArray[np.float64], variances: NDArray[np.float64], has: NDArray[np.bool_]) -> float:
-    """Of one class, in nats an image. u : left singular vectors, (n, r). variances : squared singular values, (r,)."""
+    """Evidence of a class in nats per image; u : left singular vectors (n, r), variances : squared singular values."""
     n, r = u.shape
     y = has.astype(np.float64)
     along, most = np.square(u.T @ y), float(y @ y)
-    beyond = max(most - float(along.sum()), _TINY * most)  # what no weights explain, kept from being nothing
+    beyond = max(most - float(along.sum()), _TINY * most)  # the residual that no weights explain, above 0
     if not r:
         return _log_normal(n, n / most, 0.0)
-    ratio = float(variances.mean())  # alpha / beta; from here the steps are the same at every scale
-    for _ in range(_MOST_STEPS):
+    ratio = float(variances.mean())  # alpha / beta; from here on the scale does not matter
+    for _ in range(_MAX_STEPS):
         shrunk = ratio / (ratio + variances)
         misfit = float((along * np.square(shrunk)).sum()) + beyond
         size = float((along * np.square(1 - shrunk) / variances).sum())
         alpha = float((1 - shrunk).sum()) / max(size, _TINY * most / variances[0])
         beta = (n - r + float(shrunk.sum())) / misfit
         before, ratio = ratio, float(np.clip(alpha / beta, _TINY * variances[0], variances[0] / _TINY))
-        if abs(ratio - before) <= _TOL * before:
+        if abs(ratio - before) <= _TOLERANCE * before:
             break
-    beta = n / (beyond + float((along * ratio / (ratio + variances)).sum()))  # the best at this ratio
+    beta = n / (beyond + float((along * ratio / (ratio + variances)).sum()))  # the optimum at this ratio
     return _log_normal(n, beta, float(np.log1p(variances / ratio).sum()))
 
 
 def _log_normal(n: int, beta: float, log_det: float) -> float:
-    """An nth of the log density of N(0, K / beta) where beta suits the point best; log_det : that of K."""
+    """1 / n of the log density of N(0, K / beta) at the optimal beta; log_det : log determinant of K."""
     return (n * np.log(beta / (2 * np.pi)) - log_det - n) / (2 * n)
 
 
 def _checked(labels: NDArray[np.int64]) -> int:
-    """The number of classes, c, or HeadError."""
+    """The number of classes. Raises HeadError if there is only one."""
     if len(np.unique(labels)) < 2:
-        raise HeadError("transferability is of two classes or more, and all images have one")
+        raise HeadError("transferability needs two classes or more, and all images have the same class")
     return int(labels.max()) + 1

@@ -1,6 +1,6 @@
-"""`plan_capacity`: how long, how large and how dear data would be that is not there yet, and what would hold it up.
+"""`plan_capacity`: time, storage and cost of extracting a data set of a given size, and the bottleneck.
 
-All of it follows from `Rates`, of which each is measured (`featcache.analysis.planning.rates`) or given, by `FORMULA`.
+`FORMULA` derives all of it from `Rates`, which are measured (`featcache.analysis.planning.rates`) or given.
 """
 
 from __future__ import annotations
@@ -10,36 +10,77 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from featcache._utils.formatting import human_bytes, human_duration
+from featcache._utils.deprecation import renamed_fields
+from featcache._utils.formatting import human_bytes, human_duration, text_table
 from featcache._utils.notebook import NotebookResult
 
 FORMULA = """\
-look      N * image_bytes / look_rate          one machine reads each file and hashes it; none where hashes are given
-extract   N * max(worker / W, driver_s)        workers make features, one machine writes them
-worker    max(image_bytes / read_rate, work)   of an image, on one worker
-work      cores + network                      on a CPU, which does both
-          max(cores, network)                  on a GPU, which works beside the cores
+hash      N * image_bytes / hash_bytes_per_s      one machine reads and hashes each file; 0 if the hashes are known
+extract   N * max(worker / W, write_s_per_image)  workers compute features, one machine writes them
+worker    max(image_bytes / read_rate, work)      seconds of a worker per image
+work      cores + network                         on a CPU, which does one after the other
+          max(cores, network)                     on a GPU, which works beside the cores
 cores     (decode_s + V * view_s) / cores
 network   V * forward_s
-fit       passes * N * V * row_s / W           losses and gradients of a linear head
+fit       passes * N * V * solver_s_per_row / W   losses and gradients of a linear head
 """
-"""Seconds of N images, of V views each, on W workers."""
+"""Seconds for N images with V views each on W workers."""
 
 PASSES = 150
-"""Over the rows, for a linear head that chooses its strength: 122 to 180 of five sets, see benchmarks/plan.py."""
+"""Passes over the rows that the fit of a tuned linear head takes: 122 to 180 on five data sets (benchmarks/plan.py)."""
+
+RENAMED_RATES = {
+    "look_rate": "hash_bytes_per_s",
+    "driver_s": "write_s_per_image",
+    "row_s": "solver_s_per_row",
+}
+"""Old names of fields of `Rates`."""
 
 
+@renamed_fields(**RENAMED_RATES, most_workers="saturation_workers", cores_wanted="cores_needed")
 @dataclass(frozen=True)
 class Rates:
-    """What one worker, and the machine that drives them, do in how long.
+    """How fast one worker, and the machine that drives the workers, do each step.
 
-    image_bytes : of a file, the mean. views : of an image, the clean one among them, the mean over all splits.
-    decode_s, view_s : core-seconds of an image, of a view. cores : of a worker. forward_s : of a view. on_gpu :
-    whether the network works beside the cores. look_rate : bytes a second that are read and hashed. driver_s : of
-    an image, to take its features and to write them. row_s : of a training row in a pass of a head's fit.
-    cache_bytes : of an image in the file. memory_bytes : of an image, that the driver needs while it reads the
-    list. read_rate : bytes a second that a worker reads from where images lie; None does not count it. given :
-    names of those that were not measured.
+    Attributes
+    ----------
+    image_bytes : float
+        Mean size of a file.
+    views : float
+        Views per image, the clean view included; mean over all splits.
+    decode_s : float
+        Core-seconds to decode an image.
+    view_s : float
+        Core-seconds to make a view.
+    cores : int
+        Cores of a worker.
+    forward_s : float
+        Seconds of the network per view.
+    on_gpu : bool
+        Whether the network runs beside the cores.
+    hash_bytes_per_s : float
+        Bytes per second that the driver reads and hashes.
+    write_s_per_image : float
+        Seconds in which the driver receives and writes the features of an image.
+    solver_s_per_row : float
+        Seconds per training row in one pass of a head's solver.
+    cache_bytes : float
+        Bytes per image in the cache file.
+    memory_bytes : float
+        Bytes of memory per image that the driver needs to read the list of images.
+    read_rate : float or None
+        Bytes per second that a worker reads from the storage. None: the transfer is not included.
+    given : tuple of str
+        Names of the fields that were given instead of measured.
+
+    Examples
+    --------
+    >>> from featcache.analysis.planning.capacity import Rates
+    >>> rates = Rates(image_bytes=1e5, views=5, decode_s=0.004, view_s=0.001, cores=4, forward_s=0.002, on_gpu=False,
+    ...               hash_bytes_per_s=1e9, write_s_per_image=1e-4, solver_s_per_row=1e-6, cache_bytes=13_000,
+    ...               memory_bytes=150)
+    >>> round(rates.saturation_workers)
+    122
     """
 
     image_bytes: float
@@ -49,9 +90,9 @@ class Rates:
     cores: int
     forward_s: float
     on_gpu: bool
-    look_rate: float
-    driver_s: float
-    row_s: float
+    hash_bytes_per_s: float
+    write_s_per_image: float
+    solver_s_per_row: float
     cache_bytes: float
     memory_bytes: float
     read_rate: float | None = None
@@ -59,30 +100,40 @@ class Rates:
 
     @property
     def stages(self) -> dict[str, float]:
-        """Seconds that each stage of one image takes on a worker, all of it."""
+        """Seconds that each stage of a worker takes for one image, with all its views."""
         cores, forward = (self.decode_s + self.views * self.view_s) / self.cores, self.views * self.forward_s
         work = {"cores": cores, "network": forward} if self.on_gpu else {"cores and network": cores + forward}
         return work | ({"read": self.image_bytes / self.read_rate} if self.read_rate else {})
 
     @property
     def worker_s(self) -> float:
-        """Seconds of an image on one worker."""
+        """Seconds per image on one worker: those of its slowest stage."""
         return max(self.stages.values())
 
     @property
-    def most_workers(self) -> float:
-        """From here on the driver has enough to do: more workers wait for it."""
-        return self.worker_s / self.driver_s
+    def saturation_workers(self) -> float:
+        """The number of workers that keeps the driver busy; more workers add no speed."""
+        return self.worker_s / self.write_s_per_image
 
     @property
-    def cores_wanted(self) -> float:
-        """Of a worker, so that its GPU never waits for images."""
+    def cores_needed(self) -> float:
+        """The number of cores of a worker that keeps its GPU busy."""
         return (self.decode_s + self.views * self.view_s) / (self.views * self.forward_s)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Of a worker an hour, a GB of storage a month, a thousand reads; None where it is not counted."""
+    """Prices in any currency. A price of None leaves its cost out.
+
+    Attributes
+    ----------
+    worker_hour : float or None
+        A worker for an hour.
+    storage_gb_month : float or None
+        A GB of storage for a month.
+    thousand_reads : float or None
+        A thousand reads of a file.
+    """
 
     worker_hour: float | None = None
     storage_gb_month: float | None = None
@@ -91,11 +142,21 @@ class Prices:
 
 @dataclass(frozen=True)
 class Scenario:
-    """So many images on so many workers.
+    """A number of images on a number of workers.
 
-    seconds : of each phase: look, extract, fit. limit : the slowest phase, and what holds it up. cache_bytes : of the
-    file. memory_bytes : that the driver needs while it reads the list of images. cost : by what it is for, where prices
-    were given; storage is a month of the cache.
+    Attributes
+    ----------
+    images, workers : int
+    seconds : dict of str to float
+        By phase: hash, extract, fit.
+    limit : str
+        The slowest phase, and its bottleneck.
+    cache_bytes : float
+        Size of the cache file.
+    memory_bytes : float
+        Memory that the driver needs to read the list of images.
+    cost : dict of str to float
+        By item: workers, storage for one month, reads; those with a price.
     """
 
     images: int
@@ -108,13 +169,25 @@ class Scenario:
 
     @property
     def total_s(self) -> float:
-        """All phases."""
+        """Seconds of all phases together."""
         return sum(self.seconds.values())
 
 
 @dataclass(frozen=True, repr=False)
 class CapacityPlan(NotebookResult):
-    """What `plan_capacity` finds."""
+    """What `plan` returns. `str()` is a table with remarks.
+
+    Attributes
+    ----------
+    rates : Rates
+    images, workers : tuple of int
+        The planned numbers of images and workers.
+    passes : int
+        Passes over the training rows that the fit of a head takes.
+    hashed : bool
+        Whether the hashes of the images are known.
+    prices : Prices
+    """
 
     rates: Rates
     images: tuple[int, ...]
@@ -129,59 +202,60 @@ class CapacityPlan(NotebookResult):
         return self.at(self.images, self.workers)
 
     def at(self, images: Sequence[int], workers: Sequence[int]) -> list[Scenario]:
-        """Others, at the same rates."""
+        """Scenarios with other numbers of images and workers, at the same rates."""
         return [_scenario(self, n, w) for n in images for w in workers]
 
     def header(self) -> list[str]:
-        """Of `rows`."""
+        """The column names of `rows`."""
         phases = list(self.scenarios[0].seconds)
-        cost = ["cost"] if any(one.cost for one in self.scenarios) else []
+        cost = ["cost"] if any(scenario.cost for scenario in self.scenarios) else []
         return ["images", "workers", *phases, "together", "limit", "cache", "driver's memory", *cost]
 
     def rows(self) -> list[list[str]]:
-        """A table for people."""
+        """A table row for each scenario."""
         return [
             [
-                f"{one.images:,}", f"{one.workers:,}", *map(human_duration, one.seconds.values()),
-                human_duration(one.total_s), one.limit, human_bytes(one.cache_bytes), human_bytes(one.memory_bytes),
-                *([f"{sum(one.cost.values()):,.2f}"] if one.cost else []),
+                f"{scenario.images:,}", f"{scenario.workers:,}", *map(human_duration, scenario.seconds.values()),
+                human_duration(scenario.total_s), scenario.limit, human_bytes(scenario.cache_bytes),
+                human_bytes(scenario.memory_bytes),
+                *([f"{sum(scenario.cost.values()):,.2f}"] if scenario.cost else []),
             ]
-            for one in self.scenarios
+            for scenario in self.scenarios
         ]  # fmt: skip
 
     def remarks(self) -> list[str]:
-        """What follows for whoever builds it."""
-        rates, found = self.rates, []
-        most = max(1, math.floor(rates.most_workers))
-        found.append(f"more than {most:,} worker{'s' * (most > 1)} would wait for the one machine that writes")
+        """What to know before buying machines: the bottleneck, and what the plan does not include."""
+        rates = self.rates
+        remarks = [
+            f"Workers beyond {max(1, math.floor(rates.saturation_workers)):,} add no speed: one machine writes the file"
+        ]
         if rates.on_gpu:
-            found.append(f"a worker's GPU is kept busy by {math.ceil(rates.cores_wanted)} cores; it has {rates.cores}")
-            if "row_s" not in rates.given:
-                found.append("a head's fit is counted as on this machine's cores: give a GPU's --row-rate")
+            remarks.append(
+                f"A worker needs {math.ceil(rates.cores_needed)} cores to keep its GPU busy; it has {rates.cores}"
+            )
+            if "solver_s_per_row" not in rates.given:
+                remarks.append("The fit is calculated for this machine's CPU: give the GPU's rate with --row-rate")
         elif "cores" in rates.given:
-            found.append(f"networks and fits are counted as on this machine's cores, not on {rates.cores}")
+            remarks.append(f"The network and the fit are calculated for this machine's cores, not for {rates.cores}")
         if not self.hashed:
-            found.append("looking at the files is one machine's work: a list with a column sha256 spares it (--hashed)")
+            remarks.append("One machine hashes all files: a list with a column sha256 avoids this (--hashed)")
         if rates.read_rate is None:
-            found.append("the way from the storage to the workers is not counted: give its --read-rate")
-        found.append("not counted: reading the list, starting machines, files read again, heads that are not linear")
-        return found
+            remarks.append("The transfer from the storage to the workers is not included: give --read-rate")
+        remarks.append("Not included: reading the list, starting machines, repeated reads, heads that are not linear")
+        return remarks
 
     def __str__(self) -> str:
-        lines = [self.header(), *self.rows()]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-                 for line in lines]  # fmt: skip
-        return "\n".join([*table, *(f"- {one}" for one in self.remarks())])
+        return "\n".join([*text_table([self.header(), *self.rows()]), *(f"- {line}" for line in self.remarks())])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
+        derived = {"worker_s": self.rates.worker_s, "saturation_workers": self.rates.saturation_workers}
         return {
-            "rates": {**asdict(self.rates), "worker_s": self.rates.worker_s, "most_workers": self.rates.most_workers},
+            "rates": {**asdict(self.rates), **derived},
             "passes": self.passes,
             "hashed": self.hashed,
             "prices": asdict(self.prices),
-            "scenarios": [{**asdict(one), "total_s": one.total_s} for one in self.scenarios],
+            "scenarios": [{**asdict(scenario), "total_s": scenario.total_s} for scenario in self.scenarios],
             "remarks": self.remarks(),
         }
 
@@ -195,30 +269,26 @@ def plan_capacity(
     passes: int = PASSES,
     prices: Prices | None = None,
 ) -> CapacityPlan:
-    """Each number of images on each number of workers, by `FORMULA`.
-
-    hashed : whether the images' hashes are known, so that nobody has to look at all files first. passes : over the
-    training rows, to fit a head.
-    """
+    """Apply `FORMULA` to each number of images on each number of workers; for the parameters see `plan`."""
     return CapacityPlan(rates, tuple(images), tuple(workers), passes, hashed, prices or Prices())
 
 
 def _scenario(plan: CapacityPlan, images: int, workers: int) -> Scenario:
     rates, prices = plan.rates, plan.prices
-    look_rate = min(rates.look_rate, rates.read_rate or math.inf)
+    hash_bytes_per_s = min(rates.hash_bytes_per_s, rates.read_rate or math.inf)
     seconds = {
-        "look": 0.0 if plan.hashed else images * rates.image_bytes / look_rate,
-        "extract": images * max(rates.worker_s / workers, rates.driver_s),
-        "fit": plan.passes * images * rates.views * rates.row_s / workers,
+        "hash": 0.0 if plan.hashed else images * rates.image_bytes / hash_bytes_per_s,
+        "extract": images * max(rates.worker_s / workers, rates.write_s_per_image),
+        "fit": plan.passes * images * rates.views * rates.solver_s_per_row / workers,
     }
     slowest = max(seconds, key=lambda phase: seconds[phase])
     limit = slowest
     if slowest == "extract":
         stage = max(rates.stages, key=lambda stage: rates.stages[stage])
-        limit = f"extract: {stage if rates.worker_s / workers > rates.driver_s else 'driver'}"
+        limit = f"extract: {stage if rates.worker_s / workers > rates.write_s_per_image else 'driver'}"
     cache_bytes = images * rates.cache_bytes
     cost = {}
-    if prices.worker_hour is not None:  # they are hired when the files have been looked at
+    if prices.worker_hour is not None:  # workers start after the files are hashed
         cost["workers"] = prices.worker_hour * workers * (seconds["extract"] + seconds["fit"]) / 3600
     if prices.storage_gb_month is not None:
         cost["storage"] = prices.storage_gb_month * cache_bytes / 1e9

@@ -1,4 +1,4 @@
-"""`measure_rates`: how fast this machine does what an extraction and a fit consist of, each by itself."""
+"""`measure_rates`: measure each step of an extraction and of a fit by itself on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from featcache._utils.formatting import printable
 from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.analysis.planning.capacity import Rates
+from featcache.analysis.planning.capacity import RENAMED_RATES, Rates
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.backbones.sources.registry import check_name
@@ -50,10 +50,10 @@ from featcache.vision.loader import read_image
 from featcache.vision.value_range import describe_value_range, find_value_range
 
 RAY_S = 1e-5
-"""Seconds of the driver's thread an image, for what Ray does: up to 1e-5 (benchmarks/results/plan.json)."""
+"""Seconds per image that Ray takes of the driver's thread: up to 1e-5 (benchmarks/results/plan.json)."""
 
-_READ, _VIEWS = 128, 16  # images, and views of each, at most
-_WRITTEN, _DISTINCT, _LISTED = 4096, 512, 5000  # rows of a file; rows of a pass that differ; rows of a list
+_MAX_IMAGES, _MAX_VIEWS = 128, 16  # measured images, and views of each
+_WRITTEN_ROWS, _DISTINCT_ROWS, _LISTED_ROWS = 4096, 512, 5000  # of a file; different ones of a pass; of a list
 _NETWORK_S = 2.0  # of forward passes
 
 
@@ -110,7 +110,8 @@ def measure_rates(
     >>> rates = featcache.measure_rates("photos")  # doctest: +SKIP
     >>> plan = featcache.plan_capacity(rates, images=[10**7], workers=[1, 8])  # doctest: +SKIP
     """
-    monitor, given = Monitor(progress, on_note), given or {}
+    monitor = Monitor(progress, on_note)
+    given = {RENAMED_RATES.get(name, name): value for name, value in (given or {}).items()}
     check_name(backbone)
     manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
     samples = manifest.samples
@@ -120,41 +121,45 @@ def measure_rates(
     monitor.note(describe_value_range(options["value_range"]))
     plan = ExtractionRequest(backbone, with_defaults(ExtractArguments, options)).load()
     network, spec = plan.backbone, plan.spec
-    per_image = float(wanted_views(spec, samples).mean())
-    header_bytes = size_needed(spec, samples.take(np.arange(0)), network.dims)
-    rows = np.unique(np.linspace(0, len(samples) - 1, _READ).astype(np.int64))
-    seen = _see(manifest, rows, spec)
-    if unread := len(rows) - len(seen.rows):
-        monitor.note(f"{unread} of {len(rows)} images that were measured could not be read, for example {seen.unread}")
+    dims = dict(network.dims)
+    views_per_image = float(wanted_views(spec, samples).mean())
+    header_bytes = size_needed(spec, samples.take(np.arange(0)), dims)
+    rows = np.unique(np.linspace(0, len(samples) - 1, _MAX_IMAGES).astype(np.int64))
+    measured_images = _measure_images(manifest, rows, spec)
+    if unread := len(rows) - len(measured_images.rows):
+        monitor.note(
+            f"{unread} of the {len(rows)} measured images cannot be read, for example {measured_images.unread}"
+        )
     tasks: dict[str, Callable[[], float]] = {
-        "look_rate": lambda: _look_rate(manifest, seen),
-        "forward_s": lambda: _forward_s(plan, seen.pixels),
-        "driver_s": lambda: RAY_S + per_image * _write_s(spec, network.dims),
-        "row_s": lambda: _row_s(sum(network.dims.values()), len(samples.classes)),
+        "hash_bytes_per_s": lambda: _hash_bytes_per_s(manifest, measured_images),
+        "forward_s": lambda: _forward_s(plan, measured_images.pixels),
+        "write_s_per_image": lambda: RAY_S + views_per_image * _write_s(spec, dims),
+        "solver_s_per_row": lambda: _solver_s_per_row(sum(dims.values()), len(samples.classes)),
     }
-    measured = dict(given)
+    values = dict(given)
     for step, (name, task) in enumerate(tasks.items()):
         monitor.report("measure", step, len(tasks))
         if name not in given:
-            measured[name] = task()
+            values[name] = task()
     monitor.report("measure", len(tasks), len(tasks))
     return Rates(
-        image_bytes=seen.bytes,
-        views=per_image,
-        decode_s=seen.decode_s,
-        view_s=seen.view_s,
+        image_bytes=measured_images.bytes,
+        views=views_per_image,
+        decode_s=measured_images.decode_s,
+        view_s=measured_images.view_s,
         cores=cores or usable_cores(),
-        on_gpu=network.device != "cpu" or "forward_s" in given,
-        cache_bytes=(size_needed(spec, samples, network.dims) - header_bytes) / len(samples),
-        memory_bytes=_memory(samples),
+        on_gpu=network.device_name != "cpu" or "forward_s" in given,
+        cache_bytes=(size_needed(spec, samples, dims) - header_bytes) / len(samples),
+        memory_bytes=_list_memory_bytes(samples),
         given=(*given, *(["cores"] if cores not in (None, usable_cores()) else [])),
-        **measured,
+        **values,
     )
 
 
-class _Seen(NamedTuple):
-    """Of some images: those that could be read; bytes of a file, core-seconds of decoding one and of making a view;
-    views, (v, s, s, 3); an image that could not be read, and why.
+class _MeasuredImages(NamedTuple):
+    """Means over the readable images: bytes of a file, core-seconds to decode it and to make a view.
+
+    rows : the readable images. pixels : their views, (v, s, s, 3). unread : an unreadable image with the reason.
     """
 
     rows: NDArray[np.int64]
@@ -165,12 +170,12 @@ class _Seen(NamedTuple):
     unread: str = ""
 
 
-def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _Seen:
-    """Raises EmptyFolderError where none can be read."""
+def _measure_images(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _MeasuredImages:
+    """Read, decode and augment the images. Raises EmptyFolderError if none is readable."""
     from featcache.vision.augment import make_views  # needs PyTorch
 
     read, sizes, decoding, viewing, pixels = [], [], [], [], []
-    numbers, reason, unread = range(1 + min(spec.views, _VIEWS)), "", ""
+    numbers, reason, unread = range(1 + min(spec.views, _MAX_VIEWS)), "", ""
     for row in rows.tolist():
         expected = manifest.samples.sha256[row].tobytes()
         try:
@@ -188,9 +193,9 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
         sizes.append(len(content))
         read.append(row)
     if not sizes:
-        raise EmptyFolderError(f"none of {len(rows)} images of {manifest.source.name} could be read: {reason}")
-    skip = int(len(sizes) > 1)  # the first one loads what decodes and resizes
-    return _Seen(
+        raise EmptyFolderError(f"none of {len(rows)} images of {manifest.source.name} can be read: {reason}")
+    skip = int(len(sizes) > 1)  # the first image includes loading the decoder
+    return _MeasuredImages(
         np.array(read),
         float(np.mean(sizes)),
         float(np.mean(decoding[skip:])),
@@ -200,25 +205,25 @@ def _see(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _See
     )
 
 
-def _look_rate(manifest: Manifest, seen: _Seen) -> float:
-    """Bytes a second that are read and hashed, by as many threads as `extract` takes."""
-    source, names = manifest.source, [manifest.samples.ids[row] for row in seen.rows]
+def _hash_bytes_per_s(manifest: Manifest, images: _MeasuredImages) -> float:
+    """Bytes per second that as many threads as in `extract` read and hash."""
+    source, names = manifest.source, [manifest.samples.ids[row] for row in images.rows]
     started = time.perf_counter()
-    if isinstance(source, TarSource):  # knows the hashes: all of the tars were read just now
+    if isinstance(source, TarSource):  # has hashed all members already
         hash_all(lambda name: hashlib.sha256(source.read(name)).digest(), names)
     else:
         source.hash(names)
-    return seen.bytes * len(names) / (time.perf_counter() - started)
+    return images.bytes * len(names) / (time.perf_counter() - started)
 
 
 def _forward_s(plan: ExtractionPlan, pixels: NDArray[np.uint8]) -> float:
-    """Seconds of a view, in batches as `extract` makes them, after a first pass."""
+    """Seconds per view of the warm network, in batches as in `extract`."""
     network, image_size = plan.backbone, plan.spec.view.image_size
-    network.select_engine(image_size, plan.runtime["engine"], sys.maxsize)
+    network.select_engine(image_size, plan.runtime["engine"], sys.maxsize, "")
     size = network.batch_size
     batch = np.resize(pixels, (size, *pixels.shape[1:]))
-    network.embed_layers(batch)
-    queue: InFlightQueue[PendingFeatures] = InFlightQueue(network.max_in_flight(image_size))
+    network.submit(batch)()
+    queue: InFlightQueue[PendingFeatures] = InFlightQueue(network.max_in_flight)
     started, views = time.perf_counter(), 0
     while time.perf_counter() - started < _NETWORK_S or not views:
         queue.add(network.submit(batch), size)
@@ -232,8 +237,8 @@ def _forward_s(plan: ExtractionPlan, pixels: NDArray[np.uint8]) -> float:
 
 
 def _write_s(spec: ExtractSpec, dims: Mapping[str, int]) -> float:
-    """Of a view's features, to a file in the folder for temporary ones, checksums and marks included."""
-    n = min(_WRITTEN, max(64, 2**28 // (4 * sum(dims.values()))))
+    """Seconds per view to write its features to a temporary file, checksums and marks included."""
+    n = min(_WRITTEN_ROWS, max(64, 2**28 // (4 * sum(dims.values()))))
     hashes = np.random.default_rng(0).integers(0, 256, (n, 32), dtype=np.uint8)
     samples = Samples(
         tuple(f"{row:08d}" for row in range(n)), np.arange(n) % 2, np.ones(n, np.uint8), hashes, ("a", "b")
@@ -246,40 +251,44 @@ def _write_s(spec: ExtractSpec, dims: Mapping[str, int]) -> float:
         return (time.perf_counter() - started) / (n - n % 64)
 
 
-def _row_s(d: int, classes: int) -> float:
-    """Of a training row of a set too large for memory, in a pass for a head of all of it and one of four fifths."""
+def _solver_s_per_row(d: int, classes: int) -> float:
+    """Seconds per training row in one pass of the solver, for a data set that is too large for memory.
+
+    The pass computes two problems: all rows, and four fifths of them (a fold of cross-validation).
+    """
     n, outputs = MAX_CACHED_BYTES // (4 * d) + 1, 1 if classes == 2 else classes
-    base = np.random.default_rng(0).normal(size=(_DISTINCT, d)).astype(np.float16)
+    base = np.random.default_rng(0).normal(size=(_DISTINCT_ROWS, d)).astype(np.float16)
     weight, fold = np.ones(n), np.where(np.arange(n) % 5, -1, 0)
     problems = CVSoftmaxProblem(
-        CenteredMatrix(LazyRows(base, np.arange(n) % _DISTINCT), weight),
+        CenteredMatrix(LazyRows(base, np.arange(n) % _DISTINCT_ROWS), weight),
         np.arange(n) % classes,
         weight,
         fold,
         2,
         outputs,
     )
-    theta, which = np.zeros((2, outputs, d + 1), np.float32), np.arange(2)
+    theta, problem_ids = np.zeros((2, outputs, d + 1), np.float32), np.arange(2)
     started = time.perf_counter()
-    loss_and_gradient(problems, theta, which, problems.shares().sum(axis=1), None)
+    loss_and_gradient(problems, theta, problem_ids, problems.shares().sum(axis=1), None)
     return (time.perf_counter() - started) / n
 
 
-def _memory(samples: Samples) -> float:
-    """Bytes an image of this machine, at most, while it reads a list of images with splits and hashes: what it
-    takes for names as long as these. What an extraction needs is less.
+def _list_memory_bytes(samples: Samples) -> float:
+    """Peak bytes of memory per image while this machine reads a list with splits and hashes, and names this long.
+
+    An extraction needs less.
     """
     length = round(sum(map(len, samples.ids)) / len(samples))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "list.csv")
         with path.open("w", encoding="ascii") as file:
             file.write("path,label,split,sha256\n")
-            for row in range(_LISTED):
+            for row in range(_LISTED_ROWS):
                 digest = hashlib.sha256(row.to_bytes(8)).hexdigest()
                 file.write(f"https://host/{row:0{length}d},{'ab'[row % 2]},{'train' if row % 5 else 'val'},{digest}\n")
         tracemalloc.start()
         try:
             read_manifest(path)
-            return tracemalloc.get_traced_memory()[1] / _LISTED
+            return tracemalloc.get_traced_memory()[1] / _LISTED_ROWS
         finally:
             tracemalloc.stop()

@@ -1,30 +1,53 @@
-"""`SampleRecord`: id, classes and split of an image that was not opened yet. `scan_class_folders` lists folders."""
+"""`Source`: the base class of the kinds of data that samples are read from, and the records that a source gives.
+
+A new kind of data is one module of this package, with a subclass of `Source` and a call of `SOURCES.register`, or a
+subclass in another package with an entry point of the group `featcache.sources`; see `registry`.
+"""
 
 from __future__ import annotations
 
-import posixpath
+import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache._utils.progress_bar import Progress
 from featcache.core.split_names import SPLIT_WORDS
-from featcache.data.file_types import describe_ignored
-from featcache.data.sources.class_folders import find_class_folders
-from featcache.data.sources.file_tree import FileTree
+from featcache.data.file_listing import hash_all
+from featcache.data.modality import IMAGES, Modality
 from featcache.errors import EmptyFolderError
 
 SPLIT_NAMES = SPLIT_WORDS
 
 
+def missing_error(path: str) -> EmptyFolderError:
+    """The error of a path that nothing has."""
+    return EmptyFolderError(f"{Path(path)} does not exist. Give a folder of class folders, or a CSV manifest.")
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """One image.
+    """One sample that was not opened yet.
 
-    id : relative POSIX path, or a whole URL. classes : their names. split : None where nothing is said; "unlabelled"
-    for an image whose label is not known.
-    sha256 : of its bytes, where that is known before it is read.
-    group : what it has in common with other images, such as a patient, a burst or an object; "" for nothing. Splits and
-        folds keep a group together.
+    Parameters
+    ----------
+    id : str
+        Relative POSIX path, or a whole URL. Unique in its source.
+    classes : tuple of str
+        Names of its classes; empty if it has no label.
+    split : str or None
+        "train", "val" or "test"; "unlabelled" if the label is not known; None if the data has no splits.
+    sha256 : bytes or None
+        Hash of its bytes, if it is known before they are read.
+    group : str
+        What the sample shares with others, such as a patient, a burst or an object; "" for nothing. Splits and folds
+        keep a group together.
     """
 
     id: str
@@ -35,12 +58,18 @@ class SampleRecord:
 
 
 class SampleListing(NamedTuple):
-    """What a source holds.
+    """The samples of a source.
 
-    entries : the images.
-    several : whether an image can have several labels.
-    notes : what was read how, a line each, for people: which column is the label, ...
-    label_column : the column that the labels come from; None where there are no columns.
+    Parameters
+    ----------
+    entries : list of SampleRecord
+        The samples.
+    several : bool
+        Whether a sample can have several labels.
+    notes : tuple of str
+        How the data was read, a line each: which column is the label, ...
+    label_column : str or None
+        The column of the labels; None for data without columns.
     """
 
     entries: list[SampleRecord]
@@ -49,27 +78,111 @@ class SampleListing(NamedTuple):
     label_column: str | None = None
 
 
-def scan_class_folders(tree: FileTree, ignored: Counter[str]) -> SampleListing:
-    """The images of class folders, see `find_class_folders`; what is passed over is counted in `ignored`.
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is to be read.
 
-    Raises
-    ------
-    EmptyFolderError, DataLayoutError
+    Parameters
+    ----------
+    label_column : str or None
+        The column of the labels; None chooses one, see `choose_label`. Only for sources with `has_columns`.
+    skip_missing : bool
+        List samples whose files are missing, too; they are skipped later, with a reason. Only for sources with
+        `has_columns`.
+    modality : Modality
+        Which files are samples.
     """
-    layout = find_class_folders(tree, ignored)
-    entries: list[SampleRecord] = []
-    for folder in layout.classes:
-        passed_over = Counter[str]()
-        classes = (folder.label,) if folder.label else ()
-        images = [SampleRecord(image, classes, folder.split) for image in tree.images(folder.place, passed_over)]
-        if not images:
-            raise EmptyFolderError(
-                f"Class folder {posixpath.join(tree.name, folder.place)} holds no images"
-                f"{describe_ignored(passed_over)}. Put images into it, or remove the folder."
-            )
-        entries += images
-        ignored.update(passed_over)
-    for place in layout.parents:
-        for name in tree.files(place):
-            ignored["hidden" if name.startswith(".") else "beside the class folders"] += 1
-    return SampleListing(entries, False, tuple(layout.notes))
+
+    label_column: str | None = None
+    skip_missing: bool = False
+    modality: Modality = IMAGES
+
+
+class Source(ABC):
+    """Samples of one kind of data, such as class folders or tar files.
+
+    A subclass defines `matches`, `open`, `entries` and `read`; the other methods have defaults. A source is pickled to
+    send it to other machines.
+
+    Attributes
+    ----------
+    name : str
+        What messages call the data: as the user wrote it.
+    order : int
+        Sources are tried in ascending `order`, and those with the same number by name; the first that matches is used.
+        featcache's own: tar 10, huggingface 20, table 30, metadata 40, folder 50. The default, 0, is tried before them.
+    has_columns : bool
+        Whether the labels come from a column, so that `label_column` and `skip_missing` mean something.
+    is_folder : bool
+        Whether the samples are the files in a folder, which can be listed without the source.
+    missing_val : str
+        What the data lacks when val is held out of train, in a message: "val split".
+    """
+
+    order: ClassVar[int] = 0
+    has_columns: ClassVar[bool] = False
+    is_folder: ClassVar[bool] = False
+    missing_val: ClassVar[str] = "val split"
+    name: str
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, path: str, options: SourceOptions) -> bool:
+        """Whether `path` names data of this kind. It reads as little as possible: names, marks in a folder, a schema.
+
+        Parameters
+        ----------
+        path : str
+            What the user wrote: a file, a folder, a pattern or a URL; it may not exist.
+        options : SourceOptions
+            How the data is to be read.
+        """
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: str, options: SourceOptions) -> Source:
+        """The source of data that `matches`; the samples are not listed yet."""
+
+    @abstractmethod
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
+        """List the samples, with their labels.
+
+        Parameters
+        ----------
+        ignored : Counter
+            Counts the files that are passed over, by reason; a reason of folders begins with "folders: ".
+        progress : callable, optional
+            Called with a phase, and with how much of it is done, of how much.
+
+        Raises
+        ------
+        EmptyFolderError, DataLayoutError, RemoteIOError, MissingExtraError
+        """
+
+    def sample_ids(self, ignored: Counter[str]) -> list[str]:
+        """The ids of all samples, with and without a label. Parameters and errors as of `entries`."""
+        return [entry.id for entry in self.entries(ignored).entries]
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of the sample with this id. Threads call it at the same time.
+
+        Raises
+        ------
+        OSError
+            The sample cannot be read; the text is the reason. The sample is skipped.
+        RemoteIOError
+            A connection is lost. The command stops.
+        """
+
+    def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
+        """SHA-256 of the bytes of samples, shape (n, 32), uint8. A sample that cannot be read hashes as its id."""
+        return hash_all(lambda name: hashlib.sha256(self.read(name)).digest(), names, progress)
+
+    def subset(self, names: Sequence[str]) -> Source:
+        """The source that another machine needs to read these samples, with absolute paths."""
+        return self
+
+    def local_path(self, name: str) -> Path | None:
+        """Path of a sample on this machine's disks; None for a sample that is no file there."""
+        return None

@@ -1,4 +1,4 @@
-"""`find_class_folders`: which folders are classes, and which of them are of which split."""
+"""`scan_class_folders`: the samples of class folders. It finds out which folders are classes, and of which split."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from pathlib import Path
 
 from featcache.core.samples import UNLABELLED
 from featcache.core.split_names import hinted_split, split_of
-from featcache.data.image_names import is_image_name
+from featcache.data.file_types import describe_ignored
+from featcache.data.sources.base import SampleListing, SampleRecord
 from featcache.data.sources.file_tree import FileTree
-from featcache.errors import DataLayoutError
+from featcache.errors import DataLayoutError, EmptyFolderError
 
 _RENAME = "Rename them, or list the images in a CSV with the columns path,label,split."
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFolder:
-    """A folder of images of one class.
+    """A folder of samples of one class.
 
-    place : relative POSIX path in the tree.
-    label : name of the class; "" for images without a label.
-    split : "train", "val", "test", "unlabelled", or None where nothing says it.
+    path : relative POSIX path in the tree.
+    label : name of the class; "" for samples without a label.
+    split : "train", "val", "test", "unlabelled", or None if there are no splits.
     """
 
-    place: str
+    path: str
     label: str
     split: str | None
 
 
 @dataclass(slots=True)
 class FolderLayout:
-    """How a tree of folders was understood.
+    """Which folders of a tree are classes.
 
     classes : the class folders.
-    parents : the folders that class folders lie in; files beside the class folders have no label.
-    notes : what differs from `train/CLASS/*` and `CLASS/*`, a line each.
+    parents : the folders that contain class folders; files in them have no label.
+    notes : differences from `train/CLASS/*` and `CLASS/*`, a line each.
     """
 
     classes: list[ClassFolder]
@@ -46,15 +47,42 @@ class FolderLayout:
     notes: list[str]
 
 
-def find_class_folders(tree: FileTree, ignored: Counter[str]) -> FolderLayout:
-    """Recognise `train/CLASS/*`, `CLASS/train/*` and `CLASS/*`, with the usual names for splits.
-
-    Folders of the system and of featcache's outputs are passed over. They, and images in folders beside the splits,
-    are counted in `ignored`.
+def scan_class_folders(tree: FileTree, ignored: Counter[str]) -> SampleListing:
+    """The samples of class folders, see `find_class_folders`; files that are passed over are counted in `ignored`.
 
     Raises
     ------
-    DataLayoutError : the layout is ambiguous, or no train folder is there.
+    EmptyFolderError, DataLayoutError
+    """
+    layout = find_class_folders(tree, ignored)
+    entries: list[SampleRecord] = []
+    for folder in layout.classes:
+        ignored_here = Counter[str]()
+        classes = (folder.label,) if folder.label else ()
+        samples = [SampleRecord(path, classes, folder.split) for path in tree.samples(folder.path, ignored_here)]
+        if not samples:
+            raise EmptyFolderError(
+                f"Class folder {posixpath.join(tree.name, folder.path)} holds no {tree.modality.plural}"
+                f"{describe_ignored(ignored_here)}. Put {tree.modality.plural} into it, or remove the folder."
+            )
+        entries += samples
+        ignored.update(ignored_here)
+    for parent in layout.parents:
+        for name in tree.files(parent):
+            ignored["hidden" if name.startswith(".") else "beside the class folders"] += 1
+    return SampleListing(entries, False, tuple(layout.notes))
+
+
+def find_class_folders(tree: FileTree, ignored: Counter[str]) -> FolderLayout:
+    """Recognise `train/CLASS/*`, `CLASS/train/*` and `CLASS/*`, with the usual names for splits.
+
+    Folders that the system or featcache wrote are passed over. They, and samples in folders beside the splits, are
+    counted in `ignored`.
+
+    Raises
+    ------
+    DataLayoutError
+        The layout is ambiguous, or there is no train folder.
     """
     finder = _Finder(tree, ignored)
     return finder.find()
@@ -64,12 +92,12 @@ class _Finder:
     def __init__(self, tree: FileTree, ignored: Counter[str]) -> None:
         self.tree, self.ignored = tree, ignored
         self.layout = FolderLayout([], [], [])
-        self._folders_in = cache(lambda place: tree.folders(place, Counter()))  # each folder is listed once
-        self._holds_images = cache(self._find_image)
-        self._has_below = cache(lambda place: any(True for _ in tree.images(place, Counter())))
+        self._subfolders = cache(lambda path: tree.subfolders(path, Counter()))  # each folder is listed once
+        self._has_samples = cache(self._contains_sample)
+        self._has_samples_below = cache(lambda path: any(True for _ in tree.samples(path, Counter())))
 
     def find(self) -> FolderLayout:
-        top = self._only_folder()
+        top = self._data_folder()
         folders = self._without_empty_splits(top, self._folders(top, self.ignored))
         splits = self._splits(top, folders)
         if not splits:
@@ -86,18 +114,18 @@ class _Finder:
             self._note(f"folders named like splits: {', '.join(unusual)}")
         return self.layout
 
-    def _only_folder(self) -> str:
+    def _data_folder(self) -> str:
         """Where the splits or classes lie: data sets are often unpacked into a folder of their own."""
-        place, folders = "", self._folders("")
-        while len(folders) == 1 and not split_of(folders[0]) and not self._holds_images(place):
-            place = posixpath.join(place, folders[0])
-            folders = self._folders(place)
-        filled = [folder for folder in folders if self._has(place, folder)]
+        path, folders = "", self._folders("")
+        while len(folders) == 1 and not split_of(folders[0]) and not self._has_samples(path):
+            path = posixpath.join(path, folders[0])
+            folders = self._folders(path)
+        filled = [folder for folder in folders if self._has(path, folder)]
         is_data = len(filled) > 1 or [split_of(folder) for folder in filled] == ["train"]
-        if not place or not is_data or self._holds_images(place):
+        if not path or not is_data or self._has_samples(path):
             return ""
-        self._note(f"all images lie in its folder {place}")
-        return place
+        self._note(f"all images lie in its folder {path}")
+        return path
 
     def _without_empty_splits(self, top: str, folders: list[str]) -> list[str]:
         """The folders without those named like a split that hold neither images nor class folders; they are counted."""
@@ -156,39 +184,39 @@ class _Finder:
         return hinted if all(classes[folder] <= trained for folder in others) else {}
 
     def _classes_in(self, top: str, folder: str, split: str) -> set[str]:
-        return set(self._inner(self._inside(posixpath.join(top, folder), split)))
+        return set(self._inner(self._split_folder(posixpath.join(top, folder), split)))
 
-    def _inside(self, place: str, split: str) -> str:
+    def _split_folder(self, path: str, split: str) -> str:
         """A split folder, or the one folder of the same split in it: seg_train/seg_train."""
-        while not self._holds_images(place):
-            inner = self._inner(place)
+        while not self._has_samples(path):
+            inner = self._inner(path)
             if len(inner) != 1 or split not in (split_of(inner[0]), hinted_split(inner[0])):
                 break
-            place = posixpath.join(place, inner[0])
-        return place
+            path = posixpath.join(path, inner[0])
+        return path
 
     def _add_split(self, folder: str, split: str) -> None:
         """The class folders of a split."""
-        place = self._inside(folder, split)
-        inner = self._folders(place, self.ignored)
-        where = posixpath.join(self.tree.name, place)
-        nested = [name for name in inner if split_of(name) and self._has(place, name)]
+        path = self._split_folder(folder, split)
+        inner = self._folders(path, self.ignored)
+        where = posixpath.join(self.tree.name, path)
+        nested = [name for name in inner if split_of(name) and self._has(path, name)]
         if len(nested) > 1 and len(nested) == len(inner):
             raise DataLayoutError(f"{where} is named like a split and holds splits: {preview(nested)}. {_RENAME}")
-        if not inner and split == "test" and self._holds_images(place):
-            self.layout.classes.append(ClassFolder(place, "", UNLABELLED))
-            self._note(f"{place} has no class folders: its images have no label")
+        if not inner and split == "test" and self._has_samples(path):
+            self.layout.classes.append(ClassFolder(path, "", UNLABELLED))
+            self._note(f"{path} has no class folders: its images have no label")
             return
-        self._refuse_no_classes(place, inner)
-        self.layout.classes += [ClassFolder(posixpath.join(place, name), name, split) for name in inner]
-        self.layout.parents.append(place)
+        self._refuse_no_classes(path, inner)
+        self.layout.classes += [ClassFolder(posixpath.join(path, name), name, split) for name in inner]
+        self.layout.parents.append(path)
 
     def _add_classes(self, top: str, folders: list[str]) -> None:
         """Class folders without splits around them; perhaps with splits in them."""
         self._refuse_no_classes(top, folders)
         name = posixpath.join(self.tree.name, top).rstrip("/")
         inner = {folder: self._inner(top, folder) for folder in folders}
-        direct = {folder for folder in folders if self._holds_images(posixpath.join(top, folder))}
+        direct = {folder for folder in folders if self._has_samples(posixpath.join(top, folder))}
         split = [folder for folder in folders if inner[folder] and all(map(split_of, inner[folder]))]
         others = [folder for folder in folders if self._has(top, folder) and (folder in direct or folder not in split)]
         if split and others:
@@ -209,45 +237,45 @@ class _Finder:
             self.layout.classes += [ClassFolder(posixpath.join(top, folder), folder, None) for folder in folders]
             return
         for folder in split:
-            place = posixpath.join(top, folder)
-            inside = self._folders(place, self.ignored)
-            splits = {name: split_of(name) for name in inside if self._has(place, name)}
+            path = posixpath.join(top, folder)
+            inside = self._folders(path, self.ignored)
+            splits = {name: split_of(name) for name in inside if self._has(path, name)}
             if len(set(splits.values())) < len(splits):
                 raise DataLayoutError(
                     f"{name}/{folder} has several folders for one split: {preview(splits)}. {_RENAME}"
                 )
-            self.layout.classes += [ClassFolder(posixpath.join(place, one), folder, of) for one, of in splits.items()]
-            self.layout.parents.append(place)
+            self.layout.classes += [ClassFolder(posixpath.join(path, name), folder, splits[name]) for name in splits]
+            self.layout.parents.append(path)
         self._note(f"splits lie inside the class folders: {split[0]}/{inner[split[0]][0]}, ...")
 
-    def _refuse_no_classes(self, place: str, folders: list[str]) -> None:
-        if not folders and self._holds_images(place):
-            where = posixpath.join(self.tree.name, place).rstrip("/")
+    def _refuse_no_classes(self, path: str, folders: list[str]) -> None:
+        if not folders and self._has_samples(path):
+            where = posixpath.join(self.tree.name, path).rstrip("/")
             raise DataLayoutError(
                 f"{where} holds images but no class folders. Expected {where}/<class>/*.jpg: one folder a class, its "
                 "name is the label."
             )
 
-    def _folders(self, place: str, ignored: Counter[str] | None = None) -> list[str]:
+    def _folders(self, path: str, ignored: Counter[str] | None = None) -> list[str]:
         """Names of the folders in a folder; those that are passed over are counted, if asked."""
-        return self._folders_in(place) if ignored is None else self.tree.folders(place, ignored)
+        return self._subfolders(path) if ignored is None else self.tree.subfolders(path, ignored)
 
-    def _inner(self, place: str, folder: str = "") -> list[str]:
+    def _inner(self, path: str, folder: str = "") -> list[str]:
         """Folders with images in a folder."""
-        place = posixpath.join(place, folder) if folder else place
-        return [name for name in self._folders(place) if self._has(place, name)]
+        path = posixpath.join(path, folder) if folder else path
+        return [name for name in self._folders(path) if self._has(path, name)]
 
-    def _has(self, place: str, folder: str) -> bool:
+    def _has(self, path: str, folder: str) -> bool:
         """Whether any image lies in a folder, or below it."""
-        return self._has_below(posixpath.join(place, folder))
+        return self._has_samples_below(posixpath.join(path, folder))
 
-    def _count(self, place: str) -> int:
-        return sum(1 for _ in self.tree.images(place, Counter()))
+    def _count(self, path: str) -> int:
+        return sum(1 for _ in self.tree.samples(path, Counter()))
 
-    def _find_image(self, place: str) -> bool:
+    def _contains_sample(self, path: str) -> bool:
         """Whether images lie in a folder itself."""
-        names = (name for name in self.tree.files(place) if not name.startswith("."))
-        return any(is_image_name(Path(name)) for name in names)
+        names = (name for name in self.tree.files(path) if not name.startswith("."))
+        return any(self.tree.modality.accepts(Path(name)) for name in names)
 
     def _note(self, text: str) -> None:
         self.layout.notes.append(text)

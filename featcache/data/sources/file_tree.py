@@ -1,4 +1,4 @@
-"""`FileTree`: what lies in folders, on the disk or in a plain list of names."""
+"""`FileTree`: files in nested folders, on the disk or in a plain list of names."""
 
 from __future__ import annotations
 
@@ -10,98 +10,104 @@ from pathlib import Path
 from typing import Protocol
 
 from featcache.data.file_listing import walk
-from featcache.data.file_types import why_no_image
-from featcache.data.image_names import is_image_name
+from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.foreign_folders import keep_data_folders
 
 
 class FileTree(Protocol):
-    """Folders of images. Places in it are relative POSIX paths; "" is its root.
+    """Nested folders of samples. Folders are relative POSIX paths; "" is the root.
 
-    name : what messages call its root: a path or a URL.
+    Attributes
+    ----------
+    name : str
+        What messages call the root: a path or a URL.
+    modality : Modality
+        Which files are samples.
     """
 
     name: str
+    modality: Modality
 
-    def folders(self, place: str, ignored: Counter[str]) -> list[str]:
+    def subfolders(self, folder: str, ignored: Counter[str]) -> list[str]:
         """Names of the folders in a folder, sorted; those that hold no data of the user are counted in `ignored`."""
 
-    def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
-        """Image files below a folder, as places in the tree; what is passed over is counted in `ignored`."""
+    def samples(self, folder: str, ignored: Counter[str]) -> Iterator[str]:
+        """Paths of the samples below a folder; other files are counted in `ignored`, by reason."""
 
-    def files(self, place: str) -> Iterator[str]:
-        """The names of the files in a folder, hidden ones too."""
+    def files(self, folder: str) -> Iterator[str]:
+        """Names of the files in a folder, hidden ones too."""
 
 
 class LocalTree:
-    """A folder of this machine."""
+    """A folder of this machine; see `FileTree`."""
 
-    def __init__(self, root: Path) -> None:
-        self.name, self._root = str(root), root
+    def __init__(self, root: Path, modality: Modality = IMAGES) -> None:
+        self.name, self.modality, self._root = str(root), modality, root
 
-    def folders(self, place: str, ignored: Counter[str]) -> list[str]:
+    def subfolders(self, folder: str, ignored: Counter[str]) -> list[str]:
         """See `FileTree`."""
-        root = self._root / place
-        with os.scandir(root) as there:
-            names = [entry.name for entry in there if entry.is_dir()]
-        return keep_data_folders(names, lambda folder, name: os.path.lexists(root / folder / name), ignored)
+        path = self._root / folder
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+        return keep_data_folders(names, lambda subfolder, name: os.path.lexists(path / subfolder / name), ignored)
 
-    def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
+    def samples(self, folder: str, ignored: Counter[str]) -> Iterator[str]:
         """See `FileTree`."""
-        for path in walk(self._root / place, ignored):
+        for path in walk(self._root / folder, ignored, self.modality):
             yield path.relative_to(self._root).as_posix()
 
-    def files(self, place: str) -> Iterator[str]:
+    def files(self, folder: str) -> Iterator[str]:
         """See `FileTree`."""
-        with os.scandir(self._root / place) as there:
-            yield from (entry.name for entry in there if not entry.is_dir())
+        with os.scandir(self._root / folder) as entries:
+            yield from (entry.name for entry in entries if not entry.is_dir())
 
 
 class ListedTree:
-    """The folders that relative POSIX paths speak of: those of an object store or of an archive."""
+    """The folders in a list of relative POSIX paths, of an object store or an archive; see `FileTree`."""
 
-    def __init__(self, name: str, paths: Iterable[str]) -> None:
-        self.name = name
-        self._folders: dict[str, set[str]] = {"": set()}
+    def __init__(self, name: str, paths: Iterable[str], modality: Modality = IMAGES) -> None:
+        self.name, self.modality = name, modality
+        self._subfolders: dict[str, set[str]] = {"": set()}
         self._files: dict[str, list[str]] = {"": []}
         for path in paths:
             folder, file = posixpath.split(path)
-            self._make(folder)
+            self._add_folder(folder)
             self._files[folder].append(file)
 
-    def _make(self, folder: str) -> None:
-        made: list[str] = []
-        while folder not in self._folders:
-            self._folders[folder], self._files[folder] = set(), []
-            made.append(folder)
+    def _add_folder(self, folder: str) -> None:
+        """Add a folder, and those above it."""
+        added: list[str] = []
+        while folder not in self._subfolders:
+            self._subfolders[folder], self._files[folder] = set(), []
+            added.append(folder)
             folder = posixpath.dirname(folder)
-        for one in made:
-            above, name = posixpath.split(one)
-            self._folders[above].add(name)
+        for path in added:
+            parent, name = posixpath.split(path)
+            self._subfolders[parent].add(name)
 
-    def folders(self, place: str, ignored: Counter[str]) -> list[str]:
+    def subfolders(self, folder: str, ignored: Counter[str]) -> list[str]:
         """See `FileTree`."""
 
-        def holds(folder: str, name: str) -> bool:
-            inside = posixpath.join(place, folder)
-            return name in self._files[inside] or name in self._folders[inside]
+        def holds(subfolder: str, name: str) -> bool:
+            path = posixpath.join(folder, subfolder)
+            return name in self._files[path] or name in self._subfolders[path]
 
-        return keep_data_folders(list(self._folders[place]), holds, ignored)
+        return keep_data_folders(list(self._subfolders[folder]), holds, ignored)
 
-    def images(self, place: str, ignored: Counter[str]) -> Iterator[str]:
+    def samples(self, folder: str, ignored: Counter[str]) -> Iterator[str]:
         """See `FileTree`."""
-        places = [place]  # a loop, as archives may be nested deeper than Python calls
-        while places:
-            place = places.pop()
-            for name in sorted(self._files[place]):
+        folders = [folder]  # a loop, because archives may be nested deeper than Python's recursion limit
+        while folders:
+            folder = folders.pop()
+            for name in sorted(self._files[folder]):
                 if name.startswith("."):
                     ignored["hidden"] += 1
-                elif not is_image_name(Path(name)):
-                    ignored[why_no_image(Path(name))] += 1
+                elif not self.modality.accepts(Path(name)):
+                    ignored[self.modality.why_not(Path(name))] += 1
                 else:
-                    yield posixpath.join(place, name)
-            places += [posixpath.join(place, folder) for folder in reversed(self.folders(place, ignored))]
+                    yield posixpath.join(folder, name)
+            folders += [posixpath.join(folder, name) for name in reversed(self.subfolders(folder, ignored))]
 
-    def files(self, place: str) -> Iterator[str]:
+    def files(self, folder: str) -> Iterator[str]:
         """See `FileTree`."""
-        return iter(self._files[place])
+        return iter(self._files[folder])

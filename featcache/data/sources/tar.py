@@ -1,4 +1,4 @@
-"""`TarSource`: images in tar files, as WebDataset writes them, or tars of class folders."""
+"""`TarSource`: samples in tar files, as WebDataset writes them, or in tar files of class folders."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
 from featcache.core.samples import SEPARATOR, UNLABELLED
 from featcache.data.hidden_labels import hide_unknown
-from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, scan_class_folders
+from featcache.data.modality import IMAGES, Modality
+from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, Source, SourceOptions
+from featcache.data.sources.class_folders import scan_class_folders
 from featcache.data.sources.file_tree import ListedTree
 from featcache.data.sources.foreign_folders import is_litter
+from featcache.data.sources.registry import SOURCES
 from featcache.data.sources.tar_index import TarIndex, TarMember, index_tar
 from featcache.data.sources.webdataset import (
     LABEL_ENDINGS,
@@ -44,70 +47,83 @@ _UNPACK = {
     ".7z": "7z x {file} -o{folder}",
     ".rar": "unrar x {file} {folder}/",
 }
-"""How archives are unpacked that images cannot be read from, by the end of their name."""
+"""The command that unpacks an archive that samples cannot be read from, by the end of its name."""
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def is_shards(data: str) -> bool:
-    """Whether this names tar files: one, a pattern of several, or a folder that holds them and no other folder."""
-    if data.lower().endswith((".tar", *_UNPACK)):
-        return True
-    folder = Path(data)
-    if remote.is_url(data) or not folder.is_dir():
-        return False
-    there = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return any(path.suffix == ".tar" for path in there) and not any(path.is_dir() for path in there)
+class TarSource(Source):
+    """Samples in tar files; see `Source`.
 
-
-class TarSource:
-    """Images in tar files; see `Source`.
-
-    Each tar is read once, from its beginning to its end, for the places and the hashes of its files; after that
-    images are read from their places. The label of an image is what the file beside it says, with the same key:
-    KEY.cls (a class's name or number) or KEY.json ("label" or "cls"), see `pair_labels`; where there are none, it is
-    the image's folder, as on a disk. A "group" in KEY.json keeps images together in splits and folds. Links count as
-    files where their target is a file of the same tar; links to folders are not followed. The split is that of the
-    tar's name (train-0001.tar), else that of the images' folders.
+    Each tar file is read once, from its beginning to its end, for the places and the hashes of its files; after that
+    samples are read from their places. The label of a sample is in the file beside it with the same key: KEY.cls (a
+    class's name or number) or KEY.json ("label" or "cls"), see `pair_labels`. Without such files the label is the
+    sample's folder, as on a disk. A "group" in KEY.json keeps samples together in splits and folds. Links count as
+    files if their target is a file of the same tar; links to folders are not followed. The split is a word in the tar's
+    name (train-0001.tar), else in the samples' folders.
 
     Parameters
     ----------
-    data : a tar file, or a pattern of several: train-{000..099}.tar, *.tar; on the disk also a folder of them.
+    data : str
+        A tar file, or a pattern of several: train-{000..099}.tar, *.tar; on the disk also a folder of tar files.
+    modality : Modality
+        Which files are samples.
     """
 
-    def __init__(self, data: str) -> None:
-        self.name = data
+    order = 10
+
+    def __init__(self, data: str, modality: Modality = IMAGES) -> None:
+        self.name, self._modality = data, modality
         self._members: dict[str, TarMember] = {}
+
+    @classmethod
+    def matches(cls, path: str, options: SourceOptions) -> bool:
+        """See `Source`: tar files, a pattern of such, or a folder that holds some and no other folder."""
+        if path.lower().endswith((".tar", *_UNPACK)):
+            return True
+        folder = Path(path)
+        if remote.is_url(path) or not folder.is_dir():
+            return False
+        contents = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return any(path.suffix == ".tar" for path in contents) and not any(path.is_dir() for path in contents)
+
+    @classmethod
+    def open(cls, path: str, options: SourceOptions) -> Source:
+        """See `Source`."""
+        return TarSource(path, options.modality)
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`."""
-        labels = self._read(ignored, progress)
+        labels = self._index(ignored, progress)
         if any(label.classes for label in labels.values()):
-            return self._labelled(labels, ignored)
-        listing = scan_class_folders(ListedTree(self.name, self._members), ignored)
+            return self._with_label_files(labels, ignored)
+        listing = scan_class_folders(self._tree(), ignored)
         return listing._replace(entries=list(group_by_folder(listing.entries, labels, ignored)))
 
-    def images(self, ignored: Counter[str]) -> list[str]:
+    def sample_ids(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
-        self._read(ignored)
-        return list(ListedTree(self.name, self._members).images("", ignored))
+        self._index(ignored)
+        return list(self._tree().samples("", ignored))
 
-    def _read(self, ignored: Counter[str], progress: Progress | None = None) -> dict[str, LabelFile]:
-        """Read the tars for the places of their files; returns the labels beside images, by key."""
+    def _tree(self) -> ListedTree:
+        return ListedTree(self.name, self._members, self._modality)
+
+    def _index(self, ignored: Counter[str], progress: Progress | None = None) -> dict[str, LabelFile]:
+        """Read the tar files for the places of their members. Returns the label files, by name."""
         shards = self._expand()
         labels: dict[str, LabelFile] = {}
         self._members = {}
         stop = Event()
-        read = partial(index_tar, content_of=LABEL_ENDINGS, stopped=stop.is_set)
+        index_shard = partial(index_tar, content_of=LABEL_ENDINGS, stopped=stop.is_set)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             try:
-                for done, (shard, index) in enumerate(zip(shards, pool.map(read, shards), strict=True), 1):
+                for done, (shard, index) in enumerate(zip(shards, pool.map(index_shard, shards), strict=True), 1):
                     self._add(shard, index, labels, ignored)
                     ignored.update(index.ignored)
                     if progress:
                         progress("index", done, len(shards))
             finally:
-                stop.set()  # after an error or a signal nobody waits for the other tars
+                stop.set()  # after an error or a signal nobody waits for the other tar files
         return labels
 
     def read(self, name: str) -> bytes:
@@ -120,24 +136,21 @@ class TarSource:
         with open_regular(member.shard) as file:
             return os.pread(file.fileno(), member.size, member.offset)
 
-    def part(self, names: Sequence[str]) -> TarSource:
-        """See `Source`."""
-        found = TarSource(self.name)
+    def subset(self, names: Sequence[str]) -> Source:
+        """See `Source`. The tar files are not read again."""
+        source = TarSource(self.name, self._modality)
         for name in names:
-            place = self._member(name)
-            at = place.shard if remote.is_url(place.shard) else os.path.abspath(place.shard)
-            found._members[name] = place._replace(shard=at)
-        return found
-
-    def path(self, name: str) -> None:
-        """See `Source`: none is a file of its own."""
+            member = self._member(name)
+            shard = member.shard if remote.is_url(member.shard) else os.path.abspath(member.shard)
+            source._members[name] = member._replace(shard=shard)
+        return source
 
     def hash(self, names: list[str], progress: Progress | None = None) -> NDArray[np.uint8]:
-        """See `Source`: they were hashed when the tars were read."""
+        """See `Source`. The samples were hashed when the tar files were read."""
         return np.frombuffer(b"".join(self._members[name].sha256 for name in names), np.uint8).reshape(-1, 32)
 
     def _member(self, name: str) -> TarMember:
-        if not self._members:  # asked for an image before its images were asked for
+        if not self._members:  # a sample is read before the samples were listed
             self.entries(Counter())
         try:
             return self._members[name]
@@ -150,18 +163,20 @@ class TarSource:
         if Path(self.name).is_dir():
             patterns = [str(Path(glob.escape(self.name), "*.tar"))]
         find = remote.matches if remote.is_url(self.name) else glob.glob
-        found = {name for one in patterns for name in (sorted(find(one)) if glob.has_magic(one) else [one])}
-        if packed := sorted(name for name in found if not name.lower().endswith(".tar")):
+        shards = {
+            shard for pattern in patterns for shard in (sorted(find(pattern)) if glob.has_magic(pattern) else [pattern])
+        }
+        if packed := sorted(shard for shard in shards if not shard.lower().endswith(".tar")):
             raise DataLayoutError(
                 f"{packed[0]} is compressed, and images are read from places within a file. Unpack it and give the "
                 f"folder: {_how_to_unpack(packed[0])}"
             )
-        if not found:
+        if not shards:
             raise EmptyFolderError(f"{self.name} names no tar file.")
-        return sorted(found)
+        return sorted(shards)
 
     def _add(self, shard: str, index: TarIndex, labels: dict[str, LabelFile], ignored: Counter[str]) -> None:
-        """Take over what one tar holds, under names that begin with the split."""
+        """Add the members of one tar file, under names that begin with the split."""
         split = _split_of(shard)
         for name_in_tar, member in index.members:
             has_split = SPLIT_NAMES.get(name_in_tar.partition("/")[0].lower())
@@ -183,13 +198,13 @@ class TarSource:
                         "split need keys of their own."
                     )
 
-    def _labelled(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> SampleListing:
-        """With the labels that lie beside the images."""
+    def _with_label_files(self, labels: dict[str, LabelFile], ignored: Counter[str]) -> SampleListing:
+        """The samples, with the labels in the files beside them."""
         several = any(label.several for label in labels.values())
         by_key = label_by_key(labels, ignored)
-        images = ListedTree(self.name, self._members).images("", ignored)
+        samples = self._tree().samples("", ignored)
         entries = []
-        for name, key in pair_labels(self.name, images, by_key, ignored).items():
+        for name, key in pair_labels(self.name, samples, by_key, ignored).items():
             if key is None and not several:
                 stem = name.rpartition(".")[0]
                 raise DataLayoutError(
@@ -203,7 +218,7 @@ class TarSource:
 
 
 def _how_to_unpack(archive: str) -> str:
-    """What to type in a shell."""
+    """The shell command that unpacks an archive."""
     name = archive.rpartition("/")[2]
     end = max((end for end in _UNPACK if name.lower().endswith(end)), key=len, default="")
     folder = name[: len(name) - len(end)] or "photos"
@@ -217,17 +232,20 @@ def _spell(label: LabelFile) -> str:
 
 
 def _split_of(shard: str) -> str | None:
-    """The word in a tar's name that says the split."""
+    """The split by a word in the name of a tar file; None if it has none."""
     words = re.split(r"[^a-z]+", shard.rpartition("/")[2].lower())
     return next((word for word in words if word in SPLIT_NAMES), None)
 
 
 def _braces(pattern: str) -> Iterator[str]:
     """The names that {000..099} stands for."""
-    found = _BRACES.search(pattern)
-    if not found:
+    match = _BRACES.search(pattern)
+    if not match:
         yield pattern
         return
-    first, last = found.groups()
+    first, last = match.groups()
     for number in range(int(first), int(last) + 1):
-        yield from _braces(f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}")
+        yield from _braces(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
+
+
+SOURCES.register("tar", TarSource)

@@ -1,4 +1,4 @@
-"""`index_tar`: name, place and hash of each file in a tar file; links are followed to files of the same tar."""
+"""`index_tar`: name, place and hash of each file in a tar file. Links are followed to files of the same tar."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _HEADERS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 MAX_CONTENT = 1 << 24
-"""Bytes at most of a file whose content is kept: a label is far shorter."""
+"""Bytes at most of a file whose content is kept; a label is far shorter."""
 _TO_FOLDERS = "folders: symbolic links to folders of the tar, which are not followed: pack it with --dereference"
 _LINK_DEPTH = 40
-"""Links that lead to links are followed this far, as Linux does."""
+"""How many links that point to links are followed; the same number as in Linux."""
 
 
 class TarMember(NamedTuple):
-    """Where the bytes of a file lie in its tar."""
+    """A file in a tar file: where its bytes are, and their hash."""
 
     shard: str
     offset: int
@@ -41,10 +41,10 @@ class TarMember(NamedTuple):
 
 @dataclass
 class TarIndex:
-    """What one tar file holds.
+    """The content of one tar file.
 
-    members : pairs of a name and its place, in the order of the tar; links stand under their own names.
-    contents : the bytes of the files that were asked for, by their place (offset) in the tar.
+    members : pairs of a name and a member, in the order of the tar, then the links, under their own names.
+    contents : the bytes of the files with the requested endings, by their offset in the tar.
     ignored : how many members were passed over, by reason.
     """
 
@@ -54,7 +54,7 @@ class TarIndex:
 
 
 class _Info(tarfile.TarInfo):
-    """A header of a bounded size: a file of a few kilobytes on the disk may claim gigabytes."""
+    """A header of limited size: a small file may claim a header of gigabytes."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
@@ -70,14 +70,21 @@ def index_tar(shard: str, content_of: tuple[str, ...] = (), stopped: Callable[[]
 
     Parameters
     ----------
-    shard : path or URL.
-    content_of : endings of the names whose bytes are kept.
-    stopped : whether nobody waits for the answer any more; asked every few megabytes. Then it is InterruptedError.
+    shard : str
+        Path or URL.
+    content_of : tuple of str
+        Endings of the names of the files whose bytes are kept.
+    stopped : callable
+        Called every few megabytes; True ends the reading with InterruptedError.
 
     Raises
     ------
-    EmptyFolderError : there is no such file. DataLayoutError : it is no whole tar file, or a file whose bytes are to
-    be kept is larger than `MAX_CONTENT`. RemoteIOError : a connection is lost.
+    EmptyFolderError
+        The file does not exist.
+    DataLayoutError
+        It is not a complete tar file, or a file whose bytes are to be kept is larger than `MAX_CONTENT`.
+    RemoteIOError
+        A connection is lost.
     """
     try:
         with (
@@ -109,8 +116,8 @@ def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...], stoppe
         elif member.sparse is not None:
             index.ignored["sparse files, which lie in pieces; pack them without --sparse"] += 1
         else:
-            sha256, kept = hashlib.sha256(), name.endswith(content_of)
-            if kept and member.size > MAX_CONTENT:
+            sha256, keeps_content = hashlib.sha256(), name.endswith(content_of)
+            if keeps_content and member.size > MAX_CONTENT:
                 raise DataLayoutError(
                     f"{shard}: {name} has {member.size:,} bytes; a file of a label has {MAX_CONTENT:,} at most. Name "
                     "it otherwise if it is none."
@@ -120,22 +127,22 @@ def _index(shard: str, tar: tarfile.TarFile, content_of: tuple[str, ...], stoppe
                 if stopped():
                     raise InterruptedError
                 sha256.update(block)
-                content += [block] if kept else []
+                content += [block] if keeps_content else []
             index.members.append((name, TarMember(shard, member.offset_data, member.size, sha256.digest())))
-            if kept:
+            if keeps_content:
                 index.contents[member.offset_data] = b"".join(content)
-    _follow(links, index, folders)
+    _resolve_links(links, index, folders)
     return index
 
 
-def _folders_of(place: str, known: Container[str]) -> set[str]:
-    """A folder and those above it that are not known yet."""
-    found: set[str] = set()
-    place = posixpath.normpath(place)
-    while place not in known and place not in found and place != "/":
-        found.add(place)
-        place = posixpath.dirname(place) or "."
-    return found
+def _folders_of(folder: str, existing: Container[str]) -> set[str]:
+    """A folder and those above it, as far as they are not among the existing ones."""
+    folders: set[str] = set()
+    folder = posixpath.normpath(folder)
+    while folder not in existing and folder not in folders and folder != "/":
+        folders.add(folder)
+        folder = posixpath.dirname(folder) or "."
+    return folders
 
 
 def _blocks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
@@ -144,8 +151,8 @@ def _blocks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
         yield block
 
 
-def _follow(links: Sequence[tuple[str, str]], index: TarIndex, folders: Container[str]) -> None:
-    """Add the links, pairs of a name and a target, that lead to files of the index; the others are counted."""
+def _resolve_links(links: Sequence[tuple[str, str]], index: TarIndex, folders: Container[str]) -> None:
+    """Add the links, pairs of a name and a target, whose target is a file of the index; count the others."""
     members = {posixpath.normpath(name): member for name, member in index.members}
     for _ in range(_LINK_DEPTH):
         unresolved = []

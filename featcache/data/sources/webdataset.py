@@ -1,4 +1,4 @@
-"""`pair_labels`: which label file belongs to which picture of a WebDataset: KEY.jpg beside KEY.cls or KEY.json."""
+"""`pair_labels`: which label file belongs to which sample of a WebDataset: KEY.jpg beside KEY.cls or KEY.json."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from featcache._utils.regular_files import parse_json
 from featcache.core.samples import SEPARATOR
-from featcache.data.file_types import why_no_image
-from featcache.data.image_names import is_image_name
 from featcache.data.sources.base import SampleRecord
 from featcache.errors import DataLayoutError, first_line
 
@@ -21,11 +18,11 @@ LABEL_ENDINGS = (".cls", ".json")
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What a .cls or .json file says.
+    """The content of a .cls or .json file.
 
-    classes : class names; empty where the file has none.
-    several : whether it may name several: "a|b", or a list in JSON.
-    group : what the image has in common with others, of a .json file; see `SampleRecord`.
+    classes : class names; empty if the file has none.
+    several : whether the file may name several classes: "a|b", or a list in JSON.
+    group : of a .json file, see `SampleRecord`.
     """
 
     classes: tuple[str, ...]
@@ -34,11 +31,14 @@ class LabelFile:
 
 
 def read_label(where: str, content: bytes) -> LabelFile:
-    """Read a .cls file (a class's name or number) or a .json file ("label" or "cls"; "label" counts where both are).
+    """Read a .cls file (a class's name or number) or a .json file ("label", else "cls"; perhaps "group").
 
-    A .json file may name the image's "group", too.
-
-    where : what messages call the file; it ends in the file's name.
+    Parameters
+    ----------
+    where : str
+        What messages call the file; it ends in the file's name.
+    content : bytes
+        Of the file.
 
     Raises
     ------
@@ -66,29 +66,29 @@ def read_label(where: str, content: bytes) -> LabelFile:
 
 
 def label_by_key(labels: Mapping[str, LabelFile], ignored: Counter[str]) -> dict[str, LabelFile]:
-    """The label of each key: of KEY.cls, else of KEY.json; a KEY.json that differs from KEY.cls is counted.
+    """The label of each key: of KEY.cls, else of KEY.json. A KEY.json that differs from KEY.cls is counted.
 
-    labels : by the name of the file.
+    labels : label files by name.
     """
     by_key = {_without_ending(name): label for name, label in labels.items() if name.endswith(".cls")}
     for name, label in labels.items():
         if not name.endswith(".json"):
             continue
         key = _without_ending(name)
-        taken = by_key.setdefault(key, label)
-        if label.classes and label.classes != taken.classes:
+        chosen = by_key.setdefault(key, label)
+        if label.classes and label.classes != chosen.classes:
             ignored["labels in .json that differ from the .cls beside them, which count"] += 1
         if label.group:
-            by_key[key] = replace(taken, group=label.group)
+            by_key[key] = replace(chosen, group=label.group)
     return by_key
 
 
 def group_by_folder(
     entries: Iterable[SampleRecord], labels: Mapping[str, LabelFile], ignored: Counter[str]
 ) -> Iterator[SampleRecord]:
-    """The images of class folders with the groups of the label files beside them, which hold no labels.
+    """The samples of class folders, with the groups in the files beside them, which hold no labels.
 
-    labels : by the name of the file; those without a group, and those of no image, are counted.
+    labels : label files by name; those without a group, and those of no sample, are counted.
     """
     groups = {_without_ending(name): label.group for name, label in labels.items() if label.group}
     if without := len(labels) - len(groups):
@@ -105,50 +105,54 @@ def group_by_folder(
 def pair_labels(
     source: str, names: Iterable[str], labels: Mapping[str, LabelFile], ignored: Counter[str]
 ) -> dict[str, str | None]:
-    """The key of the label of each picture.
+    """The key of the label of each sample.
 
-    A picture belongs to the label with the longest key that its name begins with, up to a dot: `cam1.0.png` to
-    `cam1.0.cls`, else to `cam1.cls`. Where several pictures belong to one label, the one named KEY.EXT is taken and the
+    A sample belongs to the label with the longest key that its name begins with, up to a dot: `cam1.0.png` to
+    `cam1.0.cls`, else to `cam1.cls`. If several samples belong to one label, the one named KEY.EXT is taken and the
     others are counted in `ignored`: masks, depth maps and the like.
 
     Parameters
     ----------
-    source : what messages call the data.
-    names : of all files; those that are no pictures are counted.
-    labels : by key.
+    source : str
+        What messages call the data.
+    names : iterable of str
+        Of the samples.
+    labels : mapping
+        Label files by key.
+    ignored : Counter
+        Counts the files that are passed over, by reason.
 
     Returns
     -------
-    Key by name; None for a picture that belongs to no label.
+    dict
+        Key by name; None for a sample that belongs to no label.
 
     Raises
     ------
-    DataLayoutError : several pictures belong to one label, and their names do not say which one counts.
+    DataLayoutError
+        Several samples belong to one label, and no one of them is named KEY.EXT.
     """
     key_of: dict[str, str | None] = {}
-    pictures: defaultdict[str, list[str]] = defaultdict(list)
+    names_of: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        if not is_image_name(Path(name)):
-            ignored[why_no_image(Path(name))] += 1
-            continue
         key_of[name] = next((key for key in _keys(name) if key in labels), None)
         if key := key_of[name]:
-            pictures[key].append(name)
-    for key, of_key in pictures.items():
-        plain = [name for name in of_key if _without_ending(name) == key]
-        if len(of_key) == 1:
+            names_of[key].append(name)
+    for key, candidates in names_of.items():
+        exact = [name for name in candidates if _without_ending(name) == key]
+        if len(candidates) == 1:
             continue
-        if len(plain) != 1:
+        if len(exact) != 1:
             raise DataLayoutError(
-                f"{source}: the label of {key} belongs to {len(of_key)} pictures: {', '.join(of_key[:4])}. Give each "
-                f"picture a label file of its own name, or name the one that counts {key}.jpg, .png, ...: then the "
-                "others are left out."
+                f"{source}: the label of {key} belongs to {len(candidates)} pictures: {', '.join(candidates[:4])}. "
+                f"Give each picture a label file of its own name, or name the one that counts {key}.jpg, .png, ...: "
+                "then the others are left out."
             )
-        for name in of_key:
-            if name != plain[0]:
+        for name in candidates:
+            if name != exact[0]:
                 ignored["pictures named KEY.x.EXT beside the picture KEY.EXT of their label, as masks are"] += 1
                 del key_of[name]
-    if unused := len(labels.keys() - pictures.keys()):
+    if unused := len(labels.keys() - names_of.keys()):
         ignored["labels without a picture"] += unused
     return key_of
 
@@ -159,7 +163,7 @@ def _without_ending(name: str) -> str:
 
 
 def _keys(name: str) -> Iterator[str]:
-    """What a label of this picture may be named: the name up to each dot of its last part, the longest first."""
+    """The keys that a label of this sample may have: the name up to each dot of its last part, the longest first."""
     start = name.rfind("/") + 1
     while (end := name.rfind(".", start)) > start:
         name = name[:end]

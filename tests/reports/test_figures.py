@@ -25,16 +25,15 @@ from featcache.errors import CacheIncompleteError, FeatcacheError, HeadError, Pi
 from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.metrics.calibration import reliability
-from featcache.reports.projection import project
-from featcache.reports.show import (
-    confusion_picture,
-    curve_picture,
-    history_picture,
-    map_picture,
-    predictions_picture,
-    reliability_picture,
-    views_picture,
+from featcache.reports.cache_figures import map_figure, views_figure
+from featcache.reports.model_figures import (
+    confusion_figure,
+    curve_figure,
+    history_figure,
+    predictions_figure,
+    reliability_figure,
 )
+from featcache.reports.projection import project
 from featcache.reports.style import DrawFigure, save
 from featcache.training.loop import EpochMetrics
 from featcache.vision.augment import make_views, shrink
@@ -101,10 +100,10 @@ def refusal(make: Callable[[], object], error: type[FeatcacheError] = PictureErr
 
 def test_the_views_are_those_that_the_cache_has_seen(data: Path, cache: Path) -> None:
     spec = FeatureCache.open(cache).spec.view
-    figure = views_picture(cache, data, images=5)()
-    found = files_of(figure, sorted(data.glob("train/*/*.png")), spec)
-    assert len(set(found)) == 5
-    for path, (label, views) in zip(found, rows_of(figure), strict=True):
+    figure = views_figure(cache, data, images=5)()
+    paths = files_of(figure, sorted(data.glob("train/*/*.png")), spec)
+    assert len(set(paths)) == 5
+    for path, (label, views) in zip(paths, rows_of(figure), strict=True):
         assert label == path.parent.name
         assert_array_equal(np.stack(views), views_of(path, spec, range(3)))
     assert [axes.get_title() for axes in figure.axes[:3]] == ["view 0: clean", "view 1", "view 2"]
@@ -114,7 +113,7 @@ def test_the_views_are_those_that_the_cache_has_seen(data: Path, cache: Path) ->
 def test_large_views_are_made_small(data: Path, tmp_path: Path) -> None:
     backbone = toy_backbone(image_size=200, resize_size=210)
     cache = extract(data, tmp_path / "large.h5", backbone=backbone, views=1, workers=2).cache
-    ((_, views),) = rows_of(views_picture(cache, data, images=1)())
+    ((_, views),) = rows_of(views_figure(cache, data, images=1)())
     whole = {
         shrink(views_of(path, cache.spec.view, range(1))[0], 160).tobytes(): path for path in data.glob("train/*/*.png")
     }
@@ -126,11 +125,11 @@ def test_large_views_are_made_small(data: Path, tmp_path: Path) -> None:
 def test_classes_take_turns_by_lot(data: Path, cache: Path) -> None:
     spec = FeatureCache.open(cache).spec.view
     files = sorted(data.glob("train/*/*.png"))
-    assert [label for label, _ in rows_of(views_picture(cache, data, images=4)())] == ["ants", "bees"] * 2
-    drawn = [files_of(views_picture(cache, data, 4, seed)(), files, spec) for seed in (0, 0, 1, 2)]
+    assert [label for label, _ in rows_of(views_figure(cache, data, images=4)())] == ["ants", "bees"] * 2
+    drawn = [files_of(views_figure(cache, data, 4, seed)(), files, spec) for seed in (0, 0, 1, 2)]
     assert drawn[0] == drawn[1]
     assert len(set(map(tuple, drawn))) > 1
-    everything = files_of(views_picture(cache, data, images=50)(), files, spec)
+    everything = files_of(views_figure(cache, data, images=50)(), files, spec)
     assert sorted(everything) == files
     assert everything[-1].parent.name == "ants"  # there are seven ants and six bees
     assert everything[:4] == drawn[0]
@@ -138,13 +137,13 @@ def test_classes_take_turns_by_lot(data: Path, cache: Path) -> None:
 
 def test_more_than_eight_views_are_not_shown(data: Path, tmp_path: Path) -> None:
     cache = toy_cache(data, tmp_path / "toy.h5", views=9)
-    ((_, views),) = rows_of(views_picture(cache, data, images=1)())
+    ((_, views),) = rows_of(views_figure(cache, data, images=1)())
     assert len(views) == 9
 
 
 def test_without_augmented_views_the_clean_one_is_shown(data: Path, tmp_path: Path) -> None:
     cache = toy_cache(data, tmp_path / "toy.h5", views=0)
-    figure = views_picture(cache, data, images=2)()
+    figure = views_figure(cache, data, images=2)()
     assert [len(views) for _, views in rows_of(figure)] == [1, 1]
     assert figure.get_suptitle() == "0 augmented views (tutorial) of each image"
 
@@ -156,7 +155,7 @@ def test_skipped_images_are_not_shown(data: Path, tmp_path: Path) -> None:
     files = [
         copy / name for name in cache.samples.ids if name.startswith("train") and not name.endswith("ants/003.png")
     ]
-    figure = views_picture(cache, copy, images=50)()
+    figure = views_figure(cache, copy, images=50)()
     assert sorted(files_of(figure, files, cache.spec.view)) == sorted(files)
     assert len(files) == 12
 
@@ -166,15 +165,15 @@ def test_without_a_readable_image_there_are_no_views(data: Path, tmp_path: Path)
     for path in copy.glob("train/*/*"):
         path.write_bytes(path.as_posix().encode())
     cache = toy_cache(copy, tmp_path / "toy.h5")
-    assert refusal(lambda: views_picture(cache, copy)) == f"{cache} has no readable train images"
+    assert refusal(lambda: views_figure(cache, copy)) == f"{cache} has no readable train images"
 
 
 def test_a_csv_and_several_labels_are_data_too(several: Path) -> None:
-    figure = views_picture(several.parent / "toy.h5", several, images=8)()
+    figure = views_figure(several.parent / "toy.h5", several, images=8)()
     spec = FeatureCache.open(several.parent / "toy.h5").spec.view
-    found = files_of(figure, sorted(several.parent.glob("*.png")), spec)
+    paths = files_of(figure, sorted(several.parent.glob("*.png")), spec)
     listed = dict(line.split(",")[:2] for line in several.read_text().splitlines()[1:])
-    expected = ["|".join(sorted(listed[path.name].split("|"))) or "none" for path in found]
+    expected = ["|".join(sorted(listed[path.name].split("|"))) or "none" for path in paths]
     assert [label for label, _ in rows_of(figure)] == expected
     assert {"none", "blue", "green", "red"} <= set(expected)
 
@@ -183,11 +182,11 @@ def test_an_image_that_changed_or_is_gone_is_named(data: Path, cache: Path, tmp_
     copy = Path(shutil.copytree(data, tmp_path / "photos"))
     path = copy / FeatureCache.open(cache).samples.ids[0]
     path.write_bytes((copy / "val/bees/000.png").read_bytes())
-    assert refusal(lambda: views_picture(cache, copy, images=50)) == (
+    assert refusal(lambda: views_figure(cache, copy, images=50)) == (
         f"{path} is not the image that the cache was made from. See `featcache diff`."
     )
     path.unlink()
-    assert refusal(lambda: views_picture(cache, copy, images=50)) == (
+    assert refusal(lambda: views_figure(cache, copy, images=50)) == (
         f"{path} does not exist. Give the folder or the CSV that the images were taken from."
     )
 
@@ -221,48 +220,48 @@ def model(folder: Path, rows: str = ROWS, spec: ExtractSpec = SPEC, multilabel: 
     return folder
 
 
-def said(picture: DrawFigure) -> list[tuple[NDArray[np.uint8], str]]:
-    """Pixels and title of each picture of a gallery."""
-    return [(np.asarray(axes.images[0].get_array()), axes.get_title()) for axes in picture().axes if axes.images]
+def titles(figure: DrawFigure) -> list[tuple[NDArray[np.uint8], str]]:
+    """Pixels and title of each image of a grid."""
+    return [(np.asarray(axes.images[0].get_array()), axes.get_title()) for axes in figure().axes if axes.images]
 
 
 @pytest.mark.parametrize(
     ("images", "shown", "title"),
     [
-        (24, range(8), "3 of 3 mistakes, the surest first; 8 val images"),
-        (6, range(6), "3 of 3 mistakes, the surest first; 8 val images"),
-        (4, range(4), "3 of 3 mistakes, the surest first; 8 val images"),
-        (3, [0, 1, 3], "2 of 3 mistakes, the surest first; 8 val images"),
-        (1, [0], "1 of 3 mistakes, the surest first; 8 val images"),
+        (24, range(8), "3 of 3 mistakes, the most confident first; 8 val images"),
+        (6, range(6), "3 of 3 mistakes, the most confident first; 8 val images"),
+        (4, range(4), "3 of 3 mistakes, the most confident first; 8 val images"),
+        (3, [0, 1, 3], "2 of 3 mistakes, the most confident first; 8 val images"),
+        (1, [0], "1 of 3 mistakes, the most confident first; 8 val images"),
     ],
 )
 def test_the_surest_mistakes_come_first_then_the_least_sure_that_are_right(
     images: int, shown: range | list[int], title: str, data: Path, tmp_path: Path
 ) -> None:
-    picture = predictions_picture(model(tmp_path / "head"), data, images)
-    found = said(picture)
-    assert [text for _, text in found] == [ORDER[place][1] for place in shown]
-    for (pixels, _), place in zip(found, shown, strict=True):
-        assert_array_equal(pixels, views_of(data / f"{ORDER[place][0]}.png", SPEC.view, range(1))[0])
+    picture = predictions_figure(model(tmp_path / "head"), data, images)
+    shown_images = titles(picture)
+    assert [text for _, text in shown_images] == [ORDER[index][1] for index in shown]
+    for (pixels, _), index in zip(shown_images, shown, strict=True):
+        assert_array_equal(pixels, views_of(data / f"{ORDER[index][0]}.png", SPEC.view, range(1))[0])
     assert picture().get_suptitle() == title
 
 
 def test_where_few_are_right_mistakes_fill_the_cells(data: Path, tmp_path: Path) -> None:
     rows = "".join(f"val/ants/{row:03d}.png,ants,{'ants' if row == 3 else 'bees'},0.{90 - row}\n" for row in range(12))
-    texts = [text for _, text in said(predictions_picture(model(tmp_path / "head", rows), data, 8))]
+    texts = [text for _, text in titles(predictions_figure(model(tmp_path / "head", rows), data, 8))]
     assert texts == [f"✗ bees {share}%" for share in (90, 89, 88, 86, 85, 84, 83)] + ["✓ ants 87%"]
 
 
 def test_no_mistakes_are_told(data: Path, tmp_path: Path) -> None:
     rows = "val/ants/001.png,ants,ants,0.9\nval/bees/001.png,bees,bees,0.8\n"
-    picture = predictions_picture(model(tmp_path / "head", rows), data)
-    assert [text for _, text in said(picture)] == ["✓ bees 80%", "✓ ants 90%"]
+    picture = predictions_figure(model(tmp_path / "head", rows), data)
+    assert [text for _, text in titles(picture)] == ["✓ bees 80%", "✓ ants 90%"]
     assert picture().get_suptitle() == "no mistakes; 2 val images"
 
 
 def test_heads_without_probabilities_are_shown_in_the_order_of_the_table(data: Path, tmp_path: Path) -> None:
     rows = "val/ants/001.png,ants,ants,\nval/ants/002.png,ants,bees,\nval/bees/001.png,bees,bees,\n"
-    texts = [text for _, text in said(predictions_picture(model(tmp_path / "head", rows), data))]
+    texts = [text for _, text in titles(predictions_figure(model(tmp_path / "head", rows), data))]
     assert texts == ["✗ bees", "✓ ants", "✓ bees"]
 
 
@@ -273,36 +272,36 @@ def test_of_several_labels_the_least_sure_one_counts(data: Path, tmp_path: Path)
         "val/ants/003.png,bees,,\n"
         "val/ants/004.png,ants|bees,ants|bees,0.600000|0.900000\n"
     )
-    picture = predictions_picture(model(tmp_path / "head", rows, multilabel=True), data)
-    assert [text for _, text in said(picture)] == ["✗ ants|bees 80%", "✗ ants 70%", "✗ none", "✓ ants|bees 60%"]
-    assert [axes.get_xlabel() for axes in picture().axes] == ["is ants", "is ants|bees", "is bees", ""]
+    picture = predictions_figure(model(tmp_path / "head", rows, multilabel=True), data)
+    assert [text for _, text in titles(picture)] == ["✗ ants|bees 80%", "✗ ants 70%", "✗ none", "✓ ants|bees 60%"]
+    assert [axes.get_xlabel() for axes in picture().axes] == ["label: ants", "label: ants|bees", "label: bees", ""]
 
 
 def test_a_real_head_of_several_labels_is_shown(several: Path) -> None:
-    found = said(predictions_picture(several.parent / "head", several))
-    assert len(found) == 8
-    assert {text.split()[1] for _, text in found} <= {
+    drawn = titles(predictions_figure(several.parent / "head", several))
+    assert len(drawn) == 8
+    assert {text.split()[1] for _, text in drawn} <= {
         "none", "blue", "green", "red", "blue|green", "blue|red", "green|red", "blue|green|red"}  # fmt: skip
 
 
 def test_an_image_that_is_gone_or_no_picture_is_named(data: Path, tmp_path: Path) -> None:
     head = model(tmp_path / "head")
-    assert refusal(lambda: predictions_picture(head, tmp_path)) == (
+    assert refusal(lambda: predictions_figure(head, tmp_path)) == (
         f"{tmp_path / 'val/ants/003.png'} does not exist. Give the folder or the CSV that the images were taken from."
     )
     copy = Path(shutil.copytree(data, tmp_path / "photos"))
     (copy / "val/ants/003.png").write_bytes(b"")
-    assert refusal(lambda: predictions_picture(head, copy)) == (
+    assert refusal(lambda: predictions_figure(head, copy)) == (
         f"{copy / 'val/ants/003.png'} cannot be read: the file is empty (0 bytes)"
     )
 
 
 def test_what_is_no_model_is_refused(data: Path, tmp_path: Path) -> None:
-    for make in (lambda: predictions_picture(tmp_path, data), lambda: confusion_picture(tmp_path)):
+    for make in (lambda: predictions_figure(tmp_path, data), lambda: confusion_figure(tmp_path)):
         assert refusal(make, HeadError).startswith(f"{tmp_path} is not a saved model: it has no model.json.")
     head = model(tmp_path / "head")
     (head / "val.csv").unlink()
-    for make in (lambda: predictions_picture(head, data), lambda: reliability_picture(head)):
+    for make in (lambda: predictions_figure(head, data), lambda: reliability_figure(head)):
         assert refusal(make, HeadError).startswith(f"{head} has no val.csv.")
 
 
@@ -310,14 +309,14 @@ def test_what_is_no_model_is_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_confusion_is_that_of_the_model(tmp_path: Path) -> None:
-    axes = confusion_picture(model(tmp_path / "head"))().axes[0]
+    axes = confusion_figure(model(tmp_path / "head"))().axes[0]
     assert_allclose(np.asarray(axes.images[0].get_array()), [[0.6, 0.4], [1 / 3, 2 / 3]])
     assert [text.get_text() for text in axes.texts] == ["3", "2", "1", "2"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["ants", "bees"]
 
 
 def test_the_reliability_is_that_of_the_predictions(tmp_path: Path) -> None:
-    top, _ = reliability_picture(model(tmp_path / "head"))().axes
+    top, _ = reliability_figure(model(tmp_path / "head"))().axes
     confidence = np.array([float(line.split(",")[3]) for line in ROWS.splitlines()])
     right = np.array([line.split(",")[1] == line.split(",")[2] for line in ROWS.splitlines()])
     sums = reliability(confidence, right)
@@ -330,32 +329,32 @@ def test_the_reliability_is_that_of_the_predictions(tmp_path: Path) -> None:
 
 def test_without_probabilities_there_is_no_reliability(tmp_path: Path) -> None:
     head = model(tmp_path / "head", ROWS + "val/bees/003.png,bees,bees,\n")
-    assert refusal(lambda: reliability_picture(head)) == (
-        f"{head} gives no probabilities: fit it with --calibrate, or take another head."
+    assert refusal(lambda: reliability_figure(head)) == (
+        f"{head} has no probabilities: fit it with --calibrate, or use another head."
     )
 
 
 def test_several_labels_have_no_confusion_and_no_reliability(tmp_path: Path) -> None:
     head = model(tmp_path / "head", multilabel=True)
-    end = f"is of one label an image; the images of {head} have several."
-    assert refusal(lambda: confusion_picture(head)) == f"A confusion matrix {end}"
-    assert refusal(lambda: reliability_picture(head)) == f"A reliability diagram {end}"
+    end = f"needs one label per image; the images of {head} have several."
+    assert refusal(lambda: confusion_figure(head)) == f"A confusion matrix {end}"
+    assert refusal(lambda: reliability_figure(head)) == f"A reliability diagram {end}"
 
 
 def test_the_history_is_that_of_the_report(tmp_path: Path) -> None:
     epochs = [EpochMetrics(1, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0), EpochMetrics(2, 0.1, 1.0, 0.7, 0.75, 0.9, 2.0)]
     (tmp_path / "run.json").write_text(json.dumps({"history": [asdict(epoch) for epoch in epochs]}))
-    left, right = history_picture(tmp_path)().axes
+    left, right = history_figure(tmp_path)().axes
     assert [list(line.get_ydata()) for line in left.lines] == [[1.5, 1.0], [1.25, 0.75]]
     assert list(right.lines[1].get_ydata()) == [0.6, 0.9]
 
 
 def test_a_head_of_epochs_has_a_history(cache: Path, tmp_path: Path) -> None:
     fit = fit_head(cache, tmp_path / "head", head="sgd", parameters={"epochs": 2, "lr": 0.5, "batch_size": 4})
-    left, right = history_picture(tmp_path / "head")().axes
+    left, right = history_figure(tmp_path / "head")().axes
     assert_allclose(np.array(left.lines[0].get_ydata(), float), [epoch.loss for epoch in fit.history])
     assert list(right.lines[1].get_ydata()) == [epoch.val_accuracy for epoch in fit.history]
-    assert save(history_picture(tmp_path / "head"), tmp_path / "history.png").stat().st_size > 0
+    assert save(history_figure(tmp_path / "head"), tmp_path / "history.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
@@ -364,20 +363,20 @@ def test_a_training_that_diverged_has_a_history(epochs: int, tmp_path: Path) -> 
     whole = [asdict(EpochMetrics(epoch, 0.1, 1.5, 0.5, 1.25, 0.6, 2.0)) for epoch in range(1, epochs)]
     lost = {**asdict(EpochMetrics(epochs, 0.1, 1.5, 0.5, 1.25, 0.9, 2.0)), "loss": None, "val_loss": None}
     (tmp_path / "run.json").write_text(json.dumps({"history": [*whole, lost]}))
-    assert save(history_picture(tmp_path), tmp_path / "history.png").stat().st_size > 0
+    assert save(history_figure(tmp_path), tmp_path / "history.png").stat().st_size > 0
     if epochs > 1:
-        left, right = history_picture(tmp_path)().axes
+        left, right = history_figure(tmp_path)().axes
         assert np.isnan(left.lines[1].get_ydata()[-1])
         assert list(right.lines[2].get_xdata()) == [1, 1]  # the kept epoch, though the last seems better
 
 
 def test_a_head_without_epochs_has_no_history(cache: Path, tmp_path: Path) -> None:
     fit_head(cache, tmp_path / "head", head="centroid")
-    assert refusal(lambda: history_picture(tmp_path / "head")) == (
+    assert refusal(lambda: history_figure(tmp_path / "head")) == (
         f"{tmp_path / 'head'} was not trained in epochs: give a run of `featcache finetune` or a head of "
         "`fit-head --head sgd`."
     )
-    assert refusal(lambda: history_picture(tmp_path)) == f"{tmp_path / 'run.json'} does not exist."
+    assert refusal(lambda: history_figure(tmp_path)) == f"{tmp_path / 'run.json'} does not exist."
 
 
 LABELS = Curve("labels", "ridge", (Point(0.5, 12, 2, (0.8, 0.9), 0.5, (0.7, 0.9)),
@@ -396,17 +395,17 @@ def title(picture: DrawFigure) -> str:
 
 def test_a_curve_is_read_from_what_either_command_wrote(tmp_path: Path) -> None:
     alone = written(tmp_path / "curve.json", LABELS.to_dict())
-    figure = curve_picture(alone)()
+    figure = curve_figure(alone)()
     assert list(figure.axes[0].lines[1].get_ydata()) == pytest.approx([0.85, 0.95])
-    assert title(curve_picture(alone)) == title(curve_picture(alone, "labels")) == "ridge head against labels"
-    assert refusal(lambda: curve_picture(alone, "views")) == f"{alone} has no curve over views."
+    assert title(curve_figure(alone)) == title(curve_figure(alone, "labels")) == "ridge head against labels"
+    assert refusal(lambda: curve_figure(alone, "views")) == f"{alone} has no curve over views."
     result = four_routes()
     result.curves.extend([VIEWS, LABELS])
     report = written(tmp_path / "report.json", result.to_dict())
-    assert title(curve_picture(report)) == title(curve_picture(report, "views")) == "knn head against views"
-    assert title(curve_picture(report, "labels")) == "ridge head against labels"
+    assert title(curve_figure(report)) == title(curve_figure(report, "views")) == "knn head against views"
+    assert title(curve_figure(report, "labels")) == "ridge head against labels"
     none = written(tmp_path / "none.json", four_routes().to_dict())
-    assert refusal(lambda: curve_picture(none)) == f"{none} has no curve over views or labels."
+    assert refusal(lambda: curve_figure(none)) == f"{none} has no curve over views or labels."
 
 
 @pytest.mark.parametrize(
@@ -414,8 +413,8 @@ def test_a_curve_is_read_from_what_either_command_wrote(tmp_path: Path) -> None:
 )
 def test_a_file_without_a_curve_is_refused(value: object, tmp_path: Path) -> None:
     path = written(tmp_path / "some.json", value)
-    assert refusal(lambda: curve_picture(path)) == (
-        f"{path} holds no curve: give what `featcache curve --json` printed, or a benchmark's report.json."
+    assert refusal(lambda: curve_figure(path)) == (
+        f"{path} has no curve: give the output of `featcache curve --json`, or the report.json of a benchmark."
     )
 
 
@@ -423,8 +422,8 @@ def test_a_file_without_a_curve_is_refused(value: object, tmp_path: Path) -> Non
 def test_a_file_that_is_not_ours_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     path.write_bytes(content)
-    assert refusal(lambda: curve_picture(path)).startswith(f"{path} is not JSON that featcache wrote: ")
-    assert refusal(lambda: curve_picture(tmp_path / "gone.json")) == f"{tmp_path / 'gone.json'} does not exist."
+    assert refusal(lambda: curve_figure(path)).startswith(f"{path} is not JSON that featcache wrote: ")
+    assert refusal(lambda: curve_figure(tmp_path / "gone.json")) == f"{tmp_path / 'gone.json'} does not exist."
 
 
 # The map
@@ -433,7 +432,7 @@ def test_a_file_that_is_not_ours_is_refused(content: bytes, tmp_path: Path) -> N
 def test_the_map_is_of_the_clean_features_of_val(data: Path, cache: Path) -> None:
     val = FeatureCache.open(cache).features("val")
     points = project(np.asarray(val.clean()))
-    (axes,) = map_picture(cache)().axes
+    (axes,) = map_figure(cache)().axes
     for kind, group in enumerate(axes.collections):
         assert_allclose(group.get_offsets(), points[val.y == kind])
     assert [group.get_label() for group in axes.collections] == ["ants (12)", "bees (12)"]
@@ -442,34 +441,34 @@ def test_the_map_is_of_the_clean_features_of_val(data: Path, cache: Path) -> Non
 
 
 def test_split_number_and_method_are_as_asked(cache: Path) -> None:
-    (axes,) = map_picture(cache, split="train", images=6, method="tsne", seed=3)().axes
+    (axes,) = map_figure(cache, split="train", images=6, method="tsne", seed=3)().axes
     assert [group.get_label() for group in axes.collections] == ["ants (3)", "bees (3)"]
     assert axes.get_title() == "features of 6 train images"
     assert axes.get_xlabel() == "t-SNE, first axis"
 
 
 def test_the_image_among_those_of_another_class_is_shown(data: Path, cache: Path) -> None:
-    (axes,) = map_picture(cache, data)().axes
-    (box,) = [one for one in axes.artists if isinstance(one, AnnotationBbox)]
+    (axes,) = map_figure(cache, data)().axes
+    (box,) = [artist for artist in axes.artists if isinstance(artist, AnnotationBbox)]
     spec = FeatureCache.open(cache).spec.view
     assert_array_equal(box.offsetbox.get_data(), views_of(data / "val/ants/000.png", spec, range(1))[0])
-    assert any((box.xy == place).all() for place in axes.collections[0].get_offsets())
-    assert not map_picture(cache, data, thumbnails=0)().axes[0].artists
+    assert any((box.xy == point).all() for point in axes.collections[0].get_offsets())
+    assert not map_figure(cache, data, thumbnails=0)().axes[0].artists
 
 
 def test_several_labels_are_classes_of_a_map(several: Path) -> None:
-    (axes,) = map_picture(several.parent / "toy.h5", several, split="train")().axes
+    (axes,) = map_figure(several.parent / "toy.h5", several, split="train")().axes
     names = {str(group.get_label()) for group in axes.collections}
     assert {"blue (3)", "blue|green (3)", " (3)"} <= names
     assert len(names) == 8
 
 
 def test_what_cannot_be_mapped_is_refused(data: Path, cache: Path, tmp_path: Path) -> None:
-    assert refusal(lambda: map_picture(cache, split="test")) == "a map needs three images or more; there are 0"
-    assert refusal(lambda: map_picture(cache, tmp_path)) == (
+    assert refusal(lambda: map_figure(cache, split="test")) == "a map needs three images or more; there are 0"
+    assert refusal(lambda: map_figure(cache, tmp_path)) == (
         f"{tmp_path / 'val/ants/000.png'} does not exist. Give the folder or the CSV that the images were taken from."
     )
-    assert "has no layer 'layer3'" in refusal(lambda: map_picture(cache, layer="layer3"), CacheIncompleteError)
+    assert "has no layer 'layer3'" in refusal(lambda: map_figure(cache, layer="layer3"), CacheIncompleteError)
 
 
 POINT = {"share": 1.0, "images": 8, "views": 1, "accuracies": [0.5], "seconds": 0.1, "interval": [0.2, 0.9]}
@@ -492,18 +491,18 @@ CURVE = {"over": "labels", "head": "linear", "n": 8, "points": [POINT]}
 def test_a_curve_of_other_values_is_none(report: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(json.dumps(CURVE))
-    curve_picture(path)()
+    curve_figure(path)()
     path.write_text(json.dumps(report))
-    assert "curve" in refusal(lambda: curve_picture(path))
+    assert "curve" in refusal(lambda: curve_figure(path))
 
 
 def test_an_epoch_of_other_values_is_damage(tmp_path: Path) -> None:
     epoch = asdict(EpochMetrics(1, 0.1, 1.0, 0.5, 1.0, 0.5, 2.0))
     for name in epoch.keys() - {"loss", "val_loss", "val_mean_average_precision"}:
         (tmp_path / "run.json").write_text(json.dumps({"history": [{**epoch, name: [0.5]}]}))
-        assert "its history is none" in refusal(lambda: history_picture(tmp_path))
+        assert "its history is invalid" in refusal(lambda: history_figure(tmp_path))
     (tmp_path / "run.json").write_text("[" * 100_000)
-    assert "it is nested too deeply" in refusal(lambda: history_picture(tmp_path))
+    assert "it is nested too deeply" in refusal(lambda: history_figure(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -514,4 +513,4 @@ def test_a_confusion_matrix_of_other_values_is_none(confusion: object, tmp_path:
     card = json.loads((folder / "model.json").read_text())
     card["metrics"]["confusion"] = confusion
     (folder / "model.json").write_text(json.dumps(card))
-    assert "its model.json has no confusion matrix" in refusal(lambda: confusion_picture(folder), HeadError)
+    assert "its model.json has no confusion matrix" in refusal(lambda: confusion_figure(folder), HeadError)

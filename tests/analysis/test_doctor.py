@@ -1,4 +1,4 @@
-"""Each planted fault is found, with the images that have it; sound caches stay sound."""
+"""Each planted fault is report, with the images that have it; sound caches stay sound."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from caches import SPEC, cache_of, clouds
 from diagnoses import find, kinds
-from featcache.analysis.doctor import examine
-from featcache.analysis.doctor.examine import doctor as doctor
+from featcache.analysis.doctor import doctor as doctor_module
+from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.doctor.findings import DoctorReport, IssueExample
 from featcache.analysis.doctor.label_errors import _doubted
 from featcache.backbones.backbone import Backbone
@@ -47,26 +47,26 @@ class Sound:
         return cache_of(folder / "a.h5", (self.x, self.y), (self.val, self.y_val), self.sha256)
 
     def examine(self, folder: Path) -> DoctorReport:
-        return examine(self.write(folder))
+        return doctor(self.write(folder))
 
 
 def name(row: int, label: int) -> str:
     return f"train/{'abcd'[label]}/{row:04d}.png" if row < N else f"val/{'abcd'[label]}/{row:04d}.png"
 
 
-def told(found: DoctorReport, kind: str) -> set[str]:
-    finding = find(found, kind)
-    assert finding is not None, kinds(found)
-    return {suspect.image for suspect in finding.images}
+def images_of(report: DoctorReport, kind: str) -> set[str]:
+    finding = find(report, kind)
+    assert finding is not None, kinds(report)
+    return {example.image for example in finding.images}
 
 
 def test_sound_features_have_no_finding(tmp_path: Path) -> None:
-    found = Sound().examine(tmp_path)
-    assert (kinds(found), found.status, found.images) == ([], 0, N + M)
-    assert [check.name for check in found.checks if check.looked] == [
+    report = Sound().examine(tmp_path)
+    assert (kinds(report), report.status, report.images) == ([], 0, N + M)
+    assert [check.name for check in report.checks if check.ran] == [
         "images", "values", "views", "duplicates", "outliers", "classes", "labels", "overlap"
     ]  # fmt: skip
-    text = str(found)
+    text = str(report)
     assert "280 images" in text.splitlines()[0]
     assert "ok       classes    a linear head is right on 100.0% of 200 images that it was not fitted to (the " in text
 
@@ -77,45 +77,45 @@ def test_wrong_labels_are_doubted_and_no_others(tmp_path: Path) -> None:
     assert not sound.y[train].any()
     assert not sound.y_val[val].any()
     sound.y[train], sound.y_val[val] = 1, 1
-    found = sound.examine(tmp_path)
-    assert kinds(found) == ["wrong labels"]
-    (finding,) = found.findings
-    assert (finding.severity, found.status) == ("warning", 3)
-    assert {(one.label, one.suggested) for one in finding.images} == {("b", "a")}
+    report = sound.examine(tmp_path)
+    assert kinds(report) == ["wrong labels"]
+    (finding,) = report.findings
+    assert (finding.severity, report.status) == ("warning", 3)
+    assert {(example.label, example.suggested) for example in finding.images} == {("b", "a")}
     wrong = {name(int(row), 1) for row in [0, *train, *(N + val)]}
-    assert {one.image for one in finding.images} <= wrong
+    assert {example.image for example in finding.images} <= wrong
     assert len(finding.images) >= 7  # of 11: wrong labels make heads less sure, and thresholds are what heads are
-    scores = [one.score or 0.0 for one in finding.images]
+    scores = [example.score or 0.0 for example in finding.images]
     assert scores == sorted(scores, reverse=True)
 
 
 def test_two_doubted_labels_are_a_note(tmp_path: Path) -> None:
     sound = Sound()
     sound.y[[8, 21]] = (sound.y[[8, 21]] + 1) % 4
-    found = sound.examine(tmp_path)
-    assert (kinds(found, "note"), found.status) == (["wrong labels"], 0)
+    report = sound.examine(tmp_path)
+    assert (kinds(report, "note"), report.status) == (["wrong labels"], 0)
 
 
 def test_the_least_likely_labels_are_ranked_where_none_is_doubted(tmp_path: Path) -> None:
     """The only wrong label has 0.97 for another class, of whose own images the head is surer on average."""
     sound = Sound()
     sound.y[133] = 2
-    found = sound.examine(tmp_path)
-    assert (kinds(found), found.status) == ([], 0)
-    (ranking,) = found.rankings
+    report = sound.examine(tmp_path)
+    assert (kinds(report), report.status) == ([], 0)
+    (ranking,) = report.rankings
     assert ranking.kind == "least likely labels"
-    assert ranking.what == "1 labels that are not doubted are less likely than another: a ranking, not a claim"
-    (one,) = ranking.images
-    assert (one.image, one.label, one.suggested) == ("train/c/0133.png", "c", "b")
-    assert one.score == pytest.approx(0.96, abs=0.02)
-    assert found.to_dict()["rankings"] == [json.loads(json.dumps(dataclasses.asdict(ranking)))]
-    head, *lines = str(found).splitlines()
-    assert head.endswith(": sound")
-    assert f"LOOK AT least likely labels: {ranking.what}" in lines
-    found.write_list(tmp_path / "list.csv")
+    assert ranking.what == "1 other label is not the most likely one. They may well be right"
+    (example,) = ranking.images
+    assert (example.image, example.label, example.suggested) == ("train/c/0133.png", "c", "b")
+    assert example.score == pytest.approx(0.96, abs=0.02)
+    assert report.to_dict()["rankings"] == [json.loads(json.dumps(ranking.to_dict()))]
+    head, *lines = str(report).splitlines()
+    assert head.endswith(": no issues")
+    assert f"CHECK least likely labels: {ranking.what}" in lines
+    report.write_list(tmp_path / "list.csv")
     with (tmp_path / "list.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["finding"], row["image"], row["suggested"]) == (ranking.kind, one.image, "b")
+    assert (row["finding"], row["image"], row["suggested"]) == (ranking.kind, example.image, "b")
 
 
 def test_no_label_is_both_doubted_and_ranked_and_a_ranking_is_short(tmp_path: Path) -> None:
@@ -123,22 +123,22 @@ def test_no_label_is_both_doubted_and_ranked_and_a_ranking_is_short(tmp_path: Pa
     sound.x += 3 * np.random.default_rng(0).normal(size=(N, 1, D)).astype(np.float32)
     wrong = np.array([0, 20, 40, 60, 100, 120, 160, 196])
     sound.y[wrong] = 1
-    found = sound.examine(tmp_path)
-    (ranking,) = found.rankings
-    doubted = told(found, "wrong labels")
+    report = sound.examine(tmp_path)
+    (ranking,) = report.rankings
+    doubted = images_of(report, "wrong labels")
     assert len(ranking.images) == 12
-    assert not doubted & {one.image for one in ranking.images}
-    assert ", here the first 12: a ranking, not a claim" in ranking.what
-    scores = [one.score or 0.0 for one in ranking.images]
+    assert not doubted & {example.image for example in ranking.images}
+    assert "; the 12 least likely ones are listed. They may well be right" in ranking.what
+    scores = [example.score or 0.0 for example in ranking.images]
     assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.parametrize(
-    ("scores", "looked_at", "severity"),
+    ("scores", "checked", "severity"),
     [([0.9] * 2, 20, "note"), ([0.9] * 3, 20, "warning"), ([0.9] * 3, 1000, "note"), ([0.7] * 9, 20, "note")],
 )
-def test_doubts_are_a_warning_where_heads_are_sure_of_many(scores: list[float], looked_at: int, severity: str) -> None:
-    check = _doubted([IssueExample("a.png", "train", "a", "b", score=score) for score in scores], looked_at)
+def test_doubts_are_a_warning_where_heads_are_sure_of_many(scores: list[float], checked: int, severity: str) -> None:
+    check = _doubted([IssueExample("a.png", "train", "a", "b", score=score) for score in scores], checked)
     assert [finding.severity for finding in check.findings] == [severity]
 
 
@@ -147,17 +147,21 @@ def test_copies_are_told_by_where_they_are(tmp_path: Path) -> None:
     for copy, of in ((4, 0), (9, 2), (N + 8, 16)):  # one of its class, one of another, one in val
         sound.sha256[copy] = sound.sha256[of]
     sound.x[4], sound.x[9], sound.val[8] = sound.x[0], sound.x[2], sound.x[16, 0]
-    found = sound.examine(tmp_path)
-    assert found.status == 4
-    assert (told(found, "copies"), find(found, "copies").severity) == ({name(4, 0)}, "note")  # type: ignore[union-attr]
-    leak = find(found, "copies across splits")
+    report = sound.examine(tmp_path)
+    assert report.status == 4
+    assert (images_of(report, "copies"), find(report, "copies").severity) == ({name(4, 0)}, "note")  # type: ignore[union-attr]
+    leak = find(report, "copies across splits")
     assert leak is not None
-    assert [(one.image, one.split, one.other) for one in leak.images] == [(name(N + 8, 0), "val", name(16, 0))]
+    assert [(example.image, example.split, example.other) for example in leak.images] == [
+        (name(N + 8, 0), "val", name(16, 0))
+    ]
     assert leak.severity == "error"
-    conflict = find(found, "copies with other labels")
+    conflict = find(report, "copies with other labels")
     assert conflict is not None
-    assert [(one.image, one.label, one.other) for one in conflict.images] == [(name(9, 1), "b", name(2, 2))]
-    assert not any("near" in kind for kind in kinds(found))
+    assert [(example.image, example.label, example.other) for example in conflict.images] == [
+        (name(9, 1), "b", name(2, 2))
+    ]
+    assert not any("near" in kind for kind in kinds(report))
 
 
 def test_near_duplicates_are_told_by_where_they_are(tmp_path: Path) -> None:
@@ -166,12 +170,12 @@ def test_near_duplicates_are_told_by_where_they_are(tmp_path: Path) -> None:
     sound.x[4] = sound.x[0] + 0.02 * rng.normal(size=D)
     sound.val[8] = sound.x[16, 0] + 0.02 * rng.normal(size=D)
     sound.x[9], sound.y[9] = sound.x[2] + 0.02 * rng.normal(size=D), 1
-    found = sound.examine(tmp_path)
-    assert told(found, "near duplicates") == {name(4, 0)}
-    assert told(found, "near duplicates across splits") == {name(N + 8, 0)}
-    assert told(found, "near duplicates with other labels") == {name(9, 1)}
-    assert found.status == 3
-    assert "like train/a/0016.png" in str(found)
+    report = sound.examine(tmp_path)
+    assert images_of(report, "near duplicates") == {name(4, 0)}
+    assert images_of(report, "near duplicates across splits") == {name(N + 8, 0)}
+    assert images_of(report, "near duplicates with other labels") == {name(9, 1)}
+    assert report.status == 3
+    assert "like train/a/0016.png" in str(report)
 
 
 @pytest.mark.parametrize("group", [12, 20, 36])
@@ -182,13 +186,15 @@ def test_a_burst_across_the_split_is_found(group: int, tmp_path: Path) -> None:
     train, val = np.arange(4, 4 * (group // 2) + 4, 4), np.arange(4, 4 * (group - group // 2) + 4, 4)
     sound.x[train, 0] = sound.x[0, 0] + 0.05 * rng.normal(size=(len(train), D))
     sound.val[val] = sound.x[0, 0] + 0.05 * rng.normal(size=(len(val), D))
-    found = sound.examine(tmp_path)
-    assert kinds(found) == ["near duplicates across splits", "near duplicates"]
+    report = sound.examine(tmp_path)
+    assert kinds(report) == ["near duplicates across splits", "near duplicates"]
     frames = {name(int(row), 0) for row in [0, *train, *(N + val)]}
-    named = {image for finding in found.findings for one in finding.images for image in (one.image, one.other)}
+    named = {
+        image for finding in report.findings for example in finding.images for image in (example.image, example.other)
+    }
     assert named <= frames
     assert len(named) >= group
-    assert len(told(found, "near duplicates across splits")) >= 0.75 * len(val)
+    assert len(images_of(report, "near duplicates across splits")) >= 0.75 * len(val)
 
 
 def test_infinity_in_any_view_is_an_error_that_names_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,32 +202,32 @@ def test_infinity_in_any_view_is_an_error_that_names_the_image(tmp_path: Path, m
     monkeypatch.setattr(writer, "_are_finite", lambda values: np.ones(len(values), bool))
     sound = Sound()
     sound.x[7, 2, 3], sound.val[5, 0] = np.inf, np.nan
-    found = sound.examine(tmp_path)
-    assert (kinds(found), found.status) == (["not finite"], 4)
-    assert told(found, "not finite") == {name(7, 3), name(N + 5, 1)}
+    report = sound.examine(tmp_path)
+    assert (kinds(report), report.status) == (["not finite"], 4)
+    assert images_of(report, "not finite") == {name(7, 3), name(N + 5, 1)}
 
 
 def test_a_class_without_train_images_is_said_to_be_and_its_labels_are_not_doubted(tmp_path: Path) -> None:
     sound = Sound()
     sound.y_val[::8] = 4
     sound.val[::8] += 3
-    found = sound.examine(tmp_path)
-    assert "wrong labels" not in kinds(found)
-    finding = find(found, "missing in train")
+    report = sound.examine(tmp_path)
+    assert "wrong labels" not in kinds(report)
+    finding = find(report, "missing in train")
     assert finding is not None
     assert (finding.what, finding.severity) == ("train has no readable images of e", "warning")
-    assert "imbalance" not in kinds(found)
-    assert f"of {N + M - 10} labels" in str(found)
+    assert "imbalance" not in kinds(report)
+    assert f"of {N + M - 10} labels" in str(report)
 
 
 def layered(folder: Path, sound: Sound) -> FeatureCache:
     """The features in a narrow layer in small units, beside 90 features in large units that say nothing."""
-    known = sound.write(folder)
+    cache = sound.write(folder)
     noise = 50 + 100 * np.random.default_rng(5).normal(size=(N + M, 3, 90)).astype(np.float32)
     noise[..., 1] = 1e6  # never moves
-    spec = dataclasses.replace(known.spec, layers=("penultimate", "wide"))
+    spec = dataclasses.replace(cache.spec, layers=("penultimate", "wide"))
     dims = {"penultimate": D, "wide": 90}
-    with CacheWriter(folder / "layers.h5", spec, known.samples, dims, known.provenance) as writer:
+    with CacheWriter(folder / "layers.h5", spec, cache.samples, dims, cache.provenance) as writer:
         narrow = 0.001 * sound.x
         writer.write(np.arange(N), {"penultimate": narrow, "wide": noise[:N]})
         writer.write(np.arange(N, N + M), {"penultimate": 0.001 * sound.val[:, None], "wide": noise[N:, :1]})
@@ -232,24 +238,24 @@ def test_layers_are_judged_as_equally_wide(tmp_path: Path) -> None:
     sound = Sound()
     wrong = np.array([0, 20, 40, 60])
     sound.y[wrong] = 1
-    found = examine(layered(tmp_path, sound), layer="all")
-    doubted = told(found, "wrong labels")
+    report = doctor(layered(tmp_path, sound), layer="all")
+    doubted = images_of(report, "wrong labels")
     assert doubted <= {name(int(row), 1) for row in wrong}
     assert len(doubted) >= 3  # of 4, as of the narrow layer alone
-    assert set(kinds(found)) == {"wrong labels", "dead dimensions"}
+    assert set(kinds(report)) == {"wrong labels", "dead dimensions"}
 
 
 def test_dead_dimensions_and_collapse_are_errors(tmp_path: Path) -> None:
     sound = Sound()
     sound.x[..., :20], sound.val[:, :20] = 0, 0
-    found = sound.examine(tmp_path)
-    assert (kinds(found, "error"), found.status) == (["dead dimensions"], 4)
+    report = sound.examine(tmp_path)
+    assert (kinds(report, "error"), report.status) == (["dead dimensions"], 4)
     sound = Sound()
     sound.x, sound.val = 50 + 0.01 * sound.x, 50 + 0.01 * sound.val
     (tmp_path / "b").mkdir()
-    found = sound.examine(tmp_path / "b")
-    assert kinds(found, "error") == ["collapse"]
-    assert [check.name for check in found.checks if not check.looked] == ["input", "views", "duplicates", "outliers"]
+    report = sound.examine(tmp_path / "b")
+    assert kinds(report, "error") == ["collapse"]
+    assert [check.name for check in report.checks if not check.ran] == ["input", "views", "duplicates", "outliers"]
 
 
 def test_views_that_are_the_clean_one_are_an_error(tmp_path: Path) -> None:
@@ -267,9 +273,9 @@ def test_views_of_other_images_are_a_warning(tmp_path: Path) -> None:
 def test_labels_that_features_say_nothing_of_are_an_error(tmp_path: Path) -> None:
     sound = Sound()
     np.random.default_rng(0).shuffle(sound.y)
-    found = sound.examine(tmp_path)
-    assert (kinds(found), found.status) == (["no better than guessing"], 4)
-    assert [check.name for check in found.checks if not check.looked] == ["input", "labels", "overlap"]
+    report = sound.examine(tmp_path)
+    assert (kinds(report), report.status) == (["no better than guessing"], 4)
+    assert [check.name for check in report.checks if not check.ran] == ["input", "labels", "overlap"]
 
 
 def test_most_images_of_one_class_are_no_guessing(tmp_path: Path) -> None:
@@ -277,9 +283,9 @@ def test_most_images_of_one_class_are_no_guessing(tmp_path: Path) -> None:
     sound.y[:], sound.y_val[:] = 0, 0
     rare = np.array([5, 50, 100, 150, 180, 190, 195, 199])
     sound.y[rare] = 1
-    found = sound.examine(tmp_path)  # of eight there is too little to say, though a head knows nothing of them
-    assert find(found, "no better than guessing").severity == "note"  # type: ignore[union-attr]
-    assert {"imbalance", "missing in val"} <= set(kinds(found, "note"))
+    report = sound.examine(tmp_path)  # of eight there is too little to say, though a head knows nothing of them
+    assert find(report, "no better than guessing").severity == "note"  # type: ignore[union-attr]
+    assert {"imbalance", "missing in val"} <= set(kinds(report, "note"))
     sound.y[::10] = 1
     sound.x[sound.y == 1, :, 0] += 20
     (tmp_path / "b").mkdir()
@@ -291,21 +297,21 @@ def test_classes_that_cannot_be_told_apart_overlap(tmp_path: Path) -> None:
     for y in (sound.y, sound.y_val):
         former = np.flatnonzero(y < 2)
         y[former] = np.random.default_rng(len(y)).permutation(y[former])
-    found = sound.examine(tmp_path)
-    finding = find(found, "overlap")
+    report = sound.examine(tmp_path)
+    finding = find(report, "overlap")
     assert finding is not None
-    assert "1 pairs of classes are taken for each other: a and b " in finding.what
-    assert (finding.severity, found.status) == ("note", 0)  # hard to tell apart, and sound all the same
+    assert "1 pair of classes is often confused: a and b " in finding.what
+    assert (finding.severity, report.status) == ("note", 0)  # hard to tell apart, and sound all the same
 
 
 def test_outliers_and_blank_pictures_are_notes(tmp_path: Path) -> None:
     sound = Sound()
     sound.x[13] += 10 * np.random.default_rng(0).normal(size=D)
     sound.val[5] *= 1e-3
-    found = sound.examine(tmp_path)
-    assert name(13, 1) in told(found, "outliers")
-    assert told(found, "blank") == {name(N + 5, 1)}
-    assert kinds(found, "warning", "error") == []
+    report = sound.examine(tmp_path)
+    assert name(13, 1) in images_of(report, "outliers")
+    assert images_of(report, "blank") == {name(N + 5, 1)}
+    assert kinds(report, "warning", "error") == []
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -318,20 +324,20 @@ def test_the_order_of_the_images_changes_no_finding(seed: int, tmp_path_factory:
         sound.x[4] = sound.x[0] + 0.02
         sound.x[13] += 10 * np.random.default_rng(0).normal(size=D)
         sound.x, sound.y, sound.sha256[:N] = sound.x[order], sound.y[order], sound.sha256[:N][order]
-        found = sound.examine(tmp_path_factory.mktemp("order"))
+        report = sound.examine(tmp_path_factory.mktemp("order"))
         rows = {name(row, int(sound.y[row])): int(order[row]) for row in range(N)}
-        pairs = ((finding.kind, one) for finding in found.findings for one in finding.images)
-        return {(kind, str(sorted(rows[n] for n in (one.image, one.other) if n))) for kind, one in pairs}
+        pairs = ((finding.kind, example) for finding in report.findings for example in finding.images)
+        return {(kind, str(sorted(rows[n] for n in (example.image, example.other) if n))) for kind, example in pairs}
 
     assert planted(np.random.default_rng(seed).permutation(N)) == planted(np.arange(N))
 
 
 def test_of_many_images_some_are_compared_by_lot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "MOST_IMAGES", 120)
-    found = Sound().examine(tmp_path)
-    assert kinds(found) == []
-    assert "0 pairs of 120 images, by lot of 280 are nearly the same" in str(found)
-    assert "of 120 images that it was not fitted to" in str(found)
+    monkeypatch.setattr(doctor_module, "MAX_IMAGES", 120)
+    report = Sound().examine(tmp_path)
+    assert kinds(report) == []
+    assert "0 pairs of near duplicates among 120 images, drawn from 280" in str(report)
+    assert "of 120 images that it was not fitted to" in str(report)
 
 
 def test_skipped_images_are_left_out_and_named(tmp_path: Path) -> None:
@@ -346,10 +352,10 @@ def test_skipped_images_are_left_out_and_named(tmp_path: Path) -> None:
         writer.write(rows, {"penultimate": x[rows]})
         writer.write(np.arange(60, 80), {"penultimate": clouds(20, 2, d=D, seed=3)[0]})
         cache = writer.finish({7: "the file is empty"})
-    found = examine(cache)
-    assert (kinds(found), found.status, found.images) == (["skipped"], 0, 79)
-    assert told(found, "skipped") == {"7.png"}
-    assert "the file is empty" in str(found)
+    report = doctor(cache)
+    assert (kinds(report), report.status, report.images) == (["skipped"], 0, 79)
+    assert images_of(report, "skipped") == {"7.png"}
+    assert "the file is empty" in str(report)
 
 
 def test_several_labels_an_image_leave_out_what_is_of_one(tmp_path: Path) -> None:
@@ -366,28 +372,28 @@ def test_several_labels_an_image_leave_out_what_is_of_one(tmp_path: Path) -> Non
     spec = dataclasses.replace(SPEC, dtype="float32")
     with CacheWriter(tmp_path / "a.h5", spec, samples, {"penultimate": D}, {}) as writer:
         writer.write(np.arange(60), {"penultimate": x})
-        found = examine(writer.finish({}))
-    assert kinds(found) == ["near duplicates"]
-    assert found.findings[0].images[0].label == "a|b"
-    assert [check.name for check in found.checks if not check.looked] == ["input", "classes", "labels", "overlap"]
+        report = doctor(writer.finish({}))
+    assert kinds(report) == ["near duplicates"]
+    assert report.findings[0].images[0].label == "a|b"
+    assert [check.name for check in report.checks if not check.ran] == ["input", "classes", "labels", "overlap"]
 
 
 def test_a_few_images_are_too_few(tmp_path: Path) -> None:
     x, y = clouds(6, 2, views=2, d=D)
-    found = examine(cache_of(tmp_path / "a.h5", (x, y), (x[:2, 0] + 1, y[:2])))
-    assert found.status == 0
-    assert "8 images are too few" in str(found)
+    report = doctor(cache_of(tmp_path / "a.h5", (x, y), (x[:2, 0] + 1, y[:2])))
+    assert report.status == 0
+    assert "8 images are too few" in str(report)
 
 
 def test_what_is_found_goes_into_json_and_csv(tmp_path: Path) -> None:
     sound = Sound()
     sound.sha256[N + 8], sound.val[8] = sound.sha256[16], sound.x[16, 0]
-    found = sound.examine(tmp_path)
-    told_json = json.loads(json.dumps(found.to_dict()))
-    assert (told_json["status"], told_json["findings"][0]["kind"]) == (4, "copies across splits")
-    assert told_json["checks"][0]["kinds"] == ["copies across splits"]
-    assert told_json["findings"][0]["images"][0]["image"] == name(N + 8, 0)
-    found.write_list(tmp_path / "list.csv")
+    report = sound.examine(tmp_path)
+    values = json.loads(json.dumps(report.to_dict()))
+    assert (values["status"], values["findings"][0]["kind"]) == (4, "copies across splits")
+    assert values["checks"][0]["kinds"] == ["copies across splits"]
+    assert values["findings"][0]["images"][0]["image"] == name(N + 8, 0)
+    report.write_list(tmp_path / "list.csv")
     with (tmp_path / "list.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row == {"severity": "error", "finding": "copies across splits", "image": name(N + 8, 0), "split": "val",
@@ -397,10 +403,10 @@ def test_what_is_found_goes_into_json_and_csv(tmp_path: Path) -> None:
 def test_a_layer_that_is_not_there_and_progress(tmp_path: Path) -> None:
     cache = Sound().write(tmp_path)
     with pytest.raises(CacheIncompleteError, match="has no layer 'layer3'"):
-        examine(cache, layer="layer3")
+        doctor(cache, layer="layer3")
     steps: list[Any] = []
-    examine(cache, progress=lambda *now: steps.append(now))
-    assert steps == [("examine", done, 6) for done in range(7)]
+    doctor(cache, progress=lambda *step: steps.append(step))
+    assert steps == [("doctor", done, 6) for done in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -418,47 +424,49 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_digits_are_sound(digits: tuple[Path, Path]) -> None:
     data, path = digits
     steps: list[Any] = []
-    found = examine(path, data, progress=lambda *now: steps.append(now))
-    assert kinds(found, "warning", "error") == []
-    assert [check.name for check in found.checks if not check.looked] == []
-    assert steps == [("examine", done, 11) for done in range(12)]
+    report = doctor(path, data, progress=lambda *step: steps.append(step))
+    assert kinds(report, "warning", "error") == []
+    assert [check.name for check in report.checks if not check.ran] == []
+    assert steps == [("doctor", done, 11) for done in range(12)]
     flipped = _flipped(path, 0.05)
-    doubted = told(flipped[0], "wrong labels")
+    doubted = images_of(flipped[0], "wrong labels")
     hits = len(doubted & flipped[1])
     assert hits >= len(flipped[1]) - 2  # of 8; measured: 7, and three false alarms
     assert len(doubted) - hits <= 4
 
 
 def test_digits_divided_by_255_twice_are_an_error(digits: tuple[Path, Path], tmp_path: Path) -> None:
-    own = load_backbone()
-    twice = Backbone(own.module, name=own.name, mean=(127.5,) * 3, std=(127.5,) * 3, image_size=own.image_size)
+    backbone = load_backbone()
+    twice = Backbone(
+        backbone.module, name=backbone.name, mean=(127.5,) * 3, std=(127.5,) * 3, image_size=backbone.image_size
+    )
     cache = extract(digits[0], tmp_path / "a.h5", backbone=twice, views=0, image_size=48).cache
-    found = examine(cache)
-    assert found.status == 4
-    assert {"dead dimensions", "collapse"} <= set(kinds(found, "error"))
-    assert "input scale" in kinds(found, "error")  # the name tells the scale, without the network
+    report = doctor(cache)
+    assert report.status == 4
+    assert {"dead dimensions", "collapse"} <= set(kinds(report, "error"))
+    assert "input scale" in kinds(report, "error")  # the name tells the scale, without the network
 
 
-def _flipped(path: Path, share: float) -> tuple[DoctorReport, set[str]]:
-    """The diagnosis of a cache with a share of wrong labels in train, and the ids of the images that have them."""
+def _flipped(path: Path, fraction: float) -> tuple[DoctorReport, set[str]]:
+    """The report of a cache with a fraction of wrong labels in train, and the ids of these images."""
     cache = FeatureCache.open(path)
     rows, c = cache.samples.rows("train"), len(cache.samples.classes)
     rng = np.random.default_rng(0)
-    some = rng.choice(rows, round(share * len(rows)), replace=False)
+    chosen = rng.choice(rows, round(fraction * len(rows)), replace=False)
     labels = cache.samples.labels.copy()
-    labels[some] = (labels[some] + rng.integers(1, c, len(some))) % c
+    labels[chosen] = (labels[chosen] + rng.integers(1, c, len(chosen))) % c
     cache.samples = dataclasses.replace(cache.samples, labels=labels)
-    return examine(cache), {cache.samples.ids[row] for row in some}
+    return doctor(cache), {cache.samples.ids[row] for row in chosen}
 
 
 def test_ants_and_bees_are_sound_and_wrong_labels_are_found(ants_bees: Path, tmp_path: Path) -> None:
     path = extract(ants_bees, tmp_path / "a.h5", views=0).cache.path
-    found = examine(path, ants_bees)
-    assert (found.status, kinds(found, "warning", "error")) == (0, [])
-    wrong = find(found, "wrong labels")
+    report = doctor(path, ants_bees)
+    assert (report.status, kinds(report, "warning", "error")) == (0, [])
+    wrong = find(report, "wrong labels")
     assert wrong is None or len(wrong.images) <= 3
     diagnosis, flipped = _flipped(path, 0.05)
-    doubted = told(diagnosis, "wrong labels")
+    doubted = images_of(diagnosis, "wrong labels")
     assert find(diagnosis, "wrong labels").severity == "warning"  # type: ignore[union-attr]
     assert len(doubted & flipped) >= 10  # of 12
     assert len({image for image in doubted if image.startswith("train")} - flipped) <= 5
@@ -468,6 +476,6 @@ def test_a_class_whose_train_images_cannot_be_read_is_missing_in_train(tmp_path:
     sound = Sound()
     cache = sound.write(tmp_path)
     cache.done[cache.samples.labels == 2] = 0
-    finding = find(examine(cache), "missing in train")
+    finding = find(doctor(cache), "missing in train")
     assert finding is not None
     assert finding.what == "train has no readable images of c"

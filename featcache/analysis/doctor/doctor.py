@@ -1,0 +1,307 @@
+"""`doctor`: check a cache and its images for problems, and say what to do about them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache._utils.formatting import brief, plural
+from featcache._utils.progress_bar import ProgressOption, as_callback
+from featcache._utils.timing import PhaseTimer
+from featcache.analysis.doctor.duplicates import K, check_alike, find_copies, find_shared_groups
+from featcache.analysis.doctor.feature_checks import (
+    check_values,
+    check_views,
+    compare_views,
+    effective_rank,
+    find_non_finite,
+    measure_spread,
+    non_finite_check,
+)
+from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, Severity, name_row
+from featcache.analysis.doctor.label_errors import check_labels
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import preprocessing_of
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.features import Features
+from featcache.core.progress import StepProgress
+from featcache.core.rng import content_order
+from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples, count_images, strata
+from featcache.core.specs import PENULTIMATE, is_arrays, no_network
+from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
+from featcache.heads.layer_scaling import standardize_layers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_IMAGES = 50_000  # that are compared with each other; comparing 8,000 takes 2 s on a core
+_MAX_BYTES = 2**29
+_STEPS = 6  # images, input, values, views, duplicates, labels
+_IMAGE_STEPS = 5  # images read, pixels, network loaded, network run, other scales
+_RANK_IMAGES, _VIEW_IMAGES, _NETWORK_IMAGES, _PIXEL_IMAGES = 2000, 400, 12, 400  # images of a check
+
+
+class _Sample(NamedTuple):
+    """The compared images: rows of the cache (n,), their clean features (n, d), float32, and samples."""
+
+    rows: NDArray[np.int64]
+    x: NDArray[np.float32]
+    samples: Samples
+
+
+def doctor(
+    cache: str | os.PathLike[str] | FeatureCache,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    layer: str = PENULTIMATE,
+    backbone: Backbone | nn.Module | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: ProgressOption = None,
+) -> DoctorReport:
+    """Check the features, labels and splits of a cache for problems; with `data` also how it was made.
+
+    The checks find uninformative features, augmented views that are identical or unrelated to their image, duplicates
+    (also across splits), outliers, label errors (confident learning, Northcutt, Jiang and Chuang 2021) and classes
+    that overlap.
+
+    Parameters
+    ----------
+    cache : path or FeatureCache
+        A cache with train images.
+    data : path, optional
+        The folder or CSV that the cache was made from. Some of its images run through the network again.
+    layer : str, default "penultimate"
+        One layer, several joined by commas, or a set; see `featcache.core.layer_names`. Several layers are scaled to
+        equal influence, as for heads; the network is compared on the penultimate layer, or else the first one.
+    backbone : Backbone or torch.nn.Module, optional
+        The network that made the cache, if it cannot be loaded by its name.
+    weights : str, optional
+        The file of the network's weights, if it was moved.
+    device : str, default "auto"
+        Where the network runs.
+    seed : int, default 0
+        Seed of the folds, and of the choice of images if there are more than 50,000.
+    progress : callable, bool or None
+        Called as progress("doctor", done, total) after each step: six, and five more with `data`. True shows a bar.
+
+    Returns
+    -------
+    DoctorReport
+        The checks with their issues. Its `status` is 0 without warnings, 3 with warnings and 4 with errors.
+
+    Raises
+    ------
+    CacheError
+        The cache cannot be read or has no train images.
+    EmptyFolderError
+        `data` is not what the cache was made from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import featcache
+    >>> y = np.arange(200) % 2
+    >>> x = np.random.default_rng(0).normal(size=(200, 20)) + 3 * y[:, None]
+    >>> x[8] = x[2]
+    >>> report = featcache.doctor(featcache.FeatureCache.from_arrays(x, y))
+    >>> [issue.kind for issue in report.findings]
+    ['copies']
+    """
+    timer = PhaseTimer()
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    if data is not None:
+        cache.require_images("a check of the images")
+    parts = {split: cache.features(split, layer) for split in LABELLED_SPLITS}
+    parts = {split: features for split, features in parts.items() if len(features.samples)}
+    if "train" not in parts:
+        raise CacheIncompleteError(f"{cache.path} has no readable train images")
+    with StepProgress(as_callback(progress), "doctor", _STEPS + (_IMAGE_STEPS if data is not None else 0)) as steps:
+        images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
+    return DoctorReport(cache.path, layer, images, tuple(checks), timer.seconds()["wall"])
+
+
+def _check_all(
+    cache: FeatureCache, parts: dict[str, Features], data: Any, layer: str, backbone: Any, weights: str | None,
+    device: str, seed: int, steps: StepProgress,
+) -> tuple[int, list[Check]]:  # fmt: skip
+    """The number of images with features, and all checks."""
+    train, checks = parts["train"], list[Check]()
+
+    def add(*finished: Check) -> None:
+        checks.extend(finished)
+        steps.advance()
+
+    add(_check_images(cache))
+    add(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
+    rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
+    non_finite = find_non_finite(features.x for features in parts.values())
+    if len(non_finite):
+        add(non_finite_check(tuple(name_row(cache.samples, int(rows[index])) for index in non_finite)))
+        return len(rows), checks
+    widths = train.joined.widths if train.joined else ()
+    spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
+    if widths:
+        scale = standardize_layers(train, keep_still=False)
+        parts = {split: features.scaled(scale) for split, features in parts.items()}
+        train = parts["train"]
+    sample = _draw_sample(cache, parts, rows, seed)
+    ranked = sample.samples.rows("train")[:: max(1, len(sample.rows) // _RANK_IMAGES)]
+    rank = effective_rank(sample.x[ranked], strata(sample.samples.labels[ranked]))
+    values = check_values(spread, rank)
+    add(values)
+    collapsed = any(issue.kind == "collapse" for issue in values.findings)
+    add(_check_views(cache, train, collapsed, seed))
+    add(*check_alike(sample.x, sample.samples, len(rows), collapsed))
+    add(*check_labels(train, [parts[split] for split in parts if split != "train"], MAX_IMAGES, seed))
+    if data is not None:
+        checks += _check_with_images(cache, data, layer, train, backbone, weights, device, seed, steps)
+    return len(rows), checks
+
+
+def _draw_sample(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int64], seed: int) -> _Sample:
+    """All images, or as many as can be compared with each other."""
+    width = next(iter(parts.values())).x.shape[2]
+    most = max(2 * K, min(MAX_IMAGES, _MAX_BYTES // (4 * width)))
+    drawn = np.sort(content_order(cache.samples.sha256[rows], seed, "examine")[:most])
+    blocks, start = [], 0
+    for features in parts.values():
+        n = len(features.samples)
+        indices = drawn[(drawn >= start) & (drawn < start + n)] - start
+        blocks.append(np.asarray(features.lazy_view(0)[indices], np.float32))
+        start += n
+    return _Sample(rows[drawn], np.concatenate(blocks), cache.samples.take(rows[drawn]))
+
+
+def _check_images(cache: FeatureCache) -> Check:
+    """Exact duplicates, skipped images and class counts: what needs no features."""
+    samples = cache.samples
+    readable = {split: cache.readable_rows(split) for split in LABELLED_SPLITS}
+    counts = {split: count_images(samples.labels[rows], len(samples.classes)) for split, rows in readable.items()}
+    is_readable = (cache.done > 0) & (samples.split != SPLITS.index(UNLABELLED))
+    copies = [(a, b) for a, b in samples.copies() if is_readable[a] and is_readable[b]]
+    issues = find_copies(samples, copies) + find_shared_groups(samples)
+    if cache.skipped:
+        reasons = sorted({reason for _, reason in cache.skipped})
+        were = "was" if len(cache.skipped) == 1 else "were"
+        what = f"{plural(len(cache.skipped), 'image')} {were} skipped: {'; '.join(reasons[:3])}"
+        examples = tuple(name_row(samples, samples.ids.index(name)) for name, _ in cache.skipped)
+        issues.append(Issue("skipped", "note", what, "Fix or delete them, then run `featcache update`.", examples))
+    issues += _class_count_issues(samples, counts)
+    train = counts["train"]
+    images = ", ".join(f"{len(rows)} {split}" for split, rows in readable.items() if len(rows))
+    summary = (
+        f"{images}, {plural(len(samples.classes), 'class', 'classes')} with {train.min()} to {train.max()} train "
+        f"images, {plural(len(copies), 'exact duplicate')}"
+    )
+    return Check("images", summary, tuple(issues))
+
+
+def _class_count_issues(samples: Samples, counts: dict[str, NDArray[np.int64]]) -> list[Issue]:
+    """Imbalanced classes, and classes without images in a split."""
+    issues = []
+    train = counts["train"]
+    fewest = int(train[train > 0].min(initial=train.max()))
+    if fewest * 20 < train.max():
+        rare, common = samples.classes[train.tolist().index(fewest)], samples.classes[int(train.argmax())]
+        what = f"{common} has {plural(int(train.max()), 'train image')}, {rare} has {fewest}"
+        remedy = "Fit with -p class_weight=balanced, and compare the recall of each class instead of the accuracy."
+        issues.append(Issue("imbalance", "note", what, remedy))
+    remedies: tuple[tuple[str, Severity, str], ...] = (
+        ("train", "warning", "No head can predict these classes: add train images, or remove the class."),
+        ("val", "note", "Their recall cannot be measured: add val images."),
+    )
+    for split, severity, remedy in remedies:
+        empty = [name for name, count in zip(samples.classes, counts[split], strict=True) if not count]
+        if empty and len(samples.rows(split)):
+            issues.append(Issue(f"missing in {split}", severity, f"{split} has no readable images of {brief(empty)}",
+                                remedy))  # fmt: skip
+    return issues
+
+
+def _check_preprocessing(cache: FeatureCache, backbone: Any, weights: str | None) -> Check:
+    """Whether mean, std and interpolation of the cache are those that the network's weights were trained with."""
+    spec = cache.spec
+    names = ("mean", "std", "interpolation")
+    if backbone is not None:
+        expected = {name: getattr(backbone, name) for name in names}
+    else:
+        expected = preprocessing_of(spec, weights or cache.provenance.get("weights", "pretrained")) or {}
+    if not expected:
+        unknown = f"the preprocessing of {spec.backbone} is not known"
+        reason = no_network(spec.backbone) if is_arrays(spec.backbone) else unknown
+        return Check("input", f"not checked: {reason}", ran=False)
+    actual: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "interpolation": spec.view.interpolation}
+    expected = {name: expected[name] if name == "interpolation" else tuple(expected[name]) for name in names}
+    wrong = [name for name in names if actual[name] != expected[name]]
+    if not wrong:
+        return Check("input", f"{', '.join(names)} are those of {spec.backbone}")
+    differences = "; ".join(f"{name} {actual[name]}, {spec.backbone} has {expected[name]}" for name in wrong)
+    what = f"the cache was made with {differences}"
+    severity: Severity = "warning" if wrong == ["interpolation"] else "error"
+    remedy = f"Extract again with the preprocessing of the network: featcache extract DATA --backbone {spec.backbone}."
+    return Check("input", what, (Issue("input scale", severity, what, remedy),))
+
+
+def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int) -> Check:
+    if collapsed:
+        return Check("views", "not checked: the features are nearly equal", ran=False)
+    if not train.views:
+        return Check("views", "not checked: train has no augmented views", ran=False)
+    if len(train.samples) < 2:
+        return Check("views", "not checked: a single train image cannot be compared", ran=False)
+    rows = np.sort(content_order(train.samples.sha256, seed, "examine")[:_VIEW_IMAGES])
+    statistics = compare_views(np.asarray(train.take(rows).x[:, :9]), cache.spec.precision)
+    return check_views(statistics, len(rows), min(train.views, 8), cache.spec.view.augment)
+
+
+def _check_with_images(
+    cache: FeatureCache, data: Any, layer: str, train: Features, backbone: Any, weights: str | None, device: str,
+    seed: int, steps: StepProgress,
+) -> list[Check]:  # fmt: skip
+    """The checks of `featcache.analysis.doctor.image_checks`."""
+    from featcache.analysis.doctor.image_checks import check_network, check_pixels, read_clean, try_scales
+    from featcache.extraction.plan import load_cache_backbone
+
+    train_rows = cache.samples.rows("train")
+    train_rows = train_rows[cache.done[train_rows] > 0]
+    index_of = {int(row): index for index, row in enumerate(train_rows)}
+    order = train_rows[content_order(cache.samples.sha256[train_rows], seed, "examine")]
+    rows, pixels, missing = read_clean(cache, data, order[:_PIXEL_IMAGES])
+    indices = np.array([index_of[int(row)] for row in rows], np.int64)
+    steps.advance()
+    checks = []
+    if missing:
+        examples = tuple(name_row(cache.samples, row) for row in missing)
+        are = "is" if len(missing) == 1 else "are"
+        what = (
+            f"{len(missing)} of {plural(len(missing) + len(rows), 'image')} {are} missing from {data} or changed: "
+            f"{next(iter(missing.values()))}"
+        )
+        checks.append(
+            Check("files", what, (Issue("other images", "warning", what, "See `featcache diff`.", examples),))
+        )
+    one_label = not cache.samples.multilabel
+    checks += [check_pixels(train, indices, pixels, seed)] if one_label else []
+    steps.advance()
+    try:
+        if not isinstance(backbone, Backbone):
+            backbone = load_cache_backbone(cache, weights, device, backbone)
+    except BackboneError as error:
+        return [*checks, Check("network", f"not run again: {error}", ran=False)]
+    except CacheMismatchError as error:
+        remedy = "Give the right file with --weights, or extract again."
+        return [*checks, Check("network", str(error), (Issue("other weights", "error", str(error), remedy),))]
+    steps.advance()
+    names = cache.layers(layer)
+    compared = PENULTIMATE if PENULTIMATE in names else names[0]
+    checks.append(check_network(cache, compared, backbone, rows[:_NETWORK_IMAGES], pixels[:_NETWORK_IMAGES]))
+    steps.advance()
+    if one_label:
+        features = train if len(names) == 1 else cache.features("train", compared)
+        checks.append(try_scales(cache, compared, backbone, features, indices, pixels))
+    return checks

@@ -1,0 +1,79 @@
+"""`plan`: measure the rates of an extraction on this machine, and calculate it for a data set of any size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from featcache.analysis.planning.capacity import PASSES, CapacityPlan, Prices, Rates, plan_capacity
+
+
+def plan(
+    data: str | os.PathLike[str] | Rates,
+    *,
+    images: Sequence[int] = (10_000_000, 1_000_000_000),
+    workers: Sequence[int] = (1, 8, 64),
+    hashed: bool = False,
+    passes: int = PASSES,
+    prices: Prices | None = None,
+    given: Mapping[str, float] | None = None,
+    **settings: Any,
+) -> CapacityPlan:
+    """Estimate time, storage and cost of extracting many images on many workers, and find the bottleneck.
+
+    Parameters
+    ----------
+    data : path or Rates
+        A sample of the images: their folder or manifest. A few of them are read, decoded and computed on this machine
+        to measure the rates. With `Rates` nothing is measured.
+    images : sequence of int, default (10_000_000, 1_000_000_000)
+        Numbers of images to plan for.
+    workers : sequence of int, default (1, 8, 64)
+        Numbers of workers to plan for.
+    hashed : bool, default False
+        Whether the list of images has a column sha256. Otherwise one machine hashes all files first.
+    passes : int, default 150
+        Passes over the training rows that the fit of a head takes.
+    prices : Prices, optional
+        Prices of workers, storage and reads. Without them the plan has no cost.
+    given : mapping of str to float, optional
+        Fields of `Rates` that are given and not measured. With `forward_s` the workers have GPUs.
+    **settings
+        Further keyword arguments of `featcache.analysis.planning.rates.measure_rates`: those of `extract` that change
+        the cost of an image (`backbone`, `views`, `image_size`, ...), `cores` of a worker, `progress`, `on_note`.
+
+    Returns
+    -------
+    CapacityPlan
+        A `Scenario` for each number of images on each number of workers.
+
+    Raises
+    ------
+    ImageError
+        `data` has no readable images.
+    BackboneError
+        The network cannot be loaded.
+    TypeError
+        `Rates` were passed together with settings to measure rates with.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> rates = featcache.Rates(image_bytes=1e5, views=5, decode_s=0.004, view_s=0.001, cores=4, forward_s=0.002,
+    ...                         on_gpu=False, hash_bytes_per_s=1e9, write_s_per_image=1e-4, solver_s_per_row=1e-6,
+    ...                         cache_bytes=13_000, memory_bytes=150)
+    >>> scenario, = featcache.plan(rates, images=[1_000_000], workers=[10]).scenarios
+    >>> scenario.limit, round(scenario.total_s)
+    ('extract: cores and network', 1400)
+    """
+    if isinstance(data, Rates):
+        if given or settings:
+            names = ", ".join([*(["given"] if given else []), *settings])
+            raise TypeError(f"plan was called with Rates and with {names}, which only apply when rates are measured")
+        rates = data
+    else:
+        from featcache.analysis.planning.rates import measure_rates  # needs the packages of an extraction
+
+        rates = measure_rates(data, given=given, **settings)
+    return plan_capacity(rates, images, workers, hashed=hashed, passes=passes, prices=prices)

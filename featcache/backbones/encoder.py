@@ -1,0 +1,49 @@
+"""`Encoder`: the interface of a frozen network of any modality, which extraction uses. `Backbone` is that of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from featcache.backbones.engines.base import EngineName, PendingFeatures
+
+
+class Encoder(Protocol):
+    """A frozen network that turns batches of inputs into features.
+
+    Attributes
+    ----------
+    weights : str. Where its weights come from.
+    layers : tuple of str. Names of the layers whose features it returns, in their order.
+    device_name, precision, engine : str. Where and how it computes.
+    note : str. Notes for the user, a line each.
+    batch_size : int. Inputs in one forward pass that suit the device.
+    max_in_flight : int. Inputs to submit in addition to those whose features are awaited.
+    """
+
+    weights: str
+    layers: tuple[str, ...]
+    engine: EngineName
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """Width d of each layer."""
+
+    @property
+    def device_name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def max_in_flight(self) -> int: ...
+
+    def select_engine(self, size: int, /, engine: EngineName, views: int, like: str) -> None:
+        """Run the network on the fastest engine for inputs of this size, see `Backbone.select_engine`."""
+
+    def submit(self, batch: NDArray[Any], /) -> PendingFeatures:
+        """Start on a batch of inputs. Call the result to get the features (b, d) of each layer."""

@@ -1,0 +1,90 @@
+"""`Columns`: which columns of a table are read. `Table`: its rows, whatever the file format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from featcache.data.label_columns import choose_label, find_column, label_note
+from featcache.errors import DataLayoutError
+
+PATH_NAMES = ("path", "file_name", "filename", "filepath", "image_path", "image")
+EXPECTED_COLUMNS = "the columns path,label[,split][,sha256]"
+
+NO_LABEL = ""
+"""The label column of tables that are read for their paths only."""
+
+Row = tuple[int, dict[str, str | None]]
+"""Number of a row, and its cells by column."""
+
+
+class MissingColumnsError(DataLayoutError):
+    """A table has no column of paths, or none of labels although the user names none."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that are read; `notes` name them, a line each."""
+
+    path: str
+    label: str
+    split: str | None
+    sha256: str | None
+    group: str | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def used(self) -> list[str]:
+        """The names of all columns that are read."""
+        return [name for name in (self.path, self.label, self.split, self.sha256, self.group) if name]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a table, read one after the other.
+
+    unit : what the number of a row counts, in messages.
+    several : whether the column of labels holds lists.
+    """
+
+    columns: Columns
+    rows: Iterator[Row]
+    unit: str = "line"
+    several: bool = False
+
+
+def choose_columns(where: str, name: str, header: Sequence[str], label_column: str | None) -> Columns:
+    """The columns of a table that are read, by the names in its header.
+
+    Parameters
+    ----------
+    where : str
+        How the message on missing columns begins.
+    name : str
+        What other messages call the table.
+    header : sequence of str
+        The names of all columns.
+    label_column : str or None
+        The column of the labels; None chooses one, see `choose_label`; `NO_LABEL` needs none.
+
+    Raises
+    ------
+    MissingColumnsError
+        There is no column of paths, or none of labels.
+    DataLayoutError
+        Two columns that are read have the same name, or `label_column` is no column.
+    """
+    path = find_column(header, PATH_NAMES)
+    needs_label = path is not None and label_column != NO_LABEL
+    label = choose_label(name, header, label_column) if needs_label else path
+    if path is None or label is None:
+        names = f"{','.join(header[:8])}{',...' if len(header) > 8 else ''}"
+        raise MissingColumnsError(f"{where} {EXPECTED_COLUMNS}; found {names}")
+    notes = [label_note(label, header)]
+    notes += [f"path column: {path}"] if path != "path" else []
+    split, sha256, group = (find_column(header, (name,)) for name in ("split", "sha256", "group"))
+    columns = Columns(path, label, split, sha256, group, notes)
+    for column in columns.used:
+        if (count := list(header).count(column)) > 1:
+            raise DataLayoutError(f"{name} has {count} columns named {column!r}. Rename those that do not count.")
+    return columns

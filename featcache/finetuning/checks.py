@@ -1,0 +1,39 @@
+"""Errors that a user's settings cause: options that exclude each other, and what PyTorch raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from featcache.core.specs import ExtractSpec
+from featcache.errors import RunError, first_line
+from featcache.training.config import TrainConfig
+from featcache.training.distributed import ProcessGroup
+
+
+def check_distributed(world: ProcessGroup, config: TrainConfig, image_cache: object, compile: bool) -> None:
+    """Raise RunError for options that several processes cannot use."""
+    if image_cache is not None:
+        raise RunError(f"an image cache is written by one process, and {world.size} train: drop --image-cache")
+    if compile:
+        raise RunError("torch.compile does not support training in several processes: drop --compile")
+    if config.batch_size < world.size:
+        raise RunError(f"{world.size} processes cannot share batches of {config.batch_size}: raise --batch-size")
+
+
+@contextmanager
+def explain_torch_errors(spec: ExtractSpec, config: TrainConfig, is_compiled: bool) -> Iterator[None]:
+    """Turn errors of PyTorch that settings cause into errors that name the settings."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            f"BatchNorm cannot train on a batch of one image at {spec.view.image_size} pixels. Give a larger "
+            f"--batch-size than {config.batch_size}, --batchnorm eval, or a larger --image-size."
+        ) from error
+    except Exception as error:
+        if not is_compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise RunError(f"torch.compile cannot train this network ({first_line(error)}). Drop --compile.") from error

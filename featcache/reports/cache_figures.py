@@ -1,0 +1,149 @@
+"""Figures of a cache: augmented views, features in two dimensions, and the images of issues.
+
+Each function reads what the figure needs and returns a function that draws it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from featcache._utils.formatting import plural
+from featcache.analysis.doctor.findings import Issue, IssueExample
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.samples import Samples, format_labels
+from featcache.core.specs import PENULTIMATE
+from featcache.data.sources.base import Source
+from featcache.data.sources.registry import open_source
+from featcache.errors import PictureError
+from featcache.reports.image_grids import GridImage, Thumbnail, plot_issues, plot_map, plot_views
+from featcache.reports.projection import NAMES, Method, misplaced, project, spread_out
+from featcache.reports.sample_images import choose_rows, load_cached_views
+from featcache.reports.style import DrawFigure
+
+_Path = str | os.PathLike[str]
+
+_THUMBNAIL_SIDE = 64  # pixels
+_MAX_VIEWS = 8
+_NOT_DRAWABLE = ("skipped", "other images")  # issues of images that cannot be read
+
+
+def views_figure(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed: int = 0) -> DrawFigure:
+    """The clean view and up to eight augmented views of some training images; see `featcache.plot_views`."""
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache.require_images("a figure of views")
+    numbers = range(1 + min(cache.spec.views, _MAX_VIEWS))
+    rows = cache.samples.rows("train")
+    rows = choose_rows(cache.samples, rows[cache.done[rows] > 0], images, seed)
+    if not len(rows):
+        raise PictureError(f"{cache.path} has no readable train images")
+    source = open_source(data)
+    views = [load_cached_views(source, cache.samples, int(row), cache.spec.view, numbers) for row in rows]
+    labels = format_labels(cache.samples.labels[rows], cache.samples.classes)
+    return partial(plot_views, views, labels, cache.spec.view.augment)
+
+
+def map_figure(
+    cache: _Path | FeatureCache,
+    data: _Path | None = None,
+    *,
+    method: Method = "pca",
+    split: str = "val",
+    images: int = 2000,
+    thumbnails: int = 12,
+    layer: str = PENULTIMATE,
+    seed: int = 0,
+) -> DrawFigure:
+    """Clean features in two dimensions, coloured by class; see `featcache.plot_map`."""
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    features = cache.features(split, layer)
+    rows = np.sort(choose_rows(features.samples, np.arange(len(features.samples)), images, seed))
+    samples, x = features.samples.take(rows), np.asarray(features.take(rows).lazy_view(0)[:])
+    labels = format_labels(samples.labels, samples.classes)
+    points = project(x, method, seed)
+    small_images = []
+    if data is not None:
+        cache.require_images("a map with images")
+        source = open_source(data)
+        _, classes = np.unique(labels, return_inverse=True)
+        for row in spread_out(points, misplaced(x, classes, len(x)), thumbnails):
+            view = load_cached_views(source, samples, row, cache.spec.view, range(1), _THUMBNAIL_SIDE)[0]
+            small_images.append(Thumbnail(row, view))
+    title = f"{'' if layer == PENULTIMATE else layer + ': '}features of {plural(len(rows), f'{split} image')}"
+    return partial(plot_map, points, labels, NAMES[method], title, small_images)
+
+
+def issues_figure(
+    cache: _Path | FeatureCache,
+    issues: Sequence[Issue],
+    data: _Path,
+    images: int = 36,
+    rankings: Sequence[Issue] = (),
+) -> DrawFigure | None:
+    """The first images of each issue of `doctor`; both images of a pair. None if there is nothing to draw.
+
+    Images whose files are missing or have changed are skipped, and counted in the title.
+
+    Parameters
+    ----------
+    cache : path or FeatureCache
+    issues : sequence of Issue
+    data : path
+        The folder or CSV that the cache was made from.
+    images : int, default 36
+        Highest number of images, shared equally by the issues and rankings.
+    rankings : sequence of Issue
+        Rankings of `doctor`, drawn after the issues and not counted as such.
+
+    Raises
+    ------
+    CacheError
+        The cache cannot be read, or was not made from images.
+    """
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache.require_images("a figure of images")
+    with_images = [issue for issue in issues if issue.images and issue.kind not in _NOT_DRAWABLE]
+    shown = [*with_images, *rankings]
+    rows = {name: row for row, name in enumerate(cache.samples.ids)}
+    source = open_source(data)
+    each, sections, missing = max(2, images // max(1, len(shown))), [], 0
+    for issue in shown:
+        grid: list[GridImage] = []
+        for example in issue.images:
+            if len(grid) + 1 + bool(example.other) > each:
+                break
+            try:
+                grid += _grid_images(cache, source, example, rows)
+            except PictureError:
+                missing += 1
+        if grid:
+            sections.append((f"{issue.kind}: {issue.what}", grid))
+    if not sections:
+        return None
+    title = f"{plural(len(with_images), 'issue')} in {cache.path.name}"
+    if missing:
+        reason = (
+            "is not drawn, because its file is missing or has changed"
+            if missing == 1
+            else "are not drawn, because their files are missing or have changed"
+        )
+        title += f"; {plural(missing, 'image')} {reason}"
+    return partial(plot_issues, sections, title)
+
+
+def _grid_images(cache: FeatureCache, source: Source, example: IssueExample, rows: dict[str, int]) -> list[GridImage]:
+    """The image of an example, after the image that it resembles."""
+    grid = []
+    for row in [rows[name] for name in (example.other, example.image) if name]:
+        pixels = load_cached_views(source, cache.samples, row, cache.spec.view, range(1))[0]
+        grid.append(GridImage(pixels, *_captions(example, cache.samples, row)))
+    return grid
+
+
+def _captions(example: IssueExample, samples: Samples, row: int) -> tuple[str, str]:
+    """The text above and below the image of a row."""
+    (label,) = format_labels(samples.labels[[row]], samples.classes)
+    return label or "none", f"probably {example.suggested}" if example.suggested else samples.ids[row]

@@ -1,0 +1,80 @@
+"""Sections that several pages have: the result of a head, its figures, and where its features come from.
+
+Pages may be sent to others, so they do not contain absolute paths of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.model_card import ModelCard
+from featcache.errors import FeatcacheError
+from featcache.heads.fit_head import HeadFit
+from featcache.reports import cache_figures, model_figures
+from featcache.reports.html import Figure, Section, Table
+from featcache.reports.style import DrawFigure
+
+# Fields of the provenance that describe this machine, or that the command shows.
+_HIDDEN = ("host", "weights", "val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")
+
+
+def result_section(fit: HeadFit) -> Section:
+    """The text of a fit, without the path of the head."""
+    return Section("Result", code=str(replace(fit, path=None)))
+
+
+def head_section(head: Path, cache: FeatureCache, data: str | os.PathLike[str] | None) -> Section:
+    """The figures of a head; those with images need `data`."""
+    section = Section("The head in figures")
+    add = partial(add_figure, section, local=[head, cache.path, *([] if data is None else [data])])
+    add(lambda: model_figures.confusion_figure(head), "Confusion matrix")
+    add(lambda: model_figures.reliability_figure(head), "Calibration of the probabilities")
+    caption, layer = "Features of val in two dimensions", ModelCard.read(head).layer
+    with_images = f"{caption}, with images that lie among another class"
+    if data is None or not add(lambda: cache_figures.map_figure(cache, data, layer=layer), with_images):
+        add(lambda: cache_figures.map_figure(cache, layer=layer), caption)
+    if data is not None:
+        add(lambda: model_figures.predictions_figure(head, data), "Wrong and right predictions of val images")
+        add(lambda: cache_figures.views_figure(cache, data), "Augmented views of training images")
+    return section
+
+
+def origin_section(cache: FeatureCache, machine: Mapping[str, Any], versions: Mapping[str, str]) -> Section:
+    """Provenance and spec of the cache, the machine and the versions."""
+    fields = {name: value for name, value in cache.provenance.items() if name not in _HIDDEN and name != "versions"}
+    fields |= {"digest": cache.spec.digest(), **cache.spec.flat()}
+    fields |= {"machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"}
+    fields |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
+    rows = [
+        [name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)] for name, value in fields.items()
+    ]
+    return Section("Where the features come from", tables=[Table(["field", "value"], rows)])
+
+
+def add_figure(
+    section: Section, make: Callable[[], DrawFigure], caption: str, local: Sequence[str | os.PathLike[str]]
+) -> bool:
+    """Add a figure, or a note with the reason if it cannot be drawn; returns whether it was added.
+
+    local : paths that the reason may contain.
+    """
+    try:
+        section.figures.append(Figure(make(), caption))
+        return True
+    except FeatcacheError as error:
+        section.notes.append(f"{caption}: not drawn. {without_folders(error, local)}")
+        return False
+
+
+def without_folders(error: FeatcacheError, local: Sequence[str | os.PathLike[str]]) -> str:
+    """The message of an error, with each of these absolute paths shortened to its name."""
+    reason = str(error)
+    for path in filter(os.path.isabs, local):
+        reason = reason.replace(f"{Path(path).parent}{os.sep}", "")
+    return reason
