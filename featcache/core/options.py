@@ -156,6 +156,10 @@ class ExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=False
     """All options of an extraction."""
 
 
+class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+    """Options of a training that runs the network on images, which an extraction has as well."""
+
+
 @dataclass(frozen=True)
 class Field:
     """An option with its name and its type."""
