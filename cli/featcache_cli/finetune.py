@@ -99,9 +99,8 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     help="Keep this share of the best weights and "
     "the rest of those at the start; with --init-head. [default: the best weights]",
 )
-@click.option(
-    "--augment", type=click.Choice(options.AUGMENTS), help="The recipe of the augmented views. [default: tutorial]"
-)
+@options.shared("augment", default=None)  # a preset may set it
+@options.other_view_options
 @click.option("--epochs", type=click.IntRange(1), help="How many epochs to train. [default: 10]")
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), help="The learning rate. [default: 0.01; with --init-head 0.0001]"
@@ -137,7 +136,6 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     metavar="EPOCHS",
     help="Stop after so many epochs without a better val accuracy or a lower val loss. [default: all epochs run]",
 )
-@options.image_size_option
 @options.machine_options
 @options.precision_option("fp32")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: slower to start, faster after.")
