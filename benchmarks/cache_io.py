@@ -94,11 +94,11 @@ def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[st
     """All rates by name, in bytes or rows per second. The order of the writers alternates between repeats."""
     n = len(x)
     cache, raw = folder / "cache.h5", folder / "raw"
-    found = {}
+    rates = {}
     writers = [("cache", write_cache, "cache.h5"), ("plain file", write_raw, "raw")]
-    for name, place in (("disk", folder), ("memory", memory)):
+    for name, target in (("disk", folder), ("memory", memory)):
         for what, write, file in writers if number % 2 else reversed(writers):
-            found[f"write to {name}: {what}"] = x.nbytes / write(place / file, x)
+            rates[f"write to {name}: {what}"] = x.nbytes / write(target / file, x)
     (memory / "cache.h5").unlink()
     (memory / "raw").unlink()
     opened = FeatureCache.open(cache)
@@ -106,32 +106,32 @@ def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[st
     plain = np.memmap(raw, dtype=x.dtype, mode="r", shape=x.shape)
     for array in (mapped, plain):
         add_up(array)  # warm
-    found["read: cache"] = x.nbytes / record.seconds(lambda: add_up(mapped))
-    found["read: plain file"] = x.nbytes / record.seconds(lambda: add_up(plain))
-    found["read: cache with checksums"] = x.nbytes / record.seconds(lambda: add_up(opened.features("train").x))
-    found["mini-batches: cache"] = mini_batches(lambda rows: mapped[rows], n)
-    found["mini-batches: array in memory"] = mini_batches(lambda rows: x[rows], n)
+    rates["read: cache"] = x.nbytes / record.seconds(lambda: add_up(mapped))
+    rates["read: plain file"] = x.nbytes / record.seconds(lambda: add_up(plain))
+    rates["read: cache with checksums"] = x.nbytes / record.seconds(lambda: add_up(opened.features("train").x))
+    rates["mini-batches: cache"] = mini_batches(lambda rows: mapped[rows], n)
+    rates["mini-batches: array in memory"] = mini_batches(lambda rows: x[rows], n)
     with h5py.File(cache, "r") as file:
-        found["mini-batches: h5py, contiguous"] = mini_batches(lambda rows: file[KEY][rows], n)
+        rates["mini-batches: h5py, contiguous"] = mini_batches(lambda rows: file[KEY][rows], n)
     for chunk in (64, 1024):
         with h5py.File(folder / "chunked.h5", "w") as file:
             file.create_dataset("x", data=x, chunks=(chunk, *x.shape[1:]))
         with h5py.File(folder / "chunked.h5", "r") as file:
-            found[f"mini-batches: h5py, chunks of {chunk}"] = mini_batches(lambda rows, f=file: f["x"][rows], n, 5)
+            rates[f"mini-batches: h5py, chunks of {chunk}"] = mini_batches(lambda rows, f=file: f["x"][rows], n, 5)
     for path in folder.iterdir():
         path.unlink()
-    return found
+    return rates
 
 
 def main() -> None:
     """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=int, default=256, help="of features, for each K; 10 at least")
+    parser.add_argument("--mb", type=int, default=256, help="MB of features for each K, at least 10")
     parser.add_argument("--width", type=int, default=1_280)
     parser.add_argument("--views", type=int, nargs="+", default=[0, 8])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    measured, found = record.commit(), {}
+    measured, results = record.commit(), {}
     for views in options.views:
         shape = (options.mb * 10**6 // (2 * options.width * (1 + views)), 1 + views, options.width)
         x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
@@ -144,12 +144,12 @@ def main() -> None:
                 rates[name].append(rate)
                 if what != "cache":
                     ratios[f"{job}: cache / {what}"].append(figures[f"{job}: cache"] / rate)
-        found[f"K={views}"] = {
+        results[f"K={views}"] = {
             "images": len(x),
             "bytes/s, mini-batches rows/s": {name: record.spread(values) for name, values in rates.items()},
             "ratios": {name: record.spread(values) for name, values in ratios.items()},
         }
-    record.write("cache_io", {"width": options.width, "repeats": options.repeats, **found}, measured)
+    record.write("cache_io", {"width": options.width, "repeats": options.repeats, **results}, measured)
 
 
 if __name__ == "__main__":

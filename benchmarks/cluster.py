@@ -31,36 +31,40 @@ def many(folder: Path, count: int) -> Path:
     photos = list_images(ants_bees())
     for number in range(count):
         path = photos[number % len(photos)]
-        place = folder / ("val" if number % 5 == 0 else "train") / path.parent.name / f"{number:06d}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(path.read_bytes() + number.to_bytes(4, "little"))
+        target = folder / ("val" if number % 5 == 0 else "train") / path.parent.name / f"{number:06d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes() + number.to_bytes(4, "little"))
     return folder
 
 
 def apart(a: FeatureCache, b: FeatureCache) -> float:
     """The largest relative error of a row of features."""
-    x, y = (np.asarray(one.features("val").clean(), np.float64) for one in (a, b))
+    x, y = (np.asarray(cache.features("val").clean(), np.float64) for cache in (a, b))
     return float((np.linalg.norm(x - y, axis=1) / np.linalg.norm(x, axis=1)).max())
 
 
-def one(data: Path, out: Path, views: int, cluster: Cluster | None) -> tuple[FeatureCache, float, float]:
+def extract_once(data: Path, out: Path, views: int, cluster: Cluster | None) -> tuple[FeatureCache, float, float]:
     """The cache, the seconds of its extraction, and the seconds before the first and after the last image."""
-    found = extract(data, out, views=views, cluster=cluster)
-    seconds = found.report.seconds
+    extraction = extract(data, out, views=views, cluster=cluster)
+    seconds = extraction.report.seconds
     around = seconds["start"] + seconds.get("convert", 0.0) + seconds["stop"]
-    return found.cache, seconds["wall"] - seconds["hash"] - around, around
+    return extraction.cache, seconds["wall"] - seconds["hash"] - around, around
 
 
 def compare(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any]:
     """Extract without and with a cluster, in turns."""
     rows = []
     for repeat in range(repeats):
-        here, local_s, _ = one(data, folder / f"{views}-{repeat}-here.h5", views, None)
-        there, cluster_s, around_s = one(data, folder / f"{views}-{repeat}-there.h5", views, Cluster())
+        alone, local_s, _ = extract_once(data, folder / f"{views}-{repeat}-here.h5", views, None)
+        clustered, cluster_s, around_s = extract_once(data, folder / f"{views}-{repeat}-there.h5", views, Cluster())
+        same = bool(np.array_equal(alone.done, clustered.done))
         rows.append({"local_s": local_s, "cluster_s": cluster_s, "ratio": cluster_s / local_s, "around_s": around_s,
-                     "apart": apart(here, there), "same": bool(np.array_equal(here.done, there.done))})  # fmt: skip
-        print(f"K={views}: alone {local_s:.1f} s, one worker {cluster_s:.1f} s, {around_s:.1f} s to start and stop it")
-    return {"views": views, "images": len(here.samples), "runs": rows,
+                     "apart": apart(alone, clustered), "same": same})  # fmt: skip
+        print(
+            f"K={views}: {local_s:.1f} s without a cluster, {cluster_s:.1f} s with one worker, and {around_s:.1f} s to "
+            "start and stop it"
+        )
+    return {"views": views, "images": len(alone.samples), "runs": rows,
             "ratio": record.spread([row["ratio"] for row in rows])}  # fmt: skip
 
 
@@ -75,8 +79,8 @@ def main() -> None:
         folder = Path(name)
         data = many(folder / "photos", options.images)
         extract(data, folder / "first.h5", views=0)  # converts the network
-        found = [compare(data, folder, int(views), options.repeats) for views in options.views.split(",")]
-    record.write("cluster", {"overhead": found}, measured)
+        comparisons = [compare(data, folder, int(views), options.repeats) for views in options.views.split(",")]
+    record.write("cluster", {"overhead": comparisons}, measured)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def command(data: Path, out: Path, address: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def there(out: Path) -> int:
+def count_stored(out: Path) -> int:
     """Number of images whose features are in the unfinished file."""
     path = partial_path(out)
     return int(np.count_nonzero(FeatureCache.open(path, partial=True).done)) if path.exists() else 0
@@ -49,23 +49,23 @@ def there(out: Path) -> int:
 
 def workers() -> list[int]:
     """Ids of the worker processes."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cmdline").read_bytes().startswith(b"ray::ExtractionWorker"):
-                found.append(int(process.name))
+                pids.append(int(process.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Wait for the command; return its JSON output."""
-    told, _ = process.communicate()
+    output, _ = process.communicate()
     if process.returncode:
         sys.exit(f"the command ended with status {process.returncode}")
-    found: dict[str, Any] = json.loads(told)
-    return found
+    result: dict[str, Any] = json.loads(output)
+    return result
 
 
 def main() -> None:
@@ -93,23 +93,23 @@ def main() -> None:
             kind, out = KINDS[number % len(KINDS)], folder / f"{number}.h5"
             started = time.perf_counter()
             process = command(data, out, machines.address)
-            while not there(out) and process.poll() is None:
+            while not count_stored(out) and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, span))
-            running, before = process.poll() is None, there(out)
+            running, before = process.poll() is None, count_stored(out)
             line: dict[str, Any] = {"kind": kind, "after_s": time.perf_counter() - started, "there": before,
                                     "hit": running and before > 0}  # fmt: skip
             if kind == "worker" and running:
-                found = workers()
-                line["hit"] = bool(found)
-                if found:
-                    os.kill(rng.choice(found), signal.SIGKILL)
+                pids = workers()
+                line["hit"] = bool(pids)
+                if pids:
+                    os.kill(rng.choice(pids), signal.SIGKILL)
             elif kind == "machine" and running:
                 machines.remove_node(other, allow_graceful=False)
             elif running:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                before = there(out)
+                before = count_stored(out)
                 again = ended(command(data, out, machines.address))["extracted"]
                 line["again"] = again - (options.images - before)
             if kind != "command" or not running:
@@ -119,12 +119,12 @@ def main() -> None:
                 other = machines.add_node(num_cpus=1)
             cache = FeatureCache.open(out)
             pairs = [(cache.features(split).clean(), alone.features(split).clean()) for split in ("train", "val")]
-            line["equal"] = all(np.array_equal(one, same) for one, same in pairs)
+            line["equal"] = all(np.array_equal(features, same) for features, same in pairs)
             log.append(line)
             print(line, flush=True)
     machines.shutdown()
     hit = [line for line in log if line["hit"]]
-    found = {
+    results = {
         "images": options.images,
         "kills": {kind: sum(line["kind"] == kind for line in hit) for kind in KINDS},
         "equal": sum(line["equal"] for line in hit),
@@ -132,7 +132,7 @@ def main() -> None:
         "longer_s": record.spread([line["longer_s"] for line in hit if "longer_s" in line]),
         "log": log,
     }
-    record.write("cluster_kills", found, measured)
+    record.write("cluster_kills", results, measured)
 
 
 if __name__ == "__main__":

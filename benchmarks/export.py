@@ -59,18 +59,20 @@ def main() -> None:
         sys.exit("give DATA and --weights, or set FEATCACHE_ANTS_BEES and FEATCACHE_WEIGHTS")
     commit = record.commit()
     weights = {"efficientnet_lite0": "pretrained", "mobilenet_v2": options.weights}
-    found: dict[str, Any] = {}
+    networks: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         for name in NETWORKS:
             folder = Path(work, name.replace("/", "-"))
             cache = Path(f"{folder}.h5")
             extract(options.data, cache, backbone=name, weights=weights.get(name, "none"), views=0, precision="fp32")
             fit_head(cache, folder)
-            if not found:
+            if not networks:
                 for format in EXPORT_FORMATS.names():
                     measure(folder, Path(work, "mine.pt2"), format)
-            found[name] = {format: measure(folder, Path(work, "mine.pt2"), format) for format in EXPORT_FORMATS.names()}
-    record.write("export", {"data": Path(options.data).name, "networks": found}, commit)
+            networks[name] = {
+                format: measure(folder, Path(work, "mine.pt2"), format) for format in EXPORT_FORMATS.names()
+            }
+    record.write("export", {"data": Path(options.data).name, "networks": networks}, commit)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def operations(backbone: featcache.Backbone) -> int:
 
 def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcache.Backbone]:
     """The network on each engine, loaded."""
-    found = {}
+    engines = {}
     for engine, precision in (("pytorch", "fp32"), ("pytorch", "auto"), ("compiled", "auto"), ("openvino", "auto")):
         if engine == "compiled" and not compiled:
             continue
@@ -84,8 +84,8 @@ def engines_of(network: str, weights: str, compiled: bool) -> dict[str, featcach
         except featcache.FeatcacheError as error:
             print(error, file=sys.stderr)
             continue
-        found[f"{engine} {backbone.precision}"] = backbone
-    return found
+        engines[f"{engine} {backbone.precision}"] = backbone
+    return engines
 
 
 def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np.ndarray:
@@ -119,19 +119,19 @@ def stage_rates(manifest: featcache.Manifest, spec: featcache.ViewSpec) -> dict[
     """Images per second of reading, decoding and making the clean view, each alone, one thread per core."""
     rows = list(range(len(manifest.samples)))
     hashes = [row.tobytes() for row in manifest.samples.sha256]
-    found = {}
+    rates = {}
     with ThreadPoolExecutor(usable_cores()) as pool:
 
         def run(name: str, job: Callable[..., Any], *inputs: list[Any]) -> list[Any]:
             started = time.perf_counter()
             outputs = list(pool.map(job, *inputs))
-            found[name] = len(rows) / (time.perf_counter() - started)
+            rates[name] = len(rows) / (time.perf_counter() - started)
             return outputs
 
         files = run("read", lambda row, sha: read_image(manifest, row, sha), rows, hashes)
         images = run("decode", decode, files)
         run("view", lambda image, sha: make_views(image, spec, sha, [0]), images, hashes)
-    return found
+    return rates
 
 
 def peak_memory_mb(data: str, network: str, weights: str) -> int:
@@ -195,41 +195,41 @@ def one_round(
 ) -> dict[str, float]:
     """Run every measurement once: images or operations per second by name, and shares of busy cores."""
     pixels = some_views(manifest, engines["pytorch fp32"])
-    found = stage_rates(manifest, engines["pytorch fp32"].view_spec())
+    rates = stage_rates(manifest, engines["pytorch fp32"].view_spec())
     for name, backbone in engines.items():
         dtype = torch.float32 if name.endswith("fp32") else torch.bfloat16
         before = mm_flops(dtype)
-        found[f"forward {name}"] = forward_rate(backbone, pixels)
-        found[f"mm at {name}"] = 2 / (1 / before + 1 / mm_flops(dtype))
+        rates[f"forward {name}"] = forward_rate(backbone, pixels)
+        rates[f"mm at {name}"] = 2 / (1 / before + 1 / mm_flops(dtype))
     best = list(engines)[-1]
     for views in VIEWS:
         for name in engines if views == 0 else [best]:
             figures = end_to_end(manifest, data, engines[name], views, pixels)
-            found |= {f"{what} K={views} {name}": figure for what, figure in figures.items()}
+            rates |= {f"{what} K={views} {name}": figure for what, figure in figures.items()}
     for name in PEERS:
         model = "tf_efficientnet_lite0" if network == "efficientnet_lite0" else network
         if model == network or name in ("timm", "thingsvision"):
             rate = peer([sys.executable, *peers], name, data, model)
-            found |= {} if rate is None else {f"peer {name}": rate}
-    return found
+            rates |= {} if rate is None else {f"peer {name}": rate}
+    return rates
 
 
 def summary(rounds: list[dict[str, float]], flops: int, best: str) -> dict[str, Any]:
     """Medians with minimum and maximum, and the ratios."""
     rates, ratios = defaultdict(list), defaultdict(list)
-    for found in rounds:
-        for name, rate in found.items():
+    for round_rates in rounds:
+        for name, rate in round_rates.items():
             kind, _, rest = name.partition(" ")
             (ratios if kind in ("cores", "share") else rates)[name].append(rate)
             if kind == "forward":
-                ratios[f"{name} / torch.mm"].append(rate * flops / found[f"mm at {rest}"])
+                ratios[f"{name} / torch.mm"].append(rate * flops / round_rates[f"mm at {rest}"])
             if kind == "end":
-                ratios[f"{name} / limit"].append(rate / found[name.replace("end to end", "limit")])
+                ratios[f"{name} / limit"].append(rate / round_rates[name.replace("end to end", "limit")])
             if kind == "peer":
-                ratios[f"end to end K=0 / {rest}"].append(found[f"end to end K=0 {best}"] / rate)
-        for name in found:  # without OpenVINO
-            if "peer timm" in found and name.startswith(("end to end K=0 pytorch", "end to end K=0 compiled")):
-                ratios[f"{name} / timm"].append(found[name] / found["peer timm"])
+                ratios[f"end to end K=0 / {rest}"].append(round_rates[f"end to end K=0 {best}"] / rate)
+        for name in round_rates:  # without OpenVINO
+            if "peer timm" in round_rates and name.startswith(("end to end K=0 pytorch", "end to end K=0 compiled")):
+                ratios[f"{name} / timm"].append(round_rates[name] / round_rates["peer timm"])
     return {
         "rates, images/s (mm: operations/s)": {name: record.spread(values) for name, values in rates.items()},
         "ratios": {name: record.spread(values) for name, values in ratios.items()},
@@ -242,13 +242,15 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--networks", nargs="+", default=["resnet18", "efficientnet_lite0"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peers", metavar="PYTHON", nargs="+", default=[], help="has thingsvision or img2vec_pytorch")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile, too: a minute for each network")
+    parser.add_argument(
+        "--peers", metavar="PYTHON", nargs="+", default=[], help="Python with thingsvision or img2vec_pytorch"
+    )
+    parser.add_argument("--compiled", action="store_true", help="also measure torch.compile: a minute per network")
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
     keep_freed_memory()
-    measured, manifest, found = record.commit(), featcache.read_manifest(options.data), {}
+    measured, manifest, results = record.commit(), featcache.read_manifest(options.data), {}
     for network in options.networks:
         weights = "pretrained" if network == "efficientnet_lite0" else "none"
         engines = engines_of(network, weights, options.compiled)
@@ -258,13 +260,13 @@ def main() -> None:
         for number in range(options.repeats):
             rounds.append(one_round(manifest, options.data, network, engines, options.peers))
             print(network, f"repeat {number + 1}", {k: round(v, 1) for k, v in rounds[-1].items()}, file=sys.stderr)
-        found[network] = {
+        results[network] = {
             "operations an image": operations(engines["pytorch fp32"]),
             **summary(rounds, operations(engines["pytorch fp32"]), list(engines)[-1]),
             "peak memory MB": peak_memory_mb(options.data, network, weights),
             "features": {name: faithfulness(b.embed(pixels), exact) for name, b in engines.items()},
         }
-    record.write("extraction", {"images": len(manifest.samples), "repeats": options.repeats, **found}, measured)
+    record.write("extraction", {"images": len(manifest.samples), "repeats": options.repeats, **results}, measured)
 
 
 if __name__ == "__main__":

@@ -42,16 +42,16 @@ LIMITS = (16, 1500)
 COLUMNS = ("SIGKILL at each step", "full disk", "lost permission", "second writer")
 
 
-def word(found: Found | Pair) -> str:
+def word(outcome: Found | Pair) -> str:
     """The state after a fault, as a word."""
-    if isinstance(found, Pair):
-        errors = [ended for ended in (found.first, found.second) if ended.error]
-        if found.kept == "broken" or found.left or not all(ended.refused for ended in errors):
+    if isinstance(outcome, Pair):
+        errors = [ended for ended in (outcome.first, outcome.second) if ended.error]
+        if outcome.kept == "broken" or outcome.left or not all(ended.refused for ended in errors):
             return "BROKEN"
-        return "one refused" if errors else f"{found.kept} whole"
-    if found.state == "broken" or found.again != "new":
+        return "one refused" if errors else f"{outcome.kept} whole"
+    if outcome.state == "broken" or outcome.again != "new":
         return "BROKEN"
-    return found.state
+    return outcome.state
 
 
 def cells(site: Site, name: str) -> dict[str, dict[str, int]]:

@@ -44,7 +44,7 @@ def ants_bees(folder: Path, repeats: int) -> dict[str, Any] | None:
     data = os.environ.get("FEATCACHE_ANTS_BEES")
     if not data:
         return None
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for views in (0, 8):
         cache = folder / f"ants-bees-{views}.h5"
         tool = [sys.executable, "-m", "featcache_cli.main"]
@@ -58,12 +58,12 @@ def ants_bees(folder: Path, repeats: int) -> dict[str, Any] | None:
                 for line in (fit, bare)
             ))  # fmt: skip
         times = times[1:]
-        found[f"views {views}"] = {
+        results[f"views {views}"] = {
             "fit_head_s": record.spread([a for a, _ in times]),
             "import_s": record.spread([b for _, b in times]),
             "ratio": record.spread([a / b for a, b in times]),
         }
-    return found
+    return results
 
 
 _FIT = """
@@ -84,9 +84,9 @@ print(peak_memory_bytes(), time.perf_counter() - started)
 KEPT, STREAMED = 2**40, 0
 
 
-def fit(path: Path, kept: int, what: str = "fit") -> tuple[int, float]:
+def fit(path: Path, kept_bytes: int, what: str = "fit") -> tuple[int, float]:
     """Peak memory in bytes, and seconds, of a process that fits for twenty iterations, or does all except fitting."""
-    line = [sys.executable, "-W", "ignore", "-c", _FIT, str(path), str(kept), what]
+    line = [sys.executable, "-W", "ignore", "-c", _FIT, str(path), str(kept_bytes), what]
     memory, took = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
     return int(memory), float(took)
 
@@ -108,10 +108,10 @@ def streamed(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     runs = [(fit(path, STREAMED), fit(path, KEPT)) for _ in range(repeats)]
     return {
         "feature_bytes": size,
-        "streamed_s": record.spread([here[1] for here, _ in runs]),
-        "kept_s": record.spread([there[1] for _, there in runs]),
-        "ratio": record.spread([here[1] / there[1] for here, there in runs]),
-        "memory_ratio": record.spread([here[0] / there[0] for here, there in runs]),
+        "streamed_s": record.spread([from_file[1] for from_file, _ in runs]),
+        "kept_s": record.spread([in_memory[1] for _, in_memory in runs]),
+        "ratio": record.spread([from_file[1] / in_memory[1] for from_file, in_memory in runs]),
+        "memory_ratio": record.spread([from_file[0] / in_memory[0] for from_file, in_memory in runs]),
     }
 
 

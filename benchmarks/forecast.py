@@ -72,8 +72,8 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
     started = time.perf_counter()
     featcache.extract(data, folder / "cache.h5", views=VIEWS, precision="fp32", **shared)
     extracted_s = time.perf_counter() - started
-    found = featcache.forecast(folder / "cache.h5")
-    (folder / "forecast.json").write_text(json.dumps(found.to_dict()))  # before anything is fine-tuned
+    prediction = featcache.forecast(folder / "cache.h5")
+    (folder / "forecast.json").write_text(json.dumps(prediction.to_dict()))  # before anything is fine-tuned
     head = featcache.fit_head(folder / "cache.h5", folder / "head")
     test = FeatureCache.open(folder / "cache.h5").features("test")
     cached = head.estimator.predict(np.asarray(test.clean(), np.float32)) == test.y
@@ -98,11 +98,11 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
         "gain": gain,
         "p": compared.p,
         "paid": bool(gain >= MIN_GAIN and compared.p < SIGNIFICANT),
-        "said": found.pays,
-        "forecast": {key: value for key, value in found.to_dict().items() if key != "record"},
+        "said": prediction.pays,
+        "forecast": {key: value for key, value in prediction.to_dict().items() if key != "record"},
         "seconds": {
             "extract": extracted_s,
-            "forecast": found.seconds,
+            "forecast": prediction.seconds,
             "finetune": {kind: sum(epoch.seconds for epoch in run.history) for kind, run in runs.items()},
         },
     }
@@ -138,8 +138,8 @@ def table(pairs: list[dict[str, Any]]) -> str:
         missed = "MISSED" if pair["said"] != pair["paid"] else ""
         network = f"{pair['network']} {pair['weights']}"
         figures = f"{pair['cached']:.4f}  {pair['tuned']:.4f}  {pair['gain']:+.3f}  {pair['p']:.3f}"
-        said, paid = "pays" if pair["said"] else "does not", "yes" if pair["paid"] else "no"
-        lines.append(f"{missed:6} {pair['set']:20} {network:28} {figures}  {said:8} {paid}")
+        answer, paid = "pays" if pair["said"] else "does not", "yes" if pair["paid"] else "no"
+        lines.append(f"{missed:6} {pair['set']:20} {network:28} {figures}  {answer:8} {paid}")
     return "\n".join(lines)
 
 
@@ -157,9 +157,9 @@ def page(figures: dict[str, Any]) -> str:
         f"|{'---|' * len(head)}",
     ]
     for pair in sorted(figures["pairs"], key=lambda pair: -pair["gain"]):
-        told = ["pays" if pair[key] else "does not pay" for key in ("said", "paid")]
-        told[1] += "" if pair["said"] == pair["paid"] else " (missed)"
-        cells = (pair["set"], pair["network"], pair["weights"], *told, f"{100 * pair['gain']:+.1f} points")
+        answers = ["pays" if pair[key] else "does not pay" for key in ("said", "paid")]
+        answers[1] += "" if pair["said"] == pair["paid"] else " (missed)"
+        cells = (pair["set"], pair["network"], pair["weights"], *answers, f"{100 * pair['gain']:+.1f} points")
         lines.append(f"| {' | '.join(cells)} | {pair['p']:.3f} |")
     return "\n".join(lines) + "\n"
 
@@ -167,8 +167,8 @@ def page(figures: dict[str, Any]) -> str:
 def main() -> None:
     """Parse options, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("demo/forecast"), help="where pairs are kept")
-    parser.add_argument("--part", type=int, nargs=2, help="I M: every Mth pair from the Ith, and write nothing")
+    parser.add_argument("--work", type=Path, default=Path("demo/forecast"), help="folder for finished pairs")
+    parser.add_argument("--part", type=int, nargs=2, help="I M: only every Mth pair from the Ith; write no results")
     parser.add_argument("--table", action="store_true", help="measure nothing: write forecast.md from forecast.json")
     options = parser.parse_args()
     results = record.RESULTS / "forecast.json"

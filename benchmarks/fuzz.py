@@ -95,11 +95,11 @@ class _Child:
 
         torch.set_num_threads(1)
         self._kind, self._seed, self._folder = kind, seed, os.path.realpath(folder)
-        place = Path(folder, "files")
-        place.mkdir()
+        files = Path(folder, "files")
+        files.mkdir()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._targets = KINDS[kind](place)
+            self._targets = KINDS[kind](files)
             self._expected = {id(target): self._of_valid(target) for target in self._targets}
         self._acts: list[str] = []
         sys.addaudithook(self._audit)
@@ -155,8 +155,8 @@ class _Child:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                found = target.use()
-                outcome = self._judge(target, found, data)
+                result = target.use()
+                outcome = self._judge(target, result, data)
             except FeatcacheError as error:
                 outcome = type(error).__name__
                 if not str(error).strip():
@@ -179,13 +179,13 @@ class _Child:
         self._say(end=number, outcome=outcome, cpu_s=cpu_s, faults=faults)
         target.path.write_bytes(target.whole)
 
-    def _judge(self, target: Target, found: Any, data: bytes) -> str:
+    def _judge(self, target: Target, result: Any, data: bytes) -> str:
         expected = self._expected[id(target)]
         if data in target.others:
             return "another valid file"
         if data == target.whole or isinstance(expected, type) or not target.sealed:
-            return "the same" if found == expected else "other values, of what has no checksum"
-        return "the same" if target.same(found, expected) else f"OTHER VALUES of {target.path.name}"
+            return "the same" if result == expected else "other values, of what has no checksum"
+        return "the same" if target.same(result, expected) else f"OTHER VALUES of {target.path.name}"
 
 
 def _work(kind: str, folder: str, seed: int, log: str, numbers: range, until: float) -> None:
@@ -221,47 +221,47 @@ def run(kind: str, cases: int, seed: int, seconds: float = float("inf"), first: 
     kind : a name of `KINDS`.
     seconds : after this time no case starts.
     """
-    context, found, until = _context(), Found(), time.monotonic() + seconds
+    context, summary, until = _context(), Found(), time.monotonic() + seconds
     number, end = first, first + cases
     while number < end and time.monotonic() < until:
         numbers = range(number, min(end, number + CASES_A_CHILD))
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            place, log = Path(folder, "place"), Path(folder, "log")
-            place.mkdir()
-            process = context.Process(target=_work, args=(kind, str(place), seed, str(log), numbers, until))
+            files, log = Path(folder, "place"), Path(folder, "log")
+            files.mkdir()
+            process = context.Process(target=_work, args=(kind, str(files), seed, str(log), numbers, until))
             process.start()
             hung = _wait(process, log)
             lines = [json.loads(line) for line in log.read_bytes().splitlines()] if log.exists() else []
-            said = Path(f"{log}.stderr").read_text(errors="replace")
+            errors = Path(f"{log}.stderr").read_text(errors="replace")
         begun = [line["begin"] for line in lines if "begin" in line]
         for line in (line for line in lines if "end" in line):
-            found.outcomes[line["outcome"].partition(" at ")[0]] += 1
-            found.slowest_s = max(found.slowest_s, line["cpu_s"])
+            summary.outcomes[line["outcome"].partition(" at ")[0]] += 1
+            summary.slowest_s = max(summary.slowest_s, line["cpu_s"])
             for fault in line["faults"]:
-                found.fault(fault, line["end"])
-        found.cases += len(begun)
+                summary.fault(fault, line["end"])
+        summary.cases += len(begun)
         if process.exitcode == 0:
             number = numbers.stop
             continue
         if not begun:
-            found.fault(f"no case came to run: {said[-2000:]}", number)
+            summary.fault(f"no case ran: {errors[-2000:]}", number)
             break
         dead = "hung" if hung else f"died with {process.exitcode}"
-        found.outcomes[f"the process {dead}"] += 1
-        found.fault(f"the process {dead}: {said[:500]}", begun[-1])
+        summary.outcomes[f"the process {dead}"] += 1
+        summary.fault(f"the process {dead}: {errors[:500]}", begun[-1])
         number = begun[-1] + 1
-    return found
+    return summary
 
 
 def table(answer: dict[str, dict[str, Any]]) -> str:
     """As a Markdown table."""
     rows = ["| kind | cases | the same | other values, no checksum | refused | faults |", "|---|---|---|---|---|---|"]
-    for kind, found in answer.items():
-        outcomes = found["outcomes"]
+    for kind, summary in answer.items():
+        outcomes = summary["outcomes"]
         same, others = outcomes.get("the same", 0), outcomes.get("other values, of what has no checksum", 0)
         refused = sum(count for name, count in outcomes.items() if name.endswith("Error"))
-        faults = sum(fault["times"] for fault in found["faults"])
-        rows.append(f"| {kind} | {found['cases']:,} | {same:,} | {others:,} | {refused:,} | {faults:,} |")
+        faults = sum(fault["times"] for fault in summary["faults"])
+        rows.append(f"| {kind} | {summary['cases']:,} | {same:,} | {others:,} | {refused:,} | {faults:,} |")
     return "\n".join(rows)
 
 
@@ -270,10 +270,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind, at most")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="maximum for each kind")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--case", type=int, help="run this one alone, and write nothing")
+    parser.add_argument("--case", type=int, help="run only this case; write no results")
     options = parser.parse_args()
     measured = record.commit()
 
@@ -285,19 +285,19 @@ def main() -> None:
         founds = dict(zip(options.kinds, pool.map(work, options.kinds), strict=True))
     answer: dict[str, Any] = {
         kind: {
-            "cases": found.cases,
-            "slowest_s": round(found.slowest_s, 2),
-            "outcomes": dict(sorted(found.outcomes.items())),
-            "faults": list(found.faults.values()),
+            "cases": summary.cases,
+            "slowest_s": round(summary.slowest_s, 2),
+            "outcomes": dict(sorted(summary.outcomes.items())),
+            "faults": list(summary.faults.values()),
         }
-        for kind, found in founds.items()
+        for kind, summary in founds.items()
     }
     if options.case is None and options.kinds == list(KINDS):
         record.write("fuzz", {"seed": options.seed, "kinds": answer}, measured)
     else:
         print(json.dumps(answer, indent=1))
     print(table(answer))
-    sys.exit(any(found.faults for found in founds.values()))
+    sys.exit(any(summary.faults for summary in founds.values()))
 
 
 if __name__ == "__main__":

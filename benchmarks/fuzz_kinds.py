@@ -78,7 +78,7 @@ class Target:
     sealed: bool = False
     mutate: Mutate = damage
     others: list[bytes] = field(default_factory=list)
-    same: Callable[[Any, Any], bool] = lambda found, expected: found == expected
+    same: Callable[[Any, Any], bool] = lambda value, expected: value == expected
     refused: bool = False
 
 
@@ -120,9 +120,9 @@ def picture(seed: int) -> Image.Image:
 def photos(folder: Path) -> Path:
     """A folder of 16 training and 8 val images of two classes."""
     for number in range(24):
-        place = folder / ("train" if number < 16 else "val") / f"class {number % 2}"
-        place.mkdir(parents=True, exist_ok=True)
-        picture(number).save(place / f"{number}.png")
+        target = folder / ("train" if number < 16 else "val") / f"class {number % 2}"
+        target.mkdir(parents=True, exist_ok=True)
+        picture(number).save(target / f"{number}.png")
     return folder
 
 
@@ -147,13 +147,13 @@ def write_cache(path: Path, done: bool = True, views: int = 2) -> None:
 def read_cache(path: Path) -> Any:
     """Read everything that affects a result. Raises CacheError."""
     cache = FeatureCache.open(path)
-    if not (found := verify(path)).ok:
-        raise CacheDamagedError(str(found))
+    if not (verification := verify(path)).ok:
+        raise CacheDamagedError(str(verification))
     fit_head(path)
     parts = [cache.features(split) for split in ("train", "val")]
     features = [[part.lazy_view(view)[:].tobytes() for view in range(part.views)] for part in parts]
     samples = cache.samples
-    arrays = [one.tobytes() for one in (samples.labels, samples.split, samples.sha256)]
+    arrays = [array.tobytes() for array in (samples.labels, samples.split, samples.sha256)]
     return cache.spec, samples.ids, samples.classes, arrays, features
 
 
@@ -200,8 +200,10 @@ def partial_caches(folder: Path) -> list[Target]:
         rows = {int(row): (int(done[row]), layer[row].tobytes()) for row in np.flatnonzero(done)}
         return spec, samples.ids, samples.labels.tobytes(), rows
 
-    def same(found: Any, expected: Any) -> bool:
-        return found[:3] == expected[:3] and all(expected[3].get(row) == one for row, one in found[3].items())
+    def same(value: Any, expected: Any) -> bool:
+        return value[:3] == expected[:3] and all(
+            expected[3].get(row) == row_value for row, row_value in value[3].items()
+        )
 
     return [of_file(path, use, sealed=True, same=same)]
 
@@ -230,24 +232,24 @@ def _recipe(epochs: int) -> TrainConfig:
 
 def read_model(folder: Path) -> Any:
     """Everything that a model uses to predict."""
-    found = open_model(folder, backbone=backbone(), device="cpu")
-    if isinstance(found.model, nn.Module):
-        weights = [value.numpy().tobytes() for value in found.model.state_dict().values()]
+    model = open_model(folder, backbone=backbone(), device="cpu")
+    if isinstance(model.model, nn.Module):
+        weights = [value.numpy().tobytes() for value in model.model.state_dict().values()]
     else:
-        weights = [found.model.coef_.tobytes(), found.model.intercept_.tobytes()]
-    return found.card.classes, found.card.spec, weights
+        weights = [model.model.coef_.tobytes(), model.model.intercept_.tobytes()]
+    return model.card.classes, model.card.spec, weights
 
 
 def cards(folder: Path) -> list[Target]:
     """model.json: only its preprocessing has a hash, names and figures have none."""
     models = Models.made(folder)
 
-    def use(place: Path) -> Any:
-        found = read_model(place)
-        confusion_figure(place)
-        reliability_figure(place)
-        compare_heads(place, place)
-        return found
+    def use(path: Path) -> Any:
+        model_values = read_model(path)
+        confusion_figure(path)
+        reliability_figure(path)
+        compare_heads(path, path)
+        return model_values
 
     files = [models.head / "model.json", models.network / "model.json"]
     texts = [file.read_bytes() for file in files]
@@ -302,10 +304,10 @@ def reports(folder: Path) -> list[Target]:
     report = models.network / "run.json"
 
     def use() -> Any:
-        found = history_figure(models.network)
+        figure = history_figure(models.network)
         prepare_folder(models.network, "run")
-        found()
-        return found.args[0]
+        figure()
+        return figure.args[0]
 
     def kind() -> Any:
         (models.head / "run.json").write_bytes(report.read_bytes())
@@ -335,11 +337,11 @@ def _repacked(whole: bytes, chance: Random) -> bytes:
             elif name == changed:
                 text = data.decode()
                 pattern = chance.choice([r"-?\d+", r'"__class__": "\w+"', r'"\w+"', r"true|false|null"])
-                found = list(re.finditer(pattern, text))
-                if found:
-                    here, there = chance.choice(found), chance.choice(found)
-                    new = str(chance.choice(_NUMBERS)) if pattern == r"-?\d+" else there.group()
-                    text = text[: here.start()] + new + text[here.end() :]
+                matches = list(re.finditer(pattern, text))
+                if matches:
+                    destination, origin = chance.choice(matches), chance.choice(matches)
+                    new = str(chance.choice(_NUMBERS)) if pattern == r"-?\d+" else origin.group()
+                    text = text[: destination.start()] + new + text[destination.end() :]
                 data = text.encode()
             archive.writestr(name, data)
     return target.getvalue()
@@ -363,7 +365,7 @@ def heads(folder: Path) -> list[Target]:
         path = folder / str(number) / file
         path.parent.mkdir()
         path.write_bytes(data)
-        use = lambda path=path: [one is not None and one.tobytes() for one in classify(load_head(path), x, 3)]  # noqa: E731
+        use = lambda path=path: [array is not None and array.tobytes() for array in classify(load_head(path), x, 3)]  # noqa: E731
         targets.append(of_file(path, use, mutate=mutate))
     return targets
 
@@ -372,16 +374,16 @@ def checkpoints(folder: Path) -> list[Target]:
     """last.pt of fine-tuning, which is read and trained further. It is a zip file with a checksum for each part."""
     models = Models.made(folder)
     path = models.network / CHECKPOINT
-    kept = {file: file.read_bytes() for file in models.network.iterdir() if file.is_file() and file != path}
+    contents = {file: file.read_bytes() for file in models.network.iterdir() if file.is_file() and file != path}
 
     def use() -> Any:
         config = load_config(path)
         state, again = load_checkpoint(path)
-        found = finetune(models.data, models.network, backbone=backbone(), config=_recipe(3), resume=True, workers=1)
-        for file, content in kept.items():
+        training = finetune(models.data, models.network, backbone=backbone(), config=_recipe(3), resume=True, workers=1)
+        for file, content in contents.items():
             file.write_bytes(content)
         module = [value.numpy().tobytes() for value in state["module"].values()]
-        return config == again, module, [asdict(epoch) | {"seconds": 0} for epoch in found.history]
+        return config == again, module, [asdict(epoch) | {"seconds": 0} for epoch in training.history]
 
     return [of_file(path, use)]
 
@@ -414,8 +416,8 @@ def weights(folder: Path) -> list[Target]:
     others = [(folder / name).read_bytes() for name in ("other.pth", "attack.pth", "bare.pth")]
 
     def use(path: Path) -> Any:
-        found = adapt(backbone().module, read_checkpoint(path), (), path)
-        return [value.numpy().tobytes() for value in found.state.values()]
+        adapted = adapt(backbone().module, read_checkpoint(path), (), path)
+        return [value.numpy().tobytes() for value in adapted.state.values()]
 
     return [
         of_file(path, lambda path=path: use(path), others=others, refused=path.name in ("attack.pth", "bare.pth"))
@@ -460,7 +462,7 @@ def manifests(folder: Path) -> list[Target]:
 
 
 def _skipping(data: Path, **more: Any) -> Any:
-    """Options for manifests with missing images."""
+    """Read a manifest whose images may be missing."""
     samples = read_manifest(data, **more).samples
     return samples.ids, samples.classes, samples.labels.tobytes(), samples.split.tobytes(), samples.groups
 
@@ -500,13 +502,13 @@ def saved_data_sets(folder: Path) -> list[Target]:
     """Files of `save_to_disk` of `datasets`: two JSON files, and Arrow."""
     import datasets
 
-    place = folder / "saved"
+    saved = folder / "saved"
     whole = _data_set(folder)
-    datasets.DatasetDict({"train": whole, "test": whole.select(range(4))}).save_to_disk(place)
+    datasets.DatasetDict({"train": whole, "test": whole.select(range(4))}).save_to_disk(saved)
     targets = []
-    for file in sorted(place.rglob("*.*")):
+    for file in sorted(saved.rglob("*.*")):
         mutate = damage_json if file.suffix == ".json" else damage
-        targets.append(of_file(file, lambda: _listing(place, allow_leak=True), mutate=mutate))
+        targets.append(of_file(file, lambda: _listing(saved, allow_leak=True), mutate=mutate))
     return targets
 
 
@@ -514,9 +516,9 @@ def tars(folder: Path) -> list[Target]:
     """WebDataset, and class folders in a tar file."""
     files = sorted(photos(folder / "photos").rglob("*.png"))
     pairs, folders = folder / "pairs.tar", folder / "folders.tar"
-    with tarfile.open(pairs, "w") as one, tarfile.open(folders, "w", format=tarfile.PAX_FORMAT) as other:
+    with tarfile.open(pairs, "w") as pair_tar, tarfile.open(folders, "w", format=tarfile.PAX_FORMAT) as folder_tar:
         for number, file in enumerate(files):
-            other.add(file, file.relative_to(folder / "photos").as_posix() + "é" * (number % 3))
+            folder_tar.add(file, file.relative_to(folder / "photos").as_posix() + "é" * (number % 3))
             fields = {"label": file.parent.name, "group": f"group {number}"}
             text = json.dumps(fields).encode() if number % 2 else file.parent.name.encode()
             for name, content in (
@@ -525,13 +527,13 @@ def tars(folder: Path) -> list[Target]:
             ):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
-                one.addfile(info, io.BytesIO(content))
+                pair_tar.addfile(info, io.BytesIO(content))
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "0.png"
-        one.addfile(link)
+        pair_tar.addfile(link)
         label = tarfile.TarInfo("link.cls")
         label.size = len(b"class 0")
-        one.addfile(label, io.BytesIO(b"class 0"))
+        pair_tar.addfile(label, io.BytesIO(b"class 0"))
     others = [pairs.read_bytes(), folders.read_bytes()]
     options = {"allow_leak": True}
     return [of_file(path, lambda path=path: _listing(path, **options), others=others) for path in (pairs, folders)]
@@ -541,19 +543,19 @@ def metadata(folder: Path) -> list[Target]:
     """Folders of images with metadata.csv or metadata.jsonl."""
     targets = []
     for kind in ("csv", "jsonl"):
-        place = folder / kind
+        target = folder / kind
         rows = [
-            {"file_name": file.relative_to(place / "train").as_posix(), "label": file.parent.name}
-            for file in sorted((photos(place) / "train").rglob("*.png"))
+            {"file_name": file.relative_to(target / "train").as_posix(), "label": file.parent.name}
+            for file in sorted((photos(target) / "train").rglob("*.png"))
         ]
-        path = place / "train" / f"metadata.{kind}"
+        path = target / "train" / f"metadata.{kind}"
         lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
         path.write_text("\n".join(lines if kind == "csv" else map(json.dumps, rows)) + "\n")
-        (place / "val" / f"metadata.{kind}").write_bytes(path.read_bytes())
+        (target / "val" / f"metadata.{kind}").write_bytes(path.read_bytes())
         mutate = damage_csv if kind == "csv" else damage_json_lines
         for number in (8, 9):  # as the names in the table
-            (place / "val" / f"class {number % 2}" / "0.png").write_bytes(b"")
-        targets.append(of_file(path, lambda place=place: _skipping(place, skip_missing=True), mutate=mutate))
+            (target / "val" / f"class {number % 2}" / "0.png").write_bytes(b"")
+        targets.append(of_file(path, lambda target=target: _skipping(target, skip_missing=True), mutate=mutate))
     return targets
 
 
@@ -569,15 +571,19 @@ def image_caches(folder: Path) -> list[Target]:
     def use() -> Any:
         images = ImageCache(path, manifest, 8)
         try:
-            found = {sha256: images.get(sha256) for sha256 in hashes}
+            cached_pixels = {sha256: images.get(sha256) for sha256 in hashes}
             for sha256 in hashes:
                 images.remark(sha256)
-            return {sha256: (pixels.shape, pixels.tobytes()) for sha256, pixels in found.items() if pixels is not None}
+            return {
+                sha256: (pixels.shape, pixels.tobytes())
+                for sha256, pixels in cached_pixels.items()
+                if pixels is not None
+            }
         finally:
             images.close()
 
-    def same(found: Any, expected: Any) -> bool:
-        return all(expected[sha256] == pixels for sha256, pixels in found.items())
+    def same(value: Any, expected: Any) -> bool:
+        return all(expected[sha256] == pixels for sha256, pixels in value.items())
 
     return [of_file(path, use, sealed=True, same=same)]
 
@@ -604,9 +610,9 @@ def benchmark_files(folder: Path) -> list[Target]:
         _claim(folder, settings, overwrite=False)
 
     def drawn() -> Any:
-        found = curve_figure(report)
-        found()
-        return str(found.args[0])
+        figure = curve_figure(report)
+        figure()
+        return str(figure.args[0])
 
     return [
         of_file(claimed, claim, mutate=damage_json),
@@ -653,10 +659,10 @@ def images(folder: Path) -> list[Target]:
         except UnreadableImageError:
             scaled = ""
         white = (0.0, 1.0) if path.name == "float.tif" else None  # else it is not known
-        found = decode_and_check(data, value_range=white)
-        assert found.pixels.shape[2:] == (3,)
-        assert found.pixels.dtype == np.uint8
-        return scaled, found.remark, found.pixels.shape, found.pixels.tobytes()
+        decoded = decode_and_check(data, value_range=white)
+        assert decoded.pixels.shape[2:] == (3,)
+        assert decoded.pixels.dtype == np.uint8
+        return scaled, decoded.remark, decoded.pixels.shape, decoded.pixels.tobytes()
 
     for name, image, options in files:
         image.save(folder / name, **options)
@@ -673,11 +679,11 @@ def lock_files(folder: Path) -> list[Target]:
     LockFile(path).acquire()
 
     def use() -> Any:
-        found = LockFile(path).is_held(), LockFile(path).holder()
+        state = LockFile(path).is_held(), LockFile(path).holder()
         LockFile(path).release()
         if LockFile(path).acquire():
             LockFile(path).release()
-        return found
+        return state
 
     return [of_file(path, use, mutate=damage_json)]
 
@@ -695,13 +701,13 @@ def kept_networks(folder: Path) -> list[Target]:
     metadata_cache.store_metadata(note, metadata_cache.BackboneMetadata("0" * 64, {"penultimate": 4}, preprocessing))
 
     def recalled() -> Any:
-        found = metadata_cache.load_metadata(note)
-        if found:
-            Backbone(Net, name="net", metadata=found, **found.preprocessing)
-        return found
+        metadata = metadata_cache.load_metadata(note)
+        if metadata:
+            Backbone(Net, name="net", metadata=metadata, **metadata.preprocessing)
+        return metadata
 
     sound = [
-        of_file(part, lambda: conversion._is_valid(graph), sealed=True, same=lambda found, _: not found)
+        of_file(part, lambda: conversion._is_valid(graph), sealed=True, same=lambda value, _: not value)
         for part in parts
     ]
     return [*sound, of_file(note, recalled, mutate=damage_json)]

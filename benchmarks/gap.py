@@ -105,7 +105,7 @@ class Group:
             extracted, fitted, out = self._cached(route)
             costs = {"cold_s": extracted + fitted["wall_s"], "warm_s": fitted["wall_s"]}
             folds = fitted["selection"]["entrants"] if fitted["selection"] else []
-            chosen = max((one["accuracy"] for one in folds), default=None)
+            chosen = max((fold["accuracy"] for fold in folds), default=None)
             return {**self._judged(fitted, out), **costs, "cv_accuracy": chosen}
         before, start = 0.0, {}
         if route.starts:
@@ -114,8 +114,8 @@ class Group:
         recipe = {"epochs": self.epochs, **(LP_FT_DEFAULTS if route.starts or route.gentle else {})}
         options = {**dict(route.options), **start, "weights": route.weights or self.weights, "recipe": recipe}
         out = self.folder / re.sub(r"\W+", "-", name)
-        found = self._step({"task": "finetune", "precision": "auto", **options}, out)
-        return {**self._judged(found, out), "cold_s": before + found["wall_s"], "warm_s": None}
+        result = self._step({"task": "finetune", "precision": "auto", **options}, out)
+        return {**self._judged(result, out), "cold_s": before + result["wall_s"], "warm_s": None}
 
     def _cached(self, route: Cached) -> tuple[float, dict[str, Any], Path]:
         """Seconds of the extraction, the output of the fit, and the folder of the head."""
@@ -133,23 +133,23 @@ class Group:
 
     def _step(self, order: RouteTask, out: Path) -> dict[str, Any]:
         """Run one process, or load the stored output of the same task."""
-        kept = out.with_name(f"{out.name}.json")
+        stored = out.with_name(f"{out.name}.json")
         order = {**order, "out": str(out), "seed": self.seed}
         if order["task"] != "fit-head":
             order |= {"data": str(self.data), "backbone": self.backbone}
-        if not kept.exists() or json.loads(kept.read_text())["order"] != order:
+        if not stored.exists() or json.loads(stored.read_text())["order"] != order:
             out.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
             made = {"commit": record.commit(), "versions": package_versions(), "machine": machine_info()}
-            kept.write_text(json.dumps({"order": order, "answer": run_in_process(order), "made": made}))
-        found = json.loads(kept.read_text())
-        answer: dict[str, Any] = {**found["answer"], "made": found["made"]}
+            stored.write_text(json.dumps({"order": order, "answer": run_in_process(order), "made": made}))
+        result = json.loads(stored.read_text())
+        answer: dict[str, Any] = {**result["answer"], "made": result["made"]}
         return answer
 
-    def _judged(self, found: dict[str, Any], out: Path) -> dict[str, Any]:
-        wrong = [one.image for one in read_predictions(out) if one.label != one.predicted]
-        told = {name: found[name] for name in ("accuracy", "n", "size_bytes")}
-        return {**told, "wrong": wrong, **found["made"], "first_s": dict(self.first)}
+    def _judged(self, result: dict[str, Any], out: Path) -> dict[str, Any]:
+        wrong = [prediction.image for prediction in read_predictions(out) if prediction.label != prediction.predicted]
+        figures = {name: result[name] for name in ("accuracy", "n", "size_bytes")}
+        return {**figures, "wrong": wrong, **result["made"], "first_s": dict(self.first)}
 
 
 def main() -> None:
@@ -159,8 +159,8 @@ def main() -> None:
     parser.add_argument("--backbones", default="efficientnet_lite0,mobilenet_v2")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--routes", help="separated by ';' [default: all]")
-    parser.add_argument("--work", default="demo/gap", help="where caches and runs are kept meanwhile")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no route after so many")
+    parser.add_argument("--work", default="demo/gap", help="folder for caches and runs")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no route after this time")
     options = parser.parse_args()
     sets, backbones = options.sets.split(","), options.backbones.split(",")
     chosen = options.routes.split(";") if options.routes else list(ROUTES)
@@ -180,15 +180,20 @@ def main() -> None:
             data = prepare(name, work)
             train = len(read_manifest(data).samples.rows("train"))
             for backbone in backbones:
-                here = {"set": Path(name).name, "backbone": backbone, "seed": seed, "epochs": 10 if train <= 500 else 5}
-                group = Group(data, backbone, seed, here["epochs"], work / f"{here['set']}-{backbone}-{seed}")
+                settings = {
+                    "set": Path(name).name,
+                    "backbone": backbone,
+                    "seed": seed,
+                    "epochs": 10 if train <= 500 else 5,
+                }
+                group = Group(data, backbone, seed, settings["epochs"], work / f"{settings['set']}-{backbone}-{seed}")
                 for route in chosen:
-                    there = any({**here, "route": route}.items() <= run.items() for run in runs)
-                    if there or time.perf_counter() > end or ONLY.get(route, here["set"]) != here["set"]:
+                    exists = any({**settings, "route": route}.items() <= run.items() for run in runs)
+                    if exists or time.perf_counter() > end or ONLY.get(route, settings["set"]) != settings["set"]:
                         continue
-                    runs.append({**here, "route": route, **group.run(route)})
+                    runs.append({**settings, "route": route, **group.run(route)})
                     RESULT.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
-                    print(f"{here['set']} {backbone} seed {seed} {route}: {runs[-1]['accuracy']:.4f} "
+                    print(f"{settings['set']} {backbone} seed {seed} {route}: {runs[-1]['accuracy']:.4f} "
                           f"in {runs[-1]['cold_s']:.1f} s", flush=True)  # fmt: skip
     summary = gap_report.summarise(runs)
     RESULT.write_text(json.dumps({"summary": summary, "runs": runs}, indent=1) + "\n")

@@ -36,28 +36,28 @@ _ROUNDING = 1e-9
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each set and network: its routes over the seeds, and the goals."""
     keys = list(dict.fromkeys((run["set"], run["backbone"]) for run in runs))
-    found = []
+    summary = []
     for name, backbone in keys:
-        here = [run for run in runs if (run["set"], run["backbone"]) == (name, backbone)]
-        names = dict.fromkeys(run["route"] for run in here)
-        full, tuned = _best(here, FULL, whole=True), _best(here, TUNED)
-        routes = {route: _route([run for run in here if run["route"] == route], here, full) for route in names}
-        goals = [goal for best in dict.fromkeys((tuned, full)) for goal in _nearest(name, here, routes, best)]
-        first = {layers: seconds for run in here for layers, seconds in run["first_s"].items()}
-        goals += _lpft(here, routes)
-        found.append({"set": name, "backbone": backbone, "first_s": first, "routes": routes, "reached": goals})
-    return found
+        group = [run for run in runs if (run["set"], run["backbone"]) == (name, backbone)]
+        names = dict.fromkeys(run["route"] for run in group)
+        full, tuned = _best(group, FULL, whole=True), _best(group, TUNED)
+        routes = {route: _route([run for run in group if run["route"] == route], group, full) for route in names}
+        goals = [goal for best in dict.fromkeys((tuned, full)) for goal in _nearest(name, group, routes, best)]
+        first = {layers: seconds for run in group for layers, seconds in run["first_s"].items()}
+        goals += _lpft(group, routes)
+        summary.append({"set": name, "backbone": backbone, "first_s": first, "routes": routes, "reached": goals})
+    return summary
 
 
-def _best(here: Sequence[dict[str, Any]], kinds: tuple[str, ...], whole: bool = False) -> str | None:
+def _best(group: Sequence[dict[str, Any]], kinds: tuple[str, ...], whole: bool = False) -> str | None:
     """The most accurate route whose name begins with one of `kinds`. whole : only routes that train all layers."""
-    names = dict.fromkeys(run["route"] for run in here if run["route"].startswith(kinds))
+    names = dict.fromkeys(run["route"] for run in group if run["route"].startswith(kinds))
     names = {name: None for name in names if not (whole and name.endswith("last stage"))}
-    mean = {name: statistics.mean(run["accuracy"] for run in here if run["route"] == name) for name in names}
+    mean = {name: statistics.mean(run["accuracy"] for run in group if run["route"] == name) for name in names}
     return max(mean, key=lambda name: mean[name], default=None)
 
 
-def _route(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], full: str | None) -> dict[str, Any]:
+def _route(runs: Sequence[dict[str, Any]], group: Sequence[dict[str, Any]], full: str | None) -> dict[str, Any]:
     """Mean accuracy and median seconds over the seeds. The speed relative to `full` compares runs of the same seed."""
     mean = statistics.mean(run["accuracy"] for run in runs)
     low, high = wilson_interval(round(mean * runs[0]["n"]), runs[0]["n"])
@@ -72,15 +72,15 @@ def _route(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], full:
         "cold_s": statistics.median(run["cold_s"] for run in runs),
         "warm_s": statistics.median(warm) if warm else None,
         "cv_accuracy": statistics.mean(folds) if folds else None,
-        "times_as_fast": _times_as_fast(runs, here, full),
+        "times_as_fast": _times_as_fast(runs, group, full),
         "size_bytes": runs[0]["size_bytes"],
     }
 
 
-def _times_as_fast(runs: Sequence[dict[str, Any]], here: Sequence[dict[str, Any]], other: str | None) -> float | None:
+def _times_as_fast(runs: Sequence[dict[str, Any]], group: Sequence[dict[str, Any]], other: str | None) -> float | None:
     """The median ratio over the seeds that both routes have."""
-    there = {run["seed"]: run["cold_s"] for run in here if run["route"] == other}
-    ratios = [there[run["seed"]] / run["cold_s"] for run in runs if run["seed"] in there]
+    other_s = {run["seed"]: run["cold_s"] for run in group if run["route"] == other}
+    ratios = [other_s[run["seed"]] / run["cold_s"] for run in runs if run["seed"] in other_s]
     return statistics.median(ratios) if ratios else None
 
 
@@ -89,19 +89,21 @@ def _right(runs: Iterable[dict[str, Any]], images: Sequence[str]) -> np.ndarray[
     return np.array([[image not in wrong for image in images] for wrong in (set(run["wrong"]) for run in runs)])
 
 
-def _pair(here: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, float]:
+def _pair(group: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, float]:
     """Difference in accuracy of the second and the first route, over the seeds that both have."""
-    one, two = ([run for run in here if run["route"] == route] for route in (first, second))
-    seeds = {run["seed"] for run in one} & {run["seed"] for run in two}
-    one, two = ([run for run in some if run["seed"] in seeds] for some in (one, two))
-    named = sorted({image for run in (*one, *two) for image in run["wrong"]})
-    images = [*named, *("right in all" for _ in range(one[0]["n"] - len(named)))]
-    found = paired_difference(_right(one, images), _right(two, images))
-    return {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
+    first_runs, second_runs = ([run for run in group if run["route"] == route] for route in (first, second))
+    seeds = {run["seed"] for run in first_runs} & {run["seed"] for run in second_runs}
+    first_runs, second_runs = (
+        [run for run in route_runs if run["seed"] in seeds] for route_runs in (first_runs, second_runs)
+    )
+    named = sorted({image for run in (*first_runs, *second_runs) for image in run["wrong"]})
+    images = [*named, *("right in all" for _ in range(first_runs[0]["n"] - len(named)))]
+    test = paired_difference(_right(first_runs, images), _right(second_runs, images))
+    return {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}
 
 
 def _nearest(
-    name: str, here: Sequence[dict[str, Any]], routes: dict[str, Any], best: str | None
+    name: str, group: Sequence[dict[str, Any]], routes: dict[str, Any], best: str | None
 ) -> list[dict[str, Any]]:
     """Compare cached routes that are fast enough with a fine-tuned network: the most accurate one, and the one that
     cross-validation on train selects."""
@@ -109,7 +111,7 @@ def _nearest(
         return [{"what": "cached routes against fine-tuning", "route": "nothing was fine-tuned", "reached": None}]
     factor = FRACTION.get(name, 15)
     speed = {
-        route: _times_as_fast([run for run in here if run["route"] == route], here, best) or 0.0
+        route: _times_as_fast([run for run in group if run["route"] == route], group, best) or 0.0
         for route in routes
         if not route.startswith((*TRAINED, OWN))
     }
@@ -124,42 +126,47 @@ def _nearest(
     if folds := [route for route in fast if routes[route]["cv_accuracy"] is not None]:
         choices["by cross-validation on train"] = max(folds, key=lambda route: routes[route]["cv_accuracy"])
     goals = []
-    for chosen, own in choices.items():
-        pair = _pair(here, best, own)
+    for chosen, candidate in choices.items():
+        pair = _pair(group, best, candidate)
         near = pair["difference"] >= WITHIN.get(name, 0.0) - _ROUNDING
-        told = {"what": what, "route": own, "chosen": chosen, "times_as_fast": speed[own]}
-        goals.append({**told, **pair, "reached": near})
+        goal = {"what": what, "route": candidate, "chosen": chosen, "times_as_fast": speed[candidate]}
+        goals.append({**goal, **pair, "reached": near})
     return goals
 
 
-def _lpft(here: Sequence[dict[str, Any]], routes: dict[str, Any]) -> list[dict[str, Any]]:
+def _lpft(group: Sequence[dict[str, Any]], routes: dict[str, Any]) -> list[dict[str, Any]]:
     """Compare LP-FT with fine-tuning for as many epochs on the same views."""
-    said = []
+    goals = []
     for plain, lpft in PAIRS:
         if {plain, lpft} <= set(routes):
-            pair = _pair(here, plain, lpft)
+            pair = _pair(group, plain, lpft)
             reached = pair["difference"] >= -_ROUNDING
-            said.append(
+            goals.append(
                 {"what": f"as accurate as {plain} in as many epochs", "route": lpft, **pair, "reached": reached}
             )
-    return said
+    return goals
 
 
 def describe(summary: Sequence[dict[str, Any]]) -> str:
     """The summary as text; missed goals are marked."""
     lines = []
-    for one in summary:
-        first = ", ".join(f"{layers} {seconds:.1f} s" for layers, seconds in one["first_s"].items())
-        lines += ["", f"{one['set']}, {one['backbone']} (the first extraction, which converts the network: {first})"]
-        for route, found in one["routes"].items():
-            warm = f"{found['warm_s']:8.1f}" if found["warm_s"] is not None else "       -"
-            fast = f"{found['times_as_fast']:6.1f} x" if found["times_as_fast"] else "       -"
-            spread = f"({min(found['accuracies']):.4f} to {max(found['accuracies']):.4f}, {len(found['accuracies'])})"
-            lines.append(
-                f"  {route:28} {found['accuracy']:.4f} {spread:26} interval {found['low']:.3f} to {found['high']:.3f}  "
-                f"cold {found['cold_s']:7.1f} s  warm {warm} s  {fast}"
+    for group in summary:
+        first = ", ".join(f"{layers} {seconds:.1f} s" for layers, seconds in group["first_s"].items())
+        lines += [
+            "",
+            f"{group['set']}, {group['backbone']} (the first extraction, which converts the network: {first})",
+        ]
+        for route, result in group["routes"].items():
+            warm = f"{result['warm_s']:8.1f}" if result["warm_s"] is not None else "       -"
+            fast = f"{result['times_as_fast']:6.1f} x" if result["times_as_fast"] else "       -"
+            spread = (
+                f"({min(result['accuracies']):.4f} to {max(result['accuracies']):.4f}, {len(result['accuracies'])})"
             )
-        for goal in one["reached"]:
+            lines.append(
+                f"  {route:28} {result['accuracy']:.4f} {spread:26} interval {result['low']:.3f} to "
+                f"{result['high']:.3f}  cold {result['cold_s']:7.1f} s  warm {warm} s  {fast}"
+            )
+        for goal in group["reached"]:
             figures = ""
             if "difference" in goal:
                 figures = (
@@ -186,24 +193,24 @@ def draw(summary: Sequence[dict[str, Any]]) -> Figure:
         "fine-tuning": (VERMILION, "^"),
         "from scratch": (GREY, "v"),
     }
-    for axes, one in zip(np.ravel(figure.subplots(rows, columns)), summary, strict=False):
-        for route, found in one["routes"].items():
+    for axes, group in zip(np.ravel(figure.subplots(rows, columns)), summary, strict=False):
+        for route, figures in group["routes"].items():
             colour, mark = kinds[_kind(route)]
-            yerr = [[found["accuracy"] - found["low"]], [found["high"] - found["accuracy"]]]
+            yerr = [[figures["accuracy"] - figures["low"]], [figures["high"] - figures["accuracy"]]]
             axes.errorbar(
-                found["cold_s"], found["accuracy"], yerr=yerr, color=colour, marker=mark, ms=6, alpha=0.8, lw=1
+                figures["cold_s"], figures["accuracy"], yerr=yerr, color=colour, marker=mark, ms=6, alpha=0.8, lw=1
             )
             if (label := _label(route)) is not None:
                 axes.annotate(
-                    label, (found["cold_s"], found["accuracy"]), (4, 4), textcoords="offset points", fontsize=7
+                    label, (figures["cold_s"], figures["accuracy"]), (4, 4), textcoords="offset points", fontsize=7
                 )
         axes.set_xscale("log")
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(max(0, min(found["low"] for found in one["routes"].values()) - 0.02), 1.005)
-        axes.set_title(f"{one['set']}, {one['backbone']}", fontsize=9)
+        axes.set_ylim(max(0, min(figures["low"] for figures in group["routes"].values()) - 0.02), 1.005)
+        axes.set_title(f"{group['set']}, {group['backbone']}", fontsize=9)
         axes.set_xlabel("seconds, extraction included, conversion not (log scale)", fontsize=8)
         axes.set_ylabel("val accuracy (95 % interval)", fontsize=8)
         axes.grid(which="both")

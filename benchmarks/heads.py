@@ -141,10 +141,10 @@ def race(
     times, left = [], ([], [])
     for _ in range(repeats):
         pair = []
-        for solve, tol, mine in ((ours, our_tol, left[0]), (theirs, their_tol, left[1])):
+        for solve, tol, path_gaps in ((ours, our_tol, left[0]), (theirs, their_tol, left[1])):
             layers: list[Layer] = []
             pair.append(record.seconds(lambda solve=solve, tol=tol, layers=layers: layers.extend(solve(x, y, Cs, tol))))
-            mine.extend(gaps(x, y, Cs, layers, best))
+            path_gaps.extend(gaps(x, y, Cs, layers, best))
         times.append(pair)
     return {
         "featcache_s": record.spread([a for a, _ in times]),
@@ -238,7 +238,7 @@ def ridge(repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--path-repeats", type=int, default=1, help="of the paths of ten, which take minutes")
+    parser.add_argument("--path-repeats", type=int, default=1, help="repeats of the paths of ten, which take minutes")
     parser.add_argument("--cases", nargs="*", default=[*SIZES, *SMALL, "digits", "labels", "ridge"])
     options = parser.parse_args()
     measured = record.commit()
@@ -247,13 +247,13 @@ def main() -> None:
 
     def run(name: str, x: np.ndarray, y: np.ndarray, path: bool) -> None:
         (C,) = strengths(x, [0.01])
-        found = {"one": race(x, y, [C], options.repeats)}
-        found["one"]["share_of_peak"] = share_of_peak(x, y, C, found["one"]["featcache_tol"], options.repeats)
+        results = {"one": race(x, y, [C], options.repeats)}
+        results["one"]["share_of_peak"] = share_of_peak(x, y, C, results["one"]["featcache_tol"], options.repeats)
         if path and options.path_repeats:
-            tols = (found["one"]["featcache_tol"], found["one"]["sklearn_tol"])
-            found["path of ten"] = race(x, y, strengths(x, PATH.tolist()), options.path_repeats, tols)
-        figures[name] = found
-        print(name, found, file=sys.stderr, flush=True)
+            tols = (results["one"]["featcache_tol"], results["one"]["sklearn_tol"])
+            results["path of ten"] = race(x, y, strengths(x, PATH.tolist()), options.path_repeats, tols)
+        figures[name] = results
+        print(name, results, file=sys.stderr, flush=True)
 
     for name, (n, d, c) in {**SIZES, **SMALL}.items():
         for kind, (decay, cut) in KINDS.items():

@@ -35,11 +35,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featcache import extract
+from featcache import extract, update
 from featcache.backbones.backbone import Backbone
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache, partial_path
-from featcache.extraction import update as updating
 
 IMAGES, VIEWS, BLOCK = 240, 3, 8
 SECONDS_A_BLOCK = 0.02
@@ -60,10 +59,10 @@ class Counting(Backbone):
 
     def submit(self, pixels: Any) -> Any:
         """Submit a batch, and count it."""
-        found = super().submit(pixels)
+        pending = super().submit(pixels)
         self.shown.value += len(pixels)
         time.sleep(SECONDS_A_BLOCK)
-        return found
+        return pending
 
 
 def load(shown: Any) -> Backbone:
@@ -91,17 +90,16 @@ def run(step: str, data: str, out: str, moment: str, skip: int, shown: Any) -> N
     if step == "extract":
         extract(data, out, backbone=load(shown), views=VIEWS, batch_size=batch_size, workers=1)
     else:
-        updating.load_backbone = lambda *_, **__: load(shown)  # type: ignore[assignment]
-        updating.update(out, data, batch_size=batch_size, workers=1, engine="pytorch")
+        update(out, data, backbone=load(shown), batch_size=batch_size, workers=1, engine="pytorch")
 
 
 def write_images(folder: Path, first: int) -> None:
     """Write noise images in two classes."""
     for number in range(first, first + IMAGES):
-        place = folder / ("val" if number % 6 == 0 else "train") / ("a" if number % 2 else "b") / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        target = folder / ("val" if number % 6 == 0 else "train") / ("a" if number % 2 else "b") / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(place)
+        Image.fromarray(pixels).save(target)
 
 
 def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -160,15 +158,17 @@ class Trial:
                     FeatureCache.open(out)
                 if not partial_path(out).exists():
                     continue
-                done, found = rows_of(partial_path(out))
+                done, stored = rows_of(partial_path(out))
                 damaged = damaged_rows(FeatureCache(partial_path(out)).layout, np.flatnonzero(done))
             except Exception as error:
                 self.bad["unopenable"] += 1
-                sys.exit(f"unopenable after {moment}: {error}")
-            there = done > 0
-            self.bad["rows lost"] += int(np.count_nonzero(before & ~there))
-            self.bad["rows changed"] += int((found[there] != expected[there]).any(axis=(1, 2)).sum()) + len(damaged)
-            before = there
+                sys.exit(f"cannot be opened after {moment}: {error}")
+            is_stored = done > 0
+            self.bad["rows lost"] += int(np.count_nonzero(before & ~is_stored))
+            self.bad["rows changed"] += int((stored[is_stored] != expected[is_stored]).any(axis=(1, 2)).sum()) + len(
+                damaged
+            )
+            before = is_stored
         self.twice = max(self.twice, (self.shown.value - views) // max(1, kills * (1 + VIEWS)))
         self.bad["rounds that differ"] += int(not np.array_equal(rows_of(out)[1], expected))
         self.bad["files left over"] += len([path for path in out.parent.glob(f"{out.name}*") if path != out])
@@ -181,19 +181,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     measured = record.commit()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         trial = Trial(folder, options.seed)
         steps = [("extract", folder / "data"), ("update", folder / "later")]
         for number, (_, data) in enumerate(steps):
             write_images(data, number * IMAGES // 4)
         whole = folder / "whole.h5"
-        wanted = [trial.undisturbed(step, data, whole) for step, data in steps]
+        expected_results = [trial.undisturbed(step, data, whole) for step, data in steps]
         rounds = 0
         while sum(trial.kills.values()) < options.kills:
             rounds += 1
             out = folder / f"round{rounds}.h5"
-            for (step, data), (expected, views) in zip(steps, wanted, strict=True):
+            for (step, data), (expected, views) in zip(steps, expected_results, strict=True):
                 trial.survive(step, data, out, expected, views)
             out.unlink()
     answer = {

@@ -33,12 +33,12 @@ def write_images(folder: Path, images: int) -> None:
     rng = np.random.default_rng(0)
     for number in range(images):
         kind = number % DISTINCT
-        place = folder / ("val" if kind % 6 == 0 else "train") / ("a" if kind % 2 else "b") / f"{number:07d}.png"
+        target = folder / ("val" if kind % 6 == 0 else "train") / ("a" if kind % 2 else "b") / f"{number:07d}.png"
         if number < DISTINCT:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(target)
         else:
-            os.link(place.with_name(f"{kind:07d}.png"), place)
+            os.link(target.with_name(f"{kind:07d}.png"), target)
 
 
 def run_extract(data: str, out: str) -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     options = parser.parse_args()
-    measured, found = record.commit(), {}
+    measured, results = record.commit(), {}
     for images in (FLOOR, *options.images):
         with tempfile.TemporaryDirectory() as folder:
             data, out = Path(folder, "data"), Path(folder, "cache.h5")
@@ -98,7 +98,7 @@ def main() -> None:
             extracted = watched("extract", str(data), str(out))
             cache = FeatureCache.open(out)
             regions = (*cache.layout.layers.values(), cache.layout.crc32, cache.layout.done, cache.layout.skipped)
-            found[f"{images:,}"] = {
+            results[f"{images:,}"] = {
                 "features MB": round(cache.layout.layers["penultimate"].size_bytes / 2**20),
                 "ids, labels and hashes in the file MB": round(
                     (cache.size_bytes - sum(region.size_bytes for region in regions)) / 2**20
@@ -106,8 +106,8 @@ def main() -> None:
                 "extract": extracted,
                 "fit-head": watched("fit-head", str(out)),
             }
-        print(f"{images:,}", found[f"{images:,}"], file=sys.stderr)
-    record.write("memory", {"images": found}, measured)
+        print(f"{images:,}", results[f"{images:,}"], file=sys.stderr)
+    record.write("memory", {"images": results}, measured)
 
 
 if __name__ == "__main__":

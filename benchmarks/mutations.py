@@ -52,13 +52,13 @@ def damage(whole: bytes, others: list[bytes], chance: Random) -> bytes:
         elif kind == "double":
             data[start:start] = data[start:end]
         elif kind == "swap" and data:
-            there = chance.randrange(len(data))
-            one, other = data[start:end], data[there : there + end - start]
-            data[start:end], data[there : there + len(other)] = other, one
+            other_start = chance.randrange(len(data))
+            first, other = data[start:end], data[other_start : other_start + end - start]
+            data[start:end], data[other_start : other_start + len(other)] = other, first
         elif kind == "splice" and others:
             other = chance.choice(others)
-            place = min(start, len(other))
-            data = bytearray(chance.choice([data[:start] + other[place:], other[:place] + data[start:]]))
+            position = min(start, len(other))
+            data = bytearray(chance.choice([data[:start] + other[position:], other[:position] + data[start:]]))
     return bytes(data)
 
 
@@ -115,24 +115,24 @@ def damage_csv(whole: bytes, others: list[bytes], chance: Random) -> bytes:
 def _damage_text(whole: bytes, others: list[bytes], chance: Random) -> bytes:
     if chance.random() < 0.5:
         return damage(whole, others, chance)
-    place = chance.choice([0, len(whole), chance.randrange(len(whole) + 1)])
-    return whole[:place] + chance.choice(_TEXT) + whole[place:]
+    position = chance.choice([0, len(whole), chance.randrange(len(whole) + 1)])
+    return whole[:position] + chance.choice(_TEXT) + whole[position:]
 
 
-def _shuffle(items: list[Any], place: int, chance: Random) -> None:
+def _shuffle(items: list[Any], position: int, chance: Random) -> None:
     kind = chance.choice(["lose", "double", "swap"])
     if kind == "lose":
-        del items[place]
+        del items[position]
     elif kind == "double":
-        items.insert(place, items[place])
+        items.insert(position, items[position])
     else:
         other = chance.randrange(len(items))
-        items[place], items[other] = items[other], items[place]
+        items[position], items[other] = items[other], items[position]
 
 
 def _with_odd(text: str, chance: Random) -> str:
-    place = chance.randrange(len(text) + 1)
-    return text[:place] + chance.choice(_ODD) + text[place:]
+    position = chance.randrange(len(text) + 1)
+    return text[:position] + chance.choice(_ODD) + text[position:]
 
 
 def _changed(value: Any, chance: Random, raw: dict[str, str]) -> Any:

@@ -168,7 +168,7 @@ def _tutorial_training(data: Path, network: str, epochs: int, frozen: bool) -> J
     def job() -> int:
         best, shown = -1.0, 0
         with tempfile.TemporaryDirectory() as folder:
-            kept = os.path.join(folder, "best.pt")
+            best_path = os.path.join(folder, "best.pt")
             for _ in range(epochs):
                 for split in ("train", "val"):
                     model.train(split == "train")
@@ -189,8 +189,8 @@ def _tutorial_training(data: Path, network: str, epochs: int, frozen: bool) -> J
                         scheduler.step()
                     elif right / len(loaders[split].dataset) > best:
                         best = right / len(loaders[split].dataset)
-                        torch.save(model.state_dict(), kept)
-            model.load_state_dict(torch.load(kept, weights_only=True))
+                        torch.save(model.state_dict(), best_path)
+            model.load_state_dict(torch.load(best_path, weights_only=True))
         return shown
 
     return job
@@ -205,14 +205,14 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
-    place = (options.data, options.out, options.network)
+    paths = (options.data, options.out, options.network)
     jobs: dict[str, Callable[[], Job]] = {
-        "thingsvision": lambda: thingsvision(*place),
-        "img2vec": lambda: img2vec(*place),
-        "timm": lambda: timm_loader(*place),
-        "tutorial-pass": lambda: tutorial_pass(*place),
-        "tutorial-frozen": lambda: tutorial_frozen(*place, options.epochs),
-        "tutorial-finetune": lambda: tutorial_finetune(*place, options.epochs),
+        "thingsvision": lambda: thingsvision(*paths),
+        "img2vec": lambda: img2vec(*paths),
+        "timm": lambda: timm_loader(*paths),
+        "tutorial-pass": lambda: tutorial_pass(*paths),
+        "tutorial-frozen": lambda: tutorial_frozen(*paths, options.epochs),
+        "tutorial-finetune": lambda: tutorial_finetune(*paths, options.epochs),
     }
     job = jobs[options.name]()
     started = time.perf_counter()

@@ -21,7 +21,7 @@ WIDTH = 480  # pixels, as the README shows three beside each other
 def main() -> None:
     """Extract, fit, draw and shrink."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("demo"), help="where digits, cache and head are kept")
+    parser.add_argument("--work", type=Path, default=Path("demo"), help="folder for digits, cache and head")
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
     data, cache, head = demo_datasets.prepare("digits", work), work / "pictures.h5", work / "pictures-head"

@@ -51,11 +51,11 @@ def driver_cpu(spent: list[float]) -> Iterator[None]:
     """Add the processor time of this thread while features arrive."""
     fill = extraction.fill
 
-    def timed(*given: Any) -> Any:
+    def timed(*arguments: Any) -> Any:
         before = time.thread_time()
-        found = fill(*given)
+        result = fill(*arguments)
         spent.append(time.thread_time() - before)
-        return found
+        return result
 
     extraction.fill = timed
     try:
@@ -73,23 +73,23 @@ def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, An
         rates = measure_rates(str(data), views=views)
         plan = plan_capacity(rates, [n], [1], hashed=True)
         written.append(rates.write_s_per_image - RAY_S)
-        told = plan.scenarios[0].seconds["extract"]
+        estimated = plan.scenarios[0].seconds["extract"]
         seconds = []
         for name, cluster in (("alone", None), ("ray", Cluster())):
             with driver_cpu(spent if cluster else []):
-                found = extract(manifest, folder / f"{views}-{repeat}-{name}.h5", views=views, cluster=cluster)
-            took = found.report.seconds
+                extraction = extract(manifest, folder / f"{views}-{repeat}-{name}.h5", views=views, cluster=cluster)
+            took = extraction.report.seconds
             seconds.append(took["wall"] - took["start"] - took.get("convert", 0.0) - took["stop"])
-        rows.append({"foretold_s": told, "alone_s": seconds[0], "ray_s": seconds[1]})
-        print(f"K={views}: foretold {told:.1f} s, alone {seconds[0]:.1f} s, one worker {seconds[1]:.1f} s")
+        rows.append({"foretold_s": estimated, "alone_s": seconds[0], "ray_s": seconds[1]})
+        print(f"K={views}: {estimated:.1f} s estimated, {seconds[0]:.1f} s alone, {seconds[1]:.1f} s with one worker")
     return {
         "views": views,
         "images": n,
         "runs": rows,
         "alone / foretold": record.spread([row["alone_s"] / row["foretold_s"] for row in rows]),
         "ray / foretold": record.spread([row["ray_s"] / row["foretold_s"] for row in rows]),
-        "driver_s an image": record.spread([one / n for one in spent]),
-        "driver_s of it for Ray": record.spread([one / n - w for one, w in zip(spent, written, strict=True)]),
+        "driver_s an image": record.spread([cpu_s / n for cpu_s in spent]),
+        "driver_s of it for Ray": record.spread([cpu_s / n - w for cpu_s, w in zip(spent, written, strict=True)]),
         "rates": vars(rates),
     }
 
@@ -99,10 +99,10 @@ def count_passes(features: Features) -> dict[str, int]:
     tuning, passes = TuningData(features), 0
     one_pass = tuning.rows.one_pass
 
-    def counted(*given: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         nonlocal passes
         passes += 1
-        return one_pass(*given)
+        return one_pass(*arguments)
 
     tuning.rows.__dict__["one_pass"] = counted
     tuned = TUNED_HEADS["linear"](tuning, lambda: False)

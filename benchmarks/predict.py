@@ -53,21 +53,21 @@ def copied(data: str, images: int, folder: Path) -> Path:
 
 def one_round(photos: Path, few: Path, network: list[str], head: Path, scratch: Path) -> dict[str, float]:
     """Seconds of each command on all photos and on the first photos."""
-    found = {}
+    seconds_by_name = {}
     for name, data in (("few", few), ("all", photos)):
         cache = scratch / "cache.h5"
         cache.unlink(missing_ok=True)
-        found[f"extract {name}"] = run("extract", data, "-o", cache, "--views", 0, "--allow-leak", *network)
-        found[f"predict {name}"] = run("predict", head, data, "--format", "csv", "-o", scratch / "out.csv")
-    return found
+        seconds_by_name[f"extract {name}"] = run("extract", data, "-o", cache, "--views", 0, "--allow-leak", *network)
+        seconds_by_name[f"predict {name}"] = run("predict", head, data, "--format", "csv", "-o", scratch / "out.csv")
+    return seconds_by_name
 
 
 def summary(rounds: list[dict[str, float]], images: int, few: int) -> dict[str, Any]:
     """Rates and ratios: median, minimum, maximum."""
     figures = defaultdict(list)
-    for found in rounds:
+    for round_seconds in rounds:
         for name in ("extract", "predict"):
-            whole, start = found[f"{name} all"], found[f"{name} few"]
+            whole, start = round_seconds[f"{name} all"], round_seconds[f"{name} few"]
             figures[f"{name}, s"].append(whole)
             figures[f"{name}, s to start (with {few} photos)"].append(start)
             figures[f"{name}, images/s from start to end"].append(images / whole)

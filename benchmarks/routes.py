@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--name", default="ants-bees")
-    parser.add_argument("--work", help="where caches and runs are kept [default: demo/benchmark-COMMIT]")
+    parser.add_argument("--work", help="folder for caches and runs [default: demo/benchmark-COMMIT]")
     parser.add_argument("--routes", default="cached,stages,frozen,lpft,finetune,scratch")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="pretrained")
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train-precision", default="fp32")
-    parser.add_argument("--budget", type=float, help="seconds for all of it [default: no limit]")
+    parser.add_argument("--budget", type=float, help="maximum seconds for all routes [default: no limit]")
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")

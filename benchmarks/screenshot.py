@@ -66,8 +66,8 @@ def photograph(url: str, picture: Path) -> bytes:
 
 def main() -> None:
     """Make the model, serve it, take the screenshot, write it."""
-    with tempfile.TemporaryDirectory() as place:
-        head, pictures = make_model(Path(place))
+    with tempfile.TemporaryDirectory() as folder_name:
+        head, pictures = make_model(Path(folder_name))
         examples = [text for picture in pictures for text in ("--examples", str(picture))]
         line = [sys.executable, "-m", "featcache_cli.main", "serve", str(head), *examples, "--port", "0", "--json"]
         with subprocess.Popen(line, cwd=HERE.parent / "cli", stdout=subprocess.PIPE, text=True) as server:

@@ -150,22 +150,22 @@ def _coins(_label: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _digits(
-    counts: dict[str, int], kept: tuple[int, ...] = tuple(range(10)), noise: float = 0.0
+    counts: dict[str, int], digits: tuple[int, ...] = tuple(range(10)), noise: float = 0.0
 ) -> Callable[[Path, np.random.Generator], None]:
     """scikit-learn's digits. With noise: pale, on a background of any colour."""
 
     def write(folder: Path, rng: np.random.Generator) -> None:
         from sklearn.datasets import load_digits
 
-        found = load_digits()
-        rows = rng.permutation(np.flatnonzero(np.isin(found.target, kept)))
+        bunch = load_digits()
+        rows = rng.permutation(np.flatnonzero(np.isin(bunch.target, digits)))
         for split, count in counts.items():
-            some, rows = rows[:count], rows[count:]
-            for row in some.tolist():
-                pixels = zoom(found.images[row] * (255 / 16), 8, order=3)[..., None].repeat(3, axis=2)
+            chosen, rows = rows[:count], rows[count:]
+            for row in chosen.tolist():
+                pixels = zoom(bunch.images[row] * (255 / 16), 8, order=3)[..., None].repeat(3, axis=2)
                 if noise:
                     pixels = 0.35 * pixels + rng.uniform(20, 140, 3) + rng.normal(0, noise, pixels.shape)
-                _save(pixels, folder / split / str(found.target[row]) / f"{row:04d}.png")
+                _save(pixels, folder / split / str(bunch.target[row]) / f"{row:04d}.png")
 
     return write
 
@@ -178,7 +178,7 @@ def _photos(dull: bool) -> Callable[[Path, np.random.Generator], None]:
         for name in ("ants", "bees"):
             train = sorted((source / "train" / name).glob("*.jpg"))
             held = set(rng.permutation(len(train))[: len(train) // 3].tolist())
-            parts = [("val" if place in held else "train", path) for place, path in enumerate(train)]
+            parts = [("val" if index in held else "train", path) for index, path in enumerate(train)]
             parts += [("test", path) for path in sorted((source / "val" / name).glob("*.jpg"))]
             for split, path in parts:
                 with Image.open(path) as image:

@@ -111,7 +111,7 @@ def main() -> None:
     ways: dict[str, Cluster | None] = {
         "alone": None, "one worker": Cluster(), "two workers": Cluster(cpus_per_worker=half),
     }  # fmt: skip
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = write_cache(Path(folder, "cache.h5"), options.images)
         for head in HEADS:
@@ -119,13 +119,13 @@ def main() -> None:
             heads: dict[str, TunedHead] = {}
             for _ in range(options.repeats):
                 for way, cluster in ways.items():
-                    heads[way], told = fit(cache, head, cluster)
-                    runs[way].append(told)
-                    print(head, way, {name: round(value, 2) for name, value in told.items()})
-            found[head] = {"runs": runs, "setting": heads["alone"].setting} | {
+                    heads[way], figures = fit(cache, head, cluster)
+                    runs[way].append(figures)
+                    print(head, way, {name: round(value, 2) for name, value in figures.items()})
+            results[head] = {"runs": runs, "setting": heads["alone"].setting} | {
                 way: {
                     "fit: over alone": record.spread(
-                        [one["fit_s"] / alone["fit_s"] for one, alone in zip(runs[way], runs["alone"], strict=True)]
+                        [run["fit_s"] / alone["fit_s"] for run, alone in zip(runs[way], runs["alone"], strict=True)]
                     ),
                     "same setting": heads[way].setting == heads["alone"].setting,
                     "coefficients apart": apart(heads[way].estimator.coef_, heads["alone"].estimator.coef_),
@@ -134,12 +134,12 @@ def main() -> None:
                 for way in ways
                 if way != "alone"
             }
-    record.write("team", {"images": options.images, "width": WIDTH, "heads": found}, measured)
+    record.write("team", {"images": options.images, "width": WIDTH, "heads": results}, measured)
 
 
-def apart(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+def apart(first: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     """The largest difference divided by the largest value."""
-    return float(np.abs(one - other).max() / np.abs(other).max())
+    return float(np.abs(first - other).max() / np.abs(other).max())
 
 
 if __name__ == "__main__":

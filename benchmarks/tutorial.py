@@ -72,7 +72,7 @@ def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seco
     """Run every route once."""
     home, cache = work / "home", work / "cache.h5"
     options = ("--backbone", network, "--weights", "none")
-    found: dict[str, Seconds] = {}
+    seconds_of: dict[str, Seconds] = {}
 
     def cold() -> Seconds:
         cache.unlink(missing_ok=True)
@@ -99,9 +99,9 @@ def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seco
         ),
     }
     for name, route in routes.items():
-        found[name] = route()
-        print(f"{name}: {found[name][0]:.1f} s, {found[name][1]:.1f} s without imports", file=sys.stderr)
-    return found
+        seconds_of[name] = route()
+        print(f"{name}: {seconds_of[name][0]:.1f} s, {seconds_of[name][1]:.1f} s without imports", file=sys.stderr)
+    return seconds_of
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--network", default="resnet18")
-    parser.add_argument("--work", type=Path, help="where repeats are kept [default: demo/tutorial]")
+    parser.add_argument("--work", type=Path, help="folder for finished repeats [default: demo/tutorial]")
     options = parser.parse_args()
     if not options.data:
         sys.exit("give DATA, or set FEATCACHE_ANTS_BEES to a folder of class folders")
@@ -119,10 +119,10 @@ def main() -> None:
     work = options.work or Path("demo/tutorial")
     work.mkdir(parents=True, exist_ok=True)
     for number in range(options.repeats):
-        kept = work / f"{measured}-{options.network}-{options.views}-{number}.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(one_round(options.data, options.network, options.views, work)))
-        rounds.append(json.loads(kept.read_text()))
+        stored = work / f"{measured}-{options.network}-{options.views}-{number}.json"
+        if not stored.exists():
+            stored.write_text(json.dumps(one_round(options.data, options.network, options.views, work)))
+        rounds.append(json.loads(stored.read_text()))
     record.write(
         "tutorial",
         {
@@ -130,17 +130,19 @@ def main() -> None:
             "views": options.views,
             "repeats": options.repeats,
             "seconds": {
-                clock: {name: record.spread([found[name][place] for found in rounds]) for name in rounds[0]}
-                for place, clock in enumerate(("from process start", "without imports"))
+                clock: {name: record.spread([seconds_of[name][index] for seconds_of in rounds]) for name in rounds[0]}
+                for index, clock in enumerate(("from process start", "without imports"))
             },
             "times faster": {
                 clock: {
-                    f"{ours} / {theirs}": record.spread([found[theirs][place] / found[ours][place] for found in rounds])
+                    f"{ours} / {theirs}": record.spread(
+                        [seconds_of[theirs][index] / seconds_of[ours][index] for seconds_of in rounds]
+                    )
                     for ours in rounds[0]
                     for theirs in ("tutorial, frozen", "tutorial, fine-tune")
                     if ours in COLD or (ours.startswith("featcache") and theirs.endswith("fine-tune"))
                 }
-                for place, clock in enumerate(("from process start", "without imports"))
+                for index, clock in enumerate(("from process start", "without imports"))
             },
         },
         measured,

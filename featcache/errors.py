@@ -110,7 +110,7 @@ class ClusterError(FeatcacheError, RuntimeError):
 
 
 class BackboneError(FeatcacheError, ValueError):
-    """Unknown network, or weights that do not fit or cannot be had."""
+    """Unknown network, or weights that do not fit or are not available."""
 
 
 class HeadError(FeatcacheError, ValueError):

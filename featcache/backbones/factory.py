@@ -43,10 +43,10 @@ def call_factory(name: str) -> Backbone | nn.Module:
             factory = getattr(factory, part)
         network = factory()
     except Exception as error:  # the user's code
-        raise BackboneError(f"{name} gives no network: {type(error).__name__}: {first_line(error)}") from error
+        raise BackboneError(f"the factory {name} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(network, Backbone) and not hasattr(network, "state_dict"):
         raise BackboneError(
-            f"{name} returns a {type(network).__name__}; a factory returns an nn.Module or a featcache.Backbone"
+            f"{name} returns a {type(network).__name__}; a factory must return an nn.Module or a featcache.Backbone"
         )
     return network
 

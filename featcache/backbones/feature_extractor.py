@@ -57,11 +57,15 @@ class FeatureExtractor(nn.Module):
         self._activations.clear()
         features = self.network(self._scale(pixels))
         if not isinstance(features, Tensor):
-            raise BackboneError(f"{self._name} gives a {type(features).__name__}, not a tensor of features (b, d)")
+            raise BackboneError(
+                f"{self._name} returns a {type(features).__name__}, expected a tensor of features (b, d)"
+            )
         self._activations[PENULTIMATE] = features
         for layer in self._layers:
             if layer not in self._activations:
-                raise BackboneError(f"layer {layer} of {self._name} is never run; name another")
+                raise BackboneError(
+                    f"layer {layer} of {self._name} is not used in the forward pass. Choose another layer."
+                )
         return tuple(self._activations[layer] for layer in self._layers)
 
     def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:

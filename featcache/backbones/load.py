@@ -191,8 +191,8 @@ def load_backbone_of(
             raise
     factory = spec.backbone if is_factory(spec.backbone) else "MODULE:FACTORY"
     raise BackboneError(
-        f"{path} was made with a network of your own, {spec.backbone!r}, of which it holds the name alone. Give it "
-        f"again: --backbone {factory}, or backbone=... in Python."
+        f"{path} was made with your own network {spec.backbone!r}, and stores only its name. Pass the network: "
+        f"--backbone {factory}, or backbone=... in Python."
     )
 
 

@@ -26,10 +26,10 @@ def pool(output: Any, kind: str) -> Tensor:
     ValueError : another output, or a pool that it does not have.
     """
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
-        raise ValueError("it does not give one tensor of 2 to 4 dimensions")
+        raise ValueError("it does not return one tensor of 2 to 4 dimensions")
     if output.ndim == 2:
         if kind:
-            raise ValueError(f"it gives vectors, which have no places to take the {kind} of")
+            raise ValueError(f"it returns vectors, which have no positions to pool by {kind}")
         return output.clone()  # later layers may change it in place
     if not kind and output.ndim == 3:
         return output.mean(1)
@@ -117,5 +117,6 @@ def check_layer(network: nn.Module, name: str, layer: str) -> None:
     if module not in dict(network.named_modules()) or not module:
         parts = ", ".join(child for child, _ in network.named_children())
         raise BackboneError(
-            f"{name} has no layer {module!r}; its parts are {parts}. `--layers {STAGES}` takes the ends of its stages."
+            f"{name} has no layer {module!r}; its parts are {parts}. "
+            f"`--layers {STAGES}` selects the ends of its stages."
         )

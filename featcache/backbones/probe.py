@@ -24,14 +24,14 @@ def measure_dims(backbone: Backbone) -> dict[str, int]:
     for layer, values in features.items():
         if values.ndim != 2:
             raise BackboneError(
-                f"{backbone.name} gives {values.shape} for one picture, and features are (1, d): end it with "
+                f"{backbone.name} returns {values.shape} for one image, expected features (1, d): end it with "
                 "nn.AdaptiveAvgPool2d(1) and nn.Flatten()."
             )
         if not np.isfinite(values).all():
             noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
             if not np.isfinite(backbone.embed_layers(noise)[layer]).all():
                 raise BackboneError(
-                    f"{backbone.name} gives features that are not finite, whatever the picture: its weights hold NaN "
+                    f"{backbone.name} returns features that are not finite for any image: its weights hold NaN "
                     f"or inf, or its values are too large for {backbone.precision}."
                 )
     return {layer: values.shape[1] for layer, values in features.items()}
@@ -43,6 +43,6 @@ def check_image_size(backbone: Backbone, image_size: int) -> None:
         backbone.embed_layers(np.zeros((1, image_size, image_size, 3), dtype=np.uint8))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise BackboneError(
-            f"{backbone.name} takes {backbone.image_size} pixels, you asked for {image_size} ({first_line(error)}). "
+            f"{backbone.name} takes images of {backbone.image_size} pixels, not of {image_size} ({first_line(error)}). "
             "Drop --image-size, or choose another network."
         ) from error

@@ -295,8 +295,8 @@ def test_an_unknown_layer_is_refused_with_the_names_of_the_stages() -> None:
     with pytest.raises(BackboneError) as error:
         load_backbone("squeezenet1_1", weights="none", layers=("layer9",), device="cpu")
     assert str(error.value) == (
-        "squeezenet1_1 has no layer 'layer9'; its parts are features, classifier. `--layers stages` takes the ends of "
-        "its stages."
+        "squeezenet1_1 has no layer 'layer9'; its parts are features, classifier. `--layers stages` selects the ends "
+        "of its stages."
     )
 
 
@@ -304,7 +304,10 @@ def test_an_unknown_layer_is_refused_with_the_names_of_the_stages() -> None:
 def test_a_layer_that_no_picture_passes_is_refused(precision: str) -> None:
     with pytest.raises(BackboneError) as error:
         load_backbone(layers=("penultimate", "blocks.0.0.drop_path"), device="cpu", precision=precision)
-    assert str(error.value) == "layer blocks.0.0.drop_path of efficientnet_lite0 is never run; name another"
+    assert (
+        str(error.value)
+        == "layer blocks.0.0.drop_path of efficientnet_lite0 is not used in the forward pass. Choose another layer."
+    )
 
 
 def test_view_spec_has_the_networks_preprocessing() -> None:
@@ -474,10 +477,10 @@ def test_timm_weights_that_cannot_be_had_name_the_ways_out_after_one_try(
     with pytest.raises(BackboneError) as error:
         load_backbone(f"timm/{model}", device="cpu")
     assert str(error.value) == (
-        f"the pretrained weights of timm/{model} cannot be had (no route to host). Put "
+        f"the pretrained weights of timm/{model} are not available (no route to host). Put "
         f"{'config.json and ' * model.startswith('hf-hub')}model.safetensors of "
-        "timm/test_vit.r160_in1k into the Hugging Face cache (HUB), give --weights PATH, or use the "
-        "embedded --backbone efficientnet_lite0, which needs no network."
+        "timm/test_vit.r160_in1k into the Hugging Face cache (HUB), pass --weights PATH, or use the "
+        "embedded --backbone efficientnet_lite0, which needs no download."
     )
     assert len(requests) == 1
 
@@ -499,9 +502,9 @@ def test_a_repository_without_its_config_is_asked_for_once(
     with pytest.raises(BackboneError) as error:
         load_backbone("timm/hf-hub:me/net", weights=weights.replace("FILE", str(tmp_path / "FILE")), device="cpu")
     assert str(error.value) == (
-        "the config of timm/hf-hub:me/net cannot be had (no route to host). Put config.json and model.safetensors of "
-        "me/net into the Hugging Face cache (HUB) or use the embedded --backbone efficientnet_lite0, which needs no "
-        "network."
+        "the config of timm/hf-hub:me/net is not available (no route to host). Put config.json and model.safetensors "
+        "of me/net into the Hugging Face cache (HUB) or use the embedded --backbone efficientnet_lite0, which needs no "
+        "download."
     )
     assert len(requests) == 1
 
@@ -537,12 +540,12 @@ def test_a_repository_that_was_downloaded_loads_offline_with_its_own_preprocessi
 def test_a_folder_without_weights_names_what_belongs_there(tmp_path: Path) -> None:
     timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(BackboneError, match=rf"cannot be had \(.*\)\. Put model\.safetensors into {tmp_path}, give"):
+    with pytest.raises(BackboneError, match=rf"not available \(.*\)\. Put model\.safetensors into {tmp_path}, pass"):
         load_backbone(f"timm/local-dir:{tmp_path}", device="cpu")
 
 
 def test_a_timm_network_without_published_weights_is_not_given_random_ones() -> None:
-    with pytest.raises(BackboneError, match=r"cannot be had \(No pretrained weights exist for"):
+    with pytest.raises(BackboneError, match=r"are not available \(No pretrained weights exist for"):
         load_backbone("timm/efficientnet_lite1", device="cpu")
 
 
@@ -604,15 +607,15 @@ SIZES = {
     (
         "timm/test_vit",
         225,
-    ): "timm/test_vit cuts pictures into patches of 16 pixels, and 225 is no multiple of 16: choose "
+    ): "timm/test_vit cuts images into patches of 16 pixels, and 225 is not a multiple of 16: choose "
     "--image-size 224 or 240",
-    ("timm/test_vit", 7): "timm/test_vit cuts pictures into patches of 16 pixels, and 7 is no multiple of 16: choose "
+    ("timm/test_vit", 7): "timm/test_vit cuts images into patches of 16 pixels, and 7 is not a multiple of 16: choose "
     "--image-size 16 or a multiple of it",
-    ("timm/vit_tiny_patch16_224", 230): "timm/vit_tiny_patch16_224 cuts pictures into patches of 16 pixels, and 230 is "
-    "no multiple of 16: choose --image-size 224 or 240",
+    ("timm/vit_tiny_patch16_224", 230): "timm/vit_tiny_patch16_224 cuts images into patches of 16 pixels, and 230 is "
+    "not a multiple of 16: choose --image-size 224 or 240",
     ("vit_b_32", 225): "vit_b_32 cannot be built for 225 pixels (Input shape indivisible by patch size!). Choose "
     "--image-size 224 or 256, multiples of its patches.",
-    ("timm/levit_128s", 225): "timm/levit_128s takes no pictures of 225 pixels. Drop --image-size.",
+    ("timm/levit_128s", 225): "timm/levit_128s does not accept images of 225 pixels. Drop --image-size.",
 }
 
 
@@ -628,7 +631,7 @@ def test_an_image_size_that_a_network_cannot_take_is_refused() -> None:
     with pytest.raises(BackboneError) as error:
         backbone.view_spec(image_size=64)
     assert str(error.value) == (
-        "vit_b_32 takes 224 pixels, you asked for 64 (Wrong image height! Expected 224 but got 64!). "
+        "vit_b_32 takes images of 224 pixels, not of 64 (Wrong image height! Expected 224 but got 64!). "
         "Drop --image-size, or choose another network."
     )
     assert load_backbone("resnet18", weights="none", device="cpu").view_spec(image_size=64).image_size == 64

@@ -621,8 +621,8 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     ),
     "parameters alone": (
         lambda n: dict(n.named_parameters()),
-        "lack 30 buffers (for example bn1.running_mean). They seem to be the parameters alone: save "
-        "model.state_dict(), which has the statistics of BatchNorm, too.",
+        "lack 30 buffers (for example bn1.running_mean). The file seems to hold only the parameters: "
+        "save model.state_dict(), which includes the statistics of BatchNorm.",
     ),
     "another network beside a whole one": (
         lambda n: {"model": nn.Linear(2, 2), "scaler": {"scale": torch.ones(1)}},

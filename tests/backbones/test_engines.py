@@ -387,8 +387,8 @@ def test_auto_takes_the_engine_that_made_the_features(
     assert toy.engine == expected
     differs = precision == "bf16" and like not in ("", expected)
     assert toy.engine_note == (
-        f"{like} made the features in bf16, and {expected} computes here: they differ by about 1 %, and so does what a "
-        "head says of them"
+        f"the earlier features were computed by {like} in bf16, and {expected} is used now: features differ by about "
+        "1 %, and predictions can change"
         if differs
         else ""
     )

@@ -104,7 +104,7 @@ def test_a_head_on_an_own_network_asks_for_it(head: Path) -> None:
     with pytest.raises(BackboneError) as error:
         Classifier.load(head)
     assert str(error.value) == (
-        f"{head} was made with a network of your own, 'mine', of which it holds the name alone. Give it again: "
+        f"{head} was made with your own network 'mine', and stores only its name. Pass the network: "
         "--backbone MODULE:FACTORY, or backbone=... in Python."
     )
 
@@ -142,7 +142,7 @@ def test_the_users_module_stays_as_it_was_and_a_trained_one_comes_back(data: Pat
     assert sha256_of(module.state_dict()) == before
     assert module.training
     assert len(classifier.predict(data / "val/a/000.png")) == 1
-    with pytest.raises(BackboneError, match="a network of your own, 'mine'"):
+    with pytest.raises(BackboneError, match="your own network 'mine'"):
         Classifier.load(tmp_path / "run")
 
 
@@ -156,8 +156,8 @@ def test_it_is_exported_as_a_graph_alone(head: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (Maps(), r"mine gives \(1, 6, 7, 7\) for one picture, and features are \(1, d\)"),
-        (Pairs(), r"mine gives a dict, not a tensor of features \(b, d\)"),
+        (Maps(), r"mine returns \(1, 6, 7, 7\) for one image, expected features \(1, d\)"),
+        (Pairs(), r"mine returns a dict, expected a tensor of features \(b, d\)"),
     ],
 )
 def test_what_is_no_features_is_refused_before_the_work(module: nn.Module, reason: str) -> None:
@@ -168,43 +168,43 @@ def test_what_is_no_features_is_refused_before_the_work(module: nn.Module, reaso
 def test_features_that_are_never_finite_are_refused_before_the_work() -> None:
     module = Own()
     nn.init.constant_(module.layer.bias, float("nan"))
-    with pytest.raises(BackboneError, match="mine gives features that are not finite, whatever the picture"):
+    with pytest.raises(BackboneError, match="mine returns features that are not finite for any image"):
         backbone(module)
 
 
 def test_the_command_line_takes_a_factory_and_asks_for_it_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "ownnet.py").write_text(FACTORY)
+    (tmp_path / "cli_factory.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    as_json("extract", data, "-o", "f.h5", "--backbone", "ownnet:wrapped", "--views", 1, "--device", "cpu")
+    as_json("extract", data, "-o", "f.h5", "--backbone", "cli_factory:wrapped", "--views", 1, "--device", "cpu")
     spec = FeatureCache.open("f.h5").spec
     assert (spec.backbone, spec.view.image_size, spec.mean) == ("wrapped", 16, (0.5, 0.5, 0.5))
     assert (spec.std, spec.view.interpolation) == ((0.2, 0.3, 0.4), "bicubic")
     as_json("fit-head", "f.h5", "-o", "head", "--head", "centroid")
-    assert "a network of your own, 'wrapped'" in refused("predict", "head", data / "val")
-    predicted = as_json("predict", "head", data / "val", "--backbone", "ownnet:build")
+    assert "your own network 'wrapped'" in refused("predict", "head", data / "val")
+    predicted = as_json("predict", "head", data / "val", "--backbone", "cli_factory:build")
     assert len(predicted["predictions"]) == 4
     assert "--backbone MODULE:FACTORY" in refused("evaluate", "head", data)
-    assert as_json("evaluate", "head", data, "--backbone", "ownnet:build")["images"] == 4
-    for factory in ("ownnet:build", "ownnet:wrapped"):  # a module, and a Backbone
+    assert as_json("evaluate", "head", data, "--backbone", "cli_factory:build")["images"] == 4
+    for factory in ("cli_factory:build", "cli_factory:wrapped"):  # a module, and a Backbone
         report = json.loads(featcache_cli("doctor", "f.h5", data, "--backbone", factory, "--json").stdout)
         assert [check["looked"] for check in report["checks"] if check["name"] == "network"] == [True]
-    as_json("update", "f.h5", data, "--views", 2, "--backbone", "ownnet:build")
+    as_json("update", "f.h5", data, "--views", 2, "--backbone", "cli_factory:build")
     assert FeatureCache.open("f.h5").spec.views == 2
 
 
 def test_a_plain_module_is_named_by_its_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ownnet2.py").write_text(FACTORY)
+    (tmp_path / "named_factory.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
-    backbone = from_factory("ownnet2:build", layers=("penultimate", "layer"), device="cpu")
-    assert (backbone.name, backbone.dims) == ("ownnet2:build", {"penultimate": 6, "layer": 6})
+    backbone = from_factory("named_factory:build", layers=("penultimate", "layer"), device="cpu")
+    assert (backbone.name, backbone.dims) == ("named_factory:build", {"penultimate": 6, "layer": 6})
     with pytest.raises(BackboneError) as error:
-        call_factory("ownnet2:broken")
-    assert str(error.value) == "ownnet2:broken gives no network: ValueError: no such GPU"
-    with pytest.raises(BackboneError, match=r"^ownnet2:text returns a str; a factory returns an nn\.Module"):
-        call_factory("ownnet2:text")
+        call_factory("named_factory:broken")
+    assert str(error.value) == "the factory named_factory:broken failed: ValueError: no such GPU"
+    with pytest.raises(BackboneError, match=r"^named_factory:text returns a str; a factory must return an nn\.Module"):
+        call_factory("named_factory:text")
     with pytest.raises(BackboneError, match="ModuleNotFoundError"):
         call_factory("nowhere.at.all:build")
 
@@ -212,12 +212,12 @@ def test_a_plain_module_is_named_by_its_factory(tmp_path: Path, monkeypatch: pyt
 def test_a_factory_is_never_called_because_a_file_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "ownnet3.py").write_text(FACTORY)
+    (tmp_path / "idle_factory.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
-    extract(data, tmp_path / "f.h5", backbone=from_factory("ownnet3:build", device="cpu"), views=0, image_size=32)
+    extract(data, tmp_path / "f.h5", backbone=from_factory("idle_factory:build", device="cpu"), views=0, image_size=32)
     fit_head(tmp_path / "f.h5", tmp_path / "head", head="centroid")
-    (tmp_path / "ownnet3.py").write_text("raise SystemExit('imported')")
-    with pytest.raises(BackboneError, match="--backbone ownnet3:build, or backbone="):
+    (tmp_path / "idle_factory.py").write_text("raise SystemExit('imported')")
+    with pytest.raises(BackboneError, match="--backbone idle_factory:build, or backbone="):
         Classifier.load(tmp_path / "head")
 
 
@@ -332,7 +332,7 @@ def test_a_folder_that_timm_wrote_has_its_own_preprocessing(tmp_path: Path) -> N
         preprocessing["std"],
         backbone.weights_sha256,
     )
-    assert "pictures are resized bilinear, not lanczos" in backbone.note
+    assert "images are resized bilinear, not lanczos" in backbone.note
     assert json.loads((tmp_path / "net/config.json").read_text())["architecture"] == "test_resnet"
     with pytest.raises(BackboneError, match=r"has no config\.json: timm/local-dir:"):
         load_backbone(f"timm/local-dir:{tmp_path}", device="cpu")

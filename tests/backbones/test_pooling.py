@@ -55,8 +55,8 @@ def test_a_module_that_works_in_place_later_changes_nothing() -> None:
     [
         (MAPS, "cls", "it has no class token"),
         (TOKENS[:, 1:], "cls", "it has no class token"),
-        (TOKENS[:, 0], "max", "it gives vectors, which have no places to take the max of"),
-        ((MAPS, MAPS), "", "it does not give one tensor of 2 to 4 dimensions"),
+        (TOKENS[:, 0], "max", "it returns vectors, which have no positions to pool by max"),
+        ((MAPS, MAPS), "", "it does not return one tensor of 2 to 4 dimensions"),
     ],
 )
 def test_what_cannot_be_pooled_is_said(output: object, kind: str, message: str) -> None:

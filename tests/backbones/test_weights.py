@@ -183,25 +183,25 @@ def _without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 
 STATE = dict(Net().state_dict())
 NEARLY = (
-    "the weights in w.pth nearly fit: {}. They are of a variant of this network: name that, or save the weights of the "
-    "network as its library builds it."
+    "the weights in w.pth nearly fit: {}. They belong to a variant of this network: pass its name, or save the weights "
+    "of the network as its library builds it."
 )
 OTHERS = (
     "the weights in w.pth are not those of this network: 5 tensors missing (for example norm.bias); stem.bias is (1,), "
-    "expected (3,). Name the network they belong to with --backbone."
+    "expected (3,). Pass the network that they belong to with --backbone."
 )
 WRONG = {
     "missing": (
         _without(STATE, "norm.running_mean"),
-        NEARLY.format("6 of 7 tensors do, but 1 tensors missing (for example norm.running_mean)"),
+        NEARLY.format("6 of 7 tensors match, but 1 tensors missing (for example norm.running_mean)"),
     ),
     "unknown": (
         {**STATE, "stem.extra": torch.ones(1), "mystery": torch.ones(1)},
-        NEARLY.format("7 of 7 tensors do, but 2 unknown (for example mystery)"),
+        NEARLY.format("7 of 7 tensors match, but 2 unknown (for example mystery)"),
     ),
     "another shape": (
         {**STATE, "stem.weight": torch.ones(3, 5)},
-        NEARLY.format("6 of 7 tensors do, but stem.weight is (3, 5), expected (3, 4)"),
+        NEARLY.format("6 of 7 tensors match, but stem.weight is (3, 5), expected (3, 4)"),
     ),
     "another network": ({"x.y": torch.ones(1), "stem.bias": torch.ones(1)}, OTHERS),
 }
@@ -227,9 +227,9 @@ def test_pretrained_weights_that_cannot_be_had_name_file_folder_and_ways_out(off
         load_backbone(NAME, device="cpu")
     assert download_folder() == offline
     assert str(error.value) == (
-        f"the pretrained weights of {NAME} cannot be had: squeezenet1_1-b8a52dc0.pth is not in {offline} and "
-        "the download failed (<urlopen error no route to host>). Put that file there, give --weights PATH, "
-        "or use the embedded --backbone efficientnet_lite0, which needs no network."
+        f"the pretrained weights of {NAME} are not available: squeezenet1_1-b8a52dc0.pth is not in {offline} and "
+        "the download failed (<urlopen error no route to host>). Put that file there, pass --weights PATH, "
+        "or use the embedded --backbone efficientnet_lite0, which needs no download."
     )
 
 

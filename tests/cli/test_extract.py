@@ -164,7 +164,7 @@ def test_an_unknown_backbone_is_refused_with_near_names(data: Path, tmp_path: Pa
     message = refused("extract", data, *out, "--backbone", "mobilenet_v3_small", "--layers", "layer9")
     assert message == (
         "mobilenet_v3_small has no layer 'layer9'; its parts are features, avgpool, classifier. `--layers stages` "
-        "takes the ends of its stages."
+        "selects the ends of its stages."
     )
 
 
@@ -177,13 +177,13 @@ def test_weights_that_are_not_to_be_had_name_the_ways_out(
     out = ("-o", tmp_path / "c.h5")
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
     message = refused("extract", data, *out, "--backbone", "resnet18")
-    assert message.startswith("the pretrained weights of resnet18 cannot be had: resnet18-f37072fd.pth is not in ")
+    assert message.startswith("the pretrained weights of resnet18 are not available: resnet18-f37072fd.pth is not in ")
     assert "no route to host" in message
-    assert message.endswith("or use the embedded --backbone efficientnet_lite0, which needs no network.")
+    assert message.endswith("or use the embedded --backbone efficientnet_lite0, which needs no download.")
     monkeypatch.setattr(timm, "create_model", offline)
     message = refused("extract", data, *out, "--backbone", "timm/resnet18")
-    assert message.startswith("the pretrained weights of timm/resnet18 cannot be had (")
-    assert "give --weights PATH" in message
+    assert message.startswith("the pretrained weights of timm/resnet18 are not available (")
+    assert "pass --weights PATH" in message
 
 
 def test_a_weights_file_that_is_none_is_refused(data: Path, tmp_path: Path) -> None:

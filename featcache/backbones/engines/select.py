@@ -67,7 +67,7 @@ def select_engine(request: EngineRequest, extractor: Callable[[], FeatureExtract
     BackboneError : the requested engine is not available, or cannot run the network.
     """
     if request.engine == "openvino" and not _can_use_openvino(request):
-        raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16, once it is there: pip install openvino")
+        raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16 and must be installed: pip install openvino")
     if request.engine == "compiled" and not has_compiler(request.device):
         raise BackboneError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --engine.")
     name = choose_engine(request) if request.engine == "auto" else request.engine
@@ -77,13 +77,15 @@ def select_engine(request: EngineRequest, extractor: Callable[[], FeatureExtract
         tool, reason = "OpenVINO" if name == "openvino" else "torch.compile", first_line(error)
         if request.engine != "auto":
             raise BackboneError(f"{tool} cannot run {request.network}: {reason}. Drop --engine.") from error
-        return SelectedEngine("pytorch", None, f"{tool} cannot run {request.network} ({reason}); PyTorch does")
+        return SelectedEngine(
+            "pytorch", None, f"{tool} cannot run {request.network} ({reason}); PyTorch is used instead"
+        )
     name = name if engine else "pytorch"
     note = ""
     if request.precision == "bf16" and request.like not in ("", name):
         note = (
-            f"{request.like} made the features in bf16, and {name} computes here: they differ by about 1 %, and so "
-            "does what a head says of them"
+            f"the earlier features were computed by {request.like} in bf16, and {name} is used now: features differ by "
+            "about 1 %, and predictions can change"
         )
     return SelectedEngine(name, engine, note)
 

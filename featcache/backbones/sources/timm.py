@@ -74,7 +74,7 @@ class TimmSource(BackboneSource):
         if image_size and fixed and not _accepts(network, image_size):
             network, conversions = self._create(name, weights, image_size)
             if not _accepts(network, image_size):
-                raise BackboneError(f"{name} takes no pictures of {image_size} pixels. Drop --image-size.")
+                raise BackboneError(f"{name} does not accept images of {image_size} pixels. Drop --image-size.")
         else:
             image_size = None
         note = ""
@@ -165,7 +165,7 @@ def _preprocessing(config: Mapping[str, Any], image_size: int | None = None) -> 
         "std": config["std"],
     }
     replaced = interpolation not in ("bicubic", "bilinear")
-    return values, f"pictures are resized bilinear, not {interpolation}" if replaced else ""
+    return values, f"images are resized bilinear, not {interpolation}" if replaced else ""
 
 
 def _create_with_filter(model: str, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Convert]]:
@@ -205,8 +205,8 @@ def _check_patches(name: str, network: nn.Module, image_size: int) -> None:
             patch = max(embedding.patch_size)
             if image_size % patch and not embedding.dynamic_img_pad:
                 raise BackboneError(
-                    f"{name} cuts pictures into patches of {patch} pixels, and {image_size} is no multiple of {patch}: "
-                    f"choose {sizes_near(image_size, patch)}"
+                    f"{name} cuts images into patches of {patch} pixels, and {image_size} is not a "
+                    f"multiple of {patch}: choose {sizes_near(image_size, patch)}"
                 )
             return  # the later ones merge patches
 
@@ -298,10 +298,11 @@ def _not_available(name: str, model: str, reason: str, published: bool = True) -
         cure = f"Put model.safetensors into {path}"
     else:
         cure = f"Put {_hub_file(model)} into the Hugging Face cache ({_hub_cache()})"
-    what, otherwise = ("pretrained weights", ", give --weights PATH,") if published else ("config", "")
+    what, otherwise = ("pretrained weights", ", pass --weights PATH,") if published else ("config", "")
+    verb = "are" if published else "is"
     return BackboneError(
-        f"the {what} of {name} cannot be had ({reason}). {cure}{otherwise} or use the embedded --backbone {EMBEDDED}, "
-        "which needs no network."
+        f"the {what} of {name} {verb} not available ({reason}). {cure}{otherwise} or use the embedded "
+        f"--backbone {EMBEDDED}, which needs no download."
     )
 
 

@@ -88,7 +88,7 @@ class TorchvisionSource(BackboneSource):
         modules = network.named_modules()
         linears = [path for path, module in modules if isinstance(module, nn.Linear) and "aux" not in path.lower()]
         if not linears:
-            raise BackboneError(f"{name} has no linear layer to take the input of")
+            raise BackboneError(f"{name} has no linear layer whose input could be the features")
         return linears[-1:]
 
     def pretrained_state(self, name: str, weights: str) -> Mapping[str, Tensor]:
@@ -193,9 +193,9 @@ def _published_state(name: str, entry: Any) -> OrderedDict[str, Tensor]:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # URLError, HTTPError, a wrong hash, ...
         raise BackboneError(
-            f"the pretrained weights of {name} cannot be had: {file} is not in {download_folder()} and the "
-            f"download failed ({error}). Put that file there, give --weights PATH, or use the embedded "
-            f"--backbone {EMBEDDED}, which needs no network."
+            f"the pretrained weights of {name} are not available: {file} is not in {download_folder()} and the "
+            f"download failed ({error}). Put that file there, pass --weights PATH, or use the embedded "
+            f"--backbone {EMBEDDED}, which needs no download."
         ) from error
 
 

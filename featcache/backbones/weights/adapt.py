@@ -118,17 +118,17 @@ def _describe_misfit(nearest: FitResult, fitter: StateFitter, source: object, un
     after = (f" (having {nearest.changes})" if nearest.changes else "") + unread
     if missing and len(missing) == nearest.n_lacking and fitter.buffers == set(missing):
         return (
-            f"the weights in {source} lack {len(missing)} buffers (for example {missing[0]}){after}. They seem to be "
-            "the parameters alone: save model.state_dict(), which has the statistics of BatchNorm, too."
+            f"the weights in {source} lack {len(missing)} buffers (for example {missing[0]}){after}. The file seems to "
+            "hold only the parameters: save model.state_dict(), which includes the statistics of BatchNorm."
         )
     if 2 * nearest.n_lacking > nearest.needed:
         return (
             f"the weights in {source} are not those of this network: {'; '.join(reasons)}{after}. "
-            "Name the network they belong to with --backbone."
+            "Pass the network that they belong to with --backbone."
         )
     fitting = nearest.needed - nearest.n_lacking
     return (
-        f"the weights in {source} nearly fit: {fitting} of {nearest.needed} tensors do, but "
-        f"{'; '.join(reasons)}{after}. They are of a variant of this network: name that, or save the weights of the "
-        "network as its library builds it."
+        f"the weights in {source} nearly fit: {fitting} of {nearest.needed} tensors match, but "
+        f"{'; '.join(reasons)}{after}. They belong to a variant of this network: pass its name, or save the weights "
+        "of the network as its library builds it."
     )
