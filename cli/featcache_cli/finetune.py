@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from featcache.core.specs import EMBEDDED
+from featcache.finetuning.presets import PRESETS, resolve
 from featcache_cli import options, outputs
-
-PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 
 GROUPS = {
     "What training begins with": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
@@ -42,8 +42,10 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
 @click.argument("data", type=options.PATH)
 @click.option("-o", "--out", type=options.PATH, required=True, help="The folder of the run.")
 @outputs.overwrite_option
-@click.option("--preset", type=click.Choice(PRESETS), help="Use a tutorial's settings; other options override them.")
-@click.option("--backbone", help="The network, as in extract. [default: efficientnet_lite0]")
+@click.option(
+    "--preset", type=click.Choice(tuple(PRESETS)), help="Use a tutorial's settings; other options override them."
+)
+@click.option("--backbone", help=f"The network, as in extract. [default: {EMBEDDED}]")
 @click.option(
     "--init",
     type=click.Choice(["pretrained", "scratch"]),
@@ -161,7 +163,6 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     ...` starts them.
     """
     import featcache
-    from featcache.finetuning.presets import resolve
     from featcache.reports.plots import plot_history
     from featcache.reports.style import save
     from featcache.training.distributed import ProcessGroup
