@@ -170,8 +170,9 @@ class Field:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a Literal; empty for other types."""
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
+        """The values of a Literal, or of a Literal or None; empty for other types."""
+        kinds = get_args(self.type) if isinstance(self.type, types.UnionType) else (self.type,)
+        return tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
 
     @property
     def parameter(self) -> inspect.Parameter:
