@@ -19,12 +19,14 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, StorageDtype
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
+
+_UNIONS = (types.UnionType, Union)  # of classes, and of a Literal
 
 PLACEHOLDER = "{options}"
 """The line of a docstring that `takes_options` replaces by one paragraph a field."""
@@ -171,7 +173,7 @@ class Field:
     @property
     def choices(self) -> tuple[str, ...]:
         """The values of a Literal, or of a Literal or None; empty for other types."""
-        kinds = get_args(self.type) if isinstance(self.type, types.UnionType) else (self.type,)
+        kinds = get_args(self.type) if get_origin(self.type) in _UNIONS else (self.type,)
         return tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
 
     @property
@@ -259,7 +261,7 @@ def _type_name(kind: Any) -> str:
     """A type as NumPy docstrings write it."""
     if get_origin(kind) is Literal:
         return "{" + ", ".join(repr(value) for value in get_args(kind)) + "}"
-    if isinstance(kind, types.UnionType):
+    if get_origin(kind) in _UNIONS:
         return " or ".join(_type_name(part) for part in get_args(kind))
     if kind is type(None):
         return "None"
