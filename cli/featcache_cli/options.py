@@ -29,7 +29,7 @@ from featcache_cli.results import show as show
 from featcache_cli.stopping import TRAINING_GRACE_S as TRAINING_GRACE_S
 
 PATH = click.Path()
-"""Of arguments and options that take files, which a shell completes; URLs are fine, too."""
+"""Type of arguments and options that take files: shells complete them. URLs are accepted."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -77,7 +77,7 @@ max_pixels_option = shared("max_pixels", type=click.IntRange(1))
 
 
 def _value_range(_ctx: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, float] | None:
-    """A callback: two numbers from LOW:HIGH."""
+    """A callback that reads two numbers from LOW:HIGH."""
     if text is None:
         return None
     try:
@@ -110,7 +110,7 @@ dtype_option = shared("dtype")
 
 
 class Finite(click.FloatRange):
-    """A range that neither nan nor inf is in."""
+    """A range of finite numbers."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See `click.ParamType`."""
@@ -130,7 +130,7 @@ cluster_options = _all(
 
 
 def take_cluster(settings: dict[str, Any]) -> Any:
-    """What `cluster_options` say, taken out of the settings: a Cluster, or None."""
+    """Remove the `cluster_options` from the settings. Returns a Cluster, or None."""
     from featcache.core.ray_cluster import Cluster
 
     gpus, cpus = settings.pop("gpus_per_worker"), settings.pop("cpus_per_worker")
@@ -143,7 +143,7 @@ def take_cluster(settings: dict[str, Any]) -> Any:
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable image instead of listing it.")
 augment_option = shared("augment")
 image_size_option = shared("image_size", type=click.IntRange(1))
-other_view_options = _all(image_size_option)
+other_view_options = _all(image_size_option, shared("interpolation"))
 """What decides the pixels of a view, but for `--augment`, `--seed` and `--value-range`."""
 view_options = _all(augment_option, other_view_options)
 seed_option = shared("seed")
@@ -157,7 +157,7 @@ backbone_option = click.option(
 
 
 def _set_key(ctx: click.Context, _option: click.Parameter, key: str | None) -> None:
-    """A callback: the key becomes part of the weights, which are read before it."""
+    """A callback that appends the key to the weights, which are parsed first."""
     if not key:
         return
     if ctx.params.get("weights") in (None, "pretrained", "none"):
@@ -173,7 +173,7 @@ weights_option = _all(shared("weights", type=PATH, is_eager=True), weights_key_o
 
 
 def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
-    """A callback: what the factory of this name returns."""
+    """A callback that returns the network of a factory."""
     from featcache.backbones.factory import call_factory, is_factory
 
     if name is None:
@@ -193,9 +193,9 @@ own_network_option = click.option(
 def take_backbone(
     settings: dict[str, Any], layers: Sequence[str] = ("penultimate",), weights: str | None = None
 ) -> None:
-    """Put a network of the user's own into the settings, where they name a factory.
+    """Replace the name of a factory in the settings by its network.
 
-    weights : where they come from, for a command whose settings do not hold that; "none" is `--init scratch` there.
+    weights : source of the weights, for a command without the setting `weights`; "none" is `--init scratch`.
     """
     name = str(settings.get("backbone") or "")
     if ":" not in name:
@@ -214,7 +214,7 @@ def take_backbone(
 
 
 def import_from_here() -> None:
-    """Let modules of the working folder be imported, as `python -m` does."""
+    """Make modules of the working folder importable, as `python -m` does."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
@@ -234,7 +234,7 @@ def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> s
 
 
 def picture_option(function: _F, required: bool = False) -> _F:
-    """Where a picture goes."""
+    """The option `--out` for a picture."""
     default = "" if required else " [default: none]"
     text = f"Write the picture to this file, which ends in .png, .svg or .pdf.{default}"
     return outputs.overwrite_option(
@@ -243,7 +243,7 @@ def picture_option(function: _F, required: bool = False) -> _F:
 
 
 def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """A callback: seconds from 10, 10s, 1.5m or 2h."""
+    """A callback that reads seconds from 10, 10s, 1.5m or 2h."""
     if text is None:
         return None
     unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])

@@ -15,17 +15,19 @@ imports nothing heavy, because `featcache extract --help` imports it.
 from __future__ import annotations
 
 import inspect
+import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, StorageDtype
+from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, Interpolation, StorageDtype
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
+_DOC_WIDTH = 108
 _UNIONS = (types.UnionType, Union)  # of classes, and of a Literal
 
 PLACEHOLDER = "{options}"
@@ -57,6 +59,9 @@ class ViewOptions(TypedDict, total=False):
     augment: Annotated[Augment, Option("tutorial", "Recipe of the augmented views.")]
     image_size: Annotated[
         int | None, Option(None, "Side of the square image, in pixels.", none="the size that the network expects")
+    ]
+    interpolation: Annotated[
+        Interpolation | None, Option(None, "How images are resized.", none="as the network expects")
     ]
     value_range: Annotated[
         tuple[float, float] | None,
@@ -184,9 +189,9 @@ class Field:
 
     def paragraph(self) -> str:
         """The parameter in a NumPy docstring, without indentation."""
-        default = f"default {self.option.default!r}"
         none = f" None: {self.option.none}." if self.option.none else ""
-        return f"{self.name} : {_type_name(self.type)}, {default}\n    {self.option.description}{none}"
+        lines = textwrap.wrap(self.option.description + none, _DOC_WIDTH)
+        return "\n    ".join([f"{self.name} : {_type_name(self.type)}, default {self.option.default!r}", *lines])
 
 
 def fields_of(kind: type[Any]) -> Mapping[str, Field]:
