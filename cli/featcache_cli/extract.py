@@ -29,16 +29,15 @@ from featcache_cli import options, outputs
 @options.strict_option
 @outputs.list_option
 @options.cluster_options
-@click.option(
-    "--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all of them would cost."
-)
+@click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and estimate time and size.")
 @options.as_json
 def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once over every image and view of DATA, into a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
     (path,label[,split]), either of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a data
-    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). A run that was stopped goes on where it was.
+    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). Run the same command again to resume after
+    an interruption.
     """
     import featcache
 
