@@ -29,7 +29,8 @@ import record
 from cluster import many
 
 from featcache import extract
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 
 KINDS = ("worker", "machine", "command")
 

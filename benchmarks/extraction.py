@@ -92,7 +92,7 @@ def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np
     """BATCH clean views of the data."""
     loader = ViewLoader(manifest, backbone.view_spec())
     step = max(1, len(manifest.samples) // BATCH)
-    pixels = next(loader.batches(range(0, len(manifest.samples), step), [0], BATCH)).pixels
+    pixels = next(loader.batches(range(0, len(manifest.samples), step), [0], BATCH)).inputs
     loader.close()
     return pixels[:, 0]
 

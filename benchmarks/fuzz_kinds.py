@@ -50,8 +50,9 @@ from featcache.models.load import open_model
 from featcache.reports.model_figures import confusion_figure, curve_figure, history_figure, reliability_figure
 from featcache.training.checkpoint import load_checkpoint, load_config
 from featcache.training.config import TrainConfig
-from featcache.vision.decode import decode_and_check, upright_size
+from featcache.vision.decode import decode_and_check
 from featcache.vision.image_cache import ImageCache
+from featcache.vision.image_files import upright_size
 
 _NUMBERS = [-1, 0, 1, 2, 3, 7, 1000, 10**9, 2**31 - 1, 2**31, 2**63 - 1]
 

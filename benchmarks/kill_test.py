@@ -38,7 +38,8 @@ from torch import nn
 from featcache import extract, update
 from featcache.backbones.backbone import Backbone
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 
 IMAGES, VIEWS, BLOCK = 240, 3, 8
 SECONDS_A_BLOCK = 0.02

@@ -136,7 +136,7 @@ def main() -> None:
         train = FeatureCache.open(folder / "ants-bees.h5").features("train")
         passes = {
             "ants/bees, 4 views": count_passes(train),
-            "ants/bees, clean": count_passes(train.first(0)),
+            "ants/bees, clean": count_passes(train.with_views(0)),
         } | {f"clouds {n:,} x {d}, {c} classes, {apart} apart": count_passes(drawn(n, d, c, apart))
              for n, d, c, apart in SETS}  # fmt: skip
     rates = Rates(**checks[0]["rates"])

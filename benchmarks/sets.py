@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
-from featcache.vision.decode import write_png
 from featcache.vision.demo_datasets import ants_bees
+from featcache.vision.image_files import write_png
 
 SIDE = 96
 COUNTS = {"train": 240, "val": 300, "test": 300}

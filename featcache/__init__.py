@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from featcache.heads.linear import LinearHead
     from featcache.metrics.predictions import HeadComparison, compare_heads
     from featcache.models.classifier import Classifier
-    from featcache.models.evaluate import Evaluation, evaluate
+    from featcache.models.evaluate import evaluate
+    from featcache.models.evaluation import Evaluation
     from featcache.models.export.export import Exported, export
     from featcache.models.prediction import Prediction
     from featcache.models.serving.app import serve
@@ -66,7 +67,7 @@ _HOME = {
     "Difference": "cache.verify",
     "DoctorReport": "analysis.doctor.findings",
     "Estimate": "extraction.estimate",
-    "Evaluation": "models.evaluate",
+    "Evaluation": "models.evaluation",
     "Exported": "models.export.export",
     "ExtractSpec": "core.specs",
     "Extraction": "extraction.results",

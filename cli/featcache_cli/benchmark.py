@@ -18,7 +18,7 @@ from featcache_cli.wrapping import wrap
     "--out",
     type=options.PATH,
     required=True,
-    help="The folder for report.md, report.json, report.png and the runs. The same comparison goes on in it.",
+    help="The folder for report.md, report.json, report.png and the runs. The same benchmark resumes in it.",
 )
 @outputs.overwrite_option
 @click.option(
@@ -48,7 +48,7 @@ from featcache_cli.wrapping import wrap
     "--budget",
     "budget_s",
     callback=options.duration,
-    help="The time for all of it, such as 10m. What would not fit is left out and named. [default: no limit]",
+    help="The time for the whole benchmark, such as 10m. Runs that do not fit are skipped. [default: no limit]",
 )
 @options.machine_options
 @options.precision_option("auto", help="The precision of the extraction.")
@@ -61,7 +61,7 @@ from featcache_cli.wrapping import wrap
 @options.value_range_option
 @options.as_json
 def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
-    """Compare cached heads, frozen-per-epoch, LP-FT, fine-tuning and from-scratch on DATA, down to a verdict."""
+    """Compare cached heads, the frozen network run live, LP-FT, fine-tuning and training from scratch on DATA."""
     import featcache
     from featcache.reports.benchmark_report import comparison_values, write_report
     from featcache.reports.pages.benchmark import write_benchmark_page
@@ -75,5 +75,5 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
         result = featcache.benchmark(routes=chosen, recipe=recipe, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
-    text = f"{text}\nAll of it, with pictures: {page}\n\n{featcache.reach_verdict(result)}"
+    text = f"{text}\nReport with figures: {page}\n\n{featcache.reach_verdict(result)}"
     options.print_json(comparison_values(result)) if as_json else click.echo(wrap(text))

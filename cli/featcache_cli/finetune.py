@@ -101,7 +101,7 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     help="Keep this share of the best weights and "
     "the rest of those at the start; with --init-head. [default: the best weights]",
 )
-@options.shared("augment", default=None)  # a preset may set it
+@options.shared("augment", type=options.RecipeName(), default=None)  # a preset may set it
 @options.other_view_options
 @click.option("--epochs", type=click.IntRange(1), help="How many epochs to train. [default: 10]")
 @click.option(

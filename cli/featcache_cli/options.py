@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from featcache.core.options import ExtractArguments, fields_of
-from featcache.core.specs import EMBEDDED
+from featcache.core.specs import AUGMENTS, EMBEDDED
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
 from featcache_cli.base import command as command
@@ -141,7 +141,23 @@ def take_cluster(settings: dict[str, Any]) -> Any:
 
 
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable image instead of listing it.")
-augment_option = shared("augment")
+
+
+class RecipeName(click.Choice[str]):
+    """The name of a view recipe: featcache's own, or one that another package adds."""
+
+    def __init__(self) -> None:
+        super().__init__(AUGMENTS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from featcache.core.view_recipes import versioned_name
+
+        if value in AUGMENTS or versioned_name(value, AUGMENTS) is None:  # other packages load for other names only
+            return super().convert(value, param, ctx)
+        return value
+
+
+augment_option = shared("augment", type=RecipeName())
 image_size_option = shared("image_size", type=click.IntRange(1))
 other_view_options = _all(image_size_option, shared("interpolation"))
 """What decides the pixels of a view, but for `--augment`, `--seed` and `--value-range`."""

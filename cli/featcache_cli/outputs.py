@@ -49,9 +49,9 @@ def new_model(ctx: click.Context, _option: click.Parameter, name: str | None) ->
 
 
 def new_report(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    """A callback: the folder of a report to write; never that of a model, whose own figures would be replaced."""
+    """A callback: the folder of a report to write; never that of a model, whose own metrics would be replaced."""
     if name and (Path(name) / "model.json").exists():
-        raise OutputExistsError(f"{name} holds a model, whose own figures would be replaced. Give another folder.")
+        raise OutputExistsError(f"{name} holds a model, whose own metrics would be replaced. Give another folder.")
     return new_model(ctx, option, name)
 
 

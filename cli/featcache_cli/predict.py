@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.models.defaults import TOP_CLASSES
 from featcache_cli import options, outputs, results
 from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe
@@ -29,7 +30,7 @@ _NAMED = 20  # bad pictures that are named at the end
 @click.argument("model", type=options.PATH)
 @click.argument("images", nargs=-1, required=True, type=options.PATH)
 @click.option("-0", "--null", is_flag=True, help="Names on stdin end with NUL, as `find -print0` writes them.")
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to name.")
+@click.option("--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="How many classes to name.")
 @click.option(
     "--tta",
     type=click.IntRange(0),

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featcache.models.defaults import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, TOP_CLASSES
 from featcache_cli import options, results
 from featcache_cli.stopping import ends_with
 
@@ -15,7 +16,7 @@ from featcache_cli.stopping import ends_with
 @click.argument("model", type=options.PATH)
 @click.option("--examples", type=options.PATH, multiple=True, help="Show some pictures of this file, folder or glob on "
               "the page; repeat the option for more.")  # fmt: skip
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
+@click.option("--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="How many classes to name.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at: everyone who reaches "
               "it can use the page.")  # fmt: skip
 @click.option(
@@ -28,14 +29,14 @@ from featcache_cli.stopping import ends_with
 @click.option(
     "--max-upload",
     type=click.IntRange(1),
-    default=20,
+    default=MAX_UPLOAD_BYTES >> 20,
     show_default=True,
     help="The largest file that is taken, in MiB.",
 )
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
-    default=50_000_000,
+    default=MAX_UPLOAD_PIXELS,
     show_default=True,
     help="The largest picture that is taken, in pixels.",
 )

@@ -6,8 +6,9 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, log10
+from pathlib import PurePath
 from typing import Any
 
 
@@ -24,6 +25,14 @@ def join_words(names: Sequence[str], last: str = "and") -> str:
 def brief(names: Sequence[str], most: int = 8) -> str:
     """The first names, and how many more there are: "a, b and 7 more"."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def format_differences(differences: Iterable[tuple[str, object, object]]) -> str:
+    """Settings that differ, for an error: "views=3, you asked for 5; seed=0, you asked for 1".
+
+    differences : (name, existing value, requested value) each.
+    """
+    return "; ".join(f"{name}={existing}, you asked for {requested}" for name, existing, requested in differences)
 
 
 def plural(count: int, noun: str, several: str = "") -> str:
@@ -49,11 +58,13 @@ def round_up(count: float) -> int:
 
 
 def json_safe(value: Any) -> Any:
-    """The same JSON value with None for NaN and infinities, which JSON does not have."""
+    """The value as JSON has it: None for NaN and infinities, text for paths, lists for tuples."""
     if isinstance(value, dict):
         return {name: json_safe(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [json_safe(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,4 +1,4 @@
-"""Files by URL, of the schemes that `SCHEMES` allows (`s3://`, `gs://`, `https://`, ...), read with retries."""
+"""Files at URLs (`s3://`, `gs://`, `https://`, ...), read and written with retries."""
 
 from __future__ import annotations
 
@@ -27,52 +27,52 @@ from featcache._utils.regular_files import read_regular
 from featcache.errors import MissingExtraError, RemoteIOError, first_line, install_line
 
 SCHEMES: set[str] = {"file", "http", "https", "s3", "gs"}
-"""What comes before `://` in a URL that is read or written. Manifests and caches of others have URLs in them, and some
-of fsspec's file systems run what a URL says, so that no other is opened. A program adds one with `allow_scheme`."""
+"""Schemes of URLs that are opened. Manifests and caches of others contain URLs, and some file systems of fsspec run
+code from a URL, so other schemes are refused. A program adds one with `allow_scheme`."""
 
 ALLOWED = "FEATCACHE_SCHEMES"
-"""The environment variable in which a user allows more, separated by commas: abfs,hf."""
+"""Environment variable with more schemes, separated by commas: abfs,hf."""
 
 TRIES = 5
-"""Of one request; the pauses between them grow to some seconds."""
+"""Attempts of one request, with growing pauses of up to ten seconds."""
 
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_NOT_RETRIED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _PIECE = 2**25  # bytes
-_BEGINNING = 2**16  # bytes
-_MARKS = ("ETag", "etag", "mtime", "created", "LastModified", "generation", "Content-MD5", "Digest")
-_PLAIN_IN_URLS = "/~!$&'()*+,;=:@"
-_BUSY = (408, 429)  # HTTP's "timeout" and "too many requests"
+_PREFIX_BYTES = 2**16
+_VERSION_FIELDS = ("ETag", "etag", "mtime", "created", "LastModified", "generation", "Content-MD5", "Digest")
+_SAFE_CHARACTERS = "/~!$&'()*+,;=:@"
+_RETRIED_STATUS = (408, 429)  # HTTP: request timeout, too many requests
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 _log = logging.getLogger(__name__)
 
 
 def is_url(text: str | os.PathLike[str]) -> bool:
-    """Whether this names a place by URL."""
+    """Whether this is a URL, not a path."""
     return "://" in os.fspath(text)
 
 
 def display_name(data: str | os.PathLike[str]) -> str:
-    """What a report, which travels, calls data: a path by its last name, a URL without what only its owner may know."""
+    """Name of data in a report: the last part of a path, or a URL without user name, password and query."""
     if not is_url(data):
         return Path(data).resolve().name
     scheme, _, rest = os.fspath(data).partition("://")
-    host, slash, place = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{place.partition('?')[0]}"
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
 
 
 def allow_scheme(name: str) -> None:
-    """Let URLs of one more scheme be opened, in this process.
+    """Allow URLs of one more scheme, in this process.
 
     Parameters
     ----------
     name : str
-        What comes before `://`, in lower case, such as "abfs". fsspec must have a file system of this name.
+        The part before `://`, in lower case, such as "abfs". fsspec must have a file system of this name.
 
     Raises
     ------
     ValueError
-        The name is no scheme.
+        The name is not a scheme.
     """
     if not _SCHEME.fullmatch(name):
         raise ValueError(f"{name!r} is no scheme of URLs: give what comes before ://, such as 'abfs'")
@@ -80,7 +80,7 @@ def allow_scheme(name: str) -> None:
 
 
 def check_url(url: str) -> str:
-    """The scheme of a URL that may be opened.
+    """Check that a URL may be opened.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def check_url(url: str) -> str:
     Returns
     -------
     str
-        In lower case.
+        The scheme, in lower case.
 
     Raises
     ------
     RemoteIOError
-        Its scheme is none of `SCHEMES`; or it is a chain of file systems, with `::`.
+        The scheme is not allowed, or the URL is a chain of file systems (`::`).
     """
     scheme = url.partition("://")[0].lower()
     if "::" in scheme:
@@ -110,21 +110,21 @@ def check_url(url: str) -> str:
 
 
 def join(root: str, name: str) -> str:
-    """The URL of a file that is named from a root; one that is a URL already stays as it is.
+    """The URL of a file below a root. A name that is a URL is returned unchanged.
 
-    Names are plain text; in URLs of HTTP they are percent-encoded. A name never leads to another host or bucket.
+    Names are plain text; for HTTP they are percent-encoded. A name never leads to another host or bucket.
     """
     if is_url(name):
         return name
-    scheme, _, place = root.partition("://")
-    host, _, folder = place.partition("/")
+    scheme, _, rest = root.partition("://")
+    host, _, folder = rest.partition("/")
     if _is_http(root):
-        name = quote(name, safe=_PLAIN_IN_URLS, errors="surrogateescape")
+        name = quote(name, safe=_SAFE_CHARACTERS, errors="surrogateescape")
     return f"{scheme}://{host}{posixpath.normpath(posixpath.join('/', folder, name))}"
 
 
 def relative(url: str, root: str) -> str:
-    """The reverse of `join`: what lies elsewhere keeps its whole URL."""
+    """The reverse of `join`. A URL elsewhere is returned unchanged."""
     name = url.removeprefix(f"{root.rstrip('/')}/")
     if name == url or not _is_http(root):
         return name
@@ -137,7 +137,7 @@ def _is_http(url: str) -> bool:
 
 
 def _unquoted(link: str) -> str | None:
-    """A link without percent-encoding; None for one that names no file: with a query, or with a slash in a name."""
+    """A link without percent-encoding; None for a link with a query, or with an encoded slash."""
     plain = unquote(link, errors="surrogateescape")
     return None if "?" in link or "#" in link or plain.count("/") != link.count("/") else plain
 
@@ -147,60 +147,64 @@ def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 
     Raises
     ------
-    FileNotFoundError, PermissionError : as on a disk. RemoteIOError : what else went wrong, when `TRIES` have failed;
-    or the scheme is not allowed. OSError : a `file://` that is no regular file.
+    FileNotFoundError, PermissionError
+        As for a local file.
+    RemoteIOError
+        All `TRIES` attempts failed for another reason, or the scheme is not allowed.
+    OSError
+        A `file://` URL of a pipe or a device.
     """
     system, path = _system(url)
     _refuse_devices(url, system, path)
     if "file" in system.protocol and start is stop is None:
         return read_regular(path)
-    content: bytes = _patiently(url, lambda: system.cat_file(path, start=start, end=stop))
+    content: bytes = _with_retries(url, lambda: system.cat_file(path, start=start, end=stop))
     return content
 
 
 def names(url: str) -> list[str]:
     """The files below a URL, as relative POSIX paths. Raises as `read` does."""
     system, path = _system(url)
-    found = _patiently(url, lambda: system.find(path))
+    paths = _with_retries(url, lambda: system.find(path))
     top = f"{path.rstrip('/')}/"
     if not _is_http(url):
-        return [name.removeprefix(top) for name in found if name.startswith(top)]
+        return [name.removeprefix(top) for name in paths if name.startswith(top)]
     top = unquote(top, errors="surrogateescape")
-    links = (_unquoted(html.unescape(link)) for link in found)
+    links = (_unquoted(html.unescape(link)) for link in paths)
     return [name.removeprefix(top) for name in links if name and name.startswith(top)]
 
 
 def matches(pattern: str) -> list[str]:
     """The URLs of the files that a pattern with `*`, `?` or `[...]` names, sorted. Raises as `read` does."""
     system, path = _system(pattern)
-    return sorted(system.unstrip_protocol(name) for name in _patiently(pattern, lambda: system.glob(path)))
+    return sorted(system.unstrip_protocol(name) for name in _with_retries(pattern, lambda: system.glob(path)))
 
 
 def open_url(url: str) -> Any:
     """A file to read from its beginning to its end, as a context manager. Raises as `read` does."""
     system, path = _system(url)
     _refuse_devices(url, system, path)
-    return _patiently(url, lambda: system.open(path, "rb", cache_type="readahead", block_size=2**23))
+    return _with_retries(url, lambda: system.open(path, "rb", cache_type="readahead", block_size=2**23))
 
 
 def stat(url: str) -> tuple[int, str]:
-    """The bytes of a file, and what changes when its content does. Raises as `read` does.
+    """The size of a file in bytes, and a text that changes with its content. Raises as `read` does.
 
-    Some web servers tell neither a version nor a time. Then the first 64 KiB count: in them a cache has the seal of its
-    header, which covers its samples and its spec.
+    Some web servers send neither a version nor a time. Then the first 64 KiB are hashed: they contain the hash in the
+    header of a cache, which covers its samples and its spec.
     """
     system, path = _system(url)
-    found = _patiently(url, lambda: system.info(path))
-    size, marks = int(found["size"]), [str(found[name]) for name in _MARKS if found.get(name) is not None]
-    if not marks:
-        marks = [hashlib.sha256(read(url, 0, min(_BEGINNING, size))).hexdigest()]
-    return size, " ".join([url, str(size), *marks])
+    info = _with_retries(url, lambda: system.info(path))
+    size, version = int(info["size"]), [str(info[name]) for name in _VERSION_FIELDS if info.get(name) is not None]
+    if not version:
+        version = [hashlib.sha256(read(url, 0, min(_PREFIX_BYTES, size))).hexdigest()]
+    return size, " ".join([url, str(size), *version])
 
 
 def is_folder(url: str) -> bool:
     """Whether there is a folder at a URL. Raises as `read` does."""
     system, path = _system(url)
-    return bool(_patiently(url, lambda: system.isdir(path)))
+    return bool(_with_retries(url, lambda: system.isdir(path)))
 
 
 def byte_stream(url: str, size: int, start: int) -> ByteStream:
@@ -244,42 +248,42 @@ def cached_copy(url: str, refresh: bool = False) -> Path:
 
 
 def upload(path: Path, url: str) -> None:
-    """Copy a file of the disk, which stands under its name when it is whole, or not at all. Raises as `read` does."""
-    system, place = _system(url)
+    """Copy a local file to a URL; it gets its name when it is complete. Raises as `read` does."""
+    system, target_path = _system(url)
     if "file" in system.protocol:
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb") as source, atomic_write(place) as target:
+        Path(target_path).parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as source, atomic_write(target_path) as target:
             shutil.copyfileobj(source, target, _PIECE)
         return
-    whole = "s3" in str(system.protocol) or "gs" in str(system.protocol)
-    draft = place if whole else f"{place}.{secrets.token_hex(4)}.draft"
-    if draft != place:
-        _patiently(url, lambda: system.makedirs(posixpath.dirname(place), exist_ok=True), "written")
-    _patiently(url, lambda: system.put_file(os.fspath(path), draft), "written")
-    if draft != place:
-        _patiently(url, lambda: system.mv(draft, place), "written")
+    is_atomic = "s3" in str(system.protocol) or "gs" in str(system.protocol)
+    draft = target_path if is_atomic else f"{target_path}.{secrets.token_hex(4)}.draft"
+    if draft != target_path:
+        _with_retries(url, lambda: system.makedirs(posixpath.dirname(target_path), exist_ok=True), "written")
+    _with_retries(url, lambda: system.put_file(os.fspath(path), draft), "written")
+    if draft != target_path:
+        _with_retries(url, lambda: system.mv(draft, target_path), "written")
 
 
 @functools.cache
 def _file_system(start: str) -> Any:
-    """The file system of URLs that begin so. fsspec's own look at a URL would follow chains (`::`)."""
+    """The file system of a scheme and a host. fsspec's own parser of URLs would follow chains (`::`)."""
     kind = fsspec.get_filesystem_class(start.partition("://")[0])
     return kind(**kind._get_kwargs_from_urls(start))
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the file's path in it; a plain path is one of this machine."""
+    """The file system of a URL and the path in it; a plain path is a local file."""
     if not is_url(url):
         return _file_system("file:///"), os.path.abspath(url)
-    scheme, place = check_url(url), url.partition("://")[2]
-    host = place.partition("/")[0]
+    scheme, rest = check_url(url), url.partition("://")[2]
+    host = rest.partition("/")[0]
     try:
         system = _file_system(f"{scheme}://{host}/")
     except ImportError as error:
         raise MissingExtraError(f"{url}: {first_line(error)}. For it: {install_line('remote')}") from error
     except ValueError as error:
         raise RemoteIOError(f"{url}: {first_line(error)}.") from error
-    return system, system._strip_protocol(f"{scheme}://{place}")
+    return system, system._strip_protocol(f"{scheme}://{rest}")
 
 
 def _refuse_devices(url: str, system: Any, path: str) -> None:
@@ -288,30 +292,30 @@ def _refuse_devices(url: str, system: Any, path: str) -> None:
         raise OSError(errno.EINVAL, "not a regular file", url)
 
 
-def _patiently(url: str, call: Callable[[], Any], doing: str = "read") -> Any:
-    """What a call gives, tried again where trying again can help. doing : what it does to the file."""
+def _with_retries(url: str, call: Callable[[], Any], action: str = "read") -> Any:
+    """The result of a call, repeated after transient errors. action : what it does to the file, for the message."""
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(TRIES),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
-        retry=tenacity.retry_if_exception(_may_pass),
+        retry=tenacity.retry_if_exception(_is_transient),
         before_sleep=tenacity.before_sleep_log(_log, logging.INFO),
         reraise=True,
     )
     try:
         return retrying(call)
-    except _FINAL:
+    except _NOT_RETRIED:
         raise
-    except Exception as error:  # each file system raises what it likes
-        again = "" if doing == "written" else ": it goes on where it stopped"
+    except Exception as error:  # file systems raise errors of any type
+        again = "" if action == "written" else ": it goes on where it stopped"
         raise RemoteIOError(
-            f"{url} cannot be {doing}: {first_line(error)}. Check the address and your access to it, then run the same "
-            f"command again{again}."
+            f"{url} cannot be {action}: {first_line(error)}. Check the address and your access to it, then run the "
+            f"same command again{again}."
         ) from error
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether trying again can help."""
+def _is_transient(error: BaseException) -> bool:
+    """Whether another attempt may succeed."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
-        return status >= 500 or status in _BUSY
-    return isinstance(error, OSError | EOFError) and not isinstance(error, _FINAL)
+        return status >= 500 or status in _RETRIED_STATUS
+    return isinstance(error, OSError | EOFError) and not isinstance(error, _NOT_RETRIED)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import text_table
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import is_number
+from featcache._utils.results import NotebookResult
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.rng import content_order, content_words
@@ -234,7 +234,7 @@ def view_curve(
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
     for done, views in enumerate(counts, start=1):
-        points.append(_point(head, iter([train.first(views)]), val, len(train.y), seed))
+        points.append(_point(head, iter([train.with_views(views)]), val, len(train.y), seed))
         if progress:
             progress("views", done, len(counts))
     return Curve("views", head, tuple(points), len(val.samples))

@@ -1,4 +1,4 @@
-"""A CRC-32 for each row: of its features in all layers, its count of views and the reason why it was skipped."""
+"""A CRC-32 for each row, over its features in all layers, its number of views and its reason for being skipped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng.zlib_ng import crc32
 
+from featcache._utils.blockwise import iter_blocks
 from featcache.cache.format.layout import Layout
 from featcache.cache.lazy_arrays import as_slice
 
@@ -18,40 +19,48 @@ _BLOCK_BYTES = 2**24
 def checksums(
     layers: Mapping[str, NDArray[Any]], done: NDArray[np.uint16], skipped: NDArray[np.bytes_]
 ) -> NDArray[np.uint32]:
-    """CRC-32 of some rows, shape (b,).
+    """CRC-32 of rows, shape (b,).
 
     Parameters
     ----------
-    layers : for each layer an ndarray of shape (b, 1 + K, d), as stored: zero where there is no view.
-    done : shape (b,). skipped : shape (b,), fixed-length bytes.
+    layers : mapping of str to ndarray, shape (b, 1 + K, d)
+        Features of each layer, as stored: zero for missing views.
+    done : ndarray, shape (b,)
+        Views present in each row.
+    skipped : ndarray, shape (b,), fixed-length bytes
+        Reasons for being skipped, or empty.
     """
-    found = [0] * len(done)
+    values = [0] * len(done)
     for part in (*map(_as_bytes, layers.values()), np.hstack([_as_bytes(done.astype("<u2")), _as_bytes(skipped)])):
-        found = [crc32(row, crc) for row, crc in zip(part, found, strict=True)]
-    return np.array(found, dtype=np.uint32)
+        values = [crc32(row, value) for row, value in zip(part, values, strict=True)]
+    return np.array(values, dtype=np.uint32)
 
 
 def damaged_rows(
-    layout: Layout, rows: NDArray[np.int64], tick: Callable[[int], None] | None = None
+    layout: Layout, rows: NDArray[np.int64], on_progress: Callable[[int], None] | None = None
 ) -> NDArray[np.int64]:
-    """Those of the rows whose bytes do not have their checksum, ascending.
+    """The rows whose bytes do not match their checksum, ascending.
 
     Parameters
     ----------
-    rows : shape (m,), int64, ascending. tick : gets how many rows are read.
+    layout : Layout
+        The cache file.
+    rows : ndarray, shape (m,), int64
+        Row numbers, ascending.
+    on_progress : callable, optional
+        Called with the number of rows read so far.
     """
-    mapped = {name: region.of(layout.data) for name, region in layout.layers.items()}
-    done, expected, skipped = (region.of(layout.data) for region in (layout.done, layout.crc32, layout.skipped))
-    block = max(1, _BLOCK_BYTES // sum(region.stride for region in layout.layers.values()))
-    bad = []
-    for start in range(0, len(rows), block):
-        some = rows[start : start + block]
-        here = as_slice(some)
-        found = checksums({name: values[here] for name, values in mapped.items()}, done[here], skipped[here])
-        bad.append(some[found != expected[here]])
-        if tick:
-            tick(start + len(some))
-    return np.concatenate([np.empty(0, np.int64), *bad])
+    layers = {name: location.of(layout.data) for name, location in layout.layers.items()}
+    done, expected, skipped = (location.of(layout.data) for location in (layout.done, layout.crc32, layout.skipped))
+    row_bytes = sum(location.stride for location in layout.layers.values())
+    damaged = []
+    for block in iter_blocks(len(rows), row_bytes, _BLOCK_BYTES):
+        key = as_slice(rows[block])
+        actual = checksums({name: values[key] for name, values in layers.items()}, done[key], skipped[key])
+        damaged.append(rows[block][actual != expected[key]])
+        if on_progress:
+            on_progress(block.stop)
+    return np.concatenate([np.empty(0, np.int64), *damaged])
 
 
 def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import iter_blocks
 from featcache.cache.lazy_arrays import BLOCK_BYTES, ConcatenatedFeatures, LazyRows
 from featcache.core.rng import content_words
 from featcache.core.samples import Labels, Samples
@@ -18,12 +19,18 @@ ViewUse = Literal["all", "mean", "clean"]
 
 @dataclass(frozen=True)
 class TrainingMatrix:
-    """The rows that a head is trained on: v for each image, image by image.
+    """The rows that a head is trained on: v for each sample, sample by sample.
 
-    x : ndarray or Rows, shape (n * v, d). y : labels of n * v rows, see `featcache.core.labels`.
-    groups : shape (n * v,), int64. Equal for all rows of an image, for images with equal bytes, and for those
-        of one group, see `Samples.groups`.
-    weights : shape (n * v,), float64. 1 / v, so that an image counts once however many rows it has.
+    Attributes
+    ----------
+    x : ndarray or LazyRows, shape (n * v, d)
+        Features.
+    y : ndarray, shape (n * v,) or (n * v, c)
+        Labels, see `featcache.core.samples.Labels`.
+    groups : ndarray, shape (n * v,), int64
+        Equal for all rows of a sample, for samples with equal bytes, and for samples of one group.
+    weights : ndarray, shape (n * v,), float64
+        1 / v, so that each sample has the same weight, whatever its number of rows.
     """
 
     x: NDArray[Any] | LazyRows
@@ -34,10 +41,26 @@ class TrainingMatrix:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of n samples.
+    """Features of n samples, with their labels.
 
-    x : shape (n, v, d), float16 or float32. View 0 is the clean one. An ndarray, in memory or memory-mapped, or
-        Rows of one.
+    `FeatureCache.features` makes one.
+
+    Parameters
+    ----------
+    x : ndarray or LazyRows, shape (n, v, d), float16 or float32
+        Features of v views. View 0 is the clean one; views 1 to K are augmented. In memory or memory-mapped.
+    samples : Samples
+        The n samples: ids, labels, splits and groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featcache import FeatureCache
+    >>> x = np.arange(24.0).reshape(12, 1, 2)
+    >>> cache = FeatureCache.from_arrays(x, ["cat", "dog"] * 6, split=["train"] * 8 + ["val"] * 4)
+    >>> train = cache.features("train")
+    >>> train.x.shape, train.views, train.y.tolist()
+    ((8, 1, 2), 0, [0, 1, 0, 1, 0, 1, 0, 1])
     """
 
     x: NDArray[Any] | LazyRows
@@ -45,7 +68,7 @@ class Features:
 
     @property
     def y(self) -> Labels:
-        """Labels, shape (n,), int64; of images with several (n, c), uint8."""
+        """Labels, shape (n,), int64; of samples with several labels (n, c), uint8."""
         return self.samples.labels
 
     @property
@@ -54,18 +77,32 @@ class Features:
         return int(self.x.shape[1]) - 1
 
     def clean(self) -> NDArray[Any]:
-        """The evaluation view, shape (n, d), of x's dtype: see `view`."""
+        """The evaluation view, shape (n, d), of the dtype of x: see `view`."""
         return self.view(0)
 
     def view(self, number: int) -> NDArray[Any]:
-        """One view of every sample, shape (n, d), of x's dtype.
+        """One view of every sample.
 
-        Memory-mapped where x is, else a copy in memory: where samples were skipped, or of several layers.
+        Parameters
+        ----------
+        number : int
+            0 for the clean view, 1 to K for augmented views.
+
+        Returns
+        -------
+        ndarray, shape (n, d)
+            Of the dtype of x. Memory-mapped if x is; a copy in memory if samples were skipped or there are several
+            layers.
+
+        Raises
+        ------
+        CacheIncompleteError
+            There is no such view.
         """
         return np.asarray(self.lazy_view(number))
 
     def lazy_view(self, number: int) -> NDArray[Any] | LazyRows:
-        """The same as `LazyRows`: read where indexed, so that it may be larger than memory."""
+        """`view`, but rows are read when they are indexed, so that the view may be larger than memory."""
         if not 0 <= number <= self.views:
             raise CacheIncompleteError(
                 f"View {number} was asked for, but these features hold views 0 to {self.views}. "
@@ -73,38 +110,63 @@ class Features:
             )
         return self.x.select(number) if isinstance(self.x, LazyRows) else self.x[:, number]
 
-    def epoch_view(self, epoch: int) -> int:
-        """The view that epoch 1, 2, ... trains on: view e in epoch e, from the first again after K."""
+    def view_for_epoch(self, epoch: int) -> int:
+        """The view that epoch 1, 2, ... trains on: view e in epoch e, starting again at view 1 after view K."""
         return 1 + (epoch - 1) % self.views if self.views else 0
 
-    def first(self, views: int) -> Features:
-        """The same with K = `views` augmented views of each image."""
+    def with_views(self, views: int) -> Features:
+        """The same samples with only the first augmented views.
+
+        Parameters
+        ----------
+        views : int
+            K of the result, from 0 to the K of these features.
+
+        Returns
+        -------
+        Features
+
+        Raises
+        ------
+        CacheIncompleteError
+            These features have fewer views.
+        """
         if not 0 <= views <= self.views:
             raise CacheIncompleteError(
                 f"{views} augmented views were asked for, but these features hold {self.views}. "
                 f"Extract with --views {views}."
             )
-        some = slice(views + 1)
-        return Features(self.x.select(some) if isinstance(self.x, LazyRows) else self.x[:, some], self.samples)
+        numbers = slice(views + 1)
+        return Features(self.x.select(numbers) if isinstance(self.x, LazyRows) else self.x[:, numbers], self.samples)
 
     @property
-    def joined(self) -> ConcatenatedFeatures | None:
-        """The layers that lie side by side in x, where there are several."""
+    def concatenated(self) -> ConcatenatedFeatures | None:
+        """The layers that lie side by side in x; None for a single layer."""
         return self.x.base if isinstance(self.x, LazyRows) and isinstance(self.x.base, ConcatenatedFeatures) else None
 
     def scaled(self, scale: NDArray[np.float32]) -> Features:
         """The same with each feature of several layers multiplied by its scale, shape (d,)."""
-        if self.joined is None or not isinstance(self.x, LazyRows):
-            raise AssertionError("these are of one layer")
-        return Features(LazyRows(self.joined.scaled(scale), self.x.index), self.samples)
+        if self.concatenated is None or not isinstance(self.x, LazyRows):
+            raise AssertionError("only features of several layers are scaled")
+        return Features(LazyRows(self.concatenated.scaled(scale), self.x.index), self.samples)
 
     def take(self, rows: NDArray[np.int64]) -> Features:
-        """The features of these samples, in this order; read when they are asked for."""
+        """The features of these samples, in this order; they are read when they are indexed."""
         x = LazyRows(self.x.base, self.x.index[rows]) if isinstance(self.x, LazyRows) else LazyRows(self.x, rows)
         return Features(x, self.samples.take(rows))
 
     def flatten(self, use: ViewUse = "all") -> TrainingMatrix:
-        """Rows to train on: all views, the mean of an image's views (float32), or its clean view."""
+        """The rows to train a head on.
+
+        Parameters
+        ----------
+        use : {"all", "mean", "clean"}, default "all"
+            All views, the mean of the views of a sample (float32), or its clean view.
+
+        Returns
+        -------
+        TrainingMatrix
+        """
         n, v, d = self.x.shape
         x: NDArray[Any] | LazyRows
         if use == "clean":
@@ -124,7 +186,6 @@ class Features:
     def _mean(self) -> NDArray[np.float32]:
         n, v, d = self.x.shape
         mean = np.empty((n, d), np.float32)
-        step = max(1, BLOCK_BYTES // (4 * v * d))
-        for start in range(0, n, step):
-            mean[start : start + step] = self.x[start : start + step].mean(axis=1, dtype=np.float32)
+        for rows in iter_blocks(n, 4 * v * d, BLOCK_BYTES):
+            mean[rows] = self.x[rows].mean(axis=1, dtype=np.float32)
         return mean

@@ -74,7 +74,7 @@ def _write_rows(path: Path, layout: Layout, values: NDArray[Any]) -> None:
     """All rows, their checksums, and the marks that they are there."""
     region = layout.layers[PENULTIMATE]
     step = max(1, _BLOCK_BYTES // region.stride)
-    done = layout.wanted
+    done = layout.expected_views
     with path.open("r+b", buffering=0) as file:
         for start in range(0, len(values), step):
             block = np.ascontiguousarray(values[start : start + step], region.dtype)

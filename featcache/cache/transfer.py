@@ -1,4 +1,4 @@
-"""`pull` and `push`: caches that lie elsewhere, copied whole and checked; a pull goes on where it broke off."""
+"""`pull` and `push`: copy caches from and to URLs, and check every row. An interrupted pull is continued."""
 
 from __future__ import annotations
 
@@ -17,21 +17,33 @@ from featcache._utils.download import complete, open_partial
 from featcache._utils.files import fsync_folder
 from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.errors import CacheDamagedError, FeatcacheError, OutputExistsError, RemoteIOError
 
-_HEAD = 65536  # bytes that tell caches apart: of the header and the tables
+_HEAD_BYTES = 65536  # header and tables, in which two caches differ
 
 
 @dataclass(frozen=True, repr=False)
-class Transfer(NotebookResult):
-    """What `pull` or `push` did.
+class Transfer(Result, NotebookResult):
+    """Result of `pull` or `push`.
 
-    moved_bytes : of size_bytes, what this call copied. rows : how many there are, all with their checksums.
+    Attributes
+    ----------
+    source, target : str
+        File or URL.
+    rows : int
+        Rows of the cache, all with a correct checksum.
+    size_bytes : int
+        Size of the cache.
+    moved_bytes : int
+        Bytes that this call copied.
+    seconds : float
+        Duration of the call.
     """
 
     source: str
@@ -52,20 +64,48 @@ class Transfer(NotebookResult):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {**vars(self), "seconds": {"wall": self.seconds}}
+        return {**super().to_dict(), "seconds": {"wall": self.seconds}}
 
 
 def pull(
     url: str, out: str | os.PathLike[str], *, overwrite: bool = False, progress: ProgressOption = None
 ) -> Transfer:
-    """Copy a cache from a URL to the disk; what an earlier call has brought is not brought again.
+    """Copy a cache from a URL to a file and check every row. An interrupted copy is continued.
 
-    overwrite : replace another file that is at `out`, once the cache is there whole.
+    Parameters
+    ----------
+    url : str
+        The cache.
+    out : path-like
+        The file to write.
+    overwrite : bool, default False
+        Replace an existing file when the copy is complete.
+    progress : callable or bool, optional
+        Called as progress(what, done, total); True shows a progress bar.
+
+    Returns
+    -------
+    Transfer
 
     Raises
     ------
-    RemoteIOError. CacheDamagedError : what came is not what was written. OutputExistsError : `out` is another
-    file, or an unfinished extraction has its name.
+    RemoteIOError
+        The URL cannot be read.
+    CacheDamagedError, NotACacheError
+        The file at the URL is damaged, or not a cache.
+    OutputExistsError
+        `out` is another file, or an unfinished extraction has its name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from featcache import FeatureCache, pull, push
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = FeatureCache.from_arrays([[float(i)] for i in range(16)], ["cat", "dog"] * 8, f"{folder}/cache.h5")
+    >>> push(f"{folder}/cache.h5", f"file://{folder}/store/cache.h5").rows
+    16
+    >>> pull(f"file://{folder}/store/cache.h5", f"{folder}/copy.h5").rows
+    16
     """
     on_progress = as_callback(progress)
     timer, out = PhaseTimer(), Path(out)
@@ -115,17 +155,38 @@ def _rename(draft: Path, out: Path, url: str, overwrite: bool) -> None:
 def push(
     cache: str | os.PathLike[str], url: str, *, overwrite: bool = False, progress: ProgressOption = None
 ) -> Transfer:
-    """Copy a cache to a URL, after a look at every row.
+    """Check every row of a cache and copy it to a URL.
 
-    overwrite : replace another file that is at `url`.
+    Parameters
+    ----------
+    cache : path-like
+        The cache file.
+    url : str
+        Where to write it, with the name of the file.
+    overwrite : bool, default False
+        Replace another file at the URL.
+    progress : callable or bool, optional
+        Called as progress("verify", done, total); True shows a progress bar.
+
+    Returns
+    -------
+    Transfer
 
     Raises
     ------
-    RemoteIOError. CacheDamagedError : it is not what was written; nothing was copied. OutputExistsError : `url` is
-    another file, or an unfinished extraction has its name.
+    RemoteIOError
+        The URL cannot be written, or is a folder.
+    CacheDamagedError
+        The cache is damaged; nothing was copied.
+    OutputExistsError
+        The URL is another file, or an unfinished extraction has its name.
+
+    Examples
+    --------
+    See `pull`.
     """
     progress = as_callback(progress)
-    watch, path = PhaseTimer(), Path(cache)
+    timer, path = PhaseTimer(), Path(cache)
     if not posixpath.basename(url) or remote.is_folder(url):
         raise RemoteIOError(f"{url or 'an empty name'} is a folder. Give the file's name, too: .../{path.name}")
     if not remote.is_url(url):
@@ -134,13 +195,13 @@ def push(
     if not overwrite and _is_other(path, url):
         raise OutputExistsError(f"{url} exists and is not {path}. Give another name, or replace it with --overwrite.")
     remote.upload(path, url)
-    if (there := remote.stat(url)[0]) != size:
-        raise CacheDamagedError(f"{url} has {there:,} bytes, {path} has {size:,}. Push it again.")
-    return Transfer(str(path), url, rows, size, size, watch.seconds()["wall"])
+    if (remote_size := remote.stat(url)[0]) != size:
+        raise CacheDamagedError(f"{url} has {remote_size:,} bytes, {path} has {size:,}. Push it again.")
+    return Transfer(str(path), url, rows, size, size, timer.seconds()["wall"])
 
 
 def _refuse_unfinished(target: Path) -> None:
-    """Raise OutputExistsError where an extraction is under way, or waits, that will have the target's name."""
+    """Raise OutputExistsError if an unfinished extraction will get the name of the target."""
     if partial_path(target).exists():
         raise OutputExistsError(
             f"{partial_path(target)} is an unfinished extraction, which will become {target}. Finish it, or give "
@@ -149,17 +210,17 @@ def _refuse_unfinished(target: Path) -> None:
 
 
 def _is_other(path: Path, url: str) -> bool:
-    """Whether another file than this cache is at the URL."""
+    """Whether the file at the URL differs from this cache."""
     try:
         size, _ = remote.stat(url)
     except FileNotFoundError:
         return False
     with path.open("rb") as file:
-        return path.stat().st_size != size or file.read(_HEAD) != remote.read(url, 0, min(_HEAD, size))
+        return path.stat().st_size != size or file.read(_HEAD_BYTES) != remote.read(url, 0, min(_HEAD_BYTES, size))
 
 
 def _check(path: Path, name: Path, progress: Progress | None) -> int:
-    """How many rows there are. Raises CacheDamagedError unless all have their checksums."""
+    """The number of rows. Raises CacheDamagedError unless all match their checksums."""
     cache = FeatureCache.open(path, damaged=True)
     n = len(cache.samples)
     damaged = damaged_rows(cache.layout, np.arange(n), (lambda done: progress("verify", done, n)) if progress else None)

@@ -1,4 +1,4 @@
-"""`verify` and `diff`: whether a cache holds what was written, and how it differs from its images or another cache."""
+"""`verify` and `diff`: check the rows of a cache, and compare it with its images or with another cache."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from featcache._utils.formatting import printable
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.input_notes import first_few, input_notes, list_inputs, name_changes, write_list
@@ -21,11 +21,22 @@ from featcache.data.sources.registry import names_samples
 
 @dataclass(frozen=True, repr=False)
 class Verification(NotebookResult):
-    """What `verify` found.
+    """Result of `verify`.
 
-    rows : how many were read. damaged : ids of the rows without their checksum. problem : of the marks of what is
-    there, empty where there is none. changes : how the images differ, see `Samples.changes`; None where they were
-    not asked for. ignored : files and folders of the images that were passed over, by reason.
+    Attributes
+    ----------
+    path : Path
+        The cache.
+    rows : int
+        Rows read.
+    damaged : list of str
+        Ids of the rows that do not match their checksum.
+    problem : str
+        A contradiction in the records of the rows present, or empty.
+    changes : dict of str to list of str, optional
+        How the images differ, see `Samples.changes`. None if images were not compared.
+    ignored : dict of str to int
+        Files and folders of the images that were not used, by reason.
     """
 
     path: Path
@@ -36,7 +47,7 @@ class Verification(NotebookResult):
     ignored: dict[str, int] = field(default_factory=dict)
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
-        """All damaged and changed images as CSV: kind, image, other, reason; whole or not at all."""
+        """Write all damaged and changed images to a CSV file: kind, image, other, reason."""
         damaged = {"damaged": self.damaged} if self.damaged else {}
         write_list(path, list_inputs([], [], {**damaged, **(self.changes or {})}))
 
@@ -86,7 +97,7 @@ class Difference(NotebookResult):
     ignored: dict[str, int] = field(default_factory=dict)
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
-        """All images that differ as CSV: kind, image, other, reason; whole or not at all."""
+        """Write all images that differ to a CSV file: kind, image, other, reason."""
         write_list(path, list_inputs([], [], self.changes))
 
     @property
@@ -96,7 +107,7 @@ class Difference(NotebookResult):
 
     def __str__(self) -> str:
         """For people."""
-        lines = [f"{name}: {here} in {self.a}, {there} in {self.b}" for name, here, there in self.spec]
+        lines = [f"{name}: {a} in {self.a}, {b} in {self.b}" for name, a, b in self.spec]
         lines += name_changes(self.changes)
         lines = lines or [f"{self.a} and {self.b} hold the same"]
         return "\n".join([*lines, *input_notes(self.ignored, [], [])])
@@ -107,7 +118,7 @@ class Difference(NotebookResult):
             "a": self.a,
             "b": self.b,
             "same": self.same,
-            "spec": {name: [here, there] for name, here, there in self.spec},
+            "spec": {name: [a, b] for name, a, b in self.spec},
             "changes": self.changes,
             "ignored": self.ignored,
         }
@@ -116,23 +127,44 @@ class Difference(NotebookResult):
 def verify(
     path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, progress: ProgressOption = None
 ) -> Verification:
-    """Read every row of a cache and compare it with its checksum; the tables are checked on opening.
+    """Read every row of a cache and compare it with its checksum. The tables are checked on opening.
 
     Parameters
     ----------
-    images : the data that the cache was made from, to be compared with it by content.
+    path : path-like or str
+        The cache, a file or a URL.
+    images : path-like or str, optional
+        The data that the cache was made from, to compare it with the cache by content.
+    progress : callable or bool, optional
+        Called as progress(what, done, total); True shows a progress bar.
+
+    Returns
+    -------
+    Verification
 
     Raises
     ------
-    CacheError, ImageError
+    CacheError
+        The cache cannot be opened.
+    ImageError
+        The images cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from featcache import FeatureCache, verify
+    >>> path = f"{tempfile.mkdtemp()}/cache.h5"
+    >>> _ = FeatureCache.from_arrays([[float(i)] for i in range(16)], ["cat", "dog"] * 8, path)
+    >>> verify(path).ok
+    True
     """
     progress = as_callback(progress)
     cache = FeatureCache.open(path, damaged=True)
     if images is not None:
         cache.require_images("a comparison with images")
     n = len(cache.samples)
-    tick = (lambda done: progress("verify", done, n)) if progress else None
-    damaged = damaged_rows(cache.layout, np.arange(n), tick)
+    report = (lambda done: progress("verify", done, n)) if progress else None
+    damaged = damaged_rows(cache.layout, np.arange(n), report)
     names = [cache.samples.ids[row] for row in damaged]
     if images is None:
         return Verification(cache.path, n, names, cache.problem, None)
@@ -141,11 +173,38 @@ def verify(
 
 
 def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: ProgressOption = None) -> Difference:
-    """Compare a cache with another one, or with a folder or CSV manifest of images.
+    """Compare a cache with another cache, or with a folder or a manifest of images.
+
+    Parameters
+    ----------
+    a : path-like or str
+        A cache, a file or a URL.
+    b : path-like or str
+        Another cache; or a folder, a table or a URL of images.
+    progress : callable or bool, optional
+        Called as progress(what, done, total); True shows a progress bar.
+
+    Returns
+    -------
+    Difference
 
     Raises
     ------
-    CacheError, ImageError
+    CacheError
+        A cache cannot be opened.
+    ImageError
+        The images cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from featcache import FeatureCache, diff
+    >>> folder = tempfile.mkdtemp()
+    >>> x = [[float(i)] for i in range(16)]
+    >>> _ = FeatureCache.from_arrays(x, ["cat", "dog"] * 8, f"{folder}/a.h5", name="a")
+    >>> _ = FeatureCache.from_arrays(x, ["cat", "dog"] * 8, f"{folder}/b.h5", name="b")
+    >>> diff(f"{folder}/a.h5", f"{folder}/b.h5").spec
+    [('backbone', 'arrays:a', 'arrays:b')]
     """
     progress = as_callback(progress)
     first = FeatureCache.open(a)
@@ -158,7 +217,7 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Prog
 
 
 def _images(cache: FeatureCache, data: str | os.PathLike[str], progress: Progress | None) -> Manifest:
-    """What data gives now, split as the cache's."""
+    """The images in the data now, split like those of the cache."""
     return read_manifest(data, **{**cache.split_options, "allow_leak": True}, progress=progress)
 
 

@@ -1,8 +1,8 @@
-"""`CacheWriter`: a cache file in the making.
+"""`CacheWriter`: write a cache file.
 
-Work goes to NAME.h5.partial: features first, then their checksum, then the mark that they are there, each at its
-place in the file. A killed writer leaves whole rows and rows that do not count; what a power cut took back is found
-by its checksum. fsync and the rename come last.
+Rows go to NAME.h5.partial: first the features, then their checksum, then the number of views that are present. If the
+writer is killed, each row is either complete or does not count. Rows that a power cut damaged are found by their
+checksum. fsync and the rename come last.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from featcache._utils.files import FULL, fsync_folder, identity, remove_stale_dr
 from featcache._utils.locks import lock_folder
 from featcache._utils.progress_bar import Progress
 from featcache.cache.checksums import checksums, damaged_rows
-from featcache.cache.feature_cache import FeatureCache, check_samples, check_spec, partial_path
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format import lock
 from featcache.cache.format.container import ArrayLocation, write_at
 from featcache.cache.format.create import create_atomically, write_cache
 from featcache.cache.format.layout import REASON_BYTES, encode, read, size_needed
 from featcache.cache.lazy_arrays import as_slice
+from featcache.cache.mismatch import check_samples, check_spec
+from featcache.cache.paths import partial_path
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheBusyError, CacheIncompleteError, CacheSpaceError, NotACacheError
@@ -34,17 +36,33 @@ _EXPONENTS = {"<f2": ("<u2", 0x7C00), "<f4": ("<u4", 0x7F800000)}
 
 
 class CacheWriter:
-    """A cache in the making: creates NAME.h5.partial or goes on with it. A context manager.
+    """Writes a cache: creates NAME.h5.partial or continues it. A context manager.
 
     Parameters
     ----------
-    path : where the finished cache shall lie.
-    dims : width d of each layer of spec.layers. progress : of the look at what is there already.
-    fresh : whether no file is replaced: one that another process has put there meanwhile is a CacheBusyError.
+    path : path-like
+        Name of the finished cache.
+    spec : ExtractSpec
+        What decides the features.
+    samples : Samples
+        The n samples, one for each row.
+    dims : mapping of str to int
+        Width d of each layer of spec.layers.
+    provenance : mapping
+        Device, versions, date and the like, as JSON values.
+    progress : callable, optional
+        Called as progress("verify", done, total) while existing rows are checked.
+    fresh : bool, default False
+        Never replace a file: raise CacheBusyError if another process creates one of this name meanwhile.
 
     Raises
     ------
-    CacheMismatchError, CacheBusyError, CacheSpaceError
+    CacheMismatchError
+        The unfinished cache of this name has another spec or other samples.
+    CacheBusyError
+        Another process writes it.
+    CacheSpaceError
+        There is too little space on the disk.
     """
 
     def __init__(
@@ -57,37 +75,37 @@ class CacheWriter:
         progress: Progress | None = None,
         fresh: bool = False,
     ) -> None:
-        self.path, self._at = Path(path), partial_path(path)
-        self._before = None if fresh else identity(self.path)
-        remove_stale_drafts(self._at)
-        if not self._at.exists():
+        self.path, self._partial = Path(path), partial_path(path)
+        self._replaced = None if fresh else identity(self.path)
+        remove_stale_drafts(self._partial)
+        if not self._partial.exists():
             needed = size_needed(spec, samples, dims)
-            create_atomically(self._at, needed, lambda draft: write_cache(draft, spec, samples, dims, provenance))
+            create_atomically(self._partial, needed, lambda draft: write_cache(draft, spec, samples, dims, provenance))
         try:
-            self._layout = layout = read(self._at)
-            self._file = self._at.open("r+b", buffering=0)
+            self._layout = layout = read(self._partial)
+            self._file = self._partial.open("r+b", buffering=0)
         except (FileNotFoundError, NotACacheError) as error:
-            if self._at.exists():
+            if self._partial.exists():
                 raise
-            raise lock.finished_error(self._at) from error
+            raise lock.finished_error(self._partial) from error
         try:
-            lock.acquire(self._at, self._file, layout.owner_offset)
+            lock.acquire(self._partial, self._file, layout.owner_offset)
         except BaseException:
             self._file.close()
             raise
         try:
-            check_spec(self._at, layout.spec, spec)
-            check_samples(self._at, layout.samples, samples)
+            check_spec(self._partial, layout.spec, spec)
+            check_samples(self._partial, layout.samples, samples)
             self._done: NDArray[np.uint16] = np.array(layout.done.of(layout.data))
-            there = np.flatnonzero(self._done)
-            if identity(self.path) != self._before:
-                if not len(there):
-                    self._at.unlink()
+            present = np.flatnonzero(self._done)
+            if identity(self.path) != self._replaced:
+                if not len(present):
+                    self._partial.unlink()
                 raise lock.finished_error(self.path)
-            tick = (lambda done: progress("verify", done, len(there))) if progress else None
-            self._forget(damaged_rows(layout, there, tick))
-            # A run that was killed while it finished: what could not be read then may be mended now.
-            self._forget(np.flatnonzero(layout.skipped.of(layout.data) != b""))
+            report = (lambda done: progress("verify", done, len(present))) if progress else None
+            self._mark_missing(damaged_rows(layout, present, report))
+            # After a kill during `finish`: samples that could not be read then may be readable now.
+            self._mark_missing(np.flatnonzero(layout.skipped.of(layout.data) != b""))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -99,7 +117,7 @@ class CacheWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            lock.release(self._at, self._file, self._layout.owner_offset)
+            lock.release(self._partial, self._file, self._layout.owner_offset)
             self._file.close()
 
     @property
@@ -108,135 +126,159 @@ class CacheWriter:
         return self._layout.spec
 
     @property
-    def wanted(self) -> NDArray[np.uint16]:
-        """How many views each row shall have, shape (n,)."""
-        return self._layout.wanted
+    def expected_views(self) -> NDArray[np.uint16]:
+        """Views that each row has in a finished cache, shape (n,)."""
+        return self._layout.expected_views
 
     @property
     def done(self) -> NDArray[np.uint16]:
-        """How many leading views of each row are there, shape (n,)."""
+        """Views of each row that are present, shape (n,): views 0 to done - 1."""
         return self._done.copy()
 
     def pending(self) -> NDArray[np.int64]:
         """Rows that lack views, ascending, int64."""
-        return np.flatnonzero(self._done < self._layout.wanted)
+        return np.flatnonzero(self._done < self._layout.expected_views)
 
     def write(
         self, rows: NDArray[np.int64], features: Mapping[str, NDArray[Any]], first_view: int = 0
     ) -> dict[int, str]:
-        """Store views of some rows: the features, then the checksums, then the marks that they are there.
+        """Store views of rows: the features, then the checksums, then the number of views present.
 
         Parameters
         ----------
-        rows : shape (b,), int64, ascending; each with first_view views there.
-        features : for each layer an ndarray of shape (b, v, d): views first_view, first_view + 1, ...
+        rows : ndarray, shape (b,), int64
+            Row numbers, ascending. Each row has first_view views already.
+        features : mapping of str to ndarray, shape (b, v, d)
+            Views first_view, first_view + 1, ... of each layer.
+        first_view : int, default 0
+            Number of the first view.
 
         Returns
         -------
-        refused : row -> reason of those that hold infinities or NaN, which are not stored.
+        dict of int to str
+            Rows that hold infinities or NaN, with the reason. They are not stored.
         """
         layers = {}
         with np.errstate(over="ignore"):
-            for name, region in self._layout.layers.items():
-                layers[name] = np.ascontiguousarray(features[name], region.dtype)
+            for name, location in self._layout.layers.items():
+                layers[name] = np.ascontiguousarray(features[name], location.dtype)
         finite = np.logical_and.reduce([_are_finite(values) for values in layers.values()])
         if not finite.all():
             layers = {name: values[finite] for name, values in layers.items()}
-        good = rows[finite]
-        if len(good):
-            self._store(good, layers, first_view)
+        if finite.any():
+            self._store(rows[finite], layers, first_view)
         reason = f"its features are not finite in {self._layout.spec.dtype}"
         return {int(row): reason for row in rows[~finite]}
 
     def finish(self, skipped: Mapping[int, str]) -> FeatureCache:
-        """Record the skipped rows with their reasons and move the file into place. Raises CacheBusyError."""
+        """Record the skipped rows with their reasons and give the file its name.
+
+        Parameters
+        ----------
+        skipped : mapping of int to str
+            Row numbers and reasons.
+
+        Returns
+        -------
+        FeatureCache
+            The finished cache.
+
+        Raises
+        ------
+        CacheIncompleteError
+            Rows are missing.
+        CacheBusyError
+            Another file has got the name meanwhile.
+        """
         missing = [int(row) for row in self.pending() if int(row) not in skipped]
         if missing:
             raise CacheIncompleteError(
-                f"{self._at}: {len(missing)} rows are neither extracted nor skipped, "
+                f"{self._partial}: {len(missing)} rows are neither extracted nor skipped, "
                 f"for example {self._layout.samples.ids[missing[0]]}. Run the same command again."
             )
         for row, reason in skipped.items():
-            self._skip(row, reason)
-        lock.release(self._at, self._file, self._layout.owner_offset)
-        self._guarded(os.fsync, self._file.fileno())
-        with lock_folder(self.path.parent):  # nothing comes between the look and the rename
-            if identity(self.path) != self._before:
+            self._mark_skipped(row, reason)
+        lock.release(self._partial, self._file, self._layout.owner_offset)
+        self._translate_enospc(os.fsync, self._file.fileno())
+        with lock_folder(self.path.parent):  # no other process renames between the check and the rename
+            if identity(self.path) != self._replaced:
                 raise CacheBusyError(
                     f"another process has put another file at {self.path} meanwhile. It is unchanged, and this work is "
-                    f"in {self._at}. Move {self.path.name} away, then run the same command again."
+                    f"in {self._partial}. Move {self.path.name} away, then run the same command again."
                 )
-            os.replace(self._at, self.path)
+            os.replace(self._partial, self.path)
             self._file.close()
             fsync_folder(self.path.parent)
             return FeatureCache.open(self.path)
 
     def _store(self, rows: NDArray[np.int64], layers: dict[str, NDArray[Any]], first_view: int) -> None:
-        """The order is the safety: until its mark is there, a row does not count."""
+        """Write complete rows. `done` comes last: until then a row does not count."""
         views = next(iter(layers.values())).shape[1]
-        whole = {}
+        complete = {}
         for name, values in layers.items():
-            region = self._layout.layers[name]
-            if values.shape[1:] == region.shape[1:]:
-                whole[name] = values
+            location = self._layout.layers[name]
+            if values.shape[1:] == location.shape[1:]:
+                complete[name] = values
                 continue
-            whole[name] = np.zeros((len(rows), *region.shape[1:]), region.dtype)
+            complete[name] = np.zeros((len(rows), *location.shape[1:]), location.dtype)
             if first_view:
-                whole[name][:, :first_view] = region.of(self._layout.data)[rows, :first_view]
-            whole[name][:, first_view : first_view + views] = values
+                complete[name][:, :first_view] = location.of(self._layout.data)[rows, :first_view]
+            complete[name][:, first_view : first_view + views] = values
         done = np.full(len(rows), first_view + views, np.uint16)
-        crc32 = checksums(whole, done, np.zeros(len(rows), f"S{REASON_BYTES}"))
+        crc32 = checksums(complete, done, np.zeros(len(rows), f"S{REASON_BYTES}"))
         runs = _runs(rows)
-        for name, values in whole.items():
-            self._put(self._layout.layers[name], runs, values)
-        self._put(self._layout.crc32, runs, crc32)
-        self._mark(rows, runs, first_view + views)
+        for name, values in complete.items():
+            self._write_rows(self._layout.layers[name], runs, values)
+        self._write_rows(self._layout.crc32, runs, crc32)
+        self._set_done(rows, runs, first_view + views)
 
-    def _skip(self, row: int, reason: str) -> None:
+    def _mark_skipped(self, row: int, reason: str) -> None:
         nan = {
-            name: np.full((1, *region.shape[1:]), np.nan, region.dtype) for name, region in self._layout.layers.items()
+            name: np.full((1, *location.shape[1:]), np.nan, location.dtype)
+            for name, location in self._layout.layers.items()
         }
-        text = np.array([_shortened(reason)], dtype=f"S{REASON_BYTES}")
-        here = [(row, row + 1)]
-        self._mark(np.array([row]), here, 0)
+        text = np.array([_shorten(reason)], dtype=f"S{REASON_BYTES}")
+        runs = [(row, row + 1)]
+        self._set_done(np.array([row]), runs, 0)
         for name, values in nan.items():
-            self._put(self._layout.layers[name], here, values)
-        self._put(self._layout.crc32, here, checksums(nan, np.zeros(1, np.uint16), text))
-        self._put(self._layout.skipped, here, text)
+            self._write_rows(self._layout.layers[name], runs, values)
+        self._write_rows(self._layout.crc32, runs, checksums(nan, np.zeros(1, np.uint16), text))
+        self._write_rows(self._layout.skipped, runs, text)
 
-    def _forget(self, rows: NDArray[np.int64]) -> None:
-        """Take rows for not extracted."""
+    def _mark_missing(self, rows: NDArray[np.int64]) -> None:
+        """Record that rows have no views."""
         runs = _runs(rows)
-        self._mark(rows, runs, 0)
-        self._put(self._layout.skipped, runs, np.zeros(len(rows), f"S{REASON_BYTES}"))
+        self._set_done(rows, runs, 0)
+        self._write_rows(self._layout.skipped, runs, np.zeros(len(rows), f"S{REASON_BYTES}"))
 
-    def _mark(self, rows: NDArray[np.int64], runs: Sequence[tuple[int, int]], views: int) -> None:
-        self._put(self._layout.done, runs, np.full(len(rows), views, np.uint16))
+    def _set_done(self, rows: NDArray[np.int64], runs: Sequence[tuple[int, int]], views: int) -> None:
+        self._write_rows(self._layout.done, runs, np.full(len(rows), views, np.uint16))
         self._done[rows] = views
 
-    def _put(self, region: ArrayLocation, runs: Sequence[tuple[int, int]], values: NDArray[Any]) -> None:
-        """Values (b, ...) to the places of ascending rows."""
-        rest = np.ascontiguousarray(values, region.dtype).reshape(-1).view(np.uint8).data
+    def _write_rows(self, location: ArrayLocation, runs: Sequence[tuple[int, int]], values: NDArray[Any]) -> None:
+        """Write values, shape (b, ...), of ascending rows, given as ranges."""
+        rest = np.ascontiguousarray(values, location.dtype).reshape(-1).view(np.uint8).data
         for start, stop in runs:
-            size = (stop - start) * region.stride
-            self._guarded(write_at, self._file, region.offset + start * region.stride, rest[:size])
+            size = (stop - start) * location.stride
+            self._translate_enospc(write_at, self._file, location.offset + start * location.stride, rest[:size])
             rest = rest[size:]
 
-    def _guarded(self, call: Any, *arguments: Any) -> None:
+    def _translate_enospc(self, call: Any, *arguments: Any) -> None:
+        """Call a function; a full disk becomes CacheSpaceError."""
         try:
             call(*arguments)
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            there = np.count_nonzero(self._done == self._layout.wanted)
+            present = np.count_nonzero(self._done == self._layout.expected_views)
             raise CacheSpaceError(
-                f"{self._at} cannot be written: {error.strerror}. {there} of {len(self._done)} rows are there. "
+                f"{self._partial} cannot be written: {error.strerror}. {present} of {len(self._done)} rows are there. "
                 "Make room, then run the same command again: it goes on where it stopped."
             ) from error
 
 
-def _shortened(reason: str) -> bytes:
-    """A reason that fits its place, cut between characters."""
+def _shorten(reason: str) -> bytes:
+    """A reason cut to `REASON_BYTES`, between characters."""
     text = encode(reason)
     return text if len(text) <= REASON_BYTES else text[:REASON_BYTES].decode("utf-8", "ignore").encode()
 
@@ -245,17 +287,17 @@ def _runs(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Ascending rows as ranges [start, stop) of consecutive numbers."""
     if not len(rows):
         return []
-    here = as_slice(rows)
-    if isinstance(here, slice):  # nearly always
-        return [(here.start, here.stop)]
+    consecutive = as_slice(rows)
+    if isinstance(consecutive, slice):  # nearly always
+        return [(consecutive.start, consecutive.stop)]
     last = np.flatnonzero(rows[1:] - rows[:-1] != 1)
     return list(zip(rows[[0, *(last + 1)]].tolist(), (rows[[*last, -1]] + 1).tolist(), strict=True))
 
 
 def _are_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows (b, ...) hold neither infinities nor NaN: their exponents are all ones.
+    """Which rows, shape (b, ...), hold no infinity and no NaN, whose exponents are all ones.
 
-    A quarter of the time of np.isfinite.
+    It takes a quarter of the time of np.isfinite.
     """
     bits, exponent = _EXPONENTS[values.dtype.str]
     return np.asarray((values.view(bits) & exponent).max((1, 2)) != exponent)

@@ -15,11 +15,11 @@ LAST, STAGES, ALL = "last", "stages", "all"
 """Sets of layers: the penultimate one; the mean of each stage besides; and all that is pooled of each stage."""
 
 POOLS = ("mean", "max", "std", "grid", "cls")
-"""Over places: mean, maximum, standard deviation; means of a 2 x 2 grid (of 7 x 7: "grid7"), place by place for each
-channel; the class token. Class and other prefix tokens are no places; without a pool, the mean is of all tokens."""
+"""Over the places of a feature map: mean, maximum, standard deviation, the means of a 2 x 2 grid ("grid7": 7 x 7), or
+the class token. Prefix tokens are not places. Without a pool, the mean is over all tokens."""
 
-_MOST = 64  # places along a side: a file that asks for more is up to no good
-_SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MOST + 1)}}
+_MAX_GRID = 64  # places along a side; larger values are rejected as invalid
+_SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MAX_GRID + 1)}}
 
 
 def split_layers(text: str) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def parse_layer(layer: str) -> tuple[str, str]:
     module, colon, pool = layer.partition(":")
     if colon and pool not in POOLS and not grid_side(pool):
         raise SpecError(
-            f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}, or grid1 to grid{_MOST}"
+            f"layer {layer!r} is pooled by {pool!r}; it must be one of {', '.join(POOLS)}, or grid1 to grid{_MAX_GRID}"
         )
     return module, pool
 
@@ -47,24 +47,26 @@ def grid_side(pool: str) -> int:
     return _SIDES.get(pool, 0)
 
 
-def choose_layers(asked: str, there: Sequence[str]) -> tuple[str, ...]:
-    """Which of the layers that are there a text asks for: by name, "last", "stages" (those without a pool, or with the
-    mean or the class token) or "all" (but for finer grids). Raises SpecError for others.
+def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
+    """The existing layers that a text selects.
+
+    A text names layers, or "last", "stages" (layers without a pool, or with the mean or the class token) or "all" (all
+    layers without finer grids), joined by commas. Raises SpecError for others.
     """
     chosen: list[str] = []
-    for name in split_layers(asked):
-        if name in there:
+    for name in split_layers(requested):
+        if name in existing:
             chosen.append(name)
-        elif name == LAST and PENULTIMATE in there:
+        elif name == LAST and PENULTIMATE in existing:
             chosen.append(PENULTIMATE)
         elif name in (STAGES, ALL):
             pools = ("", "mean", "cls") if name == STAGES else ("", *POOLS)
-            layers = [layer for layer in there if parse_layer(layer)[1] in pools]
+            layers = [layer for layer in existing if parse_layer(layer)[1] in pools]
             if name == STAGES and set(layers) <= {PENULTIMATE}:
-                raise SpecError(f"there are no stages, but {', '.join(there)}")
+                raise SpecError(f"there are no stages, but {', '.join(existing)}")
             chosen += layers
         else:
-            raise SpecError(f"there is no layer {name!r}, but {', '.join(there)}")
+            raise SpecError(f"there is no layer {name!r}, but {', '.join(existing)}")
     if not chosen:
-        raise SpecError(f"{asked!r} names no layer; there are {', '.join(there)}")
+        raise SpecError(f"{requested!r} names no layer; there are {', '.join(existing)}")
     return tuple(dict.fromkeys(chosen))

@@ -56,7 +56,13 @@ class Option:
 class ViewOptions(TypedDict, total=False):
     """What decides the pixels of a view, in extraction and in training."""
 
-    augment: Annotated[Augment, Option("tutorial", "Recipe of the augmented views.")]
+    augment: Annotated[
+        Augment,
+        Option(
+            "tutorial",
+            "Recipe of the augmented views: tutorial, crop, trivial, none, or one that another package adds.",
+        ),
+    ]
     image_size: Annotated[
         int | None, Option(None, "Side of the square image, in pixels.", none="the size that the network expects")
     ]

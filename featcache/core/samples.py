@@ -35,50 +35,65 @@ def split_index(name: str) -> int:
 
 
 def is_multilabel(labels: Labels) -> bool:
-    """Whether an image can have several."""
+    """Whether a sample can have several labels."""
     return labels.ndim == 2
 
 
 def count_images(labels: Labels, n_classes: int) -> NDArray[np.int64]:
-    """How many images have each class, shape (c,)."""
+    """Number of samples of each class, shape (c,)."""
     if is_multilabel(labels):
         return labels.sum(axis=0, dtype=np.int64)
     return np.bincount(labels, minlength=n_classes)
 
 
 def strata(labels: Labels) -> NDArray[np.int64]:
-    """What an image is dealt by when a split shall be even, shape (n,): its label; of several the rarest one, else c.
+    """The class by which each sample is stratified, shape (n,): its label, or the rarest of its labels, or c for none.
 
-    Rare labels have little room, so they come first (Sechidis et al. 2011, "On the stratification of
-    multi-label data").
+    Rare labels come first, as they have the fewest samples to distribute (Sechidis et al. 2011, "On the stratification
+    of multi-label data").
     """
     if not is_multilabel(labels):
         return labels
     rarity = np.append(count_images(labels, labels.shape[1]), len(labels) + 1)
     order = np.argsort(rarity, kind="stable")
-    some = np.hstack([labels != 0, np.ones((len(labels), 1), bool)])  # the last for images without any
-    return order[some[:, order].argmax(axis=1)]
+    has = np.hstack([labels != 0, np.ones((len(labels), 1), bool)])  # the last column for samples without a label
+    return order[has[:, order].argmax(axis=1)]
 
 
 def format_labels(labels: Labels, classes: tuple[str, ...]) -> list[str]:
-    """The class of each image, or its classes as "a|b"; "" for -1, which is no class."""
+    """The class of each sample, or its classes as "a|b"; "" for the label -1."""
     if is_multilabel(labels):
-        return [SEPARATOR.join(classes[place] for place in np.flatnonzero(row)) for row in labels]
+        return [SEPARATOR.join(classes[label] for label in np.flatnonzero(row)) for row in labels]
     return ["" if label < 0 else classes[label] for label in labels]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """n labelled samples, one a row.
+    """n samples with their labels, one a row.
 
-    ids : n relative POSIX paths, unique.
-    labels : ndarray, shape (n,), int64: indices into `classes`, -1 in the split "unlabelled". Of images with several
-        labels (n, c), uint8: 1 where an image has the class; in the split "unlabelled" 0.
-    split : ndarray, shape (n,), uint8. Indices into `SPLITS`.
-    sha256 : ndarray, shape (n, 32), uint8. Hash of each sample's bytes.
-    classes : c class names, sorted.
-    groups : n names of what samples have in common, such as a patient or a burst; "" for a sample without a group.
-        Empty where no sample has one. Splits and folds keep the samples of a group together.
+    Parameters
+    ----------
+    ids : tuple of str, length n
+        Unique names: relative POSIX paths of files.
+    labels : ndarray, shape (n,), int64, or (n, c), uint8
+        Indices into `classes`, -1 in the split "unlabelled". Or several labels a sample: 1 for each class that it has;
+        0 in the split "unlabelled".
+    split : ndarray, shape (n,), uint8
+        Indices into `SPLITS`.
+    sha256 : ndarray, shape (n, 32), uint8
+        Hash of the bytes of each sample.
+    classes : tuple of str, length c
+        Class names, sorted.
+    groups : tuple of str, length n or 0
+        What samples have in common, such as a patient or a burst; "" for a sample without a group. Splits and folds
+        keep the samples of a group together.
+
+    Examples
+    --------
+    >>> hashes = np.zeros((3, 32), np.uint8)
+    >>> samples = Samples(("a", "b", "c"), np.array([0, 1, 0]), np.array([0, 0, 1]), hashes, ("cat", "dog"))
+    >>> samples.rows("train").tolist(), samples.take(samples.rows("val")).ids
+    ([0, 1], ('c',))
     """
 
     ids: tuple[str, ...]
@@ -121,7 +136,7 @@ class Samples:
 
     @property
     def split_keys(self) -> NDArray[np.uint8]:
-        """What splits and folds keep together has equal keys: equal bytes, and samples of one group; (n, 32), uint8."""
+        """Keys, shape (n, 32), uint8, equal for samples that splits keep together: equal bytes, or one group."""
         return join_groups(self.sha256, self.groups)
 
     @property
@@ -131,11 +146,11 @@ class Samples:
 
     @property
     def two_distinct(self) -> str:
-        """What a class must have so that one can be left out, for messages."""
+        """What a class needs so that a sample can be left out, for messages."""
         return "training images of two groups" if self.groups else "two different training images"
 
     def shared_groups(self) -> list[tuple[str, int, int]]:
-        """Groups that lie both in train and in val or test: (name, a row of train, a row of the other)."""
+        """Groups in train and also in val or test: (name, a row of train, a row of val or test)."""
         train, unlabelled = SPLITS.index("train"), SPLITS.index(UNLABELLED)
         first_in_train: dict[str, int] = {}
         first_elsewhere: dict[str, int] = {}
@@ -153,28 +168,28 @@ class Samples:
                 yield seen, row
 
     def changes(self, other: Samples) -> dict[str, list[str]]:
-        """What changed from these samples to the others: ids by kind of change; kinds without any are left out."""
-        here = {name: row for row, name in enumerate(self.ids)}
-        there = {name: row for row, name in enumerate(other.ids)}
-        both = [name for name in here if name in there]
-        a, b = ([rows[name] for name in both] for rows in (here, there))
-        removed = {self.sha256[row].tobytes(): name for name, row in here.items() if name not in there}
+        """What changed from these samples to others: ids by kind of change, for the kinds that occur."""
+        old = {name: row for row, name in enumerate(self.ids)}
+        new = {name: row for row, name in enumerate(other.ids)}
+        both = [name for name in old if name in new]
+        a, b = ([rows[name] for name in both] for rows in (old, new))
+        removed = {self.sha256[row].tobytes(): name for name, row in old.items() if name not in new}
         renamed = {
             name: removed.pop(content)
-            for name, row in there.items()
-            if name not in here and (content := other.sha256[row].tobytes()) in removed
+            for name, row in new.items()
+            if name not in old and (content := other.sha256[row].tobytes()) in removed
         }
         old_names = set(renamed.values())
-        found = {
-            "added": [name for name in there if name not in here and name not in renamed],
-            "removed": [name for name in here if name not in there and name not in old_names],
-            "renamed": [f"{old} to {new}" for new, old in renamed.items()],
+        changes = {
+            "added": [name for name in new if name not in old and name not in renamed],
+            "removed": [name for name in old if name not in new and name not in old_names],
+            "renamed": [f"{before} to {after}" for after, before in renamed.items()],
             "changed in content": _where(both, (self.sha256[a] != other.sha256[b]).any(1)),
-            "with another label": _where(both, _spelt(self, a) != _spelt(other, b)),
+            "with another label": _where(both, _label_texts(self, a) != _label_texts(other, b)),
             "in another split": _where(both, self.split[a] != other.split[b]),
             "in another group": _where(both, _groups(self, a) != _groups(other, b)),
         }
-        return {kind: names for kind, names in found.items() if names}
+        return {kind: names for kind, names in changes.items() if names}
 
     def differences(self, other: Samples) -> list[str]:
         """`changes` as one phrase for each kind."""
@@ -184,7 +199,7 @@ class Samples:
         return phrases or ([] if same else ["order, classes, or how many labels an image can have differ"])
 
 
-def _spelt(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:
+def _label_texts(samples: Samples, rows: Sequence[int]) -> NDArray[np.object_]:
     return np.array(format_labels(samples.labels[rows], samples.classes), object)
 
 
@@ -229,6 +244,6 @@ def join_groups(sha256: NDArray[np.uint8], groups: Sequence[str]) -> NDArray[np.
     for group in sorted(range(len(names)), key=lambda group: hashes[group].tobytes()):
         least.setdefault(int(component[group]), group)
     keys = sha256.copy()
-    owner = np.array([least.get(int(one), -1) for one in component[len(names) + content]])
+    owner = np.array([least.get(int(number), -1) for number in component[len(names) + content]])
     keys[owner >= 0] = hashes[owner[owner >= 0]]
     return keys

@@ -1,7 +1,7 @@
-"""What decides the value of a feature: `ViewSpec` for the pixels, `ExtractSpec` for everything.
+"""What decides the value of a feature: `ViewSpec` for pixels, `ExtractSpec` for everything.
 
-Two caches with equal digests hold equal features, up to rounding. Whatever cannot change a number (device, batch
-size, workers, versions, host, date) is provenance and is not here.
+Two caches with equal digests hold equal features, up to rounding. Device, batch size, workers, versions, host and date
+cannot change a feature; they are provenance and not part of the spec.
 """
 
 from __future__ import annotations
@@ -11,26 +11,33 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
+from featcache.core.view_recipes import VIEW_RECIPES, versioned_name
 from featcache.errors import SpecError
 
-Augment = Literal["tutorial", "crop", "trivial", "none"]
+Augment: TypeAlias = str
+"""Name of a view recipe: one of `AUGMENTS`, or one that another package adds, see `view_recipes`."""
+
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
 EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
 
-AUGMENTS: tuple[str, ...] = get_args(Augment)
+AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "none")
+"""The view recipes of featcache."""
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
 MAX_PIXELS = 178_956_970
 """Default limit of an image's pixels: twice Pillow's warning limit, a quarter of a gigabyte of RGB on each side of the
 decoder."""
 ARRAYS = "arrays"
-"""Backbone of caches whose features the user gave as arrays, perhaps with a name behind a colon."""
-_NEWER: dict[str, Any] = {"val_views": 0, "value_range": None}  # left out: older caches keep their digest
-MOST_PIXELS = 4096  # of a view's side: a file that asks for more is up to no good
+"""Backbone of caches that were made from arrays; a colon and a name may follow."""
+_NEWER: dict[str, Any] = {
+    "val_views": 0,
+    "value_range": None,
+}  # left out at these values, so that older caches keep their digest
+MOST_PIXELS = 4096  # of the side of a view; larger values are rejected as invalid
 
 
 def _check(name: str, value: str, allowed: Any) -> None:
@@ -38,8 +45,17 @@ def _check(name: str, value: str, allowed: Any) -> None:
         raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}")
 
 
+def _recipe_name(augment: str) -> str:
+    """The name of a view recipe as the digest has it; of one that another package adds with its version."""
+    name = versioned_name(augment, AUGMENTS) if isinstance(augment, str) else None
+    if name is None:
+        added = [name for name in VIEW_RECIPES.names() if name not in AUGMENTS]
+        raise SpecError(f"augment is {augment!r}; it must be one of {', '.join([*AUGMENTS, *added])}")
+    return name
+
+
 def is_arrays(backbone: str) -> bool:
-    """Whether a spec's backbone says that the features were given as arrays, see `FeatureCache.from_arrays`."""
+    """Whether the features of this backbone were given as arrays, see `FeatureCache.from_arrays`."""
     return backbone.partition(":")[0] == ARRAYS
 
 
@@ -64,11 +80,34 @@ def _range(value: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """How pixels become a view: view 0 is resized and centre-cropped, views 1, 2, ... are augmented.
+    """How pixels become a view. View 0 is resized and centre-cropped; views 1, 2, ... are augmented.
 
-    Sizes are in pixels. `resize_size` is the short side before the centre crop of `image_size`. `value_range` is the
-    low and the high value of pixels with more than 8 bits a channel, which become black and white; None keeps the upper
-    8 bits of 16.
+    Parameters
+    ----------
+    image_size : int, default 224
+        Height and width of a view, in pixels.
+    resize_size : int, default 256
+        Short side of the image before the centre crop, in pixels.
+    interpolation : {"bilinear", "bicubic"}, default "bilinear"
+        How images are resized.
+    augment : str, default "tutorial"
+        Name of the view recipe for views 1, 2, ...: "tutorial", "crop", "trivial", "none", or one that another package
+        adds, which becomes "NAME@VERSION".
+    seed : int, default 0
+        Seed of the augmentation.
+    value_range : (float, float), optional
+        For pixels with more than 8 bits a channel: the values that become black and white. None keeps the upper 8 bits
+        of 16.
+
+    Raises
+    ------
+    SpecError
+        A value is not possible.
+
+    Examples
+    --------
+    >>> ViewSpec(image_size=160, resize_size=182).augment
+    'tutorial'
     """
 
     image_size: int = 224
@@ -81,7 +120,7 @@ class ViewSpec:
     def __post_init__(self) -> None:
         if self.value_range is not None:
             object.__setattr__(self, "value_range", _range(self.value_range))
-        _check("augment", self.augment, Augment)
+        object.__setattr__(self, "augment", _recipe_name(self.augment))
         _check("interpolation", self.interpolation, Interpolation)
         if not 1 <= self.image_size <= self.resize_size <= MOST_PIXELS:
             raise SpecError(
@@ -92,11 +131,41 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class ExtractSpec:
-    """All that decides a feature's value.
+    """Everything that decides the value of a feature.
 
-    `views` is K, the number of augmented views of each training image; view 0, the clean one, comes on top. `val_views`
-    is that of each val and test image, for test-time augmentation: K or less.
-    `mean` and `std` are per RGB channel, of pixels scaled to 0..1.
+    Parameters
+    ----------
+    backbone : str
+        Name of the network.
+    weights_sha256 : str
+        SHA-256 of its weights, 64 hex digits.
+    view : ViewSpec
+        How pixels become views.
+    mean, std : (float, float, float)
+        Normalization of each RGB channel, for pixels scaled to 0..1.
+    views : int
+        K, the number of augmented views of each training image, in addition to the clean view 0.
+    layers : tuple of str, default ("penultimate",)
+        The layers whose output is kept, see `featcache.core.layer_names`.
+    precision : {"fp32", "bf16", "fp16"}, default "fp32"
+        Precision of the network.
+    dtype : {"float16", "float32"}, default "float16"
+        Dtype of the stored features.
+    val_views : int, default 0
+        Augmented views of each val and test image, for test-time augmentation; at most K.
+
+    Raises
+    ------
+    SpecError
+        A value is not possible.
+
+    Examples
+    --------
+    >>> spec = ExtractSpec("resnet18", "0" * 64, ViewSpec(), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), views=3)
+    >>> ExtractSpec.from_json(spec.to_json()) == spec
+    True
+    >>> spec.differences(dataclasses.replace(spec, views=5))
+    [('views', 3, 5)]
     """
 
     backbone: str
@@ -123,7 +192,7 @@ class ExtractSpec:
             raise SpecError(f"layers is {list(self.layers)}; name each once, for example {PENULTIMATE}")
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its name, those of the view spec too, as JSON values; newer ones only where they are set."""
+        """All fields by name, with those of the view spec, as JSON values; without newer fields at their default."""
         fields = json.loads(json.dumps(dataclasses.asdict(self)))
         fields = {**fields.pop("view"), **fields}
         return {name: value for name, value in fields.items() if name not in _NEWER or value != _NEWER[name]}
@@ -134,7 +203,7 @@ class ExtractSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ExtractSpec:
-        """The spec written by `to_json`. Raises SpecError where the text is not one."""
+        """The reverse of `to_json`. Raises SpecError if the text is not a spec."""
         view_names = {field.name for field in dataclasses.fields(ViewSpec)}
         try:
             fields = dict(json.loads(text))
@@ -150,6 +219,6 @@ class ExtractSpec:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def differences(self, other: ExtractSpec) -> list[tuple[str, Any, Any]]:
-        """The fields that differ, as (name, value here, value there)."""
-        here, there = ({**_NEWER, **spec.flat()} for spec in (self, other))
-        return [(name, here[name], there[name]) for name in here if here[name] != there[name]]
+        """The fields that differ, as (name, value of this spec, value of the other)."""
+        first, second = ({**_NEWER, **spec.flat()} for spec in (self, other))
+        return [(name, first[name], second[name]) for name in first if first[name] != second[name]]

@@ -11,10 +11,10 @@ from featcache.core.rng import content_order, content_words
 from featcache.core.samples import Labels, count_images, is_multilabel, strata
 from featcache.errors import DataLayoutError, HeadError
 
-NEVER = -1  # the fold of images that are always trained on
+NEVER = -1  # fold of images that are never left out
 
-_FOLDS, _MOST = 5, 1_000_000  # where images times classes are more, a fifth is held out once, or
-_MOST_LOGITS = 20_000_000  # as many images as have that many logits
+_FOLDS, _MAX_FOLDED = 5, 1_000_000  # with more images times classes, one fifth is held out once, or
+_MAX_LOGITS = 20_000_000  # as many images as have this many logits
 
 
 def plan_folds(
@@ -28,9 +28,9 @@ def plan_folds(
     if folds is not None and folds < 2:
         raise HeadError(f"cross-validation takes two folds or more; got {folds}")
     logits = len(labels) * n_classes
-    if folds is not None or logits <= _MOST:
+    if folds is not None or logits <= _MAX_FOLDED:
         return assign_folds(labels, keys, folds or _FOLDS, seed), folds or _FOLDS
-    fold = assign_folds(labels, keys, max(_FOLDS, -(-logits // _MOST_LOGITS)), seed)
+    fold = assign_folds(labels, keys, max(_FOLDS, -(-logits // _MAX_LOGITS)), seed)
     return np.where(fold == 0, 0, NEVER), 1
 
 
@@ -44,32 +44,32 @@ def assign_folds(labels: Labels, keys: NDArray[np.uint8], k: int, seed: int = 0)
 
     Parameters
     ----------
-    labels : see `featcache.core.labels`.
+    labels : see `featcache.core.samples.Labels`.
     keys : shape (n, 32), uint8, see `Samples.split_keys`.
     k : 2 or more.
     """
     _, first, group = np.unique(content_words(keys), return_index=True, return_inverse=True)
-    owner = np.full(len(first), np.iinfo(np.int64).max)
-    np.minimum.at(owner, group, strata(labels))  # of one image with two labels
+    stratum = np.full(len(first), np.iinfo(np.int64).max)
+    np.minimum.at(stratum, group, strata(labels))  # equal images may have two labels
     order = content_order(keys[first], seed, "fold")
-    order = order[np.argsort(owner[order], kind="stable")]
-    fold, place = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
-    place[order] = np.arange(len(first))
+    order = order[np.argsort(stratum[order], kind="stable")]
+    fold, rank = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
+    rank[order] = np.arange(len(first))
     fold[order] = np.arange(len(first)) % k
-    for rows in _kinds(labels):
+    for rows in _rows_to_keep(labels):
         members = group[rows]
         if np.all(fold[members] == fold[members[0]]):
-            fold[members[np.argmin(place[members])]] = NEVER
+            fold[members[np.argmin(rank[members])]] = NEVER
     return fold[group]
 
 
-def _kinds(labels: Labels) -> Iterator[NDArray[np.int64]]:
-    """The rows of each class that has any; of several labels those without one, too."""
+def _rows_to_keep(labels: Labels) -> Iterator[NDArray[np.int64]]:
+    """Rows of which one must stay in training: those with each class; of several labels also those without it."""
     if is_multilabel(labels):
-        found = (np.flatnonzero(here) for has in labels.T for here in (has != 0, has == 0))
+        groups = (np.flatnonzero(mask) for column in labels.T for mask in (column != 0, column == 0))
     else:
-        found = (np.flatnonzero(labels == label) for label in np.unique(labels))
-    yield from (rows for rows in found if len(rows))
+        groups = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    yield from (rows for rows in groups if len(rows))
 
 
 def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
@@ -103,15 +103,15 @@ def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int
         return len(rows)
 
     def by_content(members: NDArray[np.int64]) -> NDArray[np.int64]:
-        """In an order in which new images move few old ones."""
+        """Ordered by content, so that new images move few old ones."""
         return members[content_order(keys[first[members]], seed, "split")]
 
     for label in order[np.isin(order, stratum)]:
         members = by_content(np.flatnonzero(stratum[first] == label))
-        wanted = max(1, round(fraction * int(sizes[members].sum())))
+        target = max(1, round(fraction * int(sizes[members].sum())))
         filled = 0
         for member in members:
-            if filled + sizes[member] <= wanted:  # copies that would overshoot are passed over
+            if filled + sizes[member] <= target:  # groups that would exceed it are skipped
                 filled += hold(int(member))
         if not filled and len(members) > 1:
             hold(int(members[np.argmin(sizes[members])]))

@@ -127,7 +127,7 @@ def format_thresholds(thresholds: Sequence[float] | NDArray[np.float64]) -> str:
 
     Examples
     --------
-    >>> spell_thresholds([0.125, 0.5])
+    >>> format_thresholds([0.125, 0.5])
     '0.125 to 0.5 by label'
     """
     low, high = min(thresholds), max(thresholds)

@@ -1,4 +1,4 @@
-"""What kind of file something is: which names are those of images, and what a file holds that is no image."""
+"""Kinds of files: extensions of images, why a file is not an image, and the kind of a file by its content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featcache.errors import install_line
 HEIC = frozenset({".heic", ".heif", ".hif"})
 INSTALL_HEIC = install_line("heic")
 
-# What torchvision.datasets.ImageFolder takes for an image, and other names of the same formats.
+# The extensions of torchvision.datasets.ImageFolder, and other extensions of the same formats.
 ALWAYS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
@@ -47,7 +47,7 @@ _SIGNATURES = (
 
 
 def is_placeholder(path: PurePath) -> bool:
-    """Whether a name is what sites give in place of an image that is gone, as `imageNotFound.gif` in ants and bees."""
+    """Whether a name is that of a placeholder for a missing image, such as `imageNotFound.gif` in ants and bees."""
     return _PLACEHOLDER.fullmatch(path.stem) is not None
 
 
@@ -64,7 +64,7 @@ def why_no_image(path: PurePath) -> str:
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
-    """What was passed over, for the end of a message: " (3 files: not an image (.txt))"; "" for nothing."""
+    """The counts of files that were passed over, to end a message: " (3 files: not an image (.txt))"; "" for none."""
     counts = (count_ignored(reason, count) for reason, count in ignored.items())
     return f" ({'; '.join(counts)})" if ignored else ""
 
@@ -81,7 +81,7 @@ def is_heif(data: bytes) -> bool:
 
 
 def describe_content(data: bytes) -> str:
-    """What a file holds that Pillow cannot identify, as the reason why it is skipped."""
+    """The kind of a file that Pillow cannot identify, as the reason why it is skipped."""
     if is_heif(data):
         return f"a HEIC photo: {INSTALL_HEIC}"
     if data[4:12] in (b"ftypavif", b"ftypavis"):
@@ -102,18 +102,18 @@ def describe_content(data: bytes) -> str:
 
 
 def without_texts(data: bytes) -> bytes | None:
-    """A PNG file without its texts and colour profile, which Pillow refuses where they are large.
+    """A PNG file without its texts and colour profile, which Pillow refuses if they are large.
 
-    XMP stays where it is short, as it may say which side is up. None where there is nothing to leave out.
+    Short XMP is kept, because it may hold the orientation. None if there is nothing to leave out.
     """
     if not data.startswith(_PNG):
         return None
-    kept, place = [_PNG], len(_PNG)
-    while place + 12 <= len(data):
-        length, name = struct.unpack(">I4s", data[place : place + 8])
-        chunk = data[place : place + 12 + length]
+    chunks, position = [_PNG], len(_PNG)
+    while position + 12 <= len(data):
+        length, name = struct.unpack(">I4s", data[position : position + 8])
+        chunk = data[position : position + 12 + length]
         if name not in _TEXT_CHUNKS or (len(chunk) < _SHORT and chunk[8:].startswith(b"XML:com.adobe.xmp\0\0")):
-            kept.append(chunk)
-        place += 12 + length
-    shorter = b"".join(kept)
+            chunks.append(chunk)
+        position += 12 + length
+    shorter = b"".join(chunks)
     return shorter if len(shorter) < len(data) else None

@@ -1,4 +1,4 @@
-"""Whether the label "-1" of a data set stands for a label that is not known."""
+"""`is_unknown`: whether the label "-1" of a data set means that the label is not known."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ _UNKNOWN = "-1"
 
 
 def hide_unknown(listing: SampleListing) -> SampleListing:
-    """Move images whose label is an unknown -1 to the split "unlabelled"; the decision is `is_unknown`'s.
+    """Move samples with the label -1 to the split "unlabelled", if `is_unknown`.
 
-    listing : of the whole data set, so that all its files and splits are decided together.
+    listing : of the whole data set, because all its files and splits decide together.
     """
     if listing.several:
         return listing
-    hides, notes = is_unknown((entry.classes, entry.split) for entry in listing.entries)
-    entries = [_hide(entry) if hides else entry for entry in listing.entries]
+    is_hidden, notes = is_unknown((entry.classes, entry.split) for entry in listing.entries)
+    entries = [_hide(entry) if is_hidden else entry for entry in listing.entries]
     return listing._replace(entries=entries, notes=(*listing.notes, *notes))
 
 
 def is_unknown(labels: Iterable[tuple[tuple[str, ...], str | None]]) -> tuple[bool, tuple[str, ...]]:
-    """Whether -1 stands for a label that is not known.
+    """Whether the label -1 means that the label is not known.
 
-    It does where the other labels are two or more numbers from 0 on, and no image of an explicit train split has the
-    label -1: this is how data sets hide the labels of a test set.
+    It does if the other labels are two or more numbers from 0 on, and no sample of an explicit train split has the
+    label -1: data sets hide the labels of a test set in this way.
 
     Parameters
     ----------
-    labels : the classes and the split of each image; None for a split that nothing says.
+    labels : iterable of (tuple of str, str or None)
+        The classes and the split of each sample; None for data without splits.
 
     Returns
     -------
-    The decision, and a line for people where the data leaves room for another one.
+    (bool, tuple of str)
+        The decision, and a line for people if the data allows another one.
     """
     names: set[str] = set()
     splits: dict[str | None, int] = {}

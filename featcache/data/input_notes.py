@@ -1,4 +1,4 @@
-"""`input_notes`: images and files that are not used: the first few, how many there are, and a list of all."""
+"""`input_notes`: which images and files are not used: the first few of each kind, the number, and a list of all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featcache._utils.formatting import csv_row, printable
 from featcache.data.file_types import count_ignored
 
 SHOWN = 5
-"""As many of a kind are named in text; `--list` names all."""
+"""How many of a kind are named in text; `--list` names all."""
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -28,14 +28,14 @@ _REMARKS = {
         "are dark, as they use few of their bits",
     ),
 }
-"""What is said of one image and of several, where it is not "is" or "are" and the remark."""
+"""Remark -> the phrases for one image and for several, if they are not "is" or "are" and the remark."""
 
 
 _OF_THE_RANGE = ("nearly black", "clipped by the value range", "dark, as it uses few of its bits")
 
 
 def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:
-    """What a user should know of the images, a few lines of each kind.
+    """Lines on files and images that were passed over, conflict or could not be read; a few of each kind.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) ->
     named = [f"skipped {printable(name)}: {reason}" for name, reason in skipped]
     if len(skipped) > SHOWN:
         reasons = Counter(reason for _, reason in skipped).most_common()
-        told = "; ".join(f"{count} {reason}" for reason, count in reasons[:3])
+        summary = "; ".join(f"{count} {reason}" for reason, count in reasons[:3])
         others = sum(count for _, count in reasons[3:])
-        lines.append(f"skipped {len(skipped)} images: {told}{f'; {others} for other reasons' if others else ''}")
+        lines.append(f"skipped {len(skipped)} images: {summary}{f'; {others} for other reasons' if others else ''}")
     return lines + first_few(named, "skipped images")
 
 
@@ -100,23 +100,28 @@ def is_list(path: str | os.PathLike[str]) -> bool:
 
 
 def split_remark(remark: str) -> list[str]:
-    """The single remarks on an image, see `images.Decoded`."""
+    """The single remarks on an image, see `remarks.Decoded`."""
     return remark.split("; ") if remark else []
 
 
 def remark_notes(remarks: Pairs, hint: str = "see --value-range") -> list[str]:
-    """Images that are odd, pairs (id, what is odd): a line a kind, with the count and the first name.
+    """Lines on images with remarks, one for each kind, with the count and the first name.
 
-    hint : what helps where the range of values is not theirs.
+    Parameters
+    ----------
+    remarks : pairs of str
+        Id and remark, see `remarks.Decoded`.
+    hint : str
+        What to do if the range of values is wrong.
     """
     names: dict[str, list[str]] = {}
     for name, remark in remarks:
-        for one in split_remark(remark):
-            names.setdefault(one, []).append(name)
+        for part in split_remark(remark):
+            names.setdefault(part, []).append(name)
     lines = []
-    for remark, some in names.items():
+    for remark, images in names.items():
         of_one, of_several = _REMARKS.get(remark, (f"is {remark}", f"are {remark}"))
-        told = f"1 image {of_one}" if len(some) == 1 else f"{len(some)} images {of_several}"
-        example = f" (for example {printable(some[0])})" if some[0] else ""
-        lines.append(f"{told}{example}{f': {hint}' if remark in _OF_THE_RANGE else ''}")
+        count = f"1 image {of_one}" if len(images) == 1 else f"{len(images)} images {of_several}"
+        example = f" (for example {printable(images[0])})" if images[0] else ""
+        lines.append(f"{count}{example}{f': {hint}' if remark in _OF_THE_RANGE else ''}")
     return lines

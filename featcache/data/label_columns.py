@@ -1,4 +1,4 @@
-"""Which column of a table holds the labels."""
+"""`choose_label`: which column of a table holds the labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AmbiguousLabelError(DataLayoutError):
 
 
 def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first of some names that is a column's, as the table spells it: exactly so, else in any case."""
+    """The first of the names that a column has, as the table spells it; else the first one in any case."""
     spelled = {column.strip().casefold(): column for column in reversed(columns)}
     spelled |= {column: column for column in columns}
     return next((spelled[name] for name in names if name in spelled), None)
@@ -28,19 +28,24 @@ def choose_label(
 
     Parameters
     ----------
-    source : what messages call the table.
-    columns : the names of all columns.
-    requested : the column that the user names; None takes "label", else the only one of `LABEL_NAMES`, else the only
-        candidate.
-    candidates : columns that are labels by their type.
+    source : str
+        What messages call the table.
+    columns : sequence of str
+        The names of all columns.
+    requested : str or None
+        The column that the user names; None takes "label", else the only one of `LABEL_NAMES`, else the only candidate.
+    candidates : sequence of str
+        Columns that are labels by their type.
 
     Returns
     -------
-    A name of `columns`; None where there is none.
+    str or None
+        A name of `columns`; None if there is no column of labels.
 
     Raises
     ------
-    DataLayoutError : there is no such column, or several may be meant.
+    DataLayoutError
+        There is no such column, or several columns may be the label.
     """
     if requested is not None:
         if requested not in columns:
@@ -58,7 +63,7 @@ def choose_label(
 
 
 def label_note(column: str, columns: Collection[str], candidates: Collection[str] = ()) -> str:
-    """A line that says which column was taken, and which others might have been."""
+    """A line with the chosen column, and the others that may be the label."""
     others = [
         name for name in columns if name != column and (name.strip().casefold() in LABEL_NAMES or name in candidates)
     ]

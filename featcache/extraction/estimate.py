@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from featcache._utils.formatting import human_bytes, human_duration
 from featcache._utils.monitor import Monitor
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption
+from featcache._utils.results import NotebookResult
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.sources.registry import check_name
-from featcache.cache.feature_cache import FeatureCache, check_spec, partial_path
-from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.format.layout import expected_views, size_needed
+from featcache.cache.mismatch import check_spec
+from featcache.cache.paths import partial_path
 from featcache.cache.reuse import match_rows
 from featcache.core.options import ExtractArguments, takes_options
 from featcache.core.specs import EMBEDDED, ExtractSpec
@@ -153,7 +155,7 @@ def estimate(
 
 def _missing_views(out: Path, spec: ExtractSpec, manifest: Manifest) -> NDArray[np.integer[Any]]:
     """Number of views of each row that `out`, or the unfinished cache of this name, lacks."""
-    missing = wanted_views(spec, manifest.samples)
+    missing = expected_views(spec, manifest.samples)
     path = out if out.exists() else partial_path(out)
     if not path.exists():
         return missing
@@ -182,7 +184,7 @@ def measure(
     started, measured, warm_up = time.perf_counter(), 0, 0
     with closing(plan.open_loader(manifest)) as loader:
         for batch in loader.batches(chosen, range(per_image), images_per_batch):
-            plan.backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))()
+            plan.backbone.submit(batch.inputs)()
             measured += len(batch.rows) * per_image
             monitor.report("measure", measured, per_image * len(chosen))
             if not warm_up and len(chosen) > 2 * images_per_batch:  # the first pass prepares the network

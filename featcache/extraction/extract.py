@@ -16,8 +16,9 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.sources.registry import check_name
-from featcache.cache.feature_cache import FeatureCache, on_disk
-from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.format.layout import expected_views, size_needed
+from featcache.cache.paths import on_disk
 from featcache.cache.reuse import check_loss, import_stashed, keep_unread, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.layer_names import grid_side, parse_layer
@@ -172,7 +173,7 @@ def _write(
     if grids:
         size = human_bytes(size_needed(spec, samples, dims))
         monitor.note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
-    extractor.begin(wanted_views(spec, samples))
+    extractor.begin(expected_views(spec, samples))
     provenance = {**extractor.info.provenance, **split_record}
     check_loss(out, spec, samples)
     stashed = stash_partial(out, spec, samples)

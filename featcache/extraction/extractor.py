@@ -13,8 +13,8 @@ from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.data.manifest import Manifest
+from featcache.data.sample_loader import Batch
 from featcache.extraction.plan import ExtractionPlan, ExtractorInfo
-from featcache.vision.loader import Batch
 
 ViewCounts = NDArray[np.integer[Any]]
 """Number of views of each row, shape (n,)."""
@@ -83,7 +83,7 @@ class LocalExtractor:
     def begin(self, expected_views: ViewCounts) -> None:
         """See `Extractor`. Threads decode images while the network is converted."""
         for rows, views in islice(group_by_views(expected_views, np.zeros_like(expected_views)), 1):
-            self._loader.begin(rows, views)
+            self._loader.start(rows, views)
         if not self._plan.engine_selected:
             with self._timer.phase("convert"):
                 self._plan = self._plan.select_engine(int(expected_views.sum()))
@@ -96,8 +96,8 @@ class LocalExtractor:
         for rows, views in group_by_views(expected_views, views_done):
             for batch in self._loader.batches(rows, views, max(1, batch_size // len(views))):
                 with self._timer.phase("forward"):
-                    features = backbone.submit(batch.pixels.reshape(-1, *batch.pixels.shape[2:]))
-                queue.add((batch, features, views[0]), batch.views)
+                    features = backbone.submit(batch.inputs)
+                queue.add((batch, features, views[0]), len(batch.inputs))
                 for started in queue.due():
                     yield self._collect(*started)
         for started in queue.drain():
@@ -111,8 +111,9 @@ class LocalExtractor:
         """Wait for the features of a batch."""
         with self._timer.phase("forward"):
             flat = dict(zip(self._plan.backbone.layers, features(), strict=True))
-        b, v = batch.pixels.shape[:2]
-        return Extracted(batch.rows, {layer: values.reshape(b, v, -1) for layer, values in flat.items()}, first_view)
+        b = len(batch.rows)
+        views = {layer: values.reshape(b, len(values) // b, -1) for layer, values in flat.items()}
+        return Extracted(batch.rows, views, first_view)
 
 
 def group_by_views(expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[tuple[NDArray[np.int64], range]]:

@@ -30,7 +30,7 @@ def fill_cache(writer: CacheWriter, extractor: Extractor, monitor: Monitor, stri
     """
     manifest, skipped = extractor.manifest, extractor.skipped
     total, remaining = len(manifest.samples), len(writer.pending())
-    for rows, features, first_view in extractor.extract(writer.wanted, writer.done):
+    for rows, features, first_view in extractor.extract(writer.expected_views, writer.done):
         with monitor.phase("write"):
             skipped.update(writer.write(rows, features, first_view))
         remaining -= len(rows)

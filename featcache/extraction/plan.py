@@ -19,6 +19,7 @@ from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
+from featcache.data.sample_loader import SampleLoader
 from featcache.errors import CacheMismatchError
 from featcache.vision.loader import ViewLoader
 from featcache.vision.value_range import choose_value_range, describe_value_range
@@ -87,7 +88,7 @@ class ExtractionPlan:
             self.backbone.select_engine(self.spec.view.image_size, engine, views, self.match_engine)
         return replace(self, engine_selected=True)
 
-    def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> ViewLoader:
+    def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> SampleLoader:
         """Threads that make the views of these images. Close it in the end."""
         workers, max_pixels = self.runtime["workers"], self.runtime["max_pixels"]
         return ViewLoader(manifest, self.spec.view, workers=workers, max_pixels=max_pixels, watch=timer)

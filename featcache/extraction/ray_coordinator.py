@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.monitor import Monitor
-from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, Worker, WorkerPool, unwrap_ray_error
+from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, unwrap_ray_error
+from featcache.core.worker_pool import Worker, WorkerPool
 from featcache.data.manifest import Manifest
 from featcache.errors import ClusterError, RemoteIOError
 from featcache.extraction.extractor import Extracted, ViewCounts, group_by_views

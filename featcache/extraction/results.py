@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache._utils.formatting import human_bytes, printable
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.data_summary import DataSummary

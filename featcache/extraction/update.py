@@ -15,8 +15,9 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, on_disk
-from featcache.cache.format.layout import wanted_views
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.format.layout import expected_views
+from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.options import RuntimeOptions, takes_options
@@ -60,7 +61,7 @@ class UpdatePlan:
     @property
     def missing(self) -> NDArray[np.integer[Any]]:
         """Number of views of each row to extract."""
-        return wanted_views(self.spec, self.samples) - self.matches.views
+        return expected_views(self.spec, self.samples) - self.matches.views
 
     def load(
         self, weights: str | None, backbone: Backbone | nn.Module | None, runtime: RuntimeOptions
@@ -172,7 +173,7 @@ def update(
         _confirm(old, loss, os.fspath(data), allow_loss)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
     damaged = _damaged(old, monitor)
-    matches = match_rows(old, manifest.samples, wanted_views(spec, manifest.samples), damaged)
+    matches = match_rows(old, manifest.samples, expected_views(spec, manifest.samples), damaged)
     plan = UpdatePlan(old, spec, manifest.samples, manifest, matches)
     result = replace(
         _compare(old, spec, matches, damaged),
@@ -247,7 +248,7 @@ def repair(
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("a repair from images")
     damaged = _damaged(old, monitor)
-    matches = match_rows(old, old.samples, old.layout.wanted, damaged)
+    matches = match_rows(old, old.samples, old.layout.expected_views, damaged)
     result = _compare(old, old.spec, matches, damaged)
     if result.nothing:
         return replace(result, seconds=monitor.seconds())

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.core.data_summary import DataSummary
 from featcache.data.input_notes import input_notes, list_inputs, write_list
 from featcache.metrics.classification import Accuracy

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from featcache._utils.formatting import format_differences
 from featcache.core.model_card import CHECKPOINT
+from featcache.core.specs import MAX_PIXELS
 from featcache.errors import RunError
 from featcache.finetuning.strategy import FineTuneStrategy
 from featcache.training.checkpoint import load_config
 from featcache.training.config import TrainConfig
-from featcache.vision.decode import MAX_PIXELS
 
 _STOPPING_FIELDS = ("epochs", "patience")  # they only decide when training ends
 
@@ -38,11 +39,11 @@ def check_same_settings(
     is_longer = all(new is None or (old is not None and new >= old) for old, new in limits)
     only_longer = is_longer and set(differing) <= set(_STOPPING_FIELDS)
     if differing and not (allow_longer and only_longer):
-        texts = [f"{name}={existing.get(name)}, you asked for {requested[name]}" for name in differing]
+        texts = format_differences((name, existing.get(name), requested[name]) for name in differing)
         remedy = "Resume with the same settings, give another folder, or begin again with --overwrite."
         if only_longer:
             remedy = "To train it longer, add --resume; or give another folder."
-        raise RunError(f"{out} was run with {'; '.join(texts)}. {remedy}")
+        raise RunError(f"{out} was run with {texts}. {remedy}")
     return differing
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from featcache._utils.blockwise import RunningMoments
 from featcache._utils.progress_bar import Progress
 from featcache.core.progress import StepProgress
 from featcache.core.rng import derived_seed, epoch_order
@@ -135,7 +136,7 @@ def fit_attention(
     centre, spread = (torch.from_numpy(part).float()[:, None] for part in (mean, deviation))
     with StepProgress(progress, "fit epochs", recipe.epochs) as steps:
         for epoch in range(1, recipe.epochs + 1):
-            x = train.lazy_view(train.epoch_view(epoch))
+            x = train.lazy_view(train.view_for_epoch(epoch))
             order = epoch_order(train.samples.sha256, seed, epoch)
             for start in range(0, len(order), recipe.batch_size):
                 rows = order[start : start + recipe.batch_size]
@@ -160,13 +161,9 @@ def fit_attention(
 
 def _moments(train: Features, d: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and deviation of each channel over the places of all clean views, (d,)."""
-    clean, n = train.lazy_view(0), len(train.samples)
-    blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
-
-    def channels(rows: slice) -> NDArray[np.float64]:
-        return np.asarray(clean[rows], np.float64).reshape(-1, d, clean.shape[1] // d)
-
-    mean = sum(channels(rows).mean(axis=2).sum(axis=0) for rows in blocks) / n
-    squares = sum(np.square(channels(rows) - mean[:, None]).mean(axis=2).sum(axis=0) for rows in blocks) / n
-    deviation = np.sqrt(squares)
-    return mean, np.maximum(deviation, _LEAST * deviation.max() if deviation.max() > 0 else 1.0)
+    clean, moments = train.lazy_view(0), RunningMoments(d)
+    for start in range(0, len(train.samples), _BLOCK):
+        tokens = np.asarray(clean[start : start + _BLOCK]).reshape(-1, d, clean.shape[1] // d)
+        moments.update(tokens.transpose(0, 2, 1).reshape(-1, d))
+    deviation = moments.deviation
+    return moments.mean, np.maximum(deviation, _LEAST * deviation.max() if deviation.max() > 0 else 1.0)

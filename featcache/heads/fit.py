@@ -121,7 +121,7 @@ def fit(
     head: str | BaseEstimator, options: FitOptions, train: Features, val: Features, on_epoch: OnEpoch | None = None
 ) -> Fitted:
     """Fit a head to train; val chooses the epoch of "sgd" and nothing else. Raises HeadError."""
-    if train.joined is None or _is_tree(head):
+    if train.concatenated is None or _is_tree(head):
         fitted = _fit(head, options, train, val, on_epoch)
     else:
         scale = standardize_layers(train)
@@ -160,7 +160,7 @@ def _fit(
 def _families(head: str | BaseEstimator, options: FitOptions, train: Features) -> list[str]:
     """Those that a head's name means, none where its settings are given."""
     if head == "auto":
-        return [name for name in TUNED_HEADS if train.joined is not None or name != "head2toe"]
+        return [name for name in TUNED_HEADS if train.concatenated is not None or name != "head2toe"]
     fixed = head in registry.HEADS and set(options.parameters) - {"class_weight"}
     return [str(head)] if head in TUNED_HEADS and not fixed else []
 
@@ -205,7 +205,7 @@ def _fit_sgd(options: FitOptions, train: Features, val: Features, on_epoch: OnEp
         recipe = TrainConfig(**{"lr": 1e-3, **options.parameters})
     except (TypeError, ValueError) as error:
         raise HeadError(f"sgd: {error}") from error
-    features = train.first(0) if options.use_views == "clean" else train
+    features = train.with_views(0) if options.use_views == "clean" else train
     try:
         with StepProgress(options.progress, "fit epochs", recipe.epochs) as steps:
 
@@ -248,7 +248,7 @@ def _fit_attention(options: FitOptions, train: Features) -> Fitted:
     except (TypeError, ValueError) as error:
         known = ", ".join(one.name for one in fields(AttentionRecipe))
         raise HeadError(f"attention: {error}. It takes {known}.") from error
-    features = train.first(0) if options.use_views == "clean" else train
+    features = train.with_views(0) if options.use_views == "clean" else train
     try:
         estimator = fit_attention(features, options.places, recipe, options.seed, options.progress)
         return Fitted(estimator, "attention")

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
@@ -184,8 +184,7 @@ def fit_head(
     watch, given = PhaseTimer(), cache.path if isinstance(cache, FeatureCache) else cache
     if out is not None:
         prepare_folder(Path(out), "head")
-    if not isinstance(cache, FeatureCache):
-        cache = FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     data = replace(cache.summary(), name=str(given))
     if on_note:
         on_note(str(data))
@@ -267,8 +266,7 @@ def read_splits(
     cache: str | os.PathLike[str] | FeatureCache, layer: str, check_train: bool = True
 ) -> tuple[Features, Features]:
     """The features of train and of val. Raises CacheError, where a split has no readable images, too."""
-    if not isinstance(cache, FeatureCache):
-        cache = FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     train, val = cache.features("train", layer, check=check_train), cache.features("val", layer)
     for split, features in (("train", train), ("val", val)):
         if not len(features.samples):
@@ -284,7 +282,7 @@ def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) ->
 def _predict(
     estimator: BaseEstimator, features: Features, tta: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    x, samples = features.first(tta).flatten().x if tta else features.lazy_view(0), features.samples
+    x, samples = features.with_views(tta).flatten().x if tta else features.lazy_view(0), features.samples
     return registry.classify(estimator, x, len(samples.classes), views=1 + tta, multilabel=samples.multilabel)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from featcache._utils.blockwise import RunningMoments, iter_blocks
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import BLOCK_BYTES
 from featcache.heads.linear import LinearHead
@@ -29,10 +30,10 @@ def standardize_layers(features: Features, *, keep_still: bool = True) -> NDArra
     keep_still : False gives features that hardly move a scale of 0, for what goes by lengths: their mean would drown
         all others.
     """
-    if features.joined is None:
+    if features.concatenated is None:
         raise AssertionError("these are of one layer")
     scales = []
-    for part in np.split(_deviations(features), np.cumsum(features.joined.widths)[:-1]):
+    for part in np.split(_deviations(features), np.cumsum(features.concatenated.widths)[:-1]):
         widest = float(part.max())
         least = _LEAST * widest if widest > 0 else 1.0
         scales.append((keep_still | (part >= least)) / np.maximum(part, least) / np.sqrt(len(part)))
@@ -43,11 +44,10 @@ def _deviations(features: Features) -> NDArray[np.float64]:
     """The standard deviation of each feature over the clean views, shape (d,)."""
     clean = features.lazy_view(0)
     n, d = clean.shape
-    step = max(1, BLOCK_BYTES // (8 * d))
-    blocks = [slice(start, start + step) for start in range(0, n, step)]
-    mean = sum(clean[rows].sum(axis=0, dtype=np.float64) for rows in blocks) / n
-    squares = sum(np.square(clean[rows] - mean).sum(axis=0) for rows in blocks)
-    return np.sqrt(squares / n)
+    moments = RunningMoments(d)
+    for rows in iter_blocks(n, 8 * d, BLOCK_BYTES):
+        moments.update(clean[rows])
+    return moments.deviation
 
 
 def unscaled(estimator: BaseEstimator, scale: NDArray[np.float32]) -> BaseEstimator:

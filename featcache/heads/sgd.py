@@ -41,7 +41,7 @@ def fit_sgd(
     best: dict[str, torch.Tensor] = {}
 
     def batches(epoch: int) -> Batches:
-        x = features.lazy_view(features.epoch_view(epoch))
+        x = features.lazy_view(features.view_for_epoch(epoch))
         order = epoch_order(features.samples.sha256, seed, epoch)
         for start in range(0, len(order), recipe.batch_size):
             rows = order[start : start + recipe.batch_size]

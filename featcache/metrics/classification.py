@@ -1,14 +1,13 @@
-"""How good a classifier is, and how sure that is: pure functions of labels and predictions."""
+"""Accuracy of a classifier with its confidence interval: pure functions of labels and predictions."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.results import Result
 from featcache.metrics.calibration import expected_calibration_error
 from featcache.metrics.significance import wilson_interval
 
@@ -19,13 +18,28 @@ def confusion_matrix(y: NDArray[np.int64], predicted: NDArray[np.int64], n_class
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """How good predictions for n images are: accuracy with its 95 % Wilson interval, and per class.
+class Accuracy(Result):
+    """Quality of predictions for n images, over all and by class.
 
-    balanced_accuracy, macro_f1 : means over the classes that have images. recall, class_precision : None for a class
-    without images, or without predictions. top5 : share of images with the true class among the five most probable.
-    log_loss : mean, in nats. calibration_error : see `expected_calibration_error`. The last three need probabilities;
-    top5 needs more than five classes, too.
+    Attributes
+    ----------
+    accuracy, accuracy_low, accuracy_high : float
+        Fraction of right predictions, with its 95 % Wilson interval.
+    n : int
+        Images.
+    classes : tuple of str
+    balanced_accuracy, macro_f1 : float
+        Means over the classes that have images.
+    recall, class_precision : tuple of float or None
+        By class; None for a class without images, or without predictions.
+    confusion : tuple of tuple of int
+        Counts; row = true class, column = predicted class.
+    top5 : float, optional
+        Fraction of images whose class is among the five most probable; None with five classes or fewer.
+    log_loss : float, optional
+        Mean, in nats. None without probabilities.
+    calibration_error : float, optional
+        See `expected_calibration_error`. None without probabilities.
     """
 
     accuracy: float
@@ -42,17 +56,11 @@ class Accuracy:
     log_loss: float | None = None
     calibration_error: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        lists = {name: list(fields[name]) for name in ("classes", "recall", "class_precision")}
-        return {**fields, **lists, "confusion": [list(row) for row in self.confusion]}
-
     def __str__(self) -> str:
         return f"{self.accuracy:.4f} (95 % interval {self.accuracy_low:.4f} to {self.accuracy_high:.4f}, n = {self.n})"
 
     def describe(self, most: int = 20) -> str:
-        """The figures and the confusion matrix as text; the worst `most` classes of many."""
+        """The figures and the confusion matrix as text; of more than `most` classes only the worst."""
         width = max(5, *map(len, self.classes))
         few = len(self.classes) <= most
         recall = [(value, row) for row, value in enumerate(self.recall) if value is not None]
@@ -61,13 +69,13 @@ class Accuracy:
         lines += [f"{'class' if few else f'the {most} worst classes':{width + 2}}  recall  precision"]
         for row in rows:
             value, precision, total = self.recall[row], self.class_precision[row], sum(self.confusion[row])
-            share = (
+            figures = (
                 "no images"
                 if value is None
                 else f"{value:.4f}  {'none  ' if precision is None else f'{precision:.4f}'}     "
                 f"({self.confusion[row][row]} of {total})"
             )
-            lines.append(f"  {self.classes[row]:{width}}  {share}")
+            lines.append(f"  {self.classes[row]:{width}}  {figures}")
         if few:
             cell = max(width, len(str(self.n)))
             lines.append("confusion (row: true class, column: predicted)")
@@ -101,7 +109,7 @@ def evaluate(
     correct, n = int(np.trace(confusion)), len(y)
     totals, guesses, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
     low, high = wilson_interval(correct, n)
-    there = totals > 0
+    has_images = totals > 0
     f1 = 2 * hits / np.maximum(totals + guesses, 1)
     return Accuracy(
         accuracy=correct / n if n else 0.0,
@@ -109,21 +117,24 @@ def evaluate(
         accuracy_high=high,
         n=n,
         classes=classes,
-        balanced_accuracy=float((hits[there] / totals[there]).mean()) if n else 0.0,
-        macro_f1=float(f1[there].mean()) if n else 0.0,
-        recall=_shares(hits, totals),
-        class_precision=_shares(hits, guesses),
+        balanced_accuracy=float((hits[has_images] / totals[has_images]).mean()) if n else 0.0,
+        macro_f1=float(f1[has_images].mean()) if n else 0.0,
+        recall=_fractions(hits, totals),
+        class_precision=_fractions(hits, guesses),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         **(_of_probabilities(y, probabilities) if probabilities is not None and n else {}),
     )
 
 
-def _shares(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> tuple[float | None, ...]:
+def _fractions(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> tuple[float | None, ...]:
     return tuple(float(hit / total) if total else None for hit, total in zip(hits, totals, strict=True))
 
 
 def _of_probabilities(y: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float | None]:
-    from sklearn.metrics import log_loss, top_k_accuracy_score  # a second, which `info` does not wait for
+    from sklearn.metrics import (  # takes a second to import; `featcache info` does not need it
+        log_loss,
+        top_k_accuracy_score,
+    )
 
     labels = np.arange(probabilities.shape[1])
     many = len(labels) > 5

@@ -1,14 +1,14 @@
-"""How good predictions of several labels an image are: pure functions of labels and probabilities."""
+"""Quality of predictions of several labels an image: pure functions of labels and probabilities."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.results import Result
 from featcache.core.samples import Labels, is_multilabel
 from featcache.core.thresholds import decide
 from featcache.metrics.calibration import expected_calibration_error
@@ -17,16 +17,29 @@ from featcache.metrics.significance import wilson_interval
 
 
 @dataclass(frozen=True)
-class LabelAccuracy:
-    """How good predictions of several labels are for n images.
+class LabelAccuracy(Result):
+    """Quality of predictions of several labels for n images.
 
-    accuracy : share of images with exactly the right labels, with its 95 % Wilson interval. mean_average_precision :
-    mean of the labels' average precisions, which no threshold decides. macro_f1 : mean over the labels that some image
-    has. micro_f1 : of all pairs of an image and a label. log_loss : mean of all pairs, in nats. calibration_error : of
-    all pairs, see `expected_calibration_error`.
-
-    Of each label: images : that have it. average_precision, recall : None where none has. class_precision : None
-    where it is never predicted.
+    Attributes
+    ----------
+    accuracy, accuracy_low, accuracy_high : float
+        Fraction of images with exactly the right labels, with its 95 % Wilson interval.
+    n : int
+        Images.
+    classes : tuple of str
+        The labels.
+    mean_average_precision : float, optional
+        Mean of the average precisions of the labels; it depends on no threshold.
+    macro_f1 : float
+        Mean over the labels that occur.
+    micro_f1, log_loss, calibration_error : float
+        Over all pairs of an image and a label; log-loss in nats, see `expected_calibration_error`.
+    images : tuple of int
+        Images of each label.
+    average_precision, recall : tuple of float or None
+        By label; None for a label without images.
+    class_precision : tuple of float or None
+        By label; None for a label that is never predicted.
     """
 
     accuracy: float
@@ -44,11 +57,6 @@ class LabelAccuracy:
     recall: tuple[float | None, ...]
     class_precision: tuple[float | None, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-
     def __str__(self) -> str:
         precision = "none" if self.mean_average_precision is None else f"{self.mean_average_precision:.4f}"
         return (
@@ -57,11 +65,11 @@ class LabelAccuracy:
         )
 
     def describe(self, most: int = 20) -> str:
-        """The figures as text; the worst `most` labels of many."""
+        """The figures as text; of more than `most` labels only the worst."""
         width = max(5, *map(len, self.classes))
-        known = [(value, row) for row, value in enumerate(self.average_precision) if value is not None]
+        ranked = [(value, row) for row, value in enumerate(self.average_precision) if value is not None]
         few = len(self.classes) <= most
-        rows = list(range(len(self.classes))) if few else [row for _, row in sorted(known)[:most]]
+        rows = list(range(len(self.classes))) if few else [row for _, row in sorted(ranked)[:most]]
         lines = [
             str(self),
             f"macro F1 {self.macro_f1:.4f}, micro F1 {self.micro_f1:.4f}, log-loss {self.log_loss:.4f}, "
@@ -69,8 +77,10 @@ class LabelAccuracy:
             f"{'label' if few else f'the {most} worst labels':{width + 2}}  AP      recall  precision  images",
         ]
         for row in rows:
-            shares = [_share(column[row]) for column in (self.average_precision, self.recall, self.class_precision)]
-            lines.append(f"  {self.classes[row]:{width}}  {'  '.join(shares)}     {self.images[row]}")
+            figures = [
+                _format_fraction(column[row]) for column in (self.average_precision, self.recall, self.class_precision)
+            ]
+            lines.append(f"  {self.classes[row]:{width}}  {'  '.join(figures)}     {self.images[row]}")
         return "\n".join(lines)
 
 
@@ -95,7 +105,7 @@ def evaluate_labels(
     from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 
     predicted = (decide(probabilities) if predicted is None else predicted).astype(np.uint8)
-    n, there = len(y), np.any(y, axis=0)
+    n, occurs = len(y), np.any(y, axis=0)
     right = int((predicted == y).all(axis=1).sum())
     low, high = wilson_interval(right, n)
     precision, recall, f1, images = precision_recall_fscore_support(y, predicted, average=None, zero_division=0)
@@ -107,26 +117,26 @@ def evaluate_labels(
         accuracy_high=high,
         n=n,
         classes=classes,
-        mean_average_precision=float(average[there].mean()) if there.any() else None,
-        macro_f1=float(f1[there].mean()) if there.any() else 0.0,
+        mean_average_precision=float(average[occurs].mean()) if occurs.any() else None,
+        macro_f1=float(f1[occurs].mean()) if occurs.any() else 0.0,
         micro_f1=float(f1_score(y, predicted, average="micro", zero_division=0)),
         log_loss=float(log_loss(y.ravel(), pairs, labels=[0, 1])),
         calibration_error=expected_calibration_error(pairs, y.ravel().astype(np.int64)),
         images=tuple(int(count) for count in images),
-        average_precision=_where(average, there),
-        recall=_where(recall, there),
+        average_precision=_where(average, occurs),
+        recall=_where(recall, occurs),
         class_precision=_where(precision, np.any(predicted, axis=0)),
     )
 
 
 def mean_average_precision(y: NDArray[Any], probabilities: NDArray[np.float64]) -> float | None:
-    """Mean over the labels that some image has; both of shape (n, c). None where no image has any."""
-    there = np.any(y, axis=0)
-    return float(_average_precisions(y, probabilities)[there].mean()) if there.any() else None
+    """Mean over the labels that occur; both arguments of shape (n, c). None if no label occurs."""
+    occurs = np.any(y, axis=0)
+    return float(_average_precisions(y, probabilities)[occurs].mean()) if occurs.any() else None
 
 
 def _average_precisions(y: NDArray[Any], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each label, shape (c,); 0 where no image has it."""
+    """Average precision of each label, shape (c,); 0 for a label without images."""
     from sklearn.metrics import average_precision_score
 
     average = np.zeros(y.shape[1])
@@ -144,9 +154,10 @@ def judge(
     return evaluate(labels, predicted, classes, probabilities)
 
 
-def _where(values: NDArray[np.float64], known: Any) -> tuple[float | None, ...]:
-    return tuple(float(value) if there else None for value, there in zip(values, known, strict=True))
+def _where(values: NDArray[np.float64], defined: Any) -> tuple[float | None, ...]:
+    """The values; None where one is not defined."""
+    return tuple(float(value) if is_defined else None for value, is_defined in zip(values, defined, strict=True))
 
 
-def _share(value: float | None) -> str:
+def _format_fraction(value: float | None) -> str:
     return "none  " if value is None else f"{value:.4f}"

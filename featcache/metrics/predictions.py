@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import csv_row, plain_cell
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular_files import read_json
+from featcache._utils.results import NotebookResult
 from featcache.core.model_card import REPORT
 from featcache.core.model_folder import locate
 from featcache.core.samples import SEPARATOR, Samples, format_labels

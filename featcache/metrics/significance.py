@@ -74,9 +74,9 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pa
 def _between_seeds(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """The variance that the choice of seeds gives to the difference of the mean accuracies; 0 of single runs."""
     counts = [first.sum(axis=1), second.sum(axis=1)]
-    freedom = sum(len(one) - 1 for one in counts)
-    squares = sum(float(np.square(one - one.mean()).sum()) for one in counts) / first.shape[1] ** 2
-    return squares / freedom * sum(1 / len(one) for one in counts) if freedom else 0.0
+    freedom = sum(len(runs) - 1 for runs in counts)
+    squares = sum(float(np.square(runs - runs.mean()).sum()) for runs in counts) / first.shape[1] ** 2
+    return squares / freedom * sum(1 / len(runs) for runs in counts) if freedom else 0.0
 
 
 def sign_flip_p(steps: NDArray[np.int64]) -> float:
@@ -103,16 +103,16 @@ def sign_flip_p(steps: NDArray[np.int64]) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p values of several tests, raised so that a false one below 0.05 is as rare as with one test (Holm 1979)."""
+    """p values of several tests, adjusted so that the chance of any false positive stays at the level (Holm 1979)."""
     adjusted, highest = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = highest
     return adjusted
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927). With n = 0 it is (0, 1): nothing is known."""
+    """95 % confidence interval of a proportion (Wilson 1927); (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
     p = correct / n
@@ -125,9 +125,16 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two classifiers on the same n images: how many only the first, only the second got right.
+    """Two classifiers on the same n images.
 
-    p : of the exact two-sided McNemar test, the chance of so uneven a split were both equally good.
+    Attributes
+    ----------
+    n : int
+        Images.
+    only_first, only_second : int
+        Images that only one of the two predicts right.
+    p : float
+        Of the exact two-sided McNemar test: the probability of such a split if both are equally good.
     """
 
     n: int
@@ -137,7 +144,7 @@ class PairedTest:
 
 
 def paired_test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedTest:
-    """McNemar's test (1947), exact. first, second : shape (n,), whether each classifier was right."""
+    """The exact test of McNemar (1947). first, second : shape (n,), whether each classifier is right."""
     from scipy.special import bdtr
 
     a, b = int(np.sum(first & ~second)), int(np.sum(second & ~first))

@@ -1,13 +1,12 @@
-"""`Classifier`: a saved model that predicts new pictures.
+"""`Classifier`: a saved model that predicts new images.
 
-Three stages work at once, each on a later batch than the next: threads read, decode and crop; a thread gives the
-network its pixels; a thread takes the features and asks the head. Pictures are taken from the caller's iterable in the
-caller's thread, no further ahead than keeps the stages busy.
+`stream` has three stages, which work at the same time on different batches: threads read and prepare images, one thread
+starts the network, and one thread takes the features and runs the head. Images are taken from the caller's iterable in
+the caller's thread, and only as far ahead as keeps the stages busy.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,18 +19,19 @@ from numpy.typing import NDArray
 from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import brief
 from featcache._utils.in_flight import InFlightQueue
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.regular_files import read_regular
+from featcache._utils.results import NotebookResult
 from featcache.backbones.backbone import Backbone
 from featcache.core.model_card import ModelCard
 from featcache.core.samples import format_labels
 from featcache.core.thresholds import decide, format_thresholds
 from featcache.errors import UnreadableImageError
 from featcache.heads import registry
+from featcache.models.defaults import TOP_CLASSES
 from featcache.models.inputs import Image, ImageFile, each_image
 from featcache.models.load import open_model
 from featcache.models.prediction import Prediction
-from featcache.vision.decode import Decoded, check_picture, decode_and_check
+from featcache.models.prepare import Prepare, Prepared, prepare_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,44 +39,68 @@ if TYPE_CHECKING:
     from featcache.training.network import BackboneWithHead
 
 _Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
-"""Waits for class indices (b,) and probabilities (b, c), None for heads without any."""
+"""Waits for class indices, shape (b,), and probabilities, shape (b, c); None for heads without probabilities."""
 
-_Classify = Callable[[NDArray[np.uint8]], _Answer]
-"""Starts on clean views (b, s, s, 3)."""
-
-
-class _Made(NamedTuple):
-    """The views of an image, (v, s, s, 3), and what is odd about it."""
-
-    views: NDArray[np.uint8]
-    remark: str
+_Classify = Callable[[NDArray[Any]], _Answer]
+"""Starts on prepared views; of images (b, s, s, 3)."""
 
 
-_Views = _Made | UnreadableImageError
-_Begun = list[tuple[str, Future[_Views]]]
-"""Names of images, and their views to come."""
+class _Submitted(NamedTuple):
+    """An image that is being prepared. path : "" for an image in memory."""
+
+    path: str
+    future: Future[Prepared | UnreadableImageError]
 
 
 class Classifier(NotebookResult):
-    """A backbone with its preprocessing, a head and the class names.
+    """A backbone with its preprocessing, a head and the class names. `Classifier.load` makes one.
 
-    Use `Classifier.load`. Attributes: `card` (what the model is), `classes`, `backbone`.
+    Attributes
+    ----------
+    card : ModelCard
+        What the model is: backbone, head, metrics.
+    classes : tuple of str
+        The class names.
+    backbone : Backbone
+
+    Examples
+    --------
+    Fit a head on features of a network with random weights, and predict images of noise.
+
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from featcache import Classifier, extract, fit_head
+    >>> rng = np.random.default_rng(0)
+    >>> for number in range(16):
+    ...     folder = Path("photos", "ants" if number % 2 else "bees")
+    ...     folder.mkdir(parents=True, exist_ok=True)
+    ...     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
+    >>> cache = extract("photos", "photos.h5", backbone="timm/test_resnet", weights="none", image_size=32, views=0)
+    >>> fitted = fit_head("photos.h5", "head", head="ridge")
+    >>> classifier = Classifier.load("head")
+    >>> classifier.classes
+    ('ants', 'bees')
+    >>> predictions = classifier.predict([rng.integers(0, 256, (32, 32, 3), np.uint8)], top=1)
+    >>> predictions[0].label in classifier.classes
+    True
     """
 
-    def __init__(self, card: ModelCard, backbone: Backbone, classify: _Classify) -> None:
+    def __init__(self, card: ModelCard, backbone: Backbone, classify: _Classify, prepare: Prepare) -> None:
         self.card = card
         self.classes = card.classes
         self.backbone = backbone
         self._classify = classify
+        self._prepare = prepare
 
     def __str__(self) -> str:
-        """What it is, in two lines."""
+        """Two lines: the model, and its classes."""
         card, names = self.card, brief(self.classes)
         layer = f"features ({card.layer}) of {card.spec.backbone}"
-        what = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
-        decided = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
-        decided += f"; averages {card.tta} augmented views of an image with the clean one" if card.tta else ""
-        return f"{what}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}{decided}"
+        model = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
+        options = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
+        options += f"; averages {card.tta} augmented views of an image with the clean one" if card.tta else ""
+        return f"{model}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}{options}"
 
     @classmethod
     def load(
@@ -88,94 +112,135 @@ class Classifier(NotebookResult):
         views: int = 0,
         backbone: Backbone | nn.Module | None = None,
     ) -> Classifier:
-        """Load a folder that `fit_head` or `finetune` wrote; executes no code from its files.
+        """Load a folder that `fit_head` or `finetune` wrote. It runs no code from the files.
 
         Parameters
         ----------
-        weights : where the backbone's weights lie now, if they have moved.
-        views : how many will be predicted, where that is known: many pay for converting the network, which else is
-            done only by extraction. See `Backbone.select_engine`.
-        backbone : the network, where it is your own: the Backbone or the module that the features were made with. Its
-            weights are compared with those that were used then.
+        path : path
+            The folder.
+        weights : str, optional
+            Where the backbone's weights are now, if they were moved.
+        device : str
+            "auto", "cpu", "cuda", "cuda:1" or "mps". Default: "auto".
+        views : int
+            How many views will be predicted, if known. With many views it pays to convert the network to a faster
+            engine; extraction does that in any case. See `Backbone.select_engine`. Default: 0.
+        backbone : Backbone or torch.nn.Module, optional
+            The network, if it is your own: the one that made the features. Its weights are compared with those.
+
+        Returns
+        -------
+        Classifier
 
         Raises
         ------
-        HeadError : not a model, or one that is refused. BackboneError : its backbone's weights are not to be had,
-            or are others than those that the head was fitted on.
+        HeadError
+            The folder holds no model, or a damaged one.
+        BackboneError
+            The backbone's weights cannot be loaded, or differ from those that the head was fitted on.
         """
         saved = open_model(path, weights=weights, device=device, backbone=backbone)
-        card, network = saved.card, saved.backbone
+        card, network, prepare = saved.card, saved.backbone, prepare_for(saved.card.spec)
         if card.kind == "network":
-            return cls(card, network, _network_classifier(network, saved.model, card))
+            return cls(card, network, _network_classifier(network, saved.model, card), prepare)
         if backbone is None:
             network.select_engine(card.spec.view.image_size, views=views, like=card.engine)
-        return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel))
+        return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel), prepare)
 
     def predict(
         self,
         images: Image | bytes | IO[bytes] | Iterable[Image | bytes | IO[bytes]],
         *,
-        top: int = 5,
+        top: int = TOP_CLASSES,
         tta: int | None = None,
         batch_size: int | None = None,
     ) -> list[Prediction]:
-        """Predict pictures, in their order; see `stream`."""
+        """Predict images, in their order.
+
+        Parameters
+        ----------
+        images : one or several images
+            See `stream`.
+        top : int
+            How many classes to name. Default: 5.
+        tta : int, optional
+            See `stream`.
+        batch_size : int, optional
+            See `stream`.
+
+        Returns
+        -------
+        list of Prediction
+        """
         return list(self.stream(images, top=top, tta=tta, batch_size=batch_size))
 
     def stream(
         self,
         images: Image | bytes | IO[bytes] | Iterable[Image | bytes | IO[bytes]],
         *,
-        top: int = 5,
+        top: int = TOP_CLASSES,
         tta: int | None = None,
         batch_size: int | None = None,
     ) -> Generator[Prediction, None, None]:
-        """Predict pictures as they come.
+        """Predict images as they arrive.
 
         Parameters
         ----------
-        images : one or several of
+        images : one or several images
+            One or several of
 
             - paths and URLs of image files;
-            - bytes of an image file, and files opened with "rb", which are read at once;
-            - Pillow images, which give what their files give;
+            - the bytes of an image file, and files opened with "rb", which are read at once;
+            - Pillow images, with the result of their files;
             - arrays (h, w, 3), (h, w) or (h, w, 4), uint8, upright; an array (n, h, w, 3) is n images;
 
-            or one of: a folder, which gives all images below it; what `extract` takes: a table (CSV, Parquet; a column
-            `path` is enough), tar files, a saved data set; a URL of any of these. An unreadable image gives a
-            Prediction with an error.
-        top : how many classes to name. tta : augmented views of each picture, averaged with the clean one; those
-            of a file are what extraction would have made of it, those of others are drawn by their pixels. None takes
-            as many as the head's figures were averaged over.
-        batch_size : views, not images, in one forward pass; None takes 32, on a GPU 256. Where images come slowly,
-            their predictions wait for a batch.
+            or one of: a folder, with all images below it; a table (CSV, Parquet; it needs only the column `path`), tar
+            files or a saved data set, as in `extract`; a URL of any of these. An unreadable image gives a Prediction
+            with an error.
+        top : int
+            How many classes to name. Default: 5.
+        tta : int, optional
+            How many augmented views of each image are averaged with the clean view. Augmented views of a file are those
+            of extraction; those of other images are seeded with their pixels. Default: as many as the metrics of the
+            head were averaged over.
+        batch_size : int, optional
+            How many views, not images, are in one forward pass. If images arrive slowly, their predictions wait for a
+            whole batch. Default: 32, on a GPU 256.
+
+        Yields
+        ------
+        Prediction
+            In the order of the images.
 
         Raises
         ------
-        DataLayoutError : what is no image, or an array of another shape or type. EmptyFolderError : a folder or a table
-            without images.
+        DataLayoutError
+            An object that is not an image, or an array of another shape or type.
+        EmptyFolderError
+            A folder or a table without images.
 
         Warns
         -----
-        IgnoredFilesWarning : files of a folder, a tar file or a URL that are no images: their number by reason.
+        IgnoredFilesWarning
+            A folder, a tar file or a URL has files that are not images. It counts them by reason.
         """
         numbers, workers = range(1 + (self.card.tta if tta is None else tta)), usable_cores()
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
         max_in_flight = self.backbone.max_in_flight
         images_ahead = 2 * size + 2 * workers + max_in_flight // len(numbers)  # for threads, network and head
-        decoders, network, head = pools = [ThreadPoolExecutor(n, "predict") for n in (workers, 1, 1)]
+        readers, network, head = pools = [ThreadPoolExecutor(n, "predict") for n in (workers, 1, 1)]
 
-        def predict(batch: _Begun) -> Future[list[Prediction]]:
+        def predict(batch: list[_Submitted]) -> Future[list[Prediction]]:
             answer = network.submit(self._start, batch)
             return head.submit(self._predictions, batch, answer, top, len(numbers))
 
-        batch: _Begun = []
-        failed: list[Exception] = []
+        batch: list[_Submitted] = []
+        errors: list[Exception] = []
         queue: InFlightQueue[Future[list[Prediction]]]
         queue = InFlightQueue(images_ahead - size + 1, is_ready=Future.done)
         try:
-            for place, image in enumerate(_until_error(images, failed)):
-                batch.append(self._begin(decoders, image, f"image {place}", numbers))
+            for index, image in enumerate(_until_error(images, errors)):
+                batch.append(self._submit(readers, image, f"image {index}", numbers))
                 if len(batch) == size:
                     queue.add(predict(batch), size)
                     batch = []
@@ -185,102 +250,88 @@ class Classifier(NotebookResult):
                 queue.add(predict(batch), size)
             for predictions in queue.drain():
                 yield from predictions.result()
-            if failed:
-                raise failed[0]
+            if errors:
+                raise errors[0]
         finally:
             for pool in pools:
                 pool.shutdown(cancel_futures=True)
 
-    def _begin(
-        self, decoders: ThreadPoolExecutor, image: Image, name: str, numbers: Sequence[int]
-    ) -> tuple[str, Future[_Views]]:
-        """A path, "" for what is in memory, and the image's views to come."""
+    def _submit(self, readers: ThreadPoolExecutor, image: Image, name: str, numbers: Sequence[int]) -> _Submitted:
+        """Start to prepare an image."""
         if isinstance(image, (str, os.PathLike)):
             path = os.fspath(image)
-            return path, decoders.submit(self._views_of_file, partial(_read_file, path), numbers)
+            return _Submitted(path, readers.submit(self._prepare_file, partial(read_regular, path), numbers))
         if isinstance(image, ImageFile):
-            return image.name, decoders.submit(self._views_of_file, image.read, numbers)
+            return _Submitted(image.name, readers.submit(self._prepare_file, image.read, numbers))
         try:
-            # at once: its owner may change or close it afterwards
-            decoded = check_picture(image, name, value_range=self.card.spec.view.value_range)
+            make_views = self._prepare(image, name)  # now: the caller may change or close the image afterwards
         except UnreadableImageError as error:
-            unreadable: Future[_Views] = Future()
+            unreadable: Future[Prepared | UnreadableImageError] = Future()
             unreadable.set_result(error)
-            return "", unreadable
-        return "", decoders.submit(self._views, decoded, decoded.pixels.data, numbers)
+            return _Submitted("", unreadable)
+        return _Submitted("", readers.submit(make_views, numbers))
 
-    def _views_of_file(self, read: Callable[[], bytes], numbers: Sequence[int]) -> _Views:
+    def _prepare_file(self, read: Callable[[], bytes], numbers: Sequence[int]) -> Prepared | UnreadableImageError:
         try:
-            data = read()
-            return self._views(decode_and_check(data, value_range=self.card.spec.view.value_range), data, numbers)
+            return self._prepare(read())(numbers)
         except UnreadableImageError as error:
             return error
         except OSError as error:
             return UnreadableImageError(error.strerror or str(error))
-        except ValueError as error:  # a name with NUL in it
+        except ValueError as error:  # a path with NUL in it
             return UnreadableImageError(str(error))
 
-    def _views(self, decoded: Decoded, content: bytes | memoryview, numbers: Sequence[int]) -> _Views:
-        """content : what the views are drawn by."""
-        from featcache.vision.augment import make_views
+    def _start(self, batch: list[_Submitted]) -> _Answer | None:
+        """Start the network on the readable images of a batch."""
+        results = [submitted.future.result() for submitted in batch]
+        views = [result.views for result in results if isinstance(result, Prepared)]
+        return self._classify(np.concatenate(views)) if views else None
 
-        views = make_views(decoded.pixels, self.card.spec.view, hashlib.sha256(content).digest(), numbers)
-        return _Made(views, decoded.remark)
-
-    def _start(self, batch: _Begun) -> _Answer | None:
-        """Give the network what could be read of a batch."""
-        views = [future.result() for _, future in batch]
-        good = [one.views for one in views if isinstance(one, _Made)]
-        return self._classify(np.concatenate(good)) if good else None
-
-    def _predictions(self, batch: _Begun, started: Future[_Answer | None], top: int, views: int) -> list[Prediction]:
-        """views : of each image."""
+    def _predictions(
+        self, batch: list[_Submitted], started: Future[_Answer | None], top: int, views: int
+    ) -> list[Prediction]:
+        """The predictions of a batch. views : of each image."""
         answer = started.result()
-        results = iter(self._results(*answer(), top, views) if answer else ())
+        labelled = iter(self._labels_and_top(*answer(), top, views) if answer else ())
         predictions = []
         for path, future in batch:
-            found = future.result()
-            if isinstance(found, UnreadableImageError):
-                predictions.append(Prediction(path, None, (), str(found)))
+            result = future.result()
+            if isinstance(result, UnreadableImageError):
+                predictions.append(Prediction(path, None, (), str(result)))
             else:
-                label, shown = next(results)
-                remark = found.remark or None
-                predictions.append(Prediction(path, label, shown, several=self.card.multilabel, remark=remark))
+                label, classes = next(labelled)
+                remark = result.remark or None
+                predictions.append(Prediction(path, label, classes, several=self.card.multilabel, remark=remark))
         return predictions
 
-    def _results(
+    def _labels_and_top(
         self, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, top: int, views: int
     ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
-        """Label and top classes of each image."""
+        """The label and the top classes of each image."""
         predicted, probabilities = registry.average_views(
             predicted, probabilities, views, len(self.classes), self.card.thresholds
         )
-        named = format_labels(predicted, self.classes)
+        labels = format_labels(predicted, self.classes)
         if probabilities is None:
-            return [(name, ((name, None),)) for name in named]
+            return [(label, ((label, None),)) for label in labels]
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
-            (name, tuple((self.classes[i], float(row[i])) for i in best))
-            for name, row, best in zip(named, probabilities, order, strict=True)
+            (label, tuple((self.classes[i], float(row[i])) for i in best))
+            for label, row, best in zip(labels, probabilities, order, strict=True)
         ]
 
 
-def _until_error(images: Any, failed: list[Exception]) -> Iterator[Any]:
-    """Each image; an error of the iterable ends them, and is kept until those that came are predicted."""
+def _until_error(images: Any, errors: list[Exception]) -> Iterator[Any]:
+    """Each image. An error of the iterable ends them; it is kept until the images before it are predicted."""
     try:
         yield from each_image(images)
     except Exception as error:
-        failed.append(error)
-
-
-def _read_file(path: str) -> bytes:
-    """The bytes of a file. Raises OSError."""
-    return read_regular(path)
+        errors.append(error)
 
 
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
-    def classify(pixels: NDArray[np.uint8]) -> _Answer:
-        features = backbone.submit(pixels)
+    def classify(views: NDArray[Any]) -> _Answer:
+        features = backbone.submit(views)
         return lambda: registry.classify(
             estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel
         )
@@ -291,15 +342,15 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multila
 def _network_classifier(backbone: Backbone, network: BackboneWithHead, card: ModelCard) -> _Classify:
     import torch
 
-    def classify(pixels: NDArray[np.uint8]) -> _Answer:
+    def classify(views: NDArray[Any]) -> _Answer:
         with torch.inference_mode(), backbone.feature_extractor.autocast():
-            logits = network(backbone.normalise(pixels))
+            logits = network(backbone.normalise(views))
 
         def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
             values = logits.cpu().double()
             probabilities = (values.sigmoid() if card.multilabel else values.softmax(1)).numpy()
-            several = decide(probabilities, card.thresholds) if card.multilabel else None
-            return probabilities.argmax(1) if several is None else several, probabilities
+            labels = decide(probabilities, card.thresholds) if card.multilabel else probabilities.argmax(1)
+            return labels, probabilities
 
         return answer
 

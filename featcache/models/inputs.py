@@ -1,4 +1,4 @@
-"""`list_inputs`: the images that files, folders, tables, tar files, data sets and URLs name, to be predicted."""
+"""The images to predict that files, folders, tables, tar files, data sets and URLs name."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ from featcache.data.input_notes import input_notes
 from featcache.data.sources.base import Source
 from featcache.data.sources.registry import is_collection, open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
-from featcache.vision.decode import Picture, is_picture
+from featcache.vision.pictures import Picture, is_picture
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """The bytes of an image file, read when they are needed.
+    """An image file whose bytes are read when they are needed.
 
-    name : what its prediction calls it; "" for none. read : gives the bytes; raises OSError.
+    Attributes
+    ----------
+    name : str
+        The path in its prediction; may be empty.
+    read : Callable[[], bytes]
+        Raises OSError.
     """
 
     name: str
@@ -36,7 +41,7 @@ class ImageFile:
 
 
 Image: TypeAlias = str | os.PathLike[str] | Picture | ImageFile
-"""One image: a path, a picture in memory, or bytes to be read."""
+"""One image: a path, an image in memory, or a file to be read."""
 
 
 def each_image(images: Any) -> Iterator[Image]:
@@ -44,29 +49,33 @@ def each_image(images: Any) -> Iterator[Image]:
 
     Parameters
     ----------
-    images : one of: a folder, a table (CSV, Parquet), tar files, a saved data set, a URL of any of these; or one or
-        several of: paths, URLs, bytes of an image file, open binary files, Pillow images, arrays. See
-        `Classifier.stream`.
+    images : one or several images
+        One of: a folder, a table (CSV, Parquet), tar files, a saved data set, a URL of any of these; or one or several
+        of: paths, URLs, bytes of an image file, open binary files, Pillow images, arrays. See `Classifier.stream`.
 
     Raises
     ------
-    DataLayoutError : an object of another type. EmptyFolderError : a folder or a table without images.
+    DataLayoutError
+        An object of another type.
+    EmptyFolderError
+        A folder or a table without images.
 
     Warns
     -----
-    IgnoredFilesWarning : files that are no images, with their number by reason.
+    IgnoredFilesWarning
+        Some files are not images. It counts them by reason.
     """
     if isinstance(images, (str, os.PathLike)):
         ignored = Counter[str]()
-        found = _of_name(images, ignored)
+        named = _images_of_name(images, ignored)
         if ignored:
             text = f"{os.fspath(images)}: {'; '.join(input_notes(ignored, [], []))}"
             warnings.warn(text, IgnoredFilesWarning, stacklevel=2)
-        yield from found
+        yield from named
     elif isinstance(images, (bytes, bytearray, memoryview, ImageFile)) or is_picture(images) or _is_file(images):
-        yield _one(images)
+        yield _single_image(images)
     elif isinstance(images, Iterable):
-        yield from map(_one, images)
+        yield from map(_single_image, images)
     else:
         raise DataLayoutError(
             f"images is of type {type(images).__name__}; give paths, URLs, bytes, open files, Pillow images or arrays."
@@ -74,35 +83,39 @@ def each_image(images: Any) -> Iterator[Image]:
 
 
 def list_inputs(names: Sequence[str], missing: dict[str, str], ignored: Counter[str] | None = None) -> list[Image]:
-    """The images that the words of a command line name: as `each_image`, and glob patterns.
+    """The images that the arguments of a command name: inputs of `each_image`, and glob patterns.
 
     Parameters
     ----------
-    missing : takes the names without an image, with the reason.
-    ignored : counts the files that are passed over, by reason.
+    names : sequence of str
+    missing : dict of str to str
+        Gets the names without an image, with the reason of each.
+    ignored : Counter of str, optional
+        Counts the ignored files by reason.
 
     Raises
     ------
-    EmptyFolderError : none of the names has images.
+    EmptyFolderError
+        No name has an image.
     """
-    found: list[Image] = []
-    lacking: dict[str, str] = {}
+    images: list[Image] = []
+    empty: dict[str, str] = {}
     for name in names:
         try:
-            is_far = is_collection(name) or remote.is_url(name)
-            found += _of_name(name, ignored) if is_far else find_images([name], ignored=ignored)
+            is_local = not (is_collection(name) or remote.is_url(name))
+            images += find_images([name], ignored=ignored) if is_local else _images_of_name(name, ignored)
         except EmptyFolderError as error:
-            lacking[name] = str(error).removeprefix(f"{name} names no image: ").removesuffix(".")
-    if not found:
-        name, reason = next(iter(lacking.items()))
-        more = f" (and {len(lacking) - 1} other names do not either)" if len(lacking) > 1 else ""
+            empty[name] = str(error).removeprefix(f"{name} names no image: ").removesuffix(".")
+    if not images:
+        name, reason = next(iter(empty.items()))
+        more = f" (and {len(empty) - 1} other names do not either)" if len(empty) > 1 else ""
         raise EmptyFolderError(f"{name} names no image: {reason}{more}.")
-    missing |= lacking
-    return found
+    missing |= empty
+    return images
 
 
 def images_of(source: Source, names: Iterable[str]) -> list[Image]:
-    """The images of a source: those that are files of this machine by path."""
+    """The images of a source: the path of an image if it is a local file, else how to read it."""
     return [str(source.local_path(name) or "") or _image_of_source(source, name) for name in names]
 
 
@@ -115,44 +128,44 @@ def _is_file(image: Any) -> bool:
     return hasattr(image, "read")
 
 
-def _one(image: Any) -> Image:
-    """One image; a name is taken for that of one, whatever it is."""
+def _single_image(image: Any) -> Image:
+    """One image. A path or URL always means one image here."""
     if isinstance(image, (str, os.PathLike)) and remote.is_url(image):
         return ImageFile(os.fspath(image), partial(remote.read, os.fspath(image)))
     if isinstance(image, (bytes, bytearray, memoryview)):
-        content = bytes(image)  # a copy: its owner may change it afterwards
+        content = bytes(image)  # a copy: the caller may change it afterwards
         return ImageFile("", lambda: content)
     if _is_file(image) and not is_picture(image):
-        return _of_file(image)
-    one: Image = image
-    return one
+        return _image_of_open_file(image)
+    memory_image: Image = image
+    return memory_image
 
 
-def _of_file(file: Any) -> ImageFile:
-    """An open file is read at once: its owner may close it afterwards."""
+def _image_of_open_file(file: Any) -> ImageFile:
+    """Read an open file at once: the caller may close it afterwards."""
     content, name = file.read(), getattr(file, "name", "")
     if not isinstance(content, bytes):
         raise DataLayoutError(f"{name or file!r} is open as text; open image files with open(PATH, 'rb').")
     return ImageFile(name if isinstance(name, str) else "", lambda: content)
 
 
-def _of_name(path: str | os.PathLike[str], ignored: Counter[str] | None = None) -> list[Image]:
-    """The images that one name stands for: those of a collection, or one."""
+def _images_of_name(path: str | os.PathLike[str], ignored: Counter[str] | None = None) -> list[Image]:
+    """The images of a name: those of a folder or collection, or one."""
     name, ignored = os.fspath(path), Counter() if ignored is None else ignored
     if is_collection(name):
         source = open_source(name)
-        found = images_of(source, source.sample_ids(ignored))
+        images = images_of(source, source.sample_ids(ignored))
     elif remote.is_url(name):
         if is_image_name(Path(posixpath.basename(urlsplit(name).path))):
-            return [_one(name)]
-        found = [_one(remote.join(name, one)) for one in _list_url(name, ignored)]
+            return [_single_image(name)]
+        images = [_single_image(remote.join(name, path)) for path in _list_url(name, ignored)]
     elif os.path.isdir(name):
-        found = list[Image](sorted(walk(Path(name), ignored)))
+        images = list[Image](sorted(walk(Path(name), ignored)))
     else:
         return [path]
-    if not found:
+    if not images:
         raise EmptyFolderError(f"{name} names no image: it holds none{describe_ignored(ignored)}.")
-    return found
+    return images
 
 
 def _list_url(url: str, ignored: Counter[str]) -> list[str]:

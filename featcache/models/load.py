@@ -1,4 +1,4 @@
-"""`SavedModel`: what `fit_head` or `finetune` wrote, loaded and held against what it says of itself."""
+"""`open_model`: load what `fit_head` or `finetune` wrote, and check it against its card."""
 
 from __future__ import annotations
 
@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model's card, its backbone, and what stands on it.
+    """A loaded model.
 
-    model : a fitted classifier on the backbone's features; or the whole `BackboneWithHead`, with the trained copy of
-        the backbone's module in it.
+    Attributes
+    ----------
+    card : ModelCard
+    backbone : Backbone
+    model : estimator or BackboneWithHead
+        A fitted classifier on the backbone's features, or the whole fine-tuned network, which includes its own copy of
+        the backbone's module.
     """
 
     card: ModelCard
@@ -48,18 +53,29 @@ def open_model(
     lazy: bool = True,
     backbone: Backbone | nn.Module | None = None,
 ) -> SavedModel:
-    """Load a folder that `fit_head` or `finetune` wrote; executes no code from its files.
+    """Load a folder that `fit_head` or `finetune` wrote. It runs no code from the files.
 
     Parameters
     ----------
-    weights : where the backbone's weights lie now, if they have moved.
-    precision : in what the backbone computes; None takes that of the cache, or the best that the device has.
-    lazy : see `load_backbone`. backbone : the network, where it is the user's own, see `load_backbone_of`.
+    path : path
+        The folder.
+    weights : str, optional
+        Where the backbone's weights are now, if they were moved.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps". Default: "auto".
+    precision : str, optional
+        In which the backbone computes. Default: that of the cache, or the best of the device.
+    lazy : bool
+        See `load_backbone`. Default: True.
+    backbone : Backbone or torch.nn.Module, optional
+        The network, if it is the user's own, see `load_backbone_of`.
 
     Raises
     ------
-    HeadError : not a model, or one that is refused. BackboneError : its backbone's weights are not to be had,
-        or are others than those that the head was fitted on.
+    HeadError
+        The folder holds no model, or a damaged one.
+    BackboneError
+        The backbone's weights cannot be loaded, or differ from those that the head was fitted on.
     """
     folder = Path(path)
     with reading(folder):
@@ -75,28 +91,30 @@ def _open(
     backbone: Backbone | nn.Module | None,
 ) -> SavedModel:
     card = ModelCard.read(folder)
-    if not locate(folder, card.file).is_file():  # a pipe would make us wait
+    if not locate(folder, card.file).is_file():  # reading a pipe would wait
         raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
     spec, device = card.spec, resolve_device(device)
-    whole = card.kind == "network"
+    is_network = card.kind == "network"
     network = load_backbone_of(
         spec,
         folder,
         backbone=backbone,
-        weights="none" if whole else weights or card.weights,
-        layers=(PENULTIMATE,) if whole else split_layers(card.layer),
+        weights="none" if is_network else weights or card.weights,
+        layers=(PENULTIMATE,) if is_network else split_layers(card.layer),
         device=device,
         precision=precision or _precision(spec.precision, device),
-        lazy=lazy and not whole,
+        lazy=lazy and not is_network,
     )
-    if whole:
+    if is_network:
         return SavedModel(card, network, _load_network(folder, card, network))
     if network.weights_sha256 != spec.weights_sha256:
-        own = f"--backbone has {network.weights_sha256[:12]}.... Give the network with the weights it had then."
-        named = f"{weights or card.weights} has {network.weights_sha256[:12]}.... Give the right file with --weights."
+        own_network = f"--backbone has {network.weights_sha256[:12]}.... Give the network with the weights it had then."
+        named_network = (
+            f"{weights or card.weights} has {network.weights_sha256[:12]}.... Give the right file with --weights."
+        )
         raise BackboneError(
             f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
-            f"{named if backbone is None else own}"
+            f"{named_network if backbone is None else own_network}"
         )
     return SavedModel(card, network, _load_head(folder, card, network))
 
@@ -114,10 +132,10 @@ def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> Backbone
 def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
     estimator = load_head(locate(folder, card.file))
     if registry.is_multilabel(estimator) != card.multilabel:
-        raise HeadError(f"{folder} is damaged: its head and model.json do not agree on how many labels an image has.")
-    wrong = len(estimator.classes_) != len(card.classes) if card.multilabel else False
+        raise HeadError(f"{folder} is damaged: its head and model.json disagree on whether images have several labels.")
+    has_other_labels = card.multilabel and len(estimator.classes_) != len(card.classes)
     width = sum(backbone.dims.values())
-    if wrong or estimator.n_features_in_ != width or np.max(estimator.classes_) >= len(card.classes):
+    if has_other_labels or estimator.n_features_in_ != width or np.max(estimator.classes_) >= len(card.classes):
         raise HeadError(
             f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
             f"{len(estimator.classes_)} classes, the backbone gives {width} and model.json names "
@@ -129,7 +147,7 @@ def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
 
 
 def _precision(precision: str, device: str) -> str:
-    """The precision of the cache, or the best that this device has."""
+    """The precision of the cache, or the best of this device."""
     try:
         return resolve_precision(precision, device)
     except BackboneError:

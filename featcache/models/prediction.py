@@ -1,4 +1,4 @@
-"""`Prediction`: what a model says of one picture; and many of them as text, CSV or JSON."""
+"""`Prediction`: what a model predicts for one image; and many of them as text, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from featcache._utils.formatting import csv_row, json_safe, printable
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.core.samples import SEPARATOR
 
 Format = Literal["text", "csv", "json", "jsonl"]
@@ -17,17 +17,32 @@ _COLUMNS = ["path", "label", "probability", "error", "remark"]
 
 @dataclass(frozen=True, repr=False)
 class Prediction(NotebookResult):
-    """What a model says of one picture.
+    """What a model predicts for one image.
 
-    path : "" for a picture that was not given as a file.
-    label : the most probable class; of a model of several labels those that are more probable than their thresholds
-        (0.5 as a rule), as "a|b". None where the picture could not be read; then `error` says why.
-    top : pairs (class, probability), most probable first. The probability is None for heads without one.
-    several : whether a picture can have several labels.
-    moved_to : where a `Sorter` put the file; None where nothing is sorted. Beside a label, `error` says why it could
-        not be put there.
-    remark : what is odd about the pixels, such as "nearly black", or "first of several pages" of the file; None for
-        nothing.
+    Attributes
+    ----------
+    path : str
+        "" for an image that was not given as a file.
+    label : str, optional
+        The most probable class. If images have several labels: those whose probability is above their threshold
+        (usually 0.5), as "a|b". None if the image could not be read; then `error` gives the reason.
+    top : tuple of (str, float or None)
+        Classes and their probabilities, the most probable first. The probability is None for heads without one.
+    error : str, optional
+        Why the image could not be read; with a label, why its file could not be moved or linked.
+    several : bool
+        Whether images can have several labels.
+    moved_to : tuple of str, optional
+        Where a `FileSorter` put the file. None if files are not sorted.
+    remark : str, optional
+        What is odd about the image, such as "nearly black" or "first of several pages".
+
+    Examples
+    --------
+    >>> from featcache import Prediction
+    >>> prediction = Prediction("photo.jpg", "ants", (("ants", 0.75), ("bees", 0.25)))
+    >>> prediction.probability
+    0.75
     """
 
     path: str
@@ -40,21 +55,21 @@ class Prediction(NotebookResult):
 
     @property
     def probability(self) -> float | None:
-        """Of the most probable class."""
+        """The probability of the most probable class."""
         return self.top[0][1] if self.top else None
 
     def __str__(self) -> str:
-        """One line: path, class, probability, then the next classes; of several labels first those that it has."""
+        """One line: the path and the top classes; if images have several labels, first the labels."""
         if self.label is None:
             return f"{printable(self.path)}\tunreadable: {printable(self.error or '')}"
-        shown = [label if share is None else f"{label} {share:.4f}" for label, share in self.top]
-        named = [self.label or "none"] if self.several else []
-        moved = [f"-> {place}" for place in self.moved_to or ()]
-        more = [*([self.error] if self.error else []), *([f"remark: {self.remark}"] if self.remark else [])]
-        return "\t".join(map(printable, [self.path, *named, *shown, *moved, *more]))
+        labels = [self.label or "none"] if self.several else []
+        classes = [name if probability is None else f"{name} {probability:.4f}" for name, probability in self.top]
+        targets = [f"-> {target}" for target in self.moved_to or ()]
+        notes = [*([self.error] if self.error else []), *([f"remark: {self.remark}"] if self.remark else [])]
+        return "\t".join(map(printable, [self.path, *labels, *classes, *targets, *notes]))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; `moved_to` only where files are sorted."""
+        """JSON values; `moved_to` only if files are sorted."""
         return {
             "path": self.path,
             "label": self.label,
@@ -72,15 +87,20 @@ def format_predictions(
     moved: bool = False,
     summary: Callable[[Exception | None], Mapping[str, Any]] = lambda error: {},
 ) -> Iterator[str]:
-    """Predictions as text, piece by piece as they come.
+    """Predictions as text, in pieces, as they arrive.
 
     Parameters
     ----------
-    kind : "text", a line each; "csv"; "json", one object; "jsonl", an object a line. Bytes of a path that are no text
-        are kept as surrogates: write with errors="surrogateescape". JSON is ASCII.
-    moved : whether CSV has the column `moved_to`; several places are written as "a|b".
-    summary : further fields of the object of "json", called after the last prediction, or with the error that ended
-        them, which is raised once the object is whole. Of "jsonl" they are a last line, after an error alone.
+    predictions : iterable of Prediction
+    kind : {"text", "csv", "json", "jsonl"}
+        "text" has a line for each, "json" is one object, "jsonl" has an object a line. JSON is ASCII. Bytes of a path
+        that are not text become surrogates: write with errors="surrogateescape".
+    moved : bool
+        Whether CSV has the column `moved_to`. Several targets are written as "a|b". Default: False.
+    summary : Callable[[Exception or None], dict]
+        Further fields of the object of "json". It is called after the last prediction, or with the error that ended the
+        predictions, which is raised after the object is complete. With "jsonl" they are a last line, only after an
+        error.
     """
     if kind == "csv":
         yield csv_row([*_COLUMNS, "moved_to"] if moved else _COLUMNS)
@@ -88,15 +108,15 @@ def format_predictions(
         yield '{"predictions": ['
     failure: Exception | None = None
     try:
-        for number, one in enumerate(predictions):
+        for number, prediction in enumerate(predictions):
             if kind == "text":
-                yield f"{one}\n"
+                yield f"{prediction}\n"
             elif kind == "csv":
-                share = "" if one.probability is None else f"{one.probability:.6f}"
-                places = [SEPARATOR.join(one.moved_to or ())] if moved else []
-                yield csv_row([one.path, one.label or "", share, one.error or "", one.remark or "", *places])
+                yield csv_row(
+                    [*_csv_cells(prediction), *([SEPARATOR.join(prediction.moved_to or ())] if moved else [])]
+                )
             else:
-                text = json.dumps(json_safe(one.to_dict()))
+                text = json.dumps(json_safe(prediction.to_dict()))
                 yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"
     except Exception as error:
         failure = error
@@ -107,3 +127,9 @@ def format_predictions(
         yield f"{json.dumps(json_safe(dict(summary(failure))))}\n"
     if failure:
         raise failure
+
+
+def _csv_cells(prediction: Prediction) -> list[str]:
+    """The cells of `_COLUMNS`."""
+    probability = "" if prediction.probability is None else f"{prediction.probability:.6f}"
+    return [prediction.path, prediction.label or "", probability, prediction.error or "", prediction.remark or ""]

@@ -1,4 +1,4 @@
-"""`FileSorter`: puts predicted files into a folder for each class. It overwrites nothing, and a kill loses nothing."""
+"""`FileSorter`: moves or links predicted files into a folder for each class, without overwriting or losing any."""
 
 from __future__ import annotations
 
@@ -23,30 +23,40 @@ from featcache.models.prediction import Prediction
 How = Literal["move", "link"]
 
 _MOVED: dict[How, str] = {"move": "moved", "link": "linked"}
-_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # FAT and its kin; files of others
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # such as FAT; files of other users
 _CHUNK = 1 << 20
-_LONGEST = 255  # bytes of a name, on every file system in use
+_MAX_NAME_BYTES = 255  # on common file systems
 
 
 class FileSorter:
-    """Puts files into ROOT/CLASS/NAME: moves them there, or links to them with absolute symbolic links.
+    """Moves files to ROOT/CLASS/NAME, or creates absolute symbolic links there.
 
-    A name that other content has taken gets a number, NAME-2.jpg: the first that is free, or has the same content, or a
-    link to the same file, already; then nothing is done.
+    If a file with other content has the name, the first free one of NAME-2.jpg, NAME-3.jpg, ... is used. If a file with
+    the same content, or a link to the same file, has one of these names, nothing is done.
 
     Parameters
     ----------
-    root : the folder of the class folders; they are made when they are needed.
-    classes, multilabel : of the model. Files of several labels are linked into the folder of each, or into none.
-    dry_run : do nothing, and say what would be done.
+    root : path
+        The folder of the class folders, which are created when they are needed.
+    how : {"move", "link"}
+    classes : sequence of str
+        Of the model.
+    multilabel : bool
+        Whether images can have several labels. Their files are linked into the folder of each label. Default: False.
+    dry_run : bool
+        Change no file, and only report the targets. Default: False.
 
     Attributes
     ----------
-    counts : files put into the folder of each class. there : those that were there already.
+    counts : Counter of str
+        The number of files moved or linked into the folder of each class.
+    existing : int
+        The number of files that were there already.
 
     Raises
     ------
-    DataLayoutError : a class whose name cannot be a folder's, a root that is a file, moving to several places.
+    DataLayoutError
+        The name of a class cannot be that of a folder, the root is a file, or files would be moved to several folders.
     """
 
     def __init__(
@@ -55,71 +65,71 @@ class FileSorter:
         root = Path(root)
         if multilabel and how == "move":
             raise DataLayoutError(
-                "this model gives a picture several labels, and a file can be moved to one place only. Link to it."
+                "this model gives an image several labels, and a file can be moved to one folder only. Use links."
             )
         for name in classes:
             if not _is_plain(name) or (multilabel and SEPARATOR in name):
                 raise DataLayoutError(
                     f"the class {name!r} cannot be the name of a folder: it is empty or too long, begins with a dot, "
-                    "or has a slash or a control character in it. Nothing was sorted."
+                    "or contains a slash or a control character. No file was sorted."
                 )
         for folder in (root, *(root / name for name in classes)):
             if os.path.lexists(folder) and not folder.is_dir():
-                raise DataLayoutError(f"{folder} is no folder, but files shall go into it. Nothing was sorted.")
+                raise DataLayoutError(f"{folder} is not a folder, but files are sorted into it. No file was sorted.")
         self.root, self.how, self.dry_run = root, how, dry_run
         self.counts: Counter[str] = Counter(dict.fromkeys(classes, 0))
-        self.there = 0
-        self._several = multilabel
-        self._planned: dict[str, Path | None] = {}  # of a dry run: what would lie at a path, None where it had left
+        self.existing = 0
+        self._multilabel = multilabel
+        self._planned: dict[str, Path | None] = {}  # in a dry run, the file at each path; None if it is moved away
 
     def place(self, prediction: Prediction) -> Prediction:
-        """Put a picture's file where it belongs; the prediction with `moved_to`, or the `error` that prevented it."""
+        """Move or link the file of an image. Returns the prediction with `moved_to`, or with the `error`."""
         label = prediction.label
-        labels = [] if not label else label.split(SEPARATOR) if self._several else [label]
-        places: list[str] = []
+        labels = [] if not label else label.split(SEPARATOR) if self._multilabel else [label]
+        targets: list[str] = []
         try:
             for name in labels:
-                places.append(str(self._put(Path(prediction.path), name)))
+                targets.append(str(self._put(Path(prediction.path), name)))
         except OSError as error:
             reason = f"could not be {_MOVED[self.how]}: {error.strerror or error}"
-            return replace(prediction, moved_to=tuple(places), error=reason)
-        return replace(prediction, moved_to=tuple(places))
+            return replace(prediction, moved_to=tuple(targets), error=reason)
+        return replace(prediction, moved_to=tuple(targets))
 
     def __str__(self) -> str:
-        """How many went where."""
+        """How many files were sorted into each folder."""
         verb = f"would have {_MOVED[self.how]}" if self.dry_run else _MOVED[self.how]
-        shares = ", ".join(f"{number} to {name}" for name, number in self.counts.items() if number)
-        there = f"; {self.there} were there already" if self.there else ""
-        return f"{verb} {self.counts.total()} files into {self.root}{': ' if shares else ''}{shares}{there}"
+        counts = ", ".join(f"{number} to {name}" for name, number in self.counts.items() if number)
+        existing = f"; {self.existing} were there already" if self.existing else ""
+        return f"{verb} {self.counts.total()} files into {self.root}{': ' if counts else ''}{counts}{existing}"
 
     def _put(self, source: Path, label: str) -> Path:
         folder = self.root / label
         if not self.dry_run:
-            self._make(folder)
+            self._create(folder)
         for target in _names(folder, source.name):
-            if not self._holder(target) and self._take(source, target):
+            if not self._content_at(target) and self._move_or_link(source, target):
                 self.counts[label] += 1
                 return target
-            holder = self._holder(target)  # perhaps of another process, which sorts the same files
-            if holder and _are_same(holder, source):
-                self.there += 1
+            other = self._content_at(target)  # perhaps of another process, which sorts the same files
+            if other and _same_content(other, source):
+                self.existing += 1
                 return target
         raise AssertionError  # the names never end
 
-    def _make(self, folder: Path) -> None:
-        """A class folder; a root that is new gets a mark, by which `extract` and others know that it is no class."""
+    def _create(self, folder: Path) -> None:
+        """Create a class folder. A new root gets a mark file, by which `extract` knows that the root is not a class."""
         with suppress(FileExistsError):
             self.root.mkdir(parents=True)
             (self.root / SORTED_MARK).touch()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def _holder(self, target: Path) -> Path | None:
-        """The file whose content is at a path, None where the path is free."""
-        found = target if os.path.lexists(target) else None
-        return self._planned.get(_entry(target), found) if self.dry_run else found
+    def _content_at(self, target: Path) -> Path | None:
+        """The file whose content is at a path, None if the path is free."""
+        existing = target if os.path.lexists(target) else None
+        return self._planned.get(_entry(target), existing) if self.dry_run else existing
 
-    def _take(self, source: Path, target: Path) -> bool:
-        """Move or link; False where the name was taken meanwhile."""
+    def _move_or_link(self, source: Path, target: Path) -> bool:
+        """Move or link a file. False if the target was created in the meantime."""
         try:
             if self.dry_run:
                 self._planned |= {_entry(source): None} if self.how == "move" else {}
@@ -134,7 +144,7 @@ class FileSorter:
 
 
 def distinct(paths: Iterable[str | Path]) -> Iterator[str | Path]:
-    """Each file once, by whatever names and links it is listed: it can be moved only once."""
+    """Each file once, even if it is listed under several names or links, because it can be moved only once."""
     seen: set[str] = set()
     for path in paths:
         real = os.path.realpath(path)
@@ -144,13 +154,15 @@ def distinct(paths: Iterable[str | Path]) -> Iterator[str | Path]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a folder can have this name, and `ls` shows it."""
+    """Whether a folder can have this name and is not hidden."""
     try:
-        short = 0 < len(os.fsencode(name)) <= _LONGEST
+        has_valid_length = 0 < len(os.fsencode(name)) <= _MAX_NAME_BYTES
     except UnicodeEncodeError:
         return False
     return (
-        short and name[0] != "." and not any(letter == "/" or ord(letter) < 32 or ord(letter) == 127 for letter in name)
+        has_valid_length
+        and name[0] != "."
+        and not any(letter == "/" or ord(letter) < 32 or ord(letter) == 127 for letter in name)
     )
 
 
@@ -163,31 +175,34 @@ def _names(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _entry(path: Path) -> str:
-    """The absolute path of a name in its folder; the name itself may be a link."""
+    """The absolute path, with links in the folder resolved but not a link at the path itself."""
     return os.path.join(os.path.realpath(path.parent), path.name)
 
 
-def _are_same(a: Path, b: Path) -> bool:
-    """Whether both are regular files, or links to such, of the same content."""
+def _same_content(a: Path, b: Path) -> bool:
+    """Whether both are regular files, or links to regular files, with the same content."""
     if not (a.is_file() and b.is_file()):
         return False
     if os.path.samefile(a, b):
         return True
-    with a.open("rb") as one, b.open("rb") as other:
-        if os.fstat(one.fileno()).st_size != os.fstat(other.fileno()).st_size:
+    with a.open("rb") as first, b.open("rb") as second:
+        if os.fstat(first.fileno()).st_size != os.fstat(second.fileno()).st_size:
             return False
-        while block := one.read(_CHUNK):
-            if block != other.read(_CHUNK):
+        while block := first.read(_CHUNK):
+            if block != second.read(_CHUNK):
                 return False
     return True
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a file; of a symbolic link the link. At any moment the content has a name, here or there or both.
+    """Move a file or a symbolic link. At any moment the content is at the source, the target or both.
 
     Raises
     ------
-    FileExistsError : the target is there. OSError
+    FileExistsError
+        The target exists.
+    OSError
+        The file cannot be moved.
     """
     if source.is_symlink():
         os.symlink(os.path.realpath(source), target)
@@ -202,13 +217,13 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Rename within a file system; unlike `os.rename` never onto what is there."""
+    """Rename within a file system. Unlike `os.rename`, it never replaces a file."""
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # an empty file of our own, to be replaced
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # an empty file, which is replaced
         try:
             source.replace(target)
         except OSError:
@@ -219,12 +234,12 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _move_across(source: Path, target: Path) -> None:
-    """Move to another file system: the source goes when its copy is on the disk under its name."""
+    """Move to another file system: the source is removed when the copy is on the disk under its final name."""
     remove_stale_drafts(target)
     draft = name_draft(target)
     try:
         with draft.open("xb") as copy, source.open("rb") as file:
-            try_lock(copy)  # while it is held, `remove_stale_drafts` leaves the draft alone
+            try_lock(copy)  # while it is locked, `remove_stale_drafts` does not remove the draft
             shutil.copyfileobj(file, copy, _CHUNK)
             copy.flush()
             os.fsync(copy.fileno())
@@ -238,8 +253,8 @@ def _move_across(source: Path, target: Path) -> None:
 
 
 def _remove(source: Path, target: Path) -> None:
-    """The last step: what is at the target stays there, come what may."""
+    """Remove the source, as the last step: the target is complete."""
     try:
         source.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; it is at {target}, too") from error
+        raise OSError(error.errno, f"{error.strerror}; a copy is at {target}") from error

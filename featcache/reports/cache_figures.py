@@ -33,7 +33,7 @@ _NOT_DRAWABLE = ("skipped", "other images")  # issues of images that cannot be r
 
 def views_figure(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed: int = 0) -> DrawFigure:
     """The clean view and up to eight augmented views of some training images; see `featcache.plot_views`."""
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     cache.require_images("a figure of views")
     numbers = range(1 + min(cache.spec.views, _MAX_VIEWS))
     rows = cache.samples.rows("train")
@@ -58,7 +58,7 @@ def map_figure(
     seed: int = 0,
 ) -> DrawFigure:
     """Clean features in two dimensions, coloured by class; see `featcache.plot_map`."""
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     features = cache.features(split, layer)
     rows = np.sort(choose_rows(features.samples, np.arange(len(features.samples)), images, seed))
     samples, x = features.samples.take(rows), np.asarray(features.take(rows).lazy_view(0)[:])
@@ -103,7 +103,7 @@ def issues_figure(
     CacheError
         The cache cannot be read, or was not made from images.
     """
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     cache.require_images("a figure of images")
     with_images = [issue for issue in issues if issue.images and issue.kind not in _NOT_DRAWABLE]
     shown = [*with_images, *rankings]

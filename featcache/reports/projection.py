@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import iter_similarities, nearest_columns, unit_rows
 from featcache.errors import MissingExtraError, PictureError
 
 Method = Literal["pca", "tsne", "umap"]
@@ -70,19 +71,13 @@ def misplaced(x: NDArray[Any], labels: NDArray[np.int64], most: int) -> NDArray[
 
     x : (n, d). labels : (n,), 0 or more.
     """
-    x = np.asarray(x, np.float32)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     counted = np.minimum(_NEIGHBOURS, np.bincount(labels)[labels] - 1)
     foreign, own_similarity = np.zeros(len(x)), np.zeros(len(x))
     k = int(counted.max(initial=0))
-    step = max(1, _BLOCK_BYTES // (4 * max(1, len(x))))
-    for start in range(0, len(x) if k else 0, step):
-        rows = np.arange(start, min(len(x), start + step))
-        similarity = x[rows] @ x.T
-        similarity[rows - start, rows] = -np.inf
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
-        differs = labels[np.take_along_axis(nearest, order, axis=1)] != labels[rows, None]
+    all_rows = np.arange(len(x) if k else 0)
+    for rows, similarity in iter_similarities(unit_rows(x), all_rows, _BLOCK_BYTES):
+        similarity[np.arange(len(similarity)), all_rows[rows]] = -np.inf
+        differs = labels[nearest_columns(similarity, k)] != labels[rows, None]
         is_counted = np.arange(k) < counted[rows, None]
         foreign[rows] = (differs & is_counted).sum(axis=1) / np.maximum(counted[rows], 1)
         own_similarity[rows] = np.where(labels[rows, None] == labels, similarity, -np.inf).max(axis=1)

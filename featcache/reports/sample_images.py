@@ -38,7 +38,8 @@ def load_views(
     source: Source, name: str, spec: ViewSpec, numbers: range, expected: bytes | None = None, side: int = SIDE
 ) -> NDArray[np.uint8]:
     """Shrunk views of an image, (len(numbers), s, s, 3); expected : SHA-256 of its file, None accepts any file."""
-    from featcache.vision.augment import make_views, shrink  # needs PyTorch, which figures of numbers do not
+    from featcache.vision.augment import make_views  # needs PyTorch, which figures of numbers do not
+    from featcache.vision.views.geometry import shrink
 
     location = source.local_path(name) or f"{name} of {source.name}"
     try:

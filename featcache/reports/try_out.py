@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.formatting import plural, printable
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.remote import display_name
+from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.doctor.findings import DoctorReport, Issue, IssueExample

@@ -56,6 +56,7 @@ class TrainConfig:
 
     Examples
     --------
+    >>> from featcache import TrainConfig
     >>> TrainConfig(epochs=5, schedule="cosine").lr
     0.01
     """

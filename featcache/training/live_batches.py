@@ -16,9 +16,9 @@ from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.core.rng import epoch_order
 from featcache.core.specs import ExtractSpec
+from featcache.data.sample_loader import Batch, SampleLoader
 from featcache.training.distributed import ProcessGroup
 from featcache.training.loop import Batches
-from featcache.vision.loader import Batch, ViewLoader
 
 _EVAL_BATCH = 32
 
@@ -32,7 +32,7 @@ class LiveBatches:
         Normalises pixels or computes features.
     spec : ExtractSpec
         Of the views.
-    loader : ViewLoader
+    loader : SampleLoader
         Reads and decodes the images.
     mode : {"all", "head"}
         Inputs are normalised pixels ("all") or features of the frozen network ("head").
@@ -56,7 +56,7 @@ class LiveBatches:
         self,
         backbone: Backbone,
         spec: ExtractSpec,
-        loader: ViewLoader,
+        loader: SampleLoader,
         mode: Literal["all", "head"],
         timer: PhaseTimer,
         progress: Progress | None,
@@ -132,7 +132,7 @@ class LiveBatches:
             if batch is None:
                 return
             labels = torch.from_numpy(batch.labels).to(self._backbone.device)
-            yield batch, (self._inputs(batch.pixels[:, 0]), labels)
+            yield batch, (self._inputs(batch.inputs), labels)
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The input of the trained module: pixels for a network, features for a head."""

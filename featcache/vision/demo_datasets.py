@@ -22,7 +22,7 @@ from featcache._utils.files import draft_folder
 from featcache._utils.progress_bar import Progress
 from featcache.data.file_listing import list_images
 from featcache.errors import DatasetError, RemoteIOError
-from featcache.vision.decode import write_png
+from featcache.vision.image_files import write_png
 
 ANTS_BEES_URL = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
 ANTS_BEES_SHA256 = "073f92c5bf0fadca72c78f72ec5114ad75f607011421077632ec625eba2237ca"

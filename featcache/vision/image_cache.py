@@ -1,8 +1,8 @@
 """`ImageCache`: decoded images in one file, so that epochs and runs after the first do not decode.
 
-A sealed file (see `sealed`) with room for the pixels of every image, each with its checksum and a mark that it is
-there, with what is odd about it. Images come in as they are decoded, by what their files hold, so the file is right at
-any moment: after a kill and after a power cut, too.
+A container file (see `container`) with room for the pixels of every image, its checksum, and a mark that it is stored,
+with its remarks. An image is stored under the hash of its file when it is decoded. The file is valid at any moment,
+also after a kill or a power cut.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from featcache._utils.progress_bar import Progress
 from featcache.cache.format.container import FormatSpec, damage_error, open_container, write_at
 from featcache.cache.format.create import ReservedArray, create_atomically, write_container
 from featcache.core.bit_depth import ValueRange, format_range
+from featcache.core.specs import MAX_PIXELS
 from featcache.data.input_notes import split_remark
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, CacheSpaceError, RemoteIOError
-from featcache.vision.augment import reduced_size, shrink
-from featcache.vision.decode import MAX_PIXELS, REMARKS, lift_pillows_limit, upright_size
+from featcache.vision.image_files import lift_pillows_limit, upright_size
+from featcache.vision.remarks import REMARKS
+from featcache.vision.views.geometry import reduced_size, shrink
 
 IMAGES = FormatSpec(
     magic=b"featcache-images",
@@ -36,25 +38,35 @@ IMAGES = FormatSpec(
     what="an image cache",
     tables=("index", "sha256", "places"),
     dtypes=("|u1", "<u4", "<i8"),
-    anew="remove it",
-    again="run the same command again",
+    upgrade_hint="remove it",
+    recovery_hint="run the same command again",
 )
 
 
 class ImageCache:
-    """Decoded images by the SHA-256 of their files; made where it is not there.
+    """Decoded images by the SHA-256 of their files. The file is created if it does not exist.
 
     Parameters
     ----------
-    path : the file. manifest : the images that shall have room in it.
-    side : images with a larger short side, in pixels, are kept shrunk to it, antialiased.
-    max_pixels : images with more, before they are shrunk, are left to whoever decodes.
-    value_range : that of `decode`, by which they were decoded.
+    path : path-like
+        The file.
+    manifest : Manifest
+        The images that the file has room for.
+    side : int
+        Images with a larger short side, in pixels, are stored shrunk to it, antialiased.
+    max_pixels : int
+        Images with more pixels, before they are shrunk, are not returned: the decoder refuses them.
+    progress : callable, optional
+        Called with "measure", and with how many images are measured, of how many.
+    value_range : (float, float), optional
+        The range by which the images are decoded, see `decode`.
 
     Raises
     ------
-    CacheMismatchError : the file is for other images, another side or another value range.
+    CacheMismatchError
+        The file is for other images, another side or another value range.
     NotACacheError, CacheVersionError, CacheSpaceError
+        The file is no image cache, of another version, or does not fit on the disk.
     """
 
     def __init__(
@@ -73,50 +85,50 @@ class ImageCache:
         if not self.path.exists():
             self._create(manifest, progress)
         self._read()
-        lacking = {row.tobytes() for row in manifest.samples.sha256} - self._row.keys()
-        if lacking:
+        missing = {row.tobytes() for row in manifest.samples.sha256} - self._row.keys()
+        if missing:
             raise CacheMismatchError(
-                f"{path} was made for other images: {len(lacking)} of {len(manifest.samples)} have no room in it. "
+                f"{path} was made for other images: {len(missing)} of {len(manifest.samples)} have no room in it. "
                 "Remove it, or give another file with --image-cache."
             )
         self._file = self.path.open("r+b", buffering=0)
-        self._write = threading.Lock()
-        self._sound: set[int] = set()
+        self._write_lock = threading.Lock()
+        self._verified: set[int] = set()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def get(self, sha256: bytes) -> NDArray[np.uint8] | None:
-        """Pixels (h, w, 3), memory-mapped; None for an image that has not been kept yet, or not unharmed."""
+        """Pixels (h, w, 3), memory-mapped; None for an image that was not stored yet or is damaged."""
         row = self._row[sha256]
         if not self._done[row] or self._places[row, 3] > self._max_pixels:
             return None
         pixels = self._pixels[self._slice(row)]
-        if row not in self._sound:
+        if row not in self._verified:
             if crc32(pixels.data) != self._crc32[row]:
                 return None
-            self._sound.add(row)
+            self._verified.add(row)
         return pixels.reshape(int(self._places[row, 1]), int(self._places[row, 2]), 3)
 
     def remark(self, sha256: bytes) -> str:
-        """What was odd about an image when it was kept, see `images.Decoded`; "" in files of earlier versions."""
-        found = int(self._done[self._row[sha256]])
-        return "; ".join(one for bit, one in enumerate(REMARKS, 1) if found >> bit & 1)
+        """What is unusual about a stored image, see `remarks.Decoded`; "" in files of earlier versions."""
+        bits = int(self._done[self._row[sha256]])
+        return "; ".join(remark for bit, remark in enumerate(REMARKS, 1) if bits >> bit & 1)
 
     def keep(self, sha256: bytes, image: NDArray[np.uint8], remark: str = "") -> NDArray[np.uint8]:
-        """Keep an image (h, w, 3) with its remark, and return it as `get` will: shrunk where it is too large."""
+        """Store an image (h, w, 3) with its remark, and return it as `get` will: shrunk if it is too large."""
         row, image = self._row[sha256], shrink(image, self.side)
-        if image.shape[:2] == (self._places[row, 1], self._places[row, 2]):  # the file's header told the truth
+        if image.shape[:2] == (self._places[row, 1], self._places[row, 2]):  # as the file's header says
             data = np.ascontiguousarray(image).reshape(-1).data
-            with self._write:
-                self._put(self._regions["pixels"].offset + int(self._places[row, 0]), data)
-                self._put(self._regions["crc32"].offset + 4 * row, crc32(data).to_bytes(4, "little"))
-                done = 1 + sum(1 << 1 + REMARKS.index(one) for one in split_remark(remark))
-                self._put(self._regions["done"].offset + row, done.to_bytes(1))
+            with self._write_lock:
+                self._write(self._regions["pixels"].offset + int(self._places[row, 0]), data)
+                self._write(self._regions["crc32"].offset + 4 * row, crc32(data).to_bytes(4, "little"))
+                done = 1 + sum(1 << 1 + REMARKS.index(part) for part in split_remark(remark))
+                self._write(self._regions["done"].offset + row, done.to_bytes(1))
         return image
 
-    def _put(self, offset: int, data: bytes | memoryview) -> None:
+    def _write(self, offset: int, data: bytes | memoryview) -> None:
         try:
             write_at(self._file, offset, data)
         except OSError as error:
@@ -127,14 +139,14 @@ class ImageCache:
         return slice(start, start + height * width * 3)
 
     def _create(self, manifest: Manifest, progress: Progress | None) -> None:
-        """Room for every image, by the sizes that the headers of their files say."""
+        """Create the file with room for every image, by the sizes in the headers of the image files."""
         hashes, rows = np.unique(manifest.samples.sha256, axis=0, return_index=True)
         sizes: list[tuple[int, int, int]] = []
         pool = ThreadPoolExecutor()
         try:
-            at_once = (rows[start : start + 64].tolist() for start in range(0, len(rows), 64))
-            for some in pool.map(partial(self._sizes, manifest), at_once):
-                sizes += some
+            slices = (rows[start : start + 64].tolist() for start in range(0, len(rows), 64))
+            for slice_sizes in pool.map(partial(self._sizes, manifest), slices):
+                sizes += slice_sizes
                 if progress:
                     progress("measure", len(sizes), len(rows))
         finally:
@@ -143,63 +155,64 @@ class ImageCache:
         sizes_bytes = table[:, 0] * table[:, 1] * 3
         places = np.column_stack([np.cumsum(sizes_bytes) - sizes_bytes, table])
         total = int(sizes_bytes.sum())
-        given = {"side": self.side, "value_range": self._value_range}
-        index = json.dumps({name: value for name, value in given.items() if value is not None}).encode()
+        settings = {"side": self.side, "value_range": self._value_range}
+        index = json.dumps({name: value for name, value in settings.items() if value is not None}).encode()
         tables: dict[str, dict[str, Any]] = {
             "index": {"data": np.frombuffer(index, np.uint8)},
             "sha256": {"data": hashes},
             "places": {"data": places},
         }
-        rooms: dict[str, ReservedArray] = {
+        arrays: dict[str, ReservedArray] = {
             "pixels": ((total,), np.dtype("u1")),
             "crc32": ((len(rows),), np.dtype("<u4")),
             "done": ((len(rows),), np.dtype("u1")),
         }
         needed = total + len(rows) * (32 + 32 + 5) + 65536
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        create_atomically(self.path, needed, lambda draft: write_container(draft, IMAGES, {}, tables, rooms))
+        create_atomically(self.path, needed, lambda draft: write_container(draft, IMAGES, {}, tables, arrays))
 
     def _sizes(self, manifest: Manifest, rows: list[int]) -> list[tuple[int, int, int]]:
-        """Height, width, and pixels before shrinking; zeros for what cannot be read."""
-        found = [_header_size(manifest, row) for row in rows]
-        return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in found]
+        """Height, width, and number of pixels before shrinking; zeros for an image that cannot be read."""
+        sizes = [_header_size(manifest, row) for row in rows]
+        return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in sizes]
 
     def _read(self) -> None:
         with open_container(self.path, IMAGES) as arrays:
-            index, n = arrays.index(), arrays.regions["sha256"].shape[0]
+            index, n = arrays.index(), arrays.locations["sha256"].shape[0]
             side, value_range = int(index["side"]), index.get("value_range")
-            total = arrays.regions["pixels"].shape[0]
+            total = arrays.locations["pixels"].shape[0]
             self._places = arrays.table("places", (n, 4), "<i8")
             hashes = arrays.table("sha256", (n, 32), "|u1")
             rows = {"pixels": ((total,), "|u1"), "crc32": ((n,), "<u4"), "done": ((n,), "|u1")}
-            self._regions = {name: arrays.region(name, *expected) for name, expected in rows.items()}
+            self._regions = {name: arrays.location(name, *expected) for name, expected in rows.items()}
             self._check(total)
-            data = arrays.mapped()
+            data = arrays.map_bytes()
         if side != self.side:
             raise CacheMismatchError(
                 f"{self.path} holds images of at most {side} pixels (short side), you need {self.side}. "
                 "Remove it, or give another file with --image-cache."
             )
         if value_range != (self._value_range and list(self._value_range)):
-            found, needed = (format_range(one) if one else "no range" for one in (value_range, self._value_range))
+            ranges = (value_range, self._value_range)
+            existing, needed = (format_range(pair) if pair else "no range" for pair in ranges)
             raise CacheMismatchError(
-                f"{self.path} holds pixels that were scaled by the value range {found}, you need {needed}. "
+                f"{self.path} holds pixels that were scaled by the value range {existing}, you need {needed}. "
                 "Remove it, or give another file with --image-cache."
             )
         self._row = {sha.tobytes(): row for row, sha in enumerate(hashes)}
         self._pixels, self._crc32, self._done = (self._regions[name].of(data) for name in ("pixels", "crc32", "done"))
 
     def _check(self, total: int) -> None:
-        """Raise unless every image has its room in the file."""
+        """Raise if an image has a negative size or lies outside of the file."""
         if (self._places < 0).any():
-            raise damage_error(self.path, IMAGES, "an image has no proper size")
+            raise damage_error(self.path, IMAGES, "an image has no valid size")
         ends = [start + height * width * 3 for start, height, width, _ in self._places.tolist()]  # no overflow
         if max(ends, default=0) > total:
             raise damage_error(self.path, IMAGES, "an image does not lie whole in the file")
 
 
 def _header_size(manifest: Manifest, row: int) -> tuple[int, int] | None:
-    """Of a file on the disk the header is read, of any other image all bytes."""
+    """Height and width of an image: of a local file from its header, else from all bytes. None if it is unreadable."""
     try:
         return upright_size(manifest.path(row) or manifest.read(row))
     except RemoteIOError:

@@ -1,4 +1,4 @@
-"""`ViewLoader`: reads, decodes and augments images in threads, in order. Extraction and training share it."""
+"""`ViewLoader`: reads, decodes and augments images in threads, in order, for extraction and training."""
 
 from __future__ import annotations
 
@@ -15,68 +15,70 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import usable_cores
 from featcache._utils.timing import PhaseTimer
-from featcache.core.specs import ViewSpec
+from featcache.core.specs import MAX_PIXELS, ViewSpec
 from featcache.data.manifest import Manifest
+from featcache.data.sample_loader import Batch
 from featcache.errors import RemoteIOError, UnreadableImageError
-from featcache.vision.decode import MAX_PIXELS, decode_and_check, lift_pillows_limit
+from featcache.vision.decode import decode_and_check
+from featcache.vision.image_files import lift_pillows_limit
 
 AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
-"""Views that wait for the network, at most: work for the time in which it is loaded or converted."""
+"""Limits of the views that wait for the network, enough work for the time in which it is loaded or converted."""
 
 _Views = NDArray[np.uint8] | UnreadableImageError
-_Begun = tuple[Iterator[int], deque[tuple[int, Future[_Views]]]]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some readable images.
+@dataclass
+class _Pass:
+    """Images that are loaded for some rows and view numbers.
 
-    rows : ndarray, shape (b,), int64. Row numbers in the manifest.
-    pixels : ndarray, shape (b, v, s, s, 3), uint8.
-    labels : ndarray, shape (b,), int64.
+    remaining : rows that were not given to the threads yet.
+    pending : rows and results of the threads, in order.
     """
 
-    rows: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    rows: list[int]
+    numbers: list[int]
+    remaining: Iterator[int]
+    pending: deque[tuple[int, Future[_Views]]]
 
-    @property
-    def views(self) -> int:
-        """b times v."""
-        return self.pixels.shape[0] * self.pixels.shape[1]
+    def cancel(self) -> None:
+        for _, future in self.pending:
+            future.cancel()
 
 
 class DecodedImages(Protocol):
-    """Keeps decoded images by the SHA-256 of their files: `ImageCache`."""
+    """Keeps decoded images by the SHA-256 of their files, as `ImageCache` does."""
 
     def get(self, sha256: bytes) -> NDArray[np.uint8] | None:
         """Pixels (h, w, 3), or None."""
 
     def remark(self, sha256: bytes) -> str:
-        """What is odd about an image that `get` gives, see `images.Decoded`."""
+        """What is unusual about an image that `get` returns, see `decode.Decoded`."""
 
     def keep(self, sha256: bytes, image: NDArray[np.uint8], remark: str) -> NDArray[np.uint8]:
-        """Keep an image with its remark, and return it as `get` will."""
+        """Store an image with its remark, and return it as `get` will."""
 
 
 class ViewLoader:
-    """Views of the images of a manifest, in batches, in the order asked for.
+    """Views of the images of a manifest, read, decoded and augmented in threads; see `SampleLoader`.
 
-    Decoding, resizing and cropping release the GIL, so threads serve; they die with the process and need no
-    copies. An unreadable image is left out, recorded in `skipped`, and its place is taken by the next one, so
-    that batches are full; it is never replaced.
+    Threads suffice, because decoding, resizing and cropping release the GIL. They end with the process and need no
+    copies.
 
     Parameters
     ----------
-    workers : threads; None takes one per core that the process may use.
-    max_pixels : larger images count as unreadable.
-    images : keeps decoded images, so that each is decoded once.
-    watch : gets the seconds spent reading, decoding and making views, summed over the threads.
-
-    Attributes
-    ----------
-    skipped : dict, row -> reason, of the images that could not be read.
-    remarks : dict, row -> what is odd about an image that was read, see `decode_and_check`.
+    manifest : Manifest
+        The images.
+    spec : ViewSpec
+        How pixels become views.
+    workers : int, optional
+        Number of threads; None takes one for each core that the process may use.
+    max_pixels : int
+        Images with more pixels count as unreadable.
+    watch : PhaseTimer, optional
+        Gets the seconds spent reading, decoding and making views, summed over the threads.
+    images : DecodedImages, optional
+        Keeps decoded images, so that each is decoded once.
     """
 
     def __init__(
@@ -99,64 +101,60 @@ class ViewLoader:
         self._watch = watch or PhaseTimer()
         self._workers = workers or usable_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="views")
-        self._begun: tuple[list[int], list[int], _Begun] | None = None
+        self._started: _Pass | None = None
 
     def close(self) -> None:
-        """Stop the threads."""
+        """See `SampleLoader`."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def begin(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int]) -> None:
-        """Let the threads start on what `batches` will probably be asked for first."""
-        rows, numbers = [int(row) for row in rows], list(numbers)
-        self._begun = (rows, numbers, self._start(rows, numbers, 1))
+    def start(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int]) -> None:
+        """See `SampleLoader`."""
+        self._started = self._begin(rows, numbers, 1)
 
     def batches(
         self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], batch_size: int
     ) -> Iterator[Batch]:
-        """Views `numbers` of the images `rows`, `batch_size` images a batch; the last batch may be smaller."""
-        rows, numbers = [int(row) for row in rows], list(numbers)
-        begun, self._begun = self._begun, None
-        if begun and begun[:2] != (rows, numbers):
-            for _, future in begun[2][1]:
-                future.cancel()
-            begun = None
-        good: list[tuple[int, NDArray[np.uint8]]] = []
-        for row, views in self._stream(numbers, *(begun[2] if begun else self._start(rows, numbers, batch_size))):
+        """See `SampleLoader`."""
+        current, self._started = self._started, None
+        if current and (current.rows, current.numbers) != ([int(row) for row in rows], list(numbers)):
+            current.cancel()
+            current = None
+        readable: list[tuple[int, NDArray[np.uint8]]] = []
+        for row, views in self._results(current or self._begin(rows, numbers, batch_size)):
             if isinstance(views, UnreadableImageError):
                 self.skipped[row] = str(views)
                 continue
-            good.append((row, views))
-            if len(good) == batch_size:
-                yield self._collate(good)
-                good = []
-        if good:
-            yield self._collate(good)
+            readable.append((row, views))
+            if len(readable) == batch_size:
+                yield self._collate(readable)
+                readable = []
+        if readable:
+            yield self._collate(readable)
 
-    def _start(self, rows: list[int], numbers: list[int], batch_size: int) -> _Begun:
-        """The rows still to do, and those under way."""
-        room = AHEAD_BYTES // (len(numbers) * self.spec.image_size**2 * 3)
-        ahead = max(batch_size + 2 * self._workers, min(room, AHEAD_IMAGES))
-        todo = iter(rows)
-        return todo, deque(self._submit(row, numbers) for row in islice(todo, ahead))
+    def _begin(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], batch_size: int) -> _Pass:
+        """Give the first images to the threads."""
+        rows, numbers = [int(row) for row in rows], list(numbers)
+        capacity = AHEAD_BYTES // (len(numbers) * self.spec.image_size**2 * 3)
+        ahead = max(batch_size + 2 * self._workers, min(capacity, AHEAD_IMAGES))
+        remaining = iter(rows)
+        pending = deque(self._submit(row, numbers) for row in islice(remaining, ahead))
+        return _Pass(rows, numbers, remaining, pending)
 
-    def _stream(
-        self, numbers: list[int], todo: Iterator[int], waiting: deque[tuple[int, Future[_Views]]]
-    ) -> Iterator[tuple[int, _Views]]:
-        """Results in the order asked for; for each one that is taken, another image is begun."""
+    def _results(self, current: _Pass) -> Iterator[tuple[int, _Views]]:
+        """The results in the order of the rows; for each one that is taken, another image is begun."""
         try:
-            while waiting:
-                row, future = waiting.popleft()
-                waiting.extend(self._submit(following, numbers) for following in islice(todo, 1))
+            while current.pending:
+                row, future = current.pending.popleft()
+                current.pending.extend(self._submit(row, current.numbers) for row in islice(current.remaining, 1))
                 yield row, future.result()
         finally:
-            for _, future in waiting:
-                future.cancel()
+            current.cancel()
 
     def _submit(self, row: int, numbers: Sequence[int]) -> tuple[int, Future[_Views]]:
         return row, self._pool.submit(self._load, row, numbers)
 
     def _load(self, row: int, numbers: Sequence[int]) -> _Views:
-        """One decode serves all views of an image."""
+        """The views of an image, which is decoded once for all of them."""
         expected = self.manifest.samples.sha256[row].tobytes()
         image = self._images.get(expected) if self._images else None
         remark = self._images.remark(expected) if self._images and image is not None else ""
@@ -176,16 +174,16 @@ class ViewLoader:
         with self._watch.phase("view"):
             return make_views(image, self.spec, expected, numbers)
 
-    def _collate(self, good: list[tuple[int, NDArray[np.uint8]]]) -> Batch:
-        rows = np.array([row for row, _ in good], dtype=np.int64)
-        return Batch(rows, np.stack([views for _, views in good]), self.manifest.samples.labels[rows])
+    def _collate(self, readable: list[tuple[int, NDArray[np.uint8]]]) -> Batch:
+        rows = np.array([row for row, _ in readable], dtype=np.int64)
+        return Batch(rows, np.concatenate([views for _, views in readable]), self.manifest.samples.labels[rows])
 
 
 def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:
-    """The bytes of an image file, checked against the hash that the manifest took."""
+    """The bytes of an image file, whose hash must be the expected one of the manifest."""
     try:
         data = manifest.read(row)
-    except RemoteIOError:  # the image may be well: this ends the work, which goes on later
+    except RemoteIOError:  # the image may be readable: the command stops, and resumes when it is repeated
         raise
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error

@@ -1,4 +1,4 @@
-"""TIFF files: which of them Pillow is known to read rightly, and the others through tifffile, or refused by name."""
+"""TIFF files: which ones Pillow reads correctly. tifffile reads the others, or they are refused with the reason."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def is_deep(tags: Mapping[int, Any]) -> bool:
 
 
 def pillow_reads(tags: Mapping[int, Any], little_endian: bool = True) -> bool:
-    """Whether Pillow is known to give the right pixels of such a file.
+    """Whether Pillow gives the correct pixels of such a file; of 16-bit colours the upper bytes.
 
-    Of 16-bit colours these are the upper bytes. What is not listed here Pillow may open, and give other pixels: of
-    compressed files it turns the bytes of wide values that libtiff has turned already.
+    Pillow opens other files, too, but may give wrong pixels: in compressed files it swaps the bytes of wide values that
+    libtiff has swapped already.
     """
     bits, formats = _several(tags, _BITS, 1), _several(tags, _FORMAT, _UNSIGNED)
     kind, samples = tags.get(_PHOTOMETRIC, 0), tags.get(_SAMPLES, 1)
@@ -67,22 +67,22 @@ def pillow_reads(tags: Mapping[int, Any], little_endian: bool = True) -> bool:
 
 
 def needs_tifffile(tags: Mapping[int, Any], little_endian: bool, scaled: bool) -> bool:
-    """Whether Pillow is not to be asked; scaled says that all bits of colours are needed, not the upper byte."""
+    """Whether tifffile has to read the file. scaled : all bits of colours are needed, not only the upper byte."""
     return not pillow_reads(tags, little_endian) or (scaled and is_deep(tags) and tags.get(_PHOTOMETRIC) == _RGB)
 
 
 def missing_parts(tags: Mapping[int, Any]) -> str:
-    """How many strips or tiles a TIFF lacks, "29 of 30 strips"; "" where all are there. Pillow makes black of them."""
+    """How many strips or tiles a TIFF lacks, "29 of 30 strips"; "" if it is complete. Pillow shows them as black."""
     width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
     if _TILES in tags:
-        here, name = len(_several(tags, _TILES, 0)), "tiles"
+        existing, name = len(_several(tags, _TILES, 0)), "tiles"
         across, down = (max(1, int(tags.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH))
         needed = -(-width // across) * -(-height // down)
     else:
-        here, name = len(_several(tags, _STRIPS, 0)), "strips"
+        existing, name = len(_several(tags, _STRIPS, 0)), "strips"
         needed = -(-height // (int(tags.get(_ROWS, 0)) or height))
     needed *= int(tags.get(_SAMPLES, 1)) if int(tags.get(_PLANAR, 1)) == 2 else 1
-    return f"{needed - here:,} of {needed:,} {name}" if here < needed else ""
+    return f"{needed - existing:,} of {needed:,} {name}" if existing < needed else ""
 
 
 def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
@@ -90,11 +90,12 @@ def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
 
     Raises
     ------
-    UnreadableImageError : a kind of TIFF whose pixels are not certain, or a compression that nothing here unpacks.
+    UnreadableImageError
+        The kind of TIFF does not define its colours, or no installed package can decompress it.
     """
     import tifffile
 
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong is said by the error
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the error says what is wrong
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         kind, samples = int(page.photometric), page.samplesperpixel
@@ -103,8 +104,8 @@ def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
             raise UnreadableImageError(f"{width} x {height} pixels are more than the {max_pixels:,} of --max-pixels")
         colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3}.get(kind)
         extra = page.extrasamples[0] if page.extrasamples else _ALPHA if kind == _RGB else None
-        known = colours == samples or (colours == samples - 1 and extra in (_IGNORED, _ALPHA))
-        if not known or page.imagedepth > 1 or page.dtype is None or page.dtype.kind not in "uif":
+        is_known = colours == samples or (colours == samples - 1 and extra in (_IGNORED, _ALPHA))
+        if not is_known or page.imagedepth > 1 or page.dtype is None or page.dtype.kind not in "uif":
             raise UnreadableImageError(_unknown(page, kind, samples))
         try:
             values = page.asarray()
@@ -129,18 +130,18 @@ def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
 
 
 def has_several_pages(data: bytes) -> bool:
-    """Whether a TIFF file holds pages behind the first one that are no previews, reduced copies or masks.
+    """Whether a TIFF file has pages after the first one, besides previews, reduced copies and masks.
 
     Raises
     ------
-    Exception : tifffile's, of a broken file.
+    Exception
+        Of tifffile, for a broken file.
     """
     import tifffile
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        places = range(1, len(file.pages))
-        kinds = (file.pages[place].aspage().subfiletype for place in places)
+        kinds = (file.pages[number].aspage().subfiletype for number in range(1, len(file.pages)))
         return any(not int(kind) & (_REDUCED | _MASK) for kind in kinds)
 
 

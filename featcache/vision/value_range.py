@@ -1,4 +1,4 @@
-"""The value range of a data set: which values of its pictures with more than 8 bits become black and white."""
+"""The value range of a data set: which values of images with more than 8 bits become black and white."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 from featcache._utils.environment import usable_cores
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.bit_depth import ValueRange, covering_range, format_range
+from featcache.core.specs import MAX_PIXELS
 from featcache.data.manifest import Manifest
 from featcache.errors import FeatcacheError, MissingCodecError, MissingExtraError, RemoteIOError, UnreadableImageError
-from featcache.vision.decode import MAX_PIXELS, decode, lift_pillows_limit, value_extent
+from featcache.vision.decode import decode, value_extent
+from featcache.vision.image_files import lift_pillows_limit
 
 EXAMINED = 128
-"""Training images that are looked at, evenly spread over their names. The range has room for more than they hold, as
-it is of whole bits; what exceeds it all the same is clipped and counted while images are decoded."""
+"""Number of training images that are read, evenly spread over the sorted ids. The range is of whole bits, so it usually
+covers the other images, too; values outside of it are clipped, and such images get a remark."""
 
 _EIGHT_BITS = {".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".avif"}  # never more than 8 bits a channel
 
@@ -27,19 +29,24 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
 
     Parameters
     ----------
-    manifest : the images; those of val and test are not looked at.
-    max_pixels : larger images count as unreadable.
+    manifest : Manifest
+        The images; only those of train are read.
+    max_pixels : int
+        Images with more pixels count as unreadable.
 
     Returns
     -------
-    value_range : low and high, for example (0, 4095); None where no image that was looked at has more than 8 bits, or
-        where their values are floats, whose range only the user knows.
+    (float, float) or None
+        Low and high, for example (0, 4095). None if no image that was read has more than 8 bits, or if their values are
+        floats, whose range only the user knows.
 
     Raises
     ------
-    RemoteIOError : a connection is lost.
-    MissingExtraError : all that has more than 8 bits is packed in a way that needs the extra `tiff`: without it only
-        the upper byte would be read, and the features would depend on what is installed.
+    RemoteIOError
+        A connection is lost.
+    MissingExtraError
+        All images with more than 8 bits need the extra `tiff`. Without it only the upper byte would be read, and the
+        features would depend on the installed packages.
     """
     rows = manifest.samples.rows("train")
     rows = rows[[PurePath(manifest.samples.ids[row]).suffix.lower() not in _EIGHT_BITS for row in rows]]
@@ -48,7 +55,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
     lift_pillows_limit(max_pixels)
     chosen = np.unique(np.linspace(0, len(rows) - 1, EXAMINED).astype(np.int64))
 
-    upper_byte: list[str] = []  # what could be read, but not whole
+    upper_byte: list[str] = []  # images of which only the upper byte can be read
 
     def extent_of(row: int) -> ValueRange | None:
         try:
@@ -77,12 +84,12 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
 def choose_value_range(
     requested: ValueRange | None, out: str | os.PathLike[str], manifest: Manifest, max_pixels: int = MAX_PIXELS
 ) -> ValueRange | None:
-    """The range that is asked for, else that of the cache `out` where a run has begun it, else that of the images."""
+    """The requested range, else that of the cache `out` if it exists, else that of the images."""
     if requested is not None:
         return requested
     try:
         return FeatureCache.open(out, partial=True).spec.view.value_range
-    except (FeatcacheError, OSError):  # not there; or damaged, which is for those that write it to say
+    except (FeatcacheError, OSError):  # it does not exist, or is damaged: the error comes when it is written
         return find_value_range(manifest, max_pixels)
 
 

@@ -98,7 +98,7 @@ def test_a_share_that_is_none_is_refused(share: float, cache: FeatureCache) -> N
 
 def test_more_views_than_there_are_are_refused(cache: FeatureCache) -> None:
     with pytest.raises(CacheIncompleteError, match=r"^5 augmented views were asked for, but these features hold 4"):
-        cache.features("train").first(5)
+        cache.features("train").with_views(5)
 
 
 def test_a_curve_is_by_labels_or_by_views(cache: FeatureCache) -> None:

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from caches import DIMS, PROVENANCE, SAMPLES, SPEC, N, finished, make_samples, values, write_rows, writer
 from featcache.cache import writer as writer_module
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format import lock
 from featcache.cache.format.container import OWNER_BYTES
+from featcache.cache.paths import partial_path
 from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.errors import (

@@ -60,9 +60,9 @@ def test_a_negative_view_is_not_counted_from_the_end() -> None:
 
 
 def test_epoch_e_trains_on_view_e_and_begins_again_after_k() -> None:
-    assert [features([1], views=3).epoch_view(epoch) for epoch in range(1, 9)] == [1, 2, 3, 1, 2, 3, 1, 2]
-    assert [features([1], views=1).epoch_view(epoch) for epoch in range(1, 4)] == [1, 1, 1]
-    assert [features([1], views=0).epoch_view(epoch) for epoch in range(1, 4)] == [0, 0, 0]
+    assert [features([1], views=3).view_for_epoch(epoch) for epoch in range(1, 9)] == [1, 2, 3, 1, 2, 3, 1, 2]
+    assert [features([1], views=1).view_for_epoch(epoch) for epoch in range(1, 4)] == [1, 1, 1]
+    assert [features([1], views=0).view_for_epoch(epoch) for epoch in range(1, 4)] == [0, 0, 0]
 
 
 def test_flatten_lays_the_views_out_image_by_image() -> None:

@@ -153,14 +153,14 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "spec lacks a field": (lambda arrays, index: index["spec"].pop("seed"), "not an extraction spec"),
     "spec with a strange value": (lambda arrays, index: index["spec"].update(augment="magic"), "augment is 'magic'"),
     "provenance is a number": (entry("provenance", 3), "TypeError"),
-    "an id twice": (entry("ids", ["a"] * 10), "its ids are not one a row"),
+    "an id twice": (entry("ids", ["a"] * 10), "its ids are not one for each row"),
     "fewer ids": (entry("ids", ["a", "b"]), " has shape (10,)"),
     "ids are a number": (entry("ids", 10), "TypeError"),
     "weights are a number": (lambda arrays, index: index["provenance"].update(weights=5), "its weights is 5"),
     "val_fraction is text": (lambda arrays, index: index["provenance"].update(val_fraction="x"), "its val_fraction is"),
     "a gigantic view": (lambda arrays, index: index["spec"].update(image_size=10**7, resize_size=10**7), "<= 4096"),
     "features without width": (place("features/penultimate", 1, [10, 3, 0]), "a layer has no features"),
-    "fewer classes": (entry("classes", ["ants"]), "a label lies outside of its classes"),
+    "fewer classes": (entry("classes", ["ants"]), "a label is none of its classes"),
     "no labels": (lambda arrays, index: arrays.pop("labels"), "KeyError: 'labels'"),
     "a layer too many": (lambda arrays, index: arrays.update({"features/x": [2048, [1], "<f2"]}), ""),
     "no layer": (lambda arrays, index: arrays.pop("features/penultimate"), ""),
@@ -170,15 +170,15 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "features of fewer rows": (place("features/penultimate", 1, [9, 3, 4]), "features/penultimate has shape"),
     "features of fewer views": (place("features/penultimate", 1, [10, 2, 4]), "features/penultimate has shape"),
     "features of another type": (place("features/penultimate", 2, "<f4"), ""),
-    "Python objects": (place("features/penultimate", 2, "|O"), "an array has no proper place"),
+    "Python objects": (place("features/penultimate", 2, "|O"), "an array has no valid location"),
     "gigantic features": (place("features/penultimate", 1, [10**12, 3, 4]), "its header contradicts itself"),
-    "gigantic labels": (place("labels", 1, [10**12]), "an array does not lie whole in the file"),
-    "more than gigantic": (place("labels", 1, [10**30]), "an array has no proper place"),
-    "before the file": (place("labels", 0, -8), "an array has no proper place"),
-    "in the header": (place("labels", 0, 8), "an array does not lie whole in the file"),
-    "behind the file": (place("labels", 0, 10**9), "an array does not lie whole in the file"),
-    "half a byte": (place("labels", 0, 4096.5), "an array has no proper place"),
-    "no numbers": (place("labels", 0, "here"), "an array has no proper place"),
+    "gigantic labels": (place("labels", 1, [10**12]), "an array extends beyond the file"),
+    "more than gigantic": (place("labels", 1, [10**30]), "an array has no valid location"),
+    "before the file": (place("labels", 0, -8), "an array has no valid location"),
+    "in the header": (place("labels", 0, 8), "an array extends beyond the file"),
+    "behind the file": (place("labels", 0, 10**9), "an array extends beyond the file"),
+    "half a byte": (place("labels", 0, 4096.5), "an array has no valid location"),
+    "no numbers": (place("labels", 0, "here"), "an array has no valid location"),
     "rows upon rows": (
         lambda arrays, index: arrays["done"].__setitem__(0, arrays["crc32"][0] + 4),
         "its header contradicts itself",
@@ -194,7 +194,7 @@ def test_gigabytes_of_nothing_are_not_hashed(path: Path) -> None:
     path.write_bytes(text.ljust(int(first.split()[2]), b"\0") + raw[int(first.split()[2]) :])
     os.truncate(path, body["size"])
     started = time.perf_counter()
-    assert "it holds too much that is no rows" in refusal(path)
+    assert "too many of its bytes belong to no row" in refusal(path)
     assert time.perf_counter() - started < 1
 
 
@@ -216,7 +216,7 @@ def test_a_change_without_the_seal_is_found(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["labels"][0] = 1 - file["labels"][0]
     assert refusal(path) == (
-        f"{path} is a damaged feature cache: its tables do not have their hash. Remove it and extract again."
+        f"{path} is a damaged feature cache: its tables do not match their hash. Remove it and extract again."
     )
 
 

@@ -70,7 +70,7 @@ def test_every_finite_float16_becomes_the_same_float32() -> None:
 
 def centred_on_zero(x: NDArray[Any]) -> CenteredMatrix:
     centred = CenteredMatrix(np.zeros_like(x), np.ones(len(x)))
-    centred._x, centred._kept = x, None
+    centred._x, centred._cached = x, None
     return centred
 
 
@@ -92,7 +92,7 @@ def test_blocks_are_the_rows_less_their_weighted_mean(dtype: str, kept: bool) ->
             assert len(block) <= 256 // (7 * block.itemsize)
             seen += len(block)
     assert seen == 100
-    assert (centred._kept is not None) is kept
+    assert (centred._cached is not None) is kept
 
 
 @settings(deadline=None, max_examples=25)
@@ -172,11 +172,11 @@ def test_features_of_several_layers_are_those_of_one_array(rows: list[int], view
     sha256 = np.random.default_rng(1).integers(0, 256, (9, 32), dtype=np.uint8)
     names = tuple(f"{row}.png" for row in range(9))
     samples = Samples(names, np.arange(9) % 2, np.zeros(9, np.uint8), sha256, ("a", "b")).take(index)
-    one = Features(WHOLE[index], samples).first(views)
-    several = Features(LazyRows(ConcatenatedFeatures(PARTS), index), samples).first(views)
-    assert one.joined is None
-    assert several.joined is not None
-    assert several.joined.widths == [4, 1, 6]
+    one = Features(WHOLE[index], samples).with_views(views)
+    several = Features(LazyRows(ConcatenatedFeatures(PARTS), index), samples).with_views(views)
+    assert one.concatenated is None
+    assert several.concatenated is not None
+    assert several.concatenated.widths == [4, 1, 6]
     np.testing.assert_array_equal(several.clean()[:], one.clean()[:])
     for use in ("all", "mean", "clean"):
         np.testing.assert_array_equal(several.flatten(use).x[:], one.flatten(use).x[:])

@@ -35,8 +35,7 @@ def test_the_report_is_printed_written_and_not_run_again(tasks: list[str], data:
     written = json.loads((out / "report.json").read_text())["verdict"]
     verdict = "\n".join([written["text"], *(f"- {note}" for note in written["notes"])])
     assert result.stdout.endswith(
-        f"report.md, report.json and report.png are in {out}\nAll of it, with pictures: {out / 'report.html'}\n\n"
-        f"{verdict}\n"
+        f"report.md, report.json and report.png are in {out}\nReport with figures: {out / 'report.html'}\n\n{verdict}\n"
     )
     assert written["text"].startswith("The frozen network run live trained for 1 epoch (")
     assert (written["decision"], written["split"], written["n"]) == (
@@ -128,10 +127,11 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     assert callable(got.pop("on_note"))
     assert got == {
         "data": "photos", "out": "r", "routes": ["cached", "scratch"], "backbone": "vgg11", "weights": "w.pth",
-        "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "interpolation": None, "repeats": 2, "workers": 3, "device": "cpu",
+        "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "repeats": 2, "workers": 3, "device": "cpu",
         "recipe": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
         "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0,
-        "label_column": None, "skip_missing": False, "value_range": (0, 4095), "overwrite": False}  # fmt: skip
+        "label_column": None, "skip_missing": False, "value_range": (0, 4095), "interpolation": None,
+        "overwrite": False}  # fmt: skip
 
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:

@@ -39,7 +39,7 @@ def _json(*arguments: object) -> list[dict[str, Any]]:
 def test_lines_are_what_the_classifier_says(head: Path, data: Path) -> None:
     result = featcache_cli("predict", head, data / "val")
     images = sorted((data / "val").rglob("*.png"))
-    predictions = Classifier.load(head).predict(images, top=3)
+    predictions = Classifier.load(head).predict(images)
     assert result.stdout.splitlines() == [str(prediction) for prediction in predictions]
     for line, prediction, path in zip(result.stdout.splitlines(), predictions, images, strict=True):
         name, first, second = line.split("\t")

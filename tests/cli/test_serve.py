@@ -45,7 +45,7 @@ try:
 except OSError:
     pass
 from featcache.models.serving import app
-app._SWEEP_S, app._KEPT_S = map(int, os.environ["SWEEP"].split())
+app._CLEANUP_S, app._MAX_AGE_S = map(int, os.environ["SWEEP"].split())
 from featcache_cli.main import main
 main()
 """
@@ -231,7 +231,7 @@ def test_the_api_says_why_a_picture_cannot_be_read(
     (tmp_path / "picture").write_bytes(content)
     reason = reason or classifier.predict([tmp_path / "picture"])[0].error
     event, found = served.predict(content)
-    assert (event, found["error"]) == ("error", f"This picture cannot be read: {reason}.")
+    assert (event, found["error"]) == ("error", f"This image cannot be read: {reason}.")
 
 
 def test_the_python_client_calls_it_as_the_page_says(served: Served, data: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_large_upload_is_refused_with_its_reason(more: int, served: Served) ->
 
 
 def test_nothing_but_uploads_is_read(served: Served, head: Path, data: Path) -> None:
-    refusal = ("error", "This picture cannot be read: it was not uploaded.")
+    refusal = ("error", "This image cannot be read: it was not uploaded.")
     for place in (data / "val/ants/000.png", head / "model.json", "http://127.0.0.1:9/a.png", "../../etc/hostname"):
         event, found = served.call(_file(str(place)))
         assert (event, found["error"]) == refusal
@@ -264,7 +264,7 @@ def test_nothing_but_uploads_is_read(served: Served, head: Path, data: Path) -> 
     assert (event, found["error"]) == refusal
     event, found = served.call(_file(None, url="data:image/png;base64,AAAA"))
     assert found["error"] == (
-        "This picture cannot be read: send it to /gradio_api/upload first, and then the path that this answers."
+        "This image cannot be read: send it to /gradio_api/upload first, and then send the path in the response."
     )
 
 
@@ -280,7 +280,7 @@ def test_the_folders_of_examples_stay_closed(served: Served, data: Path, head: P
 
 
 def test_a_page_on_the_web_does_not_reach_it(served: Served) -> None:
-    refusal = (403, "this server answers to pages of this machine alone; start it with --host for others")
+    refusal = (403, "this server answers only pages of this machine; start it with --host for others")
     assert _status(served.url, Origin="https://evil.example") == refusal
     assert _status(served.url, Host=f"evil.example:{urlsplit(served.url).port}") == refusal
     assert _status(f"{served.url}gradio_api/file=http://127.0.0.1:9/a.png")[0] == 403
@@ -305,12 +305,12 @@ def until(browser: Any, served: Served) -> Callable[[Callable[[Any], Any]], Any]
         return WebDriverWait(browser, 60, poll_frequency=0.1).until(condition)
 
     browser.get(served.url)
-    wait(lambda page: page.find_elements("css selector", "#picture input[type=file]"))
+    wait(lambda page: page.find_elements("css selector", "#image input[type=file]"))
     return wait
 
 
 def _choose(browser: Any, path: Path) -> None:
-    browser.find_element("css selector", "#picture input[type=file]").send_keys(str(path))
+    browser.find_element("css selector", "#image input[type=file]").send_keys(str(path))
 
 
 def _answer(browser: Any) -> list[str]:
@@ -330,7 +330,7 @@ def test_the_page_names_the_class_of_an_uploaded_picture(
     picture = data / "val/bees/000.png"
     assert browser.find_element("css selector", "#about").text == (
         "linear on efficientnet_lite0\n2 classes: ants, bees.\n"
-        "Right on 100.0 % of 5 val images (95 % interval 56.6 to 100.0 %)."
+        "Correct on 100.0 % of 5 val images (95 % interval 56.6 to 100.0 %)."
     )
     _choose(browser, picture)
     until(lambda page: _answer(page)[1:2] == ["bees"])
@@ -341,7 +341,7 @@ def test_the_page_says_what_is_odd_about_a_picture(browser: Any, until: Any, tmp
     (tmp_path / "deep.png").write_bytes(TWELVE_BITS)
     _choose(browser, tmp_path / "deep.png")
     (said,) = until(lambda page: page.find_elements("css selector", ".toast-body"))
-    told = "This picture is nearly black: the model takes 8 bits, or the upper 8 of 16."
+    told = "This image is nearly black: the model takes 8 bits, or the upper 8 of 16."
     until(lambda page: told in said.text)
     until(lambda page: _answer(page)[1:2] in (["ants"], ["bees"]))  # and is classified all the same
 
@@ -353,10 +353,10 @@ def test_the_page_says_why_a_picture_cannot_be_read_and_goes_on(
     (tmp_path / "large.jpg").write_bytes(b"x" * (2 << 20))
     _choose(browser, tmp_path / "corrupt.jpg")
     (said,) = until(lambda page: page.find_elements("css selector", ".toast-body"))
-    until(lambda page: "This picture cannot be read: not an image that Pillow can identify." in said.text)
+    until(lambda page: "This image cannot be read: not an image that Pillow can identify." in said.text)
     assert "Traceback" not in browser.page_source
     browser.refresh()
-    until(lambda page: page.find_elements("css selector", "#picture input[type=file]"))
+    until(lambda page: page.find_elements("css selector", "#image input[type=file]"))
     _choose(browser, tmp_path / "large.jpg")
     until(
         lambda page: 'exceed the maximum allowed size of 1.0 Mb: "large.jpg"' in page.page_source.replace("&quot;", '"')
@@ -421,7 +421,7 @@ def test_uploads_are_deleted_and_another_host_is_said_aloud(head: Path, data: Pa
         event, found = server.call(_file(uploaded))
         assert (event, found["error"]) == (
             "error",
-            "This picture cannot be read: it has been deleted meanwhile; send it again.",
+            "This image cannot be read: it was deleted in the meantime; send it again.",
         )
         assert len(list(server.temporary.rglob("*.png"))) == 5  # the examples
         assert server.stop(signal.SIGINT) == 130

@@ -201,7 +201,7 @@ def test_a_label_of_one_image_is_never_left_out_and_others_are() -> None:
 
 @pytest.mark.parametrize("folds", [2, 3, 7])
 def test_folds_are_planned_as_many_as_asked_for(folds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.core.splitting._MOST", 1)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 1)
     labels = np.eye(3, dtype=np.uint8)[np.arange(30) % 3]
     fold, parts = plan_folds(labels, 3, hashes(30), folds, 4)
     assert parts == folds
@@ -214,10 +214,10 @@ def test_a_fifth_is_held_out_where_images_times_classes_are_many(
 ) -> None:
     one = np.arange(30) % 3
     labels = np.eye(3, dtype=np.uint8)[one] if several else one
-    monkeypatch.setattr("featcache.core.splitting._MOST", 90)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 90)
     fold, parts = plan_folds(labels, 3, hashes(30), None, 4)
     assert (parts, np.bincount(fold).tolist()) == (5, [6] * 5)
-    monkeypatch.setattr("featcache.core.splitting._MOST", 89)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 89)
     held, parts = plan_folds(labels, 3, hashes(30), None, 4)
     assert parts == 1
     np.testing.assert_array_equal(held, np.where(fold == 0, 0, NEVER))
@@ -226,8 +226,8 @@ def test_a_fifth_is_held_out_where_images_times_classes_are_many(
 def test_no_more_is_held_out_than_so_many_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """90 logits, of which 20 may be held out: a fifth, 18; of which 15 may: a sixth; of which 9 may: a tenth."""
     labels = np.eye(3, dtype=np.uint8)[np.arange(30) % 3]
-    monkeypatch.setattr("featcache.core.splitting._MOST", 1)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 1)
     for most, held in ((20, 6), (15, 5), (9, 3)):
-        monkeypatch.setattr("featcache.core.splitting._MOST_LOGITS", most)
+        monkeypatch.setattr("featcache.core.splitting._MAX_LOGITS", most)
         fold, parts = plan_folds(labels, 3, hashes(30), None, 0)
         assert (parts, int((fold == 0).sum()), int((fold == NEVER).sum())) == (1, held, 30 - held)

@@ -43,7 +43,7 @@ from featcache.metrics.predictions import compare_heads, read_predictions
 from featcache.models.classifier import Classifier
 from featcache.models.evaluate import evaluate
 from featcache.models.export.export import export
-from featcache.models.serving.app import _about
+from featcache.models.serving.page import format_description
 from featcache.training.loop import TrainConfig
 from several import features, write_pictures
 from toys import toy_backbone
@@ -452,8 +452,9 @@ def test_the_classifier_and_the_page_say_that_they_decide_otherwise(cache: Featu
     fit_head(cache, tmp_path / "head", thresholds={"red": 0.125})
     classifier = Classifier.load(tmp_path / "head", device="cpu")
     assert str(classifier).splitlines()[1] == "3 classes: blue, green, red; thresholds 0.125 to 0.5 by label"
-    assert "<p>A label is named where its probability is above its threshold: 0.125 to 0.5 by label.</p>" in _about(
-        classifier.card
+    assert (
+        "<p>A label is shown if its probability is above its threshold: 0.125 to 0.5 by label.</p>"
+        in format_description(classifier.card)
     )
 
 

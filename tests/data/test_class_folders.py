@@ -24,8 +24,8 @@ def understood(
     ignored: Counter[str] = Counter()
     names = [f"{folder}/{number}.png" for folder in folders for number in range(images)]
     listing = scan_class_folders(ListedTree("photos", names), ignored)
-    found = Counter((entry.classes[0] if entry.classes else "", entry.split) for entry in listing.entries)
-    return dict(found), listing.notes, dict(ignored)
+    counts = Counter((entry.classes[0] if entry.classes else "", entry.split) for entry in listing.entries)
+    return dict(counts), listing.notes, dict(ignored)
 
 
 def both(*pairs: tuple[str, str]) -> list[str]:
@@ -76,43 +76,43 @@ def test_a_name_that_hints_at_a_split(name: str, split: str | None) -> None:
      ("train_set", "eval_set", "test_set"), ("seg_train", "seg_val", "seg_test"), ("train", "seg_val", "my_test")],
 )  # fmt: skip
 def test_splits_around_classes(train: str, val: str, test: str) -> None:
-    found, notes, ignored = understood(*both(train, val, test))
-    assert found == {(label, split): 2 for label in ("ants", "bees") for split in ("train", "val", "test")}
+    counts, notes, ignored = understood(*both(train, val, test))
+    assert counts == {(label, split): 2 for label in ("ants", "bees") for split in ("train", "val", "test")}
     assert ignored == {}
     renamed = [f"{name} is {split}" for name, split in ((train, "train"), (val, "val"), (test, "test"))
                if name.lower() != split]  # fmt: skip
     assert bool(notes) == bool(renamed)
-    assert all(one in notes[0] for one in renamed)
+    assert all(folder_note in notes[0] for folder_note in renamed)
 
 
 def test_splits_inside_classes() -> None:
-    found, notes, _ = understood("ants/train", "ants/val", "bees/train", "bees/val", "bees/test")
-    assert found == {("ants", "train"): 2, ("ants", "val"): 2, ("bees", "train"): 2, ("bees", "val"): 2,
+    counts, notes, _ = understood("ants/train", "ants/val", "bees/train", "bees/val", "bees/test")
+    assert counts == {("ants", "train"): 2, ("ants", "val"): 2, ("bees", "train"): 2, ("bees", "val"): 2,
                      ("bees", "test"): 2}  # fmt: skip
     assert notes == ("splits lie inside the class folders: ants/train, ...",)
 
 
 def test_a_split_folder_in_a_folder_of_its_name() -> None:
-    found, notes, ignored = understood(*both("seg_train/seg_train", "seg_test/seg_test"), "seg_pred/seg_pred")
-    assert found == {(label, split): 2 for label in ("ants", "bees") for split in ("train", "test")}
+    counts, notes, ignored = understood(*both("seg_train/seg_train", "seg_test/seg_test"), "seg_pred/seg_pred")
+    assert counts == {(label, split): 2 for label in ("ants", "bees") for split in ("train", "test")}
     assert notes == ("folders named like splits: seg_test is test, seg_train is train",)
     assert ignored == {"in folders other than train, val, test": 2}
 
 
 @pytest.mark.parametrize("above", ["hymenoptera_data", "archive/data"])
 def test_a_data_set_in_a_folder_of_its_own(above: str) -> None:
-    found, notes, _ = understood(*both(f"{above}/train", f"{above}/val"))
-    assert found == {(label, split): 2 for label in ("ants", "bees") for split in ("train", "val")}
+    counts, notes, _ = understood(*both(f"{above}/train", f"{above}/val"))
+    assert counts == {(label, split): 2 for label in ("ants", "bees") for split in ("train", "val")}
     assert notes == (f"all images lie in its folder {above}",)
-    found, notes, _ = understood(*both(above))
-    assert found == {("ants", None): 2, ("bees", None): 2}
+    counts, notes, _ = understood(*both(above))
+    assert counts == {("ants", None): 2, ("bees", None): 2}
     assert notes == (f"all images lie in its folder {above}",)
 
 
 def test_test_images_without_class_folders_have_no_label() -> None:
-    found, notes, _ = understood(*both("train", "val"), "test")
-    assert found[("", "unlabelled")] == 2
-    assert len(found) == 5
+    counts, notes, _ = understood(*both("train", "val"), "test")
+    assert counts[("", "unlabelled")] == 2
+    assert len(counts) == 5
     assert notes == ("test has no class folders: its images have no label",)
 
 
@@ -131,9 +131,9 @@ def test_test_images_without_class_folders_have_no_label() -> None:
     ],
 )
 def test_classes_that_are_named_like_splits_or_have_folders_in_them(folders: tuple[str, ...]) -> None:
-    found, notes, ignored = understood(*folders)
-    assert {label for label, _ in found} == {folder.partition("/")[0] for folder in folders}
-    assert {split for _, split in found} == {None}
+    counts, notes, ignored = understood(*folders)
+    assert {label for label, _ in counts} == {folder.partition("/")[0] for folder in folders}
+    assert {split for _, split in counts} == {None}
     assert (notes, ignored) == ((), {})
 
 
@@ -193,7 +193,7 @@ def test_what_is_ambiguous_is_refused_with_the_way_out(folders: list[str], messa
 # What is passed over
 
 
-def told(manifest: Manifest) -> tuple[tuple[str, ...], int, dict[str, int]]:
+def overview(manifest: Manifest) -> tuple[tuple[str, ...], int, dict[str, int]]:
     return manifest.samples.classes, len(manifest.samples), manifest.ignored
 
 
@@ -207,7 +207,7 @@ def test_litter_of_systems_and_archives_is_passed_over_and_counted(tmp_path: Pat
         "folders: #recycle, which the system or an archive made": 1,
         "folders: lost+found, which the system or an archive made": 1,
     }
-    assert told(read_manifest(data)) == (("ants", "bees"), 8, expected)
+    assert overview(read_manifest(data)) == (("ants", "bees"), 8, expected)
     names = [path.relative_to(data).as_posix() for path in data.rglob("*.png")]
     ignored: Counter[str] = Counter()
     assert len(scan_class_folders(ListedTree("photos.tar", names), ignored).entries) == 8
@@ -228,16 +228,16 @@ def test_a_lost_and_found_that_only_root_reads_is_no_obstacle(tmp_path: Path) ->
      ("settings.json", "work/x"), ("report.md", "report.json", "report.png"), (".featcache-sorted", "ants/000.png"),
      ("run.json", "val.csv"), ("cache.h5", "report.html", "head/model.json"), (".featcache-try", "cache.h5")],
 )  # fmt: skip
-@pytest.mark.parametrize("place", ["", "ants"])
+@pytest.mark.parametrize("parent", ["", "ants"])
 def test_outputs_of_featcache_inside_the_data_are_passed_over(
-    marks: tuple[str, ...], place: str, tmp_path: Path
+    marks: tuple[str, ...], parent: str, tmp_path: Path
 ) -> None:
     data = write_folder(tmp_path / "photos", {"ants": 4, "bees": 4})
     for mark in marks:
-        path = data / place / "output" / mark
+        path = data / parent / "output" / mark
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    assert told(read_manifest(data)) == (("ants", "bees"), 8, {"folders: output, which featcache wrote": 1})
+    assert overview(read_manifest(data)) == (("ants", "bees"), 8, {"folders: output, which featcache wrote": 1})
 
 
 def test_a_class_folder_with_a_report_of_its_own_is_a_class(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_class_folder_with_a_report_of_its_own_is_a_class(tmp_path: Path) -> N
 
 def test_hidden_folders_are_counted(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "photos", {"ants": 4, "bees": 4, ".git": 1, "ants/.thumbs": 1})
-    assert told(read_manifest(data)) == (("ants", "bees"), 8, {"folders: hidden": 2})
+    assert overview(read_manifest(data)) == (("ants", "bees"), 8, {"folders: hidden": 2})
 
 
 @pytest.mark.parametrize(
@@ -264,10 +264,10 @@ def test_a_folder_without_images_that_is_named_like_a_split_is_counted(
     (data / empty / "notes").mkdir(parents=True)
     (data / empty / "notes/read.txt").write_text("none yet")
     kind = f"folders: {empty}, which is named like a split and holds no images"
-    assert told(read_manifest(data)) == (*counts, {kind: 1})
+    assert overview(read_manifest(data)) == (*counts, {kind: 1})
 
 
 def test_folders_may_be_nested_deeper_than_python_calls() -> None:
     deep = "/".join(["f"] * 1500)
-    found, _, _ = understood(f"ants/{deep}", "bees")
-    assert found == {("ants", None): 2, ("bees", None): 2}
+    counts, _, _ = understood(f"ants/{deep}", "bees")
+    assert counts == {("ants", None): 2, ("bees", None): 2}

@@ -17,7 +17,8 @@ from featcache.data.file_types import why_no_image
 from featcache.data.image_names import image_extensions, is_image_name
 from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError, UnreadableImageError
-from featcache.vision.decode import decode, upright_size
+from featcache.vision.decode import decode
+from featcache.vision.image_files import upright_size
 
 RED = (200, 30, 20)
 
@@ -80,7 +81,7 @@ def test_a_file_that_is_no_image_is_called_what_it_is(data: bytes, reason: str) 
 
 
 def test_a_heic_photo_named_jpg_says_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.vision.decode._register_heif", lambda: False)
+    monkeypatch.setattr("featcache.vision.image_files._register_heif", lambda: False)
     with pytest.raises(UnreadableImageError, match=r'^a HEIC photo: pip install -e "\.\[heic\]" in the clone$'):
         decode(b"\0\0\0\x18ftypheic" + bytes(40))
 
@@ -148,8 +149,8 @@ def test_a_png_is_read_whatever_the_size_of_its_texts_and_profile(what: str, whe
     exif = Image.Exif()
     exif[0x0112] = 6
     data = packed("PNG", exif=exif)
-    place = data.index(b"IDAT" if where == "before the pixels" else b"IEND") - 4
-    large = data[:place] + LARGE[what] + data[place:]
+    position = data.index(b"IDAT" if where == "before the pixels" else b"IEND") - 4
+    large = data[:position] + LARGE[what] + data[position:]
     assert upright_size(large) == (12, 8)
     pixels = decode(large)
     assert pixels.shape == (12, 8, 3)  # turned as its EXIF says

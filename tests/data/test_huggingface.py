@@ -95,8 +95,8 @@ def test_which_column_is_the_label(tmp_path: Path, columns: dict[str, Any], opti
     manifest = read_manifest(saved(tmp_path / "set", columns), **options)
     assert labels_of(manifest) == EXPECTED
     assert manifest.notes == (note,)
-    found = open_source(tmp_path / "set")  # as a picture reads it, which knows ids and no column
-    assert [found.read(name) for name in manifest.samples.ids] == [manifest.read(row) for row in range(6)]
+    source = open_source(tmp_path / "set")  # as a picture reads it, which knows ids and no column
+    assert [source.read(name) for name in manifest.samples.ids] == [manifest.read(row) for row in range(6)]
 
 
 def test_where_two_columns_may_be_the_label_the_user_says_which(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_hidden_labels_of_a_test_split_are_not_scored(tmp_path: Path) -> None:
         validation=table({"label": (PETS, [0, 1])}, [{"bytes": png(200 + row), "path": None} for row in range(2)]),
         test=table({"label": (PETS, [-1, None, -1])}, [{"bytes": png(230 + row), "path": None} for row in range(3)]),
     )
-    found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1)
-    samples = found.cache.samples
+    extraction = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1)
+    samples = extraction.cache.samples
     assert not samples.multilabel
     assert {split: len(samples.rows(split)) for split in ("train", "val", "test", "unlabelled")} == {
         "train": 12,
@@ -132,8 +132,8 @@ def test_hidden_labels_of_a_test_split_are_not_scored(tmp_path: Path) -> None:
         "test": 0,
         "unlabelled": 3,
     }
-    assert found.cache.features("unlabelled").y.tolist() == [-1, -1, -1]
-    assert "3 of 17 images have no label" in str(found.data)
+    assert extraction.cache.features("unlabelled").y.tolist() == [-1, -1, -1]
+    assert "3 of 17 images have no label" in str(extraction.data)
     fit = fit_head(tmp_path / "cache.h5", tmp_path / "head")
     assert fit.report.test is None
     assert not (tmp_path / "head/test.csv").exists()
@@ -151,26 +151,28 @@ def test_a_list_of_labels_is_several_whatever_the_rows_hold(tmp_path: Path, rows
     path = saved(tmp_path / "set", {"label": (datasets.List(PETS), rows)})
     samples = read_manifest(path).samples
     assert samples.multilabel
-    found = {name.rpartition("/")[2]: label.tolist() for name, label in zip(samples.ids, samples.labels, strict=True)}
+    labels_by_name = {
+        name.rpartition("/")[2]: label.tolist() for name, label in zip(samples.ids, samples.labels, strict=True)
+    }
     names = ["{row}.png" if all(rows) else "{row:08d}" for row in range(6)]
     expected = [[int(0 in row), int(1 in row)] for row in rows]
-    assert sorted(found.values()) == sorted(expected), names
+    assert sorted(labels_by_name.values()) == sorted(expected), names
 
 
 def test_an_unknown_list_is_not_an_empty_one(tmp_path: Path) -> None:
     path = saved(tmp_path / "set", {"label": (datasets.List(PETS), [[0], [1], [], None, [0, 1], [-1]])})
     samples = read_manifest(path).samples
     assert len(samples.rows("unlabelled")) == 2
-    known = samples.labels[samples.split != 3]
-    assert sorted(known.tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    labelled = samples.labels[samples.split != 3]
+    assert sorted(labelled.tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert not samples.labels[samples.rows("unlabelled")].any()
 
 
 def test_rows_without_an_image_are_skipped_with_the_reason(tmp_path: Path) -> None:
     images = [{"bytes": png(10 * row), "path": f"{row}.png"} for row in range(5)] + [None]
     path = saved(tmp_path / "set", {"label": (PETS, BY_NUMBER)}, images)
-    found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1)
-    assert found.skipped == [("dog/00000005", "the data set has no image in this row (null)")]
+    extraction = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1)
+    assert extraction.skipped == [("dog/00000005", "the data set has no image in this row (null)")]
 
 
 def test_selected_rows_keep_their_images(tmp_path: Path) -> None:
@@ -298,19 +300,19 @@ def test_images_of_a_group_stay_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("feature", "value", "told"),
+    ("feature", "value", "type_text"),
     [
         (datasets.List(datasets.Value("string")), ["p1"], "List(Value('string'))"),
         ({"site": datasets.Value("int64")}, {"site": 1}, "{'site': Value('int64')}"),
     ],
     ids=["list", "fields"],
 )
-def test_a_group_that_is_no_text_or_number_is_refused(feature: Any, value: Any, told: str, tmp_path: Path) -> None:
+def test_a_group_that_is_no_text_or_number_is_refused(feature: Any, value: Any, type_text: str, tmp_path: Path) -> None:
     """Predictions need no groups."""
     path = saved(tmp_path / "d", {"label": (PETS, BY_NUMBER), "group": (feature, [value] * 6)})
     assert refusal(path) == (
-        f"{path}: the column 'group' names the group of an image, a text or a number; it is {told}. Make it one of "
-        "these, or rename it where it is no group: rename_column('group', ...)"
+        f"{path}: the column 'group' names the group of an image, a text or a number; it is {type_text}. Make it one "
+        "of these, or rename it where it is no group: rename_column('group', ...)"
     )
     source = open_source(path)
     assert len(source.sample_ids(Counter())) == 6

@@ -262,10 +262,10 @@ def test_hidden_files_and_other_files_are_ignored_and_counted(split_folder: Path
     }
 
 
-@pytest.mark.parametrize("place", ["", "train", "val"])
-def test_files_beside_the_class_folders_are_counted_too(split_folder: Path, place: str) -> None:
-    shutil.copy(split_folder / "val/ants/000.png", split_folder / place / "stray.png")
-    (split_folder / place / "README.txt").write_text("no image")
+@pytest.mark.parametrize("folder", ["", "train", "val"])
+def test_files_beside_the_class_folders_are_counted_too(split_folder: Path, folder: str) -> None:
+    shutil.copy(split_folder / "val/ants/000.png", split_folder / folder / "stray.png")
+    (split_folder / folder / "README.txt").write_text("no image")
     manifest = read_manifest(split_folder)
     assert len(manifest.samples) == 18
     assert sum(manifest.ignored.values()) == 2

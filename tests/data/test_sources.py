@@ -21,7 +21,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from featcache._utils import remote
-from featcache.cache.feature_cache import partial_path
+from featcache.cache.paths import partial_path
 from featcache.core.samples import SPLITS
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.registry import open_source
@@ -70,11 +70,11 @@ def files(root: Path) -> list[Path]:
 
 def rows(root: Path) -> list[dict[str, str]]:
     """What a manifest says of them."""
-    found = []
+    summary = []
     for path in files(root):
         name, sha256 = path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
-        found.append({"path": name, "label": path.parent.name, "split": name.split("/")[0], "sha256": sha256})
-    return found
+        summary.append({"path": name, "label": path.parent.name, "split": name.split("/")[0], "sha256": sha256})
+    return summary
 
 
 def as_csv(root: Path, *columns: str, name: str = "list.csv", prefix: str = "") -> Path:
@@ -96,9 +96,9 @@ def as_parquet(root: Path) -> Path:
 def put(root: Path, url: str) -> str:
     system, path = fsspec.core.url_to_fs(url)
     for file in (path for path in root.rglob("*") if path.is_file()):
-        place = f"{path}/{file.relative_to(root).as_posix()}"
-        system.makedirs(place.rpartition("/")[0], exist_ok=True)
-        system.pipe_file(place, file.read_bytes())
+        target = f"{path}/{file.relative_to(root).as_posix()}"
+        system.makedirs(target.rpartition("/")[0], exist_ok=True)
+        system.pipe_file(target, file.read_bytes())
     return url
 
 
@@ -174,9 +174,9 @@ def web(root: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def the_same(found: Manifest, expected: Manifest) -> None:
-    assert found.samples.differences(expected.samples) == []
-    assert found.samples.digest() == expected.samples.digest()
+def the_same(manifest: Manifest, expected: Manifest) -> None:
+    assert manifest.samples.differences(expected.samples) == []
+    assert manifest.samples.digest() == expected.samples.digest()
 
 
 KINDS: dict[str, Callable[[Path, Path, str, str], object]] = {
@@ -210,11 +210,11 @@ def test_images_are_the_same_wherever_they_lie(root: Path, tmp_path: Path, s3: s
     expected = extract(root, tmp_path / "expected.h5", backbone=toy_backbone(), views=2, workers=2)
     data = KINDS[kind](root, tmp_path, s3, web)
     the_same(read_manifest(data), read_manifest(root))
-    found = extract(data, tmp_path / "found.h5", backbone=toy_backbone(), views=2, workers=2)
-    assert found.skipped == expected.skipped
-    assert [name for name, _ in found.skipped] == ["train/bees/broken.png"]
+    extraction = extract(data, tmp_path / "found.h5", backbone=toy_backbone(), views=2, workers=2)
+    assert extraction.skipped == expected.skipped
+    assert [name for name, _ in extraction.skipped] == ["train/bees/broken.png"]
     for split in SPLITS[:2]:
-        a, b = (one.cache.features(split).x for one in (found, expected))
+        a, b = (result.cache.features(split).x for result in (extraction, expected))
         np.testing.assert_array_equal(a[:], b[:])
 
 
@@ -237,8 +237,8 @@ def test_hashes_that_a_manifest_has_are_not_taken_again(root: Path) -> None:
 def test_an_image_that_is_not_what_its_manifest_says_is_skipped_with_the_reason(root: Path, tmp_path: Path) -> None:
     manifest = as_csv(root, "path", "label", "split", "sha256")
     shutil.copy(root / "train/ants/001.png", root / "train/ants/002.png")
-    found = extract(manifest, tmp_path / "cache.h5", backbone=toy_backbone(), workers=2)
-    assert dict(found.skipped)["train/ants/002.png"] == (
+    extraction = extract(manifest, tmp_path / "cache.h5", backbone=toy_backbone(), workers=2)
+    assert dict(extraction.skipped)["train/ants/002.png"] == (
         "its bytes are not those that were hashed: it has changed, or its manifest's sha256 is of another file"
     )
 
@@ -273,9 +273,9 @@ def test_a_lost_line_ends_the_work_and_skips_nothing(
         "it, then run the same command again: it goes on where it stopped."
     )
     assert partial_path(out).exists()
-    found = extract(manifest, out, backbone=toy_backbone(), workers=1, value_range=(0, 255))
-    assert [name for name, _ in found.skipped] == ["train/bees/broken.png"]
-    assert 0 < found.extracted < len(manifest.samples) - 1
+    extraction = extract(manifest, out, backbone=toy_backbone(), workers=1, value_range=(0, 255))
+    assert [name for name, _ in extraction.skipped] == ["train/bees/broken.png"]
+    assert 0 < extraction.extracted < len(manifest.samples) - 1
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
@@ -284,17 +284,17 @@ def test_what_is_not_there_is_not_asked_for_again(root: Path, tmp_path: Path, er
     Flaky.asked.clear()
     Flaky.faults, Flaky.error = {"003.png": 10**6}, error
     try:
-        found = extract(url, tmp_path / "cache.h5", backbone=toy_backbone(), workers=1)
+        extraction = extract(url, tmp_path / "cache.h5", backbone=toy_backbone(), workers=1)
     finally:
         Flaky.faults = {}
     assert Flaky.asked["003.png"] == 3  # once to hash it, once for the value range, once to read it
-    assert ("train/ants/003.png", "003.png was cut off") in found.skipped
+    assert ("train/ants/003.png", "003.png was cut off") in extraction.skipped
 
 
 @pytest.mark.parametrize(("status", "again"), [(500, True), (503, True), (429, True), (403, False), (404, False)])
 def test_which_answers_of_a_server_are_worth_another_try(status: int, again: bool) -> None:
     error = type("ClientResponseError", (Exception,), {"status": status})()
-    assert remote._may_pass(error) is again
+    assert remote._is_transient(error) is again
 
 
 ODD_NAMES = ("50%.png", "a b+c.png", "a#1.png", "why?.png", "größe.png", "a&amp;b.png", "%41.png", "it's (1), [2].png")
@@ -309,9 +309,9 @@ def test_names_of_http_are_those_of_the_folder(root: Path, web: str) -> None:
             file.write(name.encode())
     expected = read_manifest(root)
     assert {"größe & co", "100% #1?"} < set(expected.samples.classes)
-    found = read_manifest(web)
-    the_same(found, expected)
-    assert [found.read(row) for row in range(len(found.samples))] == [
+    from_web = read_manifest(web)
+    the_same(from_web, expected)
+    assert [from_web.read(row) for row in range(len(from_web.samples))] == [
         expected.read(row) for row in range(len(expected.samples))
     ]
     the_same(read_manifest(f"{web}/{as_csv(root, 'path', 'label', 'split').name}"), expected)
@@ -364,7 +364,7 @@ def test_labels_that_lie_beside_images(tmp_path: Path, labels: dict[str, bytes],
     images = {f"{key}.png": key.encode() for key in "abc"}
     source = open_source(as_tar(tmp_path / "train.tar", {**labels, **images}))
     entries, several, *_ = source.entries(__import__("collections").Counter())
-    assert [(one.id, one.classes, one.split) for one in sorted(entries, key=lambda one: one.id)] == [
+    assert [(entry.id, entry.classes, entry.split) for entry in sorted(entries, key=lambda entry: entry.id)] == [
         (f"train/{key}.png", (label,), "train") for key, label in zip("abc", expected, strict=True)
     ]
     assert not several
@@ -401,7 +401,7 @@ def test_what_is_wrong_with_tar_files_is_said(
 
 
 def test_a_tar_that_is_cut_off_is_refused(root: Path, tmp_path: Path) -> None:
-    path = as_tar(tmp_path / "all.tar", {one.relative_to(root).as_posix(): one.read_bytes() for one in files(root)})
+    path = as_tar(tmp_path / "all.tar", {file.relative_to(root).as_posix(): file.read_bytes() for file in files(root)})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataLayoutError) as caught:
         read_manifest(path)
@@ -469,8 +469,8 @@ def test_a_missing_driver_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(remote, "_file_system", absent)
     with pytest.raises(MissingExtraError) as caught:
         read_manifest("s3://bucket/pets")
-    said = 's3://bucket/pets: Install s3fs to access S3. For it: pip install -e ".[remote]" in the clone'
-    assert str(caught.value) == said
+    message = 's3://bucket/pets: Install s3fs to access S3. For it: pip install -e ".[remote]" in the clone'
+    assert str(caught.value) == message
 
 
 def test_an_unreadable_image_from_afar_is_named_with_its_source(root: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def write(root: Path, *lines: str, header: str = "path,label,split", contents: t
     return path
 
 
-def told(manifest: Manifest) -> dict[str, tuple[list[int], str]]:
+def overview(manifest: Manifest) -> dict[str, tuple[list[int], str]]:
     """id -> (labels, split)."""
     samples = manifest.samples
     return {name: (samples.labels[row].tolist(), SPLITS[samples.split[row]]) for row, name in enumerate(samples.ids)}
@@ -55,7 +55,7 @@ def test_labels_with_bars_between_them_are_several(tmp_path: Path) -> None:
     assert manifest.samples.classes == ("ants", "bees", "cats")
     assert manifest.samples.labels.dtype == np.uint8
     assert manifest.samples.multilabel
-    assert told(manifest) == {
+    assert overview(manifest) == {
         "0.png": ([1, 0, 1], "train"),
         "1.png": ([0, 1, 0], "train"),
         "2.png": ([0, 0, 0], "train"),
@@ -217,9 +217,9 @@ def test_a_fifth_of_many_images_is_held_out_and_of_each_label_about_as_much() ->
     labels = (rng.uniform(size=(600, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]).astype(np.uint8)
     held = np.isin(np.arange(600), hold_out(labels, hashes(600), 0.2, 0))
     assert abs(held.mean() - 0.2) < 0.005
-    shares = labels[held].sum(axis=0) / labels.sum(axis=0)
-    np.testing.assert_allclose(shares[3:], 0.2, atol=0.06)  # the rare ones are dealt first
-    np.testing.assert_allclose(shares[:3], 0.2, atol=0.04)
+    fractions = labels[held].sum(axis=0) / labels.sum(axis=0)
+    np.testing.assert_allclose(fractions[3:], 0.2, atol=0.06)  # the rare ones are dealt first
+    np.testing.assert_allclose(fractions[:3], 0.2, atol=0.04)
 
 
 def test_a_rare_label_is_held_out_before_common_ones_take_what_is_left_to_train_on() -> None:
@@ -290,6 +290,6 @@ def test_one_label_is_the_same_among_several(tmp_path: Path) -> None:
 
 
 def test_samples_with_several_labels_differ_from_those_with_one(tmp_path: Path) -> None:
-    one, several = samples_of(tmp_path, "a", "b", "a"), samples_of(tmp_path, "a", "b", "a|a")
-    assert one.digest() != several.digest()
-    assert one.differences(several) != []
+    single, several = samples_of(tmp_path, "a", "b", "a"), samples_of(tmp_path, "a", "b", "a|a")
+    assert single.digest() != several.digest()
+    assert single.differences(several) != []

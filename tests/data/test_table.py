@@ -125,9 +125,9 @@ def test_missing_files_are_counted_and_a_few_named(root: Path) -> None:
 
 def test_missing_files_are_skipped_and_listed_on_demand(root: Path, tmp_path: Path) -> None:
     path = write(root, "path,label", *rows(*LABELS), "gone/0.png,cat", "gone/1.png,dog")
-    found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1, skip_missing=True)
-    assert sorted(name for name, _ in found.skipped) == ["gone/0.png", "gone/1.png"]
-    assert "missing files, skipped: 2 of 10" in str(found.data)
+    extraction = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1, skip_missing=True)
+    assert sorted(name for name, _ in extraction.skipped) == ["gone/0.png", "gone/1.png"]
+    assert "missing files, skipped: 2 of 10" in str(extraction.data)
     assert FeatureCache.open(tmp_path / "cache.h5").split_options["skip_missing"] is True
     assert update(tmp_path / "cache.h5", path).nothing
 
@@ -184,9 +184,9 @@ def test_where_two_columns_may_be_the_label_the_user_says_which(root: Path) -> N
 def test_the_column_is_said_kept_and_used_again(root: Path, tmp_path: Path) -> None:
     path = write(root, "path,class,target", *(f"{row},{number % 3}" for number, row in enumerate(rows(*LABELS))))
     out = tmp_path / "cache.h5"
-    found = extract(path, out, backbone=toy_backbone(), views=0, workers=1, label_column="class")
-    assert "label column: class (not target; --label-column chooses)" in str(found.data).splitlines()
-    assert found.cache.samples.classes == ("cat", "dog")
+    extraction = extract(path, out, backbone=toy_backbone(), views=0, workers=1, label_column="class")
+    assert "label column: class (not target; --label-column chooses)" in str(extraction.data).splitlines()
+    assert extraction.cache.samples.classes == ("cat", "dog")
     assert update(out, path).nothing
 
 
@@ -201,8 +201,8 @@ def test_a_folder_has_no_columns(split_folder: Path) -> None:
 def test_rows_without_a_label_are_extracted_and_not_trained_on(root: Path, tmp_path: Path, unknown: str) -> None:
     labels = ["0", "1", "0", "1", "0", "1", unknown, unknown]
     path = write(root, "path,label", *rows(*labels))
-    found = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=1, workers=1)
-    cache = found.cache
+    extraction = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=1, workers=1)
+    cache = extraction.cache
     assert cache.samples.classes == ("0", "1")
     assert not cache.samples.multilabel
     features = cache.features("unlabelled")
@@ -213,7 +213,7 @@ def test_rows_without_a_label_are_extracted_and_not_trained_on(root: Path, tmp_p
     assert (
         "2 of 8 images have no label (-1, null or empty): split unlabelled, extracted for prediction, not trained on "
         "or scored"
-    ) in str(found.data)
+    ) in str(extraction.data)
     assert cache.to_dict()["images_by_split"] == {"train": 4, "val": 2, "test": 0, "unlabelled": 2}
 
 
@@ -221,10 +221,10 @@ def test_images_that_get_a_label_later_are_not_extracted_again(root: Path, tmp_p
     path, out = write(root, "path,label", *rows(*LABELS[:6], "", "")), tmp_path / "cache.h5"
     extract(path, out, backbone=toy_backbone(), views=0, workers=1)
     before = FeatureCache.open(out).features("unlabelled").clean().copy()
-    said = doctor(out)
-    assert "6 images" in str(said)
-    assert said.images == 6
-    assert all("x/006" not in one.image for finding in said.findings for one in finding.images)
+    report = doctor(out)
+    assert "6 images" in str(report)
+    assert report.images == 6
+    assert all("x/006" not in example.image for finding in report.findings for example in finding.images)
     write(root, "path,label", *rows(*LABELS))
     done = update(out, path)
     assert (done.carried, done.extracted) == (8, 0)
@@ -279,15 +279,20 @@ def test_metadata_as_hugging_face_has_it(make_folder: MakeFolder, name: str, per
     files = [path.relative_to(root) for path in sorted(root.rglob("*.png"))]
     records = [{"file_name": str(file), "label": "ab"[number % 2]} for number, file in enumerate(files)]
     for folder in ("train", "test") if per_split else (".",):
-        own = [
+        rows_of_folder = [
             {**record, "file_name": record["file_name"].removeprefix(f"{folder}/")}
             for record in records
             if not per_split or record["file_name"].startswith(folder)
         ]
         if name.endswith(".csv"):
-            write(root / folder, "file_name,label", *(f"{one['file_name']},{one['label']}" for one in own), name=name)
+            write(
+                root / folder,
+                "file_name,label",
+                *(f"{record['file_name']},{record['label']}" for record in rows_of_folder),
+                name=name,
+            )
         else:
-            write(root / folder, *map(json.dumps, own), name=name)
+            write(root / folder, *map(json.dumps, rows_of_folder), name=name)
     (root / "train/more.png").write_bytes(b"x")
     samples = (manifest := read_manifest(root)).samples
     assert {name: samples.classes[label] for name, label in zip(samples.ids, samples.labels, strict=True)} == {
@@ -343,7 +348,7 @@ def test_lists_in_json_lines_are_several_labels_however_many_there_are(root: Pat
 
 @pytest.mark.parametrize("label", [{"a": 0}, ["cat", None], [["cat"]]])
 def test_labels_in_json_lines_that_are_no_names_are_refused(root: Path, label: object) -> None:
-    records = [{"path": f"x/{row:03d}.png", "label": one} for row, one in enumerate(["cat", label])]
+    records = [{"path": f"x/{row:03d}.png", "label": value} for row, value in enumerate(["cat", label])]
     path = write(root, *map(json.dumps, records), name="list.jsonl")
     expected = f"line 2: label is {json.dumps(label)}; it must be a text, a number, or a list of such"
     assert expected in refusal(path)
@@ -357,9 +362,9 @@ def test_a_path_longer_than_the_system_takes_is_a_missing_file(root: Path) -> No
 
 def _read_damaged(folder: str, whole: bytes, places: Sequence[int]) -> None:
     """Read a table with one byte after the other changed; the status of the process says whether all was well."""
-    for place in places:
+    for position in places:
         for flip in (0x10, 0x30):
-            content = whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :]
+            content = whole[:position] + bytes([whole[position] ^ flip]) + whole[position + 1 :]
             with suppress(FeatcacheError):
                 read_table("damaged.parquet", content, lambda name: (name, True))
     Path(folder, "whole").touch()

@@ -104,7 +104,7 @@ def test_two_labels_of_one_key_are_refused(tmp_path: Path) -> None:
 
 def test_what_has_no_use_is_counted(tmp_path: Path) -> None:
     members = [(f"{key}.png", key.encode()) for key in "abcd"]
-    members += [(f"{key}.cls", f"{place % 2}".encode()) for place, key in enumerate("abcd")]
+    members += [(f"{key}.cls", f"{index % 2}".encode()) for index, key in enumerate("abcd")]
     more = [("._a.png", b"x"), ("notes.txt", b"x"), ("e.cls", b"1"), ("a.json", b'{"label": "z"}'), ("b.json", b"{}")]
     path = write_tar(tmp_path / "pets.tar", *members, *more, link("pipe.png", "", tarfile.FIFOTYPE))
     assert read_manifest(path, val_fraction=0.5).ignored == {
@@ -128,12 +128,12 @@ def test_a_packed_folder_with_links_holds_what_the_folder_holds(tmp_path: Path) 
     (root / "ants/soft.png").symlink_to("2.png")
     (root / "bees/soft.png").symlink_to("../bees/3.png")
     subprocess.run(["tar", "cf", str(tmp_path / "photos.tar"), "-C", str(root), "."], check=True)
-    expected, found = read_manifest(root), read_manifest(tmp_path / "photos.tar")
+    expected, from_tar = read_manifest(root), read_manifest(tmp_path / "photos.tar")
     assert len(expected.samples) == 12
-    assert found.samples.digest() == expected.samples.digest()
-    assert found.ignored == {}
-    row = found.samples.ids.index("bees/soft.png")
-    assert found.read(row) == b"content 3"
+    assert from_tar.samples.digest() == expected.samples.digest()
+    assert from_tar.ignored == {}
+    row = from_tar.samples.ids.index("bees/soft.png")
+    assert from_tar.read(row) == b"content 3"
 
 
 def test_links_that_lead_nowhere_are_counted(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_groups_of_numbers_and_of_null(tmp_path: Path) -> None:
 
 def test_a_label_in_json_without_its_picture_is_said(tmp_path: Path) -> None:
     members = [(f"{key}.png", key.encode()) for key in "abcd"]
-    labels = [(f"{key}.json", json.dumps({"label": place % 2}).encode()) for place, key in enumerate("abcdef")]
+    labels = [(f"{key}.json", json.dumps({"label": index % 2}).encode()) for index, key in enumerate("abcdef")]
     manifest = read_manifest(write_tar(tmp_path / "pets.tar", *members, *labels), val_fraction=0.5)
     assert manifest.ignored == {"labels without a picture": 2}
     assert input_notes(manifest.ignored, [], []) == ["ignored 2 files: labels without a picture"]
@@ -318,7 +318,7 @@ def test_a_compressed_archive_is_unpacked_by_the_user(tmp_path: Path, name: str,
 
 def test_a_list_of_labels_is_several_labels_however_many_there_are(tmp_path: Path) -> None:
     members = [(f"{key}.png", key.encode()) for key in "abcd"]
-    labels = [(f"{key}.json", f'{{"label": ["{"xy"[place % 2]}"]}}'.encode()) for place, key in enumerate("abcd")]
+    labels = [(f"{key}.json", f'{{"label": ["{"xy"[index % 2]}"]}}'.encode()) for index, key in enumerate("abcd")]
     listing = open_source(write_tar(tmp_path / "pets.tar", *members, *labels)).entries(Counter())
     assert listing.several
 

@@ -20,7 +20,8 @@ from PIL import Image
 
 from clusters import fully_booked, make_whole, two_machines
 from commands import PATHS, ROOT, featcache_cli, write_folder
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.core.ray_cluster import WAITING_MESSAGE, Cluster, _connect
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
 from featcache.extraction.extract import extract
@@ -222,9 +223,9 @@ def test_machines_without_featcache_are_told_so(
     with pytest.raises(ClusterError) as caught:
         on_cluster(data, tmp_path / "cache.h5")
     assert str(caught.value) == (
-        "on each machine 3 workers died in a row before they did anything, the last of: ModuleNotFoundError: No module "
-        "named 'featcache'. Is the same featcache installed on all machines, and have they memory for the network? "
-        "Ray's logs say more."
+        "on each machine 3 workers in a row failed before they did any work. The last reason: ModuleNotFoundError: No "
+        "module named 'featcache'. Check that all machines have the same version of featcache and enough memory for "
+        "the network. The logs of Ray have more details."
     )
 
 
@@ -279,8 +280,15 @@ def test_a_cluster_that_is_left_on_the_way_is_not_replaced(machines: Any, data: 
 
 @pytest.mark.parametrize("gpus", [-1, 1.5, math.nan, math.inf])
 def test_there_is_no_such_number_of_gpus(gpus: float) -> None:
-    with pytest.raises(ClusterError, match=f"a worker has 0, a part of one, 1, 2, ... GPUs, and not {gpus}"):
+    with pytest.raises(ClusterError) as caught:
         Cluster(gpus_per_worker=gpus)
+    assert str(caught.value) == (f"gpus_per_worker is {gpus}; give 0, a fraction of one GPU, or a whole number.")
+
+
+def test_the_old_name_of_workers_per_node_works_with_a_warning() -> None:
+    cluster = Cluster(gpus_per_worker=0.5)
+    with pytest.warns(DeprecationWarning, match=r"use Cluster\.workers_per_node"):
+        assert cluster.room({"CPU": 8, "GPU": 2}) == cluster.workers_per_node({"CPU": 8, "GPU": 2}) == (4, 2)
 
 
 @pytest.mark.parametrize(("gpus", "asked", "device"), [

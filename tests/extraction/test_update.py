@@ -21,7 +21,8 @@ from featcache.backbones import load as backbone_loading
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.cache import reuse
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.cache.verify import verify
 from featcache.errors import (
     CacheBusyError,

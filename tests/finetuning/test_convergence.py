@@ -93,9 +93,9 @@ def test_a_falling_loss_is_enough_where_the_published_recipe_ran(
 
 
 def test_why_a_training_is_unfinished() -> None:
-    told = {name: TrainingRun.of(CURVES[name][0], {"lr": 0.3}, 100, 10).unfinished for name in CURVES}
-    assert told["flat"] == ""
-    assert told["one epoch"] == "too few to tell whether the training loss has levelled off"
-    assert told["flat, and nothing learnt"] == "and the training loss is still near that of a guess"
-    assert told["diverged"] == "with a training loss that is not finite"
+    reasons = {name: TrainingRun.of(CURVES[name][0], {"lr": 0.3}, 100, 10).unfinished for name in CURVES}
+    assert reasons["flat"] == ""
+    assert reasons["one epoch"] == "too few to tell whether the training loss has levelled off"
+    assert reasons["flat, and nothing learnt"] == "and the training loss is still near that of a guess"
+    assert reasons["diverged"] == "with a training loss that is not finite"
     assert str(TrainingRun.of([1.0], {}, 32, 2)) == "1 epoch (1 step)"

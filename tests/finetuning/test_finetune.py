@@ -92,11 +92,11 @@ def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(
     process = fork(finetune_and_die, str(split_folder), str(out), moment, epoch)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    told: list[EpochMetrics] = []
-    found = tune(split_folder, out, seed=SEED, resume=True, on_epoch=told.append)
-    assert timeless(found.history) == timeless(expected.history) == timeless(told)
-    assert len({value.loss for value in found.history}) == CONFIG.epochs
-    assert found.report.accuracy == expected.report.accuracy
+    reported: list[EpochMetrics] = []
+    result = tune(split_folder, out, seed=SEED, resume=True, on_epoch=reported.append)
+    assert timeless(result.history) == timeless(expected.history) == timeless(reported)
+    assert len({value.loss for value in result.history}) == CONFIG.epochs
+    assert result.report.accuracy == expected.report.accuracy
     for name in ("network.safetensors", "model.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
@@ -114,8 +114,8 @@ def test_an_interrupted_run_resumes_with_other_workers(mode: Any, split_folder: 
     with pytest.raises(StopError):
         tune(split_folder, tmp_path / "cut", mode=mode, seed=SEED, on_epoch=stop)
     torch.manual_seed(5)
-    found = tune(split_folder, tmp_path / "cut", mode=mode, seed=SEED, workers=3, resume=True)
-    assert timeless(found.history) == timeless(whole.history)
+    result = tune(split_folder, tmp_path / "cut", mode=mode, seed=SEED, workers=3, resume=True)
+    assert timeless(result.history) == timeless(whole.history)
     file = ModelCard.read(tmp_path / "cut").file
     assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
@@ -136,8 +136,8 @@ def test_a_resumed_run_still_lists_what_was_skipped(split_folder: Path, tmp_path
     first = tune(split_folder, tmp_path / "run")
     assert [name for name, _ in first.skipped] == ["train/ants/003.png"]
     assert tune(split_folder, tmp_path / "run", resume=True).skipped == first.skipped
-    found = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert [one["path"] for one in found["skipped"]] == ["train/ants/003.png"]
+    result = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [entry["path"] for entry in result["skipped"]] == ["train/ants/003.png"]
 
 
 def test_resume_begins_a_run_that_is_not_there(split_folder: Path, tmp_path: Path) -> None:
@@ -264,8 +264,8 @@ def test_a_live_head_learns_on_the_network_s_answers(split_folder: Path, tmp_pat
         split_folder, tmp_path / "run", backbone=toy_backbone(), mode="head", config=TrainConfig(epochs=4, lr=0.2)
     )
     pixels, labels = clean_pixels(split_folder, "val", toy_backbone().view_spec())
-    found = classify(load_head(tmp_path / "run" / "head.safetensors"), toy_answer(pixels), 3)[0]
-    assert run.best.val_accuracy == float((found == labels).mean())
+    result = classify(load_head(tmp_path / "run" / "head.safetensors"), toy_answer(pixels), 3)[0]
+    assert run.best.val_accuracy == float((result == labels).mean())
 
 
 def test_training_all_changes_every_weight_of_a_copy(split_folder: Path, tmp_path: Path) -> None:
@@ -305,10 +305,10 @@ def test_the_best_epoch_s_weights_and_accuracy_are_kept(split_folder: Path, tmp_
     card = ModelCard.read(tmp_path / "run")
     assert (card.kind, card.classes) == ("network", ("ants", "bees"))
     assert card.metrics["accuracy"] == run.report.accuracy.accuracy == max(accuracies)
-    found, labels = predictions(tmp_path / "run", split_folder, "val", card.spec.view)
-    assert float((found == labels).mean()) == max(accuracies)
+    result, labels = predictions(tmp_path / "run", split_folder, "val", card.spec.view)
+    assert float((result == labels).mean()) == max(accuracies)
     assert card.metrics["confusion"] == [
-        [int(((labels == true) & (found == said)).sum()) for said in (0, 1)] for true in (0, 1)
+        [int(((labels == true) & (result == predicted_class)).sum()) for predicted_class in (0, 1)] for true in (0, 1)
     ]
 
 
@@ -320,17 +320,18 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
     spec = ModelCard.read(tmp_path / "run").spec.view
     pixels, labels = clean_pixels(data, "test", spec)
     if mode == "all":
-        found, _ = predictions(tmp_path / "run", data, "test", spec)
+        result, _ = predictions(tmp_path / "run", data, "test", spec)
     else:
-        found = classify(load_head(tmp_path / "run" / "head.safetensors"), trainable_backbone().embed(pixels), 3)[0]
+        result = classify(load_head(tmp_path / "run" / "head.safetensors"), trainable_backbone().embed(pixels), 3)[0]
     assert run.report.test is not None
-    assert (run.report.test.n, run.report.test.accuracy) == (7, float((found == labels).mean()))
+    assert (run.report.test.n, run.report.test.accuracy) == (7, float((result == labels).mean()))
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     assert written["test"]["accuracy"] == run.report.test.accuracy
     assert f"test accuracy {run.report.test}" in str(run).splitlines()
-    kept = read_predictions(tmp_path / "run", "test.csv")
-    assert [(row.image.split("/")[0], row.label, row.predicted) for row in kept] == [
-        ("test", ("ants", "bees")[label], ("ants", "bees")[said]) for label, said in zip(labels, found, strict=True)
+    saved = read_predictions(tmp_path / "run", "test.csv")
+    assert [(row.image.split("/")[0], row.label, row.predicted) for row in saved] == [
+        ("test", ("ants", "bees")[label], ("ants", "bees")[predicted_class])
+        for label, predicted_class in zip(labels, result, strict=True)
     ]
     hashes = json.loads((tmp_path / "run/model.json").read_text())["sha256"]
     assert hashes == {
@@ -367,8 +368,8 @@ def test_a_training_that_diverges_later_keeps_the_best_epoch_before(
     assert len(run.history) == 3
     assert run.best.epoch == whole.best.epoch
     assert run.report.accuracy == whole.report.accuracy
-    kept = (tmp_path / f"{name}/network.safetensors" for name in ("run", "whole"))
-    assert len({path.read_bytes() for path in kept}) == 1
+    saved = (tmp_path / f"{name}/network.safetensors" for name in ("run", "whole"))
+    assert len({path.read_bytes() for path in saved}) == 1
     assert (
         f"training diverged in epoch 3 of 6: the loss on val is not finite; epoch {run.best.epoch} was saved; give "
         "a lower --lr"
@@ -474,8 +475,8 @@ def test_a_last_batch_of_one_image_stays_where_nothing_normalises_by_the_batch(
 
 def test_a_recipe_may_be_a_dict_of_some_fields(split_folder: Path, tmp_path: Path) -> None:
     fields = {name: value for name, value in vars(CONFIG).items() if value != getattr(TrainConfig(), name)}
-    found = tune(split_folder, tmp_path / "dict", config=fields)
-    assert timeless(found.history) == timeless(tune(split_folder, tmp_path / "config").history)
+    result = tune(split_folder, tmp_path / "dict", config=fields)
+    assert timeless(result.history) == timeless(tune(split_folder, tmp_path / "config").history)
 
 
 def test_the_former_name_of_config_is_accepted_with_a_warning(split_folder: Path, tmp_path: Path) -> None:
@@ -539,17 +540,17 @@ def test_what_waits_for_images_is_told(split_folder: Path, tmp_path: Path, monke
     from featcache.vision import loader
 
     read = loader.read_image
-    shares = []
+    data_fractions = []
     for seconds in (0.0, 0.05):
-        monkeypatch.setattr(loader, "read_image", lambda *given, s=seconds: time.sleep(s) or read(*given))
+        monkeypatch.setattr(loader, "read_image", lambda *arguments, s=seconds: time.sleep(s) or read(*arguments))
         run = tune(split_folder, tmp_path / str(seconds), workers=1)
-        shares.append(run.data_share)
+        data_fractions.append(run.data_share)
         assert f"waiting for images took {run.data_share:.0%} of the time" in str(run)
         assert run.to_dict()["data_share"] == run.data_share
         waited = CONFIG.epochs * 18 * seconds
         assert run.report.seconds["data"] >= 0.8 * waited
-    assert 0 < shares[0] < shares[1] <= 1
-    assert shares[1] > 0.5
+    assert 0 < data_fractions[0] < data_fractions[1] <= 1
+    assert data_fractions[1] > 0.5
 
 
 def test_a_compiled_network_learns_the_same(
@@ -586,9 +587,9 @@ def test_what_the_compiler_cannot_do_is_told_with_the_cure(
     monkeypatch.setattr(FineTuneRun, "train", refuse)
     with pytest.raises(
         RunError, match=r"^torch.compile cannot train this network \(no such operation\)\. Drop --compile\.$"
-    ) as told:
+    ) as reported:
         tune(split_folder, tmp_path / "compiled", compile=True)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
     with pytest.raises(torch._dynamo.exc.Unsupported):  # not for us to explain where nobody asked to compile
         tune(split_folder, tmp_path / "plain")
 

@@ -42,10 +42,10 @@ def tune(data: Path, out: Path, **options: Any) -> FineTune:
 
 
 def test_a_head_learns_which_colours_are_there(data: Path, tmp_path: Path) -> None:
-    found = tune(data, tmp_path / "run")
-    assert found.report.accuracy is not None
-    assert found.best.val_mean_average_precision == 1.0
-    assert "best val mAP 1.0000, all labels right " in str(found)
+    result = tune(data, tmp_path / "run")
+    assert result.report.accuracy is not None
+    assert result.best.val_mean_average_precision == 1.0
+    assert "best val mAP 1.0000, all labels right " in str(result)
     card = ModelCard.read(tmp_path / "run")
     assert (card.multilabel, card.classes, card.metrics["mean_average_precision"]) == (True, CLASSES, 1.0)
     head = load_head(tmp_path / "run/head.safetensors")
@@ -59,7 +59,7 @@ def test_the_first_epoch_s_loss_is_that_of_each_label_by_itself(data: Path, tmp_
     from featcache.vision.augment import make_views
 
     config = TrainConfig(epochs=1, batch_size=24, lr=0.5)
-    found = tune(data, tmp_path / "run", config=config, seed=3)
+    result = tune(data, tmp_path / "run", config=config, seed=3)
     manifest, spec = read_manifest(data), toy_backbone().view_spec(seed=3)
     rows = manifest.samples.rows("train")
     from featcache.vision.decode import decode
@@ -71,32 +71,32 @@ def test_the_first_epoch_s_loss_is_that_of_each_label_by_itself(data: Path, tmp_
     z = toy_answer(np.stack(views)) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
     y = manifest.samples.labels[rows]
     expected = -np.where(y, np.log(expit(z)), np.log(expit(-z))).mean()
-    assert found.history[0].loss == pytest.approx(expected, rel=1e-4)
+    assert result.history[0].loss == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_best_epoch_is_that_of_the_highest_mean_average_precision(data: Path, tmp_path: Path) -> None:
     config = TrainConfig(epochs=6, batch_size=5, lr=3.0, momentum=0.9, schedule="constant")
-    found = tune(data, tmp_path / "run", backbone=trainable_backbone(), mode="all", config=config)
-    precisions = [epoch.val_mean_average_precision for epoch in found.history]
-    assert found.best.epoch == 1 + precisions.index(max(precisions))
+    result = tune(data, tmp_path / "run", backbone=trainable_backbone(), mode="all", config=config)
+    precisions = [epoch.val_mean_average_precision for epoch in result.history]
+    assert result.best.epoch == 1 + precisions.index(max(precisions))
     assert ModelCard.read(tmp_path / "run").metrics["mean_average_precision"] == max(precisions)
-    assert all("val-mAP" in str(epoch) for epoch in found.history)
+    assert all("val-mAP" in str(epoch) for epoch in result.history)
 
 
 def test_an_interrupted_run_with_several_labels_goes_on_to_the_same_result(data: Path, tmp_path: Path) -> None:
     class StopError(Exception):
         pass
 
-    def stop(what: str, count: int, _total: int) -> None:
-        if (what, count) == ("epoch 2", 12):
+    def stop(phase: str, count: int, _total: int) -> None:
+        if (phase, count) == ("epoch 2", 12):
             raise StopError
 
     options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": "all", "config": CONFIG}
     whole = tune(data, tmp_path / "whole", **options)
     with pytest.raises(StopError):
         tune(data, tmp_path / "cut", progress=stop, **options)
-    found = tune(data, tmp_path / "cut", **options)
-    losses = [dataclasses.replace(epoch, seconds=0.0) for epoch in found.history]
+    result = tune(data, tmp_path / "cut", **options)
+    losses = [dataclasses.replace(epoch, seconds=0.0) for epoch in result.history]
     assert losses == [dataclasses.replace(epoch, seconds=0.0) for epoch in whole.history]
     for name in ("network.safetensors", "model.json", "val.csv", "last.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -107,10 +107,10 @@ def test_a_run_begins_with_a_head_that_was_fitted_to_several_labels(
 ) -> None:
     extract(data, tmp_path / "c.h5", backbone=toy_backbone(), views=2, dtype="float32")
     head = fit_head(tmp_path / "c.h5", tmp_path / "head")
-    found = tune(data, tmp_path / "run", init_head=tmp_path / "head", config=None)
-    assert found.start is not None
+    result = tune(data, tmp_path / "run", init_head=tmp_path / "head", config=None)
+    assert result.start is not None
     for name in ("accuracy", "log_loss", "calibration_error"):
-        assert getattr(found.start, name) == pytest.approx(getattr(head.accuracy, name), rel=1e-4), name
+        assert getattr(result.start, name) == pytest.approx(getattr(head.accuracy, name), rel=1e-4), name
     with pytest.raises(RunError, match="head gives several labels an image, and the images here have one label"):
         tune(split_folder, tmp_path / "other", init_head=tmp_path / "head")
 
@@ -118,27 +118,27 @@ def test_a_run_begins_with_a_head_that_was_fitted_to_several_labels(
 def test_a_whole_network_predicts_what_its_run_kept(data: Path, tmp_path: Path) -> None:
     """With the command line, from the file: labels and probabilities are those of val.csv."""
     options = ("--epochs", 1, "--batch-size", 8, *SMALL, "--class-weight", "balanced", "--label-smoothing", 0.1)
-    found = as_json("finetune", data, "-o", tmp_path / "run", *options)
-    assert found["mean_average_precision"] == found["history"][0]["val_mean_average_precision"]
-    kept = {row.image: row for row in read_predictions(tmp_path / "run")}
-    pictures = [data.parent / name for name in kept]
+    result = as_json("finetune", data, "-o", tmp_path / "run", *options)
+    assert result["mean_average_precision"] == result["history"][0]["val_mean_average_precision"]
+    saved = {row.image: row for row in read_predictions(tmp_path / "run")}
+    pictures = [data.parent / name for name in saved]
     text = done("predict", tmp_path / "run", *pictures, "--format", "csv")
     rows = list(csv.DictReader(text.splitlines()))
-    assert len(rows) == len(kept) == 8
+    assert len(rows) == len(saved) == 8
     for row in rows:
-        assert row["label"] == kept[Path(row["path"]).name].predicted
+        assert row["label"] == saved[Path(row["path"]).name].predicted
 
 
 @pytest.mark.parametrize("mode", ["all", "head"])
 def test_val_csv_holds_the_probability_of_what_was_predicted(mode: Any, split_folder: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"backbone": trainable_backbone(), "mode": mode, "config": CONFIG}
-    found = tune(split_folder, tmp_path / "run", **options)
+    result = tune(split_folder, tmp_path / "run", **options)
     rows = read_predictions(tmp_path / "run")
     assert all(len(row.probabilities) == 1 and row.probabilities[0] > 0.5 for row in rows)
-    assert found.report.accuracy is not None
+    assert result.report.accuracy is not None
     losses = [-np.log(p if row.right else 1 - p) for row in rows for p in row.probabilities]
-    assert found.report.accuracy.log_loss == pytest.approx(np.mean(losses), abs=1e-5)
-    assert found.report.accuracy.log_loss == pytest.approx(found.best.val_loss, rel=1e-5)
+    assert result.report.accuracy.log_loss == pytest.approx(np.mean(losses), abs=1e-5)
+    assert result.report.accuracy.log_loss == pytest.approx(result.best.val_loss, rel=1e-5)
     if mode == "head":
         from featcache.vision.augment import make_views
         from featcache.vision.decode import decode
@@ -168,7 +168,8 @@ def test_a_run_from_before_they_were_kept_says_how_to_get_them(split_folder: Pat
     path = tmp_path / "run/val.csv"
     path.write_text("".join(f"{line.rpartition(',')[0]},\n" for line in path.read_text().splitlines()))
     path.write_text(path.read_text().replace("predicted,", "predicted,probability", 1))
-    with pytest.raises(PictureError, match="trained before featcache kept those of a run: train it again in another"):
+    end = "an older version trained it without saving them: train it again in another folder"
+    with pytest.raises(PictureError, match=rf"has no probabilities: {end}\.$"):
         reliability_figure(tmp_path / "run")
 
 
@@ -182,6 +183,6 @@ def test_patience_and_class_weights_work_for_a_head_on_cached_views(split_folder
 
 
 def test_the_report_is_json(data: Path, tmp_path: Path) -> None:
-    found = tune(data, tmp_path / "run")
+    result = tune(data, tmp_path / "run")
     written = json.loads((tmp_path / "run/run.json").read_text())
-    assert written["history"][-1]["val_mean_average_precision"] == found.history[-1].val_mean_average_precision
+    assert written["history"][-1]["val_mean_average_precision"] == result.history[-1].val_mean_average_precision

@@ -44,9 +44,9 @@ def test_a_preset_is_the_tutorial_s(name: str, mode: str, backbone: str, augment
 
 @pytest.mark.parametrize("mode", ["all", "head"])
 def test_what_is_given_wins(mode: str) -> None:
-    given = {"lr": 0.5, "epochs": 2, "momentum": 0.0, "backbone": "toy", "augment": "none", "seed": 0}
-    found = resolve({"preset": "mindspore-canidae", "mode": mode, "workers": None, **given})
-    assert found == {
+    overrides = {"lr": 0.5, "epochs": 2, "momentum": 0.0, "backbone": "toy", "augment": "none", "seed": 0}
+    resolved = resolve({"preset": "mindspore-canidae", "mode": mode, "workers": None, **overrides})
+    assert resolved == {
         "backbone": "toy",
         "augment": "none",
         "mode": mode,

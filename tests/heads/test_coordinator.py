@@ -59,7 +59,7 @@ class FakeMachines:
             exceptions=SimpleNamespace(RayTaskError=FailedError, RayError=DiedError),
         )
 
-    def available_nodes(self, excluded: object = (), reason: str = "") -> dict[str, tuple[int, int]]:
+    def available_nodes(self, lost: object = (), why: str = "") -> dict[str, tuple[int, int]]:
         return {name: (workers, 1) for name, workers in self.rooms.items()}
 
     def start_worker(self, kind: type, node: str, cores: int, concurrency: int) -> Any:

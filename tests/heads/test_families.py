@@ -416,7 +416,7 @@ def test_a_class_with_a_single_image_is_trained_on(name: str) -> None:
 def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     some = clouds(3, apart=12.0)
     folds = TuningData(some).left_out.fold
-    monkeypatch.setattr("featcache.core.splitting._MOST", 3 * 60 - 1)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 3 * 60 - 1)
     tuning = TuningData(some)
     assert tuning.problems.k == 2
     np.testing.assert_array_equal(tuning.left_out.rows, np.flatnonzero(folds == 0))
@@ -425,7 +425,7 @@ def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.Mon
     assert accuracy(found, tuning) == 1
     np.testing.assert_array_equal(found.estimator.predict(some.clean()), some.y)
     assert TuningData(some, folds=4).problems.k == 5
-    monkeypatch.setattr("featcache.core.splitting._MOST", 3 * 60)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 3 * 60)
     assert TuningData(some).problems.k == 6
 
 
@@ -520,8 +520,8 @@ def test_directions_of_features_without_spread_are_no_error(name: str) -> None:
 
 def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """180 logits where 18 are to be held out: a tenth of the images, not a fifth."""
-    monkeypatch.setattr("featcache.core.splitting._MOST", 1)
-    monkeypatch.setattr("featcache.core.splitting._MOST_LOGITS", 18)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 1)
+    monkeypatch.setattr("featcache.core.splitting._MAX_LOGITS", 18)
     tuning = TuningData(clouds(3))
     assert len(tuning.left_out.rows) == 6
     assert tuning.problems.k == 2

@@ -46,7 +46,7 @@ def test_layers_count_alike_and_so_do_their_features() -> None:
 
 def test_a_feature_that_hardly_moves_is_not_blown_up() -> None:
     features = layered()
-    parts = features.joined.parts
+    parts = features.concatenated.parts
     parts[0][:, :, 5] = 1e-9 * parts[0][:, :, 6]
     assert standardize_layers(features)[5] <= 1001 * standardize_layers(features)[6]
 

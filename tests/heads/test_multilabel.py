@@ -275,7 +275,7 @@ def test_folds_are_as_many_as_asked_for(folds: int) -> None:
 
 def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     some = overlapping(c=3)
-    monkeypatch.setattr("featcache.core.splitting._MOST", 3 * 60 - 1)
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 3 * 60 - 1)
     fixed_strengths(monkeypatch, 0.5)
     found = tune_labels(some)
     fold = assign_folds(some.y, some.samples.sha256, 5)

@@ -29,7 +29,8 @@ from commands import toy_cache, write_folder
 from featcache._utils.files import FULL, text_output
 from featcache.backbones.engines import openvino as conversion
 from featcache.cache.checksums import damaged_rows
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.cache.transfer import pull, push
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate

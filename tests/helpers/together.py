@@ -48,9 +48,9 @@ def tune(data: str, out: str, world: ProcessGroup, **options: Any) -> list[dict[
         if epoch.epoch == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def wait(what: str, _done: int, _total: int) -> None:
+    def wait(phase: str, _done: int, _total: int) -> None:
         """After the first batch of an epoch, for SIGTERM; the command line raises at such a report, too."""
-        if what == f"epoch {stop_in}":
+        if phase == f"epoch {stop_in}":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             sys.stderr.write("waiting\n")
             sys.stderr.flush()
@@ -58,17 +58,17 @@ def tune(data: str, out: str, world: ProcessGroup, **options: Any) -> list[dict[
                 signal.pause()
 
     options = {"progress": wait if stop_in else None, **options}
-    found = finetune(data, out, backbone=backbone(), config=recipe, workers=1, world=world, on_epoch=die, **options)
-    return [asdict(epoch) for epoch in found.history]
+    result = finetune(data, out, backbone=backbone(), config=recipe, workers=1, world=world, on_epoch=die, **options)
+    return [asdict(epoch) for epoch in result.history]
 
 
-def run_as(environment: dict[str, str], said: str, data: str, out: str, options: dict[str, Any]) -> None:
+def run_as(environment: dict[str, str], output: str, data: str, out: str, options: dict[str, Any]) -> None:
     """One of several processes, as torchrun starts them: the first one prints the epochs. What it writes goes to files.
 
-    said : where, without `.out` and `.err`.
+    output : path of the files, without `.out` and `.err`.
     """
     for number, suffix in ((1, ".out"), (2, ".err")):
-        os.dup2(os.open(said + suffix, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT), number)
     os.environ.update(environment)
     torch.set_num_threads(1)
     world = ProcessGroup.from_torchrun()

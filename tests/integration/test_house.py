@@ -13,11 +13,14 @@ CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
 GUARDED = {
     "h5py": {"featcache/cache/format/create.py"},
     "matplotlib": {f"featcache/reports/{name}.py" for name in ("style", "figures", "fonts", "plots", "image_grids")},
-    "PIL": {"featcache/vision/decode.py", "featcache/data/image_names.py"},
+    "PIL": {
+        "featcache/data/image_names.py",
+        *(f"featcache/vision/{name}.py" for name in ("decode", "decoders", "image_files", "pictures", "remarks")),
+    },
     "tifffile": {"featcache/vision/tiff.py"},
-    "pillow_heif": {"featcache/vision/decode.py"},
+    "pillow_heif": {"featcache/vision/image_files.py"},
     "zlib_ng": {"featcache/cache/checksums.py", "featcache/vision/image_cache.py"},
-    "simplejpeg": {"featcache/vision/decode.py"},
+    "simplejpeg": {"featcache/vision/decoders.py"},
     "timm": {"featcache/backbones/sources/timm.py", "featcache/heads/imagenet.py"},
     "openvino": {"featcache/backbones/engines/openvino.py", "featcache/_utils/telemetry.py"},
     "gradio": {"featcache/models/serving/app.py"},

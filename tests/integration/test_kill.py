@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.errors import NotACacheError
 from featcache.extraction.extract import extract
 from forks import context, fork

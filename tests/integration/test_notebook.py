@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 import featcache
 from commands import toy_cache, write_folder
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import as_callback
+from featcache._utils.results import NotebookResult
 from toys import toy_backbone
 
 

@@ -32,7 +32,8 @@ from featcache.data.sources.registry import open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
 from featcache.errors import DataLayoutError, HeadError, RemoteIOError, UnreadableImageError
 from featcache.models.inputs import list_inputs
-from featcache.vision.decode import decode, upright_size
+from featcache.vision.decode import decode
+from featcache.vision.image_files import upright_size
 from toys import random_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n(x) print showpage\n%%EOF\n"
@@ -231,7 +232,8 @@ sys.addaudithook(lambda event, args: started.append(event) if event in
     ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork") else None)
 from pathlib import Path
 from featcache.errors import UnreadableImageError
-from featcache.vision.decode import decode, upright_size, value_extent
+from featcache.vision.decode import decode, value_extent
+from featcache.vision.image_files import upright_size
 path = Path(sys.argv[1])
 for call in (decode, value_extent):
     try:
@@ -301,15 +303,15 @@ import sys
 from collections import Counter
 from featcache.data.sources.folder import FolderSource
 from featcache.data.sources.registry import open_source
-from featcache.models.classifier import _read_file
-from featcache.vision.decode import upright_size
+from featcache._utils.regular_files import read_regular
+from featcache.vision.image_files import upright_size
 from pathlib import Path
 path = Path(sys.argv[1])
 table = path.with_name("list.csv")
 table.write_text(f"path,label\\n{path},a\\nfile://{path},b\\n")
 listed = open_source(table)
 for read, name in ((FolderSource(str(path.parent)).read, path.name), (FolderSource("/").read, str(path)),
-                   (_read_file, str(path)), (listed.read, f"file://{path}")):
+                   (read_regular, str(path)), (listed.read, f"file://{path}")):
     try:
         print(len(read(name)))
     except OSError as error:

@@ -568,7 +568,7 @@ def test_labels_other_than_0_and_1_are_damage(cache: FeatureCache, tmp_path: Pat
         with pytest.raises(NotACacheError) as caught:
             FeatureCache.open(path)
         assert str(caught.value) == (
-            f"{path} is a damaged feature cache: a label lies outside of its classes. Remove it and extract again."
+            f"{path} is a damaged feature cache: a label is none of its classes. Remove it and extract again."
         )
 
 
@@ -590,7 +590,7 @@ def test_a_label_changed_without_the_seal_is_found(cache: FeatureCache, tmp_path
     raw = bytearray(cache.path.read_bytes())
     raw[json.loads(bytes(raw).split(b"\n", 2)[1])["arrays"]["labels"][0]] ^= 1
     (tmp_path / "copy.h5").write_bytes(raw)
-    with pytest.raises(NotACacheError, match="its tables do not have their hash"):
+    with pytest.raises(NotACacheError, match="its tables do not match their hash"):
         FeatureCache.open(tmp_path / "copy.h5")
 
 

@@ -74,7 +74,7 @@ def test_a_head_of_several_layers_is_exported_as_a_graph(cache: FeatureCache, tm
     """`export` runs it in a fresh process, where it has to give the same logits."""
     fit_head(cache, tmp_path / "head", layer="stages")
     assert export(tmp_path / "head", tmp_path / "head.pt2", "torch-export").difference < 1e-5
-    with pytest.raises(ExportError, match="so no state dict holds them both"):
+    with pytest.raises(ExportError, match="A state dict holds the plain network, which continues after that layer"):
         export(tmp_path / "head", tmp_path / "head.pth", "state-dict")
 
 

@@ -31,7 +31,8 @@ from featcache.heads.registry import classify
 from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction
 from featcache.training.loop import TrainConfig
-from featcache.vision.decode import decode, rgb_of
+from featcache.vision.decode import decode
+from featcache.vision.pictures import rgb_of
 from toys import random_image, toy_backbone
 
 NET: dict[str, Any] = {"image_size": 32, "device": "cpu", "precision": "fp32"}
@@ -73,7 +74,7 @@ def paths(data: Path) -> list[Path]:
 
 def table(predictions: list[Prediction], classes: tuple[str, ...]) -> np.ndarray:
     """Probabilities, shape (n, c), in the order of the classes."""
-    return np.array([[dict(one.top)[name] for name in classes] for one in predictions])
+    return np.array([[dict(prediction.top)[name] for name in classes] for prediction in predictions])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 1e-3)])
@@ -85,30 +86,32 @@ def test_cached_features_and_files_give_the_same_probabilities(
     fit = fit_head(cache, tmp_path / "model", head=head, parameters={"lr": 0.1} if head == "sgd" else {})
     expected = classify(fit.estimator, cache.features("val").clean(), 3)[1]
     classifier = Classifier.load(tmp_path / "model", device="cpu")
-    found = classifier.predict(paths, batch_size=5)
+    results = classifier.predict(paths, batch_size=5)
     assert expected is not None
     assert np.ptp(expected, axis=0).max() > 0.1
-    np.testing.assert_allclose(table(found, classifier.classes), expected, atol=tolerance)
-    assert [one.path for one in found] == [str(path) for path in paths]
+    np.testing.assert_allclose(table(results, classifier.classes), expected, atol=tolerance)
+    assert [prediction.path for prediction in results] == [str(path) for path in paths]
     sure = np.diff(np.sort(expected, axis=1)[:, -2:])[:, 0] > 2 * tolerance
     assert sure.any()
-    labels = np.array([one.label for one in found])
+    labels = np.array([prediction.label for prediction in results])
     assert labels[sure].tolist() == np.array(classifier.classes)[expected.argmax(1)][sure].tolist()
 
 
 def test_the_top_classes_are_named_most_probable_first(model: Path, paths: list[Path]) -> None:
     classifier = Classifier.load(model, device="cpu")
     every, two = classifier.predict(paths), classifier.predict(paths, top=2)
-    for one, short in zip(every, two, strict=True):
-        shares = [share for _, share in one.top]
-        assert shares == sorted(shares, reverse=True)
-        assert sum(shares) == pytest.approx(1)
-        assert short.top == one.top[:2]
-        assert (one.label, one.probability, one.error) == (*one.top[0], None)
-        assert str(short) == "\t".join([short.path, *(f"{name} {share:.4f}" for name, share in short.top)])
-        assert json.loads(json.dumps(one.to_dict()))["top"][0] == {
-            "label": one.label,
-            "probability": one.probability,
+    for prediction, short in zip(every, two, strict=True):
+        probabilities = [class_probability for _, class_probability in prediction.top]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1)
+        assert short.top == prediction.top[:2]
+        assert (prediction.label, prediction.probability, prediction.error) == (*prediction.top[0], None)
+        assert str(short) == "\t".join(
+            [short.path, *(f"{name} {class_probability:.4f}" for name, class_probability in short.top)]
+        )
+        assert json.loads(json.dumps(prediction.to_dict()))["top"][0] == {
+            "label": prediction.label,
+            "probability": prediction.probability,
         }
 
 
@@ -125,18 +128,18 @@ def test_unreadable_files_keep_their_place(batch_size: int, model: Path, paths: 
         *paths[2:],
         tmp_path,
     ]
-    found = classifier.predict(map(str, mixed), batch_size=batch_size)
-    assert [one.path for one in found] == [str(path) for path in mixed]
-    assert [one.error for one in found if one.error] == [
+    results = classifier.predict(map(str, mixed), batch_size=batch_size)
+    assert [prediction.path for prediction in results] == [str(path) for path in mixed]
+    assert [prediction.error for prediction in results if prediction.error] == [
         "the file is empty (0 bytes)",
         "No such file or directory",
         "the file is empty (0 bytes)",
         "Is a directory",
     ]
-    good = [one for one in found if not one.error]
-    assert [one.label for one in good] == [one.label for one in clean]
+    good = [prediction for prediction in results if not prediction.error]
+    assert [prediction.label for prediction in good] == [prediction.label for prediction in clean]
     np.testing.assert_allclose(table(good, classifier.classes), table(clean, classifier.classes), atol=1e-5)
-    bad = found[0]
+    bad = results[0]
     assert (bad.label, bad.top, bad.probability) == (None, (), None)
     assert str(bad) == f"{tmp_path / 'broken.png'}\tunreadable: the file is empty (0 bytes)"
 
@@ -144,11 +147,13 @@ def test_unreadable_files_keep_their_place(batch_size: int, model: Path, paths: 
 def test_arrays_are_taken_like_files(model: Path, paths: list[Path]) -> None:
     classifier = Classifier.load(model, device="cpu")
     arrays = [decode(path.read_bytes()) for path in paths]
-    found = classifier.predict(arrays)
+    results = classifier.predict(arrays)
     expected = classifier.predict(paths)
-    assert [one.path for one in found] == [""] * len(paths)
-    assert [one.top for one in found] == [one.top for one in expected]
-    assert [one.top for one in classifier.predict(np.stack(arrays))] == [one.top for one in expected]
+    assert [prediction.path for prediction in results] == [""] * len(paths)
+    assert [prediction.top for prediction in results] == [prediction.top for prediction in expected]
+    assert [prediction.top for prediction in classifier.predict(np.stack(arrays))] == [
+        prediction.top for prediction in expected
+    ]
     assert classifier.predict([]) == []
 
 
@@ -157,8 +162,8 @@ def test_one_image_is_as_good_as_a_list(model: Path, paths: list[Path]) -> None:
     (expected,) = classifier.predict(paths[:1])
     assert classifier.predict(paths[0]) == classifier.predict(str(paths[0])) == [expected]
     for picture in (decode(paths[0].read_bytes()), Image.open(paths[0])):
-        (found,) = classifier.predict(picture)
-        assert found.top == expected.top
+        (results,) = classifier.predict(picture)
+        assert results.top == expected.top
 
 
 GREY = np.linspace(0, 255, 50 * 40).reshape(40, 50).astype(np.uint8)
@@ -191,8 +196,8 @@ def test_what_pillow_opened_gives_what_its_file_gives(model: Path, tmp_path: Pat
     for path in paths:
         np.testing.assert_array_equal(rgb_of(Image.open(path), "x"), decode(path.read_bytes()), str(path))
     classifier = Classifier.load(model, device="cpu")
-    expected = [one.top for one in classifier.predict(paths)]
-    assert [one.top for one in classifier.predict([Image.open(path) for path in paths])] == expected
+    expected = [prediction.top for prediction in classifier.predict(paths)]
+    assert [prediction.top for prediction in classifier.predict([Image.open(path) for path in paths])] == expected
     assert len(set(expected)) == len(paths)
     white = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     assert rgb_of(white, "x").tolist() == [[[255] * 3] * 8] * 8
@@ -208,7 +213,7 @@ def test_arrays_are_grey_colour_or_transparent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "found"),
+    ("image", "shape_text"),
     [
         (np.zeros((4, 5, 3), np.float32), "has shape (4, 5, 3) and type float32"),
         (np.zeros((3, 4, 5), np.uint8), "has shape (3, 4, 5) and type uint8"),
@@ -217,12 +222,12 @@ def test_arrays_are_grey_colour_or_transparent() -> None:
         (np.zeros(5, np.uint8), "has shape (5,) and type uint8"),
     ],
 )
-def test_other_arrays_are_refused(image: np.ndarray, found: str, model: Path, paths: list[Path]) -> None:
+def test_other_arrays_are_refused(image: np.ndarray, shape_text: str, model: Path, paths: list[Path]) -> None:
     with pytest.raises(DataLayoutError) as caught:
         Classifier.load(model, device="cpu").predict([paths[0], image])
     assert str(caught.value) == (
-        f"image 1 {found}; give pixels of shape (h, w, 3) (RGB), (h, w) (grey) or (h, w, 4) (RGBA), of type uint8, "
-        "0 to 255."
+        f"image 1 {shape_text}; give pixels of shape (h, w, 3) (RGB), (h, w) (grey) or (h, w, 4) (RGBA), of type "
+        "uint8, 0 to 255."
     )
 
 
@@ -246,9 +251,9 @@ def test_a_broken_picture_of_pillow_has_its_error(model: Path, paths: list[Path]
 
 def test_what_is_no_file_is_not_waited_for(model: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    found = Classifier.load(model, device="cpu").predict([tmp_path / "pipe.png", "a\0.png"])
-    assert found[0].error == "not a regular file, but a pipe"
-    assert "null" in str(found[1].error)
+    results = Classifier.load(model, device="cpu").predict([tmp_path / "pipe.png", "a\0.png"])
+    assert results[0].error == "not a regular file, but a pipe"
+    assert "null" in str(results[1].error)
 
 
 def test_an_owner_may_fill_or_close_a_picture_again(model: Path, paths: list[Path]) -> None:
@@ -263,8 +268,8 @@ def test_an_owner_may_fill_or_close_a_picture_again(model: Path, paths: list[Pat
             image.close()
 
     classifier = Classifier.load(model, device="cpu")
-    expected = [one.top for one in classifier.predict(paths * 2)]
-    assert [one.top for one in classifier.predict(frames())] == expected
+    expected = [prediction.top for prediction in classifier.predict(paths * 2)]
+    assert [prediction.top for prediction in classifier.predict(frames())] == expected
 
 
 def test_pictures_are_taken_as_far_ahead_as_keeps_the_network_busy(model: Path, paths: list[Path]) -> None:
@@ -276,8 +281,8 @@ def test_pictures_are_taken_as_far_ahead_as_keeps_the_network_busy(model: Path, 
             yield taken[-1]
 
     stream = Classifier.load(model, device="cpu").stream(give(), batch_size=3)
-    found = [next(stream) for _ in range(5)]
-    assert [one.path for one in found] == [str(path) for path in taken[:5]]
+    results = [next(stream) for _ in range(5)]
+    assert [prediction.path for prediction in results] == [str(path) for path in taken[:5]]
     assert len(taken) < 200
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("predict")]
@@ -295,20 +300,20 @@ def test_what_came_before_an_error_of_the_caller_is_predicted(model: Path, paths
 
 
 def test_what_has_come_slowly_waits_for_a_batch_and_not_for_the_end(model: Path, paths: list[Path]) -> None:
-    found: list[Prediction] = []
+    results: list[Prediction] = []
 
     def give() -> Any:
         yield from paths[:3]
         for number in range(6):  # fewer than are taken ahead where nobody waits
             time.sleep(0 if number == 0 else 0.5)
             yield paths[3 + number]
-            if len(found) >= 3:
+            if len(results) >= 3:
                 ended_early.append(True)
                 return
 
     ended_early: list[bool] = []
-    for one in Classifier.load(model, device="cpu").stream(give(), batch_size=3):
-        found.append(one)
+    for prediction in Classifier.load(model, device="cpu").stream(give(), batch_size=3):
+        results.append(prediction)
     assert ended_early == [True]
 
 
@@ -317,11 +322,14 @@ def test_batches_and_unreadable_files_change_nothing_but_rounding(model: Path, p
     mixed = [paths[0], Path("gone.png"), *paths[1:7], Path("gone.png"), *paths[7:]] * 4
     expected = classifier.predict(mixed, tta=2)
     for batch_size in (1, 3, 7, 64):
-        found = classifier.predict(mixed, tta=2, batch_size=batch_size)
-        assert [(one.path, one.label, one.error) for one in found] == [
-            (one.path, one.label, one.error) for one in expected
+        results = classifier.predict(mixed, tta=2, batch_size=batch_size)
+        assert [(prediction.path, prediction.label, prediction.error) for prediction in results] == [
+            (prediction.path, prediction.label, prediction.error) for prediction in expected
         ]
-        good = [[one for one in some if not one.error] for some in (found, expected)]
+        good = [
+            [prediction for prediction in some_predictions if not prediction.error]
+            for some_predictions in (results, expected)
+        ]
         np.testing.assert_allclose(table(good[0], classifier.classes), table(good[1], classifier.classes), atol=1e-5)
 
 
@@ -336,10 +344,12 @@ def test_an_error_of_the_head_comes_out(model: Path, paths: list[Path], monkeypa
 def test_the_network_is_told_how_many_views_are_to_come(
     views: int, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[int, int, str]] = []
-    monkeypatch.setattr(Backbone, "select_engine", lambda _, size, views, like: told.append((size, views, like)))
+    engine_calls: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(
+        Backbone, "select_engine", lambda _, size, views, like: engine_calls.append((size, views, like))
+    )
     Classifier.load(model, device="cpu", views=views)
-    assert told == [(32, views, "pytorch")]  # made this model's features
+    assert engine_calls == [(32, views, "pytorch")]  # made this model's features
 
 
 def test_a_head_without_probabilities_gives_the_class_alone(
@@ -348,10 +358,12 @@ def test_a_head_without_probabilities_gives_the_class_alone(
     fit = fit_head(cache, tmp_path / "model", head="svm")
     classifier = Classifier.load(tmp_path / "model", device="cpu")
     expected = fit.estimator.predict(cache.features("val").clean())
-    found = classifier.predict(paths)
-    assert [one.label for one in found] == [classifier.classes[index] for index in expected]
-    assert all(one.top == ((one.label, None),) and one.probability is None for one in found)
-    assert str(found[0]) == f"{paths[0]}\t{found[0].label}"
+    results = classifier.predict(paths)
+    assert [prediction.label for prediction in results] == [classifier.classes[index] for index in expected]
+    assert all(
+        prediction.top == ((prediction.label, None),) and prediction.probability is None for prediction in results
+    )
+    assert str(results[0]) == f"{paths[0]}\t{results[0].label}"
 
 
 def state_file(path: Path, factor: float) -> Path:
@@ -372,13 +384,13 @@ def test_moved_weights_are_found_and_changed_ones_refused(data: Path, paths: lis
     assert Classifier.load(tmp_path / "model", weights=str(moved), device="cpu").predict(paths) == before
     state_file(weights, 1.5)
     other = extract(data, tmp_path / "other.h5", views=0, weights=str(weights), **NET).cache
-    ours, theirs = cache.spec.weights_sha256[:12], other.spec.weights_sha256[:12]
-    for given in (None, str(weights)):
+    fitted_hash, file_hash = cache.spec.weights_sha256[:12], other.spec.weights_sha256[:12]
+    for weights_option in (None, str(weights)):
         with pytest.raises(BackboneError) as caught:
-            Classifier.load(tmp_path / "model", weights=given, device="cpu")
+            Classifier.load(tmp_path / "model", weights=weights_option, device="cpu")
         assert str(caught.value) == (
-            f"{tmp_path / 'model'} was fitted on weights {ours}... of efficientnet_lite0, but "
-            f"{weights} has {theirs}.... Give the right file with --weights."
+            f"{tmp_path / 'model'} was fitted on weights {fitted_hash}... of efficientnet_lite0, but "
+            f"{weights} has {file_hash}.... Give the right file with --weights."
         )
 
 
@@ -434,19 +446,19 @@ def test_a_fine_tuned_run_loads_and_reproduces_its_val_accuracy(
         **NET,
     )
     classifier = Classifier.load(tmp_path / "run", device="cpu")
-    found = classifier.predict(paths)
-    right = [one.label == Path(one.path).parent.name for one in found]
+    results = classifier.predict(paths)
+    right = [prediction.label == Path(prediction.path).parent.name for prediction in results]
     assert np.mean(right) == run.best.val_accuracy == classifier.card.metrics["accuracy"]
-    shares = table(found, classifier.classes)
-    truth = [classifier.classes.index(Path(one.path).parent.name) for one in found]
-    loss = -np.log(shares[np.arange(len(truth)), truth]).mean()
+    probabilities = table(results, classifier.classes)
+    truth = [classifier.classes.index(Path(prediction.path).parent.name) for prediction in results]
+    loss = -np.log(probabilities[np.arange(len(truth)), truth]).mean()
     assert loss == pytest.approx(run.best.val_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("what", ["pipe", "absent"])
-def test_a_model_without_its_weights_is_refused_and_not_waited_for(what: str, model: Path) -> None:
+@pytest.mark.parametrize("kind", ["pipe", "absent"])
+def test_a_model_without_its_weights_is_refused_and_not_waited_for(kind: str, model: Path) -> None:
     (model / "head.safetensors").unlink()
-    if what == "pipe":
+    if kind == "pipe":
         os.mkfifo(model / "head.safetensors")
     with pytest.raises(HeadError) as caught:
         Classifier.load(model, device="cpu")

@@ -44,13 +44,13 @@ def model(data: Path) -> Path:
 
 
 def test_on_its_own_val_a_model_reaches_what_it_reached(data: Path, model: Path, tmp_path: Path) -> None:
-    found = evaluate(model, data, tmp_path / "out", device="cpu")
-    own = json.loads((model / "run.json").read_text())
-    assert found.accuracy.n == 5
+    result = evaluate(model, data, tmp_path / "out", device="cpu")
+    fitted = json.loads((model / "run.json").read_text())
+    assert result.accuracy.n == 5
     for name in ("accuracy", "log_loss", "confusion"):
-        np.testing.assert_allclose(found.accuracy.to_dict()[name], own[name], atol=1e-4)
-    assert (found.splits, found.left_out) == ({"val": 5}, {"train": 13})
-    assert "5 val images (13 train images left out: --split all takes them)" in str(found)
+        np.testing.assert_allclose(result.accuracy.to_dict()[name], fitted[name], atol=1e-4)
+    assert (result.splits, result.left_out) == ({"val": 5}, {"train": 13})
+    assert "5 val images (13 train images left out: --split all includes them)" in str(result)
     assert (tmp_path / "out/val.csv").read_text() == (model / "val.csv").read_text()
     assert compare_heads(model, tmp_path / "out").test.n == 5
 
@@ -60,25 +60,25 @@ def test_other_data_is_counted_class_by_class(model: Path, tmp_path: Path) -> No
     new = write_folder(tmp_path / "new", {"ants": 4, "bees": 3, "wasps": 2})
     (new / "ants/broken.png").write_bytes(b"")
     out = tmp_path / "out"
-    found = as_json("evaluate", model, new, "-o", out, "--device", "cpu")
+    result = as_json("evaluate", model, new, "-o", out, "--device", "cpu")
     labels = {str(p.relative_to(new)): p.parent.name for p in new.rglob("0*.png")}
     predictions = Classifier.load(model, device="cpu").predict([new / name for name in labels])
-    predicted = {name: one.label for name, one in zip(labels, predictions, strict=True)}
-    known = [name for name, label in labels.items() if label != "wasps"]
-    assert found["n"] == len(known) == 7
-    assert found["accuracy"] == sum(labels[name] == predicted[name] for name in known) / 7
-    assert found["unknown"] == {"wasps": 2}
-    assert sum(found["taken_for"].values()) == 2
-    assert found["skipped"] == [{"path": "ants/broken.png", "reason": "the file is empty (0 bytes)"}]
+    predicted = {name: prediction.label for name, prediction in zip(labels, predictions, strict=True)}
+    known_names = [name for name, label in labels.items() if label != "wasps"]
+    assert result["n"] == len(known_names) == 7
+    assert result["accuracy"] == sum(labels[name] == predicted[name] for name in known_names) / 7
+    assert result["unknown"] == {"wasps": 2}
+    assert sum(result["taken_for"].values()) == 2
+    assert result["skipped"] == [{"path": "ants/broken.png", "reason": "the file is empty (0 bytes)"}]
     rows = list(csv.DictReader((out / "val.csv").read_text().splitlines()))
-    assert {row["image"]: row["predicted"] for row in rows} == {name: predicted[name] for name in known}
+    assert {row["image"]: row["predicted"] for row in rows} == {name: predicted[name] for name in known_names}
     others = list(csv.DictReader((out / "unknown.csv").read_text().splitlines()))
     assert [(row["label"], row["predicted"]) for row in others] == [
         ("wasps", predicted[f"wasps/{number:03d}.png"]) for number in range(2)
     ]
     text = done("evaluate", model, new, "--device", "cpu")
-    assert "2 images of 1 classes that the model does not know are not in the figures: wasps 2" in text
-    right = sum(labels[name] == predicted[name] for name in known)
+    assert "2 images of 1 classes that the model does not know are not counted: wasps 2" in text
+    right = sum(labels[name] == predicted[name] for name in known_names)
     assert f"counted as wrong, they make the accuracy {right / 9:.4f}" in text
     assert "on its own 5 val images it reached" in text
 
@@ -88,31 +88,31 @@ def test_a_run_is_evaluated_and_a_class_may_be_missing(data: Path, tmp_path: Pat
     finetune(data, run, config=TrainConfig(epochs=1), workers=1, **NET)
     only = tmp_path / "only"
     shutil.copytree(data / "val/ants", only / "ants")
-    found = evaluate(run, only, device="cpu")
-    assert (found.accuracy.n, found.accuracy.recall[1]) == (3, None)
-    expected = [one.label for one in Classifier.load(run, device="cpu").predict(only)]
-    assert found.accuracy.accuracy == expected.count("ants") / 3
-    assert found.accuracy.log_loss is not None
+    result = evaluate(run, only, device="cpu")
+    assert (result.accuracy.n, result.accuracy.recall[1]) == (3, None)
+    expected = [prediction.label for prediction in Classifier.load(run, device="cpu").predict(only)]
+    assert result.accuracy.accuracy == expected.count("ants") / 3
+    assert result.accuracy.log_loss is not None
 
 
 def test_several_labels_are_judged_label_by_label(tmp_path: Path) -> None:
     table = write_pictures(tmp_path / "pictures")
     cache = extract(table, tmp_path / "c.h5", views=0, dtype="float32", precision="fp32", **NET).cache
     fit = fit_head(cache, tmp_path / "model")
-    found = evaluate(tmp_path / "model", table, device="cpu")
+    result = evaluate(tmp_path / "model", table, device="cpu")
     for name in ("accuracy", "mean_average_precision", "micro_f1", "log_loss"):
-        assert found.accuracy.to_dict()[name] == pytest.approx(fit.accuracy.to_dict()[name], abs=1e-4)
+        assert result.accuracy.to_dict()[name] == pytest.approx(fit.accuracy.to_dict()[name], abs=1e-4)
     text = table.read_text().replace("red|green,val", "red|pink,val")
     (tmp_path / "pictures/pink.csv").write_text(text)
     pink = evaluate(tmp_path / "model", tmp_path / "pictures/pink.csv", device="cpu")
     assert (pink.accuracy.n, pink.unknown) == (8, {"pink": 1})
-    assert "labels that the model does not know are not in the figures: pink 1" in str(pink)
+    assert "labels that the model does not know are not counted: pink 1" in str(pink)
 
 
 def test_what_cannot_be_evaluated_is_refused(data: Path, model: Path, tmp_path: Path) -> None:
     flat = write_folder(tmp_path / "flat", {"cats": 2, "dogs": 2})
     message = refused("evaluate", model, flat)
-    assert "no class in common: the images are of cats, dogs, the model knows ants, bees" in message
+    assert "no class in common: the images have the classes cats, dogs, the model has ants, bees" in message
     with pytest.raises(DataLayoutError, match="has no splits, so --split val"):
         evaluate(model, write_folder(tmp_path / "plain", {"ants": 2, "bees": 2}), split="val")
     with pytest.raises(EmptyFolderError, match="no labelled images in test"):
@@ -120,8 +120,8 @@ def test_what_cannot_be_evaluated_is_refused(data: Path, model: Path, tmp_path: 
     x = np.random.default_rng(0).normal(size=(6, 1, 3)).astype(np.float32)
     cache_of(tmp_path / "c.h5", (x, np.arange(6) % 2), (x[:, 0], np.arange(6) % 2))
     for more in ([], ["--overwrite"]):  # no advice that would not help
-        said = refused("evaluate", model, data, "-o", model, *more)
-        assert said == f"{model} holds a model, whose own figures would be replaced. Give another folder."
+        error_text = refused("evaluate", model, data, "-o", model, *more)
+        assert error_text == f"{model} holds a model, whose own metrics would be replaced. Give another folder."
     assert "is not a saved model" in refused("evaluate", tmp_path, data)
 
 
@@ -131,8 +131,8 @@ def test_two_spellings_of_one_class_are_one(model: Path, data: Path, tmp_path: P
     cache = extract(other, tmp_path / "c.h5", views=0, **NET).cache
     fit_head(cache, tmp_path / "model")
     new = write_folder(tmp_path / "new", {"b\u00e9": 2, "ants": 2})
-    found = evaluate(tmp_path / "model", new, device="cpu")
-    assert (found.accuracy.n, found.unknown) == (4, {})
+    result = evaluate(tmp_path / "model", new, device="cpu")
+    assert (result.accuracy.n, result.unknown) == (4, {})
 
 
 def test_predictions_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +142,10 @@ def test_predictions_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pyte
     made: list[Any] = []
 
     def watched(*args: Any) -> Iterator[Prediction]:
-        for one in predict(*args):
-            made.append(weakref.ref(one))
-            yield one
-            del one
+        for prediction in predict(*args):
+            made.append(weakref.ref(prediction))
+            yield prediction
+            del prediction
             most[0] = max(most[0], sum(ref() is not None for ref in made))
 
     monkeypatch.setattr(evaluating, "_predict", watched)
@@ -160,7 +160,7 @@ def test_columns_are_chosen_as_errors_advise(data: Path, model: Path) -> None:
     table.write_text("\n".join(["path,class,target", *rows, "val/ants/none.png,ants,0"]))
     assert "--label-column class" in refused("evaluate", model, table)
     assert "--skip-missing" in refused("evaluate", model, table, "--label-column", "class")
-    found = as_json("evaluate", model, table, "--label-column", "class", "--skip-missing", "--device", "cpu")
-    assert (found["n"], len(found["skipped"])) == (2, 1)
+    result = as_json("evaluate", model, table, "--label-column", "class", "--skip-missing", "--device", "cpu")
+    assert (result["n"], len(result["skipped"])) == (2, 1)
     assert "--label-column class" in refused("try", table, "-o", data.parent / "trial")
     assert "--skip-missing" in refused("try", table, "-o", data.parent / "trial", "--label-column", "class")

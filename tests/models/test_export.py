@@ -161,9 +161,11 @@ def test_several_labels_have_sigmoids_and_what_train_could_not_tell_is_said(
     assert done.difference < 1e-5
     Image.fromarray(PIXELS[0]).save(tmp_path / "photo.png")
     prepared = np.asarray(Image.open(tmp_path / "photo.png").resize((10, 10), Image.Resampling.BILINEAR))[1:9, 1:9]
-    shares = expit(toy_answer(prepared) @ coef.T + intercept)
+    class_probabilities = expit(toy_answer(prepared) @ coef.T + intercept)
     named = [
-        f"{name} {share:.4f}" for name, share in zip(("ants", "bees", "wasps"), shares, strict=True) if share > 0.5
+        f"{name} {probability:.4f}"
+        for name, probability in zip(("ants", "bees", "wasps"), class_probabilities, strict=True)
+        if probability > 0.5
     ]
     assert ran(done.program, tmp_path / "photo.png") == "\t".join([str(tmp_path / "photo.png"), *named]) + "\n"
 
@@ -234,16 +236,18 @@ def test_a_state_dict_drops_into_the_tutorials_network(
     photos = [decode(path.read_bytes()) for path in sorted((ants_bees / "val").rglob("*.jpg"))[:100:33]]
     images = torch.stack([prepare(torch.from_numpy(photo).permute(2, 0, 1)) for photo in photos])
     with torch.inference_mode():
-        found = network.eval()(images).softmax(1)
-    expected = [dict(one.top)["bees"] for one in Classifier.load(model, device="cpu").predict(photos)]
+        result = network.eval()(images).softmax(1)
+    expected = [dict(prediction.top)["bees"] for prediction in Classifier.load(model, device="cpu").predict(photos)]
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(found[:, 1], expected, atol=0.01)  # theirs may be computed in bf16
+    np.testing.assert_allclose(result[:, 1], expected, atol=0.01)  # theirs may be computed in bf16
     assert done.difference < 1e-5
     named = sorted((ants_bees / "val").rglob("*.jpg"))[:100:33]
     lines = [line.split("\t") for line in ran(done.program, *named).splitlines()]
     assert [line[0] for line in lines] == [str(path) for path in named]
-    shares = [float(share) if name == "bees" else 1 - float(share) for _, name, share in lines]
-    np.testing.assert_allclose(shares, expected, atol=0.02)  # Pillow resizes with another rounding
+    class_probabilities = [
+        float(probability) if name == "bees" else 1 - float(probability) for _, name, probability in lines
+    ]
+    np.testing.assert_allclose(class_probabilities, expected, atol=0.02)  # Pillow resizes with another rounding
     assert done.snippet == done.program.read_text()
     assert (
         """
@@ -268,10 +272,12 @@ def test_a_fine_tuned_network_is_exported_with_its_own_weights(tmp_path: Path) -
     margin = (pictures.shape[1] - 32) // 2
     middles = pictures[:, margin : margin + 32, margin : margin + 32]
     with torch.inference_mode():
-        found = network.eval()(trained.backbone.normalise(middles)).softmax(1)
-    expected = [[dict(one.top)[name] for name in ("ants", "bees")] for one in trained.predict(list(pictures))]
+        result = network.eval()(trained.backbone.normalise(middles)).softmax(1)
+    expected = [
+        [dict(prediction.top)[name] for name in ("ants", "bees")] for prediction in trained.predict(list(pictures))
+    ]
     assert np.ptp(expected) > 1e-3
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
     assert "model = timm.create_model('test_resnet', num_classes=2)\nmodel.load_state_dict(" in done.snippet
     assert done.difference < 1e-5
 
@@ -300,12 +306,12 @@ def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) ->
     network.load_state_dict(torch.load(tmp_path / "deit.pth", weights_only=True))
     pixels = noise_images(224)
     with torch.inference_mode():
-        found = network.eval()(backbone.normalise(pixels))
-    np.testing.assert_allclose(found, head.decision_function(backbone.embed(pixels)), rtol=1e-4, atol=1e-4)
+        result = network.eval()(backbone.normalise(pixels))
+    np.testing.assert_allclose(result, head.decision_function(backbone.embed(pixels)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "classifiers"),
     [
         ("resnet18", ["fc"]),
         ("mobilenet_v2", ["classifier.1"]),
@@ -319,9 +325,9 @@ def test_both_classifiers_of_a_distilled_network_are_replaced(tmp_path: Path) ->
         ("timm/levit_128s", []),  # a BatchNorm before each of its classifiers
     ],
 )
-def test_the_place_of_the_head_in_the_plain_network(name: str, found: list[str]) -> None:
+def test_the_place_of_the_head_in_the_plain_network(name: str, classifiers: list[str]) -> None:
     before = torch.random.get_rng_state()
-    assert linear_classifiers(name) == found
+    assert linear_classifiers(name) == classifiers
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -417,15 +423,15 @@ def test_more_than_an_onnx_file_holds_is_refused(
 
 
 def test_a_result_is_lines_for_people_and_values_for_scripts() -> None:
-    found = Exported(
+    result = Exported(
         Path("a/mine.onnx"), Path("a/my mine.onnx.py"), "onnx", 1536, 2.34e-7, "import sys\n", ("mind this",)
     )
-    assert str(found) == (
+    assert str(result) == (
         "a/mine.onnx: onnx, 1.5 kB\n"
         "in a fresh process without featcache its logits differ by 2.3e-07 of the largest\n"
         "mind this\nthe program that was run there: python 'a/my mine.onnx.py' photo.jpg"
     )
-    assert json.loads(json.dumps(found.to_dict())) == {
+    assert json.loads(json.dumps(result.to_dict())) == {
         "path": "a/mine.onnx",
         "format": "onnx",
         "program": "a/my mine.onnx.py",
@@ -492,12 +498,12 @@ def test_the_program_prepares_a_photo_as_the_network_has_seen_it(
     done = export(write_model(tmp_path / "model", backbone, head, view=view), tmp_path / "toy", format)
     data = photo(tmp_path / "photo.png", deep=deep).read_bytes()
     (expected,) = make_views(decode(data, value_range=view.value_range), view, b"", [0])
-    found = load_of(done.program)(tmp_path / "photo.png")
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    result = load_of(done.program)(tmp_path / "photo.png")
+    assert np.abs(result.astype(int) - expected).max() <= 1
     assert np.ptp(expected) > 100
-    logits = toy_answer(found) @ COEF.T + INTERCEPT
-    name, share = ("ants", "bees", "wasps")[logits.argmax()], softmax(logits).max()
-    assert ran(done.program, tmp_path / "photo.png") == f"{tmp_path / 'photo.png'}\t{name}\t{share:.4f}\n"
+    logits = toy_answer(result) @ COEF.T + INTERCEPT
+    name, probability = ("ants", "bees", "wasps")[logits.argmax()], softmax(logits).max()
+    assert ran(done.program, tmp_path / "photo.png") == f"{tmp_path / 'photo.png'}\t{name}\t{probability:.4f}\n"
     assert any("by the range 0:4095" in note for note in done.notes) == deep
 
 

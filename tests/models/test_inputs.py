@@ -44,32 +44,32 @@ def paths(data: Path) -> list[Path]:
 def tar_of(root: Path, path: Path, paths: list[Path]) -> Path:
     """Keys without any label."""
     with tarfile.open(path, "w") as tar:
-        for number, one in enumerate(paths):
-            tar.add(one, f"{number:03d}.png")
+        for number, item in enumerate(paths):
+            tar.add(item, f"{number:03d}.png")
     return path
 
 
-def in_memory(paths: list[Path], place: str) -> str:
+def in_memory(paths: list[Path], folder: str) -> str:
     """The URL of a folder with the images, flat: no class folders."""
     system = fsspec.filesystem("memory")
     for number, path in enumerate(paths):
-        system.pipe_file(f"/{place}/{number:03d}.png", path.read_bytes())
-    return f"memory://{place}"
+        system.pipe_file(f"/{folder}/{number:03d}.png", path.read_bytes())
+    return f"memory://{folder}"
 
 
 def test_bytes_files_and_urls_are_predicted_as_their_file(classifier: Classifier, paths: list[Path]) -> None:
-    expected = [one.top for one in classifier.predict(paths)]
+    expected = [item.top for item in classifier.predict(paths)]
     url = in_memory(paths, "single")
     with paths[0].open("rb") as file:
         (from_file,) = classifier.predict(file)
     assert (from_file.top, from_file.path) == (expected[0], str(paths[0]))
     contents = [path.read_bytes() for path in paths]
-    assert [one.top for one in classifier.predict(contents)] == expected
-    assert [one.top for one in classifier.predict(io.BytesIO(one) for one in contents)] == expected
+    assert [item.top for item in classifier.predict(contents)] == expected
+    assert [item.top for item in classifier.predict(io.BytesIO(item) for item in contents)] == expected
     assert classifier.predict(contents[0])[0].top == expected[0]
-    found = classifier.predict([f"{url}/{number:03d}.png" for number in range(len(paths))])
-    assert [one.top for one in found] == expected
-    assert found[1].path == f"{url}/001.png"
+    listed = classifier.predict([f"{url}/{number:03d}.png" for number in range(len(paths))])
+    assert [item.top for item in listed] == expected
+    assert listed[1].path == f"{url}/001.png"
     assert classifier.predict(f"{url}/000.png")[0].top == expected[0]
 
 
@@ -77,7 +77,7 @@ def test_bytes_files_and_urls_are_predicted_as_their_file(classifier: Classifier
 def test_a_collection_without_labels_gives_all_its_images(
     kind: str, classifier: Classifier, model: Path, data: Path, paths: list[Path], tmp_path: Path
 ) -> None:
-    expected = [one.top for one in classifier.predict(paths)]
+    expected = [item.top for item in classifier.predict(paths)]
     table = tmp_path / "list.csv"
     table.write_text("\n".join(["path", *map(str, paths)]) + "\n")
     name = {
@@ -86,10 +86,10 @@ def test_a_collection_without_labels_gives_all_its_images(
         "tar": str(tar_of(data, tmp_path / "shard.tar", paths)),
         "url": in_memory(paths, "many"),
     }[kind]
-    found = classifier.predict(name)
-    assert [one.top for one in found] == expected
+    listed = classifier.predict(name)
+    assert [item.top for item in listed] == expected
     lines = done("predict", model, name, "--device", "cpu").splitlines()
-    assert lines == [str(one) for one in classifier.predict(name, top=3)]
+    assert lines == [str(item) for item in classifier.predict(name, top=3)]
 
 
 def test_what_cannot_be_read_keeps_its_place(classifier: Classifier, paths: list[Path]) -> None:
@@ -109,27 +109,27 @@ def test_text_files_and_empty_folders_are_refused(tmp_path: Path, paths: list[Pa
     (only,) = list_inputs([str(paths[0])], {})
     assert only == paths[0]
     missing: dict[str, str] = {}
-    found = list_inputs([str(tmp_path), in_memory(paths, "listed")], missing)
-    assert (len(found), list(missing)) == (len(paths), [str(tmp_path)])
-    assert isinstance(found[0], ImageFile)
+    listed = list_inputs([str(tmp_path), in_memory(paths, "listed")], missing)
+    assert (len(listed), list(missing)) == (len(paths), [str(tmp_path)])
+    assert isinstance(listed[0], ImageFile)
 
 
 def test_files_of_a_folder_that_are_no_images_are_counted(
     classifier: Classifier, paths: list[Path], tmp_path: Path
 ) -> None:
-    for place, name in enumerate(("a.png", "b/c.png")):
+    for folder, name in enumerate(("a.png", "b/c.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(paths[place], tmp_path / name)
+        shutil.copy(paths[folder], tmp_path / name)
     for name in ("notes.txt", "b/more.txt", "b/film.mp4"):
         (tmp_path / name).write_bytes(b"no image")
     with pytest.warns(IgnoredFilesWarning) as caught:
-        found = classifier.predict(tmp_path)
-    assert [one.path for one in found] == [str(tmp_path / "a.png"), str(tmp_path / "b/c.png")]
+        listed = classifier.predict(tmp_path)
+    assert [item.path for item in listed] == [str(tmp_path / "a.png"), str(tmp_path / "b/c.png")]
     (warning,) = caught.list
     assert str(warning.message).startswith(f"{tmp_path}: ignored ")
     assert "2 files: not an image (.txt)" in str(warning.message)
     assert "1 file: " in str(warning.message)
-    assert [one.path for one in classifier.predict([tmp_path / "a.png"])] == [str(tmp_path / "a.png")]
+    assert [item.path for item in classifier.predict([tmp_path / "a.png"])] == [str(tmp_path / "a.png")]
 
 
 def test_what_a_folder_without_images_holds_is_said(tmp_path: Path) -> None:

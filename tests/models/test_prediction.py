@@ -27,12 +27,12 @@ def test_csv_has_every_name_as_it_is() -> None:
         b'path,label,probability,error,remark\na.jpg,ants,0.750000,,\n"a,b ""c"".jpg",ants,0.750000,,\n'
     )
     rows = list(csv.reader(io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="")))
-    assert [row[0] for row in rows[1:]] == [one.path for one in SOME]
+    assert [row[0] for row in rows[1:]] == [prediction.path for prediction in SOME]
     assert rows[-2:] == [["bad,1.jpg", "", "", "the file is empty (0 bytes)", ""], ["svm.jpg", "bees", "", "", ""]]
 
 
 def test_json_and_json_lines_hold_the_same() -> None:
-    expected = [one.to_dict() for one in SOME]
+    expected = [prediction.to_dict() for prediction in SOME]
     assert json.loads("".join(format_predictions(SOME, "json"))) == {"predictions": expected}
     lines = list(format_predictions(SOME, "jsonl"))
     assert [json.loads(line) for line in lines] == expected
@@ -41,15 +41,15 @@ def test_json_and_json_lines_hold_the_same() -> None:
 
 
 def test_a_remark_stands_at_the_end() -> None:
-    one = Prediction("a.tif", "ants", TOP, remark="nearly black; first of several pages")
-    assert str(one) == "a.tif\tants 0.7500\tbees 0.2500\tremark: nearly black; first of several pages"
-    assert "".join(format_predictions([one], "csv")).endswith("0.750000,,nearly black; first of several pages\n")
-    assert one.to_dict()["remark"] == one.remark
+    prediction = Prediction("a.tif", "ants", TOP, remark="nearly black; first of several pages")
+    assert str(prediction) == "a.tif\tants 0.7500\tbees 0.2500\tremark: nearly black; first of several pages"
+    assert "".join(format_predictions([prediction], "csv")).endswith("0.750000,,nearly black; first of several pages\n")
+    assert prediction.to_dict()["remark"] == prediction.remark
 
 
 def test_text_is_a_line_each() -> None:
     lines = "".join(format_predictions(SOME, "text")).splitlines()
-    assert lines == [str(one) for one in SOME]
+    assert lines == [str(prediction) for prediction in SOME]
     assert lines[0] == "a.jpg\tants 0.7500\tbees 0.2500"
     assert lines[2] == "a\\nb\\r\\tc.jpg\tants 0.7500\tbees 0.2500"
     assert lines[4] == "\\udce9\\udcff.jpg\tants 0.7500\tbees 0.2500"
@@ -58,11 +58,11 @@ def test_text_is_a_line_each() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Format))
 def test_each_is_written_as_it_comes(kind: Format) -> None:
-    some = iter(SOME)
-    pieces = format_predictions(some, kind)
+    predictions = iter(SOME)
+    pieces = format_predictions(predictions, kind)
     while "a.jpg" not in next(pieces):
         pass
-    assert next(some) == SOME[1]
+    assert next(predictions) == SOME[1]
 
 
 def test_where_files_went_is_written() -> None:

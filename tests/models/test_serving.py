@@ -15,7 +15,7 @@ from featcache.core.model_card import ModelCard
 from featcache.errors import DataLayoutError, MissingExtraError
 from featcache.models.prediction import Prediction
 from featcache.models.serving import app as serving
-from featcache.models.serving import server
+from featcache.models.serving import page, server
 from featcache.models.serving.app import ServerInfo
 from featcache.models.serving.server import PORTS
 
@@ -28,8 +28,8 @@ def _card(**changes: Any) -> ModelCard:
     return ModelCard(**{**fields, **changes})
 
 
-def _bars(*shares: tuple[str, float]) -> list[dict[str, Any]]:
-    return [{"label": label, "confidence": share} for label, share in shares]
+def _bars(*probabilities: tuple[str, float]) -> list[dict[str, Any]]:
+    return [{"label": label, "confidence": value} for label, value in probabilities]
 
 
 @pytest.mark.parametrize(
@@ -48,35 +48,36 @@ def _bars(*shares: tuple[str, float]) -> list[dict[str, Any]]:
     ids=["classes", "no probabilities", "a class with a bar in its name", "several labels", "no label"],
 )
 def test_what_the_page_shows_of_a_prediction(prediction: Prediction, label: str, bars: Any) -> None:
-    assert serving._label(prediction) == {"label": label, "confidences": bars}
+    assert page.format_answer(prediction) == {"label": label, "confidences": bars}
 
 
 def test_what_is_odd_about_a_picture_is_said() -> None:
-    one = Prediction("", "bees", (("bees", None),), remark="nearly black; first of several pages")
-    assert serving._label(one)["remark"] == one.remark
-    assert serving._told(str(one.remark), _card()) == (
-        "This picture is nearly black: the model takes 8 bits, or the upper 8 of 16; This picture has several pages; "
+    prediction = Prediction("", "bees", (("bees", None),), remark="nearly black; first of several pages")
+    assert page.format_answer(prediction)["remark"] == prediction.remark
+    assert page.format_remark(str(prediction.remark), _card()) == (
+        "This image is nearly black: the model takes 8 bits, or the upper 8 of 16; This image has several pages; "
         "the first is used."
     )
 
 
 def test_the_head_of_the_page_says_what_the_model_is() -> None:
-    assert serving._about(_card()) == (
+    assert page.format_description(_card()) == (
         "<h1>linear on toy</h1><p>2 classes: ants, bees.</p>"
-        "<p>Right on 95.0 % of 80 val images (95 % interval 87.8 to 98.0 %).</p>"
+        "<p>Correct on 95.0 % of 80 val images (95 % interval 87.8 to 98.0 %).</p>"
     )
-    assert serving._about(_card(multilabel=True)).endswith(
-        "<p>2 labels: ants, bees.</p><p>All labels right on 95.0 % of 80 val images (95 % interval 87.8 to 98.0 %).</p>"
+    assert page.format_description(_card(multilabel=True)).endswith(
+        "<p>2 labels: ants, bees.</p>"
+        "<p>All labels correct on 95.0 % of 80 val images (95 % interval 87.8 to 98.0 %).</p>"
     )
-    assert serving._about(_card(kind="network", metrics={})) == (
+    assert page.format_description(_card(kind="network", metrics={})) == (
         "<h1>toy, fine-tuned</h1><p>2 classes: ants, bees.</p>"
     )
-    many = serving._about(_card(classes=tuple(f"c{number}" for number in range(25)), metrics={}))
+    many = page.format_description(_card(classes=tuple(f"c{number}" for number in range(25)), metrics={}))
     assert many.endswith("c18, c19, 5 more.</p>")
 
 
 def test_names_of_classes_are_no_html() -> None:
-    text = serving._about(_card(classes=("<script>alert(1)</script>", "bees")))
+    text = page.format_description(_card(classes=("<script>alert(1)</script>", "bees")))
     assert "&lt;script&gt;alert(1)&lt;/script&gt;, bees" in text
     assert "<script" not in text
 
@@ -90,7 +91,7 @@ def test_examples_are_spread(count: int, most: int, chosen: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "url", "said"),
+    ("host", "url", "has_note"),
     [
         ("127.0.0.1", "http://127.0.0.1:80/", False),
         ("localhost", "http://localhost:80/", False),
@@ -101,18 +102,18 @@ def test_examples_are_spread(count: int, most: int, chosen: list[int]) -> None:
         ("photos.example", "http://photos.example:80/", True),
     ],
 )
-def test_an_address_that_others_reach_is_said_aloud(host: str, url: str, said: bool) -> None:
+def test_an_address_that_others_reach_is_said_aloud(host: str, url: str, has_note: bool) -> None:
     note = (
         f"{host} is not a loopback address: everyone who reaches port 80 of this machine can use the page. "
         "There is no password."
     )
-    assert serving._page(host, 80) == ServerInfo(url, note if said else None)
+    assert serving._server_info(host, 80) == ServerInfo(url, note if has_note else None)
 
 
 def test_the_page_says_how_it_is_called() -> None:
-    page = ServerInfo("http://127.0.0.1:7860/", None)
-    assert str(page) == "http://127.0.0.1:7860/  (Ctrl-C ends it)"
-    assert page.to_dict() == {
+    info = ServerInfo("http://127.0.0.1:7860/", None)
+    assert str(info) == "http://127.0.0.1:7860/  (Ctrl-C ends it)"
+    assert info.to_dict() == {
         "url": "http://127.0.0.1:7860/",
         "upload": "http://127.0.0.1:7860/gradio_api/upload",
         "predict": "http://127.0.0.1:7860/gradio_api/call/predict",
@@ -124,23 +125,23 @@ def test_the_page_says_how_it_is_called() -> None:
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with server.listen("127.0.0.1", 0) as taken, server.listen("127.0.0.1", 0) as other:
         first, second = taken.getsockname()[1], other.getsockname()[1]
-        with pytest.raises(OSError, match="cannot be had") as error, server.listen("127.0.0.1", first):
+        with pytest.raises(OSError, match="cannot be used") as error, server.listen("127.0.0.1", first):
             pass
         assert (error.value.errno, error.value.strerror) == (
             errno.EADDRINUSE,
-            f"port {first} of 127.0.0.1 cannot be had: {os.strerror(errno.EADDRINUSE)}. Give another with --port.",
+            f"port {first} of 127.0.0.1 cannot be used: {os.strerror(errno.EADDRINUSE)}. Give another with --port.",
         )
         other.close()
         monkeypatch.setattr(server, "PORTS", [first, second])
-        with server.listen("127.0.0.1", None) as found:
-            assert found.getsockname()[1] == second
+        with server.listen("127.0.0.1", None) as result:
+            assert result.getsockname()[1] == second
             with pytest.raises(OSError, match="Give a port with --port, or another --host"):
                 server.listen("127.0.0.1", None).__enter__()
 
 
 def test_a_host_that_is_not_ours() -> None:
     with pytest.raises(
-        OSError, match=r"^\[Errno \d+\] port 7860 of 192\.0\.2\.1 cannot be had: .* or another --host\.$"
+        OSError, match=r"^\[Errno \d+\] port 7860 of 192\.0\.2\.1 cannot be used: .* or another --host\.$"
     ):
         server.listen("192.0.2.1", None).__enter__()  # an address for documents
     assert PORTS[0] == 7860
@@ -151,8 +152,8 @@ def test_what_the_shell_sets_for_gradio_does_not_count(monkeypatch: pytest.Monke
     monkeypatch.setenv("GRADIO_TEMP_DIR", "mine")
     before = dict(os.environ)
     with serving._environment("ours"):
-        found = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    assert found == {"GRADIO_TEMP_DIR": "ours", "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
+        result = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
+    assert result == {"GRADIO_TEMP_DIR": "ours", "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
     assert dict(os.environ) == before
 
 
@@ -163,8 +164,8 @@ def test_without_gradio_the_message_says_what_to_type(monkeypatch: pytest.Monkey
     assert str(error.value) == 'this needs gradio, which is not installed: pip install -e ".[serve]" in the clone'
 
 
-FOREIGN = (403, "this server answers to pages of this machine alone; start it with --host for others")
-FETCHES = (403, "this server fetches nothing from the web")
+FOREIGN = (403, "this server answers only pages of this machine; start it with --host for others")
+FETCHES = (403, "this server does not fetch URLs")
 LARGE = (413, "more than the 1,000 bytes of --max-upload")
 
 
@@ -190,17 +191,17 @@ def test_the_gate_of_a_loopback_address(path: str, headers: dict[str, str], refu
 
 
 def test_the_gate_of_any_other_address_leaves_names_alone() -> None:
-    gate = server.RequestGuard(None, max_upload=1_000, loopback=False)
-    assert gate._refusal("/", {"host": "photos.example", "origin": "https://other.example"}) is None
-    assert gate._refusal("/file=http://x", {"host": "photos.example"}) == FETCHES
+    guard = server.RequestGuard(None, max_upload=1_000, loopback=False)
+    assert guard._refusal("/", {"host": "photos.example", "origin": "https://other.example"}) is None
+    assert guard._refusal("/file=http://x", {"host": "photos.example"}) == FETCHES
 
 
 def test_the_gate_lets_requests_for_the_proxy_s_host_through() -> None:
-    gate = server.RequestGuard(None, max_upload=1_000, loopback=True, public="example.org")
-    assert gate._refusal("/", {"host": "example.org", "origin": "https://example.org"}) is None
-    assert gate._refusal("/", {"host": "127.0.0.1:7860", "origin": "https://example.org"}) is None
-    assert gate._refusal("/", {"host": "example.com"}) is not None
-    assert gate._refusal("/", {"host": "127.0.0.1", "origin": "https://example.com"}) is not None
+    guard = server.RequestGuard(None, max_upload=1_000, loopback=True, public="example.org")
+    assert guard._refusal("/", {"host": "example.org", "origin": "https://example.org"}) is None
+    assert guard._refusal("/", {"host": "127.0.0.1:7860", "origin": "https://example.org"}) is None
+    assert guard._refusal("/", {"host": "example.com"}) is not None
+    assert guard._refusal("/", {"host": "127.0.0.1", "origin": "https://example.com"}) is not None
     assert serving._public_host("https://example.org/ants") == "example.org"
     assert serving._public_host("/ants") is serving._public_host("") is None
     with pytest.raises(DataLayoutError, match="give a path such as /ants, or its URL"):
@@ -219,9 +220,9 @@ def test_a_body_without_a_length_is_counted() -> None:
     async def receive() -> Any:
         return chunks[len(read)]
 
-    gate = server.RequestGuard(app, max_upload=1_000, loopback=False)
+    guard = server.RequestGuard(app, max_upload=1_000, loopback=False)
     with pytest.raises(exceptions.HTTPException, match="more than the 1,000 bytes of --max-upload"):
-        asyncio.run(gate({"type": "http", "path": "/", "headers": []}, receive, None))
+        asyncio.run(guard({"type": "http", "path": "/", "headers": []}, receive, None))
     assert read == [6_000]
 
 
@@ -242,4 +243,4 @@ def test_a_reason_is_no_html() -> None:
             assert not print_exception
             return text
 
-    assert serving._refused(Gradio, "odd <b>tag</b>") == "This picture cannot be read: odd &lt;b&gt;tag&lt;/b&gt;."
+    assert serving._refused(Gradio, "odd <b>tag</b>") == "This image cannot be read: odd &lt;b&gt;tag&lt;/b&gt;."

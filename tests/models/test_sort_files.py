@@ -33,9 +33,9 @@ def put(sorter: FileSorter, *paths: Path, label: str = "ants") -> list[Predictio
     return [sorter.place(Prediction(str(path), label, ((label, 0.9),))) for path in paths]
 
 
-def places(found: Sequence[Prediction]) -> list[tuple[str, ...]]:
-    assert [one.error for one in found] == [None] * len(found)
-    return [one.moved_to or () for one in found]
+def places(result: Sequence[Prediction]) -> list[tuple[str, ...]]:
+    assert [prediction.error for prediction in result] == [None] * len(result)
+    return [prediction.moved_to or () for prediction in result]
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -51,8 +51,8 @@ def is_sorted(path: Path) -> bool:
 
 def contents(*folders: Path) -> dict[str, bytes]:
     """Every regular file below the folders."""
-    found = [path for folder in folders for path in folder.rglob("*") if is_sorted(path) and not path.is_symlink()]
-    return {str(path): path.read_bytes() for path in found}
+    result = [path for folder in folders for path in folder.rglob("*") if is_sorted(path) and not path.is_symlink()]
+    return {str(path): path.read_bytes() for path in result}
 
 
 def names(folder: Path) -> list[str]:
@@ -95,8 +95,8 @@ def test_a_taken_name_gets_a_number_and_nothing_is_overwritten(how: How, tmp_pat
     (tmp_path / "out/ants/a-3.jpg").mkdir()
     os.mkfifo(tmp_path / "out/ants/a-4.jpg")
     paths = [write(tmp_path / f"in{number}/a.jpg", b"%d" % number) for number in range(2)]
-    found = put(FileSorter(tmp_path / "out", how, CLASSES), *paths)
-    assert places(found) == [(str(tmp_path / f"out/ants/a-{number}.jpg"),) for number in (5, 6)]
+    result = put(FileSorter(tmp_path / "out", how, CLASSES), *paths)
+    assert places(result) == [(str(tmp_path / f"out/ants/a-{number}.jpg"),) for number in (5, 6)]
     assert (tmp_path / "out/ants/a.jpg").read_bytes() == b"there"
     assert (tmp_path / "out/ants/a-6.jpg").read_bytes() == b"1"
 
@@ -110,8 +110,8 @@ def test_what_is_there_already_stays_as_it_is(how: How, tmp_path: Path) -> None:
     itself = write(tmp_path / "out/ants/c.jpg", b"c")
     before = names(tmp_path)
     sorter = FileSorter(tmp_path / "out", how, CLASSES)
-    found = put(sorter, same, linked, itself)
-    assert places(found) == [(str(tmp_path / f"out/ants/{name}.jpg"),) for name in "abc"]
+    result = put(sorter, same, linked, itself)
+    assert places(result) == [(str(tmp_path / f"out/ants/{name}.jpg"),) for name in "abc"]
     assert names(tmp_path) == before
     assert str(sorter).endswith(f" 0 files into {tmp_path / 'out'}; 3 were there already")
 
@@ -135,8 +135,8 @@ def test_each_file_is_listed_once_by_whatever_name(tmp_path: Path, monkeypatch: 
 
 def test_unreadable_pictures_stay_where_they_are(tmp_path: Path) -> None:
     bad = write(tmp_path / "a.jpg", b"")
-    found = FileSorter(tmp_path / "out", "move", CLASSES).place(Prediction(str(bad), None, (), "the file is empty"))
-    assert (found.moved_to, found.error, names(tmp_path)) == ((), "the file is empty", ["a.jpg"])
+    result = FileSorter(tmp_path / "out", "move", CLASSES).place(Prediction(str(bad), None, (), "the file is empty"))
+    assert (result.moved_to, result.error, names(tmp_path)) == ((), "the file is empty", ["a.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_a_class_that_is_no_folder_s_name_is_refused(name: str, how: How, tmp_pa
     with pytest.raises(DataLayoutError) as caught:
         FileSorter(tmp_path / "out", how, ("ants", name))
     assert str(caught.value) == (
-        f"the class {name!r} cannot be the name of a folder: it is empty or too long, begins with a dot, or has a "
-        "slash or a control character in it. Nothing was sorted."
+        f"the class {name!r} cannot be the name of a folder: it is empty or too long, begins with a dot, or "
+        "contains a slash or a control character. No file was sorted."
     )
 
 
@@ -164,14 +164,14 @@ def test_a_file_where_a_folder_shall_be_is_refused(taken: str, tmp_path: Path) -
     write(tmp_path / taken, b"")
     with pytest.raises(DataLayoutError) as caught:
         FileSorter(tmp_path / "out", "link", CLASSES)
-    assert str(caught.value) == f"{tmp_path / taken} is no folder, but files shall go into it. Nothing was sorted."
+    assert str(caught.value) == f"{tmp_path / taken} is not a folder, but files are sorted into it. No file was sorted."
 
 
 def test_pictures_of_several_labels_are_linked_into_each_and_never_moved(tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError) as caught:
         FileSorter(tmp_path / "out", "move", CLASSES, multilabel=True)
     assert str(caught.value) == (
-        "this model gives a picture several labels, and a file can be moved to one place only. Link to it."
+        "this model gives an image several labels, and a file can be moved to one folder only. Use links."
     )
     with pytest.raises(DataLayoutError, match=r"^the class '\.\.\|ants' cannot be"):
         FileSorter(tmp_path / "out", "link", ("..|ants", "bees"), multilabel=True)
@@ -209,8 +209,8 @@ def test_across_file_systems_and_without_hard_links_it_is_the_same(number: int, 
     os.utime(file, (10, 20))
     write(tmp_path / "out/ants/a.jpg", b"there")
     with no_link(number):
-        found = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
-    assert places(found) == [(str(tmp_path / "out/ants/a-2.jpg"),)]
+        result = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
+    assert places(result) == [(str(tmp_path / "out/ants/a-2.jpg"),)]
     assert names(tmp_path) == ["out/ants/a-2.jpg", "out/ants/a.jpg"]
     moved = tmp_path / "out/ants/a-2.jpg"
     assert moved.read_bytes() == b"a" * 3_000_000
@@ -224,8 +224,8 @@ def test_a_real_second_file_system(tmp_path: Path) -> None:
     try:
         if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
             pytest.skip("no second file system")
-        found = put(FileSorter(root, "move", CLASSES), file)
-        assert places(found) == [(str(root / "ants/a.jpg"),)]
+        result = put(FileSorter(root, "move", CLASSES), file)
+        assert places(result) == [(str(root / "ants/a.jpg"),)]
         assert (names(root), (root / "ants/a.jpg").read_bytes(), file.exists()) == (["ants/a.jpg"], b"a", False)
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -247,11 +247,11 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(
     file = write(tmp_path / "in/a.jpg", b"a")
     write(tmp_path / "out/ants/a.jpg", b"there")
     sorter = FileSorter(tmp_path / "out", "move", CLASSES)
-    holder = sorter._holder
-    monkeypatch.setattr(sorter, "_holder", lambda path: None if path.name == "a.jpg" else holder(path))
+    content_at = sorter._content_at
+    monkeypatch.setattr(sorter, "_content_at", lambda path: None if path.name == "a.jpg" else content_at(path))
     with no_link(number):
-        found = put(sorter, file)
-    assert places(found) == [(str(tmp_path / "out/ants/a-2.jpg"),)]
+        result = put(sorter, file)
+    assert places(result) == [(str(tmp_path / "out/ants/a-2.jpg"),)]
     assert contents(tmp_path / "out") == {
         str(tmp_path / "out/ants/a.jpg"): b"there",
         str(tmp_path / "out/ants/a-2.jpg"): b"a",
@@ -266,8 +266,8 @@ def test_a_full_disk_leaves_the_file_where_it_is(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(sort_files.shutil, "copyfileobj", full)
     with no_link(errno.EXDEV):
-        (found,) = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
-    assert (found.label, found.moved_to, found.error) == ("ants", (), "could not be moved: No space left on device")
+        (result,) = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
+    assert (result.label, result.moved_to, result.error) == ("ants", (), "could not be moved: No space left on device")
     assert names(tmp_path) == ["in/a.jpg"]
 
 
@@ -280,8 +280,8 @@ def test_a_file_that_may_not_leave_is_in_both_places_and_said_to_be(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    (found,) = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
-    assert found.error == f"could not be moved: Permission denied; it is at {tmp_path / 'out/ants/a.jpg'}, too"
+    (result,) = put(FileSorter(tmp_path / "out", "move", CLASSES), file)
+    assert result.error == f"could not be moved: Permission denied; a copy is at {tmp_path / 'out/ants/a.jpg'}"
     assert names(tmp_path) == ["in/a.jpg", "out/ants/a.jpg"]
 
 
@@ -352,12 +352,12 @@ FILES = st.dictionaries(
 def test_a_dry_run_knows_what_has_left_and_what_has_come(tmp_path: Path) -> None:
     leaves, comes = write(tmp_path / "out/bees/a.jpg", b"1"), write(tmp_path / "in/a.jpg", b"2")
     third = write(tmp_path / "in/x/a.jpg", b"3")
-    told = []
+    planned = []
     for dry_run in (True, False):
         sorter = FileSorter(tmp_path / "out", "move", CLASSES, dry_run=dry_run)
-        told.append(places([*put(sorter, leaves), *put(sorter, comes, third, label="bees")]))
-    assert told[0] == told[1]
-    assert told[0] == [(str(tmp_path / "out" / name),) for name in ("ants/a.jpg", "bees/a.jpg", "bees/a-2.jpg")]
+        planned.append(places([*put(sorter, leaves), *put(sorter, comes, third, label="bees")]))
+    assert planned[0] == planned[1]
+    assert planned[0] == [(str(tmp_path / "out" / name),) for name in ("ants/a.jpg", "bees/a.jpg", "bees/a-2.jpg")]
 
 
 @settings(max_examples=40, deadline=None)
@@ -374,16 +374,16 @@ def test_no_byte_is_lost_and_a_second_run_changes_nothing(
         sorter = FileSorter(root / "out", how, CLASSES, **options)
         return [put(sorter, path, label="ants" if path.read_bytes() < b"\x80" else "bees")[0] for path in listed]
 
-    told = run(paths, dry_run=True)
+    planned = run(paths, dry_run=True)
     assert contents(root) == before
-    found = run(paths)
-    assert found == told
+    result = run(paths)
+    assert result == planned
     after = contents(root)
     assert Counter(after.values()) == Counter(before.values())
-    for one, path in zip(found, paths, strict=True):
-        (place,) = one.moved_to or ("",)
-        assert Path(place).read_bytes() == before[str(path)]
-        assert Path(place).parent.name == one.label
+    for prediction, path in zip(result, paths, strict=True):
+        (sorted_path,) = prediction.moved_to or ("",)
+        assert Path(sorted_path).read_bytes() == before[str(path)]
+        assert Path(sorted_path).parent.name == prediction.label
     everything = sorted(path for path in root.rglob("*") if is_sorted(path))
     again, links = names(root), {path: os.readlink(path) for path in everything if path.is_symlink()}
     gaps = [path for path in paths if root / "out" in path.parents and not os.path.lexists(path)]

@@ -60,8 +60,8 @@ def test_a_cache_with_other_views_of_val_is_refused(cache: FeatureCache, split_f
 
 
 def test_probabilities_are_averaged_and_votes_counted() -> None:
-    shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]])
-    predicted, mean = average_views(shares.argmax(1), shares, 3, 2)
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]])
+    predicted, mean = average_views(probabilities.argmax(1), probabilities, 3, 2)
     assert mean is not None
     np.testing.assert_allclose(mean, [[1.4 / 3, 1.6 / 3], [1.4 / 3, 1.6 / 3]])
     assert predicted.tolist() == [1, 1]
@@ -75,9 +75,9 @@ def test_evaluation_averages_the_views_that_are_asked_for(head: str, cache: Feat
     val, estimator = cache.features("val"), fit.estimator
     x = np.asarray(val.x)
     if head == "linear":
-        shares = np.mean([estimator.predict_proba(x[:, view]) for view in range(3)], axis=0)
-        right = shares.argmax(1) == val.y
-        assert fit.accuracy.log_loss == pytest.approx(-np.log(shares[np.arange(5), val.y]).mean())
+        probabilities = np.mean([estimator.predict_proba(x[:, view]) for view in range(3)], axis=0)
+        right = probabilities.argmax(1) == val.y
+        assert fit.accuracy.log_loss == pytest.approx(-np.log(probabilities[np.arange(5), val.y]).mean())
         alone = evaluate_head(estimator, val)
         assert alone.log_loss == pytest.approx(-np.log(estimator.predict_proba(x[:, 0])[np.arange(5), val.y]).mean())
         assert alone.log_loss != fit.accuracy.log_loss
@@ -98,22 +98,22 @@ def test_pictures_are_predicted_from_the_very_views_of_the_cache(split_folder: P
     done("extract", split_folder, "-o", tmp_path / "c.h5", "--views", 2, "--val-views", 2, "--precision", "fp32",
          "--dtype", "float32", *SMALL)  # fmt: skip
     done("fit-head", tmp_path / "c.h5", "-o", tmp_path / "head", "--tta", 2)
-    found = as_json("predict", tmp_path / "head", split_folder / "val")["predictions"]
-    asked = as_json("predict", tmp_path / "head", split_folder / "val", "--tta", 2)["predictions"]
+    result = as_json("predict", tmp_path / "head", split_folder / "val")["predictions"]
+    requested = as_json("predict", tmp_path / "head", split_folder / "val", "--tta", 2)["predictions"]
     clean = as_json("predict", tmp_path / "head", split_folder / "val", "--tta", 0)["predictions"]
-    assert asked == found
+    assert requested == result
     evaluated = [
         as_json("evaluate", tmp_path / "head", split_folder, "-o", tmp_path / f"tta{len(more)}", *more)["log_loss"]
         for more in ([], ["--tta", 0])
     ]
-    told = json.loads((tmp_path / "head/model.json").read_text())
-    assert told["tta"] == 2
-    assert evaluated[0] == pytest.approx(told["metrics"]["log_loss"], abs=1e-4)
+    card = json.loads((tmp_path / "head/model.json").read_text())
+    assert card["tta"] == 2
+    assert evaluated[0] == pytest.approx(card["metrics"]["log_loss"], abs=1e-4)
     assert abs(evaluated[1] - evaluated[0]) > 1e-4
     assert "averages 2 augmented views of an image with the clean one" in str(Classifier.load(tmp_path / "head"))
     with (tmp_path / "head" / "val.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["predicted"] for row in rows] == [one["label"] for one in found]
-    shares = [float(row["probability"]) for row in rows]
-    np.testing.assert_allclose([one["probability"] for one in found], shares, atol=1e-4)
-    assert not np.allclose([one["probability"] for one in clean], shares, atol=1e-4)
+    assert [row["predicted"] for row in rows] == [row_values["label"] for row_values in result]
+    probabilities = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose([row_values["probability"] for row_values in result], probabilities, atol=1e-4)
+    assert not np.allclose([row_values["probability"] for row_values in clean], probabilities, atol=1e-4)

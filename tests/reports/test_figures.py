@@ -36,8 +36,9 @@ from featcache.reports.model_figures import (
 from featcache.reports.projection import project
 from featcache.reports.style import DrawFigure, save
 from featcache.training.loop import EpochMetrics
-from featcache.vision.augment import make_views, shrink
+from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
+from featcache.vision.views.geometry import shrink
 from outcomes import four_routes
 from several import write_pictures
 from toys import random_image, toy_backbone

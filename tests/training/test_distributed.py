@@ -45,9 +45,9 @@ class Started:
     def __init__(self, rank: int, size: int, port: int, data: Path, out: Path, options: dict[str, Any]) -> None:
         environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
                        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-        said = Path(tempfile.mkdtemp(dir=data.parent)) / "said"
-        self.out, self.err = said.with_suffix(".out"), said.with_suffix(".err")
-        self.process = fork(run_as, environment, str(said), str(data), str(out), options)
+        output = Path(tempfile.mkdtemp(dir=data.parent)) / "said"
+        self.out, self.err = output.with_suffix(".out"), output.with_suffix(".err")
+        self.process = fork(run_as, environment, str(output), str(data), str(out), options)
 
     def wait(self) -> int | None:
         """Its status, -9 of SIGKILL; None where it has not ended."""
@@ -79,9 +79,9 @@ def together(size: int, data: Path, out: Path, **options: Any) -> list[dict[str,
     assert [process.wait() for process in processes] == [0] * size, "\n".join(
         process.err.read_text() for process in processes
     )
-    told = [process.out.read_text() for process in processes]
-    assert told[1:] == [""] * (size - 1)
-    history: list[dict[str, Any]] = json.loads(told[0])
+    outputs = [process.out.read_text() for process in processes]
+    assert outputs[1:] == [""] * (size - 1)
+    history: list[dict[str, Any]] = json.loads(outputs[0])
     return history
 
 
@@ -90,8 +90,8 @@ def figures(history: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(out / CHECKPOINT, weights_only=True)["module"]
-    return found
+    joint_history: dict[str, torch.Tensor] = torch.load(out / CHECKPOINT, weights_only=True)["module"]
+    return joint_history
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 )
 def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     alone = tune(str(data), str(tmp_path / "alone"), ProcessGroup(), **options)
-    found = together(2, data, tmp_path / "two", **options)
-    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    joint_history = together(2, data, tmp_path / "two", **options)
+    np.testing.assert_allclose(figures(joint_history), figures(alone), rtol=1e-4)
     for name, value in weights(tmp_path / "alone").items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], value, rtol=1e-3, atol=1e-5)
     for file in ("val.csv", "last.csv", "test.csv"):
@@ -121,10 +121,10 @@ def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Pa
     first, second = started(2, data, tmp_path / "run", die_after=2)
     assert first.wait() == -9
     assert second.wait()  # it does not wait for ever
-    found = together(3, data, tmp_path / "run", resume=True)
-    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    joint_history = together(3, data, tmp_path / "run", resume=True)
+    np.testing.assert_allclose(figures(joint_history), figures(alone), rtol=1e-4)
     again = tune(str(data), str(tmp_path / "run"), ProcessGroup(), resume=True)
-    assert again == found
+    assert again == joint_history
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
@@ -139,15 +139,15 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
         process.wait_for("waiting\n")
     for process in processes:  # as torchrun passes it on
         process.send(signal.SIGTERM)
-    told = [process.wait() for process in processes]
-    assert told == [128 + signal.SIGTERM] * before, [process.err.read_text() for process in processes]
-    kept = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
-    assert len(kept["history"]) == 1
-    assert (kept["under_way"] is not None, kept["position"] > 0) == ((before == 1,) * 2)
+    outputs = [process.wait() for process in processes]
+    assert outputs == [128 + signal.SIGTERM] * before, [process.err.read_text() for process in processes]
+    checkpoint = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    assert len(checkpoint["history"]) == 1
+    assert (checkpoint["under_way"] is not None, checkpoint["position"] > 0) == ((before == 1,) * 2)
     again = (data, tmp_path / "run")
-    found = tune(str(again[0]), str(again[1]), ProcessGroup()) if after == 1 else together(after, *again)
-    assert found[0] == kept["history"][0]  # which was not trained again: its seconds are the same
-    np.testing.assert_allclose(figures(found), figures(alone), rtol=1e-4)
+    joint_history = tune(str(again[0]), str(again[1]), ProcessGroup()) if after == 1 else together(after, *again)
+    assert joint_history[0] == checkpoint["history"][0]  # which was not trained again: its seconds are the same
+    np.testing.assert_allclose(figures(joint_history), figures(alone), rtol=1e-4)
     for name, value in weights(tmp_path / "alone").items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-3, atol=1e-5)
 

@@ -45,9 +45,9 @@ def ignore(_training: TrainState) -> None:
 def gradient(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Of the mean cross-entropy over all of X, and that loss."""
     logits = X @ weight.T + bias
-    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    error = (shares - np.eye(2)[Y]) / len(X)
-    return error.T @ X, error.sum(0), float(-np.log(shares[np.arange(len(X)), Y]).mean())
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    error = (probabilities - np.eye(2)[Y]) / len(X)
+    return error.T @ X, error.sum(0), float(-np.log(probabilities[np.arange(len(X)), Y]).mean())
 
 
 def test_sgd_steps_are_those_computed_by_hand() -> None:
@@ -149,11 +149,11 @@ def test_best_val_holds_the_predictions_of_the_best_epoch() -> None:
 @given(st.integers(1, 12))
 def test_an_evaluation_does_not_depend_on_the_batch_size(size: int) -> None:
     module = linear_layer(3, 2, 5)
-    found = evaluate_module(module, batches(size)())
+    result = evaluate_module(module, batches(size)())
     with torch.no_grad():
         logits = module(torch.from_numpy(X))
-    assert found.loss == pytest.approx(float(nn.functional.cross_entropy(logits, torch.from_numpy(Y))), rel=1e-5)
-    assert found.predicted.tolist() == logits.argmax(1).tolist()
+    assert result.loss == pytest.approx(float(nn.functional.cross_entropy(logits, torch.from_numpy(Y))), rel=1e-5)
+    assert result.predicted.tolist() == logits.argmax(1).tolist()
 
 
 def test_an_evaluation_runs_in_eval_mode_and_changes_nothing() -> None:

@@ -41,8 +41,8 @@ def test_weights_are_those_of_images_given_several_times() -> None:
     """Twice as much for b is b twice; only the ratio counts."""
     twice = np.repeat(np.arange(6), np.where(Y == 1, 2, 1))
     for weights in ({"b": 2}, {"a": 5, "b": 10.0, "c": 5}):
-        found = loss(Y, weights=class_weights(weights, Y, CLASSES))
-        assert found == pytest.approx(entropies(Y)[twice].mean(), rel=1e-5)
+        value = loss(Y, weights=class_weights(weights, Y, CLASSES))
+        assert value == pytest.approx(entropies(Y)[twice].mean(), rel=1e-5)
 
 
 def test_balanced_classes_count_alike_in_sum() -> None:

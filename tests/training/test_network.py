@@ -39,15 +39,15 @@ def test_weights_and_statistics_come_back_bit_by_bit(tmp_path: Path) -> None:
         assert torch.equal(second.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("what", ["absent", "half", "pickle", "other"])
-def test_a_file_without_these_weights_is_refused_and_not_run(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["absent", "half", "pickle", "other"])
+def test_a_file_without_these_weights_is_refused_and_not_run(kind: str, tmp_path: Path) -> None:
     file, mark, net = tmp_path / "network.safetensors", tmp_path / "mark", network()
-    if what == "half":
+    if kind == "half":
         net.save(file)
         file.write_bytes(file.read_bytes()[:-20])
-    if what == "pickle":
+    if kind == "pickle":
         file.write_bytes(pickle.dumps(Payload(str(mark))))
-    if what == "other":
+    if kind == "other":
         BackboneWithHead(nn.Identity(), nn.Linear(2, 2)).save(file)
     with pytest.raises(HeadError) as caught:
         net.load(file)

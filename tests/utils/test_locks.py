@@ -18,7 +18,8 @@ import pytest
 from commands import COUNTS, PATHS, write_folder
 from featcache._utils import locks
 from featcache._utils.locks import RUN_LOCK, LockFile
-from featcache.cache.feature_cache import FeatureCache, partial_path
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import partial_path
 from featcache.errors import CacheBusyError, NoLocksWarning, RunError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune

@@ -14,9 +14,10 @@ from torchvision.transforms import v2
 
 from featcache.core.rng import generator
 from featcache.core.specs import AUGMENTS, ViewSpec
-from featcache.vision import trivial_augment as trivial
-from featcache.vision.augment import crop_box, make_views
-from featcache.vision.trivial_augment import apply_trivial, trivial_augment
+from featcache.vision.augment import make_views
+from featcache.vision.views import trivial
+from featcache.vision.views.geometry import crop_box
+from featcache.vision.views.trivial import apply_trivial, trivial_augment
 from toys import random_image
 
 SHA = bytes(range(32))
@@ -93,8 +94,8 @@ def test_recipe_none_shows_view_0_every_time() -> None:
 def test_a_view_does_not_depend_on_the_views_asked_before_it(augment: str, numbers: list[int]) -> None:
     image, spec = noise(30, 20), ViewSpec(14, 16, augment=augment)
     together = make_views(image, spec, SHA, numbers)
-    for place, number in enumerate(numbers):
-        np.testing.assert_array_equal(together[place], make_views(image, spec, SHA, [number])[0])
+    for index, number in enumerate(numbers):
+        np.testing.assert_array_equal(together[index], make_views(image, spec, SHA, [number])[0])
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
@@ -159,8 +160,8 @@ def test_a_crop_view_is_a_window_of_the_resized_image_flipped_or_not() -> None:
             window = resized[top : top + 9, left : left + 9]
             windows[window.tobytes()] = (top, left, False)
             windows[window[:, ::-1].tobytes()] = (top, left, True)
-    found = [windows[view.tobytes()] for view in make_views(image, spec, SHA, range(1, 301))]
-    tops, lefts, flips = (Counter(values) for values in zip(*found, strict=True))
+    matches = [windows[view.tobytes()] for view in make_views(image, spec, SHA, range(1, 301))]
+    tops, lefts, flips = (Counter(values) for values in zip(*matches, strict=True))
     assert set(tops) == set(range(resized.shape[0] - 8))
     assert set(lefts) == set(range(resized.shape[1] - 8))
     assert set(flips) == {False, True}
@@ -268,8 +269,8 @@ def test_trivial_operation_is_torchvisions(name: str) -> None:
             expected = reference._apply_image_or_video_transform(
                 pixels, name, magnitude, interpolation=reference.interpolation, fill=reference._fill
             )
-            found = apply_trivial(pixels, name, step / 30, sign)
-            np.testing.assert_array_equal(found.numpy(), expected.numpy(), err_msg=f"{step=} {sign=}")
+            result = apply_trivial(pixels, name, step / 30, sign)
+            np.testing.assert_array_equal(result.numpy(), expected.numpy(), err_msg=f"{step=} {sign=}")
 
 
 def test_unsigned_operations_ignore_the_sign() -> None:

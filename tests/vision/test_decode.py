@@ -18,7 +18,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from featcache.data.image_names import image_extensions, is_image_name
 from featcache.errors import UnreadableImageError
-from featcache.vision.decode import decode, write_png
+from featcache.vision.decode import decode
+from featcache.vision.image_files import write_png
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {

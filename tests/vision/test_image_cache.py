@@ -24,10 +24,12 @@ from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, No
 from featcache.finetuning.finetune import finetune
 from featcache.vision import image_cache, loader
 from featcache.vision import image_cache as imagecache
-from featcache.vision.augment import reduced_size, shrink
-from featcache.vision.decode import REMARKS, decode, decode_and_check, upright_size
+from featcache.vision.decode import decode, decode_and_check
 from featcache.vision.image_cache import ImageCache
+from featcache.vision.image_files import upright_size
 from featcache.vision.loader import ViewLoader
+from featcache.vision.remarks import REMARKS
+from featcache.vision.views.geometry import reduced_size, shrink
 from trainable import CONFIG, trainable_backbone
 
 SIDE = 12
@@ -62,9 +64,9 @@ def test_what_was_kept_comes_back_shrunk_as_torchvision_does(manifest: Manifest,
         if side < min(expected.shape[:2]):
             tensor = v2.Resize(side, antialias=True)(v2.functional.to_image(expected))
             expected = tensor.permute(1, 2, 0).numpy()
-        found = again.get(hash_of(manifest, row))
-        assert found is not None
-        np.testing.assert_array_equal(found, expected)
+        pixels = again.get(hash_of(manifest, row))
+        assert pixels is not None
+        np.testing.assert_array_equal(pixels, expected)
     again.close()
 
 
@@ -84,8 +86,8 @@ def test_plain_h5py_reads_it(manifest: Manifest, tmp_path: Path) -> None:
         row = [sha.tobytes() for sha in file["sha256"][:]].index(hash_of(manifest, 5))
         start, height, width, pixels = file["places"][row]
         assert pixels == 20 * 14
-        found = file["pixels"][start : start + height * width * 3].reshape(height, width, 3)
-        np.testing.assert_array_equal(found, decoded(manifest, 5))
+        stored = file["pixels"][start : start + height * width * 3].reshape(height, width, 3)
+        np.testing.assert_array_equal(stored, decoded(manifest, 5))
         assert (file["done"][:] == 1).all()
 
 
@@ -107,10 +109,10 @@ def test_a_flipped_bit_gives_no_wrong_pixel(manifest: Manifest, tmp_path: Path, 
         path.write_bytes(whole)
     missing = 0
     for row in range(len(manifest.samples)):
-        found = cache.get(hash_of(manifest, row))
-        missing += found is None
-        if found is not None:
-            np.testing.assert_array_equal(found, shrink(decoded(manifest, row), SIDE))
+        pixels = cache.get(hash_of(manifest, row))
+        missing += pixels is None
+        if pixels is not None:
+            np.testing.assert_array_equal(pixels, shrink(decoded(manifest, row), SIDE))
     cache.close()
     assert missing <= 1
 
@@ -119,11 +121,11 @@ def test_a_damaged_image_is_decoded_and_kept_again(manifest: Manifest, tmp_path:
     path = tmp_path / "a.h5"
     filled(path, manifest).close()
     with h5py.File(path) as file:
-        place = file["pixels"].id.get_offset()
+        offset = file["pixels"].id.get_offset()
     with path.open("r+b") as raw:
-        raw.seek(place)
+        raw.seek(offset)
         byte = raw.read(1)[0]
-        raw.seek(place)
+        raw.seek(offset)
         raw.write(bytes([byte ^ 1]))
     cache = ImageCache(path, manifest, SIDE)
     lost = [row for row in range(len(manifest.samples)) if cache.get(hash_of(manifest, row)) is None]
@@ -159,7 +161,7 @@ def test_what_is_no_image_cache_is_refused(manifest: Manifest, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda places: places.__setitem__((3, 0), -1), "an image has no proper size"),
+        (lambda places: places.__setitem__((3, 0), -1), "an image has no valid size"),
         (lambda places: places.__setitem__((3, 1), 10**6), "an image does not lie whole in the file"),
         (lambda places: places.__setitem__((3, 0), 2**62), "an image does not lie whole in the file"),
     ],
@@ -214,20 +216,20 @@ def test_the_loader_decodes_each_image_once(
     manifest.path(4).write_bytes(manifest.path(4).read_bytes()[:60])
     manifest = read_manifest(manifest.source.name)
     count = []
-    monkeypatch.setattr(loader, "decode_and_check", lambda *given: count.append(1) or decode_and_check(*given))
+    monkeypatch.setattr(loader, "decode_and_check", lambda *arguments: count.append(1) or decode_and_check(*arguments))
     spec = ViewSpec(8, 10, seed=4)
     plain = ViewLoader(manifest, spec, workers=2)
-    expected = np.concatenate([batch.pixels for batch in plain.batches(range(18), [0, 1], 4)])
+    expected = np.concatenate([batch.inputs for batch in plain.batches(range(18), [0, 1], 4)])
     plain.close()
     assert len(count) == 18
     for _ in range(2):
         cache = ImageCache(tmp_path / "a.h5", manifest, 100)
-        kept = ViewLoader(manifest, spec, workers=2, images=cache)
+        cached = ViewLoader(manifest, spec, workers=2, images=cache)
         for _ in range(2):
-            found = np.concatenate([batch.pixels for batch in kept.batches(range(18), [0, 1], 4)])
-            np.testing.assert_array_equal(found, expected)
-        assert list(kept.skipped) == [4]
-        kept.close()
+            views = np.concatenate([batch.inputs for batch in cached.batches(range(18), [0, 1], 4)])
+            np.testing.assert_array_equal(views, expected)
+        assert list(cached.skipped) == [4]
+        cached.close()
         cache.close()
     assert len(count) == 18 + 18 + 3  # the broken one is tried in each pass
 
@@ -236,9 +238,9 @@ def test_fine_tuning_with_kept_images_gives_the_same_result(split_folder: Path, 
     options = {"backbone": trainable_backbone(), "config": CONFIG, "seed": 3}
     plain = finetune(split_folder, tmp_path / "plain", **options)
     for name in ("first", "second"):
-        kept = finetune(split_folder, tmp_path / name, image_cache=tmp_path / "images.h5", **options)
-        assert [epoch.loss for epoch in kept.history] == [epoch.loss for epoch in plain.history]
-        assert ("decode" in kept.report.seconds) == (name == "first")
+        cached = finetune(split_folder, tmp_path / name, image_cache=tmp_path / "images.h5", **options)
+        assert [epoch.loss for epoch in cached.history] == [epoch.loss for epoch in plain.history]
+        assert ("decode" in cached.report.seconds) == (name == "first")
 
 
 def test_what_is_odd_about_a_kept_image_is_said_again(split_folder: Path, tmp_path: Path) -> None:

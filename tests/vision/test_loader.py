@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from commands import in_process
 from featcache._utils.timing import PhaseTimer
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
+from featcache.data.sample_loader import Batch
 from featcache.vision import loader as loader_module
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
-from featcache.vision.loader import Batch, ViewLoader, read_image
+from featcache.vision.loader import ViewLoader, read_image
 
 SPEC = ViewSpec(8, 10, seed=4)
 NUMBERS = [0, 1, 3]
@@ -28,6 +30,11 @@ NUMBERS = [0, 1, 3]
 @pytest.fixture
 def manifest(split_folder: Path) -> Manifest:
     return read_manifest(split_folder)
+
+
+def views_of(batch: Batch) -> NDArray[np.uint8]:
+    """The inputs of a batch by image, shape (b, v, s, s, 3)."""
+    return batch.inputs.reshape(len(batch.rows), len(NUMBERS), *batch.inputs.shape[1:])
 
 
 def load(
@@ -56,7 +63,8 @@ def test_batches_hold_the_views_of_the_rows_in_the_order_asked(
     ]
     np.testing.assert_array_equal(np.concatenate([b.labels for b in batches]), manifest.samples.labels[rows])
     np.testing.assert_array_equal(
-        np.concatenate([batch.pixels for batch in batches]), [expected_views(manifest, row) for row in rows]
+        np.concatenate([batch.inputs for batch in batches]),
+        np.concatenate([expected_views(manifest, row) for row in rows]),
     )
     assert skipped == {}
 
@@ -66,7 +74,7 @@ def test_batches_hold_the_views_of_the_rows_in_the_order_asked(
 def test_no_order_changes_a_view(manifest: Manifest, rows: list[int], workers: int, batch_size: int) -> None:
     batches, _ = load(manifest, rows, workers=workers, batch_size=batch_size)
     for batch in batches:
-        for row, pixels in zip(batch.rows, batch.pixels, strict=True):
+        for row, pixels in zip(batch.rows, views_of(batch), strict=True):
             np.testing.assert_array_equal(pixels, expected_views(manifest, row))
 
 
@@ -84,7 +92,7 @@ def test_unreadable_images_are_left_out_and_change_no_other(split_folder: Path, 
     assert skipped == {0: "the file is empty (0 bytes)", 5: "not an image that Pillow can identify"}
     good = [row for row in rows if row not in (0, 5, 9)]
     assert [batch.rows.tolist() for batch in batches] == [good[start : start + 4] for start in range(0, 15, 4)]
-    for row, pixels in zip(good, np.concatenate([batch.pixels for batch in batches]), strict=True):
+    for row, pixels in zip(good, np.concatenate([views_of(batch) for batch in batches]), strict=True):
         np.testing.assert_array_equal(pixels, expected[row])
 
 
@@ -142,7 +150,7 @@ def test_views_of_no_more_images_wait_than_may(
         def settle() -> None:
             loader._pool.submit(int).result()  # its one thread has done all that was asked of it before
 
-        loader.begin(range(18), NUMBERS)
+        loader.start(range(18), NUMBERS)
         settle()
         assert made == list(range(7))
         batches = loader.batches(range(18), NUMBERS, 1)
@@ -166,13 +174,13 @@ def test_a_loader_serves_many_passes(manifest: Manifest) -> None:
     loader = ViewLoader(manifest, SPEC, workers=2)
     first, second = (list(loader.batches([4, 2], NUMBERS, 2)) for _ in range(2))
     loader.close()
-    np.testing.assert_array_equal(first[0].pixels, second[0].pixels)
+    np.testing.assert_array_equal(first[0].inputs, second[0].inputs)
     assert second[0].rows.tolist() == [4, 2]
 
 
-@pytest.mark.parametrize("asked", [[4, 2, 9], [4, 2], [9]])
+@pytest.mark.parametrize("requested", [[4, 2, 9], [4, 2], [9]])
 def test_what_was_begun_is_used_where_it_is_asked_for(
-    asked: list[int], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    requested: list[int], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
 
@@ -182,21 +190,21 @@ def test_what_was_begun_is_used_where_it_is_asked_for(
 
     monkeypatch.setattr(loader_module, "read_image", record)
     loader = ViewLoader(manifest, SPEC, workers=1)
-    loader.begin([4, 2, 9], NUMBERS)
+    loader.start([4, 2, 9], NUMBERS)
     while len(read) < 3:
         time.sleep(0.001)
-    (batch,) = loader.batches(asked, NUMBERS, 5)
+    (batch,) = loader.batches(requested, NUMBERS, 5)
     (second,) = loader.batches([7], NUMBERS, 5)
     loader.close()
-    assert batch.rows.tolist() == asked
+    assert batch.rows.tolist() == requested
     assert second.rows.tolist() == [7]
-    np.testing.assert_array_equal(batch.pixels, [expected_views(manifest, row) for row in asked])
-    assert read == ([4, 2, 9, 7] if asked == [4, 2, 9] else [4, 2, 9, *asked, 7])
+    np.testing.assert_array_equal(batch.inputs, np.concatenate([expected_views(manifest, row) for row in requested]))
+    assert read == ([4, 2, 9, 7] if requested == [4, 2, 9] else [4, 2, 9, *requested, 7])
 
 
 def test_what_was_begun_and_never_asked_for_stops_with_the_loader(manifest: Manifest) -> None:
     loader = ViewLoader(manifest, SPEC, workers=1)
-    loader.begin(range(18), NUMBERS)
+    loader.start(range(18), NUMBERS)
     loader.close()
     assert not any(thread.name.startswith("views") for thread in threading.enumerate())
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from featcache.core.bit_depth import ValueRange
 from featcache.errors import UnreadableImageError
-from featcache.vision.decode import decode, upright_size
+from featcache.vision.decode import decode
+from featcache.vision.image_files import upright_size
 from featcache.vision.tiff import pillow_reads
 
 HEIGHT, WIDTH = 19, 30
@@ -85,10 +86,10 @@ def test_values_of_every_type_are_scaled_by_the_range(dtype: str) -> None:
     for photometric, samples, planar, compression, order in layouts():
         values = values_of(dtype, samples)
         data = write(values, photometric, planar, compression=compression, byteorder=order)
-        found = decode(data, value_range=RANGES[dtype])
-        wanted = expected(values, photometric, RANGES[dtype])
+        decoded = decode(data, value_range=RANGES[dtype])
+        reference = expected(values, photometric, RANGES[dtype])
         what = f"{photometric} {samples} {planar} {compression} {order}"
-        np.testing.assert_array_equal(found, wanted, err_msg=what)
+        np.testing.assert_array_equal(decoded, reference, err_msg=what)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -115,8 +116,10 @@ def test_bits_in_the_other_order_are_turned(samples: int) -> None:
         turned = np.packbits(np.unpackbits(values.view(np.uint8)), bitorder="little").view(dtype).reshape(values.shape)
         data = write(turned, "minisblack" if samples == 1 else "rgb", extratags=[(65000, "H", 1, 2, True)])
         data = data.replace(struct.pack("<HHI", 65000, 3, 1), struct.pack("<HHI", 266, 3, 1))
-        given = RANGES.get(dtype)
-        np.testing.assert_array_equal(decode(data, value_range=given), expected(values, "rgb", given), err_msg=dtype)
+        value_range = RANGES.get(dtype)
+        np.testing.assert_array_equal(
+            decode(data, value_range=value_range), expected(values, "rgb", value_range), err_msg=dtype
+        )
 
 
 def test_one_bit_and_palettes_stay_with_pillow() -> None:
@@ -134,11 +137,11 @@ def test_one_bit_and_palettes_stay_with_pillow() -> None:
 
 def test_cmyk_and_ycbcr_are_converted_as_pillow_converts_them() -> None:
     ink = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 4), np.uint8)
-    wanted = np.asarray(Image.fromarray(ink, "CMYK").convert("RGB"))
+    reference = np.asarray(Image.fromarray(ink, "CMYK").convert("RGB"))
     for planar in ("contig", "separate"):
-        np.testing.assert_array_equal(decode(write(ink, "separated", planar)), wanted, err_msg=planar)
+        np.testing.assert_array_equal(decode(write(ink, "separated", planar)), reference, err_msg=planar)
     deep = write(ink.astype(np.uint16) << 8, "separated")
-    np.testing.assert_array_equal(decode(deep, value_range=(0, 4095)), wanted)
+    np.testing.assert_array_equal(decode(deep, value_range=(0, 4095)), reference)
     image = Image.fromarray(np.kron(values_of("uint8", 3)[:2, :2], np.ones((16, 16, 1), np.uint8)))
     buffer = io.BytesIO()
     image.save(buffer, "TIFF", compression="jpeg", quality=95)
@@ -172,8 +175,8 @@ def test_a_type_that_does_not_say_what_is_white_needs_a_range(dtype: str) -> Non
     data, kind = write(values, "minisblack"), "signed 8-bit" if dtype == "int8" else "floating-point"
     with pytest.raises(UnreadableImageError, match=f"^{kind} pixels do not say what is white: give --value-range LOW"):
         decode(data)
-    given = (-100.0, 100.0) if dtype == "int8" else (-1.0, 1.0)
-    np.testing.assert_array_equal(decode(data, value_range=given), expected(values, "minisblack", given))
+    value_range = (-100.0, 100.0) if dtype == "int8" else (-1.0, 1.0)
+    np.testing.assert_array_equal(decode(data, value_range=value_range), expected(values, "minisblack", value_range))
 
 
 def test_values_that_are_no_numbers_are_black() -> None:
@@ -211,15 +214,15 @@ def test_too_many_pixels_are_refused_before_they_are_read() -> None:
 
 def test_damaged_files_never_crash() -> None:
     data = write(values_of("uint16", 3), "rgb", "separate", compression="zlib")
-    for place in range(0, len(data), 7):
+    for position in range(0, len(data), 7):
         damaged = bytearray(data)
-        damaged[place] ^= 0xFF
-        for content in (bytes(damaged), data[:place]):
+        damaged[position] ^= 0xFF
+        for content in (bytes(damaged), data[:position]):
             try:
-                found = decode(content, 10_000, (0, 4095))
+                pixels = decode(content, 10_000, (0, 4095))
             except UnreadableImageError:
                 continue
-            assert found.shape[2:] == (3,)
+            assert pixels.shape[2:] == (3,)
 
 
 def test_the_list_of_what_pillow_reads_starts_from_the_defaults_of_the_format() -> None:
@@ -239,7 +242,7 @@ def test_rows_that_are_not_there_are_no_black_ones(tag: int, value: int, missing
         assert (image.tag_v2[257], image.tag_v2[278], len(image.tag_v2[273])) == (HEIGHT, 7, 3)
     for kind in (3, 4):  # a short or a long number
         entry = struct.pack("<HHI", tag, kind, 1)
-        if (place := data.find(entry)) >= 0:
-            broken = data[:place] + struct.pack("<HHII", tag, 4, 1, value) + data[place + 12 :]
+        if (position := data.find(entry)) >= 0:
+            broken = data[:position] + struct.pack("<HHII", tag, 4, 1, value) + data[position + 12 :]
     with pytest.raises(UnreadableImageError, match=f"it is damaged: {missing} are missing"):
         decode(broken, value_range=(0, 1))

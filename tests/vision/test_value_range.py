@@ -32,9 +32,10 @@ from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 from featcache.vision import decode as images
 from featcache.vision import value_range as valuerange
-from featcache.vision.decode import decode, decode_and_check, rgb_of, value_extent
+from featcache.vision.decode import decode, decode_and_check, value_extent
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
+from featcache.vision.pictures import rgb_of
 from featcache.vision.value_range import choose_value_range, find_value_range
 from toys import toy_answer, toy_backbone
 from trainable import CONFIG, trainable_backbone
@@ -51,10 +52,10 @@ def grey(seed: int, bright: bool) -> NDArray[np.uint8]:
 
 def write_images(root: Path, scale: Scale = lambda pixels: pixels, suffix: str = ".png") -> Path:
     """Grey images of two classes, stored as `scale` gives them; the largest value is reached in train."""
-    for place, (folder, count) in enumerate({"train/dark": 4, "train/light": 4, "val/dark": 2, "val/light": 2}.items()):
+    for index, (folder, count) in enumerate({"train/dark": 4, "train/light": 4, "val/dark": 2, "val/light": 2}.items()):
         (root / folder).mkdir(parents=True)
         for number in range(count):
-            pixels = grey(100 * place + number, "light" in folder)
+            pixels = grey(100 * index + number, "light" in folder)
             pixels[0, :2] = 0, 250
             path = root / folder / f"{number}{suffix}"
             if suffix == ".tif":
@@ -94,9 +95,9 @@ def test_sixteen_bit_copies_of_eight_bit_images_have_the_same_features(tmp_path:
 
 
 def test_the_range_is_found_told_stored_and_shown(deep: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    result = extract(deep, tmp_path / "c.h5", backbone=toy_backbone(), views=1, dtype="float32", on_note=said.append)
-    assert said[1:] == [  # after the line on the data
+    notes: list[str] = []
+    result = extract(deep, tmp_path / "c.h5", backbone=toy_backbone(), views=1, dtype="float32", on_note=notes.append)
+    assert notes[1:] == [  # after the line on the data
         "images of more than 8 bits a channel: values 0:4095 become black to white (--value-range sets others)"
     ]
     assert result.to_dict()["value_range"] == [0, 4095]
@@ -164,12 +165,12 @@ def test_sixteen_bit_colours_that_only_a_package_reads_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pillow knows their upper byte, which is dark: the features would depend on what is installed."""
-    for place in ("ants", "bees"):
-        (tmp_path / "data" / place).mkdir(parents=True)
+    for class_name in ("ants", "bees"):
+        (tmp_path / "data" / class_name).mkdir(parents=True)
         for number in range(3):
             values = np.full((14, 20, 3), 900 + number, np.uint16)
-            path = tmp_path / "data" / place / f"{number}.tif"
-            tifffile.imwrite(path, values + 5 * (place == "bees"), photometric="rgb", compression="zlib")
+            path = tmp_path / "data" / class_name / f"{number}.tif"
+            tifffile.imwrite(path, values + 5 * (class_name == "bees"), photometric="rgb", compression="zlib")
     manifest = read_manifest(tmp_path / "data")
     assert find_value_range(manifest) == (0, 1023)
 
@@ -215,9 +216,9 @@ def test_a_range_that_is_given_is_taken(deep: Path, tmp_path: Path) -> None:
 def test_floats_need_a_range_and_then_are_read(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", lambda pixels: (pixels / 255).astype(np.float32), ".tif")
     eight = write_images(tmp_path / "eight", suffix=".tif")
-    found = extract(data, tmp_path / "a.h5", backbone=toy_backbone(), views=0, value_range=(0, 1), dtype="float32")
+    extraction = extract(data, tmp_path / "a.h5", backbone=toy_backbone(), views=0, value_range=(0, 1), dtype="float32")
     expected = extract(eight, tmp_path / "b.h5", backbone=toy_backbone(), views=0, dtype="float32")
-    np.testing.assert_allclose(features(found.cache, "val"), features(expected.cache, "val"), atol=1e-5)
+    np.testing.assert_allclose(features(extraction.cache, "val"), features(expected.cache, "val"), atol=1e-5)
 
 
 def without_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +295,8 @@ def test_predictions_use_the_range_of_the_head(deep: Path, tmp_path: Path) -> No
     values = grey(5, True).astype(np.uint16) * 16
     eight = scaled(values, 0, 4095)
     answers = classifier.predict([as_file(values), as_file(eight), Image.fromarray(values), eight])
-    shares = np.array([[dict(one.top)[name] for name in classifier.classes] for one in answers])
-    np.testing.assert_allclose(shares, np.broadcast_to(shares[1], shares.shape), atol=1e-5)
+    probabilities = np.array([[dict(answer.top)[name] for name in classifier.classes] for answer in answers])
+    np.testing.assert_allclose(probabilities, np.broadcast_to(probabilities[1], probabilities.shape), atol=1e-5)
 
 
 def test_live_training_sees_the_pixels_of_the_cache_with_an_image_cache_too(deep: Path, tmp_path: Path) -> None:
@@ -304,17 +305,17 @@ def test_live_training_sees_the_pixels_of_the_cache_with_an_image_cache_too(deep
     )
     assert "values 0:4095 become black to white" in str(run)
     manifest, spec = read_manifest(deep), ViewSpec(8, 10, value_range=(0, 4095))
-    kept = ImageCache(tmp_path / "i.h5", manifest, ImageCache_side(tmp_path / "i.h5"), value_range=(0, 4095))
+    image_cache = ImageCache(tmp_path / "i.h5", manifest, ImageCache_side(tmp_path / "i.h5"), value_range=(0, 4095))
     try:
         rows = np.arange(len(manifest.samples))
         by_file, by_cache = (
             np.concatenate(
-                [batch.pixels for batch in ViewLoader(manifest, spec, images=images).batches(rows, [0, 1], 4)]
+                [batch.inputs for batch in ViewLoader(manifest, spec, images=images).batches(rows, [0, 1], 4)]
             )
-            for images in (None, kept)
+            for images in (None, image_cache)
         )
     finally:
-        kept.close()
+        image_cache.close()
     np.testing.assert_array_equal(by_file, by_cache)
     assert by_file.max() > 200
     with pytest.raises(CacheMismatchError, match=r"scaled by the value range 0:4095, you need no range\. Remove it"):
@@ -353,23 +354,23 @@ def test_sixteen_bit_pngs_of_every_colour_use_all_their_bits(colour: int, sample
     data = png16(colour, values, orientation)
     eight = scaled(values[..., :3] if samples > 2 else values[..., :1], 0, 4095)
     expected = np.rot90(np.broadcast_to(eight, (5, 7, 3)), -1 if orientation == 6 else 0)
-    found = decode_and_check(data, value_range=(0, 4095))
-    np.testing.assert_array_equal(found.pixels, expected)
-    assert found.remark == "clipped by the value range"
+    decoded = decode_and_check(data, value_range=(0, 4095))
+    np.testing.assert_array_equal(decoded.pixels, expected)
+    assert decoded.remark == "clipped by the value range"
     extent = values[..., : 3 if samples > 2 else 1]
     assert value_extent(data) == (extent.min(), extent.max())
 
 
 def test_transparency_of_sixteen_bits_is_laid_on_white() -> None:
     values = np.array([[[4095, 0, 0, 65535], [4095, 0, 0, 0], [0, 0, 0, 32896]]], np.uint16)
-    found = decode(png16(6, values), value_range=(0, 4095))
-    assert found.tolist() == [[[255, 0, 0], [255, 255, 255], [127, 127, 127]]]
+    pixels = decode(png16(6, values), value_range=(0, 4095))
+    assert pixels.tolist() == [[[255, 0, 0], [255, 255, 255], [127, 127, 127]]]
 
 
 def test_pillow_images_in_memory_are_scaled_as_files() -> None:
     values = np.arange(0, 4095, 65, dtype=np.uint16).reshape(7, 9)
-    found = rgb_of(Image.fromarray(values), "it", value_range=(0, 4095))
-    np.testing.assert_array_equal(found[..., 0], scaled(values, 0, 4095))
+    pixels = rgb_of(Image.fromarray(values), "it", value_range=(0, 4095))
+    np.testing.assert_array_equal(pixels[..., 0], scaled(values, 0, 4095))
 
 
 @pytest.mark.parametrize("value_range", [None, (0.0, 4095.0)])
@@ -401,9 +402,9 @@ def test_the_digest_covers_the_range_and_leaves_older_ones_as_they_were() -> Non
 
 
 def test_the_command_line_takes_a_range(deep: Path, tmp_path: Path) -> None:
-    told = featcache_cli("extract", deep, "-o", tmp_path / "a.h5", "--views", 0, *SMALL)
-    assert "images of more than 8 bits a channel: values 0:4095 become black to white" in told.output
-    found = as_json("extract", deep, "-o", tmp_path / "b.h5", "--views", 0, "--value-range", "-100:9000", *SMALL)
-    assert found["value_range"] == [-100, 9000]
+    result = featcache_cli("extract", deep, "-o", tmp_path / "a.h5", "--views", 0, *SMALL)
+    assert "images of more than 8 bits a channel: values 0:4095 become black to white" in result.output
+    summary = as_json("extract", deep, "-o", tmp_path / "b.h5", "--views", 0, "--value-range", "-100:9000", *SMALL)
+    assert summary["value_range"] == [-100, 9000]
     text = refused("extract", deep, "-o", tmp_path / "c.h5", "--value-range", "0-4095", status=2)
     assert "'0-4095' is no range such as 0:4095 or -1024:3071" in text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from featcache._utils.environment import check_writable, package_versions
-from featcache._utils.formatting import human_duration
+from featcache._utils.formatting import format_differences, human_duration
 from featcache._utils.locks import RUN_LOCK, exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
@@ -217,13 +217,13 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
                 "folder, or start again with --overwrite."
             ) from error
         differing = [
-            f"{name}={existing.get(name)}, you asked for {settings.get(name)}"
+            (name, existing.get(name), settings.get(name))
             for name in {**settings, **existing}
             if existing.get(name) != settings.get(name)
         ]
         if differing:
             raise RunError(
-                f"{out} contains a benchmark with {'; '.join(differing)}. Give another folder, or replace it "
+                f"{out} contains a benchmark with {format_differences(differing)}. Give another folder, or replace it "
                 "with --overwrite."
             )
     elif not path.exists() and any(not other.name.startswith(RUN_LOCK) for other in out.iterdir()):

@@ -11,7 +11,7 @@ from typing import Any
 
 from featcache._utils.environment import machine_info, package_versions
 from featcache._utils.formatting import text_table
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.analysis.benchmark.budget import BudgetUsage
 from featcache.analysis.benchmark.routes import CACHED, ROUTES
 from featcache.analysis.curves import Curve

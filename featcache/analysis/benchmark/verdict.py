@@ -24,7 +24,7 @@ from featcache._utils.formatting import (
     plural,
     round_up,
 )
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.metrics.significance import PairedDifference, holm, paired_difference, wilson_interval

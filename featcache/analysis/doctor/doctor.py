@@ -113,7 +113,7 @@ def doctor(
     ['copies']
     """
     timer = PhaseTimer()
-    cache = cache if isinstance(cache, FeatureCache) else FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     if data is not None:
         cache.require_images("a check of the images")
     parts = {split: cache.features(split, layer) for split in LABELLED_SPLITS}
@@ -143,7 +143,7 @@ def _check_all(
     if len(non_finite):
         add(non_finite_check(tuple(name_row(cache.samples, int(rows[index])) for index in non_finite)))
         return len(rows), checks
-    widths = train.joined.widths if train.joined else ()
+    widths = train.concatenated.widths if train.concatenated else ()
     spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
     if widths:
         scale = standardize_layers(train, keep_still=False)

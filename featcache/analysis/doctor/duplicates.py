@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import iter_similarities
 from featcache._utils.formatting import plural, printable
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.core.samples import Samples
@@ -153,11 +154,8 @@ def find_near(x: NDArray[np.float32], k: int = K) -> Neighbors:
     n = len(x)
     far = min(max(k, _FAR_NEIGHBOR), n - 1)
     row, chord, far_chord, distance = np.empty((n, k), np.int64), np.empty((n, k)), np.empty(n), np.empty(n)
-    step = max(1, _BLOCK_BYTES // (4 * n))
-    for start in range(0, n, step):
-        block = slice(start, min(n, start + step))
-        products = centered[block] @ centered.T
-        diagonal = np.arange(block.stop - start), np.arange(start, block.stop)
+    for block, products in iter_similarities(centered, np.arange(n), _BLOCK_BYTES):
+        diagonal = np.arange(len(products)), np.arange(block.start, block.stop)
         squared = squares[block, None] + squares - 2 * products
         squared[diagonal] = np.inf
         nearest = np.partition(squared, k - 1, axis=1)[:, :k]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import RunningMoments, iter_blocks
 from featcache._utils.formatting import plural
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample
 from featcache.cache.lazy_arrays import BLOCK_BYTES, LazyRows
@@ -53,29 +54,23 @@ def measure_spread(parts: Iterable[NDArray[Any] | LazyRows], widths: Sequence[in
 
     widths : of the layers that lie side by side, if there are several.
     """
-    n, low, high, mean, squares, rounding = 0, None, None, None, None, 0.0
+    moments, low, high, rounding = None, None, None, 0.0
     for part in parts:
         rounding = float(np.finfo(part.dtype).eps)
-        step = max(1, BLOCK_BYTES // (8 * part.shape[1]))
-        for start in range(0, len(part), step):
-            block = np.asarray(part[start : start + step], np.float64)
-            block_mean = block.mean(axis=0)
-            if mean is None or squares is None or low is None or high is None:
-                low, high = block.min(axis=0), block.max(axis=0)
-                mean, squares = np.zeros_like(block_mean), np.zeros_like(block_mean)
+        for rows in iter_blocks(len(part), 8 * part.shape[1], BLOCK_BYTES):
+            block = np.asarray(part[rows], np.float64)
+            if moments is None or low is None or high is None:
+                moments, low, high = RunningMoments(block.shape[1]), block.min(axis=0), block.max(axis=0)
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-            fraction = len(block) / (n + len(block))  # Chan, Golub and LeVeque 1983
-            squares = squares + ((block - block_mean) ** 2).sum(axis=0) + n * fraction * (block_mean - mean) ** 2
-            mean = mean + fraction * (block_mean - mean)
-            n += len(block)
-    if mean is None or squares is None or low is None or high is None:
+            moments.update(block)
+    if moments is None or low is None or high is None:
         raise AssertionError("there are no rows")
     dead = (low == 0) & (high == 0)
     constant = (high - low <= 2 * rounding * np.maximum(np.abs(low), np.abs(high))) & ~dead
     starts = np.cumsum([0, *widths[:-1]])
-    lengths = np.maximum(np.add.reduceat(mean**2, starts), np.finfo(float).tiny)
-    relative = np.add.reduceat(squares / n, starts) / lengths
-    return Spread(n, len(mean), int(dead.sum()), int(constant.sum()), float(np.sqrt(relative.mean())))
+    lengths = np.maximum(np.add.reduceat(moments.mean**2, starts), np.finfo(float).tiny)
+    relative = np.add.reduceat(moments.squares / moments.n, starts) / lengths
+    return Spread(moments.n, len(low), int(dead.sum()), int(constant.sum()), float(np.sqrt(relative.mean())))
 
 
 def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.files import text_output
 from featcache._utils.formatting import csv_row, json_safe, plural, printable
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 from featcache.core.samples import SPLITS, Samples, format_labels
 
 Severity = Literal["note", "warning", "error"]

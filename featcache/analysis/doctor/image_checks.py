@@ -74,7 +74,7 @@ def read_clean(
         )
     return (
         np.concatenate([batch.rows for batch in batches]),
-        np.concatenate([batch.pixels[:, 0] for batch in batches]),
+        np.concatenate([batch.inputs for batch in batches]),
         missing,
     )
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.formatting import plural, text_table
-from featcache._utils.notebook import NotebookResult
 from featcache._utils.progress_bar import ProgressOption, as_callback
+from featcache._utils.results import NotebookResult
 from featcache.analysis.curves import draw, label_curve
 from featcache.analysis.forecast.transferability import chance_purity, h_score, log_me, purity
 from featcache.cache.feature_cache import FeatureCache
@@ -307,8 +307,7 @@ def forecast(
     """
     report = as_callback(progress) or (lambda *_: None)
     started = time.perf_counter()
-    if not isinstance(cache, FeatureCache):
-        cache = FeatureCache.open(cache)
+    cache = FeatureCache.open(cache)
     if cache.samples.multilabel:
         raise HeadError(f"a forecast needs images with one label; those of {cache.path} can have several")
     train, val = read_splits(cache, layer)
@@ -322,7 +321,7 @@ def forecast(
              (len(train.y), on_val.accuracy))  # fmt: skip
     report("forecast", 2, 3)
     scored = train.take(draw(train, min(1.0, _MAX_IMAGES / len(train.y)), seed))
-    if scored.joined is not None:
+    if scored.concatenated is not None:
         scored = scored.scaled(standardize_layers(train, keep_still=False))
     x, y = np.asarray(scored.lazy_view(0), np.float32), scored.y
     result = Forecast(

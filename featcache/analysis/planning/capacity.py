@@ -12,7 +12,7 @@ from typing import Any
 
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.formatting import human_bytes, human_duration, text_table
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult
 
 FORMULA = """\
 hash      N * image_bytes / hash_bytes_per_s      one machine reads and hashes each file; 0 if the hashes are known

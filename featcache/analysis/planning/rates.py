@@ -24,7 +24,7 @@ from featcache.analysis.planning.capacity import RENAMED_RATES, Rates
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.backbones.sources.registry import check_name
-from featcache.cache.format.layout import size_needed, wanted_views
+from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRows
 from featcache.cache.writer import CacheWriter
 from featcache.core.options import (
@@ -122,7 +122,7 @@ def measure_rates(
     plan = ExtractionRequest(backbone, with_defaults(ExtractArguments, options)).load()
     network, spec = plan.backbone, plan.spec
     dims = dict(network.dims)
-    views_per_image = float(wanted_views(spec, samples).mean())
+    views_per_image = float(expected_views(spec, samples).mean())
     header_bytes = size_needed(spec, samples.take(np.arange(0)), dims)
     rows = np.unique(np.linspace(0, len(samples) - 1, _MAX_IMAGES).astype(np.int64))
     measured_images = _measure_images(manifest, rows, spec)

@@ -15,7 +15,7 @@ import numpy as np
 from featcache._utils.files import FULL, fsync_folder, locked_draft
 from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
-from featcache.cache.format.container import LEAST_HEADER, OWNER_BYTES, FormatSpec, write_header
+from featcache.cache.format.container import MIN_HEADER_BYTES, OWNER_BYTES, FormatSpec, write_header
 from featcache.cache.format.layout import CACHE, encode, row_arrays
 from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
 from featcache.core.specs import ExtractSpec
@@ -28,13 +28,21 @@ ReservedArray = tuple[tuple[int, ...], np.dtype[Any]]
 
 
 def create_atomically(path: Path, needed: int, write: Callable[[Path], None]) -> None:
-    """Make the whole file under a name of its own, then give it its name: half a file never shows.
+    """Create a file as a draft, then give it its name. If another process was first, its file stays.
 
     Parameters
     ----------
-    needed : its bytes, about. write : writes it, see `write_container`.
+    path : Path
+        The file to create.
+    needed : int
+        Its approximate size, in bytes.
+    write : callable
+        Writes the draft whose name it gets, see `write_container`.
 
-    Raises CacheSpaceError.
+    Raises
+    ------
+    CacheSpaceError
+        There is too little space on the disk.
     """
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -56,7 +64,7 @@ def create_atomically(path: Path, needed: int, write: Callable[[Path], None]) ->
 
 
 def _claim_space(path: Path, descriptor: int, size: int, needed: int) -> None:
-    """Take the blocks of the whole file now, where the file system can: hours later they would be another's."""
+    """Allocate the blocks of the whole file now, if the file system can: later there may be no space."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
@@ -76,11 +84,11 @@ def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
 def write_cache(
     path: Path, spec: ExtractSpec, samples: Samples, dims: Mapping[str, int], provenance: Mapping[str, Any]
 ) -> None:
-    """Write a cache file without any rows: tables, header, and room for the rows."""
+    """Write a cache file without rows: tables, header and reserved space for the rows."""
     attributes = {"spec": spec.to_json(), "digest": spec.digest(), "provenance": json.dumps(dict(provenance))}
     index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
     index |= {"groups": samples.groups} if samples.groups else {}
-    splits = SPLITS if len(samples.rows(UNLABELLED)) else LABELLED_SPLITS  # so that other files stay as they were
+    splits = SPLITS if len(samples.rows(UNLABELLED)) else LABELLED_SPLITS  # as in earlier files
     split_dtype = h5py.enum_dtype({name: code for code, name in enumerate(splits)}, basetype="u1")
     tables: dict[str, dict[str, Any]] = {
         "index": {"data": np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)},
@@ -100,26 +108,26 @@ def write_container(
     kind: FormatSpec,
     attributes: Mapping[str, str],
     tables: Mapping[str, Mapping[str, Any]],
-    rooms: Mapping[str, ReservedArray],
+    reserved: Mapping[str, ReservedArray],
 ) -> None:
-    """Write a sealed file: attributes, tables (arguments of h5py's create_dataset), and room for the rows."""
-    header_bytes = LEAST_HEADER
-    while header_bytes < 192 * (len(rooms) + 1) + OWNER_BYTES:
+    """Write a container: attributes, tables (arguments of h5py's create_dataset) and reserved space for the rows."""
+    header_bytes = MIN_HEADER_BYTES
+    while header_bytes < 192 * (len(reserved) + 1) + OWNER_BYTES:
         header_bytes *= 2
     with h5py.File(path, "w", userblock_size=header_bytes, locking=False) as file:
         file.attrs.update(format=kind.magic.decode(), version=kind.version, **attributes)
         for name, table in tables.items():
             file.create_dataset(name, **table)
-        for name, (shape, dtype) in rooms.items():
+        for name, (shape, dtype) in reserved.items():
             _reserve(file, name, shape, dtype)
     with h5py.File(path, "r", locking=False) as file:
-        arrays = {name: _place(file[name]) for name in (*kind.tables, *rooms)}
+        arrays = {name: _location(file[name]) for name in (*kind.tables, *reserved)}
     with path.open("r+b", buffering=0) as raw:
         write_header(raw, kind, header_bytes, {"size": os.fstat(raw.fileno()).st_size, "arrays": arrays})
 
 
 def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """A contiguous dataset whose bytes have their place in the file from the start."""
+    """Create a contiguous dataset whose bytes are allocated now and not filled."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -129,5 +137,5 @@ def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype
     h5py.h5d.create(group.id, os.path.basename(name).encode(), kind, h5py.h5s.create_simple(shape), plist)
 
 
-def _place(dataset: h5py.Dataset) -> tuple[int, list[int], str]:
+def _location(dataset: h5py.Dataset) -> tuple[int, list[int], str]:
     return dataset.id.get_offset(), list(dataset.shape), dataset.dtype.newbyteorder("<").str

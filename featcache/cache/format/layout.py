@@ -1,6 +1,6 @@
-"""What a feature cache holds: a sealed file (see `sealed`) of samples and spec, with room for their features.
+"""The content of a feature cache: a container (see `container`) with samples, spec and features.
 
-README.md specifies the format; tests/test_golden.py pins it.
+The README specifies the format; a golden test pins it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CACHE = FormatSpec(
     what="a feature cache",
     tables=("index", "labels", "split", "sha256"),
     dtypes=("|u1", "<u2", "<u4", "<i8", "<f2", "<f4", f"|S{REASON_BYTES}"),
-    anew="extract again",
-    again="extract again",
+    upgrade_hint="extract again",
+    recovery_hint="extract again",
 )
-_PROVENANCE = {  # what others rely on
+_PROVENANCE = {  # fields that other modules read
     "weights": str,
     "val_fraction": float,
     "split_seed": int,
@@ -49,11 +49,25 @@ _PROVENANCE = {  # what others rely on
 
 @dataclass(frozen=True)
 class Layout:
-    """What a cache file holds, and where.
+    """Tables of a cache file, and the locations of its arrays.
 
-    data : the bytes of the file, memory-mapped for reading: of the very file that the rest was read from, whatever
-    has its name by now. header_bytes : size of the header. layers : features (n, 1 + K, d). done : (n,) uint16.
-    crc32 : (n,) uint32. skipped : (n,) byte strings.
+    Attributes
+    ----------
+    spec : ExtractSpec
+    samples : Samples
+    provenance : dict
+    data : ndarray, uint8
+        The bytes of the open file, memory-mapped for reading.
+    header_bytes : int
+        Size of the header.
+    layers : dict of str to ArrayLocation
+        Features of each layer, shape (n, 1 + K, d).
+    done : ArrayLocation
+        Views present in each row, shape (n,), uint16.
+    crc32 : ArrayLocation
+        Checksum of each row, shape (n,), uint32.
+    skipped : ArrayLocation
+        Why a sample was skipped, or empty, shape (n,), bytes.
     """
 
     spec: ExtractSpec
@@ -69,35 +83,35 @@ class Layout:
     @property
     def dims(self) -> dict[str, int]:
         """Width d of each layer."""
-        return {name: region.shape[2] for name, region in self.layers.items()}
+        return {name: location.shape[2] for name, location in self.layers.items()}
 
     @property
-    def wanted(self) -> NDArray[np.uint16]:
-        """How many views each row shall have, shape (n,), see `wanted_views`."""
-        return wanted_views(self.spec, self.samples)
+    def expected_views(self) -> NDArray[np.uint16]:
+        """Views that each row has in a finished cache, shape (n,), see the function `expected_views`."""
+        return expected_views(self.spec, self.samples)
 
     @property
     def owner_offset(self) -> int:
-        """Where the header names the process that writes."""
+        """Byte offset of the writing process in the header."""
         return self.header_bytes - OWNER_BYTES
 
     @property
     def owner(self) -> bytes:
-        """Who writes this file, or wrote it last without an end; empty for a finished one."""
+        """The process that writes this file, or was killed while it did; empty for a finished file."""
         return self.data[self.owner_offset : self.header_bytes].tobytes().rstrip(b"\0")
 
 
-def wanted_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
-    """How many views each sample shall have, shape (n,): training images 1 + K, others 1 + val_views."""
+def expected_views(spec: ExtractSpec, samples: Samples) -> NDArray[np.uint16]:
+    """Views of each sample in a finished cache, shape (n,): 1 + K in train, 1 + val_views elsewhere."""
     return np.where(samples.split == SPLITS.index("train"), 1 + spec.views, 1 + spec.val_views).astype(np.uint16)
 
 
 def size_needed(spec: ExtractSpec, samples: Samples, dims: Mapping[str, int]) -> int:
-    """Bytes of the file that `create.write_container` would make, within 1 % and 100 kB."""
+    """Bytes of the file that `create.write_cache` would write, within 1 % and 100 kB."""
     rows = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in row_arrays(spec, len(samples), dims).values())
     names = [*samples.ids, *samples.classes, *samples.groups]
     as_json = len(json.dumps(names))
-    as_text = sum(len(encode(name)) + 36 for name in names)  # each with its place in HDF5's heap
+    as_text = sum(len(encode(name)) + 36 for name in names)  # each with its entry in the heap of HDF5
     return rows + as_json + as_text + samples.labels.nbytes + len(samples) * (1 + 32) + 65536
 
 
@@ -113,7 +127,7 @@ def read(path: Path) -> Layout:
 
 
 def encode(text: str) -> bytes:
-    """Text as stored: file names that are not UTF-8 keep their bytes."""
+    """Text as stored. File names that are not UTF-8 keep their bytes."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -123,7 +137,7 @@ def decode(raw: bytes) -> str:
 
 
 def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and dtype of everything that is written after creation."""
+    """Shape and dtype of each array that is written after creation."""
     arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         f"features/{layer}": ((n, 1 + spec.views, dims[layer]), np.dtype(spec.dtype)) for layer in spec.layers
     }
@@ -134,7 +148,7 @@ def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, 
 
 
 def _read(path: Path, arrays: ContainerReader) -> Layout:
-    index, regions = arrays.index(), arrays.regions
+    index, locations = arrays.index(), arrays.locations
     spec = ExtractSpec.from_json(json.dumps(index["spec"]))
     n = len(index["ids"])
     split = arrays.table("split", (n,), "|u1")
@@ -147,27 +161,27 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
         tuple(map(str, index.get("groups", ()))),
     )
     if len(set(samples.ids)) != n:
-        raise damage_error(path, CACHE, "its ids are not one a row")
+        raise damage_error(path, CACHE, "its ids are not one for each row")
     if len(samples.groups) not in (0, n):
-        raise damage_error(path, CACHE, "its groups are not one a row")
+        raise damage_error(path, CACHE, "its groups are not one for each row")
     if n and samples.split.max() >= len(SPLITS):
-        raise damage_error(path, CACHE, f"a split lies outside of {', '.join(SPLITS)}")
+        raise damage_error(path, CACHE, f"a split is none of {', '.join(SPLITS)}")
     provenance = dict(index["provenance"])
     for name, kind in _PROVENANCE.items():
         if not isinstance(provenance.get(name, kind()), kind):
             raise damage_error(path, CACHE, f"its {name} is {provenance[name]!r}")
-    dims = {layer: regions[f"features/{layer}"].shape[-1] for layer in spec.layers}
+    dims = {layer: locations[f"features/{layer}"].shape[-1] for layer in spec.layers}
     if 0 in dims.values():
         raise damage_error(path, CACHE, "a layer has no features")
-    wanted = row_arrays(spec, n, dims)
-    if set(regions) != {*CACHE.tables, *wanted}:
-        raise damage_error(path, CACHE, f"it holds {', '.join(sorted(regions))}")
-    rows = {name: arrays.region(name, *expected) for name, expected in wanted.items()}
+    expected = row_arrays(spec, n, dims)
+    if set(locations) != {*CACHE.tables, *expected}:
+        raise damage_error(path, CACHE, f"it holds {', '.join(sorted(locations))}")
+    rows = {name: arrays.location(name, shape, dtype) for name, (shape, dtype) in expected.items()}
     return Layout(
         spec,
         samples,
         provenance,
-        arrays.mapped(),
+        arrays.map_bytes(),
         arrays.header_bytes,
         {layer: rows[f"features/{layer}"] for layer in spec.layers},
         rows["done"],
@@ -177,13 +191,13 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
 
 
 def _labels(path: Path, arrays: ContainerReader, split: NDArray[np.uint8], n_classes: int) -> Labels:
-    """One label a row, -1 in the split "unlabelled", or 0 and 1 for each class."""
+    """One label a row, -1 in the split "unlabelled"; or 0 or 1 for each class."""
     n, is_unlabelled = len(split), split == SPLITS.index(UNLABELLED)
-    several = len(arrays.regions["labels"].shape) == 2
+    several = len(arrays.locations["labels"].shape) == 2
     labels = arrays.table("labels", (n, n_classes), "|u1") if several else arrays.table("labels", (n,), "<i8")
-    known = labels[~is_unlabelled]
+    labelled = labels[~is_unlabelled]
     if np.any(labels[is_unlabelled] != (0 if several else -1)) or (
-        known.size and not 0 <= known.min() <= known.max() < (2 if several else n_classes)
+        labelled.size and not 0 <= labelled.min() <= labelled.max() < (2 if several else n_classes)
     ):
-        raise damage_error(path, CACHE, "a label lies outside of its classes")
+        raise damage_error(path, CACHE, "a label is none of its classes")
     return labels

@@ -115,7 +115,7 @@ class _Finder:
         return self.layout
 
     def _data_folder(self) -> str:
-        """Where the splits or classes lie: data sets are often unpacked into a folder of their own."""
+        """The folder of the splits or classes: data sets are often unpacked into one more folder."""
         path, folders = "", self._folders("")
         while len(folders) == 1 and not split_of(folders[0]) and not self._has_samples(path):
             path = posixpath.join(path, folders[0])
@@ -257,7 +257,7 @@ class _Finder:
             )
 
     def _folders(self, path: str, ignored: Counter[str] | None = None) -> list[str]:
-        """Names of the folders in a folder; those that are passed over are counted, if asked."""
+        """Names of the folders in a folder; those that are passed over are counted in `ignored`."""
         return self._subfolders(path) if ignored is None else self.tree.subfolders(path, ignored)
 
     def _inner(self, path: str, folder: str = "") -> list[str]:
@@ -266,14 +266,14 @@ class _Finder:
         return [name for name in self._folders(path) if self._has(path, name)]
 
     def _has(self, path: str, folder: str) -> bool:
-        """Whether any image lies in a folder, or below it."""
+        """Whether a folder has samples in it or below it."""
         return self._has_samples_below(posixpath.join(path, folder))
 
     def _count(self, path: str) -> int:
         return sum(1 for _ in self.tree.samples(path, Counter()))
 
     def _contains_sample(self, path: str) -> bool:
-        """Whether images lie in a folder itself."""
+        """Whether a folder has samples directly in it."""
         names = (name for name in self.tree.files(path) if not name.startswith("."))
         return any(self.tree.modality.accepts(Path(name)) for name in names)
 

@@ -1,4 +1,4 @@
-"""Folders that hold no data of the user: what systems and archives leave there, and what featcache itself wrote."""
+"""Folders without data of the user: those that systems and archives create, and those that featcache wrote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SORTED_MARK = ".featcache-sorted"
 """A file in a folder that `featcache predict --move-to` or `--link-to` made."""
 
 TRY_MARK = ".featcache-try"
-"""A file in a folder that `featcache try` made: an interrupted one holds nothing else that tells."""
+"""A file in a folder that `featcache try` made, also after an interruption."""
 
 _OF_SYSTEMS = frozenset(
     {
@@ -31,11 +31,11 @@ _OUTPUTS = (
     (SORTED_MARK,),
     (TRY_MARK,),
 )
-"""What lies in folders that featcache wrote: saved heads, runs, benchmarks, evaluations, trials, sorted files."""
+"""Files in folders that featcache wrote: saved heads, runs, benchmarks, evaluations, trials, sorted files."""
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file, by its relative POSIX path, lies in a hidden folder, or one that a system or an archive made."""
+    """Whether a file, by its relative POSIX path, is in a hidden folder, or in one that a system or an archive made."""
     return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in name.split("/")[:-1])
 
 
@@ -47,7 +47,7 @@ def keep_data_folders(names: list[str], holds: Callable[[str, str], bool], ignor
     names : of the folders in one folder.
     holds : whether the folder of the first name holds a file or a folder of the second name.
     """
-    kept = []
+    data_folders = []
     for name in sorted(names):
         if name.startswith("."):
             ignored["folders: hidden"] += 1
@@ -56,5 +56,5 @@ def keep_data_folders(names: list[str], holds: Callable[[str, str], bool], ignor
         elif any(all(holds(name, mark) for mark in marks) for marks in _OUTPUTS):
             ignored[f"folders: {name}, which featcache wrote"] += 1
         else:
-            kept.append(name)
-    return kept
+            data_folders.append(name)
+    return data_folders

@@ -102,7 +102,7 @@ def _spell(entry: SampleRecord) -> str:
 
 
 def _split_of(name: str) -> str | None:
-    """The split that the first folder of an id stands for."""
+    """The split by the first folder of an id."""
     return split_of(name.partition("/")[0])
 
 

@@ -238,7 +238,7 @@ def _split_of(shard: str) -> str | None:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """The names that {000..099} stands for."""
+    """The names that a pattern with {000..099} expands to."""
     match = _BRACES.search(pattern)
     if not match:
         yield pattern

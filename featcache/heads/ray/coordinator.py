@@ -24,11 +24,10 @@ from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.ray_cluster import (
     MAX_WORKER_FAILURES,
     Cluster,
-    Worker,
-    WorkerPool,
     failure_reason,
     unwrap_ray_error,
 )
+from featcache.core.worker_pool import Worker, WorkerPool
 from featcache.errors import ClusterError
 from featcache.heads.ray.worker import ShardSpec, TrainingWorker, content_of
 from featcache.heads.solvers.closed_form import SufficientStatistics
@@ -72,7 +71,7 @@ class TrainingCluster:
         # OpenBLAS's threads spin for a tenth of a second after each product: a core that a worker on this machine needs
         self._limits.enter_context(threadpool_limits(1, "blas"))
         n, parts = len(targets.labels), min(len(workers), len(targets.labels))
-        scale = features.joined.scale if features.joined else None
+        scale = features.concatenated.scale if features.concatenated else None
         device = "cuda" if self._cluster.gpus_per_worker else "cpu"
         for first, last in pairwise(n * number // parts for number in range(parts + 1)):
             images = slice(first, last)

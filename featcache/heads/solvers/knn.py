@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import iter_similarities, nearest_columns, unit_rows
+
 KS = (1, 3, 5, 10, 20, 50)
 _BLOCK_BYTES = 2**26  # of similarities
 
@@ -36,21 +38,14 @@ def knn_probabilities(
     ks = [k for k in KS if k <= n - np.unique(fold[rows], return_counts=True)[1].max()] if len(rows) else []
     if not ks:
         return {}
-    x = np.asarray(x, np.float32)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    found = {k: np.zeros((len(rows), classes)) for k in ks}
-    step = max(1, _BLOCK_BYTES // (4 * n))
-    for start in range(0, len(rows), step):
-        places = np.arange(start, min(len(rows), start + step))
-        some = rows[places]
-        near = x[some] @ x.T
-        near[fold[some][:, None] == fold] = -np.inf
-        most = np.argpartition(-near, ks[-1] - 1, axis=1)[:, : ks[-1]]
-        order = np.argsort(-np.take_along_axis(near, most, axis=1), axis=1, kind="stable")
-        nearest = labels[np.take_along_axis(most, order, axis=1)]
+    votes = {k: np.zeros((len(rows), classes)) for k in ks}
+    for block, similarities in iter_similarities(unit_rows(x), rows, _BLOCK_BYTES):
+        similarities[fold[rows[block]][:, None] == fold] = -np.inf
+        nearest = labels[nearest_columns(similarities, ks[-1])]
+        positions = np.arange(block.start, block.stop)
         for k in ks:
-            for place in range(k):
-                found[k][places, nearest[:, place]] += 1
-        if start + step < len(rows) and stop():
+            for rank in range(k):
+                votes[k][positions, nearest[:, rank]] += 1
+        if block.stop < len(rows) and stop():
             return None
-    return {k: counts / k for k, counts in found.items()}
+    return {k: counts / k for k, counts in votes.items()}

@@ -46,7 +46,7 @@ class CVScore(NamedTuple):
 class HeldOut:
     """Of n images, those that cross-validation leaves out.
 
-    labels : see `featcache.core.labels`. fold : (n,), see `featcache.core.splitting`. weight : (n,), how much each
+    labels : see `core.samples.Labels`. fold : (n,), see `featcache.core.splitting`. weight : (n,), how much each
     counts. logits : of `rows`, each by the problem that left it out; shape (m, c), c >= 2.
     """
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featcache._utils.files import atomic_write, draft_folder, move
 from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
-from featcache._utils.notebook import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.telemetry import decline_usage_data
 from featcache.core.bit_depth import format_range
 from featcache.core.model_card import ModelCard
@@ -33,7 +33,7 @@ MAX_DIFFERENCE = 1e-4
 
 
 @dataclass(frozen=True, repr=False)
-class Exported(NotebookResult):
+class Exported(Result, NotebookResult):
     """What `export` returns: an exported file.
 
     Attributes
@@ -70,10 +70,6 @@ class Exported(NotebookResult):
             *self.notes,
         ]
         return "\n".join([*lines, f"the program that was run there: python {shlex.quote(str(self.program))} photo.jpg"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {**asdict(self), "path": str(self.path), "program": str(self.program)}
 
 
 def export(
@@ -128,11 +124,22 @@ def export(
 
     Examples
     --------
+    Fit a head on features of a network with random weights, and export both as weights for the plain network of timm.
+
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from PIL import Image
     >>> from featcache import export, extract, fit_head
-    >>> cache = extract("photos", "photos.h5")  # doctest: +SKIP
-    >>> fitted = fit_head(cache, "head")  # doctest: +SKIP
-    >>> export("head", "model.onnx", "onnx").program  # doctest: +SKIP
-    PosixPath('model.onnx.py')
+    >>> rng = np.random.default_rng(0)
+    >>> for number in range(16):
+    ...     folder = Path("photos", "ants" if number % 2 else "bees")
+    ...     folder.mkdir(parents=True, exist_ok=True)
+    ...     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
+    >>> cache = extract("photos", "photos.h5", backbone="timm/test_resnet", weights="none", image_size=32, views=0)
+    >>> fitted = fit_head("photos.h5", "head", head="ridge")
+    >>> exported = export("head", "model.pth", "state-dict")
+    >>> str(exported.program)
+    'model.pth.py'
     """
     out, program = Path(out), Path(f"{os.fspath(out)}.py")
     export_format = EXPORT_FORMATS.get(format)

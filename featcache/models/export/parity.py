@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ExportError
-from featcache.vision.decode import write_png
+from featcache.vision.image_files import write_png
 
 _FOLDER = "featcache-check"  # beside the exported file
 _RUN = f"""

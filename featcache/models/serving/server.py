@@ -1,4 +1,4 @@
-"""How an ASGI application is put on an address of this machine, and what is kept out there."""
+"""`run` serves an ASGI application at an address of this machine; `RequestGuard` refuses unwanted requests."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PORTS = range(7860, 7880)
-"""Where a free one is looked for."""
+"""The first free one of these is used."""
 
-_AROUND = 10_000  # bytes that come with an upload: the form around it
-_STOP_S = 1  # a browser keeps a connection open as long as it shows the page
+_FORM_BYTES = 10_000  # of the form around an uploaded file
+_STOP_S = 1  # a browser keeps its connection open as long as it shows the page
 
 
 class RequestGuard:
-    """What gradio lets through, and we do not: an ASGI middleware.
+    """An ASGI middleware that refuses requests which gradio accepts.
 
-    Nobody sends more than a file of `max_upload` bytes at once, or makes the server fetch something from the web. A
-    page on the web makes no visitor's browser talk to a loopback address, be it by a name of its own that leads there.
-    `public` is the host that a reverse proxy of this machine answers for.
+    It refuses files above `max_upload` bytes, and requests that make the server fetch a URL. On a loopback address it
+    refuses requests from pages of other hosts, also if their host name resolves to the loopback address.
+
+    Parameters
+    ----------
+    app : ASGI application
+    max_upload : int
+        In bytes.
+    loopback : bool
+        Whether the server listens at a loopback address.
+    public : str, optional
+        The host of a reverse proxy on this machine.
     """
 
     def __init__(self, app: Any, max_upload: int, loopback: bool, public: str | None = None) -> None:
@@ -37,38 +46,40 @@ class RequestGuard:
         from starlette.exceptions import HTTPException
         from starlette.responses import PlainTextResponse
 
-        taken = 0
+        received = 0
 
-        async def counted() -> Any:
-            nonlocal taken
+        async def receive_counted() -> Any:
+            nonlocal received
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._max_upload + _AROUND:
+            received += len(message.get("body", b""))
+            if received > self._max_upload + _FORM_BYTES:
                 raise HTTPException(413, self._too_large())
             return message
 
         refusal = self._refusal(scope["path"], Headers(scope=scope))
         if refusal:
             status, text = refusal
-            while (await receive()).get("more_body"):  # who still sends does not read
+            while (await receive()).get(
+                "more_body"
+            ):  # a client reads the response only after it has sent the whole body
                 pass
             await PlainTextResponse(text, status)(scope, receive, send)
         else:
-            await self.app(scope, counted, send)
+            await self.app(scope, receive_counted, send)
 
     def _refusal(self, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        """Status and reason, judged by the head of a request."""
+        """Status and reason, from path and headers; None if the request is allowed."""
         host = "//" + headers.get("host", "")
-        if self._loopback and not (self._is_ours(host) and self._is_ours(headers.get("origin", host))):
-            return 403, "this server answers to pages of this machine alone; start it with --host for others"
+        if self._loopback and not (self._is_allowed(host) and self._is_allowed(headers.get("origin", host))):
+            return 403, "this server answers only pages of this machine; start it with --host for others"
         if "://" in path:
-            return 403, "this server fetches nothing from the web"
-        if int(headers.get("content-length", 0)) > self._max_upload + _AROUND:
+            return 403, "this server does not fetch URLs"
+        if int(headers.get("content-length", 0)) > self._max_upload + _FORM_BYTES:
             return 413, self._too_large()
         return None
 
-    def _is_ours(self, url: str) -> bool:
-        """Whether a URL is of this machine, or of the host that the proxy answers for."""
+    def _is_allowed(self, url: str) -> bool:
+        """Whether the host of a URL is this machine or the reverse proxy."""
         if is_loopback(url):
             return True
         try:
@@ -81,22 +92,22 @@ class RequestGuard:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL, or //HOST, is of this machine alone."""
+    """Whether the host of a URL, or of //HOST, is a loopback address."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # another name, or no URL
+    except ValueError:  # another name, or not a URL
         return False
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands in a URL."""
+    """A host as written in a URL."""
     return f"[{host}]" if ":" in host else host
 
 
 @contextmanager
 def listen(host: str, port: int | None) -> Iterator[socket.socket]:
-    """A socket at the port, or at the first that is free."""
+    """A socket that listens at the port; None takes the first free one of `PORTS`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in PORTS if port is None else [port]:
         try:
@@ -104,16 +115,16 @@ def listen(host: str, port: int | None) -> Iterator[socket.socket]:
         except OSError as error:
             if error.errno == errno.EADDRINUSE and port is None and candidate != PORTS[-1]:
                 continue
-            cure = "Give another with --port." if port is not None else "Give a port with --port, or another --host."
-            reason = (error.strerror or str(error)).partition(" (")[0]  # Python repeats the address
-            raise OSError(error.errno, f"port {candidate} of {host} cannot be had: {reason}. {cure}") from error
+            remedy = "Give another with --port." if port is not None else "Give a port with --port, or another --host."
+            reason = (error.strerror or str(error)).partition(" (")[0]  # the rest repeats the address
+            raise OSError(error.errno, f"port {candidate} of {host} cannot be used: {reason}. {remedy}") from error
         with listener:
             yield listener
         return
 
 
 def run(app: Any, listener: socket.socket, on_start: Callable[[], None]) -> None:
-    """Answer until Ctrl-C."""
+    """Serve until Ctrl-C."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -122,11 +133,11 @@ def run(app: Any, listener: socket.socket, on_start: Callable[[], None]) -> None
             on_start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would tell of each page that is cut off
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would log each open page
             await super().shutdown(sockets)
 
     config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=_STOP_S)
     server = Server(config)
     server.run(sockets=[listener])
-    if server.started:  # a signal alone ends it; one that comes while the last task ends can get lost in asyncio
+    if server.started:  # only a signal ends the server; asyncio can lose one that arrives while the last task ends
         raise KeyboardInterrupt

@@ -1,0 +1,81 @@
+"""What a cache holds, as JSON values and as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache._utils.formatting import human_bytes, printable
+from featcache.cache.format.layout import CACHE
+from featcache.cache.mismatch import short_value
+from featcache.core.samples import SPLITS, UNLABELLED, count_images
+from featcache.core.specs import is_arrays
+from featcache.data.input_notes import SHOWN
+
+if TYPE_CHECKING:
+    from featcache.cache.feature_cache import FeatureCache
+
+
+def cache_to_dict(cache: FeatureCache) -> dict[str, Any]:
+    """What the cache holds, as JSON values."""
+    samples = cache.samples
+    rows_of = {split: samples.rows(split) for split in SPLITS}
+    if not len(rows_of[UNLABELLED]):
+        del rows_of[UNLABELLED]
+    counts = {
+        split: {
+            name: int(count)
+            for name, count in zip(
+                samples.classes, count_images(samples.labels[rows], len(samples.classes)), strict=True
+            )
+        }
+        for split, rows in rows_of.items()
+        if split != UNLABELLED
+    }
+    return {
+        "cache": str(cache.path),
+        "complete": cache.complete,
+        "images": len(samples),
+        "extracted": int(np.count_nonzero(cache.done)),
+        "classes": list(samples.classes),
+        "multilabel": samples.multilabel,
+        "images_by_split": {split: len(rows) for split, rows in rows_of.items()},
+        "images_by_class": counts,
+        "layers": cache.dims,
+        "views": cache.spec.views,
+        "size_bytes": cache.size_bytes,
+        "digest": cache.spec.digest(),
+        "spec": cache.spec.flat(),
+        "provenance": cache.provenance,
+        "skipped": [{"path": name, "reason": reason} for name, reason in cache.skipped],
+    }
+
+
+def describe_cache(cache: FeatureCache) -> str:
+    """What the cache holds, for people."""
+    samples, spec = cache.samples, cache.spec.flat()
+    state = "complete" if cache.complete else f"NOT FINISHED, {np.count_nonzero(cache.done)} rows are there"
+    state = f"DAMAGED: {cache.problem}" if cache.problem else state
+    splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
+    names = ", ".join(map(printable, samples.classes[:8])) + (", ..." if len(samples.classes) > 8 else "")
+    layers = ", ".join(f"{layer} (width {dim})" for layer, dim in cache.dims.items())
+    lines = [
+        f"{cache.path}: feature cache, format {CACHE.version}, {human_bytes(cache.size_bytes)}, {state}",
+        f"images      {len(samples)} ({splits}), {len(cache.skipped)} skipped",
+        f"classes     {len(samples.classes)} ({names}){', several an image' if samples.multilabel else ''}",
+        f"views       1 clean + {cache.spec.views} augmented of each training image",
+        f"layers      {layers}",
+        f"digest      {cache.spec.digest()}",
+    ]
+    if samples.groups:
+        lines.insert(3, f"groups      {samples.n_groups}, each kept in one split and one fold")
+    hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(cache.spec.backbone) else set())
+    lines += [f"  {name:15} {printable(short_value(value))}" for name, value in spec.items() if name not in hidden]
+    lines += [
+        f"made by     {printable(name)}: {printable(short_value(value))}" for name, value in cache.provenance.items()
+    ]
+    lines += [f"skipped     {printable(name)}: {printable(reason)}" for name, reason in cache.skipped[:SHOWN]]
+    if len(cache.skipped) > SHOWN:
+        lines.append(f"            and {len(cache.skipped) - SHOWN} more: --list FILE.csv names them all")
+    return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""Refuse a cache that was made with other settings, or from other images, than requested."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from featcache._utils.formatting import format_differences
+from featcache.core.samples import Samples
+from featcache.core.specs import ExtractSpec
+from featcache.errors import CacheMismatchError
+
+
+def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: str = "DATA") -> None:
+    """Raise CacheMismatchError that names each differing field, both values and what to do."""
+    differences = [(name, short_value(a), short_value(b)) for name, a, b in existing.differences(requested)]
+    if not differences:
+        return
+    cure = "Extract again to another file, or ask for what the cache has."
+    if path.suffix == ".partial":
+        cure = f"It is unfinished: go on with its settings, give another file, or remove {path.name}."
+    if path.suffix != ".partial" and replace(existing, views=requested.views) == requested:
+        command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {requested.views}`"
+        cure = f"Extract the missing views with {command}."
+        if requested.views < existing.views:
+            cure = f"The cache has these views and more: use it as it is, or drop the others with {command}."
+    raise CacheMismatchError(f"{path} was made with {format_differences(differences)}. {cure}")
+
+
+def check_samples(path: Path, existing: Samples, requested: Samples, data: str = "DATA") -> None:
+    """Raise CacheMismatchError that says how the requested images differ from those of the cache."""
+    changes = existing.differences(requested)
+    if changes:
+        raise CacheMismatchError(
+            f"{path} was made from other images: {'; '.join(changes)}. Extract again to another file, "
+            + (
+                f"or remove {path.name}."
+                if path.suffix == ".partial"
+                else f"or bring it up to date with `featcache update {shlex.quote(str(path))} {shlex.quote(data)}`."
+            )
+        )
+
+
+def short_value(value: Any) -> str:
+    """A setting as short text: lists joined by commas, hashes cut to 12 digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text

@@ -1,0 +1,77 @@
+"""`SampleLoader`: gives the inputs of a network for the samples of a manifest, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.data.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """b readable samples, with v views of each.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (b,), int64
+        Rows of the samples in the manifest.
+    inputs : ndarray, shape (b * v, ...)
+        Inputs of the network; the views of a sample follow each other. Images have shape (b * v, s, s, 3), uint8.
+    labels : ndarray, shape (b,), int64, or (b, c), uint8
+        Labels of the samples, as in `Samples`.
+    """
+
+    rows: NDArray[np.int64]
+    inputs: NDArray[Any]
+    labels: NDArray[Any]
+
+
+class SampleLoader(Protocol):
+    """Reads samples in the background and gives their views in batches.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        The samples.
+    skipped : dict
+        Row -> reason, of samples that could not be read so far.
+    remarks : dict
+        Row -> what is unusual about a sample that was read, such as "nearly black".
+    """
+
+    manifest: Manifest
+    skipped: dict[int, str]
+    remarks: dict[int, str]
+
+    def start(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int]) -> None:
+        """Begin to load what `batches` will probably be asked for first. Parameters as of `batches`."""
+
+    def batches(
+        self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], batch_size: int
+    ) -> Iterator[Batch]:
+        """Views of samples, in the order of `rows`.
+
+        A sample that cannot be read is left out and recorded in `skipped`; the batch is filled up with the next one.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Rows of the manifest.
+        numbers : sequence of int
+            v view numbers; 0 is the clean view.
+        batch_size : int
+            Samples in a batch; the last batch may have fewer.
+
+        Raises
+        ------
+        RemoteIOError
+            A connection is lost.
+        """
+
+    def close(self) -> None:
+        """Stop loading and release the threads."""

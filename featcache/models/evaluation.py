@@ -1,0 +1,138 @@
+"""`Evaluation`: the result of `evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featcache._utils.formatting import printable
+from featcache._utils.results import NotebookResult
+from featcache.core.bit_depth import ValueRange, model_range_note
+from featcache.data.input_notes import SHOWN, input_notes, remark_notes
+from featcache.metrics.classification import Accuracy
+from featcache.metrics.multilabel import LabelAccuracy
+from featcache.metrics.run_report import Report
+from featcache.metrics.significance import wilson_interval
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(NotebookResult):
+    """What `evaluate` returns: the metrics of a model on labelled images.
+
+    Attributes
+    ----------
+    model, data : str
+        As they were given.
+    report : Report
+        `report.accuracy` holds the metrics, over the images whose classes the model knows.
+    splits : dict of str to int
+        The number of images in each split of the data; "none" if it has no splits.
+    left_out : dict of str to int
+        The number of images in splits that were not evaluated.
+    unknown : dict of str to int
+        The number of images of each class, or with each label, that the model does not know.
+    taken_for : dict of str to int
+        The number of images of unknown classes by the predicted class.
+    unlabelled : int
+        The number of images without a label.
+    skipped : list of (str, str)
+        Unreadable images and the reason of each.
+    ignored : dict of str to int
+        The number of ignored files by reason.
+    own_val : dict
+        The metrics on the model's own val images, see `ModelCard.metrics`.
+    notes : tuple of str
+        How the data was read, such as which column is the label.
+    path : Path, optional
+        The folder of val.csv, run.json and unknown.csv.
+    remarks : list of (str, str)
+        Images, and what is odd about each.
+    value_range : (float, float), optional
+        The model's, see `ViewSpec`.
+    """
+
+    model: str
+    data: str
+    report: Report
+    splits: dict[str, int]
+    left_out: dict[str, int]
+    unknown: dict[str, int]
+    taken_for: dict[str, int]
+    unlabelled: int
+    skipped: list[tuple[str, str]]
+    ignored: dict[str, int]
+    own_val: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    path: Path | None = None
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+    value_range: ValueRange | None = None
+
+    @property
+    def accuracy(self) -> Accuracy | LabelAccuracy:
+        """The metrics."""
+        if self.report.accuracy is None:
+            raise AssertionError("an evaluation has metrics")
+        return self.report.accuracy
+
+    def __str__(self) -> str:
+        lines = [*self.notes, f"{self.model} on {self.data}, {self._image_counts()}:", self.accuracy.describe()]
+        if self.own_val.get("n"):
+            lines.append(
+                f"on its own {self.own_val['n']} val images it reached {self.own_val['accuracy']:.4f} (95 % interval "
+                f"{self.own_val['accuracy_low']:.4f} to {self.own_val['accuracy_high']:.4f})"
+            )
+        lines += self._unknown_lines()
+        if self.unlabelled:
+            lines.append(f"{self.unlabelled} images have no label and are not counted")
+        lines += input_notes(self.ignored, [], self.skipped[:SHOWN])
+        if len(self.skipped) > SHOWN:
+            lines.append(f"and {len(self.skipped) - SHOWN} more skipped images")
+        lines += remark_notes(self.remarks, model_range_note(self.value_range))
+        return "\n".join([*lines, *([f"saved in {self.path}"] if self.path else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **self.report.to_dict(),
+            "model": self.model,
+            "data": self.data,
+            "splits": self.splits,
+            "left_out": self.left_out,
+            "unknown": self.unknown,
+            "taken_for": self.taken_for,
+            "unlabelled": self.unlabelled,
+            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "ignored": self.ignored,
+            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
+            "notes": list(self.notes),
+            "path": str(self.path) if self.path else None,
+        }
+
+    def _image_counts(self) -> str:
+        splits = {name: count for name, count in self.splits.items() if name != "none"}
+        evaluated = ", ".join(f"{count} {name}" for name, count in splits.items()) or f"{self.splits.get('none', 0)}"
+        others = ", ".join(f"{count} {name}" for name, count in self.left_out.items())
+        return f"{evaluated} images" + (f" ({others} images left out: --split all includes them)" if others else "")
+
+    def _unknown_lines(self) -> list[str]:
+        if not self.unknown:
+            return []
+        classes = _format_counts(self.unknown)
+        if isinstance(self.accuracy, LabelAccuracy):
+            return [f"labels that the model does not know are not counted: {classes}"]
+        known, n_unknown = self.accuracy, sum(self.taken_for.values())
+        total = known.n + n_unknown
+        correct = round(known.accuracy * known.n)
+        low, high = wilson_interval(correct, total)
+        return [
+            f"{n_unknown} images of {len(self.unknown)} classes that the model does not know are not counted: "
+            f"{classes}",
+            f"it predicts {_format_counts(self.taken_for)} for them; counted as wrong, they make the accuracy "
+            f"{correct / total:.4f} (95 % interval {low:.4f} to {high:.4f})",
+        ]
+
+
+def _format_counts(counts: dict[str, int]) -> str:
+    texts = [f"{printable(name)} {count}" for name, count in list(counts.items())[:SHOWN]]
+    return ", ".join(texts) + (f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else "")

@@ -1,0 +1,41 @@
+"""Decoders besides Pillow: JPEG faster, and PNG with all 16 bits of its colours. TIFF is in `tiff`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from featcache.vision.image_files import TURNS, Pixels
+
+JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+PNG_BITS_OFFSET = 24
+"""Position of the byte in a PNG file that holds the bits of a channel."""
+
+
+def decode_jpeg(data: bytes, image: Image.Image) -> Pixels | None:
+    """The same pixels as Pillow's, in half its time; None for files that Pillow has to decode.
+
+    It is the same libjpeg-turbo with the same exact transform and upsampling, straight into an array. It releases the
+    GIL.
+    """
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    try:
+        import simplejpeg
+
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), TURNS[1])
+        buffer = np.empty((image.height, image.width, 3), np.uint8)  # a file with a wrong header gets no larger one
+        pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=buffer)
+        return np.ascontiguousarray(turn(pixels)) if pixels.shape == buffer.shape else None
+    except Exception:  # not installed, or a broken file or EXIF: Pillow decodes what it can, or raises the reason
+        return None
+
+
+def png_values(data: bytes) -> NDArray[np.uint16]:
+    """All bits of a PNG with 16-bit colours, RGB or RGBA, of which Pillow gives the upper byte."""
+    import torch
+    from torchvision.io import decode_png
+
+    values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+    return values[..., [0, 0, 0, 1]] if values.shape[2] == 2 else values

@@ -1,0 +1,1 @@
+"""Recipes of augmented views, one module each, and the geometry that they share."""
