@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from featcache.data.manifest import Manifest, read_manifest
     from featcache.errors import FeatcacheError
     from featcache.extraction.estimate import Estimate, estimate
-    from featcache.extraction.extract import Extraction, extract
-    from featcache.extraction.update import Update, repair, update
+    from featcache.extraction.extract import extract
+    from featcache.extraction.results import Extraction, Update
+    from featcache.extraction.update import repair, update
     from featcache.finetuning.finetune import finetune
     from featcache.finetuning.result import FineTune
     from featcache.heads.fit_head import HeadFit, fit_head
@@ -69,7 +70,7 @@ _HOME = {
     "Evaluation": "models.evaluation",
     "Exported": "models.export.export",
     "ExtractSpec": "core.specs",
-    "Extraction": "extraction.extract",
+    "Extraction": "extraction.results",
     "FeatcacheError": "errors",
     "FeatureCache": "cache.feature_cache",
     "Features": "cache.features",
@@ -86,7 +87,7 @@ _HOME = {
     "TrainConfig": "training.config",
     "Transfer": "cache.transfer",
     "Trial": "reports.try_out",
-    "Update": "extraction.update",
+    "Update": "extraction.results",
     "Verdict": "analysis.benchmark.verdict",
     "Verification": "cache.verify",
     "ViewSpec": "core.specs",
