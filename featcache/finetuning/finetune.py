@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+from featcache._utils.environment import check_writable
 from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
@@ -195,6 +196,7 @@ def finetune(
         batchnorm=batchnorm,
         wise_ft=wise_ft,
     )
+    check_writable(out)
     check_name(backbone)
     if world.is_main_process:
         prepare_folder(out, "run")
