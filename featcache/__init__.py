@@ -35,7 +35,7 @@ _RESULTS = {
     "Estimate": "extraction.estimate",
     "Evaluation": "models.evaluation",
     "Exported": "models.export.export",
-    "Extraction": "extraction.extract",
+    "Extraction": "extraction.results",
     "FineTune": "finetuning.result",
     "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
@@ -43,7 +43,7 @@ _RESULTS = {
     "Issue": "analysis.doctor.findings",
     "Transfer": "cache.transfer",
     "Trial": "reports.try_out",
-    "Update": "extraction.update",
+    "Update": "extraction.results",
     "Verdict": "analysis.benchmark.verdict",
     "Verification": "cache.verify",
 }

@@ -28,12 +28,9 @@ from featcache_cli.wrapping import wrap
 )
 @options.backbone_option
 @options.weights_option
-@click.option(
-    "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="How many views (K) are cached."
-)
+@options.views_option
 @click.option("--head", default="linear", show_default=True, help="The head of the cached route.")
-@options.augment_option
-@options.image_size_option
+@options.view_options
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="How long live routes train.")
 @click.option(
     "--lr",

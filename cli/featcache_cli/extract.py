@@ -15,55 +15,29 @@ from featcache_cli import options, outputs
 @click.option("-o", "--out", type=options.PATH, required=True, help="The cache to write, for example cache.h5.")
 @options.backbone_option
 @options.weights_option
-@click.option(
-    "--views",
-    type=click.IntRange(0, 65534),
-    default=4,
-    show_default=True,
-    help="How many augmented views (K) each training image gets.",
-)
-@click.option(
-    "--val-views",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="How many augmented views each val or test image gets, for `fit-head --tta`.",
-)
-@options.augment_option
-@options.image_size_option
+@options.views_option
+@options.val_views_option
+@options.view_options
 @options.batch_size_option
 @options.machine_options
 @options.precision_option("auto")
 @options.engine_option
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    show_default=True,
-    help="The type that features are stored in.",
-)
+@options.dtype_option
 @options.seed_option
-@click.option(
-    "--layers",
-    default="penultimate",
-    show_default=True,
-    help="Which layers to keep, separated by commas: last, "
-    "stages (the mean of each stage, too), all (maxima, deviations and grids, too), or names: layer3:max.",
-)
+@options.layers_option
 @options.data_options
 @options.strict_option
 @outputs.list_option
 @options.cluster_options
-@click.option(
-    "--dry-run", is_flag=True, help="Write nothing; measure a few images and say what all of them would cost."
-)
+@click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and estimate time and size.")
 @options.as_json
 def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once over every image and view of DATA, into a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
     (path,label[,split]), either of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a data
-    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). A run that was stopped goes on where it was.
+    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). Run the same command again to resume after
+    an interruption.
     """
     import featcache
 

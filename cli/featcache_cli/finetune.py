@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from featcache.core.specs import EMBEDDED
+from featcache.finetuning.presets import PRESETS, resolve
 from featcache_cli import options, outputs
-
-PRESETS = ("pytorch-tutorial", "gluon-hotdog", "mindspore-canidae")
 
 GROUPS = {
     "What training begins with": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
@@ -42,8 +42,10 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
 @click.argument("data", type=options.PATH)
 @click.option("-o", "--out", type=options.PATH, required=True, help="The folder of the run.")
 @outputs.overwrite_option
-@click.option("--preset", type=click.Choice(PRESETS), help="Use a tutorial's settings; other options override them.")
-@click.option("--backbone", help="The network, as in extract. [default: efficientnet_lite0]")
+@click.option(
+    "--preset", type=click.Choice(tuple(PRESETS)), help="Use a tutorial's settings; other options override them."
+)
+@click.option("--backbone", help=f"The network, as in extract. [default: {EMBEDDED}]")
 @click.option(
     "--init",
     type=click.Choice(["pretrained", "scratch"]),
@@ -99,11 +101,8 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     help="Keep this share of the best weights and "
     "the rest of those at the start; with --init-head. [default: the best weights]",
 )
-@click.option(
-    "--augment",
-    type=options.RecipeName(),
-    help="The recipe of the augmented views; also the name of a recipe that another package adds. [default: tutorial]",
-)
+@options.shared("augment", type=options.RecipeName(), default=None)  # a preset may set it
+@options.other_view_options
 @click.option("--epochs", type=click.IntRange(1), help="How many epochs to train. [default: 10]")
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), help="The learning rate. [default: 0.01; with --init-head 0.0001]"
@@ -139,7 +138,6 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     metavar="EPOCHS",
     help="Stop after so many epochs without a better val accuracy or a lower val loss. [default: all epochs run]",
 )
-@options.image_size_option
 @options.machine_options
 @options.precision_option("fp32")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: slower to start, faster after.")
@@ -165,7 +163,6 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     ...` starts them.
     """
     import featcache
-    from featcache.finetuning.presets import resolve
     from featcache.reports.plots import plot_history
     from featcache.reports.style import save
     from featcache.training.distributed import ProcessGroup

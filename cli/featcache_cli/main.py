@@ -15,8 +15,8 @@ import click
 from featcache._utils.environment import keep_freed_memory
 from featcache.errors import FeatcacheError, FeatcacheWarning
 from featcache_cli import progress, results
+from featcache_cli.base import refuse_unknown
 from featcache_cli.memory import why_short_of_memory
-from featcache_cli.options import refuse_unknown
 from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe, wrap
 

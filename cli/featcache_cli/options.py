@@ -1,20 +1,21 @@
-"""What several commands share: options, the progress bar, JSON on stdout."""
+"""Options that several commands share; most come from the fields of `featcache.core.options`."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from featcache.core.specs import AUGMENTS as AUGMENTS
-from featcache_cli import outputs, progress
+from featcache.core.options import ExtractArguments, fields_of
+from featcache.core.specs import AUGMENTS, EMBEDDED
+from featcache.reports.file_types import FORMATS
+from featcache_cli import outputs
+from featcache_cli.base import command as command
 from featcache_cli.progress import LOADING as LOADING
 from featcache_cli.progress import StoppedError as StoppedError
 from featcache_cli.progress import ask as ask
@@ -28,12 +29,10 @@ from featcache_cli.results import show as show
 from featcache_cli.stopping import TRAINING_GRACE_S as TRAINING_GRACE_S
 
 PATH = click.Path()
-"""Of arguments and options that take files, which a shell completes; URLs are fine, too."""
+"""Type of arguments and options that take files: shells complete them. URLs are accepted."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-
-PICTURES = (".png", ".svg", ".pdf")  # as of `featcache.reports.style`, whose import help does not wait for
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -47,31 +46,38 @@ def _all(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
     return decorate
 
 
-val_fraction_option = click.option(
-    "--val-fraction",
-    default=0.2,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="The share of images that is held out as val where DATA has no val folder.",
-)
-allow_leak_option = click.option(
-    "--allow-leak", is_flag=True, help="Go on where images of val or test are in train, too."
-)
-label_column_option = click.option(
-    "--label-column", metavar="NAME", help="The column of the labels. [default: label, or the only one it may be]"
-)
-skip_missing_option = click.option(
-    "--skip-missing",
-    is_flag=True,
-    help="Skip images of a manifest whose files are missing, and list them.",
-)
-max_pixels_option = click.option(
-    "--max-pixels", type=click.IntRange(1), default=178_956_970, show_default=True, help="Larger images are skipped."
-)
+def shared(name: str, **attributes: Any) -> Callable[[_F], _F]:
+    """The option of a field of `featcache.core.options`, with the default and the description of the field.
+
+    Parameters
+    ----------
+    name : str
+    attributes
+        Of `click.option`; those that are left out come from the field.
+    """
+    field = fields_of(ExtractArguments)[name]
+    default, text = field.option.default, field.option.description
+    if default is False:
+        return click.option(f"--{name.replace('_', '-')}", is_flag=True, help=text, **attributes)
+    default = ",".join(default) if isinstance(default, tuple) else default
+    attributes = {"default": default, **attributes}
+    if attributes["default"] is None:
+        text += f" [default: {field.option.none or default}]"
+    if field.choices:
+        attributes.setdefault("type", click.Choice(field.choices))
+    is_set = attributes["default"] is not None
+    return click.option(f"--{name.replace('_', '-')}", show_default=is_set, help=text, **attributes)
+
+
+val_fraction_option = shared("val_fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True))
+allow_leak_option = shared("allow_leak")
+label_column_option = shared("label_column", metavar="NAME")
+skip_missing_option = shared("skip_missing")
+max_pixels_option = shared("max_pixels", type=click.IntRange(1))
 
 
 def _value_range(_ctx: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, float] | None:
-    """A callback: two numbers from LOW:HIGH."""
+    """A callback that reads two numbers from LOW:HIGH."""
     if text is None:
         return None
     try:
@@ -83,45 +89,28 @@ def _value_range(_ctx: click.Context, _option: click.Parameter, text: str | None
     return low, high
 
 
-value_range_option = click.option(
-    "--value-range", metavar="LOW:HIGH", callback=_value_range, help="Values of images with more than 8 bits a channel "
-    "that become black and white, as 0:4095. [default: whole bits that hold the values of the training images]",
-)  # fmt: skip
+value_range_option = shared("value_range", metavar="LOW:HIGH", callback=_value_range)
 data_options = _all(
     val_fraction_option,
-    click.option("--split-seed", default=0, show_default=True, help="The seed of that split."),
+    shared("split_seed"),
     allow_leak_option,
     label_column_option,
     skip_missing_option,
     max_pixels_option,
     value_range_option,
 )
-device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the network runs: auto (CUDA, then MPS, then CPU), cpu, cuda:1.",
-)
-machine_options = _all(
-    click.option("--workers", type=click.IntRange(1), help="How many threads decode images. [default: one a core]"),
-    device_option,
-)
-batch_size_option = click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    help="How many views go through the network at once. [default: 32, on a GPU 256]",
-)
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["auto", "pytorch", "compiled", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What runs the network; auto takes OpenVINO, or torch.compile, on CPUs where it pays.",
-)
+device_option = shared("device")
+machine_options = _all(shared("workers", type=click.IntRange(1)), device_option)
+batch_size_option = shared("batch_size", type=click.IntRange(1))
+engine_option = shared("engine")
+views_option = shared("views", type=click.IntRange(0, 65534))
+val_views_option = shared("val_views", type=click.IntRange(0))
+layers_option = shared("layers")
+dtype_option = shared("dtype")
 
 
 class Finite(click.FloatRange):
-    """A range that neither nan nor inf is in."""
+    """A range of finite numbers."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See `click.ParamType`."""
@@ -141,7 +130,7 @@ cluster_options = _all(
 
 
 def take_cluster(settings: dict[str, Any]) -> Any:
-    """What `cluster_options` say, taken out of the settings: a Cluster, or None."""
+    """Remove the `cluster_options` from the settings. Returns a Cluster, or None."""
     from featcache.core.ray_cluster import Cluster
 
     gpus, cpus = settings.pop("gpus_per_worker"), settings.pop("cpus_per_worker")
@@ -168,20 +157,15 @@ class RecipeName(click.Choice[str]):
         return value
 
 
-augment_option = click.option(
-    "--augment",
-    type=RecipeName(),
-    default="tutorial",
-    show_default=True,
-    help="The recipe of the augmented views; also the name of a recipe that another package adds.",
-)
-image_size_option = click.option(
-    "--image-size", type=click.IntRange(1), help="The side of the square image in pixels. [default: the network's]"
-)
-seed_option = click.option("--seed", default=0, show_default=True, help="The seed of views, order and new weights.")
+augment_option = shared("augment", type=RecipeName())
+image_size_option = shared("image_size", type=click.IntRange(1))
+other_view_options = _all(image_size_option, shared("interpolation"))
+"""What decides the pixels of a view, but for `--augment`, `--seed` and `--value-range`."""
+view_options = _all(augment_option, other_view_options)
+seed_option = shared("seed")
 backbone_option = click.option(
     "--backbone",
-    default="efficientnet_lite0",
+    default=EMBEDDED,
     show_default=True,
     help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME; or "
     "MODULE:FACTORY, a function of yours that returns the network.",
@@ -189,7 +173,7 @@ backbone_option = click.option(
 
 
 def _set_key(ctx: click.Context, _option: click.Parameter, key: str | None) -> None:
-    """A callback: the key becomes part of the weights, which are read before it."""
+    """A callback that appends the key to the weights, which are parsed first."""
     if not key:
         return
     if ctx.params.get("weights") in (None, "pretrained", "none"):
@@ -201,15 +185,11 @@ weights_key_option = click.option(
     "--weights-key", expose_value=False, callback=_set_key, metavar="KEY",
     help="Which state dict of that file, such as model_ema, or a prefix of its names. [default: the usual one]",
 )  # fmt: skip
-weights_option = _all(
-    click.option("--weights", type=PATH, default="pretrained", show_default=True, is_eager=True, help="The network's "
-                 "weights: pretrained, none (random), the PATH of a weights file, or a folder that finetune wrote."),
-    weights_key_option,
-)  # fmt: skip
+weights_option = _all(shared("weights", type=PATH, is_eager=True), weights_key_option)
 
 
 def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
-    """A callback: what the factory of this name returns."""
+    """A callback that returns the network of a factory."""
     from featcache.backbones.factory import call_factory, is_factory
 
     if name is None:
@@ -229,9 +209,9 @@ own_network_option = click.option(
 def take_backbone(
     settings: dict[str, Any], layers: Sequence[str] = ("penultimate",), weights: str | None = None
 ) -> None:
-    """Put a network of the user's own into the settings, where they name a factory.
+    """Replace the name of a factory in the settings by its network.
 
-    weights : where they come from, for a command whose settings do not hold that; "none" is `--init scratch` there.
+    weights : source of the weights, for a command without the setting `weights`; "none" is `--init scratch`.
     """
     name = str(settings.get("backbone") or "")
     if ":" not in name:
@@ -250,7 +230,7 @@ def take_backbone(
 
 
 def import_from_here() -> None:
-    """Let modules of the working folder be imported, as `python -m` does."""
+    """Make modules of the working folder importable, as `python -m` does."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
@@ -264,22 +244,22 @@ def precision_option(
 
 
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    if name and Path(name).suffix.lower() not in PICTURES:
+    if name and Path(name).suffix.lower() not in FORMATS:
         raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
     return outputs.new_file(ctx, option, name)
 
 
 def picture_option(function: _F, required: bool = False) -> _F:
-    """Where a picture goes."""
+    """The option `--out` for a picture."""
     default = "" if required else " [default: none]"
-    told = f"Write the picture to this file, which ends in .png, .svg or .pdf.{default}"
+    text = f"Write the picture to this file, which ends in .png, .svg or .pdf.{default}"
     return outputs.overwrite_option(
-        click.option("-o", "--out", type=PATH, required=required, callback=_picture, help=told)(function)
+        click.option("-o", "--out", type=PATH, required=required, callback=_picture, help=text)(function)
     )
 
 
 def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """A callback: seconds from 10, 10s, 1.5m or 2h."""
+    """A callback that reads seconds from 10, 10s, 1.5m or 2h."""
     if text is None:
         return None
     unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
@@ -290,107 +270,3 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
     if not 0 < seconds < float("inf"):
         raise click.BadParameter(f"{text!r} is no duration such as 30s, 2m or 1.5h")
     return seconds
-
-
-_GROUPS: dict[str, tuple[str, ...]] = {
-    "Images": ("val_fraction", "split_seed", "allow_leak", "max_pixels", "strict"),
-    "Network": ("backbone", "weights", "layers", "image_size", "augment", "precision", "train_precision", "engine",
-                    "dtype"),
-    "Machine": ("workers", "device", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),
-    "Printing": ("as_json", "quiet", "verbose"),
-}  # fmt: skip
-_FEW = 8  # options that need no groups
-
-_BOUNDS = re.compile(r"(?:([\d.e+-]+)(<=?))?x(?:(<=?)([\d.e+-]+)|(>=?)([\d.e+-]+))")
-_NO_BOUND = 1e9
-
-
-def _set_verbosity(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
-    def remember(_ctx: click.Context, _option: click.Parameter, given: bool) -> None:
-        if given:
-            progress.set_verbosity(level)
-
-    return remember
-
-
-def verbosity_options() -> list[click.Parameter]:
-    """-q and -v, which every command has."""
-    quiet, verbose = _set_verbosity(progress.QUIET), _set_verbosity(progress.VERBOSE)
-    return [
-        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=quiet,
-                     help="Print the result alone, without progress and notes."),
-        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=verbose,
-                     help="Also print the seconds of each step, and the traceback of an error."),
-    ]  # fmt: skip
-
-
-class Command(click.Command):
-    """A command with -q and -v, a display of its progress, and a help in groups.
-
-    Parameters
-    ----------
-    groups : headings with names of parameters, before those that all commands share; the rest comes first.
-    """
-
-    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **given: Any) -> None:
-        super().__init__(*args, **given)
-        self.params += verbosity_options()
-        self.groups = groups or {}
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, with a display."""
-        outputs.refuse_inputs(ctx)
-        with progress.showing(ctx):
-            return super().invoke(ctx)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options."""
-        records: dict[str, tuple[str, str]] = {}
-        for option in self.get_params(ctx):
-            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
-                records[option.name or ""] = (record[0].replace(" RANGE", ""), bounds_in_words(record[1]))
-        groups = {**self.groups, **_GROUPS} if len(records) > _FEW or self.groups else {}
-        help_ = records.pop("help", None)
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        for heading, names in groups.items():
-            sections[heading] = [records.pop(name) for name in names if name in records]
-        sections["Options"] = list(records.values())
-        last = [heading for heading in sections if sections[heading]][-1:] or ["Options"]
-        sections[last[0]] += [help_] if help_ else []
-        for heading, rows in sections.items():
-            if rows:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
-
-
-def bounds_in_words(text: str) -> str:
-    """`[1<=x<=200]` as `[1 to 200]`, `[x>=2]` as `[at least 2]`; bounds that no one meets are left out."""
-
-    def spell(found: re.Match[str]) -> str:
-        low, low_mark, high_mark, high, mark, alone = found.groups()
-        if high is not None and float(high) >= _NO_BOUND:
-            high = None
-            mark, alone = (">" if low_mark == "<" else ">="), low
-        if high is None and alone is not None:
-            if mark == ">=" and float(alone) <= 1:  # a count, or a rate that is not 0
-                return ""
-            return f"above {alone}" if mark == ">" else f"at least {alone}"
-        if low is None:
-            return f"below {high}" if high_mark == "<" else f"at most {high}"
-        return f"between {low} and {high}" if low_mark == "<" else f"{low} to {high}"
-
-    return re.sub(r" *\[\]", "", re.sub(r"; (?=\])", "", _BOUNDS.sub(spell, text)))
-
-
-def command(*args: Any, **given: Any) -> Callable[[Callable[..., Any]], Command]:
-    """A decorator: `click.command` with `Command`."""
-    return click.command(*args, cls=Command, **given)
-
-
-def refuse_unknown(ctx: click.Context, name: str, commands: Collection[str]) -> None:
-    """Raise UsageError for a command that there is not, naming those that are spelt alike."""
-    if name in commands or name.startswith("-"):
-        return
-    alike = difflib.get_close_matches(name.lower().replace("_", "-"), commands, n=2, cutoff=0.7)
-    hint = f" Did you mean {' or '.join(alike)}?" if alike else f" There are {', '.join(commands)}."
-    raise click.UsageError(f"There is no command {name!r}.{hint}", ctx)

@@ -48,26 +48,13 @@ def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
 @click.option("--cores", type=click.IntRange(1), help="How many cores a worker has. [default: as many as this machine]")
 @options.backbone_option
 @options.weights_option
-@click.option(
-    "--views",
-    type=click.IntRange(0, 65534),
-    default=4,
-    show_default=True,
-    help="How many augmented views (K) each training image gets.",
-)
-@click.option(
-    "--val-views",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="How many augmented views each val or test image gets.",
-)
-@options.augment_option
-@options.image_size_option
+@options.views_option
+@options.val_views_option
+@options.view_options
 @options.label_column_option
 @options.skip_missing_option
 @options.value_range_option
-@click.option("--layers", default="penultimate", show_default=True, help="Which layers to keep, as in `extract`.")
+@options.layers_option
 @options.device_option
 @options.precision_option("auto")
 @options.engine_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featcache_cli import options
-from featcache_cli.options import refuse_unknown
+from featcache_cli.base import Command, refuse_unknown
 from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _save(figure: DrawFigure, out: str, dark: bool, as_json: bool) -> None:
     options.print_json({"picture": str(path)}) if as_json else click.echo(safe(str(path)))
 
 
-@command.command(cls=options.Command)
+@command.command(cls=Command)
 @click.argument("cache", type=options.PATH)
 @click.argument("data", type=options.PATH)
 @click.option(
@@ -66,7 +66,7 @@ def views(cache: str, data: str, images: int, seed: int, out: str, dark: bool, a
     _save(cache_figures.views_figure(cache, data, images, seed), out, dark, as_json)
 
 
-@command.command(cls=options.Command)
+@command.command(cls=Command)
 @click.argument("model", type=options.PATH)
 @click.argument("data", type=options.PATH)
 @click.option("--images", type=click.IntRange(1, 200), default=24, show_default=True, help="How many images to show.")
@@ -78,7 +78,7 @@ def predictions(model: str, data: str, images: int, out: str, dark: bool, as_jso
     _save(model_figures.predictions_figure(model, data, images), out, dark, as_json)
 
 
-@command.command(cls=options.Command)
+@command.command(cls=Command)
 @click.argument("model", type=options.PATH)
 @_drawn
 def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
     _save(model_figures.confusion_figure(model), out, dark, as_json)
 
 
-@command.command(cls=options.Command)
+@command.command(cls=Command)
 @click.argument("model", type=options.PATH)
 @_drawn
 def reliability(model: str, out: str, dark: bool, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def reliability(model: str, out: str, dark: bool, as_json: bool) -> None:
     _save(model_figures.reliability_figure(model), out, dark, as_json)
 
 
-@command.command(cls=options.Command)
+@command.command(cls=Command)
 @click.argument("model", type=options.PATH)
 @_drawn
 def history(model: str, out: str, dark: bool, as_json: bool) -> None:
@@ -108,7 +108,7 @@ def history(model: str, out: str, dark: bool, as_json: bool) -> None:
     _save(model_figures.history_figure(model), out, dark, as_json)
 
 
-@command.command(cls=options.Command)
+@command.command(cls=Command)
 @click.argument("report", type=options.PATH)
 @click.option(
     "--over", type=click.Choice(["views", "labels"]), help="Which curve, if REPORT has both. [default: the first]"
@@ -124,7 +124,7 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
     _save(model_figures.curve_figure(report, over), out, dark, as_json)
 
 
-@command.command("map", cls=options.Command)
+@command.command("map", cls=Command)
 @click.argument("cache", type=options.PATH)
 @click.argument("data", required=False, type=options.PATH)
 @click.option("--method", type=click.Choice(["pca", "tsne", "umap"]), default="pca", show_default=True,

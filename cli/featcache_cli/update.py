@@ -33,10 +33,10 @@ from featcache_cli import options, outputs
 @outputs.list_option
 @options.as_json
 def command(cache: str, data: str, yes: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
-    """Bring CACHE up to date with DATA: extract what is new or changed, carry over the rest, drop what is gone.
+    """Bring CACHE up to date with DATA: extract new and changed images, keep the others, drop removed ones.
 
-    Images are told by content, so renamed and relabelled ones are not extracted again. The old cache stays until the
-    new one is whole; a run that was stopped goes on where it was.
+    Images are compared by content, so renamed and relabelled ones are not extracted again. The old cache stays until
+    the new one is complete. Run the same command again to resume after an interruption.
     """
     import featcache
 

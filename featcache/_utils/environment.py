@@ -31,7 +31,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/featcache, or ~/.cache/featcache. Raises FeatcacheError where the user has no home."""
+    """$XDG_CACHE_HOME/featcache, or ~/.cache/featcache. Raises FeatcacheError if the user has no home folder."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:  # in a container, under a user number without a name
@@ -43,11 +43,11 @@ def cache_folder() -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError where a file cannot be written, before the work that makes it; nothing is left there.
+    """Raise OutputError if a file cannot be written, before the work that makes it. Nothing is created.
 
-    The folders above it need not be there yet: then it is the first one that is there that must be writable.
+    Folders above it may be missing; then the nearest existing folder must be writable.
     """
-    folder = next(place for place in path.absolute().parents if os.path.lexists(place))
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     try:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder")
@@ -58,7 +58,7 @@ def check_writable(path: Path) -> None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Highest resident memory of this process in bytes; None where the system does not tell."""
+    """Highest resident memory of this process, in bytes; None if the system does not report it."""
     try:  # Linux: getrusage would count what the parent had before this program was started
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
@@ -73,13 +73,13 @@ def peak_memory_bytes() -> int | None:
 
 
 def peak_gpu_memory_bytes() -> int | None:
-    """The most bytes of GPU memory that PyTorch has held; None where it is not imported or has no GPU."""
+    """Highest GPU memory of PyTorch, in bytes; None if PyTorch is not imported or has no GPU."""
     torch = sys.modules.get("torch")
     return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
 
 
 def machine_info() -> dict[str, Any]:
-    """Processor, cores that this process may use, system."""
+    """Name of the processor, cores that this process may use, and the system."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"processor": _processor(), "cores": cores, "system": platform.platform()}
 
@@ -94,14 +94,14 @@ def _processor() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter, without importing them."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the main packages, without importing them."""
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def keep_freed_memory() -> None:
@@ -119,7 +119,7 @@ def keep_freed_memory() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, or fewer where a container may use less of them."""
+    """Cores that this process may use, also within the limit of a container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,9 @@ from featcache.backbones.engines.select import CONVERSION_PAYS, EngineRequest, s
 from featcache.backbones.metadata_cache import BackboneMetadata, cache_path
 from featcache.backbones.probe import check_image_size, measure_dims
 from featcache.core.layer_names import ALL, LAST, STAGES
+from featcache.core.options import ViewOptions
 from featcache.core.specs import (
     PENULTIMATE,
-    Augment,
     ExtractSpec,
     Interpolation,
     Precision,
@@ -270,36 +270,35 @@ class Backbone:
         """A copy of the network with gradients, for fine-tuning."""
         return copy.deepcopy(self.module).requires_grad_(True)
 
-    def view_spec(self, *, image_size: int | None = None, **fields: Any) -> ViewSpec:
+    def view_spec(self, **options: Unpack[ViewOptions]) -> ViewSpec:
         """A ViewSpec with this network's preprocessing. For another image size the resize ratio stays the same.
+
+        Parameters
+        ----------
+        options : ViewOptions
+            An option that is None or left out has the network's own value, or the default of `ViewSpec`.
 
         Raises
         ------
         BackboneError
             The network does not take views of this size.
         """
-        size = image_size or self.image_size
+        requested = {name: value for name, value in options.items() if value is not None}
+        size = options.get("image_size") or self.image_size
         if size != self.image_size and not self._is_converted(size):
             check_image_size(self, size)
         resize = round(size * self.resize_size / self.image_size)
-        return ViewSpec(size, resize, self.interpolation, **fields)
+        fields: dict[str, Any] = {"image_size": size, "resize_size": resize, "interpolation": self.interpolation}
+        return ViewSpec(**{**fields, **requested})
 
     def extract_spec(
-        self,
-        *,
-        image_size: int | None,
-        augment: Augment,
-        seed: int,
-        views: int,
-        dtype: StorageDtype,
-        val_views: int = 0,
-        value_range: tuple[float, float] | None = None,
+        self, *, views: int, dtype: StorageDtype, val_views: int = 0, **options: Unpack[ViewOptions]
     ) -> ExtractSpec:
         """The spec of features of this network; for the parameters see `ExtractSpec` and `ViewSpec`."""
         return ExtractSpec(
             backbone=self.name,
             weights_sha256=self.weights_sha256,
-            view=self.view_spec(image_size=image_size, augment=augment, seed=seed, value_range=value_range),
+            view=self.view_spec(**options),
             mean=self.mean,
             std=self.std,
             views=views,

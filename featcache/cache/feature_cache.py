@@ -29,6 +29,7 @@ from featcache.core.layer_names import choose_layers
 from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec, is_arrays, no_network
 from featcache.data.input_notes import list_inputs, write_list
+from featcache.data.manifest import manifest_keywords
 from featcache.errors import (
     CacheDamagedError,
     CacheError,
@@ -370,9 +371,7 @@ class FeatureCache(NotebookResult):
     @property
     def split_options(self) -> dict[str, Any]:
         """How the images were split: arguments of `read_manifest`."""
-        names = {"val_fraction": "val_fraction", "split_seed": "seed", "allow_leak": "allow_leak"}
-        names |= {name: name for name in ("label_column", "skip_missing")}
-        return {name: self.provenance[key] for key, name in names.items() if key in self.provenance}
+        return manifest_keywords(self.provenance)
 
     @property
     def size_bytes(self) -> int:

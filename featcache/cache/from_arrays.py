@@ -125,9 +125,9 @@ def _samples(
 ) -> Samples:
     n = len(values)
     labels, names = _labels(y, n, classes)
-    for what, given in (("split", split), ("ids", ids), ("groups", groups)):
-        if given is not None and len(given) != n:
-            raise DataLayoutError(f"{what} has {len(given)} entries, and x has {n} rows.")
+    for what, values_of_samples in (("split", split), ("ids", ids), ("groups", groups)):
+        if values_of_samples is not None and len(values_of_samples) != n:
+            raise DataLayoutError(f"{what} has {len(values_of_samples)} entries, and x has {n} rows.")
     unlabelled = labels < 0 if labels.ndim == 1 else np.zeros(n, bool)
     keys = tuple(map(str, ids)) if ids is not None else tuple(f"{row:0{len(str(n - 1))}d}" for row in range(n))
     if len(set(keys)) != n:
@@ -135,7 +135,7 @@ def _samples(
     sha256 = np.frombuffer(b"".join(hashlib.sha256(row.tobytes()).digest() for row in values), np.uint8).reshape(n, 32)
     texts = tuple("" if group is None else str(group) for group in groups) if groups is not None else ()
     texts = texts if any(texts) else ()
-    codes = np.zeros(n, np.uint8) if split is None else np.array([split_index(str(one)) for one in split], np.uint8)
+    codes = np.zeros(n, np.uint8) if split is None else np.array([split_index(str(name)) for name in split], np.uint8)
     codes[unlabelled] = SPLITS.index(UNLABELLED)
     train = np.flatnonzero(codes == SPLITS.index("train"))
     if not len(train):
@@ -155,35 +155,35 @@ def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tupl
     """Labels as of `Samples`, and the class names, sorted."""
     if hasattr(y, "detach"):
         y = y.detach().cpu().numpy()
-    found = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) and None in y else None)
-    if len(found) != n:
-        raise DataLayoutError(f"y has {len(found)} labels, and x has {n} rows.")
-    if found.dtype.kind == "f" and np.isinf(found).any():
+    values = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) and None in y else None)
+    if len(values) != n:
+        raise DataLayoutError(f"y has {len(values)} labels, and x has {n} rows.")
+    if values.dtype.kind == "f" and np.isinf(values).any():
         raise DataLayoutError("y holds an infinite number, which names no class. NaN and -1 stand for no label.")
-    if found.ndim == 2 and found.shape[1] == 1:
+    if values.ndim == 2 and values.shape[1] == 1:
         raise DataLayoutError(
-            f"y has shape {found.shape}; give (n,): y[:, 0]. Several labels need two columns or more."
+            f"y has shape {values.shape}; give (n,): y[:, 0]. Several labels need two columns or more."
         )
-    if found.ndim == 2:
-        return _several(found, classes)
-    if found.ndim != 1:
-        raise DataLayoutError(f"y has shape {found.shape}; give (n,), or (n, c) of 0 and 1 for several labels.")
-    if classes is not None and found.dtype.kind == "f" and (np.isnan(found) | (found == np.rint(found))).all():
-        found = np.where(np.isnan(found), -1, found).astype(np.int64)  # NaN makes floats of integers
-    if classes is not None and found.dtype.kind in "iu":
-        if found.max(initial=0) >= len(classes):
-            raise DataLayoutError(f"y names class {found.max()}, and classes has {len(classes)} names.")
-        texts = [str(classes[label]) if label >= 0 else None for label in found]
+    if values.ndim == 2:
+        return _several(values, classes)
+    if values.ndim != 1:
+        raise DataLayoutError(f"y has shape {values.shape}; give (n,), or (n, c) of 0 and 1 for several labels.")
+    if classes is not None and values.dtype.kind == "f" and (np.isnan(values) | (values == np.rint(values))).all():
+        values = np.where(np.isnan(values), -1, values).astype(np.int64)  # NaN makes floats of integers
+    if classes is not None and values.dtype.kind in "iu":
+        if values.max(initial=0) >= len(classes):
+            raise DataLayoutError(f"y names class {values.max()}, and classes has {len(classes)} names.")
+        texts = [str(classes[label]) if label >= 0 else None for label in values]
     else:
-        texts = [_text(label) for label in found]
-        if classes is not None and (others := sorted({one for one in texts if one} - set(classes))):
+        texts = [_text(label) for label in values]
+        if classes is not None and (others := sorted({text for text in texts if text} - set(classes))):
             raise DataLayoutError(f"y has the class {others[0]!r}, which classes does not name.")
-    known = {one for one in texts if one is not None}
-    names = tuple(sorted(known if classes is None else set(map(str, classes))))
-    if len(known) < 2:
-        raise DataLayoutError(f"y has {len(known)} class; a classifier needs two or more.")
-    place: Mapping[str, int] = {name: number for number, name in enumerate(names)}
-    return np.array([-1 if one is None else place[one] for one in texts], np.int64), names
+    present = {text for text in texts if text is not None}
+    names = tuple(sorted(present if classes is None else set(map(str, classes))))
+    if len(present) < 2:
+        raise DataLayoutError(f"y has {len(present)} class; a classifier needs two or more.")
+    index: Mapping[str, int] = {name: number for number, name in enumerate(names)}
+    return np.array([-1 if text is None else index[text] for text in texts], np.int64), names
 
 
 def _text(label: Any) -> str | None:
@@ -207,4 +207,4 @@ def _several(labels: NDArray[Any], classes: Sequence[str] | None) -> tuple[Label
     if len(set(names)) != c:
         raise DataLayoutError(f"y has {c} columns, and classes names {len(set(names))} labels.")
     order = np.argsort(np.array(names))
-    return labels[:, order].astype(np.uint8), tuple(names[place] for place in order)
+    return labels[:, order].astype(np.uint8), tuple(names[label] for label in order)

@@ -1,4 +1,4 @@
-"""`closest_names`: the names that are close to one that does not exist."""
+"""`closest_names`: existing names that are close to a name that does not exist."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-_LEAST = 4  # letters of a text that is searched for within names
+_MIN_LENGTH = 4  # letters of a text that is searched for within names
 
 
-def closest_names(name: str, known: Iterable[str], most: int = 5, prefixes: Sequence[str] = ()) -> list[str]:
-    """Up to `most` of the known names, the best match first.
+def closest_names(name: str, existing: Iterable[str], most: int = 5, prefixes: Sequence[str] = ()) -> list[str]:
+    """Up to `most` of the existing names, the best match first.
 
     First come names that are equal but for case, spaces, - and _, then those that hold the name, the shortest first,
     then those that are spelt alike.
 
     Parameters
     ----------
-    prefixes : beginnings of known names that do not count.
+    prefixes : beginnings of existing names that do not count.
 
     Examples
     --------
@@ -25,13 +25,15 @@ def closest_names(name: str, known: Iterable[str], most: int = 5, prefixes: Sequ
     ['resnet18', 'resnet34']
     """
     plain: dict[str, list[str]] = {}
-    for one in known:
-        prefix = next((prefix for prefix in prefixes if one.startswith(prefix)), "")
-        plain.setdefault(_plain(one.removeprefix(prefix)), []).append(one)
-    wanted = _plain(name)
-    holding = sorted((one for one in plain if wanted in one), key=len) if len(wanted) >= _LEAST else []
-    close = [one for one in (wanted,) if one in plain] + holding + difflib.get_close_matches(wanted, plain, most, 0.6)
-    return [one for match in dict.fromkeys(close) for one in plain[match]][:most]
+    for item in existing:
+        prefix = next((prefix for prefix in prefixes if item.startswith(prefix)), "")
+        plain.setdefault(_plain(item.removeprefix(prefix)), []).append(item)
+    target = _plain(name)
+    holding = sorted((item for item in plain if target in item), key=len) if len(target) >= _MIN_LENGTH else []
+    close = (
+        [item for item in (target,) if item in plain] + holding + difflib.get_close_matches(target, plain, most, 0.6)
+    )
+    return [item for match in dict.fromkeys(close) for item in plain[match]][:most]
 
 
 def _plain(name: str) -> str:

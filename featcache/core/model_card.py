@@ -136,11 +136,13 @@ class ModelCard:
 
 def _thresholds(path: Path, fields: Mapping[str, Any]) -> tuple[float, ...]:
     """Those of a card; raises HeadError where they are not a number from 0 up to 1 for each of several labels."""
-    given = fields["thresholds"]
-    numbers = isinstance(given, list) and all(type(one) in (int, float) and 0 <= one < 1 for one in given)
-    if not numbers or len(given) != len(fields["classes"]) or not fields.get("multilabel", False):
-        raise HeadError(f"{path} is damaged: its thresholds are {given!r}")
-    return tuple(map(float, given))
+    thresholds = fields["thresholds"]
+    numbers = isinstance(thresholds, list) and all(
+        type(value) in (int, float) and 0 <= value < 1 for value in thresholds
+    )
+    if not numbers or len(thresholds) != len(fields["classes"]) or not fields.get("multilabel", False):
+        raise HeadError(f"{path} is damaged: its thresholds are {thresholds!r}")
+    return tuple(map(float, thresholds))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -91,8 +91,8 @@ def attach(folder: Path, files: Mapping[str, bytes | None]) -> None:
             raise HeadError(f"{folder / CARD} is not a featcache model: {error}. Train it again.") from error
         card.pop("sha256", None)
         names = {name for name, content in files.items() if content is not None}
-        kept = {name: value for name, value in _hashes(folder).items() if name not in files}
-        _swap(folder, card, names, files, kept)
+        unchanged = {name: value for name, value in _hashes(folder).items() if name not in files}
+        _swap(folder, card, names, files, unchanged)
 
 
 def _swap(
@@ -100,12 +100,12 @@ def _swap(
     card: Mapping[str, Any],
     names: set[str],
     files: Mapping[str, bytes | None],
-    kept: Mapping[str, str | None],
+    unchanged: Mapping[str, str | None],
 ) -> None:
-    """Write what is new, replace model.json, give the new files their names. kept : hashes of files that stay."""
+    """Write what is new, replace model.json, give the new files their names. unchanged : hashes of files that stay."""
     _settle(folder, files)
     try:
-        _replace(folder, card, names, files, kept)
+        _replace(folder, card, names, files, unchanged)
     except BaseException:
         _settle(folder, files)
         raise
@@ -133,13 +133,13 @@ def _replace(
     card: Mapping[str, Any],
     names: set[str],
     files: Mapping[str, bytes | None],
-    kept: Mapping[str, str | None],
+    unchanged: Mapping[str, str | None],
 ) -> None:
     for name, content in files.items():
         if content is not None:
             write_file(staged(folder, name), content)
     present = {name: _newest(folder, name) for name in names}
-    hashes = {**kept, **{name: None for name, content in files.items() if content is None}}
+    hashes = {**unchanged, **{name: None for name, content in files.items() if content is None}}
     hashes |= {name: _hash(path) for name, path in present.items() if path.exists() and name != REPORT}
     text = json.dumps({**card, "sha256": dict(sorted(hashes.items()))}, indent=1)
     write_file(folder / CARD, f"{text}\n".encode())

@@ -15,16 +15,20 @@ imports nothing heavy, because `featcache extract --help` imports it.
 from __future__ import annotations
 
 import inspect
+import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, StorageDtype
+from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, Interpolation, StorageDtype
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
+
+_DOC_WIDTH = 108
+_UNIONS = (types.UnionType, Union)  # of classes, and of a Literal
 
 PLACEHOLDER = "{options}"
 """The line of a docstring that `takes_options` replaces by one paragraph a field."""
@@ -61,6 +65,9 @@ class ViewOptions(TypedDict, total=False):
     ]
     image_size: Annotated[
         int | None, Option(None, "Side of the square image, in pixels.", none="the size that the network expects")
+    ]
+    interpolation: Annotated[
+        Interpolation | None, Option(None, "How images are resized.", none="as the network expects")
     ]
     value_range: Annotated[
         tuple[float, float] | None,
@@ -162,6 +169,10 @@ class ExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=False
     """All options of an extraction."""
 
 
+class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+    """Options of a training that runs the network on images, which an extraction has as well."""
+
+
 @dataclass(frozen=True)
 class Field:
     """An option with its name and its type."""
@@ -172,8 +183,9 @@ class Field:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a Literal; empty for other types."""
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
+        """The values of a Literal, or of a Literal or None; empty for other types."""
+        kinds = get_args(self.type) if get_origin(self.type) in _UNIONS else (self.type,)
+        return tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
 
     @property
     def parameter(self) -> inspect.Parameter:
@@ -183,9 +195,9 @@ class Field:
 
     def paragraph(self) -> str:
         """The parameter in a NumPy docstring, without indentation."""
-        default = f"default {self.option.default!r}"
         none = f" None: {self.option.none}." if self.option.none else ""
-        return f"{self.name} : {_type_name(self.type)}, {default}\n    {self.option.description}{none}"
+        lines = textwrap.wrap(self.option.description + none, _DOC_WIDTH)
+        return "\n    ".join([f"{self.name} : {_type_name(self.type)}, default {self.option.default!r}", *lines])
 
 
 def fields_of(kind: type[Any]) -> Mapping[str, Field]:
@@ -260,7 +272,7 @@ def _type_name(kind: Any) -> str:
     """A type as NumPy docstrings write it."""
     if get_origin(kind) is Literal:
         return "{" + ", ".join(repr(value) for value in get_args(kind)) + "}"
-    if isinstance(kind, types.UnionType):
+    if get_origin(kind) in _UNIONS:
         return " or ".join(_type_name(part) for part in get_args(kind))
     if kind is type(None):
         return "None"

@@ -100,7 +100,9 @@ def choose_thresholds(
     return thresholds, unknown
 
 
-def check_thresholds(given: Thresholds | None, classes: Sequence[str]) -> NDArray[np.float64] | Literal["f1"] | None:
+def check_thresholds(
+    requested: Thresholds | None, classes: Sequence[str]
+) -> NDArray[np.float64] | Literal["f1"] | None:
     """What a user asked for, as one number a label where it is numbers; labels that are not named get 0.5.
 
     Raises
@@ -108,11 +110,11 @@ def check_thresholds(given: Thresholds | None, classes: Sequence[str]) -> NDArra
     HeadError
         No such label, or a number that is not a probability above which something can lie.
     """
-    if given is None or isinstance(given, str):
-        if given not in (None, "f1"):
-            raise HeadError(f"thresholds is {given!r}; give 'f1', a number, or a number for each label by its name")
-        return given
-    named = dict(given) if isinstance(given, Mapping) else dict.fromkeys(classes, given)
+    if requested is None or isinstance(requested, str):
+        if requested not in (None, "f1"):
+            raise HeadError(f"thresholds is {requested!r}; give 'f1', a number, or a number for each label by its name")
+        return requested
+    named = dict(requested) if isinstance(requested, Mapping) else dict.fromkeys(classes, requested)
     unknown = [name for name in named if name not in classes]
     if unknown:
         raise HeadError(f"thresholds names {unknown[0]!r}; the labels are {', '.join(classes)}")

@@ -1,14 +1,14 @@
-"""`RayExtractor`: from images to features, on the machines of a Ray cluster.
+"""`RayExtractor`: from images to features, on the nodes of a Ray cluster.
 
-Each machine has workers, actors that hold the network. They are given blocks of images and send features back as they
-come, in the numbers that are stored; this machine writes them, as if it had made them, into the one cache in the
-making. So whoever is killed, what has come stays, and the same command, with any other machines or none, goes on.
+Each node runs workers, actors that hold the network. The driver sends them blocks of images and receives features in
+the storage type, which it writes into the one cache. If a worker, a node or the driver is killed, only the blocks in
+progress are lost; the same command resumes, with any number of nodes.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -16,238 +16,240 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.core import ray_cluster
-from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, RayCluster, failure_reason, unwrap_ray_error
+from featcache._utils.monitor import Monitor
+from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, unwrap_ray_error
+from featcache.core.worker_pool import Worker, WorkerPool
 from featcache.data.manifest import Manifest
 from featcache.errors import ClusterError, RemoteIOError
-from featcache.extraction.extractor import Extracted, Views, like_each_other
-from featcache.extraction.ray_worker import ExtractionWorker, WorkerConfig, WorkerInfo
+from featcache.extraction.extractor import Extracted, ViewCounts, group_by_views
+from featcache.extraction.plan import ExtractionRequest, ExtractorInfo
+from featcache.extraction.ray_worker import BlockReport, ExtractionWorker, ProbeImage
 
-_LEAST, _FIRST, _MOST = 16, 64, 8192  # images a block
-_SECONDS = 5.0  # that a block should take: for less, workers would wait too often; for more, the last one is waited for
-_AHEAD = 2  # blocks that a worker has
-_TICK = 1.0  # seconds between looks at the machines
+_MIN_BLOCK, _FIRST_BLOCK, _MAX_BLOCK = 16, 64, 8192  # images
+_BLOCK_S = 5.0  # duration of a block: shorter ones leave workers idle, longer ones delay the end
+_BLOCKS_AHEAD = 2  # blocks that a worker has
+_WAIT_S = 1.0  # between two looks at the nodes
 
 
 @dataclass
-class _Job:
-    """A block that a worker has.
+class _Queued:
+    """Images that no worker has.
 
-    rows : shape (b,), int64, ascending, of the manifest. left : shape (b,), bool: has not come yet. deaths : workers
-    that died over these images. stream : what comes of it. since : when it became the worker's first.
+    rows : ndarray, shape (b,), int64, ascending, of the manifest. failures : workers that failed over them.
     """
 
     rows: NDArray[np.int64]
-    left: NDArray[np.bool_]
-    deaths: int
-    stream: Any
-    since: float
+    failures: int = 0
 
 
 @dataclass
-class _Worker:
-    """node : the machine's id in Ray. offer : a reference until it has come, then None. size : images a block."""
+class _Block:
+    """Images that a worker has.
 
-    actor: Any
-    node: str
-    offer: Any
-    size: int = _FIRST
-    jobs: deque[_Job] = field(default_factory=deque)
+    rows : ndarray, shape (b,), int64, ascending, of the manifest. missing : ndarray, shape (b,), bool. failures :
+    workers that failed over these images. stream : references to messages. started : when it became the worker's first.
+    """
+
+    rows: NDArray[np.int64]
+    missing: NDArray[np.bool_]
+    failures: int
+    stream: Any
+    started: float
+
+
+@dataclass(eq=False)
+class _Assignment:
+    """What a worker has to do.
+
+    info : reference to its ExtractorInfo, until that has come. block_size : images a block.
+    """
+
+    worker: Worker
+    info: Any
+    block_size: int = _FIRST_BLOCK
+    blocks: deque[_Block] = field(default_factory=deque)
 
     @property
-    def next(self) -> Any:
-        """What comes next of it, if anything."""
-        return self.offer if self.offer is not None else self.jobs[0].stream if self.jobs else None
+    def next_reference(self) -> Any:
+        """Reference to its next message, or its stream of messages; None where it has no work."""
+        return self.info if self.info is not None else self.blocks[0].stream if self.blocks else None
 
 
 class RayExtractor:
-    """On many machines; see `Extractor`. on_note : called with what became of a worker that died.
+    """Extracts on the nodes of a cluster; see `Extractor`.
 
     Raises
     ------
-    MissingExtraError. ClusterError : no such cluster, no machine of it that will do, or they do not agree.
+    MissingExtraError
+        Ray is not installed.
+    ClusterError
+        There is no such cluster, no node of it is suitable, or the nodes would compute different features.
     """
 
-    def __init__(
-        self, manifest: Manifest, cluster: Cluster, order: WorkerConfig, on_note: Callable[[str], None] | None = None
-    ) -> None:
-        self._machines = RayCluster(cluster)
-        self._ray, self._manifest, self._order = self._machines.ray, manifest, order
+    def __init__(self, manifest: Manifest, request: ExtractionRequest, cluster: Cluster, monitor: Monitor) -> None:
+        self.manifest, self._request, self._monitor = manifest, request, monitor
         self.skipped: dict[int, str] = {}
         self.remarks: dict[int, str] = {}
-        self._on_note = on_note
-        self._workers: list[_Worker] = []
-        self._lost: dict[str, int] = {}  # machine -> workers that died there in a row
-        self._why = ""  # the last worker that was lost died
-        self._looked = 0.0
-        self._known = _an_image(manifest)
+        self._assignments: list[_Assignment] = []
+        self._queue: deque[_Queued] = deque()
+        self._probe = _readable_image(manifest)
+        self._pool = WorkerPool(cluster, ExtractionWorker, concurrency=_BLOCKS_AHEAD)
+        self._ray = self._pool.ray
         try:
-            self._hire()
-            self._offer = self._first_offer()
+            self._start_workers()
+            self._info = self._first_info()
         except BaseException:
             self.close()
             raise
-        self.spec, self.dims = self._offer.spec, self._offer.dims
-        self.device_name, self.precision = self._offer.device_name, self._offer.precision
-        self.note = self._offer.note
 
-    def begin(self, wanted: Views) -> None:
-        """See `Extractor`: the workers have prepared themselves."""
+    @property
+    def info(self) -> ExtractorInfo:
+        """See `Extractor`: that of the first worker."""
+        return self._info
 
-    def describe(self) -> dict[str, Any]:
-        """See `Extractor`: of the first machine."""
-        return self._offer.provenance
+    def begin(self, expected_views: ViewCounts) -> None:
+        """See `Extractor`. The workers have prepared themselves."""
 
-    def extract(self, wanted: Views, done: Views) -> Iterator[Extracted]:
-        """See `Extractor`. Raises ClusterError where no machine is left, or where workers die over the same images."""
-        for rows, numbers in like_each_other(wanted, done):
-            yield from self._extract(rows, numbers)
+    def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:
+        """See `Extractor`. Raises ClusterError where no node is left, or where workers fail over the same images."""
+        for rows, views in group_by_views(expected_views, views_done):
+            self._queue.append(_Queued(rows))
+            while self._queue or any(assignment.blocks for assignment in self._assignments):
+                self._start_workers()
+                self._schedule(views)
+                yield from self._next_features()
 
     def close(self) -> None:
         """See `Extractor`."""
-        for worker in self._workers:
-            self._machines.stop_worker(worker.actor)
-        self._workers = []
-        self._machines.close()
+        self._assignments = []
+        self._pool.close()
 
-    def _extract(self, rows: NDArray[np.int64], numbers: range) -> Iterator[Extracted]:
-        """Views `numbers` of these rows."""
-        todo = deque([(rows, 0)])
-        while todo or any(worker.jobs for worker in self._workers):
-            self._hire()
-            self._assign(todo, numbers)
-            by_thing = {worker.next: worker for worker in self._workers if worker.next is not None}
-            ready, _ = self._ray.wait(list(by_thing), timeout=_TICK)
-            for thing in ready:
-                worker = by_thing[thing]
-                try:
-                    piece = self._take(worker)
-                except self._ray.exceptions.RayTaskError as error:
-                    raise unwrap_ray_error(error) from None
-                except self._ray.exceptions.RayError as error:
-                    self._bury(worker, todo, error)
-                    continue
-                if piece:
-                    job = worker.jobs[0]
-                    job.left[piece.rows] = False
-                    yield piece._replace(rows=job.rows[piece.rows])
+    def _next_features(self) -> Iterator[Extracted]:
+        """Wait a moment for messages of the workers, and yield the features among them."""
+        references = {each.next_reference: each for each in self._assignments if each.next_reference is not None}
+        ready, _ = self._ray.wait(list(references), timeout=_WAIT_S)
+        for reference in ready:
+            assignment = references[reference]
+            try:
+                chunk = self._receive(assignment)
+            except self._ray.exceptions.RayTaskError as error:
+                raise unwrap_ray_error(error) from None
+            except self._ray.exceptions.RayError as error:
+                self._handle_failure(assignment, error)
+                continue
+            if chunk:
+                block = assignment.blocks[0]
+                block.missing[chunk.rows] = False
+                yield chunk._replace(rows=block.rows[chunk.rows])
 
-    def _assign(self, todo: deque[tuple[NDArray[np.int64], int]], numbers: range) -> None:
-        """Give blocks to the workers that have too few; small ones towards the end, so that none is waited for long."""
-        workers = [worker for worker in self._workers if worker.offer is None]
-        for worker in sorted(workers, key=lambda one: len(one.jobs)):
-            while todo and len(worker.jobs) < _AHEAD:
-                share = sum(len(rows) for rows, _ in todo) // (2 * len(workers) if len(workers) > 1 else 1)
-                rows, deaths = todo.popleft()
-                size = min(worker.size, max(_LEAST, share))
-                if size < len(rows):
-                    todo.appendleft((rows[size:], deaths))
-                rows = rows[:size]
-                samples = self._manifest.samples.take(rows)
-                part = Manifest(self._manifest.source.subset(samples.ids), samples, {})
-                wanted, done = (np.full(len(rows), number) for number in (numbers.stop, numbers.start))
-                stream = worker.actor.extract.options(num_returns="streaming").remote(part, wanted, done)
-                worker.jobs.append(_Job(rows, np.ones(len(rows), bool), deaths, stream, monotonic()))
+    def _schedule(self, views: range) -> None:
+        """Give blocks to workers that have too few; small ones towards the end, so that all workers end together."""
+        assignments = [assignment for assignment in self._assignments if assignment.info is None]
+        for assignment in sorted(assignments, key=lambda each: len(each.blocks)):
+            while self._queue and len(assignment.blocks) < _BLOCKS_AHEAD:
+                queued = sum(len(each.rows) for each in self._queue)
+                fair = queued // (2 * len(assignments) if len(assignments) > 1 else 1)
+                first = self._queue.popleft()
+                size = min(assignment.block_size, max(_MIN_BLOCK, fair))
+                if size < len(first.rows):
+                    self._queue.appendleft(_Queued(first.rows[size:], first.failures))
+                assignment.blocks.append(self._send(assignment.worker, first.rows[:size], first.failures, views))
 
-    def _take(self, worker: _Worker) -> Extracted | None:
-        """What has come of a worker, if it is features."""
-        if worker.offer is not None:
-            self._agree(self._ray.get(worker.offer))
-            worker.offer, self._lost[worker.node] = None, 0
+    def _send(self, worker: Worker, rows: NDArray[np.int64], failures: int, views: range) -> _Block:
+        """Let a worker extract these views of the rows."""
+        samples = self.manifest.samples.take(rows)
+        images = Manifest(self.manifest.source.subset(samples.ids), samples, {})
+        expected_views, views_done = (np.full(len(rows), count) for count in (views.stop, views.start))
+        stream = worker.actor.extract.options(num_returns="streaming").remote(images, expected_views, views_done)
+        return _Block(rows, np.ones(len(rows), bool), failures, stream, monotonic())
+
+    def _receive(self, assignment: _Assignment) -> Extracted | None:
+        """Take the next message of a worker; returns it where it holds features."""
+        if assignment.info is not None:
+            self._check_spec(self._ray.get(assignment.info))
+            assignment.info = None
+            self._pool.confirm(assignment.worker)
             return None
-        job = worker.jobs[0]
+        block = assignment.blocks[0]
         try:
-            found = self._ray.get(next(job.stream))
+            message: Extracted | BlockReport = self._ray.get(next(block.stream))
         except StopIteration:
-            worker.jobs.popleft()
-            if worker.jobs:
-                worker.jobs[0].since = monotonic()
+            assignment.blocks.popleft()
+            if assignment.blocks:
+                assignment.blocks[0].started = monotonic()
             return None
-        if isinstance(found, Extracted):
-            return found
-        for mine, theirs in ((self.skipped, found.skipped), (self.remarks, found.remarks)):  # the last that comes of it
-            mine.update({int(job.rows[row]): text for row, text in theirs.items()})
-        job.left[:] = False
-        if monotonic() - job.since < _SECONDS:
-            worker.size = min(_MOST, 2 * worker.size)
+        if isinstance(message, Extracted):
+            return message
+        self.skipped.update({int(block.rows[row]): reason for row, reason in message.skipped.items()})
+        self.remarks.update({int(block.rows[row]): remark for row, remark in message.remarks.items()})
+        block.missing[:] = False
+        if monotonic() - block.started < _BLOCK_S:
+            assignment.block_size = min(_MAX_BLOCK, 2 * assignment.block_size)
         return None
 
-    def _bury(self, worker: _Worker, todo: deque[tuple[NDArray[np.int64], int]], error: Exception) -> None:
-        """A worker has died: what it had goes back, in halves, so that an image that kills is found."""
-        self._workers.remove(worker)
-        reason = failure_reason(error)
-        if not self._why or "died unexpectedly" not in reason:  # as Ray says where the reason came too late
-            self._why = reason
-        self._lost[worker.node] = self._lost.get(worker.node, 0) + 1
-        for job in worker.jobs:  # both were under way: either may be at fault
-            job.deaths += 1
-        if suspects := [job.rows[job.left] for job in worker.jobs if job.deaths == MAX_WORKER_FAILURES]:
-            rows, ids = np.concatenate(suspects), self._manifest.samples.ids
+    def _handle_failure(self, assignment: _Assignment, error: Exception) -> None:
+        """Queue the images of a failed worker again, in halves, so that an image that kills workers is isolated."""
+        self._assignments.remove(assignment)
+        reason = self._pool.handle_failure(assignment.worker, error)
+        for block in assignment.blocks:  # both were in progress: either may be the cause
+            block.failures += 1
+        suspects = [block.rows[block.missing] for block in assignment.blocks if block.failures == MAX_WORKER_FAILURES]
+        if suspects:
+            rows, ids = np.concatenate(suspects), self.manifest.samples.ids
             raise ClusterError(
                 f"{MAX_WORKER_FAILURES} workers died, the last over {len(rows)} images from {ids[rows[0]]} to "
-                f"{ids[rows[-1]]}: "
-                f"{self._why}. What was extracted is kept. See whether one of these images is at fault, or "
-                "whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
+                f"{ids[rows[-1]]}: {reason}. What was extracted is kept. See whether one of these images is at fault, "
+                "or whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
             ) from error
-        if self._on_note:
-            lost = sum(int(job.left.sum()) for job in worker.jobs)
-            self._on_note(f"a worker died ({self._why.rstrip('.')}); others go on with the {lost} images that it had")
-        for job in worker.jobs:
-            rows = job.rows[job.left]
-            half = -(-len(rows) // 2)
-            todo.extend((some, job.deaths) for some in (rows[:half], rows[half:]) if len(some))
+        lost = sum(int(block.missing.sum()) for block in assignment.blocks)
+        self._monitor.note(f"a worker died ({reason.rstrip('.')}); others go on with the {lost} images that it had")
+        for block in assignment.blocks:
+            rows = block.rows[block.missing]
+            middle = -(-len(rows) // 2)
+            self._queue.extend(_Queued(half, block.failures) for half in (rows[:middle], rows[middle:]) if len(half))
 
-    def _hire(self) -> None:
-        """See which machines there are, and have as many workers on each as it has room for."""
-        if monotonic() - self._looked < _TICK:
-            return
-        self._looked = monotonic()
-        lost = [name for name, deaths in self._lost.items() if deaths >= MAX_WORKER_FAILURES]
-        there = self._machines.available_nodes(lost, self._why)
-        total = sum(workers for workers, _ in there.values())
-        for name, (workers, cores) in there.items():
-            for _ in range(workers - sum(worker.node == name for worker in self._workers)):
-                hired = self._machines.start_worker(ExtractionWorker, name, cores, _AHEAD)
-                order = replace(self._order, workers=self._order.workers or cores)
-                views = len(self._manifest.samples) * (1 + self._order.spec["views"]) // total
-                self._workers.append(_Worker(hired, name, hired.prepare.remote(order, views, self._known)))
+    def _start_workers(self) -> None:
+        """Start workers on nodes that have room, and let them load the network."""
+        options = self._request.options
+        for worker in self._pool.start_workers(_WAIT_S):
+            request = replace(self._request, options={**options, "workers": options["workers"] or worker.cores})
+            views = len(self.manifest.samples) * (1 + options["views"]) // self._pool.total
+            self._assignments.append(_Assignment(worker, worker.actor.warm_up.remote(request, views, self._probe)))
 
-    def _first_offer(self) -> WorkerInfo:
-        """What the first worker that is ready would do."""
-        asked, told = monotonic(), False
+    def _first_info(self) -> ExtractorInfo:
+        """Wait for the first worker that is ready."""
+        self._pool.note_if_waiting([assignment.info for assignment in self._assignments], self._monitor.note)
         while True:
-            if self._on_note and not told and monotonic() - asked > ray_cluster.STARTUP_WARNING_S:
-                told = True
-                self._on_note(ray_cluster.WAITING_MESSAGE)
-            by_thing = {worker.offer: worker for worker in self._workers}
-            ready, _ = self._ray.wait(list(by_thing), timeout=_TICK)
-            for thing in ready:
+            references = {assignment.info: assignment for assignment in self._assignments}
+            ready, _ = self._ray.wait(list(references), timeout=_WAIT_S)
+            for reference in ready:
                 try:
-                    offer: WorkerInfo = self._ray.get(thing)
-                    return offer
+                    info: ExtractorInfo = self._ray.get(reference)
+                    return info
                 except self._ray.exceptions.RayTaskError as error:
                     raise unwrap_ray_error(error) from None
                 except self._ray.exceptions.RayError as error:
-                    self._bury(by_thing[thing], deque(), error)
-            self._hire()
+                    self._handle_failure(references[reference], error)
+            self._start_workers()
 
-    def _agree(self, offer: WorkerInfo) -> None:
-        """Raise ClusterError where a machine would make other features than the first one."""
-        if fields := self._offer.spec.differences(offer.spec):
-            told = "; ".join(f"{name}={here} and {there}" for name, here, there in fields)
+    def _check_spec(self, info: ExtractorInfo) -> None:
+        """Raise ClusterError where a worker would compute other features than the first one."""
+        if fields := self._info.spec.differences(info.spec):
+            differing = "; ".join(f"{name}={first} and {other}" for name, first, other in fields)
             raise ClusterError(
-                f"{self._offer.host} and {offer.host} would make different features: {told}. Let all "
-                "machines do the same, with --precision and --device, or use machines of one kind."
+                f"{self._info.provenance['host']} and {info.provenance['host']} would make different features: "
+                f"{differing}. Let all machines do the same, with --precision and --device, or use machines of one "
+                "kind."
             )
 
 
-def _an_image(manifest: Manifest) -> tuple[Manifest, bytes] | None:
-    """One that this machine can read, alone in a manifest, and its bytes."""
-    for row in range(min(_LEAST, len(manifest.samples))):
+def _readable_image(manifest: Manifest) -> ProbeImage | None:
+    """One of the first images that this machine can read; None where it can read none."""
+    for row in range(min(_MIN_BLOCK, len(manifest.samples))):
         samples = manifest.samples.take(np.array([row]))
-        one = Manifest(manifest.source.subset(samples.ids), samples, {})
+        image = Manifest(manifest.source.subset(samples.ids), samples, {})
         try:
-            return one, one.read(0)
+            return ProbeImage(image, image.read(0))
         except RemoteIOError:
             raise
         except OSError:

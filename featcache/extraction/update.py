@@ -1,279 +1,287 @@
-"""`update`: bring a cache up to date with its images; what it holds already is carried over, not extracted again."""
+"""`update` and `repair`: extract what a cache lacks, and copy what it holds."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.formatting import human_bytes, printable
-from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.results import NotebookResult
-from featcache._utils.timing import PhaseTimer
+from featcache._utils.monitor import Monitor
+from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import EngineName
-from featcache.backbones.load import load_backbone_of
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
-from featcache.core.data_summary import DataSummary
+from featcache.core.options import RuntimeOptions, takes_options
 from featcache.core.samples import Samples
-from featcache.core.specs import MAX_PIXELS, ExtractSpec
-from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
+from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheDamagedError, CacheMismatchError
-from featcache.extraction.estimate import Estimate, measure
-from featcache.extraction.extract import fill, named, refuse_unreadable, unread_note
+from featcache.extraction.estimate import measure
 from featcache.extraction.extractor import LocalExtractor
+from featcache.extraction.fill import fill_cache, reject_unreadable
+from featcache.extraction.plan import ExtractionPlan, load_cache_backbone
+from featcache.extraction.results import Update, with_ids
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Machine(TypedDict, total=False):
-    """What decides how fast features are made, not their values, and what is called on the way: as in `extract`.
+@dataclass(frozen=True)
+class UpdatePlan:
+    """The cache to write, and where its features come from.
 
-    backbone : the network, where it is the user's own, see `load_backbone_of`.
+    Parameters
+    ----------
+    old : FeatureCache
+    spec : ExtractSpec
+        Of the new cache.
+    samples : Samples
+        Of the new cache.
+    manifest : Manifest
+        Where the files of these samples are now, in the same order.
+    matches : RowMatches
+        Rows of the old cache that the new one takes over.
     """
 
-    batch_size: int | None
-    workers: int | None
-    device: str
-    engine: EngineName
-    max_pixels: int
-    strict: bool
-    progress: ProgressOption
-    on_note: Callable[[str], None] | None
-    backbone: Backbone | nn.Module | None
-
-
-@dataclass(frozen=True, repr=False)
-class Update(NotebookResult):
-    """What `update` or `repair` did, or would do.
-
-    changes : ids by kind of change, see `Samples.changes`. damaged : ids of rows without their checksum.
-    problem : of the old cache's marks of what is there. views : K before and after. carried : images whose features
-    are taken over. extracted : images that went through the network, in shown views. ignored, conflicts, skipped : as
-    in `Extraction`. cache : the new cache; None in a dry run. estimate : of a dry run that would extract.
-    note : what the user should know of the network's engine. data : what was understood of the data, by `update`.
-    remarks : pairs (id, what is odd about the image), of those extracted by this call.
-    unread : ids of images that cannot be read now, and whose features are kept. loss : images whose features are
-    dropped.
-    """
-
-    path: Path
-    damaged: list[str]
-    problem: str
-    views: tuple[int, int]
-    carried: int
-    skipped: list[tuple[str, str]]
-    changes: dict[str, list[str]] = field(default_factory=dict)
-    ignored: dict[str, int] = field(default_factory=dict)
-    conflicts: list[tuple[str, str]] = field(default_factory=list)
-    extracted: int = 0
-    shown: int = 0
-    cache: FeatureCache | None = None
-    estimate: Estimate | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    note: str = ""
-    remarks: list[tuple[str, str]] = field(default_factory=list)
-    data: DataSummary | None = None
-    unread: list[str] = field(default_factory=list)
-    loss: Loss = field(default_factory=lambda: Loss(0, 0))
-
-    def write_list(self, path: str | os.PathLike[str]) -> None:
-        """All changed, damaged and skipped images and conflicts as CSV; whole or not at all."""
-        changes = {**self.changes, **({"damaged": self.damaged} if self.damaged else {})}
-        write_list(path, list_inputs(self.conflicts, self.skipped, changes, self.remarks))
+    old: FeatureCache
+    spec: ExtractSpec
+    samples: Samples
+    manifest: Manifest
+    matches: RowMatches
 
     @property
-    def nothing(self) -> bool:
-        """Whether the cache was up to date."""
-        return not (self.changes or self.damaged or self.problem) and self.views[0] == self.views[1]
+    def missing(self) -> NDArray[np.integer[Any]]:
+        """Number of views of each row to extract."""
+        return expected_views(self.spec, self.samples) - self.matches.views
 
-    def __str__(self) -> str:
-        """For people."""
-        if self.nothing:
-            return "\n".join([f"{self.path} is up to date", *self._notes()])
-        lines = [f"{len(names)} {kind} (for example {printable(names[0])})" for kind, names in self.changes.items()]
-        lines += [f"{len(self.damaged)} damaged (for example {printable(self.damaged[0])})"] if self.damaged else []
-        lines += [f"damaged: {self.problem}"] if self.problem else []
-        lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
-        will = "would be " if self.cache is None else ""
-        lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
-        lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
-        lines += [*self._notes(), *remark_notes(self.remarks)]
-        if self.cache:
-            lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
-        return "\n".join(lines)
+    def load(
+        self, weights: str | None, backbone: Backbone | nn.Module | None, runtime: RuntimeOptions
+    ) -> ExtractionPlan | None:
+        """The network of the cache on its engine; None where nothing is to be extracted."""
+        views = int(self.missing.sum())
+        if not views:
+            return None
+        network = load_cache_backbone(self.old, weights, runtime["device"], backbone)
+        engine = str(self.old.provenance.get("engine", ""))
+        return ExtractionPlan(network, self.spec, runtime, engine).select_engine(views)
 
-    def _notes(self) -> list[str]:
-        """Of images that are not used."""
-        notes = [f"{self.loss}, would be dropped: this needs --yes"] if not self.cache and self.loss.is_large else []
-        notes += [unread_note(self.unread)] if self.unread else []
-        notes += input_notes(self.ignored, self.conflicts, self.skipped)
-        missing = self.cache.summary().missing if self.cache else ""
-        return [*notes, missing] if missing else notes
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "cache": str(self.path),
-            "changes": self.changes,
-            "damaged": self.damaged,
-            "problem": self.problem,
-            "views": list(self.views),
-            "carried": self.carried,
-            "extracted": self.extracted,
-            "shown": self.shown,
-            "dry_run": self.cache is None and not self.nothing,
-            "ignored": self.ignored,
-            "conflicts": [list(pair) for pair in self.conflicts],
-            "estimate": self.estimate.to_dict() if self.estimate else None,
-            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
-            "unread": self.unread,
-            "dropped": self.loss.lost,
-            "seconds": self.seconds,
-            "note": self.note,
-            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
-            "data": self.data.to_dict() if self.data else None,
-        }
+    def provenance(self, extraction: ExtractionPlan | None) -> dict[str, Any]:
+        """That of the new cache."""
+        provenance = {**self.old.provenance, **(extraction.info().provenance if extraction else {})}
+        if self.samples is self.manifest.samples:  # a repair leaves the split unchanged
+            provenance.pop("val_is_held_out", None)
+            provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
+        return provenance
 
 
+@takes_options(RuntimeOptions)
 def update(
     path: str | os.PathLike[str],
     data: str | os.PathLike[str],
     *,
     views: int | None = None,
     weights: str | None = None,
+    backbone: Backbone | nn.Module | None = None,
     allow_leak: bool | None = None,
     label_column: str | None = None,
     skip_missing: bool | None = None,
     retry: bool = False,
+    strict: bool = False,
     dry_run: bool = False,
     allow_loss: bool | Callable[[str], bool] = False,
-    **machine: Unpack[Machine],
+    progress: ProgressOption = None,
+    on_note: Callable[[str], None] | None = None,
+    **runtime: Unpack[RuntimeOptions],
 ) -> Update:
-    """Make a cache that fits `data` now, and put it in the place of the old one.
+    """Bring the cache `path` up to date with `data`.
 
-    New and changed images, told by content, are extracted; removed ones are dropped; renamed, relabelled and
-    moved ones are carried over; of more views only the missing ones are extracted. Damaged rows are extracted
-    again. Until the new cache is whole the old one stays; a run that was killed goes on.
+    Images are compared by content. New and changed images are extracted, removed ones are dropped, renamed and
+    relabelled ones keep their features. Damaged rows are extracted again. The old cache stays until the new one is
+    complete; an interrupted call resumes when it is repeated.
 
     Parameters
     ----------
-    views : K; None keeps it. weights : where the network's weights lie now, if they have moved.
-    allow_leak, label_column, skip_missing : see `read_manifest`; None does as the cache was made.
-    retry : try skipped images again, though nothing has changed.
-    dry_run : change nothing; say what would be done, and measure what it would cost.
-    allow_loss : bool or callable, default False. Whether to go on where the features of more than a quarter of the
-        images would be dropped, as of a wrong folder; a callable is asked, with what would be dropped.
-    machine : see `Machine`; all that decides a feature is the cache's own.
+    path : str or path
+        The cache.
+    data : str or path
+        Labelled images, see `read_manifest`.
+    views : int or None, default None
+        Number of augmented views (K) of each training image. None: as before.
+    weights : str or None, default None
+        Where the weights of the network are now. None: where they were.
+    backbone : Backbone, nn.Module or None, default None
+        The network itself, where featcache cannot load it by name.
+    allow_leak, label_column, skip_missing : default None
+        See `read_manifest`. None: as the cache was made.
+    retry : bool, default False
+        Try again to read skipped images, although nothing has changed.
+    strict : bool, default False
+        Stop at the first unreadable image instead of skipping and listing it.
+    dry_run : bool, default False
+        Change nothing; report what would be done and measure what it would cost.
+    allow_loss : bool or callable, default False
+        Whether to continue where the features of more than a quarter of the images would be dropped, as with a wrong
+        folder. A callable is called with a question and returns the answer.
+    progress : callable, bool or None, default None
+        Called as progress(step, done, total); True shows a bar.
+    on_note : callable or None, default None
+        Called with one line of text: how the data was read, and what was dropped of an unfinished call.
+    {options}
+
+    Returns
+    -------
+    Update
 
     Raises
     ------
-    CacheError, ImageError, BackboneError
-    CacheMismatchError : of more than a quarter of the images the features would be dropped, see `allow_loss`.
+    CacheMismatchError
+        Too many features would be dropped, see `allow_loss`; or the weights of the network have changed.
+    CacheError
+        The cache is damaged beyond repair, or another process writes it.
+    ImageError
+        The folder or the manifest is not valid, or an image cannot be read with `strict`.
+    BackboneError
+        The network or its weights cannot be loaded.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> print(featcache.update("cache.h5", "photos"))  # doctest: +SKIP
+    cache.h5 is up to date
     """
-    watch, progress = PhaseTimer(), as_callback(machine.get("progress"))
-    machine["progress"] = progress  # one bar for all steps
+    monitor = Monitor(progress, on_note)
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("updating from images")
     changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
-    options = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
-    with watch.phase("hash"):
-        manifest = read_manifest(data, **options, progress=progress)
-    understood = manifest.summary()
-    if on_note := machine.get("on_note"):
-        on_note(str(understood))
+    split = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
+    with monitor.phase("hash"):
+        manifest = read_manifest(data, **split, progress=monitor.progress)
+    summary = manifest.summary()
+    monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)
     loss = Loss.between(old, manifest.samples)
     if loss.is_large and not dry_run:
         _confirm(old, loss, os.fspath(data), allow_loss)
     spec = replace(old.spec, views=old.spec.views if views is None else views)
-    damaged = _damaged(old, watch, progress)
-    origins = match_rows(old, manifest.samples, expected_views(spec, manifest.samples), damaged)
-    result = Update(
-        path=old.path,
+    damaged = _damaged(old, monitor)
+    matches = match_rows(old, manifest.samples, expected_views(spec, manifest.samples), damaged)
+    plan = UpdatePlan(old, spec, manifest.samples, manifest, matches)
+    result = replace(
+        _compare(old, spec, matches, damaged),
         changes=old.samples.changes(manifest.samples),
-        damaged=[old.samples.ids[row] for row in damaged],
-        problem=old.problem,
-        views=(old.spec.views, spec.views),
-        carried=int(np.count_nonzero(origins.views)),
         ignored=manifest.ignored,
         conflicts=manifest.conflicts(),
-        skipped=old.skipped,
-        data=understood,
+        data=summary,
         unread=unread,
         loss=loss,
     )
     if result.nothing and not (retry and old.skipped):
-        if machine.get("strict"):
-            refuse_unreadable(manifest, old.skipped)
-        return replace(result, seconds=watch.seconds())
-    return _renew(old, result, spec, manifest.samples, manifest, origins, watch, weights, dry_run, machine)
+        if strict:
+            reject_unreadable(manifest, old.skipped)
+        return replace(result, seconds=monitor.seconds())
+    extraction = plan.load(weights, backbone, runtime)
+    if dry_run:
+        missing = plan.missing
+        result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
+        if extraction:
+            cost = measure(old.path, manifest, extraction, missing, monitor)
+            result = replace(result, note=cost.note, estimate=cost)
+        return replace(result, seconds=monitor.seconds())
+    return _write(plan, result, extraction, strict, monitor)
 
 
+@takes_options(RuntimeOptions)
 def repair(
     path: str | os.PathLike[str],
     data: str | os.PathLike[str],
     *,
     weights: str | None = None,
-    **machine: Unpack[Machine],
+    backbone: Backbone | nn.Module | None = None,
+    strict: bool = False,
+    progress: ProgressOption = None,
+    on_note: Callable[[str], None] | None = None,
+    **runtime: Unpack[RuntimeOptions],
 ) -> Update:
-    """Extract the damaged rows of a cache again, and nothing else: its samples stay what they are.
+    """Extract the damaged rows of the cache `path` again; its images, labels and split stay unchanged.
 
     Parameters
     ----------
-    data : where the images are, by whatever name and label: they are told by content.
-    Others : as in `update`.
+    path : str or path
+        The cache.
+    data : str or path
+        The images, under any name and label: they are compared by content.
+    weights, backbone, strict, progress, on_note
+        See `update`.
+    {options}
+
+    Returns
+    -------
+    Update
 
     Raises
     ------
-    CacheDamagedError : the image of a damaged row is not in `data`; nothing was changed. Others as `update`.
+    CacheDamagedError
+        The image of a damaged row is not in `data`; nothing was changed.
+    CacheMismatchError
+        The weights of the network have changed.
+    ImageError
+        The folder or the manifest is not valid, or an image cannot be read with `strict`.
+    BackboneError
+        The network or its weights cannot be loaded.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> featcache.repair("cache.h5", "photos").damaged  # doctest: +SKIP
+    ['train/ants/004.png']
     """
-    watch, progress = PhaseTimer(), as_callback(machine.get("progress"))
-    machine["progress"] = progress  # one bar for all steps
+    monitor = Monitor(progress, on_note)
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("a repair from images")
-    damaged = _damaged(old, watch, progress)
-    origins = match_rows(old, old.samples, old.layout.expected_views, damaged)
-    result = Update(
-        path=old.path,
-        damaged=[old.samples.ids[row] for row in damaged],
-        problem=old.problem,
-        views=(old.spec.views, old.spec.views),
-        carried=int(np.count_nonzero(origins.views)),
-        skipped=old.skipped,
-    )
+    damaged = _damaged(old, monitor)
+    matches = match_rows(old, old.samples, old.layout.expected_views, damaged)
+    result = _compare(old, old.spec, matches, damaged)
     if result.nothing:
-        return replace(result, seconds=watch.seconds())
-    with watch.phase("hash"):
-        manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=progress)
-    name = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
-    there = [name.get(content.tobytes()) for content in old.samples.sha256]
-    lost = [old.samples.ids[row] for row in damaged if there[row] is None and not origins.views[row]]
+        return replace(result, seconds=monitor.seconds())
+    with monitor.phase("hash"):
+        manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=monitor.progress)
+    new_names = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
+    names = [new_names.get(content.tobytes()) for content in old.samples.sha256]
+    lost = [old.samples.ids[row] for row in damaged if names[row] is None and not matches.views[row]]
     if lost:
         raise CacheDamagedError(
             f"{len(lost)} damaged images of {path} are not in {data} (for example {lost[0]}); nothing was changed. "
             "Put them there, or drop them with `featcache update`."
         )
-    ids = tuple(new or old_name for new, old_name in zip(there, old.samples.ids, strict=True))
-    places = Manifest(manifest.source, replace(old.samples, ids=ids), {})
-    return _renew(old, result, old.spec, old.samples, places, origins, watch, weights, False, machine)
+    ids = tuple(new or old_name for new, old_name in zip(names, old.samples.ids, strict=True))
+    files = Manifest(manifest.source, replace(old.samples, ids=ids), {})
+    plan = UpdatePlan(old, old.spec, old.samples, files, matches)
+    return _write(plan, result, plan.load(weights, backbone, runtime), strict, monitor)
+
+
+def _compare(old: FeatureCache, spec: ExtractSpec, matches: RowMatches, damaged: NDArray[np.int64]) -> Update:
+    """The result before anything is written."""
+    return Update(
+        path=old.path,
+        damaged=[old.samples.ids[row] for row in damaged],
+        problem=old.problem,
+        views=(old.spec.views, spec.views),
+        carried=int(np.count_nonzero(matches.views)),
+        skipped=old.skipped,
+    )
 
 
 def _confirm(old: FeatureCache, loss: Loss, data: str, allowed: bool | Callable[[str], bool]) -> None:
-    """Ask whether so much may be dropped. Raises CacheMismatchError."""
+    """Ask whether the features of so many images may be dropped. Raises CacheMismatchError where they may not."""
     if not (allowed(f"{loss}, are not in {data}. Drop their features?") if callable(allowed) else allowed):
         raise CacheMismatchError(
             f"{old.path} is unchanged: {loss}, are not in {data}. Is it the right folder, and is every disk there? "
@@ -281,101 +289,46 @@ def _confirm(old: FeatureCache, loss: Loss, data: str, allowed: bool | Callable[
         )
 
 
-def _damaged(old: FeatureCache, watch: PhaseTimer, progress: Progress | None) -> NDArray[np.int64]:
-    """Rows without their checksum."""
+def _damaged(old: FeatureCache, monitor: Monitor) -> NDArray[np.int64]:
+    """Rows that do not match their checksum."""
     n = len(old.samples)
-    tick = (lambda done: progress("verify", done, n)) if progress else None
-    with watch.phase("verify"):
-        return damaged_rows(old.layout, np.arange(n), tick)
+    with monitor.phase("verify"):
+        return damaged_rows(old.layout, np.arange(n), lambda rows_done: monitor.report("verify", rows_done, n))
 
 
-def _renew(
-    old: FeatureCache,
-    result: Update,
-    spec: ExtractSpec,
-    samples: Samples,
-    manifest: Manifest,
-    origins: RowMatches,
-    watch: PhaseTimer,
-    weights: str | None,
-    dry_run: bool,
-    machine: Machine,
+def _write(
+    plan: UpdatePlan, result: Update, extraction: ExtractionPlan | None, strict: bool, monitor: Monitor
 ) -> Update:
-    """Carry over what the origins gives, extract the rest from the manifest's files, swap."""
-    progress, batch_size = as_callback(machine.get("progress")), machine.get("batch_size")
-    workers, max_pixels = machine.get("workers"), machine.get("max_pixels", MAX_PIXELS)
-    missing = expected_views(spec, samples) - origins.views
-    result = replace(result, extracted=int(np.count_nonzero(missing)), shown=int(missing.sum()))
-    backbone = (
-        network_of(old, weights, machine.get("device", "auto"), machine.get("backbone")) if missing.any() else None
-    )
-    if backbone:
-        like = str(old.provenance.get("engine", ""))
-        backbone.select_engine(spec.view.image_size, machine.get("engine", "auto"), int(missing.sum()), like)
-        result = replace(result, note=backbone.note)
-    if dry_run:
-        if backbone:
-            cost = measure(old.path, manifest, backbone, spec, missing, batch_size, workers, max_pixels, progress)
-            result = replace(result, estimate=cost)
-        return replace(result, seconds=watch.seconds())
-    extractor = backbone and LocalExtractor(
-        manifest,
-        backbone,
-        spec,
-        engine=None,
-        batch_size=batch_size,
-        workers=workers,
-        max_pixels=max_pixels,
-        watch=watch,
-    )
-    provenance = {**old.provenance, **(extractor.describe() if extractor else {})}
-    if samples is manifest.samples:  # not of a repair, which leaves the split as it is
-        provenance.pop("val_is_held_out", None)
-        provenance |= {} if manifest.held_out_seed is None else {"val_is_held_out": True}
-    asides, on_note = stash_partial(old.path, spec, samples), machine.get("on_note")
-    with CacheWriter(old.path, spec, samples, old.dims, provenance, progress) as writer:
-        with watch.phase("carry"):
-            copy_rows(writer, old, origins)
-            for note in import_stashed(writer, asides, samples):
-                if on_note:
-                    on_note(note)
-        before = writer.done
+    """Copy the matching rows, extract the others, and replace the old cache.
+
+    Parameters
+    ----------
+    extraction : ExtractionPlan or None
+        None where nothing is to be extracted.
+    """
+    old, samples = plan.old, plan.samples
+    extractor = extraction and LocalExtractor(plan.manifest, extraction, monitor.timer)
+    stashed = stash_partial(old.path, plan.spec, samples)
+    provenance = plan.provenance(extraction)
+    with CacheWriter(old.path, plan.spec, samples, old.dims, provenance, monitor.progress) as writer:
+        with monitor.phase("carry"):
+            copy_rows(writer, old, plan.matches)
+            for note in import_stashed(writer, stashed, samples):
+                monitor.note(note)
+        views_before = writer.done
         skipped: dict[int, str] = {}
         if extractor:
             with closing(extractor):
-                skipped = fill(writer, extractor, manifest, watch, progress, machine.get("strict", False))
+                skipped = fill_cache(writer, extractor, monitor, strict)
         cache = writer.finish(skipped)
-    new = cache.done - before
+    views_extracted = cache.done - views_before
     return replace(
         result,
-        extracted=int(np.count_nonzero(new)),
-        shown=int(new.sum()),
+        extracted=int(np.count_nonzero(views_extracted)),
+        shown=int(views_extracted.sum()),
+        note=extraction.backbone.note if extraction else "",
         cache=cache,
         skipped=cache.skipped,
-        remarks=named(manifest, extractor.remarks) if extractor else [],
-        seconds=watch.seconds(),
+        remarks=with_ids(plan.manifest.samples, extractor.remarks) if extractor else [],
+        seconds=monitor.seconds(),
     )
-
-
-def network_of(
-    old: FeatureCache, weights: str | None, device: str, backbone: Backbone | nn.Module | None = None
-) -> Backbone:
-    """The network that made a cache. Raises BackboneError; CacheMismatchError : its weights are others now."""
-    spec = old.spec
-    network = load_backbone_of(
-        spec,
-        old.path,
-        backbone=backbone,
-        weights=weights or old.provenance.get("weights", "pretrained"),
-        layers=spec.layers,
-        device=device,
-        precision=spec.precision,
-        lazy=True,
-    )
-    if network.weights_sha256 != spec.weights_sha256:
-        given = "--backbone" if backbone is not None else network.weights
-        raise CacheMismatchError(
-            f"{old.path} was made with weights {spec.weights_sha256[:12]}..., those of {given} are "
-            f"{network.weights_sha256[:12]}.... Give the right file with --weights, or extract again to another file."
-        )
-    return network

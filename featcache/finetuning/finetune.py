@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
+from featcache._utils.environment import check_writable
 from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
@@ -20,8 +21,9 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
-from featcache.core.specs import EMBEDDED, MAX_PIXELS, Augment
-from featcache.data.manifest import Manifest, read_manifest
+from featcache.core.options import LiveOptions, ViewOptions, select, takes_options
+from featcache.core.specs import EMBEDDED
+from featcache.data.manifest import Manifest, manifest_keywords, read_manifest
 from featcache.errors import RunError
 from featcache.finetuning.checks import check_distributed, explain_torch_errors
 from featcache.finetuning.initial_weights import build_initial_model
@@ -42,6 +44,7 @@ from featcache.vision.value_range import find_value_range
 _CACHED_SIDE_FACTOR = 2  # short side of images in an ImageCache, as a multiple of the clean view's resize
 
 
+@takes_options(LiveOptions)
 def finetune(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
@@ -56,20 +59,8 @@ def finetune(
     batchnorm: BatchNorm | None = None,
     wise_ft: float | None = None,
     config: TrainConfig | Mapping[str, Any] | None = None,
-    augment: Augment = "tutorial",
-    image_size: int | None = None,
-    workers: int | None = None,
-    device: str = "auto",
     precision: str = "fp32",
     compile: bool = False,
-    seed: int = 0,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    allow_leak: bool = False,
-    label_column: str | None = None,
-    skip_missing: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    value_range: ValueRange | None = None,
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -78,6 +69,7 @@ def finetune(
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     recipe: TrainConfig | Mapping[str, Any] | None = None,
+    **options: Unpack[LiveOptions],
 ) -> FineTune:
     """Fine-tune a network, and keep the weights of the best val epoch in the folder `out`.
 
@@ -122,36 +114,11 @@ def finetune(
         Epochs, batch size, optimizer, schedule and so on. A dict gives some fields of `TrainConfig`; the others have
         their defaults, or with `init_head` those of `LP_FT_DEFAULTS`. If images have several labels, each label has its
         own sigmoid, and the best epoch is that with the highest mean average precision.
-    augment : str
-        The name of the augmentation, see `ViewSpec`. Default: "tutorial".
-    image_size : int, optional
-        Side of the network's input, in pixels. Default: the usual size of the network.
-    workers : int, optional
-        Threads that decode images. Default: one for each core.
-    device : str
-        "auto", "cpu", "cuda", "cuda:1" or "mps". Default: "auto".
     precision : {"fp32", "bf16", "auto"}
         Of the forward pass. Default: "fp32".
     compile : bool
         Train with torch.compile. It takes about a minute at the start; epochs are faster then, mainly on GPUs. Dropout
         draws other random numbers. Default: False.
-    seed : int
-        Of views, order, random weights and dropout. Default: 0.
-    val_fraction : float
-        See `read_manifest`. Default: 0.2.
-    split_seed : int
-        See `read_manifest`, `seed`. Default: 0.
-    allow_leak : bool
-        See `read_manifest`. Default: False.
-    label_column : str, optional
-        See `read_manifest`.
-    skip_missing : bool
-        See `read_manifest`. Default: False.
-    max_pixels : int
-        Larger images count as unreadable.
-    value_range : (float, float), optional
-        The values that become black and white in images with more than 8 bits a channel. Default: that of `init_head`,
-        or whole bits that hold the values of the training images, see `find_value_range`.
     image_cache : path, optional
         A file that stores decoded images for later epochs and runs. If the short side of an image exceeds twice that of
         the clean view's resize, the image is reduced to that, so its views differ slightly.
@@ -171,6 +138,7 @@ def finetune(
         Called with a summary of the data before the work starts.
     recipe : TrainConfig or dict, optional
         Deprecated: the former name of `config`.
+    {options}
 
     Returns
     -------
@@ -209,9 +177,9 @@ def finetune(
     1
     """
     if recipe is not None:
-        warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=2)
+        warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=3)
         config = recipe if config is None else config
-    progress = as_callback(progress)
+    progress, device, max_pixels = as_callback(progress), options["device"], options["max_pixels"]
     timer = PhaseTimer()
     if world.size > 1:
         check_distributed(world, make_train_config(config), image_cache, compile)
@@ -228,25 +196,19 @@ def finetune(
         batchnorm=batchnorm,
         wise_ft=wise_ft,
     )
+    check_writable(out)
     check_name(backbone)
     if world.is_main_process:
         prepare_folder(out, "run")
     world.barrier()
     if not overwrite:
-        requested = {"backbone": backbone if isinstance(backbone, str) else None, "image_size": image_size}
+        requested: dict[str, Any] = {"backbone": backbone if isinstance(backbone, str) else None}
+        requested |= {**select(ViewOptions, options), "value_range": None}  # the range is not known yet
         requested = {name: value for name, value in requested.items() if value is not None}
-        requested |= {"augment": augment, "seed": seed, "train": mode, "max_pixels": max_pixels, **asdict(config)}
+        requested |= {"train": mode, "max_pixels": max_pixels, **asdict(config)}
         check_before_loading(out, requested, resume)
     with timer.phase("hash"):
-        manifest = read_manifest(
-            data,
-            val_fraction=val_fraction,
-            seed=split_seed,
-            allow_leak=allow_leak,
-            label_column=label_column,
-            skip_missing=skip_missing,
-            progress=progress,
-        )
+        manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
     if on_note and world.is_main_process:
         on_note(str(manifest.summary()))
     with timer.phase("start"):
@@ -254,13 +216,17 @@ def finetune(
             if mode == "all" and precision == "auto":
                 precision = trainable_precision(device)
             backbone = load_backbone(
-                backbone, weights=weights, device=device, precision=precision, seed=seed, image_size=image_size
+                backbone,
+                weights=weights,
+                device=device,
+                precision=precision,
+                seed=options["seed"],
+                image_size=options["image_size"],
             )
         _check_trainable(backbone, mode, compile)
-        value_range = value_range or _value_range(init_head, manifest, max_pixels)
-        spec = backbone.extract_spec(
-            image_size=image_size, augment=augment, seed=seed, views=0, dtype="float32", value_range=value_range
-        )
+        value_range = options["value_range"] or _value_range(init_head, manifest, max_pixels)
+        options["value_range"] = value_range
+        spec = backbone.extract_spec(views=0, dtype="float32", **select(ViewOptions, options))
     with ExitStack() as stack:
         if world.is_main_process:
             stack.enter_context(exclusive_folder(out, "trained"))
@@ -272,7 +238,11 @@ def finetune(
                     closing(ImageCache(image_cache, manifest, side, max_pixels, progress, value_range))
                 )
         loader = stack.enter_context(
-            closing(ViewLoader(manifest, spec.view, workers=workers, max_pixels=max_pixels, watch=timer, images=images))
+            closing(
+                ViewLoader(
+                    manifest, spec.view, workers=options["workers"], max_pixels=max_pixels, watch=timer, images=images
+                )
+            )
         )
         with timer.phase("start"):
             initial = build_initial_model(backbone, spec, loader, mode, strategy, config)
@@ -318,7 +288,7 @@ def finetune(
             accuracy=run.accuracy("saved"),
             test=test,
             spec_digest=spec.digest(),
-            seed=seed,
+            seed=options["seed"],
             device=backbone.device_name,
             precision=backbone.precision,
         ),

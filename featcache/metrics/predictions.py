@@ -35,10 +35,10 @@ def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilitie
     if probabilities is not None:
         named = ([row] if row.ndim == 0 else np.flatnonzero(row) for row in predicted)
         shares = [
-            SEPARATOR.join(f"{row[place]:.6f}" for place in places)
-            for row, places in zip(probabilities, named, strict=True)
+            SEPARATOR.join(f"{row[label]:.6f}" for label in labels_of_row)
+            for row, labels_of_row in zip(probabilities, named, strict=True)
         ]
-    labels, guesses = (format_labels(one, samples.classes) for one in (samples.labels, predicted))
+    labels, guesses = (format_labels(values, samples.classes) for values in (samples.labels, predicted))
     text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
     return text.encode("utf-8", "surrogateescape")
 

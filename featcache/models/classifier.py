@@ -8,7 +8,6 @@ the caller's thread, and only as far ahead as keeps the stages busy.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import brief
+from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.regular_files import read_regular
 from featcache._utils.results import NotebookResult
 from featcache.backbones.backbone import Backbone
@@ -227,7 +227,7 @@ class Classifier(NotebookResult):
         numbers, workers = range(1 + (self.card.tta if tta is None else tta)), usable_cores()
         size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
         max_in_flight = self.backbone.max_in_flight
-        ahead = 2 * size + 2 * workers + max_in_flight // len(numbers)  # images for threads, network and head
+        images_ahead = 2 * size + 2 * workers + max_in_flight // len(numbers)  # for threads, network and head
         readers, network, head = pools = [ThreadPoolExecutor(n, "predict") for n in (workers, 1, 1)]
 
         def predict(batch: list[_Submitted]) -> Future[list[Prediction]]:
@@ -236,19 +236,20 @@ class Classifier(NotebookResult):
 
         batch: list[_Submitted] = []
         errors: list[Exception] = []
-        waiting: deque[Future[list[Prediction]]] = deque()
+        queue: InFlightQueue[Future[list[Prediction]]]
+        queue = InFlightQueue(images_ahead - size + 1, is_ready=Future.done)
         try:
             for index, image in enumerate(_until_error(images, errors)):
                 batch.append(self._submit(readers, image, f"image {index}", numbers))
                 if len(batch) == size:
-                    waiting.append(predict(batch))
+                    queue.add(predict(batch), size)
                     batch = []
-                while waiting and (waiting[0].done() or len(waiting) * size > ahead):
-                    yield from waiting.popleft().result()
+                for predictions in queue.due():
+                    yield from predictions.result()
             if batch:
-                waiting.append(predict(batch))
-            while waiting:
-                yield from waiting.popleft().result()
+                queue.add(predict(batch), size)
+            for predictions in queue.drain():
+                yield from predictions.result()
             if errors:
                 raise errors[0]
         finally:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core.bit_depth import format_range
+from featcache.core.options import ExtractOptions, SplitOptions, fields_of
 from featcache.core.specs import ExtractSpec, is_arrays
 
 _OPTIONS = {"out": "-o", "budget_s": "--budget"}
-_SPLITTING = ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")
 
 
 def format_command(name: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
@@ -31,8 +31,15 @@ def format_command(name: str, arguments: Sequence[str], settings: Mapping[str, A
         elif value is not None and value is not False:
             words.append(_OPTIONS.get(option, f"--{option.replace('_', '-')}"))
             if value is not True:
-                words.append(",".join(value) if isinstance(value, (list, tuple)) else str(value))
+                words.append(_option_text(option, value))
     return shlex.join(words)
+
+
+def _option_text(option: str, value: Any) -> str:
+    """The value of an option as the command line reads it."""
+    if option == "value_range" and not isinstance(value, str):
+        return format_range(value)
+    return ",".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _literal(value: object) -> str:
@@ -52,19 +59,12 @@ def extract_command(spec: ExtractSpec, provenance: Mapping[str, Any], data: str,
     """
     if is_arrays(spec.backbone):
         return "# FeatureCache.from_arrays(x, y, " + f"{out!r})"
-    settings = {
+    settings: dict[str, Any] = {
         "out": out,
         "backbone": spec.backbone,
         "weights": Path(str(provenance.get("weights", "pretrained"))).name,
-        "views": spec.views,
-        "val_views": spec.val_views or None,
-        "augment": spec.view.augment,
-        "image_size": spec.view.image_size,
-        "precision": spec.precision,
-        "dtype": spec.dtype,
-        "seed": spec.view.seed,
-        "layers": spec.layers,
-        "value_range": format_range(spec.view.value_range) if spec.view.value_range else None,
-        **{name: provenance.get(name) for name in _SPLITTING},
     }
+    fields = spec.flat()
+    settings |= {name: fields[name] for name in fields_of(ExtractOptions) if name in fields}
+    settings |= {name: provenance.get(name) for name in fields_of(SplitOptions)}
     return format_command("extract", [data], settings)

@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from featcache._utils.files import write_file
 from featcache._utils.formatting import printable
 from featcache.errors import MissingFontWarning, PictureError
+from featcache.reports.file_types import FORMATS as FORMATS
 from featcache.reports.fonts import DEFAULT, use_installed_fonts
 
 DrawFigure = Callable[[], Figure]
 """A function that draws a figure; the caller sets the colours of text, lines and paper."""
-
-FORMATS = (".png", ".svg", ".pdf")
 
 # Okabe and Ito (2008): distinguishable with colour blindness, on white and on black.
 BLUE, SKY, ORANGE, VERMILION, GREEN, PURPLE, GREY = (

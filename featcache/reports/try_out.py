@@ -29,7 +29,8 @@ from featcache.data.input_notes import input_notes
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.foreign_folders import TRY_MARK
 from featcache.errors import CacheMismatchError, HeadError
-from featcache.extraction.extract import Extraction, extract
+from featcache.extraction.extract import extract
+from featcache.extraction.results import Extraction
 from featcache.extraction.update import update
 from featcache.heads.fit_head import HeadFit, fit_head
 from featcache.reports.commands import format_command

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from featcache.errors import RunError
 
@@ -110,8 +110,8 @@ def check_class_weight(class_weight: Any) -> None:
     if not isinstance(class_weight, Mapping):
         raise ValueError(f"class_weight is {class_weight!r}; it must be 'balanced' or a dict of class name to weight")
     for name, value in class_weight.items():
-        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not isinstance(name, str) or not is_number or not 0 < value < np.inf:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not isinstance(name, str) or not is_number or not 0 < value < math.inf:
             raise ValueError(f"class_weight has {name!r}: {value!r}; it takes class names and finite weights above 0")
 
 

@@ -179,7 +179,7 @@ def test_a_network_that_cannot_be_had_is_not_looked_at(
     def others(*_: object) -> Backbone:
         raise CacheMismatchError("the weights are others")
 
-    monkeypatch.setattr(updating, "network_of", others)
+    monkeypatch.setattr(updating, "load_cache_backbone", others)
     report = doctor(cache, data)
     assert (kinds(report, "error"), report.status) == (["other weights"], 4)
 

@@ -130,7 +130,8 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "repeats": 2, "workers": 3, "device": "cpu",
         "recipe": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
         "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0,
-        "label_column": None, "skip_missing": False, "value_range": (0, 4095), "overwrite": False}  # fmt: skip
+        "label_column": None, "skip_missing": False, "value_range": (0, 4095), "interpolation": None,
+        "overwrite": False}  # fmt: skip
 
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:

@@ -112,4 +112,4 @@ def test_the_formats_are_the_librarys() -> None:
     from featcache.reports import style as drawing
     from featcache_cli import options
 
-    assert options.PICTURES == drawing.FORMATS
+    assert options.FORMATS is drawing.FORMATS

@@ -19,8 +19,8 @@ import featcache
 from commands import PATHS, done, featcache_cli, refused, toy_cache, write_folder
 from featcache.cache.verify import Difference
 from featcache_cli import progress
+from featcache_cli.base import Command, bounds_in_words
 from featcache_cli.main import COMMANDS, first_sentence, main
-from featcache_cli.options import Command, bounds_in_words
 from featcache_cli.wrapping import columns, wrap
 
 

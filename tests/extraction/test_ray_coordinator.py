@@ -24,7 +24,8 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import partial_path
 from featcache.core.ray_cluster import WAITING_MESSAGE, Cluster, _connect
 from featcache.errors import ClusterError, MissingExtraError, UnreadableImageError
-from featcache.extraction.extract import Extraction, extract
+from featcache.extraction.extract import extract
+from featcache.extraction.results import Extraction
 from killers import slow_backbone
 from toys import toy_backbone
 
@@ -188,14 +189,14 @@ def test_machines_that_do_not_see_the_images_are_named(
 ) -> None:
     from featcache.extraction import ray_coordinator
 
-    known = ray_coordinator._an_image
+    read = ray_coordinator._readable_image
 
     def elsewhere(manifest: Any) -> Any:
-        image, content = known(manifest)
-        image.source.root = str(tmp_path / "elsewhere")
-        return image, content
+        probe = read(manifest)
+        probe.manifest.source.root = str(tmp_path / "elsewhere")
+        return probe
 
-    monkeypatch.setattr(ray_coordinator, "_an_image", elsewhere)
+    monkeypatch.setattr(ray_coordinator, "_readable_image", elsewhere)
     with pytest.raises(ClusterError) as caught:
         on_cluster(data, tmp_path / "cache.h5")
     assert f" cannot read {tmp_path / 'elsewhere/train/ants/000.png'}: No such file or directory." in str(caught.value)
@@ -216,7 +217,7 @@ def test_machines_without_featcache_are_told_so(
         def __init__(self) -> None:
             raise ModuleNotFoundError("No module named 'featcache'")
 
-        def prepare(self, *_: Any) -> None: ...
+        def warm_up(self, *_: Any) -> None: ...
 
     monkeypatch.setattr("featcache.extraction.ray_coordinator.ExtractionWorker", Workman)
     with pytest.raises(ClusterError) as caught:
@@ -297,16 +298,16 @@ def test_a_worker_without_gpus_takes_none(
     gpus: float, asked: str, device: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray lets it see those of its machine, all workers the same."""
-    orders: list[Any] = []
+    requests: list[Any] = []
 
-    def noted(manifest: Any, cluster: Cluster, order: Any, on_note: Any) -> None:
-        orders.append(order)
+    def noted(manifest: Any, request: Any, cluster: Cluster, monitor: Any) -> None:
+        requests.append(request)
         raise ClusterError("that will do")
 
     monkeypatch.setattr("featcache.extraction.extract.RayExtractor", noted)
     with pytest.raises(ClusterError, match="that will do"):
         extract(data, tmp_path / "cache.h5", device=asked, cluster=Cluster(gpus_per_worker=gpus))
-    assert orders[0].backbone["device"] == device
+    assert requests[0].options["device"] == device
 
 
 def test_options_of_workers_need_a_cluster(data: Path, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import click
 import pytest
 
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.presets import PRESETS, resolve
 from featcache.training.loop import TrainConfig
-from featcache_cli.finetune import PRESETS as CLI_PRESETS
+from featcache_cli.finetune import command
 
 
 def test_without_a_preset_the_defaults_stand() -> None:
@@ -87,4 +88,6 @@ def test_an_unknown_preset_is_refused_and_not_passed_over() -> None:
 
 
 def test_the_command_offers_these_presets() -> None:
-    assert tuple(PRESETS) == CLI_PRESETS
+    (preset,) = [option for option in command.params if option.name == "preset"]
+    assert isinstance(preset.type, click.Choice)
+    assert tuple(preset.type.choices) == tuple(PRESETS)

@@ -62,7 +62,7 @@ class FakeMachines:
     def available_nodes(self, lost: object = (), why: str = "") -> dict[str, tuple[int, int]]:
         return {name: (workers, 1) for name, workers in self.rooms.items()}
 
-    def start_worker(self, kind: type, node: str, cores: int) -> Any:
+    def start_worker(self, kind: type, node: str, cores: int, concurrency: int) -> Any:
         self.hired.append(node)
         return FakeActor(self, kind())
 
@@ -98,7 +98,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 
 def team_of(machines: FakeMachines, cache: FeatureCache) -> TrainingCluster:
     team = TrainingCluster(Cluster(), cache.path, "penultimate")
-    team.__dict__["_there"] = machines
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featcache.core.ray_cluster.RayCluster", lambda _: machines)
+        assert team._pool.ray is machines.ray
     return team
 
 
@@ -334,7 +336,7 @@ def test_a_killed_worker_and_a_killed_machine_cost_only_their_part(
     def killing(self: TrainingCluster, method: str, *rest: Any, **more: Any) -> list[Any]:
         passes.append(method)
         if len(passes) == 6:
-            os.kill(ray.get(self._members[0].actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+            os.kill(ray.get(self._pool.workers[0].actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         if len(passes) == 10:
             machines.remove_node(machines.worker_nodes.copy().pop(), allow_graceful=False)
         return ask(self, method, *rest, **more)

@@ -134,7 +134,7 @@ def extracted(out: str, least: int = 0) -> Work:
 def updated(data: str) -> Work:
     def run(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(updating, "network_of", lambda *_: toy_backbone())
+            patch.setattr(updating, "load_cache_backbone", lambda *_: toy_backbone())
             update(folder / "cache.h5", folder / data)
 
     return run
@@ -142,7 +142,7 @@ def updated(data: str) -> Work:
 
 def mend(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(updating, "network_of", lambda *_: toy_backbone())
+        patch.setattr(updating, "load_cache_backbone", lambda *_: toy_backbone())
         repair(folder / "damaged.h5", folder / "photos")
 
 

@@ -18,7 +18,8 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.data.file_listing import find_images
 from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, EmptyFolderError, UnreadableImageError
-from featcache.extraction.extract import Extraction, extract
+from featcache.extraction.extract import extract
+from featcache.extraction.results import Extraction
 from featcache.vision.decode import decode
 from toys import random_image, toy_answer, toy_backbone
 
@@ -156,7 +157,7 @@ def test_it_is_skipped_with_its_reason_and_strict_refuses_it(case: str, data: Pa
     assert reason in said
     assert FeatureCache.open(result.cache.path).skipped == result.skipped
     assert f"skipped train/ants/{name}: " in str(result)
-    with pytest.raises(UnreadableImageError, match="Mend or remove it, or extract without --strict"):
+    with pytest.raises(UnreadableImageError, match="Fix or delete it, or extract without --strict"):
         extracted(data, strict=True)
 
 

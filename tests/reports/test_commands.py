@@ -95,9 +95,9 @@ def test_extract_reads_all_that_decides_a_feature() -> None:
                   "host": "abacus"}  # fmt: skip
     command = extract_command(FULL, provenance, "my photos", "c.h5")
     assert command == (
-        "featcache extract 'my photos' -o c.h5 --backbone resnet18 --weights 'own weights.pth' --views 6 --val-views 2 "
-        "--augment crop --image-size 96 --precision bf16 --dtype float32 --seed 7 --layers layer3,penultimate "
-        "--val-fraction 0.3 --split-seed 4 --allow-leak"
+        "featcache extract 'my photos' -o c.h5 --backbone resnet18 --weights 'own weights.pth' --augment crop "
+        "--image-size 96 --interpolation bilinear --seed 7 --precision bf16 --views 6 --val-views 2 "
+        "--layers layer3,penultimate --dtype float32 --val-fraction 0.3 --split-seed 4 --allow-leak"
     )
     values = parsed(command)
     assert (values["data"], values["out"], values["layers"]) == ("my photos", "c.h5", "layer3,penultimate")
@@ -109,8 +109,8 @@ def test_what_a_cache_does_not_tell_is_left_to_the_defaults() -> None:
     spec = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10), (0.5,) * 3, (0.5,) * 3, 0)
     command = extract_command(spec, {}, "DATA", "c.h5")
     assert command == (
-        "featcache extract DATA -o c.h5 --backbone toy --weights pretrained --views 0 --augment tutorial "
-        "--image-size 8 --precision fp32 --dtype float16 --seed 0 --layers penultimate"
+        "featcache extract DATA -o c.h5 --backbone toy --weights pretrained --augment tutorial --image-size 8 "
+        "--interpolation bilinear --seed 0 --precision fp32 --views 0 --layers penultimate --dtype float16"
     )
     values = parsed(command)
     assert (values["val_views"], values["allow_leak"], values["val_fraction"]) == (0, False, 0.2)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from featcache._utils.environment import check_writable, package_versions
 from featcache._utils.formatting import format_differences, human_duration
@@ -16,14 +16,14 @@ from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
 from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
-from featcache.analysis.benchmark.routes import ROUTES, changing_weights
+from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions, changing_weights
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.factory import from_factory, is_factory
 from featcache.backbones.sources.registry import check_name
-from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import write_json
+from featcache.core.options import fields_of, takes_options
 from featcache.core.specs import EMBEDDED
-from featcache.data.manifest import read_manifest
+from featcache.data.manifest import manifest_keywords, read_manifest
 from featcache.errors import RunError
 from featcache.heads.registry import make_head
 from featcache.heads.tuning.families import TUNED_HEADS
@@ -32,33 +32,22 @@ from featcache.training.config import make_train_config
 _REPEATS = 3  # seeds: a difference of two points between single seeds can be chance
 
 
+@takes_options(BenchmarkOptions)
 def benchmark(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     routes: Sequence[str] | None = None,
     backbone: str = EMBEDDED,
-    weights: str = "pretrained",
-    views: int = 4,
     head: str = "linear",
-    augment: str = "tutorial",
-    image_size: int | None = None,
     recipe: Mapping[str, Any] | None = None,
     repeats: int | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
     train_precision: str = "fp32",
-    val_fraction: float = 0.2,
-    allow_leak: bool = False,
-    label_column: str | None = None,
-    skip_missing: bool = False,
-    value_range: ValueRange | None = None,
     budget_s: float | None = None,
     overwrite: bool = False,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
+    **options: Unpack[BenchmarkOptions],
 ) -> Comparison:
     """Run the routes to a classifier, each in new processes, and measure their accuracy and cost.
 
@@ -77,41 +66,15 @@ def benchmark(
     backbone : str, default "efficientnet_lite0"
         A name, see `load_backbone`, or "package.module:function", a function that returns the network with the same
         weights in each call; each process calls it. Such a network has no route "scratch".
-    weights : str, default "pretrained"
-        "pretrained", "none" or a file. With "none" there is no route "lpft".
-    views : int, default 4
-        Augmented views per training image in the cache.
     head : str, default "linear"
         The head of the cached routes; see `fit_head`.
-    augment : str, default "tutorial"
-        The augmentation of all routes; see `extract`.
-    image_size : int, optional
-        Pixels of the network's input. None: that of the network.
     recipe : mapping, optional
         Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT has its own optimizer, learning rate
         and schedule (`featcache.finetuning.strategy.LP_FT_DEFAULTS`).
     repeats : int, optional
         Number of seeds: seed, seed + 1, ...; the split stays the same. None: 1, or 3 with a budget, as far as they fit.
-    seed : int, default 0
-        The first seed.
-    workers : int, optional
-        Threads that read and decode images.
-    device : str, default "auto"
-        Where networks run.
-    precision : str, default "auto"
-        Precision of the extraction.
     train_precision : str, default "fp32"
         Precision of the live routes; "fp32" is that of the usual tutorials.
-    val_fraction : float, default 0.2
-        Fraction of the images that becomes val if the data has no splits.
-    allow_leak : bool, default False
-        Whether images of train may also be in val or test.
-    label_column : str, optional
-        The column of the labels; see `read_manifest`.
-    skip_missing : bool, default False
-        Whether files that a manifest names may be missing.
-    value_range : tuple of float, optional
-        The values that become black and white; see `extract`. None: each route finds the same range.
     budget_s : float, optional
         Seconds for the whole benchmark. Runs that do not fit are skipped and named, further seeds first; see
         `featcache.analysis.benchmark.budget`. None: no limit.
@@ -121,6 +84,7 @@ def benchmark(
         Called as progress(step, done, total). True shows a bar.
     on_note : callable, optional
         Called with a description of the data before the work starts.
+    {options}
 
     Returns
     -------
@@ -140,7 +104,7 @@ def benchmark(
     >>> comparison = featcache.benchmark("photos", "report", routes=["cached", "frozen"])  # doctest: +SKIP
     >>> print(featcache.reach_verdict(comparison).text)  # doctest: +SKIP
     """
-    progress = as_callback(progress)
+    progress, weights, seed = as_callback(progress), options["weights"], options["seed"]
     repeats = repeats or (1 if budget_s is None else _REPEATS)
     is_own = is_factory(backbone)
     if is_own and weights != "pretrained":
@@ -162,13 +126,9 @@ def benchmark(
     check_writable(out / "settings.json")
     if head not in ("sgd", "auto", *TUNED_HEADS):
         make_head(head)  # an invalid name is refused before hours of extraction
-    columns: dict[str, Any] = {"label_column": label_column} if label_column else {}
-    columns |= {"skip_missing": True} if skip_missing else {}
     check_name(backbone)
-    network_sha256 = _weights_of(backbone) if is_own else ""
-    manifest = read_manifest(data, val_fraction=val_fraction, allow_leak=allow_leak, progress=progress, **columns)
-    columns |= {"value_range": list(value_range)} if value_range else {}
-    columns |= {"network_sha256": network_sha256} if is_own else {}
+    network = {"network_sha256": _weights_of(backbone)} if is_own else {}
+    manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=display_name(data))
     if on_note:
@@ -176,18 +136,13 @@ def benchmark(
     settings = {
         "data": os.path.abspath(data),
         "backbone": backbone,
-        "augment": augment,
-        "image_size": image_size,
-        "workers": workers,
-        "device": device,
-        "val_fraction": val_fraction,
-        "allow_leak": allow_leak,
-        **columns,
+        **_recorded(options),
+        **network,
         "weights": weights,
-        "views": views,
+        "views": options["views"],
         "head": head,
         "recipe": recipe,
-        "precision": precision,
+        "precision": options["precision"],
         "train_precision": train_precision,
         "images": {split: len(samples.rows(split)) for split in ("train", "val", "test")},
         "images_sha256": samples.digest(),
@@ -224,6 +179,20 @@ def benchmark(
         no_curves=no_curves,
         spending=runner.budget.usage() if runner.budget else None,
     )
+
+
+_ALWAYS_RECORDED = ("augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
+_RECORDED_LATER = ("weights", "views", "precision", "seed")  # behind the others
+
+
+def _recorded(options: BenchmarkOptions) -> dict[str, Any]:
+    """Options for the settings of a benchmark, as JSON values; those of newer versions only where they are set."""
+    used: dict[str, Any] = {**options}
+    recorded = {name: used[name] for name in _ALWAYS_RECORDED}
+    for name, field in fields_of(BenchmarkOptions).items():
+        if name not in (*_ALWAYS_RECORDED, *_RECORDED_LATER) and used[name] != field.option.default:
+            recorded[name] = list(used[name]) if isinstance(used[name], tuple) else used[name]
+    return recorded
 
 
 def _weights_of(factory: str) -> str:

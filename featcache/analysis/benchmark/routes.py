@@ -21,6 +21,14 @@ from featcache import errors
 from featcache._utils.environment import keep_freed_memory
 from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import Progress
+from featcache.core.options import (
+    DeviceOptions,
+    FeatureOptions,
+    LiveOptions,
+    LoaderOptions,
+    SplitOptions,
+    fields_of,
+)
 from featcache.core.specs import PENULTIMATE
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 
@@ -35,6 +43,15 @@ ROUTES = {
     "finetune": "fine-tune",
     "scratch": "from scratch",
 }
+
+
+class BenchmarkOptions(FeatureOptions, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+    """`LiveOptions`, which all routes get, and those of the routes that extract."""
+
+
+SHARED = ("data", "backbone", "weights", "network_sha256", *fields_of(LiveOptions))
+"""Settings that every route gets, where they are set."""
+
 CACHED = ("cached", "stages")  # routes that extract, and fit a head on the cache
 
 
@@ -51,9 +68,7 @@ def tasks_for_route(
     )
 
     folder, head = work / f"{route}-{seed}", settings["head"]
-    common = ("data", "backbone", "augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
-    columns = [name for name in ("label_column", "skip_missing", "value_range", "network_sha256") if name in settings]
-    shared = {**{name: settings[name] for name in (*common, *columns)}, "weights": settings["weights"], "seed": seed}
+    shared = {name: settings[name] for name in SHARED if name in settings} | {"seed": seed}
     if route in CACHED:
         return [_extraction(folder, route, shared, settings), _fitting(folder, folder, head, route, seed)]
     live = {"task": "finetune", "out": str(folder / "run"), **shared, "mode": "head" if route == "frozen" else "all"}
@@ -73,7 +88,8 @@ def tasks_for_route(
 
 
 def _extraction(folder: Path, route: str, shared: RouteTask, settings: Mapping[str, Any]) -> RouteTask:
-    cached = {"views": settings["views"], "precision": settings["precision"]}
+    only_cached = fields_of(FeatureOptions).keys() - SHARED
+    cached = {name: settings[name] for name in sorted(only_cached) if name in settings}
     layers = {"layers": ["stages"]} if route == "stages" else {}
     return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, **layers}
 

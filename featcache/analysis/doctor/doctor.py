@@ -265,7 +265,7 @@ def _check_with_images(
 ) -> list[Check]:  # fmt: skip
     """The checks of `featcache.analysis.doctor.image_checks`."""
     from featcache.analysis.doctor.image_checks import check_network, check_pixels, read_clean, try_scales
-    from featcache.extraction.update import network_of
+    from featcache.extraction.plan import load_cache_backbone
 
     train_rows = cache.samples.rows("train")
     train_rows = train_rows[cache.done[train_rows] > 0]
@@ -290,7 +290,7 @@ def _check_with_images(
     steps.advance()
     try:
         if not isinstance(backbone, Backbone):
-            backbone = network_of(cache, weights, device, backbone)
+            backbone = load_cache_backbone(cache, weights, device, backbone)
     except BackboneError as error:
         return [*checks, Check("network", f"not run again: {error}", ran=False)]
     except CacheMismatchError as error:

@@ -8,32 +8,42 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import printable
-from featcache._utils.progress_bar import ProgressOption, as_callback
+from featcache._utils.in_flight import InFlightQueue
+from featcache._utils.monitor import Monitor
+from featcache._utils.progress_bar import ProgressOption
 from featcache.analysis.planning.capacity import RENAMED_RATES, Rates
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines.base import EngineName, PendingFeatures
-from featcache.backbones.load import load_backbone
+from featcache.backbones.engines.base import PendingFeatures
 from featcache.backbones.sources.registry import check_name
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRows
 from featcache.cache.writer import CacheWriter
-from featcache.core.bit_depth import ValueRange
+from featcache.core.options import (
+    DataOptions,
+    DeviceOptions,
+    EngineOptions,
+    ExtractArguments,
+    ExtractOptions,
+    select,
+    takes_options,
+    with_defaults,
+)
 from featcache.core.samples import Samples
-from featcache.core.specs import EMBEDDED, MAX_PIXELS, PENULTIMATE, Augment, ExtractSpec, StorageDtype
+from featcache.core.specs import EMBEDDED, MAX_PIXELS, ExtractSpec
 from featcache.data.file_listing import hash_all
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.tar import TarSource
 from featcache.errors import EmptyFolderError, UnreadableImageError
+from featcache.extraction.plan import ExtractionPlan, ExtractionRequest
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, loss_and_gradient
 from featcache.vision.decode import decode
 from featcache.vision.loader import read_image
@@ -47,111 +57,99 @@ _WRITTEN_ROWS, _DISTINCT_ROWS, _LISTED_ROWS = 4096, 512, 5000  # of a file; diff
 _NETWORK_S = 2.0  # of forward passes
 
 
+class RateOptions(ExtractOptions, DataOptions, DeviceOptions, EngineOptions, total=False):
+    """Options of an extraction that change how fast its steps are."""
+
+
+@takes_options(RateOptions)
 def measure_rates(
     data: str | os.PathLike[str],
     *,
     backbone: str | Backbone = EMBEDDED,
-    weights: str = "pretrained",
-    views: int = 4,
-    val_views: int = 0,
-    augment: Augment = "tutorial",
-    image_size: int | None = None,
-    layers: Sequence[str] = (PENULTIMATE,),
-    device: str = "auto",
-    precision: str = "auto",
-    engine: EngineName = "auto",
-    dtype: StorageDtype = "float16",
     cores: int | None = None,
     given: Mapping[str, float] | None = None,
-    label_column: str | None = None,
-    skip_missing: bool = False,
-    value_range: ValueRange | None = None,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
+    **options: Unpack[RateOptions],
 ) -> Rates:
     """Measure how fast this machine reads, decodes, computes, writes and fits, with a few images of `data`.
 
-    The images were read just before, so they come from the cache of the disk. `plan` calls this function.
+    The images are read twice; the second time they come from the disk cache of the operating system. Images of val
+    that are also in train are accepted.
 
     Parameters
     ----------
-    cores : int, optional
-        Cores of a worker. None takes the cores that this process may use.
-    given : mapping of str to float, optional
-        Fields of `Rates` that are not measured. With `forward_s` the network is taken to run on a GPU.
-    on_note : callable, optional
-        Called with what was understood of the data, and with the number of unreadable images.
-    **others
-        See `extract`. Images that are in train and in val are allowed.
+    data : str or path
+        Labelled images, see `read_manifest`. They stand for all images to come.
+    backbone : str or Backbone, default 'efficientnet_lite0'
+        The frozen network, see `extract`.
+    cores : int or None, default None
+        Cores of a worker. None: those that this process may use.
+    given : mapping or None, default None
+        Fields of `Rates` that are not measured. Where `forward_s` is given, it is that of a GPU.
+    progress : callable, bool or None, default None
+        Called as progress(step, done, total); True shows a bar.
+    on_note : callable or None, default None
+        Called with one line of text: how the data was read, and how many images could not be read.
+    {options}
+
+    Returns
+    -------
+    Rates
 
     Raises
     ------
     ImageError
-        No image can be read.
+        The folder or the manifest is not valid, or none of the images can be read.
     BackboneError
-        The network cannot be loaded.
+        The network or its weights cannot be loaded.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> rates = featcache.measure_rates("photos")  # doctest: +SKIP
+    >>> plan = featcache.plan_capacity(rates, images=[10**7], workers=[1, 8])  # doctest: +SKIP
     """
-    progress = as_callback(progress)
+    monitor = Monitor(progress, on_note)
     given = {RENAMED_RATES.get(name, name): value for name, value in (given or {}).items()}
     check_name(backbone)
-    manifest = read_manifest(
-        data, allow_leak=True, label_column=label_column, skip_missing=skip_missing, progress=progress
-    )
-    samples, note = manifest.samples, on_note or (lambda _: None)
-    note(str(manifest.summary()))
-    value_range = find_value_range(manifest) if value_range is None else value_range
-    if value_range:
-        note(describe_value_range(value_range))
-    network = (
-        backbone
-        if isinstance(backbone, Backbone)
-        else load_backbone(
-            backbone,
-            weights=weights,
-            layers=layers,
-            device=device,
-            precision=precision,
-            image_size=image_size,
-            lazy=True,
-        )
-    )
-    spec = network.extract_spec(
-        image_size=image_size,
-        augment=augment,
-        seed=0,
-        views=views,
-        val_views=val_views,
-        dtype=dtype,
-        value_range=value_range,
-    )
+    manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
+    samples = manifest.samples
+    monitor.note(str(manifest.summary()))
+    if options["value_range"] is None:
+        options["value_range"] = find_value_range(manifest)
+    monitor.note(describe_value_range(options["value_range"]))
+    plan = ExtractionRequest(backbone, with_defaults(ExtractArguments, options)).load()
+    network, spec = plan.backbone, plan.spec
+    dims = dict(network.dims)
     views_per_image = float(expected_views(spec, samples).mean())
-    empty = samples.take(np.arange(0))
+    header_bytes = size_needed(spec, samples.take(np.arange(0)), dims)
     rows = np.unique(np.linspace(0, len(samples) - 1, _MAX_IMAGES).astype(np.int64))
     measured_images = _measure_images(manifest, rows, spec)
     if unread := len(rows) - len(measured_images.rows):
-        note(f"{unread} of the {len(rows)} measured images cannot be read, for example {measured_images.unread}")
+        monitor.note(
+            f"{unread} of the {len(rows)} measured images cannot be read, for example {measured_images.unread}"
+        )
     tasks: dict[str, Callable[[], float]] = {
         "hash_bytes_per_s": lambda: _hash_bytes_per_s(manifest, measured_images),
-        "forward_s": lambda: _forward_s(network, spec, engine, measured_images.pixels),
-        "write_s_per_image": lambda: RAY_S + views_per_image * _write_s(spec, network.dims),
-        "solver_s_per_row": lambda: _solver_s_per_row(sum(network.dims.values()), len(samples.classes)),
+        "forward_s": lambda: _forward_s(plan, measured_images.pixels),
+        "write_s_per_image": lambda: RAY_S + views_per_image * _write_s(spec, dims),
+        "solver_s_per_row": lambda: _solver_s_per_row(sum(dims.values()), len(samples.classes)),
     }
     values = dict(given)
     for step, (name, task) in enumerate(tasks.items()):
-        if progress:
-            progress("measure", step, len(tasks))
+        monitor.report("measure", step, len(tasks))
         if name not in given:
             values[name] = task()
-    if progress:
-        progress("measure", len(tasks), len(tasks))
+    monitor.report("measure", len(tasks), len(tasks))
     return Rates(
         image_bytes=measured_images.bytes,
         views=views_per_image,
         decode_s=measured_images.decode_s,
         view_s=measured_images.view_s,
         cores=cores or usable_cores(),
-        on_gpu=network.device != "cpu" or "forward_s" in given,
-        cache_bytes=(size_needed(spec, samples, network.dims) - size_needed(spec, empty, network.dims)) / len(samples),
+        on_gpu=network.device_name != "cpu" or "forward_s" in given,
+        cache_bytes=(size_needed(spec, samples, dims) - header_bytes) / len(samples),
         memory_bytes=_list_memory_bytes(samples),
         given=(*given, *(["cores"] if cores not in (None, usable_cores()) else [])),
         **values,
@@ -218,23 +216,24 @@ def _hash_bytes_per_s(manifest: Manifest, images: _MeasuredImages) -> float:
     return images.bytes * len(names) / (time.perf_counter() - started)
 
 
-def _forward_s(network: Backbone, spec: ExtractSpec, engine: EngineName, pixels: NDArray[np.uint8]) -> float:
+def _forward_s(plan: ExtractionPlan, pixels: NDArray[np.uint8]) -> float:
     """Seconds per view of the warm network, in batches as in `extract`."""
-    network.select_engine(spec.view.image_size, engine, sys.maxsize)
-    size, max_in_flight = network.batch_size, network.max_in_flight
+    network, image_size = plan.backbone, plan.spec.view.image_size
+    network.select_engine(image_size, plan.runtime["engine"], sys.maxsize, "")
+    size = network.batch_size
     batch = np.resize(pixels, (size, *pixels.shape[1:]))
-    network.embed_layers(batch)
-    pending: deque[PendingFeatures] = deque()
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < _NETWORK_S or not done:
-        pending.append(network.submit(batch))
-        if (len(pending) - 1) * size >= max_in_flight:
-            pending.popleft()()
-            done += size
-    while pending:
-        pending.popleft()()
-        done += size
-    return (time.perf_counter() - started) / done
+    network.submit(batch)()
+    queue: InFlightQueue[PendingFeatures] = InFlightQueue(network.max_in_flight)
+    started, views = time.perf_counter(), 0
+    while time.perf_counter() - started < _NETWORK_S or not views:
+        queue.add(network.submit(batch), size)
+        for features in queue.due():
+            features()
+            views += size
+    for features in queue.drain():
+        features()
+        views += size
+    return (time.perf_counter() - started) / views
 
 
 def _write_s(spec: ExtractSpec, dims: Mapping[str, int]) -> float:

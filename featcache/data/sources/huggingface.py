@@ -12,6 +12,7 @@ from typing import Any
 
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import read_regular
+from featcache._utils.telemetry import decline_usage_data
 from featcache.core.samples import UNLABELLED
 from featcache.data.hidden_labels import is_unknown
 from featcache.data.label_columns import AmbiguousLabelError
@@ -139,6 +140,7 @@ class HuggingFaceSource(Source):
         groups: Sequence[str],
     ) -> list[SampleRecord]:
         """The samples of one split; `_rows` gets their rows."""
+        decline_usage_data()
         import datasets
 
         table = table.cast_column(image_column, datasets.Image(decode=False))

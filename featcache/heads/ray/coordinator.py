@@ -7,10 +7,8 @@ moments of its rows; and logits of the images that are left out. What a machine 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -23,22 +21,19 @@ from featcache._utils.remote import is_url
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
 from featcache.cache.lazy_arrays import CenteredMatrix
-from featcache.core import ray_cluster
-from featcache.core.ray_cluster import MAX_WORKER_FAILURES, Cluster, RayCluster, failure_reason, unwrap_ray_error
+from featcache.core.ray_cluster import (
+    MAX_WORKER_FAILURES,
+    Cluster,
+    failure_reason,
+    unwrap_ray_error,
+)
+from featcache.core.worker_pool import Worker, WorkerPool
 from featcache.errors import ClusterError
 from featcache.heads.ray.worker import ShardSpec, TrainingWorker, content_of
 from featcache.heads.solvers.closed_form import SufficientStatistics
 from featcache.heads.solvers.softmax import CVSoftmaxProblem
 from featcache.heads.tuning.path_selection import HeldOut, OutOfTimeError, PathWeights
 from featcache.heads.tuning.training_rows import Targets
-
-
-@dataclass(eq=False)
-class _Hired:
-    """actor : of the kind `TrainingWorker`. machine : its id in Ray."""
-
-    actor: Any
-    machine: str
 
 
 class TrainingCluster:
@@ -59,10 +54,9 @@ class TrainingCluster:
     ) -> None:
         self._cluster, self._layer, self._on_note = cluster, layer, on_note
         self._cache = os.fspath(cache) if is_url(cache) else os.path.abspath(cache)
-        self._machines: RayCluster | None = None
-        self._members: list[_Hired] = []
+        self._opened: WorkerPool | None = None
         self._shares: list[ShardSpec] = []
-        self._owners: list[_Hired] = []  # of each share
+        self._owners: list[Worker] = []  # of each share
         self._deaths: list[int] = []  # of its owners in a row
         self._mean: NDArray[Any] | None = None
         self._limits = ExitStack()
@@ -70,13 +64,13 @@ class TrainingCluster:
     def share(self, features: Features, use: ViewUse, targets: Targets) -> DistributedRows:
         """Let each worker take as many images of train. Raises ClusterError, MissingExtraError."""
         content = content_of(FeatureCache.open(self._cache))
-        self._hire()
-        begun = [member.actor.__ray_ready__.remote() for member in self._members]
-        if self._on_note and not self._ray.wait(begun, timeout=ray_cluster.STARTUP_WARNING_S)[0]:
-            self._on_note(ray_cluster.WAITING_MESSAGE)
+        self._pool.start_workers()
+        workers = self._pool.workers
+        if self._on_note:
+            self._pool.note_if_waiting([worker.actor.__ray_ready__.remote() for worker in workers], self._on_note)
         # OpenBLAS's threads spin for a tenth of a second after each product: a core that a worker on this machine needs
         self._limits.enter_context(threadpool_limits(1, "blas"))
-        n, parts = len(targets.labels), min(len(self._members), len(targets.labels))
+        n, parts = len(targets.labels), min(len(workers), len(targets.labels))
         scale = features.concatenated.scale if features.concatenated else None
         device = "cuda" if self._cluster.gpus_per_worker else "cpu"
         for first, last in pairwise(n * number // parts for number in range(parts + 1)):
@@ -84,7 +78,7 @@ class TrainingCluster:
             self._shares.append(
                 ShardSpec(self._cache, content, self._layer, scale, use, images, targets.of(images), device)
             )
-        self._owners, self._deaths = self._members[:parts], [0] * parts
+        self._owners, self._deaths = workers[:parts], [0] * parts
         weights, means = zip(*self.ask("begin", each=self._shares), strict=True)
         self._mean = np.average(means, axis=0, weights=weights).astype(means[0].dtype)
         squares = np.sum(self.ask("centre", self._mean), axis=0)
@@ -103,22 +97,19 @@ class TrainingCluster:
         return [self._answer(number, *one) for number, one in enumerate(zip(calls, asked, strict=True))]
 
     def close(self) -> None:
-        """Send the members home."""
+        """Stop the workers."""
         self._limits.close()
-        for member in self._members:
-            self._there.stop_worker(member.actor)
-        self._members = []
-        if self._machines:
-            self._machines.close()
+        if self._opened:
+            self._opened.close()
 
     @property
     def _ray(self) -> Any:
-        return self._there.ray
+        return self._pool.ray
 
     @cached_property
-    def _there(self) -> RayCluster:
-        self._machines = RayCluster(self._cluster)
-        return self._machines
+    def _pool(self) -> WorkerPool:
+        self._opened = WorkerPool(self._cluster, TrainingWorker)
+        return self._opened
 
     def _call(self, number: int, method: str, *given: Any) -> Any:
         return getattr(self._owners[number].actor, method).remote(number, *given)
@@ -137,6 +128,7 @@ class TrainingCluster:
                 calls = [self._call(number, *one) for one in (*before, asked)]
             else:
                 self._deaths[number] = 0
+                self._pool.confirm(self._owners[number])
                 return found
 
     def _replace(self, number: int, error: Exception) -> None:
@@ -149,18 +141,9 @@ class TrainingCluster:
                 f"{why.rstrip('.')}. Have "
                 "they memory for it? Use more machines, or fewer workers a machine (--cpus-per-worker)."
             ) from error
-        self._members = [member for member in self._members if member is not self._owners[number]]
-        self._hire(why)
-        self._owners[number] = min(self._members, key=self._owners.count)
-
-    def _hire(self, why: str = "") -> None:
-        """Have as many members on each machine as it has room for. why : the last one died."""
-        there = self._there.available_nodes(why=why)
-        self._members = [member for member in self._members if member.machine in there]
-        busy = Counter(member.machine for member in self._members)
-        for name, (workers, cores) in there.items():
-            for _ in range(workers - busy[name]):
-                self._members.append(_Hired(self._there.start_worker(TrainingWorker, name, cores), name))
+        self._pool.handle_failure(self._owners[number], error)
+        self._pool.start_workers()
+        self._owners[number] = min(self._pool.reachable, key=self._owners.count)
 
 
 class DistributedRows:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from featcache._utils.formatting import plural
 from featcache.analysis.benchmark.outcomes import Comparison
-from featcache.analysis.benchmark.routes import CACHED, ROUTES
+from featcache.analysis.benchmark.routes import CACHED, ROUTES, BenchmarkOptions
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.cache.feature_cache import FeatureCache
-from featcache.core.bit_depth import format_range
+from featcache.core.options import fields_of
 from featcache.errors import FeatcacheError
 from featcache.reports import model_figures
 from featcache.reports.benchmark_report import comparison_table, computed, curve_table, phase_table, remarks
@@ -20,11 +20,7 @@ from featcache.reports.html import Figure, Section, write_page
 from featcache.reports.pages.sections import add_figure, head_section, origin_section, without_folders
 from featcache.reports.plots import plot_comparison, plot_curve
 
-_OPTIONS = (
-    "routes", "budget_s", "backbone", "weights", "views", "head", "augment", "image_size", "precision",
-    "train_precision", "repeats", "seed", "workers", "device", "val_fraction", "allow_leak", "label_column",
-    "skip_missing",
-)  # fmt: skip
+_OPTIONS = ("routes", "budget_s", "backbone", "head", "train_precision", "repeats", *fields_of(BenchmarkOptions))
 
 
 def write_benchmark_page(
@@ -107,5 +103,4 @@ def _command(comparison: Comparison) -> str:
     settings = comparison.settings
     recipe = {name: settings["recipe"].get(name) for name in ("epochs", "batch_size", "lr")}
     options = {name: settings.get(name) for name in _OPTIONS}
-    options["value_range"] = format_range(settings["value_range"]) if settings.get("value_range") else None
     return format_command("benchmark", [settings["data"]], {"out": "report", **recipe, **options})

@@ -1,0 +1,208 @@
+"""What an extraction computes: `ExtractionRequest` before its network is loaded, `ExtractionPlan` after."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache._utils.environment import package_versions
+from featcache._utils.monitor import Monitor
+from featcache._utils.timing import PhaseTimer
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.encoder import Encoder
+from featcache.backbones.load import load_backbone, load_backbone_of
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.reuse import engine_of_unfinished
+from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
+from featcache.core.specs import ExtractSpec
+from featcache.data.manifest import Manifest
+from featcache.data.sample_loader import SampleLoader
+from featcache.errors import CacheMismatchError
+from featcache.vision.loader import ViewLoader
+from featcache.vision.value_range import choose_value_range, describe_value_range
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ExtractorInfo:
+    """What an extractor computes, and where.
+
+    Parameters
+    ----------
+    spec : ExtractSpec
+        All that decides a feature.
+    dims : dict
+        Width d of each layer.
+    provenance : dict
+        Host, date, device, engine and versions; stored, not compared.
+    device_name, precision, note : str
+        See `Backbone`.
+    """
+
+    spec: ExtractSpec
+    dims: dict[str, int]
+    provenance: dict[str, Any]
+    device_name: str
+    precision: str
+    note: str
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """A loaded network, and how to run it over images.
+
+    Parameters
+    ----------
+    backbone : Encoder
+        The frozen network; its weights may be loaded on first use.
+    spec : ExtractSpec
+        All that decides a feature.
+    runtime : RuntimeOptions
+        Complete; what decides only the time.
+    match_engine : str
+        The engine that made the features that the new ones go with, see `Backbone.select_engine`. Empty: none.
+    engine_selected : bool
+        Whether `Backbone.select_engine` was called.
+    """
+
+    backbone: Encoder
+    spec: ExtractSpec
+    runtime: RuntimeOptions
+    match_engine: str = ""
+    engine_selected: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Views in a forward pass."""
+        return self.runtime["batch_size"] or self.backbone.batch_size
+
+    def select_engine(self, views: int) -> ExtractionPlan:
+        """The plan on the engine that suits this number of views; a Backbone of the user keeps its engine."""
+        if not self.engine_selected:
+            engine = self.runtime["engine"]
+            self.backbone.select_engine(self.spec.view.image_size, engine, views, self.match_engine)
+        return replace(self, engine_selected=True)
+
+    def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> SampleLoader:
+        """Threads that make the views of these images. Close it in the end."""
+        workers, max_pixels = self.runtime["workers"], self.runtime["max_pixels"]
+        return ViewLoader(manifest, self.spec.view, workers=workers, max_pixels=max_pixels, watch=timer)
+
+    def info(self) -> ExtractorInfo:
+        """What it computes, and where. Complete once the engine is selected."""
+        backbone = self.backbone
+        provenance = {
+            "weights": backbone.weights,
+            "device": backbone.device_name,
+            "engine": backbone.engine,
+            "versions": package_versions(),
+            "host": platform.node(),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        return ExtractorInfo(
+            self.spec, dict(backbone.dims), provenance, backbone.device_name, backbone.precision, backbone.note
+        )
+
+
+@dataclass(frozen=True)
+class ExtractionRequest:
+    """What the user requests. It can be sent to another machine, which loads the network there.
+
+    Parameters
+    ----------
+    backbone : str or Backbone
+        A Backbone brings its own weights, layers, device, precision and engine.
+    options : ExtractArguments
+        Complete, with the value range that is used.
+    match_engine : str
+        See `ExtractionPlan`.
+    """
+
+    backbone: str | Backbone
+    options: ExtractArguments
+    match_engine: str = ""
+
+    @classmethod
+    def for_images(
+        cls, manifest: Manifest, out: Path, backbone: str | Backbone, options: ExtractArguments, monitor: Monitor
+    ) -> ExtractionRequest:
+        """The request with the value range of the images and the engine of an unfinished cache `out`."""
+        value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])
+        monitor.note(describe_value_range(value_range))
+        options = {**options, "value_range": value_range}
+        return cls(backbone, options, engine_of_unfinished(out))
+
+    def load(self) -> ExtractionPlan:
+        """Load the network.
+
+        Raises
+        ------
+        BackboneError
+        """
+        options, backbone = self.options, self.backbone
+        if isinstance(backbone, str):
+            network = load_backbone(
+                backbone,
+                weights=options["weights"],
+                layers=options["layers"],
+                device=options["device"],
+                precision=options["precision"],
+                seed=options["seed"],
+                image_size=options["image_size"],
+                lazy=True,
+            )
+        else:
+            network = backbone
+        spec = network.extract_spec(
+            views=options["views"],
+            val_views=options["val_views"],
+            dtype=options["dtype"],
+            **select(ViewOptions, options),
+        )
+        runtime = select(RuntimeOptions, options)
+        return ExtractionPlan(network, spec, runtime, self.match_engine, engine_selected=network is backbone)
+
+
+def load_cache_backbone(
+    cache: FeatureCache, weights: str | None, device: str, backbone: Backbone | nn.Module | None = None
+) -> Backbone:
+    """Load the network that made a cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    weights : str or None
+        Where its weights are now; None: where they were.
+    device : str
+    backbone : Backbone, nn.Module or None
+        The network itself, where featcache cannot load it by name.
+
+    Raises
+    ------
+    BackboneError
+    CacheMismatchError
+        Its weights have changed.
+    """
+    spec = cache.spec
+    network = load_backbone_of(
+        spec,
+        cache.path,
+        backbone=backbone,
+        weights=weights or cache.provenance.get("weights", "pretrained"),
+        layers=spec.layers,
+        device=device,
+        precision=spec.precision,
+        lazy=True,
+    )
+    if network.weights_sha256 != spec.weights_sha256:
+        source = "--backbone" if backbone is not None else network.weights
+        raise CacheMismatchError(
+            f"{cache.path} was made with weights {spec.weights_sha256[:12]}..., those of {source} are "
+            f"{network.weights_sha256[:12]}.... Give the right file with --weights, or extract again to another file."
+        )
+    return network

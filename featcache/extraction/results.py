@@ -1,0 +1,241 @@
+"""`Extraction` and `Update`: what `extract`, `update` and `repair` return."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache._utils.formatting import human_bytes, printable
+from featcache._utils.results import NotebookResult
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.reuse import Loss
+from featcache.core.data_summary import DataSummary
+from featcache.core.samples import SPLITS, UNLABELLED, Samples
+from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
+from featcache.metrics.run_report import Report
+
+if TYPE_CHECKING:
+    from featcache.extraction.estimate import Estimate
+
+
+@dataclass(frozen=True, repr=False)
+class Extraction(NotebookResult):
+    """Result of `extract`.
+
+    Attributes
+    ----------
+    cache : FeatureCache
+        The finished cache.
+    extracted : int
+        Images that this call ran through the network; 0 where the cache was complete.
+    shown : int
+        Views of these images.
+    skipped : list of (str, str)
+        Image and reason, for images that could not be read.
+    ignored : dict
+        Reason to number of files that are not images.
+    conflicts : list of (str, str)
+        Images with equal bytes and different labels.
+    report : Report
+        Seconds by phase, size, device and versions.
+    note : str
+        What the user should know of the network's engine; else empty.
+    data_notes : tuple of str
+        How the data was read.
+    remarks : list of (str, str)
+        Image and what is unusual about it, for images that this call extracted.
+    data_name : str
+        Name of the data, for messages.
+    """
+
+    cache: FeatureCache
+    extracted: int
+    shown: int
+    skipped: list[tuple[str, str]]
+    ignored: dict[str, int]
+    conflicts: list[tuple[str, str]]
+    report: Report
+    note: str = ""
+    data_notes: tuple[str, ...] = ()
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+    data_name: str = ""
+
+    @property
+    def data(self) -> DataSummary:
+        """Classes, splits and counts of the readable images."""
+        return replace(self.cache.summary(), name=self.data_name or str(self.cache.path), notes=self.data_notes)
+
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """Write all skipped images, conflicts and remarks to a CSV file: kind, image, other, reason."""
+        write_list(path, list_inputs(self.conflicts, self.skipped, {}, self.remarks))
+
+    def __str__(self) -> str:
+        """Text for the terminal."""
+        seconds, cache = self.report.seconds, self.cache
+        views = int(cache.done.sum())
+        lines = [f"{cache.path}: {len(cache.samples)} images, {views} views, {human_bytes(cache.size_bytes)}"]
+        if self.extracted:
+            shown = self.shown / seconds["wall"]
+            lines.append(
+                f"extracted {self.extracted} images ({self.shown} views) in {seconds['wall']:.1f} s: "
+                f"{self.extracted / seconds['wall']:.0f} images/s, {shown:.0f} views/s"
+            )
+        else:
+            lines.append("nothing to extract: the cache was complete")
+        lines += [self.note] if self.note else []
+        if cache.samples.multilabel:
+            is_known = cache.samples.split != SPLITS.index(UNLABELLED)
+            without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
+            lines.append(f"an image can have several labels; {without} images have none")
+        lines += [*input_notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
+        return "\n".join([*lines, *([self.data.missing] if self.data.missing else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **self.report.to_dict(),
+            "cache": str(self.cache.path),
+            "extracted": self.extracted,
+            "shown": self.shown,
+            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "ignored": self.ignored,
+            "conflicts": [list(pair) for pair in self.conflicts],
+            "note": self.note,
+            "value_range": self.cache.spec.flat().get("value_range"),
+            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
+            "data": self.data.to_dict(),
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Update(NotebookResult):
+    """Result of `update` and `repair`.
+
+    Attributes
+    ----------
+    path : Path
+        The cache.
+    damaged : list of str
+        Images whose row did not match its checksum.
+    problem : str
+        Why the old cache's bookkeeping was inconsistent; else empty.
+    views : (int, int)
+        Number of augmented views (K) before and after.
+    carried : int
+        Images whose features are copied from the old cache.
+    skipped, ignored, conflicts, note, remarks
+        See `Extraction`.
+    changes : dict
+        Kind of change to images, see `Samples.changes`.
+    extracted : int
+        Images that went, or would go, through the network.
+    shown : int
+        Views of these images.
+    cache : FeatureCache or None
+        The new cache; None in a dry run and where nothing has changed.
+    estimate : Estimate or None
+        Cost of what a dry run would extract.
+    seconds : dict
+        Seconds by phase, and `wall`.
+    data : DataSummary or None
+        Classes, splits and counts of the images; None for `repair`.
+    unread : list of str
+        Images that cannot be read now and keep their features.
+    loss : Loss
+        Images whose features are dropped.
+    """
+
+    path: Path
+    damaged: list[str]
+    problem: str
+    views: tuple[int, int]
+    carried: int
+    skipped: list[tuple[str, str]]
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
+    extracted: int = 0
+    shown: int = 0
+    cache: FeatureCache | None = None
+    estimate: Estimate | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+    data: DataSummary | None = None
+    unread: list[str] = field(default_factory=list)
+    loss: Loss = field(default_factory=lambda: Loss(0, 0))
+
+    def write_list(self, path: str | os.PathLike[str]) -> None:
+        """Write all changed, damaged and skipped images and conflicts to a CSV file: kind, image, other, reason."""
+        changes = {**self.changes, **({"damaged": self.damaged} if self.damaged else {})}
+        write_list(path, list_inputs(self.conflicts, self.skipped, changes, self.remarks))
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the cache was up to date."""
+        return not (self.changes or self.damaged or self.problem) and self.views[0] == self.views[1]
+
+    def __str__(self) -> str:
+        """Text for the terminal."""
+        if self.nothing:
+            return "\n".join([f"{self.path} is up to date", *self._notes()])
+        lines = [f"{len(names)} {kind} (for example {printable(names[0])})" for kind, names in self.changes.items()]
+        lines += [f"{len(self.damaged)} damaged (for example {printable(self.damaged[0])})"] if self.damaged else []
+        lines += [f"damaged: {self.problem}"] if self.problem else []
+        lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
+        will = "would be " if self.cache is None else ""
+        lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
+        lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
+        lines += [*self._notes(), *remark_notes(self.remarks)]
+        if self.cache:
+            lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
+        return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        """Lines on images that are not used."""
+        notes = [f"{self.loss}, would be dropped: this needs --yes"] if not self.cache and self.loss.is_large else []
+        notes += [unread_note(self.unread)] if self.unread else []
+        notes += input_notes(self.ignored, self.conflicts, self.skipped)
+        missing = self.cache.summary().missing if self.cache else ""
+        return [*notes, missing] if missing else notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "cache": str(self.path),
+            "changes": self.changes,
+            "damaged": self.damaged,
+            "problem": self.problem,
+            "views": list(self.views),
+            "carried": self.carried,
+            "extracted": self.extracted,
+            "shown": self.shown,
+            "dry_run": self.cache is None and not self.nothing,
+            "ignored": self.ignored,
+            "conflicts": [list(pair) for pair in self.conflicts],
+            "estimate": self.estimate.to_dict() if self.estimate else None,
+            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "unread": self.unread,
+            "dropped": self.loss.lost,
+            "seconds": self.seconds,
+            "note": self.note,
+            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
+            "data": self.data.to_dict() if self.data else None,
+        }
+
+
+def with_ids(samples: Samples, texts: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Pairs (id, text) from row to text, in the order of the rows."""
+    return [(samples.ids[row], text) for row, text in sorted(texts.items())]
+
+
+def unread_note(ids: Sequence[str]) -> str:
+    """The note on images whose features are kept although their files cannot be read; empty for none."""
+    if not ids:
+        return ""
+    return f"{len(ids)} images cannot be read now (for example {printable(ids[0])}): their features are kept"

@@ -1,0 +1,82 @@
+"""A new option is one field and one line of the command line: what `--interpolation` reaches without more."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT, SMALL, done, featcache_cli
+from featcache.analysis.benchmark.compare import benchmark
+from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions, tasks_for_route
+from featcache.analysis.planning.rates import measure_rates
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.options import with_defaults
+from featcache.extraction.estimate import estimate
+from featcache.extraction.extract import extract
+from featcache.finetuning.finetune import finetune
+from featcache.reports.commands import extract_command
+from toys import toy_backbone
+
+
+@pytest.mark.parametrize("function", [extract, estimate, measure_rates, benchmark, finetune])
+def test_every_function_takes_it_with_its_default(function: Callable[..., object]) -> None:
+    assert inspect.signature(function).parameters["interpolation"].default is None
+    assert "interpolation : {'bilinear', 'bicubic'} or None, default None\n" in (inspect.getdoc(function) or "")
+
+
+@pytest.mark.parametrize("name", ["extract", "plan", "benchmark", "finetune"])
+def test_every_command_offers_it(name: str) -> None:
+    assert "--interpolation [bilinear|bicubic]" in done(name, "--help")
+
+
+def test_it_decides_the_features_and_is_repeated(split_folder: Path, tmp_path: Path) -> None:
+    toy = toy_backbone()
+    usual = extract(split_folder, tmp_path / "usual.h5", backbone=toy, views=1).cache
+    cubic = extract(split_folder, tmp_path / "cubic.h5", backbone=toy, views=1, interpolation="bicubic").cache
+    assert (usual.spec.view.interpolation, cubic.spec.view.interpolation) == ("bilinear", "bicubic")
+    assert (usual.features("train").x != cubic.features("train").x).any()
+    assert extract(split_folder, tmp_path / "same.h5", backbone=toy, views=1, interpolation="bilinear").cache.spec == (
+        usual.spec
+    )
+    assert estimate(split_folder, tmp_path / "cubic.h5", backbone=toy, views=1, interpolation="bicubic").views == 0
+    command = shlex.split(extract_command(cubic.spec, cubic.provenance, "photos", "c.h5"))
+    assert command[command.index("--interpolation") + 1] == "bicubic"
+
+
+def test_the_command_line_extracts_with_it(split_folder: Path, tmp_path: Path) -> None:
+    result = featcache_cli("extract", split_folder, "-o", tmp_path / "c.h5", "--views", 0, "--interpolation", "bicubic",
+                           *SMALL)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert FeatureCache.open(tmp_path / "c.h5").spec.view.interpolation == "bicubic"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_task_of_a_benchmark_has_it_where_it_is_set(route: str, tmp_path: Path) -> None:
+    settings = {**with_defaults(BenchmarkOptions, {}), "data": "d", "backbone": "b", "head": "linear", "recipe": {}}
+    settings["train_precision"] = "fp32"
+    for interpolation in ("bicubic", None):
+        tasks = tasks_for_route(
+            route, tmp_path, 0, json.loads(json.dumps({**settings, "interpolation": interpolation}))
+        )
+        assert {task.get("interpolation") for task in tasks if task["task"] != "fit-head"} == {interpolation}
+
+
+def test_it_is_named_nowhere_else() -> None:
+    """In the code that only hands options on; where pixels are resized, it is the name of an argument."""
+    handing_on = ["analysis/benchmark", "analysis/planning", "extraction", "reports", "cache", "data"]
+    files = [path for room in handing_on for path in (ROOT / "featcache" / room).rglob("*.py")]
+    files += (ROOT / "cli/featcache_cli").glob("*.py")
+    named = {
+        path.name: sum(
+            "interpolation" in str(getattr(node, "value", getattr(node, "id", ""))) for node in ast.walk(tree)
+        )
+        for path in files
+        if (tree := ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert {name for name, count in named.items() if count} == {"options.py"}
