@@ -208,7 +208,7 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
     monkeypatch.setattr(runner, "run_in_process", too_little)
     result = _compare(data, tmp_path / "little", routes=["cached"])
     assert (len(result.outcomes), result.curves) == (2, [])
-    text = "What more views and labels bring could not be told: no class has two different training images"
+    text = "There are no curves over views and labels: no class has two different training images"
     assert text in remarks(result)
     assert _compare(data, tmp_path / "frozen", routes=["frozen"]).curves == []
 
@@ -251,7 +251,7 @@ def test_a_folder_in_which_nothing_finished_takes_other_settings(
 
     monkeypatch.setattr(runner, "run_in_process", fails)
     with pytest.raises(FeatcacheError, match="no such backbone"):
-        _compare(data, tmp_path / "out", backbone="resnet19")
+        _compare(data, tmp_path / "out", backbone="resnet34")
     fake_processes(monkeypatch)
     assert _compare(data, tmp_path / "out", routes=["frozen"]).settings["views"] == 2
 
