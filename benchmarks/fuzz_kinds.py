@@ -43,8 +43,10 @@ from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.data.manifest import read_manifest
 from featcache.errors import CacheDamagedError, UnreadableImageError
+from featcache.heads.estimators import fit_estimator, make_estimator
 from featcache.heads.io import load_head, save_head
-from featcache.heads.registry import HEADS, classify, fit_estimator, make_head
+from featcache.heads.predict import classify
+from featcache.heads.registry import find_head, heads_with
 from featcache.metrics.predictions import compare_heads, read_predictions
 from featcache.models.load import open_model
 from featcache.reports.model_figures import confusion_figure, curve_figure, history_figure, reliability_figure
@@ -359,8 +361,9 @@ def heads(folder: Path) -> list[Target]:
         packed = whole.startswith(b"PK") and chance.random() < 0.5
         return _repacked(whole, chance) if packed else damage(whole, others, chance)
 
-    for number, name in enumerate([*HEADS, "sklearn.naive_bayes.GaussianNB", "sklearn.svm.NuSVC"]):
-        estimator = make_head(name, {"n_estimators": 3, "n_jobs": 1} if name == "forest" else {})
+    for number, name in enumerate([*heads_with("estimator"), "sklearn.naive_bayes.GaussianNB", "sklearn.svm.NuSVC"]):
+        parameters = {"n_estimators": 3, "n_jobs": 1} if name == "forest" else {}
+        estimator = make_estimator(find_head(name), parameters)
         fit_estimator(estimator, features)
         file, data = save_head(estimator)
         path = folder / str(number) / file

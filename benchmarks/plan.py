@@ -37,7 +37,8 @@ from featcache.cache.features import Features
 from featcache.core.samples import Samples
 from featcache.data.manifest import read_manifest
 from featcache.extraction import extract as extraction
-from featcache.heads.tuning.families import TUNED_HEADS, TuningData
+from featcache.heads.kinds import linear
+from featcache.heads.tuning.tuning_data import TuningData
 from featcache.reports.plots import plot_capacity
 from featcache.reports.style import save
 from featcache.vision.demo_datasets import ants_bees
@@ -97,16 +98,16 @@ def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, An
 def count_passes(features: Features) -> dict[str, int]:
     """Passes of linear, with all its folds and strengths."""
     tuning, passes = TuningData(features), 0
-    one_pass = tuning.rows.one_pass
+    loss_and_gradient = tuning.rows.loss_and_gradient
 
     def counted(*arguments: Any) -> Any:
         nonlocal passes
         passes += 1
-        return one_pass(*arguments)
+        return loss_and_gradient(*arguments)
 
-    tuning.rows.__dict__["one_pass"] = counted
-    tuned = TUNED_HEADS["linear"](tuning, lambda: False)
-    return {"passes": passes, "strengths": len(tuned.trials) if tuned else 0, "problems": tuning.problems.k}
+    tuning.rows.__dict__["loss_and_gradient"] = counted
+    tuned = linear.tune(tuning)
+    return {"passes": passes, "strengths": len(tuned.trials), "problems": tuning.problem.k}
 
 
 def drawn(n: int, d: int, classes: int, apart: float) -> Features:

@@ -31,7 +31,8 @@ from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.heads.ray.coordinator import TrainingCluster
-from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
+from featcache.heads.registry import HEADS as KINDS
+from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 
 WIDTH, CLASSES, BLOCK = 1280, 10, 8192
 HEADS = ("linear", "ridge", "centroid")
@@ -91,9 +92,10 @@ def fit(cache: FeatureCache, head: str, cluster: Cluster | None) -> tuple[TunedH
     started = time.perf_counter()
     team = TrainingCluster(cluster, cache.path, "penultimate") if cluster else None
     with closing(team) if team else nullcontext(), Memory() as memory:
-        tuning = TuningData(cache.features("train"), team=team)
+        tuning = TuningData(cache.features("train"), cluster=team)
         begun = time.perf_counter()
-        tuned = TUNED_HEADS[head](tuning, lambda: False)
+        tune = KINDS.get(head).tune
+        tuned = tune(tuning, lambda: False) if tune else None
         ended = time.perf_counter()
     if tuned is None:
         raise AssertionError("there is time enough")

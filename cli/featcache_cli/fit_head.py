@@ -14,7 +14,7 @@ _THEN = {"fit folds": "fit on all images", **dict.fromkeys(("fit heads", "fit st
 
 
 def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """name=value pairs; a value that is no Python literal is a string."""
+    """name=value pairs; a value that is not a Python literal is a string."""
     parameters: dict[str, Any] = {}
     for pair in values:
         name, equals, text = pair.partition("=")
@@ -30,21 +30,35 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 def _thresholds(
     _ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]
 ) -> str | float | dict[str, float] | None:
-    """f1, a number, or one or several LABEL=NUMBER."""
+    """f1, a number, or LABEL=NUMBER once or more."""
     if not texts or texts == ("f1",):
         return "f1" if texts else None
     try:
         if len(texts) == 1 and "=" not in texts[0]:
             return float(texts[0])
         pairs = [text.rpartition("=") for text in texts]
-        twice = [name for name, count in Counter(name for name, _, _ in pairs).items() if name and count > 1]
-        if twice:
-            raise click.BadParameter(f"{twice[0]} has two thresholds; give one")
+        repeated = [name for name, count in Counter(name for name, _, _ in pairs).items() if name and count > 1]
+        if repeated:
+            raise click.BadParameter(f"{repeated[0]} has two thresholds; give one")
         if all(name for name, _, _ in pairs):
             return {name: float(number) for name, _, number in pairs}
     except ValueError:
         pass
     raise click.BadParameter(f"{' '.join(texts)} is neither f1 nor a number nor LABEL=NUMBER, given once or more")
+
+
+class _HeadOption(click.Option):
+    """The option --head, whose help lists the heads that are installed."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from featcache.heads.registry import HEADS
+
+        self.help = (
+            f"The head to fit: {', '.join(HEADS.names())}; or the dotted path of a classifier, such as "
+            "sklearn.naive_bayes.GaussianNB. auto keeps the best of those that choose their own settings (head2toe "
+            "only with several layers). imagenet:ant,bee takes the rows of the network's own classifier."
+        )
+        return super().get_help_record(ctx)
 
 
 @options.command()
@@ -59,12 +73,9 @@ def _thresholds(
 @outputs.overwrite_option
 @click.option(
     "--head",
+    cls=_HeadOption,
     default="linear",
     show_default=True,
-    help="Which head: linear, ridge, lda, centroid, knn and "
-    "head2toe choose their own settings; auto keeps the best of them (head2toe only with several layers). "
-    "Or attention, sgd, logreg, svm, forest, a dotted path such as sklearn.naive_bayes.GaussianNB, or "
-    "imagenet:ant,bee, which takes the network's own rows.",
 )
 @click.option(
     "-p",
@@ -78,54 +89,55 @@ def _thresholds(
     "--use-views",
     type=click.Choice(["all", "mean", "clean", "cycle"]),
     help="Train on all views of an "
-    "image, on their mean, on the clean one, or on one an epoch. [default: all; sgd and attention: cycle]",
+    "image, on their mean, on the clean view, or on one view an epoch. [default: all; sgd and attention: cycle]",
 )
-@click.option("--cv", type=click.IntRange(2), help="How many folds the cross-validation within train has.")
+@click.option("--cv", type=click.IntRange(2), help="Folds of the cross-validation within train.")
 @click.option(
     "--budget",
     "budget_s",
     callback=options.duration,
-    help="How long --head auto may search, such as 30s or 2m. [default: 10s]",
+    help="Time for the search of --head auto, such as 30s or 2m. [default: 10s]",
 )
 @click.option(
     "--scaling",
     type=click.Choice(["standard", "l2"]),
-    help="Scale each feature (standard), or each image to length 1 (l2), first.",
+    help="First scale each feature to mean 0 and variance 1 (standard), or each image to length 1 (l2).",
 )
-@click.option("--calibrate", is_flag=True, help="Give probabilities to a head that has none.")
+@click.option("--calibrate", is_flag=True, help="Give probabilities to a head without them.")
 @click.option(
     "--thresholds",
     multiple=True,
     callback=_thresholds,
     metavar="f1|NUMBER|LABEL=NUMBER",
-    help="From which probability on each of several labels is predicted: f1 chooses what has the highest F1 on images "
-    "left out of training; a number holds for all; LABEL=NUMBER, given again for more, for one. [default: 0.5]",
+    help="With several labels: the probability above which a label is predicted. f1 chooses those with the highest F1 "
+    "on held-out images; a number is for all labels; LABEL=NUMBER, which can be repeated, for one. [default: 0.5]",
 )
 @click.option(
     "--tta",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="How many augmented views of an image are averaged with the clean one, also by predict and serve; needs "
+    help="Augmented views of an image that are averaged with the clean one, also by predict and serve; needs "
     "`extract --val-views`.",
 )
 @click.option(
-    "--device", default="cpu", show_default=True, help="Where linear, head2toe and auto work: auto, cpu, cuda:1, mps."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where linear, head2toe and auto compute: auto (a GPU if there is one), cpu, cuda:1, mps.",
 )
 @click.option(
     "--report",
     type=options.PATH,
     callback=outputs.new_file,
-    help="Write a page with all of it to this HTML file, too; needs -o.",
+    help="Write a report with figures to this HTML file; needs -o.",
 )
-@click.option(
-    "--images", "data", type=options.PATH, help="Where the images of CACHE lie, for the pictures of --report."
-)
+@click.option("--images", "data", type=options.PATH, help="The images of CACHE, for the figures of --report.")
 @click.option(
     "--layer",
     default="penultimate",
     show_default=True,
-    help="Which features of the cache are used: names joined by commas, stages, or all.",
+    help="The features to use: names of layers joined by commas, stages, or all.",
 )
 @options.cluster_options
 @options.seed_option

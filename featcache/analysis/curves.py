@@ -21,9 +21,10 @@ from featcache.core.rng import content_order, content_words
 from featcache.core.samples import strata
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
-from featcache.heads.fit import FitOptions, fit
-from featcache.heads.fit_head import evaluate_head, read_splits
-from featcache.heads.tuning.families import TUNED_HEADS
+from featcache.heads.fit import fit
+from featcache.heads.predict import evaluate_head
+from featcache.heads.registry import find_head, heads_with
+from featcache.heads.steps import FitOptions, TrainingData
 from featcache.metrics.significance import wilson_interval
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -147,7 +148,7 @@ def curve(
         What grows. "labels": fractions of the training images, drawn `repeats` times. "views": 0, 1, 2, 4, 8, ...
         augmented views of each training image, up to all that the cache has.
     head : str, default "linear"
-        One of `featcache.heads.tuning.families.TUNED_HEADS`.
+        A head that chooses its settings, such as "linear", "ridge", "lda", "centroid" or "knn".
     fractions : sequence of float, default (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
         Fractions of the labels, above 0 and up to 1. Of each class at least two images are drawn; fractions that give
         the same number of images are one point. Only used by labels.
@@ -208,7 +209,8 @@ def label_curve(
     progress = as_callback(progress)
     if repeats < 1:
         raise HeadError(f"repeats must be 1 or more; got {repeats}")
-    train, val = read_splits(cache, layer)
+    data = TrainingData.read(FeatureCache.open(cache), layer)
+    train, val = data.train, data.val
     points: list[Point] = []
     for done, fraction in enumerate(shares, start=1):
         if points and len(draw(train, fraction, seed)) == points[-1].images:
@@ -230,7 +232,8 @@ def view_curve(
 ) -> Curve:
     """`curve` by views."""
     progress = as_callback(progress)
-    train, val = read_splits(cache, layer)
+    data = TrainingData.read(FeatureCache.open(cache), layer)
+    train, val = data.train, data.val
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
     for done, views in enumerate(counts, start=1):
@@ -259,12 +262,12 @@ def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:
 
 def _point(head: str, draws: Iterator[Features], val: Features, labels: int, seed: int) -> Point:
     """Fit the head to each draw; labels : training images in all."""
-    if head not in TUNED_HEADS:
-        raise HeadError(f"the head of a curve must be one of {', '.join(TUNED_HEADS)}; got {head}")
+    if find_head(head).tune is None:
+        raise HeadError(f"the head of a curve must be one of {', '.join(heads_with('tune'))}; got {head}")
     accuracies, seconds, images, views = [], [], 0, 0
     for train in draws:
         started = time.perf_counter()
-        estimator = fit(head, FitOptions(seed=seed), train, val).estimator
+        estimator = fit(head, TrainingData(train, val), FitOptions(seed=seed)).estimator
         seconds.append(time.perf_counter() - started)
         accuracies.append(evaluate_head(estimator, val).accuracy)
         images, views = len(train.samples), train.views

@@ -22,8 +22,9 @@ from featcache.finetuning.strategy import FineTuneStrategy
 from featcache.heads.imagenet import imagenet_head, is_imagenet
 from featcache.heads.io import load_head
 from featcache.heads.linear import LinearHead
-from featcache.heads.linear_layer import FIT_ONE, LinearWeights, as_linear, layer
+from featcache.heads.linear_layer import LinearWeights, as_linear, layer
 from featcache.heads.one_vs_rest import OneVsRestHead
+from featcache.heads.registry import fit_a_linear_head
 from featcache.metrics.predictions import read_predictions
 from featcache.training.loop import TrainConfig, linear_layer
 from featcache.training.network import BackboneWithHead
@@ -149,7 +150,7 @@ def read_layer(
     if linear is None:
         raise RunError(
             f"{folder} holds a head {card.head}, which is not a linear layer with probabilities: a network cannot "
-            f"begin with it. {FIT_ONE}"
+            f"begin with it. {fit_a_linear_head()}"
         )
     head_class = OneVsRestHead if multilabel else LinearHead
     fits_features = isinstance(linear, head_class) and linear.coef_.shape[1] == backbone.dim

@@ -20,8 +20,8 @@ from featcache.errors import FeatcacheError, RunError
 from featcache.finetuning.initial_weights import InitialModel
 from featcache.finetuning.resume import check_same_settings, complete_config
 from featcache.finetuning.run_folder import BEST, NETWORK, RunFolder
-from featcache.heads import registry
 from featcache.heads.io import load_head
+from featcache.heads.predict import classify
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, judge
 from featcache.training.checkpoint import damaged, load_checkpoint
@@ -210,7 +210,7 @@ class FineTuneRun:
                 return None
             x, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
             n_classes, multilabel = len(self.samples.classes), self.samples.multilabel
-            predicted, probabilities = registry.classify(head, x, n_classes, multilabel=multilabel)
+            predicted, probabilities = classify(head, x, n_classes, multilabel=multilabel)
         if self.world.is_main_process:
             self.folder.save_test_predictions(labels, predicted, probabilities)
         return judge(labels, predicted, probabilities, self.samples.classes)

@@ -9,30 +9,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.results import NotebookResult
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.features import Features
 from featcache.core.data_summary import DataSummary
-from featcache.core.layer_names import grid_side, join_layers, parse_layer
 from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
 from featcache.core.thresholds import Thresholds
-from featcache.errors import CacheIncompleteError
-from featcache.heads import registry
-from featcache.heads.fit import FitOptions, UseViews, fit, zero_shot_head
-from featcache.heads.imagenet import is_imagenet
+from featcache.heads.fit import fit
 from featcache.heads.io import save_head
+from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
-from featcache.heads.tuning.auto import Selection
+from featcache.heads.steps import FitOptions, TrainingData, UseViews
+from featcache.heads.tuning.selection import Selection
 from featcache.metrics.classification import Accuracy
-from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels, judge
+from featcache.metrics.multilabel import LabelAccuracy
 from featcache.metrics.predictions import FILE, TEST, predictions_csv
 from featcache.metrics.run_report import Report
 
@@ -41,11 +36,30 @@ from featcache.metrics.run_report import Report
 class HeadFit(NotebookResult):
     """What `fit_head` returns.
 
-    estimator : the fitted classifier. name : of the head. history : epochs of `sgd`, else empty.
-    path : where it was saved, if it was. selection : what cross-validation said, if it was asked.
-    before : val figures before the temperature was set, where one was. notes : what a user should know, a line each.
-    data : what it was fitted on. thresholds : of each of several labels, where any were asked for; the estimator, the
-    saved head and the figures decide by them. at_half : val figures at 0.5, where there are thresholds.
+    Attributes
+    ----------
+    estimator : estimator
+        The fitted classifier.
+    name : str
+        Name of the head; with "auto" that of the best one.
+    report : Report
+        Seconds of each phase, and figures of val and test.
+    history : list
+        Metrics of the epochs of "sgd"; empty for other heads.
+    path : Path, optional
+        The folder that it was saved in.
+    selection : Selection, optional
+        The result of cross-validation.
+    before : Accuracy or LabelAccuracy, optional
+        Figures of val without the temperature, if the head has one.
+    notes : tuple of str
+        What the user should know, a line each.
+    data : DataSummary, optional
+        The data that it was fitted to.
+    thresholds : tuple of float, optional
+        Probabilities above which the estimator and the saved head predict labels; None: 0.5 for each.
+    at_half : LabelAccuracy, optional
+        Figures of val at thresholds of 0.5, if there are other thresholds.
     """
 
     estimator: BaseEstimator
@@ -68,7 +82,7 @@ class HeadFit(NotebookResult):
         return self.report.accuracy
 
     def __str__(self) -> str:
-        """What was reached, for people."""
+        """Several lines for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
         lines = [str(self.selection)] if self.selection else []
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
@@ -88,7 +102,7 @@ class HeadFit(NotebookResult):
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
 
     def _made_worse(self) -> str:
-        """A clause that says which figures of val the temperature made worse, where it did."""
+        """A clause with the figures of val that the temperature made worse; "" if there are none."""
         names = {"log_loss": "log-loss", "calibration_error": "calibration error"}
         worse = [
             name
@@ -132,7 +146,7 @@ def fit_head(
     thresholds: Thresholds | None = None,
     tta: int = 0,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
     on_epoch: Callable[[Any], None] | None = None,
@@ -142,63 +156,101 @@ def fit_head(
 
     Parameters
     ----------
-    out : folder to save the head in; None does not save it.
-    layer : which features of the cache: one layer, several joined by commas, or "all", see
-        `featcache.core.layer_names`. Several are made alike, see `featcache.heads.layer_scaling`, and heads see them
-    side by side. head : "linear" and the other FAMILIES choose their own settings by cross-validation within train, on
-        images left out with all their views and copies; "auto" keeps the best of them (head2toe only with several
-        layers). "sgd" trains as the tutorials do, "attention" looks at the places of a grid's layer, see
-        `featcache.heads.attention`. "imagenet:ant,bee" does not train: it takes the rows of the network's own
-        classifier for classes that ImageNet knows, see `featcache.heads.imagenet.choose_classes`. Else another short
-        name of `featcache.heads.registry.HEADS`, the dotted path of a scikit-learn classifier, or a classifier object;
-        one that cross-validates inside (GridSearchCV) is given rows, not images: with several views of an image take
-        use_views="mean" or "clean", or they lie in several of its folds.
-    parameters : of the head's constructor; of the `TrainConfig` for "sgd", of `AttentionRecipe` for "attention". They
-        fix the settings of a tuned head, but for "class_weight".
-    use_views : train on "all" views, on their "mean", on the "clean" one; sgd and attention on one an epoch ("cycle").
-        None takes what is usual: "cycle" for those two, else "all".
-    cv : folds of the cross-validation. None takes what suits the data for tuned heads, and none for others.
-    budget_s : seconds for "auto"; None takes 10.
-    scaling : a first step of heads that are not tuned: "standard" or "l2".
-    calibrate : give a head that has no probabilities some, see
-    `featcache.heads.tuning.cross_validation.calibrate_platt`. thresholds : of several labels, from which probability on
-        each is predicted: a number for all, or numbers by label; "f1" chooses for each what has the highest F1 on the
-        images that cross-validation leaves out, see `featcache.core.thresholds`. None is 0.5 for each: most single
-        decisions are right, but rare labels are seldom found.
-    tta : augmented views of a val or test image that are averaged with the clean one; the saved head predicts so, too.
-    seed : of the folds, and of the order and the first weights of "sgd".
-    device : where the passes of linear and head2toe over the features are made: "cpu", which needs no PyTorch, "auto",
-        "cuda", "cuda:1", "mps".
-    cluster : machines that share the training rows, of heads that choose their own settings but for knn; all must see
-        the cache, see `featcache.heads.ray.coordinator`. Images that are left out, val and test are judged on this
-    machine. progress : True draws a bar; else called as progress(what, done, total). what is "fit heads" of "auto",
-        "fit strengths" of heads that choose theirs, "fit folds" of a cross-validation, "fit epochs" of sgd and
-        attention. Other heads are fitted in one step, of which nothing is known.
-    on_epoch : called with each Epoch of "sgd". on_note : called with what the cache was made of, and
-        where a cluster's workers are waited for.
+    cache : path or FeatureCache
+        A cache that `extract` or `FeatureCache.from_arrays` made.
+    out : path, optional
+        Folder to save the head in. None: it is not saved.
+    head : str or estimator, default "linear"
+        "linear", "ridge", "lda", "centroid", "knn" and "head2toe" choose their settings by cross-validation within
+        train; all views of an image, and its copies, are held out together. "auto" keeps the best of them ("head2toe"
+        is tried only for several layers). "sgd" trains as the tutorials of PyTorch do. "attention" weights the
+        positions of a grid layer, see `featcache.heads.attention`. "imagenet:ant,bee" does not train: it takes the rows
+        of the network's own classifier, see `featcache.heads.imagenet.choose_classes`. "logreg", "svm" and "forest" are
+        classifiers of scikit-learn. Other installed packages can add names, see `featcache.heads.registry.HeadSpec`.
+        Instead of a name, the dotted path of a scikit-learn classifier, or an unfitted classifier. One that
+        cross-validates itself (GridSearchCV) does not know which rows are views of one image: use
+        ``use_views="mean"`` or ``"clean"`` with it.
+    parameters : mapping, optional
+        Parameters of the constructor of the head; of `TrainConfig` for "sgd", of `AttentionConfig` for "attention".
+        With any but "class_weight", a head does not choose its settings itself.
+    layer : str, default "penultimate"
+        The features to use: one layer, several joined by commas, "stages" or "all", see `featcache.core.layer_names`.
+        Features of several layers are standardized, see `featcache.heads.layer_scaling`, and concatenated.
+    use_views : {"all", "mean", "clean", "cycle"}, optional
+        Train on all views of an image, on their mean, on the clean view, or on one view an epoch. None: "cycle" for
+        "sgd" and "attention", "all" for the others.
+    cv : int, optional
+        Folds of the cross-validation, 2 or more. None: heads that choose their settings take 5, or hold a fifth out
+        once if images times classes are more than a million; others do not cross-validate.
+    budget_s : float, optional
+        Seconds for the search of "auto". None: 10.
+    scaling : {"standard", "l2"}, optional
+        A first step before a head that does not choose its settings: each feature is scaled to mean 0 and variance 1,
+        or each image to length 1.
+    calibrate : bool, default False
+        Give probabilities to a head without them, see `featcache.heads.tuning.cross_validation.calibrate_platt`.
+    thresholds : float, mapping or "f1", optional
+        With several labels: the probability above which a label is predicted; one number for all labels, or numbers by
+        label. "f1" chooses those with the highest F1 on held-out images, see `featcache.core.thresholds`. None: 0.5,
+        with which most single decisions are right, but rare labels are seldom predicted.
+    tta : int, default 0
+        Augmented views of a val or test image that are averaged with the clean one. The saved head predicts so, too.
+    seed : int, default 0
+        Of the folds, and of the first weights and the order of images of "sgd" and "attention".
+    device : str, default "auto"
+        Where "linear", "head2toe" and "auto" compute: "cpu" (without PyTorch), "cuda", "cuda:1", "mps"; "auto" takes a
+        GPU if there is one. Other heads compute on the CPU. `HeadFit.notes` names a GPU that was used.
+    cluster : Cluster, optional
+        Machines that share the training rows of a head that chooses its settings ("knn" excepted). All must see the
+        cache, see `featcache.heads.ray.coordinator`. Held-out images, val and test are evaluated on this machine.
+    progress : bool or callable, optional
+        True draws a bar. A callable is called as progress(what, done, total); what is "fit heads" with "auto", "fit
+        strengths" with heads that choose theirs, "fit folds" with cross-validation, "fit epochs" with "sgd" and
+        "attention". Other heads are fitted in one step.
+    on_epoch : callable, optional
+        Called with the metrics of each epoch of "sgd".
+    on_note : callable, optional
+        Called with a line about the data of the cache, and if the workers of a cluster are waited for.
+
+    Returns
+    -------
+    HeadFit
+        The fitted estimator, its figures on val and test, and how its settings were chosen.
 
     Raises
     ------
-    CacheError, HeadError, BackboneError, ClusterError, MissingExtraError
+    HeadError
+        The head does not exist, an option has no effect on it, or it cannot be fitted or saved.
+    CacheError
+        The cache is damaged, or has no such layer or views.
+    BackboneError
+        The device does not exist, or weights of "imagenet:..." cannot be loaded.
+    ClusterError, MissingExtraError
+        The cluster fails, or Ray is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featcache import FeatureCache, fit_head
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat(["ant", "bee"], 20)
+    >>> features = rng.normal(size=(40, 8)) + 3 * (labels == "bee")[:, None]
+    >>> cache = FeatureCache.from_arrays(features, labels)
+    >>> fit = fit_head(cache, head="ridge")
+    >>> fit.accuracy.accuracy
+    1.0
     """
-    watch, given = PhaseTimer(), cache.path if isinstance(cache, FeatureCache) else cache
-    if out is not None:
-        prepare_folder(Path(out), "head")
+    timer, name = PhaseTimer(), cache.path if isinstance(cache, FeatureCache) else cache
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        prepare_folder(folder, "head")
     cache = FeatureCache.open(cache)
-    data = replace(cache.summary(), name=str(given))
+    summary = replace(cache.summary(), name=str(name))
     if on_note:
-        on_note(str(data))
-    with watch.phase("read"):
-        names = cache.layers(layer)
-        train, val = read_splits(cache, layer, check_train=cluster is None)  # a cluster's machines look for themselves
-        test = cache.features("test", layer)
-    places = grid_side(parse_layer(names[0])[1]) ** 2 if len(names) == 1 else 0
-    if tta > val.views:
-        raise CacheIncompleteError(
-            f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
-            f"Extract with --val-views {tta}."
-        )
-    team = TrainingCluster(cluster, given, layer, on_note) if cluster else None
+        on_note(str(summary))
+    with timer.phase("read"):  # machines of a cluster check their rows of train themselves
+        data = TrainingData.read(cache, layer, tta=tta, with_test=True, check_train=cluster is None)
+    training_cluster = TrainingCluster(cluster, name, layer, on_note) if cluster else None
     options = FitOptions(
         dict(parameters or {}),
         use_views,
@@ -209,105 +261,74 @@ def fit_head(
         thresholds,
         seed,
         device,
-        places,
-        team,
-        saved=out is not None,
+        training_cluster,
+        will_be_saved=folder is not None,
         progress=as_callback(progress),
+        on_epoch=on_epoch,
     )
-    with watch.phase("fit"), closing(team) if team else nullcontext():
-        if is_imagenet(head):
-            weights = cache.provenance.get("weights", "pretrained")
-            fitted = zero_shot_head(str(head), options, train, cache.spec, weights, join_layers(names))
-        else:
-            fitted = fit(head, options, train, val, on_epoch)
-    with watch.phase("evaluate"):
-        predicted, probabilities = _predict(fitted.estimator, val, tta)
-        accuracy = judge(val.y, predicted, probabilities, val.samples.classes)
-        at_half = None
-        if fitted.thresholds is not None and probabilities is not None:
-            at_half = evaluate_labels(val.y, probabilities, val.samples.classes)
-        before = evaluate_head(fitted.untempered, val, tta) if fitted.untempered else None
-        guessed = _predict(fitted.estimator, test, tta) if len(test.samples) else None
-        on_test = judge(test.y, *guessed, test.samples.classes) if guessed else None
-    folder = Path(out) if out is not None else None
+    with timer.phase("fit"), closing(training_cluster) if training_cluster else nullcontext():
+        fitted = fit(head, data, options)
+    with timer.phase("evaluate"):
+        evaluation = evaluate(fitted, data, tta)
     report = Report(
         method=f"head {fitted.name}",
-        seconds=watch.seconds(),
-        images=len(train.samples),
-        accuracy=accuracy,
-        test=on_test,
+        seconds=timer.seconds(),
+        images=len(data.train.samples),
+        accuracy=evaluation.accuracy,
+        test=evaluation.test_accuracy,
         spec_digest=cache.spec.digest(),
         seed=seed,
     )
-    found = HeadFit(
+    result = HeadFit(
         fitted.estimator,
         fitted.name,
         report,
         fitted.history,
         folder,
         fitted.selection,
-        before,
+        evaluation.before,
         fitted.notes,
-        data,
+        summary,
         None if fitted.thresholds is None else tuple(fitted.thresholds.tolist()),
-        at_half,
+        evaluation.at_half,
     )
     if folder is not None:
-        files: dict[str, bytes | None] = {
-            FILE: predictions_csv(val.samples, predicted, probabilities),
-            TEST: predictions_csv(test.samples, *guessed) if guessed else None,
-            REPORT: as_json(found.to_dict()),
-        }
-        _save(found, cache, join_layers(names), folder, files, tta)
-    return found
+        _save(result, evaluation, data, cache, folder, tta)
+    return result
 
 
-def read_splits(
-    cache: str | os.PathLike[str] | FeatureCache, layer: str, check_train: bool = True
-) -> tuple[Features, Features]:
-    """The features of train and of val. Raises CacheError, where a split has no readable images, too."""
-    cache = FeatureCache.open(cache)
-    train, val = cache.features("train", layer, check=check_train), cache.features("val", layer)
-    for split, features in (("train", train), ("val", val)):
-        if not len(features.samples):
-            raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
-    return train, val
-
-
-def evaluate_head(estimator: BaseEstimator, features: Features, tta: int = 0) -> Accuracy | LabelAccuracy:
-    """Figures of a head on the clean view, averaged with `tta` augmented ones. Raises HeadError, CacheError."""
-    return judge(features.y, *_predict(estimator, features, tta), features.samples.classes)
-
-
-def _predict(
-    estimator: BaseEstimator, features: Features, tta: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    x, samples = features.with_views(tta).flatten().x if tta else features.lazy_view(0), features.samples
-    return registry.classify(estimator, x, len(samples.classes), views=1 + tta, multilabel=samples.multilabel)
-
-
-def _temperature(found: float | tuple[float, ...] | None) -> str:
-    if isinstance(found, tuple):
-        return f"its temperatures of {min(found):.3g} to {max(found):.3g} by label"
-    return f"its temperature of {found:.3g}"
+def _temperature(temperature: float | tuple[float, ...] | None) -> str:
+    if isinstance(temperature, tuple):
+        return f"its temperatures of {min(temperature):.3g} to {max(temperature):.3g} by label"
+    return f"its temperature of {temperature:.3g}"
 
 
 def _save(
-    fit: HeadFit, cache: FeatureCache, layer: str, folder: Path, files: Mapping[str, bytes | None], tta: int
+    result: HeadFit, evaluation: Evaluation, data: TrainingData, cache: FeatureCache, folder: Path, tta: int
 ) -> None:
-    file, weights = save_head(fit.estimator)
+    """Write the head, its card, its predictions of val and test, and the report."""
+    file, weights = save_head(result.estimator)
+    samples = cache.samples
     card = ModelCard(
         kind="head",
         file=file,
-        head=fit.name,
-        classes=cache.samples.classes,
+        head=result.name,
+        classes=samples.classes,
         spec=cache.spec,
-        weights=cache.provenance.get("weights", "pretrained"),
-        layer=layer,
-        metrics=fit.accuracy.to_dict(),
-        multilabel=cache.samples.multilabel,
-        thresholds=fit.thresholds,
+        weights=data.weights,
+        layer=data.layer,
+        metrics=result.accuracy.to_dict(),
+        multilabel=samples.multilabel,
+        thresholds=result.thresholds,
         tta=tta,
         engine=str(cache.provenance.get("engine", "")),
     )
+    test = None
+    if data.test is not None and evaluation.test is not None:
+        test = predictions_csv(data.test.samples, *evaluation.test)
+    files = {
+        FILE: predictions_csv(data.val.samples, *evaluation.val),
+        TEST: test,
+        REPORT: as_json(result.to_dict()),
+    }
     card.write(folder, weights, files)

@@ -1,8 +1,6 @@
-"""Features of several layers made alike before a head is fitted, and the head for features as they are."""
+"""`standardize_layers`: features of several layers on one scale before a head is fitted; and the reverse of it."""
 
 from __future__ import annotations
-
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,29 +12,31 @@ from featcache.cache.lazy_arrays import BLOCK_BYTES
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 
-_LEAST = 1e-3  # of a layer's widest feature: narrower ones are hardly more than rounding
-
-_Estimator = TypeVar("_Estimator", bound=BaseEstimator)
+_MIN_DEVIATION = 1e-3  # as a fraction of the largest one of the layer: smaller ones are mostly rounding
 
 
-def standardize_layers(features: Features, *, keep_still: bool = True) -> NDArray[np.float32]:
-    """The scale of each feature, shape (d,), by which all of a layer are equally wide and all layers count alike.
+def standardize_layers(features: Features, *, keep_constant: bool = True) -> NDArray[np.float32]:
+    """The factor of each feature, shape (d,), that gives features of a layer equal variance and layers equal weight.
 
-    A feature is divided by its standard deviation over the clean views, and by the root of its layer's width. Without
-    the latter, heads on all stages of the digits are a little less accurate, with views they take longer, too.
+    A feature is divided by its standard deviation over the clean views, and by the square root of the width of its
+    layer. Without the latter, heads on all stages of images of digits are a little less accurate, and take longer with
+    augmented views.
 
     Parameters
     ----------
-    keep_still : False gives features that hardly move a scale of 0, for what goes by lengths: their mean would drown
-        all others.
+    features : Features
+        Of several layers.
+    keep_constant : bool
+        False gives a factor of 0 to features that are almost constant. Methods that compare lengths need that: the
+        mean of such features would outweigh all others.
     """
     if features.concatenated is None:
-        raise AssertionError("these are of one layer")
+        raise AssertionError("features of one layer are not standardized")
     scales = []
-    for part in np.split(_deviations(features), np.cumsum(features.concatenated.widths)[:-1]):
-        widest = float(part.max())
-        least = _LEAST * widest if widest > 0 else 1.0
-        scales.append((keep_still | (part >= least)) / np.maximum(part, least) / np.sqrt(len(part)))
+    for deviation in np.split(_deviations(features), np.cumsum(features.concatenated.widths)[:-1]):
+        largest = float(deviation.max())
+        least = _MIN_DEVIATION * largest if largest > 0 else 1.0
+        scales.append((keep_constant | (deviation >= least)) / np.maximum(deviation, least) / np.sqrt(len(deviation)))
     return np.concatenate(scales).astype(np.float32)
 
 
@@ -50,13 +50,13 @@ def _deviations(features: Features) -> NDArray[np.float64]:
     return moments.deviation
 
 
-def unscaled(estimator: BaseEstimator, scale: NDArray[np.float32]) -> BaseEstimator:
-    """The classifier for features as they are, from one that was fitted to them times their scale, (d,)."""
+def without_scaling(estimator: BaseEstimator, scale: NDArray[np.float32]) -> BaseEstimator:
+    """The classifier for unscaled features, from one that was fitted to features multiplied by `scale`, (d,)."""
     if isinstance(estimator, LinearHead):
         return LinearHead.from_weights(estimator.coef_ * scale, estimator.intercept_, estimator.classes_)
     if isinstance(estimator, OneVsRestHead):
         return OneVsRestHead.from_weights(estimator.coef_ * scale, estimator.intercept_)
-    from sklearn.pipeline import Pipeline  # 20 ms, which linear heads do not wait for
+    from sklearn.pipeline import Pipeline  # 20 ms, which linear heads do not need
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler(with_mean=False)

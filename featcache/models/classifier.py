@@ -26,7 +26,7 @@ from featcache.core.model_card import ModelCard
 from featcache.core.samples import format_labels
 from featcache.core.thresholds import decide, format_thresholds
 from featcache.errors import UnreadableImageError
-from featcache.heads import registry
+from featcache.heads import predict
 from featcache.models.defaults import TOP_CLASSES
 from featcache.models.inputs import Image, ImageFile, each_image
 from featcache.models.load import open_model
@@ -308,7 +308,7 @@ class Classifier(NotebookResult):
         self, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, top: int, views: int
     ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
         """The label and the top classes of each image."""
-        predicted, probabilities = registry.average_views(
+        predicted, probabilities = predict.average_views(
             predicted, probabilities, views, len(self.classes), self.card.thresholds
         )
         labels = format_labels(predicted, self.classes)
@@ -332,9 +332,7 @@ def _until_error(images: Any, errors: list[Exception]) -> Iterator[Any]:
 def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
     def classify(views: NDArray[Any]) -> _Answer:
         features = backbone.submit(views)
-        return lambda: registry.classify(
-            estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel
-        )
+        return lambda: predict.classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
 
     return classify
 

@@ -17,7 +17,7 @@ from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate, reading
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import BackboneError, HeadError
-from featcache.heads import registry
+from featcache.heads.estimators import is_multilabel, set_thresholds
 from featcache.heads.io import load_head
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> Backbone
 
 def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
     estimator = load_head(locate(folder, card.file))
-    if registry.is_multilabel(estimator) != card.multilabel:
+    if is_multilabel(estimator) != card.multilabel:
         raise HeadError(f"{folder} is damaged: its head and model.json disagree on whether images have several labels.")
     has_other_labels = card.multilabel and len(estimator.classes_) != len(card.classes)
     width = sum(backbone.dims.values())
@@ -142,7 +142,7 @@ def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
             f"{len(card.classes)}."
         )
     if card.multilabel:
-        registry.set_thresholds(estimator, None if card.thresholds is None else np.array(card.thresholds))
+        set_thresholds(estimator, None if card.thresholds is None else np.array(card.thresholds))
     return estimator
 
 

@@ -119,7 +119,7 @@ class Trial(NotebookResult):
         if accuracy.n < _FEW_IMAGES:
             lines.append(f"{plural(accuracy.n, 'image')} are few for a measurement: the interval is wide.")
         selection = self.fit.selection
-        skipped = [name for name, reason in selection.missed if "budget" in reason] if selection else []
+        skipped = [name for name, reason in selection.skipped if "budget" in reason] if selection else []
         if skipped:
             lines.append(
                 f"Other heads ({', '.join(skipped)}) were not tried for lack of time: repeat the command with --budget "

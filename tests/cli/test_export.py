@@ -86,7 +86,7 @@ def test_what_cannot_be_exported_is_refused(data: Path, real_cache: Path, tmp_pa
     done("fit-head", real_cache, "-o", model, "--head", "knn", "-p", "n_neighbors=3")
     assert refused("export", model, "--format", "onnx", "-o", out) == (
         f"{model} holds a head knn, whose probabilities are not those of a linear layer: it cannot be exported. "
-        "Fit linear, ridge, lda, centroid, head2toe, sgd or logreg (with --scaling standard, too)."
+        "Fit centroid, head2toe, lda, linear, logreg, ridge or sgd (with --scaling standard, too)."
     )
     assert not out.exists()
     out.touch()

@@ -10,7 +10,7 @@ import featcache
 from commands import as_json, done, featcache_cli, refused
 from featcache.core.ray_cluster import Cluster
 from featcache.heads.fit_head import fit_head
-from featcache.heads.registry import HEADS
+from featcache.heads.registry import heads_with
 from pagereader import read_page
 
 
@@ -51,7 +51,7 @@ def test_without_out_nothing_is_saved(cache: Path, tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("head", [*HEADS, "sklearn.naive_bayes.GaussianNB"])
+@pytest.mark.parametrize("head", [*heads_with("estimator"), "sklearn.naive_bayes.GaussianNB"])
 def test_json_is_what_the_library_gives(head: str, cache: Path) -> None:
     found = as_json("fit-head", cache, "--head", head)
     direct = fit_head(cache, head=head)
@@ -71,7 +71,7 @@ def test_sgd_prints_its_epochs_and_json_holds_them_instead(cache: Path) -> None:
 
 def test_a_training_that_diverged_is_an_error_and_saves_nothing(cache: Path, tmp_path: Path) -> None:
     arguments = ("fit-head", cache, "-o", tmp_path / "head", "--head", "sgd", "-p", "lr=1e38", "-p", "epochs=4")
-    said = "sgd diverged in epoch 1: its weights or its loss on val are no finite numbers. Give a lower lr than 1e+38."
+    said = "sgd diverged in epoch 1: its weights or its loss on val are not finite numbers. Give a lower lr than 1e+38."
     assert refused(*arguments) == said
     assert not (tmp_path / "head/model.json").exists()
 
@@ -122,7 +122,7 @@ def test_a_parameter_changes_the_head(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--head", "linaer"), "there is no head 'linaer'. Use linear, logreg, svm, "),
+        (("--head", "linaer"), "there is no head 'linaer'. Use attention, auto, centroid, "),
         (("--head", "sklearn.svm.SVR"), "sklearn.svm.SVR is not a scikit-learn classifier"),
         (("--head", "os.path.join"), "os.path.join is not a scikit-learn classifier"),
         (("-p", "c=1"), "linear has no parameter 'c'; it has C, class_weight, device, max_iter, tol"),
@@ -192,7 +192,7 @@ def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp
     assert found.sections["Result"].code == text.partition("\nsaved in ")[0]
     assert len(found.sections["The head in figures"].captions) == 5
     assert found.sections["Commands"].code.splitlines()[1] == (
-        "featcache fit-head toy.h5 -o head -p C=0.1 --head linear --tta 0 --device cpu --layer penultimate --seed 0"
+        "featcache fit-head toy.h5 -o head -p C=0.1 --head linear --tta 0 --device auto --layer penultimate --seed 0"
     )
     done("fit-head", cache, "-o", tmp_path / "head", "--report", page, "--overwrite")
     assert len(read_page(page).sections["The head in figures"].captions) == 3

@@ -34,10 +34,9 @@ from featcache.core.thresholds import (
 from featcache.errors import HeadError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
+from featcache.heads.estimators import set_thresholds, thresholds_of
 from featcache.heads.fit_head import HeadFit, fit_head
 from featcache.heads.io import load_head
-from featcache.heads.registry import set_thresholds, thresholds_of
-from featcache.heads.tuning.multilabel import tune_labels
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels
 from featcache.metrics.predictions import compare_heads, read_predictions
 from featcache.models.classifier import Classifier
@@ -47,6 +46,7 @@ from featcache.models.serving.page import format_description
 from featcache.training.loop import TrainConfig
 from several import features, write_pictures
 from toys import toy_backbone
+from tuned import tune_labels
 
 CLASSES = ("blue", "green", "red")
 
@@ -286,9 +286,9 @@ def test_the_text_says_what_was_chosen_what_was_not_and_what_one_half_gives(tmp_
     assert fit.thresholds is not None
     assert fit.thresholds[2] == 0.5
     assert fit.notes == (
-        "thresholds with the highest F1 on left-out images (the figures of which are at 0.5): "
+        "thresholds with the highest F1 on held-out images (whose figures are at 0.5): "
         f"{format_thresholds(fit.thresholds)}",
-        "1 of 3 labels keep 0.5, since fewer than 10 left-out images have them, or all: red",
+        "1 of 3 labels keep 0.5, since fewer than 10 held-out images have them, or all: red",
     )
     assert set(fit.notes) < set(lines)
     assert (
@@ -385,7 +385,7 @@ def test_other_heads_choose_by_their_cross_validation(cache: FeatureCache) -> No
 
 def test_heads_that_leave_out_no_images_have_nothing_to_choose_by(cache: FeatureCache, tmp_path: Path) -> None:
     for options in ({"head": "logreg"}, {"parameters": {"C": 1.0}}):
-        with pytest.raises(HeadError, match=r"this head leaves out none: give cv \(--cv 5\), or numbers of your own"):
+        with pytest.raises(HeadError, match=r"this head holds out none: give cv \(--cv 5\), or numbers of your own"):
             fit_head(cache, tmp_path / "head", thresholds="f1", **options)
     assert fit_head(cache, head="logreg", cv=2, thresholds="f1").thresholds is not None
 

@@ -29,7 +29,7 @@ from featcache.finetuning import finetune as finetuning
 from featcache.finetuning.finetune import FineTune, finetune
 from featcache.finetuning.run import FineTuneRun
 from featcache.heads.io import load_head
-from featcache.heads.registry import classify
+from featcache.heads.predict import classify
 from featcache.metrics.predictions import read_predictions
 from featcache.training.loop import EpochMetrics, TrainConfig, TrainState, evaluate_module, linear_layer
 from featcache.training.network import BackboneWithHead

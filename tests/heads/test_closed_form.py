@@ -1,4 +1,4 @@
-"""Ridge, discriminant analysis and centroids from moments: what scikit-learn gives on the rows of the other folds."""
+"""Ridge, discriminant analysis and centroids from sums: equal to scikit-learn fitted to the rows of the other folds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Data(NamedTuple):
     fold: NDArray[np.int64]
 
     def seen(self, problem: int) -> NDArray[np.int64]:
-        """Rows that a problem does not leave out; the last one leaves out none."""
+        """Rows that a problem does not hold out; the last problem holds out none."""
         return np.flatnonzero(self.fold != problem)
 
     def moments(self, classes: int) -> list[SufficientStatistics]:
@@ -46,37 +46,37 @@ def data(classes: int, n: int = 90, d: int = 6, seed: int = 0, dtype: str = "flo
     return Data(x.astype(dtype), y, weight, rng.integers(-1, K - 1, n))
 
 
-def naive(some: Data, classes: int, problem: int) -> SufficientStatistics:
-    x = some.x.astype(np.float64) - some.mean()
+def naive(data: Data, classes: int, problem: int) -> SufficientStatistics:
+    x = data.x.astype(np.float64) - data.mean()
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    found = SufficientStatistics(
+    result = SufficientStatistics(
         np.zeros(classes), np.zeros((classes, x.shape[1])), np.zeros((classes, x.shape[1])), np.zeros(())
     )
     squares = np.zeros((x.shape[1], x.shape[1]))
-    for row in some.seen(problem):
-        found.counts[some.y[row]] += some.weight[row]
-        found.sums[some.y[row]] += some.weight[row] * x[row]
-        found.directions[some.y[row]] += some.weight[row] * unit[row]
-        squares += some.weight[row] * np.outer(x[row], x[row])
-    return found._replace(squares=squares)
+    for row in data.seen(problem):
+        result.counts[data.y[row]] += data.weight[row]
+        result.sums[data.y[row]] += data.weight[row] * x[row]
+        result.directions[data.y[row]] += data.weight[row] * unit[row]
+        squares += data.weight[row] * np.outer(x[row], x[row])
+    return result._replace(squares=squares)
 
 
-def check_moments(some: Data, classes: int, tol: float) -> None:
-    found = some.moments(classes)
-    assert len(found) == K
-    for problem, moments in enumerate(found):
-        for mine, expected in zip(moments, naive(some, classes, problem), strict=True):
-            np.testing.assert_allclose(mine, expected, rtol=tol, atol=tol * max(1, np.abs(expected).max()))
+def check_moments(data: Data, classes: int, tol: float) -> None:
+    result = data.moments(classes)
+    assert len(result) == K
+    for problem, moments in enumerate(result):
+        for actual, expected in zip(moments, naive(data, classes, problem), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=tol, atol=tol * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize(("dtype", "tol"), [("float64", 1e-11), ("float32", 1e-5), ("float16", 1e-5)])
 @pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("is_cached", [True, False])
 def test_moments_are_those_of_the_rows_outside_the_fold(
-    monkeypatch: pytest.MonkeyPatch, classes: int, dtype: str, tol: float, kept: bool
+    monkeypatch: pytest.MonkeyPatch, classes: int, dtype: str, tol: float, is_cached: bool
 ) -> None:
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 256)
-    if not kept:
+    if not is_cached:
         monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
     check_moments(data(classes, dtype=dtype), classes, tol)
 
@@ -91,51 +91,53 @@ def test_moments_are_right_of_few_rows_too(n: int, d: int, classes: int, block_b
 
 
 def test_gathering_changes_no_row() -> None:
-    some = data(3)
-    centred = CenteredMatrix(some.x, some.weight)
+    example = data(3)
+    centred = CenteredMatrix(example.x, example.weight)
     before = centred.take(np.arange(90)).copy()
-    accumulate(centred, some.y, some.weight, some.fold, K, 3)
+    accumulate(centred, example.y, example.weight, example.fold, K, 3)
     np.testing.assert_array_equal(centred.take(np.arange(90)), before)
 
 
 @pytest.mark.parametrize("strength", [100.0, 0.1, 1e-6])
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength: float) -> None:
-    """scikit-learn's target of class 1 alone is half the difference of the two logits."""
-    some = data(classes)
-    spectra = EigenDecompositions(some.moments(classes), some.mean())
-    (found,) = spectra.ridge([strength])
-    assert found.value == strength
+    """With two classes, scikit-learn fits one target, which is half the difference of the two logits."""
+    example = data(classes)
+    spectra = EigenDecompositions(example.moments(classes), example.mean())
+    (result,) = spectra.ridge([strength])
+    assert result.value == strength
     half = 2 if classes == 2 else 1
     for problem in range(K):
-        rows = some.seen(problem)
-        alpha = strength * spectra.scale * some.weight[rows].sum()
-        reference = RidgeClassifier(alpha=alpha, solver="cholesky").fit(some.x[rows], some.y[rows], some.weight[rows])
-        np.testing.assert_allclose(found.coef[problem] / half, np.atleast_2d(reference.coef_), rtol=1e-6, atol=1e-10)
-        np.testing.assert_allclose(found.intercept[problem] / half, reference.intercept_, rtol=1e-6, atol=1e-9)
+        rows = example.seen(problem)
+        alpha = strength * spectra.scale * example.weight[rows].sum()
+        reference = RidgeClassifier(alpha=alpha, solver="cholesky").fit(
+            example.x[rows], example.y[rows], example.weight[rows]
+        )
+        np.testing.assert_allclose(result.coef[problem] / half, np.atleast_2d(reference.coef_), rtol=1e-6, atol=1e-10)
+        np.testing.assert_allclose(result.intercept[problem] / half, reference.intercept_, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("shrinkage", [0.9, 0.1, 1e-4])
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_lda_is_that_of_scikit_learn_on_the_other_folds(classes: int, shrinkage: float) -> None:
     """scikit-learn scales the variance within the classes by 1 - shrinkage before it adds the ridge."""
-    some = data(classes, counts=True)
-    spectra = EigenDecompositions(some.moments(classes), some.mean())
+    example = data(classes, counts=True)
+    spectra = EigenDecompositions(example.moments(classes), example.mean())
     for problem in range(K):
-        rows = np.repeat(some.seen(problem), some.weight[some.seen(problem)].astype(np.int64))
-        x, y = some.x[rows], some.y[rows]
-        shares = np.bincount(y) / len(y)
-        within = sum(shares[label] * np.cov(x[y == label].T, bias=True) for label in range(classes))
+        rows = np.repeat(example.seen(problem), example.weight[example.seen(problem)].astype(np.int64))
+        x, y = example.x[rows], example.y[rows]
+        probabilities = np.bincount(y) / len(y)
+        within = sum(probabilities[label] * np.cov(x[y == label].T, bias=True) for label in range(classes))
         ridge = shrinkage / (1 - shrinkage) * np.trace(within) / x.shape[1]
-        (found,) = spectra.lda([ridge / spectra.scale])
+        (result,) = spectra.lda([ridge / spectra.scale])
         reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x, y)
         np.testing.assert_allclose(
-            apart(found.coef[problem]), (1 - shrinkage) * apart(reference.coef_), rtol=1e-6, atol=1e-9
+            apart(result.coef[problem]), (1 - shrinkage) * apart(reference.coef_), rtol=1e-6, atol=1e-9
         )
-        priors = np.log(shares[1:] / shares[:1]) if classes == 2 else np.log(shares)
-        mine = some.x @ found.coef[problem].T + found.intercept[problem] - priors
-        other = some.x @ reference.coef_.T + reference.intercept_ - priors
-        np.testing.assert_allclose(apart(mine.T), (1 - shrinkage) * apart(other.T), rtol=1e-6, atol=1e-8)
+        priors = np.log(probabilities[1:] / probabilities[:1]) if classes == 2 else np.log(probabilities)
+        actual = example.x @ result.coef[problem].T + result.intercept[problem] - priors
+        other = example.x @ reference.coef_.T + reference.intercept_ - priors
+        np.testing.assert_allclose(apart(actual.T), (1 - shrinkage) * apart(other.T), rtol=1e-6, atol=1e-8)
 
 
 def apart(rows: NDArray[Any]) -> NDArray[Any]:
@@ -146,109 +148,113 @@ def apart(rows: NDArray[Any]) -> NDArray[Any]:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_lda_without_a_ridge_gives_the_logits_of_equal_gaussians(classes: int) -> None:
     """Twice the logit's difference is that of the squared Mahalanobis distances, but for the classes' shares."""
-    some = data(classes)
-    (found,) = EigenDecompositions(some.moments(classes), some.mean()).lda([1e-13])
+    example = data(classes)
+    (result,) = EigenDecompositions(example.moments(classes), example.mean()).lda([1e-13])
     means = np.stack(
-        [np.average(some.x[some.y == c], axis=0, weights=some.weight[some.y == c]) for c in range(classes)]
+        [np.average(example.x[example.y == c], axis=0, weights=example.weight[example.y == c]) for c in range(classes)]
     )
-    rest = some.x - means[some.y]
-    inverse = np.linalg.inv((rest * some.weight[:, None]).T @ rest / some.weight.sum())
-    gap = some.x[:, None] - means
-    logits = np.log(np.bincount(some.y, some.weight)) - np.einsum("ncd,de,nce->nc", gap, inverse, gap) / 2
-    mine = some.x @ found.coef[-1].T + found.intercept[-1]
+    rest = example.x - means[example.y]
+    inverse = np.linalg.inv((rest * example.weight[:, None]).T @ rest / example.weight.sum())
+    gap = example.x[:, None] - means
+    logits = np.log(np.bincount(example.y, example.weight)) - np.einsum("ncd,de,nce->nc", gap, inverse, gap) / 2
+    actual = example.x @ result.coef[-1].T + result.intercept[-1]
     expected = logits[:, 1:] - logits[:, :1] if classes == 2 else logits
-    np.testing.assert_allclose(apart(mine.T), apart(expected.T), atol=1e-6)
+    np.testing.assert_allclose(apart(actual.T), apart(expected.T), atol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_centroids_give_the_cosine_times_the_length(classes: int) -> None:
-    some = data(classes)
-    (found,) = nearest_centroid(some.moments(classes), some.mean())
-    x = some.x - some.mean()
+    example = data(classes)
+    (result,) = nearest_centroid(example.moments(classes), example.mean())
+    x = example.x - example.mean()
     for problem in range(K):
-        rows = some.seen(problem)
+        rows = example.seen(problem)
         logits = np.empty((len(x), classes))
         for label in range(classes):
-            own = rows[some.y[rows] == label]
-            direction = some.weight[own] @ (x[own] / np.linalg.norm(x[own], axis=1, keepdims=True))
+            true_class = rows[example.y[rows] == label]
+            direction = example.weight[true_class] @ (
+                x[true_class] / np.linalg.norm(x[true_class], axis=1, keepdims=True)
+            )
             logits[:, label] = x @ direction / np.linalg.norm(direction)
-        mine = some.x @ found.coef[problem].T + found.intercept[problem]
+        actual = example.x @ result.coef[problem].T + result.intercept[problem]
         expected = logits[:, 1:] - logits[:, :1] if classes == 2 else logits
-        np.testing.assert_allclose(mine, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_the_scale_is_the_mean_variance_of_a_feature() -> None:
-    some = data(3)
-    spread = np.average((some.x - some.mean()) ** 2, axis=0, weights=some.weight)
-    np.testing.assert_allclose(EigenDecompositions(some.moments(3), some.mean()).scale, spread.mean(), rtol=1e-12)
+    example = data(3)
+    spread = np.average((example.x - example.mean()) ** 2, axis=0, weights=example.weight)
+    np.testing.assert_allclose(EigenDecompositions(example.moments(3), example.mean()).scale, spread.mean(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 8000.0])
 def test_the_unit_of_the_features_changes_no_logit(factor: float) -> None:
-    some = data(3)
-    larger = some._replace(x=some.x * factor)
-    one, other = (EigenDecompositions(each.moments(3), each.mean()) for each in (some, larger))
+    example = data(3)
+    larger = example._replace(x=example.x * factor)
+    first, other = (EigenDecompositions(each.moments(3), each.mean()) for each in (example, larger))
     for solve in ("ridge", "lda"):
-        for mine, theirs in zip(getattr(one, solve)([1.0, 1e-4]), getattr(other, solve)([1.0, 1e-4]), strict=True):
-            np.testing.assert_allclose(mine.coef, theirs.coef * factor, rtol=1e-6, atol=1e-9)
-            np.testing.assert_allclose(mine.intercept, theirs.intercept, rtol=1e-6, atol=1e-9)
+        for actual, theirs in zip(getattr(first, solve)([1.0, 1e-4]), getattr(other, solve)([1.0, 1e-4]), strict=True):
+            np.testing.assert_allclose(actual.coef, theirs.coef * factor, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(actual.intercept, theirs.intercept, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("unit", [1e-4, 0.01, 100.0])
 @pytest.mark.parametrize("solve", ["ridge", "lda", "centroids"])
 def test_the_unit_of_the_weights_changes_no_logit(solve: str, unit: float) -> None:
-    some = data(3)
-    lighter = some._replace(weight=some.weight * unit)
-    for one, other in zip(path(some, solve), path(lighter, solve), strict=True):
-        np.testing.assert_allclose(other.coef, one.coef, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(other.intercept, one.intercept, rtol=1e-6, atol=1e-8)
+    example = data(3)
+    lighter = example._replace(weight=example.weight * unit)
+    for first, other in zip(path(example, solve), path(lighter, solve), strict=True):
+        np.testing.assert_allclose(other.coef, first.coef, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(other.intercept, first.intercept, rtol=1e-6, atol=1e-8)
 
 
-def path(some: Data, solve: str) -> list[PathWeights]:
-    moments = some.moments(3)
-    spectra = EigenDecompositions(moments, some.mean())
+def path(data: Data, solve: str) -> list[PathWeights]:
+    moments = data.moments(3)
+    spectra = EigenDecompositions(moments, data.mean())
     return list(
-        nearest_centroid(moments, some.mean()) if solve == "centroids" else getattr(spectra, solve)([1e4, 1.0, 1e-6])
+        nearest_centroid(moments, data.mean()) if solve == "centroids" else getattr(spectra, solve)([1e4, 1.0, 1e-6])
     )
 
 
 def test_more_features_than_rows_are_told_apart() -> None:
-    some = data(3, n=30, d=50)
-    spectra = EigenDecompositions(some.moments(3), some.mean())
-    for found in (*spectra.ridge([1e-4]), *spectra.lda([1e-4])):
-        np.testing.assert_array_equal((some.x @ found.coef[-1].T + found.intercept[-1]).argmax(axis=1), some.y)
+    example = data(3, n=30, d=50)
+    spectra = EigenDecompositions(example.moments(3), example.mean())
+    for result in (*spectra.ridge([1e-4]), *spectra.lda([1e-4])):
+        np.testing.assert_array_equal((example.x @ result.coef[-1].T + result.intercept[-1]).argmax(axis=1), example.y)
 
 
 def without_class_2_in_problem_1(n: int, d: int) -> Data:
-    some = data(3, n, d)
-    return some._replace(fold=np.where(some.y == 2, 1, np.where(some.fold == 1, 0, some.fold)))
+    example = data(3, n, d)
+    return example._replace(fold=np.where(example.y == 2, 1, np.where(example.fold == 1, 0, example.fold)))
 
 
 @pytest.mark.parametrize("solve", ["ridge", "lda", "centroids"])
 def test_a_class_without_rows_in_a_problem_breaks_nothing(solve: str) -> None:
-    some = without_class_2_in_problem_1(90, 6)
-    assert some.moments(3)[1].counts[2] == 0
-    for found in path(some, solve):
-        assert np.isfinite(found.coef).all()
-        assert np.isfinite(found.intercept).all()
+    data = without_class_2_in_problem_1(90, 6)
+    assert data.moments(3)[1].counts[2] == 0
+    for result in path(data, solve):
+        assert np.isfinite(result.coef).all()
+        assert np.isfinite(result.intercept).all()
 
 
 @pytest.mark.parametrize("solve", ["ridge", "lda"])
 @pytest.mark.parametrize(("n", "d"), [(90, 6), (30, 50)])
 def test_a_class_without_rows_in_a_problem_is_not_what_it_predicts(n: int, d: int, solve: str) -> None:
-    some = without_class_2_in_problem_1(n, d)
-    new = some.x.mean(axis=0) + np.random.default_rng(1).normal(size=(200, d)) * some.x.std(axis=0)
-    for found in getattr(EigenDecompositions(some.moments(3), some.mean()), solve)([1e4, 1.0, 1e-6]):
-        logits = new @ found.coef[1].T + found.intercept[1]
+    data = without_class_2_in_problem_1(n, d)
+    new = data.x.mean(axis=0) + np.random.default_rng(1).normal(size=(200, d)) * data.x.std(axis=0)
+    for result in getattr(EigenDecompositions(data.moments(3), data.mean()), solve)([1e4, 1.0, 1e-6]):
+        logits = new @ result.coef[1].T + result.intercept[1]
         assert (logits.argmax(axis=1) == 2).sum() == 0
 
 
 @pytest.mark.parametrize("solve", ["ridge", "lda"])
 def test_features_without_spread_give_the_shares_of_the_classes(solve: str) -> None:
-    some = data(3)
-    some = some._replace(x=np.full_like(some.x, 7.0))
-    spectra = EigenDecompositions(some.moments(3), some.mean())
-    shares = np.bincount(some.y, some.weight) / some.weight.sum()
-    for found in getattr(spectra, solve)([1e4, 1e-6]):
-        logits = np.full(6, 7.0) @ found.coef[-1].T + found.intercept[-1]
-        np.testing.assert_allclose(logits, 2 * shares - 1 if solve == "ridge" else np.log(shares), atol=1e-9)
+    example = data(3)
+    example = example._replace(x=np.full_like(example.x, 7.0))
+    spectra = EigenDecompositions(example.moments(3), example.mean())
+    probabilities = np.bincount(example.y, example.weight) / example.weight.sum()
+    for result in getattr(spectra, solve)([1e4, 1e-6]):
+        logits = np.full(6, 7.0) @ result.coef[-1].T + result.intercept[-1]
+        np.testing.assert_allclose(
+            logits, 2 * probabilities - 1 if solve == "ridge" else np.log(probabilities), atol=1e-9
+        )

@@ -1,4 +1,4 @@
-"""Heads that several machines fit together: those of one machine, whoever is killed in between."""
+"""Heads fitted by a cluster are equal to those of one machine, also if workers are killed."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.ray_cluster import WAITING_MESSAGE, Cluster
 from featcache.errors import CacheDamagedError, ClusterError, HeadError
 from featcache.heads.fit_head import HeadFit, fit_head
-from featcache.heads.ray import coordinator as teams
+from featcache.heads.predict import classify
+from featcache.heads.ray import coordinator
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.ray.worker import TrainingWorker
-from featcache.heads.registry import classify
 from featcache.heads.solvers.softmax import loss_and_gradient
-from featcache.heads.tuning.families import TUNED_HEADS, TunedHead, TuningData
+from featcache.heads.tuning.tuning_data import TunedHead, TuningData
+from tuned import try_to_tune
 
 TOGETHER = ["linear", "centroid", "ridge", "lda"]
 
 
 class DiedError(Exception):
-    """Stands for Ray's RayError."""
+    """Takes the place of RayError of Ray."""
 
 
 class FailedError(DiedError):
-    """Stands for Ray's RayTaskError."""
+    """Takes the place of RayTaskError of Ray."""
 
 
 class FakeMachines:
-    """Machines within this process, whose workers die when they are told to.
+    """Machines within this process, whose workers die on command.
 
     rooms : of each machine, how many workers. fatal : number of the call, of all calls, that kills its worker.
     """
@@ -74,18 +75,18 @@ class FakeMachines:
 
 
 class FakeActor:
-    def __init__(self, machines: FakeMachines, member: Any) -> None:
-        self.machines, self.member, self.dead = machines, member, False
+    def __init__(self, machines: FakeMachines, worker: Any) -> None:
+        self.machines, self.worker, self.dead = machines, worker, False
 
     def __getattr__(self, method: str) -> Any:
-        return SimpleNamespace(remote=lambda *given: lambda: self._do(method, *given))
+        return SimpleNamespace(remote=lambda *arguments: lambda: self._do(method, *arguments))
 
-    def _do(self, method: str, *given: Any) -> Any:
+    def _do(self, method: str, *arguments: Any) -> Any:
         self.machines.calls += 1
         self.dead |= self.machines.fatal(self.machines.calls)
         if self.dead:
             raise DiedError("killed")
-        return getattr(self.member, method)(*given)
+        return getattr(self.worker, method)(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -96,26 +97,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     return cache_of(path, clouds(120, 3, views=3), (x_val[:, 0], y_val))
 
 
-def team_of(machines: FakeMachines, cache: FeatureCache) -> TrainingCluster:
-    team = TrainingCluster(Cluster(), cache.path, "penultimate")
+def cluster_of(machines: FakeMachines, cache: FeatureCache) -> TrainingCluster:
+    training_cluster = TrainingCluster(Cluster(), cache.path, "penultimate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("featcache.core.ray_cluster.RayCluster", lambda _: machines)
-        assert team._pool.ray is machines.ray
-    return team
+        assert training_cluster._pool.ray is machines.ray
+    return training_cluster
 
 
 def tuned_by(cache: FeatureCache, head: str, machines: FakeMachines | None = None, **options: Any) -> TunedHead:
-    team = team_of(machines, cache) if machines else None
-    found = TUNED_HEADS[head](TuningData(cache.features("train"), team=team, **options), lambda: False)
-    assert found is not None
-    return found
+    training_cluster = cluster_of(machines, cache) if machines else None
+    tuned = try_to_tune(head, TuningData(cache.features("train"), cluster=training_cluster, **options), lambda: False)
+    assert tuned is not None
+    return tuned
 
 
-def the_same(found: TunedHead, expected: TunedHead, rtol: float = 0, atol: float = 0) -> None:
-    assert found.setting == expected.setting
-    np.testing.assert_allclose(found.estimator.coef_, expected.estimator.coef_, rtol=rtol, atol=atol)
-    np.testing.assert_allclose(found.estimator.intercept_, expected.estimator.intercept_, rtol=rtol, atol=atol)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=rtol, atol=atol)
+def the_same(tuned: TunedHead, expected: TunedHead, rtol: float = 0, atol: float = 0) -> None:
+    assert tuned.setting == expected.setting
+    np.testing.assert_allclose(tuned.estimator.coef_, expected.estimator.coef_, rtol=rtol, atol=atol)
+    np.testing.assert_allclose(tuned.estimator.intercept_, expected.estimator.intercept_, rtol=rtol, atol=atol)
+    np.testing.assert_allclose(tuned.probabilities, expected.probabilities, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("use", ["all", "mean", "clean"])
@@ -135,32 +136,32 @@ def test_the_sums_do_not_depend_on_how_images_are_shared(
     """Also with more workers than images, and where a worker's images are all of one class."""
     train = cache.features("train")
     alone = TuningData(train, use, class_weight={"a": 2.0, "b": 1.0, "c": 0.5})
-    both = TuningData(train, use, class_weight={"a": 2.0, "b": 1.0, "c": 0.5}, team=team_of(
+    both = TuningData(train, use, class_weight={"a": 2.0, "b": 1.0, "c": 0.5}, cluster=cluster_of(
         FakeMachines({"a": workers}), cache))  # fmt: skip
-    x, problems = both.problems.x, alone.problems
-    np.testing.assert_allclose(x.mean, problems.x.mean, rtol=1e-6, atol=1e-6)
-    assert x.shape == problems.x.shape
+    x, problem = both.problem.x, alone.problem
+    np.testing.assert_allclose(x.mean, problem.x.mean, rtol=1e-6, atol=1e-6)
+    assert x.shape == problem.x.shape
     rng = np.random.default_rng(seed)
     rows = np.unique(rng.integers(0, x.shape[0], 17))
-    np.testing.assert_allclose(x.take(rows), problems.x.take(rows), atol=1e-5)
+    np.testing.assert_allclose(x.take(rows), problem.x.take(rows), atol=1e-5)
     np.testing.assert_allclose(both.rows.squares, alone.rows.squares, rtol=1e-5)
-    np.testing.assert_allclose(both.problems.shares(), problems.shares(), rtol=1e-12)
-    which = np.array([0, 3, 5])
+    np.testing.assert_allclose(both.problem.class_weights(), problem.class_weights(), rtol=1e-12)
+    problem_ids = np.array([0, 3, 5])
     theta = rng.normal(size=(3, 3, 9)).astype(np.float32)
     curved = [np.zeros((3, 3)), np.zeros((3, 3))]
-    totals = problems.shares().sum(axis=1)
-    found = both.rows.one_pass(theta, which, totals, curved[0])
-    expected = loss_and_gradient(problems, theta, which, totals, curved[1])
-    for one, other in zip((*found, curved[0]), (*expected, curved[1]), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    for one, other in zip(both.moments(), alone.moments(), strict=True):
-        for array, same in zip(one, other, strict=True):
+    totals = problem.class_weights().sum(axis=1)
+    result = both.rows.loss_and_gradient(theta, problem_ids, totals, curved[0])
+    expected = loss_and_gradient(problem, theta, problem_ids, totals, curved[1])
+    for array, same in zip((*result, curved[0]), (*expected, curved[1]), strict=True):
+        np.testing.assert_allclose(array, same, rtol=1e-4, atol=1e-5)
+    for sums, expected_sums in zip(both.statistics(), alone.statistics(), strict=True):
+        for array, same in zip(sums, expected_sums, strict=True):
             np.testing.assert_allclose(array, same, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("fatal", [1, 2, 4, 5, 9, 20])
 def test_who_is_killed_changes_nothing(cache: FeatureCache, fatal: int) -> None:
-    """Whether it is at its beginning, at its first sums or later: not a bit."""
+    """At its start, at its first sums or later: the results are equal bit by bit."""
     for head in ("linear", "ridge"):
         undisturbed = tuned_by(cache, head, FakeMachines({"a": 1, "b": 1}))
         machines = FakeMachines({"a": 1, "b": 1}, lambda call: call == fatal)
@@ -188,8 +189,8 @@ def test_a_part_that_kills_its_workers_is_given_up(cache: FeatureCache) -> None:
     with pytest.raises(ClusterError) as caught:
         tuned_by(cache, "linear", machines)
     assert str(caught.value) == (
-        "3 workers died in a row over the same part of train, the last of: killed. Have they memory for it? Use more "
-        "machines, or fewer workers a machine (--cpus-per-worker)."
+        "3 workers died in a row over the same part of train, the last of: killed. They may need more memory: "
+        "use more machines, or fewer workers a machine (--cpus-per-worker)."
     )
 
 
@@ -201,34 +202,34 @@ def test_deaths_of_long_ago_do_not_count(cache: FeatureCache) -> None:
 
 def test_a_member_that_sees_another_cache_or_none_says_so(cache: FeatureCache, tmp_path: Path) -> None:
     path = shutil.copy(cache.path, tmp_path / "cache.h5")
-    team = team_of(FakeMachines({"a": 1}), FeatureCache.open(path))
-    TuningData(FeatureCache.open(path).features("train"), team=team)
-    (share,) = team._shares
+    training_cluster = cluster_of(FakeMachines({"a": 1}), FeatureCache.open(path))
+    TuningData(FeatureCache.open(path).features("train"), cluster=training_cluster)
+    (shard,) = training_cluster._shards
     x, y = clouds(40, 2)
     path.unlink()
     with pytest.raises(ClusterError, match=rf"cannot open {path}: {path} does not exist\..* under one path"):
-        TrainingWorker().begin(0, share)
+        TrainingWorker().load(0, shard)
     cache_of(path, (x, y), (x[:4, 0], y[:4]))
-    with pytest.raises(ClusterError, match=f"sees another cache as {path} than this machine does"):
-        TrainingWorker().begin(0, share)
+    with pytest.raises(ClusterError, match=f"the cache {path} of .* differs from that of this machine. Give a path"):
+        TrainingWorker().load(0, shard)
 
 
 def test_each_member_looks_at_its_own_rows(cache: FeatureCache, tmp_path: Path) -> None:
-    """A damaged row is found by the one that has it, and by no one else."""
+    """The worker that reads a damaged row reports it; the others do not."""
     path = Path(shutil.copy(cache.path, tmp_path / "cache.h5"))
-    team = team_of(FakeMachines({"a": 4}), FeatureCache.open(path))
-    TuningData(FeatureCache.open(path).features("train"), team=team)
+    training_cluster = cluster_of(FakeMachines({"a": 4}), FeatureCache.open(path))
+    TuningData(FeatureCache.open(path).features("train"), cluster=training_cluster)
     region = cache.layout.layers["penultimate"]
     with path.open("r+b") as file:
         file.seek(region.offset + 70 * region.size_bytes // 150 + 5)
         file.write(b"\xff")
-    found = []
-    for number, share in enumerate(team._shares):
+    damaged = []
+    for number, shard in enumerate(training_cluster._shards):
         try:
-            TrainingWorker().begin(number, share)
+            TrainingWorker().load(number, shard)
         except CacheDamagedError:
-            found.append(share.images)
-    assert found == [slice(60, 90)]
+            damaged.append(shard.images)
+    assert damaged == [slice(60, 90)]
     FeatureCache.open(path).features("train", check=False)
     with pytest.raises(CacheDamagedError):
         FeatureCache.open(path).features("train")
@@ -236,37 +237,39 @@ def test_each_member_looks_at_its_own_rows(cache: FeatureCache, tmp_path: Path) 
 
 def test_this_machines_blas_leaves_the_cores_to_the_workers_until_it_is_closed(cache: FeatureCache) -> None:
     def threads() -> set[int]:
-        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
-    team = team_of(FakeMachines({"a": 1}), cache)
+    training_cluster = cluster_of(FakeMachines({"a": 1}), cache)
     with threadpool_limits(2, "blas"):  # tests have one
         assert threads() == {2}
-        with closing(team):
-            TuningData(cache.features("train"), team=team)
+        with closing(training_cluster):
+            TuningData(cache.features("train"), cluster=training_cluster)
             assert threads() == {1}
         assert threads() == {2}
 
 
 def test_rows_that_are_elsewhere_are_not_gone_through() -> None:
-    apart = teams._Apart(TrainingCluster(Cluster(), "cache.h5", "penultimate"), [3, 5], np.zeros(2, np.float32))
-    with pytest.raises(AssertionError, match="worked out where they are"):
-        apart.squares(np.ones(5))
+    matrix = coordinator._RemoteMatrix(
+        TrainingCluster(Cluster(), "cache.h5", "penultimate"), [3, 5], np.zeros(2, np.float32)
+    )
+    with pytest.raises(AssertionError, match="sums over these rows are computed by the workers"):
+        matrix.squares(np.ones(5))
 
 
 def test_another_centre_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
-    for kept in (2**29, 0):
-        monkeypatch.setattr("featcache.cache.lazy_arrays.MAX_CACHED_BYTES", kept)
-        centred = CenteredMatrix(x, np.ones(40))
-        centred.recentre(np.arange(5.0))
-        np.testing.assert_allclose(np.concatenate([block for _, block in centred]), x - np.arange(5), atol=1e-6)
-        np.testing.assert_allclose(centred.take(np.array([3, 7])), x[[3, 7]] - np.arange(5), atol=1e-6)
-        np.testing.assert_allclose(centred.squares(np.ones(40)), ((x - np.arange(5)) ** 2).sum(axis=0), rtol=1e-5)
-        assert centred.mean.dtype == np.float32
+    for cached_bytes in (2**29, 0):
+        monkeypatch.setattr("featcache.cache.lazy_arrays.MAX_CACHED_BYTES", cached_bytes)
+        centered = CenteredMatrix(x, np.ones(40))
+        centered.recentre(np.arange(5.0))
+        np.testing.assert_allclose(np.concatenate([block for _, block in centered]), x - np.arange(5), atol=1e-6)
+        np.testing.assert_allclose(centered.take(np.array([3, 7])), x[[3, 7]] - np.arange(5), atol=1e-6)
+        np.testing.assert_allclose(centered.squares(np.ones(40)), ((x - np.arange(5)) ** 2).sum(axis=0), rtol=1e-5)
+        assert centered.mean.dtype == np.float32
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"head": "sgd"}, "sgd is fitted on one machine: leave out the cluster. On several work auto, centroid, "),
         ({"head": "knn"}, "knn is fitted on one machine"),
@@ -276,10 +279,10 @@ def test_another_centre_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> 
         ({"device": "cuda"}, "leave out the device"),
     ],
 )
-def test_what_one_machine_alone_does_is_refused(cache: FeatureCache, options: dict[str, Any], said: str) -> None:
+def test_what_one_machine_alone_does_is_refused(cache: FeatureCache, options: dict[str, Any], message: str) -> None:
     with pytest.raises(HeadError) as caught:
         fit_head(cache, cluster=Cluster(), **options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 # With Ray
@@ -287,16 +290,16 @@ def test_what_one_machine_alone_does_is_refused(cache: FeatureCache, options: di
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Any]:
-    with two_machines() as found:
-        yield found
+    with two_machines() as ray_machines:
+        yield ray_machines
 
 
-def alike(found: HeadFit, expected: HeadFit, cache: FeatureCache) -> None:
-    assert found.name == expected.name
+def alike(fit: HeadFit, expected: HeadFit, cache: FeatureCache) -> None:
+    assert fit.name == expected.name
     val = cache.features("val")
-    one, other = (classify(fit.estimator, val.clean(), 3)[1] for fit in (found, expected))
-    np.testing.assert_allclose(one, other, atol=1e-3)
-    assert found.accuracy.to_dict()["accuracy"] == expected.accuracy.to_dict()["accuracy"]
+    probabilities, expected_probabilities = (classify(head.estimator, val.clean(), 3)[1] for head in (fit, expected))
+    np.testing.assert_allclose(probabilities, expected_probabilities, atol=1e-3)
+    assert fit.accuracy.to_dict()["accuracy"] == expected.accuracy.to_dict()["accuracy"]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -304,10 +307,10 @@ def test_a_cluster_fits_what_one_machine_does(machines: Any, cache: FeatureCache
     for head in ("linear", "ridge"):
         alike(fit_head(cache, head=head, cluster=Cluster()), fit_head(cache, head=head), cache)
     out = tmp_path / "head"
-    told = json.loads(done("fit-head", cache.path, "-o", out, "--head", "auto", "--cluster", "auto",
+    result = json.loads(done("fit-head", cache.path, "-o", out, "--head", "auto", "--cluster", "auto",
                            "--budget", "2m", "--json"))  # fmt: skip
-    assert {one["head"] for one in told["selection"]["entrants"]} == set(TOGETHER)
-    assert told["selection"]["missed"] == [
+    assert {candidate["head"] for candidate in result["selection"]["entrants"]} == set(TOGETHER)
+    assert result["selection"]["missed"] == [
         ["knn", "it failed (it compares all images with each other, on one machine: leave out the cluster)"]
     ]
     assert (out / "head.safetensors").exists()
@@ -318,10 +321,10 @@ def test_it_is_said_that_other_work_has_the_cluster(
     machines: Any, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("featcache.core.ray_cluster.STARTUP_WARNING_S", 0.5)
-    told, note = fully_booked()
+    notes, note = fully_booked()
     fit = fit_head(cache, head="ridge", cluster=Cluster(), on_note=note)
     alike(fit, fit_head(cache, head="ridge"), cache)
-    assert told == [str(fit.data), WAITING_MESSAGE]
+    assert notes == [str(fit.data), WAITING_MESSAGE]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -331,7 +334,7 @@ def test_a_killed_worker_and_a_killed_machine_cost_only_their_part(
     import ray
 
     undisturbed = fit_head(cache, cluster=Cluster())
-    ask, passes = TrainingCluster.ask, []
+    call_all, passes = TrainingCluster.call_all, []
 
     def killing(self: TrainingCluster, method: str, *rest: Any, **more: Any) -> list[Any]:
         passes.append(method)
@@ -339,12 +342,12 @@ def test_a_killed_worker_and_a_killed_machine_cost_only_their_part(
             os.kill(ray.get(self._pool.workers[0].actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         if len(passes) == 10:
             machines.remove_node(machines.worker_nodes.copy().pop(), allow_graceful=False)
-        return ask(self, method, *rest, **more)
+        return call_all(self, method, *rest, **more)
 
-    monkeypatch.setattr(TrainingCluster, "ask", killing)
-    found = fit_head(cache, cluster=Cluster())
+    monkeypatch.setattr(TrainingCluster, "call_all", killing)
+    fit = fit_head(cache, cluster=Cluster())
     assert len(passes) > 10
-    np.testing.assert_array_equal(found.estimator.coef_, undisturbed.estimator.coef_)
+    np.testing.assert_array_equal(fit.estimator.coef_, undisturbed.estimator.coef_)
     machines.add_node(num_cpus=1)
 
 
@@ -352,8 +355,9 @@ def test_a_killed_worker_and_a_killed_machine_cost_only_their_part(
 def test_errors_of_members_come_without_rays_account(
     machines: Any, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.heads.ray.coordinator.content_of", lambda _: "another")
+    monkeypatch.setattr("featcache.heads.ray.coordinator.content_digest", lambda _: "another")
     result = featcache_cli("fit-head", cache.path, "--cluster", "auto")
     assert result.exit_code == 1
-    assert f"sees another cache as {cache.path} than this machine does." in result.stderr
+    assert f"the cache {cache.path} of " in result.stderr
+    assert "differs from that of this machine. Give a path that is one file on all machines." in result.stderr
     assert "ray::" not in result.stderr

@@ -1,4 +1,4 @@
-"""Any classifier, judged on images that it was not trained on."""
+"""Cross-validation and calibration of any classifier."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from caches import cache_of, clouds
 from featcache.cache.features import Features, ViewUse
 from featcache.core.splitting import assign_folds
 from featcache.errors import HeadError
+from featcache.heads.estimators import fit_estimator, with_scaling
 from featcache.heads.io import load_head, save_head
-from featcache.heads.registry import fit_estimator, with_scaling
 from featcache.heads.tuning.cross_validation import calibrate_platt, cross_validate
 
 
@@ -42,7 +42,7 @@ def features(
 
 def test_left_out_predictions_are_those_of_fits_without_them(tmp_path: Path) -> None:
     train = features(tmp_path)
-    rows, predicted, shares = cross_validate(GaussianNB(), train, "all", 4)
+    rows, predicted, probabilities = cross_validate(GaussianNB(), train, "all", 4)
     fold = assign_folds(train.y, train.samples.sha256, 4)
     assert rows.tolist() == list(range(60))
     for number in range(4):
@@ -50,12 +50,12 @@ def test_left_out_predictions_are_those_of_fits_without_them(tmp_path: Path) -> 
         x = np.asarray(train.x)[~out].reshape(-1, 8)
         alone = GaussianNB().fit(x, np.repeat(train.y[~out], 3), np.full(len(x), 1 / 3))
         np.testing.assert_array_equal(predicted[out], alone.predict(np.asarray(train.clean())[out]))
-        assert shares is not None
-        np.testing.assert_allclose(shares[out], alone.predict_proba(np.asarray(train.clean())[out]), atol=1e-6)
+        assert probabilities is not None
+        np.testing.assert_allclose(probabilities[out], alone.predict_proba(np.asarray(train.clean())[out]), atol=1e-6)
 
 
 def test_neither_views_nor_copies_of_an_image_help_to_predict_it(tmp_path: Path) -> None:
-    """With labels drawn by lot the nearest neighbour is right for those alone that it has seen."""
+    """With random labels the nearest neighbor is right only for images that it was fitted to."""
     train = features(tmp_path, copies=True, random_labels=True)
     neighbour = KNeighborsClassifier(1)
     rows, predicted, _ = cross_validate(neighbour, train, "all", 5)
@@ -80,12 +80,12 @@ def test_the_use_of_views_is_that_of_flatten(use: ViewUse, tmp_path: Path) -> No
 def test_a_head_without_probabilities_has_none_and_gets_some(tmp_path: Path) -> None:
     train = features(tmp_path)
     assert cross_validate(SVC(), train, "clean", 3)[2] is None
-    found = calibrate_platt(SVC(), train, "all")
-    shares = found.predict_proba(np.asarray(train.clean()))
-    np.testing.assert_allclose(shares.sum(axis=1), 1)
-    right = shares[np.arange(60), train.y]
+    result = calibrate_platt(SVC(), train, "all")
+    probabilities = result.predict_proba(np.asarray(train.clean()))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    right = probabilities[np.arange(60), train.y]
     assert right.mean() > 0.6
-    assert found.cv is None
+    assert result.cv is None
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_a_head_without_probabilities_has_none_and_gets_some(tmp_path: Path) -> 
 )
 def test_a_calibrated_head_is_saved_and_predicts_the_same(estimator: object, tmp_path: Path) -> None:
     train = features(tmp_path)
-    found = calibrate_platt(estimator, train, "all")
-    name, data = save_head(found)
+    result = calibrate_platt(estimator, train, "all")
+    name, data = save_head(result)
     (tmp_path / name).write_bytes(data)
     x = np.asarray(train.clean())
-    np.testing.assert_array_equal(load_head(tmp_path / name).predict_proba(x), found.predict_proba(x))
+    np.testing.assert_array_equal(load_head(tmp_path / name).predict_proba(x), result.predict_proba(x))
 
 
 @pytest.mark.parametrize("scaling", ["standard", "l2"])
@@ -116,5 +116,5 @@ def test_scaling_is_a_step_and_images_count_once_behind_it(scaling: str, tmp_pat
 def test_nothing_to_leave_out_is_said(tmp_path: Path) -> None:
     x, y = clouds(3, 3)
     train = cache_of(tmp_path / "c.h5", (x, y), (x[:, 0], y)).features("train")
-    with pytest.raises(HeadError, match=r"^no class has two different training images, so nothing can be left out$"):
+    with pytest.raises(HeadError, match=r"^no class has two different training images, so nothing can be held out$"):
         cross_validate(DummyClassifier(), train, "all", 2)

@@ -1,4 +1,4 @@
-"""fit_head: known accuracies on features whose answer is known, and a folder that gives the head back."""
+"""fit_head: accuracies on features with known classes, and the saved folder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.linear import LinearHead
-from featcache.heads.registry import HEADS, classify
-from featcache.heads.tuning.families import TuningData
+from featcache.heads.predict import classify
+from featcache.heads.registry import heads_with
+from featcache.heads.tuning.tuning_data import TuningData
 from featcache.metrics.predictions import read_predictions
 from foreign import Foreign
 from toys import random_image, toy_backbone
 
 MakeFolder = Callable[..., Path]
-NAMES = ["sgd", *HEADS, "sklearn.naive_bayes.GaussianNB"]
+NAMES = ["sgd", *heads_with("estimator"), "sklearn.naive_bayes.GaussianNB"]
 
 
 def parameters(head: str) -> dict[str, Any]:
@@ -52,28 +53,28 @@ def cache(split_folder: Path) -> FeatureCache:
 def mislabelled(make_folder: MakeFolder) -> FeatureCache:
     """Separable, with one of the ants among the three bees of val, and two of the four of test."""
     data = make_folder({"train/ants": 7, "train/bees": 6, "val/ants": 3, "val/bees": 2, "test/bees": 2})
-    for number, place in enumerate(("val/bees/x.png", "test/bees/x.png", "test/bees/y.png")):
-        random_image(9000 + number, tint=0).save(data / place)
+    for number, position in enumerate(("val/bees/x.png", "test/bees/x.png", "test/bees/y.png")):
+        random_image(9000 + number, tint=0).save(data / position)
     return cached(data)
 
 
 @pytest.mark.parametrize("head", NAMES)
 def test_every_head_has_the_accuracy_of_its_wrong_label(head: str, mislabelled: FeatureCache) -> None:
     fit = fit_head(mislabelled, head=head, parameters=parameters(head))
-    found = json.loads(json.dumps(fit.to_dict()))
-    assert (found["accuracy"], found["n"]) == (5 / 6, 6)
-    assert found["confusion"] == [[3, 0], [1, 2]]
-    assert found["recall"] == [1.0, 2 / 3]
-    assert found["classes"] == ["ants", "bees"]
+    saved = json.loads(json.dumps(fit.to_dict()))
+    assert (saved["accuracy"], saved["n"]) == (5 / 6, 6)
+    assert saved["confusion"] == [[3, 0], [1, 2]]
+    assert saved["recall"] == [1.0, 2 / 3]
+    assert saved["classes"] == ["ants", "bees"]
     interval = binomtest(5, 6).proportion_ci(method="wilson")
-    assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx((interval.low, interval.high))
-    assert (found["head"], found["path"], found["method"]) == (head, None, f"head {head}")
-    assert (found["images"], found["spec_digest"]) == (13, mislabelled.spec.digest())
-    assert found["test"]["accuracy"] == 0.5
-    assert found["test"]["confusion"] == [[0, 0], [2, 2]]
-    assert set(found["seconds"]) == {"read", "fit", "evaluate", "wall"}
-    assert sum(found["seconds"].values()) <= 2 * found["seconds"]["wall"]
-    assert len(found["history"]) == (20 if head == "sgd" else 0)
+    assert (saved["accuracy_low"], saved["accuracy_high"]) == pytest.approx((interval.low, interval.high))
+    assert (saved["head"], saved["path"], saved["method"]) == (head, None, f"head {head}")
+    assert (saved["images"], saved["spec_digest"]) == (13, mislabelled.spec.digest())
+    assert saved["test"]["accuracy"] == 0.5
+    assert saved["test"]["confusion"] == [[0, 0], [2, 2]]
+    assert set(saved["seconds"]) == {"read", "fit", "evaluate", "wall"}
+    assert sum(saved["seconds"].values()) <= 2 * saved["seconds"]["wall"]
+    assert len(saved["history"]) == (20 if head == "sgd" else 0)
 
 
 @pytest.mark.parametrize("head", NAMES)
@@ -93,9 +94,9 @@ def test_the_saved_folder_gives_the_head_and_its_card_back(head: str, cache: Fea
 
 def test_predictions_of_test_are_kept_and_go_with_the_next_head(mislabelled: FeatureCache, tmp_path: Path) -> None:
     fit_head(mislabelled, tmp_path / "head")
-    kept = {row.image: row.right for row in read_predictions(tmp_path / "head", "test.csv")}
-    assert kept == {image: image[-5] not in "xy" for image in kept}
-    assert len(kept) == 4
+    mask = {row.image: row.right for row in read_predictions(tmp_path / "head", "test.csv")}
+    assert mask == {image: image[-5] not in "xy" for image in mask}
+    assert len(mask) == 4
     fit_head(cached(write_folder(tmp_path / "other" / "data", COUNTS)), tmp_path / "head")
     assert len(read_predictions(tmp_path / "head")) == 5
     assert not (tmp_path / "head" / "test.csv").exists()
@@ -137,7 +138,7 @@ def test_what_cannot_be_saved_is_refused_before_it_is_fitted(
     def fails(*_: object) -> None:
         raise AssertionError("it was fitted")
 
-    monkeypatch.setattr("featcache.heads.registry.fit_estimator", fails)
+    monkeypatch.setattr("featcache.heads.fixed.fit_estimator", fails)
     with pytest.raises(HeadError, match="cannot be saved so that loading executes no code, so it was not fitted"):
         fit_head(cache, tmp_path / "head", head=head)
 
@@ -159,9 +160,9 @@ def test_parameters_of_an_object_are_refused(cache: FeatureCache) -> None:
 
 
 def test_a_classifier_object_is_fitted_itself(cache: FeatureCache) -> None:
-    mine = RidgeClassifier(alpha=3.0)
-    fit = fit_head(cache, head=mine)
-    assert fit.estimator is mine
+    actual = RidgeClassifier(alpha=3.0)
+    fit = fit_head(cache, head=actual)
+    assert fit.estimator is actual
     assert (fit.name, fit.accuracy.accuracy) == ("RidgeClassifier", 1.0)
 
 
@@ -294,7 +295,7 @@ def test_a_cache_with_skipped_images_gives_the_head_of_the_others(split_folder: 
 
 
 def test_a_tuned_head_is_not_chosen_by_val(tmp_path: Path) -> None:
-    """Other val labels give the same head."""
+    """Other labels of val give the same head."""
     train, (x, y) = clouds(60, 2, views=3), clouds(30, 2, seed=1)
     fits = [fit_head(cache_of(tmp_path / f"{shift}.h5", train, (x[:, 0], (y + shift) % 2))) for shift in (0, 1)]
     np.testing.assert_array_equal(fits[0].estimator.coef_, fits[1].estimator.coef_)
@@ -304,9 +305,9 @@ def test_a_tuned_head_is_not_chosen_by_val(tmp_path: Path) -> None:
 def test_the_tuned_head_says_how_it_was_chosen(mislabelled: FeatureCache, tmp_path: Path) -> None:
     fit = fit_head(mislabelled, tmp_path / "head")
     assert fit.selection is not None
-    found = json.loads((tmp_path / "head" / "run.json").read_text())["selection"]
-    (entrant,) = found["entrants"]
-    assert (found["folds"], found["images"], entrant["head"], entrant["n"]) == (5, 13, "linear", 13)
+    saved = json.loads((tmp_path / "head" / "run.json").read_text())["selection"]
+    (entrant,) = saved["entrants"]
+    assert (saved["folds"], saved["images"], entrant["head"], entrant["n"]) == (5, 13, "linear", 13)
     losses = [loss for _, loss, _ in (trial.values() for trial in entrant["trials"])]
     best = entrant["trials"][int(np.argmin(losses))]
     assert entrant["setting"] == f"C={best['value']:.3g}"
@@ -333,7 +334,9 @@ def test_a_temperature_that_made_val_worse_is_said(
     fit = fit_head(mislabelled)
     assert fit.before is not None
     before = dataclasses.replace(fit.before, log_loss=log_loss, calibration_error=error)
-    (line,) = (one for one in str(dataclasses.replace(fit, before=before)).splitlines() if one.startswith("before its"))
+    (line,) = (
+        item for item in str(dataclasses.replace(fit, before=before)).splitlines() if item.startswith("before its")
+    )
     assert line.endswith(f"; the temperature, chosen on train, {words}" if words else f"calibration error {error:.4f}")
 
 
@@ -347,7 +350,7 @@ def test_auto_keeps_the_best_and_names_it(cache: FeatureCache, tmp_path: Path) -
     fit = fit_head(cache, tmp_path / "head", head="auto", budget_s=60)
     assert fit.selection is not None
     assert fit.name == fit.selection.chosen.head == ModelCard.read(tmp_path / "head").head
-    assert len(fit.selection.entrants) == 5
+    assert len(fit.selection.candidates) == 5
     assert fit.accuracy.accuracy == 1.0
 
 
@@ -364,18 +367,18 @@ def test_auto_keeps_the_best_and_names_it(cache: FeatureCache, tmp_path: Path) -
 def test_progress_counts_what_a_head_is_made_of(
     head: str, options: dict[str, Any], expected: list[tuple[str, int, int]], cache: FeatureCache
 ) -> None:
-    told: list[tuple[str, int, int]] = []
-    fit_head(cache, head=head, progress=lambda *now: told.append(now), **options)
-    assert told == expected
+    calls: list[tuple[str, int, int]] = []
+    fit_head(cache, head=head, progress=lambda *now: calls.append(now), **options)
+    assert calls == expected
 
 
 def test_progress_counts_strengths_up_to_where_the_path_ends(cache: FeatureCache) -> None:
-    told: list[tuple[str, int, int]] = []
-    fit = fit_head(cache, head="ridge", progress=lambda *now: told.append(now))
+    calls: list[tuple[str, int, int]] = []
+    fit = fit_head(cache, head="ridge", progress=lambda *now: calls.append(now))
     assert fit.selection
     tried = len(fit.selection.chosen.trials)
     ended = [16] if tried < 16 else []
-    assert told == [("fit strengths", done, 16) for done in [*range(tried + 1), *ended]]
+    assert calls == [("fit strengths", done, 16) for done in [*range(tried + 1), *ended]]
 
 
 def test_what_a_progress_callback_raises_ends_the_fit(cache: FeatureCache, tmp_path: Path) -> None:
@@ -406,9 +409,9 @@ def test_a_head_without_probabilities_gets_some_when_asked(cache: FeatureCache) 
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
-        ({"head": "sgd", "cv": 5}, "cv is for heads that are not sgd"),
+        ({"head": "sgd", "cv": 5}, "cv has no effect on sgd: leave it out"),
         ({"head": "sgd", "use_views": "mean"}, "sgd trains on one view an epoch (cycle) or on the clean one; mean is "),
         ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd and attention do; use all, mean or clean"),
         ({"budget_s": 5.0}, "budget_s is for auto"),
@@ -429,9 +432,9 @@ def test_a_head_without_probabilities_gets_some_when_asked(cache: FeatureCache) 
     ],
     ids=str,
 )
-def test_options_without_effect_are_refused(given: dict[str, Any], message: str, cache: FeatureCache) -> None:
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str, cache: FeatureCache) -> None:
     with pytest.raises(HeadError) as caught:
-        fit_head(cache, **given)
+        fit_head(cache, **options)
     assert str(caught.value).startswith(message)
 
 
@@ -472,7 +475,7 @@ def test_two_images_a_class_are_enough(head: str, tmp_path: Path) -> None:
 def test_one_image_a_class_cannot_be_tuned_but_fitted(tmp_path: Path) -> None:
     x, y = clouds(10, 10, d=16, apart=8)
     cache = cache_of(tmp_path / "c.h5", (x, y), (x[:, 0], y))
-    with pytest.raises(HeadError, match=r"^no class has two different training images, so none can be left out to "):
+    with pytest.raises(HeadError, match=r"^no class has two different training images, so none can be held out to "):
         fit_head(cache)
     assert fit_head(cache, parameters={"C": 1}).accuracy.accuracy == 1.0
 
@@ -519,9 +522,9 @@ def test_the_tuned_head_knows_its_strength(cache: FeatureCache) -> None:
 
 
 def test_pytorch_solves_what_numpy_solves(cache: FeatureCache) -> None:
-    """On the CPU here; on a GPU in test_gpu.py."""
-    here, there = fit_head(cache), fit_head(cache, device="cpu:0")
-    np.testing.assert_allclose(there.estimator.coef_, here.estimator.coef_, rtol=1e-2, atol=1e-4)
+    """On the CPU; test_gpu.py does it on a GPU."""
+    expected, actual = fit_head(cache), fit_head(cache, device="cpu:0")
+    np.testing.assert_allclose(actual.estimator.coef_, expected.estimator.coef_, rtol=1e-2, atol=1e-4)
     fixed = [fit_head(cache, parameters={"C": 1.0}, device=device).estimator.coef_ for device in ("cpu", "cpu:0")]
     np.testing.assert_allclose(fixed[1], fixed[0], rtol=1e-2, atol=1e-4)
 
@@ -530,7 +533,7 @@ def test_pytorch_solves_what_numpy_solves(cache: FeatureCache) -> None:
 def test_the_best_device_there_is_suits_every_head(
     head: str, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.heads.fit.resolve_device", lambda device: "cuda" if device == "auto" else device)
+    monkeypatch.setattr("featcache.heads.steps.resolve_device", lambda device: "cuda" if device == "auto" else device)
     assert fit_head(cache, head=head, device="auto").accuracy == fit_head(cache, head=head).accuracy
 
 
@@ -542,5 +545,5 @@ def test_neighbours_do_not_vote_with_means(cache: FeatureCache) -> None:
 
 @pytest.mark.parametrize("head", ["knn", "sgd", "logreg"])
 def test_a_device_that_a_head_would_not_work_on_is_refused(cache: FeatureCache, head: str) -> None:
-    with pytest.raises(HeadError, match="only linear, head2toe and auto work on cpu:0"):
+    with pytest.raises(HeadError, match="only auto, head2toe and linear work on cpu:0"):
         fit_head(cache, head=head, device="cpu:0")

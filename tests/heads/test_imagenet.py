@@ -1,4 +1,4 @@
-"""ImageNet's classes by name, and the rows of a pretrained classifier as a head that never trained."""
+"""Classes of ImageNet by name, and the rows of a pretrained classifier as a head."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(weights: Path, name: str, classes: tuple[str, ...], **options: Any) -> Any:
     sha256 = load_backbone("mobilenet_v3_small", weights=str(weights), device="cpu").weights_sha256
-    given = {"backbone": "mobilenet_v3_small", "weights": str(weights), "weights_sha256": sha256, **options}
-    return imagenet_head(name, classes, **given)
+    settings = {"backbone": "mobilenet_v3_small", "weights": str(weights), "weights_sha256": sha256, **options}
+    return imagenet_head(name, classes, **settings)
 
 
 @pytest.mark.parametrize("name", ["imagenet:bee,hotdog,ant", "imagenet:c=ant,a=bee,b=934"])
@@ -139,14 +139,14 @@ def test_the_head_gives_the_logits_of_the_whole_network(name: str, weights: Path
 def test_a_class_that_is_not_named_stands_for_all_others(weights: Path) -> None:
     state = torch.load(weights)
     weight, bias = (state[f"classifier.3.{kind}"].double().numpy() for kind in ("weight", "bias"))
-    found = layer(rows(weights, "imagenet:hotdog=hotdog", ("hotdog", "other")), 2)
+    result = layer(rows(weights, "imagenet:hotdog=hotdog", ("hotdog", "other")), 2)
     np.testing.assert_allclose(
-        found.weight[0] - found.weight[1], weight[HOTDOG] - np.delete(weight, HOTDOG, 0).mean(axis=0)
+        result.weight[0] - result.weight[1], weight[HOTDOG] - np.delete(weight, HOTDOG, 0).mean(axis=0)
     )
     others = np.delete(bias, HOTDOG).mean() + np.log(999)
-    np.testing.assert_allclose(found.bias[0] - found.bias[1], bias[HOTDOG] - others)
+    np.testing.assert_allclose(result.bias[0] - result.bias[1], bias[HOTDOG] - others)
     alone = layer(rows(weights, "imagenet:hotdog", ("hotdog", "other")), 2)
-    np.testing.assert_array_equal(alone.weight, found.weight)
+    np.testing.assert_array_equal(alone.weight, result.weight)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_classes_that_were_taken_are_named_and_a_wrong_number_is_noticed() -
     ]
     first, second = describe_choice("imagenet:hotdog=713", ("hotdog", "not"))
     assert first == "ImageNet's classes: hotdog is 713 (photocopier); not is all 999 others"
-    assert second.startswith("careful: hotdog got 713 (photocopier), but ImageNet's hotdog is 934 here.")
+    assert second.startswith("careful: hotdog is 713 (photocopier), but ImageNet's hotdog is 934 in torchvision.")
     with pytest.raises(HeadError, match="713 is ImageNet's photocopier"):
         choose_classes("imagenet:713", ("hotdog", "not"))
 
@@ -196,7 +196,7 @@ def test_a_cache_s_head_needs_no_training_and_is_one_like_any_other(
     assert by_folder.start.accuracy == fit.accuracy.accuracy
     networks = [(tmp_path / name / "network.safetensors").read_bytes() for name in "ab"]
     assert networks[0] == networks[1]
-    assert str(by_name).startswith("began with imagenet:ant,bee: val accuracy ")
+    assert str(by_name).startswith("initial head imagenet:ant,bee: val accuracy ")
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_a_cache_s_head_needs_no_training_and_is_one_like_any_other(
     [
         ({"parameters": {"C": 1.0}}, "it takes neither parameters nor use_views"),
         ({"use_views": "mean"}, "it takes neither parameters nor use_views"),
-        ({"cv": 3}, "cv is for heads that train"),
-        ({"calibrate": True}, "calibrate is for heads that train"),
-        ({"device": "cuda"}, "only linear, head2toe and auto work on cuda"),
+        ({"cv": 3}, "cv has no effect on imagenet:ant,bee: leave it out"),
+        ({"calibrate": True}, "calibrate has no effect on imagenet:ant,bee: leave it out"),
+        ({"device": "cuda"}, "only auto, head2toe and linear work on cuda"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(
@@ -219,7 +219,7 @@ def test_what_would_have_no_effect_is_refused(
 
 def test_random_weights_and_those_of_other_classes_are_refused(weights: Path, tmp_path: Path) -> None:
     state, path = torch.load(weights), tmp_path / "other.pth"
-    with pytest.raises(HeadError, match="mobilenet_v3_small has random weights, which know nothing of ImageNet"):
+    with pytest.raises(HeadError, match="mobilenet_v3_small has random weights, which were not trained on ImageNet"):
         imagenet_head("imagenet:ant,bee", ("a", "b"), backbone="mobilenet_v3_small", weights="none", weights_sha256="")
     for kind in ("weight", "bias"):
         state[f"classifier.3.{kind}"] = state[f"classifier.3.{kind}"][:7]

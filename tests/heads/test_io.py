@@ -1,4 +1,4 @@
-"""Hostile head files: what would make compiled code leave its arrays is refused before anything is predicted."""
+"""Hostile head files: values with which compiled code would read outside of its arrays are rejected."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from sklearn.svm import SVC, SVR, NuSVC
 
 from featcache.errors import HeadError
 from featcache.heads.binary_relevance import BinaryRelevance
+from featcache.heads.estimators import is_multilabel
+from featcache.heads.file_checks import is_checkable
 from featcache.heads.io import load_head, save_head
 from featcache.heads.linear import LinearHead
-from featcache.heads.registry import classify, is_multilabel
+from featcache.heads.predict import classify
 
 Y = np.arange(60) % 3
 X = np.random.default_rng(0).normal(size=(60, 4)) + 3 * np.eye(3, 4)[Y]
@@ -79,8 +81,8 @@ SVC_TRICKS: dict[str, Callable[[Any], Any]] = {
 def test_support_vectors_that_do_not_fit_are_refused(trick: str, pipeline: bool, tmp_path: Path) -> None:
     svc = SVC().fit(X, Y)
     setattr(svc, trick.strip(), SVC_TRICKS[trick](svc))
-    said = refused(make_pipeline(StandardScaler().fit(X), svc) if pipeline else svc, tmp_path)
-    assert said == "its support vectors do not fit each other"
+    message = refused(make_pipeline(StandardScaler().fit(X), svc) if pipeline else svc, tmp_path)
+    assert message == "its support vectors do not fit each other"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_neighbours_that_do_not_fit_are_refused(name: str, value: Any, tmp_path:
     neighbours = KNeighborsClassifier(algorithm="brute").fit(X, Y)
     np.testing.assert_array_equal(load_head(written(neighbours, tmp_path)).predict(X), neighbours.predict(X))
     setattr(neighbours, name, value)
-    assert refused(neighbours, tmp_path) == "its neighbours do not fit each other"
+    assert refused(neighbours, tmp_path) == "its neighbors do not fit each other"
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
@@ -111,8 +113,8 @@ def test_sparse_matrices_whose_indices_nobody_checks_are_refused(form: str, kind
 
 
 def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:
-    assert refused([1, 2], tmp_path) == "it is no classifier"
-    assert refused(StandardScaler().fit(X), tmp_path) == "it is no classifier"
+    assert refused([1, 2], tmp_path) == "it is not a classifier"
+    assert refused(StandardScaler().fit(X), tmp_path) == "it is not a classifier"
 
 
 def test_an_archive_that_unpacks_to_gigabytes_is_refused_at_once(tmp_path: Path) -> None:
@@ -127,19 +129,19 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_at_once(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("classes", "coef", "said"),
+    ("classes", "coef", "message"),
     [
-        ([0.2, 1.7, 2.0], 0.0, "its classes are no numbers"),
-        ([0, 1, 1], 0.0, "its classes are no numbers"),
+        ([0.2, 1.7, 2.0], 0.0, "its classes must be distinct non-negative integers"),
+        ([0, 1, 1], 0.0, "its classes must be distinct non-negative integers"),
         ([0, 1, 2], np.nan, "its weights are not finite"),
     ],
 )
 def test_a_linear_head_that_means_nothing_is_refused(
-    classes: list[float], coef: float, said: str, tmp_path: Path
+    classes: list[float], coef: float, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "head.safetensors"
     save_file({"coef": np.full((3, 4), coef), "intercept": np.zeros(3), "classes": np.array(classes)}, file)
-    with pytest.raises(HeadError, match=f": {said}$"):
+    with pytest.raises(HeadError, match=f": {message}$"):
         load_head(file)
 
 
@@ -147,7 +149,7 @@ def test_a_linear_head_that_means_nothing_is_refused(
 def test_classes_must_be_numbers(classes: Any, tmp_path: Path) -> None:
     model = GaussianNB().fit(X, Y)
     model.classes_ = classes
-    assert refused(model, tmp_path) == "its classes are no numbers"
+    assert refused(model, tmp_path) == "its classes must be distinct non-negative integers"
 
 
 def test_what_goes_wrong_inside_of_a_loaded_head_is_a_head_error(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_a_kernel_of_one_s_own_is_refused_before_it_is_saved() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "said"),
+    ("shapes", "message"),
     [
         (((3,), (3,), (3,)), "its weights do not fit each other"),
         (((3, 4), (2,), (3,)), "its weights do not fit each other"),
@@ -171,18 +173,18 @@ def test_a_kernel_of_one_s_own_is_refused_before_it_is_saved() -> None:
         (((1, 4), (1,), (1,)), "its classes do not fit its weights"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], said: str, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], message: str, tmp_path: Path) -> None:
     file = tmp_path / "head.safetensors"
     save_file(
         {name: np.zeros(shape) for name, shape in zip(("coef", "intercept", "classes"), shapes, strict=True)}, file
     )
-    with pytest.raises(HeadError, match=f"is not a head that can be loaded safely: {said}$"):
+    with pytest.raises(HeadError, match=f"is not a head that can be loaded safely: {message}$"):
         load_head(file)
 
 
 @pytest.mark.parametrize("estimator", [RadiusNeighborsClassifier(9.0), GaussianProcessClassifier(), SVR()], ids=repr)
 def test_what_nothing_checks_is_neither_saved_nor_loaded(estimator: Any, tmp_path: Path) -> None:
-    """Compiled code would take the numbers in such a file for places in memory."""
+    """Compiled code would use the numbers in such a file as memory addresses."""
     x = np.random.default_rng(0).normal(size=(20, 3))
     estimator.fit(x, np.arange(20) % 2)
     estimator.classes_ = np.array([0, 1])  # as a forged file would say
@@ -190,7 +192,7 @@ def test_what_nothing_checks_is_neither_saved_nor_loaded(estimator: Any, tmp_pat
         save_head(estimator)
     path = tmp_path / "head.skops"
     skops.io.dump(estimator, path)
-    with pytest.raises(HeadError, match=r"whose file nothing checks|[Uu]ntrusted"):
+    with pytest.raises(HeadError, match=r"whose values cannot be checked|[Uu]ntrusted"):
         load_head(path)
 
 
@@ -220,8 +222,8 @@ def test_a_classifier_that_is_a_linear_layer_is_saved_as_one(name: str, classes:
     (tmp_path / file).write_bytes(content)
     again = load_head(tmp_path / file)
     assert isinstance(again, LinearHead)
-    for found, expected in zip(classify(again, X, 5), classify(estimator, X, 5), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)  # of float32, some of them computed in it
+    for result, expected in zip(classify(again, X, 5), classify(estimator, X, 5), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-7)  # of float32, some of them computed in it
 
 
 def test_labels_with_a_linear_layer_each_are_saved_as_one(tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_labels_at_the_end_of_a_pipeline_in_a_pipeline_are_several(tmp_path: Pat
 
 @pytest.mark.parametrize("damage", ["coef_", "intercept_", "classes_", "scale_", "nan"])
 def test_a_linear_layer_whose_arrays_contradict_each_other_is_refused(damage: str, tmp_path: Path) -> None:
-    """As no version of ours writes it: linear layers are folded."""
+    """No version of featcache writes such a file: linear layers are saved as arrays."""
     whole = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, Y)
     scaler, last = (step for _, step in whole.steps)
     assert is_loaded(whole, tmp_path)
@@ -271,7 +273,7 @@ def test_a_linear_layer_whose_arrays_contradict_each_other_is_refused(damage: st
 
 
 def is_loaded(estimator: Any, folder: Path) -> bool:
-    """Whether a file of skops that holds it is taken."""
+    """Whether a skops file with it is loaded."""
     (folder / "head.skops").write_bytes(skops.io.dumps(estimator))
     try:
         load_head(folder / "head.skops")
@@ -282,7 +284,7 @@ def is_loaded(estimator: Any, folder: Path) -> bool:
 
 
 def test_steps_that_are_none_are_no_pipeline() -> None:
-    """What a file may hold where a pipeline has its steps."""
+    """A file may have any value in the attribute `steps`."""
     odd = LogisticRegression().fit(np.eye(2), [0, 1])
     odd.steps = 5
     assert not is_multilabel(odd)
@@ -308,3 +310,18 @@ def test_equal_heads_are_equal_files(make: Callable[[], Any], tmp_path: Path) ->
     assert len(keep_memory_busy) == 100
     (tmp_path / first[0]).write_bytes(first[1])
     np.testing.assert_array_equal(load_head(tmp_path / first[0]).predict(X), second.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("featcache.heads.linear", True),
+        ("featcache.heads.linear_layer", False),
+        ("featcache.heads.linear.more", True),
+        ("sklearn.linear_model._logistic", True),
+        ("sklearn.linear_models", False),
+    ],
+)
+def test_a_module_is_allowed_by_its_whole_name(module: str, allowed: bool) -> None:
+    """The start of a name is not enough: featcache.heads.linear does not allow featcache.heads.linear_layer."""
+    assert is_checkable(type("Odd", (BaseEstimator,), {"__module__": module})) == allowed

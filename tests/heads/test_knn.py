@@ -1,4 +1,4 @@
-"""Votes of the nearest neighbours: what scikit-learn gives without the fold that an image is in."""
+"""Votes of the nearest neighbors: equal to scikit-learn fitted without the fold of the image."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ def test_votes_are_those_of_scikit_learn_without_the_image_and_its_copies(
 ) -> None:
     x, labels, groups = data(n, d, classes, seed, copies)
     assume(np.diff(np.sort(cosine_similarity(x.astype(np.float64)), axis=1)).min() > 1e-6)  # nearly ties, in float32
-    found = knn_probabilities(x, labels, groups, np.arange(len(x)), classes)
-    assert found is not None
-    assert set(found) >= {k for k in KS if k <= n - copies}
+    by_k = knn_probabilities(x, labels, groups, np.arange(len(x)), classes)
+    assert by_k is not None
+    assert set(by_k) >= {k for k in KS if k <= n - copies}
     for group in np.unique(groups):
-        own, others = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
-        for k in found:
+        true_class, others = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
+        for k in by_k:
             if k > len(others):
                 continue
             reference = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
             reference.fit(x[others].astype(np.float64), labels[others])
-            expected = np.zeros((len(own), classes))
-            expected[:, reference.classes_] = reference.predict_proba(x[own].astype(np.float64))
-            np.testing.assert_allclose(found[k][own], expected, atol=1e-12)
+            expected = np.zeros((len(true_class), classes))
+            expected[:, reference.classes_] = reference.predict_proba(x[true_class].astype(np.float64))
+            np.testing.assert_allclose(by_k[k][true_class], expected, atol=1e-12)
 
 
 def test_votes_by_hand() -> None:
     """Five directions of the plane, at 0, 10, 25, 60 and 100 degrees; the first two are copies."""
     angles = np.radians([0, 10, 25, 60, 100])
     x = np.array([1.0, 5.0, 0.1, 3.0, 2.0])[:, None] * np.column_stack([np.cos(angles), np.sin(angles)])
-    found = knn_probabilities(x, np.array([0, 0, 1, 2, 1]), np.array([7, 7, 1, 2, 3]), np.arange(5), 3)
-    assert found is not None
-    assert found[1].tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    by_k = knn_probabilities(x, np.array([0, 0, 1, 2, 1]), np.array([7, 7, 1, 2, 3]), np.arange(5), 3)
+    assert by_k is not None
+    assert by_k[1].tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     np.testing.assert_allclose(
-        found[3], np.array([[0, 2, 1], [0, 2, 1], [2, 0, 1], [1, 2, 0], [1, 1, 1]]) / 3, atol=1e-15
+        by_k[3], np.array([[0, 2, 1], [0, 2, 1], [2, 0, 1], [1, 2, 0], [1, 1, 1]]) / 3, atol=1e-15
     )
-    assert list(found) == [1, 3]
+    assert list(by_k) == [1, 3]
 
 
 @pytest.mark.parametrize("block_bytes", [1, 300, 4 * 60 * 7])
@@ -75,17 +75,17 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, block_bytes: int
 @given(st.integers(2, 60), st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_each_image_shares_out_one_vote(n: int, d: int, classes: int, seed: int) -> None:
     x, labels, _ = data(n, d, classes, seed)
-    found = knn_probabilities(x, labels, np.arange(n), np.arange(len(x)), classes)
-    assert found is not None
-    assert list(found) == [k for k in KS if k < n]
-    for k, shares in found.items():
-        assert shares.shape == (n, classes)
-        np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-12)
-        np.testing.assert_allclose(shares * k, np.round(shares * k), atol=1e-9)
+    by_k = knn_probabilities(x, labels, np.arange(n), np.arange(len(x)), classes)
+    assert by_k is not None
+    assert list(by_k) == [k for k in KS if k < n]
+    for k, probabilities in by_k.items():
+        assert probabilities.shape == (n, classes)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+        np.testing.assert_allclose(probabilities * k, np.round(probabilities * k), atol=1e-9)
 
 
 def test_copies_say_nothing_of_each_other() -> None:
-    """Labels by lot, and each image twice: those who look at copies are always right."""
+    """Random labels, and each image twice: a neighbor that is a copy is always right."""
     rng = np.random.default_rng(0)
     x, labels = np.repeat(rng.normal(size=(100, 8)), 2, axis=0), np.repeat(rng.integers(0, 2, 100), 2)
     every = np.arange(200)
@@ -102,17 +102,17 @@ def test_copies_are_no_neighbours_even_where_there_are_few_others(n: int) -> Non
     rng = np.random.default_rng(0)
     x, labels = np.repeat(rng.normal(size=(3, 4)), [n - 2, 1, 1], axis=0), np.array([0] * (n - 2) + [1, 1])
     groups = np.array([0] * (n - 2) + [1, 2])
-    found = knn_probabilities(x, labels, groups, np.arange(len(x)), 2)
-    assert found is not None
-    for k, shares in found.items():
-        assert (k, shares[: n - 2].tolist()) == (k, [[0, 1]] * (n - 2))
+    by_k = knn_probabilities(x, labels, groups, np.arange(len(x)), 2)
+    assert by_k is not None
+    for k, probabilities in by_k.items():
+        assert (k, probabilities[: n - 2].tolist()) == (k, [[0, 1]] * (n - 2))
 
 
 def test_features_of_length_zero_are_no_error() -> None:
     x = np.vstack([np.zeros((2, 3)), np.eye(3)])
-    found = knn_probabilities(x, np.array([0, 0, 1, 1, 1]), np.arange(5), np.arange(len(x)), 2)
-    assert found is not None
-    assert all(np.isfinite(shares).all() for shares in found.values())
+    by_k = knn_probabilities(x, np.array([0, 0, 1, 1, 1]), np.arange(5), np.arange(len(x)), 2)
+    assert by_k is not None
+    assert all(np.isfinite(probabilities).all() for probabilities in by_k.values())
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [("float16", 1), ("float16", 8000), ("float64", 1e-6)])
@@ -129,22 +129,25 @@ def test_lengths_and_float16_change_no_vote(dtype: str, factor: float) -> None:
 
 def test_nothing_comes_of_votes_that_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn, "_BLOCK_BYTES", 1)
-    asked: list[int] = []
+    answers: list[int] = []
 
     def stop() -> bool:
-        asked.append(1)
-        return len(asked) == 3
+        answers.append(1)
+        return len(answers) == 3
 
     x, labels, groups = data(30, 4, 2, seed=0)
     assert knn_probabilities(x, labels, groups, np.arange(len(x)), 2, stop) is None
-    assert len(asked) == 3
+    assert len(answers) == 3
 
 
 def test_some_rows_are_voted_for() -> None:
     x, labels, groups = data(40, 6, 3, seed=1)
     rows = np.array([3, 17, 20])
-    some, every = knn_probabilities(x, labels, groups, rows, 3), knn_probabilities(x, labels, groups, np.arange(40), 3)
-    assert some is not None
+    problem_data, every = (
+        knn_probabilities(x, labels, groups, rows, 3),
+        knn_probabilities(x, labels, groups, np.arange(40), 3),
+    )
+    assert problem_data is not None
     assert every is not None
-    for k in some:
-        np.testing.assert_array_equal(some[k], every[k][rows])
+    for k in problem_data:
+        np.testing.assert_array_equal(problem_data[k], every[k][rows])

@@ -12,12 +12,13 @@ from sklearn.tree import DecisionTreeClassifier
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows
 from featcache.core.samples import Samples
-from featcache.heads.fit import FitOptions, fit
+from featcache.heads.fit import fit
 from featcache.heads.io import load_head, save_head
-from featcache.heads.layer_scaling import standardize_layers, unscaled
+from featcache.heads.layer_scaling import standardize_layers, without_scaling
 from featcache.heads.linear import LinearHead
 from featcache.heads.linear_layer import as_linear
 from featcache.heads.one_vs_rest import OneVsRestHead
+from featcache.heads.steps import FitOptions, TrainingData
 
 N = 60
 
@@ -27,8 +28,8 @@ def layered(n: int = N, seed: int = 0) -> Features:
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % 2)
     noise = 100 * rng.normal(size=(n, 1, 40))
-    told = 0.01 * (rng.normal(size=(n, 1, 3)) + 3 * y[:, None, None])
-    parts = tuple(part.astype(np.float32) for part in (noise, told, np.full((n, 1, 2), 7.0)))
+    calls = 0.01 * (rng.normal(size=(n, 1, 3)) + 3 * y[:, None, None])
+    parts = tuple(part.astype(np.float32) for part in (noise, calls, np.full((n, 1, 2), 7.0)))
     sha256 = rng.integers(0, 256, (n, 32), dtype=np.uint8)
     samples = Samples(tuple(map(str, range(n))), y, np.zeros(n, np.uint8), sha256, ("ants", "bees"))
     return Features(LazyRows(ConcatenatedFeatures(parts), np.arange(n)), samples)
@@ -53,9 +54,11 @@ def test_a_feature_that_hardly_moves_is_not_blown_up() -> None:
 
 @pytest.mark.parametrize("head", ["linear", "ridge", "lda", "centroid", "knn", "head2toe", "sgd", "logreg"])
 def test_a_head_takes_features_as_they_are(head: str) -> None:
-    """What is kept needs no scaling: predictions of the features themselves are right."""
+    """The saved head needs no scaling: its predictions of unscaled features are right."""
     train, val = layered(), layered(seed=1)
-    estimator = fit(head, FitOptions(parameters={"lr": 0.1} if head == "sgd" else {}), train, val).estimator
+    estimator = fit(
+        head, TrainingData(train, val), FitOptions(parameters={"lr": 0.1} if head == "sgd" else {})
+    ).estimator
     assert (estimator.predict(np.asarray(val.clean()[:])) == val.y).mean() >= 0.95
     again = save_head(estimator)
     assert again[0] == ("head.skops" if head == "knn" else "head.safetensors")
@@ -64,7 +67,7 @@ def test_a_head_takes_features_as_they_are(head: str) -> None:
 @pytest.mark.parametrize("head", ["forest", "sklearn.ensemble.ExtraTreesClassifier", DecisionTreeClassifier()], ids=str)
 def test_trees_need_no_scaling_and_are_saved(head: Any, tmp_path: Path) -> None:
     train, val = layered(), layered(seed=1)
-    estimator = fit(head, FitOptions(), train, val).estimator
+    estimator = fit(head, TrainingData(train, val), FitOptions()).estimator
     x = np.asarray(val.clean()[:])
     assert (estimator.predict(x) == val.y).mean() >= 0.9
     file, data = save_head(estimator)
@@ -73,15 +76,15 @@ def test_trees_need_no_scaling_and_are_saved(head: Any, tmp_path: Path) -> None:
 
 
 def test_without_scaling_the_units_would_decide() -> None:
-    """What the tests above rest on: a head of the same features, as wide as they come, sees noise."""
+    """The tests above depend on this: without scaling, noise dominates the same features."""
     train, val = layered(), layered(seed=1)
-    one = Features(train.x[:], train.samples)
-    found = fit("centroid", FitOptions(), one, val).estimator
-    assert (found.predict(np.asarray(val.clean()[:])) == val.y).mean() < 0.8
+    item = Features(train.x[:], train.samples)
+    head = fit("centroid", TrainingData(item, val), FitOptions()).estimator
+    assert (head.predict(np.asarray(val.clean()[:])) == val.y).mean() < 0.8
 
 
 @pytest.mark.parametrize("kind", ["linear", "labels", "logistic", "bayes"])
-def test_unscaled_is_the_head_on_scaled_features(kind: str, tmp_path: Any) -> None:
+def test_without_scaling_is_the_head_on_scaled_features(kind: str, tmp_path: Any) -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(50, 6)), np.arange(50) % 3
     scale = rng.uniform(0.01, 100, 6).astype(np.float32)
@@ -91,10 +94,10 @@ def test_unscaled_is_the_head_on_scaled_features(kind: str, tmp_path: Any) -> No
         "logistic": lambda: LogisticRegression(max_iter=1000).fit(x * scale, y),
         "bayes": lambda: GaussianNB().fit(x * scale, y),
     }[kind]()
-    found = unscaled(made, scale)
-    np.testing.assert_allclose(found.predict_proba(x), made.predict_proba(x * scale), rtol=1e-5)
+    result = without_scaling(made, scale)
+    np.testing.assert_allclose(result.predict_proba(x), made.predict_proba(x * scale), rtol=1e-5)
     if kind == "logistic":
-        np.testing.assert_allclose(as_linear(found).predict_proba(x), made.predict_proba(x * scale), rtol=1e-5)
-    file, data = save_head(found)
+        np.testing.assert_allclose(as_linear(result).predict_proba(x), made.predict_proba(x * scale), rtol=1e-5)
+    file, data = save_head(result)
     (tmp_path / file).write_bytes(data)
-    np.testing.assert_allclose(load_head(tmp_path / file).predict_proba(x), found.predict_proba(x), rtol=1e-9)
+    np.testing.assert_allclose(load_head(tmp_path / file).predict_proba(x), result.predict_proba(x), rtol=1e-9)

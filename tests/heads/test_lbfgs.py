@@ -1,4 +1,4 @@
-"""L-BFGS against minima that are known."""
+"""L-BFGS on functions with known minima."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def plain(gradient: NDArray[Any], _which: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def solve(functions: list[One], start: NDArray[Any], tol: float = 1e-14, max_iter: int = 2000) -> Minimum:
-    """Each function of a vector is a problem of its own."""
+    """Each function of a vector is one problem."""
 
-    def objective(x: NDArray[Any], which: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        found = [functions[problem](row) for problem, row in zip(which, x, strict=True)]
-        return np.array([value for value, _ in found]), np.array([gradient for _, gradient in found])
+    def objective(x: NDArray[Any], problem_ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        result = [functions[problem](row) for problem, row in zip(problem_ids, x, strict=True)]
+        return np.array([value for value, _ in result]), np.array([gradient for _, gradient in result])
 
     return minimize(objective, np.atleast_2d(start), plain, tol, max_iter)
 
 
 def quadratic(size: int, decades: float, seed: int) -> tuple[One, NDArray[Any]]:
-    """1 above a minimum that is known."""
+    """The value is 1 at its known minimum."""
     rng = np.random.default_rng(seed)
     axes, _ = np.linalg.qr(rng.normal(size=(size, size)))
     hessian, best = axes * np.logspace(0, decades, size) @ axes.T, rng.normal(size=size)
@@ -42,9 +42,9 @@ def quadratic(size: int, decades: float, seed: int) -> tuple[One, NDArray[Any]]:
 @given(st.integers(1, 4), st.integers(1, 20), st.floats(0, 4), st.integers(0, 2**32 - 1))
 def test_the_minima_of_quadratics(problems: int, size: int, decades: float, seed: int) -> None:
     pairs = [quadratic(size, decades * number / problems, seed + number) for number in range(problems)]
-    found = solve([function for function, _ in pairs], np.zeros((problems, size)), tol=1e-17)
-    assert found.converged.all()
-    np.testing.assert_allclose(found.x, [best for _, best in pairs], atol=1e-6)
+    result = solve([function for function, _ in pairs], np.zeros((problems, size)), tol=1e-17)
+    assert result.converged.all()
+    np.testing.assert_allclose(result.x, [best for _, best in pairs], atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
@@ -60,29 +60,29 @@ def test_problems_do_not_touch_each_other(seed: int) -> None:
 
 def test_the_first_step_is_newtons_where_the_preconditioner_is_the_inverse_hessian() -> None:
     hessian = np.array([1.0, 100.0])
-    found = minimize(
+    minimum = minimize(
         lambda x, _: (1 + (x * hessian * x).sum(1) / 2, hessian * x),
         np.array([[3.0, -2.0]]),
         lambda gradient, _: gradient / hessian,
         1e-12,
         10,
     )
-    assert (found.iterations.tolist(), found.converged.tolist(), found.x.tolist()) == ([1], [True], [[0, 0]])
+    assert (minimum.iterations.tolist(), minimum.converged.tolist(), minimum.x.tolist()) == ([1], [True], [[0, 0]])
 
 
 @pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6])
 def test_the_value_ends_about_tol_above_the_minimum_where_the_preconditioner_is_about_right(tol: float) -> None:
     hessian = np.logspace(0, 6, 20)
     wrong = np.random.default_rng(0).uniform(0.5, 2, 20)
-    found = minimize(
+    minimum = minimize(
         lambda x, _: (1 + (x * hessian * x).sum(1) / 2, hessian * x),
         np.ones((1, 20)),
         lambda gradient, _: gradient / (wrong * hessian),
         tol,
         100,
     )
-    assert found.converged.all()
-    assert (found.x[0] ** 2 * hessian).sum() / 2 <= 2 * tol
+    assert minimum.converged.all()
+    assert (minimum.x[0] ** 2 * hessian).sum() / 2 <= 2 * tol
 
 
 def test_a_step_too_long_is_halved_until_the_value_falls() -> None:
@@ -93,10 +93,10 @@ def test_a_step_too_long_is_halved_until_the_value_falls() -> None:
         values.append(float(np.sqrt(1e-4 + x @ x)))
         return values[-1], x / np.sqrt(1e-4 + x @ x)
 
-    found = solve([function], np.array([0.3]))
+    result = solve([function], np.array([0.3]))
     assert values[1] > values[0] > values[2]
-    assert found.converged.all()
-    assert abs(found.x[0, 0]) < 1e-6
+    assert result.converged.all()
+    assert abs(result.x[0, 0]) < 1e-6
 
 
 def test_the_end_of_the_iterations_and_of_the_precision_are_no_convergence() -> None:
@@ -109,8 +109,8 @@ def test_the_end_of_the_iterations_and_of_the_precision_are_no_convergence() -> 
 @pytest.mark.parametrize("noise", [1e-7, 1e-5])
 def test_values_that_are_rounded_do_not_stop_it(noise: float) -> None:
     hessian = np.logspace(0, 3, 20)
-    found = solve(
+    result = solve(
         [lambda x: (1.0 + round(float(x * hessian @ x) / 2 / noise) * noise, hessian * x)], np.ones(20), 1e-18, 500
     )
-    assert found.converged.all()
-    np.testing.assert_allclose(found.x, 0, atol=1e-8)
+    assert result.converged.all()
+    np.testing.assert_allclose(result.x, 0, atol=1e-8)

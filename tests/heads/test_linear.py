@@ -1,4 +1,4 @@
-"""LinearHead: scikit-learn's contract, and scikit-learn's optimum."""
+"""LinearHead follows the estimator contract of scikit-learn, and has the same optimum."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def loss(
     logits = x.astype(np.float64) @ coef.T + intercept
     if len(coef) == 1:
         logits = np.hstack([np.zeros_like(logits), logits])
-    shares = softmax(logits, axis=1)[np.arange(len(y)), y]
-    return float(C * -(w * np.log(shares)).sum() + (coef**2).sum() / 2)
+    probabilities = softmax(logits, axis=1)[np.arange(len(y)), y]
+    return float(C * -(w * np.log(probabilities)).sum() + (coef**2).sum() / 2)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -111,9 +111,9 @@ def test_without_any_freedom_the_shares_of_the_classes_are_left(C: float, classe
     x, _, _ = data(classes)
     y = np.arange(len(x)) % (classes + 1)
     y[y == classes] = 1  # class 1 is twice as frequent as the others
-    shares = np.bincount(y) / len(y)
+    probabilities = np.bincount(y) / len(y)
     head = LinearHead(C=C).fit(x + np.eye(classes, 6)[y], y)
-    np.testing.assert_allclose(head.predict_proba(x), np.tile(shares, (len(x), 1)), atol=1e-3)
+    np.testing.assert_allclose(head.predict_proba(x), np.tile(probabilities, (len(x), 1)), atol=1e-3)
     assert set(head.predict(x)) == {1}
 
 
@@ -122,7 +122,7 @@ def test_too_few_iterations_are_said() -> None:
     message = "LinearHead stopped after 2 iterations before reaching tol=1e-08; raise max_iter, or lower C"
     with pytest.warns(ConvergenceWarning) as caught:
         head = LinearHead(max_iter=2).fit(x, y)
-    assert [str(one.message) for one in caught] == [message]
+    assert [str(item.message) for item in caught] == [message]
     assert head.n_iter_ == 2
 
 
@@ -142,9 +142,9 @@ def test_one_class_is_refused() -> None:
 def test_class_names_are_given_back() -> None:
     x, y, _ = data(3)
     names = np.array(["wasps", "ants", "bees"])
-    found = LinearHead().fit(x, names[y])
-    assert found.classes_.tolist() == ["ants", "bees", "wasps"]
-    np.testing.assert_array_equal(found.predict(x), names[LinearHead().fit(x, y).predict(x)])
+    head = LinearHead().fit(x, names[y])
+    assert head.classes_.tolist() == ["ants", "bees", "wasps"]
+    np.testing.assert_array_equal(head.predict(x), names[LinearHead().fit(x, y).predict(x)])
 
 
 @settings(deadline=None, max_examples=50)
@@ -182,21 +182,21 @@ def test_class_weights_are_those_of_logistic_regression(class_weight: Any, class
 def test_a_grid_search_through_a_pipeline_finds_what_it_finds_with_logistic_regression() -> None:
     x, y, _ = data(3)
     grid = {"head__C": [1e-4, 1e-2, 1.0]}
-    found = [
+    fitted = [
         GridSearchCV(Pipeline([("scale", StandardScaler()), ("head", head)]), grid, cv=4, scoring="neg_log_loss").fit(
             x, y
         )
         for head in (LinearHead(), LogisticRegression(tol=1e-8))
     ]
-    assert found[0].best_params_ == found[1].best_params_
-    mine, theirs = (search.cv_results_["mean_test_score"] for search in found)
-    np.testing.assert_allclose(mine, theirs, rtol=1e-3)
+    assert fitted[0].best_params_ == fitted[1].best_params_
+    actual, theirs = (search.cv_results_["mean_test_score"] for search in fitted)
+    np.testing.assert_allclose(actual, theirs, rtol=1e-3)
 
 
 def test_it_can_be_calibrated() -> None:
     x, y, _ = data(3)
-    shares = CalibratedClassifierCV(LinearHead(), cv=3).fit(x, y).predict_proba(x)
-    assert (shares.argmax(1) == y).mean() > 0.7
+    probabilities = CalibratedClassifierCV(LinearHead(), cv=3).fit(x, y).predict_proba(x)
+    assert (probabilities.argmax(1) == y).mean() > 0.7
 
 
 def test_sparse_features_are_refused_clearly() -> None:
@@ -215,8 +215,8 @@ def test_a_thousand_classes_of_two_images_each() -> None:
 def test_balanced_weights_make_classes_equal_whatever_their_samples_weigh() -> None:
     x, y, w = data(3)
     w[y == 1] *= 0.01
-    shares = np.array([w[y == label].sum() for label in range(3)])
-    expected = LinearHead().fit(x, y, w * (w.sum() / (3 * shares))[y])
+    probabilities = np.array([w[y == label].sum() for label in range(3)])
+    expected = LinearHead().fit(x, y, w * (w.sum() / (3 * probabilities))[y])
     np.testing.assert_allclose(LinearHead(class_weight="balanced").fit(x, y, w).coef_, expected.coef_, atol=1e-9)
     w[y == 1] = 0  # a class without any weight has no share in the balance
     left = LinearHead(class_weight="balanced").fit(x, y, w)

@@ -1,4 +1,4 @@
-"""Folding: the head that a classifier becomes says what the classifier said, on pictures that neither has seen."""
+"""`as_linear`: the linear layer predicts like the classifier, on images that neither has seen."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from sklearn.svm import SVC
 
 import several
 from featcache.heads.binary_relevance import BinaryRelevance
-from featcache.heads.fit import FitOptions, fit
+from featcache.heads.fit import fit
 from featcache.heads.linear import LinearHead
-from featcache.heads.linear_layer import CERTAIN_LOGIT, LINEAR_HEADS, LinearWeights, as_linear, layer
+from featcache.heads.linear_layer import CERTAIN_LOGIT, LinearWeights, as_linear, layer
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.registry import HEADS, classify
-from featcache.heads.tuning.families import TUNED_HEADS
+from featcache.heads.predict import classify
+from featcache.heads.registry import find_head, heads_with
+from featcache.heads.steps import FitOptions, TrainingData
+from tuned import TUNED
 
 LAST = {
     "linear": LinearHead,
@@ -60,7 +62,7 @@ def test_a_pipeline_and_its_layer_have_the_same_probabilities(
     x[:, 1] = 3.0 if constant else x[:, 1]
     steps = [StandardScaler(with_mean=mean, with_std=std) for mean, std in scalers]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of unscaled features on which a solver stops early: as good as any
+        warnings.simplefilter("ignore")  # of without_scaling features on which a solver stops early: as good as any
         pipe = make_pipeline(*steps, LAST[last]()).fit(x, y)
     head = as_linear(pipe)
     assert isinstance(head, LinearHead)
@@ -87,10 +89,10 @@ def test_one_classifier_a_label_becomes_one_layer(scaled: str) -> None:
     assert isinstance(head, OneVsRestHead)
     np.testing.assert_allclose(head.predict_proba(x), whole.predict_proba(x), atol=1e-9)
     np.testing.assert_array_equal(head.predict(x), whole.predict(x))
-    found = layer(head, 4)
-    np.testing.assert_allclose(expit(x @ found.weight.T + found.bias), whole.predict_proba(x), atol=1e-9)
-    assert found.bias[2:].tolist() == [CERTAIN_LOGIT, -CERTAIN_LOGIT]
-    assert found.learnt.tolist() == [True, True, False, False]
+    result = layer(head, 4)
+    np.testing.assert_allclose(expit(x @ result.weight.T + result.bias), whole.predict_proba(x), atol=1e-9)
+    assert result.bias[2:].tolist() == [CERTAIN_LOGIT, -CERTAIN_LOGIT]
+    assert result.depends_on_input.tolist() == [True, True, False, False]
 
 
 def test_our_heads_are_what_they_are() -> None:
@@ -157,23 +159,23 @@ def test_two_classes_share_their_logit() -> None:
 
 def test_a_class_that_train_lacked_has_no_probability_wherever_the_logits_lie() -> None:
     head = LinearHead.from_weights(np.array([[1.0], [2.0], [6.0]]), np.array([-900.0, -901, -902]), np.array([0, 2, 3]))
-    found = layer(head, 4)
-    assert [part.tolist() for part in found] == [[[-2], [0], [-1], [3]], [1, -CERTAIN_LOGIT, 0, -1]]
-    assert found.learnt.tolist() == [True, False, True, True]
+    result = layer(head, 4)
+    assert [part.tolist() for part in result] == [[[-2], [0], [-1], [3]], [1, -CERTAIN_LOGIT, 0, -1]]
+    assert result.depends_on_input.tolist() == [True, False, True, True]
     x = np.array([[0.0], [5.0], [-5.0]], np.float32)
-    shares = softmax((x @ found.weight.T + found.bias).astype(np.float32), axis=1)
-    np.testing.assert_allclose(shares, classify(head, x, 4)[1], rtol=1e-5, atol=1e-42)
-    assert shares[:, 1].max() < 1e-42
+    probabilities = softmax((x @ result.weight.T + result.bias).astype(np.float32), axis=1)
+    np.testing.assert_allclose(probabilities, classify(head, x, 4)[1], rtol=1e-5, atol=1e-42)
+    assert probabilities[:, 1].max() < 1e-42
 
 
 def test_a_class_that_has_learnt_nothing_but_its_share_is_not_taken_for_an_absent_one() -> None:
-    assert LinearWeights(np.zeros((2, 3)), np.array([-0.5, 0.5])).learnt.tolist() == [True, True]
+    assert LinearWeights(np.zeros((2, 3)), np.array([-0.5, 0.5])).depends_on_input.tolist() == [True, True]
 
 
-@pytest.mark.parametrize("head", [*TUNED_HEADS, *HEADS, "sgd"])
+@pytest.mark.parametrize("head", [*TUNED, *heads_with("estimator"), "sgd"])
 def test_heads_are_linear_layers_where_they_are_said_to_be(head: str) -> None:
     x, y = data(0, (0, 1, 2))
     train = several.features(x[:, None].astype(np.float32), y)
     parameters = {"epochs": 1} if head == "sgd" else {}
-    found = fit(head, FitOptions(parameters), train, train).estimator
-    assert (as_linear(found) is not None) == (head in LINEAR_HEADS)
+    fitted = fit(head, TrainingData(train, train), FitOptions(parameters)).estimator
+    assert (as_linear(fitted) is not None) == find_head(head).linear

@@ -1,4 +1,4 @@
-"""OneVsRest: many regressions at once, each with the optimum that scikit-learn finds for it alone."""
+"""OneVsRestHead: many regressions at once, each with the optimum that scikit-learn finds for it alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 
 from featcache.cache import lazy_arrays
 from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows
-from featcache.heads.one_vs_rest import OneVsRestHead, OneVsRestProblem, balance_labels
+from featcache.heads.one_vs_rest import OneVsRestHead
+from featcache.heads.solvers.one_vs_rest import OneVsRestProblem, balance_labels
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.softmax import solve_path
 
@@ -48,8 +49,8 @@ def importance(class_weight: Any, y: NDArray[Any], weight: NDArray[Any], label: 
     """How much each row counts for a label."""
     if class_weight == "balanced":
         with_label = (weight * y[:, label]).sum()
-        shares = weight.sum() / 2 / np.array([weight.sum() - with_label, with_label])
-        return weight * shares[y[:, label]]
+        probabilities = weight.sum() / 2 / np.array([weight.sum() - with_label, with_label])
+        return weight * probabilities[y[:, label]]
     return weight * np.where(y[:, label], (class_weight or {}).get(label, 1.0), 1.0)
 
 
@@ -67,8 +68,8 @@ def test_each_label_has_the_optimum_that_it_has_alone(C: float, class_weight: An
     for label in range(3):
         expected = alone(x, y[:, label], importance(class_weight, y, w, label), C)
         assert_solved(head.coef_[label], head.intercept_[label], expected)
-        shares = expected.predict_proba(x)[:, 1]
-        np.testing.assert_allclose(head.predict_proba(x)[:, label], shares, atol=1e-3)
+        probabilities = expected.predict_proba(x)[:, 1]
+        np.testing.assert_allclose(head.predict_proba(x)[:, label], probabilities, atol=1e-3)
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", {1: 3.0}], ids=str)
@@ -84,9 +85,9 @@ def test_a_label_does_not_depend_on_the_others() -> None:
     x, y, _ = data(6)
     head = OneVsRestHead(tol=1e-12).fit(x, y)
     order = np.array([4, 0, 5])
-    some = OneVsRestHead(tol=1e-12).fit(x, y[:, order])
-    np.testing.assert_allclose(some.coef_, head.coef_[order], atol=1e-5)
-    np.testing.assert_allclose(some.intercept_, head.intercept_[order], atol=1e-5)
+    problem_data = OneVsRestHead(tol=1e-12).fit(x, y[:, order])
+    np.testing.assert_allclose(problem_data.coef_, head.coef_[order], atol=1e-5)
+    np.testing.assert_allclose(problem_data.intercept_, head.intercept_[order], atol=1e-5)
 
 
 def test_a_weight_of_two_is_the_row_twice_and_of_zero_not_at_all() -> None:
@@ -102,23 +103,23 @@ def test_a_weight_of_two_is_the_row_twice_and_of_zero_not_at_all() -> None:
 
 @pytest.mark.parametrize("balance", [None, "balanced", {1: 4.0}], ids=str)
 def test_the_fold_of_a_problem_is_not_trained_on(balance: Any) -> None:
-    """Problem f * c + l is label l without fold f; the last fold's leave out none."""
+    """Problem f * c + l is label l without fold f; those of the last fold hold out none."""
     x, y, w = data()
     fold = np.arange(N) % 4 - 1  # -1, 0, 1, 2
     weights = balance_labels(balance, y, w)
     problems = OneVsRestProblem(CenteredMatrix(x, w), y, w, weights, fold, 4)
     assert (problems.k, problems.outputs) == (12, 1)
     path = list(solve_path(problems, LowRankPreconditioner.of(problems.x, w), [0.05, 2.0], 1e-10, 1000))
-    assert [one.C for one in path] == [0.05, 2.0]
-    for one in path:
-        assert one.converged.all()
+    assert [item.C for item in path] == [0.05, 2.0]
+    for item in path:
+        assert item.converged.all()
         for number in range(4):
             seen = fold != number
             for label in range(3):
-                place = 3 * number + label
+                position = 3 * number + label
                 counts = w[seen] * weights[label][y[seen, label]]
-                expected = alone(x[seen], y[seen, label], counts, one.C)
-                assert_solved(one.coef[place, 0], one.intercept[place, 0], expected)
+                expected = alone(x[seen], y[seen, label], counts, item.C)
+                assert_solved(item.coef[position, 0], item.intercept[position, 0], expected)
 
 
 def test_the_shares_of_a_problem_are_the_weights_without_and_with_its_label() -> None:
@@ -127,7 +128,7 @@ def test_the_shares_of_a_problem_are_the_weights_without_and_with_its_label() ->
     balance = np.array([[1.0, 10.0], [2.0, 0.5]])
     problems = OneVsRestProblem(CenteredMatrix(np.eye(4), w), y, w, balance, fold, 3)
     expected = [[4, 20], [0, 3], [12, 10], [18, 2], [12, 30], [18, 3]]  # folds 0, 1, none; labels 0, 1
-    np.testing.assert_allclose(problems.shares(), expected)
+    np.testing.assert_allclose(problems.class_weights(), expected)
 
 
 # Labels of which nothing can be learnt
@@ -162,13 +163,13 @@ def test_nothing_is_learnt_of_a_label_that_one_fold_alone_has() -> None:
     y[:, 1] = fold == 0
     y[:, 2] = fold != 1
     problems = OneVsRestProblem(CenteredMatrix(x, w), y, w, np.ones((3, 2)), fold, 4)
-    (one,) = solve_path(problems, LowRankPreconditioner.of(problems.x, w), [1.0], 1e-10, 1000)
-    coef, odds = one.coef[:, 0].reshape(4, 3, 5), np.exp(one.intercept[:, 0].reshape(4, 3))
+    (item,) = solve_path(problems, LowRankPreconditioner.of(problems.x, w), [1.0], 1e-10, 1000)
+    coef, odds = item.coef[:, 0].reshape(4, 3, 5), np.exp(item.intercept[:, 0].reshape(4, 3))
     still = np.zeros((4, 3), bool)
     still[0, 1] = still[1, 2] = True
     np.testing.assert_array_equal(~coef.any(axis=2), still)
     np.testing.assert_allclose([odds[0, 1], odds[1, 2]], [LEAST, 1 / LEAST], rtol=1e-6)
-    assert one.converged.all()
+    assert item.converged.all()
 
 
 def test_features_without_spread_give_the_shares_of_the_labels() -> None:
@@ -179,9 +180,9 @@ def test_features_without_spread_give_the_shares_of_the_labels() -> None:
 # Features in files
 
 
-@pytest.mark.parametrize("kept", [2**29, 0])
+@pytest.mark.parametrize("mask", [2**29, 0])
 def test_rows_of_a_file_of_float16_give_the_same_as_arrays(
-    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y, w = data(dtype="float16")
     index = np.random.default_rng(0).permutation(2 * N)[:N]
@@ -191,11 +192,11 @@ def test_rows_of_a_file_of_float16_give_the_same_as_arrays(
     mapped = np.memmap(tmp_path / "x", np.float16, "r", shape=(2 * N, 5))
     expected = OneVsRestHead(10.0).fit(x.astype(np.float32), y, w)
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 400)
-    monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", kept)
-    found = OneVsRestHead(10.0).fit(LazyRows(mapped, index), y, w)
-    np.testing.assert_allclose(found.coef_, expected.coef_, atol=2e-3)
-    np.testing.assert_allclose(found.intercept_, expected.intercept_, atol=5e-3)
-    assert_solved(found.coef_[0], found.intercept_[0], alone(x, y[:, 0], w, 10.0))
+    monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", mask)
+    head = OneVsRestHead(10.0).fit(LazyRows(mapped, index), y, w)
+    np.testing.assert_allclose(head.coef_, expected.coef_, atol=2e-3)
+    np.testing.assert_allclose(head.intercept_, expected.intercept_, atol=5e-3)
+    assert_solved(head.coef_[0], head.intercept_[0], alone(x, y[:, 0], w, 10.0))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -236,7 +237,7 @@ def test_too_few_iterations_of_any_label_are_said() -> None:
     y[:, 2] = 0
     with pytest.warns(ConvergenceWarning) as caught:
         OneVsRestHead(max_iter=1).fit(x, y)
-    assert [str(one.message) for one in caught] == [
+    assert [str(item.message) for item in caught] == [
         "OneVsRestHead stopped after 1 iterations before reaching tol=1e-08; raise max_iter, or lower C"
     ]
 

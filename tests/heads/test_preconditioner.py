@@ -1,4 +1,4 @@
-"""Leading directions against the whole eigendecomposition, and the inverse that is made of them."""
+"""Leading eigenvectors compared with the full eigendecomposition, and the inverse made from them."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def covariance(x: NDArray[Any], weight: NDArray[np.float64]) -> NDArray[np.float
 
 
 def inverse(spectrum: LowRankPreconditioner, scale: float, ridge: float) -> NDArray[np.float64]:
-    return np.array(spectrum.times_inverse(np.eye(len(spectrum.vectors)), np.array(scale), np.array(ridge)))
+    return np.array(spectrum.solve(np.eye(len(spectrum.vectors)), np.array(scale), np.array(ridge)))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
 def test_the_leading_eigenvalues_are_those_of_the_weighted_covariance(decay: float, dtype: str) -> None:
     x, weight = matrix(240, 120, decay).astype(dtype), np.random.default_rng(1).uniform(0, 2, 240)
-    found = LowRankPreconditioner.of(CenteredMatrix(x, weight), weight)
+    result = LowRankPreconditioner.of(CenteredMatrix(x, weight), weight)
     values, vectors = np.linalg.eigh(covariance(x, weight))
-    assert found.vectors.shape == (120, 64)
-    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(64), atol=1e-9)
-    np.testing.assert_allclose(found.values[-10:], values[-10:], rtol=0.02)
-    assert (found.values <= values[-64:] * (1 + 1e-3)).all()  # of a part of the space, none can be larger
-    np.testing.assert_allclose(found.values.sum(), values[-64:].sum(), rtol=0.02)
-    np.testing.assert_allclose(mean(found), values.mean(), rtol=1e-4)
-    np.testing.assert_allclose(abs((found.vectors[:, -3:] * vectors[:, -3:]).sum(axis=0)), 1, atol=0.02)
+    assert result.vectors.shape == (120, 64)
+    np.testing.assert_allclose(result.vectors.T @ result.vectors, np.eye(64), atol=1e-9)
+    np.testing.assert_allclose(result.values[-10:], values[-10:], rtol=0.02)
+    assert (result.values <= values[-64:] * (1 + 1e-3)).all()  # of a part of the space, none can be larger
+    np.testing.assert_allclose(result.values.sum(), values[-64:].sum(), rtol=0.02)
+    np.testing.assert_allclose(mean(result), values.mean(), rtol=1e-4)
+    np.testing.assert_allclose(abs((result.vectors[:, -3:] * vectors[:, -3:]).sum(axis=0)), 1, atol=0.02)
 
 
 @settings(deadline=None, max_examples=25)
@@ -61,9 +61,9 @@ def test_the_inverse_is_exact_where_no_direction_is_left_out(
 ) -> None:
     x, weight = matrix(2 * d, d, decay, seed), np.random.default_rng(seed).uniform(0.1, 2, 2 * d)
     spectrum = LowRankPreconditioner.of(CenteredMatrix(x, weight), weight)
-    found = inverse(spectrum, 10**scale, 10**ridge)
+    result = inverse(spectrum, 10**scale, 10**ridge)
     expected = np.linalg.inv(10**scale * covariance(x, weight) + 10**ridge * np.eye(d))
-    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(result, expected, atol=1e-6 * np.abs(expected).max())
 
 
 @settings(deadline=None, max_examples=25)
@@ -73,9 +73,9 @@ def test_the_inverse_is_symmetric_and_positive_definite(
 ) -> None:
     x = matrix(n, d, decay, seed).astype(np.float32 if single else np.float64)
     spectrum = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(n)), np.ones(n))
-    found = inverse(spectrum, 0.25, 10**ridge)
-    np.testing.assert_allclose(found, found.T, atol=1e-9 / 10**ridge)
-    values = np.linalg.eigvalsh(found)
+    result = inverse(spectrum, 0.25, 10**ridge)
+    np.testing.assert_allclose(result, result.T, atol=1e-9 / 10**ridge)
+    values = np.linalg.eigvalsh(result)
     top = 0.25 * max(spectrum.values[-1], spectrum.rest) + 10**ridge
     np.testing.assert_allclose(values[0], 1 / top, rtol=1e-5, atol=1e-9 / 10**ridge)
     assert values[-1] <= (1 + 1e-5) / 10**ridge
@@ -85,12 +85,12 @@ def test_each_row_of_each_problem_has_its_own_scale_and_ridge() -> None:
     spectrum = LowRankPreconditioner.of(CenteredMatrix(matrix(60, 30, 1.0), np.ones(60)), np.ones(60))
     rng = np.random.default_rng(0)
     gradient, scale, ridge = rng.normal(size=(2, 3, 30)), rng.uniform(0, 1, (2, 3)), rng.uniform(0.1, 1, (2, 1))
-    found = spectrum.times_inverse(gradient, scale, ridge)
+    result = spectrum.solve(gradient, scale, ridge)
     for problem in range(2):
         for output in range(3):
             alone = inverse(spectrum, scale[problem, output], ridge[problem, 0]) @ gradient[problem, output]
-            np.testing.assert_allclose(found[problem, output], alone, rtol=1e-9)
-    assert spectrum.times_inverse(gradient.astype(np.float32), scale, ridge).dtype == np.float32
+            np.testing.assert_allclose(result[problem, output], alone, rtol=1e-9)
+    assert spectrum.solve(gradient.astype(np.float32), scale, ridge).dtype == np.float32
 
 
 def test_what_is_left_out_counts_as_much_in_every_direction() -> None:
@@ -105,29 +105,29 @@ def test_what_is_left_out_counts_as_much_in_every_direction() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_large_features_are_no_less_exact(dtype: str) -> None:
     x = (matrix(200, 100, 1.0) - 5).astype(dtype)
-    one = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(200)), np.ones(200))
+    item = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(200)), np.ones(200))
     large = LowRankPreconditioner.of(CenteredMatrix(x * np.array(8000, dtype), np.ones(200)), np.ones(200))
     rtol = 1e-2 if dtype == "float16" else 1e-4
-    np.testing.assert_allclose(large.values, one.values * 8000**2, rtol=rtol)
-    np.testing.assert_allclose(large.rest, one.rest * 8000**2, rtol=rtol)
-    np.testing.assert_allclose(inverse(large, 1.0, 8000.0**2) * 8000**2, inverse(one, 1.0, 1.0), atol=rtol)
+    np.testing.assert_allclose(large.values, item.values * 8000**2, rtol=rtol)
+    np.testing.assert_allclose(large.rest, item.rest * 8000**2, rtol=rtol)
+    np.testing.assert_allclose(inverse(large, 1.0, 8000.0**2) * 8000**2, inverse(item, 1.0, 1.0), atol=rtol)
 
 
 def test_a_sample_of_many_rows_tells_about_all() -> None:
     x = matrix(5000, 80, 1.0)
-    found = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(5000)), np.ones(5000))
+    result = LowRankPreconditioner.of(CenteredMatrix(x, np.ones(5000)), np.ones(5000))
     values = np.linalg.eigvalsh(covariance(x, np.ones(5000)))
-    np.testing.assert_allclose(found.values[-3:], values[-3:], rtol=0.35)
-    np.testing.assert_allclose(mean(found), values.mean(), rtol=0.2)
+    np.testing.assert_allclose(result.values[-3:], values[-3:], rtol=0.35)
+    np.testing.assert_allclose(mean(result), values.mean(), rtol=0.2)
 
 
 def test_rows_that_are_read_anew_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, index = matrix(300, 20, 1.0).astype(np.float16), np.arange(0, 300, 2)
-    kept = LowRankPreconditioner.of(CenteredMatrix(x[index], np.ones(150)), np.ones(150))
+    mask = LowRankPreconditioner.of(CenteredMatrix(x[index], np.ones(150)), np.ones(150))
     monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
     streamed = LowRankPreconditioner.of(CenteredMatrix(LazyRows(x, index), np.ones(150)), np.ones(150))
-    for mine, other in zip(streamed, kept, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for actual, other in zip(streamed, mask, strict=True):
+        np.testing.assert_array_equal(actual, other)
 
 
 @pytest.mark.parametrize("d", [1, 3, 100])

@@ -1,306 +1,176 @@
-"""Heads by name: what is saved predicts the same when loaded; what could execute code is refused."""
+"""A head of another package is fitted, saved, loaded and used like those of featcache."""
 
 from __future__ import annotations
 
-import pickle
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import skops.io
-from numpy.typing import NDArray
-from sklearn.ensemble import BaggingClassifier, GradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import make_pipeline
-from sklearn.tree import DecisionTreeClassifier
+from safetensors.numpy import load_file, save_file
 
-from featcache.cache.features import TrainingMatrix
-from featcache.cache.lazy_arrays import LazyRows
+from commands import as_json, done, featcache_cli
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.model_card import ModelCard
 from featcache.errors import HeadError
-from featcache.heads import registry
-from featcache.heads.io import load_head, save_head
-from featcache.heads.linear import LinearHead
-from featcache.heads.registry import (
-    HEADS,
-    classify,
-    fit_estimator,
-    make_head,
-)
-from foreign import Foreign, Payload
+from featcache.extraction.extract import extract
+from featcache.heads.fit_head import fit_head
+from featcache.heads.io import load_head
+from featcache.heads.registry import HEADS, HeadSpec, find_head, heads_with
+from featcache.models.classifier import Classifier
+from toys import random_image, toy_backbone
 
-CENTRES = np.array([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])
-ALL_NAMES = "linear, logreg, svm, knn, ridge, lda, centroid, forest, auto, sgd, head2toe, attention, imagenet:CLASS,..."
+TOY = '''
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
 
-
-def flat(views: int = 1, n: int = 30, noise: float = 0.5) -> TrainingMatrix:
-    """Three clouds far apart; the views of an image are identical."""
-    rng = np.random.default_rng(0)
-    y = np.arange(n) % 3
-    x = (CENTRES[y] + noise * rng.normal(size=(n, 3))).astype(np.float16)
-    return TrainingMatrix(
-        np.repeat(x, views, axis=0),
-        np.repeat(y, views),
-        np.repeat(np.arange(n), views),
-        np.full(n * views, 1.0 / views),
-    )
+from featcache.heads.registry import HeadSpec
+from featcache.heads.steps import Fitted
 
 
-def saved(estimator: Any, folder: Path) -> Path:
-    name, data = save_head(estimator)
-    (folder / name).write_bytes(data)
-    return folder / name
+class NearestMean(ClassifierMixin, BaseEstimator):
+    """The class whose mean is nearest."""
+
+    head_name = "toy"
+
+    def __init__(self, means, classes):
+        self.means, self.classes = means, classes
+        self.classes_, self.n_features_in_ = classes, means.shape[1]
+
+    def predict(self, X):
+        distances = ((np.asarray(X)[:, None] - self.means) ** 2).sum(axis=2)
+        return self.classes_[distances.argmin(axis=1)]
+
+    def to_arrays(self):
+        return {"means": self.means, "classes": self.classes}
 
 
-def roundtrip(estimator: Any, folder: Path) -> Any:
-    return load_head(saved(estimator, folder))
+def load(arrays):
+    if len(arrays["means"]) != len(arrays["classes"]):
+        raise ValueError("its means do not fit its classes")
+    return NearestMean(arrays["means"], arrays["classes"])
 
 
-@pytest.mark.parametrize("name", [*HEADS, "sklearn.naive_bayes.GaussianNB", "sklearn.neural_network.MLPClassifier"])
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_every_head_learns_clouds_and_predicts_the_same_after_loading(name: str, tmp_path: Path) -> None:
-    features = flat(views=2)
-    estimator = make_head(name, {"n_jobs": 1} if name == "forest" else {})
-    fit_estimator(estimator, features)
-    assert classify(estimator, features.x, 3)[0].tolist() == features.y.tolist()
-    assert classify(estimator, CENTRES, 3)[0].tolist() == [0, 1, 2]
-    loaded = roundtrip(estimator, tmp_path)
-    assert type(loaded) is (LinearHead if name in ("logreg", "lda") else type(estimator))  # what is linear is folded
-    x = np.random.default_rng(1).normal(1, 2, (50, 3)).astype(np.float32)
-    np.testing.assert_array_equal(classify(loaded, x, 3)[0], classify(estimator, x, 3)[0])
-    here, there = classify(estimator, x, 3)[1], classify(loaded, x, 3)[1]
-    if here is None:
-        assert there is None
-    else:
-        np.testing.assert_allclose(there, here, rtol=1e-5, atol=1e-12)
-        np.testing.assert_allclose(here.sum(1), 1, atol=1e-5)
+def fit(name, data, options):
+    x, y = np.asarray(data.train.clean(), np.float64), data.train.y
+    classes = np.unique(y)
+    means = np.stack([x[y == label].mean(axis=0) for label in classes])
+    return Fitted(NearestMean(means + options.parameters.get("shift", 0.0), classes), name)
 
 
-def test_a_linear_head_of_two_classes_predicts_the_same_after_loading(tmp_path: Path) -> None:
-    features = flat()
-    kept = features.y < 2
-    head = LinearHead().fit(features.x[kept], features.y[kept])
-    loaded = roundtrip(head, tmp_path)
-    x = np.random.default_rng(1).normal(size=(9, 3))
-    np.testing.assert_array_equal(classify(loaded, x, 2)[1], classify(head, x, 2)[1])
+SPEC = HeadSpec("toy", fit=fit, load=load, multilabel=False)
+WRONG = "not a spec"
+'''
 
 
-def test_parameters_override_the_defaults() -> None:
-    knn = make_head("knn", {"n_neighbors": 3, "metric": "euclidean"})
-    assert (knn.n_neighbors, knn.metric, knn.algorithm) == (3, "euclidean", "brute")
-    assert make_head("linear", {"C": 0.5}).C == 0.5
-    assert make_head("knn").metric == "cosine"
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages with the head toy."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "toy_head.py").write_text(TOY)
+    info = site / "toy_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[featcache.heads]\ntoy = toy_head:SPEC\nwrong = toy_head:WRONG\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "toy_head", raising=False)
+    monkeypatch.setattr(HEADS, "_entries", dict(HEADS._entries))
+    return site
+
+
+@pytest.fixture
+def cache(split_folder: Path) -> FeatureCache:
+    return extract(split_folder, split_folder.parent / "toy.h5", backbone=toy_backbone(), views=1).cache
+
+
+def test_a_head_of_another_package_is_fitted_saved_and_loaded(toy: Path, cache: FeatureCache, tmp_path: Path) -> None:
+    fit = fit_head(cache, tmp_path / "head", head="toy")
+    assert (fit.name, fit.accuracy.accuracy) == ("toy", 1.0)
+    card = ModelCard.read(tmp_path / "head")
+    assert (card.head, card.file) == ("toy", "head.safetensors")
+    loaded = load_head(tmp_path / "head" / card.file)
+    assert type(loaded).__name__ == "NearestMean"
+    np.testing.assert_array_equal(loaded.means, fit.estimator.means)
+    classifier = Classifier.load(tmp_path / "head", backbone=toy_backbone(), device="cpu")
+    predictions = classifier.predict([random_image(7, tint=0), random_image(8, tint=1)])
+    assert [prediction.label for prediction in predictions] == ["ants", "bees"]
+
+
+def test_the_command_fits_a_head_of_another_package(toy: Path, cache: FeatureCache, tmp_path: Path) -> None:
+    fit = as_json("fit-head", cache.path, "-o", tmp_path / "head", "--head", "toy", "-p", "shift=0.5")
+    assert (fit["head"], fit["accuracy"]) == ("toy", 1.0)
+    unshifted = fit_head(cache, head="toy").estimator.means
+    np.testing.assert_allclose(load_head(tmp_path / "head" / "head.safetensors").means, unshifted + 0.5)
+    assert "toy" in done("fit-head", "--help")
+
+
+def test_options_without_effect_on_it_are_rejected(toy: Path, cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match=r"^cv has no effect on toy: leave it out$"):
+        fit_head(cache, head="toy", cv=3)
+
+
+def test_a_file_with_wrong_arrays_is_rejected_by_the_package(toy: Path, cache: FeatureCache, tmp_path: Path) -> None:
+    fit_head(cache, tmp_path / "head", head="toy")
+    file = tmp_path / "head" / "head.safetensors"
+    arrays = load_file(file)
+    save_file({**arrays, "classes": np.arange(5)}, file, {"head": "toy"})
+    with pytest.raises(HeadError) as error:
+        load_head(file)
+    assert str(error.value) == f"{file} is not a head that can be loaded safely: its means do not fit its classes"
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["perceptrons", "sgd", "", "sklearn.linear_model.Nothing", "nothing.at.all", "..above.Classifier"],
-)
-def test_an_unknown_head_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(HeadError) as caught:
-        make_head(name)
-    assert str(caught.value) == (
-        f"there is no head {name!r}. Use {ALL_NAMES}, or the dotted path of a scikit-learn "
-        "classifier, such as sklearn.naive_bayes.GaussianNB."
-    )
-
-
-@pytest.mark.parametrize("name", ["os.path", "os.system", "json.JSONDecoder", "sklearn.linear_model.LinearRegression"])
-def test_what_is_no_classifier_is_refused(name: str) -> None:
-    with pytest.raises(HeadError, match=f"^{name} is not a scikit-learn classifier$"):
-        make_head(name)
-
-
-@pytest.mark.parametrize("name", ["sklearn.ensemble.VotingClassifier", "sklearn.multiclass.OneVsRestClassifier"])
-def test_a_classifier_that_needs_arguments_is_refused_without_them(name: str) -> None:
-    with pytest.raises(HeadError, match=name):
-        make_head(name)
-
-
-def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(HeadError) as caught:
-        make_head("linear", {"c": 1})
-    assert str(caught.value) == "linear has no parameter 'c'; it has C, class_weight, device, max_iter, tol"
-
-
-def test_what_the_classifier_says_of_bad_data_or_parameters_is_passed_on() -> None:
-    features = flat()
-    features.x[3, 1] = np.nan
-    with pytest.raises(HeadError) as caught:
-        fit_estimator(make_head("linear"), features)
-    assert str(caught.value).startswith("LinearHead could not be fitted: Input X contains NaN.")
-    with pytest.raises(
-        HeadError, match=r"^LinearHead could not be fitted: C must be greater than 0 and finite; got -1$"
-    ):
-        fit_estimator(make_head("linear", {"C": -1}), flat())
-    with pytest.raises(HeadError, match=r"^SVC could not be fitted: The 'kernel' parameter of SVC must be"):
-        fit_estimator(make_head("svm", {"kernel": "warp"}), flat())
-
-
-@pytest.mark.parametrize("views", [2, 5])
-def test_identical_views_of_an_image_count_as_one(views: int) -> None:
-    once, often = LinearHead(tol=1e-10), LinearHead(tol=1e-10)
-    fit_estimator(once, flat(noise=2.0))
-    fit_estimator(often, flat(views, noise=2.0))
-    np.testing.assert_allclose(often.coef_, once.coef_, atol=1e-4)
-    np.testing.assert_allclose(often.intercept_, once.intercept_, atol=1e-4)
-    single, multiple = LogisticRegression(), LogisticRegression()
-    fit_estimator(single, flat(noise=2.0))
-    fit_estimator(multiple, flat(views, noise=2.0))
-    np.testing.assert_allclose(multiple.coef_, single.coef_, atol=1e-3)
-
-
-def test_a_class_without_training_data_has_probability_0() -> None:
-    features = flat()
-    kept = features.y != 1
-    head = GaussianNB().fit(features.x[kept], features.y[kept])
-    found = classify(head, CENTRES, 4)[1]
-    assert found is not None
-    np.testing.assert_allclose(found[:, [0, 2]], head.predict_proba(CENTRES.astype(np.float32)), rtol=1e-6)
-    assert found[:, [1, 3]].tolist() == [[0, 0]] * 3
-
-
-def test_a_foreign_classifier_is_neither_saved_nor_loaded(tmp_path: Path) -> None:
-    mark, file = tmp_path / "mark", tmp_path / "head.skops"
-    estimator = Foreign(str(mark)).fit(CENTRES, [0, 1, 2])
-    with pytest.raises(HeadError) as caught:
-        save_head(estimator)
-    assert str(caught.value) == (
-        "Foreign cannot be saved so that loading executes no code: it holds foreign.Foreign. "
-        "Use fit_head() from Python without `out`, or another head."
-    )
-    assert not file.exists()
-    skops.io.dump(estimator, file)
-    with pytest.raises(HeadError) as caught:
-        load_head(file)
-    assert str(caught.value).startswith(f"{file} is not a head that can be loaded safely: ")
-    assert "foreign.Foreign" in str(caught.value)
-    assert not mark.exists()
-    skops.io.load(file, trusted=["foreign.Foreign"])
-    assert mark.exists()  # the trap works
-
-
-@pytest.mark.parametrize("name", ["head.skops", "head.safetensors"])
-def test_a_pickle_in_disguise_is_refused_and_not_run(name: str, tmp_path: Path) -> None:
-    mark, file = tmp_path / "mark", tmp_path / name
-    file.write_bytes(pickle.dumps(Payload(str(mark))))
-    with pytest.raises(HeadError) as caught:
-        load_head(file)
-    assert str(caught.value).startswith(f"{file} is not a head that can be loaded safely: ")
-    assert not mark.exists()
-    pickle.loads(file.read_bytes())
-    assert mark.exists()  # the trap works
-
-
-@pytest.mark.parametrize("damage", ["absent", "empty", "half"])
-@pytest.mark.parametrize("head", ["linear", "centroid"])
-def test_a_damaged_head_is_refused(head: str, damage: str, tmp_path: Path) -> None:
-    estimator = make_head(head)
-    fit_estimator(estimator, flat())
-    file = saved(estimator, tmp_path)
-    if damage == "absent":
-        file.unlink()
-    else:
-        file.write_bytes(file.read_bytes()[: 0 if damage == "empty" else file.stat().st_size // 2])
-    with pytest.raises(HeadError, match="is not a head that can be loaded safely"):
-        load_head(file)
-
-
-def tamper(tree: DecisionTreeClassifier, field: str, value: int) -> None:
-    state = tree.tree_.__getstate__()
-    state["nodes"] = state["nodes"].copy()
-    state["nodes"][field][0] = value
-    tree.tree_.__setstate__(state)
-
-
-def first_tree(estimator: Any) -> Any:
-    if hasattr(estimator, "tree_"):
-        return estimator
-    inside = estimator.steps[0][1] if hasattr(estimator, "steps") else np.ravel(estimator.estimators_)[0]
-    return first_tree(inside)
-
-
-TREES = [
-    DecisionTreeClassifier(),
-    RandomForestClassifier(3, random_state=0),
-]
-COMPOSED = [
-    GradientBoostingClassifier(n_estimators=2),
-    BaggingClassifier(RandomForestClassifier(2, random_state=0), 2, random_state=0),
-    make_pipeline(DecisionTreeClassifier()),
-]
-
-
-@pytest.mark.parametrize("composed", COMPOSED, ids=lambda composed: type(composed).__name__)
-def test_trees_inside_of_other_estimators_cannot_be_checked_and_are_refused(composed: Any, tmp_path: Path) -> None:
-    features = flat()
-    composed.fit(features.x.astype(np.float32), features.y)
-    with pytest.raises(
-        HeadError,
-        match=r"(trees inside of a|cannot be saved so that loading executes no code|whose file nothing checks)",
-    ):
-        save_head(composed)
-    (tmp_path / "head.skops").write_bytes(skops.io.dumps(composed))
-    with pytest.raises(
-        HeadError,
-        match=rf"(decision trees inside of a {type(composed).__name__}|[Uu]ntrusted|whose file nothing checks)",
-    ):
-        load_head(tmp_path / "head.skops")
-
-
-@pytest.mark.parametrize("tree", TREES, ids=lambda tree: type(tree).__name__)
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("head", "message"),
     [
-        ("left_child", 10**6, "a decision tree in it has nodes out of range"),
-        ("right_child", -7, "a decision tree in it has nodes out of range"),
-        ("left_child", 0, "a decision tree in it has nodes out of range"),
-        ("feature", 3, "a decision tree in it uses features out of range"),
-        ("feature", -1, "a decision tree in it uses features out of range"),
+        ("toy", "there is no head 'toy'; there are: attention, auto, centroid, "),
+        ("toy_head", "there is no head 'toy_head'; there are: attention, auto, centroid, "),
+        ("os.system", "there is no head 'os.system'; there are: attention, auto, centroid, "),
+        ("linear", "the head 'linear' is not saved as arrays of its own"),
     ],
 )
-def test_a_tree_that_would_read_foreign_memory_is_refused(
-    tree: Any, field: str, value: int, message: str, tmp_path: Path
+def test_a_file_imports_nothing_that_is_not_an_installed_head(
+    head: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features = flat()
-    tree.fit(features.x.astype(np.float32), features.y)
-    file = saved(tree, tmp_path)
-    np.testing.assert_array_equal(classify(load_head(file), features.x, 3)[0], classify(tree, features.x, 3)[0])
-    tamper(first_tree(tree), field, value)
-    file.write_bytes(skops.io.dumps(tree))
-    with pytest.raises(HeadError) as caught:
+    """The module exists, but no package has registered it as a head."""
+    mark = tmp_path / "imported"
+    (tmp_path / "toy_head.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "head.safetensors"
+    save_file({"means": np.ones((2, 3)), "classes": np.arange(2)}, file, {"head": head})
+    with pytest.raises(HeadError) as error:
         load_head(file)
-    assert str(caught.value) == f"{file} is not a head that can be loaded safely: {message}"
+    assert str(error.value).startswith(f"{file} is not a head that can be loaded safely: {message}")
+    assert not mark.exists()
 
 
-def test_a_forest_whose_tree_takes_more_features_than_it_is_refused(tmp_path: Path) -> None:
-    features: TrainingMatrix = flat()
-    forest = RandomForestClassifier(2, random_state=0).fit(features.x.astype(np.float32), features.y)
-    tamper(forest.estimators_[0], "feature", 10**6)
-    forest.estimators_[0].n_features_in_ = 10**7
-    (tmp_path / "head.skops").write_bytes(skops.io.dumps(forest))
-    with pytest.raises(HeadError, match="a decision tree in it uses features out of range"):
-        load_head(tmp_path / "head.skops")
+def test_an_entry_point_that_is_not_a_head_is_an_error(toy: Path, cache: FeatureCache) -> None:
+    with pytest.raises(HeadError) as error:
+        fit_head(cache, head="wrong")
+    assert str(error.value) == "the head 'wrong' of another package is a str; it must be a HeadSpec"
 
 
-def test_predictions_are_int64_whatever_the_features_are_stored_in() -> None:
-    x: NDArray[np.float16] = flat().x
-    head = LinearHead().fit(x, flat().y)
-    assert classify(head, x, 3)[0].dtype == np.int64
-    np.testing.assert_array_equal(classify(head, x, 3)[0], classify(head, x.astype(np.float64), 3)[0])
+def test_help_and_unknown_names_import_no_head_of_another_package(toy: Path, cache: FeatureCache) -> None:
+    result = featcache_cli("fit-head", cache.path, "--head", "tyo")
+    assert "there is no head 'tyo'. Use attention, auto, " in result.stderr
+    assert ", toy, wrong, or the dotted path" in result.stderr
+    assert "toy_head" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["linear", "knn", "centroid"])
-def test_predictions_do_not_depend_on_the_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = flat()
-    estimator = make_head(name)
-    fit_estimator(estimator, features)
-    whole, shares = classify(estimator, features.x, 3)[0], classify(estimator, np.asarray(features.x), 3)[1]
-    monkeypatch.setattr(registry, "_BLOCK", 7)
-    np.testing.assert_array_equal(classify(estimator, features.x, 3)[0], whole)
-    np.testing.assert_array_equal(
-        classify(estimator, LazyRows(np.asarray(features.x), np.arange(3, 20)), 3)[0], whole[3:20]
+@pytest.mark.parametrize("head", ["imagenet", "linear:ant"])
+def test_an_argument_must_be_given_where_a_head_takes_one(head: str) -> None:
+    written = "imagenet:CLASS,..." if head == "imagenet" else "linear"
+    with pytest.raises(HeadError, match=rf"^{head} is incomplete or too long: write {written}$"):
+        find_head(head)
+
+
+def test_a_spec_is_that_of_its_name() -> None:
+    assert [find_head(name).name for name in HEADS.names() if name != "imagenet"] == [
+        name for name in HEADS.names() if name != "imagenet"
+    ]
+    assert find_head("imagenet:ant").name == "imagenet:ant"
+    assert find_head("sklearn.naive_bayes.GaussianNB") == HeadSpec(
+        "sklearn.naive_bayes.GaussianNB", estimator="sklearn.naive_bayes.GaussianNB"
     )
-    if shares is not None:
-        np.testing.assert_allclose(classify(estimator, np.asarray(features.x), 3)[1], shares, rtol=1e-6)
+    assert heads_with("linear") == ["centroid", "head2toe", "lda", "linear", "logreg", "ridge", "sgd"]
+    assert heads_with("device") == ["auto", "head2toe", "linear"]

@@ -1,4 +1,4 @@
-"""fit_sgd: view e in epoch e, in the order of that epoch, and the weights of the best epoch."""
+"""fit_sgd: view e in epoch e, in the order of that epoch; the weights of the best epoch are kept."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from featcache.cache.features import Features
 from featcache.core.rng import epoch_order
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.heads.fit import FitOptions, fit
-from featcache.heads.sgd import TUTORIAL, fit_sgd
+from featcache.heads.fit import fit
+from featcache.heads.kinds.sgd import TUTORIAL, fit_sgd
+from featcache.heads.steps import FitOptions, TrainingData
 from featcache.training.loop import EpochMetrics, TrainConfig, linear_layer
 
 
@@ -26,7 +27,7 @@ def features(n: int, views: int, split: int, classes: int = 3) -> Features:
 
 
 def by_hand(train: Features, recipe: TrainConfig, seed: int) -> tuple[list[float], list[nn.Linear]]:
-    """The losses and the layer after each epoch, by a loop that knows neither Training nor train()."""
+    """The losses and the layer after each epoch, by a loop without TrainState and train()."""
     module = linear_layer(5, len(train.samples.classes), seed)
     optimizer = torch.optim.SGD(module.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     losses, modules = [], []
@@ -77,10 +78,10 @@ def test_the_best_epoch_s_weights_are_kept_where_later_ones_are_worse() -> None:
 
 def test_every_epoch_is_told_and_the_seed_decides_all() -> None:
     train, val = features(20, 2, 0), features(12, 0, 1)
-    told: list[EpochMetrics] = []
+    calls: list[EpochMetrics] = []
     recipe = TrainConfig(epochs=3, batch_size=8)
-    head, history = fit_sgd(train, val, recipe, seed=1, on_epoch=told.append)
-    assert told == history
+    head, history = fit_sgd(train, val, recipe, seed=1, on_epoch=calls.append)
+    assert calls == history
     torch.manual_seed(123)
     again, _ = fit_sgd(train, val, recipe, seed=1)
     np.testing.assert_array_equal(again.coef_, head.coef_)
@@ -89,7 +90,8 @@ def test_every_epoch_is_told_and_the_seed_decides_all() -> None:
 
 
 def test_the_default_is_the_tutorial_s() -> None:
-    assert (TUTORIAL.lr, TUTORIAL.momentum, TUTORIAL.schedule, TUTORIAL.step_size, TUTORIAL.gamma) == (
+    config = TrainConfig(**TUTORIAL)
+    assert (config.lr, config.momentum, config.schedule, config.step_size, config.gamma) == (
         1e-3,
         0.9,
         "step",
@@ -102,9 +104,9 @@ def test_the_default_is_the_tutorial_s() -> None:
     ("lr", "message"),
     [
         (1e40, r"sgd could not be trained: .*overflow.*\. Give a lower lr than 1e\+40\."),
-        (1e38, r"sgd diverged in epoch 1: .* are no finite numbers\. Give a lower lr than 1e\+38\."),
+        (1e38, r"sgd diverged in epoch 1: .* are not finite numbers\. Give a lower lr than 1e\+38\."),
     ],
 )
 def test_a_rate_that_numbers_cannot_follow_is_an_error(lr: float, message: str) -> None:
     with pytest.raises(HeadError, match=message):
-        fit("sgd", FitOptions({"lr": lr, "epochs": 3}), features(60, 1, 0), features(20, 0, 1))
+        fit("sgd", TrainingData(features(60, 1, 0), features(20, 0, 1)), FitOptions({"lr": lr, "epochs": 3}))

@@ -25,7 +25,7 @@ from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, HeadError
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
-from featcache.heads.tuning.families import TuningData
+from featcache.heads.tuning.tuning_data import TuningData
 from toys import toy_backbone
 
 
@@ -137,7 +137,7 @@ def test_heads_are_tuned_on_folds_that_keep_groups_together() -> None:
     tuning = TuningData(Features(x, samples_of(y.tolist(), groups)))
     expected = assign_folds(y, join_groups(hashes(60), groups), 5)
     assert (expected.reshape(10, 6) == expected.reshape(10, 6)[:, :1]).all()
-    assert sorted(tuning.left_out.rows.tolist()) == np.flatnonzero(expected != NEVER).tolist()
+    assert sorted(tuning.held_out.rows.tolist()) == np.flatnonzero(expected != NEVER).tolist()
 
 
 def test_one_group_a_class_cannot_be_left_out() -> None:

@@ -36,6 +36,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--help", "Run the frozen network once, keep the features", []),
         ("extract --help", "into a cache", []),
         ("finetune --help", "--preset", []),
+        ("fit-head --help", "forest, head2toe, ", []),
         ("export --help", "onnx|state-dict|torch-export", []),
         ("info CACHE", "feature cache, format 1", ["numpy"]),
         ("verify CACHE", "every row has its checksum", ["numpy"]),

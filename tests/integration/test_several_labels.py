@@ -32,10 +32,10 @@ from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, HeadError, NotACacheError
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
-from featcache.heads.fit_head import evaluate_head, fit_head
+from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.registry import average_views, classify
+from featcache.heads.predict import average_views, classify, evaluate_head
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels
 from featcache.metrics.predictions import compare_heads
 from featcache.models.classifier import Classifier
@@ -304,7 +304,7 @@ def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureC
         ({"scaling": "l2"}, "scaling is for heads that are not tuned: fix their settings with -p, or name another"),
         ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd and attention do; use all, mean or clean"),
         ({"head": "logreg", "cv": 1}, "cross-validation takes two folds or more; got 1"),
-        ({"head": "linaer"}, "there is no head 'linaer'. Use linear, "),
+        ({"head": "linaer"}, "there is no head 'linaer'. Use attention, auto, "),
         (
             {"parameters": {"c": 1}},
             "featcache.heads.one_vs_rest.OneVsRestHead has no parameter 'c'; it has C, class_weight, ",

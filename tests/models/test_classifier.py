@@ -27,7 +27,7 @@ from featcache.errors import BackboneError, DataLayoutError, HeadError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
-from featcache.heads.registry import classify
+from featcache.heads.predict import classify
 from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction
 from featcache.training.loop import TrainConfig

@@ -367,7 +367,7 @@ def test_a_head_that_is_no_linear_layer_is_refused(toy: Callable[..., Path], tmp
     for format in EXPORT_FORMATS.names():
         assert refusal(model, tmp_path / "out", format) == (
             f"{model} holds a head mine, whose probabilities are not those of a linear layer: it cannot be exported. "
-            "Fit linear, ridge, lda, centroid, head2toe, sgd or logreg (with --scaling standard, too)."
+            "Fit centroid, head2toe, lda, linear, logreg, ridge or sgd (with --scaling standard, too)."
         )
 
 

@@ -16,8 +16,8 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheIncompleteError, CacheMismatchError, SpecError
 from featcache.extraction.extract import extract
-from featcache.heads.fit_head import evaluate_head, fit_head
-from featcache.heads.registry import average_views
+from featcache.heads.fit_head import fit_head
+from featcache.heads.predict import average_views, evaluate_head
 from featcache.models.classifier import Classifier
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode

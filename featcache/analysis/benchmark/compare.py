@@ -25,8 +25,7 @@ from featcache.core.options import fields_of, takes_options
 from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import manifest_keywords, read_manifest
 from featcache.errors import RunError
-from featcache.heads.registry import make_head
-from featcache.heads.tuning.families import TUNED_HEADS
+from featcache.heads.estimators import check_head
 from featcache.training.config import make_train_config
 
 _REPEATS = 3  # seeds: a difference of two points between single seeds can be chance
@@ -124,8 +123,7 @@ def benchmark(
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
     check_writable(out / "settings.json")
-    if head not in ("sgd", "auto", *TUNED_HEADS):
-        make_head(head)  # an invalid name is refused before hours of extraction
+    check_head(head)  # an invalid name is refused before hours of extraction
     check_name(backbone)
     network = {"network_sha256": _weights_of(backbone)} if is_own else {}
     manifest = read_manifest(data, **manifest_keywords(options), progress=progress)

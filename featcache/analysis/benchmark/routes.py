@@ -31,6 +31,7 @@ from featcache.core.options import (
 )
 from featcache.core.specs import PENULTIMATE
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
+from featcache.heads.registry import find_head
 
 RouteTask = dict[str, Any]
 
@@ -63,10 +64,6 @@ def tasks_for_route(
     settings : of `benchmark`. shares_cache : whether LP-FT starts from the cache and the head of the route "cached"
     with this seed. Otherwise, or if that head is not a linear layer, it makes its own.
     """
-    from featcache.heads.linear_layer import (
-        LINEAR_HEADS,  # needs scikit-learn, which a child that extracts does not
-    )
-
     folder, head = work / f"{route}-{seed}", settings["head"]
     shared = {name: settings[name] for name in SHARED if name in settings} | {"seed": seed}
     if route in CACHED:
@@ -78,12 +75,12 @@ def tasks_for_route(
     if route != "lpft":
         return [live]
     cached = work / f"cached-{seed}" if shares_cache else folder
-    starts = cached if head in LINEAR_HEADS else folder
+    starts = cached if find_head(head).linear else folder
     live |= {"init_head": str(starts / "head")}
     live |= {"recipe": {**settings["recipe"], **LP_FT_DEFAULTS}}
     extraction = [] if shares_cache else [_extraction(folder, "cached", shared, settings)]
     fitted = starts == cached and shares_cache
-    fitting = [] if fitted else [_fitting(folder, cached, head if head in LINEAR_HEADS else "linear", "cached", seed)]
+    fitting = [] if fitted else [_fitting(folder, cached, head if find_head(head).linear else "linear", "cached", seed)]
     return [*extraction, *fitting, live]
 
 

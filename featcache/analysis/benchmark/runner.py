@@ -16,7 +16,7 @@ from featcache.analysis.benchmark.routes import RouteTask, run_in_process, tasks
 from featcache.analysis.curves import Curve
 from featcache.core.model_card import write_json
 from featcache.errors import FeatcacheError, RunError
-from featcache.heads.tuning.families import TUNED_HEADS
+from featcache.heads.registry import find_head
 
 _RESULT_FILE, _ESTIMATE_FILE = "result.json", "foreseen.json"
 _MAX_RUN_S = 1e9  # a file with a larger value is damaged
@@ -75,7 +75,7 @@ class BenchmarkRunner:
         task = {
             "task": "curve",
             "cache": str(cached / "cache.h5"),
-            "head": head if head in TUNED_HEADS else "linear",
+            "head": head if find_head(head).tune else "linear",
             "seed": seed,
         }
         tasks = [{**task, "over": "views"}, {**task, "over": "labels", "repeats": _CURVE_REPEATS}]

@@ -22,9 +22,10 @@ from featcache.analysis.forecast.transferability import chance_purity, h_score, 
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
-from featcache.heads.fit import FitOptions, fit
-from featcache.heads.fit_head import evaluate_head, read_splits
+from featcache.heads.fit import fit
 from featcache.heads.layer_scaling import standardize_layers
+from featcache.heads.predict import evaluate_head
+from featcache.heads.steps import FitOptions, TrainingData
 from featcache.metrics.significance import wilson_interval
 
 ASSUMED_FIXABLE_SHARE = 1 / 3
@@ -310,8 +311,9 @@ def forecast(
     cache = FeatureCache.open(cache)
     if cache.samples.multilabel:
         raise HeadError(f"a forecast needs images with one label; those of {cache.path} can have several")
-    train, val = read_splits(cache, layer)
-    fitted = fit("linear", FitOptions(seed=seed), train, val)
+    fit_data = TrainingData.read(cache, layer)
+    train, val = fit_data.train, fit_data.val
+    fitted = fit("linear", fit_data, FitOptions(seed=seed))
     if fitted.selection is None:
         raise AssertionError("a head without settings is tuned")
     on_train, on_val = evaluate_head(fitted.estimator, train), evaluate_head(fitted.estimator, val)
@@ -322,7 +324,7 @@ def forecast(
     report("forecast", 2, 3)
     scored = train.take(draw(train, min(1.0, _MAX_IMAGES / len(train.y)), seed))
     if scored.concatenated is not None:
-        scored = scored.scaled(standardize_layers(train, keep_still=False))
+        scored = scored.scaled(standardize_layers(train, keep_constant=False))
     x, y = np.asarray(scored.lazy_view(0), np.float32), scored.y
     result = Forecast(
         n=len(val.y),

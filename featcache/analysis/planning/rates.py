@@ -269,7 +269,7 @@ def _solver_s_per_row(d: int, classes: int) -> float:
     )
     theta, problem_ids = np.zeros((2, outputs, d + 1), np.float32), np.arange(2)
     started = time.perf_counter()
-    loss_and_gradient(problems, theta, problem_ids, problems.shares().sum(axis=1), None)
+    loss_and_gradient(problems, theta, problem_ids, problems.class_weights().sum(axis=1), None)
     return (time.perf_counter() - started) / n
 
 

@@ -1,22 +1,22 @@
-"""Linear classifiers that have a closed form: ridge, linear discriminant analysis, nearest centroid.
+"""Linear classifiers with a closed form: ridge, linear discriminant analysis, nearest centroid.
 
-One pass gathers moments by fold; a problem's moments are those of all folds but its own.
+One pass over the rows accumulates sums by fold; those of a problem are the sums of all folds but the one it holds out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache.lazy_arrays import CenteredMatrix, safe_mean_variance
-from featcache.heads.tuning.path_selection import OutOfTimeError, PathWeights
+from featcache.heads.solvers.path import OutOfTimeError, PathWeights, Stop, never
 
 
 class SufficientStatistics(NamedTuple):
-    """Of weighted rows: counts (c,), sums (c, d) by class, sums of rows of length 1 (c, d), squares (d, d)."""
+    """Of weighted rows: counts (c,), sums (c, d) by class, sums of rows scaled to length 1 (c, d), squares (d, d)."""
 
     counts: NDArray[np.float64]
     sums: NDArray[np.float64]
@@ -31,14 +31,14 @@ def accumulate(
     fold: NDArray[np.int64],
     k: int,
     classes: int,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = never,
 ) -> list[SufficientStatistics]:
-    """The moments of k problems, see `softmax.CVSoftmaxProblem`; x are the rows less the mean of all.
+    """The sums of k problems, see `softmax.CVSoftmaxProblem`; classes : their number.
 
-    Raises OutOfTimeError where `stop`, asked at each block, says so.
+    `stop` is called for each block. Raises OutOfTimeError.
     """
     d = len(x.mean)
-    parts = [
+    folds = [
         SufficientStatistics(*(np.zeros(shape) for shape in ((classes,), (classes, d), (classes, d), (d, d))))
         for _ in range(k)
     ]
@@ -46,69 +46,75 @@ def accumulate(
         if stop():
             raise OutOfTimeError
         for number in np.unique(fold[rows]):
-            here = np.flatnonzero(fold[rows] == number)
-            some, w = block[here], weight[rows][here].astype(block.dtype)
-            one_hot = (labels[rows][here] == np.arange(classes)[:, None]) * w  # (c, b)
-            part = parts[number]  # those that no problem leaves out have fold -1, the last place
-            part.counts[:] += one_hot.sum(axis=1, dtype=np.float64)
-            part.sums[:] += one_hot @ some
-            lengths = np.sqrt(np.einsum("bd,bd->b", some, some))
-            part.directions[:] += (one_hot / np.maximum(lengths, np.finfo(block.dtype).tiny)) @ some
-            some *= np.sqrt(w)[:, None]
-            part.squares[:] += some.T @ some
-    whole = SufficientStatistics(*(sum(arrays) for arrays in zip(*parts, strict=True)))
-    return [SufficientStatistics(*(a - b for a, b in zip(whole, part, strict=True))) for part in parts[:-1]] + [whole]
+            index = np.flatnonzero(fold[rows] == number)
+            x_fold, w = block[index], weight[rows][index].astype(block.dtype)
+            one_hot = (labels[rows][index] == np.arange(classes)[:, None]) * w  # (c, b)
+            sums = folds[number]  # rows that no problem holds out have fold -1, the last item
+            sums.counts[:] += one_hot.sum(axis=1, dtype=np.float64)
+            sums.sums[:] += one_hot @ x_fold
+            lengths = np.sqrt(np.einsum("bd,bd->b", x_fold, x_fold))
+            sums.directions[:] += (one_hot / np.maximum(lengths, np.finfo(block.dtype).tiny)) @ x_fold
+            x_fold *= np.sqrt(w)[:, None]
+            sums.squares[:] += x_fold.T @ x_fold
+    total = SufficientStatistics(*(sum(arrays) for arrays in zip(*folds, strict=True)))
+    return [SufficientStatistics(*(a - b for a, b in zip(total, sums, strict=True))) for sums in folds[:-1]] + [total]
 
 
-class _Part(NamedTuple):
-    """Of a problem. shares : of the classes, (c,). centre : (d,). values, vectors : of the covariance, (d,), (d, d).
+class _Decomposition(NamedTuple):
+    """Of one problem. priors : fractions of the classes, (c,). center : mean of the rows, (d,).
 
-    between : class means less the centre, (c, d).
+    values, vectors : eigenvalues and eigenvectors of the covariance, (d,), (d, d). between : class means minus the
+    center, (c, d).
     """
 
-    shares: NDArray[np.float64]
-    centre: NDArray[np.float64]
+    priors: NDArray[np.float64]
+    center: NDArray[np.float64]
     values: NDArray[np.float64]
     vectors: NDArray[np.float64]
     between: NDArray[np.float64]
 
 
 class EigenDecompositions:
-    """The eigendecomposition of each problem's covariance, from which every strength of ridge and LDA follows.
+    """The eigendecomposition of the covariance of each problem, which gives ridge and LDA for all strengths.
 
     Parameters
     ----------
-    mean : of the rows that were centred, shape (d,).
+    statistics : sequence of SufficientStatistics
+        Of each problem.
+    mean : ndarray, shape (d,)
+        The mean that was subtracted from the rows.
     """
 
-    def __init__(self, moments: Sequence[SufficientStatistics], mean: NDArray[Any]) -> None:
-        self._moments, self._mean = moments, mean.astype(np.float64)
-        self._parts: list[_Part] = []
+    def __init__(self, statistics: Sequence[SufficientStatistics], mean: NDArray[Any]) -> None:
+        self._statistics, self._mean = statistics, mean.astype(np.float64)
+        self._decompositions: list[_Decomposition] = []
 
-    def decompose(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Decompose what is not decomposed yet: a call that was stopped is not lost.
+    def decompose(self, stop: Stop = never) -> None:
+        """Decompose the problems that are not decomposed yet, so that a call after an interrupted one continues.
 
-        `stop` is asked before each problem, of which one takes seconds where features are wide. Raises OutOfTimeError.
+        `stop` is called before each problem; one takes seconds if there are many features. Raises OutOfTimeError.
         """
-        for part in self._moments[len(self._parts) :]:
+        for sums in self._statistics[len(self._decompositions) :]:
             if stop():
                 raise OutOfTimeError
-            total = part.counts.sum()
-            centre = part.sums.sum(axis=0) / total
-            values, vectors = np.linalg.eigh(part.squares / total - np.outer(centre, centre))
-            counts = np.where(part.counts > 0, part.counts, 1)
-            between = part.sums / counts[:, None] - centre
-            between[part.counts == 0] = 0
-            self._parts.append(_Part(part.counts / total, centre, np.maximum(values, 0), vectors, between))
+            total = sums.counts.sum()
+            center = sums.sums.sum(axis=0) / total
+            values, vectors = np.linalg.eigh(sums.squares / total - np.outer(center, center))
+            counts = np.where(sums.counts > 0, sums.counts, 1)
+            between = sums.sums / counts[:, None] - center
+            between[sums.counts == 0] = 0
+            self._decompositions.append(
+                _Decomposition(sums.counts / total, center, np.maximum(values, 0), vectors, between)
+            )
 
     @property
     def scale(self) -> float:
-        """The mean variance of a feature; 1 where all are constant."""
+        """The mean variance of the features; 1 if all are constant."""
         self.decompose()
-        return safe_mean_variance(float(self._parts[-1].values.mean()), self._mean)
+        return safe_mean_variance(float(self._decompositions[-1].values.mean()), self._mean)
 
     def ridge(self, strengths: Sequence[float]) -> Iterator[PathWeights]:
-        """Least squares to targets of 1 for the own class and -1 for others, as scikit-learn's RidgeClassifier.
+        """Least squares to targets of 1 for the true class and -1 for others, like RidgeClassifier of scikit-learn.
 
         The penalty of the mean squared error is strength * scale * ||coef||^2.
         """
@@ -120,41 +126,41 @@ class EigenDecompositions:
 
     def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[PathWeights]:
         self.decompose()
-        rotated = [part.between @ part.vectors for part in self._parts]
+        rotated = [item.between @ item.vectors for item in self._decompositions]
         for strength in strengths:
             layers = []
-            for (shares, centre, values, vectors, between), inside in zip(self._parts, rotated, strict=True):
-                whitened = (inside / (values + strength * self.scale)) @ vectors.T  # (covariance + ridge)^-1 of means
-                coef, offset = solve(shares, between, whitened)
-                layers.append(_layer(coef, offset - coef @ (centre + self._mean)))
+            for (priors, center, values, vectors, between), means in zip(self._decompositions, rotated, strict=True):
+                whitened = (means / (values + strength * self.scale)) @ vectors.T  # (covariance + ridge)^-1 @ means
+                coef, offset = solve(priors, between, whitened)
+                layers.append(_layer(coef, offset - coef @ (center + self._mean)))
             yield PathWeights(strength, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
 
 
 def _ridge(
-    shares: NDArray[np.float64], _between: NDArray[np.float64], whitened: NDArray[np.float64]
+    priors: NDArray[np.float64], _between: NDArray[np.float64], whitened: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    coef: NDArray[np.float64] = 2 * shares[:, None] * whitened
-    return coef, 2 * shares - 1
+    coef: NDArray[np.float64] = 2 * priors[:, None] * whitened
+    return coef, 2 * priors - 1
 
 
 def _discriminant(
-    shares: NDArray[np.float64], between: NDArray[np.float64], whitened: NDArray[np.float64]
+    priors: NDArray[np.float64], between: NDArray[np.float64], whitened: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The covariance within the classes is the whole one less that of their means, of rank c - 1 (Woodbury)."""
-    spread = between @ whitened.T
-    coef = np.asarray(np.linalg.solve(np.eye(len(shares)) - spread * shares, whitened), np.float64)
-    offset = np.log(np.maximum(shares, 1e-9)) - np.einsum("cd,cd->c", coef, between) / 2
-    absent, most = shares == 0, int(shares.argmax())  # of what was never seen only that it is rare is known
+    """The covariance within classes is the total one minus that of the class means, of rank c - 1 (Woodbury)."""
+    products = between @ whitened.T
+    coef = np.asarray(np.linalg.solve(np.eye(len(priors)) - products * priors, whitened), np.float64)
+    offset = np.log(np.maximum(priors, 1e-9)) - np.einsum("cd,cd->c", coef, between) / 2
+    absent, most = priors == 0, int(priors.argmax())  # nothing is known of a class without images but that it is rare
     coef[absent], offset[absent] = coef[most], offset[most] + np.log(1e-9)
     return coef, offset
 
 
-def nearest_centroid(moments: Sequence[SufficientStatistics], mean: NDArray[Any]) -> Iterator[PathWeights]:
-    """A row less the mean of all, along each class's mean direction, as nearest by cosine: a path of one."""
+def nearest_centroid(statistics: Sequence[SufficientStatistics], mean: NDArray[Any]) -> Iterator[PathWeights]:
+    """Logits of a row minus the mean: its projections on the mean direction of each class; a path of one member."""
     layers = []
-    for part in moments:
-        lengths = np.linalg.norm(part.directions, axis=1, keepdims=True)
-        coef = part.directions / np.maximum(lengths, np.finfo(float).tiny)
+    for sums in statistics:
+        lengths = np.linalg.norm(sums.directions, axis=1, keepdims=True)
+        coef = sums.directions / np.maximum(lengths, np.finfo(float).tiny)
         layers.append(_layer(coef, -coef @ mean.astype(np.float64)))
     yield PathWeights(0.0, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
 

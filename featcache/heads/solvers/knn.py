@@ -1,14 +1,14 @@
-"""k nearest neighbours by cosine: votes for images that are left out."""
+"""`knn_probabilities`: votes of the k nearest neighbors by cosine, for held-out images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.blockwise import iter_similarities, nearest_columns, unit_rows
+from featcache.heads.solvers.path import Stop, never
 
 KS = (1, 3, 5, 10, 20, 50)
 _BLOCK_BYTES = 2**26  # of similarities
@@ -20,19 +20,27 @@ def knn_probabilities(
     fold: NDArray[np.int64],
     rows: NDArray[np.int64],
     classes: int,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = never,
 ) -> dict[int, NDArray[np.float64]] | None:
-    """The share of each class among the k nearest images of other folds, for each k of KS; None where `stop` says so.
-
-    A k for which not every image has as many neighbours is left out.
+    """The fraction of each class among the k nearest images of other folds, for each k of `KS`.
 
     Parameters
     ----------
-    x : shape (n, d). labels, fold : (n,). rows : (m,), the images to vote for. classes : their number, c.
+    x : ndarray, shape (n, d)
+        Features of all images.
+    labels, fold : ndarray, shape (n,)
+        Their classes and folds.
+    rows : ndarray, shape (m,)
+        The images to vote for.
+    classes : int
+        The number of classes, c.
+    stop : callable
+        Whether the time is over.
 
     Returns
     -------
-    k -> shape (m, c), rows that sum to 1.
+    dict of k to ndarray, shape (m, c), or None
+        Without those k for which an image has fewer neighbors; None if `stop` returned True.
     """
     n = len(x)
     ks = [k for k in KS if k <= n - np.unique(fold[rows], return_counts=True)[1].max()] if len(rows) else []

@@ -1,7 +1,7 @@
-"""L-BFGS for several problems at once, the quasi-Newton method that linear heads are solved with.
+"""`minimize`: L-BFGS, a quasi-Newton method, for several problems at once.
 
-The problems share their evaluations (one pass over the data serves them all) and nothing else: each has steps of its
-own and leaves when it is done.
+The problems share their evaluations only: one pass over the data serves all. Each has its own steps, and is no longer
+evaluated once it has converged.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[Any]
 Objective = Callable[[Matrix, NDArray[np.int64]], tuple[NDArray[np.float64], Matrix]]
-"""Points (a, p) of the problems `which` (a,) to their values (a,) and gradients (a, p)."""
+"""Points (a, p) of the problems with indices (a,) to their values (a,) and gradients (a, p)."""
 Precondition = Callable[[Matrix, NDArray[np.int64]], Matrix]
-"""Gradients (a, p) of the problems `which` times an estimate of their inverse Hessians."""
+"""Gradients (a, p) of the problems with indices (a,), multiplied by an estimate of their inverse Hessians."""
 
-ARMIJO, NOISE = 1e-4, 1e-6  # the decrease asked of a step; what a float32 sum may be wrong by, relatively
-MOST_HALVINGS = 30
-_LAST = 2  # steps: one alone can be small by chance, where classes can nearly be told apart
+ARMIJO, NOISE = 1e-4, 1e-6  # required decrease of a step; relative error of a float32 sum
+MAX_HALVINGS = 30
+_LAST = 2  # steps: a single one can be small by chance if classes are almost separable
 
 
 class Minimum(NamedTuple):
-    """Where k problems ended.
+    """The minima of k problems.
 
-    x : shape (k, p). iterations : (k,), the steps taken. converged : (k,), False for one that ran out of iterations
-    or of precision.
+    x : shape (k, p). iterations : (k,), the number of steps. converged : (k,), False if the iterations or the
+    precision did not suffice.
     """
 
     x: Matrix
@@ -45,11 +45,25 @@ def minimize(
 ) -> Minimum:
     """Minimise k smooth convex functions by preconditioned L-BFGS (Liu and Nocedal 1989; Nocedal and Wright, 7.2).
 
-    start : shape (k, p). precondition : the first estimate of the inverse Hessian. tol : a problem is done where half
-    its Newton decrement, which is about what its value lies above the minimum, is at most this share of the value, and
-    the last steps, without which that estimate may be far off, gained no more each. memory : the steps remembered. A
-    step is halved until the value falls (Armijo 1966) or, where rounding hides that, until the slope says that it did
-    (Hager and Zhang 2005).
+    A step is halved until the value falls enough (Armijo 1966). If rounding hides the fall, the slope decides (Hager
+    and Zhang 2005).
+
+    Parameters
+    ----------
+    objective : Objective
+        Values and gradients.
+    start : ndarray, shape (k, p)
+        The first points.
+    precondition : Precondition
+        The first estimate of the inverse Hessians.
+    tol : float
+        A problem has converged if half of its Newton decrement, about the distance of its value from the minimum, is
+        at most this fraction of the value, and neither of the last steps gained more. Without the latter the estimate
+        may be far off.
+    max_iter : int
+        Most steps of each problem.
+    memory : int
+        Steps that the estimate of the inverse Hessian uses.
     """
     x = start.copy()
     k = len(x)
@@ -57,73 +71,80 @@ def minimize(
     direction, slope = np.zeros_like(x), np.zeros(k)
     step, halvings = np.ones(k), np.zeros(k, np.int64)
     iterations, converged = np.zeros(k, np.int64), np.zeros(k, bool)
-    fallen = np.full((_LAST, k), np.inf)  # by the last steps, in turn
-    remembered = _Memory(memory, x, precondition)
-    going = moved = np.arange(k)
+    decrease = np.full((_LAST, k), np.inf)  # of the value by each of the last steps
+    steps = _Memory(memory, x, precondition)
+    active = moved = np.arange(k)
     while True:
-        direction[moved] = -remembered.times_inverse_hessian(gradient[moved], moved)
+        direction[moved] = -steps.times_inverse_hessian(gradient[moved], moved)
         slope[moved] = _dot(gradient[moved], direction[moved])
-        enough = tol * np.abs(value[moved])
-        converged[moved] = (-slope[moved] / 2 <= enough) & (fallen[:, moved].max(axis=0) <= enough) | (
+        tolerance = tol * np.abs(value[moved])
+        converged[moved] = (-slope[moved] / 2 <= tolerance) & (decrease[:, moved].max(axis=0) <= tolerance) | (
             slope[moved] == 0
         )
-        going = going[~converged[going] & (iterations[going] < max_iter) & (halvings[going] < MOST_HALVINGS)]
-        if not len(going):
+        active = active[~converged[active] & (iterations[active] < max_iter) & (halvings[active] < MAX_HALVINGS)]
+        if not len(active):
             return Minimum(x, iterations, converged)
-        new = x[going] + step[going, None].astype(x.dtype) * direction[going]
-        new_value, new_gradient = objective(new, going)
-        there = _dot(new_gradient, direction[going])
-        fell = new_value <= value[going] + ARMIJO * step[going] * slope[going]
-        flat = new_value <= value[going] + NOISE * np.abs(value[going])
-        taken = fell | (flat & (there <= (2 * ARMIJO - 1) * slope[going]))
-        step[going[~taken]] /= 2
-        halvings[going[~taken]] += 1
-        moved = going[taken]
+        new = x[active] + step[active, None].astype(x.dtype) * direction[active]
+        new_value, new_gradient = objective(new, active)
+        new_slope = _dot(new_gradient, direction[active])
+        decreased = new_value <= value[active] + ARMIJO * step[active] * slope[active]
+        flat = new_value <= value[active] + NOISE * np.abs(value[active])
+        accepted = decreased | (flat & (new_slope <= (2 * ARMIJO - 1) * slope[active]))
+        step[active[~accepted]] /= 2
+        halvings[active[~accepted]] += 1
+        moved = active[accepted]
         if len(moved):
-            remembered.add(moved, new[taken] - x[moved], new_gradient[taken] - gradient[moved])
-            fallen[iterations[moved] % _LAST, moved] = value[moved] - new_value[taken]
-            x[moved], value[moved], gradient[moved] = new[taken], new_value[taken], new_gradient[taken]
+            steps.add(moved, new[accepted] - x[moved], new_gradient[accepted] - gradient[moved])
+            decrease[iterations[moved] % _LAST, moved] = value[moved] - new_value[accepted]
+            x[moved], value[moved], gradient[moved] = new[accepted], new_value[accepted], new_gradient[accepted]
             step[moved], halvings[moved] = 1, 0
             iterations[moved] += 1
 
 
 class _Memory:
-    """The last steps of each problem and the changes of gradient along them, in rings of (memory, k, p)."""
+    """The last steps of each problem, and the changes of the gradient along them, in ring buffers (memory, k, p)."""
 
     def __init__(self, memory: int, x: Matrix, precondition: Precondition) -> None:
         self._steps, self._changes = np.zeros((2, memory, *x.shape), x.dtype)
-        self._inverse = np.zeros((memory, len(x)))  # 1 / (step . change), 0 where there is none
+        self._inverse = np.zeros((memory, len(x)))  # 1 / (step . change), 0 for an empty slot
         self._count = np.zeros(len(x), np.int64)
         self._scale = np.ones(len(x))  # of the first estimate, by the last step
         self._precondition = precondition
 
-    def add(self, which: NDArray[np.int64], step: Matrix, change: Matrix) -> None:
-        """A step without curvature, which rounding alone can bring about, is not remembered."""
+    def add(self, problem_ids: NDArray[np.int64], step: Matrix, change: Matrix) -> None:
+        """Add a step; one without curvature, which is an effect of rounding, is ignored."""
         curvature = _dot(step, change)
-        bent = curvature > np.finfo(np.float64).tiny
-        which, step, change, curvature = which[bent], step[bent], change[bent], curvature[bent]
-        if not len(which):
+        is_curved = curvature > np.finfo(np.float64).tiny
+        problem_ids, step, change, curvature = (
+            problem_ids[is_curved],
+            step[is_curved],
+            change[is_curved],
+            curvature[is_curved],
+        )
+        if not len(problem_ids):
             return
-        slot = self._count[which] % len(self._inverse)
-        self._steps[slot, which], self._changes[slot, which] = step, change
-        self._inverse[slot, which] = 1 / curvature
-        self._scale[which] = curvature / _dot(change, self._precondition(change, which))
-        self._count[which] += 1
+        slot = self._count[problem_ids] % len(self._inverse)
+        self._steps[slot, problem_ids], self._changes[slot, problem_ids] = step, change
+        self._inverse[slot, problem_ids] = 1 / curvature
+        self._scale[problem_ids] = curvature / _dot(change, self._precondition(change, problem_ids))
+        self._count[problem_ids] += 1
 
-    def times_inverse_hessian(self, gradient: Matrix, which: NDArray[np.int64]) -> Matrix:
-        """The two-loop recursion: the remembered steps' estimate of the inverse Hessians, times the gradients."""
+    def times_inverse_hessian(self, gradient: Matrix, problem_ids: NDArray[np.int64]) -> Matrix:
+        """Gradients multiplied by the estimate of the inverse Hessians (two-loop recursion)."""
         result = gradient.copy()
-        length = min(len(self._inverse), int(self._count[which].max(initial=0)))
-        slots = [(self._count[which] - age) % len(self._inverse) for age in range(1, length + 1)]
-        shares = []
+        length = min(len(self._inverse), int(self._count[problem_ids].max(initial=0)))
+        slots = [(self._count[problem_ids] - age) % len(self._inverse) for age in range(1, length + 1)]
+        weights = []
         for slot in slots:
-            share = (self._inverse[slot, which] * _dot(self._steps[slot, which], result))[:, None].astype(result.dtype)
-            result -= share * self._changes[slot, which]
-            shares.append(share)
-        result = self._precondition(result, which) * self._scale[which, None].astype(result.dtype)
-        for slot, share in zip(reversed(slots), reversed(shares), strict=True):
-            back = (self._inverse[slot, which] * _dot(self._changes[slot, which], result))[:, None]
-            result += (share - back.astype(result.dtype)) * self._steps[slot, which]
+            weight = (self._inverse[slot, problem_ids] * _dot(self._steps[slot, problem_ids], result))[:, None].astype(
+                result.dtype
+            )
+            result -= weight * self._changes[slot, problem_ids]
+            weights.append(weight)
+        result = self._precondition(result, problem_ids) * self._scale[problem_ids, None].astype(result.dtype)
+        for slot, weight in zip(reversed(slots), reversed(weights), strict=True):
+            back = (self._inverse[slot, problem_ids] * _dot(self._changes[slot, problem_ids], result))[:, None]
+            result += (weight - back.astype(result.dtype)) * self._steps[slot, problem_ids]
         return result
 
 

@@ -1,4 +1,4 @@
-"""`solve_path`: softmax regression along a path of L2 strengths, of several folds at once."""
+"""`solve_path`: softmax regression along a path of L2 penalties, for several folds at once."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.heads.solvers.lbfgs import minimize
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 
-_LEAST = 1e-9  # share of a class, and curvature of a logit
-_MEMORY_BYTES = 2**29  # of the steps that L-BFGS remembers
+_MIN_FRACTION = 1e-9  # of a class, and of the curvature of a logit
+_MEMORY_BYTES = 2**29  # for the steps that L-BFGS remembers
 
 
 class BatchedProblem(Protocol):
-    """k regressions on the same n rows: what `solve_path` asks of them.
+    """k regressions on the same n rows, as `solve_path` needs them.
 
-    x : the rows. k : their number. outputs : logits of each; 1 for two classes, else c.
+    x : the rows. weight : of the rows, (n,), not negative. k : number of regressions. outputs : logits of each; 1 for
+    two classes, else c.
     """
 
     @property
     def x(self) -> CenteredMatrix: ...
     @property
+    def weight(self) -> NDArray[np.float64]: ...
+    @property
     def k(self) -> int: ...
     @property
     def outputs(self) -> int: ...
 
-    def shares(self) -> NDArray[np.float64]:
-        """The weight of each class in each problem, shape (k, c)."""
+    def class_weights(self) -> NDArray[np.float64]:
+        """The sum of the weights of each class in each problem, shape (k, c)."""
 
-    def weights(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Of b rows in the a problems `which`, shape (a, b)."""
+    def weights(self, rows: slice, problem_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Weights of b rows in the a problems with these indices, shape (a, b)."""
 
-    def targets(self, rows: slice, which: NDArray[np.int64]) -> NDArray[Any]:
-        """Classes of b rows, shape (b,), or (a, b) where the problems have each their own."""
+    def targets(self, rows: slice, problem_ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Classes of b rows, shape (b,), or (a, b) if each problem has its own."""
 
-    def moved(self, move: Callable[[NDArray[Any]], Any]) -> Any:
-        """The same with arrays that `move` gives, such as tensors on a GPU, but for x."""
+    def to_device(self, move: Callable[[NDArray[Any]], Any]) -> Any:
+        """A copy whose arrays are converted by `move`, such as to tensors on a GPU; x is not copied."""
 
 
 class CVSoftmaxProblem(NamedTuple):
-    """k softmax regressions on the same n rows: problem f leaves out the rows of fold f, the last one none.
+    """k softmax regressions on the same n rows: problem f holds out the rows of fold f, the last problem none.
 
     x : the rows. labels : (n,), int64. weight : (n,), float64, not negative. fold : (n,), int64, from 0 to k - 2, or -1
-    for rows that no problem leaves out. k : their number. outputs : logits; 1 for two classes, else c.
+    for rows that no problem holds out. k : number of problems. outputs : logits; 1 for two classes, else c.
     """
 
     x: CenteredMatrix
@@ -58,24 +61,24 @@ class CVSoftmaxProblem(NamedTuple):
     k: int
     outputs: int
 
-    def shares(self) -> NDArray[np.float64]:
-        """The weight of each class in each problem, shape (k, c)."""
+    def class_weights(self) -> NDArray[np.float64]:
+        """The sum of the weights of each class in each problem, shape (k, c)."""
         folds = range(self.k)
         return np.stack([
             np.bincount(self.labels, self.weight * (self.fold != fold), minlength=max(2, self.outputs))
             for fold in folds
         ])  # fmt: skip
 
-    def weights(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Of b rows in the a problems `which`, shape (a, b)."""
-        found: NDArray[np.float64] = self.weight[rows] * (self.fold[rows] != which[:, None])
-        return found
+    def weights(self, rows: slice, problem_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Weights of b rows in the a problems with these indices, shape (a, b)."""
+        weights: NDArray[np.float64] = self.weight[rows] * (self.fold[rows] != problem_ids[:, None])
+        return weights
 
-    def targets(self, rows: slice, which: NDArray[np.int64]) -> NDArray[np.int64]:
+    def targets(self, rows: slice, problem_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Classes of b rows, shape (b,)."""
         return self.labels[rows]
 
-    def moved(self, move: Callable[[NDArray[Any]], Any]) -> CVSoftmaxProblem:
+    def to_device(self, move: Callable[[NDArray[Any]], Any]) -> CVSoftmaxProblem:
         """See `BatchedProblem`."""
         return self._replace(labels=move(self.labels), weight=move(self.weight), fold=move(self.fold))
 
@@ -88,7 +91,7 @@ LossAndGradient = Callable[
 
 
 class Solution(NamedTuple):
-    """The k minima at one strength.
+    """The k minima at one C.
 
     coef : (k, outputs, d), float64. intercept : (k, outputs), float64. iterations, converged : (k,).
     """
@@ -101,134 +104,152 @@ class Solution(NamedTuple):
 
 
 def solve_path(
-    problems: BatchedProblem,
-    spectrum: LowRankPreconditioner,
+    problem: BatchedProblem,
+    preconditioner: LowRankPreconditioner,
     Cs: Sequence[float],
     tol: float,
     max_iter: int,
     device: str = "cpu",
-    kept: NDArray[np.bool_] | None = None,
-    one_pass: LossAndGradient | None = None,
+    feature_mask: NDArray[np.bool_] | None = None,
+    loss_and_gradient: LossAndGradient | None = None,
 ) -> Iterator[Solution]:
-    """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2, for one C after the other, each found from the one before.
+    """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2 for one C after the other, each started from the last one.
 
-    From weak to strong C that takes the fewest steps. `minimize` needs few of them because its first estimate of the
-    inverse Hessian is that of a softmax as curved at every row as this one is on average: a covariance, of which the
-    leading directions suffice (Frangella, Tropp and Udell 2023), times the curvature of each logit, plus the penalty.
+    Ascending Cs take the fewest steps. `minimize` needs few of them because its first estimate of the inverse Hessian
+    is that of a softmax with the mean curvature at all rows: a covariance, of which the leading eigenvectors suffice
+    (Frangella, Tropp and Udell 2023), times the curvature of each logit, plus the penalty.
 
-    spectrum : of problems.x. tol, max_iter : see `minimize`. device : other than "cpu", PyTorch works there.
-    kept : the features that each problem may use, shape (k, d); None for all. The others have coefficients of 0.
-    one_pass : over these problems, where it was made before, see `make_loss_and_gradient`; then there is no need of
-    device.
+    Parameters
+    ----------
+    problem : BatchedProblem
+        The regressions.
+    preconditioner : LowRankPreconditioner
+        Of problem.x.
+    Cs : sequence of float
+        Inverse strengths of the penalty.
+    tol, max_iter
+        See `minimize`.
+    device : str
+        On a device other than "cpu", PyTorch computes the passes over the rows.
+    feature_mask : ndarray of bool, shape (k, d), optional
+        The features that each problem may use; the others have coefficients of 0. None: all.
+    loss_and_gradient : callable, optional
+        The result of `make_loss_and_gradient`, if it exists already; `device` is ignored then.
     """
-    mean, dtype = problems.x.mean.astype(np.float64), problems.x.mean.dtype
-    k, outputs, d = problems.k, problems.outputs, len(mean)
-    weights = problems.shares()
+    mean, dtype = problem.x.mean.astype(np.float64), problem.x.mean.dtype
+    k, outputs, d = problem.k, problem.outputs, len(mean)
+    weights = problem.class_weights()
     totals = weights.sum(axis=1)
-    logs = np.log(np.maximum(weights / totals[:, None], _LEAST))
+    logs = np.log(np.maximum(weights / totals[:, None], _MIN_FRACTION))
     logs -= logs.mean(axis=1, keepdims=True)
-    theta = np.zeros((k, outputs, d + 1), dtype)  # the best without any coefficients
+    theta = np.zeros((k, outputs, d + 1), dtype)  # the minimum for coefficients of 0
     theta[..., -1] = logs if outputs > 1 else logs[:, 1:] - logs[:, :1]
     memory = max(3, min(10, _MEMORY_BYTES // (2 * theta.nbytes)))
-    one_pass = one_pass or make_loss_and_gradient(problems, device)
+    loss_and_gradient = loss_and_gradient or make_loss_and_gradient(problem, device)
     for C in Cs:
-        step = _Step(problems, one_pass, spectrum, totals, 1 / (C * totals), kept)
-        found = minimize(step.objective, theta.reshape(k, -1), step.precondition, tol, max_iter, memory)
-        theta = found.x.reshape(theta.shape)
+        objective = _Objective(problem, loss_and_gradient, preconditioner, totals, 1 / (C * totals), feature_mask)
+        minimum = minimize(objective.evaluate, theta.reshape(k, -1), objective.precondition, tol, max_iter, memory)
+        theta = minimum.x.reshape(theta.shape)
         coef = theta[..., :-1].astype(np.float64)
-        yield Solution(C, coef, theta[..., -1] - coef @ mean, found.iterations, found.converged)
+        yield Solution(C, coef, theta[..., -1] - coef @ mean, minimum.iterations, minimum.converged)
 
 
-def make_loss_and_gradient(problems: BatchedProblem, device: str) -> LossAndGradient:
-    """The pass over the rows, made by PyTorch on a device other than "cpu", which takes a copy of them there."""
+def make_loss_and_gradient(problem: BatchedProblem, device: str) -> LossAndGradient:
+    """`loss_and_gradient` of a problem; on a device other than "cpu" by PyTorch, with a copy of the rows."""
     if device == "cpu":
-        return partial(loss_and_gradient, problems)
+        return partial(loss_and_gradient, problem)
     from featcache.heads.solvers.torch_pass import TorchLossAndGradient  # PyTorch takes seconds to import
 
-    return TorchLossAndGradient(problems, device)
+    return TorchLossAndGradient(problem, device)
 
 
-class _Step:
-    """What `minimize` asks of one strength; objectives are divided by C and by the problems' weights.
+class _Objective:
+    """The functions that `minimize` needs for one C. Objectives are divided by C and by the weight of the problem.
 
-    totals, penalty : shape (k,). kept : see `solve_path`.
+    totals : weight of each problem, (k,). penalty : of each problem, (k,). feature_mask : see `solve_path`.
     """
 
     def __init__(
         self,
-        problems: BatchedProblem,
-        one_pass: LossAndGradient,
-        spectrum: LowRankPreconditioner,
+        problem: BatchedProblem,
+        loss_and_gradient: LossAndGradient,
+        preconditioner: LowRankPreconditioner,
         totals: NDArray[np.float64],
         penalty: NDArray[np.float64],
-        kept: NDArray[np.bool_] | None,
+        feature_mask: NDArray[np.bool_] | None,
     ) -> None:
-        self._problems, self._pass, self._spectrum = problems, one_pass, spectrum
-        self._totals, self._penalty, self._kept = totals, penalty, kept
-        self._curvature: NDArray[np.float64] | None = None  # where the strength before left it
+        self._problem, self._loss_and_gradient, self._preconditioner = problem, loss_and_gradient, preconditioner
+        self._totals, self._penalty, self._feature_mask = totals, penalty, feature_mask
+        self._curvature: NDArray[np.float64] | None = None  # at the start, where the last C ended
 
-    def objective(self, points: NDArray[Any], which: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    def evaluate(
+        self, points: NDArray[Any], problem_ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Values and gradients, see `lbfgs.Objective`."""
         theta = self._shaped(points)
-        first = np.zeros(theta.shape[:2]) if self._curvature is None else None
-        losses, gradient = self._pass(theta, which, self._totals, first)
-        if first is not None:
-            self._curvature = np.maximum(first, _LEAST)
-        penalty, coef = self._penalty[which], theta[..., :-1]
+        curvature = np.zeros(theta.shape[:2]) if self._curvature is None else None
+        losses, gradient = self._loss_and_gradient(theta, problem_ids, self._totals, curvature)
+        if curvature is not None:
+            self._curvature = np.maximum(curvature, _MIN_FRACTION)
+        penalty, coef = self._penalty[problem_ids], theta[..., :-1]
         gradient[..., :-1] += penalty[:, None, None].astype(coef.dtype) * coef
-        self._leave_out(gradient, which)
+        self._mask(gradient, problem_ids)
         squares = np.einsum("kod,kod->k", coef, coef, dtype=np.float64)
         return losses + penalty / 2 * squares, gradient.reshape(points.shape)
 
-    def precondition(self, gradients: NDArray[Any], which: NDArray[np.int64]) -> NDArray[Any]:
+    def precondition(self, gradients: NDArray[Any], problem_ids: NDArray[np.int64]) -> NDArray[Any]:
+        """See `lbfgs.Precondition`."""
         gradient = self._shaped(gradients)
         if self._curvature is None:
-            raise AssertionError("the objective comes first")
-        curvature = self._curvature[which]
-        found = np.empty_like(gradient)
-        found[..., :-1] = self._spectrum.times_inverse(gradient[..., :-1], curvature, self._penalty[which, None])
-        found[..., -1] = gradient[..., -1] / curvature
-        if curvature.shape[1] > 1:  # what all classes have in common changes no probability, and is 0 at the minimum
-            found -= found.mean(axis=1, keepdims=True)
-        self._leave_out(found, which)
-        return found.reshape(gradients.shape)
+            raise AssertionError("evaluate is called before precondition")
+        curvature = self._curvature[problem_ids]
+        direction = np.empty_like(gradient)
+        direction[..., :-1] = self._preconditioner.solve(
+            gradient[..., :-1], curvature, self._penalty[problem_ids, None]
+        )
+        direction[..., -1] = gradient[..., -1] / curvature
+        if curvature.shape[1] > 1:  # a common offset of all classes changes no probability, and is 0 at the minimum
+            direction -= direction.mean(axis=1, keepdims=True)
+        self._mask(direction, problem_ids)
+        return direction.reshape(gradients.shape)
 
-    def _leave_out(self, directions: NDArray[Any], which: NDArray[np.int64]) -> None:
-        """Never leave 0 where a coefficient shall be 0: minimising goes along sums of such directions."""
-        if self._kept is not None:
-            directions[..., :-1] *= self._kept[which][:, None]
+    def _mask(self, directions: NDArray[Any], problem_ids: NDArray[np.int64]) -> None:
+        """Set directions of masked features to 0, so that their coefficients stay 0."""
+        if self._feature_mask is not None:
+            directions[..., :-1] *= self._feature_mask[problem_ids][:, None]
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
         """(a, outputs, d + 1), the intercept last."""
-        return flat.reshape(len(flat), self._problems.outputs, len(self._problems.x.mean) + 1)
+        return flat.reshape(len(flat), self._problem.outputs, len(self._problem.x.mean) + 1)
 
 
 def loss_and_gradient(
-    problems: BatchedProblem,
+    problem: BatchedProblem,
     theta: NDArray[Any],
-    which: NDArray[np.int64],
+    problem_ids: NDArray[np.int64],
     totals: NDArray[np.float64],
     curvature: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Mean losses (a,) and their gradients (a, outputs, d + 1).
 
-    theta : (a, outputs, d + 1), of the problems `which`. curvature : of zeros, (a, outputs); the mean p (1 - p) of each
-    logit is added to it.
+    theta : (a, outputs, d + 1), of the problems with the indices `problem_ids`. totals : weight of all problems, (k,).
+    curvature : zeros, (a, outputs); the mean p (1 - p) of each logit is added to it. None: it is not needed.
     """
     a, outputs, width = theta.shape
-    weights = np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width)
-    coef, intercept = weights[:, :-1], weights[:, -1:]
-    losses, gradient = np.zeros(a), np.zeros_like(weights)
-    for rows, x in problems.x:
-        share = problems.weights(rows, which) / totals[which, None]  # (a, b)
-        logits = np.empty((outputs * a, len(x)), x.dtype)  # rows of one class lie together: its sums are over axis 0
+    parameters = np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width)
+    coef, intercept = parameters[:, :-1], parameters[:, -1:]
+    losses, gradient = np.zeros(a), np.zeros_like(parameters)
+    for rows, x in problem.x:
+        weight = problem.weights(rows, problem_ids) / totals[problem_ids, None]  # (a, b)
+        logits = np.empty((outputs * a, len(x)), x.dtype)  # sums over classes are over axis 0
         np.add((x @ coef.T).T, intercept, out=logits)
-        loss, slope = cross_entropy(logits.reshape(outputs, a, len(x)), problems.targets(rows, which))
-        losses += np.einsum("ab,ab->a", share, loss)
-        share = share.astype(x.dtype)
+        loss, slope = cross_entropy(logits.reshape(outputs, a, len(x)), problem.targets(rows, problem_ids))
+        losses += np.einsum("ab,ab->a", weight, loss)
+        weight = weight.astype(x.dtype)
         if curvature is not None:
             size = np.abs(slope)
-            curvature += np.einsum("ab,oab->ao", share, size * (1 - size))
-        slope *= share
+            curvature += np.einsum("ab,oab->ao", weight, size * (1 - size))
+        slope *= weight
         slope = slope.reshape(outputs * a, len(x))
         gradient[:, :-1] += slope @ x
         gradient[:, -1] += slope.sum(axis=1)
@@ -236,11 +257,12 @@ def loss_and_gradient(
 
 
 def cross_entropy(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Losses (a, b) in nats of logits (outputs, a, b), and their derivatives by the logits, in the logits' place.
+    """Losses (a, b) in nats of logits (outputs, a, b), and their derivatives; the logits are overwritten.
 
-    labels : shape (b,), or (a, b) where outputs is 1.
+    labels : shape (b,), or (a, b) if outputs is 1.
 
-    Both come from the margins to the own class, so that small ones keep all their digits in float32.
+    Both are computed from the differences to the logit of the true class, so that small values keep their precision in
+    float32.
     """
     if len(logits) == 1:
         sign = 1 - 2 * labels.astype(logits.dtype)
@@ -248,12 +270,12 @@ def cross_entropy(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[A
         return np.logaddexp(0, margin), (sign * expit(margin))[None]
     rows = np.arange(len(labels))
     logits -= logits[labels, :, rows].T
-    top = logits.max(axis=0)  # 0 where the own class leads
+    top = logits.max(axis=0)  # 0 where the true class has the largest logit
     logits -= top
-    odds, own = np.exp(logits, out=logits), np.exp(-top)
+    odds, true_class = np.exp(logits, out=logits), np.exp(-top)
     odds[labels, :, rows] = 0
     others = odds.sum(axis=0)
-    losses = np.where(top > 0, top + np.log(own + others), np.log1p(others))
+    losses = np.where(top > 0, top + np.log(true_class + others), np.log1p(others))
     odds[labels, :, rows] = -others.T
-    odds /= own + others
+    odds /= true_class + others
     return losses, odds

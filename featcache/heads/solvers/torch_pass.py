@@ -15,68 +15,68 @@ from featcache.cache import lazy_arrays
 if TYPE_CHECKING:
     from featcache.heads.solvers.softmax import BatchedProblem
 
-_LOGITS_BYTES = 2**28  # at a time; some four such arrays are there together
-_KEPT_SHARE = 0.5  # of the memory that is free: rows that fit in it stay on the device
+_LOGITS_BYTES = 2**28  # of one array; about four such arrays exist at a time
+_CACHE_FRACTION = 0.5  # of the free memory: rows that fit into it stay on the device
 
 
 class TorchLossAndGradient:
-    """Losses and gradients of regressions, in the rows' dtype: called as `softmax.numpy_pass` is.
+    """Losses and gradients of regressions, in the dtype of the rows; called like `softmax.loss_and_gradient`.
 
-    problems : on the CPU. device : "cuda", "cuda:1", "mps"; "cpu" is of use to tests alone.
+    problem : on the CPU. device : "cuda", "cuda:1", "mps"; "cpu" is for tests.
     """
 
-    def __init__(self, problems: BatchedProblem, device: str) -> None:
-        self._x, self._outputs, self._device = problems.x, problems.outputs, torch.device(device)
-        self._dtype = torch.from_numpy(problems.x.mean).dtype
-        self._problems = problems.moved(self._moved)
-        self._kept: Tensor | None = None
-        n, d = problems.x.shape
-        if n * d * problems.x.mean.itemsize <= _KEPT_SHARE * _free_bytes(self._device):
-            self._kept = torch.empty((n, d), dtype=self._dtype, device=self._device)
-            for rows, block in problems.x:
-                self._kept[rows] = torch.from_numpy(block).to(self._device)
-        self._sums = self._dtype if self._device.type == "mps" else torch.float64  # MPS has none
+    def __init__(self, problem: BatchedProblem, device: str) -> None:
+        self._x, self._outputs, self._device = problem.x, problem.outputs, torch.device(device)
+        self._dtype = torch.from_numpy(problem.x.mean).dtype
+        self._problem = problem.to_device(self._to_device)
+        self._rows: Tensor | None = None
+        n, d = problem.x.shape
+        if n * d * problem.x.mean.itemsize <= _CACHE_FRACTION * _free_bytes(self._device):
+            self._rows = torch.empty((n, d), dtype=self._dtype, device=self._device)
+            for rows, block in problem.x:
+                self._rows[rows] = torch.from_numpy(block).to(self._device)
+        self._sums = self._dtype if self._device.type == "mps" else torch.float64  # MPS has no float64
 
     def __call__(
         self,
         theta: NDArray[Any],
-        which: NDArray[np.int64],
+        problem_ids: NDArray[np.int64],
         totals: NDArray[np.float64],
         curvature: NDArray[np.float64] | None,
     ) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """See `featcache.heads.solvers.softmax.loss_and_gradient`."""
         a, outputs, width = theta.shape
-        weights = self._moved(np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width))
-        coef, intercept = weights[:, :-1], weights[:, -1:]
-        number, total = self._moved(which), self._moved(totals[which, None])
-        losses, gradient = torch.zeros(a, dtype=self._sums, device=self._device), torch.zeros_like(weights)
-        bend = weights.new_zeros(a, outputs)
+        parameters = self._to_device(np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width))
+        coef, intercept = parameters[:, :-1], parameters[:, -1:]
+        ids, total = self._to_device(problem_ids), self._to_device(totals[problem_ids, None])
+        losses, gradient = torch.zeros(a, dtype=self._sums, device=self._device), torch.zeros_like(parameters)
+        mean_curvature = parameters.new_zeros(a, outputs)
         for rows, x in self._blocks(outputs * a):
-            share = self._problems.weights(rows, number) / total
+            weight = self._problem.weights(rows, ids) / total
             logits = torch.addmm(intercept, coef, x.T).view(outputs, a, len(x))
-            loss, slope = _cross_entropy(logits, self._problems.targets(rows, number))
-            losses += (share * loss).sum(1, dtype=self._sums)
+            loss, slope = _cross_entropy(logits, self._problem.targets(rows, ids))
+            losses += (weight * loss).sum(1, dtype=self._sums)
             if curvature is not None:
                 size = slope.abs()
-                bend += (share * size * (1 - size)).sum(2).T
-            slope = (slope * share).view(outputs * a, len(x))
+                mean_curvature += (weight * size * (1 - size)).sum(2).T
+            slope = (slope * weight).view(outputs * a, len(x))
             gradient[:, :-1] += slope @ x
             gradient[:, -1] += slope.sum(1)
         if curvature is not None:
-            curvature += bend.cpu().numpy()
-        found = gradient.view(outputs, a, width).transpose(0, 1).cpu().numpy()
-        return losses.cpu().numpy().astype(np.float64), found
+            curvature += mean_curvature.cpu().numpy()
+        gradients = gradient.view(outputs, a, width).transpose(0, 1).cpu().numpy()
+        return losses.cpu().numpy().astype(np.float64), gradients
 
-    def _moved(self, array: NDArray[Any]) -> Tensor:
-        """A copy on the device (a block is overwritten by the next), real numbers in the rows' dtype."""
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        """A copy on the device (the next block overwrites this one), real numbers in the dtype of the rows."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
     def _blocks(self, logits: int) -> Iterator[tuple[slice, Tensor]]:
-        """Rows on the device, no more at a time than have `logits` each fit in _LOGITS_BYTES."""
+        """Rows on the device, so many at a time that their logits, `logits` of each row, fit in _LOGITS_BYTES."""
         step = max(1, _LOGITS_BYTES // (logits * self._x.mean.itemsize))
-        whole = [] if self._kept is None else [(slice(0, len(self._kept)), self._kept)]
-        for rows, x in whole or ((rows, self._moved(x)) for rows, x in self._x):
+        whole = [] if self._rows is None else [(slice(0, len(self._rows)), self._rows)]
+        for rows, x in whole or ((rows, self._to_device(x)) for rows, x in self._x):
             for start in range(0, len(x), step):
                 part = x[start : start + step]
                 yield slice(rows.start + start, rows.start + start + len(part)), part
@@ -91,17 +91,17 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """As `featcache.heads.solvers.softmax.cross_entropy`: losses (a, b) and slopes (outputs, a, b)."""
+    """Like `featcache.heads.solvers.softmax.cross_entropy`: losses (a, b) and slopes (outputs, a, b)."""
     if len(logits) == 1:
         sign = 1 - 2 * labels.to(logits.dtype)
         margin = sign * logits[0]
         return torch.nn.functional.softplus(margin, threshold=80), (sign * margin.sigmoid())[None]
-    own = labels.expand(logits.shape[1:])[None]
-    logits = logits - logits.gather(0, own)
+    true_class = labels.expand(logits.shape[1:])[None]
+    logits = logits - logits.gather(0, true_class)
     top = logits.amax(0)
     odds, base = (logits - top).exp_(), (-top).exp()
-    odds.scatter_(0, own, 0.0)
+    odds.scatter_(0, true_class, 0.0)
     others = odds.sum(0)
     losses = torch.where(top > 0, top + (base + others).log(), others.log1p())
-    odds.scatter_(0, own, -others[None])
+    odds.scatter_(0, true_class, -others[None])
     return losses, odds / (base + others)

@@ -1,41 +1,27 @@
-"""`select_on_path`: the member of a path of linear heads that predicts images best which it was not trained on."""
+"""`select_on_path`: of linear heads along a path of a setting, the one with the least log-loss on held-out images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.samples import Labels
-from featcache.heads.linear import LinearHead
-from featcache.metrics.calibration import fit_temperature, mean_log_loss
+from featcache.heads.solvers.path import OutOfTimeError, PathWeights, Stop, never
+from featcache.metrics.calibration import fit_label_temperatures, fit_temperature, label_log_loss, mean_log_loss
 
 PATIENCE, RISE = 2, 1e-3
-
-
-class OutOfTimeError(Exception):
-    """The time for a head was up before it had a result."""
-
-
-class PathWeights(NamedTuple):
-    """Linear layers of k problems, the last of which saw all images.
-
-    value : of what changes along the path: C, or the strength of a penalty. coef : shape (k, outputs, d).
-    intercept : (k, outputs). outputs is 1 for two classes.
-    """
-
-    value: float
-    coef: NDArray[np.float64]
-    intercept: NDArray[np.float64]
+"""A path ends when the log-loss has risen by this share of the lowest one so often."""
 
 
 class CVScore(NamedTuple):
-    """What one value reached on left-out images: log-loss in nats at the temperature that suits it, accuracy."""
+    """Scores of one value of a setting on held-out images: log-loss in nats at its best temperature, accuracy."""
 
     value: float
     log_loss: float
@@ -44,10 +30,10 @@ class CVScore(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Of n images, those that cross-validation leaves out.
+    """Of n images, those that cross-validation holds out.
 
-    labels : see `core.samples.Labels`. fold : (n,), see `featcache.core.splitting`. weight : (n,), how much each
-    counts. logits : of `rows`, each by the problem that left it out; shape (m, c), c >= 2.
+    labels : see `core.samples.Labels`. fold : (n,), see `featcache.core.splitting`. weight : how much each image
+    counts, (n,); with several labels (n, c). logits : of `rows`, each by the problem that held it out, (m, outputs).
     """
 
     labels: Labels
@@ -57,95 +43,215 @@ class HeldOut:
 
     @classmethod
     def of(cls, x: CenteredMatrix, labels: Labels, fold: NDArray[np.int64], weight: NDArray[np.float64]) -> HeldOut:
-        """x : their clean views, (n, d)."""
+        """x : clean views of the images, (n, d)."""
         return cls(labels, fold, weight, partial(_logits, x, fold))
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Those that some problem leaves out."""
+        """The images that some problem holds out, shape (m,)."""
         return np.flatnonzero(self.fold >= 0)
 
 
-def _logits(x: CenteredMatrix, fold: NDArray[np.int64], layers: PathWeights) -> NDArray[np.float64]:
-    k, outputs, d = layers.coef.shape
-    coef = layers.coef[:-1].reshape(-1, d)
-    intercept = layers.intercept[:-1].ravel() + coef @ x.mean.astype(np.float64)
+def _logits(x: CenteredMatrix, fold: NDArray[np.int64], weights: PathWeights) -> NDArray[np.float64]:
+    k, outputs, d = weights.coef.shape
+    coef = weights.coef[:-1].reshape(-1, d)
+    intercept = weights.intercept[:-1].ravel() + coef @ x.mean.astype(np.float64)
     coef = coef.astype(x.mean.dtype)
-    found = []
+    held_out = []
     for rows, block in x:
-        here = np.flatnonzero(fold[rows] >= 0)
-        logits = (block[here] @ coef.T + intercept).reshape(len(here), k - 1, outputs)
-        found.append(logits[np.arange(len(here)), fold[rows][here]])
-    return two_sided(np.concatenate(found))
+        index = np.flatnonzero(fold[rows] >= 0)
+        logits = (block[index] @ coef.T + intercept).reshape(len(index), k - 1, outputs)
+        held_out.append(logits[np.arange(len(index)), fold[rows][index]])
+    return np.concatenate(held_out).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class CVSelection:
-    """A head with its temperature folded in, and what cross-validation says of it.
+    """The weights that were chosen, and their scores. A choice is made for all classes together, or for each label.
 
-    value : see `PathWeights`. temperature : that the logits were divided by. trials : of all values that were tried.
-    logits : of the left-out images, shape (m, c), before the temperature. cut : whether `stop` ended the path.
-    layers : the member that was chosen. log_loss : its, on the left-out images.
+    values : of the setting, (g,): g is 1, or the number of labels. temperature, log_loss : on held-out images, (g,).
+    logits : of held-out images, before the temperature, (m, c). coef : (k, outputs, d). intercept : (k, outputs).
+    trials : scores of all values that were tried. interrupted : whether `stop` ended the path.
     """
 
-    head: LinearHead
-    value: float
-    temperature: float
-    trials: tuple[CVScore, ...]
+    values: NDArray[np.float64]
+    temperature: NDArray[np.float64]
+    log_loss: NDArray[np.float64]
     logits: NDArray[np.float64]
-    cut: bool
-    layers: PathWeights
-    log_loss: float
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    trials: tuple[CVScore, ...]
+    interrupted: bool = False
+
+    @property
+    def calibrated_weights(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients and intercept of the problem that saw all images, divided by the temperature."""
+        return self.coef[-1] / self.temperature[:, None], self.intercept[-1] / self.temperature
+
+    def probabilities(self, multilabel: bool) -> NDArray[np.float64]:
+        """Probabilities of the held-out images at the temperature, shape (m, c)."""
+        logits = self.logits / self.temperature
+        return np.asarray(expit(logits) if multilabel else softmax(logits, axis=1), np.float64)
 
 
-def select_on_path(
-    path: Iterable[PathWeights], left_out: HeldOut, classes: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
-) -> CVSelection:
-    """The member with the least log-loss on left-out images, each judged at the temperature that suits it best.
+def select_on_path(path: Iterable[PathWeights], held_out: HeldOut, stop: Stop = never) -> CVSelection:
+    """The weights with the least log-loss on held-out images, each at its best temperature.
 
-    A path ends early where the log-loss has risen twice since the best, or where `stop` says so. A path that raises
-    OutOfTimeError behind its first member ends there; before that, the error is passed on.
+    A path ends early if the log-loss has risen twice since the lowest one, or if `stop` returns True. A path that
+    raises OutOfTimeError after its first weights ends there; before, the error is passed on.
 
     Parameters
     ----------
-    path : from strong to weak penalties. left_out.labels index classes, which are the labels that heads predict.
+    path : iterable of PathWeights
+        From strong to weak penalties.
+    held_out : HeldOut
+        With one label an image, its labels are indices of the outputs.
+    stop : callable
+        Whether the time is over.
+
+    Raises
+    ------
+    OutOfTimeError
     """
-    rows = left_out.rows
-    y, weight = left_out.labels[rows], left_out.weight[rows]
+    rows = held_out.rows
+    scores = (_LabelScores if held_out.labels.ndim == 2 else _ClassScores)(held_out.labels[rows], held_out.weight[rows])
     trials: list[CVScore] = []
-    best: tuple[float, PathWeights, float, NDArray[np.float64]] | None = None
-    risen, temperature, cut = 0, 1.0, False
+    best: _Best | None = None
+    temperature = np.ones(1)
+    interrupted = False
     members = iter(path)
     while True:
         try:
-            layers = next(members)
+            weights = next(members)
         except StopIteration:
             break
         except OutOfTimeError:
             if best is None:
                 raise
-            cut = True
+            interrupted = True
             break
-        logits = left_out.logits(layers)
-        temperature = fit_temperature(logits, y, weight, temperature)
-        loss = mean_log_loss(logits / temperature, y, weight)
-        trials.append(CVScore(layers.value, loss, float(np.mean(logits.argmax(axis=1) == y))))
-        if best is None or loss < best[0]:
-            best, risen = (loss, layers, temperature, logits), 0
-        elif loss > best[0] * (1 + RISE):  # where nothing is learnt yet, all losses are alike
-            risen += 1
-        cut = risen < PATIENCE and stop()
-        if cut or risen == PATIENCE:
+        logits = scores.logits(held_out.logits(weights))
+        temperature = scores.temperature(logits, temperature)
+        log_loss = scores.log_loss(logits / temperature)
+        trials.append(CVScore(weights.value, float(log_loss.mean()), scores.accuracy(logits)))
+        if best is None:
+            best = _Best(weights, logits, temperature, log_loss)
+        else:
+            best.update(weights, logits, temperature, log_loss)
+        interrupted = not best.is_final and stop()
+        if interrupted or best.is_final:
             break
     if best is None:
-        raise AssertionError("a path has members")
-    loss, layers, temperature, logits = best
-    coef, intercept = layers.coef[-1] / temperature, layers.intercept[-1] / temperature
-    head = LinearHead.from_weights(coef, intercept, classes)
-    return CVSelection(head, layers.value, temperature, tuple(trials), logits, cut, layers, loss)
+        raise AssertionError("a path has one member or more")
+    return CVSelection(
+        best.values, best.temperature, best.log_loss, best.logits, best.coef, best.intercept, tuple(trials), interrupted
+    )
+
+
+class _Best:
+    """The best weights of a path so far, choice by choice; see `CVSelection` for the attributes."""
+
+    def __init__(
+        self,
+        weights: PathWeights,
+        logits: NDArray[np.float64],
+        temperature: NDArray[np.float64],
+        log_loss: NDArray[np.float64],
+    ) -> None:
+        self.coef, self.intercept, self.logits = weights.coef, weights.intercept, logits
+        self.temperature, self.log_loss = temperature, log_loss
+        self.values = np.full(len(log_loss), weights.value)
+        self._rises = np.zeros(len(log_loss), np.int64)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the log-loss of all choices has risen often enough."""
+        return bool(self._rises.min() >= PATIENCE)
+
+    def update(
+        self,
+        weights: PathWeights,
+        logits: NDArray[np.float64],
+        temperature: NDArray[np.float64],
+        log_loss: NDArray[np.float64],
+    ) -> None:
+        """Take what has a lower log-loss, unless the log-loss of its choice had already risen too often."""
+        self._rises += log_loss > self.log_loss * (1 + RISE)  # before anything is learnt, all losses are alike
+        better = (log_loss < self.log_loss) & (self._rises < PATIENCE)
+        if not better.any():
+            return
+        self._rises[better] = 0
+        self.values = np.where(better, weights.value, self.values)
+        self.temperature = np.where(better, temperature, self.temperature)
+        self.log_loss = np.where(better, log_loss, self.log_loss)
+        self.logits = np.where(better, logits, self.logits)
+        self.coef = np.where(better[:, None], weights.coef, self.coef)
+        self.intercept = np.where(better, weights.intercept, self.intercept)
+
+
+class _Scores(Protocol):
+    """How logits of held-out images are scored, choice by choice."""
+
+    def logits(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logits of all classes or labels, (m, c), of the outputs of the problems."""
+
+    def temperature(self, logits: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The temperatures with the least log-loss, (g,), searched from `start`."""
+
+    def log_loss(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log-loss in nats, (g,)."""
+
+    def accuracy(self, logits: NDArray[np.float64]) -> float:
+        """Fraction of images whose class, or all of whose labels, are right."""
+
+
+class _ClassScores:
+    """One choice for classes that exclude each other. y : (m,). weight : (m,)."""
+
+    def __init__(self, y: NDArray[np.int64], weight: NDArray[np.float64]) -> None:
+        self._y, self._weight = y, weight
+
+    def logits(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return two_sided(outputs)
+
+    def temperature(self, logits: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([fit_temperature(logits, self._y, self._weight, float(start[0]))])
+
+    def log_loss(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([mean_log_loss(logits, self._y, self._weight)])
+
+    def accuracy(self, logits: NDArray[np.float64]) -> float:
+        return float(np.mean(logits.argmax(axis=1) == self._y))
+
+
+class _LabelScores:
+    """A choice for each of c labels. y : (m, c), 0 or 1. weight : (m, c).
+
+    A label that all held-out images have, or none, has no best setting: it gets the one that is best for the others.
+    """
+
+    def __init__(self, y: NDArray[np.uint8], weight: NDArray[np.float64]) -> None:
+        self._y, self._weight = y, weight
+        self._constant = np.all(y == y[0], axis=0)
+
+    def logits(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return outputs
+
+    def temperature(self, logits: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+        start = np.broadcast_to(start, self._y.shape[1:])
+        return np.where(self._constant, 1.0, fit_label_temperatures(logits, self._y, self._weight, start))
+
+    def log_loss(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        log_loss = label_log_loss(logits, self._y, self._weight)
+        if not self._constant.all():
+            log_loss[self._constant] = log_loss[~self._constant].mean()
+        return log_loss
+
+    def accuracy(self, logits: NDArray[np.float64]) -> float:
+        return float(np.mean(np.all((logits > 0) == self._y, axis=1)))
 
 
 def two_sided(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """(m, 1) log-odds of the second of two classes as (m, 2) logits; more columns as they are."""
+    """(m, 1) log-odds of the second of two classes as (m, 2) logits; more columns are returned unchanged."""
     logits = np.asarray(logits, np.float64)
     return np.hstack([-logits / 2, logits / 2]) if logits.shape[1] == 1 else logits

@@ -1,8 +1,7 @@
-"""`LocalRows`: images of train that a machine has, all or some of them, and what tuned heads ask of their rows."""
+"""`LocalRows`: the training images of one machine, and the sums over their rows that tuned heads need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -11,87 +10,99 @@ from numpy.typing import NDArray
 
 from featcache.cache.features import Features, ViewUse
 from featcache.cache.lazy_arrays import CenteredMatrix
+from featcache.core.samples import Labels
 from featcache.heads.solvers.closed_form import SufficientStatistics, accumulate
-from featcache.heads.solvers.softmax import CVSoftmaxProblem, LossAndGradient, make_loss_and_gradient
+from featcache.heads.solvers.one_vs_rest import OneVsRestProblem
+from featcache.heads.solvers.path import Stop, never
+from featcache.heads.solvers.softmax import BatchedProblem, CVSoftmaxProblem, LossAndGradient, make_loss_and_gradient
 from featcache.heads.tuning.path_selection import HeldOut
 
 
 class Targets(NamedTuple):
-    """What is known of n images besides their features; see `CVSoftmaxProblem`.
+    """What the problems know of n images besides their features.
 
-    labels : (n,), int64. weight : (n,), float64. fold : (n,), int64. k : problems. outputs : logits of each.
+    labels : (n,), int64, or with several labels (n, c), uint8. weight : (n,), float64. fold : (n,), int64. k : number
+    of problems, one more than folds. outputs : logits of each problem. balance : with several labels the weights of
+    images without and with each label, (c, 2); else None.
     """
 
-    labels: NDArray[np.int64]
+    labels: Labels
     weight: NDArray[np.float64]
     fold: NDArray[np.int64]
     k: int
     outputs: int
+    balance: NDArray[np.float64] | None = None
 
-    def of(self, images: slice) -> Targets:
+    def take(self, images: slice) -> Targets:
         """Those of some images."""
         return self._replace(labels=self.labels[images], weight=self.weight[images], fold=self.fold[images])
 
-    def spread(self, views: int) -> Targets:
-        """Those of so many rows of each image, which together count as the image does."""
+    def repeat_views(self, views: int) -> Targets:
+        """Those of `views` rows of each image, which together count as the image does."""
         return self._replace(
-            labels=np.repeat(self.labels, views),
+            labels=np.repeat(self.labels, views, axis=0),
             weight=np.repeat(self.weight / views, views),
             fold=np.repeat(self.fold, views),
         )
 
-
-class TrainingRows(Protocol):
-    """What tuned heads ask of the rows of train.
-
-    problems : the regressions on the rows to train on. left_out : the clean views that heads are judged on.
-    """
-
-    problems: CVSoftmaxProblem
-    left_out: HeldOut
+    def problem(self, x: CenteredMatrix) -> BatchedProblem:
+        """The regressions on rows x with these targets."""
+        if self.balance is None:
+            return CVSoftmaxProblem(x, self.labels, self.weight, self.fold, self.k, self.outputs)
+        return OneVsRestProblem(x, self.labels, self.weight, self.balance, self.fold, self.k)
 
     @property
-    def one_pass(self) -> LossAndGradient:
+    def held_out_weight(self) -> NDArray[np.float64]:
+        """How much each image counts when it is held out, (n,); with several labels (n, c)."""
+        if self.balance is None:
+            return self.weight
+        return self.weight[:, None] * np.where(self.labels, self.balance[:, 1], self.balance[:, 0])
+
+
+class TrainingRows(Protocol):
+    """What tuned heads need of the rows of train.
+
+    problem : the regressions on the rows. held_out : the clean views that heads are scored on.
+    """
+
+    problem: BatchedProblem
+    held_out: HeldOut
+
+    @property
+    def loss_and_gradient(self) -> LossAndGradient:
         """See `featcache.heads.solvers.softmax.loss_and_gradient`."""
 
     @property
     def squares(self) -> NDArray[np.float64]:
         """See `CenteredMatrix.squares`, shape (d,)."""
 
-    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[SufficientStatistics]:
+    def statistics(self, stop: Stop = never) -> list[SufficientStatistics]:
         """Of each problem, see `accumulate`. Raises OutOfTimeError."""
 
 
 class LocalRows:
-    """See `TrainingRows`.
-
-    Raises ValueError where features are not finite.
-    """
+    """The rows of one machine, see `TrainingRows`. Raises ValueError for features that are not finite."""
 
     def __init__(self, features: Features, use: ViewUse, targets: Targets, device: str = "cpu") -> None:
-        x = features.flatten(use).x
-        labels, weight, fold, k, outputs = targets.spread(x.shape[0] // len(targets.labels))
-        rows = CenteredMatrix(x, weight)
-        clean = (
-            rows
-            if use == "clean" or features.views == 0
-            else CenteredMatrix(features.lazy_view(0), np.ones(len(targets.fold)))
-        )
-        self.problems = CVSoftmaxProblem(rows, labels, weight, fold, k, outputs)
-        self.left_out = HeldOut.of(clean, targets.labels, targets.fold, targets.weight)
+        x, clean_x, only_clean = features.flatten(use).x, features.lazy_view(0), use == "clean" or features.views == 0
+        self._targets = targets.repeat_views(x.shape[0] // len(targets.labels))
+        rows = CenteredMatrix(x, self._targets.weight)
+        clean = rows if only_clean else CenteredMatrix(clean_x, np.ones(len(targets.fold)))
+        self.problem = self._targets.problem(rows)
+        self.held_out = HeldOut.of(clean, targets.labels, targets.fold, targets.held_out_weight)
         self._device = device
 
     @cached_property
-    def one_pass(self) -> LossAndGradient:
+    def loss_and_gradient(self) -> LossAndGradient:
         """See `TrainingRows`."""
-        return make_loss_and_gradient(self.problems, self._device)
+        return make_loss_and_gradient(self.problem, self._device)
 
     @cached_property
     def squares(self) -> NDArray[np.float64]:
         """See `TrainingRows`."""
-        return self.problems.x.squares(self.problems.weight)
+        return self.problem.x.squares(self._targets.weight)
 
-    def moments(self, stop: Callable[[], bool] = lambda: False) -> list[SufficientStatistics]:
+    def statistics(self, stop: Stop = never) -> list[SufficientStatistics]:
         """See `TrainingRows`."""
-        x, labels, weight, fold, k, outputs = self.problems
-        return accumulate(x, labels, weight, fold, k, max(2, outputs), stop)
+        labels, weight, fold, k, outputs, _ = self._targets
+        return accumulate(self.problem.x, labels, weight, fold, k, max(2, outputs), stop)

@@ -21,7 +21,8 @@ from featcache._utils.telemetry import decline_usage_data
 from featcache.core.bit_depth import format_range
 from featcache.core.model_card import ModelCard
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
-from featcache.heads.linear_layer import FIT_ONE, LinearWeights, as_linear, layer
+from featcache.heads.linear_layer import LinearWeights, as_linear, layer
+from featcache.heads.registry import fit_a_linear_head
 from featcache.models.export.parity import noise_images, run_example
 from featcache.models.export.program import MARK, format_program
 from featcache.models.export.registry import EXPORT_FORMATS, ExportFormat
@@ -209,7 +210,7 @@ def _last_layer(saved: SavedModel, folder: Path) -> LinearWeights:
     if linear is None:
         raise ExportError(
             f"{folder} holds a head {card.head}, whose probabilities are not those of a linear layer: it cannot be "
-            f"exported. {FIT_ONE}"
+            f"exported. {fit_a_linear_head()}"
         )
     return layer(linear, len(card.classes))
 
@@ -219,7 +220,7 @@ def _difference(logits: NDArray[np.float32], expected: NDArray[np.float64], last
 
     logits : of the first image, and then of all images, shape (1 + b, c). expected : of all images, shape (b, c).
     """
-    largest = np.abs(expected[:, last.learnt]).max(initial=np.finfo(np.float32).tiny)
+    largest = np.abs(expected[:, last.depends_on_input]).max(initial=np.finfo(np.float32).tiny)
     return float(np.abs(logits - np.concatenate([expected[:1], expected])).max() / largest)
 
 
@@ -237,6 +238,6 @@ def _notes(card: ModelCard, last: LinearWeights) -> list[str]:
             "the program scales grey images of more than 8 bits by the range "
             f"{format_range(card.spec.view.value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
         )
-    for name in np.array(card.classes)[~last.learnt]:
+    for name in np.array(card.classes)[~last.depends_on_input]:
         notes.append(f"{name} has the same logit for every image: the training data cannot tell it from the others")
     return notes

@@ -1,4 +1,4 @@
-"""Families of heads and how they choose: right where classes are apart, at chance where there is nothing to learn."""
+"""Tuned heads: right on separable classes, at chance level on random labels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows
 from featcache.core.samples import Samples
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
-from featcache.heads.tuning import families
-from featcache.heads.tuning.families import PENALTIES, TUNED_HEADS, TunedHead, TuningData
+from featcache.heads.linear import LinearHead
+from featcache.heads.solvers.closed_form import nearest_centroid
 from featcache.heads.tuning.path_selection import (
     CVSelection,
     HeldOut,
@@ -30,7 +30,9 @@ from featcache.heads.tuning.path_selection import (
     select_on_path,
     two_sided,
 )
+from featcache.heads.tuning.tuning_data import PENALTIES, TunedHead, TuningData
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
+from tuned import TUNED, try_to_tune, tune
 
 LINEAR = ["centroid", "ridge", "lda", "linear"]
 NAMES = ("ants", "bees", "cats", "dogs", "eels")
@@ -53,77 +55,71 @@ def clouds(classes: int, n: int = 60, d: int = 12, views: int = 1, apart: float 
     return features((3 + means[labels][:, None] + rng.normal(size=(n, 1 + views, d))).astype(np.float32), labels)
 
 
-def tune(name: str, tuning: TuningData) -> TunedHead:
-    found = TUNED_HEADS[name](tuning, lambda: False)
-    assert found is not None
-    return found
-
-
 def accuracy(tuned: TunedHead, tuning: TuningData) -> float:
-    """On the images that were left out."""
-    return float((tuned.probabilities.argmax(axis=1) == tuning.left_out.labels[tuning.left_out.rows]).mean())
+    """On the held-out images."""
+    return float((tuned.probabilities.argmax(axis=1) == tuning.held_out.labels[tuning.held_out.rows]).mean())
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_every_head_is_right_on_clouds_far_apart(name: str, classes: int) -> None:
     train = clouds(classes, apart=12.0)
     tuning = TuningData(train)
-    found = tune(name, tuning)
-    assert accuracy(found, tuning) == 1
-    assert found.probabilities.shape == (60, classes)
-    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-9)
-    assert found.estimator.classes_.tolist() == list(range(classes))
-    np.testing.assert_array_equal(found.estimator.predict(train.clean()), train.y)
+    tuned = tune(name, tuning)
+    assert accuracy(tuned, tuning) == 1
+    assert tuned.probabilities.shape == (60, classes)
+    np.testing.assert_allclose(tuned.probabilities.sum(axis=1), 1, atol=1e-9)
+    assert tuned.estimator.classes_.tolist() == list(range(classes))
+    np.testing.assert_array_equal(tuned.estimator.predict(train.clean()), train.y)
     means = np.stack([train.x[train.y == label].mean(axis=(0, 1)) for label in range(classes)])
-    np.testing.assert_array_equal(found.estimator.predict(means), range(classes))
+    np.testing.assert_array_equal(tuned.estimator.predict(means), range(classes))
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 8000.0])
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_the_unit_of_the_features_changes_no_choice(name: str, factor: float) -> None:
-    some = clouds(3, apart=2.0)
-    plain, scaled = TuningData(some), TuningData(Features(some.x * np.float32(factor), some.samples))
-    one, other = tune(name, plain), tune(name, scaled)
-    np.testing.assert_allclose(other.probabilities, one.probabilities, atol=0.01)
-    assert other.setting.partition("C=")[0] == one.setting.partition("C=")[0]  # C is in units of the features
+    train = clouds(3, apart=2.0)
+    plain, scaled = TuningData(train), TuningData(Features(train.x * np.float32(factor), train.samples))
+    first, other = tune(name, plain), tune(name, scaled)
+    np.testing.assert_allclose(other.probabilities, first.probabilities, atol=0.01)
+    assert other.setting.partition("C=")[0] == first.setting.partition("C=")[0]  # C is in units of the features
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_the_order_of_images_changes_nothing(name: str) -> None:
-    some, shuffled = clouds(3, apart=2.0), np.random.default_rng(1).permutation(60)
-    one = tune(name, TuningData(some))
-    other = tune(name, TuningData(Features(some.x[shuffled], some.samples.take(shuffled))))
-    assert other.setting == one.setting
-    np.testing.assert_allclose(other.probabilities, one.probabilities[shuffled], atol=0.02)
+    train, shuffled = clouds(3, apart=2.0), np.random.default_rng(1).permutation(60)
+    first = tune(name, TuningData(train))
+    other = tune(name, TuningData(Features(train.x[shuffled], train.samples.take(shuffled))))
+    assert other.setting == first.setting
+    np.testing.assert_allclose(other.probabilities, first.probabilities[shuffled], atol=0.02)
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_classes_without_training_images_are_no_part_of_a_head(name: str) -> None:
-    some = clouds(3, apart=12.0)
-    tuning = TuningData(features(some.x, np.array([0, 2, 4])[some.y]))
-    found = tune(name, tuning)
-    assert found.estimator.classes_.tolist() == tuning.classes.tolist() == [0, 2, 4]
-    assert found.probabilities.shape == (60, 3)
-    np.testing.assert_array_equal(found.estimator.predict(some.clean()), np.array([0, 2, 4])[some.y])
+    train = clouds(3, apart=12.0)
+    tuning = TuningData(features(train.x, np.array([0, 2, 4])[train.y]))
+    tuned = tune(name, tuning)
+    assert tuned.estimator.classes_.tolist() == tuning.classes.tolist() == [0, 2, 4]
+    assert tuned.probabilities.shape == (60, 3)
+    np.testing.assert_array_equal(tuned.estimator.predict(train.clean()), np.array([0, 2, 4])[train.y])
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_features_read_from_a_file_give_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    some = clouds(3, apart=2.0)
-    x = some.x.astype(np.float16)
-    one = tune(name, TuningData(Features(x, some.samples)))
+    train = clouds(3, apart=2.0)
+    x = train.x.astype(np.float16)
+    first = tune(name, TuningData(Features(x, train.samples)))
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
-    other = tune(name, TuningData(Features(LazyRows(np.repeat(x, 2, axis=0), 2 * np.arange(60)), some.samples)))
-    assert other.setting == one.setting
-    np.testing.assert_allclose(other.probabilities, one.probabilities, atol=2e-3)
+    other = tune(name, TuningData(Features(LazyRows(np.repeat(x, 2, axis=0), 2 * np.arange(60)), train.samples)))
+    assert other.setting == first.setting
+    np.testing.assert_allclose(other.probabilities, first.probabilities, atol=2e-3)
 
 
 # What is left out together
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_copies_and_views_do_not_give_labels_away(name: str) -> None:
     """Labels by lot; each image lies there twice, with views that hardly differ: nothing can be learnt."""
     rng = np.random.default_rng(1)
@@ -132,18 +128,18 @@ def test_copies_and_views_do_not_give_labels_away(name: str) -> None:
     tuning = TuningData(features(x.astype(np.float32), rng.integers(0, 2, 70)[contents], contents))
     blind = accuracy(tune(name, tuning), tuning)
     assert blind < 0.67
-    leaking = TuningData(features(x.astype(np.float32), tuning.left_out.labels))
+    leaking = TuningData(features(x.astype(np.float32), tuning.held_out.labels))
     assert accuracy(tune(name, leaking), leaking) > blind + 0.2  # were their bytes not equal
 
 
 def test_all_rows_of_an_image_and_its_copies_are_left_out_together() -> None:
     contents = np.random.default_rng(0).integers(0, 25, 60)
-    some = clouds(2, views=2)
-    tuning = TuningData(features(some.x, contents % 2, contents))
+    train = clouds(2, views=2)
+    tuning = TuningData(features(train.x, contents % 2, contents))
     of_row = np.repeat(contents, 3)
     for content in range(25):
-        assert len(set(tuning.problems.fold[of_row == content])) <= 1
-    np.testing.assert_array_equal(tuning.problems.fold[::3], tuning.left_out.fold)
+        assert len(set(tuning.problem.fold[of_row == content])) <= 1
+    np.testing.assert_array_equal(tuning.problem.fold[::3], tuning.held_out.fold)
 
 
 @settings(deadline=None, max_examples=25)
@@ -160,9 +156,9 @@ def test_left_out_logits_are_those_of_the_problem_that_left_the_image_out(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lazy_arrays, "BLOCK_BYTES", 200)
         left_out = HeldOut.of(CenteredMatrix(x, weight), rng.integers(0, classes, n), fold, weight)
-        found = left_out.logits(weights)
+        result = two_sided(left_out.logits(weights))
     np.testing.assert_array_equal(left_out.rows, np.flatnonzero(fold != NEVER))
-    for row, logits in zip(left_out.rows, found, strict=True):
+    for row, logits in zip(left_out.rows, result, strict=True):
         expected = weights.coef[fold[row]] @ x[row] + weights.intercept[fold[row]]
         expected = np.array([-expected[0] / 2, expected[0] / 2]) if outputs == 1 else expected
         np.testing.assert_allclose(logits, expected, atol=1e-9)
@@ -180,44 +176,44 @@ def test_one_logit_of_two_classes_is_two_with_the_same_odds() -> None:
 @pytest.mark.parametrize("name", ["ridge", "linear"])
 def test_trials_are_those_of_scikit_learn_fitted_fold_by_fold(name: str, classes: int) -> None:
     """Trained on all views of the other folds, judged on the clean views of this one."""
-    some = clouds(classes, n=45, d=5, views=2, apart=2.0)
-    some = Features(some.x.astype(np.float64), some.samples)
-    tuning = TuningData(some)
-    found = tune(name, tuning)
-    fold = assign_folds(some.y, some.samples.sha256, 5)
-    np.testing.assert_array_equal(tuning.left_out.fold, fold)
-    flat = some.x.reshape(-1, 5)
+    train = clouds(classes, n=45, d=5, views=2, apart=2.0)
+    train = Features(train.x.astype(np.float64), train.samples)
+    tuning = TuningData(train)
+    tuned = tune(name, tuning)
+    fold = assign_folds(train.y, train.samples.sha256, 5)
+    np.testing.assert_array_equal(tuning.held_out.fold, fold)
+    flat = train.x.reshape(-1, 5)
     spread = ((flat - flat.mean(axis=0)) ** 2).mean()
     temperature = 1.0
-    for strength, trial in zip(PENALTIES, found.trials, strict=False):
+    for strength, trial in zip(PENALTIES, tuned.trials, strict=False):
         logits = np.empty((45, max(2, classes)))
         for number in range(5):
-            seen, here = np.flatnonzero(np.repeat(fold, 3) != number), np.flatnonzero(fold == number)
-            weight, y = np.full(len(seen), 1 / 3), np.repeat(some.y, 3)[seen]
+            seen, reference = np.flatnonzero(np.repeat(fold, 3) != number), np.flatnonzero(fold == number)
+            weight, y = np.full(len(seen), 1 / 3), np.repeat(train.y, 3)[seen]
             if name == "ridge":
                 head = RidgeClassifier(strength * spread * weight.sum()).fit(flat[seen], y, weight)
             else:
                 head = LogisticRegression(C=trial.value, tol=1e-10, solver="newton-cholesky", max_iter=1000)
                 head.fit(flat[seen], y, weight)
-            scores = head.decision_function(some.x[here, 0])
-            logits[here] = two_sided(scores[:, None] * (2 if name == "ridge" else 1)) if classes == 2 else scores
-        temperature = fit_temperature(logits, some.y, np.ones(45), temperature)
-        expected = mean_log_loss(logits / temperature, some.y, np.ones(45))
+            scores = head.decision_function(train.x[reference, 0])
+            logits[reference] = two_sided(scores[:, None] * (2 if name == "ridge" else 1)) if classes == 2 else scores
+        temperature = fit_temperature(logits, train.y, np.ones(45), temperature)
+        expected = mean_log_loss(logits / temperature, train.y, np.ones(45))
         np.testing.assert_allclose(trial.log_loss, expected, rtol=1e-6 if name == "ridge" else 0.05)  # tol
-        np.testing.assert_allclose(trial.accuracy, (logits.argmax(axis=1) == some.y).mean(), atol=1 / 45)
-    assert len(found.trials) > 2
+        np.testing.assert_allclose(trial.accuracy, (logits.argmax(axis=1) == train.y).mean(), atol=1 / 45)
+    assert len(tuned.trials) > 2
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_the_best_trial_is_that_of_the_probabilities(name: str) -> None:
     tuning = TuningData(clouds(3, apart=2.0), class_weight={0: 1.0, 1: 3.0, 2: 0.5})
-    found = tune(name, tuning)
-    loss = log_loss(tuning.left_out.labels, found.probabilities, sample_weight=tuning.left_out.weight)
-    near = [one for one in found.trials if abs(one.log_loss - loss) < 1e-9]
+    tuned = tune(name, tuning)
+    loss = log_loss(tuning.held_out.labels, tuned.probabilities, sample_weight=tuning.held_out.weight)
+    near = [item for item in tuned.trials if abs(item.log_loss - loss) < 1e-9]
     assert len(near) == 1
     if name != "knn":  # which goes by accuracy
-        assert near[0] == min(found.trials, key=lambda one: one.log_loss)
-        np.testing.assert_allclose(near[0].accuracy, accuracy(found, tuning))
+        assert near[0] == min(tuned.trials, key=lambda item: item.log_loss)
+        np.testing.assert_allclose(near[0].accuracy, accuracy(tuned, tuning))
 
 
 # Choosing
@@ -245,36 +241,41 @@ def chosen(noises: Sequence[float], used: list[float] | None = None, stop_after:
                 used.append(noise)
             yield member(noise)
 
-    asked: list[int] = []
+    answers: list[int] = []
 
     def stop() -> bool:
-        asked.append(1)
-        return len(asked) == stop_after
+        answers.append(1)
+        return len(answers) == stop_after
 
-    return select_on_path(path(), noisy(labels, fold), np.array([3, 7]), stop)
+    return select_on_path(path(), noisy(labels, fold), stop)
+
+
+def head_of(selection: CVSelection) -> LinearHead:
+    """The head of classes 3 and 7."""
+    return LinearHead.from_weights(*selection.calibrated_weights, np.array([3, 7]))
 
 
 def test_the_member_with_the_least_log_loss_is_chosen() -> None:
-    found = chosen([8.0, 2.0, 0.0, 1.0])
-    assert found.value == 0
-    assert [one.value for one in found.trials] == [8.0, 2.0, 0.0, 1.0]
-    losses = [one.log_loss for one in found.trials]
+    selection = chosen([8.0, 2.0, 0.0, 1.0])
+    assert selection.values[0] == 0
+    assert [item.value for item in selection.trials] == [8.0, 2.0, 0.0, 1.0]
+    losses = [item.log_loss for item in selection.trials]
     assert losses[0] > losses[1] > losses[3] > losses[2]
-    accuracies = [one.accuracy for one in found.trials]
+    accuracies = [item.accuracy for item in selection.trials]
     assert accuracies[2] == max(accuracies)
-    assert found.head.classes_.tolist() == [3, 7]
+    assert head_of(selection).classes_.tolist() == [3, 7]
 
 
 def test_a_path_ends_after_two_rises() -> None:
     used: list[float] = []
-    found = chosen([2.0, 0.0, 4.0, 8.0, 0.0, 0.0], used)
-    assert (used, found.value, len(found.trials)) == ([2.0, 0.0, 4.0, 8.0], 0.0, 4)
+    selection = chosen([2.0, 0.0, 4.0, 8.0, 0.0, 0.0], used)
+    assert (used, selection.values[0], len(selection.trials)) == ([2.0, 0.0, 4.0, 8.0], 0.0, 4)
 
 
 def test_a_path_goes_on_after_one_rise() -> None:
     used: list[float] = []
-    found = chosen([2.0, 4.0, 0.5, 4.0, 0.0], used)
-    assert (used, found.value) == ([2.0, 4.0, 0.5, 4.0, 0.0], 0.0)
+    selection = chosen([2.0, 4.0, 0.5, 4.0, 0.0], used)
+    assert (used, selection.values[0]) == ([2.0, 4.0, 0.5, 4.0, 0.0], 0.0)
 
 
 def test_losses_that_are_all_alike_end_no_path() -> None:
@@ -282,49 +283,49 @@ def test_losses_that_are_all_alike_end_no_path() -> None:
     labels, fold = np.arange(200) % 2, np.arange(200) // 2 % 2
     offsets = np.array([[1.0], [-1.0], [0.0]])  # says nothing of the classes
     path = [PathWeights(size, np.zeros((3, 1, 2)), size * offsets) for size in (1.0, 2.0, 4.0, 8.0)]
-    found = select_on_path([*path, member(0.0)], noisy(labels, fold), np.array([3, 7]))
-    losses = [one.log_loss for one in found.trials[:4]]
+    selection = select_on_path([*path, member(0.0)], noisy(labels, fold))
+    losses = [item.log_loss for item in selection.trials[:4]]
     assert losses == sorted(losses)
     np.testing.assert_allclose(losses, np.log(2), rtol=1e-3)
-    assert (found.value, len(found.trials)) == (0.0, 5)
+    assert (selection.values[0], len(selection.trials)) == (0.0, 5)
 
 
 def test_a_path_that_is_stopped_has_a_choice() -> None:
     used: list[float] = []
-    found = chosen([8.0, 2.0, 1.0, 0.0], used, stop_after=2)
-    assert (used, found.value, len(found.trials)) == ([8.0, 2.0], 2.0, 2)
+    selection = chosen([8.0, 2.0, 1.0, 0.0], used, stop_after=2)
+    assert (used, selection.values[0], len(selection.trials)) == ([8.0, 2.0], 2.0, 2)
 
 
 def test_the_temperature_is_folded_into_the_head() -> None:
-    """Logits in any unit give the same head: that of all images, divided by what suits the left-out ones."""
+    """Logits in any unit give the same head: that of all images, divided by the temperature of the held-out ones."""
     labels, fold = np.arange(200) % 2, np.arange(200) // 2 % 2
-    left_out, x = noisy(labels, fold), np.random.default_rng(1).normal(size=(5, 2))
+    held_out, x = noisy(labels, fold), np.random.default_rng(1).normal(size=(5, 2))
     for size in (0.1, 1.0, 20.0):
-        found = select_on_path([member(0.0, size)], left_out, np.array([3, 7]))
+        selection = select_on_path([member(0.0, size)], held_out)
         full = size * (x @ [1.0, 10.0] + 0.25)
-        np.testing.assert_allclose(found.head.decision_function(x) * found.temperature, full, rtol=1e-9)
-        expected = fit_temperature(found.logits, labels, np.ones(200))
-        np.testing.assert_allclose(found.temperature, expected, rtol=1e-5)
-        np.testing.assert_allclose(found.temperature / size, 0.8**2 / 2, rtol=0.25)  # log-odds are 2 x / variance
+        np.testing.assert_allclose(head_of(selection).decision_function(x) * selection.temperature, full, rtol=1e-9)
+        expected = fit_temperature(selection.logits, labels, np.ones(200))
+        np.testing.assert_allclose(selection.temperature, expected, rtol=1e-5)
+        np.testing.assert_allclose(selection.temperature / size, 0.8**2 / 2, rtol=0.25)  # log-odds are 2 x / variance
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", ["ridge", "lda", "centroid"])
 def test_a_tuned_head_is_the_fit_to_all_images_divided_by_its_temperature(name: str, classes: int) -> None:
-    some = clouds(classes, apart=2.0)
-    tuning = TuningData(some)
-    found = tune(name, tuning)
-    strength = next(value for value in PENALTIES if f"strength={value:.3g}" == found.setting) if found.setting else 0
+    train = clouds(classes, apart=2.0)
+    tuning = TuningData(train)
+    tuned = tune(name, tuning)
+    strength = next(value for value in PENALTIES if f"strength={value:.3g}" == tuned.setting) if tuned.setting else 0
     path: Any = {
-        "ridge": lambda: tuning.spectra().ridge([strength]),
-        "lda": lambda: tuning.spectra().lda([strength]),
-        "centroid": lambda: families.nearest_centroid(tuning.moments(), tuning.problems.x.mean),
+        "ridge": lambda: tuning.decompositions().ridge([strength]),
+        "lda": lambda: tuning.decompositions().lda([strength]),
+        "centroid": lambda: nearest_centroid(tuning.statistics(), tuning.problem.x.mean),
     }[name]
     (weights,) = path()
-    logits = some.clean() @ weights.coef[-1].T + weights.intercept[-1]
-    assert found.temperature is not None
-    mine = found.estimator.decision_function(some.clean()) * found.temperature
-    np.testing.assert_allclose(mine.reshape(60, -1), logits, rtol=1e-5, atol=1e-5)
+    logits = train.clean() @ weights.coef[-1].T + weights.intercept[-1]
+    assert tuned.temperature is not None
+    actual = tuned.estimator.decision_function(train.clean()) * tuned.temperature
+    np.testing.assert_allclose(actual.reshape(60, -1), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_probabilities_are_calibrated() -> None:
@@ -346,101 +347,104 @@ def test_balanced_weights_favour_the_rare_class(name: str) -> None:
     rng = np.random.default_rng(0)
     labels = (np.arange(200) % 10 == 0).astype(np.int64)
     x = rng.normal(size=(200, 2, 4)) + 0.6 * labels[:, None, None]
-    some = features(x.astype(np.float32), labels)
-    plain, balanced = TuningData(some), TuningData(some, class_weight="balanced")
-    found = [tune(name, tuning) for tuning in (plain, balanced)]
-    recalls = [balanced_accuracy_score(labels, one.estimator.predict(some.clean())) for one in found]
+    train = features(x.astype(np.float32), labels)
+    plain, balanced = TuningData(train), TuningData(train, class_weight="balanced")
+    tuned = [tune(name, tuning) for tuning in (plain, balanced)]
+    recalls = [balanced_accuracy_score(labels, item.estimator.predict(train.clean())) for item in tuned]
     assert recalls[1] > recalls[0] + 0.1
-    assert found[1].estimator.predict(some.clean()).mean() > 0.25
+    assert tuned[1].estimator.predict(train.clean()).mean() > 0.25
 
 
 def test_balanced_weights_give_each_class_as_much() -> None:
-    some = clouds(3, views=2)
-    tuning = TuningData(features(some.x, np.minimum(np.arange(60) // 25, 2)), class_weight="balanced")
-    np.testing.assert_allclose(np.bincount(tuning.problems.labels, tuning.problems.weight), 20)
-    np.testing.assert_allclose(np.bincount(tuning.left_out.labels, tuning.left_out.weight), 20)
-    np.testing.assert_allclose(tuning.problems.shares()[-1], 20)
-    given_ = TuningData(features(some.x, np.arange(60) % 2), class_weight={0: 1.0, 1: 4.0})
-    np.testing.assert_allclose(np.bincount(given_.problems.labels, given_.problems.weight), [30, 120])
+    train = clouds(3, views=2)
+    tuning = TuningData(features(train.x, np.minimum(np.arange(60) // 25, 2)), class_weight="balanced")
+    np.testing.assert_allclose(np.bincount(tuning.problem.labels, tuning.problem.weight), 20)
+    np.testing.assert_allclose(np.bincount(tuning.held_out.labels, tuning.held_out.weight), 20)
+    np.testing.assert_allclose(tuning.problem.class_weights()[-1], 20)
+    given_ = TuningData(features(train.x, np.arange(60) % 2), class_weight={0: 1.0, 1: 4.0})
+    np.testing.assert_allclose(np.bincount(given_.problem.labels, given_.problem.weight), [30, 120])
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_unit_of_class_weights_changes_no_head(name: str) -> None:
-    some = clouds(3, apart=2.0)
-    one, other = (tune(name, TuningData(some, class_weight=dict.fromkeys(range(3), unit))) for unit in (1.0, 0.01))
-    np.testing.assert_allclose(other.probabilities, one.probabilities, atol=0.01)
+    train = clouds(3, apart=2.0)
+    first, other = (tune(name, TuningData(train, class_weight=dict.fromkeys(range(3), unit))) for unit in (1.0, 0.01))
+    np.testing.assert_allclose(other.probabilities, first.probabilities, atol=0.01)
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_with_clean_views_alone_the_others_might_not_be_there(name: str) -> None:
-    some = clouds(3, views=3, apart=2.0)
-    found, alone = tune(name, TuningData(some, "clean")), tune(name, TuningData(Features(some.x[:, :1], some.samples)))
-    assert found.setting == alone.setting
-    np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=2e-3)
+    train = clouds(3, views=3, apart=2.0)
+    tuned, alone = (
+        tune(name, TuningData(train, "clean")),
+        tune(name, TuningData(Features(train.x[:, :1], train.samples))),
+    )
+    assert tuned.setting == alone.setting
+    np.testing.assert_allclose(tuned.probabilities, alone.probabilities, atol=2e-3)
 
 
 @pytest.mark.parametrize("use", ["all", "mean", "clean"])
 def test_heads_are_trained_on_the_views_that_were_asked_for_and_judged_on_clean_ones(use: Any) -> None:
-    some = clouds(3, views=3)
-    tuning = TuningData(some, use)
-    rows = {"all": some.x.reshape(240, 12), "mean": some.x.mean(axis=1), "clean": some.x[:, 0]}[use]
-    found = tuning.problems
-    np.testing.assert_allclose(found.x.take(np.arange(len(rows))) + found.x.mean, rows, atol=1e-5)
-    np.testing.assert_array_equal(found.labels, np.repeat(some.y, len(rows) // 60))
-    np.testing.assert_array_equal(found.weight, np.full(len(rows), 60 / len(rows)))
-    left_out = tuning.left_out
-    k, d = found.k, some.x.shape[-1]
+    train = clouds(3, views=3)
+    tuning = TuningData(train, use)
+    rows = {"all": train.x.reshape(240, 12), "mean": train.x.mean(axis=1), "clean": train.x[:, 0]}[use]
+    result = tuning.problem
+    np.testing.assert_allclose(result.x.take(np.arange(len(rows))) + result.x.mean, rows, atol=1e-5)
+    np.testing.assert_array_equal(result.labels, np.repeat(train.y, len(rows) // 60))
+    np.testing.assert_array_equal(result.weight, np.full(len(rows), 60 / len(rows)))
+    left_out = tuning.held_out
+    k, d = result.k, train.x.shape[-1]
     as_they_are = PathWeights(1.0, np.tile(np.eye(d), (k, 1, 1)), np.zeros((k, d)))
-    np.testing.assert_allclose(left_out.logits(as_they_are), some.x[left_out.rows, 0], atol=1e-5)
-    np.testing.assert_array_equal(tuning.clean, some.x[:, 0])
+    np.testing.assert_allclose(left_out.logits(as_they_are), train.x[left_out.rows, 0], atol=1e-5)
+    np.testing.assert_array_equal(tuning.clean, train.x[:, 0])
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_a_class_with_a_single_image_is_trained_on(name: str) -> None:
-    some = clouds(3, apart=12.0)
-    labels = np.where(some.y == 2, some.y - 1, some.y)
-    single = np.flatnonzero(some.y == 2)[0]
-    rows = np.flatnonzero((some.y < 2) | (np.arange(60) == single))
+    train = clouds(3, apart=12.0)
+    labels = np.where(train.y == 2, train.y - 1, train.y)
+    single = np.flatnonzero(train.y == 2)[0]
+    rows = np.flatnonzero((train.y < 2) | (np.arange(60) == single))
     labels[single] = 2
-    tuning = TuningData(features(some.x[rows], labels[rows]))
-    found = tune(name, tuning)
-    assert found.estimator.classes_.tolist() == [0, 1, 2]
-    assert (tuning.problems.fold == NEVER).sum() == 2  # its views
-    assert found.probabilities.shape == (40, 3)
-    assert accuracy(found, tuning) == 1
-    if name != "knn" or found.setting == "k=1":
-        assert found.estimator.predict(some.x[[single], 0]).tolist() == [2]
+    tuning = TuningData(features(train.x[rows], labels[rows]))
+    tuned = tune(name, tuning)
+    assert tuned.estimator.classes_.tolist() == [0, 1, 2]
+    assert (tuning.problem.fold == NEVER).sum() == 2  # its views
+    assert tuned.probabilities.shape == (40, 3)
+    assert accuracy(tuned, tuning) == 1
+    if name != "knn" or tuned.setting == "k=1":
+        assert tuned.estimator.predict(train.x[[single], 0]).tolist() == [2]
 
 
-@pytest.mark.parametrize("name", TUNED_HEADS)
+@pytest.mark.parametrize("name", TUNED)
 def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    some = clouds(3, apart=12.0)
-    folds = TuningData(some).left_out.fold
+    train = clouds(3, apart=12.0)
+    folds = TuningData(train).held_out.fold
     monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 3 * 60 - 1)
-    tuning = TuningData(some)
-    assert tuning.problems.k == 2
-    np.testing.assert_array_equal(tuning.left_out.rows, np.flatnonzero(folds == 0))
-    assert len(tuning.left_out.rows) == 12
-    found = tune(name, tuning)
-    assert accuracy(found, tuning) == 1
-    np.testing.assert_array_equal(found.estimator.predict(some.clean()), some.y)
-    assert TuningData(some, folds=4).problems.k == 5
+    tuning = TuningData(train)
+    assert tuning.problem.k == 2
+    np.testing.assert_array_equal(tuning.held_out.rows, np.flatnonzero(folds == 0))
+    assert len(tuning.held_out.rows) == 12
+    tuned = tune(name, tuning)
+    assert accuracy(tuned, tuning) == 1
+    np.testing.assert_array_equal(tuned.estimator.predict(train.clean()), train.y)
+    assert TuningData(train, folds=4).problem.k == 5
     monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 3 * 60)
-    assert TuningData(some).problems.k == 6
+    assert TuningData(train).problem.k == 6
 
 
 @pytest.mark.parametrize("folds", [2, 3, 10])
 def test_folds_are_as_many_as_asked_for(folds: int) -> None:
     tuning = TuningData(clouds(2), folds=folds)
-    assert np.unique(tuning.left_out.fold).tolist() == list(range(folds))
-    assert tuning.problems.k == folds + 1
-    for name in TUNED_HEADS:
+    assert np.unique(tuning.held_out.fold).tolist() == list(range(folds))
+    assert tuning.problem.k == folds + 1
+    for name in TUNED:
         assert accuracy(tune(name, tuning), tuning) == 1
 
 
 def test_a_seed_changes_the_folds() -> None:
-    some = clouds(2)
-    assert not np.array_equal(TuningData(some, seed=1).left_out.fold, TuningData(some).left_out.fold)
+    train = clouds(2)
+    assert not np.array_equal(TuningData(train, seed=1).held_out.fold, TuningData(train).held_out.fold)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -454,44 +458,44 @@ def test_two_images_of_each_class_are_enough(name: str, classes: int) -> None:
 def test_a_path_ends_when_the_time_is_over(name: str) -> None:
     tuning = TuningData(clouds(3, apart=2.0))
     if name != "linear":
-        tuning.spectra()  # what is worked out before the path may be cut short, too: test_auto.py
+        tuning.decompositions()  # what is worked out before the path may be cut short, too: test_auto.py
     if name == "linear":
         with pytest.raises(OutOfTimeError):  # within its first fit, see test_auto.py
-            TUNED_HEADS[name](tuning, lambda: True)
+            try_to_tune(name, tuning, lambda: True)
         return
-    found = TUNED_HEADS[name](tuning, lambda: True)
-    assert found is not None
-    assert len(found.trials) == 1
+    tuned = try_to_tune(name, tuning, lambda: True)
+    assert tuned is not None
+    assert len(tuned.trials) == 1
 
 
 def test_one_number_of_neighbours_is_tried_when_the_time_is_over() -> None:
-    found = TUNED_HEADS["knn"](TuningData(clouds(3)), lambda: True)
-    assert found is not None
-    assert len(found.trials) >= 1
+    tuned = try_to_tune("knn", TuningData(clouds(3)), lambda: True)
+    assert tuned is not None
+    assert len(tuned.trials) >= 1
 
 
 # What cannot be
 
 
 def test_one_class_is_an_error() -> None:
-    some = clouds(2)
+    train = clouds(2)
     with pytest.raises(HeadError, match=r"^a head needs two classes or more, and all training images are bees$"):
-        TuningData(features(some.x, [1] * 60))
+        TuningData(features(train.x, [1] * 60))
 
 
 def test_images_that_are_all_copies_of_their_class_are_an_error() -> None:
-    some = clouds(2)
+    train = clouds(2)
     with pytest.raises(HeadError, match=r"^no class has two different training images"):
-        TuningData(features(some.x, some.y, some.y))
+        TuningData(features(train.x, train.y, train.y))
 
 
 @pytest.mark.parametrize("view", [0, 1])
 @pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity")])
 def test_features_that_are_not_finite_are_an_error(view: int, value: float, name: str) -> None:
-    some = clouds(2)
-    some.x[59, view, 11] = value
+    train = clouds(2)
+    train.x[59, view, 11] = value
     with pytest.raises(HeadError, match=f"(?s)^the head could not be fitted: Input X contains {name}"):
-        TuningData(some)
+        TuningData(train)
 
 
 def test_class_weights_that_are_none_are_an_error() -> None:
@@ -503,19 +507,19 @@ def test_class_weights_that_are_none_are_an_error() -> None:
 @pytest.mark.parametrize("name", ["ridge", "lda", "linear"])
 def test_features_without_spread_give_the_shares_of_the_classes(name: str, value: float) -> None:
     labels = np.where(np.arange(60) < 33, 0, 2)
-    found = tune(
+    tuned = tune(
         name, TuningData(features(np.full((60, 1, 8), value, np.float32), labels), class_weight={0: 1.0, 2: 0.7})
     )
-    share = 33 / (33 + 0.7 * 27)
+    probability = 33 / (33 + 0.7 * 27)
     new = np.full((1, 8), value, np.float32)
-    np.testing.assert_allclose(found.estimator.predict_proba(new)[0], [share, 1 - share], atol=0.05)
-    assert found.trials[0].log_loss < np.log(2)
+    np.testing.assert_allclose(tuned.estimator.predict_proba(new)[0], [probability, 1 - probability], atol=0.05)
+    assert tuned.trials[0].log_loss < np.log(2)
 
 
 @pytest.mark.parametrize("name", ["centroid", "knn"])
 def test_directions_of_features_without_spread_are_no_error(name: str) -> None:
-    found = tune(name, TuningData(features(np.full((60, 1, 8), 0.1, np.float32), np.arange(60) % 2)))
-    assert np.isfinite(found.probabilities).all()
+    tuned = tune(name, TuningData(features(np.full((60, 1, 8), 0.1, np.float32), np.arange(60) % 2)))
+    assert np.isfinite(tuned.probabilities).all()
 
 
 def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,5 +527,5 @@ def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 1)
     monkeypatch.setattr("featcache.core.splitting._MAX_LOGITS", 18)
     tuning = TuningData(clouds(3))
-    assert len(tuning.left_out.rows) == 6
-    assert tuning.problems.k == 2
+    assert len(tuning.held_out.rows) == 6
+    assert tuning.problem.k == 2

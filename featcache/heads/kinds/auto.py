@@ -1,0 +1,25 @@
+"""auto: the best of the heads that have an `auto_rank`, by cross-validation on the same images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featcache.heads.registry import HeadSpec, auto_heads, register
+
+if TYPE_CHECKING:
+    from featcache.heads.steps import FitOptions, Fitted, TrainingData
+
+
+def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:
+    """Tune each of them until the budget is spent."""
+    from featcache.heads.tuning.selection import fit_tuned
+
+    several = data.train.concatenated is not None
+    return fit_tuned(name, [spec for spec in auto_heads() if several or not spec.layers_only], data, options)
+
+
+register(
+    HeadSpec(
+        "auto", fit=fit, options=("cv", "budget_s", "scaling", "calibrate"), multilabel=False, cluster=True, device=True
+    )
+)

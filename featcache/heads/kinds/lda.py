@@ -1,0 +1,32 @@
+"""lda: linear discriminant analysis with a shrunk covariance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featcache.heads.registry import HeadSpec, register
+
+if TYPE_CHECKING:
+    from featcache.heads.solvers.path import Stop
+    from featcache.heads.tuning.tuning_data import TunedHead, TuningData
+
+
+def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
+    """Choose the shrinkage; the eigendecomposition of `ridge` gives the solutions of all."""
+    from featcache.heads.tuning.tuning_data import PENALTIES
+
+    path = data.decompositions(stop).lda(PENALTIES)
+    return data.tuned_head(data.select(path, stop), "strength={}")
+
+
+register(
+    HeadSpec(
+        "lda",
+        tune=tune,
+        estimator="sklearn.discriminant_analysis.LinearDiscriminantAnalysis",
+        defaults={"solver": "lsqr", "shrinkage": "auto"},
+        cluster=True,
+        linear=True,
+        auto_rank=6,  # see `ridge`
+    )
+)

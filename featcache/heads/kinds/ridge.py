@@ -1,0 +1,31 @@
+"""ridge: least squares with an L2 penalty to targets of 1 for the class of an image and -1 for the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featcache.heads.registry import HeadSpec, register
+
+if TYPE_CHECKING:
+    from featcache.heads.solvers.path import Stop
+    from featcache.heads.tuning.tuning_data import TunedHead, TuningData
+
+
+def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
+    """Choose the penalty; one eigendecomposition gives the solutions of all."""
+    from featcache.heads.tuning.tuning_data import PENALTIES
+
+    path = data.decompositions(stop).ridge(PENALTIES)
+    return data.tuned_head(data.select(path, stop), "strength={}")
+
+
+register(
+    HeadSpec(
+        "ridge",
+        tune=tune,
+        estimator="sklearn.linear_model.RidgeClassifier",
+        cluster=True,
+        linear=True,
+        auto_rank=5,  # the decomposition takes seconds if there are many features, and cannot be interrupted
+    )
+)

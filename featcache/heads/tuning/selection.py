@@ -1,0 +1,274 @@
+"""`fit_tuned`: tuned heads compared on the same held-out images, and the best of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from featcache._utils.progress_bar import Progress
+from featcache.core.progress import StepProgress
+from featcache.errors import ClusterError, HeadError
+from featcache.heads.linear import LinearHead
+from featcache.heads.one_vs_rest import OneVsRestHead
+from featcache.heads.registry import HeadSpec
+from featcache.heads.solvers.path import OutOfTimeError, Stop, never
+from featcache.heads.steps import FitOptions, Fitted, TrainingData
+from featcache.heads.tuning.path_selection import CVScore
+from featcache.heads.tuning.tuning_data import TunedHead, TuningData
+from featcache.metrics.classification import Accuracy
+from featcache.metrics.multilabel import LabelAccuracy, judge
+from featcache.metrics.significance import paired_test
+
+_NOISE = 0.05
+_BUDGET_S = 10.0
+
+
+class Candidate(NamedTuple):
+    """One head on the held-out images. p : of McNemar's test against the chosen head."""
+
+    head: str
+    setting: str
+    accuracy: Accuracy | LabelAccuracy
+    seconds: float
+    p: float
+    trials: tuple[CVScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The result of cross-validation.
+
+    candidates : best first. images : that were held out in turn. folds : how often heads were trained on the other
+    images; 1 for one held-out part. temperature : that the logits of the chosen head were divided by; with several
+    labels one for each. skipped : heads that were not compared, and why.
+    """
+
+    candidates: tuple[Candidate, ...]
+    images: int
+    folds: int
+    temperature: float | tuple[float, ...] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def chosen(self) -> Candidate:
+        """Of those within one standard error of the most accurate one, that with the lowest log-loss."""
+        return self.candidates[0]
+
+    def __str__(self) -> str:
+        how = f"{self.folds}-fold cross-validation" if self.folds > 1 else "a part of train held out"
+        lines = [f"{how}, {self.images} training images:"]
+        names = [f"{candidate.head} {candidate.setting}".strip() for candidate in self.candidates]
+        width = max(4, *map(len, names))
+        lines.append(f"  {'head':{width}}  accuracy  95 % interval     log-loss  seconds")
+        for name, candidate in zip(names, self.candidates, strict=True):
+            accuracy = candidate.accuracy
+            loss = "none    " if accuracy.log_loss is None else f"{accuracy.log_loss:.4f}  "
+            interval = f"{accuracy.accuracy_low:.4f} to {accuracy.accuracy_high:.4f}"
+            lines.append(f"  {name:{width}}  {accuracy.accuracy:.4f}    {interval}  {loss}  {candidate.seconds:.2f}")
+        if any(candidate.trials for candidate in self.candidates):
+            lines.append("  (settings were chosen on these images: the figures of val are the unbiased ones)")
+        alike = [candidate.head for candidate in self.candidates[1:] if candidate.p >= _NOISE]
+        if alike:
+            lines.append(f"{self.chosen.head} and {', '.join(alike)} differ by no more than noise (McNemar p >= 0.05)")
+        lines += [f"{name} was left out: {reason}" for name, reason in self.skipped]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "folds": self.folds,
+            "images": self.images,
+            "temperature": self.temperature,
+            "entrants": [
+                {
+                    "head": candidate.head,
+                    "setting": candidate.setting,
+                    "seconds": candidate.seconds,
+                    "p": candidate.p,
+                    **candidate.accuracy.to_dict(),
+                    "trials": [trial._asdict() for trial in candidate.trials],
+                }
+                for candidate in self.candidates
+            ],
+            "missed": [list(pair) for pair in self.skipped],
+        }
+
+
+def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options: FitOptions) -> Fitted:
+    """Tune heads on train, within the budget if there are several, and keep the best.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the head.
+    specs : sequence of HeadSpec
+        Kinds that have `tune`, in the order in which they are tried.
+
+    Raises
+    ------
+    HeadError
+    """
+    options.reject("scaling", message="is for heads that are not tuned: fix their settings with -p, or name another")
+    options.reject("calibrate", message="is for heads that have no probabilities of their own")
+    if set(options.parameters) - {"class_weight"}:
+        raise HeadError(f"{name} chooses its settings itself; it takes class_weight alone")
+    single = len(specs) == 1
+    if single and specs[0].clean_views and options.view_use == "mean":
+        raise HeadError("neighbours vote with their clean views; leave out use_views")
+    thresholds = options.label_thresholds(data.train.samples.classes)
+    started = time.perf_counter()
+    tuning = TuningData(
+        data.train,
+        options.view_use,
+        class_weight=options.parameters.get("class_weight"),
+        folds=options.cv,
+        seed=options.seed,
+        device=options.compute_device,
+        cluster=options.cluster,
+        progress=options.progress if single else None,
+    )
+    budget_s = None if single else (options.budget_s or _BUDGET_S) - (time.perf_counter() - started)
+    tuned, selection = select(tuning, specs, data.train.samples.classes, budget_s, None if single else options.progress)
+    uncalibrated = without_temperature(tuned)
+    fitted = Fitted(tuned.estimator, selection.chosen.head, selection=selection, uncalibrated=uncalibrated)
+    held_out_labels = data.train.y[tuning.held_out.rows]
+    return fitted.with_thresholds(thresholds, data.train.samples.classes, held_out_labels, tuned.probabilities)
+
+
+def select(
+    tuning: TuningData,
+    specs: Sequence[HeadSpec],
+    class_names: tuple[str, ...],
+    budget_s: float | None = None,
+    progress: Progress | None = None,
+) -> tuple[TunedHead, Selection]:
+    """Tune one head after the other until the budget is spent, and choose the best.
+
+    Parameters
+    ----------
+    specs : sequence of HeadSpec
+        Each may use half of the time that is left, the last one all of it.
+    budget_s : float, optional
+        Seconds from now. The first head is always fitted. A later one whose time is over ends its path early, or is
+        skipped if it has no setting yet. A head that fails is skipped, too.
+    progress : callable, optional
+        Called for each head that was tried.
+
+    Raises
+    ------
+    HeadError
+        No head could be fitted.
+    """
+    end = time.perf_counter() + (float("inf") if budget_s is None else budget_s)
+    heads: dict[str, tuple[TunedHead, float]] = {}
+    skipped: list[tuple[str, str]] = []
+    with StepProgress(progress, "fit heads", len(specs)) as steps:
+        for number, spec in enumerate(specs):
+            if number:
+                steps.advance()
+            started = time.perf_counter()
+            if heads and started >= end:
+                skipped.append((spec.name, "the budget was spent"))
+                continue
+            limit = end if spec is specs[-1] else started + (end - started) / 2
+            is_limited = budget_s is not None and heads
+            tuned = _tune(spec, tuning, partial(_is_over, limit) if is_limited else never)
+            if isinstance(tuned, str):
+                skipped.append((spec.name, tuned))
+            else:
+                heads[spec.name] = tuned, time.perf_counter() - started
+    if not heads:
+        raise HeadError("; ".join(f"{name} could not be fitted: {reason}" for name, reason in skipped))
+    return _choose(heads, tuning, class_names, tuple(skipped))
+
+
+def _tune(spec: HeadSpec, tuning: TuningData, stop: Stop) -> TunedHead | str:
+    """The tuned head, or why there is none."""
+    if spec.tune is None:
+        raise AssertionError(f"{spec.name} has no settings to choose")
+    try:
+        tuned = spec.tune(tuning, stop)
+    except OutOfTimeError:
+        return "the budget was spent"
+    except ClusterError:  # other heads would fail as well
+        raise
+    except (ValueError, MemoryError, RuntimeError) as error:  # LinAlgError; a GPU without memory
+        return f"it failed ({error})"
+    return "the budget was spent, or there are too few images" if tuned is None else tuned
+
+
+def _choose(
+    heads: dict[str, tuple[TunedHead, float]],
+    tuning: TuningData,
+    class_names: tuple[str, ...],
+    skipped: tuple[tuple[str, str], ...],
+) -> tuple[TunedHead, Selection]:
+    """The head with the lowest log-loss of those that are as accurate as the best; heads : with their seconds."""
+    rows, labels = tuning.held_out.rows, tuning.held_out.labels
+    y = labels[rows] if tuning.multilabel else tuning.classes[labels[rows]]
+    weight = np.ones(len(rows)) if tuning.multilabel else tuning.held_out.weight[rows]
+    scores: dict[str, Accuracy | LabelAccuracy] = {}
+    right: dict[str, NDArray[np.bool_]] = {}
+    for name, (tuned, _) in heads.items():
+        predicted, probabilities = _all_classes(tuned, tuning, len(class_names))
+        scores[name] = judge(y, predicted, probabilities, class_names)
+        right[name] = np.all(predicted == y, axis=1) if tuning.multilabel else predicted == y
+    order = sorted(scores, key=lambda name: (-np.average(right[name], weights=weight), scores[name].log_loss))
+    alike = [name for name in order if _is_as_good(right[name], right[order[0]])]
+    best = min(alike, key=lambda name: scores[name].log_loss or 0.0)
+    order.remove(best)
+    candidates = tuple(
+        Candidate(
+            name,
+            heads[name][0].setting,
+            scores[name],
+            heads[name][1],
+            1.0 if name == best else paired_test(right[best], right[name]).p,
+            heads[name][0].trials,
+        )
+        for name in (best, *order)
+    )
+    tuned = heads[best][0]
+    return tuned, Selection(candidates, len(rows), tuning.folds, tuned.temperature, skipped)
+
+
+def _is_over(limit: float) -> bool:
+    return time.perf_counter() > limit
+
+
+def _is_as_good(right: NDArray[np.bool_], best: NDArray[np.bool_]) -> bool:
+    """Whether a head is no more than one standard error of their difference below the best, on the same images.
+
+    The one-standard-error rule of Breiman et al. (1984, "Classification and Regression Trees"), paired.
+    """
+    lost, won = int(np.sum(best & ~right)), int(np.sum(right & ~best))
+    return lost - won <= (lost + won) ** 0.5
+
+
+def _all_classes(tuned: TunedHead, tuning: TuningData, n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Predictions and probabilities of the held-out images, (m, c), for classes without training images, too."""
+    if tuning.multilabel:
+        return (tuned.probabilities > 0.5).astype(np.int64), tuned.probabilities
+    full = np.zeros((len(tuned.probabilities), n_classes))
+    full[:, tuning.classes] = tuned.probabilities
+    return tuning.classes[tuned.probabilities.argmax(axis=1)], full
+
+
+def without_temperature(tuned: TunedHead) -> BaseEstimator | None:
+    """The same linear head before its logits were divided by the temperature; None for other heads."""
+    head = tuned.estimator
+    if tuned.temperature is None:
+        return None
+    temperature = np.asarray(tuned.temperature)
+    if isinstance(head, LinearHead):
+        return LinearHead.from_weights(head.coef_ * temperature, head.intercept_ * temperature, head.classes_)
+    if isinstance(head, OneVsRestHead):
+        return OneVsRestHead.from_weights(head.coef_ * temperature[:, None], head.intercept_ * temperature)
+    return None

@@ -1,0 +1,263 @@
+"""`TuningData`: what tuned heads share, so that all are scored on the same held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.class_weight import compute_class_weight
+
+from featcache._utils.progress_bar import Progress
+from featcache.cache.features import Features, ViewUse
+from featcache.cache.lazy_arrays import safe_mean_variance
+from featcache.core.progress import StepProgress
+from featcache.core.splitting import NEVER, plan_folds
+from featcache.errors import HeadError
+from featcache.heads.linear import LinearHead
+from featcache.heads.one_vs_rest import OneVsRestHead
+from featcache.heads.solvers.closed_form import EigenDecompositions, SufficientStatistics
+from featcache.heads.solvers.one_vs_rest import balance_labels
+from featcache.heads.solvers.path import OutOfTimeError, PathWeights, Stop, never
+from featcache.heads.solvers.preconditioner import LowRankPreconditioner
+from featcache.heads.solvers.softmax import BatchedProblem, LossAndGradient, solve_path
+from featcache.heads.tuning.path_selection import (
+    CVScore,
+    CVSelection,
+    HeldOut,
+    select_on_path,
+)
+from featcache.heads.tuning.training_rows import LocalRows, Targets, TrainingRows
+
+if TYPE_CHECKING:
+    from featcache.heads.ray.coordinator import TrainingCluster
+
+PENALTIES = tuple(np.logspace(4, -6, 16).tolist())
+"""Strengths of a penalty, from strong to weak, as multiples of the mean variance of a feature."""
+
+TOL, MAX_ITER = 1e-5, 1000
+
+
+class TunedHead(NamedTuple):
+    """A head with the setting that is best on held-out images.
+
+    setting : as text, "C=0.2". trials : scores of all settings. probabilities : of the held-out images, (m, c).
+    temperature : that the logits were divided by, if they were; with several labels one for each.
+    """
+
+    estimator: BaseEstimator
+    setting: str
+    trials: tuple[CVScore, ...]
+    probabilities: NDArray[np.float64]
+    temperature: float | tuple[float, ...] | None = None
+
+
+class TuningData:
+    """Training features and folds for tuned heads. Results that several heads need are computed once.
+
+    Parameters
+    ----------
+    features : Features
+        The training images, with one label or several.
+    use : {"all", "mean", "clean"}
+        The views to train on.
+    class_weight : None, "balanced" or dict
+        See `LinearHead` and `OneVsRestHead`; keys are names or indices of classes.
+    folds : int, optional
+        None takes 5, or holds a fifth out once if images times classes are more than a million.
+    seed : int
+        Of the folds.
+    device : str
+        Where the passes over the rows are computed, see `LinearHead`.
+    cluster : TrainingCluster, optional
+        Machines that share the rows; they have their own devices.
+    progress : callable, optional
+        Called for each strength that a head tries.
+
+    Attributes
+    ----------
+    classes : ndarray
+        The classes of the training images, ascending; with several labels all of them.
+    multilabel : bool
+        Whether an image can have several labels.
+    folds : int
+        How often the images are split; 1 for one held-out part.
+    rows : TrainingRows
+        The rows to train on.
+
+    Raises
+    ------
+    HeadError
+        There is one class only, no image can be held out, or features are not finite.
+    ClusterError
+        The cluster fails.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        use: ViewUse = "all",
+        *,
+        class_weight: Any = None,
+        folds: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        cluster: TrainingCluster | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        samples, self.multilabel, self.progress = features.samples, features.samples.multilabel, progress
+        self._features = features
+        labels = features.y if self.multilabel else self._index_classes(features)
+        self.classes = np.arange(len(samples.classes)) if self.multilabel else np.unique(features.y)
+        fold, self.folds = plan_folds(labels, len(self.classes), samples.split_keys, folds, seed)
+        if np.all(fold == NEVER):
+            raise HeadError(
+                f"no {'label' if self.multilabel else 'class'} has {samples.two_distinct}, so none can be held out to "
+                "choose settings by. Fit a head with settings of your own, such as linear with C=1 (--head linear "
+                "-p C=1)."
+            )
+        try:
+            self.class_weight = weights_by_index(class_weight, samples.classes)
+            targets = self._targets(labels, fold)
+            self.rows: TrainingRows = (
+                cluster.share(features, use, targets) if cluster else LocalRows(features, use, targets, device)
+            )
+        except (TypeError, ValueError) as error:
+            raise HeadError(f"the head could not be fitted: {error}") from error
+        self._statistics: list[SufficientStatistics] | None = None
+        self._decompositions: EigenDecompositions | None = None
+
+    @staticmethod
+    def _index_classes(features: Features) -> NDArray[np.int64]:
+        classes, labels = np.unique(features.y, return_inverse=True)
+        if len(classes) < 2:
+            only = features.samples.classes[classes[0]]
+            raise HeadError(f"a head needs two classes or more, and all training images are {only}")
+        return labels
+
+    def _targets(self, labels: NDArray[Any], fold: NDArray[np.int64]) -> Targets:
+        if self.multilabel:
+            weight = np.ones(len(labels))
+            return Targets(labels, weight, fold, self.folds + 1, 1, balance_labels(self.class_weight, labels, weight))
+        by_class = compute_class_weight(self.class_weight, classes=self.classes, y=self._features.y)[labels]
+        if not by_class.min() > 0:
+            raise ValueError("class_weight must be greater than 0 for every class")
+        outputs = 1 if len(self.classes) == 2 else len(self.classes)
+        return Targets(labels, by_class, fold, self.folds + 1, outputs)
+
+    @property
+    def problem(self) -> BatchedProblem:
+        """See `TrainingRows`."""
+        return self.rows.problem
+
+    @property
+    def held_out(self) -> HeldOut:
+        """See `TrainingRows`."""
+        return self.rows.held_out
+
+    @property
+    def clean(self) -> NDArray[np.float32]:
+        """The clean views, shape (n, d), in memory. Raises ValueError if several machines have them."""
+        if not isinstance(self.rows, LocalRows):
+            raise ValueError("it compares all images with each other, on one machine: leave out the cluster")
+        return np.asarray(self._features.lazy_view(0), dtype=np.float32)
+
+    @cached_property
+    def preconditioner(self) -> LowRankPreconditioner:
+        """Of the rows."""
+        return LowRankPreconditioner.of(self.problem.x, self.problem.weight)
+
+    @cached_property
+    def c_path(self) -> list[float]:
+        """The path of C of `LinearHead`."""
+        return c_grid(self.rows.squares, self.problem.weight, self.problem.x.mean)
+
+    def statistics(self, stop: Stop = never) -> list[SufficientStatistics]:
+        """Of each problem. Raises OutOfTimeError."""
+        if self._statistics is None:
+            self._statistics = self.rows.statistics(stop)
+        return self._statistics
+
+    def decompositions(self, stop: Stop = never) -> EigenDecompositions:
+        """Of the covariance of each problem. Raises OutOfTimeError."""
+        if self._decompositions is None:
+            self._decompositions = EigenDecompositions(self.statistics(stop), self.problem.x.mean)
+        self._decompositions.decompose(stop)
+        return self._decompositions
+
+    def logistic_path(
+        self, stop: Stop = never, Cs: Sequence[float] | None = None, feature_mask: NDArray[np.bool_] | None = None
+    ) -> Iterator[PathWeights]:
+        """Softmax regression, or with several labels a logistic regression for each, at one C after the other.
+
+        Parameters
+        ----------
+        Cs : from strong to weak penalties; None takes `self.c_path`.
+        feature_mask : the features that each problem may use, shape (k, d); None: all.
+        """
+        path = solve_path(
+            self.problem,
+            self.preconditioner,
+            Cs or self.c_path,
+            TOL,
+            MAX_ITER,
+            feature_mask=feature_mask,
+            loss_and_gradient=_interruptible(self.rows.loss_and_gradient, stop),
+        )
+        k = self.folds + 1
+        for solution in path:
+            coef = solution.coef.reshape(k, -1, solution.coef.shape[-1])
+            yield PathWeights(solution.C, coef, solution.intercept.reshape(k, -1))
+
+    def select(self, path: Iterable[PathWeights], stop: Stop = never) -> CVSelection:
+        """See `select_on_path`; reports each member of the path as progress."""
+        with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
+            return select_on_path(steps.over(path), self.held_out, stop)
+
+    def tuned_head(self, selection: CVSelection, setting: str) -> TunedHead:
+        """A head of the weights that were chosen; `setting` has {} where the value stands, or is empty."""
+        coef, intercept = selection.calibrated_weights
+        probabilities = selection.probabilities(self.multilabel)
+        if self.multilabel:
+            head: BaseEstimator = OneVsRestHead.from_weights(coef, intercept)
+            temperature: float | tuple[float, ...] = tuple(selection.temperature.tolist())
+        else:
+            head = LinearHead.from_weights(coef, intercept, self.classes)
+            temperature = float(selection.temperature[0])
+        low, high = selection.values.min(), selection.values.max()
+        value = f"{low:.3g}" + ("" if low == high else f" to {high:.3g} by label")
+        text = setting.format(value) + (", cut short" if selection.interrupted and setting else "")
+        return TunedHead(head, text, selection.trials, probabilities, temperature)
+
+
+def weights_by_index(class_weight: Any, classes: tuple[str, ...]) -> Any:
+    """Weights by class name as weights by index; other values are returned unchanged. Raises ValueError."""
+    if not isinstance(class_weight, Mapping):
+        return class_weight
+    unknown = [name for name in class_weight if isinstance(name, str) and name not in classes]
+    if unknown:
+        raise ValueError(f"class_weight names {unknown[0]!r}; the classes are {', '.join(classes)}")
+    return {classes.index(name) if isinstance(name, str) else name: weight for name, weight in class_weight.items()}
+
+
+def c_grid(squares: NDArray[np.float64], weight: NDArray[np.float64], mean: NDArray[Any]) -> list[float]:
+    """PENALTIES as C of `LinearHead`. squares : see `CenteredMatrix`. weight, mean : of the rows, (n,) and (d,)."""
+    total = float(weight.sum())
+    scale = safe_mean_variance(float(squares.sum()) / total / len(mean), mean) * total
+    return [1 / (strength * scale) for strength in PENALTIES]
+
+
+def _interruptible(loss_and_gradient: LossAndGradient, stop: Stop) -> LossAndGradient:
+    """The same pass over the rows, which raises OutOfTimeError if `stop` returns True."""
+    if stop is never:
+        return loss_and_gradient
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        if stop():
+            raise OutOfTimeError
+        return loss_and_gradient(*arguments, **options)
+
+    return run

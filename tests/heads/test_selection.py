@@ -1,0 +1,231 @@
+"""Several tuned heads compared on the same held-out images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from caches import cache_of, clouds
+from featcache.cache.features import Features
+from featcache.errors import HeadError
+from featcache.heads.registry import HEADS, HeadSpec
+from featcache.heads.solvers.path import OutOfTimeError
+from featcache.heads.tuning.selection import select
+from featcache.heads.tuning.tuning_data import TunedHead, TuningData
+from featcache.metrics.significance import paired_test
+from tuned import TUNED, try_to_tune
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Features:
+    x, y = clouds(90, 3, views=2)
+    return cache_of(tmp_path / "c.h5", (x, y), (x[:3, 0], y[:3])).features("train")
+
+
+def specs(names: Iterable[str] = TUNED) -> list[HeadSpec]:
+    return [HEADS.get(name) for name in names]
+
+
+class Fixed:
+    """Heads whose predictions of held-out images are given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: list[float] | None = None) -> None:
+        self.clock = clock or [0.0]
+        monkeypatch.setattr("featcache.heads.tuning.selection.time.perf_counter", lambda: self.clock[0])
+        self.wrong: dict[str, int] = {}
+        self.took: dict[str, float] = {}
+
+    def specs(self) -> list[HeadSpec]:
+        """Those that have predictions, in this order."""
+        return [HeadSpec(name, tune=self[name]) for name in self.wrong]
+
+    def __getitem__(self, name: str) -> Any:
+        def tune(tuning: Any, stop: Any) -> TunedHead | None:
+            self.clock[0] += self.took.get(name, 0)
+            y = tuning.held_out.labels
+            right = np.where(np.arange(len(y)) < self.wrong[name], (y + 1) % 3, y)
+            return (
+                None if stop() and name == "knn" else TunedHead(name, "s", (), np.eye(3)[right] * 0.9 + 0.1 / 3, None)
+            )
+
+        return tune
+
+
+def tuning(n: int = 60) -> Any:
+    held_out = SimpleNamespace(labels=np.arange(n) % 3, rows=np.arange(n), weight=np.ones(n))
+    return SimpleNamespace(held_out=held_out, classes=np.arange(3), folds=5, multilabel=False)
+
+
+def test_the_most_accurate_wins_and_the_others_are_told_apart_from_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 3, "linear": 2, "lda": 40}
+    tuned, selection = select(tuning(), fixed.specs(), NAMES)
+    assert (tuned.estimator, selection.chosen.head, selection.folds, selection.images) == ("linear", "linear", 5, 60)
+    assert [item.head for item in selection.candidates] == ["linear", "ridge", "lda"]
+    assert [item.accuracy.accuracy for item in selection.candidates] == [58 / 60, 57 / 60, 20 / 60]
+    assert [item.p for item in selection.candidates] == [
+        1.0,
+        paired_test(np.arange(60) > 1, np.arange(60) > 2).p,
+        pytest.approx(2**-37),
+    ]
+    assert "linear and ridge differ by no more than noise (McNemar p >= 0.05)" in str(selection)
+    assert [item["head"] for item in selection.to_dict()["entrants"]] == ["linear", "ridge", "lda"]
+
+
+def test_what_the_budget_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong, fixed.took = {"ridge": 3, "linear": 2, "lda": 1}, {"ridge": 4, "linear": 7}
+    _, selection = select(tuning(), fixed.specs(), NAMES, 10.0)
+    assert [item.head for item in selection.candidates] == ["linear", "ridge"]
+    assert [item.seconds for item in selection.candidates] == [7, 4]
+    assert selection.skipped == (("lda", "the budget was spent"),)
+    assert str(selection).endswith("lda was left out: the budget was spent")
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+def test_decompositions_end_with_the_budget(name: str, train: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of six problems are decomposed, then the time is up; a later call goes on with the fourth."""
+    data, answers, eigh = TuningData(train), iter([False, False, False, True]), Mock(side_effect=np.linalg.eigh)
+    monkeypatch.setattr(np.linalg, "eigh", eigh)
+    data.statistics()
+    with pytest.raises(OutOfTimeError):
+        try_to_tune(name, data, lambda: next(answers))
+    assert (next(answers, None), eigh.call_count) == (None, 3)
+    assert try_to_tune("lda", data, lambda: False) is not None
+    assert eigh.call_count == 6
+
+
+def test_wide_features_leave_time_for_the_heads_that_are_fast_on_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds as on 244 images of 1,280 features and two busy cores, where ridge and lda took all of ten seconds."""
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = dict.fromkeys(TUNED, 3)
+    fixed.took = {"centroid": 0.9, "ridge": 7.2, "lda": 6.5, "knn": 0.2, "linear": 2.0}
+    _, selection = select(tuning(), [spec for spec in fixed.specs() if spec.name != "head2toe"], NAMES, 10.0)
+    assert {"centroid", "knn", "linear"} <= {item.head for item in selection.candidates}
+    assert selection.skipped == (("lda", "the budget was spent"),)
+
+
+def test_gathering_moments_ends_with_the_budget(train: Features) -> None:
+    with pytest.raises(OutOfTimeError):
+        try_to_tune("centroid", TuningData(train), lambda: True)
+
+
+def test_a_head_that_fails_on_its_device_leaves_the_others(train: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("featcache.heads.tuning.tuning_data.solve_path", full)
+    _, selection = select(TuningData(train), specs(["linear", "centroid"]), train.samples.classes)
+    assert [item.head for item in selection.candidates] == ["centroid"]
+    assert selection.skipped == (("linear", "it failed (CUDA out of memory)"),)
+
+
+def test_the_first_head_is_fitted_however_short_the_budget(train: Features) -> None:
+    _, selection = select(TuningData(train), specs(), train.samples.classes, -1.0)
+    assert [item.head for item in selection.candidates] == ["centroid"]
+    others = ("knn", "linear", "head2toe", "ridge", "lda")  # those that cannot be cut short are last
+    assert selection.skipped == tuple((name, "the budget was spent") for name in others)
+
+
+def test_a_slow_head_neither_keeps_cheap_ones_out_nor_overruns(train: Features) -> None:
+    """Each pass of linear takes 50 ms, so its path some seconds: it is left out, or cut short, within the budget."""
+    data = TuningData(train)
+    quick = data.rows.loss_and_gradient
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.05)
+        return quick(*arguments, **named)
+
+    vars(data.rows)["loss_and_gradient"] = slow
+    started = time.perf_counter()
+    _, selection = select(data, specs(name for name in TUNED if name != "head2toe"), train.samples.classes, 1.0)
+    assert time.perf_counter() - started < 3
+    assert {"centroid", "ridge", "lda", "knn"} <= {item.head for item in selection.candidates}
+    linear = [item.setting for item in selection.candidates if item.head == "linear"]
+    assert linear[0].endswith(", cut short") if linear else selection.skipped == (("linear", "the budget was spent"),)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 10])
+def test_linear_ends_at_a_pass(calls: int, train: Features) -> None:
+    """Before the first setting there is no head; behind it there is one, cut short."""
+    answers = iter([False] * calls + [True] * 1000)
+    if calls < 5:
+        with pytest.raises(OutOfTimeError):
+            try_to_tune("linear", TuningData(train), lambda: next(answers))
+    else:
+        first = len(list(try_to_tune("linear", TuningData(train), lambda: False).trials))  # type: ignore[union-attr]
+        tuned = try_to_tune("linear", TuningData(train), lambda: next(answers))
+        assert tuned is not None
+        assert tuned.setting.endswith(", cut short")
+        assert 1 <= len(tuned.trials) < first
+
+
+def test_a_surer_head_that_is_clearly_less_accurate_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 images linear has 2 wrong, ridge 6: two standard errors, which McNemar's test calls noise (p = 0.125)."""
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 6, "linear": 2}
+    plain = fixed["linear"]
+
+    def sure_and_wrong(tuning: Any, stop: Any) -> Any:
+        selection = plain(tuning, stop)
+        return selection._replace(probabilities=np.eye(3)[selection.probabilities.argmax(1)])
+
+    heads = {"linear": sure_and_wrong, "ridge": fixed["ridge"]}
+    tuned, selection = select(tuning(), [HeadSpec(name, tune=heads[name]) for name in heads], NAMES)
+    assert (tuned.estimator, selection.candidates[1].p) == ("linear", 0.125)
+
+
+def test_a_budget_in_which_nothing_is_done_is_an_error() -> None:
+    heads: dict[str, Any] = {"knn": lambda tuning, stop: None}
+    with pytest.raises(
+        HeadError, match=r"^knn could not be fitted: the budget was spent, or there are too few images$"
+    ):
+        select(tuning(), [HeadSpec(name, tune=heads[name]) for name in heads], NAMES, 10.0)
+
+
+def test_every_family_competes_on_the_same_images(train: Features) -> None:
+    tuned, selection = select(TuningData(train), specs(), train.samples.classes)
+    assert {item.head for item in selection.candidates} == set(TUNED)
+    assert {item.accuracy.n for item in selection.candidates} == {90}
+    accuracies = [item.accuracy.accuracy for item in selection.candidates]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert min(accuracies) > 0.6
+    assert selection.skipped == ()
+    assert hasattr(tuned.estimator, "predict_proba")
+
+
+def test_a_head_that_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 3}
+
+    def fails(tuning: Any, stop: Any) -> None:
+        raise np.linalg.LinAlgError("no convergence")
+
+    heads = {"linear": fails, "ridge": fixed["ridge"]}
+    _, selection = select(tuning(), [HeadSpec(name, tune=heads[name]) for name in heads], NAMES)
+    assert selection.chosen.head == "ridge"
+    assert str(selection).endswith("linear was left out: it failed (no convergence)")
+
+
+def test_of_heads_that_noise_could_explain_the_surest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    fixed.wrong = {"ridge": 3, "linear": 2}
+    plain = fixed["linear"]
+
+    def sure_and_wrong(tuning: Any, stop: Any) -> Any:
+        selection = plain(tuning, stop)
+        return selection._replace(probabilities=np.eye(3)[selection.probabilities.argmax(1)])
+
+    heads = {"linear": sure_and_wrong, "ridge": fixed["ridge"]}
+    tuned, selection = select(tuning(), [HeadSpec(name, tune=heads[name]) for name in heads], NAMES)
+    assert tuned.estimator == "ridge"
+    assert [item.accuracy.accuracy for item in selection.candidates] == [57 / 60, 58 / 60]
