@@ -52,7 +52,7 @@ def write_cache(path: Path, x: np.ndarray) -> float:
     ids = tuple(f"train/a/{row:07d}.png" for row in range(n))
     hashes = np.random.default_rng(0).integers(0, 256, (n, 32), dtype=np.uint8)
     samples = Samples(ids, np.zeros(n, np.int64), np.zeros(n, np.uint8), hashes, ("a",))
-    spec = ExtractSpec("none", "0" * 64, ViewSpec(), (0.5,) * 3, (0.5,) * 3, views=views - 1)
+    spec = ExtractSpec("none", "0" * 64, ViewSpec(mean=(0.5,) * 3, std=(0.5,) * 3), views=views - 1)
     with CacheWriter(path, spec, samples, {"penultimate": d}, {}) as writer:
         started = time.perf_counter()
         for start in range(0, n, block_of(x)):

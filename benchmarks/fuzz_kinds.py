@@ -139,7 +139,7 @@ def write_cache(path: Path, done: bool = True, views: int = 2) -> None:
         np.random.default_rng(1).integers(0, 256, (n, 32), dtype=np.uint8),
         ("ants", "bees"),
     )
-    spec = ExtractSpec("none", "0" * 64, ViewSpec(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), views=views)
+    spec = ExtractSpec("none", "0" * 64, ViewSpec(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), views=views)
     with CacheWriter(path, spec, samples, {"penultimate": 8}, {"weights": "none"}) as writer:
         writer.write(np.arange(30), {"penultimate": rng.normal(size=(30, 1 + views, 8))})
         if done:

@@ -48,7 +48,7 @@ def write_cache(path: Path, n: int) -> FeatureCache:
         tuple(f"{row:08d}" for row in range(n + 100)), labels, (np.arange(n + 100) >= n).astype(np.uint8),
         rng.integers(0, 256, (n + 100, 32), dtype=np.uint8), names,
     )  # fmt: skip
-    spec = ExtractSpec("drawn", "ab" * 32, ViewSpec(8, 10), (0.5,) * 3, (0.25,) * 3, views=0)
+    spec = ExtractSpec("drawn", "ab" * 32, ViewSpec(8, 10, mean=(0.5,) * 3, std=(0.25,) * 3), views=0)
     with CacheWriter(path, spec, samples, {"penultimate": WIDTH}, {"device": "cpu"}) as writer:
         for start in range(0, n + 100, BLOCK):
             rows = np.arange(start, min(n + 100, start + BLOCK))

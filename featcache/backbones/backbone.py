@@ -289,7 +289,7 @@ class Backbone:
             check_image_size(self, size)
         resize = round(size * self.resize_size / self.image_size)
         fields: dict[str, Any] = {"image_size": size, "resize_size": resize, "interpolation": self.interpolation}
-        return ViewSpec(**{**fields, **requested})
+        return ViewSpec(**{**fields, **requested}, mean=self.mean, std=self.std)
 
     def extract_spec(
         self, *, views: int, dtype: StorageDtype, val_views: int = 0, **options: Unpack[ViewOptions]
@@ -299,8 +299,6 @@ class Backbone:
             backbone=self.name,
             weights_sha256=self.weights_sha256,
             view=self.view_spec(**options),
-            mean=self.mean,
-            std=self.std,
             views=views,
             layers=self.layers,
             precision=self.precision,

@@ -52,9 +52,7 @@ def write_arrays(
     spec = ExtractSpec(
         backbone=ARRAYS if not name else f"{ARRAYS}:{name}",
         weights_sha256=hashlib.sha256(samples.sha256.tobytes()).hexdigest(),
-        view=ViewSpec(augment="none", seed=seed),
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
+        view=ViewSpec(augment="none", seed=seed, mean=(0, 0, 0), std=(1, 1, 1)),
         views=values.shape[1] - 1,
         dtype="float16" if values.dtype == np.float16 else "float32",
         val_views=values.shape[1] - 1,

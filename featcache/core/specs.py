@@ -98,6 +98,8 @@ class ViewSpec:
     value_range : (float, float), optional
         For pixels with more than 8 bits a channel: the values that become black and white. None keeps the upper 8 bits
         of 16.
+    mean, std : (float, float, float), defaults of ImageNet
+        Normalization of each RGB channel, for pixels scaled to 0..1. The network applies it to a view.
 
     Raises
     ------
@@ -116,12 +118,16 @@ class ViewSpec:
     augment: Augment = "tutorial"
     seed: int = 0
     value_range: tuple[float, float] | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         if self.value_range is not None:
             object.__setattr__(self, "value_range", _range(self.value_range))
         object.__setattr__(self, "augment", _recipe_name(self.augment))
         _check("interpolation", self.interpolation, Interpolation)
+        for name in ("mean", "std"):  # 1 and 1.0 are equal, so they must have one digest
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if not 1 <= self.image_size <= self.resize_size <= MOST_PIXELS:
             raise SpecError(
                 f"image_size {self.image_size} and resize_size {self.resize_size}: need "
@@ -140,9 +146,7 @@ class ExtractSpec:
     weights_sha256 : str
         SHA-256 of its weights, 64 hex digits.
     view : ViewSpec
-        How pixels become views.
-    mean, std : (float, float, float)
-        Normalization of each RGB channel, for pixels scaled to 0..1.
+        How pixels become views, and the input of the network.
     views : int
         K, the number of augmented views of each training image, in addition to the clean view 0.
     layers : tuple of str, default ("penultimate",)
@@ -161,7 +165,7 @@ class ExtractSpec:
 
     Examples
     --------
-    >>> spec = ExtractSpec("resnet18", "0" * 64, ViewSpec(), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), views=3)
+    >>> spec = ExtractSpec("resnet18", "0" * 64, ViewSpec(image_size=160, resize_size=182), views=3)
     >>> ExtractSpec.from_json(spec.to_json()) == spec
     True
     >>> spec.differences(dataclasses.replace(spec, views=5))
@@ -171,8 +175,6 @@ class ExtractSpec:
     backbone: str
     weights_sha256: str
     view: ViewSpec
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     views: int
     layers: tuple[str, ...] = (PENULTIMATE,)
     precision: Precision = "fp32"
@@ -186,8 +188,6 @@ class ExtractSpec:
             raise SpecError(f"val_views is {self.val_views}; it must be between 0 and views, which is {self.views}")
         _check("precision", self.precision, Precision)
         _check("dtype", self.dtype, StorageDtype)
-        for name in ("mean", "std"):  # 1 and 1.0 are equal, so they must have one digest
-            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if not all(self.layers) or not self.layers or len(set(self.layers)) < len(self.layers):
             raise SpecError(f"layers is {list(self.layers)}; name each once, for example {PENULTIMATE}")
 
@@ -208,8 +208,7 @@ class ExtractSpec:
         try:
             fields = dict(json.loads(text))
             view = ViewSpec(**{name: fields.pop(name) for name in view_names if name in fields or name not in _NEWER})
-            for name in ("mean", "std", "layers"):
-                fields[name] = tuple(fields[name])
+            fields["layers"] = tuple(fields["layers"])
             return cls(view=view, **fields)
         except (KeyError, TypeError) as error:
             raise SpecError(f"not an extraction spec: {error!r}") from error

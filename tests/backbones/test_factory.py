@@ -180,8 +180,8 @@ def test_the_command_line_takes_a_factory_and_asks_for_it_again(
     monkeypatch.syspath_prepend(tmp_path)
     as_json("extract", data, "-o", "f.h5", "--backbone", "cli_factory:wrapped", "--views", 1, "--device", "cpu")
     spec = FeatureCache.open("f.h5").spec
-    assert (spec.backbone, spec.view.image_size, spec.mean) == ("wrapped", 16, (0.5, 0.5, 0.5))
-    assert (spec.std, spec.view.interpolation) == ((0.2, 0.3, 0.4), "bicubic")
+    assert (spec.backbone, spec.view.image_size, spec.view.mean) == ("wrapped", 16, (0.5, 0.5, 0.5))
+    assert (spec.view.std, spec.view.interpolation) == ((0.2, 0.3, 0.4), "bicubic")
     as_json("fit-head", "f.h5", "-o", "head", "--head", "centroid")
     assert "your own network 'wrapped'" in refused("predict", "head", data / "val")
     predicted = as_json("predict", "head", data / "val", "--backbone", "cli_factory:build")
@@ -309,7 +309,7 @@ def test_own_mean_deviation_and_interpolation_come_back_with_the_head(data: Path
     assert (loaded.mean, loaded.std, loaded.interpolation) == (*statistics.values(), "bicubic")
     extract(data, tmp_path / "c.h5", backbone=loaded, views=0, image_size=32)
     spec = FeatureCache.open(tmp_path / "c.h5").spec
-    assert (spec.mean, spec.std, spec.view.interpolation) == (*statistics.values(), "bicubic")
+    assert (spec.view.mean, spec.view.std, spec.view.interpolation) == (*statistics.values(), "bicubic")
     assert load_backbone("timm/test_resnet", weights="none", device="cpu").interpolation == "bilinear"
     fit_head(tmp_path / "c.h5", tmp_path / "h", head="centroid")
     reloaded = Classifier.load(tmp_path / "h", device="cpu").backbone

@@ -387,12 +387,12 @@ VIEW_CHANGES = {
     "interpolation": ("bicubic", "bilinear", "bicubic"),
     "augment": ("crop", "tutorial", "crop"),
     "seed": (3, "0", "3"),
+    "mean": ((0.5, 0.5, 0.25), "0.5,0.5,0.5", "0.5,0.5,0.25"),
+    "std": ((0.5, 0.25, 0.25), "0.25,0.25,0.25", "0.5,0.25,0.25"),
 }
 CHANGES = {
     "backbone": ("resnet18", "toy", "resnet18"),
     "weights_sha256": ("cd" * 32, "abababababab...", "cdcdcdcdcdcd..."),
-    "mean": ((0.5, 0.5, 0.25), "0.5,0.5,0.5", "0.5,0.5,0.25"),
-    "std": ((0.5, 0.25, 0.25), "0.25,0.25,0.25", "0.5,0.25,0.25"),
     "views": (1, "2", "1"),
     "layers": (("penultimate", "layer3"), "penultimate", "penultimate,layer3"),
     "precision": ("bf16", "fp32", "bf16"),

@@ -13,7 +13,7 @@ from featcache.core.model_card import FILE, ModelCard, prepare_folder, write_jso
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.errors import HeadError, OutputError
 
-SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10, seed=3), (0.5, 0.25, 0.75), (0.5, 1, 0.25), views=2)
+SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10, seed=3, mean=(0.5, 0.25, 0.75), std=(0.5, 1, 0.25)), views=2)
 CARD = ModelCard(
     kind="head",
     file="head.safetensors",

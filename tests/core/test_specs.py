@@ -14,9 +14,7 @@ from featcache.core.specs import AUGMENTS, ExtractSpec, ViewSpec
 SPEC = ExtractSpec(
     backbone="toy",
     weights_sha256="ab" * 32,
-    view=ViewSpec(),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
+    view=ViewSpec(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
     views=3,
 )
 JSON = (
@@ -25,13 +23,13 @@ JSON = (
     '"std":[0.25,0.25,0.25],"views":3,"weights_sha256":"' + "ab" * 32 + '"}'
 )
 OTHER_VIEW = {"image_size": 223, "resize_size": 255, "interpolation": "bicubic", "augment": "crop", "seed": 1} | {
-    "value_range": (0, 4095)
+    "value_range": (0, 4095),
+    "mean": (0.5, 0.5, 0.25),
+    "std": (0.25, 0.25, 0.5),
 }
 OTHER = {
     "backbone": "resnet18",
     "weights_sha256": "cd" * 32,
-    "mean": (0.5, 0.5, 0.25),
-    "std": (0.25, 0.25, 0.5),
     "views": 4,
     "layers": ("stage1", "penultimate"),
     "precision": "bf16",
@@ -119,8 +117,8 @@ def test_digests_are_equal_exactly_where_nothing_differs(one: ExtractSpec, two: 
 
 
 def test_equal_specs_have_equal_digests() -> None:
-    whole = dataclasses.replace(SPEC, std=(1, 1, 1))
-    floats = dataclasses.replace(SPEC, std=(1.0, 1.0, 1.0))
+    whole = dataclasses.replace(SPEC, view=ViewSpec(std=(1, 1, 1)))
+    floats = dataclasses.replace(SPEC, view=ViewSpec(std=(1.0, 1.0, 1.0)))
     assert whole == floats
     assert whole.digest() == floats.digest()
 

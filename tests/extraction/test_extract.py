@@ -194,7 +194,7 @@ def test_the_cache_names_network_weights_and_seed(split_folder: Path, tmp_path: 
     cache = extract(split_folder, tmp_path / "a.h5", backbone=backbone, views=1, seed=9, image_size=4).cache
     assert cache.spec.backbone == "toy"
     assert cache.spec.weights_sha256 == backbone.weights_sha256
-    assert (cache.spec.mean, cache.spec.std) == (backbone.mean, backbone.std)
+    assert (cache.spec.view.mean, cache.spec.view.std) == (backbone.mean, backbone.std)
     assert (cache.spec.view.image_size, cache.spec.view.resize_size, cache.spec.view.seed) == (4, 5, 9)
     assert cache.provenance["weights"] == "none"
     assert cache.provenance["device"] == "cpu"

@@ -13,7 +13,7 @@ from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec, ViewSpec
 
-SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), views=2)
+SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)), views=2)
 DIMS = {"penultimate": 4}
 PROVENANCE = {"device": "cpu"}
 N = 10

@@ -86,7 +86,7 @@ def test_fit_head_reads_what_is_spelt(cache: str, given_settings: dict[str, Any]
 
 
 VIEW = ViewSpec(96, 110, "bilinear", "crop", 7)
-FULL = ExtractSpec("resnet18", "ab" * 32, VIEW, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 6, ("layer3", "penultimate"),
+FULL = ExtractSpec("resnet18", "ab" * 32, VIEW, 6, ("layer3", "penultimate"),
                    "bf16", "float32", 2)  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_extract_reads_all_that_decides_a_feature() -> None:
 
 
 def test_what_a_cache_does_not_tell_is_left_to_the_defaults() -> None:
-    spec = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10), (0.5,) * 3, (0.5,) * 3, 0)
+    spec = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10, mean=(0.5,) * 3, std=(0.5,) * 3), 0)
     command = extract_command(spec, {}, "DATA", "c.h5")
     assert command == (
         "featcache extract DATA -o c.h5 --backbone toy --weights pretrained --augment tutorial --image-size 8 "

@@ -44,7 +44,7 @@ from several import write_pictures
 from toys import random_image, toy_backbone
 
 COUNTS = {"train/ants": 7, "train/bees": 6, "val/ants": 12, "val/bees": 12}
-SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), views=2)
+SPEC = ExtractSpec("toy", "ab" * 32, ViewSpec(8, 10, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)), views=2)
 
 
 @pytest.fixture(scope="module")

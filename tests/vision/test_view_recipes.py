@@ -58,7 +58,7 @@ def install_version(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spec_of(view: ViewSpec) -> ExtractSpec:
-    return ExtractSpec("net", "ab" * 32, view, (0.5,) * 3, (0.5,) * 3, views=2)
+    return ExtractSpec("net", "ab" * 32, view, views=2)
 
 
 def test_the_recipes_of_featcache_are_those_that_the_specs_list() -> None:

@@ -89,8 +89,8 @@ def check_network(
     rows : (m,), with the clean views pixels (m, s, s, 3).
     """
     spec = cache.spec
-    same_scale = (spec.mean, spec.std) == (backbone.mean, backbone.std)
-    network = backbone if same_scale else _rescaled(backbone, layer, spec.mean, spec.std)
+    same_scale = (spec.view.mean, spec.view.std) == (backbone.mean, backbone.std)
+    network = backbone if same_scale else _rescaled(backbone, layer, spec.view.mean, spec.view.std)
     region = cache.layout.layers[layer].of(cache.layout.data)
     stored = np.asarray(region[rows, 0], np.float32)
     examples = [name_row(cache.samples, int(row)) for row in rows]
@@ -181,7 +181,7 @@ def try_scales(
             return Check("scales", f"{summary}: other input scales were not tried")
         trials = []
         for name, (mean, std) in _SCALES.items():
-            if (mean, std) == (spec.mean, spec.std):
+            if (mean, std) == (spec.view.mean, spec.view.std):
                 continue
             features = _embed(_rescaled(backbone, layer, mean, std), layer, pixels)
             rescaled = leave_out(Features(features[:, None], samples))
@@ -194,8 +194,8 @@ def try_scales(
     if z <= SIGNIFICANT_Z or best < accuracy + _BETTER:
         return Check("scales", summary)
     remedy = (
-        f"The weights expect {name}: extract again with a Backbone that has them (the cache has mean {spec.mean} and "
-        f"std {spec.std})."
+        f"The weights expect {name}: extract again with a Backbone that has them (the cache has mean "
+        f"{spec.view.mean} and std {spec.view.std})."
     )
     return Check("scales", summary, (Issue("other scale is better", "warning", summary, remedy),))
 

@@ -34,9 +34,8 @@ class WeightsFile:
         """The preprocessing of a fine-tuned run; empty for other files."""
         if self.card is None:
             return {}
-        spec = self.card.spec
-        names = ("image_size", "resize_size", "interpolation")
-        return {**{name: getattr(spec.view, name) for name in names}, "mean": spec.mean, "std": spec.std}
+        names = ("image_size", "resize_size", "interpolation", "mean", "std")
+        return {name: getattr(self.card.spec.view, name) for name in names}
 
 
 def is_file(weights: str) -> bool:

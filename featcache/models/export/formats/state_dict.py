@@ -58,7 +58,7 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
     lines = ["import torch", IMPORT_PILLOW, line]
     return ExampleCode(
         "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line))),
-        _PREDICT.format(build=build, mean=list(card.spec.mean), std=list(card.spec.std)),
+        _PREDICT.format(build=build, mean=list(card.spec.view.mean), std=list(card.spec.view.std)),
         probabilities="logits.sigmoid()" if card.multilabel else "logits.softmax(1)",
     )
 
