@@ -50,14 +50,14 @@ VIEW_SPECS = st.builds(
     augment=st.sampled_from(AUGMENTS),
     seed=st.integers(-(2**63), 2**63),
     value_range=st.none() | st.tuples(st.floats(-1e9, 0), st.floats(1, 1e9)),
+    mean=RGB,
+    std=RGB,
 )
 SPECS = st.builds(
     ExtractSpec,
     backbone=TEXT,
     weights_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
     view=VIEW_SPECS,
-    mean=RGB,
-    std=RGB,
     views=st.integers(0, 65534),
     layers=st.lists(TEXT.filter(bool), min_size=1, unique=True).map(tuple),
     precision=st.sampled_from(["fp32", "bf16", "fp16"]),
