@@ -22,9 +22,9 @@ def command(a: str, b: str, listed: str | None, as_json: bool) -> None:
     import featcache
 
     with options.progress_bar() as progress:
-        found = featcache.diff(a, b, progress=progress)
-    options.show(found, as_json)
+        diff = featcache.diff(a, b, progress=progress)
+    options.show(diff, as_json)
     if listed:
-        found.write_list(listed)
-    if not found.same:
+        diff.write_list(listed)
+    if not diff.same:
         sys.exit(1)

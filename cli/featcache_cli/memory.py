@@ -31,12 +31,12 @@ def why_short_of_memory(error: BaseException) -> str:
     while seen is not None:
         half_loaded = limit and isinstance(seen, ImportError) and not isinstance(seen, ModuleNotFoundError)
         if isinstance(seen, MemoryError) or _SIGNS.search(str(seen)) or half_loaded:
-            said = str(seen).strip().partition("\n")[0] or "MemoryError"
-            if "cuda out of memory" in said.lower():
-                return f"the GPU has no memory left ({said}). Give a smaller --batch-size, or --device cpu."
+            message = str(seen).strip().partition("\n")[0] or "MemoryError"
+            if "cuda out of memory" in message.lower():
+                return f"the GPU has no memory left ({message}). Give a smaller --batch-size, or --device cpu."
             allowed = f" This process may have {limit / 2**30:.1f} GiB (ulimit -v)." if limit else ""
             return (
-                f"memory could not be had ({said}).{allowed} Close other programs, raise the limit, or give a smaller "
+                f"memory could not be had ({message}).{allowed} Close other programs, raise the limit, or give a smaller "
                 "--batch-size or fewer --workers. What was finished is kept."
             )
         seen = seen.__cause__ or seen.__context__

@@ -107,7 +107,7 @@ OUTPUTS = {"out", "listed", "page"}
 def _names(value: object) -> list[str]:
     """What a parameter names: one file, several, or none."""
     values = value if isinstance(value, tuple) else (value,)
-    return [one for one in values if isinstance(one, str)]
+    return [name for name in values if isinstance(name, str)]
 
 
 def _is_read(out: Path, read: Path) -> bool:

@@ -87,12 +87,12 @@ def command(data: str, layers: str, page: str | None, as_json: bool, **settings:
     """
     import featcache
 
-    given, prices = _given_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
+    rates, prices = _given_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
     backbone, names = settings["backbone"], split_layers(layers)
     options.take_backbone(settings, names)
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(resumes=False, then=options.LOADING) as progress:
-        result = featcache.plan(data, layers=names, given=given, prices=prices, progress=progress, **settings)
+        result = featcache.plan(data, layers=names, given=rates, prices=prices, progress=progress, **settings)
     options.show(result, as_json)
     if page:
         from featcache.reports.pages.capacity import write_capacity_page

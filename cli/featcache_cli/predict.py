@@ -119,14 +119,14 @@ def _listed(
 
     missing: dict[str, str] = {}
     named = [name for name in images if name != "-"]
-    found: Iterable[Any] = list_inputs(named, missing, ignored) if named else []
-    if sorts and any(isinstance(one, ImageFile) for one in found):
+    inputs: Iterable[Any] = list_inputs(named, missing, ignored) if named else []
+    if sorts and any(isinstance(source, ImageFile) for source in inputs):
         raise click.UsageError("--move-to and --link-to take files of this machine, not URLs, tar files or data sets")
     if "-" in images:
-        found = chain(found, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
-        return (distinct(found) if once else found), 0, missing
-    found = list(distinct(found) if once else found)
-    return found, len(found), missing
+        inputs = chain(inputs, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
+        return (distinct(inputs) if once else inputs), 0, missing
+    inputs = list(distinct(inputs) if once else inputs)
+    return inputs, len(inputs), missing
 
 
 def _missing(name: str, reason: str) -> Prediction:
@@ -187,12 +187,12 @@ class _Tally:
     ) -> Iterator[Prediction]:
         """The predictions, up to where Ctrl-C comes; after an error what people should know of them all the same."""
         try:
-            for self.done, one in enumerate(predictions, 1):
-                if one.remark:
-                    self.remarks.append((one.path, one.remark))
-                if one.error:
-                    (self.unreadable if one.label is None else self.unsorted).append(one)
-                yield one
+            for self.done, prediction in enumerate(predictions, 1):
+                if prediction.remark:
+                    self.remarks.append((prediction.path, prediction.remark))
+                if prediction.error:
+                    (self.unreadable if prediction.label is None else self.unsorted).append(prediction)
+                yield prediction
                 progress("predict", self.done, self.total)
             self._ended = True
         except (StoppedError, LateStop) as error:
@@ -229,7 +229,7 @@ class _Tally:
             "model": model,
             "images": self.done,
             "unreadable": len(self.unreadable),
-            "remarks": dict(Counter(one for _, remark in self.remarks for one in split_remark(remark))),
+            "remarks": dict(Counter(part for _, remark in self.remarks for part in split_remark(remark))),
             "ignored": dict(self._ignored),
             **results.outcome(1 if error else self.status, ended),
         }
@@ -251,6 +251,6 @@ class _Tally:
 
         if bad:
             lines = [f"{len(bad)} of {self.done} {what}:"]
-            lines += [f"  {printable(one.path)}: {one.error}" for one in bad[:_NAMED]]
+            lines += [f"  {printable(prediction.path)}: {prediction.error}" for prediction in bad[:_NAMED]]
             lines += [f"  and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
             click.echo(safe("\n".join(lines)), err=True)

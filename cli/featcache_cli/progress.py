@@ -177,8 +177,8 @@ def progress_bar(
     grace_s : seconds that a step may go on after a signal.
     """
     display = current_display()
-    own = Display(verbosity()) if display is None else None
-    shown = display or own
+    created = Display(verbosity()) if display is None else None
+    shown = display or created
     assert shown is not None
     far = ["start", 0, 0]
 
@@ -200,8 +200,8 @@ def progress_bar(
             yield report
         finally:
             shown.clear()
-            if own:
-                own.close()
+            if created:
+                created.close()
 
 
 def echo(text: object) -> None:

@@ -86,9 +86,9 @@ def answering(context: click.Context, as_json: bool) -> Iterator[None]:
         yield
     except BaseException as error:
         status = _status(error)
-        told = not isinstance(error, (SystemExit, click.exceptions.Exit))
+        has_message = not isinstance(error, (SystemExit, click.exceptions.Exit))
         if as_json and (status or context.meta[_RESULT]):
-            _print(context, status, error if told else None)
+            _print(context, status, error if has_message else None)
         raise
     if context.meta[_RESULT]:
         _print(context, 0, None)

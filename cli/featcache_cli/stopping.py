@@ -107,7 +107,7 @@ def _disarm(timer: int | None) -> None:
         signal.signal(timer, signal.SIG_DFL)
 
 
-def ends_with(number: int, said: str) -> None:
+def ends_with(number: int, message: str) -> None:
     """From now on the signal interrupts the main thread at once, with its own exit code.
 
     SIGINT stays ignored where it is: a shell does so for what runs in the background.
@@ -115,7 +115,7 @@ def ends_with(number: int, said: str) -> None:
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         _answered.set()
-        raise LateStop(number, said)
+        raise LateStop(number, message)
 
     if signal.getsignal(number) != signal.SIG_IGN:
         signal.signal(number, interrupt)

@@ -43,11 +43,11 @@ def command(
         raise click.UsageError("--images looks and --repair mends: give one of them")
     with options.progress_bar() as progress:
         if repair:
-            found: Any = featcache.repair(cache, repair, weights=weights, backbone=backbone, progress=progress)
+            result: Any = featcache.repair(cache, repair, weights=weights, backbone=backbone, progress=progress)
         else:
-            found = featcache.verify(cache, images, progress=progress)
-    options.show(found, as_json)
+            result = featcache.verify(cache, images, progress=progress)
+    options.show(result, as_json)
     if listed:
-        found.write_list(listed)
-    if not repair and not found.ok:
+        result.write_list(listed)
+    if not repair and not result.ok:
         sys.exit(1)

@@ -28,9 +28,9 @@ def terminal_width(err: bool = False) -> int | None:
     err : bool, default False
         Of stderr instead of stdout.
     """
-    given, stream = os.environ.get("COLUMNS", ""), sys.stderr if err else sys.stdout
-    if given.isdecimal() and int(given):
-        return max(_LEAST, int(given))
+    columns_variable, stream = os.environ.get("COLUMNS", ""), sys.stderr if err else sys.stdout
+    if columns_variable.isdecimal() and int(columns_variable):
+        return max(_LEAST, int(columns_variable))
     if not stream.isatty():
         return None
     with suppress(OSError, ValueError):  # a terminal of its own, such as that of a notebook, that has no size
@@ -53,7 +53,7 @@ def safe(text: str) -> str:
     -------
     str
     """
-    return _UNSAFE.sub(lambda found: repr(found.group())[1:-1], text)
+    return _UNSAFE.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 def wrap(text: str, width: int | None = None, err: bool = False) -> str:
@@ -80,24 +80,24 @@ def _wrap_line(line: str, width: int) -> str:
     if not prefix.strip() or columns(prefix) > min(_WIDEST_LABEL, width // 2):
         prefix = line[: len(line) - len(line.lstrip())]
     indent = " " * (columns(prefix) if prefix.strip() else columns(prefix) + 2)
-    lines, here, used = [], prefix, columns(prefix)
+    lines, current, used = [], prefix, columns(prefix)
     for token in _tokens(line[len(prefix) :], width - len(indent)):
         needed = columns(token)
-        if used + needed > width and here.strip() and here != prefix:
-            lines.append(here.rstrip())
-            here, used = indent, len(indent)
+        if used + needed > width and current.strip() and current != prefix:
+            lines.append(current.rstrip())
+            current, used = indent, len(indent)
             token = token.lstrip(" ")
             needed = columns(token)
-        here += token
+        current += token
         used += needed
-    return "\n".join([*lines, here.rstrip()])
+    return "\n".join([*lines, current.rstrip()])
 
 
 def _tokens(text: str, width: int) -> list[str]:
     """Words with the spaces before them; a command in backquotes is one word where it fits."""
     tokens, end = [], 0
-    for found in _TOKENS.finditer(text):
-        word, spaces = found.group(), text[end : found.start()]
+    for match in _TOKENS.finditer(text):
+        word, spaces = match.group(), text[end : match.start()]
         if " " in word and columns(word) > width:
             first, *others = word.split(" ")
             tokens += [spaces + first, *(f" {other}" for other in others)]

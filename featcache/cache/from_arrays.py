@@ -80,10 +80,10 @@ def _write_rows(path: Path, layout: Layout, values: NDArray[Any]) -> None:
             block = np.ascontiguousarray(values[start : start + step], region.dtype)
             views = done[start : start + step]
             crc32 = checksums({PENULTIMATE: block}, views, np.zeros(len(block), f"S{REASON_BYTES}"))
-            for place, rows in ((region, block), (layout.crc32, crc32), (layout.done, views),
+            for array, rows in ((region, block), (layout.crc32, crc32), (layout.done, views),
                                 (layout.skipped, np.zeros(len(block), f"S{REASON_BYTES}"))):  # fmt: skip
-                data = np.ascontiguousarray(rows, place.dtype).reshape(-1).view(np.uint8).data
-                write_at(file, place.offset + start * place.stride, data)
+                data = np.ascontiguousarray(rows, array.dtype).reshape(-1).view(np.uint8).data
+                write_at(file, array.offset + start * array.stride, data)
         os.fsync(file.fileno())
 
 

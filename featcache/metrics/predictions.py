@@ -106,14 +106,14 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
     ------
     HeadError : a folder without predictions, or predictions for other images.
     """
-    one, two = ({row.image: row for row in read_predictions(Path(folder))} for folder in (first, second))
-    if {name: row.label for name, row in one.items()} != {name: row.label for name, row in two.items()}:
-        common = len(one.keys() & two.keys())
+    first_rows, second_rows = ({row.image: row for row in read_predictions(Path(folder))} for folder in (first, second))
+    if {name: row.label for name, row in first_rows.items()} != {name: row.label for name, row in second_rows.items()}:
+        common = len(first_rows.keys() & second_rows.keys())
         raise HeadError(
-            f"{first} and {second} were evaluated on other images or labels: {len(one)} and {len(two)} val images, "
+            f"{first} and {second} were evaluated on other images or labels: {len(first_rows)} and {len(second_rows)} val images, "
             f"{common} in common. Fit both on caches of the same data."
         )
-    right = [np.array([found[name].right for name in one]) for found in (one, two)]
+    right = [np.array([rows[name].right for name in first_rows]) for rows in (first_rows, second_rows)]
     return HeadComparison(
         str(first),
         str(second),
