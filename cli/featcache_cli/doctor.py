@@ -28,7 +28,7 @@ from featcache_cli.wrapping import safe
     "--list", "listed", type=options.PATH, callback=outputs.new_file, help="Write all affected images to this CSV file."
 )
 @click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
-@options.own_network_option
+@options.factory_option
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda:1.")
 @click.option(
     "--seed", default=0, show_default=True, help="The seed of the folds, and of the choice of images if there are many."

@@ -37,7 +37,7 @@ from featcache_cli import options, outputs
 )
 @options.batch_size_option
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@options.factory_option
 @options.device_option
 @options.as_json
 def command(as_json: bool, **settings: Any) -> None:

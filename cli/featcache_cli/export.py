@@ -28,7 +28,7 @@ def _formats() -> list[str]:
 @click.option("-o", "--out", type=options.PATH, required=True, callback=outputs.new_file, help="The file to write.")
 @outputs.overwrite_option
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@options.factory_option
 @options.as_json
 def command(model: str, as_json: bool, **settings: Any) -> None:
     """Write MODEL, a saved head or a fine-tuned run, as a file that needs no featcache.

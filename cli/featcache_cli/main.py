@@ -16,7 +16,7 @@ from featcache._utils.environment import keep_freed_memory
 from featcache.errors import FeatcacheError, FeatcacheWarning
 from featcache_cli import progress, results
 from featcache_cli.base import refuse_unknown
-from featcache_cli.memory import why_short_of_memory
+from featcache_cli.memory import explain_memory_error
 from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe, wrap
 
@@ -42,7 +42,7 @@ class Failure(click.ClickException):
         click.echo(wrap(f"Error: {self.format_message()}", err=True), file=file, err=True)
 
 
-_python_shows = warnings.showwarning
+_default_showwarning = warnings.showwarning
 
 
 class _Commands(click.Group):
@@ -78,7 +78,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         results.allow_any_name()
         try:
-            with results.answering(ctx, ctx.meta["featcache.json"]):
+            with results.json_output(ctx, ctx.meta["featcache.json"]):
                 return super().invoke(ctx)
         except (StoppedError, LateStop) as error:
             click.echo(safe(f"Stopped. {error}"), err=True)
@@ -97,7 +97,7 @@ class _Commands(click.Group):
         except click.UsageError as error:
             raise click.UsageError(wrap(error.format_message(), err=True), error.ctx) from error
         except Exception as error:
-            short = why_short_of_memory(error)
+            short = explain_memory_error(error)
             if not short:
                 raise
             raise Failure(short) from error
@@ -115,7 +115,7 @@ def _show_warning(
     if issubclass(category, FeatcacheWarning):
         progress.note(f"Note: {message}")
     else:
-        _python_shows(safe(str(message)), category, filename, lineno, file, line)
+        _default_showwarning(safe(str(message)), category, filename, lineno, file, line)
 
 
 def first_sentence(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`why_short_of_memory`: whether an error means that memory could not be had, whatever a library made of it."""
+"""`explain_memory_error`: whether an error means that memory could not be had, whatever a library made of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNS = re.compile(
 )
 
 
-def why_short_of_memory(error: BaseException) -> str:
+def explain_memory_error(error: BaseException) -> str:
     """What to tell of an error that memory was short for; "" for any other.
 
     Parameters
@@ -36,8 +36,8 @@ def why_short_of_memory(error: BaseException) -> str:
                 return f"the GPU has no memory left ({message}). Give a smaller --batch-size, or --device cpu."
             allowed = f" This process may have {limit / 2**30:.1f} GiB (ulimit -v)." if limit else ""
             return (
-                f"memory could not be had ({message}).{allowed} Close other programs, raise the limit, or give a smaller "
-                "--batch-size or fewer --workers. What was finished is kept."
+                f"memory could not be had ({message}).{allowed} Close other programs, raise the limit, or give a "
+                "smaller --batch-size or fewer --workers. What was finished is kept."
             )
         seen = seen.__cause__ or seen.__context__
     return ""

@@ -188,7 +188,7 @@ weights_key_option = click.option(
 weights_option = _all(shared("weights", type=PATH, is_eager=True), weights_key_option)
 
 
-def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
+def _load_factory(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
     """A callback that returns the network of a factory."""
     from featcache.backbones.factory import call_factory, is_factory
 
@@ -200,8 +200,8 @@ def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None
     return call_factory(name)
 
 
-own_network_option = click.option(
-    "--backbone", callback=_own_network, metavar="MODULE:FACTORY", help="The network, where it is your own: a function "
+factory_option = click.option(
+    "--backbone", callback=_load_factory, metavar="MODULE:FACTORY", help="Your own network: a function "
     "that returns it.",
 )  # fmt: skip
 

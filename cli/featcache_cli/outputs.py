@@ -35,7 +35,7 @@ def refuse_existing(path: Path, overwrite: bool, what: str = "exists") -> None:
 
 def new_file(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
     """A callback: the name of a file to write, refused before the work where it exists, see `overwrite_option`."""
-    name = file_in_a_folder(ctx, option, name)
+    name = file_in_existing_folder(ctx, option, name)
     if name:
         refuse_existing(Path(name), overwrites(ctx))
     return name
@@ -55,7 +55,7 @@ def new_report(ctx: click.Context, option: click.Parameter, name: str | None) ->
     return new_model(ctx, option, name)
 
 
-def file_in_a_folder(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+def file_in_existing_folder(_ctx: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     """A callback: the name of a file to write, refused before the work, not after it."""
     if name and not Path(name).parent.is_dir():
         raise click.BadParameter(f"{Path(name).parent} is no folder")
@@ -70,7 +70,7 @@ def _list_file(ctx: click.Context, option: click.Parameter, name: str | None) ->
     """A callback: only an earlier list is replaced, as the same command may be run again to go on."""
     from featcache.data.input_notes import is_list
 
-    name = file_in_a_folder(ctx, option, name)
+    name = file_in_existing_folder(ctx, option, name)
     if name and os.path.lexists(name) and not (os.path.isfile(name) and is_list(name)):
         raise OutputExistsError(f"{name} exists and is no list of featcache. Give another name.")
     return name

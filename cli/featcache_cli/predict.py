@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from featcache.models.prediction import Format, Prediction
     from featcache.models.sort_files import FileSorter, How
 
-_NAMED = 20  # bad pictures that are named at the end
+_MAX_LISTED = 20  # bad pictures that are named at the end
 
 
 @options.command()
@@ -55,7 +55,7 @@ _NAMED = 20  # bad pictures that are named at the end
 )
 @click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@options.factory_option
 @options.device_option
 def command(
     model: str, images: tuple[str, ...], null: bool, top: int, tta: int | None, kind: Format, as_json: bool,
@@ -75,28 +75,28 @@ def command(
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
     ignored: Counter[str] = Counter()
-    paths, total, missing = _listed(images, null, bool(move_to), bool(move_to or link_to), ignored)
+    paths, total, missing = _list_inputs(images, null, bool(move_to), bool(move_to or link_to), ignored)
     options.step("load the model")
     classifier = featcache.Classifier.load(
         model, weights=weights, backbone=backbone, device=device, views=total * (1 + (tta or 0))
     )  # fmt: skip
     options.note(classifier.backbone.note)
-    sorter = _sorter(classifier, move_to, link_to, dry_run)
-    tally = _Tally(total and total + len(missing), sorter, ignored, classifier.card.spec.view.value_range)
+    sorter = _make_sorter(classifier, move_to, link_to, dry_run)
+    run = _RunSummary(total and total + len(missing), sorter, ignored, classifier.card.spec.view.value_range)
     with (
         options.progress_bar() as progress,
         _output(out) as write,
         closing(classifier.stream(paths, top=top, tta=tta)) as stream,
     ):
-        predictions = chain(map(sorter.place, stream) if sorter else stream, starmap(_missing, missing.items()))
-        watched = tally.watch(predictions, progress)
+        predictions = chain(map(sorter.sort, stream) if sorter else stream, starmap(_missing_image, missing.items()))
+        counted = run.count(predictions, progress)
         form = "json" if as_json else kind
-        for text in format_predictions(watched, form, bool(sorter), partial(tally.summary, model)):
+        for text in format_predictions(counted, form, bool(sorter), partial(run.summary, model)):
             write(text)
-    tally.end()
+    run.end()
 
 
-def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
+def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
     """What moves or links the files; None where neither was asked for."""
     from featcache.models.sort_files import FileSorter
 
@@ -106,7 +106,7 @@ def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dr
     return FileSorter(folder, way, classifier.classes, multilabel=several, dry_run=dry_run) if folder else None
 
 
-def _listed(
+def _list_inputs(
     images: Sequence[str], null: bool, once: bool, sorts: bool, ignored: Counter[str]
 ) -> tuple[Iterable[Any], int, dict[str, str]]:
     """The pictures, their number, 0 where names on stdin are among them, and the names of none with the reason.
@@ -129,7 +129,7 @@ def _listed(
     return inputs, len(inputs), missing
 
 
-def _missing(name: str, reason: str) -> Prediction:
+def _missing_image(name: str, reason: str) -> Prediction:
     """What is said of a name that names no picture."""
     from featcache.models.prediction import Prediction
 
@@ -160,13 +160,13 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
     yield write
 
 
-def _nothing_came() -> Exception:
+def _empty_stdin_error() -> Exception:
     from featcache.errors import EmptyFolderError
 
     return EmptyFolderError("stdin names no image: nothing came.")
 
 
-class _Tally:
+class _RunSummary:
     """How far the work is, and what went wrong or is odd.
 
     total : 0 where it is not known. ignored : files that were passed over. value_range : the model's.
@@ -182,7 +182,7 @@ class _Tally:
         self.unsorted: list[Prediction] = []
         self.stopped: StoppedError | LateStop | None = None
 
-    def watch(
+    def count(
         self, predictions: Iterable[Prediction], progress: Callable[[str, int, int], None]
     ) -> Iterator[Prediction]:
         """The predictions, up to where Ctrl-C comes; after an error what people should know of them all the same."""
@@ -208,8 +208,8 @@ class _Tally:
         odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []
         for line in [*input_notes(self._ignored, [], []), *odd]:
             options.note(line)
-        self._name(self.unreadable, "pictures could not be read")
-        self._name(self.unsorted, "files are not where they should be")
+        self._list_failures(self.unreadable, "pictures could not be read")
+        self._list_failures(self.unsorted, "files are not where they should be")
         if self._sorter:
             click.echo(safe(str(self._sorter)), err=True)
 
@@ -224,7 +224,7 @@ class _Tally:
         """What stands beside the predictions in JSON."""
         from featcache.data.input_notes import split_remark
 
-        ended = error or self.stopped or (None if self.done else _nothing_came())
+        ended = error or self.stopped or (None if self.done else _empty_stdin_error())
         return {
             "model": model,
             "images": self.done,
@@ -237,7 +237,7 @@ class _Tally:
     def end(self) -> None:
         """Say what people should know, and exit with the status."""
         if not (self.done or self.stopped):
-            raise _nothing_came()
+            raise _empty_stdin_error()
         self._report()
         if self.stopped:
             of = f" of {self.total}" if self.total else ""
@@ -246,11 +246,11 @@ class _Tally:
         if self.status:
             sys.exit(self.status)
 
-    def _name(self, bad: list[Prediction], what: str) -> None:
+    def _list_failures(self, bad: list[Prediction], what: str) -> None:
         from featcache._utils.formatting import printable
 
         if bad:
             lines = [f"{len(bad)} of {self.done} {what}:"]
-            lines += [f"  {printable(prediction.path)}: {prediction.error}" for prediction in bad[:_NAMED]]
-            lines += [f"  and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
+            lines += [f"  {printable(prediction.path)}: {prediction.error}" for prediction in bad[:_MAX_LISTED]]
+            lines += [f"  and {len(bad) - _MAX_LISTED} more"] if len(bad) > _MAX_LISTED else []
             click.echo(safe("\n".join(lines)), err=True)

@@ -79,7 +79,7 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def answering(context: click.Context, as_json: bool) -> Iterator[None]:
+def json_output(context: click.Context, as_json: bool) -> Iterator[None]:
     """Print the JSON object of the command that runs inside, whether it succeeds or fails."""
     context.meta.update({_STARTED: time.perf_counter(), _RESULT: {}, _PRINTED: False})
     try:

@@ -9,7 +9,7 @@ import click
 
 from featcache.models.defaults import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, TOP_CLASSES
 from featcache_cli import options, results
-from featcache_cli.stopping import ends_with
+from featcache_cli.stopping import exit_on_signal
 
 
 @options.command()
@@ -41,7 +41,7 @@ from featcache_cli.stopping import ends_with
     help="The largest picture that is taken, in pixels.",
 )
 @click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@options.factory_option
 @options.device_option
 @options.as_json
 def command(
@@ -63,7 +63,7 @@ def command(
         options.end_display()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        ends_with(number, "No upload is kept.")
+        exit_on_signal(number, "No upload is kept.")
     options.step("load the model")
     classifier = featcache.Classifier.load(model, weights=weights, backbone=backbone, device=device)
     options.note(classifier.backbone.note)

@@ -5,7 +5,7 @@
    by a second Ctrl-C.
 3. Where it does not come back from a library in C either, the process ends, as after SIGKILL: every file survives that.
 
-A server has handlers and a time limit of its own: `ends_with` gives its exit code.
+A server has handlers and a time limit of its own: `exit_on_signal` gives its exit code.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _disarm(timer: int | None) -> None:
         signal.signal(timer, signal.SIG_DFL)
 
 
-def ends_with(number: int, message: str) -> None:
+def exit_on_signal(number: int, message: str) -> None:
     """From now on the signal interrupts the main thread at once, with its own exit code.
 
     SIGINT stays ignored where it is: a shell does so for what runs in the background.
@@ -156,7 +156,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _watch(reading: int) -> None:
     while numbers := os.read(reading, 1):
         number = numbers[0]
-        if number not in (signal.SIGINT, signal.SIGTERM) or _is_anothers(signal.getsignal(number)):
+        if number not in (signal.SIGINT, signal.SIGTERM) or _has_foreign_handler(signal.getsignal(number)):
             continue
         if not _answered.wait(_grace[0] + _MARGIN_S):
             with suppress(OSError, ValueError):
@@ -165,6 +165,6 @@ def _watch(reading: int) -> None:
             os._exit(128 + number)
 
 
-def _is_anothers(handler: Any) -> bool:
+def _has_foreign_handler(handler: Any) -> bool:
     """Whether a library, such as a web server, handles the signal: it ends in its own time."""
     return callable(handler) and handler is not _BY_DEFAULT and handler.__module__ != __name__

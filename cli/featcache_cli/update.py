@@ -18,7 +18,7 @@ from featcache_cli import options, outputs
     help="How many augmented views (K) each training image gets. [default: as before]",
 )
 @click.option("--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved.")
-@options.own_network_option
+@options.factory_option
 @click.option("--retry", is_flag=True, help="Try again to read the images that were skipped.")
 @click.option("--allow-leak", is_flag=True, default=None, help="Take images that are in train and in val or test.")
 @options.label_column_option

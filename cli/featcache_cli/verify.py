@@ -24,7 +24,7 @@ from featcache_cli import options, outputs
 @click.option(
     "--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved, for --repair."
 )
-@options.own_network_option
+@options.factory_option
 @outputs.list_option
 @options.as_json
 def command(

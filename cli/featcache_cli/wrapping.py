@@ -15,7 +15,7 @@ _UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\udc80-\\udc9f]"
 )
 _WIDEST_LABEL = 32
-_LEAST, _USUAL = 40, 80  # columns
+_MIN_WIDTH, _DEFAULT_WIDTH = 40, 80  # columns
 _TOKENS = re.compile(r"`[^`\n]*`[^\s`]*|\S+")
 _LABEL = re.compile(r"\s*(?:\S+(?: \S+)*\s{2,})*")
 
@@ -30,12 +30,12 @@ def terminal_width(err: bool = False) -> int | None:
     """
     columns_variable, stream = os.environ.get("COLUMNS", ""), sys.stderr if err else sys.stdout
     if columns_variable.isdecimal() and int(columns_variable):
-        return max(_LEAST, int(columns_variable))
+        return max(_MIN_WIDTH, int(columns_variable))
     if not stream.isatty():
         return None
     with suppress(OSError, ValueError):  # a terminal of its own, such as that of a notebook, that has no size
-        return max(_LEAST, os.get_terminal_size(stream.fileno()).columns or _USUAL)
-    return _USUAL
+        return max(_MIN_WIDTH, os.get_terminal_size(stream.fileno()).columns or _DEFAULT_WIDTH)
+    return _DEFAULT_WIDTH
 
 
 def safe(text: str) -> str:
@@ -103,7 +103,7 @@ def _tokens(text: str, width: int) -> list[str]:
             tokens += [spaces + first, *(f" {other}" for other in others)]
         else:
             tokens.append(spaces + word)
-        end = found.end()
+        end = match.end()
     return tokens
 
 

@@ -27,13 +27,13 @@ def damaged_part(path: Path) -> str:
             parts = [part for part in archive.infolist() if part.compress_type == zipfile.ZIP_STORED and part.file_size]
             if sum(part.file_size for part in parts) > path.stat().st_size:
                 return parts[0].filename  # they lie one over the other
-            wrong = [part.filename for part in parts if not _is_sound(archive, part)]
+            wrong = [part.filename for part in parts if not _is_valid(archive, part)]
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return ""
     return wrong[0] if 0 < len(wrong) < len(parts) else ""
 
 
-def _is_sound(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
+def _is_valid(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
     try:
         with archive.open(part) as stream:
             while stream.read(_CHUNK):

@@ -165,7 +165,7 @@ def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tupl
             f"y has shape {values.shape}; give (n,): y[:, 0]. Several labels need two columns or more."
         )
     if values.ndim == 2:
-        return _several(values, classes)
+        return _multilabel_targets(values, classes)
     if values.ndim != 1:
         raise DataLayoutError(f"y has shape {values.shape}; give (n,), or (n, c) of 0 and 1 for several labels.")
     if classes is not None and values.dtype.kind == "f" and (np.isnan(values) | (values == np.rint(values))).all():
@@ -197,7 +197,7 @@ def _text(label: Any) -> str | None:
     return str(label)
 
 
-def _several(labels: NDArray[Any], classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
+def _multilabel_targets(labels: NDArray[Any], classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
     if not np.isin(labels, (0, 1)).all():
         raise DataLayoutError("y of shape (n, c) must hold 0 and 1.")
     c = labels.shape[1]

@@ -39,8 +39,9 @@ def name_notes(names: Iterable[str], merged: Mapping[str, str]) -> list[str]:
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[_key(name)].append(name)
-    notes += [f"classes {_spell(group)} differ only in {_difference(group)}: if they are one class, write them alike"
-              for group in alike.values() if len(group) > 1]  # fmt: skip
+    groups = [group for group in alike.values() if len(group) > 1]
+    notes += [f"classes {_quoted(group)} differ only in {_difference(group)}: if they are one class, write them alike"
+              for group in groups]  # fmt: skip
     notes += [f"class {name!r} looks like a missing value, and is trained as a class" for name in names
               if name.strip().casefold() in _MISSING]  # fmt: skip
     more = len(notes) - _MOST_NOTES
@@ -52,7 +53,7 @@ def nearest_note(name: str, names: Iterable[str]) -> str:
     near = [other for other in sorted(names) if other != name and _key(other) == _key(name)]
     if not near:
         return ""
-    return f" Train has {_spell(near)}, which differs from {_show(name)} only in {_difference([name, *near])}."
+    return f" Train has {_quoted(near)}, which differs from {_quote(name)} only in {_difference([name, *near])}."
 
 
 def _key(name: str) -> str:
@@ -75,11 +76,11 @@ def _difference(names: list[str]) -> str:
     return "letters that look alike, or cannot be seen"
 
 
-def _spell(names: list[str]) -> str:
-    return " and ".join(map(_show, names)) if len(names) < 4 else brief([_show(name) for name in names], 3)
+def _quoted(names: list[str]) -> str:
+    return " and ".join(map(_quote, names)) if len(names) < 4 else brief([_quote(name) for name in names], 3)
 
 
-def _show(name: str) -> str:
+def _quote(name: str) -> str:
     """The name in quotes, with what does not show, or looks like something else, as its code."""
     odd = any(unicodedata.normalize("NFKC", letter) != letter or unicodedata.combining(letter) for letter in name)
     return ascii(name) if odd else repr(name)

@@ -31,15 +31,15 @@ def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilitie
 
     Several labels are written as `a|b`, and so are their probabilities.
     """
-    shares = [""] * len(samples)
+    cells = [""] * len(samples)
     if probabilities is not None:
         named = ([row] if row.ndim == 0 else np.flatnonzero(row) for row in predicted)
-        shares = [
+        cells = [
             SEPARATOR.join(f"{row[label]:.6f}" for label in labels_of_row)
             for row, labels_of_row in zip(probabilities, named, strict=True)
         ]
     labels, guesses = (format_labels(values, samples.classes) for values in (samples.labels, predicted))
-    text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
+    text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, cells, strict=True)]))
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -110,8 +110,8 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
     if {name: row.label for name, row in first_rows.items()} != {name: row.label for name, row in second_rows.items()}:
         common = len(first_rows.keys() & second_rows.keys())
         raise HeadError(
-            f"{first} and {second} were evaluated on other images or labels: {len(first_rows)} and {len(second_rows)} val images, "
-            f"{common} in common. Fit both on caches of the same data."
+            f"{first} and {second} were evaluated on other images or labels: {len(first_rows)} and "
+            f"{len(second_rows)} val images, {common} in common. Fit both on caches of the same data."
         )
     right = [np.array([rows[name].right for name in first_rows]) for rows in (first_rows, second_rows)]
     return HeadComparison(
@@ -156,8 +156,8 @@ def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
         if rows.pop(0) != _COLUMNS or not rows:
             raise ValueError
         return [
-            ValPrediction(image, label, guess, tuple(float(share) for share in shares.split(SEPARATOR) if share))
-            for image, label, guess, shares in rows
+            ValPrediction(image, label, guess, tuple(float(text) for text in cell.split(SEPARATOR) if text))
+            for image, label, guess, cell in rows
         ]
     except (ValueError, IndexError, csv.Error) as error:
         raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.") from error

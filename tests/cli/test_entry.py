@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from commands import PATHS, SMALL, toy_cache
-from featcache_cli.memory import why_short_of_memory
+from featcache_cli.memory import explain_memory_error
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
 
@@ -136,9 +136,9 @@ def test_little_memory_is_an_error_and_no_traceback(megabytes: int, data: Path, 
     ],
 )
 def test_what_libraries_say_of_memory_is_known(error: Exception, said: str) -> None:
-    found = why_short_of_memory(error)
+    found = explain_memory_error(error)
     assert found.startswith(said)
     assert bool(found) == bool(said)
     wrapped = ValueError("outer")
     wrapped.__cause__ = error
-    assert bool(why_short_of_memory(wrapped)) == bool(said)
+    assert bool(explain_memory_error(wrapped)) == bool(said)

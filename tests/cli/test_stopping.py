@@ -158,7 +158,7 @@ SERVED = """
 import signal, time
 from featcache_cli import stopping
 for number in (signal.SIGINT, signal.SIGTERM):
-    stopping.ends_with(number, "Bye.")
+    stopping.exit_on_signal(number, "Bye.")
 
 def shut_down(number, frame):
     time.sleep(2)  # pages that are still open

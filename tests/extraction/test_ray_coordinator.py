@@ -66,7 +66,9 @@ def the_same(found: FeatureCache, expected: FeatureCache) -> None:
     assert found.skipped == expected.skipped
     np.testing.assert_array_equal(found.done, expected.done)
     for layer, region in expected.layout.layers.items():
-        np.testing.assert_array_equal(found.layout.layers[layer].of(found.layout.data), region.of(expected.layout.data))
+        np.testing.assert_array_equal(
+            found.layout.layers[layer].view(found.layout.data), region.view(expected.layout.data)
+        )
 
 
 def on_cluster(data: Path, out: Path, **options: Any) -> Extraction:
