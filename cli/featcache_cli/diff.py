@@ -17,7 +17,7 @@ from featcache_cli import options, outputs
 def command(a: str, b: str, listed: str | None, as_json: bool) -> None:
     """Compare cache A with cache B, or with a folder or CSV of images: settings and images, by content.
 
-    Exit status 1 where they differ.
+    Exit status: 1 = they differ.
     """
     import featcache
 

@@ -23,7 +23,7 @@ from featcache_cli.wrapping import safe
     show_default=True,
     help="Highest number of images that -o draws.",
 )
-@click.option("--dark", is_flag=True, help="Draw light lines on dark paper.")
+@click.option("--dark", is_flag=True, help="Draw light lines on a dark background.")
 @click.option(
     "--list", "listed", type=options.PATH, callback=outputs.new_file, help="Write all affected images to this CSV file."
 )
@@ -47,7 +47,7 @@ def command(
     import featcache
 
     if out and not data:
-        raise click.UsageError("-o draws images of DATA: give DATA as well")
+        raise click.UsageError("-o needs DATA: it draws images of DATA")
     with options.progress_bar(resumes=False) as progress:
         report = featcache.doctor(cache, data, progress=progress, **settings)
     options.show(report, as_json)

@@ -35,7 +35,7 @@ stopped by a signal."""
 
 
 class Failure(click.ClickException):
-    """An error, in lines as wide as the terminal."""
+    """An error whose message is wrapped to the width of the terminal."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it on stderr."""
@@ -52,7 +52,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module_name = "try_" if name == "try" else name.replace("-", "_")  # try is a word of Python
+        module_name = "try_" if name == "try" else name.replace("-", "_")  # try is a keyword of Python
         module = importlib.import_module(f"featcache_cli.{module_name}")
         command: click.Command = module.command
         return command
@@ -111,7 +111,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Say our own warnings to people, and others as Python does."""
+    """Print warnings of featcache as notes, and other warnings as Python does."""
     if issubclass(category, FeatcacheWarning):
         progress.note(f"Note: {message}")
     else:
@@ -119,7 +119,7 @@ def _show_warning(
 
 
 def first_sentence(text: str) -> str:
-    """Of a command's help: its first paragraph, up to a full stop or a colon that ends a sentence."""
+    """Return the first sentence of a help text, which ends at a full stop or a colon."""
     paragraph = " ".join(text.split("\n\n")[0].split())
     end = re.search(r"[.:?](?= [A-Z]|$)", paragraph)
     return f"{paragraph[: end.start()]}{'?' if end.group() == '?' else '.'}" if end else paragraph
@@ -131,7 +131,9 @@ def main() -> None:
     """Run the frozen network once, keep the features, train image classifiers in seconds."""
     keep_freed_memory()
     warnings.showwarning = _show_warning
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata; what cannot be read is listed with its reason
+    warnings.filterwarnings(
+        "ignore", module=r"PIL\."
+    )  # about unusual metadata; unreadable images are listed with the reason
 
 
 if __name__ == "__main__":

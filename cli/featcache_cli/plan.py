@@ -82,7 +82,7 @@ def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
     """Estimate time, storage and cost of extracting millions of images on many machines, and find the bottleneck.
 
-    DATA is a sample of the images. The command measures each step with a few of them on this machine, and calculates
+    DATA is a sample of the images. The command measures each step with a few images on this machine, and computes
     the rest from these rates. --page shows the formula.
     """
     import featcache

@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from featcache.models.prediction import Format, Prediction
     from featcache.models.sort_files import FileSorter, How
 
-_MAX_LISTED = 20  # bad pictures that are named at the end
+_MAX_LISTED = 20  # failed images listed at the end
 
 
 @options.command()
 @click.argument("model", type=options.PATH)
 @click.argument("images", nargs=-1, required=True, type=options.PATH)
 @click.option("-0", "--null", is_flag=True, help="Names on stdin end with NUL, as `find -print0` writes them.")
-@click.option("--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="How many classes to name.")
+@click.option(
+    "--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="The number of classes to list."
+)
 @click.option(
     "--tta",
     type=click.IntRange(0),
-    help="How many augmented views are averaged with the clean one. [default: as many as `fit-head --tta` said]",
+    help="How many augmented views are averaged with the clean one. [default: the number of `fit-head --tta`]",
 )
 @click.option(
     "--format",
@@ -53,8 +55,8 @@ _MAX_LISTED = 20  # bad pictures that are named at the end
 @click.option(
     "--link-to", type=options.PATH, metavar="DIR", help="Make a symbolic link to each file in DIR/CLASS instead."
 )
-@click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")
-@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
+@click.option("--dry-run", is_flag=True, help="Only print where --move-to or --link-to would put the files.")
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
 @options.factory_option
 @options.device_option
 def command(
@@ -65,9 +67,9 @@ def command(
     """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
 
     IMAGES are files, folders, globs, tables (CSV, Parquet with a column path), tar files, saved data sets, and URLs of
-    any of these; - stands for names on stdin, one a line. Predictions are written as they come. A name that names no
-    image is listed with the unreadable ones.
-    Exit status 1 where no picture could be read, or where a file could not be moved or linked.
+    any of these; - reads names from stdin, one a line. Predictions are written one by one. A name that is no image is
+    listed with the unreadable ones.
+    Exit status: 1 = no image could be read, or a file could not be moved or linked.
     """
     import featcache
     from featcache.models.prediction import format_predictions
@@ -97,7 +99,7 @@ def command(
 
 
 def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
-    """What moves or links the files; None where neither was asked for."""
+    """The sorter that moves or links the files; None without --move-to and --link-to."""
     from featcache.models.sort_files import FileSorter
 
     several = classifier.card.multilabel
@@ -109,9 +111,9 @@ def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | Non
 def _list_inputs(
     images: Sequence[str], null: bool, once: bool, sorts: bool, ignored: Counter[str]
 ) -> tuple[Iterable[Any], int, dict[str, str]]:
-    """The pictures, their number, 0 where names on stdin are among them, and the names of none with the reason.
+    """The images, their number (0 if some come from stdin), and the names that are no image, with the reason.
 
-    once : each file but once. sorts : whether files are moved or linked. ignored : counts what is passed over.
+    once : whether to skip repeated files. sorts : whether files are moved or linked. ignored : counts skipped files.
     """
     from featcache.data.file_listing import read_names
     from featcache.models.inputs import ImageFile, list_inputs
@@ -121,7 +123,7 @@ def _list_inputs(
     named = [name for name in images if name != "-"]
     inputs: Iterable[Any] = list_inputs(named, missing, ignored) if named else []
     if sorts and any(isinstance(source, ImageFile) for source in inputs):
-        raise click.UsageError("--move-to and --link-to take files of this machine, not URLs, tar files or data sets")
+        raise click.UsageError("--move-to and --link-to need local files, not URLs, tar files or data sets")
     if "-" in images:
         inputs = chain(inputs, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
         return (distinct(inputs) if once else inputs), 0, missing
@@ -130,7 +132,7 @@ def _list_inputs(
 
 
 def _missing_image(name: str, reason: str) -> Prediction:
-    """What is said of a name that names no picture."""
+    """The prediction for a name that is no image."""
     from featcache.models.prediction import Prediction
 
     return Prediction(name, None, (), reason)
@@ -138,7 +140,7 @@ def _missing_image(name: str, reason: str) -> Prediction:
 
 @contextmanager
 def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
-    """Writes to a file, or at once to stdout, where it does not tear the progress bar."""
+    """Yield a function that writes to a file, or to stdout without breaking the progress bar."""
     from tqdm import tqdm
 
     from featcache._utils.files import text_output
@@ -148,7 +150,7 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
             yield file.write
         return
 
-    results.printed_json()  # where it is JSON
+    results.printed_json()  # JSON is written here, if at all
 
     shown = safe if sys.stdout.isatty() else str  # CSV for programs stays as it is
 
@@ -163,13 +165,13 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
 def _empty_stdin_error() -> Exception:
     from featcache.errors import EmptyFolderError
 
-    return EmptyFolderError("stdin names no image: nothing came.")
+    return EmptyFolderError("stdin is empty: it names no image.")
 
 
 class _RunSummary:
-    """How far the work is, and what went wrong or is odd.
+    """Counts predictions, and collects failures and remarks.
 
-    total : 0 where it is not known. ignored : files that were passed over. value_range : the model's.
+    total : 0 if unknown. ignored : numbers of skipped files. value_range : of the model.
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class _RunSummary:
     def count(
         self, predictions: Iterable[Prediction], progress: Callable[[str, int, int], None]
     ) -> Iterator[Prediction]:
-        """The predictions, up to where Ctrl-C comes; after an error what people should know of them all the same."""
+        """Yield the predictions until Ctrl-C; print the report also after an error."""
         try:
             for self.done, prediction in enumerate(predictions, 1):
                 if prediction.remark:
@@ -208,8 +210,8 @@ class _RunSummary:
         odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []
         for line in [*input_notes(self._ignored, [], []), *odd]:
             options.note(line)
-        self._list_failures(self.unreadable, "pictures could not be read")
-        self._list_failures(self.unsorted, "files are not where they should be")
+        self._list_failures(self.unreadable, "images could not be read")
+        self._list_failures(self.unsorted, "files could not be moved or linked")
         if self._sorter:
             click.echo(safe(str(self._sorter)), err=True)
 
@@ -221,7 +223,7 @@ class _RunSummary:
         return int(bool(self.unsorted) or len(self.unreadable) == self.done)
 
     def summary(self, model: str, error: Exception | None) -> dict[str, Any]:
-        """What stands beside the predictions in JSON."""
+        """The fields beside the predictions in JSON."""
         from featcache.data.input_notes import split_remark
 
         ended = error or self.stopped or (None if self.done else _empty_stdin_error())
@@ -235,13 +237,13 @@ class _RunSummary:
         }
 
     def end(self) -> None:
-        """Say what people should know, and exit with the status."""
+        """Print the report, and exit with the status."""
         if not (self.done or self.stopped):
             raise _empty_stdin_error()
         self._report()
         if self.stopped:
             of = f" of {self.total}" if self.total else ""
-            text = f"predict: {self.done}{of} done; what was written of them is kept."
+            text = f"predict: {self.done}{of} done; the predictions written so far are kept."
             raise StoppedError(self.stopped.exit_code - 128, text)
         if self.status:
             sys.exit(self.status)

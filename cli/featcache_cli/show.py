@@ -36,7 +36,7 @@ def command() -> None:
 def _figure_options(function: _F) -> _F:
     """Add the options of every figure."""
     function = options.as_json(function)
-    function = click.option("--dark", is_flag=True, help="Draw light lines on dark paper.")(function)
+    function = click.option("--dark", is_flag=True, help="Draw light lines on a dark background.")(function)
     return options.picture_option(function, required=True)
 
 
@@ -57,7 +57,7 @@ def _save(figure: DrawFigure, out: str, dark: bool, as_json: bool) -> None:
     show_default=True,
     help="How many images to show, from all classes in turn.",
 )
-@click.option("--seed", default=0, show_default=True, help="The seed of the choice of images.")
+@click.option("--seed", default=0, show_default=True, help="The seed that selects the images.")
 @_figure_options
 def views(cache: str, data: str, images: int, seed: int, out: str, dark: bool, as_json: bool) -> None:
     """Draw the augmented views of some training images of CACHE, which was made from DATA."""
@@ -145,7 +145,7 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
 def map_(cache: str, data: str | None, out: str, dark: bool, as_json: bool, **settings: Any) -> None:
     """Draw the features of CACHE in two dimensions, coloured by class.
 
-    With DATA the map shows images that lie among another class.
+    With DATA, the map shows images whose neighbours are of another class.
     """
     from featcache.reports import cache_figures
 

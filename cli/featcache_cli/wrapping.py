@@ -1,6 +1,6 @@
-"""Text for the width of the terminal: long lines are continued below, indented as their text is.
+"""Wrap text to the width of the terminal: continuation lines are indented like the text.
 
-Files and pipes get each line whole, as `grep` and programs want it.
+Lines for files and pipes are not wrapped, so that programs such as `grep` can read them.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ _LABEL = re.compile(r"\s*(?:\S+(?: \S+)*\s{2,})*")
 
 
 def terminal_width(err: bool = False) -> int | None:
-    """Columns of the terminal, or of COLUMNS, where a user sets it; None where a file or a pipe takes the text.
+    """Columns of the terminal, or the variable COLUMNS if set; None for a file or a pipe.
 
     Parameters
     ----------
     err : bool, default False
-        Of stderr instead of stdout.
+        Whether to use stderr instead of stdout.
     """
     columns_variable, stream = os.environ.get("COLUMNS", ""), sys.stderr if err else sys.stdout
     if columns_variable.isdecimal() and int(columns_variable):
         return max(_MIN_WIDTH, int(columns_variable))
     if not stream.isatty():
         return None
-    with suppress(OSError, ValueError):  # a terminal of its own, such as that of a notebook, that has no size
+    with suppress(OSError, ValueError):  # a terminal without a size, such as that of a notebook
         return max(_MIN_WIDTH, os.get_terminal_size(stream.fileno()).columns or _DEFAULT_WIDTH)
     return _DEFAULT_WIDTH
 
 
 def safe(text: str) -> str:
-    """A text that a terminal shows and does not obey.
+    """Escape control characters, so that a terminal shows them instead of executing them.
 
-    Class names, ids and reasons come from the files of others. Control characters, but for the line feed and the tab,
-    and those that turn the direction of writing around, are escaped as Python writes them: `\\x1b`.
+    Class names, ids and reasons come from untrusted files. Control characters except line feed and tab, and characters
+    that change the direction of writing, are written as Python escapes: `\\x1b`.
 
     Parameters
     ----------
     text : str
-        Lines for people.
+        One or more lines.
 
     Returns
     -------
@@ -57,11 +57,11 @@ def safe(text: str) -> str:
 
 
 def wrap(text: str, width: int | None = None, err: bool = False) -> str:
-    """Make a text `safe`, and break lines that are longer than `width` at spaces; none for a file or a pipe.
+    """Make a text `safe`, and break lines longer than `width` at spaces; lines for a file or a pipe are not broken.
 
-    What follows is indented to the column where the line's own text begins, after labels that two or more spaces end;
-    else by two. Commands in backquotes stay in one piece where they fit, and so do words: paths can be copied. Rows of
-    Markdown tables are left as they are.
+    Continuation lines are indented to the column where the text of the line starts (after a label that ends in two or
+    more spaces), or else by two. Words, and commands in backquotes that fit, are not broken, so that they can be
+    copied. Rows of Markdown tables are not changed.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _wrap_line(line: str, width: int) -> str:
 
 
 def _tokens(text: str, width: int) -> list[str]:
-    """Words with the spaces before them; a command in backquotes is one word where it fits."""
+    """Words with the spaces before them; a command in backquotes is one word if it fits."""
     tokens, end = [], 0
     for match in _TOKENS.finditer(text):
         word, spaces = match.group(), text[end : match.start()]
