@@ -1,4 +1,4 @@
-"""`featcache`: the group of commands. A command's module is imported when it is called or asked for help."""
+"""`featcache`: the group of commands. The module of a command is imported when it runs or its help is shown."""
 
 from __future__ import annotations
 

@@ -64,10 +64,10 @@ def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
     type=click.IntRange(1),
     default=150,
     show_default=True,
-    help="How many passes over the rows the fit of a head takes.",
+    help="The number of passes over the rows in the fit of a head.",
 )
 @_rate("--forward-rate", "VIEWS/S", "How many views a second the network takes on a GPU.")
-@_rate("--read-rate", "MB/S", "How fast a worker reads from where the images lie. [default: not counted]")
+@_rate("--read-rate", "MB/S", "How fast a worker reads images from their storage. [default: not counted]")
 @_rate("--look-rate", "MB/S", "How fast one machine reads and hashes all files.")
 @_rate("--driver-rate", "IMAGES/S", "How many images a second one machine receives from workers and writes.")
 @_rate("--row-rate", "ROWS/S", "How many rows a second a worker computes in a pass of a head's fit.")

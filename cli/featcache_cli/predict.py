@@ -64,7 +64,7 @@ def command(
     out: str | None, move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, backbone: Any,
     device: str,
 ) -> None:  # fmt: skip
-    """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
+    """Classify IMAGES with MODEL, a saved head or a fine-tuned run.
 
     IMAGES are files, folders, globs, tables (CSV, Parquet with a column path), tar files, saved data sets, and URLs of
     any of these; - reads names from stdin, one a line. Predictions are written one by one. A name that is no image is
@@ -150,9 +150,9 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
             yield file.write
         return
 
-    results.printed_json()  # JSON is written here, if at all
+    results.printed_json()  # JSON goes through this function as well
 
-    shown = safe if sys.stdout.isatty() else str  # CSV for programs stays as it is
+    shown = safe if sys.stdout.isatty() else str  # output for programs is not escaped
 
     def write(text: str) -> None:
         with tqdm.external_write_mode():

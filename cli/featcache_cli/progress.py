@@ -21,9 +21,9 @@ from featcache_cli.stopping import StoppedError as StoppedError
 from featcache_cli.wrapping import safe, wrap
 
 EVERY_S = 10.0
-"""Between two lines where stderr is no terminal."""
+"""Seconds between two lines if stderr is not a terminal."""
 
-_REFRESH_S = 1.0  # of a bar's clock
+_REFRESH_S = 1.0  # seconds between two updates of the elapsed time
 _DISPLAY = "featcache.display"  # keys of a click context's `meta`
 _VERBOSITY = "featcache.verbosity"
 
@@ -36,7 +36,7 @@ def set_verbosity(level: int) -> None:
 
 
 def verbosity() -> int:
-    """Of the current command."""
+    """The verbosity of the current command."""
     context = click.get_current_context(silent=True)
     return NORMAL if context is None else context.meta.get(_VERBOSITY, NORMAL)
 
@@ -136,7 +136,7 @@ def showing(context: click.Context) -> Iterator[None]:
 
 
 def current_display() -> Display | None:
-    """Of the current command."""
+    """The display of the current command."""
     context = click.get_current_context(silent=True)
     return context.meta.get(_DISPLAY) if context else None
 
@@ -162,7 +162,7 @@ def step(what: str) -> None:
         display.report(what, 0, 0)
 
 
-LOADING: Mapping[str, str] = MappingProxyType({"hash": "load the network, and convert it where it is new"})
+LOADING: Mapping[str, str] = MappingProxyType({"hash": "load the network, and convert it if it is new"})
 """The step after hashing in commands that run a network."""
 
 

@@ -85,7 +85,7 @@ def stopping(how_far: Callable[[], str], grace_s: float = GRACE_S) -> Iterator[C
             _disarm(timer)
             raise StoppedError(signals[0], how_far())
 
-    if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
+    if threading.current_thread() is threading.main_thread():  # Python handles signals only there
         before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
         for number in before:

@@ -108,7 +108,7 @@ def _features(x: Any) -> NDArray[Any]:
         named = ", ".join(map(str, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
         raise DataLayoutError(
             f"{len(bad)} of {len(values)} rows of x hold NaN or numbers that float32 does not have: rows {named}. "
-            "Leave those samples out, or mend them."
+            "Leave those samples out, or correct them."
         )
     return values
 

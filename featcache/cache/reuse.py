@@ -112,14 +112,14 @@ class Loss:
     ----------
     lost : int
         Such images.
-    of : int
+    total : int
         All images that have features.
     example : str
         An id, or "".
     """
 
     lost: int
-    of: int
+    total: int
     example: str = ""
 
     @classmethod
@@ -133,12 +133,12 @@ class Loss:
     @property
     def is_large(self) -> bool:
         """Whether it exceeds `MAX_LOST_SHARE`, as with a wrong folder or a disk that is not mounted."""
-        return self.lost > MAX_LOST_SHARE * self.of
+        return self.lost > MAX_LOST_SHARE * self.total
 
     def __str__(self) -> str:
         """The loss, for people."""
-        percent = f"{self.lost / self.of:.0%}".replace("%", " %")
-        return f"{self.lost} of {self.of} images with features ({percent}), for example {printable(self.example)}"
+        percent = f"{self.lost / self.total:.0%}".replace("%", " %")
+        return f"{self.lost} of {self.total} images with features ({percent}), for example {printable(self.example)}"
 
 
 def engine_of_unfinished(path: Path) -> str:

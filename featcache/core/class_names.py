@@ -49,7 +49,7 @@ def name_notes(names: Iterable[str], merged: Mapping[str, str]) -> list[str]:
 
 
 def nearest_note(name: str, names: Iterable[str]) -> str:
-    """A sentence that names the names similar to a missing class; "" if there is none."""
+    """A sentence with the existing names that are similar to a missing class; "" if there is none."""
     near = [other for other in sorted(names) if other != name and _key(other) == _key(name)]
     if not near:
         return ""

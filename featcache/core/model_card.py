@@ -43,7 +43,7 @@ class ModelCard:
 
     kind : "head", a classifier on features of a frozen backbone; "network", a fine-tuned network.
     file : name of the weights file. head : name of the head. spec : how the features are extracted.
-    weights : where the backbone's weights come from: "pretrained", "none" or a path. layer : of the features.
+    weights : source of the backbone's weights: "pretrained", "none" or a path. layer : of the features.
     metrics : results on val, see `Accuracy.to_dict`. multilabel : whether an image can have several labels.
     thresholds : with several labels, the probability above which each is predicted; None is 0.5 for each.
     tta : augmented views per image that are averaged with the clean view, in the metrics and in predictions.
