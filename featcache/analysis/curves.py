@@ -24,7 +24,7 @@ from featcache.errors import HeadError
 from featcache.heads.fit import fit
 from featcache.heads.predict import evaluate_head
 from featcache.heads.registry import find_head, heads_with
-from featcache.heads.steps import FitOptions, TrainingData
+from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.metrics.significance import wilson_interval
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)

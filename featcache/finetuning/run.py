@@ -24,7 +24,7 @@ from featcache.heads.io import load_head
 from featcache.heads.predict import classify
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, judge
-from featcache.training.checkpoint import damaged, load_checkpoint
+from featcache.training.checkpoint import SAVE_EVERY_S, damaged, load_checkpoint
 from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
 from featcache.training.evaluation import EvalAccumulator, EvalResult
 from featcache.training.live_batches import LiveBatches, uses_batch_statistics
@@ -32,9 +32,6 @@ from featcache.training.loop import Batches, EpochMetrics, TrainConfig, TrainSta
 from featcache.training.loss import ClassificationLoss, class_weights
 from featcache.training.network import BackboneWithHead
 from featcache.vision.loader import ViewLoader
-
-SAVE_EVERY_S = 300.0
-"""Within an epoch, the state is saved after this many seconds, so that a kill loses little."""
 
 _MAX_SAVING_FRACTION = 0.05  # of the time
 

@@ -9,10 +9,10 @@ from sklearn.base import BaseEstimator
 from featcache.errors import HeadError
 from featcache.heads.estimators import set_thresholds
 from featcache.heads.file_checks import TREES
-from featcache.heads.fixed import fit_fixed
+from featcache.heads.fixed_settings import fit_fixed
 from featcache.heads.layer_scaling import standardize_layers, without_scaling
 from featcache.heads.registry import HeadSpec, find_head, heads_with
-from featcache.heads.steps import FitOptions, Fitted, TrainingData
+from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.heads.tuning.selection import fit_tuned
 
 _FIT_OPTIONS = ("cv", "budget_s", "scaling", "calibrate")

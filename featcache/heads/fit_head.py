@@ -24,7 +24,7 @@ from featcache.heads.fit import fit
 from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
-from featcache.heads.steps import FitOptions, TrainingData, UseViews
+from featcache.heads.training_data import FitOptions, TrainingData, UseViews
 from featcache.heads.tuning.selection import Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy

@@ -16,7 +16,7 @@ from featcache.cache.lazy_arrays import LazyRows
 from featcache.core.thresholds import decide
 from featcache.errors import HeadError
 from featcache.heads.estimators import thresholds_of
-from featcache.heads.steps import Fitted, TrainingData
+from featcache.heads.training_data import Fitted, TrainingData
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels, judge
 

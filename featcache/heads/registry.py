@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
     from featcache.heads.solvers.path import Stop
-    from featcache.heads.steps import FitOptions, Fitted, TrainingData
+    from featcache.heads.training_data import FitOptions, Fitted, TrainingData
     from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 
 

@@ -21,7 +21,7 @@ from featcache.data.input_notes import input_notes
 from featcache.data.sources.base import Source
 from featcache.data.sources.registry import is_collection, open_source
 from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarning
-from featcache.vision.pictures import Picture, is_picture
+from featcache.vision.memory_images import Picture, is_picture
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode_and_check
-from featcache.vision.pictures import check_picture
-from featcache.vision.remarks import Decoded
+from featcache.vision.image_remarks import Decoded
+from featcache.vision.memory_images import check_picture
 
 
 class Prepared(NamedTuple):

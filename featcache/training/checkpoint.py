@@ -13,6 +13,9 @@ from featcache._utils.files import atomic_write, deferred_errors
 from featcache._utils.zip_checksums import damaged_part
 from featcache.errors import RunError, first_line
 
+SAVE_EVERY_S = 300.0
+"""Within an epoch, the state is saved after this many seconds, so that a kill loses little."""
+
 
 def save_checkpoint(path: Path, state: dict[str, Any], config: dict[str, Any]) -> None:
     """Replace the checkpoint. If that fails, it raises OutputError and the previous checkpoint remains.

@@ -20,7 +20,7 @@ from featcache.vision.image_files import (
     refuse_large,
     turn_upright,
 )
-from featcache.vision.remarks import Decoded, check_pixels, left_out
+from featcache.vision.image_remarks import Decoded, check_pixels, left_out
 from featcache.vision.tiff import is_deep, is_tiff, missing_parts, needs_tifffile, read_tiff
 
 

@@ -29,7 +29,7 @@ from featcache.data.input_notes import split_remark
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, CacheSpaceError, RemoteIOError
 from featcache.vision.image_files import lift_pillows_limit, upright_size
-from featcache.vision.remarks import REMARKS
+from featcache.vision.image_remarks import REMARKS
 from featcache.vision.views.geometry import reduced_size, shrink
 
 IMAGES = FormatSpec(

@@ -14,7 +14,7 @@ from featcache.errors import HeadError
 from featcache.heads.attention import AttentionConfig, AttentionHead, fit_attention
 from featcache.heads.fit import fit
 from featcache.heads.io import load_head, save_head
-from featcache.heads.steps import FitOptions, TrainingData
+from featcache.heads.training_data import FitOptions, TrainingData
 
 D, T = 6, 16
 GRID = "map:grid4"  # the layer of such features

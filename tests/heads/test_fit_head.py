@@ -138,7 +138,7 @@ def test_what_cannot_be_saved_is_refused_before_it_is_fitted(
     def fails(*_: object) -> None:
         raise AssertionError("it was fitted")
 
-    monkeypatch.setattr("featcache.heads.fixed.fit_estimator", fails)
+    monkeypatch.setattr("featcache.heads.fixed_settings.fit_estimator", fails)
     with pytest.raises(HeadError, match="cannot be saved so that loading executes no code, so it was not fitted"):
         fit_head(cache, tmp_path / "head", head=head)
 
@@ -533,7 +533,9 @@ def test_pytorch_solves_what_numpy_solves(cache: FeatureCache) -> None:
 def test_the_best_device_there_is_suits_every_head(
     head: str, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.heads.steps.resolve_device", lambda device: "cuda" if device == "auto" else device)
+    monkeypatch.setattr(
+        "featcache.heads.training_data.resolve_device", lambda device: "cuda" if device == "auto" else device
+    )
     assert fit_head(cache, head=head, device="auto").accuracy == fit_head(cache, head=head).accuracy
 
 

@@ -18,7 +18,7 @@ from featcache.heads.layer_scaling import standardize_layers, without_scaling
 from featcache.heads.linear import LinearHead
 from featcache.heads.linear_layer import as_linear
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.steps import FitOptions, TrainingData
+from featcache.heads.training_data import FitOptions, TrainingData
 
 N = 60
 

@@ -27,7 +27,7 @@ from featcache.heads.linear_layer import CERTAIN_LOGIT, LinearWeights, as_linear
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.predict import classify
 from featcache.heads.registry import find_head, heads_with
-from featcache.heads.steps import FitOptions, TrainingData
+from featcache.heads.training_data import FitOptions, TrainingData
 from tuned import TUNED
 
 LAST = {

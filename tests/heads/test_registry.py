@@ -25,7 +25,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from featcache.heads.registry import HeadSpec
-from featcache.heads.steps import Fitted
+from featcache.heads.training_data import Fitted
 
 
 class NearestMean(ClassifierMixin, BaseEstimator):

@@ -13,7 +13,7 @@ from featcache.core.samples import Samples
 from featcache.errors import HeadError
 from featcache.heads.fit import fit
 from featcache.heads.kinds.sgd import TUTORIAL, fit_sgd
-from featcache.heads.steps import FitOptions, TrainingData
+from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.training.loop import EpochMetrics, TrainConfig, linear_layer
 
 

@@ -4,39 +4,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from commands import ROOT
 
 LIBRARY = sorted((ROOT / "featcache").rglob("*.py"))
 CLI = sorted((ROOT / "cli" / "featcache_cli").glob("*.py"))
-GUARDED = {
-    "h5py": {"featcache/cache/format/create.py"},
-    "matplotlib": {f"featcache/reports/{name}.py" for name in ("style", "figures", "fonts", "plots", "image_grids")},
-    "PIL": {
-        "featcache/data/image_names.py",
-        *(f"featcache/vision/{name}.py" for name in ("decode", "decoders", "image_files", "pictures", "remarks")),
-    },
-    "tifffile": {"featcache/vision/tiff.py"},
-    "pillow_heif": {"featcache/vision/image_files.py"},
-    "zlib_ng": {"featcache/cache/checksums.py", "featcache/vision/image_cache.py"},
-    "simplejpeg": {"featcache/vision/decoders.py"},
-    "timm": {"featcache/backbones/sources/timm.py", "featcache/heads/imagenet.py"},
-    "openvino": {"featcache/backbones/engines/openvino.py", "featcache/_utils/telemetry.py"},
-    "gradio": {"featcache/models/serving/app.py"},
-    "fsspec": {"featcache/_utils/remote.py"},
-    "tenacity": {"featcache/_utils/remote.py"},
-    "pyarrow": {
-        f"featcache/data/sources/{name}.py"
-        for name in ("table_formats", "parquet_images", "huggingface_columns", "huggingface_files")
-    },
-    "datasets": {f"featcache/data/sources/{name}.py" for name in ("huggingface", "huggingface_files")},
-    "ray": {"featcache/core/ray_cluster.py"},
-    "threadpoolctl": {"featcache/heads/ray/coordinator.py"},
-    "jinja2": {"featcache/reports/html.py"},
-    "click": {f"featcache_cli/{path.name}" for path in CLI},
-    "tqdm": {"featcache/_utils/progress_bar.py", *(f"featcache_cli/{path.name}" for path in CLI)},
-}
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -72,15 +43,8 @@ def test_the_library_never_imports_the_command_line() -> None:
     assert importing == [ROOT / "featcache" / "__main__.py"]
 
 
-@pytest.mark.parametrize("package", GUARDED)
-def test_a_guarded_package_stays_in_its_room(package: str) -> None:
-    rooms = {
-        path.relative_to(ROOT).as_posix().removeprefix("cli/")
-        for path in [*LIBRARY, *CLI]
-        if any(name.split(".")[0] == package for name in _imports(path))
-    }
-    assert rooms
-    assert rooms <= GUARDED[package]
+def test_click_stays_in_the_command_line() -> None:
+    assert [path.name for path in LIBRARY if any(name.split(".")[0] == "click" for name in _imports(path))] == []
 
 
 def test_the_library_prints_nothing() -> None:
@@ -95,7 +59,7 @@ def test_the_library_prints_nothing() -> None:
 
 def test_no_module_is_a_hall() -> None:
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in [*LIBRARY, *CLI]}
-    assert {name: length for name, length in lengths.items() if length >= 450} == {}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
 
 
 def test_a_command_is_a_thin_call() -> None:

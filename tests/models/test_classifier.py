@@ -32,7 +32,7 @@ from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction
 from featcache.training.loop import TrainConfig
 from featcache.vision.decode import decode
-from featcache.vision.pictures import rgb_of
+from featcache.vision.memory_images import rgb_of
 from toys import random_image, toy_backbone
 
 NET: dict[str, Any] = {"image_size": 32, "device": "cpu", "precision": "fp32"}

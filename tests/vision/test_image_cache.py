@@ -27,8 +27,8 @@ from featcache.vision import image_cache as imagecache
 from featcache.vision.decode import decode, decode_and_check
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.image_files import upright_size
+from featcache.vision.image_remarks import REMARKS
 from featcache.vision.loader import ViewLoader
-from featcache.vision.remarks import REMARKS
 from featcache.vision.views.geometry import reduced_size, shrink
 from trainable import CONFIG, trainable_backbone
 

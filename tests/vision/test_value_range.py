@@ -35,7 +35,7 @@ from featcache.vision import value_range as valuerange
 from featcache.vision.decode import decode, decode_and_check, value_extent
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
-from featcache.vision.pictures import rgb_of
+from featcache.vision.memory_images import rgb_of
 from featcache.vision.value_range import choose_value_range, find_value_range
 from toys import toy_answer, toy_backbone
 from trainable import CONFIG, trainable_backbone

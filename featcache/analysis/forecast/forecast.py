@@ -25,7 +25,7 @@ from featcache.errors import HeadError
 from featcache.heads.fit import fit
 from featcache.heads.layer_scaling import standardize_layers
 from featcache.heads.predict import evaluate_head
-from featcache.heads.steps import FitOptions, TrainingData
+from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.metrics.significance import wilson_interval
 
 ASSUMED_FIXABLE_SHARE = 1 / 3

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featcache.heads.attention import AttentionHead
-    from featcache.heads.steps import FitOptions, Fitted, TrainingData
+    from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 
 
 def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:
@@ -20,7 +20,7 @@ def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:
 
     from featcache.errors import HeadError, first_line
     from featcache.heads.attention import AttentionConfig, fit_attention
-    from featcache.heads.steps import Fitted
+    from featcache.heads.training_data import Fitted
 
     try:
         config = AttentionConfig(**options.parameters)

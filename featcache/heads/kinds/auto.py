@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from featcache.heads.registry import HeadSpec, auto_heads, register
 
 if TYPE_CHECKING:
-    from featcache.heads.steps import FitOptions, Fitted, TrainingData
+    from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 
 
 def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from featcache.heads.registry import HeadSpec, register
 
 if TYPE_CHECKING:
-    from featcache.heads.steps import FitOptions, Fitted, TrainingData
+    from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 
 
 def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:
     """Choose the rows by the names of the classes."""
     from featcache.errors import HeadError
     from featcache.heads.imagenet import describe_choice, imagenet_head
-    from featcache.heads.steps import Fitted
+    from featcache.heads.training_data import Fitted
 
     if options.parameters or options.use_views:
         raise HeadError(f"{name} does not train: it takes neither parameters nor use_views")

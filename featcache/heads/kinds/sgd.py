@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from featcache.cache.features import Features
     from featcache.heads.linear import LinearHead
-    from featcache.heads.steps import FitOptions, Fitted, TrainingData
+    from featcache.heads.training_data import FitOptions, Fitted, TrainingData
     from featcache.training.loop import Batches, EpochMetrics, TrainConfig, TrainState
 
 
@@ -28,7 +28,7 @@ def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:
 
     from featcache.core.progress import StepProgress
     from featcache.errors import HeadError, first_line
-    from featcache.heads.steps import Fitted
+    from featcache.heads.training_data import Fitted
     from featcache.training.loop import TrainConfig
 
     try:

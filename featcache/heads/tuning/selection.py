@@ -19,7 +19,7 @@ from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HeadSpec
 from featcache.heads.solvers.path import OutOfTimeError, Stop, never
-from featcache.heads.steps import FitOptions, Fitted, TrainingData
+from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.heads.tuning.path_selection import CVScore
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from featcache.metrics.classification import Accuracy

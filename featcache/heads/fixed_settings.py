@@ -15,7 +15,7 @@ from featcache.heads.binary_relevance import BinaryRelevance
 from featcache.heads.estimators import fit_estimator, is_multilabel, make_estimator, with_scaling
 from featcache.heads.io import reject_unsavable
 from featcache.heads.registry import HeadSpec
-from featcache.heads.steps import FitOptions, Fitted, TrainingData
+from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.heads.tuning.cross_validation import calibrate_platt, cross_validate
 from featcache.heads.tuning.selection import Candidate, Selection
 from featcache.heads.tuning.tuning_data import weights_by_index

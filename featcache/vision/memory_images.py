@@ -12,7 +12,7 @@ from featcache.core.bit_depth import ValueRange
 from featcache.core.specs import MAX_PIXELS
 from featcache.errors import DataLayoutError, UnreadableImageError
 from featcache.vision.image_files import Pixels, failure_reason, pixels_of, refuse_large, to_rgb, turn_upright
-from featcache.vision.remarks import Decoded, check_pixels
+from featcache.vision.image_remarks import Decoded, check_pixels
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8]
 """An image in memory: Pillow's, or pixels (h, w), (h, w, 3) or (h, w, 4), uint8."""
