@@ -67,7 +67,7 @@ def match_rows(
 
 def copy_rows(writer: CacheWriter, old: FeatureCache, matches: RowMatches) -> None:
     """Copy the views that the older cache has and the new one lacks."""
-    layers = {name: location.of(old.layout.data) for name, location in old.layout.layers.items()}
+    layers = {name: location.view(old.layout.data) for name, location in old.layout.layers.items()}
     row_bytes = sum(location.stride for location in old.layout.layers.values())
     for views in np.unique(matches.views[matches.views > 0]).tolist():
         rows = np.flatnonzero((matches.views == views) & (writer.done < views))

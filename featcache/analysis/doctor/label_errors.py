@@ -143,7 +143,7 @@ def _doubted(examples: list[IssueExample], checked: int) -> Check:
 def _overlap_issues(pairs: Sequence[Overlap], classes: tuple[str, ...]) -> list[Issue]:
     if not pairs:
         return []
-    worst = "; ".join(f"{classes[pair.first]} and {classes[pair.second]} {pair.share:.0%}" for pair in pairs[:5])
+    worst = "; ".join(f"{classes[pair.first]} and {classes[pair.second]} {pair.fraction:.0%}" for pair in pairs[:5])
     are = "is" if len(pairs) == 1 else "are"
     what = f"{plural(len(pairs), 'pair')} of classes {are} often confused: {worst}"
     remedy = "Merge the classes, define their labels more clearly, or add images. 50 % means no difference at all."
@@ -240,12 +240,12 @@ def rank_labels(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -
 class Overlap(NamedTuple):
     """Two classes that are confused.
 
-    share : fraction of their images that got the label of the other class. low : lower end of its 95 % interval.
+    fraction : part of their images that got the label of the other class. low : lower end of its 95 % interval.
     """
 
     first: int
     second: int
-    share: float
+    fraction: float
     low: float
 
 
