@@ -75,6 +75,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "entry_points.txt").write_text("[featcache.heads]\ntoy = toy_head:SPEC\nwrong = toy_head:WRONG\n")
     monkeypatch.syspath_prepend(site)
     monkeypatch.delitem(sys.modules, "toy_head", raising=False)
+    assert "linear" in HEADS  # the modules of featcache have registered their heads
     monkeypatch.setattr(HEADS, "_entries", dict(HEADS._entries))
     return site
 
