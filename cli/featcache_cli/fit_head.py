@@ -51,10 +51,10 @@ class _HeadOption(click.Option):
     """The option --head, whose help lists the heads that are installed."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from featcache.heads.registry import HEADS
+        from featcache.heads.registry import head_names
 
         self.help = (
-            f"The head to fit: {', '.join(HEADS.names())}; or the dotted path of a classifier, such as "
+            f"The head to fit: {', '.join(head_names())}; or the dotted path of a classifier, such as "
             "sklearn.naive_bayes.GaussianNB. auto keeps the best of those that choose their own settings (head2toe "
             "only with several layers). imagenet:ant,bee takes the rows of the network's own classifier."
         )

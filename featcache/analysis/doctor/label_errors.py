@@ -16,8 +16,9 @@ from featcache.cache.features import Features
 from featcache.core.rng import content_order
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.heads.kinds import linear
 from featcache.heads.predict import classify
+from featcache.heads.registry import find_head
+from featcache.heads.tuning.selection import select
 from featcache.heads.tuning.tuning_data import TuningData
 from featcache.metrics.classification import confusion_matrix
 from featcache.metrics.significance import wilson_interval
@@ -165,7 +166,8 @@ class HeldOutProbabilities(NamedTuple):
 def leave_out(features: Features, seed: int = 0, folds: int | None = 5) -> HeldOutProbabilities:
     """Fit linear heads to the clean views, each without the fold that it predicts. Raises HeadError."""
     tuning = TuningData(features, "clean", folds=folds, seed=seed)
-    tuned, rows = linear.tune(tuning), tuning.held_out.rows
+    tuned, _ = select(tuning, [find_head("linear")], features.samples.classes)
+    rows = tuning.held_out.rows
     probabilities = np.zeros((len(rows), len(features.samples.classes)))
     probabilities[:, tuning.classes] = tuned.probabilities
     return HeldOutProbabilities(rows, probabilities, features.y[rows], tuned.estimator)
