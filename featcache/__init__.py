@@ -14,8 +14,8 @@ import lazy_loader
 _public_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 _DEPRECATED = {
-    "Diagnosis": ("DoctorReport", "analysis.doctor.findings.DoctorReport"),
-    "Finding": ("Issue", "analysis.doctor.findings.Issue"),
+    "Diagnosis": ("analysis.doctor.findings.DoctorReport", "analysis.doctor.findings.DoctorReport"),
+    "Finding": ("analysis.doctor.findings.Issue", "analysis.doctor.findings.Issue"),
     "Recipe": ("TrainConfig", "training.config.TrainConfig"),
     "compare": ("benchmark", "analysis.benchmark.compare.benchmark"),
     "examine": ("doctor", "analysis.doctor.doctor.doctor"),

@@ -133,7 +133,7 @@ class OutputError(FeatcacheError, OSError):
     """A file that cannot be written: no space, no permission, no such folder."""
 
     @classmethod
-    def of(cls, error: OSError, path: Path) -> OutputError:
+    def from_os_error(cls, error: OSError, path: Path) -> OutputError:
         """Say which file it is, why it cannot be written, and what to do."""
         why = {
             errno.ENOENT: f"the folder {path.parent} does not exist. Make it first",
@@ -163,7 +163,7 @@ class MissingExtraError(FeatcacheError, ImportError):
     """A package that comes with an extra of featcache is not installed."""
 
     @classmethod
-    def of(cls, package: str, extra: str) -> MissingExtraError:
+    def for_package(cls, package: str, extra: str) -> MissingExtraError:
         """With the line to type."""
         return cls(f"this needs {package}, which is not installed: {install_line(extra)}")
 

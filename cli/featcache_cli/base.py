@@ -1,4 +1,4 @@
-"""`Command`: what all commands share: -q and -v, a display of progress, and a help text in groups."""
+"""`Command`: what all commands share: -q and -v, a progress display, and a help text in groups."""
 
 from __future__ import annotations
 

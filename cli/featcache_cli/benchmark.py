@@ -18,7 +18,7 @@ from featcache_cli.wrapping import wrap
     "--out",
     type=options.PATH,
     required=True,
-    help="The folder for report.md, report.json, report.png and the runs. The same benchmark resumes in it.",
+    help="The folder for report.md, report.json, report.png and the runs. An interrupted benchmark resumes in it.",
 )
 @outputs.overwrite_option
 @click.option(
@@ -31,7 +31,9 @@ from featcache_cli.wrapping import wrap
 @options.views_option
 @click.option("--head", default="linear", show_default=True, help="The head of the cached route.")
 @options.view_options
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="How long live routes train.")
+@click.option(
+    "--epochs", type=click.IntRange(1), default=10, show_default=True, help="How many epochs live routes train."
+)
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
@@ -66,7 +68,7 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     from featcache.reports.benchmark_report import comparison_values, write_report
     from featcache.reports.pages.benchmark import write_benchmark_page
 
-    options.import_from_here()  # where --backbone names a factory
+    options.import_from_here()  # --backbone may name a factory of the working folder
     recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar(grace_s=options.TRAINING_GRACE_S) as progress:
         chosen = routes.split(",") if routes else None

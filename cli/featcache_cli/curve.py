@@ -13,9 +13,9 @@ from featcache_cli import options
 @options.command()
 @click.argument("cache", type=options.PATH)
 @click.option("--over", type=click.Choice(["labels", "views"]), default="labels", show_default=True,
-              help="What grows: the training labels, or the augmented views of each image.")  # fmt: skip
+              help="What is varied: the number of training labels, or of augmented views per image.")  # fmt: skip
 @click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn", "head2toe"]), default="linear",
-              show_default=True, help="Which head to fit.")  # fmt: skip
+              show_default=True, help="The head to fit.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), help="How often each fraction of the labels is drawn. [default: 5]")
 @options.picture_option
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache to use.")

@@ -31,9 +31,9 @@ _OUTPUTS = ("cache.h5", "head", "head.html", "head-knn", "run", "report")
 @outputs.overwrite_option
 @click.pass_context
 def command(ctx: click.Context, folder: Path | None, dataset: str) -> None:
-    """Run the main commands from start to end and show each one, so that you can copy it for your own images.
+    """Run the main commands in order, and show each one, so that you can copy it for your own images.
 
-    All files go to FOLDER, by default demo/, or demo-NAME/ for another data set than the digits.
+    All files go to FOLDER, by default demo/, or demo-NAME/ for a data set other than the digits.
     The demo can run again in its own folder.
     """
     from featcache.data.manifest import read_manifest

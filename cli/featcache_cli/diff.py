@@ -17,14 +17,14 @@ from featcache_cli import options, outputs
 def command(a: str, b: str, listed: str | None, as_json: bool) -> None:
     """Compare cache A with cache B, or with a folder or CSV of images: settings and images, by content.
 
-    Exit status 1 where they differ.
+    Exit status: 1 = they differ.
     """
     import featcache
 
     with options.progress_bar() as progress:
-        found = featcache.diff(a, b, progress=progress)
-    options.show(found, as_json)
+        diff = featcache.diff(a, b, progress=progress)
+    options.show(diff, as_json)
     if listed:
-        found.write_list(listed)
-    if not found.same:
+        diff.write_list(listed)
+    if not diff.same:
         sys.exit(1)

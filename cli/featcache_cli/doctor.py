@@ -23,12 +23,12 @@ from featcache_cli.wrapping import safe
     show_default=True,
     help="Highest number of images that -o draws.",
 )
-@click.option("--dark", is_flag=True, help="Draw light lines on dark paper.")
+@click.option("--dark", is_flag=True, help="Draw light lines on a dark background.")
 @click.option(
     "--list", "listed", type=options.PATH, callback=outputs.new_file, help="Write all affected images to this CSV file."
 )
 @click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
-@options.own_network_option
+@options.factory_option
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda:1.")
 @click.option(
     "--seed", default=0, show_default=True, help="The seed of the folds, and of the choice of images if there are many."
@@ -47,7 +47,7 @@ def command(
     import featcache
 
     if out and not data:
-        raise click.UsageError("-o draws images of DATA: give DATA as well")
+        raise click.UsageError("-o needs DATA: it draws images of DATA")
     with options.progress_bar(resumes=False) as progress:
         report = featcache.doctor(cache, data, progress=progress, **settings)
     options.show(report, as_json)

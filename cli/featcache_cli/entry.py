@@ -1,4 +1,4 @@
-"""`run`: the program `featcache`. What goes before the commands: Ctrl-C while Python imports, and closed streams."""
+"""`run`: the program `featcache`. It handles Ctrl-C during imports, and closed streams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 def run() -> None:
     """Run the command that the program was called with."""
-    patient = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # ignored, it stays so
+    patient = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # an ignored signal stays ignored
     if patient:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import
     _open_streams()
@@ -26,12 +26,12 @@ def run() -> None:
 
 
 def _open_streams() -> None:
-    """Put the null device where a stream was closed: else the next file that is opened would take its place."""
+    """Replace closed streams by the null device: else the next opened file would get their descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free descriptor: this one
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - it is open as long as the process
     if sys.stderr is None:

@@ -33,17 +33,17 @@ from featcache_cli import options, outputs
 @click.option(
     "--tta",
     type=click.IntRange(0),
-    help="How many augmented views are averaged with the clean one. [default: as many as `fit-head --tta` said]",
+    help="How many augmented views are averaged with the clean one. [default: the number of `fit-head --tta`]",
 )
 @options.batch_size_option
-@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
+@options.factory_option
 @options.device_option
 @options.as_json
 def command(as_json: bool, **settings: Any) -> None:
     """Compare the predictions of MODEL, a saved head or a fine-tuned run, with the labels of DATA.
 
-    DATA is anything that extract takes; it needs no train folder, and not all classes. Images of classes that MODEL
+    DATA is anything that extract takes; it needs neither a train folder nor all classes. Images of classes that MODEL
     does not know are counted by class and left out of the figures.
     """
     import featcache

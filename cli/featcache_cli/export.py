@@ -27,14 +27,14 @@ def _formats() -> list[str]:
 )
 @click.option("-o", "--out", type=options.PATH, required=True, callback=outputs.new_file, help="The file to write.")
 @outputs.overwrite_option
-@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
+@options.factory_option
 @options.as_json
 def command(model: str, as_json: bool, **settings: Any) -> None:
     """Write MODEL, a saved head or a fine-tuned run, as a file that needs no featcache.
 
-    The program OUT.py is written beside it. It prints the classes of photos. It is run in a fresh process first, and
-    must give the same logits.
+    The program OUT.py, which prints the classes of photos, is written beside it. The export is checked: the program
+    runs in a new process, and must compute the same logits.
     """
     from featcache.models.export.export import export
 

@@ -32,7 +32,7 @@ from featcache_cli import options, outputs
 @click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and estimate time and size.")
 @options.as_json
 def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
-    """Run the frozen network once over every image and view of DATA, into a cache.
+    """Run the frozen network once on every image and view of DATA, and store the features in a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
     (path,label[,split]), either of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a data

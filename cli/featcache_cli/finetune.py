@@ -23,12 +23,12 @@ GROUPS = {
 
 
 def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | int | None:
-    """all, last-stage or a number; the library says what else is none."""
+    """Parse all, last-stage or a number; the library rejects other values."""
     return int(text) if text and text.isascii() and text.isdigit() else text
 
 
 def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | dict[str, float] | None:
-    """balanced, or CLASS=WEIGHT by commas; the library says what is no class."""
+    """Parse balanced, or CLASS=WEIGHT separated by commas; the library rejects unknown classes."""
     if text is None or text == "balanced":
         return text
     try:
@@ -51,22 +51,22 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     type=click.Choice(["pretrained", "scratch"]),
     default="pretrained",
     show_default=True,
-    help="Begin with pretrained weights, or with random ones.",
+    help="Start from pretrained or from random weights.",
 )
 @click.option(
-    "--weights", type=options.PATH, is_eager=True, help="Begin with this weights file, or folder of a run, instead."
+    "--weights", type=options.PATH, is_eager=True, help="Start from this weights file, or the folder of a run, instead."
 )
 @options.weights_key_option
 @click.option(
     "--init-head",
     metavar="HEAD",
-    help="Begin with this fitted head, at a low rate: a folder "
-    "of fit-head on the same split, or imagenet:ant,bee, the pretrained classifier's own rows.",
+    help="Start from this fitted head, with a low learning rate: a folder "
+    "of fit-head for the same split, or imagenet:ant,bee, rows of the pretrained classifier.",
 )
 @click.option(
     "--reuse-until",
     metavar="STAGE",
-    help="Keep the pretrained weights up to and with this stage (layer2, blocks.4), draw those behind it.",
+    help="Keep the pretrained weights up to this stage, inclusive (layer2, blocks.4); reinitialise later stages.",
 )
 @click.option(
     "--train",
@@ -80,26 +80,26 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     "--unfreeze",
     callback=_unfreeze,
     metavar="STAGES",
-    help="Which stages learn: all, last-stage, or how many of the "
-    "last; what lies below is frozen in eval() mode. [default: all]",
+    help="Which stages to train: all, last-stage, or the number of last "
+    "stages; earlier ones are frozen in eval() mode. [default: all]",
 )
 @click.option(
     "--layer-decay",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Each stage learns at this share of "
-    "the rate of the one above it, the last one at this share of the head's. [default: 1]",
+    help="The factor by which the learning "
+    "rate decreases from the head to the last stage, and from each stage to the one before it. [default: 1]",
 )
 @click.option(
     "--batchnorm",
     type=click.Choice(["train", "eval"]),
-    help="Normalise by the batch, or by the pretrained statistics, which stay. [default: train; with --init-head eval]",
+    help="Normalise by batch statistics, or by fixed pretrained ones. [default: train; with --init-head eval]",
 )
 @click.option(
     "--wise-ft",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Keep this share of the best weights and "
-    "the rest of those at the start; with --init-head. [default: the best weights]",
+    help="The fraction of the best weights in the "
+    "average with the initial weights; with --init-head. [default: the best weights]",
 )
 @options.shared("augment", type=options.RecipeName(), default=None)  # a preset may set it
 @options.other_view_options
@@ -115,51 +115,51 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
 @click.option(
     "--schedule",
     type=click.Choice(["step", "cosine", "constant"]),
-    help="How the learning rate falls. [default: step; with --init-head cosine]",
+    help="The learning rate schedule. [default: step; with --init-head cosine]",
 )
 @click.option(
     "--step-size", type=click.IntRange(1), help="After how many epochs --schedule step divides by 10. [default: 7]"
 )
-@click.option("--batch-size", type=click.IntRange(1), help="How many images a step takes. [default: 32]")
+@click.option("--batch-size", type=click.IntRange(1), help="The batch size, in images. [default: 32]")
 @click.option(
     "--class-weight",
     callback=_class_weight,
     metavar="balanced|CLASS=W,...",
-    help="How much images of a class count: all classes alike in sum, or as named. [default: all images alike]",
+    help="Weights of classes: balanced gives all classes the same total. [default: all images weigh the same]",
 )
 @click.option(
     "--label-smoothing",
     type=click.FloatRange(0, 1, max_open=True),
-    help="The share of a label's probability that goes to all classes. [default: 0]",
+    help="The fraction of a label's probability that is spread over all classes. [default: 0]",
 )
 @click.option(
     "--patience",
     type=click.IntRange(1),
     metavar="EPOCHS",
-    help="Stop after so many epochs without a better val accuracy or a lower val loss. [default: all epochs run]",
+    help="Stop after this number of epochs without a better val accuracy or a lower val loss. [default: never]",
 )
 @options.machine_options
 @options.precision_option("fp32")
-@click.option("--compile", is_flag=True, help="Train through torch.compile: slower to start, faster after.")
+@click.option("--compile", is_flag=True, help="Train through torch.compile: it starts later, and then runs faster.")
 @options.seed_option
 @options.data_options
 @click.option(
     "--image-cache",
     type=options.PATH,
-    help="Keep the decoded images in this file: later epochs and runs do not decode.",
+    help="Store the decoded images in this file, so that later epochs and runs do not decode them.",
 )
 @click.option(
     "--resume",
     is_flag=True,
     help="Train a run in --out longer: with more --epochs "
-    "or --patience than before. The same command goes on by itself.",
+    "or --patience than before. An unchanged command resumes without it.",
 )
 @outputs.list_option
 @options.as_json
 def command(init: str, weights: str | None, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Train a network on DATA end to end, or its head alone, and keep the weights of the best val epoch.
 
-    Several processes train together, each with its share of every batch, as `torchrun --no-python featcache finetune
+    Several processes train together, each on a part of every batch, if `torchrun --no-python featcache finetune
     ...` starts them.
     """
     import featcache

@@ -14,7 +14,7 @@ _THEN = {"fit folds": "fit on all images", **dict.fromkeys(("fit heads", "fit st
 
 
 def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """name=value pairs; a value that is not a Python literal is a string."""
+    """Parse name=value pairs; a value that is not a Python literal is a string."""
     parameters: dict[str, Any] = {}
     for pair in values:
         name, equals, text = pair.partition("=")
@@ -30,7 +30,7 @@ def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str,
 def _thresholds(
     _ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]
 ) -> str | float | dict[str, float] | None:
-    """f1, a number, or LABEL=NUMBER once or more."""
+    """Parse f1, a number, or one or more LABEL=NUMBER."""
     if not texts or texts == ("f1",):
         return "f1" if texts else None
     try:
@@ -51,10 +51,10 @@ class _HeadOption(click.Option):
     """The option --head, whose help lists the heads that are installed."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from featcache.heads.registry import HEADS
+        from featcache.heads.registry import head_names
 
         self.help = (
-            f"The head to fit: {', '.join(HEADS.names())}; or the dotted path of a classifier, such as "
+            f"The head to fit: {', '.join(head_names())}; or the dotted path of a classifier, such as "
             "sklearn.naive_bayes.GaussianNB. auto keeps the best of those that choose their own settings (head2toe "
             "only with several layers). imagenet:ant,bee takes the rows of the network's own classifier."
         )
@@ -101,16 +101,16 @@ class _HeadOption(click.Option):
 @click.option(
     "--scaling",
     type=click.Choice(["standard", "l2"]),
-    help="First scale each feature to mean 0 and variance 1 (standard), or each image to length 1 (l2).",
+    help="Scale each feature to mean 0 and variance 1 (standard), or the features of each image to norm 1 (l2).",
 )
-@click.option("--calibrate", is_flag=True, help="Give probabilities to a head without them.")
+@click.option("--calibrate", is_flag=True, help="Calibrate a head that has no probabilities, so that it has some.")
 @click.option(
     "--thresholds",
     multiple=True,
     callback=_thresholds,
     metavar="f1|NUMBER|LABEL=NUMBER",
-    help="With several labels: the probability above which a label is predicted. f1 chooses those with the highest F1 "
-    "on held-out images; a number is for all labels; LABEL=NUMBER, which can be repeated, for one. [default: 0.5]",
+    help="With several labels: the probability above which a label is predicted. f1 chooses the thresholds with the "
+    "highest F1 on held-out images; a number applies to all labels, LABEL=NUMBER (repeatable) to one. [default: 0.5]",
 )
 @click.option(
     "--tta",
@@ -143,13 +143,13 @@ class _HeadOption(click.Option):
 @options.seed_option
 @options.as_json
 def command(cache: str, report: str | None, data: str | None, as_json: bool, **settings: Any) -> None:
-    """Train a classifier on the features of CACHE in seconds, evaluate it on val, save it."""
+    """Train a classifier on the features of CACHE in seconds, evaluate it on val, and save it."""
     import featcache
 
     if report and not settings["out"]:
-        raise click.UsageError("--report draws what is saved: give -o, too")
+        raise click.UsageError("--report needs -o: it shows the saved head")
     if data and not report:
-        raise click.UsageError("--images is for the pictures of --report")
+        raise click.UsageError("--images needs --report")
     cluster = options.take_cluster(settings)
     on_epoch, on_note = (None, None) if as_json else (options.echo, options.note)
     options.step(f"fit {settings['head']}")

@@ -15,7 +15,7 @@ from featcache_cli import options
 @click.option("--seed", default=0, show_default=True, help="The seed of the folds and draws.")
 @options.as_json
 def command(cache: str, as_json: bool, **settings: Any) -> None:
-    """Predict from CACHE alone whether fine-tuning pays, by a rule whose record it shows."""
+    """Predict from CACHE alone whether fine-tuning pays. The rule, and how often it was right, are shown."""
     import featcache
 
     with options.progress_bar(resumes=False) as progress:

@@ -15,7 +15,7 @@ def command(cache: str, listed: str | None, as_json: bool) -> None:
     """Show what a cache holds, finished or not."""
     import featcache
 
-    found = featcache.FeatureCache.open(cache, partial=True)
-    options.show(found, as_json)
+    features = featcache.FeatureCache.open(cache, partial=True)
+    options.show(features, as_json)
     if listed:
-        found.write_list(listed)
+        features.write_list(listed)

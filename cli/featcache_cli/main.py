@@ -1,4 +1,4 @@
-"""`featcache`: the group of commands. A command's module is imported when it is called or asked for help."""
+"""`featcache`: the group of commands. The module of a command is imported when it runs or its help is shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featcache._utils.environment import keep_freed_memory
 from featcache.errors import FeatcacheError, FeatcacheWarning
 from featcache_cli import progress, results
 from featcache_cli.base import refuse_unknown
-from featcache_cli.memory import why_short_of_memory
+from featcache_cli.memory import explain_memory_error
 from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe, wrap
 
@@ -35,14 +35,14 @@ stopped by a signal."""
 
 
 class Failure(click.ClickException):
-    """An error, in lines as wide as the terminal."""
+    """An error whose message is wrapped to the width of the terminal."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it on stderr."""
         click.echo(wrap(f"Error: {self.format_message()}", err=True), file=file, err=True)
 
 
-_python_shows = warnings.showwarning
+_default_showwarning = warnings.showwarning
 
 
 class _Commands(click.Group):
@@ -52,7 +52,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module_name = "try_" if name == "try" else name.replace("-", "_")  # try is a word of Python
+        module_name = "try_" if name == "try" else name.replace("-", "_")  # try is a keyword of Python
         module = importlib.import_module(f"featcache_cli.{module_name}")
         command: click.Command = module.command
         return command
@@ -78,7 +78,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         results.allow_any_name()
         try:
-            with results.answering(ctx, ctx.meta["featcache.json"]):
+            with results.json_output(ctx, ctx.meta["featcache.json"]):
                 return super().invoke(ctx)
         except (StoppedError, LateStop) as error:
             click.echo(safe(f"Stopped. {error}"), err=True)
@@ -97,7 +97,7 @@ class _Commands(click.Group):
         except click.UsageError as error:
             raise click.UsageError(wrap(error.format_message(), err=True), error.ctx) from error
         except Exception as error:
-            short = why_short_of_memory(error)
+            short = explain_memory_error(error)
             if not short:
                 raise
             raise Failure(short) from error
@@ -111,15 +111,15 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Say our own warnings to people, and others as Python does."""
+    """Print warnings of featcache as notes, and other warnings as Python does."""
     if issubclass(category, FeatcacheWarning):
         progress.note(f"Note: {message}")
     else:
-        _python_shows(safe(str(message)), category, filename, lineno, file, line)
+        _default_showwarning(safe(str(message)), category, filename, lineno, file, line)
 
 
 def first_sentence(text: str) -> str:
-    """Of a command's help: its first paragraph, up to a full stop or a colon that ends a sentence."""
+    """Return the first sentence of a help text, which ends at a full stop or a colon."""
     paragraph = " ".join(text.split("\n\n")[0].split())
     end = re.search(r"[.:?](?= [A-Z]|$)", paragraph)
     return f"{paragraph[: end.start()]}{'?' if end.group() == '?' else '.'}" if end else paragraph
@@ -131,7 +131,9 @@ def main() -> None:
     """Run the frozen network once, keep the features, train image classifiers in seconds."""
     keep_freed_memory()
     warnings.showwarning = _show_warning
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata; what cannot be read is listed with its reason
+    warnings.filterwarnings(
+        "ignore", module=r"PIL\."
+    )  # about unusual metadata; unreadable images are listed with the reason
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`why_short_of_memory`: whether an error means that memory could not be had, whatever a library made of it."""
+"""`explain_memory_error`: recognises errors that mean a lack of memory, whatever type a library raises."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ _SIGNS = re.compile(
 )
 
 
-def why_short_of_memory(error: BaseException) -> str:
-    """What to tell of an error that memory was short for; "" for any other.
+def explain_memory_error(error: BaseException) -> str:
+    """The message for an error caused by a lack of memory; "" for other errors.
 
     Parameters
     ----------
     error : BaseException
-        The error. What it was raised from counts, too. Where the process has a limit (`ulimit -v`), a failed import
-        does: libraries that are not loaded whole fail with names that they lack.
+        The error; the errors that it was raised from are checked as well. If the process has a limit (`ulimit -v`), an
+        ImportError counts too: a library that is loaded in part fails with missing names.
 
     Returns
     -------
     str
-        What and where, and what to do.
+        What happened, and what to do.
     """
     limit = _limit()
     seen: BaseException | None = error
     while seen is not None:
         half_loaded = limit and isinstance(seen, ImportError) and not isinstance(seen, ModuleNotFoundError)
         if isinstance(seen, MemoryError) or _SIGNS.search(str(seen)) or half_loaded:
-            said = str(seen).strip().partition("\n")[0] or "MemoryError"
-            if "cuda out of memory" in said.lower():
-                return f"the GPU has no memory left ({said}). Give a smaller --batch-size, or --device cpu."
-            allowed = f" This process may have {limit / 2**30:.1f} GiB (ulimit -v)." if limit else ""
+            message = str(seen).strip().partition("\n")[0] or "MemoryError"
+            if "cuda out of memory" in message.lower():
+                return f"the GPU is out of memory ({message}). Give a smaller --batch-size, or --device cpu."
+            allowed = f" This process is limited to {limit / 2**30:.1f} GiB (ulimit -v)." if limit else ""
             return (
-                f"memory could not be had ({said}).{allowed} Close other programs, raise the limit, or give a smaller "
-                "--batch-size or fewer --workers. What was finished is kept."
+                f"out of memory ({message}).{allowed} Close other programs, raise the limit, or give a "
+                "smaller --batch-size or fewer --workers. Finished work is kept."
             )
         seen = seen.__cause__ or seen.__context__
     return ""
 
 
 def _limit() -> int:
-    """Bytes of address space that this process may have; 0 where there is no limit."""
+    """Bytes of address space that this process may use; 0 without a limit."""
     if sys.platform == "win32":
         return 0
     import resource

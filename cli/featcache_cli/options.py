@@ -53,7 +53,7 @@ def shared(name: str, **attributes: Any) -> Callable[[_F], _F]:
     ----------
     name : str
     attributes
-        Of `click.option`; those that are left out come from the field.
+        Of `click.option`; those that are not given come from the field.
     """
     field = fields_of(ExtractArguments)[name]
     default, text = field.option.default, field.option.description
@@ -85,7 +85,7 @@ def _value_range(_ctx: click.Context, _option: click.Parameter, text: str | None
     except ValueError:
         low = high = math.nan
     if not -math.inf < low < high < math.inf:
-        raise click.BadParameter(f"{text!r} is no range such as 0:4095 or -1024:3071")
+        raise click.BadParameter(f"{text!r} is not a range such as 0:4095 or -1024:3071")
     return low, high
 
 
@@ -110,22 +110,22 @@ dtype_option = shared("dtype")
 
 
 class Finite(click.FloatRange):
-    """A range of finite numbers."""
+    """A number in a range; infinity and NaN are rejected."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See `click.ParamType`."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
 
 cluster_options = _all(
-    click.option("--cluster", metavar="auto|ADDRESS", help="Work on the machines of a Ray cluster; auto is the one "
-                 "that this machine is in, else several workers on this machine."),
+    click.option("--cluster", metavar="auto|ADDRESS", help="Use the machines of a Ray cluster; auto is the cluster "
+                 "of this machine, or several workers on this machine."),
     click.option("--gpus-per-worker", type=Finite(0), help="How many GPUs a worker of --cluster gets. [default: 0]"),
     click.option("--cpus-per-worker", type=click.IntRange(1), help="How many cores a worker of --cluster gets. "
-                 "[default: a machine's cores, shared by a worker for each GPU, or for one worker]"),
+                 "[default: the cores of a machine, divided by its GPU workers, or all for one worker]"),
 )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def take_cluster(settings: dict[str, Any]) -> Any:
     gpus, cpus = settings.pop("gpus_per_worker"), settings.pop("cpus_per_worker")
     address = settings.pop("cluster")
     if address is None and (gpus or cpus):
-        raise click.UsageError("--gpus-per-worker and --cpus-per-worker are of --cluster: give it, too")
+        raise click.UsageError("--gpus-per-worker and --cpus-per-worker need --cluster")
     return None if address is None else Cluster(address, gpus or 0, cpus)
 
 
@@ -144,7 +144,7 @@ strict_option = click.option("--strict", is_flag=True, help="Stop at the first u
 
 
 class RecipeName(click.Choice[str]):
-    """The name of a view recipe: featcache's own, or one that another package adds."""
+    """The name of a view recipe of featcache, or of another package."""
 
     def __init__(self) -> None:
         super().__init__(AUGMENTS)
@@ -160,7 +160,7 @@ class RecipeName(click.Choice[str]):
 augment_option = shared("augment", type=RecipeName())
 image_size_option = shared("image_size", type=click.IntRange(1))
 other_view_options = _all(image_size_option, shared("interpolation"))
-"""What decides the pixels of a view, but for `--augment`, `--seed` and `--value-range`."""
+"""The options that determine the pixels of a view, except `--augment`, `--seed` and `--value-range`."""
 view_options = _all(augment_option, other_view_options)
 seed_option = shared("seed")
 backbone_option = click.option(
@@ -168,7 +168,7 @@ backbone_option = click.option(
     default=EMBEDDED,
     show_default=True,
     help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME; or "
-    "MODULE:FACTORY, a function of yours that returns the network.",
+    "MODULE:FACTORY, your own function that returns the network.",
 )
 
 
@@ -177,31 +177,31 @@ def _set_key(ctx: click.Context, _option: click.Parameter, key: str | None) -> N
     if not key:
         return
     if ctx.params.get("weights") in (None, "pretrained", "none"):
-        raise click.BadParameter("it chooses in a file: give --weights PATH, too")
+        raise click.BadParameter("it needs --weights PATH: it selects a state dict of that file")
     ctx.params["weights"] += f"#{key}"
 
 
 weights_key_option = click.option(
     "--weights-key", expose_value=False, callback=_set_key, metavar="KEY",
-    help="Which state dict of that file, such as model_ema, or a prefix of its names. [default: the usual one]",
+    help="Which state dict of that file, such as model_ema, or a prefix of its names. [default: chosen automatically]",
 )  # fmt: skip
 weights_option = _all(shared("weights", type=PATH, is_eager=True), weights_key_option)
 
 
-def _own_network(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
+def _load_factory(_ctx: click.Context, _option: click.Parameter, name: str | None) -> Any:
     """A callback that returns the network of a factory."""
     from featcache.backbones.factory import call_factory, is_factory
 
     if name is None:
         return None
     if not is_factory(name):
-        raise click.BadParameter(f"{name} is no MODULE:FACTORY; networks of libraries are loaded by their names alone")
+        raise click.BadParameter(f"{name} is not of the form MODULE:FACTORY; drop it for a network of a library")
     import_from_here()
     return call_factory(name)
 
 
-own_network_option = click.option(
-    "--backbone", callback=_own_network, metavar="MODULE:FACTORY", help="The network, where it is your own: a function "
+factory_option = click.option(
+    "--backbone", callback=_load_factory, metavar="MODULE:FACTORY", help="Your own network: a function "
     "that returns it.",
 )  # fmt: skip
 
@@ -236,21 +236,21 @@ def import_from_here() -> None:
 
 
 def precision_option(
-    default: str, name: str = "--precision", help: str = "The precision that the network computes in."
+    default: str, name: str = "--precision", help: str = "The option for the precision of the network."
 ) -> Callable[[_F], _F]:
-    """The precision that the network computes in."""
+    """The option for the precision of the network."""
     choices = click.Choice(["auto", "fp32", "bf16", "fp16"])
     return click.option(name, type=choices, default=default, show_default=True, help=help)
 
 
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
     if name and Path(name).suffix.lower() not in FORMATS:
-        raise click.BadParameter(f"{name} is no picture; end it in .png, .svg or .pdf")
+        raise click.BadParameter(f"{name} is not a picture file: its name must end in .png, .svg or .pdf")
     return outputs.new_file(ctx, option, name)
 
 
 def picture_option(function: _F, required: bool = False) -> _F:
-    """The option `--out` for a picture."""
+    """The option `--out` for a picture file."""
     default = "" if required else " [default: none]"
     text = f"Write the picture to this file, which ends in .png, .svg or .pdf.{default}"
     return outputs.overwrite_option(
@@ -268,5 +268,5 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise click.BadParameter(f"{text!r} is no duration such as 30s, 2m or 1.5h")
+        raise click.BadParameter(f"{text!r} is not a duration such as 30s, 2m or 1.5h")
     return seconds

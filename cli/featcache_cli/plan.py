@@ -64,10 +64,10 @@ def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
     type=click.IntRange(1),
     default=150,
     show_default=True,
-    help="How many passes over the rows the fit of a head takes.",
+    help="The number of passes over the rows in the fit of a head.",
 )
 @_rate("--forward-rate", "VIEWS/S", "How many views a second the network takes on a GPU.")
-@_rate("--read-rate", "MB/S", "How fast a worker reads from where the images lie. [default: not counted]")
+@_rate("--read-rate", "MB/S", "How fast a worker reads images from their storage. [default: not counted]")
 @_rate("--look-rate", "MB/S", "How fast one machine reads and hashes all files.")
 @_rate("--driver-rate", "IMAGES/S", "How many images a second one machine receives from workers and writes.")
 @_rate("--row-rate", "ROWS/S", "How many rows a second a worker computes in a pass of a head's fit.")
@@ -82,17 +82,17 @@ def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
 def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
     """Estimate time, storage and cost of extracting millions of images on many machines, and find the bottleneck.
 
-    DATA is a sample of the images. The command measures each step with a few of them on this machine, and calculates
+    DATA is a sample of the images. The command measures each step with a few images on this machine, and computes
     the rest from these rates. --page shows the formula.
     """
     import featcache
 
-    given, prices = _given_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
+    rates, prices = _given_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
     backbone, names = settings["backbone"], split_layers(layers)
     options.take_backbone(settings, names)
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(resumes=False, then=options.LOADING) as progress:
-        result = featcache.plan(data, layers=names, given=given, prices=prices, progress=progress, **settings)
+        result = featcache.plan(data, layers=names, given=rates, prices=prices, progress=progress, **settings)
     options.show(result, as_json)
     if page:
         from featcache.reports.pages.capacity import write_capacity_page

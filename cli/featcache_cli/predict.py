@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from featcache.models.prediction import Format, Prediction
     from featcache.models.sort_files import FileSorter, How
 
-_NAMED = 20  # bad pictures that are named at the end
+_MAX_LISTED = 20  # failed images listed at the end
 
 
 @options.command()
 @click.argument("model", type=options.PATH)
 @click.argument("images", nargs=-1, required=True, type=options.PATH)
 @click.option("-0", "--null", is_flag=True, help="Names on stdin end with NUL, as `find -print0` writes them.")
-@click.option("--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="How many classes to name.")
+@click.option(
+    "--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="The number of classes to list."
+)
 @click.option(
     "--tta",
     type=click.IntRange(0),
-    help="How many augmented views are averaged with the clean one. [default: as many as `fit-head --tta` said]",
+    help="How many augmented views are averaged with the clean one. [default: the number of `fit-head --tta`]",
 )
 @click.option(
     "--format",
@@ -53,21 +55,21 @@ _NAMED = 20  # bad pictures that are named at the end
 @click.option(
     "--link-to", type=options.PATH, metavar="DIR", help="Make a symbolic link to each file in DIR/CLASS instead."
 )
-@click.option("--dry-run", is_flag=True, help="Only say where --move-to or --link-to would put the files.")
-@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@click.option("--dry-run", is_flag=True, help="Only print where --move-to or --link-to would put the files.")
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
+@options.factory_option
 @options.device_option
 def command(
     model: str, images: tuple[str, ...], null: bool, top: int, tta: int | None, kind: Format, as_json: bool,
     out: str | None, move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, backbone: Any,
     device: str,
 ) -> None:  # fmt: skip
-    """Name the class of each of IMAGES with MODEL, a saved head or a fine-tuned run.
+    """Classify IMAGES with MODEL, a saved head or a fine-tuned run.
 
     IMAGES are files, folders, globs, tables (CSV, Parquet with a column path), tar files, saved data sets, and URLs of
-    any of these; - stands for names on stdin, one a line. Predictions are written as they come. A name that names no
-    image is listed with the unreadable ones.
-    Exit status 1 where no picture could be read, or where a file could not be moved or linked.
+    any of these; - reads names from stdin, one a line. Predictions are written one by one. A name that is no image is
+    listed with the unreadable ones.
+    Exit status: 1 = no image could be read, or a file could not be moved or linked.
     """
     import featcache
     from featcache.models.prediction import format_predictions
@@ -75,29 +77,29 @@ def command(
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
     ignored: Counter[str] = Counter()
-    paths, total, missing = _listed(images, null, bool(move_to), bool(move_to or link_to), ignored)
+    paths, total, missing = _list_inputs(images, null, bool(move_to), bool(move_to or link_to), ignored)
     options.step("load the model")
     classifier = featcache.Classifier.load(
         model, weights=weights, backbone=backbone, device=device, views=total * (1 + (tta or 0))
     )  # fmt: skip
     options.note(classifier.backbone.note)
-    sorter = _sorter(classifier, move_to, link_to, dry_run)
-    tally = _Tally(total and total + len(missing), sorter, ignored, classifier.card.spec.view.value_range)
+    sorter = _make_sorter(classifier, move_to, link_to, dry_run)
+    run = _RunSummary(total and total + len(missing), sorter, ignored, classifier.card.spec.view.value_range)
     with (
         options.progress_bar() as progress,
         _output(out) as write,
         closing(classifier.stream(paths, top=top, tta=tta)) as stream,
     ):
-        predictions = chain(map(sorter.place, stream) if sorter else stream, starmap(_missing, missing.items()))
-        watched = tally.watch(predictions, progress)
+        predictions = chain(map(sorter.sort, stream) if sorter else stream, starmap(_missing_image, missing.items()))
+        counted = run.count(predictions, progress)
         form = "json" if as_json else kind
-        for text in format_predictions(watched, form, bool(sorter), partial(tally.summary, model)):
+        for text in format_predictions(counted, form, bool(sorter), partial(run.summary, model)):
             write(text)
-    tally.end()
+    run.end()
 
 
-def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
-    """What moves or links the files; None where neither was asked for."""
+def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
+    """The sorter that moves or links the files; None without --move-to and --link-to."""
     from featcache.models.sort_files import FileSorter
 
     several = classifier.card.multilabel
@@ -106,12 +108,12 @@ def _sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dr
     return FileSorter(folder, way, classifier.classes, multilabel=several, dry_run=dry_run) if folder else None
 
 
-def _listed(
+def _list_inputs(
     images: Sequence[str], null: bool, once: bool, sorts: bool, ignored: Counter[str]
 ) -> tuple[Iterable[Any], int, dict[str, str]]:
-    """The pictures, their number, 0 where names on stdin are among them, and the names of none with the reason.
+    """The images, their number (0 if some come from stdin), and the names that are no image, with the reason.
 
-    once : each file but once. sorts : whether files are moved or linked. ignored : counts what is passed over.
+    once : whether to skip repeated files. sorts : whether files are moved or linked. ignored : counts skipped files.
     """
     from featcache.data.file_listing import read_names
     from featcache.models.inputs import ImageFile, list_inputs
@@ -119,18 +121,18 @@ def _listed(
 
     missing: dict[str, str] = {}
     named = [name for name in images if name != "-"]
-    found: Iterable[Any] = list_inputs(named, missing, ignored) if named else []
-    if sorts and any(isinstance(one, ImageFile) for one in found):
-        raise click.UsageError("--move-to and --link-to take files of this machine, not URLs, tar files or data sets")
+    inputs: Iterable[Any] = list_inputs(named, missing, ignored) if named else []
+    if sorts and any(isinstance(source, ImageFile) for source in inputs):
+        raise click.UsageError("--move-to and --link-to need local files, not URLs, tar files or data sets")
     if "-" in images:
-        found = chain(found, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
-        return (distinct(found) if once else found), 0, missing
-    found = list(distinct(found) if once else found)
-    return found, len(found), missing
+        inputs = chain(inputs, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
+        return (distinct(inputs) if once else inputs), 0, missing
+    inputs = list(distinct(inputs) if once else inputs)
+    return inputs, len(inputs), missing
 
 
-def _missing(name: str, reason: str) -> Prediction:
-    """What is said of a name that names no picture."""
+def _missing_image(name: str, reason: str) -> Prediction:
+    """The prediction for a name that is no image."""
     from featcache.models.prediction import Prediction
 
     return Prediction(name, None, (), reason)
@@ -138,7 +140,7 @@ def _missing(name: str, reason: str) -> Prediction:
 
 @contextmanager
 def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
-    """Writes to a file, or at once to stdout, where it does not tear the progress bar."""
+    """Yield a function that writes to a file, or to stdout without breaking the progress bar."""
     from tqdm import tqdm
 
     from featcache._utils.files import text_output
@@ -148,9 +150,9 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
             yield file.write
         return
 
-    results.printed_json()  # where it is JSON
+    results.printed_json()  # JSON goes through this function as well
 
-    shown = safe if sys.stdout.isatty() else str  # CSV for programs stays as it is
+    shown = safe if sys.stdout.isatty() else str  # output for programs is not escaped
 
     def write(text: str) -> None:
         with tqdm.external_write_mode():
@@ -160,16 +162,16 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
     yield write
 
 
-def _nothing_came() -> Exception:
+def _empty_stdin_error() -> Exception:
     from featcache.errors import EmptyFolderError
 
-    return EmptyFolderError("stdin names no image: nothing came.")
+    return EmptyFolderError("stdin is empty: it names no image.")
 
 
-class _Tally:
-    """How far the work is, and what went wrong or is odd.
+class _RunSummary:
+    """Counts predictions, and collects failures and remarks.
 
-    total : 0 where it is not known. ignored : files that were passed over. value_range : the model's.
+    total : 0 if unknown. ignored : numbers of skipped files. value_range : of the model.
     """
 
     def __init__(
@@ -182,17 +184,17 @@ class _Tally:
         self.unsorted: list[Prediction] = []
         self.stopped: StoppedError | LateStop | None = None
 
-    def watch(
+    def count(
         self, predictions: Iterable[Prediction], progress: Callable[[str, int, int], None]
     ) -> Iterator[Prediction]:
-        """The predictions, up to where Ctrl-C comes; after an error what people should know of them all the same."""
+        """Yield the predictions until Ctrl-C; print the report also after an error."""
         try:
-            for self.done, one in enumerate(predictions, 1):
-                if one.remark:
-                    self.remarks.append((one.path, one.remark))
-                if one.error:
-                    (self.unreadable if one.label is None else self.unsorted).append(one)
-                yield one
+            for self.done, prediction in enumerate(predictions, 1):
+                if prediction.remark:
+                    self.remarks.append((prediction.path, prediction.remark))
+                if prediction.error:
+                    (self.unreadable if prediction.label is None else self.unsorted).append(prediction)
+                yield prediction
                 progress("predict", self.done, self.total)
             self._ended = True
         except (StoppedError, LateStop) as error:
@@ -208,8 +210,8 @@ class _Tally:
         odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []
         for line in [*input_notes(self._ignored, [], []), *odd]:
             options.note(line)
-        self._name(self.unreadable, "pictures could not be read")
-        self._name(self.unsorted, "files are not where they should be")
+        self._list_failures(self.unreadable, "images could not be read")
+        self._list_failures(self.unsorted, "files could not be moved or linked")
         if self._sorter:
             click.echo(safe(str(self._sorter)), err=True)
 
@@ -221,36 +223,36 @@ class _Tally:
         return int(bool(self.unsorted) or len(self.unreadable) == self.done)
 
     def summary(self, model: str, error: Exception | None) -> dict[str, Any]:
-        """What stands beside the predictions in JSON."""
+        """The fields beside the predictions in JSON."""
         from featcache.data.input_notes import split_remark
 
-        ended = error or self.stopped or (None if self.done else _nothing_came())
+        ended = error or self.stopped or (None if self.done else _empty_stdin_error())
         return {
             "model": model,
             "images": self.done,
             "unreadable": len(self.unreadable),
-            "remarks": dict(Counter(one for _, remark in self.remarks for one in split_remark(remark))),
+            "remarks": dict(Counter(part for _, remark in self.remarks for part in split_remark(remark))),
             "ignored": dict(self._ignored),
             **results.outcome(1 if error else self.status, ended),
         }
 
     def end(self) -> None:
-        """Say what people should know, and exit with the status."""
+        """Print the report, and exit with the status."""
         if not (self.done or self.stopped):
-            raise _nothing_came()
+            raise _empty_stdin_error()
         self._report()
         if self.stopped:
             of = f" of {self.total}" if self.total else ""
-            text = f"predict: {self.done}{of} done; what was written of them is kept."
+            text = f"predict: {self.done}{of} done; the predictions written so far are kept."
             raise StoppedError(self.stopped.exit_code - 128, text)
         if self.status:
             sys.exit(self.status)
 
-    def _name(self, bad: list[Prediction], what: str) -> None:
+    def _list_failures(self, bad: list[Prediction], what: str) -> None:
         from featcache._utils.formatting import printable
 
         if bad:
             lines = [f"{len(bad)} of {self.done} {what}:"]
-            lines += [f"  {printable(one.path)}: {one.error}" for one in bad[:_NAMED]]
-            lines += [f"  and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
+            lines += [f"  {printable(prediction.path)}: {prediction.error}" for prediction in bad[:_MAX_LISTED]]
+            lines += [f"  and {len(bad) - _MAX_LISTED} more"] if len(bad) > _MAX_LISTED else []
             click.echo(safe("\n".join(lines)), err=True)

@@ -1,7 +1,7 @@
 """Progress on stderr: a bar in a terminal; else a line every ten seconds, in logs and notebooks.
 
-Every command has a display, which also shows that something is going on while no progress is reported: imports, a
-network that loads or is converted, the fit of a head.
+Every command has a display. It also shows activity during steps that report no progress: imports, loading or
+converting a network, fitting a head.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from featcache_cli.stopping import StoppedError as StoppedError
 from featcache_cli.wrapping import safe, wrap
 
 EVERY_S = 10.0
-"""Between two lines where stderr is no terminal."""
+"""Seconds between two lines if stderr is not a terminal."""
 
-_REFRESH_S = 1.0  # of a bar's clock
+_REFRESH_S = 1.0  # seconds between two updates of the elapsed time
 _DISPLAY = "featcache.display"  # keys of a click context's `meta`
 _VERBOSITY = "featcache.verbosity"
 
@@ -31,18 +31,18 @@ QUIET, NORMAL, VERBOSE = -1, 0, 1
 
 
 def set_verbosity(level: int) -> None:
-    """Of the command that runs: QUIET, NORMAL or VERBOSE."""
+    """Set the verbosity of the current command: QUIET, NORMAL or VERBOSE."""
     click.get_current_context().meta[_VERBOSITY] = level
 
 
 def verbosity() -> int:
-    """Of the command that runs."""
+    """The verbosity of the current command."""
     context = click.get_current_context(silent=True)
     return NORMAL if context is None else context.meta.get(_VERBOSITY, NORMAL)
 
 
 class Display:
-    """Shows the step under way, and how far it is, from a thread of its own.
+    """Shows the current step and its progress, from a background thread.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Display:
             threading.Thread(target=self._run, name="progress", daemon=True).start()
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Take what a library function reports. total : 0 where it is not known."""
+        """Receive the progress of a library function. total : 0 if unknown."""
         with self._lock:
             if what != self._what:
                 self._end_step()
@@ -71,7 +71,7 @@ class Display:
                 self._draw()
 
     def clear(self) -> None:
-        """Take the bar away; it comes back with the next report."""
+        """Remove the bar; the next report shows it again."""
         with self._lock:
             if self._bar is not None:
                 self._bar.close()
@@ -124,7 +124,7 @@ class Display:
 
 @contextmanager
 def showing(context: click.Context) -> Iterator[None]:
-    """A display for the command that runs inside."""
+    """A display for the command in this context."""
     display = Display(verbosity())
     context.meta[_DISPLAY] = display
     try:
@@ -136,55 +136,55 @@ def showing(context: click.Context) -> Iterator[None]:
 
 
 def current_display() -> Display | None:
-    """Of the command that runs."""
+    """The display of the current command."""
     context = click.get_current_context(silent=True)
     return context.meta.get(_DISPLAY) if context else None
 
 
 def clear() -> None:
-    """Take the bar of the command away, before something is printed."""
+    """Remove the bar of the command before something is printed."""
     display = current_display()
     if display:
         display.clear()
 
 
 def end_display() -> None:
-    """Show nothing more of the command, which runs on for a user."""
+    """End the display of a command that goes on running, such as a server."""
     display = current_display()
     if display:
         display.close()
 
 
 def step(what: str) -> None:
-    """Name the step that begins, whose end is not known beforehand."""
+    """Show the name of a step whose length is unknown."""
     display = current_display()
     if display:
         display.report(what, 0, 0)
 
 
-LOADING: Mapping[str, str] = MappingProxyType({"hash": "load the network, and convert it where it is new"})
-"""What commands that run a network do once the images are known."""
+LOADING: Mapping[str, str] = MappingProxyType({"hash": "load the network, and convert it if it is new"})
+"""The step after hashing in commands that run a network."""
 
 
 @contextmanager
 def progress_bar(
     resumes: bool = True, then: Mapping[str, str] = MappingProxyType({}), grace_s: float = GRACE_S
 ) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback, for what can be stopped between two reports.
+    """A progress callback for work that can be stopped between two reports.
 
-    SIGINT and SIGTERM let the step under way finish and raise StoppedError at its report, see `stopping`.
-    resumes : whether the same command goes on where it was. then : what is done after a step, without a report.
+    SIGINT and SIGTERM let the current step finish and raise StoppedError at its report, see `stopping`.
+    resumes : whether the same command resumes. then : step -> the next step, which reports no progress.
     grace_s : seconds that a step may go on after a signal.
     """
     display = current_display()
-    own = Display(verbosity()) if display is None else None
-    shown = display or own
+    created = Display(verbosity()) if display is None else None
+    shown = display or created
     assert shown is not None
     far = ["start", 0, 0]
 
     def how_far() -> str:
         shown.clear()
-        after = "nothing is lost. Run the same command again: it goes on." if resumes else "nothing was kept."
+        after = "nothing is lost. Run the same command again to resume." if resumes else "no result was saved."
         return f"{far[0]}: {far[1]} of {far[2]} done; {after}"
 
     with stopping(how_far, grace_s) as check:
@@ -200,26 +200,26 @@ def progress_bar(
             yield report
         finally:
             shown.clear()
-            if own:
-                own.close()
+            if created:
+                created.close()
 
 
 def echo(text: object) -> None:
-    """Print a note of a result under way on stdout, without tearing the bar; `--quiet` leaves it out."""
+    """Print an intermediate result on stdout without breaking the bar; nothing with `--quiet`."""
     if verbosity() > QUIET:
         clear()
         click.echo(wrap(str(text)))
 
 
 def note(text: object) -> None:
-    """Print a note on stderr, if there is one, without tearing the bar; `--quiet` leaves it out."""
+    """Print a note, if any, on stderr without breaking the bar; nothing with `--quiet`."""
     if text and verbosity() > QUIET:
         clear()
         click.echo(wrap(str(text), err=True), err=True)
 
 
 def ask(question: str) -> bool:
-    """Ask whoever sits at the terminal; no by default. Where nobody does, the answer is no."""
+    """Ask the user; the default is no, also without a terminal."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     clear()

@@ -13,7 +13,7 @@ from featcache_cli import options, outputs
 @outputs.overwrite_option
 @options.as_json
 def command(url: str, out: str, as_json: bool) -> None:
-    """Copy the cache at URL to the file OUT and look at every row; what an earlier call has brought is kept."""
+    """Download the cache at URL to the file OUT, and verify every row. An interrupted download resumes."""
     import featcache
 
     with options.progress_bar() as progress:

@@ -13,7 +13,7 @@ from featcache_cli import options, outputs
 @outputs.overwrite_option
 @options.as_json
 def command(cache: str, url: str, as_json: bool) -> None:
-    """Copy CACHE to URL (s3://, gs://, ...), after a look at every row."""
+    """Upload CACHE to URL (s3://, gs://, ...), after verifying every row."""
     import featcache
 
     with options.progress_bar() as progress:

@@ -1,6 +1,6 @@
-"""What a command prints: text for people, one JSON object for scripts, and names in any script on any terminal.
+"""Output of a command: text, or one JSON object with `--json`; names in any script print on any terminal.
 
-With `--json`, stdout gets exactly one object, printed when the command ends: `ok` (true where the exit status is 0),
+With `--json`, stdout gets exactly one object, printed when the command ends: `ok` (true if the exit status is 0),
 `seconds` with `wall` in it, the fields of the result, and after a failure `error` with `type` and `message`.
 """
 
@@ -30,7 +30,7 @@ _ERRORS = "featcache.names"
 
 
 def show(result: Any, as_json: bool, **more: Any) -> None:
-    """Print a result: `to_dict()` for scripts, `str()` for people.
+    """Print a result: `to_dict()` as JSON, or `str()`.
 
     more : further fields of the JSON object, such as the cache that a head was fitted on.
     """
@@ -41,7 +41,7 @@ def show(result: Any, as_json: bool, **more: Any) -> None:
 
 
 def print_text(text: object) -> None:
-    """Print a result for people, in lines as wide as the terminal."""
+    """Print a text, wrapped to the width of the terminal."""
     progress.clear()
     click.echo(wrap(str(text)))
 
@@ -53,12 +53,12 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_json_now() -> None:
-    """Print the object at once: of a command that runs on, as a server does."""
+    """Print the JSON object now, for a command that goes on running, such as a server."""
     _print(click.get_current_context(), 0, None)
 
 
 def printed_json() -> None:
-    """Say that the command has printed its JSON itself."""
+    """Record that the command has printed its JSON itself."""
     click.get_current_context().meta[_PRINTED] = True
 
 
@@ -71,7 +71,7 @@ def outcome(status: int = 0, error: BaseException | None = None) -> dict[str, An
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for JSON; known before its options are parsed, which may fail."""
+    """Whether a command line requests JSON; works before its options are parsed, which may fail."""
     options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     formats = [after for before, after in itertools.pairwise(options) if before == "--format"]
     formats += [option.removeprefix("--format=") for option in options if option.startswith("--format=")]
@@ -79,23 +79,23 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def answering(context: click.Context, as_json: bool) -> Iterator[None]:
-    """Print the JSON object of the command that runs inside, whether it succeeds or fails."""
+def json_output(context: click.Context, as_json: bool) -> Iterator[None]:
+    """Print the JSON object of the command in this context, whether it succeeds or fails."""
     context.meta.update({_STARTED: time.perf_counter(), _RESULT: {}, _PRINTED: False})
     try:
         yield
     except BaseException as error:
         status = _status(error)
-        told = not isinstance(error, (SystemExit, click.exceptions.Exit))
+        has_message = not isinstance(error, (SystemExit, click.exceptions.Exit))
         if as_json and (status or context.meta[_RESULT]):
-            _print(context, status, error if told else None)
+            _print(context, status, error if has_message else None)
         raise
     if context.meta[_RESULT]:
         _print(context, 0, None)
 
 
 def _print(context: click.Context, status: int, error: BaseException | None) -> None:
-    from featcache._utils.formatting import json_safe  # of numpy, which help does not wait for
+    from featcache._utils.formatting import json_safe  # it imports numpy, which help does not need
 
     if context.meta[_PRINTED]:
         return
@@ -112,7 +112,7 @@ def _elapsed(context: click.Context) -> float:
 
 
 def _status(error: BaseException) -> int:
-    """The exit status that an error leads to."""
+    """The exit status for an error."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, (StoppedError, LateStop, click.ClickException, click.exceptions.Exit)):
@@ -121,7 +121,7 @@ def _status(error: BaseException) -> int:
 
 
 def message_of(error: BaseException) -> str:
-    """What is wrong, in the words that are printed."""
+    """The printed message of an error."""
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and not isinstance(error, FeatcacheError):
@@ -130,10 +130,10 @@ def message_of(error: BaseException) -> str:
 
 
 def allow_any_name() -> None:
-    """Let stdout and stderr take any file name.
+    """Make stdout and stderr accept any file name.
 
-    Bytes that are no text are written as they are. What the terminal's encoding lacks is written as Python escapes
-    it: \\U0001f41d for a bee under cp1252.
+    Bytes that are not text are written unchanged. Characters that the encoding of the terminal lacks are written as
+    Python escapes: \\U0001f41d for a bee under cp1252.
     """
     codecs.register_error(_ERRORS, _encode_name)
     for stream in (sys.stdout, sys.stderr):

@@ -9,20 +9,22 @@ import click
 
 from featcache.models.defaults import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, TOP_CLASSES
 from featcache_cli import options, results
-from featcache_cli.stopping import ends_with
+from featcache_cli.stopping import exit_on_signal
 
 
 @options.command()
 @click.argument("model", type=options.PATH)
-@click.option("--examples", type=options.PATH, multiple=True, help="Show some pictures of this file, folder or glob on "
+@click.option("--examples", type=options.PATH, multiple=True, help="Show some images of this file, folder or glob on "
               "the page; repeat the option for more.")  # fmt: skip
-@click.option("--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="How many classes to name.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at: everyone who reaches "
+@click.option(
+    "--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="The number of classes to list."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on: everyone who reaches "
               "it can use the page.")  # fmt: skip
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="The port to listen at, 0 for any. [default: 7860, or the next that is free]",
+    help="The port to listen on, 0 for any. [default: 7860, or the next free one]",
 )
 @click.option("--root-path", default="", metavar="PATH|URL", help="Where a reverse proxy shows the page: /ants, or "
               "https://example.org/ants.")  # fmt: skip
@@ -31,26 +33,26 @@ from featcache_cli.stopping import ends_with
     type=click.IntRange(1),
     default=MAX_UPLOAD_BYTES >> 20,
     show_default=True,
-    help="The largest file that is taken, in MiB.",
+    help="The largest accepted file, in MiB.",
 )
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
     default=MAX_UPLOAD_PIXELS,
     show_default=True,
-    help="The largest picture that is taken, in pixels.",
+    help="The largest accepted image, in pixels.",
 )
-@click.option("--weights", type=options.PATH, help="Where the backbone's weights lie now, if they have moved.")
-@options.own_network_option
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
+@options.factory_option
 @options.device_option
 @options.as_json
 def command(
     model: str, examples: tuple[str, ...], top: int, host: str, port: int | None, root_path: str, max_upload: int,
     max_pixels: int, weights: str | None, backbone: Any, device: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Serve a page, and an HTTP API, that name the class of a picture with MODEL, a saved head or a fine-tuned run.
+    """Serve a web page and an HTTP API that classify images with MODEL, a saved head or a fine-tuned run.
 
-    It runs on this machine alone, until Ctrl-C.
+    By default only this machine can connect. The server runs until Ctrl-C.
     """
     import featcache
     from featcache.models.serving.app import ServerInfo, serve
@@ -63,7 +65,7 @@ def command(
         options.end_display()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        ends_with(number, "No upload is kept.")
+        exit_on_signal(number, "No upload is kept.")
     options.step("load the model")
     classifier = featcache.Classifier.load(model, weights=weights, backbone=backbone, device=device)
     options.note(classifier.backbone.note)

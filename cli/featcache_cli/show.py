@@ -33,10 +33,10 @@ def command() -> None:
     """
 
 
-def _drawn(function: _F) -> _F:
+def _figure_options(function: _F) -> _F:
     """Add the options of every figure."""
     function = options.as_json(function)
-    function = click.option("--dark", is_flag=True, help="Draw light lines on dark paper.")(function)
+    function = click.option("--dark", is_flag=True, help="Draw light lines on a dark background.")(function)
     return options.picture_option(function, required=True)
 
 
@@ -57,8 +57,8 @@ def _save(figure: DrawFigure, out: str, dark: bool, as_json: bool) -> None:
     show_default=True,
     help="How many images to show, from all classes in turn.",
 )
-@click.option("--seed", default=0, show_default=True, help="The seed of the choice of images.")
-@_drawn
+@click.option("--seed", default=0, show_default=True, help="The seed that selects the images.")
+@_figure_options
 def views(cache: str, data: str, images: int, seed: int, out: str, dark: bool, as_json: bool) -> None:
     """Draw the augmented views of some training images of CACHE, which was made from DATA."""
     from featcache.reports import cache_figures
@@ -70,7 +70,7 @@ def views(cache: str, data: str, images: int, seed: int, out: str, dark: bool, a
 @click.argument("model", type=options.PATH)
 @click.argument("data", type=options.PATH)
 @click.option("--images", type=click.IntRange(1, 200), default=24, show_default=True, help="How many images to show.")
-@_drawn
+@_figure_options
 def predictions(model: str, data: str, images: int, out: str, dark: bool, as_json: bool) -> None:
     """Draw val images of DATA with the predictions of MODEL, the most confident mistakes first."""
     from featcache.reports import model_figures
@@ -80,7 +80,7 @@ def predictions(model: str, data: str, images: int, out: str, dark: bool, as_jso
 
 @command.command(cls=Command)
 @click.argument("model", type=options.PATH)
-@_drawn
+@_figure_options
 def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw the confusion matrix of MODEL on val."""
     from featcache.reports import model_figures
@@ -90,7 +90,7 @@ def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
 
 @command.command(cls=Command)
 @click.argument("model", type=options.PATH)
-@_drawn
+@_figure_options
 def reliability(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw how well the probabilities of MODEL are calibrated on val."""
     from featcache.reports import model_figures
@@ -100,7 +100,7 @@ def reliability(model: str, out: str, dark: bool, as_json: bool) -> None:
 
 @command.command(cls=Command)
 @click.argument("model", type=options.PATH)
-@_drawn
+@_figure_options
 def history(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw loss and accuracy of MODEL by epoch, on train and val."""
     from featcache.reports import model_figures
@@ -113,7 +113,7 @@ def history(model: str, out: str, dark: bool, as_json: bool) -> None:
 @click.option(
     "--over", type=click.Choice(["views", "labels"]), help="Which curve, if REPORT has both. [default: the first]"
 )
-@_drawn
+@_figure_options
 def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) -> None:
     """Draw accuracy and seconds against views or labels.
 
@@ -141,11 +141,11 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
 )
 @click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache to use.")
 @click.option("--seed", default=0, show_default=True, help="The seed of the images and of the projection.")
-@_drawn
+@_figure_options
 def map_(cache: str, data: str | None, out: str, dark: bool, as_json: bool, **settings: Any) -> None:
     """Draw the features of CACHE in two dimensions, coloured by class.
 
-    With DATA the map shows images that lie among another class.
+    With DATA, the map shows images whose neighbours are of another class.
     """
     from featcache.reports import cache_figures
 

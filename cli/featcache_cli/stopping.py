@@ -1,11 +1,11 @@
-"""SIGINT and SIGTERM: the step under way may finish; they end the command within a second, in training within nine.
+"""SIGINT and SIGTERM let the current step finish, and end the command within a second (in training, nine).
 
 1. The next report of progress raises `StoppedError`: nothing of the step is lost.
-2. Where none comes within `GRACE_S`, in training `TRAINING_GRACE_S`, the main thread is interrupted by `LateStop`, as
-   by a second Ctrl-C.
-3. Where it does not come back from a library in C either, the process ends, as after SIGKILL: every file survives that.
+2. Without a report within `GRACE_S` (in training, `TRAINING_GRACE_S`), or after a second Ctrl-C, `LateStop` interrupts
+   the main thread.
+3. If a C library does not return to Python, the process ends as after SIGKILL; all files stay valid.
 
-A server has handlers and a time limit of its own: `ends_with` gives its exit code.
+A server has its own handlers and time limit; `exit_on_signal` sets its exit code.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from types import FrameType
 from typing import Any
 
 GRACE_S = 0.7
-"""For the step under way."""
+"""Seconds for the current step after a signal."""
 
 TRAINING_GRACE_S = 8.0
-"""For a training step, which takes seconds for a large network on a CPU. What stops containers waits ten."""
+"""Seconds for a training step, which is slow for a large network on a CPU. Docker and Kubernetes wait ten or more."""
 
-_MARGIN_S = 0.25  # for Python to take the interruption; both together are less than a second
+_MARGIN_S = 0.25  # for Python to handle the interruption; with GRACE_S less than a second
 _BY_DEFAULT = signal.default_int_handler
 
 
 class StoppedError(Exception):
-    """SIGINT or SIGTERM came. `str(error)` says how far the work is, and what is left of it."""
+    """SIGINT or SIGTERM arrived. `str(error)` is the progress so far, and what was kept."""
 
     def __init__(self, number: int, how_far: str) -> None:
         super().__init__(how_far)
@@ -38,7 +38,7 @@ class StoppedError(Exception):
 
 
 class LateStop(KeyboardInterrupt):
-    """The same, within a step that was not finished. What handles the errors of a picture lets it pass."""
+    """SIGINT or SIGTERM in an unfinished step. It is not an Exception: handlers of image errors do not catch it."""
 
     def __init__(self, number: int, how_far: str) -> None:
         super().__init__(how_far)
@@ -46,24 +46,24 @@ class LateStop(KeyboardInterrupt):
 
 
 _answered = threading.Event()  # Python has run a handler of the signal
-_grace = [GRACE_S]  # of the step under way; read by the thread that watches
+_grace = [GRACE_S]  # of the current step; the watcher thread reads it
 
 
 @contextmanager
 def stopping(how_far: Callable[[], str], grace_s: float = GRACE_S) -> Iterator[Callable[[], None]]:
-    """While this is open, SIGINT and SIGTERM let the step under way finish; a second one ends at once.
+    """In this context SIGINT and SIGTERM let the current step finish; a second signal ends the command at once.
 
     Parameters
     ----------
     how_far : callable
-        Says how far the work is, for the message.
+        Returns the progress so far, for the message.
     grace_s : float, default GRACE_S
         Seconds that a step may go on after a signal.
 
     Yields
     ------
     callable
-        To be called between two steps. It raises StoppedError after a signal.
+        Call it between two steps: it raises StoppedError after a signal.
     """
     signals: list[int] = []
     before: dict[int, Any] = {}
@@ -85,7 +85,7 @@ def stopping(how_far: Callable[[], str], grace_s: float = GRACE_S) -> Iterator[C
             _disarm(timer)
             raise StoppedError(signals[0], how_far())
 
-    if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
+    if threading.current_thread() is threading.main_thread():  # Python handles signals only there
         before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as of `&`
         for number in before:
@@ -107,15 +107,15 @@ def _disarm(timer: int | None) -> None:
         signal.signal(timer, signal.SIG_DFL)
 
 
-def ends_with(number: int, said: str) -> None:
-    """From now on the signal interrupts the main thread at once, with its own exit code.
+def exit_on_signal(number: int, message: str) -> None:
+    """From now on, the signal interrupts the main thread at once, and sets its exit code.
 
-    SIGINT stays ignored where it is: a shell does so for what runs in the background.
+    An ignored SIGINT stays ignored: a shell ignores it for background processes.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         _answered.set()
-        raise LateStop(number, said)
+        raise LateStop(number, message)
 
     if signal.getsignal(number) != signal.SIG_IGN:
         signal.signal(number, interrupt)
@@ -123,7 +123,7 @@ def ends_with(number: int, said: str) -> None:
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """While this is open, a signal that Python does not get to handle within a second ends the process."""
+    """In this context a signal that Python does not handle within a second ends the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -156,7 +156,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _watch(reading: int) -> None:
     while numbers := os.read(reading, 1):
         number = numbers[0]
-        if number not in (signal.SIGINT, signal.SIGTERM) or _is_anothers(signal.getsignal(number)):
+        if number not in (signal.SIGINT, signal.SIGTERM) or _has_foreign_handler(signal.getsignal(number)):
             continue
         if not _answered.wait(_grace[0] + _MARGIN_S):
             with suppress(OSError, ValueError):
@@ -165,6 +165,6 @@ def _watch(reading: int) -> None:
             os._exit(128 + number)
 
 
-def _is_anothers(handler: Any) -> bool:
-    """Whether a library, such as a web server, handles the signal: it ends in its own time."""
+def _has_foreign_handler(handler: Any) -> bool:
+    """Whether a library, such as a web server, handles the signal and has its own time limit."""
     return callable(handler) and handler is not _BY_DEFAULT and handler.__module__ != __name__

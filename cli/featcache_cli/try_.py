@@ -25,7 +25,7 @@ from featcache_cli import options
 @options.value_range_option
 @options.device_option
 @click.option("--budget", "budget_s", callback=options.duration, default="10s", show_default=True,
-              help="Time for the choice of the head, such as 30s or 2m.")  # fmt: skip
+              help="Time for the search of the head, such as 30s or 2m.")  # fmt: skip
 @options.seed_option
 @options.as_json
 def command(as_json: bool, **settings: Any) -> None:

@@ -17,14 +17,18 @@ from featcache_cli import options, outputs
     type=click.IntRange(0, 65534),
     help="How many augmented views (K) each training image gets. [default: as before]",
 )
-@click.option("--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved.")
-@options.own_network_option
+@click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
+@options.factory_option
 @click.option("--retry", is_flag=True, help="Try again to read the images that were skipped.")
-@click.option("--allow-leak", is_flag=True, default=None, help="Take images that are in train and in val or test.")
+@click.option("--allow-leak", is_flag=True, default=None, help="Accept images that are in train and in val or test.")
 @options.label_column_option
 @click.option("--skip-missing", is_flag=True, default=None, help="Skip images whose files are missing.")
-@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done and what it would cost.")
-@click.option("--yes", is_flag=True, help="Go on where the features of more than a quarter of the images are dropped.")
+@click.option(
+    "--dry-run", is_flag=True, help="Change nothing; print what would be done, with its estimated time and size."
+)
+@click.option(
+    "--yes", is_flag=True, help="Continue even if the features of more than a quarter of the images are dropped."
+)
 @options.batch_size_option
 @options.machine_options
 @options.engine_option

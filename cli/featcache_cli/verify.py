@@ -13,7 +13,9 @@ from featcache_cli import options, outputs
 @options.command()
 @click.argument("cache", type=options.PATH)
 @click.option(
-    "--images", type=options.PATH, help="Also say which images of this folder or CSV changed, vanished or appeared."
+    "--images",
+    type=options.PATH,
+    help="Also list the images of this folder or CSV that were changed, removed or added.",
 )
 @click.option(
     "--repair",
@@ -21,10 +23,8 @@ from featcache_cli import options, outputs
     metavar="DATA",
     help="Extract the damaged rows again, and only them, from this folder or CSV.",
 )
-@click.option(
-    "--weights", type=options.PATH, help="Where the network's weights lie now, if they have moved, for --repair."
-)
-@options.own_network_option
+@click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved, for --repair.")
+@options.factory_option
 @outputs.list_option
 @options.as_json
 def command(
@@ -36,18 +36,18 @@ def command(
     listed: str | None,
     as_json: bool,
 ) -> None:
-    """Read all of CACHE and compare it with its checksums; exit status 1 where something is wrong."""
+    """Read all of CACHE and compare it with its checksums; exit status 1 if a row is damaged or an image differs."""
     import featcache
 
     if images and repair:
-        raise click.UsageError("--images looks and --repair mends: give one of them")
+        raise click.UsageError("--images and --repair exclude each other: give one of them")
     with options.progress_bar() as progress:
         if repair:
-            found: Any = featcache.repair(cache, repair, weights=weights, backbone=backbone, progress=progress)
+            result: Any = featcache.repair(cache, repair, weights=weights, backbone=backbone, progress=progress)
         else:
-            found = featcache.verify(cache, images, progress=progress)
-    options.show(found, as_json)
+            result = featcache.verify(cache, images, progress=progress)
+    options.show(result, as_json)
     if listed:
-        found.write_list(listed)
-    if not repair and not found.ok:
+        result.write_list(listed)
+    if not repair and not result.ok:
         sys.exit(1)

@@ -1,6 +1,6 @@
-"""Text for the width of the terminal: long lines are continued below, indented as their text is.
+"""Wrap text to the width of the terminal: continuation lines are indented like the text.
 
-Files and pipes get each line whole, as `grep` and programs want it.
+Lines for files and pipes are not wrapped, so that programs such as `grep` can read them.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ _UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\udc80-\\udc9f]"
 )
 _WIDEST_LABEL = 32
-_LEAST, _USUAL = 40, 80  # columns
+_MIN_WIDTH, _DEFAULT_WIDTH = 40, 80  # columns
 _TOKENS = re.compile(r"`[^`\n]*`[^\s`]*|\S+")
 _LABEL = re.compile(r"\s*(?:\S+(?: \S+)*\s{2,})*")
 
 
 def terminal_width(err: bool = False) -> int | None:
-    """Columns of the terminal, or of COLUMNS, where a user sets it; None where a file or a pipe takes the text.
+    """Columns of the terminal, or the variable COLUMNS if set; None for a file or a pipe.
 
     Parameters
     ----------
     err : bool, default False
-        Of stderr instead of stdout.
+        Whether to use stderr instead of stdout.
     """
-    given, stream = os.environ.get("COLUMNS", ""), sys.stderr if err else sys.stdout
-    if given.isdecimal() and int(given):
-        return max(_LEAST, int(given))
+    columns_variable, stream = os.environ.get("COLUMNS", ""), sys.stderr if err else sys.stdout
+    if columns_variable.isdecimal() and int(columns_variable):
+        return max(_MIN_WIDTH, int(columns_variable))
     if not stream.isatty():
         return None
-    with suppress(OSError, ValueError):  # a terminal of its own, such as that of a notebook, that has no size
-        return max(_LEAST, os.get_terminal_size(stream.fileno()).columns or _USUAL)
-    return _USUAL
+    with suppress(OSError, ValueError):  # a terminal without a size, such as that of a notebook
+        return max(_MIN_WIDTH, os.get_terminal_size(stream.fileno()).columns or _DEFAULT_WIDTH)
+    return _DEFAULT_WIDTH
 
 
 def safe(text: str) -> str:
-    """A text that a terminal shows and does not obey.
+    """Escape control characters, so that a terminal shows them instead of executing them.
 
-    Class names, ids and reasons come from the files of others. Control characters, but for the line feed and the tab,
-    and those that turn the direction of writing around, are escaped as Python writes them: `\\x1b`.
+    Class names, ids and reasons come from untrusted files. Control characters except line feed and tab, and characters
+    that change the direction of writing, are written as Python escapes: `\\x1b`.
 
     Parameters
     ----------
     text : str
-        Lines for people.
+        One or more lines.
 
     Returns
     -------
     str
     """
-    return _UNSAFE.sub(lambda found: repr(found.group())[1:-1], text)
+    return _UNSAFE.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 def wrap(text: str, width: int | None = None, err: bool = False) -> str:
-    """Make a text `safe`, and break lines that are longer than `width` at spaces; none for a file or a pipe.
+    """Make a text `safe`, and break lines longer than `width` at spaces; lines for a file or a pipe are not broken.
 
-    What follows is indented to the column where the line's own text begins, after labels that two or more spaces end;
-    else by two. Commands in backquotes stay in one piece where they fit, and so do words: paths can be copied. Rows of
-    Markdown tables are left as they are.
+    Continuation lines are indented to the column where the text of the line starts (after a label that ends in two or
+    more spaces), or else by two. Words, and commands in backquotes that fit, are not broken, so that they can be
+    copied. Rows of Markdown tables are not changed.
 
     Parameters
     ----------
@@ -80,30 +80,30 @@ def _wrap_line(line: str, width: int) -> str:
     if not prefix.strip() or columns(prefix) > min(_WIDEST_LABEL, width // 2):
         prefix = line[: len(line) - len(line.lstrip())]
     indent = " " * (columns(prefix) if prefix.strip() else columns(prefix) + 2)
-    lines, here, used = [], prefix, columns(prefix)
+    lines, current, used = [], prefix, columns(prefix)
     for token in _tokens(line[len(prefix) :], width - len(indent)):
         needed = columns(token)
-        if used + needed > width and here.strip() and here != prefix:
-            lines.append(here.rstrip())
-            here, used = indent, len(indent)
+        if used + needed > width and current.strip() and current != prefix:
+            lines.append(current.rstrip())
+            current, used = indent, len(indent)
             token = token.lstrip(" ")
             needed = columns(token)
-        here += token
+        current += token
         used += needed
-    return "\n".join([*lines, here.rstrip()])
+    return "\n".join([*lines, current.rstrip()])
 
 
 def _tokens(text: str, width: int) -> list[str]:
-    """Words with the spaces before them; a command in backquotes is one word where it fits."""
+    """Words with the spaces before them; a command in backquotes is one word if it fits."""
     tokens, end = [], 0
-    for found in _TOKENS.finditer(text):
-        word, spaces = found.group(), text[end : found.start()]
+    for match in _TOKENS.finditer(text):
+        word, spaces = match.group(), text[end : match.start()]
         if " " in word and columns(word) > width:
             first, *others = word.split(" ")
             tokens += [spaces + first, *(f" {other}" for other in others)]
         else:
             tokens.append(spaces + word)
-        end = found.end()
+        end = match.end()
     return tokens
 
 

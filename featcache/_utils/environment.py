@@ -54,7 +54,7 @@ def check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError.of(error, path) from error
+        raise OutputError.from_os_error(error, path) from error
 
 
 def peak_memory_bytes() -> int | None:

@@ -91,7 +91,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except OSError as error:
         if isinstance(error, FeatcacheError) or not (error.filename is None or _is_draft(error.filename)):
             raise  # an error of another file, which the block reads or writes
-        raise OutputError.of(error, path) from error
+        raise OutputError.from_os_error(error, path) from error
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:

@@ -45,9 +45,9 @@ def format_times(ratio: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"
 
 
-def format_points(share: float) -> str:
+def format_points(fraction: float) -> str:
     """A fraction in percentage points: 0.01 is 1 point."""
-    text = f"{100 * share:.1f}".removesuffix(".0")
+    text = f"{100 * fraction:.1f}".removesuffix(".0")
     return f"{text} point" if text == "1" else f"{text} points"
 
 

@@ -1,5 +1,8 @@
-"""`open_regular`, `read_regular`, `read_json`: files that a cache, a model or a table names, which must not make us
-wait or fill the memory: a pipe, a device and a file of gigabytes are refused before anything of them is read."""
+"""`open_regular`, `read_regular`, `read_json`: read files that a cache, a model or a table names.
+
+Such a file must not block the process or fill the memory: pipes, devices and too large files are rejected before they
+are read.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from io import FileIO
 from typing import Any
 
 MAX_IMAGE = 2**31
-"""Bytes of an image file at most: the pixels that are decoded at most, with 16 bits in four channels, are fewer."""
+"""Largest image file in bytes; larger than the largest accepted image with four channels of 16 bits."""
 
 MAX_NOTE = 2**26
-"""Bytes at most of a small file of ours: model.json, run.json, result.json."""
+"""Largest JSON file of featcache in bytes: model.json, run.json, result.json."""
 
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -26,7 +29,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) 
 
 
 def open_regular(path: str | os.PathLike[str]) -> FileIO:
-    """Open a regular file to be read, without a buffer.
+    """Open a regular file for reading, unbuffered.
 
     Parameters
     ----------
@@ -41,13 +44,13 @@ def open_regular(path: str | os.PathLike[str]) -> FileIO:
     Raises
     ------
     OSError
-        As of `open`; or it is a pipe, a device or a socket; or no file can have this name.
+        See `open`; also if the file is a pipe, a device or a socket, or if the name is not a valid file name.
     """
     try:
         status = os.stat(path)
-    except ValueError as error:  # NUL in it, or what is no text
+    except ValueError as error:  # NUL in the name, or characters that cannot be encoded
         raise OSError(errno.EINVAL, f"no file can have this name: {error}", os.fspath(path)) from error
-    _refuse(status, path)  # before it is opened: some devices act when they are
+    _refuse(status, path)  # before it is opened: opening some devices has side effects
     descriptor = os.open(path, _FLAGS)
     try:
         _refuse(os.fstat(descriptor), path)
@@ -58,14 +61,14 @@ def open_regular(path: str | os.PathLike[str]) -> FileIO:
 
 
 def read_regular(path: str | os.PathLike[str], most: int = MAX_IMAGE) -> bytes:
-    """The bytes of a regular file of a bounded size.
+    """Read a regular file of limited size.
 
     Parameters
     ----------
     path : path-like
         The file.
     most : int, default MAX_IMAGE
-        The most bytes that it may have.
+        The largest accepted size in bytes.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def read_regular(path: str | os.PathLike[str], most: int = MAX_IMAGE) -> bytes:
     Raises
     ------
     OSError
-        As of `open_regular`; or the file is larger.
+        See `open_regular`; also if the file is larger.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -88,7 +91,7 @@ def read_regular(path: str | os.PathLike[str], most: int = MAX_IMAGE) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value in a small file of JSON, see `MAX_NOTE`.
+    """Read a JSON file of at most `MAX_NOTE` bytes.
 
     Parameters
     ----------
@@ -98,20 +101,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Returns
     -------
     object
-        Of dict, list, str, int, float, bool and None.
+        Composed of dict, list, str, int, float, bool and None.
 
     Raises
     ------
     ValueError
-        It is no JSON, or JSON that nobody writes: nested more deeply than Python goes.
+        The file is not JSON, or is nested too deeply.
     OSError
-        As of `read_regular`.
+        See `read_regular`.
     """
     return parse_json(read_regular(path, MAX_NOTE))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a text in JSON. Raises ValueError where it is none, or is nested more deeply than Python goes."""
+    """Parse JSON. Raises ValueError if the text is not JSON or is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -119,12 +122,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of JSON is a number with which can be reckoned; true and false are none."""
+    """Whether a JSON value is a float, or an int below 2**63 in absolute value; bool is not a number."""
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def too_large(size: int, most: int) -> str:
-    """Why a file is not read."""
+    """The message for a file that is too large."""
     return f"it has {size:,} bytes, more than the {most:,} that are read of such a file"
 
 

@@ -306,10 +306,10 @@ def _with_retries(url: str, call: Callable[[], Any], action: str = "read") -> An
     except _NOT_RETRIED:
         raise
     except Exception as error:  # file systems raise errors of any type
-        again = "" if action == "written" else ": it goes on where it stopped"
+        hint = "" if action == "written" else ": it goes on where it stopped"
         raise RemoteIOError(
             f"{url} cannot be {action}: {first_line(error)}. Check the address and your access to it, then run the "
-            f"same command again{again}."
+            f"same command again{hint}."
         ) from error
 
 

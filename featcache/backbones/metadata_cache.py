@@ -26,7 +26,7 @@ from featcache.backbones.weights.location import RANDOM, is_file, locate
 from featcache.core.specs import MOST_PIXELS, Interpolation
 from featcache.errors import FeatcacheError
 
-_ROOMS = ("backbones", "core")
+_SUBPACKAGES = ("backbones", "core")
 """Sub-packages of featcache whose code decides what a network computes."""
 
 _PACKAGES = ("featcache", "torch", "openvino")
@@ -154,7 +154,7 @@ def store_metadata(path: Path | None, metadata: BackboneMetadata) -> None:
 def code_files() -> list[Path]:
     """All modules of featcache that may decide what a network computes, sorted."""
     package = Path(__file__).parents[1]
-    return sorted(path for room in _ROOMS for path in (package / room).rglob("*.py"))
+    return sorted(path for subpackage in _SUBPACKAGES for path in (package / subpackage).rglob("*.py"))
 
 
 @cache

@@ -50,8 +50,8 @@ def damaged_rows(
     on_progress : callable, optional
         Called with the number of rows read so far.
     """
-    layers = {name: location.of(layout.data) for name, location in layout.layers.items()}
-    done, expected, skipped = (location.of(layout.data) for location in (layout.done, layout.crc32, layout.skipped))
+    layers = {name: location.view(layout.data) for name, location in layout.layers.items()}
+    done, expected, skipped = (location.view(layout.data) for location in (layout.done, layout.crc32, layout.skipped))
     row_bytes = sum(location.stride for location in layout.layers.values())
     damaged = []
     for block in iter_blocks(len(rows), row_bytes, _BLOCK_BYTES):

@@ -85,8 +85,8 @@ class FeatureCache(NotebookResult):
         self.layout = layout.read(path)
         self.spec, self.samples, self.provenance = self.layout.spec, self.layout.samples, self.layout.provenance
         self.dims = self.layout.dims
-        self.done: NDArray[np.uint16] = np.array(self.layout.done.of(self.layout.data))
-        reasons = self.layout.skipped.of(self.layout.data)
+        self.done: NDArray[np.uint16] = np.array(self.layout.done.view(self.layout.data))
+        reasons = self.layout.skipped.view(self.layout.data)
         skipped = np.flatnonzero(reasons != b"")
         self.problem = ""
         if np.any(self.done > self.layout.expected_views):
@@ -337,7 +337,7 @@ class FeatureCache(NotebookResult):
                 f"features, for example {self.samples.ids[damaged[0]]}. Extract those again with `featcache verify "
                 f"{self.path} --repair DATA`."
             )
-        parts = [self.layout.layers[name].of(self.layout.data)[:, :views] for name in names]
+        parts = [self.layout.layers[name].view(self.layout.data)[:, :views] for name in names]
         if len(parts) > 1:
             return Features(LazyRows(ConcatenatedFeatures(tuple(parts)), rows), self.samples.take(rows))
         x, index = parts[0], as_slice(rows)

@@ -1,4 +1,4 @@
-"""`write_arrays`: a cache file of features that the user computed: no network and no images belong to it."""
+"""`write_arrays`: write a cache file of features that the user computed, without a network and images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_arrays(
     seed: int,
     overwrite: bool,
 ) -> None:
-    """Write features as a finished cache; the parameters are those of `FeatureCache.from_arrays`."""
+    """Write features as a finished cache. For the parameters see `FeatureCache.from_arrays`."""
     partial = path.with_name(f"{path.name}.partial")
     if path.exists() and not overwrite:
         raise CacheError(f"{path} exists. Give another name, or overwrite=True.")
@@ -47,7 +47,7 @@ def write_arrays(
         raise CacheBusyError(f"{partial} exists: another cache of this name is being made. Give another name.")
     values = _features(x)
     samples = _samples(values, y, classes, split, ids, groups, val_fraction, seed)
-    order = np.argsort(samples.split, kind="stable")  # splits lie one after the other
+    order = np.argsort(samples.split, kind="stable")  # rows are grouped by split
     values, samples = values[order], samples.take(order)
     spec = ExtractSpec(
         backbone=ARRAYS if not name else f"{ARRAYS}:{name}",
@@ -69,7 +69,7 @@ def write_arrays(
 
 
 def _write_rows(path: Path, layout: Layout, values: NDArray[Any]) -> None:
-    """All rows, their checksums, and the marks that they are there."""
+    """Write all rows, their checksums and their numbers of finished views."""
     region = layout.layers[PENULTIMATE]
     step = max(1, _BLOCK_BYTES // region.stride)
     done = layout.expected_views
@@ -78,16 +78,16 @@ def _write_rows(path: Path, layout: Layout, values: NDArray[Any]) -> None:
             block = np.ascontiguousarray(values[start : start + step], region.dtype)
             views = done[start : start + step]
             crc32 = checksums({PENULTIMATE: block}, views, np.zeros(len(block), f"S{REASON_BYTES}"))
-            for place, rows in ((region, block), (layout.crc32, crc32), (layout.done, views),
+            for array, rows in ((region, block), (layout.crc32, crc32), (layout.done, views),
                                 (layout.skipped, np.zeros(len(block), f"S{REASON_BYTES}"))):  # fmt: skip
-                data = np.ascontiguousarray(rows, place.dtype).reshape(-1).view(np.uint8).data
-                write_at(file, place.offset + start * place.stride, data)
+                data = np.ascontiguousarray(rows, array.dtype).reshape(-1).view(np.uint8).data
+                write_at(file, array.offset + start * array.stride, data)
         os.fsync(file.fileno())
 
 
 def _features(x: Any) -> NDArray[Any]:
-    """Finite float16 or float32 of shape (n, v, d)."""
-    if hasattr(x, "detach"):  # a tensor of PyTorch
+    """Check the features and convert them to finite float16 or float32, (n, v, d)."""
+    if hasattr(x, "detach"):  # a PyTorch tensor
         x = x.detach().cpu().numpy()
     values = np.asarray(x)
     if values.dtype.kind not in "fiu":
@@ -106,7 +106,7 @@ def _features(x: Any) -> NDArray[Any]:
         named = ", ".join(map(str, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
         raise DataLayoutError(
             f"{len(bad)} of {len(values)} rows of x hold NaN or numbers that float32 does not have: rows {named}. "
-            "Leave those samples out, or mend them."
+            "Leave those samples out, or correct them."
         )
     return values
 
@@ -150,7 +150,7 @@ def _samples(
 
 
 def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
-    """Labels as of `Samples`, and the class names, sorted."""
+    """Labels as in `Samples`, and the sorted class names."""
     if hasattr(y, "detach"):
         y = y.detach().cpu().numpy()
     values = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) and None in y else None)
@@ -163,11 +163,11 @@ def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tupl
             f"y has shape {values.shape}; give (n,): y[:, 0]. Several labels need two columns or more."
         )
     if values.ndim == 2:
-        return _several(values, classes)
+        return _multilabel_targets(values, classes)
     if values.ndim != 1:
         raise DataLayoutError(f"y has shape {values.shape}; give (n,), or (n, c) of 0 and 1 for several labels.")
     if classes is not None and values.dtype.kind == "f" and (np.isnan(values) | (values == np.rint(values))).all():
-        values = np.where(np.isnan(values), -1, values).astype(np.int64)  # NaN makes floats of integers
+        values = np.where(np.isnan(values), -1, values).astype(np.int64)  # integers with NaN are stored as floats
     if classes is not None and values.dtype.kind in "iu":
         if values.max(initial=0) >= len(classes):
             raise DataLayoutError(f"y names class {values.max()}, and classes has {len(classes)} names.")
@@ -185,7 +185,7 @@ def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tupl
 
 
 def _text(label: Any) -> str | None:
-    """The class's name; None for no label: None, NaN, "" and -1."""
+    """The class name; None for a missing label: None, NaN, "" or a negative number."""
     if label is None or label == "" or label != label:
         return None
     if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
@@ -195,7 +195,7 @@ def _text(label: Any) -> str | None:
     return str(label)
 
 
-def _several(labels: NDArray[Any], classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
+def _multilabel_targets(labels: NDArray[Any], classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
     if not np.isin(labels, (0, 1)).all():
         raise DataLayoutError("y of shape (n, c) must hold 0 and 1.")
     c = labels.shape[1]

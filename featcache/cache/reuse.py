@@ -67,7 +67,7 @@ def match_rows(
 
 def copy_rows(writer: CacheWriter, old: FeatureCache, matches: RowMatches) -> None:
     """Copy the views that the older cache has and the new one lacks."""
-    layers = {name: location.of(old.layout.data) for name, location in old.layout.layers.items()}
+    layers = {name: location.view(old.layout.data) for name, location in old.layout.layers.items()}
     row_bytes = sum(location.stride for location in old.layout.layers.values())
     for views in np.unique(matches.views[matches.views > 0]).tolist():
         rows = np.flatnonzero((matches.views == views) & (writer.done < views))
@@ -112,14 +112,14 @@ class Loss:
     ----------
     lost : int
         Such images.
-    of : int
+    total : int
         All images that have features.
     example : str
         An id, or "".
     """
 
     lost: int
-    of: int
+    total: int
     example: str = ""
 
     @classmethod
@@ -133,12 +133,12 @@ class Loss:
     @property
     def is_large(self) -> bool:
         """Whether it exceeds `MAX_LOST_SHARE`, as with a wrong folder or a disk that is not mounted."""
-        return self.lost > MAX_LOST_SHARE * self.of
+        return self.lost > MAX_LOST_SHARE * self.total
 
     def __str__(self) -> str:
         """The loss, for people."""
-        percent = f"{self.lost / self.of:.0%}".replace("%", " %")
-        return f"{self.lost} of {self.of} images with features ({percent}), for example {printable(self.example)}"
+        percent = f"{self.lost / self.total:.0%}".replace("%", " %")
+        return f"{self.lost} of {self.total} images with features ({percent}), for example {printable(self.example)}"
 
 
 def engine_of_unfinished(path: Path) -> str:

@@ -96,7 +96,7 @@ class CacheWriter:
         try:
             check_spec(self._partial, layout.spec, spec)
             check_samples(self._partial, layout.samples, samples)
-            self._done: NDArray[np.uint16] = np.array(layout.done.of(layout.data))
+            self._done: NDArray[np.uint16] = np.array(layout.done.view(layout.data))
             present = np.flatnonzero(self._done)
             if identity(self.path) != self._replaced:
                 if not len(present):
@@ -105,7 +105,7 @@ class CacheWriter:
             report = (lambda done: progress("verify", done, len(present))) if progress else None
             self._mark_missing(damaged_rows(layout, present, report))
             # After a kill during `finish`: samples that could not be read then may be readable now.
-            self._mark_missing(np.flatnonzero(layout.skipped.of(layout.data) != b""))
+            self._mark_missing(np.flatnonzero(layout.skipped.view(layout.data) != b""))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -222,7 +222,7 @@ class CacheWriter:
                 continue
             complete[name] = np.zeros((len(rows), *location.shape[1:]), location.dtype)
             if first_view:
-                complete[name][:, :first_view] = location.of(self._layout.data)[rows, :first_view]
+                complete[name][:, :first_view] = location.view(self._layout.data)[rows, :first_view]
             complete[name][:, first_view : first_view + views] = values
         done = np.full(len(rows), first_view + views, np.uint16)
         crc32 = checksums(complete, done, np.zeros(len(rows), f"S{REASON_BYTES}"))

@@ -1,4 +1,4 @@
-"""Pixels of more than 8 bits a channel, and how their values become 8 bits: by one range for the whole data set."""
+"""Pixels of more than 8 bits a channel, and their conversion to 8 bits by one value range per data set."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from featcache.errors import UnreadableImageError
 
 ValueRange = tuple[float, float]
-"""The values that become black and white; what lies outside is clipped."""
+"""The values that become black and white; values outside are clipped."""
 
-_STRIP = 2**17  # values that are converted at once, so that memory stays bounded
+_STRIP = 2**17  # values converted at once, which bounds the memory
 
 
 class DeepPixels(NamedTuple):
-    """Pixels as a file holds them.
+    """Pixels as stored in a file.
 
     Attributes
     ----------
     values : ndarray, shape (h, w) for grey, (h, w, 3) for RGB or (h, w, 4) for RGBA; integers or floats of any width.
-    inverted : whether low values are white, as in TIFF files that say so.
-    orientation : EXIF's number, 1 to 8, that says how to turn them upright.
+    inverted : whether low values are white, as in TIFF files with WhiteIsZero.
+    orientation : EXIF orientation, 1 to 8.
     """
 
     values: NDArray[Any]
@@ -33,27 +33,28 @@ class DeepPixels(NamedTuple):
 
     @property
     def extent(self) -> ValueRange:
-        """The least and the largest value; of RGBA those of the colours."""
+        """The smallest and the largest value, without the alpha channel."""
         colours = self.values[..., :3] if self.values.ndim == 3 else self.values
         return float(colours.min()), float(colours.max())
 
     def share_outside(self, value_range: ValueRange) -> float:
-        """The share of values outside of a range, 0 to 1."""
+        """The fraction of values outside a range, 0 to 1."""
         low, high = value_range
         outside = sum(int(((strip < low) | (strip > high)).sum()) for strip, _ in _strips(self.values))
         return outside / max(1, self.values.size)
 
     def to_uint8(self, value_range: ValueRange | None) -> NDArray[np.uint8]:
-        """The values as 8 bits, in their shape; an alpha channel is scaled by its type, not by the range.
+        """Convert the values to 8 bits, in the same shape; alpha is scaled by its dtype, not by the range.
 
         Parameters
         ----------
-        value_range : low and high become 0 and 255, linearly. None takes the upper byte of 16 bits, and of wider
-            integers the lower one where no value exceeds 255: what caches from before the range hold.
+        value_range : low and high become 0 and 255, linearly. None takes the upper byte of uint16. For other integers
+            it takes the lower byte if no value exceeds 255, else the upper byte of 16 bits, as in caches without a
+            value range.
 
         Raises
         ------
-        UnreadableImageError : None, and the type of the values does not say what is white.
+        UnreadableImageError : value_range is None, and the dtype (float or int8) does not define white.
         """
         has_alpha = self.values.ndim == 3 and self.values.shape[2] == 4
         colours = self.values[..., :3] if has_alpha else self.values
@@ -64,28 +65,28 @@ class DeepPixels(NamedTuple):
 
 
 def covering_range(low: float, high: float) -> ValueRange:
-    """The range of whole bits, at least 8, that holds these integers: 3,987 is of 12 bits, 0 to 4,095.
+    """The smallest range of whole bits, at least 8, that covers these integers: for 3,987 that is 0 to 4,095, 12 bits.
 
-    Values below 0 widen it downwards to a power of two: -1,000 to 3,000 gives -1,024 to 4,095.
+    A negative low is extended to a power of two: -1,000 to 3,000 gives -1,024 to 4,095.
     """
     bits = max(8, math.ceil(math.log2(max(high, 1.0) + 1)))
     return (-float(2 ** math.ceil(math.log2(-low))) if low < 0 else 0.0), float(2**bits - 1)
 
 
 def format_range(value_range: ValueRange) -> str:
-    """As on the command line: "0:4095"."""
+    """Format a range as on the command line: "0:4095"."""
     return ":".join(f"{value:.15g}" for value in value_range)
 
 
 def model_range_note(value_range: ValueRange | None) -> str:
-    """What a model takes pictures of more than 8 bits a channel by, for a message on those that it sees too dark."""
+    """How a model converts images of more than 8 bits a channel, for a note on images that become too dark."""
     if value_range is None:
         return "the model takes 8 bits, or the upper 8 of 16"
     return f"the model takes values {format_range(value_range)} of more than 8 bits, as its cache did"
 
 
 def _strips(values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], slice]]:
-    """Some rows at a time, and which."""
+    """Yield blocks of rows, each with its slice."""
     rows = max(1, _STRIP // max(1, values[:1].size))
     for first in range(0, len(values), rows):
         strip = slice(first, first + rows)
@@ -101,7 +102,7 @@ def _scaled(values: NDArray[Any], value_range: ValueRange) -> NDArray[np.uint8]:
 
 
 def _linear(values: NDArray[Any], value_range: ValueRange) -> NDArray[np.uint8]:
-    """NaN becomes black."""
+    """Scale linearly to 8 bits; NaN becomes 0."""
     low, high = value_range
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = (values.astype(np.float64) - low) * 255 / (high - low)
@@ -109,7 +110,7 @@ def _linear(values: NDArray[Any], value_range: ValueRange) -> NDArray[np.uint8]:
 
 
 def _upper_byte(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Without a range."""
+    """Convert to 8 bits without a value range."""
     if values.dtype.kind == "f" or values.dtype == np.int8:
         kind = "signed 8-bit" if values.dtype == np.int8 else "floating-point"
         raise UnreadableImageError(f"{kind} pixels do not say what is white: give --value-range LOW:HIGH")

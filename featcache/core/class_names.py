@@ -1,4 +1,4 @@
-"""Class names that are nearly equal: one class written in two ways is told, in two Unicode forms it is one class."""
+"""Similar class names: a note names classes that may be equal; Unicode forms of one name are one class."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MOST_NOTES = 5
 
 
 def composed(names: Iterable[str]) -> dict[str, str]:
-    """The names that stand for another spelling of theirs: those written in several Unicode forms, to form NFC.
+    """Map names that occur in several Unicode forms to their NFC form; names in NFC are left out.
 
-    File systems and programs write ä as one letter (NFC) or as a and a mark (NFD); a reader sees no difference.
+    File systems and programs write ä as one character (NFC) or as a and a combining mark (NFD); both look equal.
     """
     forms: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -26,11 +26,11 @@ def composed(names: Iterable[str]) -> dict[str, str]:
 
 
 def name_notes(names: Iterable[str], merged: Mapping[str, str]) -> list[str]:
-    """What is odd about class names, a line each, the first few.
+    """Notes on unusual class names, one line each, at most `_MOST_NOTES` and a line with the number of others.
 
     Parameters
     ----------
-    names : the class names as they are used.
+    names : the class names in use.
     merged : see `composed`.
     """
     names = sorted(names)
@@ -39,8 +39,9 @@ def name_notes(names: Iterable[str], merged: Mapping[str, str]) -> list[str]:
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[_key(name)].append(name)
-    notes += [f"classes {_spell(group)} differ only in {_difference(group)}: if they are one class, write them alike"
-              for group in alike.values() if len(group) > 1]  # fmt: skip
+    groups = [group for group in alike.values() if len(group) > 1]
+    notes += [f"classes {_quoted(group)} differ only in {_difference(group)}: if they are one class, write them alike"
+              for group in groups]  # fmt: skip
     notes += [f"class {name!r} looks like a missing value, and is trained as a class" for name in names
               if name.strip().casefold() in _MISSING]  # fmt: skip
     more = len(notes) - _MOST_NOTES
@@ -48,15 +49,15 @@ def name_notes(names: Iterable[str], merged: Mapping[str, str]) -> list[str]:
 
 
 def nearest_note(name: str, names: Iterable[str]) -> str:
-    """A sentence for a class that is missing among names where one of them is nearly equal; else nothing."""
+    """A sentence with the existing names that are similar to a missing class; "" if there is none."""
     near = [other for other in sorted(names) if other != name and _key(other) == _key(name)]
     if not near:
         return ""
-    return f" Train has {_spell(near)}, which differs from {_show(name)} only in {_difference([name, *near])}."
+    return f" Train has {_quoted(near)}, which differs from {_quote(name)} only in {_difference([name, *near])}."
 
 
 def _key(name: str) -> str:
-    """What nearly equal names have in common."""
+    """A key that is equal for similar names."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
     plain = plain.strip().casefold()
     if _NUMBER.fullmatch(plain) and len(plain) < 16:
@@ -65,7 +66,7 @@ def _key(name: str) -> str:
 
 
 def _difference(names: list[str]) -> str:
-    """In what nearly equal names differ."""
+    """How similar names differ."""
     if all(_NUMBER.fullmatch(name.strip()) for name in names):
         return "how a number is written"
     if len({name.casefold() for name in names}) == 1:
@@ -75,11 +76,11 @@ def _difference(names: list[str]) -> str:
     return "letters that look alike, or cannot be seen"
 
 
-def _spell(names: list[str]) -> str:
-    return " and ".join(map(_show, names)) if len(names) < 4 else brief([_show(name) for name in names], 3)
+def _quoted(names: list[str]) -> str:
+    return " and ".join(map(_quote, names)) if len(names) < 4 else brief([_quote(name) for name in names], 3)
 
 
-def _show(name: str) -> str:
-    """The name in quotes, with what does not show, or looks like something else, as its code."""
+def _quote(name: str) -> str:
+    """The name in quotes; invisible and ambiguous characters are escaped."""
     odd = any(unicodedata.normalize("NFKC", letter) != letter or unicodedata.combining(letter) for letter in name)
     return ascii(name) if odd else repr(name)

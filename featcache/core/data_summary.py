@@ -1,4 +1,4 @@
-"""`DataSummary`: what was understood of the data, in a line, before the work starts."""
+"""`DataSummary`: a summary of labelled images, printed before the work starts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from featcache._utils.formatting import printable
 from featcache.core.samples import LABELLED_SPLITS, UNLABELLED, Samples, count_images
 
 SMALL_VAL = 30
-"""With fewer val images, one image moves the accuracy by more than three points: too much to choose by."""
+"""With fewer val images, one image moves the accuracy by more than three points: too much to compare models."""
 
-_NAMED_CLASSES = 8  # with more, a split's counts are summarised
+_NAMED_CLASSES = 8  # with more classes, the counts of a split are summarised
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How val was drawn where the data has none.
+    """How val was drawn from data without a val split.
 
-    images : how many became val. of : how many there were. seed : of the draw. missing : what the data lacks.
+    images : number of val images. of : number of images before the split. seed : of the split. missing : what the data
+    lacks.
     """
 
     images: int
@@ -30,22 +31,22 @@ class HeldOut:
     missing: str = "val folder"
 
     def __str__(self) -> str:
-        """For people."""
+        """One line of text."""
         return f"no {self.missing}: held out {self.images} of {self.of} (seed {self.seed})"
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What was understood of labelled images.
+    """Summary of labelled images: classes, splits and counts.
 
-    name : of the data, or of the cache.
+    name : name of the data or the cache.
     classes : names, sorted.
-    images : split -> class -> images; of images with several labels, those that have the class.
-    totals : split -> images, splits without images left out.
-    held_out : how val was drawn; None where the data has a val split of its own.
-    groups : how many groups of images splits keep together; 0 where none are named.
+    images : split -> class -> number of images; an image with several labels counts for each of them.
+    totals : split -> number of images; empty splits are left out.
+    held_out : how val was drawn; None if the data has a val split.
+    groups : number of groups, each within one split; 0 without groups.
     multilabel : whether an image can have several labels.
-    notes : how the data was read, a line each, see `Manifest`.
+    notes : how the data was read, one line each, see `Manifest`.
     """
 
     name: str
@@ -59,7 +60,7 @@ class DataSummary:
 
     @property
     def line(self) -> str:
-        """What was understood, as one line."""
+        """The summary as one line."""
         several = ", several an image" if self.multilabel else ""
         parts = [f"{printable(self.name)}: {len(self.classes)} classes{several}"]
         parts.append(", ".join(self._split(split, total) for split, total in self.totals.items()))
@@ -69,7 +70,7 @@ class DataSummary:
 
     @property
     def missing(self) -> str:
-        """Classes that have no image in train that could be read, with what to do; "" where each has some."""
+        """A message on classes without readable train images, with what to do; "" if there is no such class."""
         names = [name for name, count in self.images.get("train", {}).items() if not count]
         if not names:
             return ""
@@ -79,7 +80,7 @@ class DataSummary:
 
     @property
     def small_val(self) -> str:
-        """That val is too small to choose by; "" where it is not."""
+        """A message if val is too small to compare models; else ""."""
         val = self.totals.get("val", 0)
         if not 0 < val < SMALL_VAL:
             return ""
@@ -89,7 +90,7 @@ class DataSummary:
         )
 
     def __str__(self) -> str:
-        """For people: the line, how the data was read, and what is wrong."""
+        """The line, the notes and the warnings."""
         return "\n".join(filter(None, [self.line, *self.notes, self.small_val, self.missing]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class DataSummary:
         }
 
     def _split(self, split: str, total: int) -> str:
-        """One split: its images, and those of each class, or the fewest and the most."""
+        """The counts of a split: in all, and of each class, or of the smallest and the largest class."""
         counts = self.images.get(split, {})
         if not counts:
             return f"{split} {total}"
@@ -123,13 +124,13 @@ class DataSummary:
 def summarize(
     name: str, samples: Samples, *, held_out_seed: int | None = None, readable: NDArray[np.bool_] | None = None
 ) -> DataSummary:
-    """What was understood of samples.
+    """Summarise samples.
 
     Parameters
     ----------
-    name : of the data, for messages.
-    held_out_seed : of the draw of val; None where the data has a val of its own.
-    readable : shape (n,); which samples to count. None counts all.
+    name : name of the data, for messages.
+    held_out_seed : seed by which val was drawn; None if the data has a val split.
+    readable : (n,), bool; the samples to count. None counts all.
     """
     images: dict[str, dict[str, int]] = {}
     totals: dict[str, int] = {}

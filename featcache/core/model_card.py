@@ -1,4 +1,4 @@
-"""`ModelCard`: the model.json of a saved model, which says what it is and how to load it."""
+"""`ModelCard`: model.json of a saved model, with all that is needed to load it."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _STEMS = (
     "val",
     "test",
     "unknown",
-)  # of all files that we write into a model's folder
-_LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out, so that versions that know none can read the others
+)  # first parts of all file names that featcache writes into a model folder
+_LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out if default, so that earlier versions can read the card
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model folder holds.
+    """Description of a saved model.
 
-    kind : "head", a classifier on features of a frozen backbone; "network", a network trained whole.
-    file : the weights beside model.json. head : name of the head. spec : how its features are extracted.
-    weights : where the backbone's weights come from: "pretrained", "none" or a path. layer : of the features.
-    metrics : what it reached on val, see `Accuracy.to_dict`. multilabel : whether an image can have several classes.
-    thresholds : the probability of each of several labels above which it is predicted; None is 0.5 for each.
-    tta : augmented views of an image that its figures were averaged over, and by which it predicts.
-    engine : what made the features that a head was fitted on, see `Backbone.select_engine`; "" where that is not known.
+    kind : "head", a classifier on features of a frozen backbone; "network", a fine-tuned network.
+    file : name of the weights file. head : name of the head. spec : how the features are extracted.
+    weights : source of the backbone's weights: "pretrained", "none" or a path. layer : of the features.
+    metrics : results on val, see `Accuracy.to_dict`. multilabel : whether an image can have several labels.
+    thresholds : with several labels, the probability above which each is predicted; None is 0.5 for each.
+    tta : augmented views per image that are averaged with the clean view, in the metrics and in predictions.
+    engine : engine that computed the features of the head, see `Backbone.select_engine`; "" if unknown.
     """
 
     kind: Literal["head", "network"]
@@ -66,28 +66,28 @@ class ModelCard:
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
     ) -> None:
-        """Make this the model of a folder, all of it or nothing; see `modelfolder.commit`.
+        """Write this card and its files into a folder, all or nothing; see `model_folder.commit`.
 
         Parameters
         ----------
         folder : Path
-            The model's folder; it exists.
+            An existing folder.
         weights : bytes, optional
-            Content of the weights' file. None takes the file that is there, or that `modelfolder.staged` names.
+            Content of the weights file. None uses the existing file, or the one at `model_folder.staged`.
         others : mapping of str to bytes or None
-            Name and content of files beside it; None removes one.
+            Name -> content of other files; None removes a file.
 
         Raises
         ------
         OutputError
-            A file cannot be written. The model that was there before is unchanged.
+            A file cannot be written. The previous model is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
         for name, usual in (
             ("thresholds", None),
             ("tta", 0),
             ("engine", ""),
-        ):  # versions that know none of them can read the others
+        ):  # left out if default, so that earlier versions can read the card
             if fields[name] == usual:
                 del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
@@ -95,7 +95,7 @@ class ModelCard:
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard:
-        """Read model.json. Raises HeadError where the folder is no model."""
+        """Read model.json. Raises HeadError if the folder is not a valid model."""
         path = folder / FILE
         if not path.is_file():
             raise HeadError(
@@ -106,12 +106,12 @@ class ModelCard:
             fields = dict(read_json(path))
             if fields.pop("format") != _FORMAT or fields.pop("version") != _VERSION:
                 raise HeadError(f"{path} is not a model of this version of featcache")
-            fields.pop("sha256", None)  # of the files beside it, see `modelfolder.locate`
+            fields.pop("sha256", None)  # of the files beside it, see `model_folder.locate`
             digest = fields.pop("digest")
             spec = ExtractSpec.from_json(json.dumps(fields.pop("spec")))
             if spec.digest() != digest:
                 raise HeadError(f"{path} is damaged: its spec does not have its digest")
-            if fields["file"] not in _FILES[fields["kind"]]:  # a path could lead anywhere
+            if fields["file"] not in _FILES[fields["kind"]]:  # reject paths to other folders
                 raise HeadError(f"{path} names a file outside its folder: {fields['file']}")
             kinds = {"head": str, "weights": str, "layer": str, "classes": list, "metrics": dict}
             for name, kind in kinds.items():
@@ -135,7 +135,7 @@ class ModelCard:
 
 
 def _thresholds(path: Path, fields: Mapping[str, Any]) -> tuple[float, ...]:
-    """Those of a card; raises HeadError where they are not a number from 0 up to 1 for each of several labels."""
+    """Check and return the thresholds: one per label, at least 0 and below 1. Raises HeadError."""
     thresholds = fields["thresholds"]
     numbers = isinstance(thresholds, list) and all(
         type(value) in (int, float) and 0 <= value < 1 for value in thresholds
@@ -146,17 +146,17 @@ def _thresholds(path: Path, fields: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a file, whole or not at all."""
+    """Write JSON to a file atomically."""
     write_file(path, as_json(value))
 
 
 def as_json(value: Any) -> bytes:
-    """The bytes of a JSON file; numbers that JSON does not have become null."""
+    """Encode as a JSON file; NaN and infinity become null."""
     return (json.dumps(json_safe(value), indent=1) + "\n").encode()
 
 
 def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
-    """Make a folder for a fitted head or a fine-tuning run; refuse one that holds other things. Raises HeadError."""
+    """Create the folder of a head or a run. Raises HeadError for a folder with other files."""
     if folder.is_file():
         raise HeadError(f"{folder} is a file; give a folder")
     try:
@@ -175,7 +175,7 @@ def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
 
 
 def _is_head(folder: Path) -> bool:
-    """Whether `fit_head` wrote here; a run's report has a config, and a run killed early has no report."""
+    """Whether the folder is of `fit_head`: its report has no "config". A run that was killed early has no report."""
     try:
         return "config" not in read_json(folder / REPORT)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""A model's folder goes from one model to the next in one step, the rename of model.json, which names its files.
+"""Replace the files of a model folder atomically: the rename of model.json switches to the new model.
 
-New files are written as NAME.next first. model.json holds the hash of each, weights and predictions, but not of the
-report run.json, which has seconds in it; its rename is the step. Then each
-NAME.next takes the place of NAME. A process that is killed before the step leaves the old model, after it the new one:
-readers take the file, NAME or NAME.next, that has the hash.
+New files are first written as NAME.next. model.json holds the hashes of all files except the report run.json, which
+contains times. The rename of model.json is the commit; then each NAME.next is renamed to NAME. A process that is killed
+before the commit leaves the old model, and later the new one: readers use the file, NAME or NAME.next, with the right
+hash.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from featcache.errors import HeadError
 
 CARD = "model.json"
 REPORT = "run.json"
-"""Of how the model came about, with seconds in it: equal models have different ones, so it has no hash."""
+"""The report of training. It contains times, so equal models have different reports: it has no hash."""
 
 _NEXT = ".next"
 
 
 def staged(folder: Path, name: str) -> Path:
-    """Where a large file of the next model is written before `commit`.
+    """The path to which a large file of the next model is written before `commit`.
 
     Parameters
     ----------
     folder : Path
         The model's folder.
     name : str
-        The name that the file will have.
+        The final name of the file.
 
     Returns
     -------
@@ -46,21 +46,21 @@ def staged(folder: Path, name: str) -> Path:
 
 
 def commit(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes | None]) -> None:
-    """Replace a folder's model, all of it or nothing.
+    """Replace the model of a folder, all or nothing.
 
     Parameters
     ----------
     folder : Path
-        The model's folder; it exists.
+        An existing folder.
     card : mapping
-        What model.json says; the hashes of the files are added.
+        Content of model.json; the hashes of the files are added.
     files : mapping of str to bytes or None
-        Name and content of each file. None: there is no such file from now on.
+        Name -> content of each file; None removes the file.
 
     Raises
     ------
     OutputError
-        A file cannot be written. The model that was there before is unchanged.
+        A file cannot be written. The previous model is unchanged.
     """
     with lock_folder(folder):
         names = {card["file"], *files} - {name for name, content in files.items() if content is None}
@@ -68,12 +68,12 @@ def commit(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes | No
 
 
 def attach(folder: Path, files: Mapping[str, bytes | None]) -> None:
-    """Add files to a folder's model, or replace or remove some, in one step; the others stay.
+    """Add, replace or remove files of a model in one step; the other files stay.
 
     Parameters
     ----------
     folder : Path
-        The model's folder, with a model.json.
+        A folder with a model.json.
     files : mapping of str to bytes or None
         As in `commit`.
 
@@ -102,7 +102,7 @@ def _swap(
     files: Mapping[str, bytes | None],
     unchanged: Mapping[str, str | None],
 ) -> None:
-    """Write what is new, replace model.json, give the new files their names. unchanged : hashes of files that stay."""
+    """Write the new files, replace model.json, rename the new files. unchanged : hashes of files that stay."""
     _settle(folder, files)
     try:
         _replace(folder, card, names, files, unchanged)
@@ -152,7 +152,7 @@ def _replace(
 
 
 def locate(folder: Path, name: str) -> Path:
-    """The file of this name that belongs to the folder's model.
+    """The path of a file of the model: NAME or NAME.next.
 
     Parameters
     ----------
@@ -164,15 +164,15 @@ def locate(folder: Path, name: str) -> Path:
     Returns
     -------
     Path
-        It exists, unless the model has no such file or says nothing of it.
+        An existing file, unless the model has no such file or no hash of it.
 
     Raises
     ------
     HeadError
-        There is such a file, but it is not the one that the model was saved with.
+        The file has another hash than when the model was saved.
     """
     hashes = _hashes(folder)
-    if name not in hashes:  # a model of an earlier version, or a file that training writes by itself
+    if name not in hashes:  # a model of an earlier version, or a file that training writes later
         return folder / name
     expected = hashes[name]
     if expected is None:
@@ -191,7 +191,7 @@ def locate(folder: Path, name: str) -> Path:
 
 
 def members(folder: Path) -> list[str]:
-    """Names of the files that belong to the folder's model; none where there is no model.
+    """Names of the files of the model in a folder; empty without a model.
 
     Parameters
     ----------
@@ -207,12 +207,12 @@ def members(folder: Path) -> list[str]:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """While this is open, no other process replaces the folder's model.
+    """In this context no other process replaces the model of the folder.
 
     Parameters
     ----------
     folder : Path
-        The model's folder. Where it does not exist, or cannot be locked, nothing is held.
+        A model folder. A missing folder, or one that cannot be locked, is not locked.
     """
     with lock_folder(folder, shared=True):
         yield

@@ -112,7 +112,7 @@ class RayCluster:
         try:
             import ray
         except ImportError as error:
-            raise MissingExtraError.of("ray", "ray") from error
+            raise MissingExtraError.for_package("ray", "ray") from error
         self.ray: Any = ray
         self._cluster = cluster
         self._must_close = not ray.is_initialized()

@@ -1,4 +1,4 @@
-"""Splits by content: `hold_out` draws a val split, `assign_folds` the folds of cross-validation."""
+"""Splits that depend on content only: `hold_out` draws a val split, `assign_folds` the folds of cross-validation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from featcache.core.rng import content_order, content_words
 from featcache.core.samples import Labels, count_images, is_multilabel, strata
 from featcache.errors import DataLayoutError, HeadError
 
-NEVER = -1  # fold of images that are never left out
+NEVER = -1  # fold of images that always stay in training
 
-_FOLDS, _MAX_FOLDED = 5, 1_000_000  # with more images times classes, one fifth is held out once, or
-_MAX_LOGITS = 20_000_000  # as many images as have this many logits
+_FOLDS, _MAX_FOLDED = 5, 1_000_000  # with more images x classes, one fifth is held out once, or
+_MAX_LOGITS = 20_000_000  # the number of images with this number of logits, if fewer
 
 
 def plan_folds(
     labels: Labels, n_classes: int, keys: NDArray[np.uint8], folds: int | None, seed: int
 ) -> tuple[NDArray[np.int64], int]:
-    """The fold of each image, shape (n,), and the number of folds that settings are chosen by: 1 is a held-out part.
+    """The fold of each image, (n,), and the number of folds for the choice of settings; 1 means one held-out part.
 
-    folds : 2 or more; None takes 5, or holds a fifth out once where images times classes are more than a million.
+    folds : 2 or more; None uses 5, or holds out a fifth once if images x classes exceed a million.
     Raises HeadError.
     """
     if folds is not None and folds < 2:
@@ -35,17 +35,16 @@ def plan_folds(
 
 
 def assign_folds(labels: Labels, keys: NDArray[np.uint8], k: int, seed: int = 0) -> NDArray[np.int64]:
-    """A fold from 0 to k - 1 for each image, shape (n,), int64; each class is spread evenly.
+    """Assign each image a fold from 0 to k - 1, stratified by class. Returns (n,), int64.
 
     Images with equal keys (equal bytes, or one group) share a fold. The distinct images of a class (with several
-    labels, of the rarest one), ordered by content, are dealt in turn. Every fold leaves an image of each class to train
-    on, and with several labels one without it: one of a class that would lose all, as one with a single distinct image
-    would, is never left out (NEVER).
+    labels: of the rarest one), ordered by content, get the folds in turn. Each training set has an image of each class,
+    and with several labels also one without it: if a fold would hold out all of them, one image gets the fold NEVER.
 
     Parameters
     ----------
     labels : see `featcache.core.samples.Labels`.
-    keys : shape (n, 32), uint8, see `Samples.split_keys`.
+    keys : (n, 32), uint8, see `Samples.split_keys`.
     k : 2 or more.
     """
     _, first, group = np.unique(content_words(keys), return_index=True, return_inverse=True)
@@ -64,7 +63,7 @@ def assign_folds(labels: Labels, keys: NDArray[np.uint8], k: int, seed: int = 0)
 
 
 def _rows_to_keep(labels: Labels) -> Iterator[NDArray[np.int64]]:
-    """Rows of which one must stay in training: those with each class; of several labels also those without it."""
+    """Yield sets of rows of which one must stay in training: of each class; with several labels also without it."""
     if is_multilabel(labels):
         groups = (np.flatnonzero(mask) for column in labels.T for mask in (column != 0, column == 0))
     else:
@@ -73,27 +72,27 @@ def _rows_to_keep(labels: Labels) -> Iterator[NDArray[np.int64]]:
 
 
 def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Rows to hold out: of each class the fraction, at least one and never all; rows with equal keys together.
+    """Rows to hold out: a fraction of each class, at least one and never all; rows with equal keys stay together.
 
-    Rare classes are served first, and one that is still missing afterwards gets an image if it has two: where images
-    have several labels, each is held out for the rarest of them. So is what has no label.
+    Rare classes come first. An image with several labels counts for the rarest of them; images without labels form a
+    class. At the end, a class without a held-out image gets one if it has two.
 
     Parameters
     ----------
-    keys : shape (n, 32), uint8, see `Samples.split_keys`: hashes of the bytes, or of the group.
+    keys : (n, 32), uint8, see `Samples.split_keys`: hashes of the bytes or of the group.
     """
     _, first, group, sizes = np.unique(content_words(keys), return_index=True, return_inverse=True, return_counts=True)
     rows_of = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     stratum, several = strata(labels), is_multilabel(labels)
     if several:
-        labels = np.column_stack([labels, ~labels.any(axis=1)])  # the last for images without any
+        labels = np.column_stack([labels, ~labels.any(axis=1)])  # the last column is for images without labels
     n_classes = labels.shape[1] if several else int(labels.max()) + 1
     images = count_images(labels, n_classes)
     training, order = images.copy(), np.argsort(images, kind="stable")
     held: list[NDArray[np.int64]] = []
 
     def hold(member: int) -> int:
-        """Hold a group out, unless a class would lose its last training image; returns how many rows went."""
+        """Hold out a group, unless a class would lose its last training image. Returns the number of rows held out."""
         rows = rows_of[member]
         counts = count_images(labels[rows], n_classes)
         if np.any((counts > 0) & (training <= counts)):
@@ -103,7 +102,7 @@ def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int
         return len(rows)
 
     def by_content(members: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ordered by content, so that new images move few old ones."""
+        """Order by content, so that added images change the split of few others."""
         return members[content_order(keys[first[members]], seed, "split")]
 
     for label in order[np.isin(order, stratum)]:

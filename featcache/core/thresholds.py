@@ -66,12 +66,12 @@ def best_f1_threshold(y: NDArray[Any], probabilities: NDArray[np.float64]) -> fl
     low = np.append(high[1:], 0.0)
     hits = np.cumsum(y[order], dtype=np.int64)
     f1 = 2 * hits / (np.arange(1, len(high) + 1) + hits[-1])
-    apart = high > low  # no threshold divides images of one probability
-    if not apart.any():  # all are 0
+    separable = high > low  # no threshold divides images of one probability
+    if not separable.any():  # all are 0
         return HALF
     middle = (low + high) / 2
     middle = np.where(middle < high, middle, low)  # of neighbouring floats
-    best = middle[apart & (f1 == f1[apart].max())]
+    best = middle[separable & (f1 == f1[separable].max())]
     return float(best[np.argmin(np.abs(best - HALF))])
 
 

@@ -49,11 +49,11 @@ def is_unknown(labels: Iterable[tuple[tuple[str, ...], str | None]]) -> tuple[bo
     if not splits or len(others) < 2 or not all(name.isdecimal() for name in others):
         return False, ()
     count = sum(splits.values())
-    of = f"label -1 ({count} image{'s' if count > 1 else ''})"
+    subject = f"label -1 ({count} image{'s' if count > 1 else ''})"
     if "train" in splits:
-        return False, (f"{of} is taken for a class, as train has it; where a label is not known, leave it empty",)
+        return False, (f"{subject} is taken for a class, as train has it; where a label is not known, leave it empty",)
     if None in splits:
-        return True, (f"{of} is taken for 'not known'; if it is a class, give it a name",)
+        return True, (f"{subject} is taken for 'not known'; if it is a class, give it a name",)
     return True, ()
 
 

@@ -309,8 +309,8 @@ def _labels(entries: list[SampleRecord], classes: tuple[str, ...], several: bool
 def _unlabelled_note(samples: Samples) -> list[str]:
     """A note on the samples without a label."""
     count = len(samples.rows(UNLABELLED))
-    of = f"{count} of {len(samples)} images have no label (-1, null or empty)"
-    return [f"{of}: split {UNLABELLED}, extracted for prediction, not trained on or scored"] if count else []
+    subject = f"{count} of {len(samples)} images have no label (-1, null or empty)"
+    return [f"{subject}: split {UNLABELLED}, extracted for prediction, not trained on or scored"] if count else []
 
 
 def _refuse_leaks(source: str, samples: Samples) -> None:

@@ -173,7 +173,7 @@ def _write(
     if grids:
         size = human_bytes(size_needed(spec, samples, dims))
         monitor.note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
-    extractor.begin(expected_views(spec, samples))
+    extractor.prepare(expected_views(spec, samples))
     provenance = {**extractor.info.provenance, **split_record}
     check_loss(out, spec, samples)
     stashed = stash_partial(out, spec, samples)

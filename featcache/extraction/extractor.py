@@ -54,9 +54,9 @@ class Extractor(Protocol):
 
     @property
     def info(self) -> ExtractorInfo:
-        """What it computes, and where. Complete after `begin`."""
+        """What it computes, and where. Complete after `prepare`."""
 
-    def begin(self, expected_views: ViewCounts) -> None:
+    def prepare(self, expected_views: ViewCounts) -> None:
         """Prepare for this number of views of each row."""
 
     def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:
@@ -80,7 +80,7 @@ class LocalExtractor:
         """See `Extractor`."""
         return self._plan.info()
 
-    def begin(self, expected_views: ViewCounts) -> None:
+    def prepare(self, expected_views: ViewCounts) -> None:
         """See `Extractor`. Threads decode images while the network is converted."""
         for rows, views in islice(group_by_views(expected_views, np.zeros_like(expected_views)), 1):
             self._loader.start(rows, views)

@@ -91,7 +91,7 @@ class ExtractionPlan:
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> SampleLoader:
         """Threads that make the views of these images. Close it in the end."""
         workers, max_pixels = self.runtime["workers"], self.runtime["max_pixels"]
-        return ViewLoader(manifest, self.spec.view, workers=workers, max_pixels=max_pixels, watch=timer)
+        return ViewLoader(manifest, self.spec.view, workers=workers, max_pixels=max_pixels, timer=timer)
 
     def info(self) -> ExtractorInfo:
         """What it computes, and where. Complete once the engine is selected."""

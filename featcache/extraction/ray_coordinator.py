@@ -107,7 +107,7 @@ class RayExtractor:
         """See `Extractor`: that of the first worker."""
         return self._info
 
-    def begin(self, expected_views: ViewCounts) -> None:
+    def prepare(self, expected_views: ViewCounts) -> None:
         """See `Extractor`. The workers have prepared themselves."""
 
     def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:

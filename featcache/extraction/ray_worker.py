@@ -90,7 +90,7 @@ class ExtractionWorker:
             Equal for all images.
         """
         with closing(LocalExtractor(manifest, self._plan)) as extractor:
-            extractor.begin(expected_views)  # decodes while the network computes the block before
+            extractor.prepare(expected_views)  # decodes while the network computes the block before
             with self._network_lock:
                 yield from self._chunks(extractor, expected_views, views_done)
                 yield BlockReport(extractor.skipped, extractor.remarks)

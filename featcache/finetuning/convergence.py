@@ -45,7 +45,7 @@ class TrainingRun:
     unfinished: str
 
     @classmethod
-    def of(
+    def from_history(
         cls, losses: Sequence[float], config: Mapping[str, Any], train_images: int, classes: int, mode: str = "all"
     ) -> TrainingRun:
         """Judge a run by its history.

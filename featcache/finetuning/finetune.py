@@ -240,7 +240,7 @@ def finetune(
         loader = stack.enter_context(
             closing(
                 ViewLoader(
-                    manifest, spec.view, workers=options["workers"], max_pixels=max_pixels, watch=timer, images=images
+                    manifest, spec.view, workers=options["workers"], max_pixels=max_pixels, timer=timer, images=images
                 )
             )
         )

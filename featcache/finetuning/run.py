@@ -179,14 +179,14 @@ class FineTuneRun:
             if self.on_epoch:
                 self.on_epoch(epoch)
 
-    def accuracy(self, of: Literal["initial", "best", "saved"]) -> Accuracy | LabelAccuracy | None:
+    def accuracy(self, weights: Literal["initial", "best", "saved"]) -> Accuracy | LabelAccuracy | None:
         """On val: of the initial head, of the best epoch, or of the saved weights. None if there is no such result."""
         results = {
             "initial": self.initial_val,
             "best": self.state.best_val,
             "saved": self.averaged_val or self.state.best_val,
         }
-        result = results[of]
+        result = results[weights]
         return self._judge(result) if result else None
 
     def test(self) -> Accuracy | LabelAccuracy | None:

@@ -51,7 +51,7 @@ class LinearHeadBase(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _solve(self, problem: BatchedProblem) -> Solution:
         """The minima; sets n_iter_ and warns with ConvergenceWarning if one was not reached."""
-        preconditioner = LowRankPreconditioner.of(problem.x, problem.weight)
+        preconditioner = LowRankPreconditioner.from_rows(problem.x, problem.weight)
         solution = next(solve_path(problem, preconditioner, [self.C], self.tol, self.max_iter, self.device))
         self.n_iter_ = int(solution.iterations.max())
         if not solution.converged.all():

@@ -141,17 +141,22 @@ def _get(name: str) -> HeadSpec:
     return spec
 
 
+def head_names() -> list[str]:
+    """All names, sorted; no head of another package is imported."""
+    return sorted(HEADS.names())
+
+
 def unknown_head(head: str) -> HeadError:
     """The error of a name that no head has."""
     return HeadError(
-        f"there is no head {head!r}. Use {', '.join(HEADS.names())}, or the dotted path of a scikit-learn classifier, "
+        f"there is no head {head!r}. Use {', '.join(head_names())}, or the dotted path of a scikit-learn classifier, "
         "such as sklearn.naive_bayes.GaussianNB."
     )
 
 
 def heads_with(flag: str) -> list[str]:
     """Names of the heads for which this field of `HeadSpec` is set."""
-    values = {name: getattr(_get(name), flag) for name in HEADS.names()}
+    values = {name: getattr(_get(name), flag) for name in head_names()}
     return [name for name, value in values.items() if value is not None and value is not False and value != ""]
 
 

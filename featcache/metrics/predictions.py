@@ -31,15 +31,15 @@ def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilitie
 
     Several labels are written as `a|b`, and so are their probabilities.
     """
-    shares = [""] * len(samples)
+    cells = [""] * len(samples)
     if probabilities is not None:
         named = ([row] if row.ndim == 0 else np.flatnonzero(row) for row in predicted)
-        shares = [
+        cells = [
             SEPARATOR.join(f"{row[label]:.6f}" for label in labels_of_row)
             for row, labels_of_row in zip(probabilities, named, strict=True)
         ]
     labels, guesses = (format_labels(values, samples.classes) for values in (samples.labels, predicted))
-    text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, shares, strict=True)]))
+    text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, cells, strict=True)]))
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -106,14 +106,14 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
     ------
     HeadError : a folder without predictions, or predictions for other images.
     """
-    one, two = ({row.image: row for row in read_predictions(Path(folder))} for folder in (first, second))
-    if {name: row.label for name, row in one.items()} != {name: row.label for name, row in two.items()}:
-        common = len(one.keys() & two.keys())
+    first_rows, second_rows = ({row.image: row for row in read_predictions(Path(folder))} for folder in (first, second))
+    if {name: row.label for name, row in first_rows.items()} != {name: row.label for name, row in second_rows.items()}:
+        common = len(first_rows.keys() & second_rows.keys())
         raise HeadError(
-            f"{first} and {second} were evaluated on other images or labels: {len(one)} and {len(two)} val images, "
-            f"{common} in common. Fit both on caches of the same data."
+            f"{first} and {second} were evaluated on other images or labels: {len(first_rows)} and "
+            f"{len(second_rows)} val images, {common} in common. Fit both on caches of the same data."
         )
-    right = [np.array([found[name].right for name in one]) for found in (one, two)]
+    right = [np.array([rows[name].right for name in first_rows]) for rows in (first_rows, second_rows)]
     return HeadComparison(
         str(first),
         str(second),
@@ -156,8 +156,8 @@ def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
         if rows.pop(0) != _COLUMNS or not rows:
             raise ValueError
         return [
-            ValPrediction(image, label, guess, tuple(float(share) for share in shares.split(SEPARATOR) if share))
-            for image, label, guess, shares in rows
+            ValPrediction(image, label, guess, tuple(float(text) for text in cell.split(SEPARATOR) if text))
+            for image, label, guess, cell in rows
         ]
     except (ValueError, IndexError, csv.Error) as error:
         raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.") from error

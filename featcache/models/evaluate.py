@@ -127,7 +127,7 @@ def evaluate(
     timer = PhaseTimer()
     if out is not None:
         if (Path(out) / CARD).exists():
-            raise HeadError(f"{out} holds a model, whose own metrics would be replaced. Give another folder.")
+            raise HeadError(f"{out} holds a model, and its metrics would be replaced. Give another folder.")
         prepare_folder(Path(out), "head")
     with timer.phase("read"):
         source, ignored = open_source(data, label_column=label_column, skip_missing=skip_missing), Counter[str]()

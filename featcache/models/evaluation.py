@@ -121,9 +121,9 @@ class Evaluation(NotebookResult):
         classes = _format_counts(self.unknown)
         if isinstance(self.accuracy, LabelAccuracy):
             return [f"labels that the model does not know are not counted: {classes}"]
-        known, n_unknown = self.accuracy, sum(self.taken_for.values())
-        total = known.n + n_unknown
-        correct = round(known.accuracy * known.n)
+        measured, n_unknown = self.accuracy, sum(self.taken_for.values())
+        total = measured.n + n_unknown
+        correct = round(measured.accuracy * measured.n)
         low, high = wilson_interval(correct, total)
         return [
             f"{n_unknown} images of {len(self.unknown)} classes that the model does not know are not counted: "

@@ -82,14 +82,14 @@ class FileSorter:
         self._multilabel = multilabel
         self._planned: dict[str, Path | None] = {}  # in a dry run, the file at each path; None if it is moved away
 
-    def place(self, prediction: Prediction) -> Prediction:
+    def sort(self, prediction: Prediction) -> Prediction:
         """Move or link the file of an image. Returns the prediction with `moved_to`, or with the `error`."""
         label = prediction.label
         labels = [] if not label else label.split(SEPARATOR) if self._multilabel else [label]
         targets: list[str] = []
         try:
             for name in labels:
-                targets.append(str(self._put(Path(prediction.path), name)))
+                targets.append(str(self._sort_into(Path(prediction.path), name)))
         except OSError as error:
             reason = f"could not be {_MOVED[self.how]}: {error.strerror or error}"
             return replace(prediction, moved_to=tuple(targets), error=reason)
@@ -102,7 +102,7 @@ class FileSorter:
         existing = f"; {self.existing} were there already" if self.existing else ""
         return f"{verb} {self.counts.total()} files into {self.root}{': ' if counts else ''}{counts}{existing}"
 
-    def _put(self, source: Path, label: str) -> Path:
+    def _sort_into(self, source: Path, label: str) -> Path:
         folder = self.root / label
         if not self.dry_run:
             self._create(folder)

@@ -59,7 +59,7 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
         start = 1e-4 * plane / max(float(plane[:, 0].std()), np.finfo(float).tiny)  # as scikit-learn's init="pca"
         return np.asarray(TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced))
     if importlib.util.find_spec("umap") is None:
-        raise MissingExtraError.of("UMAP", "umap")
+        raise MissingExtraError.for_package("UMAP", "umap")
     return _umap(reduced, seed)
 
 

@@ -200,7 +200,7 @@ class ImageCache:
                 "Remove it, or give another file with --image-cache."
             )
         self._row = {sha.tobytes(): row for row, sha in enumerate(hashes)}
-        self._pixels, self._crc32, self._done = (self._regions[name].of(data) for name in ("pixels", "crc32", "done"))
+        self._pixels, self._crc32, self._done = (self._regions[name].view(data) for name in ("pixels", "crc32", "done"))
 
     def _check(self, total: int) -> None:
         """Raise if an image has a negative size or lies outside of the file."""

@@ -88,7 +88,7 @@ class ViewLoader:
         *,
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
-        watch: PhaseTimer | None = None,
+        timer: PhaseTimer | None = None,
         images: DecodedImages | None = None,
     ) -> None:
         lift_pillows_limit(max_pixels)
@@ -98,7 +98,7 @@ class ViewLoader:
         self.skipped: dict[int, str] = {}
         self.remarks: dict[int, str] = {}
         self._images = images
-        self._watch = watch or PhaseTimer()
+        self._timer = timer or PhaseTimer()
         self._workers = workers or usable_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="views")
         self._started: _Pass | None = None
@@ -160,9 +160,9 @@ class ViewLoader:
         remark = self._images.remark(expected) if self._images and image is not None else ""
         if image is None:
             try:
-                with self._watch.phase("read"):
+                with self._timer.phase("read"):
                     data = read_image(self.manifest, row, expected)
-                with self._watch.phase("decode"):
+                with self._timer.phase("decode"):
                     image, remark = decode_and_check(data, self.max_pixels, self.spec.value_range)
                     image = self._images.keep(expected, image, remark) if self._images else image
             except UnreadableImageError as error:
@@ -171,7 +171,7 @@ class ViewLoader:
             self.remarks[row] = remark
         from featcache.vision.augment import make_views  # needs PyTorch: its import runs beside loading the network
 
-        with self._watch.phase("view"):
+        with self._timer.phase("view"):
             return make_views(image, self.spec, expected, numbers)
 
     def _collate(self, readable: list[tuple[int, NDArray[np.uint8]]]) -> Batch:

@@ -104,7 +104,7 @@ def test_fitting_a_head_is_not_foreseen() -> None:
 
 
 def _first_epoch(budget: Budget, clock: Clock, task: dict[str, Any], seconds: float, since_s: float = 0.0) -> None:
-    report = budget.watch(task, IMAGES, since_s, ignore)
+    report = budget.enforce(task, IMAGES, since_s, ignore)
     clock.now += 10  # imports
     report("epoch 1", 0, 200)
     for done in range(20, 201, 20):
@@ -139,7 +139,7 @@ def test_a_run_that_fits_goes_on_and_is_not_stopped_later() -> None:
     budget = Budget(570.0, clock=clock)
     _first_epoch(budget, clock, FINETUNE, 50.0)
     slow = Budget(570.0, clock=clock)
-    report = slow.watch(FINETUNE, IMAGES, 0.0, ignore)
+    report = slow.enforce(FINETUNE, IMAGES, 0.0, ignore)
     report("epoch 1", 0, 200)
     clock.now += 50
     report("epoch 1", 200, 200)
@@ -161,7 +161,7 @@ def test_what_came_before_the_order_counts_into_the_run() -> None:
 
 def test_progress_is_passed_on() -> None:
     seen: list[tuple[str, int, int]] = []
-    Budget(1.0, clock=Clock()).watch(EXTRACT, IMAGES, 0.0, lambda *step: seen.append(step))("hash", 1, 290)
+    Budget(1.0, clock=Clock()).enforce(EXTRACT, IMAGES, 0.0, lambda *step: seen.append(step))("hash", 1, 290)
     assert seen == [("hash", 1, 290)]
 
 
@@ -180,7 +180,7 @@ def test_trainings_of_all_layers_are_expected_to_take_what_one_took() -> None:
 
 def test_a_run_of_which_nothing_is_known_when_the_time_is_up_is_stopped() -> None:
     clock = Clock()
-    report = Budget(20.0, clock=clock).watch(FINETUNE, IMAGES, 0.0, ignore)
+    report = Budget(20.0, clock=clock).enforce(FINETUNE, IMAGES, 0.0, ignore)
     clock.now += 19
     report("hash", 64, 290)
     clock.now += 2
@@ -191,7 +191,7 @@ def test_a_run_of_which_nothing_is_known_when_the_time_is_up_is_stopped() -> Non
 
 def test_a_curve_is_not_stopped() -> None:
     clock = Clock()
-    report = Budget(20.0, clock=clock).watch({"task": "curve"}, IMAGES, 0.0, ignore)
+    report = Budget(20.0, clock=clock).enforce({"task": "curve"}, IMAGES, 0.0, ignore)
     clock.now += 30
     report("curve", 1, 7)
 

@@ -351,7 +351,7 @@ def test_it_is_json() -> None:
 
 
 def _short(*losses: float, steps: int = 45) -> list[TrainingRun]:
-    return [replace(TrainingRun.of(losses, {"epochs": len(losses)}, 1437, 10), steps=steps)]
+    return [replace(TrainingRun.from_history(losses, {"epochs": len(losses)}, 1437, 10), steps=steps)]
 
 
 def test_a_training_that_stopped_early_is_never_said_to_be_beaten() -> None:

@@ -53,7 +53,7 @@ def test_damage_is_found_among_rows_with_and_without_gaps(rows: list[int], tmp_p
         write_rows(w, rows)
     layout = read(Path(f"{path}.partial"))
     region = layout.layers["penultimate"]
-    np.testing.assert_array_equal(region.of(layout.data)[rows], values(rows))
+    np.testing.assert_array_equal(region.view(layout.data)[rows], values(rows))
     chosen = np.array(rows, dtype=np.int64)
     assert damaged_rows(layout, chosen).tolist() == []
     hit = rows[len(rows) // 2]

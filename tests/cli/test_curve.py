@@ -59,8 +59,8 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-o", "curve.txt"), "curve.txt is no picture; end it in .png, .svg or .pdf"),
-        (("-o", "nowhere/curve.png"), "nowhere is no folder"),
+        (("-o", "curve.txt"), "curve.txt is not a picture file: its name must end in .png, .svg or .pdf"),
+        (("-o", "nowhere/curve.png"), "nowhere is not a folder"),
         (("--over", "views", "--repeats", 3), "--repeats needs --over labels: views are not drawn at random"),
     ],
 )

@@ -165,11 +165,11 @@ def test_nothing_to_draw_is_a_message(cache: Path, data: Path, tmp_path: Path) -
         f"no images to draw for {tmp_path / 'a.png'}\n"
     )
     assert not (tmp_path / "a.png").exists()
-    assert (
-        "-o draws images of DATA: give DATA as well" in featcache_cli("doctor", cache, "-o", tmp_path / "a.png").stderr
+    assert "-o needs DATA: it draws images of DATA" in featcache_cli("doctor", cache, "-o", tmp_path / "a.png").stderr
+    assert "a.txt is not a picture file: its name must end in .png, .svg or .pdf" in refused(
+        "doctor", cache, data, "-o", tmp_path / "a.txt", status=2
     )
-    assert "a.txt is no picture" in refused("doctor", cache, data, "-o", tmp_path / "a.txt", status=2)
-    assert "gone is no folder" in refused("doctor", cache, "--list", tmp_path / "gone/a.csv", status=2)
+    assert "gone is not a folder" in refused("doctor", cache, "--list", tmp_path / "gone/a.csv", status=2)
     assert refused("doctor", tmp_path / "gone.h5").startswith(f"{tmp_path / 'gone.h5'} does not exist")
     assert "has no layer 'layer3'" in refused("doctor", cache, "--layer", "layer3")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from commands import PATHS, SMALL, toy_cache
-from featcache_cli.memory import why_short_of_memory
+from featcache_cli.memory import explain_memory_error
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
 
@@ -112,33 +112,33 @@ def test_little_memory_is_an_error_and_no_traceback(megabytes: int, data: Path, 
     if ran.returncode == 0:
         pytest.skip("this machine's PyTorch is content with so little")
     assert ran.returncode == 1, ran.stderr
-    assert "Error: memory could not be had (" in ran.stderr
-    assert f"This process may have {size / 2**30:.1f} GiB (ulimit -v)" in " ".join(ran.stderr.split())
+    assert "Error: out of memory (" in ran.stderr
+    assert f"This process is limited to {size / 2**30:.1f} GiB (ulimit -v)" in " ".join(ran.stderr.split())
     assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), "memory could not be had (MemoryError)."),
+        (MemoryError(), "out of memory (MemoryError)."),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
-            "memory could",
+            "out of memory (",
         ),
-        (RuntimeError("std::bad_alloc"), "memory could not be had (std::bad_alloc)."),
+        (RuntimeError("std::bad_alloc"), "out of memory (std::bad_alloc)."),
         (
             RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
-            "the GPU has no memory left (CUDA out of memory.",
+            "the GPU is out of memory (CUDA out of memory.",
         ),
-        (ImportError("libtorch.so: failed to map segment from shared object"), "memory could not be had (libtorch.so"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "out of memory (libtorch.so"),
         (ModuleNotFoundError("No module named foo"), ""),
         (RuntimeError("shapes do not match"), ""),
     ],
 )
 def test_what_libraries_say_of_memory_is_known(error: Exception, said: str) -> None:
-    found = why_short_of_memory(error)
+    found = explain_memory_error(error)
     assert found.startswith(said)
     assert bool(found) == bool(said)
     wrapped = ValueError("outer")
     wrapped.__cause__ = error
-    assert bool(why_short_of_memory(wrapped)) == bool(said)
+    assert bool(explain_memory_error(wrapped)) == bool(said)

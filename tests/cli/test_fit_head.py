@@ -182,7 +182,9 @@ def test_a_budget_is_a_duration(text: str, seconds: float, got: dict[str, Any]) 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1s", "0", "nan", "infs", "5d"])
 def test_what_is_no_duration_is_a_usage_error(text: str) -> None:
-    assert f"{text!r} is no duration such as 30s, 2m or 1.5h" in refused("fit-head", "c.h5", "--budget", text, status=2)
+    assert f"{text!r} is not a duration such as 30s, 2m or 1.5h" in refused(
+        "fit-head", "c.h5", "--budget", text, status=2
+    )
 
 
 def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp_path: Path) -> None:
@@ -199,19 +201,17 @@ def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp
 
 
 def test_a_report_needs_a_saved_head_and_images_a_report(got: dict[str, Any]) -> None:
-    assert "--report draws what is saved: give -o, too" in refused(
+    assert "--report needs -o: it shows the saved head" in refused(
         "fit-head", "c.h5", "--report", "head.html", status=2
     )
-    assert "--images is for the pictures of --report" in refused(
-        "fit-head", "c.h5", "-o", "head", "--images", "photos", status=2
-    )
+    assert "--images needs --report" in refused("fit-head", "c.h5", "-o", "head", "--images", "photos", status=2)
     assert got == {}
 
 
 def test_a_report_that_cannot_be_written_is_a_message(cache: Path, tmp_path: Path) -> None:
     page = tmp_path / "gone" / "head.html"
     assert refused("fit-head", cache, "-o", tmp_path / "head", "--report", page, status=2) == (
-        f"Invalid value for '--report': {tmp_path / 'gone'} is no folder"
+        f"Invalid value for '--report': {tmp_path / 'gone'} is not a folder"
     )
     assert not (tmp_path / "head").exists()
 

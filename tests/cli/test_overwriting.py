@@ -112,7 +112,7 @@ def test_a_demo_does_not_go_into_a_folder_of_other_files(tmp_path: Path) -> None
 def test_a_list_replaces_no_other_file(cache: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]) -> None:
     monkeypatch.chdir(cache.parent)
     before = cache.read_bytes()
-    assert refused(*line, "--list", "c.h5") == "c.h5 exists and is no list of featcache. Give another name."
+    assert refused(*line, "--list", "c.h5") == "c.h5 exists and is not a list that featcache wrote. Give another name."
     assert cache.read_bytes() == before
 
 
@@ -151,7 +151,7 @@ def test_what_is_read_is_never_replaced(cache: Path, split_folder: Path, tmp_pat
         ("export", head, "--format", "state-dict", "-o", head / "val.csv"),
     ]:
         said = refused(*line, out, "--overwrite")
-        assert said.startswith(f"{out} would replace what is read from "), said
+        assert said.startswith(f"{out} would replace a file that is read from "), said
     assert {path: path.read_bytes() for path in before} == before
     done("show", "confusion", head, "-o", head / "confusion.png")
     done("show", "confusion", head, "-o", head / "confusion.png", "--overwrite")  # no file of the model

@@ -87,4 +87,4 @@ def test_a_page_is_written_of_a_real_measurement(tmp_path: Path) -> None:
     assert "mobilenet_v3_small" in page.read_text(encoding="utf-8")
     refused = featcache_cli("plan", data, "--page", tmp_path / "nowhere" / "plan.html")
     assert refused.exit_code == 2
-    assert "is no folder" in refused.stderr
+    assert "is not a folder" in refused.stderr

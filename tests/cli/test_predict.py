@@ -183,7 +183,7 @@ def test_names_on_stdin_that_are_no_pictures_are_listed(head: Path, data: Path, 
         assert [one["path"] for one in found] == list(map(str, names))
         assert [one["error"] for one in found] == [None, *reasons, None]
         expected = [f"  {name}: {reason}" for name, reason in zip(names[1:5], reasons, strict=True)]
-        assert result.stderr.splitlines()[-5:] == ["4 of 6 pictures could not be read:", *expected]
+        assert result.stderr.splitlines()[-5:] == ["4 of 6 images could not be read:", *expected]
 
 
 def test_files_and_stdin_together(head: Path, data: Path) -> None:
@@ -194,7 +194,7 @@ def test_files_and_stdin_together(head: Path, data: Path) -> None:
 
 def test_nothing_on_stdin_is_refused(head: Path) -> None:
     result = _from_stdin(head, b"\n")
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: stdin names no image: nothing came.")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: stdin is empty: it names no image.")
     result = _from_stdin(head, b"a.png\0b.png\0")
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
@@ -224,7 +224,7 @@ def test_twenty_of_many_bad_pictures_are_named(head: Path, data: Path) -> None:
     result = _from_stdin(head, "\n".join([*names, str(data / "val/ants/000.png")]).encode())
     assert result.exit_code == 0
     expected = [f"  {name}: No such file or directory" for name in names[:20]]
-    assert result.stderr.splitlines()[-22:] == ["23 of 24 pictures could not be read:", *expected, "  and 3 more"]
+    assert result.stderr.splitlines()[-22:] == ["23 of 24 images could not be read:", *expected, "  and 3 more"]
 
 
 def test_many_files_are_worth_a_conversion_and_names_on_stdin_are_not_counted(
@@ -259,11 +259,11 @@ def test_a_stopped_prediction_keeps_what_was_done(
     monkeypatch.setattr(options, "progress_bar", partial(options.progress_bar, grace_s=600.0))  # no interruption
     result = featcache_cli("predict", head, data / "val", "--json", "-o", tmp_path / "out.json")
     assert result.exit_code == 143
-    assert result.stderr.endswith("Stopped. predict: 2 of 5 done; what was written of them is kept.\n")
+    assert result.stderr.endswith("Stopped. predict: 2 of 5 done; the predictions written so far are kept.\n")
     found = json.loads((tmp_path / "out.json").read_text())["predictions"]
     assert [Path(one["path"]).name for one in found] == ["000.png", "001.png"]
     result = _from_stdin(head, b"\n".join(os.fsencode(path) for path in (data / "val").rglob("*.png")))
-    assert result.stderr.endswith("Stopped. predict: 2 done; what was written of them is kept.\n")
+    assert result.stderr.endswith("Stopped. predict: 2 done; the predictions written so far are kept.\n")
 
 
 def test_predictions_come_while_names_come_and_a_closed_pipe_is_quiet(head: Path, data: Path) -> None:
@@ -365,7 +365,7 @@ def test_what_cannot_be_moved_is_status_1(head: Path, inbox: Path, monkeypatch: 
     assert result.exit_code == 1
     assert result.stdout.endswith("\tcould not be moved: No space left on device\n")
     assert result.stderr.splitlines()[-3:] == [
-        "1 of 1 files are not where they should be:",
+        "1 of 1 files could not be moved or linked:",
         f"  {inbox / 'ants000.png'}: could not be moved: No space left on device",
         f"moved 0 files into {inbox.parent / 'out'}",
     ]

@@ -153,7 +153,7 @@ def test_one_wrong_name_among_ten_does_not_end_predict(work: Path) -> None:
     lines = result.stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == [*map(str, pictures), f"{work}/nope.png"]
     assert lines[-1].split("\t")[1] == "unreadable: no such file, or a folder or pattern without images"
-    assert "1 of 10 pictures could not be read" in result.stderr
+    assert "1 of 10 images could not be read" in result.stderr
     found = as_json("predict", work / "head", *pictures, work / "nope.png")
     assert (found["images"], found["unreadable"], found["ok"]) == (10, 1, True)
 

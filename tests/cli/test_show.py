@@ -138,8 +138,10 @@ def test_every_option_reaches_the_library(
 def test_a_bad_name_is_refused_before_the_work(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     paths = ("nothing", "nowhere") if name in ("views", "predictions") else ("nothing",)
-    assert "a.txt is no picture; end it in .png, .svg or .pdf" in refused("show", name, *paths, "-o", "a.txt", status=2)
-    assert "gone is no folder" in refused("show", name, *paths, "-o", "gone/a.png", status=2)
+    assert "a.txt is not a picture file: its name must end in .png, .svg or .pdf" in refused(
+        "show", name, *paths, "-o", "a.txt", status=2
+    )
+    assert "gone is not a folder" in refused("show", name, *paths, "-o", "gone/a.png", status=2)
     assert "'-o' / '--out'" in refused("show", name, *paths, status=2)
     assert list(tmp_path.iterdir()) == []
 

@@ -90,7 +90,7 @@ def test_the_signals_are_given_back() -> None:
         deliver(signal.SIGTERM)
         with pytest.raises(StoppedError) as stopped:
             progress("count", 2, 3)
-    said = "count: 2 of 3 done; nothing is lost. Run the same command again: it goes on."
+    said = "count: 2 of 3 done; nothing is lost. Run the same command again to resume."
     assert (str(stopped.value), stopped.value.exit_code) == (said, 143)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -158,7 +158,7 @@ SERVED = """
 import signal, time
 from featcache_cli import stopping
 for number in (signal.SIGINT, signal.SIGTERM):
-    stopping.ends_with(number, "Bye.")
+    stopping.exit_on_signal(number, "Bye.")
 
 def shut_down(number, frame):
     time.sleep(2)  # pages that are still open
@@ -218,5 +218,5 @@ def test_a_late_stop_is_no_error_of_a_picture() -> None:
     """What catches every Exception does not take it for one."""
     ran = in_process(LATE)
     assert ran.stdout.splitlines() == [
-        "count: 1 of 3 done; nothing is lost. Run the same command again: it goes on.", "(0.0, 0.0)"
+        "count: 1 of 3 done; nothing is lost. Run the same command again to resume.", "(0.0, 0.0)"
     ], ran.stderr  # fmt: skip

@@ -269,7 +269,7 @@ def test_a_network_that_loads_is_named(tmp_path: Path) -> None:
     assert steps == [
         ("hash", 1, 2),
         ("hash", 2, 2),
-        ("load the network, and convert it where it is new", 0, 0),
+        ("load the network, and convert it if it is new", 0, 0),
         ("extract", 1, 2),
     ]
 

@@ -124,7 +124,7 @@ def test_other_files_are_refused(tmp_path: Path, data: Path) -> None:
 def test_looking_and_mending_at_once_is_refused(copy: Path, data: Path) -> None:
     result = featcache_cli("verify", copy, "--images", data, "--repair", data)
     assert result.exit_code == 2
-    assert "--images looks and --repair mends: give one of them" in result.stderr
+    assert "--images and --repair exclude each other: give one of them" in result.stderr
 
 
 def test_a_repair_from_the_wrong_folder_changes_nothing(copy: Path, tmp_path: Path) -> None:

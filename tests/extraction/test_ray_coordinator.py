@@ -66,7 +66,9 @@ def the_same(found: FeatureCache, expected: FeatureCache) -> None:
     assert found.skipped == expected.skipped
     np.testing.assert_array_equal(found.done, expected.done)
     for layer, region in expected.layout.layers.items():
-        np.testing.assert_array_equal(found.layout.layers[layer].of(found.layout.data), region.of(expected.layout.data))
+        np.testing.assert_array_equal(
+            found.layout.layers[layer].view(found.layout.data), region.view(expected.layout.data)
+        )
 
 
 def on_cluster(data: Path, out: Path, **options: Any) -> Extraction:
@@ -313,7 +315,7 @@ def test_a_worker_without_gpus_takes_none(
 def test_options_of_workers_need_a_cluster(data: Path, tmp_path: Path) -> None:
     result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--gpus-per-worker", "1")
     assert result.exit_code == 2
-    assert "are of --cluster: give it, too" in result.stderr
+    assert "--gpus-per-worker and --cpus-per-worker need --cluster" in result.stderr
     result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "auto", "--dry-run")
     assert result.exit_code == 2
     assert "--dry-run measures a few images on this machine: drop --cluster" in result.stderr

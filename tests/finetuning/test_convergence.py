@@ -87,15 +87,15 @@ def test_a_falling_loss_is_enough_where_the_published_recipe_ran(
     epochs: int, images: int, config: dict[str, float], unfinished: bool
 ) -> None:
     losses = [2.0 - 0.15 * epoch for epoch in range(epochs)]
-    run = TrainingRun.of(losses, {"epochs": epochs, "batch_size": 32, **config}, images, classes=10)
+    run = TrainingRun.from_history(losses, {"epochs": epochs, "batch_size": 32, **config}, images, classes=10)
     assert run.steps == epochs * math.ceil(images / 32)
     assert run.unfinished == ("and the training loss was still falling" if unfinished else "")
 
 
 def test_why_a_training_is_unfinished() -> None:
-    reasons = {name: TrainingRun.of(CURVES[name][0], {"lr": 0.3}, 100, 10).unfinished for name in CURVES}
+    reasons = {name: TrainingRun.from_history(CURVES[name][0], {"lr": 0.3}, 100, 10).unfinished for name in CURVES}
     assert reasons["flat"] == ""
     assert reasons["one epoch"] == "too few to tell whether the training loss has levelled off"
     assert reasons["flat, and nothing learnt"] == "and the training loss is still near that of a guess"
     assert reasons["diverged"] == "with a training loss that is not finite"
-    assert str(TrainingRun.of([1.0], {}, 32, 2)) == "1 epoch (1 step)"
+    assert str(TrainingRun.from_history([1.0], {}, 32, 2)) == "1 epoch (1 step)"

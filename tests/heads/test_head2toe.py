@@ -104,7 +104,12 @@ def test_a_head_of_some_features_is_that_of_these_alone() -> None:
         centred = CenteredMatrix(x[:, columns], np.ones(80))
         problems = CVSoftmaxProblem(centred, y, np.ones(80), fold, 3, 3)
         path = solve_path(
-            problems, LowRankPreconditioner.of(centred, np.ones(80)), [0.01, 0.1, 1.0], 1e-9, 1000, feature_mask=data
+            problems,
+            LowRankPreconditioner.from_rows(centred, np.ones(80)),
+            [0.01, 0.1, 1.0],
+            1e-9,
+            1000,
+            feature_mask=data,
         )
         return [solution.coef for solution in path]
 

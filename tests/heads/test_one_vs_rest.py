@@ -109,7 +109,7 @@ def test_the_fold_of_a_problem_is_not_trained_on(balance: Any) -> None:
     weights = balance_labels(balance, y, w)
     problems = OneVsRestProblem(CenteredMatrix(x, w), y, w, weights, fold, 4)
     assert (problems.k, problems.outputs) == (12, 1)
-    path = list(solve_path(problems, LowRankPreconditioner.of(problems.x, w), [0.05, 2.0], 1e-10, 1000))
+    path = list(solve_path(problems, LowRankPreconditioner.from_rows(problems.x, w), [0.05, 2.0], 1e-10, 1000))
     assert [item.C for item in path] == [0.05, 2.0]
     for item in path:
         assert item.converged.all()
@@ -163,7 +163,7 @@ def test_nothing_is_learnt_of_a_label_that_one_fold_alone_has() -> None:
     y[:, 1] = fold == 0
     y[:, 2] = fold != 1
     problems = OneVsRestProblem(CenteredMatrix(x, w), y, w, np.ones((3, 2)), fold, 4)
-    (item,) = solve_path(problems, LowRankPreconditioner.of(problems.x, w), [1.0], 1e-10, 1000)
+    (item,) = solve_path(problems, LowRankPreconditioner.from_rows(problems.x, w), [1.0], 1e-10, 1000)
     coef, odds = item.coef[:, 0].reshape(4, 3, 5), np.exp(item.intercept[:, 0].reshape(4, 3))
     still = np.zeros((4, 3), bool)
     still[0, 1] = still[1, 2] = True

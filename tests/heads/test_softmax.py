@@ -56,7 +56,7 @@ def ill_conditioned(classes: int, seed: int = 0) -> Data:
 
 def solve(data: Data, Cs: Sequence[float], tol: float = 1e-9, max_iter: int = 1000) -> list[Solution]:
     problems = data.problems()
-    return list(solve_path(problems, LowRankPreconditioner.of(problems.x, problems.weight), Cs, tol, max_iter))
+    return list(solve_path(problems, LowRankPreconditioner.from_rows(problems.x, problems.weight), Cs, tol, max_iter))
 
 
 def loss(coef: NDArray[Any], intercept: NDArray[Any], data: Data, rows: NDArray[np.int64], C: float) -> float:
@@ -253,7 +253,7 @@ def test_leading_directions_save_half_of_the_iterations() -> None:
     blind = LowRankPreconditioner(np.eye(60), np.ones(60), 1.0)
     counts = [
         sum(item.iterations.sum() for item in solve_path(problems, spectrum, PATH, 1e-5, 1000))
-        for spectrum in (LowRankPreconditioner.of(problems.x, problems.weight), blind)
+        for spectrum in (LowRankPreconditioner.from_rows(problems.x, problems.weight), blind)
     ]
     assert 2 * counts[0] < counts[1]
 

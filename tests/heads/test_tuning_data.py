@@ -155,7 +155,7 @@ def test_left_out_logits_are_those_of_the_problem_that_left_the_image_out(
     weight = np.ones(n) if centred else rng.uniform(0.1, 2, n)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lazy_arrays, "BLOCK_BYTES", 200)
-        left_out = HeldOut.of(CenteredMatrix(x, weight), rng.integers(0, classes, n), fold, weight)
+        left_out = HeldOut.from_views(CenteredMatrix(x, weight), rng.integers(0, classes, n), fold, weight)
         result = two_sided(left_out.logits(weights))
     np.testing.assert_array_equal(left_out.rows, np.flatnonzero(fold != NEVER))
     for row, logits in zip(left_out.rows, result, strict=True):
@@ -223,7 +223,7 @@ def noisy(labels: NDArray[np.int64], fold: NDArray[np.int64]) -> HeldOut:
     """Feature 0 tells the classes apart, feature 1 is noise."""
     rng = np.random.default_rng(0)
     x = np.column_stack([np.where(labels == 1, 1.0, -1.0) + 0.8 * rng.normal(size=len(labels)), rng.normal(size=200)])
-    return HeldOut.of(CenteredMatrix(x, np.ones(200)), labels, fold, np.ones(200))
+    return HeldOut.from_views(CenteredMatrix(x, np.ones(200)), labels, fold, np.ones(200))
 
 
 def member(noise: float, size: float = 1.0) -> PathWeights:

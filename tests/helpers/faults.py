@@ -294,7 +294,7 @@ def sort_by(how: str) -> Work:
     def run(folder: Path) -> None:
         sorter = FileSorter(folder / "sorted", how, ("ants", "bees"))  # type: ignore[arg-type]
         for path in list_images(folder / "new"):
-            sorter.place(Prediction(str(path), "ants", (("ants", 0.9),)))
+            sorter.sort(Prediction(str(path), "ants", (("ants", 0.9),)))
 
     return run
 

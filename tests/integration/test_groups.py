@@ -143,7 +143,7 @@ def test_heads_are_tuned_on_folds_that_keep_groups_together() -> None:
 def test_one_group_a_class_cannot_be_left_out() -> None:
     x, y = clouds(20, 2)
     features = Features(x, samples_of(y.tolist(), [f"p{label}" for label in y]))
-    with pytest.raises(HeadError, match=r"^no class has training images of two groups, so none can be left out"):
+    with pytest.raises(HeadError, match=r"^no class has training images of two groups, so none can be held out"):
         TuningData(features)
 
 

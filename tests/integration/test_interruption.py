@@ -247,7 +247,7 @@ def test_sigterm_and_the_same_command_again(slow: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM, rest
-    assert "nothing is lost. Run the same command again: it goes on." in rest
+    assert "nothing is lost. Run the same command again to resume." in rest
     assert "Traceback" not in rest
     assert torch.load(out / "last.pt", weights_only=True)["under_way"] is not None
     assert "1 epochs in" in done(*words)

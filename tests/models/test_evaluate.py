@@ -121,7 +121,7 @@ def test_what_cannot_be_evaluated_is_refused(data: Path, model: Path, tmp_path: 
     cache_of(tmp_path / "c.h5", (x, np.arange(6) % 2), (x[:, 0], np.arange(6) % 2))
     for more in ([], ["--overwrite"]):  # no advice that would not help
         error_text = refused("evaluate", model, data, "-o", model, *more)
-        assert error_text == f"{model} holds a model, whose own metrics would be replaced. Give another folder."
+        assert error_text == f"{model} holds a model, and its metrics would be replaced. Give another folder."
     assert "is not a saved model" in refused("evaluate", tmp_path, data)
 
 

@@ -142,5 +142,5 @@ def test_images_of_a_tar_cannot_be_moved(model: Path, paths: list[Path], data: P
     tar = tar_of(data, tmp_path / "shard.tar", paths)
     result = featcache_cli("predict", model, tar, "--move-to", tmp_path / "sorted")
     assert result.exit_code == 2
-    assert "take files of this machine, not URLs, tar files or data sets" in result.stderr
+    assert "need local files, not URLs, tar files or data sets" in result.stderr
     shutil.rmtree(tmp_path / "sorted", ignore_errors=True)

@@ -30,7 +30,7 @@ CLASSES = ("ants", "bees")
 
 
 def put(sorter: FileSorter, *paths: Path, label: str = "ants") -> list[Prediction]:
-    return [sorter.place(Prediction(str(path), label, ((label, 0.9),))) for path in paths]
+    return [sorter.sort(Prediction(str(path), label, ((label, 0.9),))) for path in paths]
 
 
 def places(result: Sequence[Prediction]) -> list[tuple[str, ...]]:
@@ -135,7 +135,7 @@ def test_each_file_is_listed_once_by_whatever_name(tmp_path: Path, monkeypatch: 
 
 def test_unreadable_pictures_stay_where_they_are(tmp_path: Path) -> None:
     bad = write(tmp_path / "a.jpg", b"")
-    result = FileSorter(tmp_path / "out", "move", CLASSES).place(Prediction(str(bad), None, (), "the file is empty"))
+    result = FileSorter(tmp_path / "out", "move", CLASSES).sort(Prediction(str(bad), None, (), "the file is empty"))
     assert (result.moved_to, result.error, names(tmp_path)) == ((), "the file is empty", ["a.jpg"])
 
 

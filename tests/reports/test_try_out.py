@@ -96,7 +96,7 @@ def test_what_was_not_read_or_tried_is_said(tmp_path: Path) -> None:
     assert "18 images of 2 classes; the head (" in str(trial)
     assert ") was trained on 12." in str(trial)
     assert "not tried" not in str(trial)
-    selection = replace(trial.fit.selection, missed=(("knn", "the budget was spent"), ("linear", "it failed")))
+    selection = replace(trial.fit.selection, skipped=(("knn", "the budget was spent"), ("linear", "it failed")))
     short = replace(trial, fit=replace(trial.fit, selection=selection))
     assert (
         "Other heads (knn) were not tried for lack of time: repeat the command with --budget 1m to try them."

@@ -162,7 +162,7 @@ def test_views_of_no_more_images_wait_than_may(
 
 def test_the_loader_times_reading_decoding_and_viewing(manifest: Manifest) -> None:
     watch = PhaseTimer()
-    loader = ViewLoader(manifest, SPEC, workers=2, watch=watch)
+    loader = ViewLoader(manifest, SPEC, workers=2, timer=watch)
     list(loader.batches(range(5), [0], 2))
     loader.close()
     seconds = watch.seconds()

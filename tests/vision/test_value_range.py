@@ -407,4 +407,4 @@ def test_the_command_line_takes_a_range(deep: Path, tmp_path: Path) -> None:
     summary = as_json("extract", deep, "-o", tmp_path / "b.h5", "--views", 0, "--value-range", "-100:9000", *SMALL)
     assert summary["value_range"] == [-100, 9000]
     text = refused("extract", deep, "-o", tmp_path / "c.h5", "--value-range", "0-4095", status=2)
-    assert "'0-4095' is no range such as 0:4095 or -1024:3071" in text
+    assert "'0-4095' is not a range such as 0:4095 or -1024:3071" in text

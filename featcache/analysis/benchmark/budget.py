@@ -173,7 +173,7 @@ class Budget:
         frozen = self.expected.get("frozen")
         return similar or (TimeEstimate(frozen.seconds, least=True) if frozen else None)
 
-    def watch(self, task: RouteTask, images: Mapping[str, int], since_s: float, progress: Progress) -> Progress:
+    def enforce(self, task: RouteTask, images: Mapping[str, int], since_s: float, progress: Progress) -> Progress:
         """A progress callback that raises OverBudgetError once the task clearly exceeds the budget.
 
         since_s : `spent_s` when the run of this task started.

@@ -196,14 +196,14 @@ class Comparison(NotebookResult):
         }
 
 
-def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path, recipe: Mapping[str, Any]) -> list[Outcome]:
+def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, recipe: Mapping[str, Any]) -> list[Outcome]:
     """The outcome of a route over its repeats; two outcomes, cold and warm, for a cached route.
 
     runs : seed -> results of all processes that the run needed; those of LP-FT start with its cache and head.
-    work : holds the folders ROUTE-SEED. recipe : fields of `TrainConfig` for all live routes but LP-FT, which has its
+    out : holds the folders ROUTE-SEED. recipe : fields of `TrainConfig` for all live routes but LP-FT, which has its
     own.
     """
-    folders = [work / f"{route}-{seed}" / ("head" if route in CACHED else "run") for seed in runs]
+    folders = [out / f"{route}-{seed}" / ("head" if route in CACHED else "run") for seed in runs]
     file = FILE if route in CACHED else LAST
     right: dict[str, Any] = {
         "right": [answers for folder in folders if (answers := _right_images(folder, file))],
@@ -228,7 +228,7 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], work: Path, recipe: Map
 def _training(result: Mapping[str, Any], recipe: Mapping[str, Any], mode: str) -> TrainingRun:
     """How long a live run trained."""
     losses = [math.nan if epoch["loss"] is None else epoch["loss"] for epoch in result["history"]]
-    return TrainingRun.of(losses, recipe, result["images"] // len(losses), len(result["classes"]), mode)
+    return TrainingRun.from_history(losses, recipe, result["images"] // len(losses), len(result["classes"]), mode)
 
 
 def _right_images(folder: Path, file: str) -> dict[str, bool]:

@@ -57,14 +57,14 @@ CACHED = ("cached", "stages")  # routes that extract, and fit a head on the cach
 
 
 def tasks_for_route(
-    route: str, work: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True
+    route: str, root: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True
 ) -> list[RouteTask]:
-    """The tasks of a route for one seed, in its folder `work`/ROUTE-SEED; each task is a process.
+    """The tasks of a route for one seed, in its folder `root`/ROUTE-SEED; each task is a process.
 
     settings : of `benchmark`. shares_cache : whether LP-FT starts from the cache and the head of the route "cached"
     with this seed. Otherwise, or if that head is not a linear layer, it makes its own.
     """
-    folder, head = work / f"{route}-{seed}", settings["head"]
+    folder, head = root / f"{route}-{seed}", settings["head"]
     shared = {name: settings[name] for name in SHARED if name in settings} | {"seed": seed}
     if route in CACHED:
         return [_extraction(folder, route, shared, settings), _fitting(folder, folder, head, route, seed)]
@@ -74,7 +74,7 @@ def tasks_for_route(
         live["weights"] = "none"
     if route != "lpft":
         return [live]
-    cached = work / f"cached-{seed}" if shares_cache else folder
+    cached = root / f"cached-{seed}" if shares_cache else folder
     starts = cached if find_head(head).linear else folder
     live |= {"init_head": str(starts / "head")}
     live |= {"recipe": {**settings["recipe"], **LP_FT_DEFAULTS}}

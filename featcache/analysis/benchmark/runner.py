@@ -133,7 +133,9 @@ class BenchmarkRunner:
         since_s = self.budget.spent_s if self.budget else 0.0
         results = []
         for task in tasks:
-            watched = self.budget.watch(task, self._settings["images"], since_s, progress) if self.budget else progress
+            watched = (
+                self.budget.enforce(task, self._settings["images"], since_s, progress) if self.budget else progress
+            )
             results.append(run_in_process(task, watched))
         write_json(folder / _RESULT_FILE, results)
         return results

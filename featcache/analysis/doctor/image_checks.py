@@ -91,7 +91,7 @@ def check_network(
     spec = cache.spec
     same_scale = (spec.view.mean, spec.view.std) == (backbone.mean, backbone.std)
     network = backbone if same_scale else _rescaled(backbone, layer, spec.view.mean, spec.view.std)
-    region = cache.layout.layers[layer].of(cache.layout.data)
+    region = cache.layout.layers[layer].view(cache.layout.data)
     stored = np.asarray(region[rows, 0], np.float32)
     examples = [name_row(cache.samples, int(row)) for row in rows]
     tolerance = _TOLERANCE.get(cache.spec.precision, 0.01)

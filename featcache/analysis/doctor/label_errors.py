@@ -16,8 +16,9 @@ from featcache.cache.features import Features
 from featcache.core.rng import content_order
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
-from featcache.heads.kinds import linear
 from featcache.heads.predict import classify
+from featcache.heads.registry import find_head
+from featcache.heads.tuning.selection import select
 from featcache.heads.tuning.tuning_data import TuningData
 from featcache.metrics.classification import confusion_matrix
 from featcache.metrics.significance import wilson_interval
@@ -142,7 +143,7 @@ def _doubted(examples: list[IssueExample], checked: int) -> Check:
 def _overlap_issues(pairs: Sequence[Overlap], classes: tuple[str, ...]) -> list[Issue]:
     if not pairs:
         return []
-    worst = "; ".join(f"{classes[pair.first]} and {classes[pair.second]} {pair.share:.0%}" for pair in pairs[:5])
+    worst = "; ".join(f"{classes[pair.first]} and {classes[pair.second]} {pair.fraction:.0%}" for pair in pairs[:5])
     are = "is" if len(pairs) == 1 else "are"
     what = f"{plural(len(pairs), 'pair')} of classes {are} often confused: {worst}"
     remedy = "Merge the classes, define their labels more clearly, or add images. 50 % means no difference at all."
@@ -165,7 +166,8 @@ class HeldOutProbabilities(NamedTuple):
 def leave_out(features: Features, seed: int = 0, folds: int | None = 5) -> HeldOutProbabilities:
     """Fit linear heads to the clean views, each without the fold that it predicts. Raises HeadError."""
     tuning = TuningData(features, "clean", folds=folds, seed=seed)
-    tuned, rows = linear.tune(tuning), tuning.held_out.rows
+    tuned, _ = select(tuning, [find_head("linear")], features.samples.classes)
+    rows = tuning.held_out.rows
     probabilities = np.zeros((len(rows), len(features.samples.classes)))
     probabilities[:, tuning.classes] = tuned.probabilities
     return HeldOutProbabilities(rows, probabilities, features.y[rows], tuned.estimator)
@@ -238,12 +240,12 @@ def rank_labels(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -
 class Overlap(NamedTuple):
     """Two classes that are confused.
 
-    share : fraction of their images that got the label of the other class. low : lower end of its 95 % interval.
+    fraction : part of their images that got the label of the other class. low : lower end of its 95 % interval.
     """
 
     first: int
     second: int
-    share: float
+    fraction: float
     low: float
 
 

@@ -111,7 +111,7 @@ def measure_rates(
     >>> plan = featcache.plan_capacity(rates, images=[10**7], workers=[1, 8])  # doctest: +SKIP
     """
     monitor = Monitor(progress, on_note)
-    given = {RENAMED_RATES.get(name, name): value for name, value in (given or {}).items()}
+    provided = {RENAMED_RATES.get(name, name): value for name, value in (given or {}).items()}
     check_name(backbone)
     manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
     samples = manifest.samples
@@ -136,10 +136,10 @@ def measure_rates(
         "write_s_per_image": lambda: RAY_S + views_per_image * _write_s(spec, dims),
         "solver_s_per_row": lambda: _solver_s_per_row(sum(dims.values()), len(samples.classes)),
     }
-    values = dict(given)
+    values = dict(provided)
     for step, (name, task) in enumerate(tasks.items()):
         monitor.report("measure", step, len(tasks))
-        if name not in given:
+        if name not in provided:
             values[name] = task()
     monitor.report("measure", len(tasks), len(tasks))
     return Rates(
@@ -148,10 +148,10 @@ def measure_rates(
         decode_s=measured_images.decode_s,
         view_s=measured_images.view_s,
         cores=cores or usable_cores(),
-        on_gpu=network.device_name != "cpu" or "forward_s" in given,
+        on_gpu=network.device_name != "cpu" or "forward_s" in provided,
         cache_bytes=(size_needed(spec, samples, dims) - header_bytes) / len(samples),
         memory_bytes=_list_memory_bytes(samples),
-        given=(*given, *(["cores"] if cores not in (None, usable_cores()) else [])),
+        given=(*provided, *(["cores"] if cores not in (None, usable_cores()) else [])),
         **values,
     )
 

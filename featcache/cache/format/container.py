@@ -83,7 +83,7 @@ class ArrayLocation:
         """Bytes of all rows."""
         return self.shape[0] * self.stride
 
-    def of(self, data: NDArray[np.uint8]) -> NDArray[Any]:
+    def view(self, data: NDArray[np.uint8]) -> NDArray[Any]:
         """The array, as a view of the bytes of the file."""
         return data[self.offset : self.offset + self.size_bytes].view(self.dtype).reshape(self.shape)
 

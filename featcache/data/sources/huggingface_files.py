@@ -101,7 +101,7 @@ def load_splits(name: str, files: Sequence[Path] = ()) -> Mapping[str | None, An
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError.of("datasets", "huggingface") from error
+        raise MissingExtraError.for_package("datasets", "huggingface") from error
     try:
         if files:
             tables = _load_parquet(files)

@@ -134,7 +134,7 @@ def _open_parquet(name: str, content: bytes, label_column: str | None) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise MissingExtraError.of("pyarrow", "parquet") from error
+        raise MissingExtraError.for_package("pyarrow", "parquet") from error
     try:
         file = parquet.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
         texts = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]

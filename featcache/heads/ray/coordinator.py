@@ -62,7 +62,7 @@ class TrainingCluster:
         self._mean: NDArray[Any] | None = None
         self._limits = ExitStack()
 
-    def share(self, features: Features, use: ViewUse, targets: Targets) -> DistributedRows:
+    def distribute(self, features: Features, use: ViewUse, targets: Targets) -> DistributedRows:
         """Give each worker the same number of training images. Raises ClusterError, MissingExtraError."""
         content = content_digest(FeatureCache.open(self._cache))
         self._pool.start_workers()

@@ -22,7 +22,7 @@ class LowRankPreconditioner(NamedTuple):
     rest: float
 
     @classmethod
-    def of(cls, x: CenteredMatrix, weight: NDArray[np.float64]) -> LowRankPreconditioner:
+    def from_rows(cls, x: CenteredMatrix, weight: NDArray[np.float64]) -> LowRankPreconditioner:
         """Randomized subspace iteration (Halko, Martinsson and Tropp 2011) on equally spaced rows."""
         n, d = len(weight), len(x.mean)
         rows = np.unique(np.linspace(0, n - 1, min(n, _ROWS * d)).astype(np.int64))

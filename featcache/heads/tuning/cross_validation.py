@@ -52,7 +52,7 @@ def cross_validate(
     with StepProgress(progress, "fit folds", len(numbers)) as steps:
         for number in numbers:
             copy, held_out = clone(estimator), np.flatnonzero(fold == number)
-            fit_estimator(copy, _take(flat, np.flatnonzero(_repeat(fold, flat) != number)))
+            fit_estimator(copy, _select_rows(flat, np.flatnonzero(_repeat(fold, flat) != number)))
             predictions = classify(copy, clean[held_out], len(samples.classes), multilabel=samples.multilabel)
             predicted[held_out] = predictions.predicted
             has_probabilities = predictions.probabilities is not None
@@ -89,5 +89,5 @@ def _repeat(fold: NDArray[np.int64], flat: TrainingMatrix) -> NDArray[np.int64]:
     return np.repeat(fold, len(flat.y) // len(fold))
 
 
-def _take(flat: TrainingMatrix, rows: NDArray[np.int64]) -> TrainingMatrix:
+def _select_rows(flat: TrainingMatrix, rows: NDArray[np.int64]) -> TrainingMatrix:
     return TrainingMatrix(flat.x[rows], flat.y[rows], flat.groups[rows], flat.weights[rows])

@@ -42,7 +42,9 @@ class HeldOut:
     logits: Callable[[PathWeights], NDArray[np.float64]]
 
     @classmethod
-    def of(cls, x: CenteredMatrix, labels: Labels, fold: NDArray[np.int64], weight: NDArray[np.float64]) -> HeldOut:
+    def from_views(
+        cls, x: CenteredMatrix, labels: Labels, fold: NDArray[np.int64], weight: NDArray[np.float64]
+    ) -> HeldOut:
         """x : clean views of the images, (n, d)."""
         return cls(labels, fold, weight, partial(_logits, x, fold))
 

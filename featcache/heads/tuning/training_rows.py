@@ -89,7 +89,7 @@ class LocalRows:
         rows = CenteredMatrix(x, self._targets.weight)
         clean = rows if only_clean else CenteredMatrix(clean_x, np.ones(len(targets.fold)))
         self.problem = self._targets.problem(rows)
-        self.held_out = HeldOut.of(clean, targets.labels, targets.fold, targets.held_out_weight)
+        self.held_out = HeldOut.from_views(clean, targets.labels, targets.fold, targets.held_out_weight)
         self._device = device
 
     @cached_property

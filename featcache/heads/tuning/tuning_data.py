@@ -123,7 +123,7 @@ class TuningData:
             self.class_weight = weights_by_index(class_weight, samples.classes)
             targets = self._targets(labels, fold)
             self.rows: TrainingRows = (
-                cluster.share(features, use, targets) if cluster else LocalRows(features, use, targets, device)
+                cluster.distribute(features, use, targets) if cluster else LocalRows(features, use, targets, device)
             )
         except (TypeError, ValueError) as error:
             raise HeadError(f"the head could not be fitted: {error}") from error
@@ -168,7 +168,7 @@ class TuningData:
     @cached_property
     def preconditioner(self) -> LowRankPreconditioner:
         """Of the rows."""
-        return LowRankPreconditioner.of(self.problem.x, self.problem.weight)
+        return LowRankPreconditioner.from_rows(self.problem.x, self.problem.weight)
 
     @cached_property
     def c_path(self) -> list[float]:

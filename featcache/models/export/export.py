@@ -162,7 +162,7 @@ def export(
             on_step("running it in a fresh process")
             logits = run_example(text, draft, images)
         except OSError as error:
-            raise OutputError.of(error, out) from error
+            raise OutputError.from_os_error(error, out) from error
         difference = _difference(logits, expected, last)
         if not difference <= MAX_DIFFERENCE:
             raise ExportError(
@@ -184,7 +184,7 @@ def _check_packages(name: str, export_format: ExportFormat) -> None:
     for package in export_format.packages:
         if importlib.util.find_spec(package) is None:
             if export_format.extra:
-                raise MissingExtraError.of(package, export_format.extra)
+                raise MissingExtraError.for_package(package, export_format.extra)
             raise MissingExtraError(f"the export format {name} needs {package}, which is not installed. Install it.")
 
 

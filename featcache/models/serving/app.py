@@ -227,7 +227,7 @@ def _import_gradio() -> Any:
     try:
         import gradio
     except ModuleNotFoundError as error:
-        raise MissingExtraError.of("gradio", "serve") from error
+        raise MissingExtraError.for_package("gradio", "serve") from error
     return gradio
 
 
