@@ -80,8 +80,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Examples
     --------
-    >>> with atomic_write("figures.json") as file:  # doctest: +SKIP
-    ...     file.write(b"{}")
+    >>> with atomic_write("figures.json") as file:
+    ...     _ = file.write(b"{}")
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # the link stays a link
     try:

@@ -73,6 +73,11 @@ def allow_scheme(name: str) -> None:
     ------
     ValueError
         The name is not a scheme.
+
+    Examples
+    --------
+    >>> from featcache import allow_scheme
+    >>> allow_scheme("abfs")
     """
     if not _SCHEME.fullmatch(name):
         raise ValueError(f"{name!r} is no scheme of URLs: give what comes before ://, such as 'abfs'")

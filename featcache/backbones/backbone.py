@@ -275,7 +275,7 @@ class Backbone:
 
         Parameters
         ----------
-        options : ViewOptions
+        **options : ViewOptions
             An option that is None or left out has the network's own value, or the default of `ViewSpec`.
 
         Raises

@@ -51,9 +51,15 @@ class Manifest:
 
     Examples
     --------
-    >>> manifest = read_manifest("photos")  # doctest: +SKIP
-    >>> len(manifest.samples), manifest.samples.classes  # doctest: +SKIP
-    (244, ('ants', 'bees'))
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> for number in range(10):
+    ...     folder = Path("photos", "ants" if number % 2 else "bees")
+    ...     folder.mkdir(parents=True, exist_ok=True)
+    ...     Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    >>> manifest = read_manifest("photos")
+    >>> len(manifest.samples), manifest.samples.classes
+    (10, ('ants', 'bees'))
     """
 
     source: Source
@@ -216,9 +222,15 @@ def read_manifest(
 
     Examples
     --------
-    >>> manifest = read_manifest("photos", val_fraction=0.25)  # doctest: +SKIP
-    >>> manifest.samples.rows("val")[:3]  # doctest: +SKIP
-    array([183, 184, 185])
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> for number in range(10):
+    ...     folder = Path("photos", "ants" if number % 2 else "bees")
+    ...     folder.mkdir(parents=True, exist_ok=True)
+    ...     Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    >>> manifest = read_manifest("photos", val_fraction=0.4)
+    >>> len(manifest.samples.rows("train")), len(manifest.samples.rows("val"))
+    (6, 4)
     """
     progress = as_callback(progress)
     if isinstance(data, Manifest):

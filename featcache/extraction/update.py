@@ -219,8 +219,16 @@ def repair(
         The cache.
     data : str or path
         The images, under any name and label: they are compared by content.
-    weights, backbone, strict, progress, on_note
-        See `update`.
+    weights : str, optional
+        Where the weights of the network are now; see `update`.
+    backbone : Backbone or torch.nn.Module, optional
+        The network, if it has no name; see `update`.
+    strict : bool, default False
+        Raise an error if an image cannot be read, instead of listing it.
+    progress : bool or callable, optional
+        True draws a bar; a function is called as progress(what, done, total).
+    on_note : callable, optional
+        Called with each note on what was done.
     {options}
 
     Returns

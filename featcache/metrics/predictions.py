@@ -100,11 +100,35 @@ class HeadComparison(NotebookResult):
 
 
 def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
-    """McNemar's exact test on the val predictions of two folders of `fit_head` or `finetune`.
+    """Compare the val predictions of two models image by image (McNemar's exact test).
+
+    Parameters
+    ----------
+    first : str or path
+        A folder that `fit_head` or `finetune` wrote.
+    second : str or path
+        Another one. Both models were evaluated on the same val images.
+
+    Returns
+    -------
+    HeadComparison
+        How many images each model predicts right, the difference and its p-value.
 
     Raises
     ------
-    HeadError : a folder without predictions, or predictions for other images.
+    HeadError
+        A folder has no predictions, or they are of other images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featcache import FeatureCache, compare_heads, fit_head
+    >>> y = np.arange(60) % 2
+    >>> x = np.random.default_rng(0).normal(size=(60, 4)) + 3 * y[:, None]
+    >>> cache = FeatureCache.from_arrays(x, y)
+    >>> fits = [fit_head(cache, head, head=head) for head in ("linear", "ridge")]
+    >>> compare_heads("linear", "ridge").test.n
+    12
     """
     first_rows, second_rows = ({row.image: row for row in read_predictions(Path(folder))} for folder in (first, second))
     if {name: row.label for name, row in first_rows.items()} != {name: row.label for name, row in second_rows.items()}:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from featcache.cache.feature_cache import FeatureCache
+from featcache.core.specs import PENULTIMATE
 from featcache.reports import cache_figures, model_figures
+from featcache.reports.projection import Method
 from featcache.reports.style import draw
 
 _Path = str | os.PathLike[str]
@@ -22,6 +23,7 @@ def plot_views(
     Parameters
     ----------
     cache : path or FeatureCache
+        The cache.
     data : path
         The folder or CSV that the cache was made from.
     images : int, default 4
@@ -223,12 +225,24 @@ def plot_curve(report: _Path, over: str | None = None, *, dark: bool = False) ->
     return draw(model_figures.curve_figure(report, over), dark)
 
 
-def plot_map(cache: _Path | FeatureCache, data: _Path | None = None, *, dark: bool = False, **settings: Any) -> Figure:
+def plot_map(
+    cache: _Path | FeatureCache,
+    data: _Path | None = None,
+    *,
+    dark: bool = False,
+    method: Method = "pca",
+    split: str = "val",
+    images: int = 2000,
+    thumbnails: int = 12,
+    layer: str = PENULTIMATE,
+    seed: int = 0,
+) -> Figure:
     """Draw clean features in two dimensions, coloured by class.
 
     Parameters
     ----------
     cache : path or FeatureCache
+        The cache.
     data : path, optional
         The folder or CSV that the cache was made from. With it the map shows images that lie among another class.
     dark : bool, default False
@@ -236,6 +250,7 @@ def plot_map(cache: _Path | FeatureCache, data: _Path | None = None, *, dark: bo
     method : "pca", "tsne" or "umap", default "pca"
         The projection: principal components; t-SNE (van der Maaten and Hinton 2008); UMAP (McInnes et al. 2018).
     split : "train", "val" or "test", default "val"
+        Whose images are drawn.
     images : int, default 2000
         Highest number of points, from all classes in turn.
     thumbnails : int, default 12
@@ -268,4 +283,7 @@ def plot_map(cache: _Path | FeatureCache, data: _Path | None = None, *, dark: bo
     >>> figure.axes[0].get_title()
     'features of 12 val images'
     """
-    return draw(cache_figures.map_figure(cache, data, **settings), dark)
+    figure = cache_figures.map_figure(
+        cache, data, method=method, split=split, images=images, thumbnails=thumbnails, layer=layer, seed=seed
+    )
+    return draw(figure, dark)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import huggingface_hub
@@ -23,9 +21,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from commands import PATHS
-from featcache.backbones import backbone as backbone_module
 from featcache.backbones import devices
-from featcache.backbones import load as load_module
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.load import load_backbone
@@ -655,8 +651,3 @@ def test_the_default_precision_is_that_of_the_hardware(
 ) -> None:
     monkeypatch.setattr(devices, "_cpu_multiplies_bf16", lambda: fast)
     assert load_backbone("squeezenet1_1", weights="none", device="cpu").precision == expected
-
-
-@pytest.mark.parametrize("module", [backbone_module, load_module])
-def test_the_examples_run(module: ModuleType) -> None:
-    assert doctest.testmod(module) == (0, {backbone_module: 7, load_module: 4}[module])

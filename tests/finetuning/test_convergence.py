@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
 import pytest
 
-from featcache.finetuning import convergence
 from featcache.finetuning.convergence import TrainingRun, has_levelled_off, published_epochs
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 
@@ -42,10 +40,6 @@ CURVES = {
 def test_a_known_curve(name: str) -> None:
     losses, expected = CURVES[name]
     assert has_levelled_off(losses, GUESS) is expected
-
-
-def test_the_examples_of_the_docstring() -> None:
-    assert doctest.testmod(convergence).failed == 0
 
 
 def test_noise_hides_no_fall_that_is_larger_than_it() -> None:

@@ -133,6 +133,12 @@ class Prices:
         A GB of storage for a month.
     thousand_reads : float or None
         A thousand reads of a file.
+
+    Examples
+    --------
+    >>> from featcache import Prices
+    >>> Prices(worker_hour=1.5).storage_gb_month is None
+    True
     """
 
     worker_hour: float | None = None

@@ -87,6 +87,7 @@ def serve(
     Parameters
     ----------
     classifier : Classifier
+        The model to serve.
     host : str
         The address to listen at. Everyone who reaches another address than a loopback one can use the page. Default:
         "127.0.0.1".
