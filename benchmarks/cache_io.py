@@ -102,7 +102,7 @@ def one_round(folder: Path, memory: Path, x: np.ndarray, number: int) -> dict[st
     (memory / "cache.h5").unlink()
     (memory / "raw").unlink()
     opened = FeatureCache.open(cache)
-    mapped = opened.layout.layers["penultimate"].of(opened.layout.data)
+    mapped = opened.layout.layers["penultimate"].view(opened.layout.data)
     plain = np.memmap(raw, dtype=x.dtype, mode="r", shape=x.shape)
     for array in (mapped, plain):
         add_up(array)  # warm

@@ -199,7 +199,7 @@ def partial_caches(folder: Path) -> list[Target]:
         samples, spec = whole.samples, whole.spec
         with CacheWriter(final, spec, samples, whole.dims, {"weights": "none"}) as writer:
             done = writer.done
-        layer = whole.layout.layers["penultimate"].of(whole.layout.data)
+        layer = whole.layout.layers["penultimate"].view(whole.layout.data)
         rows = {int(row): (int(done[row]), layer[row].tobytes()) for row in np.flatnonzero(done)}
         return spec, samples.ids, samples.labels.tobytes(), rows
 

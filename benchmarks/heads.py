@@ -105,7 +105,7 @@ def ours(x: np.ndarray, y: np.ndarray, Cs: list[float], tol: float) -> list[Laye
     weight = np.ones(len(x))
     outputs = 1 if y.max() == 1 else int(y.max()) + 1
     problems = CVSoftmaxProblem(CenteredMatrix(x, weight), y, weight, np.full(len(x), -1), 1, outputs)
-    path = solve_path(problems, LowRankPreconditioner.of(problems.x, weight), Cs, tol, 1000)
+    path = solve_path(problems, LowRankPreconditioner.from_rows(problems.x, weight), Cs, tol, 1000)
     return [(one.coef[0], one.intercept[0]) for one in path]
 
 

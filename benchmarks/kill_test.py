@@ -106,7 +106,7 @@ def write_images(folder: Path, first: int) -> None:
 def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Number of stored views of each row, and all features."""
     cache = FeatureCache(path)
-    return cache.done.astype(int), np.array(cache.layout.layers["penultimate"].of(cache.layout.data))
+    return cache.done.astype(int), np.array(cache.layout.layers["penultimate"].view(cache.layout.data))
 
 
 class Trial:

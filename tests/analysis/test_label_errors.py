@@ -56,7 +56,7 @@ def test_classes_overlap_where_surely_a_fifth_is_confused() -> None:
     predicted[:45], predicted[100:145] = 1, 0
     predicted[200:210] = 1
     (overlap,) = overlaps(predicted, y, 3)
-    assert (overlap.first, overlap.second, overlap.share) == (0, 1, 90 / 200)
+    assert (overlap.first, overlap.second, overlap.fraction) == (0, 1, 90 / 200)
     assert 0.37 < overlap.low < 0.39
     assert overlaps(predicted[[0, 50, 100, 150]], y[[0, 50, 100, 150]], 3) == []  # half of four is chance
     assert overlaps(y, y, 3) == []

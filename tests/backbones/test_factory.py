@@ -354,6 +354,6 @@ def test_the_key_is_an_option(data: Path, tmp_path: Path) -> None:
     assert np.isfinite(
         [prediction.top[0][1] or 0 for prediction in Classifier.load(tmp_path / "kh").predict(data / "val/a/000.png")]
     ).all()
-    assert "give --weights PATH, too" in refused(
+    assert "it needs --weights PATH: it selects a state dict of that file" in refused(
         "extract", data, "-o", "x.h5", "--weights-key", "ema", *common, status=2
     )

@@ -19,7 +19,7 @@ from featcache.errors import CacheIncompleteError, CacheMismatchError, EmptyFold
 from featcache.extraction.extract import extract
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
-from toys import toy_answer, toy_backbone
+from toys import TOY_MEAN, TOY_STD, toy_answer, toy_backbone
 
 VIEWS = 3
 
@@ -55,7 +55,7 @@ def test_features_are_the_networks_answers_to_the_views(split_folder: Path, tmp_
     manifest = read_manifest(split_folder)
     out = tmp_path / "a.h5"
     cache = extract(manifest, out, backbone=toy_backbone(), views=VIEWS, augment=augment, seed=5).cache
-    spec = ViewSpec(8, 10, augment=augment, seed=5)
+    spec = ViewSpec(8, 10, augment=augment, seed=5, mean=TOY_MEAN, std=TOY_STD)
     assert cache.spec.view == spec
     for split, numbers in (("train", range(1 + VIEWS)), ("val", range(1))):
         found = cache.features(split)
