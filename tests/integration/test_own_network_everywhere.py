@@ -157,7 +157,7 @@ def test_a_plan_takes_a_network_of_ones_own(data: Path, here: Path) -> None:
                    "--row-rate", 1, "--driver-rate", 1, *SMALL)  # fmt: skip
     assert told["rates"]["forward_s"] > 0
     assert 6 * 2 * 4 < told["rates"]["cache_bytes"] < 1000  # six features
-    assert "photos, ownnet4:build" in (here / "plan.html").read_text()
+    assert "photos and the network ownnet4:build" in (here / "plan.html").read_text()
     assert "drop --weights" in refused("plan", data, "--backbone", "ownnet4:build", "--weights", "none", status=2)
 
 
@@ -177,7 +177,7 @@ def test_rates_are_of_the_rows_and_the_range_that_extract_takes(tmp_path: Path) 
         notes[1]
         == "images of more than 8 bits a channel: values 0:900 become black to white (--value-range sets others)"
     )
-    assert notes[2].startswith("2 of 9 images that were measured could not be read, for example ")
+    assert notes[2].startswith("2 of the 9 measured images cannot be read, for example ")
     measure_rates(data, on_note=notes.append, **options)
     assert "values 0:4095 become black to white" in notes[4]
 
