@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import importlib.metadata
 import os
 import platform
 import sys
@@ -95,11 +94,13 @@ def _processor() -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the main packages, without importing them."""
+    from importlib.metadata import PackageNotFoundError, version  # 25 ms, which `--help` does not wait for
+
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            versions[name] = version(name)
+        except PackageNotFoundError:
             continue
     return versions
 

@@ -55,6 +55,12 @@ def test_the_quick_commands_never_wait_for_what_they_do_not_need(
     assert loaded == needs
 
 
+def test_the_help_does_not_wait_for_the_metadata_of_packages() -> None:
+    """They take a quarter of its time."""
+    ran = in_process(CALL.replace('"torch", ', '"importlib.metadata", '), "--help")
+    assert json.loads(ran.stdout)[1] == [], ran.stderr
+
+
 def test_the_probe_sees_torch_where_it_is_loaded(cache: Path) -> None:
     ran = in_process(CALL, "fit-head", cache, "--head", "sgd")
     assert "torch" in json.loads(ran.stdout)[1], ran.stderr
