@@ -143,7 +143,7 @@ def _get(name: str) -> HeadSpec:
 
 def head_names() -> list[str]:
     """All names, sorted; no head of another package is imported."""
-    return sorted(HEADS.names())
+    return HEADS.names()
 
 
 def unknown_head(head: str) -> HeadError:

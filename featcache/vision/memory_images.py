@@ -25,10 +25,12 @@ def is_picture(value: object) -> bool:
     return isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.ndim in (2, 3))
 
 
-def rgb_of(
+def check_picture(
     picture: object, name: str, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None
-) -> NDArray[np.uint8]:
-    """Upright RGB of an image in memory, by the rules of `decode`. An image that Pillow opened is read from its file.
+) -> Decoded:
+    """Upright RGB of an image in memory, and the remark on it, as `decode_and_check`.
+
+    An image that Pillow opened is read from its file; an animation gives its current frame.
 
     Parameters
     ----------
@@ -41,8 +43,8 @@ def rgb_of(
 
     Returns
     -------
-    ndarray, shape (h, w, 3), uint8
-        A copy: the owner may change or close the picture afterwards.
+    Decoded
+        Its pixels are a copy: the owner may change or close the picture afterwards.
 
     Raises
     ------
@@ -51,13 +53,6 @@ def rgb_of(
     DataLayoutError
         It is no `Picture`, or an array of another shape or type.
     """
-    return check_picture(picture, name, max_pixels, value_range).pixels
-
-
-def check_picture(
-    picture: object, name: str, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None
-) -> Decoded:
-    """`rgb_of` and the remark on the image, as `decode_and_check`; an animation gives its current frame."""
     if not isinstance(picture, Image.Image):
         return check_pixels(_rgb_of_array(picture, name), value_range)
     try:

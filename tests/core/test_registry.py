@@ -51,6 +51,12 @@ def test_modules_are_imported_when_a_name_is_asked_for(registry: Registry[str]) 
     assert registry.names() == ["first", "second", "third"]
 
 
+def test_the_order_of_names_is_not_that_of_imports(registry: Registry[str]) -> None:
+    import entries.second  # type: ignore[import-not-found]  # noqa: F401
+
+    assert registry.registered() == ["first", "second"]
+
+
 def test_an_entry_point_of_another_package_is_loaded_when_it_is_asked_for(registry: Registry[str]) -> None:
     assert "third" in registry
     assert "added" not in sys.modules

@@ -32,7 +32,7 @@ from featcache.models.classifier import Classifier
 from featcache.models.prediction import Prediction
 from featcache.training.loop import TrainConfig
 from featcache.vision.decode import decode
-from featcache.vision.memory_images import rgb_of
+from featcache.vision.memory_images import check_picture
 from toys import random_image, toy_backbone
 
 NET: dict[str, Any] = {"image_size": 32, "device": "cpu", "precision": "fp32"}
@@ -194,22 +194,22 @@ def files(folder: Path) -> list[Path]:
 def test_what_pillow_opened_gives_what_its_file_gives(model: Path, tmp_path: Path) -> None:
     paths = files(tmp_path)
     for path in paths:
-        np.testing.assert_array_equal(rgb_of(Image.open(path), "x"), decode(path.read_bytes()), str(path))
+        np.testing.assert_array_equal(check_picture(Image.open(path), "x").pixels, decode(path.read_bytes()), str(path))
     classifier = Classifier.load(model, device="cpu")
     expected = [prediction.top for prediction in classifier.predict(paths)]
     assert [prediction.top for prediction in classifier.predict([Image.open(path) for path in paths])] == expected
     assert len(set(expected)) == len(paths)
     white = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert rgb_of(white, "x").tolist() == [[[255] * 3] * 8] * 8
+    assert check_picture(white, "x").pixels.tolist() == [[[255] * 3] * 8] * 8
 
 
 def test_arrays_are_grey_colour_or_transparent() -> None:
-    np.testing.assert_array_equal(rgb_of(COLOUR, "x"), COLOUR)
-    assert not np.shares_memory(rgb_of(COLOUR, "x"), COLOUR)  # its owner may fill it again
-    np.testing.assert_array_equal(rgb_of(COLOUR[::-1, ::2], "x"), COLOUR[::-1, ::2])
-    np.testing.assert_array_equal(rgb_of(GREY, "x"), np.dstack([GREY] * 3))
+    np.testing.assert_array_equal(check_picture(COLOUR, "x").pixels, COLOUR)
+    assert not np.shares_memory(check_picture(COLOUR, "x").pixels, COLOUR)  # its owner may fill it again
+    np.testing.assert_array_equal(check_picture(COLOUR[::-1, ::2], "x").pixels, COLOUR[::-1, ::2])
+    np.testing.assert_array_equal(check_picture(GREY, "x").pixels, np.dstack([GREY] * 3))
     on_white = CLEAR[..., :3] * (GREY / 255)[..., None] + 255 - GREY[..., None]
-    assert np.abs(rgb_of(CLEAR, "x") - on_white).max() < 2
+    assert np.abs(check_picture(CLEAR, "x").pixels - on_white).max() < 2
 
 
 @pytest.mark.parametrize(

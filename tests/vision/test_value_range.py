@@ -35,7 +35,7 @@ from featcache.vision import value_range as valuerange
 from featcache.vision.decode import decode, decode_and_check, value_extent
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
-from featcache.vision.memory_images import rgb_of
+from featcache.vision.memory_images import check_picture
 from featcache.vision.value_range import choose_value_range, find_value_range
 from toys import toy_answer, toy_backbone
 from trainable import CONFIG, trainable_backbone
@@ -369,7 +369,7 @@ def test_transparency_of_sixteen_bits_is_laid_on_white() -> None:
 
 def test_pillow_images_in_memory_are_scaled_as_files() -> None:
     values = np.arange(0, 4095, 65, dtype=np.uint16).reshape(7, 9)
-    pixels = rgb_of(Image.fromarray(values), "it", value_range=(0, 4095))
+    pixels = check_picture(Image.fromarray(values), "it", value_range=(0, 4095)).pixels
     np.testing.assert_array_equal(pixels[..., 0], scaled(values, 0, 4095))
 
 

@@ -145,7 +145,7 @@ def _unknown_backbone(name: str) -> BackboneError:
 def _loadable_sources() -> Iterator[BackboneSource]:
     """All sources sorted by key, those without a prefix first; an entry point that cannot be loaded is left out."""
     sources = []
-    for key in sorted(SOURCES.names()):
+    for key in SOURCES.names():
         with suppress(BackboneError):
             sources.append(SOURCES.get(key))
     yield from sorted(sources, key=lambda source: bool(source.prefix))

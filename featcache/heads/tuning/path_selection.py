@@ -116,7 +116,8 @@ def select_on_path(path: Iterable[PathWeights], held_out: HeldOut, stop: Stop = 
     OutOfTimeError
     """
     rows = held_out.rows
-    scores = (_LabelScores if held_out.labels.ndim == 2 else _ClassScores)(held_out.labels[rows], held_out.weight[rows])
+    labels, weight = held_out.labels[rows], held_out.weight[rows]
+    scores: _Scores = _LabelScores(labels, weight) if labels.ndim == 2 else _ClassScores(labels, weight)
     trials: list[CVScore] = []
     best: _Best | None = None
     temperature = np.ones(1)
