@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sklearn.base import BaseEstimator
 
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.data_summary import DataSummary
@@ -33,7 +33,7 @@ from featcache.metrics.run_report import Report
 
 
 @dataclass(frozen=True, repr=False)
-class HeadFit(NotebookResult):
+class HeadFit(Result, NotebookResult):
     """What `fit_head` returns.
 
     Attributes
@@ -111,8 +111,7 @@ class HeadFit(NotebookResult):
         ]
         return f"; the temperature, chosen on train, made {' and '.join(worse)} worse on val" if worse else ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         before = self.before and {
             "log_loss": self.before.log_loss,
             "calibration_error": self.before.calibration_error,
@@ -120,14 +119,14 @@ class HeadFit(NotebookResult):
         return {
             **self.report.to_dict(),
             "head": self.name,
-            "path": str(self.path) if self.path else None,
-            "history": [vars(epoch) for epoch in self.history],
-            "selection": self.selection.to_dict() if self.selection else None,
+            "path": self.path,
+            "history": self.history,
+            "selection": self.selection,
             "before_temperature": before,
-            "notes": list(self.notes),
-            "data": self.data.to_dict() if self.data else None,
-            "thresholds": list(self.thresholds) if self.thresholds else None,
-            "at_half": self.at_half.to_dict() if self.at_half else None,
+            "notes": self.notes,
+            "data": self.data,
+            "thresholds": self.thresholds,
+            "at_half": self.at_half,
         }
 
 

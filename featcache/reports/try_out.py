@@ -13,7 +13,7 @@ from typing import Any
 from featcache._utils.formatting import plural, printable
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.remote import display_name
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.doctor.findings import DoctorReport, Issue, IssueExample
@@ -45,7 +45,7 @@ _FEW_IMAGES = 30  # val images, below which the accuracy says little
 
 
 @dataclass(frozen=True, repr=False)
-class Trial(NotebookResult):
+class Trial(Result, NotebookResult):
     """What `try_out` returns. `str()` is a summary with the next commands.
 
     Attributes
@@ -181,18 +181,18 @@ class Trial(NotebookResult):
             return name if is_factory(name) else "MODULE:FACTORY"
         return None if name == EMBEDDED else name
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: those of the three steps, and the labels to check."""
+    def _json_fields(self) -> dict[str, Any]:
+        """Those of the three steps, and the labels to check."""
         return {
-            "folder": str(self.folder),
-            "cache": str(self.folder / CACHE),
-            "head": str(self.folder / HEAD),
-            "page": str(self.folder / PAGE),
+            "folder": self.folder,
+            "cache": self.folder / CACHE,
+            "head": self.folder / HEAD,
+            "page": self.folder / PAGE,
             "doubtful": [_as_json(example) for example in self.doubtful],
             "least_likely": [_as_json(example) for example in self.least_likely],
-            "extract": self.extraction.to_dict(),
-            "doctor": self.diagnosis.to_dict(),
-            "fit": self.fit.to_dict(),
+            "extract": self.extraction,
+            "doctor": self.diagnosis,
+            "fit": self.fit,
             "seconds": {"wall": self.seconds},
         }
 
