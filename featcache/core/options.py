@@ -22,7 +22,17 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, Interpolation, StorageDtype
+from featcache.core.specs import (
+    MAX_PIXELS,
+    PENULTIMATE,
+    Augment,
+    EngineName,
+    Interpolation,
+    Scaling,
+    StorageDtype,
+    Thresholds,
+    UseViews,
+)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -169,6 +179,80 @@ class ExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=False
     """All options of an extraction."""
 
 
+class HeadFitOptions(TypedDict, total=False):
+    """How a head is fitted to features."""
+
+    use_views: Annotated[
+        UseViews | None,
+        Option(
+            None,
+            "Train on all views of an image, on their mean, on the clean view, or on one view an epoch (cycle).",
+            none="cycle for sgd and attention, all for the others",
+        ),
+    ]
+    cv: Annotated[
+        int | None,
+        Option(
+            None,
+            "Folds of the cross-validation within train, 2 or more.",
+            none="heads that choose their settings take 5, or hold a fifth out once if images times classes are more "
+            "than a million; others do not cross-validate",
+        ),
+    ]
+    budget_s: Annotated[float | None, Option(None, "Time for the search of auto, in seconds.", none="10")]
+    scaling: Annotated[
+        Scaling | None,
+        Option(
+            None,
+            "First step before a head that does not choose its settings: scale each feature to mean 0 and variance 1 "
+            "(standard), or the features of each image to length 1 (l2).",
+            none="features are not scaled",
+        ),
+    ]
+    calibrate: Annotated[bool, Option(False, "Give probabilities to a head without them, by Platt scaling.")]
+    thresholds: Annotated[
+        Thresholds | None,
+        Option(
+            None,
+            "With several labels: the probability above which a label is predicted, one number for all labels or a "
+            "number for each. f1 chooses the thresholds with the highest F1 on held-out images.",
+            none="0.5, with which most single decisions are right, but rare labels are seldom predicted",
+        ),
+    ]
+    seed: Annotated[
+        int, Option(0, "Seed of the folds, and of the first weights and the order of images of sgd and attention.")
+    ]
+    device: Annotated[
+        str,
+        Option(
+            "auto",
+            "Where linear, head2toe and auto compute: auto (a GPU if there is one), cpu, cuda:1, mps. Other heads "
+            "compute on the CPU.",
+        ),
+    ]
+
+
+class HeadOptions(HeadFitOptions, total=False):
+    """How a head is fitted, on which features, and how it predicts."""
+
+    layer: Annotated[
+        str,
+        Option(
+            PENULTIMATE,
+            "Features of the cache to use: one layer, several joined by commas, stages, or all. Several layers are "
+            "scaled to equal influence and concatenated.",
+        ),
+    ]
+    tta: Annotated[
+        int,
+        Option(
+            0,
+            "Augmented views of a val or test image that are averaged with the clean one, also when the saved head "
+            "predicts. The cache must have them (val_views).",
+        ),
+    ]
+
+
 class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, LoaderOptions, total=False):
     """Options of a training that runs the network on images, which an extraction has as well."""
 
@@ -280,4 +364,6 @@ def _type_name(kind: Any) -> str:
         return f"tuple of {_type_name(get_args(kind)[0])}"
     if get_origin(kind) is Sequence:
         return f"sequence of {_type_name(get_args(kind)[0])}"
+    if get_origin(kind) is Mapping:
+        return "mapping of " + " to ".join(map(_type_name, get_args(kind)))
     return str(getattr(kind, "__name__", kind))

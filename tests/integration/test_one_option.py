@@ -1,4 +1,4 @@
-"""A new option is one field and one line of the command line: what `--interpolation` reaches without more."""
+"""A new option is one field and one line of the command line: what `--interpolation` and those of heads reach so."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions, tasks_for_route
 from featcache.analysis.planning.rates import measure_rates
 from featcache.cache.feature_cache import FeatureCache
-from featcache.core.options import with_defaults
+from featcache.core.options import HeadFitOptions, HeadOptions, fields_of, with_defaults
 from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
+from featcache.heads.fit_head import fit_head
+from featcache.heads.training_data import FitOptions
 from featcache.reports.commands import extract_command
+from featcache_cli import fit_head as fit_head_command
 from toys import toy_backbone
 
 
@@ -80,3 +83,18 @@ def test_it_is_named_nowhere_else() -> None:
         if (tree := ast.parse(path.read_text(encoding="utf-8")))
     }
     assert {name for name, count in named.items() if count} == {"options.py"}
+
+
+@pytest.mark.parametrize("name", fields_of(HeadOptions))
+def test_an_option_of_a_head_reaches_function_and_command(name: str) -> None:
+    field = fields_of(HeadOptions)[name]
+    assert inspect.signature(fit_head).parameters[name] == field.parameter
+    assert field.paragraph().splitlines()[0] + "\n" in (inspect.getdoc(fit_head) or "")
+    option = next(each for each in fit_head_command.command.params if each.name == name)
+    assert (option.help or "").startswith(field.option.description)
+    assert fit_head_command.command.make_context("fit-head", ["c.h5"]).params[name] == field.option.default
+
+
+@pytest.mark.parametrize("name", fields_of(HeadFitOptions).keys() - {"device"})
+def test_the_options_of_a_fit_have_the_same_defaults(name: str) -> None:
+    assert getattr(FitOptions(), name) == fields_of(HeadFitOptions)[name].option.default
