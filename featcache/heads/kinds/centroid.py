@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
     """There is no setting to choose but the temperature of the probabilities."""
-    from featcache.heads.solvers.closed_form import nearest_centroid
+    import numpy as np
 
-    path = nearest_centroid(data.statistics(stop), data.problem.x.mean)
-    return data.tuned_head(data.select(path, stop), "")
+    from featcache.heads.solvers.closed_form import nearest_centroid
+    from featcache.heads.solvers.path import PathWeights
+
+    *folds, layer = (nearest_centroid(sums, data.problem.x.mean) for sums in data.statistics(stop))
+    weights = PathWeights(0.0, np.stack([fold.coef for fold in folds]), np.stack([fold.intercept for fold in folds]))
+    return data.tuned_head(data.select([weights], stop), layer, "")
 
 
 register(

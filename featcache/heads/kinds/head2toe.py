@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from featcache.heads.solvers.path import Stop
+    from featcache.heads.solvers.path import Layer, Stop
     from featcache.heads.tuning.path_selection import CVSelection
     from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 
@@ -22,19 +22,26 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
     from featcache.heads.tuning.feature_selection import FRACTIONS, select_features
     from featcache.heads.tuning.path_selection import select_on_path
 
+    data = data.with_all_features()
+
     def fit(feature_mask: NDArray[np.bool_] | None, Cs: Sequence[float] | None) -> CVSelection:
         selection = select_on_path(data.logistic_path(stop, Cs, feature_mask), data.held_out, stop)
         steps.advance()
         return selection
 
+    def refit(selection: CVSelection, feature_mask: NDArray[np.bool_] | None) -> Layer:
+        return data.refit(selection, feature_mask=feature_mask)
+
     with StepProgress(data.progress, "fit shares of the features", len(FRACTIONS)) as steps:
-        selection, fraction = select_features(data.rows.squares, fit, data.c_path, stop)
+        selected = select_features(data.rows.squares, fit, refit, data.c_path, stop)
     d = len(data.rows.squares)
-    return data.tuned_head(selection, f"{round(fraction * d)} of {d} features, C={{}}")
+    return data.tuned_head(
+        selected.selection, selected.layer, f"{round(selected.fraction * d)} of {d} features, C={{}}"
+    )
 
 
 register(
     HeadSpec(
-        "head2toe", tune=tune, multilabel=False, cluster=True, device=True, linear=True, auto_rank=4, layers_only=True
+        "head2toe", tune=tune, multilabel=False, cluster=True, device=True, linear=True, auto_rank=5, layers_only=True
     )
 )

@@ -47,6 +47,5 @@ register(
         estimator="sklearn.neighbors.KNeighborsClassifier",
         defaults=_DEFAULTS,
         clean_views=True,
-        auto_rank=2,
     )
 )

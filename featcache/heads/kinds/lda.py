@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 
 def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
-    """Choose the shrinkage; the eigendecomposition of `ridge` gives the solutions of all."""
-    from featcache.heads.tuning.tuning_data import PENALTIES
+    """Choose the shrinkage; it shares the decompositions of `ridge`."""
+    from featcache.heads.solvers.closed_form import lda
 
-    path = data.decompositions(stop).lda(PENALTIES)
-    return data.tuned_head(data.select(path, stop), "strength={}")
+    return data.tune_closed_form(lda, stop)
 
 
 register(
@@ -27,6 +26,6 @@ register(
         defaults={"solver": "lsqr", "shrinkage": "auto"},
         cluster=True,
         linear=True,
-        auto_rank=6,  # see `ridge`
+        auto_rank=2,
     )
 )

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
-    """Choose C along a path, from strong to weak penalties."""
+    """Choose C along a path, from strong to weak penalties, then fit to all images."""
     from featcache.heads.linear import LinearHead
 
     selection = data.select(data.logistic_path(stop), stop)
-    tuned = data.tuned_head(selection, "C={}")
+    tuned = data.tuned_head(selection, data.refit(selection), "C={}")
     if isinstance(tuned.estimator, LinearHead):
         tuned.estimator.set_params(C=float(selection.values[0]), class_weight=data.class_weight)
     return tuned
@@ -31,6 +31,6 @@ register(
         cluster=True,
         device=True,
         linear=True,
-        auto_rank=3,
+        auto_rank=4,
     )
 )

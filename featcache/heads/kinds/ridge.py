@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 
 def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
-    """Choose the penalty; one eigendecomposition gives the solutions of all."""
-    from featcache.heads.tuning.tuning_data import PENALTIES
+    """Choose the penalty; one decomposition of each problem gives ridge and LDA at a strength."""
+    from featcache.heads.solvers.closed_form import ridge
 
-    path = data.decompositions(stop).ridge(PENALTIES)
-    return data.tuned_head(data.select(path, stop), "strength={}")
+    return data.tune_closed_form(ridge, stop)
 
 
 register(
@@ -26,6 +25,6 @@ register(
         estimator="sklearn.linear_model.RidgeClassifier",
         cluster=True,
         linear=True,
-        auto_rank=5,  # the decomposition takes seconds if there are many features, and cannot be interrupted
+        auto_rank=3,
     )
 )

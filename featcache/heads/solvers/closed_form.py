@@ -5,14 +5,21 @@ One pass over the rows accumulates sums by fold; those of a problem are the sums
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 
 from featcache.cache.lazy_arrays import CenteredMatrix, safe_mean_variance
-from featcache.heads.solvers.path import OutOfTimeError, PathWeights, Stop, never
+from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights, Stop, never
+
+Solve = Callable[
+    [NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]
+]
+"""Fractions of the classes (c,), class means minus the center (c, d), and the regularized inverse covariance times
+these, (c, d), to a layer for rows minus the center: coef (c, d) and offset (c,)."""
 
 
 class SufficientStatistics(NamedTuple):
@@ -60,93 +67,115 @@ def accumulate(
     return [SufficientStatistics(*(a - b for a, b in zip(total, sums, strict=True))) for sums in folds[:-1]] + [total]
 
 
-class _Decomposition(NamedTuple):
+class _Covariance(NamedTuple):
     """Of one problem. priors : fractions of the classes, (c,). center : mean of the rows, (d,).
 
-    values, vectors : eigenvalues and eigenvectors of the covariance, (d,), (d, d). between : class means minus the
-    center, (c, d).
+    matrix : the covariance of the rows, (d, d). between : class means minus the center, (c, d).
     """
 
     priors: NDArray[np.float64]
     center: NDArray[np.float64]
-    values: NDArray[np.float64]
-    vectors: NDArray[np.float64]
+    matrix: NDArray[np.float64]
     between: NDArray[np.float64]
 
+    @classmethod
+    def from_sums(cls, sums: SufficientStatistics) -> _Covariance:
+        """From the sums over the rows of a problem."""
+        total = sums.counts.sum()
+        center = sums.sums.sum(axis=0) / total
+        between = sums.sums / np.where(sums.counts > 0, sums.counts, 1)[:, None] - center
+        between[sums.counts == 0] = 0
+        return cls(sums.counts / total, center, sums.squares / total - np.outer(center, center), between)
 
-class EigenDecompositions:
-    """The eigendecomposition of the covariance of each problem, which gives ridge and LDA for all strengths.
+    def whiten(self, ridge: float) -> NDArray[np.float64]:
+        """(covariance + ridge * identity)^-1 @ between, shape (c, d)."""
+        penalized = self.matrix.copy()
+        penalized[np.diag_indices_from(penalized)] += ridge
+        return np.asarray(cho_solve(cho_factor(penalized, overwrite_a=True, check_finite=False), self.between.T).T)
+
+
+class RegularizedCovariances:
+    """The covariance of each problem, whose regularized inverse gives ridge and LDA.
 
     Parameters
     ----------
     statistics : sequence of SufficientStatistics
-        Of each problem.
+        Of each problem; the last one sees all rows.
     mean : ndarray, shape (d,)
         The mean that was subtracted from the rows.
+    width : int, optional
+        The number of features, if the rows are those of a basis of fewer. None: d.
     """
 
-    def __init__(self, statistics: Sequence[SufficientStatistics], mean: NDArray[Any]) -> None:
-        self._statistics, self._mean = statistics, mean.astype(np.float64)
-        self._decompositions: list[_Decomposition] = []
+    def __init__(
+        self, statistics: Sequence[SufficientStatistics], mean: NDArray[Any], width: int | None = None
+    ) -> None:
+        self._covariances = [_Covariance.from_sums(sums) for sums in statistics]
+        self._mean = mean.astype(np.float64)
+        variance = max(float(np.trace(self._covariances[-1].matrix)), 0.0) / (width or len(mean))
+        self.scale = safe_mean_variance(variance, mean)
+        """The mean variance of the features; 1 if all are constant."""
+        self._whitened: dict[tuple[int, float], NDArray[np.float64]] = {}
 
-    def decompose(self, stop: Stop = never) -> None:
-        """Decompose the problems that are not decomposed yet, so that a call after an interrupted one continues.
+    def path(self, solve: Solve, strengths: Sequence[float], stop: Stop = never) -> Iterator[PathWeights]:
+        """The solutions of the problems that hold a fold out, for one strength after the other.
 
-        `stop` is called before each problem; one takes seconds if there are many features. Raises OutOfTimeError.
+        Parameters
+        ----------
+        solve : Solve
+            `ridge` or `lda`.
+        strengths : sequence of float
+            The penalty is strength * scale.
+        stop : callable
+            Whether the time is over; called before each problem.
+
+        Raises
+        ------
+        OutOfTimeError
         """
-        for sums in self._statistics[len(self._decompositions) :]:
-            if stop():
-                raise OutOfTimeError
-            total = sums.counts.sum()
-            center = sums.sums.sum(axis=0) / total
-            values, vectors = np.linalg.eigh(sums.squares / total - np.outer(center, center))
-            counts = np.where(sums.counts > 0, sums.counts, 1)
-            between = sums.sums / counts[:, None] - center
-            between[sums.counts == 0] = 0
-            self._decompositions.append(
-                _Decomposition(sums.counts / total, center, np.maximum(values, 0), vectors, between)
+        for place, strength in enumerate(strengths):
+            try:
+                layers = [self._layer(solve, number, strength, stop) for number in range(len(self._covariances) - 1)]
+            except np.linalg.LinAlgError:  # the penalty is less than the rounding errors of the covariance
+                if not place:
+                    raise
+                return
+            yield PathWeights(
+                strength, np.stack([layer.coef for layer in layers]), np.stack([layer.intercept for layer in layers])
             )
 
-    @property
-    def scale(self) -> float:
-        """The mean variance of the features; 1 if all are constant."""
-        self.decompose()
-        return safe_mean_variance(float(self._decompositions[-1].values.mean()), self._mean)
+    def refit(self, solve: Solve, strength: float, stop: Stop = never) -> Layer:
+        """The solution of the problem that sees all rows. Raises OutOfTimeError."""
+        return self._layer(solve, len(self._covariances) - 1, strength, stop)
 
-    def ridge(self, strengths: Sequence[float]) -> Iterator[PathWeights]:
-        """Least squares to targets of 1 for the true class and -1 for others, like RidgeClassifier of scikit-learn.
-
-        The penalty of the mean squared error is strength * scale * ||coef||^2.
-        """
-        return self._path(strengths, _ridge)
-
-    def lda(self, strengths: Sequence[float]) -> Iterator[PathWeights]:
-        """Linear discriminant analysis; strength * scale is added to the variance within the classes."""
-        return self._path(strengths, _discriminant)
-
-    def _path(self, strengths: Sequence[float], solve: Any) -> Iterator[PathWeights]:
-        self.decompose()
-        rotated = [item.between @ item.vectors for item in self._decompositions]
-        for strength in strengths:
-            layers = []
-            for (priors, center, values, vectors, between), means in zip(self._decompositions, rotated, strict=True):
-                whitened = (means / (values + strength * self.scale)) @ vectors.T  # (covariance + ridge)^-1 @ means
-                coef, offset = solve(priors, between, whitened)
-                layers.append(_layer(coef, offset - coef @ (center + self._mean)))
-            yield PathWeights(strength, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+    def _layer(self, solve: Solve, number: int, strength: float, stop: Stop) -> Layer:
+        covariance = self._covariances[number]
+        if (number, strength) not in self._whitened:  # ridge and LDA of a strength share it
+            if stop():
+                raise OutOfTimeError
+            self._whitened[number, strength] = covariance.whiten(strength * self.scale)
+        coef, offset = solve(covariance.priors, covariance.between, self._whitened[number, strength])
+        return _layer(coef, offset - coef @ (covariance.center + self._mean))
 
 
-def _ridge(
+def ridge(
     priors: NDArray[np.float64], _between: NDArray[np.float64], whitened: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least squares to targets of 1 for the true class and -1 for others, like RidgeClassifier of scikit-learn.
+
+    The penalty of the mean squared error is strength * scale * ||coef||^2.
+    """
     coef: NDArray[np.float64] = 2 * priors[:, None] * whitened
     return coef, 2 * priors - 1
 
 
-def _discriminant(
+def lda(
     priors: NDArray[np.float64], between: NDArray[np.float64], whitened: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The covariance within classes is the total one minus that of the class means, of rank c - 1 (Woodbury)."""
+    """Linear discriminant analysis; strength * scale is added to the variance within the classes.
+
+    The covariance within classes is the total one minus that of the class means, of rank c - 1 (Woodbury).
+    """
     products = between @ whitened.T
     coef = np.asarray(np.linalg.solve(np.eye(len(priors)) - products * priors, whitened), np.float64)
     offset = np.log(np.maximum(priors, 1e-9)) - np.einsum("cd,cd->c", coef, between) / 2
@@ -155,16 +184,13 @@ def _discriminant(
     return coef, offset
 
 
-def nearest_centroid(statistics: Sequence[SufficientStatistics], mean: NDArray[Any]) -> Iterator[PathWeights]:
-    """Logits of a row minus the mean: its projections on the mean direction of each class; a path of one member."""
-    layers = []
-    for sums in statistics:
-        lengths = np.linalg.norm(sums.directions, axis=1, keepdims=True)
-        coef = sums.directions / np.maximum(lengths, np.finfo(float).tiny)
-        layers.append(_layer(coef, -coef @ mean.astype(np.float64)))
-    yield PathWeights(0.0, np.stack([coef for coef, _ in layers]), np.stack([b for _, b in layers]))
+def nearest_centroid(sums: SufficientStatistics, mean: NDArray[Any]) -> Layer:
+    """Logits of a row minus the mean: its projections on the mean direction of each class."""
+    lengths = np.linalg.norm(sums.directions, axis=1, keepdims=True)
+    coef = sums.directions / np.maximum(lengths, np.finfo(float).tiny)
+    return _layer(coef, -coef @ mean.astype(np.float64))
 
 
-def _layer(coef: NDArray[np.float64], offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _layer(coef: NDArray[np.float64], offset: NDArray[np.float64]) -> Layer:
     """One logit for two classes."""
-    return (coef[1:] - coef[:1], offset[1:] - offset[:1]) if len(coef) == 2 else (coef, offset)
+    return Layer(coef[1:] - coef[:1], offset[1:] - offset[:1]) if len(coef) == 2 else Layer(coef, offset)

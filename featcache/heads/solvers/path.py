@@ -22,12 +22,19 @@ def never() -> bool:
 
 
 class PathWeights(NamedTuple):
-    """Linear layers of k problems, the last of which saw all images.
+    """Linear layers at one value of a setting, of the problems that hold out a fold each.
 
-    value : of the setting that changes along the path: C, or the strength of a penalty. coef : shape (k, outputs, d).
-    intercept : (k, outputs). outputs is 1 for two classes, else the number of classes or labels.
+    value : of the setting that changes along the path: C, or the strength of a penalty. coef : shape (folds, outputs,
+    d). intercept : (folds, outputs). outputs is 1 for two classes, else the number of classes or labels.
     """
 
     value: float
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+
+
+class Layer(NamedTuple):
+    """A linear layer: coef of shape (outputs, d), intercept of shape (outputs,)."""
+
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]

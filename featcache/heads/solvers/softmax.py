@@ -91,12 +91,12 @@ LossAndGradient = Callable[
 
 
 class Solution(NamedTuple):
-    """The k minima at one C.
+    """The minima of a problems at one C, or at one C each, (a,).
 
-    coef : (k, outputs, d), float64. intercept : (k, outputs), float64. iterations, converged : (k,).
+    coef : (a, outputs, d), float64. intercept : (a, outputs), float64. iterations, converged : (a,).
     """
 
-    C: float
+    C: float | NDArray[np.float64]
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
     iterations: NDArray[np.int64]
@@ -106,12 +106,14 @@ class Solution(NamedTuple):
 def solve_path(
     problem: BatchedProblem,
     preconditioner: LowRankPreconditioner,
-    Cs: Sequence[float],
+    Cs: Sequence[float | NDArray[np.float64]],
     tol: float,
     max_iter: int,
     device: str = "cpu",
     feature_mask: NDArray[np.bool_] | None = None,
     loss_and_gradient: LossAndGradient | None = None,
+    problem_ids: NDArray[np.int64] | None = None,
+    start: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> Iterator[Solution]:
     """The minima of C * sum_i w_i loss_i + ||coef||^2 / 2 for one C after the other, each started from the last one.
 
@@ -125,8 +127,8 @@ def solve_path(
         The regressions.
     preconditioner : LowRankPreconditioner
         Of problem.x.
-    Cs : sequence of float
-        Inverse strengths of the penalty.
+    Cs : sequence of float or ndarray
+        Inverse strengths of the penalty; of all problems, or of each, (a,).
     tol, max_iter
         See `minimize`.
     device : str
@@ -135,23 +137,37 @@ def solve_path(
         The features that each problem may use; the others have coefficients of 0. None: all.
     loss_and_gradient : callable, optional
         The result of `make_loss_and_gradient`, if it exists already; `device` is ignored then.
+    problem_ids : ndarray, shape (a,), optional
+        The problems to solve, ascending. None: all k.
+    start : tuple of ndarray, optional
+        coef (a, outputs, d) and intercept (a, outputs) to begin with. None: 0, and the logarithms of the class sizes.
     """
     mean, dtype = problem.x.mean.astype(np.float64), problem.x.mean.dtype
-    k, outputs, d = problem.k, problem.outputs, len(mean)
+    ids = np.arange(problem.k) if problem_ids is None else problem_ids
+    a, outputs, d = len(ids), problem.outputs, len(mean)
     weights = problem.class_weights()
     totals = weights.sum(axis=1)
-    logs = np.log(np.maximum(weights / totals[:, None], _MIN_FRACTION))
-    logs -= logs.mean(axis=1, keepdims=True)
-    theta = np.zeros((k, outputs, d + 1), dtype)  # the minimum for coefficients of 0
-    theta[..., -1] = logs if outputs > 1 else logs[:, 1:] - logs[:, :1]
+    theta = np.zeros((a, outputs, d + 1), dtype)
+    if start is None:
+        theta[..., -1] = _prior_logits(weights[ids], outputs)
+    else:
+        theta[..., :-1], theta[..., -1] = start[0], start[1] + start[0] @ mean
     memory = max(3, min(10, _MEMORY_BYTES // (2 * theta.nbytes)))
     loss_and_gradient = loss_and_gradient or make_loss_and_gradient(problem, device)
     for C in Cs:
-        objective = _Objective(problem, loss_and_gradient, preconditioner, totals, 1 / (C * totals), feature_mask)
-        minimum = minimize(objective.evaluate, theta.reshape(k, -1), objective.precondition, tol, max_iter, memory)
+        penalty = 1 / (C * totals[ids])
+        objective = _Objective(problem, ids, loss_and_gradient, preconditioner, totals, penalty, feature_mask)
+        minimum = minimize(objective.evaluate, theta.reshape(a, -1), objective.precondition, tol, max_iter, memory)
         theta = minimum.x.reshape(theta.shape)
         coef = theta[..., :-1].astype(np.float64)
         yield Solution(C, coef, theta[..., -1] - coef @ mean, minimum.iterations, minimum.converged)
+
+
+def _prior_logits(weights: NDArray[np.float64], outputs: int) -> NDArray[np.float64]:
+    """The intercepts, (a, outputs), that are best with coefficients of 0. weights : of classes, (a, c)."""
+    logs = np.log(np.maximum(weights / weights.sum(axis=1, keepdims=True), _MIN_FRACTION))
+    logs -= logs.mean(axis=1, keepdims=True)
+    return logs if outputs > 1 else logs[:, 1:] - logs[:, :1]
 
 
 def make_loss_and_gradient(problem: BatchedProblem, device: str) -> LossAndGradient:
@@ -166,12 +182,14 @@ def make_loss_and_gradient(problem: BatchedProblem, device: str) -> LossAndGradi
 class _Objective:
     """The functions that `minimize` needs for one C. Objectives are divided by C and by the weight of the problem.
 
-    totals : weight of each problem, (k,). penalty : of each problem, (k,). feature_mask : see `solve_path`.
+    problem_ids : of the problems that are solved, (a,). totals : weight of each problem, (k,). penalty : (a,).
+    feature_mask : see `solve_path`.
     """
 
     def __init__(
         self,
         problem: BatchedProblem,
+        problem_ids: NDArray[np.int64],
         loss_and_gradient: LossAndGradient,
         preconditioner: LowRankPreconditioner,
         totals: NDArray[np.float64],
@@ -179,44 +197,41 @@ class _Objective:
         feature_mask: NDArray[np.bool_] | None,
     ) -> None:
         self._problem, self._loss_and_gradient, self._preconditioner = problem, loss_and_gradient, preconditioner
-        self._totals, self._penalty, self._feature_mask = totals, penalty, feature_mask
+        self._problem_ids, self._totals, self._penalty = problem_ids, totals, penalty
+        self._feature_mask = None if feature_mask is None else feature_mask[problem_ids]
         self._curvature: NDArray[np.float64] | None = None  # at the start, where the last C ended
 
-    def evaluate(
-        self, points: NDArray[Any], problem_ids: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    def evaluate(self, points: NDArray[Any], active: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """Values and gradients, see `lbfgs.Objective`."""
         theta = self._shaped(points)
         curvature = np.zeros(theta.shape[:2]) if self._curvature is None else None
-        losses, gradient = self._loss_and_gradient(theta, problem_ids, self._totals, curvature)
+        losses, gradient = self._loss_and_gradient(theta, self._problem_ids[active], self._totals, curvature)
         if curvature is not None:
             self._curvature = np.maximum(curvature, _MIN_FRACTION)
-        penalty, coef = self._penalty[problem_ids], theta[..., :-1]
+        penalty, coef = self._penalty[active], theta[..., :-1]
         gradient[..., :-1] += penalty[:, None, None].astype(coef.dtype) * coef
-        self._mask(gradient, problem_ids)
+        self._mask(gradient, active)
         squares = np.einsum("kod,kod->k", coef, coef, dtype=np.float64)
         return losses + penalty / 2 * squares, gradient.reshape(points.shape)
 
-    def precondition(self, gradients: NDArray[Any], problem_ids: NDArray[np.int64]) -> NDArray[Any]:
+    def precondition(self, gradients: NDArray[Any], active: NDArray[np.int64]) -> NDArray[Any]:
         """See `lbfgs.Precondition`."""
         gradient = self._shaped(gradients)
         if self._curvature is None:
             raise AssertionError("evaluate is called before precondition")
-        curvature = self._curvature[problem_ids]
+        curvature = self._curvature[active]
         direction = np.empty_like(gradient)
-        direction[..., :-1] = self._preconditioner.solve(
-            gradient[..., :-1], curvature, self._penalty[problem_ids, None]
-        )
+        direction[..., :-1] = self._preconditioner.solve(gradient[..., :-1], curvature, self._penalty[active, None])
         direction[..., -1] = gradient[..., -1] / curvature
         if curvature.shape[1] > 1:  # a common offset of all classes changes no probability, and is 0 at the minimum
             direction -= direction.mean(axis=1, keepdims=True)
-        self._mask(direction, problem_ids)
+        self._mask(direction, active)
         return direction.reshape(gradients.shape)
 
-    def _mask(self, directions: NDArray[Any], problem_ids: NDArray[np.int64]) -> None:
+    def _mask(self, directions: NDArray[Any], active: NDArray[np.int64]) -> None:
         """Set directions of masked features to 0, so that their coefficients stay 0."""
         if self._feature_mask is not None:
-            directions[..., :-1] *= self._feature_mask[problem_ids][:, None]
+            directions[..., :-1] *= self._feature_mask[active][:, None]
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
         """(a, outputs, d + 1), the intercept last."""

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.heads.solvers.path import OutOfTimeError, Stop
-from featcache.heads.tuning.path_selection import PATIENCE, RISE, CVSelection
+from featcache.heads.solvers.path import Layer, OutOfTimeError, Stop
+from featcache.heads.tuning.path_selection import GAIN, PATIENCE, CVSelection
 
 FRACTIONS = tuple(2.0**-power for power in range(8))
 
 Fit = Callable[[NDArray[np.bool_] | None, Sequence[float] | None], CVSelection]
 """The best head along a path, with the features that each problem may use, (k, d), and at these C; None: all."""
+Refit = Callable[[CVSelection, NDArray[np.bool_] | None], Layer]
+"""The same head fitted to all images."""
+
+
+class SelectedFeatures(NamedTuple):
+    """The best head, the same fitted to all images, and the fraction of the features that it uses."""
+
+    selection: CVSelection
+    layer: Layer
+    fraction: float
 
 
 def select_features(
-    squares: NDArray[np.float64], fit: Fit, Cs: Sequence[float], stop: Stop
-) -> tuple[CVSelection, float]:
+    squares: NDArray[np.float64], fit: Fit, refit: Refit, Cs: Sequence[float], stop: Stop
+) -> SelectedFeatures:
     """Choose the fraction of the features to use, on held-out images.
 
     The score of a feature is the norm of its coefficients over the classes in a head of all features. The features
@@ -30,8 +41,8 @@ def select_features(
     ----------
     squares : ndarray, shape (d,)
         The variance of each feature, up to a common factor.
-    fit : Fit
-        Fits a head.
+    fit, refit : callable
+        Fit a head.
     Cs : sequence of float
         The path, from strong to weak penalties.
     stop : callable
@@ -39,29 +50,28 @@ def select_features(
 
     Returns
     -------
-    selection : CVSelection
-        The best head.
-    fraction : float
-        The fraction of the features that it uses.
+    SelectedFeatures
     """
-    best, best_fraction = fit(None, None), 1.0
-    scores = np.linalg.norm(best.coef, axis=1) * np.sqrt(squares)  # (k, d), as if all features had the same variance
+    best, best_fraction, best_mask = fit(None, None), 1.0, None
+    layer = refit(best, None)
+    coef = np.concatenate([best.coef, layer.coef[None]])
+    scores = np.linalg.norm(coef, axis=1) * np.sqrt(squares)  # (k, d), as if all features had the same variance
     start = max(0, list(Cs).index(float(best.values[0])) - 1)
-    rises = 0
+    failures = 0
     for fraction in FRACTIONS[1:]:
         if stop() or round(fraction * scores.shape[1]) < 1:
             break
+        mask = _highest(scores, fraction)
         try:
-            selection = fit(_highest(scores, fraction), Cs[start:])
+            selection = fit(mask, Cs[start:])
         except OutOfTimeError:
             break
+        failures = 0 if selection.log_loss[0] < best.log_loss[0] * (1 - GAIN) else failures + 1
         if selection.log_loss[0] < best.log_loss[0]:
-            best, best_fraction, rises = selection, fraction, 0
-        elif selection.log_loss[0] > best.log_loss[0] * (1 + RISE):
-            rises += 1
-        if rises == PATIENCE:
+            best, best_fraction, best_mask = selection, fraction, mask
+        if failures == PATIENCE:
             break
-    return best, best_fraction
+    return SelectedFeatures(best, layer if best_mask is None else refit(best, best_mask), best_fraction)
 
 
 def _highest(scores: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:

@@ -16,8 +16,10 @@ from featcache.core.samples import Labels
 from featcache.heads.solvers.path import OutOfTimeError, PathWeights, Stop, never
 from featcache.metrics.calibration import fit_label_temperatures, fit_temperature, label_log_loss, mean_log_loss
 
-PATIENCE, RISE = 2, 1e-3
-"""A path ends when the log-loss has risen by this share of the lowest one so often."""
+PATIENCE, GAIN = 2, 1e-2
+"""A path ends when so many weights in a row have not lowered the log-loss by this share."""
+
+_LEARNT = 0.98  # of the first log-loss: before anything is learnt, all are alike
 
 
 class CVScore(NamedTuple):
@@ -55,14 +57,14 @@ class HeldOut:
 
 
 def _logits(x: CenteredMatrix, fold: NDArray[np.int64], weights: PathWeights) -> NDArray[np.float64]:
-    k, outputs, d = weights.coef.shape
-    coef = weights.coef[:-1].reshape(-1, d)
-    intercept = weights.intercept[:-1].ravel() + coef @ x.mean.astype(np.float64)
+    folds, outputs, d = weights.coef.shape
+    coef = weights.coef.reshape(-1, d)
+    intercept = weights.intercept.ravel() + coef @ x.mean.astype(np.float64)
     coef = coef.astype(x.mean.dtype)
     held_out = []
     for rows, block in x:
         index = np.flatnonzero(fold[rows] >= 0)
-        logits = (block[index] @ coef.T + intercept).reshape(len(index), k - 1, outputs)
+        logits = (block[index] @ coef.T + intercept).reshape(len(index), folds, outputs)
         held_out.append(logits[np.arange(len(index)), fold[rows][index]])
     return np.concatenate(held_out).astype(np.float64)
 
@@ -72,8 +74,8 @@ class CVSelection:
     """The weights that were chosen, and their scores. A choice is made for all classes together, or for each label.
 
     values : of the setting, (g,): g is 1, or the number of labels. temperature, log_loss : on held-out images, (g,).
-    logits : of held-out images, before the temperature, (m, c). coef : (k, outputs, d). intercept : (k, outputs).
-    trials : scores of all values that were tried. interrupted : whether `stop` ended the path.
+    logits : of held-out images, before the temperature, (m, c). coef : (folds, outputs, d). intercept : (folds,
+    outputs). trials : scores of all values that were tried. interrupted : whether `stop` ended the path.
     """
 
     values: NDArray[np.float64]
@@ -85,11 +87,6 @@ class CVSelection:
     trials: tuple[CVScore, ...]
     interrupted: bool = False
 
-    @property
-    def calibrated_weights(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Coefficients and intercept of the problem that saw all images, divided by the temperature."""
-        return self.coef[-1] / self.temperature[:, None], self.intercept[-1] / self.temperature
-
     def probabilities(self, multilabel: bool) -> NDArray[np.float64]:
         """Probabilities of the held-out images at the temperature, shape (m, c)."""
         logits = self.logits / self.temperature
@@ -99,8 +96,9 @@ class CVSelection:
 def select_on_path(path: Iterable[PathWeights], held_out: HeldOut, stop: Stop = never) -> CVSelection:
     """The weights with the least log-loss on held-out images, each at its best temperature.
 
-    A path ends early if the log-loss has risen twice since the lowest one, or if `stop` returns True. A path that
-    raises OutOfTimeError after its first weights ends there; before, the error is passed on.
+    A path ends early if two weights in a row have not lowered the log-loss by a hundredth, as weaker penalties take
+    longest, or if `stop` returns True. A path that raises OutOfTimeError after its first weights ends there; before,
+    the error is passed on.
 
     Parameters
     ----------
@@ -164,12 +162,14 @@ class _Best:
         self.coef, self.intercept, self.logits = weights.coef, weights.intercept, logits
         self.temperature, self.log_loss = temperature, log_loss
         self.values = np.full(len(log_loss), weights.value)
-        self._rises = np.zeros(len(log_loss), np.int64)
+        self._learnt = log_loss * _LEARNT
+        self._before = log_loss  # the lowest one when it last fell by GAIN
+        self._failures = np.zeros(len(log_loss), np.int64)
 
     @property
     def is_final(self) -> bool:
-        """Whether the log-loss of all choices has risen often enough."""
-        return bool(self._rises.min() >= PATIENCE)
+        """Whether the log-loss of no choice falls any more."""
+        return bool(self._failures.min() >= PATIENCE)
 
     def update(
         self,
@@ -178,12 +178,15 @@ class _Best:
         temperature: NDArray[np.float64],
         log_loss: NDArray[np.float64],
     ) -> None:
-        """Take what has a lower log-loss, unless the log-loss of its choice had already risen too often."""
-        self._rises += log_loss > self.log_loss * (1 + RISE)  # before anything is learnt, all losses are alike
-        better = (log_loss < self.log_loss) & (self._rises < PATIENCE)
+        """Take what has a lower log-loss, unless the log-loss of its choice has stopped to fall."""
+        active = self._failures < PATIENCE
+        better = (log_loss < self.log_loss) & active
+        gained = (log_loss < self._before * (1 - GAIN)) & active
+        rose = log_loss > self.log_loss * (1 + GAIN / 10)
+        self._failures = np.where(gained, 0, self._failures + (rose | (self.log_loss < self._learnt)))
+        self._before = np.where(gained, log_loss, self._before)
         if not better.any():
             return
-        self._rises[better] = 0
         self.values = np.where(better, weights.value, self.values)
         self.temperature = np.where(better, temperature, self.temperature)
         self.log_loss = np.where(better, log_loss, self.log_loss)

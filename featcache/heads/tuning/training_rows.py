@@ -14,6 +14,7 @@ from featcache.core.samples import Labels
 from featcache.heads.solvers.closed_form import SufficientStatistics, accumulate
 from featcache.heads.solvers.one_vs_rest import OneVsRestProblem
 from featcache.heads.solvers.path import Stop, never
+from featcache.heads.solvers.row_space import RowSpace
 from featcache.heads.solvers.softmax import BatchedProblem, CVSoftmaxProblem, LossAndGradient, make_loss_and_gradient
 from featcache.heads.tuning.path_selection import HeldOut
 
@@ -81,10 +82,38 @@ class TrainingRows(Protocol):
 
 
 class LocalRows:
-    """The rows of one machine, see `TrainingRows`. Raises ValueError for features that are not finite."""
+    """The rows of one machine, see `TrainingRows`.
 
-    def __init__(self, features: Features, use: ViewUse, targets: Targets, device: str = "cpu") -> None:
+    Parameters
+    ----------
+    features : Features
+        The training images.
+    use : {"all", "mean", "clean"}
+        The views to train on.
+    targets : Targets
+        Of the images.
+    device : str
+        Where passes over the rows are computed.
+    row_space : RowSpace, optional
+        The rows are projected on it.
+
+    Raises
+    ------
+    ValueError
+        Features are not finite.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        use: ViewUse,
+        targets: Targets,
+        device: str = "cpu",
+        row_space: RowSpace | None = None,
+    ) -> None:
         x, clean_x, only_clean = features.flatten(use).x, features.lazy_view(0), use == "clean" or features.views == 0
+        if row_space:
+            x, clean_x = row_space.project(x), row_space.project(clean_x)
         self._targets = targets.repeat_views(x.shape[0] // len(targets.labels))
         rows = CenteredMatrix(x, self._targets.weight)
         clean = rows if only_clean else CenteredMatrix(clean_x, np.ones(len(targets.fold)))

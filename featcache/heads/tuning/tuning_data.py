@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,11 +20,12 @@ from featcache.core.splitting import NEVER, plan_folds
 from featcache.errors import HeadError
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.solvers.closed_form import EigenDecompositions, SufficientStatistics
+from featcache.heads.solvers.closed_form import RegularizedCovariances, Solve, SufficientStatistics
 from featcache.heads.solvers.one_vs_rest import balance_labels
-from featcache.heads.solvers.path import OutOfTimeError, PathWeights, Stop, never
+from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights, Stop, never
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
-from featcache.heads.solvers.softmax import BatchedProblem, LossAndGradient, solve_path
+from featcache.heads.solvers.row_space import RowSpace
+from featcache.heads.solvers.softmax import BatchedProblem, LossAndGradient, Solution, solve_path
 from featcache.heads.tuning.path_selection import (
     CVScore,
     CVSelection,
@@ -38,7 +40,11 @@ if TYPE_CHECKING:
 PENALTIES = tuple(np.logspace(4, -6, 16).tolist())
 """Strengths of a penalty, from strong to weak, as multiples of the mean variance of a feature."""
 
-TOL, MAX_ITER = 1e-5, 1000
+CV_TOL, TOL, MAX_ITER = 1e-3, 1e-5, 1000
+"""Precision of the solver, see `minimize`: to compare penalties on held-out images, and of the head itself.
+
+On held-out images a head solved to 1e-3 differs from the exact one by less than the strengths of a path do.
+"""
 
 
 class TunedHead(NamedTuple):
@@ -121,14 +127,17 @@ class TuningData:
             )
         try:
             self.class_weight = weights_by_index(class_weight, samples.classes)
-            targets = self._targets(labels, fold)
+            self._use, self._device, self._targets = use, device, self._make_targets(labels, fold)
+            self._row_space = None if cluster else RowSpace.from_rows(features.flatten(use).x)
             self.rows: TrainingRows = (
-                cluster.distribute(features, use, targets) if cluster else LocalRows(features, use, targets, device)
+                cluster.distribute(features, use, self._targets)
+                if cluster
+                else LocalRows(features, use, self._targets, device, self._row_space)
             )
         except (TypeError, ValueError) as error:
             raise HeadError(f"the head could not be fitted: {error}") from error
         self._statistics: list[SufficientStatistics] | None = None
-        self._decompositions: EigenDecompositions | None = None
+        self._covariances: RegularizedCovariances | None = None
 
     @staticmethod
     def _index_classes(features: Features) -> NDArray[np.int64]:
@@ -138,7 +147,7 @@ class TuningData:
             raise HeadError(f"a head needs two classes or more, and all training images are {only}")
         return labels
 
-    def _targets(self, labels: NDArray[Any], fold: NDArray[np.int64]) -> Targets:
+    def _make_targets(self, labels: NDArray[Any], fold: NDArray[np.int64]) -> Targets:
         if self.multilabel:
             weight = np.ones(len(labels))
             return Targets(labels, weight, fold, self.folds + 1, 1, balance_labels(self.class_weight, labels, weight))
@@ -147,6 +156,17 @@ class TuningData:
             raise ValueError("class_weight must be greater than 0 for every class")
         outputs = 1 if len(self.classes) == 2 else len(self.classes)
         return Targets(labels, by_class, fold, self.folds + 1, outputs)
+
+    def with_all_features(self) -> TuningData:
+        """The same with rows that are not projected on the space that they span."""
+        if self._row_space is None:
+            return self
+        data = copy(self)
+        data._row_space = data._statistics = data._covariances = None
+        data.rows = LocalRows(self._features, self._use, self._targets, self._device)
+        for name in ("preconditioner", "c_path"):
+            data.__dict__.pop(name, None)
+        return data
 
     @property
     def problem(self) -> BatchedProblem:
@@ -173,7 +193,7 @@ class TuningData:
     @cached_property
     def c_path(self) -> list[float]:
         """The path of C of `LinearHead`."""
-        return c_grid(self.rows.squares, self.problem.weight, self.problem.x.mean)
+        return c_grid(self.rows.squares, self.problem.weight, self._features.x.shape[2], self.problem.x.mean)
 
     def statistics(self, stop: Stop = never) -> list[SufficientStatistics]:
         """Of each problem. Raises OutOfTimeError."""
@@ -181,12 +201,24 @@ class TuningData:
             self._statistics = self.rows.statistics(stop)
         return self._statistics
 
-    def decompositions(self, stop: Stop = never) -> EigenDecompositions:
-        """Of the covariance of each problem. Raises OutOfTimeError."""
-        if self._decompositions is None:
-            self._decompositions = EigenDecompositions(self.statistics(stop), self.problem.x.mean)
-        self._decompositions.decompose(stop)
-        return self._decompositions
+    def tune_closed_form(self, solve: Solve, stop: Stop = never) -> TunedHead:
+        """A head with a closed form at the strength that is best on held-out images.
+
+        Parameters
+        ----------
+        solve : Solve
+            `featcache.heads.solvers.closed_form.ridge` or `lda`.
+
+        Raises
+        ------
+        OutOfTimeError
+        """
+        if self._covariances is None:
+            width = self._features.x.shape[2]
+            self._covariances = RegularizedCovariances(self.statistics(stop), self.problem.x.mean, width)
+        selection = self.select(self._covariances.path(solve, PENALTIES, stop), stop)
+        layer = self._covariances.refit(solve, float(selection.values[0]))
+        return self.tuned_head(selection, layer, "strength={}")
 
     def logistic_path(
         self, stop: Stop = never, Cs: Sequence[float] | None = None, feature_mask: NDArray[np.bool_] | None = None
@@ -198,28 +230,61 @@ class TuningData:
         Cs : from strong to weak penalties; None takes `self.c_path`.
         feature_mask : the features that each problem may use, shape (k, d); None: all.
         """
-        path = solve_path(
+        problem_ids = np.arange(self.folds * self._problems)
+        for solution in self._solve(Cs or self.c_path, problem_ids, CV_TOL, stop, feature_mask):
+            coef = solution.coef.reshape(self.folds, -1, solution.coef.shape[-1])
+            yield PathWeights(float(solution.C), coef, solution.intercept.reshape(self.folds, -1))
+
+    def refit(self, selection: CVSelection, stop: Stop = never, feature_mask: NDArray[np.bool_] | None = None) -> Layer:
+        """The same regression on all images, at the C that was chosen; it starts from the mean over the folds.
+
+        Raises
+        ------
+        OutOfTimeError
+        """
+        p = self._problems
+        problem_ids = np.arange(self.folds * p, (self.folds + 1) * p)
+        coef, intercept = selection.coef.mean(axis=0), selection.intercept.mean(axis=0)
+        start = coef.reshape(p, -1, coef.shape[-1]), intercept.reshape(p, -1)
+        Cs = [selection.values if p > 1 else float(selection.values[0])]
+        solution = next(self._solve(Cs, problem_ids, TOL, stop, feature_mask, start))
+        return Layer(solution.coef.reshape(coef.shape), solution.intercept.ravel())
+
+    @property
+    def _problems(self) -> int:
+        """Regressions of a fold: one, or one for each label."""
+        return len(self.classes) if self.multilabel else 1
+
+    def _solve(
+        self,
+        Cs: Sequence[float | NDArray[np.float64]],
+        problem_ids: NDArray[np.int64],
+        tol: float,
+        stop: Stop,
+        feature_mask: NDArray[np.bool_] | None,
+        start: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    ) -> Iterator[Solution]:
+        return solve_path(
             self.problem,
             self.preconditioner,
-            Cs or self.c_path,
-            TOL,
+            Cs,
+            tol,
             MAX_ITER,
             feature_mask=feature_mask,
             loss_and_gradient=_interruptible(self.rows.loss_and_gradient, stop),
+            problem_ids=problem_ids,
+            start=start,
         )
-        k = self.folds + 1
-        for solution in path:
-            coef = solution.coef.reshape(k, -1, solution.coef.shape[-1])
-            yield PathWeights(solution.C, coef, solution.intercept.reshape(k, -1))
 
     def select(self, path: Iterable[PathWeights], stop: Stop = never) -> CVSelection:
         """See `select_on_path`; reports each member of the path as progress."""
         with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
             return select_on_path(steps.over(path), self.held_out, stop)
 
-    def tuned_head(self, selection: CVSelection, setting: str) -> TunedHead:
-        """A head of the weights that were chosen; `setting` has {} where the value stands, or is empty."""
-        coef, intercept = selection.calibrated_weights
+    def tuned_head(self, selection: CVSelection, layer: Layer, setting: str) -> TunedHead:
+        """A head of a layer with the value that was chosen; `setting` has {} where the value stands, or is empty."""
+        layer = layer if self._row_space is None else self._row_space.expand(layer)
+        coef, intercept = layer.coef / selection.temperature[:, None], layer.intercept / selection.temperature
         probabilities = selection.probabilities(self.multilabel)
         if self.multilabel:
             head: BaseEstimator = OneVsRestHead.from_weights(coef, intercept)
@@ -243,10 +308,13 @@ def weights_by_index(class_weight: Any, classes: tuple[str, ...]) -> Any:
     return {classes.index(name) if isinstance(name, str) else name: weight for name, weight in class_weight.items()}
 
 
-def c_grid(squares: NDArray[np.float64], weight: NDArray[np.float64], mean: NDArray[Any]) -> list[float]:
-    """PENALTIES as C of `LinearHead`. squares : see `CenteredMatrix`. weight, mean : of the rows, (n,) and (d,)."""
+def c_grid(squares: NDArray[np.float64], weight: NDArray[np.float64], d: int, mean: NDArray[Any]) -> list[float]:
+    """PENALTIES as C of `LinearHead`.
+
+    squares : see `CenteredMatrix`. weight, mean : of the rows, (n,) and (r,). d : number of features, r or more.
+    """
     total = float(weight.sum())
-    scale = safe_mean_variance(float(squares.sum()) / total / len(mean), mean) * total
+    scale = safe_mean_variance(float(squares.sum()) / total / d, mean) * total
     return [1 / (strength * scale) for strength in PENALTIES]
 
 
