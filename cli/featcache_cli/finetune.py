@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from featcache.core.specs import EMBEDDED
-from featcache.finetuning.presets import PRESETS, resolve
 from featcache_cli import options, outputs
+from featcache_cli.lazy_choice import LazyChoice
 
 GROUPS = {
     "What training begins with": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
@@ -20,6 +20,12 @@ GROUPS = {
                      "value_range", "image_cache", "listed"),
     "The machine": ("workers", "device", "precision", "compile"),
 }  # fmt: skip
+
+
+def _presets() -> list[str]:
+    from featcache.finetuning.presets import PRESETS
+
+    return list(PRESETS)
 
 
 def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | int | None:
@@ -42,9 +48,7 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
 @click.argument("data", type=options.PATH)
 @click.option("-o", "--out", type=options.PATH, required=True, help="The folder of the run.")
 @outputs.overwrite_option
-@click.option(
-    "--preset", type=click.Choice(tuple(PRESETS)), help="Use a tutorial's settings; other options override them."
-)
+@click.option("--preset", type=LazyChoice(_presets), help="Use a tutorial's settings; other options override them.")
 @click.option("--backbone", help=f"The network, as in extract. [default: {EMBEDDED}]")
 @click.option(
     "--init",
@@ -163,6 +167,7 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     ...` starts them.
     """
     import featcache
+    from featcache.finetuning.presets import resolve
     from featcache.reports.plots import plot_history
     from featcache.reports.style import save
     from featcache.training.distributed import ProcessGroup

@@ -32,6 +32,7 @@ PATH = click.Path()
 """Type of arguments and options that take files: shells complete them. URLs are accepted."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_FIELDS = fields_of(ExtractArguments)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -55,7 +56,7 @@ def shared(name: str, **attributes: Any) -> Callable[[_F], _F]:
     attributes
         Of `click.option`; those that are not given come from the field.
     """
-    field = fields_of(ExtractArguments)[name]
+    field = _FIELDS[name]
     default, text = field.option.default, field.option.description
     if default is False:
         return click.option(f"--{name.replace('_', '-')}", is_flag=True, help=text, **attributes)

@@ -224,6 +224,14 @@ def select(kind: type[_T], options: Mapping[str, Any]) -> _T:
     return chosen
 
 
+def manifest_keywords(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of `read_manifest` from `SplitOptions`, or from the provenance of a cache; other names are left out."""
+    keywords: dict[str, Any] = {**select(SplitOptions, options)}
+    if "split_seed" in keywords:
+        keywords["seed"] = keywords.pop("split_seed")
+    return keywords
+
+
 def takes_options(kind: type[Any]) -> Callable[[_F], _F]:
     """A decorator of `def function(..., **options: Unpack[kind])`: the function always gets every field.
 

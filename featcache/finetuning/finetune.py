@@ -21,9 +21,9 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
-from featcache.core.options import LiveOptions, ViewOptions, select, takes_options
+from featcache.core.options import LiveOptions, ViewOptions, manifest_keywords, select, takes_options
 from featcache.core.specs import EMBEDDED
-from featcache.data.manifest import Manifest, manifest_keywords, read_manifest
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
 from featcache.finetuning.checks import check_distributed, explain_torch_errors
 from featcache.finetuning.initial_weights import build_initial_model

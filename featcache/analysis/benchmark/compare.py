@@ -21,9 +21,9 @@ from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.factory import from_factory, is_factory
 from featcache.backbones.sources.registry import check_name
 from featcache.core.model_card import write_json
-from featcache.core.options import fields_of, takes_options
+from featcache.core.options import fields_of, manifest_keywords, takes_options
 from featcache.core.specs import EMBEDDED
-from featcache.data.manifest import manifest_keywords, read_manifest
+from featcache.data.manifest import read_manifest
 from featcache.errors import RunError
 from featcache.heads.estimators import check_head
 from featcache.training.config import make_train_config
