@@ -18,9 +18,8 @@ import inspect
 import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from featcache.core.specs import MAX_PIXELS, PENULTIMATE, Augment, EngineName, Interpolation, StorageDtype
 
@@ -34,8 +33,7 @@ PLACEHOLDER = "{options}"
 """The line of a docstring that `takes_options` replaces by one paragraph a field."""
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """What a field says of its option.
 
     Parameters
@@ -173,8 +171,7 @@ class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, LoaderOptions, total
     """Options of a training that runs the network on images, which an extraction has as well."""
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """An option with its name and its type."""
 
     name: str
