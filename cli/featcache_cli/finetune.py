@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from featcache.core.specs import EMBEDDED
 from featcache.finetuning.presets import PRESETS, resolve
+from featcache.finetuning.strategy import LP_FT_DEFAULTS
+from featcache.training.config import TrainConfig, TrainOptions
 from featcache_cli import options, outputs
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 GROUPS = {
     "What training begins with": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
@@ -36,6 +41,12 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
         return {name: float(weight) for name, _, weight in pairs}
     except ValueError as error:
         raise click.BadParameter(f"{text} is neither balanced nor CLASS=WEIGHT,CLASS=WEIGHT, such as ants=3") from error
+
+
+def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
+    """The option of a field of `TrainOptions`; a preset or --init-head may set another default."""
+    note = f"; with --init-head {LP_FT_DEFAULTS[name]}" if name in LP_FT_DEFAULTS else ""
+    return options.shared(name, TrainOptions, default=None, note=note, **attributes)
 
 
 @options.command(groups=GROUPS)
@@ -103,41 +114,21 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
 )
 @options.shared("augment", type=options.RecipeName(), default=None)  # a preset may set it
 @options.other_view_options
-@click.option("--epochs", type=click.IntRange(1), help="How many epochs to train. [default: 10]")
-@click.option(
-    "--lr", type=click.FloatRange(0, min_open=True), help="The learning rate. [default: 0.01; with --init-head 0.0001]"
-)
-@click.option("--momentum", type=click.FloatRange(0, 1), help="The momentum of sgd. [default: 0.9]")
-@click.option("--weight-decay", type=click.FloatRange(0), help="The weight decay. [default: 0]")
-@click.option(
-    "--optimizer", type=click.Choice(["sgd", "adamw"]), help="The optimizer. [default: sgd; with --init-head adamw]"
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(["step", "cosine", "constant"]),
-    help="The learning rate schedule. [default: step; with --init-head cosine]",
-)
-@click.option(
-    "--step-size", type=click.IntRange(1), help="After how many epochs --schedule step divides by 10. [default: 7]"
-)
-@click.option("--batch-size", type=click.IntRange(1), help="The batch size, in images. [default: 32]")
-@click.option(
-    "--class-weight",
-    callback=_class_weight,
-    metavar="balanced|CLASS=W,...",
-    help="Weights of classes: balanced gives all classes the same total. [default: all images weigh the same]",
-)
-@click.option(
-    "--label-smoothing",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="The fraction of a label's probability that is spread over all classes. [default: 0]",
-)
-@click.option(
-    "--patience",
+@_training("epochs", type=click.IntRange(1))
+@_training("lr", type=click.FloatRange(0, min_open=True))
+@_training("momentum", type=click.FloatRange(0, 1))
+@_training("weight_decay", type=click.FloatRange(0))
+@_training("optimizer")
+@_training("schedule")
+@_training(
+    "step_size",
     type=click.IntRange(1),
-    metavar="EPOCHS",
-    help="Stop after this number of epochs without a better val accuracy or a lower val loss. [default: never]",
+    help=f"After how many epochs --schedule step divides by {1 / TrainConfig().gamma:g}.",
 )
+@_training("batch_size", type=click.IntRange(1))
+@_training("class_weight", type=str, callback=_class_weight, metavar="balanced|CLASS=W,...")
+@_training("label_smoothing", type=click.FloatRange(0, 1, max_open=True))
+@_training("patience", type=click.IntRange(1), metavar="EPOCHS")
 @options.machine_options
 @options.precision_option("fp32")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: it starts later, and then runs faster.")

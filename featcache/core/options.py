@@ -337,6 +337,16 @@ def takes_options(kind: type[Any]) -> Callable[[_F], _F]:
     return decorate
 
 
+def describe_options(kind: type[Any]) -> Callable[[type[_T]], type[_T]]:
+    """A decorator of a class with a parameter for each field: replaces `{options}` of its docstring."""
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        cls.__doc__ = _documented(cls.__doc__, kind)
+        return cls
+
+    return decorate
+
+
 def _documented(text: str | None, kind: type[Any]) -> str | None:
     """The docstring with a paragraph for each field in the place of the placeholder."""
     if text is None:  # python -OO
