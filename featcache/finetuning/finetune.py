@@ -159,17 +159,9 @@ def finetune(
 
     Examples
     --------
-    Train a small network from scratch on images of noise.
+    Train a small network from scratch.
 
-    >>> import numpy as np
-    >>> from pathlib import Path
-    >>> from PIL import Image
     >>> from featcache import finetune
-    >>> rng = np.random.default_rng(0)
-    >>> for number in range(16):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
     >>> run = finetune(
     ...     "photos", "run", backbone="timm/test_resnet", weights="none", image_size=32, config={"epochs": 1}
     ... )

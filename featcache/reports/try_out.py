@@ -282,8 +282,9 @@ def try_out(
     Examples
     --------
     >>> import featcache
-    >>> trial = featcache.try_out("photos")  # doctest: +SKIP
-    >>> print(trial)  # doctest: +SKIP
+    >>> trial = featcache.try_out("photos", "trial", backbone="timm/test_resnet", weights="none", views=1, budget_s=1)
+    >>> trial.fit.accuracy.n
+    4
     """
     progress = as_callback(progress)
     timer, folder = PhaseTimer(), Path(out)
