@@ -10,7 +10,7 @@ import click
 
 from featcache.core.specs import EMBEDDED
 from featcache.finetuning.presets import PRESETS, resolve
-from featcache.finetuning.strategy import LP_FT_DEFAULTS
+from featcache.finetuning.strategy import LP_FT_DEFAULTS, StrategyOptions
 from featcache.training.config import TrainConfig, TrainOptions
 from featcache_cli import options, outputs
 
@@ -68,50 +68,13 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
     "--weights", type=options.PATH, is_eager=True, help="Start from this weights file, or the folder of a run, instead."
 )
 @options.weights_key_option
-@click.option(
-    "--init-head",
-    metavar="HEAD",
-    help="Start from this fitted head, with a low learning rate: a folder "
-    "of fit-head for the same split, or imagenet:ant,bee, rows of the pretrained classifier.",
-)
-@click.option(
-    "--reuse-until",
-    metavar="STAGE",
-    help="Keep the pretrained weights up to this stage, inclusive (layer2, blocks.4); reinitialise later stages.",
-)
-@click.option(
-    "--train",
-    "mode",
-    type=click.Choice(["all", "head"]),
-    default="all",
-    show_default=True,
-    help="Train all layers, or a head on the network frozen in eval() mode.",
-)
-@click.option(
-    "--unfreeze",
-    callback=_unfreeze,
-    metavar="STAGES",
-    help="Which stages to train: all, last-stage, or the number of last "
-    "stages; earlier ones are frozen in eval() mode. [default: all]",
-)
-@click.option(
-    "--layer-decay",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="The factor by which the learning "
-    "rate decreases from the head to the last stage, and from each stage to the one before it. [default: 1]",
-)
-@click.option(
-    "--batchnorm",
-    type=click.Choice(["train", "eval"]),
-    help="Normalise by batch statistics, or by fixed pretrained ones. [default: train; with --init-head eval]",
-)
-@click.option(
-    "--wise-ft",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="The fraction of the best weights in the "
-    "average with the initial weights; with --init-head. [default: the best weights]",
-)
+@options.shared("init_head", StrategyOptions, type=str, metavar="HEAD")
+@options.shared("reuse_until", StrategyOptions, metavar="STAGE")
+@options.shared("mode", StrategyOptions, flag="--train")
+@options.shared("unfreeze", StrategyOptions, default=None, type=str, callback=_unfreeze, metavar="STAGES")
+@options.shared("layer_decay", StrategyOptions, default=None, type=click.FloatRange(0, 1, min_open=True))
+@options.shared("batchnorm", StrategyOptions)
+@options.shared("wise_ft", StrategyOptions, type=click.FloatRange(0, 1), metavar="SHARE")
 @options.shared("augment", type=options.RecipeName(), default=None)  # a preset may set it
 @options.other_view_options
 @_training("epochs", type=click.IntRange(1))

@@ -16,9 +16,10 @@ from featcache.core.options import (
     takes_options,
     with_defaults,
 )
+from featcache.finetuning.strategy import StrategyOptions
 from featcache.training.config import TrainOptions
 
-KINDS = (ExtractArguments, HeadOptions, TrainOptions)
+KINDS = (ExtractArguments, HeadOptions, TrainOptions, StrategyOptions)
 
 
 class Base(TypedDict, total=False):

@@ -21,6 +21,7 @@ from featcache.core.options import HeadFitOptions, HeadOptions, fields_of, with_
 from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
+from featcache.finetuning.strategy import StrategyOptions
 from featcache.heads.fit_head import fit_head
 from featcache.heads.training_data import FitOptions
 from featcache.reports.commands import extract_command
@@ -116,3 +117,13 @@ def test_an_option_of_training_reaches_class_and_command(name: str) -> None:
     if option is not None:
         assert name == "step_size" or (option.help or "").startswith(field.option.description)  # there gamma is 0.1
         assert option.default is None, "a preset may set it"
+
+
+@pytest.mark.parametrize("name", fields_of(StrategyOptions))
+def test_an_option_of_the_strategy_reaches_function_and_command(name: str) -> None:
+    field = fields_of(StrategyOptions)[name]
+    assert inspect.signature(finetune).parameters[name] == field.parameter
+    option = next(each for each in finetune_command.command.params if each.name == name)
+    assert (option.help or "").startswith(field.option.description)
+    shown = f"{field.option.default:g}" if name == "layer_decay" else field.option.none or field.option.default
+    assert option.default == field.option.default or (option.help or "").endswith(f"[default: {shown}]")
